@@ -1,0 +1,531 @@
+"""The settings: defaults, ddwd.yaml, /etc/default/ddwd and the environment become one frozen Config.
+
+Read by every process at start; the operator is the only writer of the files. A later source wins: defaults,
+the YAML file, the defaults file, the environment. All that is wrong is collected and named in one run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn
+
+import yaml
+
+from ddwd.errors import ConfigError, InvalidValueError, Problem
+from ddwd.model import parse_aet
+
+NodeName = Literal["gateway", "storage"]
+
+CONFIG_FILE = Path("/etc/ddwd/ddwd.yaml")
+DEFAULTS_FILE = Path("/etc/default/ddwd")
+READ_HINT = "run it with sudo, or as a member of group ddwd (adduser NAME ddwd, then log in again)"
+
+
+@dataclass(frozen=True, slots=True)
+class OrthancNode:
+    """One of the two Orthancs as the others reach it."""
+
+    name: NodeName
+    aet: str
+    dicom_port: int
+    http_port: int
+
+    @property
+    def url(self) -> str:
+        """Base of its REST API, which answers on the loopback only."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scp:
+    """Where the portal's own C-STORE SCP listens."""
+
+    aet: str = "PYTHON_SCP"
+    host: str = "127.0.0.1"
+    port: int = 11112
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """How the gateway's Lua sends; after `grace` seconds the extractor sends what it left."""
+
+    mode: str = "streaming"
+    batch: int = 40
+    grace: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Where the two indexes live; `host` None is the local server, by Unix socket and peer authentication."""
+
+    engine: str = "postgresql"
+    host: str | None = None
+    port: int = 5432
+    gateway_name: str = "ddwd_gateway"
+    storage_name: str = "ddwd_storage"
+    gateway_user: str = "ddwd-gateway"
+    storage_user: str = "ddwd-storage"
+    password: str | None = field(default=None, repr=False)
+
+    def name_for(self, node: NodeName) -> str:
+        """Database of that Orthanc."""
+        return self.gateway_name if node == "gateway" else self.storage_name
+
+    def user_for(self, node: NodeName) -> str:
+        """Role of that Orthanc; locally it is its system user too."""
+        return self.gateway_user if node == "gateway" else self.storage_user
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieve:
+    """One C-MOVE asks for at most `batch` instances and may be silent for `timeout` seconds."""
+
+    batch: int = 200
+    timeout: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerConfig:
+    """Size in bytes at which a segment is rotated; days that old segments are kept."""
+
+    segment_bytes: int = 8 * 1024 * 1024
+    keep_days: int = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Every setting; `poll_interval` and `stable_age` are seconds."""
+
+    gateway: OrthancNode = field(default_factory=lambda: OrthancNode("gateway", "ORTHANC1", 4242, 8042))
+    storage: OrthancNode = field(default_factory=lambda: OrthancNode("storage", "ORTHANC2", 4243, 8043))
+    scp: Scp = field(default_factory=Scp)
+    output_dir: Path = Path("/var/lib/ddwd/received_dicom")
+    poll_interval: float = 5.0
+    stable_age: int = 3
+    forward: Forward = field(default_factory=Forward)
+    database: Database = field(default_factory=Database)
+    retrieve: Retrieve = field(default_factory=Retrieve)
+    ledger: LedgerConfig = field(default_factory=LedgerConfig)
+    data_dir: Path = Path("/var/lib/ddwd")
+    run_dir: Path = Path("/run/ddwd")
+    credentials_file: Path = Path("/etc/ddwd/credentials.json")
+
+    def node(self, name: NodeName) -> OrthancNode:
+        """The Orthanc of that name."""
+        return self.gateway if name == "gateway" else self.storage
+
+
+class Source(NamedTuple):
+    """Where a value was written: a file and its line, a variable of the environment, or nowhere (default)."""
+
+    name: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        """Render as `file:line` or the bare name."""
+        return self.name if self.line is None else f"{self.name}:{self.line}"
+
+
+DEFAULT = Source("default")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A Config and, for each dotted key, the source its value came from."""
+
+    config: Config
+    sources: Mapping[str, Source]
+
+    def problem(self, key: str, what: str, instead: str) -> Problem:
+        """A Problem found later (a taken port, a read-only folder), placed where the value was written."""
+        source = self.sources.get(key, DEFAULT)
+        return Problem(source.name, source.line, key, what, instead)
+
+
+class _Raw(NamedTuple):
+    """A value as written: its text, whether it is bare (numbers must be), and where it stands."""
+
+    text: str
+    bare: bool
+    source: Source
+    variable: str | None = None
+
+
+class _WrongValueError(Exception):
+    """What is wrong with a value, and what to write instead."""
+
+    def __init__(self, what: str, instead: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.instead = instead
+
+
+_Parser = Callable[[_Raw], object]
+
+
+def _wrong(what: str, instead: str) -> NoReturn:
+    raise _WrongValueError(what, instead)
+
+
+def _whole(low: int, high: int) -> _Parser:
+    def parse(raw: _Raw) -> int:
+        wanted = f"write a whole number from {low} to {high}, without quotes"
+        if not raw.bare or re.fullmatch(r"[+-]?[0-9]{1,18}", raw.text) is None:
+            _wrong(f"{raw.text!r} is not a whole number", wanted)
+        if not low <= int(raw.text) <= high:
+            _wrong(f"{raw.text} is out of range", wanted)
+        return int(raw.text)
+
+    return parse
+
+
+def _seconds(low: float, high: float) -> _Parser:
+    def parse(raw: _Raw) -> float:
+        wanted = f"write a number of seconds from {low:g} to {high:g}, without quotes or unit"
+        if not raw.bare or re.fullmatch(r"[+-]?[0-9]{1,12}(\.[0-9]{1,9})?", raw.text) is None:
+            _wrong(f"{raw.text!r} is not a number of seconds", wanted)
+        if not low <= float(raw.text) <= high:
+            _wrong(f"{raw.text} is out of range", wanted)
+        return float(raw.text)
+
+    return parse
+
+
+def _choice(*known: str) -> _Parser:
+    def parse(raw: _Raw) -> str:
+        if raw.text not in known:
+            _wrong(f"{raw.text!r} is not known", f"write {' or '.join(known)}")
+        return raw.text
+
+    return parse
+
+
+def _aet(raw: _Raw) -> str:
+    try:
+        return parse_aet(raw.text)
+    except InvalidValueError as error:
+        _wrong(f"{raw.text!r} is not an AE title: {error}", "write 1 to 16 plain characters")
+
+
+def _folder(raw: _Raw) -> Path:
+    path = Path(raw.text)
+    if not path.is_absolute() or "\0" in raw.text:
+        _wrong(f"{raw.text!r} is not an absolute path", "write a path that begins with /")
+    if ".." in path.parts or len(path.parts) == 1:
+        _wrong(f"{raw.text!r} is not a folder of its own", "write the full path, without .. in it")
+    return path
+
+
+def _host(raw: _Raw) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_.:-]{1,253}", raw.text) is None:
+        _wrong(f"{raw.text!r} is not a host", "write a host name or an IP address, without a port")
+    return raw.text
+
+
+def _identifier(raw: _Raw) -> str:
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,62}", raw.text) is None:
+        _wrong(f"{raw.text!r} is not a PostgreSQL name", "write letters, digits, _ and -, 63 at most")
+    return raw.text
+
+
+def _secret(raw: _Raw) -> str:
+    if not raw.text.isprintable():
+        _wrong("the password has unprintable characters", "write it on one line, in quotes")
+    return raw.text
+
+
+class _Setting(NamedTuple):
+    """One key: how it is parsed, which variables set it (the first wins), whether nothing is a value."""
+
+    parse: _Parser
+    variables: tuple[str, ...] = ()
+    optional: bool = False
+
+
+_PORT = _whole(1, 65535)
+
+SETTINGS: Mapping[str, _Setting] = {
+    "gateway.aet": _Setting(_aet),
+    "gateway.dicom_port": _Setting(_PORT, ("DICOM_PORT1",)),
+    "gateway.http_port": _Setting(_PORT, ("HTTP_PORT1",)),
+    "storage.aet": _Setting(_aet),
+    "storage.dicom_port": _Setting(_PORT, ("DICOM_PORT2",)),
+    "storage.http_port": _Setting(_PORT, ("HTTP_PORT2",)),
+    "scp.aet": _Setting(_aet),
+    "scp.host": _Setting(_host),
+    "scp.port": _Setting(_PORT),
+    "output_dir": _Setting(_folder, ("OUTPUT_DIR",)),
+    "poll_interval": _Setting(_seconds(0.1, 3600), ("POLL_INTERVAL",)),
+    "stable_age": _Setting(_whole(1, 3600), ("STABLE_AGE", "ORTHANC__STABLE_AGE")),
+    "forward.mode": _Setting(_choice("streaming", "stable")),
+    "forward.batch": _Setting(_whole(1, 1000)),
+    "forward.grace": _Setting(_seconds(1, 86400)),
+    "database.engine": _Setting(_choice("postgresql", "sqlite")),
+    "database.host": _Setting(_host, optional=True),
+    "database.port": _Setting(_PORT),
+    "database.gateway_name": _Setting(_identifier),
+    "database.storage_name": _Setting(_identifier),
+    "database.gateway_user": _Setting(_identifier),
+    "database.storage_user": _Setting(_identifier),
+    "database.password": _Setting(_secret, ("POSTGRES_PASSWORD",), optional=True),
+    "retrieve.batch": _Setting(_whole(1, 10_000)),
+    "retrieve.timeout": _Setting(_seconds(10, 86400)),
+    "ledger.segment_bytes": _Setting(_whole(64 * 1024, 1024**3)),
+    "ledger.keep_days": _Setting(_whole(1, 36500)),
+    "data_dir": _Setting(_folder),
+    "run_dir": _Setting(_folder),
+    "credentials_file": _Setting(_folder),
+}
+"""Every key that ddwd.yaml may hold, in the order of etc/ddwd.yaml."""
+
+SECRET_KEYS = frozenset({"database.password"})
+PORT_KEYS = ("gateway.dicom_port", "gateway.http_port", "storage.dicom_port", "storage.http_port", "scp.port")
+AET_KEYS = ("gateway.aet", "storage.aet", "scp.aet")
+VARIABLES = {name: key for key, setting in SETTINGS.items() for name in setting.variables}
+_SECTIONS = frozenset(key.partition(".")[0] for key in SETTINGS if "." in key)
+
+
+def flatten(config: Config) -> dict[str, object]:
+    """Every dotted key with its value, in the order of SETTINGS; secrets in clear."""
+    return {key: _get(config, key) for key in SETTINGS}
+
+
+def _get(config: Config, key: str) -> object:
+    value: object = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    """Read every source and return the settings; raises ConfigError with all problems at once.
+
+    `path` is the YAML file (else $DDWD_CONFIG, else /etc/ddwd/ddwd.yaml, which may be absent).
+    """
+    return load_with_sources(path, environ).config
+
+
+def load_with_sources(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
+    """Do as `load`, and tell for each key where its value was written."""
+    environ = os.environ if environ is None else environ
+    problems: list[Problem] = []
+    raws: dict[str, _Raw | None] = {}
+    named = path or (Path(environ["DDWD_CONFIG"]) if environ.get("DDWD_CONFIG") else None)
+    raws.update(_read_yaml(named or CONFIG_FILE, must_exist=named is not None, problems=problems))
+    assigned = _read_defaults(Path(environ.get("DDWD_DEFAULTS") or DEFAULTS_FILE), problems)
+    raws.update(_of_variables(assigned))
+    raws.update(_of_environment(environ, assigned))
+    loaded, wrong = _build(raws)
+    problems += wrong.values()
+    problems += _clashes(loaded, [key for key in PORT_KEYS if key not in wrong], "port")
+    problems += _clashes(loaded, [key for key in AET_KEYS if key not in wrong], "AE title")
+    if problems:
+        raise ConfigError(sorted(problems, key=lambda problem: (problem.source, problem.line or 0)))
+    return loaded
+
+
+def _unreadable(path: Path, error: OSError) -> Problem:
+    hint = READ_HINT if isinstance(error, PermissionError) else "put the file back, or correct the path"
+    return Problem(str(path), None, "file", f"cannot be read ({error.strerror or error})", hint)
+
+
+def _read_yaml(path: Path, *, must_exist: bool, problems: list[Problem]) -> dict[str, _Raw | None]:
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except FileNotFoundError as error:
+        problems += [_unreadable(path, error)] if must_exist else []
+        return {}
+    except OSError as error:
+        problems.append(_unreadable(path, error))
+        return {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problems.append(_not_yaml(path, error))
+        return {}
+    return _YamlFile(path, problems).read(root)
+
+
+def _not_yaml(path: Path, error: Exception) -> Problem:
+    mark = getattr(error, "problem_mark", None)
+    said = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
+    instead = "write `key: value` lines, sections indented, as in the file of the package"
+    return Problem(str(path), None if mark is None else mark.line + 1, "syntax", f"not YAML: {said}", instead)
+
+
+class _YamlFile:
+    """Walks the nodes of one YAML file, which still know their lines."""
+
+    def __init__(self, path: Path, problems: list[Problem]) -> None:
+        self._name = str(path)
+        self._problems = problems
+
+    def read(self, root: yaml.Node | None) -> dict[str, _Raw | None]:
+        """Return key -> value as written (None: written empty); problems go to the list."""
+        if root is None:
+            return {}
+        found: dict[str, _Raw | None] = {}
+        for key, node in self._entries(root, "", "the file"):
+            if key in _SECTIONS:
+                found.update(self._section(key, node))
+            else:
+                self._scalar(key, node, found)
+        return found
+
+    def _section(self, section: str, node: yaml.Node) -> dict[str, _Raw | None]:
+        found: dict[str, _Raw | None] = {}
+        if self._is_null(node):
+            return found
+        for key, value in self._entries(node, f"{section}.", section):
+            self._scalar(key, value, found)
+        return found
+
+    def _entries(self, node: yaml.Node, prefix: str, what: str) -> list[tuple[str, yaml.Node]]:
+        if not isinstance(node, yaml.MappingNode):
+            self._say(node, what, "is not a section", "write `key: value` lines, indented below it")
+            return []
+        entries: dict[str, yaml.Node] = {}
+        for key_node, value in node.value:
+            key = prefix + str(key_node.value)
+            if key in entries:
+                self._say(key_node, key, "is given twice", "keep one of the two lines")
+            elif key in SETTINGS or key in _SECTIONS:
+                entries[key] = value
+            else:
+                self._say(key_node, key, "is not a known key", _nearest_key(key, prefix))
+        return list(entries.items())
+
+    def _scalar(self, key: str, node: yaml.Node, found: dict[str, _Raw | None]) -> None:
+        if not isinstance(node, yaml.ScalarNode):
+            self._say(node, key, "has a list or a section for a value", "write one value")
+        elif not self._is_null(node):
+            found[key] = _Raw(node.value, node.style is None, Source(self._name, _line(node)))
+        elif SETTINGS[key].optional:
+            found[key] = None
+        else:
+            self._say(node, key, "has no value", "write one, or remove the line for the default")
+
+    @staticmethod
+    def _is_null(node: yaml.Node) -> bool:
+        return bool(node.tag == "tag:yaml.org,2002:null")
+
+    def _say(self, node: yaml.Node, key: str, what: str, instead: str) -> None:
+        self._problems.append(Problem(self._name, _line(node), key, what, instead))
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _nearest_key(key: str, prefix: str) -> str:
+    """Say which known key was meant: by its variable's name, its spelling here, or its spelling elsewhere."""
+    last = key.removeprefix(prefix)
+    if last.upper() in VARIABLES:
+        return f"write {VARIABLES[last.upper()]}"
+    here = [known.removeprefix(prefix) for known in SETTINGS if known.startswith(prefix)]
+    here = sorted({known.partition(".")[0] for known in here})
+    if near := difflib.get_close_matches(last.lower(), here, n=1):
+        return f"write {prefix}{near[0]}"
+    elsewhere = {known.rpartition(".")[2]: known for known in reversed(list(SETTINGS))}
+    if near := difflib.get_close_matches(last.lower(), list(elsewhere), n=1):
+        return f"write {elsewhere[near[0]]}"
+    return f"known here: {', '.join(here)}"
+
+
+def _read_defaults(path: Path, problems: list[Problem]) -> dict[str, _Raw]:
+    """Read the KEY=VALUE lines of /etc/default/ddwd; variable -> value."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        known = error if isinstance(error, OSError) else OSError("not UTF-8 text")
+        problems.append(_unreadable(path, known))
+        return {}
+    found: dict[str, _Raw] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip() and not line.lstrip().startswith(("#", ";")):
+            _read_assignment(line, Source(str(path), number), found, problems)
+    return found
+
+
+def _read_assignment(line: str, source: Source, found: dict[str, _Raw], problems: list[Problem]) -> None:
+    name, equals, written = line.strip().removeprefix("export ").partition("=")
+    name = name.strip()
+    try:
+        words = shlex.split(written, comments=True)
+    except ValueError:
+        words = ["", ""]
+    if not equals or len(words) > 1:
+        problems.append(Problem(*source, name or "line", "is not NAME=VALUE", 'write NAME="VALUE"'))
+    elif name in VARIABLES:
+        if words and words[0]:
+            found[name] = _Raw(words[0], bare=True, source=source, variable=name)
+    elif near := difflib.get_close_matches(name.upper(), list(VARIABLES), n=1, cutoff=0.8):
+        problems.append(Problem(*source, name, "is not a known variable", f"write {near[0]}"))
+
+
+def _of_variables(assigned: Mapping[str, _Raw]) -> dict[str, _Raw]:
+    """Key -> value; of two variables for one key the one listed first wins."""
+    return {VARIABLES[name]: assigned[name] for name in reversed(list(VARIABLES)) if name in assigned}
+
+
+def _of_environment(environ: Mapping[str, str], assigned: Mapping[str, _Raw]) -> dict[str, _Raw]:
+    """Key -> value; a variable that systemd took from the defaults file keeps that file as its source."""
+    source = Source("environment")
+    raws = {}
+    for name in VARIABLES:
+        if text := environ.get(name, ""):
+            same = name in assigned and assigned[name].text == text
+            raws[name] = assigned[name] if same else _Raw(text, bare=True, source=source, variable=name)
+    return _of_variables(raws)
+
+
+def _build(raws: Mapping[str, _Raw | None]) -> tuple[Loaded, dict[str, Problem]]:
+    """Parse every value; a wrong one becomes a Problem under its key, and its default stays."""
+    values = flatten(Config())
+    sources = dict.fromkeys(SETTINGS, DEFAULT)
+    wrong: dict[str, Problem] = {}
+    for key, raw in raws.items():
+        if raw is None:
+            values[key] = None
+            continue
+        sources[key] = _source_shown(raw)
+        try:
+            values[key] = SETTINGS[key].parse(raw)
+        except _WrongValueError as error:
+            wrong[key] = Problem(*raw.source, raw.variable or key, error.what, error.instead)
+    return Loaded(_assemble(Config(), "", values), sources), wrong
+
+
+def _source_shown(raw: _Raw) -> Source:
+    """The environment is named with its variable; a file needs only its line."""
+    return Source(f"environment {raw.variable}") if raw.source.name == "environment" else raw.source
+
+
+def _assemble(template: Any, prefix: str, values: Mapping[str, object]) -> Any:
+    """Rebuild a dataclass of settings (and the sections in it) from the flat table."""
+    arguments = {}
+    for item in fields(template):
+        old = getattr(template, item.name)
+        nested = is_dataclass(old)
+        key = f"{prefix}{item.name}"
+        arguments[item.name] = _assemble(old, f"{key}.", values) if nested else values.get(key, old)
+    return type(template)(**arguments)
+
+
+def _clashes(loaded: Loaded, keys: list[str], what: str) -> list[Problem]:
+    """Name each pair with the same value, at the one of the two that was written down."""
+    problems = []
+    for first, second in combinations(keys, 2):
+        value = _get(loaded.config, first)
+        if value == _get(loaded.config, second):
+            blamed, other = (second, first) if loaded.sources[second] != DEFAULT else (first, second)
+            taken = f"{what} {value} is used by {other} too"
+            problems.append(loaded.problem(blamed, taken, f"give each its own {what}"))
+    return problems

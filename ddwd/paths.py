@@ -1,0 +1,114 @@
+"""Every path that ddwd owns, each with the one process that writes it; all derived from Config.
+
+Read by every process. Nothing else in the package spells a path of the portal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from ddwd.config import Config, NodeName
+
+Daemon = Literal["scp", "extractor"]
+
+_INSTALLED_TREE = Path("/usr/lib/ddwd")
+_INSTALLED_SHARE = Path("/usr/share/ddwd/orthanc")
+
+PRIVATE = ".ddwd"
+"""Folder inside OUTPUT_DIR for what is not yet published: same file system, so that a rename publishes."""
+
+
+def orthanc_share(package: Path | None = None) -> Path:
+    """Folder of the Orthanc JSON and Lua scripts: the installed one, or the clone's `orthanc/`."""
+    home = (package or Path(__file__).parent).resolve()
+    return _INSTALLED_SHARE if home.is_relative_to(_INSTALLED_TREE) else home.parent / "orthanc"
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The portal's files for one Config."""
+
+    config: Config
+
+    @property
+    def output(self) -> Path:
+        """The published tree PatientID/Study/Series/SOP.dcm; the extractor, by rename."""
+        return self.config.output_dir
+
+    @property
+    def private(self) -> Path:
+        """Holds `incoming`, `spool` and `staging`; made by whichever daemon comes first."""
+        return self.output / PRIVATE
+
+    @property
+    def incoming(self) -> Path:
+        """Objects on their way in, not yet acknowledged; the SCP writes and sweeps it."""
+        return self.private / "incoming"
+
+    @property
+    def spool(self) -> Path:
+        """Acknowledged objects, one folder a study; the SCP adds, the extractor alone takes away."""
+        return self.private / "spool"
+
+    @property
+    def staging(self) -> Path:
+        """Studies being laid out before their one rename; the extractor."""
+        return self.private / "staging"
+
+    @property
+    def state(self) -> Path:
+        """What must survive a restart; the extractor."""
+        return self.config.data_dir / "state"
+
+    @property
+    def ledger(self) -> Path:
+        """Segments of the rotating ledger; the extractor."""
+        return self.state / "ledger"
+
+    @property
+    def custody(self) -> Path:
+        """One record for each finished study; the extractor."""
+        return self.state / "custody"
+
+    @property
+    def requests(self) -> Path:
+        """The operator's wishes, one file each; the CLI and the TUI add, the extractor consumes."""
+        return self.state / "requests"
+
+    @property
+    def quarantine(self) -> Path:
+        """What could not be delivered as it should, with the reason beside it; the extractor."""
+        return self.config.data_dir / "quarantine"
+
+    @property
+    def gateway_storage(self) -> Path:
+        """Storage area of the gateway Orthanc, which alone writes it."""
+        return self.config.data_dir / "gateway"
+
+    @property
+    def storage_storage(self) -> Path:
+        """Storage area of the storage Orthanc, which alone writes it."""
+        return self.config.data_dir / "storage"
+
+    def storage_area(self, node: NodeName) -> Path:
+        """Storage area of that Orthanc, which alone writes it."""
+        return self.gateway_storage if node == "gateway" else self.storage_storage
+
+    def rendered(self, node: NodeName) -> Path:
+        """Folder of JSON files that Orthanc is started with; provision writes it anew at each start."""
+        return self.config.run_dir / "orthanc" / node
+
+    def additions(self, node: NodeName) -> Path:
+        """The operator's own JSON for that Orthanc; only the operator writes it."""
+        return self.config.credentials_file.parent / "orthanc" / f"{node}.d"
+
+    def doorbell(self, node: NodeName) -> Path:
+        """That Orthanc (Lua) writes a byte here when something came; the extractor listens by inotify."""
+        return self.config.run_dir / "doorbell" / node
+
+    def heartbeat(self, daemon: Daemon) -> Path:
+        """JSON status of that daemon, which alone writes it; the CLI and the TUI read it."""
+        return self.config.run_dir / daemon / "status.json"
