@@ -72,35 +72,50 @@ def _confusing(byte: int, index: int, last: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class InstanceKey:
-    """The three UIDs that name an instance on the wire; the patient is not part of it."""
-
-    study_uid: str
-    series_uid: str
-    sop_uid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """One instance as an Orthanc lists it."""
+class Series:
+    """One series as an Orthanc lists it, with every instance it holds at the moment of asking."""
 
     orthanc_id: OrthancId
-    sop_uid: str
     series_uid: str
+    instances: frozenset[OrthancId]
 
 
 @dataclass(frozen=True)
 class Study:
-    """One study as an Orthanc lists it, with every instance it holds at the moment of asking."""
+    """One study as an Orthanc lists it: the sets that all comparisons are made on."""
 
     orthanc_id: OrthancId
     study_uid: str
     patient_id: str
     accession: str
     is_stable: bool
-    instances: tuple[Instance, ...]
+    series: tuple[Series, ...]
 
     @cached_property
     def ids(self) -> frozenset[OrthancId]:
-        """The set that all comparisons are made on."""
-        return frozenset(instance.orthanc_id for instance in self.instances)
+        """The Orthanc IDs of all instances."""
+        return frozenset().union(*(series.instances for series in self.series))
+
+    @cached_property
+    def series_of(self) -> dict[OrthancId, str]:
+        """Instance Orthanc ID to SeriesInstanceUID."""
+        return {one: series.series_uid for series in self.series for one in series.instances}
+
+    @property
+    def folder(self) -> str:
+        """Where the study stands below OUTPUT_DIR: `PatientID/StudyInstanceUID`, encoded."""
+        return f"{safe_component(self.patient_id)}/{safe_component(self.study_uid)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One instance that storage holds and the disk does not yet: what is needed to ask for it and to place it."""
+
+    orthanc_id: OrthancId
+    series_uid: str
+    sop_uid: str
+
+    @property
+    def file(self) -> str:
+        """Where the instance stands below its study's folder: `SeriesInstanceUID/SOPInstanceUID.dcm`, encoded."""
+        return f"{safe_component(self.series_uid)}/{safe_component(self.sop_uid)}.dcm"

@@ -1,0 +1,99 @@
+"""The audit trail: one journald record for each event of a study's life; the one place that knows what is patient data.
+
+Written by the daemons and the operator's commands, read with `journalctl -t ddwd-audit`. Each event has a stable
+MESSAGE_ID and fields of its own (DDWD_EVENT, DDWD_STUDY_UID, ...). Names, birth dates and patient IDs have no field
+here and so cannot get into the journal. Where journald's library is absent the record is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+try:
+    from systemd import journal
+except ImportError:  # a clone on a host without python3-systemd, or `ddwd try`
+    journal = None
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+IDENTIFIER = "ddwd-audit"
+
+
+class Event(StrEnum):
+    """What can happen to a study or the portal; the values are what operators search for."""
+
+    STARTED = "started"
+    STOPPED = "stopped"
+    RECEIVED = "received"
+    FORWARD_STARTED = "forward-started"
+    FORWARD_FAILED = "forward-failed"
+    RETRIEVE_FAILED = "retrieve-failed"
+    PUBLISHED = "published"
+    LATE_IMAGE = "late-image"
+    CONFLICT = "conflict"
+    QUARANTINED = "quarantined"
+    RELEASED = "released"
+    PEER_DOWN = "peer-down"
+    PEER_UP = "peer-up"
+    STATE_REBUILT = "state-rebuilt"
+
+
+MESSAGE_IDS = {
+    Event.STARTED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40001",
+    Event.STOPPED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40002",
+    Event.RECEIVED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40003",
+    Event.FORWARD_STARTED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40004",
+    Event.FORWARD_FAILED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40005",
+    Event.RETRIEVE_FAILED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40006",
+    Event.PUBLISHED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40007",
+    Event.LATE_IMAGE: "9a6f0f1c4f0b4c5c8d2e6b7a10d40008",
+    Event.CONFLICT: "9a6f0f1c4f0b4c5c8d2e6b7a10d40009",
+    Event.QUARANTINED: "9a6f0f1c4f0b4c5c8d2e6b7a10d4000a",
+    Event.RELEASED: "9a6f0f1c4f0b4c5c8d2e6b7a10d4000b",
+    Event.PEER_DOWN: "9a6f0f1c4f0b4c5c8d2e6b7a10d4000c",
+    Event.PEER_UP: "9a6f0f1c4f0b4c5c8d2e6b7a10d4000d",
+    Event.STATE_REBUILT: "9a6f0f1c4f0b4c5c8d2e6b7a10d4000e",
+}
+_WARNINGS = frozenset(
+    {
+        Event.FORWARD_FAILED,
+        Event.RETRIEVE_FAILED,
+        Event.CONFLICT,
+        Event.QUARANTINED,
+        Event.PEER_DOWN,
+        Event.STATE_REBUILT,
+    },
+)
+_LOG_WARNING, _LOG_NOTICE = 4, 5  # syslog(3)
+
+
+class Audit:
+    """Writes events; `sink` receives (event, message, fields) and is journald unless a test gives another."""
+
+    def __init__(self, sink: Callable[[Event, str, dict[str, str]], None] | None = None) -> None:
+        self._sink = sink or _journald
+
+    def record(self, event: Event, message: str, *, study_uid: str = "", **fields: object) -> None:
+        """Write one record. `fields` become DDWD_* in upper case; none of them may identify a patient."""
+        named = {f"DDWD_{key.upper()}": str(value) for key, value in fields.items()}
+        if study_uid:
+            named["DDWD_STUDY_UID"] = study_uid
+        self._sink(event, message, {"DDWD_EVENT": event.value, **named})
+
+
+def _journald(event: Event, message: str, fields: dict[str, str]) -> None:
+    if journal is None:
+        rendered = " ".join(f"{key}={value}" for key, value in fields.items())
+        sys.stderr.write(f"{IDENTIFIER}: {message} {rendered}\n")
+        return
+    priority = _LOG_WARNING if event in _WARNINGS else _LOG_NOTICE
+    journal.send(
+        message,
+        MESSAGE_ID=MESSAGE_IDS[event],
+        PRIORITY=priority,
+        SYSLOG_IDENTIFIER=IDENTIFIER,
+        **fields,
+    )

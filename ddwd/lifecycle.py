@@ -1,0 +1,96 @@
+"""Pure: what a study needs next, decided from instance sets alone, and when to try again.
+
+A stage is derived from the sets, never stepped from one to the next: a remembered step can be wrong after a crash, a
+comparison cannot. `decide` is entered again from any interrupted moment and gives the same end (tests/unit/test_lifecycle.py).
+Durations are seconds of the monotonic clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ddwd.model import OrthancId
+
+_FIRST_RETRY_SECONDS = 1.0
+_LONGEST_RETRY_SECONDS = 30.0
+"""Below the 60 s within which everything must be delivered once the last fault has healed."""
+
+
+class Stage(StrEnum):
+    """Where a study stands; the order is the order of the flow."""
+
+    ARRIVING = "arriving"
+    FORWARDING = "forwarding"
+    RETRIEVING = "retrieving"
+    READY = "ready"
+    PUBLISHED = "published"
+    WAITING = "waiting"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What is known of one study at one moment.
+
+    `gateway` is None where the gateway answered that it does not hold the study, and `gateway_known` is False where it
+    did not answer. `quiet` and `unmoved` are seconds since the newest instance was seen anywhere, and since the set of
+    instances that wait to be forwarded last shrank or grew.
+    """
+
+    gateway: frozenset[OrthancId] | None
+    gateway_known: bool
+    gateway_stable: bool
+    storage: frozenset[OrthancId]
+    storage_stable: bool
+    held: frozenset[OrthancId]
+    set_aside: frozenset[OrthancId]
+    quiet: float
+    unmoved: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do now; empty sets and `publish=False` mean: wait."""
+
+    stage: Stage
+    forward: frozenset[OrthancId]
+    retrieve: frozenset[OrthancId]
+    publish: bool
+    reason: str
+
+
+def decide(seen: Observation, *, stable_age: float, grace: float) -> Decision:
+    """Compare gateway, storage and disk; say which instances to send on, which to fetch, and whether all is there."""
+    behind = (seen.gateway or frozenset()) - seen.storage
+    retrieve = seen.storage - seen.held - seen.set_aside
+    forward = behind if seen.unmoved >= grace else frozenset[OrthancId]()
+    stage, reason = _stage(seen, behind, retrieve, stable_age)
+    publish = stage is Stage.READY and bool(seen.held)
+    return Decision(stage, forward, retrieve, publish, reason)
+
+
+def _stage(
+    seen: Observation,
+    behind: frozenset[OrthancId],
+    retrieve: frozenset[OrthancId],
+    stable_age: float,
+) -> tuple[Stage, str]:
+    if not seen.gateway_known:
+        return Stage.WAITING, "the gateway does not answer, so nobody can say whether the study is whole"
+    stable = seen.gateway_stable if seen.gateway else seen.storage_stable
+    if not stable or seen.quiet < stable_age:
+        return Stage.ARRIVING, "images are still arriving"
+    if behind:
+        return Stage.FORWARDING, f"{len(behind)} images are not on storage yet"
+    if retrieve:
+        return Stage.RETRIEVING, f"{len(retrieve)} images are not on disk yet"
+    return Stage.READY, "gateway, storage and disk agree"
+
+
+def retry_delay(failures: int) -> float:
+    """Seconds to wait after the n-th failure in a row: 1, 2, 4 ... 30."""
+    if failures <= 0:
+        return 0.0
+    return min(_LONGEST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 10))

@@ -1,0 +1,247 @@
+"""Orthanc's REST interface, as far as the portal needs it: changes, instance sets, digests, STOW jobs.
+
+The port between the pipeline and both Orthancs: the stages see the `OrthancPort` protocol, unit tests put a fake behind
+it and hold the fake against the real thing. Listing a study costs two requests whatever its size; SOPInstanceUIDs come
+from `tools/bulk-content` for just the instances asked about (about 1 ms each on PostgreSQL, so callers remember them).
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
+from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError
+from ddwd.model import OrthancId, Series, Study
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_CONNECT_SECONDS = 3.0
+_READ_SECONDS = 60.0
+_UID_BLOCK = 200
+"""Instances in one bulk-content request: about 0.2 s of Orthanc's time."""
+_NOT_FOUND = 404
+_SOP_TAG = "0008,0018"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One row of `/changes`: `seq` rises with time, `kind` is Orthanc's ChangeType."""
+
+    seq: int
+    kind: str
+    level: str
+    orthanc_id: OrthancId
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePage:
+    """One page of `/changes`, oldest first; `done` when nothing follows, `last` the newest seq the page names."""
+
+    changes: tuple[Change, ...]
+    done: bool
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job of Orthanc's engine; `state` is Pending, Running, Success, Failure, Paused or Retry."""
+
+    job_id: str
+    state: str
+    kind: str
+    error: str
+
+    @property
+    def in_flight(self) -> bool:
+        """True while Orthanc may still be working at it."""
+        return self.state in {"Pending", "Running", "Paused", "Retry"}
+
+
+class OrthancPort(Protocol):
+    """What the pipeline asks of an Orthanc; every method raises PeerDownError or PeerRefusedError."""
+
+    name: str
+
+    def changes(self, since: int, limit: int) -> ChangePage:
+        """The rows of `/changes` with seq above `since`."""
+
+    def last_seq(self) -> int:
+        """The newest seq of `/changes`; below a remembered cursor the database was reset or restored."""
+
+    def study_ids(self) -> Iterator[OrthancId]:
+        """Every study, in Orthanc's order."""
+
+    def study_of(self, level: str, orthanc_id: OrthancId) -> OrthancId | None:
+        """The study above a series or instance, or None where it is gone."""
+
+    def study(self, orthanc_id: OrthancId) -> Study | None:
+        """The study with its instance sets, or None where it is not known."""
+
+    def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
+        """SOPInstanceUID of each instance; those that are gone are left out."""
+
+    def md5(self, instance: OrthancId) -> str:
+        """Orthanc's own MD5 of the stored file; NotFoundError where the instance is gone."""
+
+    def head(self, instance: OrthancId, length: int) -> bytes:
+        """The first `length` bytes of the stored file."""
+
+    def file(self, instance: OrthancId) -> bytes:
+        """The whole stored file, as stored."""
+
+    def stow(self, server: str, resources: Iterable[OrthancId]) -> str:
+        """Submit an asynchronous STOW-RS job that sends the resources to a DICOMweb server; its job ID."""
+
+    def jobs(self) -> dict[str, Job]:
+        """The jobs Orthanc still remembers."""
+
+
+class Orthanc:
+    """The real Orthanc behind `base_url`; safe to use from several threads (one session each)."""
+
+    def __init__(self, name: str, base_url: str, user: str, password: str) -> None:
+        self.name = name
+        self._base = base_url.rstrip("/")
+        self._auth = (user, password)
+        self._local = threading.local()
+
+    def system(self) -> dict[str, Any]:
+        """`/system`: version, AE title, database; proves that the server answers."""
+        found: dict[str, Any] = self._json("GET", "/system")
+        return found
+
+    def statistics(self) -> dict[str, Any]:
+        """`/statistics`: counts of studies and instances, disk size in bytes (strings of digits)."""
+        found: dict[str, Any] = self._json("GET", "/statistics")
+        return found
+
+    def changes(self, since: int, limit: int) -> ChangePage:
+        """See OrthancPort."""
+        body = self._json("GET", f"/changes?since={since}&limit={limit}")
+        rows = tuple(
+            Change(int(row["Seq"]), row["ChangeType"], row["ResourceType"], OrthancId(row["ID"]))
+            for row in body["Changes"]
+        )
+        return ChangePage(rows, bool(body["Done"]), int(body["Last"]))
+
+    def last_seq(self) -> int:
+        """See OrthancPort."""
+        return int(self._json("GET", "/changes?last")["Last"])
+
+    def study_ids(self) -> Iterator[OrthancId]:
+        """See OrthancPort; read by pages, so a large archive never comes in one answer."""
+        since, page = 0, 1000
+        while True:
+            found = self._json("GET", f"/studies?since={since}&limit={page}")
+            yield from map(OrthancId, found)
+            if len(found) < page:
+                return
+            since += page
+
+    def study_of(self, level: str, orthanc_id: OrthancId) -> OrthancId | None:
+        """See OrthancPort."""
+        try:
+            if level == "Instance":
+                parent = self._json("GET", f"/instances/{orthanc_id}")["ParentSeries"]
+                return self.study_of("Series", OrthancId(parent))
+            return OrthancId(self._json("GET", f"/series/{orthanc_id}")["ParentStudy"])
+        except NotFoundError:
+            return None
+
+    def study(self, orthanc_id: OrthancId) -> Study | None:
+        """See OrthancPort."""
+        try:
+            main = self._json("GET", f"/studies/{orthanc_id}")
+            listed = self._json("GET", f"/studies/{orthanc_id}/series")
+        except NotFoundError:
+            return None
+        tags = main["MainDicomTags"]
+        return Study(
+            orthanc_id=orthanc_id,
+            study_uid=tags.get("StudyInstanceUID", ""),
+            patient_id=main["PatientMainDicomTags"].get("PatientID", ""),
+            accession=tags.get("AccessionNumber", ""),
+            is_stable=bool(main["IsStable"]),
+            series=tuple(_series(row) for row in listed),
+        )
+
+    def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
+        """See OrthancPort."""
+        wanted = list(instances)
+        found: dict[OrthancId, str] = {}
+        for start in range(0, len(wanted), _UID_BLOCK):
+            body = {"Resources": wanted[start : start + _UID_BLOCK], "Short": True, "Metadata": False}
+            for row in self._json("POST", "/tools/bulk-content", body):
+                found[OrthancId(row["ID"])] = row["MainDicomTags"].get(_SOP_TAG, "")
+        return found
+
+    def md5(self, instance: OrthancId) -> str:
+        """See OrthancPort."""
+        return self._bytes(f"/instances/{instance}/attachments/dicom/md5").decode("ascii")
+
+    def head(self, instance: OrthancId, length: int) -> bytes:
+        """See OrthancPort; servers before 1.12 answer the whole file, which is cut here."""
+        ranged = {"Range": f"bytes=0-{length - 1}"}
+        return self._bytes(f"/instances/{instance}/attachments/dicom/data", ranged)[:length]
+
+    def file(self, instance: OrthancId) -> bytes:
+        """See OrthancPort."""
+        return self._bytes(f"/instances/{instance}/file")
+
+    def stow(self, server: str, resources: Iterable[OrthancId]) -> str:
+        """See OrthancPort. Always a new job: a resubmitted one reports success having sent nothing."""
+        body = {"Resources": list(resources), "Synchronous": False}
+        return str(self._json("POST", f"/dicom-web/servers/{server}/stow", body)["ID"])
+
+    def jobs(self) -> dict[str, Job]:
+        """See OrthancPort."""
+        rows = self._json("GET", "/jobs?expand")
+        return {
+            row["ID"]: Job(row["ID"], row["State"], row["Type"], row.get("ErrorDescription", "")) for row in rows
+        }
+
+    def _json(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - what JSON is
+        answer = self._request(method, path, json=body)
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise PeerRefusedError(f"{self.name}: {path.partition('?')[0]}: the answer is not JSON") from error
+
+    def _bytes(self, path: str, headers: dict[str, str] | None = None) -> bytes:
+        return self._request("GET", path, headers=headers).content
+
+    def _request(self, method: str, path: str, **options: Any) -> requests.Response:  # noqa: ANN401
+        timeout = (_CONNECT_SECONDS, _READ_SECONDS)
+        try:
+            answer = self._session().request(method, self._base + path, timeout=timeout, **options)
+        except requests.RequestException as error:
+            reason = type(error).__name__
+            raise PeerDownError(f"{self.name} does not answer on {self._base} ({reason})") from error
+        if answer.status_code == _NOT_FOUND:
+            raise NotFoundError(f"{self.name}: not found: {path.partition('?')[0]}")
+        if not answer.ok:
+            raise PeerRefusedError(f"{self.name}: HTTP {answer.status_code} for {path.partition('?')[0]}")
+        return answer
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = requests.Session()
+            session.auth = self._auth
+            session.trust_env = False  # a proxy of the environment must never see images
+            # one silent try again for a keep-alive connection that the server closed between two requests
+            retry = Retry(total=1, connect=0, read=1, status=0, allowed_methods=frozenset({"GET"}))
+            session.mount("http", HTTPAdapter(max_retries=retry))
+            self._local.session = session
+        return session
+
+
+def _series(row: dict[str, Any]) -> Series:
+    uid = row["MainDicomTags"].get("SeriesInstanceUID", "")
+    return Series(OrthancId(row["ID"]), uid, frozenset(map(OrthancId, row["Instances"])))

@@ -1,0 +1,148 @@
+"""Custody records: one JSON file for each published study, with every image's digest and verdict. The extractor alone writes them.
+
+A record is the proof that a study is done: it is written after the images are durable under their final names and before the
+ledger closes the study. Sharded by the first two digits of the study's Orthanc ID, so neither memory nor start-up grows with history.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ddwd import durable
+from ddwd.errors import StateError
+from ddwd.model import OrthancId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One image on disk: where it stands below the study's folder, its size in bytes, and what was proved about it.
+
+    `verdict` is `identical` (the data set's bytes equal storage's) or `equal` (every element equal, encoded otherwise).
+    `md5` is Orthanc's digest of the stored file, the same on the gateway when nothing changed on the way.
+    """
+
+    orthanc_id: OrthancId
+    sop_uid: str
+    file: str
+    size: int
+    sha256: str
+    md5: str
+    verdict: str
+
+
+@dataclass
+class Record:
+    """The custody record of one study; `revision` counts from 1 and rises with each change after publication."""
+
+    study: OrthancId
+    study_uid: str
+    accession: str
+    folder: str
+    revision: int
+    published_at: str
+    images: dict[OrthancId, Kept] = field(default_factory=dict)
+    set_aside: dict[OrthancId, str] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Custody:
+    """The folder of records."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, study: OrthancId) -> Path:
+        """Where the record of `study` stands."""
+        return self._folder / study[:2] / f"{study}.json"
+
+    def has(self, study: OrthancId) -> bool:
+        """Tell whether `study` was ever published, without reading its record."""
+        return self.path(study).exists()
+
+    def read(self, study: OrthancId) -> Record | None:
+        """The record, or None where there is none. Raises StateError where it cannot be trusted."""
+        path = self.path(study)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        return _parse(content, path)
+
+    def write(self, record: Record) -> None:
+        """Make the record durable in one step."""
+        path = self.path(record.study)
+        durable.make_dirs(path.parent)
+        durable.replace_file(path, _render(record))
+
+    def studies(self) -> Iterator[OrthancId]:
+        """Every study that has a record, by shard."""
+        for path in sorted(self._folder.glob("??/*.json")):
+            yield OrthancId(path.stem)
+
+
+def _render(record: Record) -> bytes:
+    images = [
+        {
+            "id": kept.orthanc_id,
+            "sop_uid": kept.sop_uid,
+            "file": kept.file,
+            "size": kept.size,
+            "sha256": kept.sha256,
+            "md5": kept.md5,
+            "verdict": kept.verdict,
+        }
+        for kept in record.images.values()
+    ]
+    body = {
+        "schema": SCHEMA,
+        "study": record.study,
+        "study_uid": record.study_uid,
+        "accession": record.accession,
+        "folder": record.folder,
+        "revision": record.revision,
+        "published_at": record.published_at,
+        "set_aside": record.set_aside,
+        "history": record.history,
+        "images": images,
+    }
+    return json.dumps(body, indent=1, ensure_ascii=True).encode("ascii") + b"\n"
+
+
+def _parse(content: bytes, path: Path) -> Record:
+    try:
+        body = json.loads(content)
+        if body["schema"] != SCHEMA:
+            raise StateError(f"{path}: schema {body['schema']}, this version reads {SCHEMA}")
+        images = [
+            Kept(
+                OrthancId(row["id"]),
+                row["sop_uid"],
+                row["file"],
+                row["size"],
+                row["sha256"],
+                row["md5"],
+                row["verdict"],
+            )
+            for row in body["images"]
+        ]
+        return Record(
+            study=OrthancId(body["study"]),
+            study_uid=body["study_uid"],
+            accession=body["accession"],
+            folder=body["folder"],
+            revision=body["revision"],
+            published_at=body["published_at"],
+            images={kept.orthanc_id: kept for kept in images},
+            set_aside=body["set_aside"],
+            history=body["history"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateError(f"{path}: the custody record is damaged ({type(error).__name__})") from error

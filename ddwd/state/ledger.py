@@ -1,0 +1,185 @@
+"""The rotating ledger: what the extractor has begun and not finished, over restarts. The extractor alone writes it.
+
+Append-only JSON Lines, `CRC32 JSON\\n` each, in segments `00000001.jsonl`, `00000002.jsonl`, ... of bounded size. Each segment
+begins with a snapshot of the open studies and the cursors, so that a start reads one segment. A torn tail is cut. A damaged
+line means the rest of the segment cannot be trusted: what was read before it is kept, and `damaged` tells the extractor to
+compare everything with both Orthancs and the disk. Finished studies live in the custody records, not here.
+Closed segments are compressed and kept for a set time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ddwd import durable
+from ddwd.clock import Clock, stamp
+from ddwd.errors import StateError
+from ddwd.model import OrthancId
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMA = 1
+_DAY_SECONDS = 86400
+_CRC_DIGITS = 8
+
+
+@dataclass
+class LedgerState:
+    """What the ledger remembers: `/changes` cursors by Orthanc name, and open studies with the moment they were opened."""
+
+    cursors: dict[str, int] = field(default_factory=dict)
+    open: dict[OrthancId, str] = field(default_factory=dict)
+
+    def apply(self, record: dict[str, Any]) -> None:
+        """Fold one record in; unknown kinds are for people and change nothing."""
+        match record["kind"]:
+            case "snapshot":
+                if record["schema"] != SCHEMA:
+                    raise StateError(f"the ledger has schema {record['schema']}, this version reads {SCHEMA}")
+                self.cursors = dict(record["cursors"])
+                self.open = {OrthancId(key): value for key, value in record["open"].items()}
+            case "cursor":
+                self.cursors[record["node"]] = record["seq"]
+            case "opened":
+                self.open.setdefault(OrthancId(record["study"]), record["at"])
+            case "closed":
+                self.open.pop(OrthancId(record["study"]), None)
+
+
+class Ledger:
+    """Open with `Ledger.open`; `append` collects, `commit` makes the batch durable and rotates."""
+
+    def __init__(self, folder: Path, clock: Clock, segment_bytes: int, keep_days: int) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._segment_bytes = segment_bytes
+        self._keep_seconds = keep_days * _DAY_SECONDS
+        self._batch: list[dict[str, Any]] = []
+        self._number = 0
+        self.state = LedgerState()
+        self.damaged = False
+
+    @classmethod
+    def open(cls, folder: Path, clock: Clock, *, segment_bytes: int, keep_days: int) -> Ledger:
+        """Read the newest segment, cut its torn tail, and begin a new one where it cannot be continued.
+
+        Raises StateError for a schema this version does not know: that file is left as it is.
+        """
+        durable.make_dirs(folder)
+        ledger = cls(folder, clock, segment_bytes, keep_days)
+        numbers = sorted(int(path.stem) for path in folder.glob("*.jsonl"))
+        if not numbers:
+            ledger.damaged = any(folder.glob("*.gz"))  # segments were there and the live one is gone
+            ledger._begin(1 + max((int(path.name[:8]) for path in folder.glob("*.gz")), default=0))
+            return ledger
+        ledger._number = numbers[-1]
+        ledger._read()
+        return ledger
+
+    def append(self, kind: str, **values: object) -> None:
+        """Collect one record and fold it in; durable only after `commit`."""
+        record = {"kind": kind, "at": stamp(self._clock.utc()), **values}
+        self.state.apply(record)
+        self._batch.append(record)
+
+    def commit(self) -> None:
+        """Write and fsync what was collected; start a new segment when this one is large.
+
+        Raises StorageFullError; what was collected is then kept for the next commit.
+        """
+        if not self._batch:
+            return
+        content = b"".join(map(_line, self._batch))
+        self._extend(content)
+        self._batch.clear()
+        if self._path().stat().st_size >= self._segment_bytes:
+            self._rotate()
+
+    def _path(self) -> Path:
+        return self._folder / f"{self._number:08}.jsonl"
+
+    def _extend(self, content: bytes) -> None:
+        path = self._path()
+        durable.step("append", path)
+        with durable.translated(), path.open("ab", buffering=0) as file:
+            length = os.fstat(file.fileno()).st_size
+            try:
+                written = file.write(content)
+                if written != len(content):  # a disk that fills up takes a part
+                    raise OSError(28, os.strerror(28), str(path))
+                os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file.fileno(), length)
+                raise
+
+    def _read(self) -> None:
+        """Fold the segment in; whatever stands behind the last sound line is cut off."""
+        data = self._path().read_bytes()
+        sound = 0
+        first = True
+        for raw in data.splitlines(keepends=True):
+            record = _parse(raw)
+            if record is None or (first and record["kind"] != "snapshot"):
+                break
+            self.state.apply(record)
+            sound += len(raw)
+            first = False
+        if sound == len(data) and not first:
+            return
+        torn_tail = not first and b"\n" not in data[sound:].rstrip(b"\n")
+        self.damaged = not torn_tail
+        self._begin(self._number + 1)
+
+    def _begin(self, number: int) -> None:
+        """Start segment `number` with a snapshot; the old one is closed only after the new one is durable."""
+        snapshot = {
+            "kind": "snapshot",
+            "at": stamp(self._clock.utc()),
+            "schema": SCHEMA,
+            "cursors": self.state.cursors,
+            "open": self.state.open,
+        }
+        durable.replace_file(self._folder / f"{number:08}.jsonl", _line(snapshot))
+        self._number = number
+
+    def _rotate(self) -> None:
+        self._begin(self._number + 1)
+        for path in sorted(self._folder.glob("*.jsonl"))[:-1]:
+            packed = path.with_name(f"{path.name}.gz")
+            durable.replace_file(packed, gzip.compress(path.read_bytes()))
+            durable.unlink(path)
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        limit = self._clock.utc().timestamp() - self._keep_seconds
+        for path in self._folder.glob("*.gz"):
+            if path.stat().st_mtime < limit:
+                durable.unlink(path)
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    text = json.dumps(record, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _parse(raw: bytes) -> dict[str, Any] | None:
+    """The record of one line, or None where the line is torn or damaged."""
+    digits, _, text = raw.partition(b" ")
+    if not raw.endswith(b"\n") or len(digits) != _CRC_DIGITS:
+        return None
+    text = text[:-1]
+    try:
+        if int(digits, 16) != zlib.crc32(text):
+            return None
+        record: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return None
+    return record
