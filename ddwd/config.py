@@ -177,8 +177,10 @@ def _wrong(what: str, instead: str) -> NoReturn:
 def _whole(low: int, high: int) -> _Parser:
     def parse(raw: _Raw) -> int:
         wanted = f"write a whole number from {low} to {high}, without quotes"
-        if not raw.bare or re.fullmatch(r"[+-]?[0-9]{1,18}", raw.text) is None:
+        if re.fullmatch(r"[+-]?[0-9]{1,18}", raw.text) is None:
             _wrong(f"{raw.text!r} is not a whole number", wanted)
+        if not raw.bare:
+            _wrong(f"{raw.text!r} is text in quotes", wanted)
         if not low <= int(raw.text) <= high:
             _wrong(f"{raw.text} is out of range", wanted)
         return int(raw.text)
@@ -189,8 +191,10 @@ def _whole(low: int, high: int) -> _Parser:
 def _seconds(low: float, high: float) -> _Parser:
     def parse(raw: _Raw) -> float:
         wanted = f"write a number of seconds from {low:g} to {high:g}, without quotes or unit"
-        if not raw.bare or re.fullmatch(r"[+-]?[0-9]{1,12}(\.[0-9]{1,9})?", raw.text) is None:
+        if re.fullmatch(r"[+-]?[0-9]{1,12}(\.[0-9]{1,9})?", raw.text) is None:
             _wrong(f"{raw.text!r} is not a number of seconds", wanted)
+        if not raw.bare:
+            _wrong(f"{raw.text!r} is text in quotes", wanted)
         if not low <= float(raw.text) <= high:
             _wrong(f"{raw.text} is out of range", wanted)
         return float(raw.text)

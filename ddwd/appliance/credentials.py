@@ -1,0 +1,87 @@
+"""The passwords of the two Orthancs, generated once for each installation; never a default one.
+
+Written by provision (and `ddwd try`) when missing; read by render, the extractor and the CLI. `admin` is the
+operator's web login, `ddwd` the extractor and the CLI, `gateway` (on the storage) what STOW-RS logs in with.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ddwd.config import READ_HINT
+from ddwd.durable import replace_file
+from ddwd.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ddwd.config import NodeName
+
+USERS: Mapping[NodeName, tuple[str, ...]] = {
+    "gateway": ("admin", "ddwd"),
+    "storage": ("admin", "ddwd", "gateway"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Node -> user -> password; not shown in a repr."""
+
+    passwords: Mapping[str, Mapping[str, str]] = field(repr=False)
+
+    def of(self, node: NodeName) -> dict[str, str]:
+        """User -> password of that Orthanc, for its RegisteredUsers."""
+        return dict(self.passwords[node])
+
+    def login(self, node: NodeName, user: str = "ddwd") -> tuple[str, str]:
+        """User and password for HTTP basic authentication."""
+        return user, self.passwords[node][user]
+
+
+def generate() -> Credentials:
+    """Make fresh passwords, 192 bits each."""
+    return Credentials(
+        {node: {user: secrets.token_urlsafe(24) for user in users} for node, users in USERS.items()}
+    )
+
+
+def write(path: Path, credentials: Credentials, mode: int = 0o640) -> None:
+    """Put the credentials file in place, whole or not at all."""
+    text = json.dumps(credentials.passwords, indent=2) + "\n"
+    replace_file(path, text.encode(), mode)
+
+
+def read(path: Path) -> Credentials:
+    """Read the credentials file; raises ConfigError that says how to get at it, or to make a new one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except PermissionError:
+        raise _refused(path, "cannot be read by this user", READ_HINT) from None
+    except FileNotFoundError:
+        hint = "start ddwd once (systemctl start ddwd): it writes this file"
+        raise _refused(path, "does not exist yet", hint) from None
+    except (OSError, ValueError):
+        found = None
+    if not _is_complete(found):
+        hint = "remove it and restart ddwd, which writes a new one"
+        raise _refused(path, "is not a credentials file with every user in it", hint)
+    return Credentials(found)
+
+
+def _is_complete(found: object) -> bool:
+    return isinstance(found, dict) and all(
+        isinstance(found.get(node), dict) and all(_sound(found[node].get(user)) for user in users)
+        for node, users in USERS.items()
+    )
+
+
+def _sound(password: object) -> bool:
+    return isinstance(password, str) and len(password) > 0
+
+
+def _refused(path: Path, what: str, instead: str) -> ConfigError:
+    return ConfigError([Problem(str(path), None, "credentials", what, instead)])

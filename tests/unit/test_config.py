@@ -1,0 +1,264 @@
+"""The settings: sources and their order, every kind of problem, and the commented file that is shipped."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ddwd.config import SETTINGS, VARIABLES, Config, flatten, load, load_with_sources
+from ddwd.errors import ConfigError
+
+SHIPPED = Path(__file__).parents[2] / "etc" / "ddwd.yaml"
+
+
+class Sources:
+    """One throw-away set of sources."""
+
+    def __init__(self, folder: Path) -> None:
+        self.yaml = folder / "ddwd.yaml"
+        self.defaults = folder / "default"
+        self.yaml.write_text("")
+        self.defaults.write_text("")
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {"DDWD_CONFIG": str(self.yaml), "DDWD_DEFAULTS": str(self.defaults)}
+
+    def config(self, **variables: str) -> Config:
+        return load(environ=self.environ | variables)
+
+    def problems(self, **variables: str) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            self.config(**variables)
+        return str(caught.value).replace(f"{self.yaml.parent}/", "").splitlines()
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Sources:
+    return Sources(tmp_path)
+
+
+def test_nothing_written_gives_the_contract(sources: Sources) -> None:
+    config = sources.config()
+    assert config == Config()
+    assert (config.gateway.aet, config.gateway.dicom_port, config.gateway.http_port) == (
+        "ORTHANC1",
+        4242,
+        8042,
+    )
+    assert (config.storage.aet, config.storage.dicom_port, config.storage.http_port) == (
+        "ORTHANC2",
+        4243,
+        8043,
+    )
+    assert (config.poll_interval, config.stable_age) == (5.0, 3)
+
+
+def test_shipped_file_has_every_key_with_its_default(sources: Sources) -> None:
+    loaded = load_with_sources(SHIPPED, {"DDWD_DEFAULTS": str(sources.defaults)})
+    assert loaded.config == Config()
+    tree = yaml.safe_load(SHIPPED.read_text())
+    flat = {f"{a}.{b}" for a, inner in tree.items() if isinstance(inner, dict) for b in inner}
+    flat |= {a for a, inner in tree.items() if not isinstance(inner, dict)}
+    assert flat == set(SETTINGS)
+
+
+def test_shipped_file_comments_every_key_and_names_every_variable() -> None:
+    lines = SHIPPED.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"\s*[a-z_]+:", line) and not re.match(r"(  storage|data|run|  \w+_user)", line):
+            previous = lines[number - 1].strip()
+            assert previous.startswith("#") or re.match(r"(gateway|storage|data|run)_", previous), line
+    for variable in set(VARIABLES) - {"ORTHANC__STABLE_AGE"}:
+        assert f"[{variable}]" in SHIPPED.read_text()
+
+
+def test_later_source_wins_and_is_named(sources: Sources) -> None:
+    sources.yaml.write_text("gateway:\n  dicom_port: 1001\n  http_port: 1002\npoll_interval: 0.5\n")
+    sources.defaults.write_text('# ours\nHTTP_PORT1="2002"\nexport POLL_INTERVAL=2.5\n')
+    loaded = load_with_sources(environ=sources.environ | {"POLL_INTERVAL": "3", "HTTP_PORT1": "2002"})
+    assert loaded.config.gateway.dicom_port == 1001
+    assert loaded.config.gateway.http_port == 2002
+    assert loaded.config.poll_interval == 3.0
+    assert str(loaded.sources["gateway.dicom_port"]) == f"{sources.yaml}:2"
+    assert str(loaded.sources["gateway.http_port"]) == f"{sources.defaults}:2"
+    assert str(loaded.sources["poll_interval"]) == "environment POLL_INTERVAL"
+    assert str(loaded.sources["scp.port"]) == "default"
+
+
+@pytest.mark.parametrize(("variable", "key"), VARIABLES.items())
+def test_each_variable_sets_its_key(sources: Sources, variable: str, key: str) -> None:
+    text = "/srv/x" if variable == "OUTPUT_DIR" else "123"
+    value = flatten(sources.config(**{variable: text}))[key]
+    assert str(value) in {text, "123.0"}
+
+
+def test_stable_age_has_two_names_and_the_short_one_wins(sources: Sources) -> None:
+    assert sources.config(ORTHANC__STABLE_AGE="9").stable_age == 9
+    assert sources.config(ORTHANC__STABLE_AGE="9", STABLE_AGE="4").stable_age == 4
+
+
+def test_empty_variable_is_no_setting(sources: Sources) -> None:
+    sources.defaults.write_text("DICOM_PORT1=\nOUTPUT_DIR=''\n")
+    assert sources.config(HTTP_PORT1="") == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("outputdir: /x", "ddwd.yaml:1: outputdir: is not a known key; write output_dir"),
+        (
+            "gateway:\n  dicom_prt: 1",
+            "ddwd.yaml:2: gateway.dicom_prt: is not a known key; write gateway.dicom_port",
+        ),
+        ("HTTP_PORT2: 1", "ddwd.yaml:1: HTTP_PORT2: is not a known key; write storage.http_port"),
+        ("batch: 1", "ddwd.yaml:1: batch: is not a known key; write forward.batch"),
+        ("retrieve:\n  zzz: 1", "ddwd.yaml:2: retrieve.zzz: is not a known key; known here: batch, timeout"),
+        (
+            "stable_age: 3\n\nstable_age: 4",
+            "ddwd.yaml:3: stable_age: is given twice; keep one of the two lines",
+        ),
+        (
+            "stable_age:",
+            "ddwd.yaml:1: stable_age: has no value; write one, or remove the line for the default",
+        ),
+        ("forward: 3", "ddwd.yaml:1: forward: is not a section; write `key: value` lines, indented below it"),
+        ("- a", "ddwd.yaml:1: the file: is not a section; write `key: value` lines, indented below it"),
+        (
+            "poll_interval: [1]",
+            "ddwd.yaml:1: poll_interval: has a list or a section for a value; write one value",
+        ),
+        (
+            "scp:\n  port: 'x'",
+            "ddwd.yaml:2: scp.port: 'x' is not a whole number; write a whole number from 1 to 65535, without quotes",
+        ),
+        (
+            "scp:\n  port: '11112'",
+            "ddwd.yaml:2: scp.port: '11112' is text in quotes; write a whole number from 1 to 65535, without quotes",
+        ),
+        (
+            "scp:\n  port: 65536",
+            "ddwd.yaml:2: scp.port: 65536 is out of range; write a whole number from 1 to 65535, without quotes",
+        ),
+        (
+            "poll_interval: 5 s",
+            (
+                "ddwd.yaml:1: poll_interval: '5 s' is not a number of seconds; "
+                "write a number of seconds from 0.1 to 3600, without quotes or unit"
+            ),
+        ),
+        (
+            "forward:\n  mode: fast",
+            "ddwd.yaml:2: forward.mode: 'fast' is not known; write streaming or stable",
+        ),
+        (
+            "output_dir: dicom",
+            "ddwd.yaml:1: output_dir: 'dicom' is not an absolute path; write a path that begins with /",
+        ),
+        (
+            "output_dir: /srv/../etc",
+            (
+                "ddwd.yaml:1: output_dir: '/srv/../etc' is not a folder of its own; "
+                "write the full path, without .. in it"
+            ),
+        ),
+        (
+            "gateway:\n  aet: 'A_TITLE_TOO_LONG_'",
+            (
+                "ddwd.yaml:2: gateway.aet: 'A_TITLE_TOO_LONG_' is not an AE title: an AE title has 1 to 16 characters, "
+                "this one has 17; write 1 to 16 plain characters"
+            ),
+        ),
+        (
+            "database:\n  host: db.example:5432/x",
+            (
+                "ddwd.yaml:2: database.host: 'db.example:5432/x' is not a host; "
+                "write a host name or an IP address, without a port"
+            ),
+        ),
+        (
+            "database:\n  gateway_name: a b",
+            (
+                "ddwd.yaml:2: database.gateway_name: 'a b' is not a PostgreSQL name; "
+                "write letters, digits, _ and -, 63 at most"
+            ),
+        ),
+        (
+            "gateway:\n  http_port: 4242",
+            "ddwd.yaml:2: gateway.http_port: port 4242 is used by gateway.dicom_port too; give each its own port",
+        ),
+        (
+            "storage:\n  aet: PYTHON_SCP",
+            "ddwd.yaml:2: storage.aet: AE title PYTHON_SCP is used by scp.aet too; give each its own AE title",
+        ),
+    ],
+)
+def test_one_problem_is_one_line(sources: Sources, text: str, expected: str) -> None:
+    sources.yaml.write_text(text)
+    assert sources.problems() == [expected]
+
+
+def test_broken_yaml_names_the_line(sources: Sources) -> None:
+    sources.yaml.write_text("a: 1\nb: [\n")
+    (line,) = sources.problems()
+    assert line.startswith("ddwd.yaml:3: syntax: not YAML:")
+    sources.yaml.write_bytes(b"aet: \xff")
+    (line,) = sources.problems()
+    assert "syntax: not YAML" in line
+
+
+def test_missing_file_that_was_named(sources: Sources) -> None:
+    sources.yaml.unlink()
+    (line,) = sources.problems()
+    assert line.startswith("ddwd.yaml: file: cannot be read (No such file or directory)")
+
+
+def test_file_that_may_not_be_read_says_how(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path, **_options: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    lines = sources.problems()
+    assert len(lines) == 2
+    assert all("sudo" in line and "group ddwd" in line for line in lines)
+
+
+def test_environment_and_defaults_file_name_source_and_variable(sources: Sources) -> None:
+    sources.defaults.write_text("OUTPUTDIR=/x\nHTTP_PORT1=abc\nEDITOR=vi\nnonsense\nSTABLE_AGE='3\n")
+    wanted = "write a whole number from 1 to 65535, without quotes"
+    assert sources.problems(DICOM_PORT2="99999") == [
+        "default:1: OUTPUTDIR: is not a known variable; write OUTPUT_DIR",
+        f"default:2: HTTP_PORT1: 'abc' is not a whole number; {wanted}",
+        'default:4: nonsense: is not NAME=VALUE; write NAME="VALUE"',
+        'default:5: STABLE_AGE: is not NAME=VALUE; write NAME="VALUE"',
+        f"environment: DICOM_PORT2: 99999 is out of range; {wanted}",
+    ]
+
+
+def test_all_problems_at_once_in_the_order_of_the_file(sources: Sources) -> None:
+    sources.yaml.write_text("a: 1\ngateway:\n  dicom_port: x\nstable_age: 0\nstorage:\n  http_port: 4242\n")
+    numbers = [line.split(":")[1] for line in sources.problems(SCP_PORT="ignored")]
+    assert numbers == ["1", "3", "4"]
+
+
+def test_optional_settings_may_be_written_empty(sources: Sources) -> None:
+    sources.yaml.write_text("database:\n  host:\n  password: null\nledger:\n")
+    assert sources.config().database.host is None
+
+
+def test_password_is_never_shown(sources: Sources) -> None:
+    hidden = "hush"
+    config = sources.config(POSTGRES_PASSWORD=hidden)
+    assert config.database.password == hidden
+    assert hidden not in repr(config)
+    assert hidden not in "\n".join(sources.problems(POSTGRES_PASSWORD=f"{hidden}\x01", DICOM_PORT1="x"))
+
+
+def test_exit_status_is_ex_config(sources: Sources) -> None:
+    sources.yaml.write_text("a: 1")
+    with pytest.raises(ConfigError) as caught:
+        sources.config()
+    assert caught.value.exit_status == 78
