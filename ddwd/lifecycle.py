@@ -65,7 +65,7 @@ def decide(seen: Observation, *, stable_age: float, grace: float) -> Decision:
     """Compare gateway, storage and disk; say which instances to send on, which to fetch, and whether all is there."""
     behind = (seen.gateway or frozenset()) - seen.storage
     retrieve = seen.storage - seen.held - seen.set_aside
-    forward = behind if seen.unmoved >= grace else frozenset[OrthancId]()
+    forward: frozenset[OrthancId] = behind if seen.unmoved >= grace else frozenset()
     stage, reason = _stage(seen, behind, retrieve, stable_age)
     publish = stage is Stage.READY and bool(seen.held)
     return Decision(stage, forward, retrieve, publish, reason)

@@ -1,0 +1,45 @@
+"""Second stage: send on what the gateway holds and storage does not. The net below the Lua script.
+
+Lua forwards on the fast path and forgets; its jobs neither retry nor survive a restart. This stage submits the missing
+instances as new jobs, in blocks small enough for any time-out, and never more jobs at once than the gateway can work at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ddwd.model import OrthancId
+    from ddwd.orthanc_api import OrthancPort
+
+SERVER = "storage"
+"""Name of the storage among the gateway's DICOMweb servers (appliance/render.py)."""
+_BLOCK = 200
+_JOBS_AT_ONCE = 4
+_STOW_KIND = "DicomWebStowClient"
+
+
+class Forwarder:
+    """Submits STOW-RS jobs on the gateway."""
+
+    def __init__(self, gateway: OrthancPort) -> None:
+        self._gateway = gateway
+
+    def send(self, missing: frozenset[OrthancId]) -> int:
+        """Submit new jobs for `missing`; the number of instances submitted, 0 while the gateway's jobs are full.
+
+        Raises PeerDownError or PeerRefusedError; what was submitted before is harmless, a duplicate changes nothing.
+        """
+        room = _JOBS_AT_ONCE - self._in_flight()
+        wanted = sorted(missing)
+        sent = 0
+        for _ in range(room):
+            block = wanted[sent : sent + _BLOCK]
+            if not block:
+                break
+            self._gateway.stow(SERVER, block)
+            sent += len(block)
+        return sent
+
+    def _in_flight(self) -> int:
+        return sum(job.in_flight and job.kind == _STOW_KIND for job in self._gateway.jobs().values())

@@ -1,0 +1,88 @@
+"""Sixth stage: verified files become the study's folder in OUTPUT_DIR. The extractor alone writes here.
+
+A new study is laid out in `staging/` (same file system) and appears in one rename of the finished folder. Images that come
+later are added one by one, each by a link that cannot replace a file. Nothing is ever overwritten: another content under a
+name that is taken is a conflict and goes to quarantine with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from ddwd import durable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ddwd.model import OrthancId, Study, Wanted
+    from ddwd.paths import Paths
+    from ddwd.pipeline.quarantine import Quarantine
+
+
+class Publisher:
+    """Lays studies out below OUTPUT_DIR."""
+
+    def __init__(self, paths: Paths, quarantine: Quarantine) -> None:
+        self._paths = paths
+        self._quarantine = quarantine
+
+    def staged(self, study: OrthancId, file: str) -> Path:
+        """Where a verified file of a study waits."""
+        return self._paths.staging / study / file
+
+    def final(self, study: Study, file: str) -> Path:
+        """Where a published file stands."""
+        return self._paths.output / study.folder / file
+
+    def stage(self, source: Path, study: OrthancId, wanted: Wanted) -> Path:
+        """Move a verified file from the spool to its place in staging."""
+        target = self.staged(study, wanted.file)
+        durable.make_dirs(target.parent)
+        durable.rename(source, target)
+        return target
+
+    def publish(self, study: Study) -> list[str]:
+        """Make everything staged for `study` visible; the names that were already taken by other content.
+
+        May be interrupted anywhere and called again. Raises StorageFullError and OSError.
+        """
+        staging, target = self._paths.staging / study.orthanc_id, self._paths.output / study.folder
+        if not staging.is_dir():
+            return []
+        if target.is_dir():
+            return self._add(study, staging, target)
+        durable.make_dirs(target.parent)
+        durable.rename(staging, target)
+        return []
+
+    def _add(self, study: Study, staging: Path, target: Path) -> list[str]:
+        conflicts = []
+        for source in sorted(staging.glob("*/*.dcm")):
+            file = source.relative_to(staging)
+            durable.make_dirs((target / file).parent)
+            if not self._place(source, target / file):
+                reason = f"other content is already published as {file.name}"
+                self._quarantine.put(source, study_uid=study.study_uid, reason=reason)
+                conflicts.append(file.name)
+        for folder in sorted(staging.glob("*")):
+            folder.rmdir()
+        staging.rmdir()
+        return conflicts
+
+    @staticmethod
+    def _place(source: Path, final: Path) -> bool:
+        """Give `source` its final name and drop the old one; False where other content has that name."""
+        try:
+            durable.link_new(source, final)
+        except FileExistsError:
+            if _digest(source) != _digest(final):
+                return False
+        durable.fsync_dir(final.parent)
+        durable.unlink(source)
+        return True
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -1,0 +1,172 @@
+"""Fifth stage: prove that a received file holds what ORTHANC2 holds. Reads the file and the server, writes nothing.
+
+The cheap proof first: the head of the stored file (preamble and file meta) with our data set behind it must have the MD5 that
+Orthanc keeps for its file; then the data sets are the same bytes. Where they are not, DCMTK may have encoded the same elements
+otherwise (sequence lengths, padding), so the stored file is fetched and compared element by element.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import mmap
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydicom import dcmread
+from pydicom.dataelem import DataElement, RawDataElement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pydicom.dataset import Dataset, FileDataset
+
+    from ddwd.model import OrthancId
+    from ddwd.orthanc_api import OrthancPort
+
+IDENTICAL = "identical"
+EQUAL = "equal"
+DIFFERENT = "different"
+
+_HEAD_BYTES = 2048
+_PREFIX = 132  # PS3.10 section 7.1: 128 bytes of preamble and "DICM"
+_META_LENGTH_ELEMENT = 12  # (0002,0000) UL, explicit VR little endian
+_PIXELS_TRAILING_PADDING = 0xFFFCFFFC
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the comparison found; `reason` names the first difference by tag, never by value."""
+
+    kind: str
+    sha256: str
+    md5: str
+    size: int
+    reason: str = ""
+
+    @property
+    def is_sound(self) -> bool:
+        """True when the file may be published."""
+        return self.kind in {IDENTICAL, EQUAL}
+
+
+class Verifier:
+    """Compares files with the copies that `storage` keeps."""
+
+    def __init__(self, storage: OrthancPort) -> None:
+        self._storage = storage
+
+    def compare(self, path: Path, instance: OrthancId) -> Verdict:
+        """Compare the file at `path` with the stored instance.
+
+        Raises PeerDownError, PeerRefusedError, NotFoundError (the instance was deleted) and OSError.
+        """
+        stored_md5 = self._storage.md5(instance)
+        head = self._head(instance)
+        with _mapped(path) as content:
+            sha256, size = hashlib.sha256(content).hexdigest(), len(content)
+            start = meta_end(bytes(content[: _PREFIX + _META_LENGTH_ELEMENT]))
+            same = head is not None and start is not None and _md5(head, content[start:]) == stored_md5
+        if same:
+            return Verdict(IDENTICAL, sha256, stored_md5, size)
+        difference = _difference(path, self._storage.file(instance))
+        return Verdict(DIFFERENT if difference else EQUAL, sha256, stored_md5, size, difference)
+
+    def _head(self, instance: OrthancId) -> bytes | None:
+        """Preamble and file meta of the stored file; None where it is not a Part 10 file of the usual form."""
+        head = self._storage.head(instance, _HEAD_BYTES)
+        end = meta_end(head)
+        if end is None:
+            return None
+        if end > len(head):
+            head = self._storage.head(instance, end)
+        return head[:end]
+
+
+def meta_end(head: bytes) -> int | None:
+    """Offset at which the data set begins, from the group length of the file meta (PS3.10 section 7.1); None if it has none."""
+    element = head[_PREFIX : _PREFIX + _META_LENGTH_ELEMENT]
+    if head[128:_PREFIX] != b"DICM" or element[:8] != b"\x02\x00\x00\x00UL\x04\x00":
+        return None
+    return _PREFIX + _META_LENGTH_ELEMENT + int.from_bytes(element[8:12], "little")
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[memoryview]:
+    """The file's content without a copy in memory: a multi-frame instance may have gigabytes."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+        view = memoryview(mapping)
+        try:
+            yield view
+        finally:
+            view.release()
+
+
+def _md5(head: bytes, body: memoryview) -> str:
+    digest = hashlib.md5(head, usedforsecurity=False)  # Orthanc's choice, compared with its own
+    digest.update(body)
+    body.release()
+    return digest.hexdigest()
+
+
+def _difference(path: Path, stored: bytes) -> str:
+    """The first difference between two DICOM files, by tag; empty when every element is equal."""
+    try:
+        return compare_elements(dcmread(path, force=True), dcmread(io.BytesIO(stored), force=True))
+    except (RecursionError, MemoryError) as error:
+        return f"cannot be compared ({type(error).__name__})"
+    except Exception as error:  # noqa: BLE001 - a file that no parser reads must end as a verdict, not as a crash
+        return f"cannot be read as DICOM ({type(error).__name__})"
+
+
+def compare_elements(ours: FileDataset, theirs: FileDataset) -> str:
+    """Compare two files element by element; the first difference as text, or nothing.
+
+    Group lengths (retired, PS3.5 section 7.2) and data set trailing padding (PS3.10 section 7.2) carry no information.
+    """
+    mine, other = ours.file_meta.get("TransferSyntaxUID"), theirs.file_meta.get("TransferSyntaxUID")
+    if mine != other:
+        return "the transfer syntax differs"
+    return _compare(ours, theirs)
+
+
+def _compare(ours: Dataset, theirs: Dataset) -> str:
+    mine = {tag for tag in ours.keys() if tag.element != 0 and tag != _PIXELS_TRAILING_PADDING}  # noqa: SIM118
+    other = {tag for tag in theirs.keys() if tag.element != 0 and tag != _PIXELS_TRAILING_PADDING}  # noqa: SIM118
+    if mine != other:
+        return f"element {min(mine ^ other)} is on one side only"
+    for tag in sorted(mine):
+        if reason := _compare_element(ours, theirs, tag):
+            return reason
+    return ""
+
+
+def _compare_element(ours: Dataset, theirs: Dataset, tag: int) -> str:
+    mine, other = ours.get_item(tag), theirs.get_item(tag)
+    if (
+        isinstance(mine, RawDataElement)
+        and isinstance(other, RawDataElement)
+        and mine.VR == other.VR
+        and _stripped(mine.value) == _stripped(other.value)
+    ):
+        return ""
+    decoded, counterpart = ours[tag], theirs[tag]
+    if decoded.VR == "SQ" and counterpart.VR == "SQ":
+        return _compare_sequences(decoded, counterpart)
+    return "" if decoded == counterpart else f"element {decoded.tag} differs"
+
+
+def _stripped(value: bytes | None) -> bytes:
+    return (value or b"").rstrip(b" \0")
+
+
+def _compare_sequences(ours: DataElement, theirs: DataElement) -> str:
+    if len(ours.value) != len(theirs.value):
+        return f"sequence {ours.tag} has another number of items"
+    for mine, other in zip(ours.value, theirs.value, strict=True):
+        if reason := _compare(mine, other):
+            return f"{ours.tag} > {reason}"
+    return ""
+

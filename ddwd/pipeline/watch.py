@@ -1,0 +1,82 @@
+"""First stage: which studies moved on an Orthanc since the last look. Reads `/changes`, decides nothing.
+
+A change is a hint. Rows of concurrent transactions may appear out of order, so each look reads a window before the cursor
+again; the cursor only ever moves to a row that was seen, never to the server's own idea of the last one. A database that
+was reset or restored (its last row is before the cursor) is read from the beginning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ddwd.model import OrthancId
+    from ddwd.orthanc_api import Change, OrthancPort
+
+_PAGE = 1000
+_PAGES_A_LOOK = 20
+"""Bounds one look, so that a first start on a full archive still answers its watchdog."""
+_OVERLAP = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What one look found: studies that moved, whether instances came, whether more is waiting to be read."""
+
+    studies: frozenset[OrthancId]
+    grew: bool
+    more: bool
+
+
+class ChangeFeed:
+    """The `/changes` of one Orthanc from a remembered cursor on."""
+
+    def __init__(self, node: OrthancPort, cursor: int) -> None:
+        self.node = node
+        self.cursor = cursor
+        self._seen: set[int] = set()
+
+    def look(self) -> Touched:
+        """Read what is new. Raises PeerDownError or PeerRefusedError, and is then simply asked again."""
+        studies: set[OrthancId] = set()
+        grew = False
+        since, done = max(0, self.cursor - _OVERLAP), False
+        for _ in range(_PAGES_A_LOOK):
+            page = self.node.changes(since, _PAGE)
+            if self._was_reset(page.last):
+                self._rewind()
+                return Touched(frozenset(), grew=False, more=True)
+            fresh = [row for row in page.changes if row.seq not in self._seen]
+            grew = grew or any(row.kind == "NewInstance" for row in fresh)
+            studies.update(self._studies(fresh))
+            self._advance(page.changes)
+            done = page.done or not page.changes
+            if done:
+                break
+            since = page.changes[-1].seq
+        return Touched(frozenset(studies), grew, more=not done)
+
+    def _was_reset(self, last: int) -> bool:
+        return last < self.cursor - _OVERLAP or (last < self.cursor and self.node.last_seq() < self.cursor)
+
+    def _rewind(self) -> None:
+        self.cursor = 0
+        self._seen.clear()
+
+    def _studies(self, rows: Iterable[Change]) -> set[OrthancId]:
+        found: set[OrthancId] = set()
+        for row in rows:
+            if row.level == "Study":
+                found.add(row.orthanc_id)
+            elif row.kind == "NewSeries" and (study := self.node.study_of("Series", row.orthanc_id)):
+                found.add(study)
+        return found
+
+    def _advance(self, rows: tuple[Change, ...]) -> None:
+        self._seen.update(row.seq for row in rows)
+        self.cursor = max([self.cursor, *(row.seq for row in rows)])
+        if len(self._seen) > 4 * _OVERLAP:
+            self._seen = {seq for seq in self._seen if seq > self.cursor - _OVERLAP}

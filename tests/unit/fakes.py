@@ -1,0 +1,264 @@
+"""Fakes at the ports: two Orthancs, the C-MOVE between storage and the SCP's spool, the clock.
+
+They behave like the real ones where the portal depends on it (tests/integration holds them against the real Orthanc), and
+lose things on demand. No fake stands for code of our own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from ddwd.errors import NotFoundError, PeerDownError
+from ddwd.model import OrthancId, Series, Study, Wanted, safe_component
+from ddwd.orthanc_api import Change, ChangePage, Job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+
+class FakeClock:
+    """Time that moves when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._start = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def utc(self) -> datetime:
+        return self._start + timedelta(seconds=self.now - 1000.0)
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def orthanc_id(*identifiers: str) -> OrthancId:
+    """Orthanc's own way: SHA-1 of the identifiers joined by a bar, in five groups."""
+    digest = hashlib.sha1("|".join(identifiers).encode(), usedforsecurity=False).hexdigest()
+    return OrthancId("-".join(digest[i : i + 8] for i in range(0, 40, 8)))
+
+
+@dataclass(frozen=True)
+class Image:
+    """One made-up instance as a Part 10 file."""
+
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    sop_uid: str
+    content: bytes
+
+    @property
+    def study_id(self) -> OrthancId:
+        return orthanc_id(self.patient_id, self.study_uid)
+
+    @property
+    def series_id(self) -> OrthancId:
+        return orthanc_id(self.patient_id, self.study_uid, self.series_uid)
+
+    @property
+    def orthanc_id(self) -> OrthancId:
+        return orthanc_id(self.patient_id, self.study_uid, self.series_uid, self.sop_uid)
+
+
+def image(study: int = 1, number: int = 1, *, patient: str = "PAT1", series: int = 1, pixels: bytes = b"") -> Image:
+    """Make one CT image; the same arguments give the same bytes."""
+    data = Dataset()
+    data.SOPClassUID = CTImageStorage
+    data.SOPInstanceUID = f"1.2.3.{study}.{series}.{number}"
+    data.PatientID = patient
+    data.StudyInstanceUID = f"1.2.3.{study}"
+    data.SeriesInstanceUID = f"1.2.3.{study}.{series}"
+    data.InstanceNumber = number
+    data.PixelData = pixels or bytes([number % 256] * 64)
+    data["PixelData"].VR = "OW"
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta = meta
+    buffer = io.BytesIO()
+    data.save_as(buffer, enforce_file_format=True)
+    return Image(patient, data.StudyInstanceUID, data.SeriesInstanceUID, data.SOPInstanceUID, buffer.getvalue())
+
+
+@dataclass
+class FakeOrthanc:
+    """An Orthanc in memory: changes, sets, digests, STOW to another fake."""
+
+    name: str
+    clock: FakeClock
+    stable_age: float = 3.0
+    peer: FakeOrthanc | None = None
+    down: bool = False
+    images: dict[OrthancId, Image] = field(default_factory=dict)
+    rows: list[Change] = field(default_factory=list)
+    grew: dict[OrthancId, float] = field(default_factory=dict)
+    stowed: list[list[OrthancId]] = field(default_factory=list)
+    lose_jobs: bool = False
+    _seq: int = 0
+    _told: set[OrthancId] = field(default_factory=set)
+
+    def store(self, *images: Image) -> None:
+        """Receive instances, as by C-STORE or STOW; one that is known changes nothing."""
+        for one in images:
+            if one.orthanc_id in self.images:
+                continue
+            self._note("NewInstance", "Instance", one.orthanc_id)
+            for kind, level, parent in (
+                ("NewSeries", "Series", one.series_id),
+                ("NewStudy", "Study", one.study_id),
+            ):
+                if parent not in self._told:
+                    self._told.add(parent)
+                    self._note(kind, level, parent)
+            self.images[one.orthanc_id] = one
+            self.grew[one.study_id] = self.clock.monotonic()
+
+    def settle(self, study: OrthancId) -> None:
+        """Write the StableStudy row."""
+        self._note("StableStudy", "Study", study)
+
+    def delete_study(self, study: OrthancId) -> None:
+        """Forget a study, its changes included."""
+        gone = {key for key, one in self.images.items() if one.study_id == study}
+        self.rows = [row for row in self.rows if row.orthanc_id not in gone | {study}]
+        for key in gone:
+            del self.images[key]
+
+    def _note(self, kind: str, level: str, one: OrthancId) -> None:
+        self._seq += 1
+        self.rows.append(Change(self._seq, kind, level, one))
+
+    def _answer(self) -> None:
+        if self.down:
+            raise PeerDownError(f"{self.name} does not answer")
+
+    def changes(self, since: int, limit: int) -> ChangePage:
+        self._answer()
+        rows = [row for row in self.rows if row.seq > since]
+        page = tuple(rows[:limit])
+        return ChangePage(page, len(rows) <= limit, page[-1].seq if page else self.last_seq())
+
+    def last_seq(self) -> int:
+        self._answer()
+        return self.rows[-1].seq if self.rows else 0
+
+    def study_ids(self) -> Iterator[OrthancId]:
+        self._answer()
+        yield from sorted({one.study_id for one in self.images.values()})
+
+    def study_of(self, level: str, orthanc_id: OrthancId) -> OrthancId | None:
+        self._answer()
+        for one in self.images.values():
+            if orthanc_id == (one.orthanc_id if level == "Instance" else one.series_id):
+                return one.study_id
+        return None
+
+    def study(self, orthanc_id: OrthancId) -> Study | None:
+        self._answer()
+        mine = [one for one in self.images.values() if one.study_id == orthanc_id]
+        if not mine:
+            return None
+        series: dict[OrthancId, list[Image]] = {}
+        for one in mine:
+            series.setdefault(one.series_id, []).append(one)
+        quiet = self.clock.monotonic() - self.grew[orthanc_id]
+        return Study(
+            orthanc_id,
+            mine[0].study_uid,
+            mine[0].patient_id,
+            "",
+            quiet >= self.stable_age,
+            tuple(
+                Series(key, some[0].series_uid, frozenset(one.orthanc_id for one in some))
+                for key, some in series.items()
+            ),
+        )
+
+    def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
+        self._answer()
+        return {one: self.images[one].sop_uid for one in instances if one in self.images}
+
+    def md5(self, instance: OrthancId) -> str:
+        return hashlib.md5(self.file(instance), usedforsecurity=False).hexdigest()
+
+    def head(self, instance: OrthancId, length: int) -> bytes:
+        return self.file(instance)[:length]
+
+    def file(self, instance: OrthancId) -> bytes:
+        self._answer()
+        if instance not in self.images:
+            raise NotFoundError(f"{self.name}: not found")
+        return self.images[instance].content
+
+    def stow(self, server: str, resources: Iterable[OrthancId]) -> str:
+        self._answer()
+        assert server == "storage"
+        block = list(resources)
+        self.stowed.append(block)
+        if self.peer is not None and not self.peer.down and not self.lose_jobs:
+            self.peer.store(*(self.images[one] for one in block if one in self.images))
+        return f"job{len(self.stowed)}"
+
+    def jobs(self) -> dict[str, Job]:
+        self._answer()
+        return {}
+
+
+@dataclass
+class FakeMover:
+    """C-MOVE from the storage fake into the spool folder, as the SCP would leave it there."""
+
+    storage: FakeOrthanc
+    spool: Path
+    poisoned: set[str] = field(default_factory=set)
+    scp_up: bool = True
+    moved: list[list[str]] = field(default_factory=list)
+
+    def move(self, study: Study, wanted: Sequence[Wanted], alive: Callable[[], None]) -> str:
+        if self.storage.down:
+            raise PeerDownError("storage does not answer")
+        self.moved.append([one.sop_uid for one in wanted])
+        for one in wanted:
+            alive()
+            if not self.scp_up:
+                return "0xA702: unable to perform sub-operations"
+            if one.sop_uid in self.poisoned:
+                return "0xC000: unable to process"
+            for stored in self.storage.images.values():
+                if stored.sop_uid == one.sop_uid:
+                    spool(self.spool, stored)
+        return ""
+
+    def scp_answers(self) -> bool:
+        return self.scp_up
+
+
+def spool(folder: Path, received: Image) -> Path:
+    """Leave `received` in the spool under its content's name."""
+    digest = hashlib.sha256(received.content).hexdigest()[:16]
+    target = folder / safe_component(received.study_uid) / f"{safe_component(received.sop_uid)}.{digest}.dcm"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(received.content)
+    return target
+
+
+class InlineExecutor(Executor):
+    """Runs work at once, in the calling thread."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001 - it is the future's to raise
+            future.set_exception(error)
+        return future

@@ -1,0 +1,84 @@
+"""The whole pipeline over the fakes, on a real folder: what the unit tests of the cycle play with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ddwd.audit import Audit
+from ddwd.config import Config
+from ddwd.paths import Paths
+from ddwd.pipeline.cycle import Cycle, CycleReport, Ports
+from ddwd.pipeline.forward import Forwarder
+from ddwd.pipeline.publish import Publisher
+from ddwd.pipeline.quarantine import Quarantine
+from ddwd.pipeline.retrieve import Retriever
+from ddwd.pipeline.verify import Verifier
+from ddwd.state.custody import Custody
+from ddwd.state.ledger import Ledger
+from tests.unit.fakes import FakeClock, FakeMover, FakeOrthanc, InlineExecutor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ddwd.audit import Event
+
+
+class Portal:
+    """Gateway, storage, SCP spool and extractor in one folder; `restart` throws all memory away."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = replace(Config(), output_dir=folder / "received_dicom", data_dir=folder, run_dir=folder / "run")
+        self.paths = Paths(self.config)
+        self.paths.output.mkdir(exist_ok=True)
+        self.clock = FakeClock()
+        self.storage = FakeOrthanc("storage", self.clock)
+        self.gateway = FakeOrthanc("gateway", self.clock, peer=self.storage)
+        self.mover = FakeMover(self.storage, self.paths.spool)
+        self.events: list[tuple[Event, dict[str, str]]] = []
+        self.start()
+
+    def start(self) -> None:
+        """Start an extractor on whatever the folder holds."""
+        audit = Audit(lambda event, _message, fields: self.events.append((event, fields)))
+        quarantine = Quarantine(self.paths.quarantine, self.clock, audit)
+        publisher = Publisher(self.paths, quarantine)
+        retriever = Retriever(self.paths, self.storage, self.mover, Verifier(self.storage), publisher)
+        ledger = Ledger.open(self.paths.ledger, self.clock, segment_bytes=4096, keep_days=1)
+        ports = Ports(
+            gateway=self.gateway,
+            storage=self.storage,
+            forwarder=Forwarder(self.gateway),
+            retriever=retriever,
+            publisher=publisher,
+            quarantine=quarantine,
+            ledger=ledger,
+            custody=Custody(self.paths.custody),
+            audit=audit,
+            clock=self.clock,
+            executor=InlineExecutor(),
+            alive=lambda: None,
+        )
+        self.cycle = Cycle(self.config, ports)
+        self.custody = ports.custody
+
+    def run(self, seconds: float = 60.0) -> list[CycleReport]:
+        """Let time pass, one turn each half second."""
+        reports = []
+        for _ in range(int(seconds * 2)):
+            reports.append(self.cycle.run())
+            self.clock.advance(0.5)
+        return reports
+
+    def published(self) -> dict[str, bytes]:
+        """What people see in OUTPUT_DIR: relative name to content."""
+        output = self.paths.output
+        return {
+            str(path.relative_to(output)): path.read_bytes()
+            for path in sorted(output.rglob("*.dcm"))
+            if ".ddwd" not in path.parts
+        }
+
+    def leftovers(self) -> list[Path]:
+        """Files that should not stay behind once everything is delivered."""
+        return [path for path in self.paths.private.rglob("*") if path.is_file()]
