@@ -7,12 +7,14 @@ here and so cannot get into the journal. Where journald's library is absent the 
 
 from __future__ import annotations
 
+import importlib
 import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+journal: Any
 try:
-    from systemd import journal
+    journal = importlib.import_module("systemd.journal")
 except ImportError:  # a clone on a host without python3-systemd, or `ddwd try`
     journal = None
 

@@ -100,7 +100,11 @@ class Retriever:
                 self._ask(study, part, found, alive)
 
     def _take_over(
-        self, study: Study, wanted: Sequence[Wanted], found: Fetched, alive: Callable[[], None],
+        self,
+        study: Study,
+        wanted: Sequence[Wanted],
+        found: Fetched,
+        alive: Callable[[], None],
     ) -> list[Wanted]:
         """Verify and stage what is on this disk; the instances that are still lacking."""
         spooled = self._spooled(study)
@@ -112,9 +116,16 @@ class Retriever:
         return lacking
 
     def _take_over_one(
-        self, study: Study, one: Wanted, spooled: dict[str, list[Path]], found: Fetched,
+        self,
+        study: Study,
+        one: Wanted,
+        spooled: dict[str, list[Path]],
+        found: Fetched,
     ) -> bool:
-        for path in (self._publisher.staged(study.orthanc_id, one.file), self._publisher.final(study, one.file)):
+        for path in (
+            self._publisher.staged(study.orthanc_id, one.file),
+            self._publisher.final(study, one.file),
+        ):
             if path.exists() and (verdict := self._compare(path, one, found)):
                 found.kept.append(_kept(one, verdict))
                 return True

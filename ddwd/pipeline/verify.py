@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pydicom.dataset import Dataset, FileDataset
+    from pydicom.tag import BaseTag
 
     from ddwd.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
@@ -33,7 +34,11 @@ DIFFERENT = "different"
 _HEAD_BYTES = 2048
 _PREFIX = 132  # PS3.10 section 7.1: 128 bytes of preamble and "DICM"
 _META_LENGTH_ELEMENT = 12  # (0002,0000) UL, explicit VR little endian
-_PIXELS_TRAILING_PADDING = 0xFFFCFFFC
+_TRAILING_PADDING = 0xFFFCFFFC
+_TEXT_VRS = frozenset(
+    ["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"]
+)
+_BYTE_VRS = frozenset({"OB", "UN"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +138,8 @@ def compare_elements(ours: FileDataset, theirs: FileDataset) -> str:
 
 
 def _compare(ours: Dataset, theirs: Dataset) -> str:
-    mine = {tag for tag in ours.keys() if tag.element != 0 and tag != _PIXELS_TRAILING_PADDING}  # noqa: SIM118
-    other = {tag for tag in theirs.keys() if tag.element != 0 and tag != _PIXELS_TRAILING_PADDING}  # noqa: SIM118
+    mine = {tag for tag in ours.keys() if tag.element != 0 and tag != _TRAILING_PADDING}  # noqa: SIM118
+    other = {tag for tag in theirs.keys() if tag.element != 0 and tag != _TRAILING_PADDING}  # noqa: SIM118
     if mine != other:
         return f"element {min(mine ^ other)} is on one side only"
     for tag in sorted(mine):
@@ -143,14 +148,8 @@ def _compare(ours: Dataset, theirs: Dataset) -> str:
     return ""
 
 
-def _compare_element(ours: Dataset, theirs: Dataset, tag: int) -> str:
-    mine, other = ours.get_item(tag), theirs.get_item(tag)
-    if (
-        isinstance(mine, RawDataElement)
-        and isinstance(other, RawDataElement)
-        and mine.VR == other.VR
-        and _stripped(mine.value) == _stripped(other.value)
-    ):
+def _compare_element(ours: Dataset, theirs: Dataset, tag: BaseTag) -> str:
+    if _same_bytes(ours.get_item(tag), theirs.get_item(tag)):
         return ""
     decoded, counterpart = ours[tag], theirs[tag]
     if decoded.VR == "SQ" and counterpart.VR == "SQ":
@@ -158,8 +157,24 @@ def _compare_element(ours: Dataset, theirs: Dataset, tag: int) -> str:
     return "" if decoded == counterpart else f"element {decoded.tag} differs"
 
 
-def _stripped(value: bytes | None) -> bytes:
-    return (value or b"").rstrip(b" \0")
+def _same_bytes(mine: object, other: object) -> bool:
+    """Tell whether two elements that no one has decoded yet are the same but for padding (PS3.5 section 6.2)."""
+    return (
+        isinstance(mine, RawDataElement)
+        and isinstance(other, RawDataElement)
+        and mine.VR == other.VR
+        and _unpadded(mine) == _unpadded(other)
+    )
+
+
+def _unpadded(element: RawDataElement) -> bytes:
+    """The value without what only fills it up: spaces and NULs behind text, one NUL behind bytes of odd length."""
+    value = element.value or b""
+    if element.VR in _TEXT_VRS:
+        return value.rstrip(b" \0")
+    if element.VR in _BYTE_VRS and len(value) % 2:
+        return value + b"\0"
+    return value
 
 
 def _compare_sequences(ours: DataElement, theirs: DataElement) -> str:
@@ -169,4 +184,3 @@ def _compare_sequences(ours: DataElement, theirs: DataElement) -> str:
         if reason := _compare(mine, other):
             return f"{ours.tag} > {reason}"
     return ""
-

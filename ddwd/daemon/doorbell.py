@@ -1,0 +1,40 @@
+"""Hears by inotify when an Orthanc's Lua touches its doorbell file. Used by the extractor; the poll is the net below.
+
+A missed ring costs at most one POLL_INTERVAL, so nothing here is ever an error.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from watchdog.observers.api import BaseObserver
+
+_RINGS = frozenset({"modified", "created", "closed", "moved"})
+
+
+class _Ear(FileSystemEventHandler):
+    def __init__(self, wake: threading.Event) -> None:
+        self._wake = wake
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Called in the observer's thread."""
+        if event.event_type in _RINGS:
+            self._wake.set()
+
+
+def listen(folders: Iterable[Path], wake: threading.Event) -> BaseObserver:
+    """Set `wake` whenever a file in one of the folders is written; the caller stops the observer."""
+    observer = Observer()
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        observer.schedule(_Ear(wake), str(folder))
+    observer.start()
+    return observer

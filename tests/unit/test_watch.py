@@ -1,0 +1,90 @@
+"""The change feed: what it may never miss, whatever Orthanc's `/changes` does."""
+
+from __future__ import annotations
+
+import pytest
+
+from ddwd.errors import PeerDownError
+from ddwd.orthanc_api import Change
+from ddwd.pipeline.watch import ChangeFeed
+from tests.unit.fakes import FakeClock, FakeOrthanc, image
+
+
+@pytest.fixture
+def node() -> FakeOrthanc:
+    return FakeOrthanc("storage", FakeClock())
+
+
+def test_each_study_that_moved_is_named_once(node: FakeOrthanc) -> None:
+    feed = ChangeFeed(node, 0)
+    node.store(image(1), image(2))
+    assert feed.look().studies == {image(1).study_id, image(2).study_id}
+    assert feed.look().studies == frozenset()
+    node.settle(image(1).study_id)
+    assert feed.look().studies == {image(1).study_id}
+
+
+def test_a_new_series_names_its_study(node: FakeOrthanc) -> None:
+    feed = ChangeFeed(node, 0)
+    node.store(image(1))
+    feed.look()
+    node.store(image(1, series=2))
+    assert feed.look().studies == {image(1).study_id}
+
+
+def test_a_row_that_was_committed_late_with_a_lower_number_is_still_seen(node: FakeOrthanc) -> None:
+    feed = ChangeFeed(node, 0)
+    node.store(image(1), image(2))
+    late = node.rows.pop(2)
+    assert late.kind == "NewStudy"
+    feed.look()
+    node.rows.insert(2, late)
+    assert feed.look().studies == {late.orthanc_id}
+
+
+def test_a_database_that_was_reset_is_read_from_the_beginning(node: FakeOrthanc) -> None:
+    feed = ChangeFeed(node, 100_000)
+    node.store(image(1))
+    feed.look()
+    assert feed.look().studies == {image(1).study_id}
+
+
+def test_a_database_restored_to_just_before_the_cursor_is_read_again(node: FakeOrthanc) -> None:
+    node.store(*(image(n) for n in range(1, 30)))
+    feed = ChangeFeed(node, 0)
+    feed.look()
+    del node.rows[-3:]
+    node.rows.append(Change(node.rows[-1].seq + 1, "NewStudy", "Study", image(99).study_id))
+    feed.look()
+    assert image(99).study_id in feed.look().studies
+
+
+def test_the_cursor_never_moves_past_a_row_that_was_not_seen(node: FakeOrthanc) -> None:
+    feed = ChangeFeed(node, 0)
+    node.store(image(1))
+    feed.look()
+    assert feed.cursor == node.rows[-1].seq
+    node.rows.append(Change(feed.cursor + 5, "NewPatient", "Patient", image(1).study_id))
+    feed.look()
+    assert feed.cursor == node.rows[-1].seq
+
+
+def test_a_peer_that_is_away_moves_nothing(node: FakeOrthanc) -> None:
+    node.store(image(1))
+    feed = ChangeFeed(node, 0)
+    node.down = True
+    with pytest.raises(PeerDownError):
+        feed.look()
+    node.down = False
+    assert feed.look().studies == {image(1).study_id}
+
+
+def test_a_long_history_is_read_in_bounded_looks(node: FakeOrthanc) -> None:
+    one = image(1).orthanc_id
+    node.rows = [Change(seq, "NewInstance", "Instance", one) for seq in range(1, 45_001)]
+    feed = ChangeFeed(node, 0)
+    looks = 1
+    while feed.look().more:
+        looks += 1
+    assert feed.cursor == 45_000
+    assert looks == 3
