@@ -1,0 +1,81 @@
+"""Presentation contexts: what our SCP accepts and what our SCUs propose; the one place that sets up pynetdicom.
+
+Read by store_scp, move_scu and store_scu. As an acceptor every storage class is taken with whatever transfer syntax comes
+first in the peer's proposal, private and unknown ones included: nothing here ever decodes a data set, so nothing can be
+unsupported. Orthanc proposes the transfer syntax of the stored file in a context of its own, and so need not transcode.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+from pynetdicom import _config
+from pynetdicom.presentation import PresentationContext, build_context
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+MOVE_MODEL = "1.2.840.10008.5.1.4.1.2.2.2"  # Study Root Query/Retrieve Information Model - MOVE
+VERIFICATION = "1.2.840.10008.1.1"
+LIMIT = 128
+"""A requestor has the odd numbers from 1 to 255 as context IDs (PS3.8 section 9.3.2.2)."""
+
+DEFLATED = frozenset(
+    {
+        DeflatedExplicitVRLittleEndian,
+        "1.2.840.10008.1.2.4.95",  # JPIP Referenced Deflate
+        "1.2.840.10008.1.2.4.205",  # JPIP HTJ2K Referenced Deflate
+    },
+)
+"""Transfer syntaxes whose whole data set is a deflate stream (PS3.5 sections A.5, A.7 and A.12)."""
+
+_IMPLEMENTATION_UID = "2.25.113504923184405297174105518412630163521"
+_IMPLEMENTATION_NAME = "DDWD"
+
+
+def configure() -> None:
+    """Set pynetdicom's process-wide switches; harmless to call again.
+
+    Storage classes are unrestricted for acceptors. Its own event log is off: it renders every PDU, and identifiers.
+    """
+    _config.UNRESTRICTED_STORAGE_SERVICE = True
+    _config.LOG_HANDLER_LEVEL = "none"
+    _config.LOG_REQUEST_IDENTIFIERS = False
+    _config.LOG_RESPONSE_IDENTIFIERS = False
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+
+
+def implementation() -> tuple[str, str]:
+    """Implementation class UID and version name of every file and association of ours.
+
+    They carry no version on purpose: the same data set must give the same file, byte for byte, after an upgrade.
+    """
+    return _IMPLEMENTATION_UID, _IMPLEMENTATION_NAME
+
+
+def supported() -> list[PresentationContext]:
+    """What the SCP lists besides the unrestricted storage classes: Verification."""
+    return [build_context(VERIFICATION, [ImplicitVRLittleEndian, ExplicitVRLittleEndian])]
+
+
+def for_echo() -> list[PresentationContext]:
+    """Proposal of a C-ECHO SCU."""
+    return [build_context(VERIFICATION)]
+
+
+def for_move() -> list[PresentationContext]:
+    """Proposal of a C-MOVE SCU: implicit VR only, where a list of UIDs is not bound to 64 KiB."""
+    return [build_context(MOVE_MODEL, ImplicitVRLittleEndian), *for_echo()]
+
+
+def for_store(pairs: Iterable[tuple[str, str]]) -> Iterator[list[PresentationContext]]:
+    """Proposals for (SOP class, transfer syntax) pairs: one context each, at most 128 to an association."""
+    ordered = sorted(set(pairs))
+    for start in range(0, len(ordered), LIMIT):
+        yield [build_context(sop_class, syntax) for sop_class, syntax in ordered[start : start + LIMIT]]

@@ -1,0 +1,244 @@
+"""One C-MOVE: ask ORTHANC2 to send instances to our SCP. Called by the retrieve stage; decides nothing about delivery.
+
+Its status is a hint only: an Orthanc can answer Success having sent nothing, and one refused instance ends the whole
+operation without counts. What lies in the spool is the truth. The identifier carries the level and UIDs and nothing else:
+an AccessionNumber in it would win over the StudyInstanceUID and move another set.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydicom.dataset import Dataset
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.status import QR_MOVE_SERVICE_CLASS_STATUS
+
+from ddwd.dicom import contexts
+from ddwd.dicom.upper_layer import Peer, associate
+from ddwd.errors import PeerDownError, PeerRefusedError
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from pynetdicom.association import Association
+
+CANCELLED = 0xFE00  # PS3.4 table C.4-2
+_PENDING = frozenset({0xFF00, 0xFF01})
+_LOOK = 0.2
+"""Seconds between two looks at the caller's wish to cancel and at progress elsewhere."""
+_CANCEL_GRACE = 10.0
+"""Seconds that the peer has to answer a C-CANCEL before the association is aborted."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoveOutcome:
+    """One C-MOVE-RSP (PS3.7 section 9.1.4): DIMSE status, sub-operation counts, the peer's comment."""
+
+    status: int
+    completed: int = 0
+    failed: int = 0
+    warning: int = 0
+    remaining: int = 0
+    comment: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the peer claims that every sub-operation succeeded."""
+        return self.status == 0 and not self.failed
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it ended because we asked it to."""
+        return self.status == CANCELLED
+
+    def describe(self) -> str:
+        """The status in words, with the counts; no identifiers of a patient."""
+        _, words = QR_MOVE_SERVICE_CLASS_STATUS.get(self.status, ("", ""))
+        text = f"C-MOVE status 0x{self.status:04X}" + (f" ({words})" if words else "")
+        return f"{text}, {self.completed} sent, {self.failed} failed" + (
+            f": {self.comment}" if self.comment else ""
+        )
+
+
+class _WatchedDimse(DIMSEServiceProvider):
+    """Waits for a response in short turns: `turn(since)` says whether to go on, `since` being when the wait began."""
+
+    turn: Callable[[float], bool] | None = None
+
+    def get_msg(self, block: bool = False) -> Any:
+        """The next message; (None, None) once the association has gone or the turn says so."""
+        if not block or self.turn is None:
+            return super().get_msg(block)
+        since = time.monotonic()
+        while self.turn(since):
+            with suppress(queue.Empty):
+                return self.msg_queue.get(timeout=_LOOK)
+        return None, None
+
+
+class Mover:
+    """A C-MOVE SCU that keeps its association between moves, for one thread; use it in a `with` statement.
+
+    `timeout` is the silence in seconds (no response of the peer, no progress elsewhere) after which the peer counts as down.
+    """
+
+    def __init__(self, peer: Peer, destination: str, timeout: float = 300.0) -> None:
+        self._peer = peer
+        self._destination = destination
+        self._timeout = timeout
+        self._association: Association | None = None
+        self._message_id = 0
+        self._cancel: threading.Event | None = None
+        self._cancelled_at: float | None = None
+        self._progressed: Callable[[], float] | None = None
+
+    def __enter__(self) -> Mover:
+        """Nothing is opened before the first move."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release the association."""
+        self.close()
+
+    def close(self) -> None:
+        """Release the association, if there is one."""
+        association, self._association = self._association, None
+        if association is not None and association.is_established:
+            association.release()
+
+    def move(
+        self,
+        study_uid: str,
+        series_uid: str | Sequence[str] | None = None,
+        sop_uids: Sequence[str] | None = None,
+        *,
+        on_progress: Callable[[MoveOutcome], None] | None = None,
+        progressed: Callable[[], float] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> MoveOutcome:
+        """Move a study, one or more of its series, or instances of it (PS3.4 section C.4.2), and wait for the end.
+
+        `on_progress` gets each pending response. `progressed` tells when (time.monotonic) something last arrived at the
+        destination, so that one huge instance is not taken for silence. Setting `cancel` sends a C-CANCEL.
+        Raises PeerDownError where there is no association or it broke, PeerRefusedError where it was rejected.
+        """
+        association = self._associated()
+        self._cancel, self._cancelled_at, self._progressed = cancel, None, progressed
+        self._message_id = self._message_id % 0xFFFF + 1
+        responses = association.send_c_move(
+            identifier(study_uid, series_uid, sop_uids),
+            self._destination,
+            contexts.MOVE_MODEL,
+            msg_id=self._message_id,
+        )
+        for status, _ in responses:
+            outcome = _outcome(status)
+            if outcome.status not in _PENDING:
+                return outcome
+            if on_progress is not None:
+                on_progress(outcome)
+        raise PeerDownError(f"{self._peer.called} broke off a C-MOVE without a final response")
+
+    def _associated(self) -> Association:
+        """The open association, or a new one."""
+        if self._association is not None and self._association.is_established:
+            return self._association
+        self._association = None
+        association = _established(self._peer, contexts.for_move(), self._timeout)
+        if not any(one.abstract_syntax == contexts.MOVE_MODEL for one in association.accepted_contexts):
+            association.release()
+            raise PeerRefusedError(f"{self._peer.called} does not offer C-MOVE to {self._peer.calling}")
+        watched = _WatchedDimse(association)
+        watched.turn = self._turn
+        association.dimse = watched
+        self._association = association
+        return association
+
+    def _turn(self, since: float) -> bool:
+        """Whether to go on waiting for a response."""
+        now = time.monotonic()
+        if self._cancel is not None and self._cancel.is_set():
+            return self._cancelling(now)
+        last = max(since, self._progressed()) if self._progressed is not None else since
+        return now - last < self._timeout
+
+    def _cancelling(self, now: float) -> bool:
+        if self._cancelled_at is None:
+            self._cancelled_at = now
+            if self._association is not None and self._association.is_established:
+                self._association.send_c_cancel(self._message_id, query_model=contexts.MOVE_MODEL)
+        return now - self._cancelled_at < _CANCEL_GRACE
+
+
+def identifier(
+    study_uid: str, series_uid: str | Sequence[str] | None, sop_uids: Sequence[str] | None
+) -> Dataset:
+    """The identifier of a retrieve (PS3.4 section C.4.2.1.4): the level and its unique keys, nothing else."""
+    keys = Dataset()
+    keys.QueryRetrieveLevel = "IMAGE" if sop_uids else "SERIES" if series_uid else "STUDY"
+    keys.StudyInstanceUID = study_uid
+    if series_uid:
+        keys.SeriesInstanceUID = [series_uid] if isinstance(series_uid, str) else list(series_uid)
+    if sop_uids:
+        keys.SOPInstanceUID = list(sop_uids)
+    return keys
+
+
+def move(  # noqa: PLR0913 - the identifier's levels are what C-MOVE has
+    peer: Peer,
+    destination: str,
+    study_uid: str,
+    series_uid: str | Sequence[str] | None = None,
+    sop_uids: Sequence[str] | None = None,
+    *,
+    on_progress: Callable[[MoveOutcome], None] | None = None,
+    timeout: float = 300.0,
+    cancel: threading.Event | None = None,
+) -> MoveOutcome:
+    """One C-MOVE on an association of its own; see Mover.move."""
+    with Mover(peer, destination, timeout) as mover:
+        return mover.move(study_uid, series_uid, sop_uids, on_progress=on_progress, cancel=cancel)
+
+
+def echo(peer: Peer, timeout: float = 5.0) -> bool:
+    """Whether the peer answers a C-ECHO within `timeout` seconds (PS3.7 section 9.1.5)."""
+    try:
+        association = _established(peer, contexts.for_echo(), timeout)
+    except (PeerDownError, PeerRefusedError):
+        return False
+    answer = association.send_c_echo()
+    if association.is_established:
+        association.release()
+    return getattr(answer, "Status", None) == 0
+
+
+def _established(peer: Peer, proposal: Sequence[Any], silence: float) -> Association:
+    association = associate(peer, proposal, connect=min(silence, 10.0), silence=silence)
+    if association.is_established:
+        return association
+    where = f"{peer.called} at {peer.host}:{peer.port}"
+    if association.is_rejected:
+        raise PeerRefusedError(f"{where} rejected the association of {peer.calling}: check both AE titles")
+    raise PeerDownError(f"{where} does not answer")
+
+
+def _outcome(status: Dataset) -> MoveOutcome:
+    """Read a C-MOVE-RSP. A missing status means that the association has gone: raises PeerDownError."""
+    if "Status" not in status:
+        raise PeerDownError("the peer went away, or was silent too long, in the middle of a C-MOVE")
+    return MoveOutcome(
+        status=int(status.Status),
+        completed=int(status.get("NumberOfCompletedSuboperations") or 0),
+        failed=int(status.get("NumberOfFailedSuboperations") or 0),
+        warning=int(status.get("NumberOfWarningSuboperations") or 0),
+        remaining=int(status.get("NumberOfRemainingSuboperations") or 0),
+        comment=str(status.get("ErrorComment") or ""),
+    )

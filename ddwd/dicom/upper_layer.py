@@ -1,0 +1,256 @@
+"""DICOM upper layer (PS3.8) without pynetdicom's polling: wakes on the socket or on something to send, never by the clock.
+
+Used by the SCP (store_scp) and by both SCUs. pynetdicom's reactor sleeps 1 ms whenever it is idle, which is most of the time
+of a small C-STORE; here it waits in poll(2). An SCP also bounds what a peer may declare and how long it may take over it.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import socket
+import struct
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pynetdicom import AE, evt
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu_primitives import P_DATA
+
+from ddwd.dicom import contexts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pynetdicom.association import Association
+    from pynetdicom.presentation import PresentationContext
+
+MAX_PDU = 256 * 1024
+"""Largest P-DATA-TF that we offer to take, in bytes (PS3.8 section D.1)."""
+
+_ASSOCIATION_PDU = 1024 * 1024
+"""Cap for all other PDUs: the largest sound A-ASSOCIATE-RQ (128 contexts with 45 syntaxes each) has about 400 KiB."""
+_TICK = 0.2
+"""Seconds after which an idle reactor looks at its timers."""
+_HEADER = struct.Struct(">BxL")
+_PDV = struct.Struct(">LB")
+_P_DATA_TF = 0x04
+_EVENT_PDATA, _EVENT_CLOSED, _EVENT_INVALID = "Evt10", "Evt17", "Evt19"  # PS3.8 table 9-10
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds that one PDU may take to arrive, before and after the association is established."""
+
+    negotiation: float = 5.0
+    transfer: float = 60.0
+
+
+class Fragments:
+    """A received P-DATA-TF: views into the receive buffer, sound only until the next PDU is read."""
+
+    def __init__(self, body: memoryview) -> None:
+        self._values: list[tuple[int, Any]] = []
+        while body:
+            length, context_id = _PDV.unpack_from(body)
+            end = 4 + length
+            if length < 2 or end > len(body):  # noqa: PLR2004 - a context ID and a control header
+                raise ValueError("a presentation data value overruns its PDU")
+            self._values.append((context_id, body[5:end]))
+            body = body[end:]
+
+    def to_primitive(self) -> P_DATA:
+        """The P-DATA indication (PS3.8 section 7.6)."""
+        primitive = P_DATA()
+        primitive.presentation_data_value_list.extend(self._values)
+        return primitive
+
+
+class UpperLayer(DULServiceProvider):
+    """The reactor of one association, event driven and bounded; takes the place of the one pynetdicom made."""
+
+    def __init__(self, assoc: Association, limits: Limits | None = None) -> None:
+        super().__init__(assoc)
+        former = assoc.dul
+        self.daemon = True
+        self._run_loop_delay = 0
+        self._limits = limits or Limits()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell_lock = threading.Lock()
+        self._buffer = bytearray(6 + MAX_PDU)
+        self.socket = former.socket
+        self.event_queue = former.event_queue
+        self.artim_timer.timeout = former.artim_timer.timeout
+        self._idle_timer.timeout = former._idle_timer.timeout
+
+    def run_reactor(self) -> None:
+        """Run until the association is over, then free what it held."""
+        try:
+            super().run_reactor()
+        finally:
+            self._kill_thread = True
+            self.released()
+            with self._bell_lock:
+                bell, self._bell = self._bell, -1
+            os.close(bell)
+
+    def released(self) -> None:
+        """Hook: the reactor has ended, however it ended."""
+
+    def wake(self) -> None:
+        """End the reactor's wait."""
+        with self._bell_lock:
+            if self._bell >= 0:
+                os.eventfd_write(self._bell, 1)
+
+    def send_pdu(self, primitive: Any) -> None:
+        """Queue a primitive for the peer and wake the reactor."""
+        super().send_pdu(primitive)
+        self.wake()
+
+    def kill_dul(self) -> None:
+        """Have the reactor end."""
+        super().kill_dul()
+        self.wake()
+
+    def stop_dul(self) -> bool:
+        """Have the reactor end if the state machine is idle, and wait for it."""
+        if self.state_machine.current_state != "Sta1":
+            self.wake()
+            return False
+        self.kill_dul()
+        self.join(timeout=_TICK * 5)
+        return not self.is_alive()
+
+    def _is_transport_event(self) -> bool:
+        if self.event_queue.empty() and not self._kill_thread:
+            self._wait()
+        return super()._is_transport_event()
+
+    def _wait(self) -> None:
+        """Wait for bytes, a primitive to send, or the next look at the timers."""
+        association_socket = self.socket.socket if self.socket else None
+        if association_socket is None or association_socket.fileno() < 0:
+            select.select([self._bell], [], [], 0.005)
+        else:
+            poller = select.poll()
+            poller.register(self._bell, select.POLLIN)
+            poller.register(association_socket, select.POLLIN)
+            poller.poll(_TICK * 1000)
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+
+    def _read_pdu_data(self) -> None:
+        """Read one PDU, refusing what is too long before a byte of it is read."""
+        deadline = time.monotonic() + (
+            self._limits.transfer if self.assoc.is_established else self._limits.negotiation
+        )
+        try:
+            kind, length = _HEADER.unpack(self._receive(6, deadline))
+            if length > (MAX_PDU if kind == _P_DATA_TF else _ASSOCIATION_PDU):
+                self.event_queue.put(_EVENT_INVALID)
+                return
+            body = self._receive(length, deadline)
+        except OSError:
+            self.event_queue.put(_EVENT_CLOSED)
+            return
+        self._take(kind, length, body)
+
+    def _take(self, kind: int, length: int, body: memoryview) -> None:
+        try:
+            if kind == _P_DATA_TF:
+                pdu, event = Fragments(body), _EVENT_PDATA
+            else:
+                pdu, event = self._decode_pdu(bytearray(_HEADER.pack(kind, length)) + body)  # type: ignore[assignment]
+        except Exception:  # noqa: BLE001 - whatever a hostile PDU makes the decoder do, it is an invalid PDU
+            self.event_queue.put(_EVENT_INVALID)
+            return
+        self._recv_pdu.put(pdu)  # type: ignore[arg-type]
+        self.event_queue.put(event)
+
+    def _receive(self, length: int, deadline: float) -> memoryview:
+        """Exactly `length` bytes of the peer. Raises OSError where it closes or is too slow."""
+        if length > len(self._buffer):
+            self._buffer = bytearray(length)
+        whole = memoryview(self._buffer)[:length]
+        peer = self.socket.socket if self.socket else None
+        if peer is None:
+            raise ConnectionError("closed")
+        rest = whole
+        while rest:
+            peer.settimeout(max(0.001, deadline - time.monotonic()))
+            received = peer.recv_into(rest)
+            if not received:
+                raise ConnectionError("closed in the middle of a PDU")
+            rest = rest[received:]
+        return whole
+
+
+def no_delay(connection: socket.socket) -> None:
+    """Switch Nagle off: every small DIMSE message would wait for a delayed acknowledgement (40 ms)."""
+    with suppress(OSError):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _opened(event: evt.Event) -> None:
+    association_socket = event.assoc.dul.socket
+    if association_socket is not None and association_socket.socket is not None:
+        no_delay(association_socket.socket)
+
+
+class _Requestor(AE):
+    """An application entity whose associations use UpperLayer."""
+
+    def _create_socket(self, assoc: Association, *args: Any, **kwargs: Any) -> Any:
+        assoc.dul = UpperLayer(assoc)
+        return super()._create_socket(assoc, *args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A remote application entity as we speak to it."""
+
+    host: str
+    port: int
+    called: str
+    calling: str
+
+
+def associate(
+    peer: Peer, proposal: Sequence[PresentationContext], *, connect: float = 10.0, silence: float = 60.0
+) -> Association:
+    """Request an association; look at `is_established`, `is_rejected` for what became of it.
+
+    `connect` and `silence` are seconds: for TCP and the A-ASSOCIATE-AC, and for any DIMSE response.
+    """
+    contexts.configure()
+    entity = _Requestor(peer.calling)
+    entity.implementation_class_uid, entity.implementation_version_name = contexts.implementation()
+    entity.connection_timeout = entity.acse_timeout = connect
+    entity.dimse_timeout = silence
+    entity.network_timeout = None
+    return entity.associate(
+        peer.host,
+        peer.port,
+        contexts=list(proposal),
+        ae_title=peer.called,
+        max_pdu=MAX_PDU,
+        evt_handlers=[(evt.EVT_CONN_OPEN, _opened)],
+    )
+
+
+class Announced(queue.Queue[Any]):
+    """A queue that also rings another one, for a thread that can wait on one queue only."""
+
+    def __init__(self, bell: queue.Queue[Any]) -> None:
+        super().__init__()
+        self._announce = bell
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Add the item, then ring."""
+        super().put(item, block, timeout)
+        self._announce.put((None, None))
