@@ -50,6 +50,9 @@ def become_root(arguments: Sequence[str]) -> None:
     if shutil.which("sudo") is None:
         msg = "booting a machine needs root: run this as root, or install sudo"
         raise MachineError(msg)
+    if subprocess.run(["sudo", "-v"], check=False).returncode:
+        msg = "booting a machine needs root, and sudo refused it"
+        raise MachineError(msg)
     _through_sudo(arguments)
 
 
@@ -99,7 +102,7 @@ def _apt_sources(apt: Path) -> Iterator[tuple[str, list[str]]]:
     for path in (apt / "sources.list", *sorted((apt / "sources.list.d").glob("*.list"))):
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             words = [word for word in line.split() if not word.startswith(("[", "signed-by", "arch="))]
-            if words[:1] == ["deb"] and len(words) > 2:  # noqa: PLR2004 - deb URI SUITE [COMPONENT...]
+            if words[:1] == ["deb"] and len(words) > 2:
                 yield words[1], [words[2]]
     for path in sorted((apt / "sources.list.d").glob("*.sources")):
         for stanza in path.read_text(encoding="utf-8").split("\n\n"):

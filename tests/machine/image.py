@@ -31,10 +31,13 @@ PORTAL = (
     "python3-watchdog", "python3-sdnotify", "python3-systemd",
 )  # fmt: skip
 TOOLS = ("dcmtk", "lintian", "tmux", "libfaketime", "faketime", "nftables", "curl")
+NEEDLESS = (
+    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
+    "console-getty.service", "getty@tty1.service",
+)  # fmt: skip
 HOOKS = (
     # what only a real machine has, and what would touch the network or the disk in the middle of a test
-    'chroot "$1" systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer man-db.timer '
-    "e2scrub_all.timer systemd-networkd-wait-online.service console-getty.service getty@tty1.service",
+    'chroot "$1" systemctl mask ' + " ".join(NEEDLESS),
     # a journal that outlives a reboot
     'mkdir -p "$1/var/log/journal"',
     # each machine gets its own identity
@@ -91,7 +94,15 @@ def _build(image: Path) -> None:
     growing = image.with_name(image.name + ".part")
     include = ",".join([*SYSTEM, *PORTAL, *TOOLS])
     hooks = [f"--customize-hook={hook}" for hook in HOOKS]
-    command = ["mmdebstrap", "--variant=minbase", f"--include={include}", *hooks, SUITE, str(growing), mirror()]
+    command = [
+        "mmdebstrap",
+        "--variant=minbase",
+        f"--include={include}",
+        *hooks,
+        SUITE,
+        str(growing),
+        mirror(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         shutil.rmtree(growing, ignore_errors=True)

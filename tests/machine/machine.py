@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
 BOOT_LIMIT = 120.0
+INBOX = "/srv"  # where the host puts files into the machine
 SETTLED = ("running", "degraded")
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -214,7 +215,9 @@ class Machine:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def argv(self, command: Sequence[str], *, user: str = "root", env: Mapping[str, str] | None = None) -> list[str]:
+    def argv(
+        self, command: Sequence[str], *, user: str = "root", env: Mapping[str, str] | None = None
+    ) -> list[str]:
         """Return the host command that runs COMMAND inside, in all of the machine's namespaces."""
         inside = [f"{name}={value}" for name, value in (ENVIRONMENT | dict(env or {})).items()]
         enter = ["nsenter", "-t", str(self.leader), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "--"]
@@ -258,9 +261,9 @@ class Machine:
 
     def install(self, deb: Path, *, timeout: float = 300) -> str:
         """Install the .deb as an operator does (`apt install ./x.deb`); return apt's output."""
-        self.copy_in(deb, f"/var/tmp/{deb.name}")  # noqa: S108 - of a machine that is thrown away
+        self.copy_in(deb, f"{INBOX}/{deb.name}")
         command = ["apt-get", "install", "-y", "--reinstall", "--allow-downgrades", f"./{deb.name}"]
-        done = self.run(["sh", "-c", 'cd /var/tmp && exec "$0" "$@" 2>&1', *command], timeout=timeout)
+        done = self.run(["sh", "-c", f'cd {INBOX} && exec "$0" "$@" 2>&1', *command], timeout=timeout)
         return done.stdout
 
     def is_active(self, *units: str) -> bool:
@@ -298,7 +301,7 @@ class Machine:
 
         Raises CalledProcessError where the status is not 2xx.
         """
-        options = f'-X {method}\n--fail-with-body\n'
+        options = f"-X {method}\n--fail-with-body\n"
         if body is not None:
             text = body if isinstance(body, str) else json.dumps(body)
             options += "data = " + json.dumps(text) + "\n"
@@ -309,7 +312,9 @@ class Machine:
         # the options go by standard input, so that no password stands in a process list
         named = f'-u "{login}"\n' if login else ""
         url = f'url = "http://127.0.0.1:{HTTP_PORTS[node]}{path}"\n'
-        return self.run(["curl", "-s", "-S", "-m", "60", "-K", "-"], stdin=url + named + options, check=check).stdout
+        return self.run(
+            ["curl", "-s", "-S", "-m", "60", "-K", "-"], stdin=url + named + options, check=check
+        ).stdout
 
 
 # --- what is on the host ---------------------------------------------------------------------------------------------
@@ -328,7 +333,9 @@ def sweep() -> None:
 def running() -> list[str]:
     """Return the IDs of the kept machines that run."""
     idents = (path.stem for path in sorted(machines_folder().glob("*.lock")))
-    return [ident for ident in idents if (found := _record(ident, missing_ok=True)).get("kept") and _runs(found)]
+    return [
+        ident for ident in idents if (found := _record(ident, missing_ok=True)).get("kept") and _runs(found)
+    ]
 
 
 def _claim() -> tuple[str, Any]:
@@ -345,7 +352,9 @@ def _claim() -> tuple[str, Any]:
 
 def _record(ident: str, *, missing_ok: bool = False) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((machines_folder() / ident / "machine.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(
+            (machines_folder() / ident / "machine.json").read_text(encoding="utf-8")
+        )
     except FileNotFoundError:
         if missing_ok:
             return {}
@@ -407,7 +416,11 @@ def _is_first(pid: int) -> bool:
     with contextlib.suppress(OSError):
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
         inner = next(line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:"))
-        return len(inner) > 1 and inner[-1] == "1" and "nspawn" not in Path(f"/proc/{pid}/comm").read_text("ascii")
+        return (
+            len(inner) > 1
+            and inner[-1] == "1"
+            and "nspawn" not in Path(f"/proc/{pid}/comm").read_text("ascii")
+        )
     return False
 
 
@@ -420,7 +433,11 @@ def _started_at(pid: int) -> str:
 
 
 def _until(
-    limit: float, question: Callable[[], T], complaint: str, detail: Callable[[], str] = str, every: float = 0.1
+    limit: float,
+    question: Callable[[], T],
+    complaint: str,
+    detail: Callable[[], str] = str,
+    every: float = 0.1,
 ) -> T:
     deadline = time.monotonic() + limit
     while not (answer := question()):

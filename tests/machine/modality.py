@@ -6,13 +6,14 @@ Used by the demo and the tests. Host paths are given as they are: inside, the ho
 from __future__ import annotations
 
 import subprocess
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.machine.network import MACHINE_ADDRESS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from tests.machine.network import Network
 
@@ -21,13 +22,33 @@ GATEWAY_PORT = 4242
 ENTER = 'mount --rbind / "$0/mnt" && mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"'
 
 
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A sender at work: its process and what it has said so far."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def acknowledged(self) -> list[Path]:
+        """Return the host's files that storescu -v saw answered with 0x0000 (Success), in their order."""
+        found: list[Path] = []
+        sent = None
+        for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("I: Sending file: /mnt"):
+                sent = Path(line.removeprefix("I: Sending file: /mnt"))
+            elif line.startswith("I: Received Store Response (Success)") and sent is not None:
+                found.append(sent)
+                sent = None
+        return found
+
+
 class Modality:
     """A modality on the machine's LAN (10.99.0.2). Addresses the gateway unless told otherwise."""
 
     def __init__(self, image: Path, network: Network) -> None:
         self._image = image
         self._network = network
-        self.started: list[subprocess.Popen[str]] = []
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def argv(self, command: Sequence[str]) -> list[str]:
         """Return the host command that runs COMMAND of the image in the modality's namespace."""
@@ -54,14 +75,19 @@ class Modality:
             raise failed
         return done
 
-    def start(self, command: Sequence[str]) -> subprocess.Popen[str]:
+    def start(self, command: Sequence[str]) -> Sending:
         """Start COMMAND of the image and return at once; it is killed when the machine ends."""
-        process = subprocess.Popen(
-            self.argv(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace", start_new_session=True,
-        )  # fmt: skip
-        self.started.append(process)
-        return process
+        log = self._network.folder / f"modality-{len(self._started)}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                self.argv(command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self._started.append(process)
+        return Sending(process, log)
 
     def dcmsend_argv(self, *paths: Path, aec: str = "ORTHANC1", port: int = GATEWAY_PORT) -> list[str]:
         """Return the plain dcmsend call for files and folders of the host."""
@@ -72,14 +98,12 @@ class Modality:
         """Send files and folders to ORTHANC1; return dcmsend's log. Raises CalledProcessError where one is refused."""
         return self.run(self.dcmsend_argv(*paths), check=check, timeout=timeout).stdout
 
-    def storescu(
-        self, *paths: Path, aec: str = "ORTHANC1", port: int = GATEWAY_PORT, options: Sequence[str] = (),
-        check: bool = True, timeout: float = 600,
-    ) -> str:  # fmt: skip
-        """Send with storescu (one status line per image in the log)."""
+    def storescu_argv(
+        self, *paths: Path, aec: str = "ORTHANC1", port: int = GATEWAY_PORT, options: Sequence[str] = ()
+    ) -> list[str]:
+        """Return the storescu call for files and folders of the host (its log tells each file's answer)."""
         inside = [f"/mnt{path.absolute()}" for path in paths]
-        command = ["storescu", "-v", "-aec", aec, "+sd", "+r", *options, MACHINE_ADDRESS, str(port), *inside]
-        return self.run(command, check=check, timeout=timeout).stdout
+        return ["storescu", "-v", "-aec", aec, "+sd", "+r", *options, MACHINE_ADDRESS, str(port), *inside]
 
     def echoscu(self, aec: str = "ORTHANC1", port: int = GATEWAY_PORT, *, check: bool = True) -> bool:
         """Tell whether C-ECHO is answered with Success."""
@@ -95,10 +119,8 @@ class Modality:
 
     def stop(self) -> None:
         """Kill what start() started and is still running."""
-        for process in self.started:
+        for process in self._started:
             if process.poll() is None:
                 process.kill()
             process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
-        self.started.clear()
+        self._started.clear()

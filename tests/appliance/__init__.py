@@ -1,0 +1,1 @@
+"""The built .deb in a booted Debian 13 machine: systemd, Orthanc and PostgreSQL for real, DCMTK as the modality."""

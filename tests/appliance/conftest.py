@@ -1,0 +1,99 @@
+"""One machine with the .deb installed for all tests that leave it as it was; the lifecycle tests boot their own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.machine import Machine
+from tests.machine.__main__ import newest_deb
+from tests.studies import Study, faults, is_complete
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+DAEMONS = ("ddwd-gateway", "ddwd-storage", "ddwd-scp", "ddwd-extractor")
+UNITS = ("ddwd", *DAEMONS)
+OUTPUT_DIR = "/var/lib/ddwd/received_dicom"
+COMPLETE_LIMIT = 60.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies in this folder; its limit is generous, since no test here is about speed."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.appliance)
+            item.add_marker(pytest.mark.timeout(300, func_only=True))
+
+
+class Portal:
+    """A machine with the portal in it, and the questions the tests ask of both."""
+
+    def __init__(self, machine: Machine, deb: Path) -> None:
+        self.machine = machine
+        self.deb = deb
+        self.modality = machine.modality
+        self.active_after = 0.0
+
+    @property
+    def output(self) -> Path:
+        """OUTPUT_DIR as the host sees it."""
+        return self.machine.path(OUTPUT_DIR)
+
+    def install(self) -> str:
+        """Install the package and wait until all five units are active; note how long that took after apt."""
+        said = self.machine.install(self.deb)
+        self.active_after = self.wait_active()
+        return said
+
+    def wait_active(self, limit: float = 60.0) -> float:
+        """Wait until all five units are active; return the seconds it took."""
+        return self.machine.wait_for(
+            lambda: self.machine.is_active(*UNITS), limit=limit, what="not all units active"
+        )
+
+    def wait_complete(self, study: Study, limit: float = COMPLETE_LIMIT) -> float:
+        """Wait until every image of a study is on disk; return the seconds it took."""
+        return self.machine.wait_for(
+            lambda: is_complete(study, self.output),
+            limit=limit,
+            what=f"study {study.uid} is not complete on disk",
+        )
+
+    def send(self, *studies: Study) -> None:
+        """Send with plain dcmsend; every image must be acknowledged."""
+        self.modality.dcmsend(*(path for study in studies for path in study.paths))
+
+    def deliver(self, *studies: Study, limit: float = COMPLETE_LIMIT) -> float:
+        """Send, wait until all is on disk, compare each file with what was sent; return the seconds of the wait."""
+        self.send(*studies)
+        took = [self.wait_complete(study, limit) for study in studies]
+        self.assert_equal(studies)
+        return sum(took)
+
+    def assert_equal(self, studies: Iterable[Study]) -> None:
+        """Demand that what is on disk is exactly what was sent: none missing, doubled, extra or changed."""
+        assert [line for study in studies for line in faults(study, self.output)] == []
+
+
+@pytest.fixture(scope="session")
+def deb() -> Path:
+    """The package `make deb` built."""
+    if os.geteuid() != 0:
+        pytest.fail(
+            "the appliance tests boot a machine and need root: run `make test`, or this as root",
+            pytrace=False,
+        )
+    return newest_deb()
+
+
+@pytest.fixture(scope="session")
+def portal(deb: Path) -> Iterator[Portal]:
+    """The machine most tests share, with the portal installed and active."""
+    with Machine() as machine:
+        shared = Portal(machine, deb)
+        shared.install()
+        yield shared

@@ -1,0 +1,132 @@
+"""What `apt install` promises: everything runs, hardened, closed, and Debian's own Orthanc stays away."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.appliance.conftest import DAEMONS, UNITS, Portal
+from tests.machine.machine import INBOX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# tenths of systemd's exposure level
+EXPOSURE = {"ddwd-scp": 20, "ddwd-extractor": 20, "ddwd-gateway": 35, "ddwd-storage": 35}
+
+
+def test_all_units_are_active_within_a_minute_of_apt_install(portal: Portal) -> None:
+    assert portal.active_after < 60
+    assert portal.machine.is_active(*UNITS)
+
+
+def test_nothing_failed_in_the_machine(portal: Portal) -> None:
+    assert portal.machine.run(["systemctl", "--failed", "--no-legend", "--plain"]).stdout == ""
+
+
+def test_the_portal_is_enabled_for_the_next_boot(portal: Portal) -> None:
+    assert portal.machine.run(["systemctl", "is-enabled", "ddwd"]).stdout.strip() == "enabled"
+
+
+@pytest.mark.parametrize("unit", [*UNITS, "ddwd-provision"])
+def test_systemd_analyze_finds_no_fault_in_the_unit(portal: Portal, unit: str) -> None:
+    done = portal.machine.run(["systemd-analyze", "verify", f"{unit}.service"], check=False)
+    assert (done.returncode, [line for line in done.stderr.splitlines() if "ddwd" in line]) == (0, [])
+
+
+@pytest.mark.parametrize(("unit", "threshold"), EXPOSURE.items())
+def test_the_unit_is_hardened(portal: Portal, unit: str, threshold: int) -> None:
+    command = ["systemd-analyze", "security", "--no-pager", f"--threshold={threshold}", f"{unit}.service"]
+    done = portal.machine.run(command, check=False)
+    assert done.returncode == 0, done.stdout[-300:]
+
+
+@pytest.mark.parametrize("unit", DAEMONS)
+def test_no_daemon_runs_as_root(portal: Portal, unit: str) -> None:
+    assert portal.machine.show(unit, "User") not in {"", "root"}
+    pid = portal.machine.show(unit, "MainPID")
+    assert portal.machine.run(["stat", "-c", "%U", f"/proc/{pid}"]).stdout.strip() != "root"
+
+
+@pytest.mark.parametrize("unit", ["ddwd-scp", "ddwd-extractor"])
+def test_the_python_daemons_are_watched_and_say_what_they_do(portal: Portal, unit: str) -> None:
+    assert portal.machine.show(unit, "Type") == "notify"
+    assert portal.machine.show(unit, "WatchdogUSec") not in {"", "0", "infinity"}
+    assert portal.machine.show(unit, "StatusText") != ""
+
+
+@pytest.mark.parametrize("node", ["gateway", "storage"])
+def test_the_default_login_of_orthanc_is_refused(portal: Portal, node: str) -> None:
+    assert portal.machine.http_status(node) == 401
+    assert portal.machine.http_status(node, login="orthanc:orthanc") == 401
+
+
+@pytest.mark.parametrize("node", ["gateway", "storage"])
+def test_the_generated_login_opens_the_web_page_on_the_machine_itself(portal: Portal, node: str) -> None:
+    assert portal.machine.http_status(node, login=portal.machine.credentials(node)) == 200
+    assert (
+        portal.machine.http_status(node, "/app/explorer.html", login=portal.machine.credentials(node)) == 200
+    )
+
+
+@pytest.mark.parametrize(("node", "port"), [("gateway", 8042), ("storage", 8043)])
+def test_http_from_the_lan_is_refused_even_with_the_right_login(portal: Portal, node: str, port: int) -> None:
+    assert portal.modality.http_status(port, user=portal.machine.credentials(node)) in {0, 401, 403}
+
+
+def test_the_scp_cannot_be_reached_from_the_lan(portal: Portal) -> None:
+    assert not portal.modality.echoscu("PYTHON_SCP", 11112, check=False)
+
+
+def test_the_gateway_answers_to_its_own_name_only(portal: Portal) -> None:
+    assert portal.modality.echoscu("ORTHANC1", 4242)
+    assert not portal.modality.echoscu("SOMEONE", 4242, check=False)
+
+
+@pytest.mark.parametrize("who", ["nobody", "ddwd-gateway"])
+def test_the_passwords_are_not_for_everyone(portal: Portal, who: str) -> None:
+    assert portal.machine.run(["cat", "/etc/ddwd/credentials.json"], user=who, check=False).returncode != 0
+
+
+def test_status_tells_the_same_to_a_program(portal: Portal) -> None:
+    status = json.loads(portal.machine.run(["ddwd", "status", "--json"]).stdout)
+    text = json.dumps(status)
+    assert all(unit in text for unit in DAEMONS)
+
+
+def test_debians_own_orthanc_stays_away(portal: Portal) -> None:
+    portal.machine.run(["systemctl", "start", "orthanc"], check=False)
+    assert not portal.machine.is_active("orthanc")
+    assert portal.machine.is_active(*UNITS)
+
+
+def test_lintian_finds_nothing(portal: Portal) -> None:
+    package = f"{INBOX}/{portal.deb.name}"
+    command = ["lintian", "--fail-on", "error,warning", "--tag-display-limit", "0", package]
+    done = portal.machine.run(command, user="nobody", env={"HOME": "/nonexistent"}, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture
+def broken_configuration(portal: Portal) -> Iterator[None]:
+    """A misspelt key and an impossible port in ddwd.yaml, for the time of one test."""
+    path = portal.machine.path("/etc/ddwd/ddwd.yaml")
+    before = path.read_text(encoding="utf-8")
+    path.write_text(before + "\nstabel_age: 3\npoll_interval: often\n", encoding="utf-8")
+    yield
+    path.write_text(before, encoding="utf-8")
+    portal.machine.run(["systemctl", "reset-failed"])
+    portal.machine.run(["systemctl", "start", "ddwd"])
+    portal.wait_active()
+
+
+@pytest.mark.usefixtures("broken_configuration")
+def test_systemctl_status_shows_every_mistake_in_the_configuration(portal: Portal) -> None:
+    assert portal.machine.run(["systemctl", "restart", "ddwd"], check=False).returncode != 0
+    shown = portal.machine.run(["systemctl", "status", "--no-pager", "-l", "ddwd"], check=False).stdout
+    assert "stabel_age" in shown
+    assert "stable_age" in shown
+    assert "poll_interval" in shown
+    assert "/etc/ddwd/ddwd.yaml:" in shown
