@@ -1,0 +1,89 @@
+# D-DW-D Portal from a clone. `make help` lists the targets.
+# Nothing is written outside this clone and one cache folder (DDWD_CACHE); host packages come through apt.
+
+CACHE := $(or $(DDWD_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME)/ddwd,$(HOME)/.cache/ddwd))
+PYTHON ?= python3
+VENV := $(CACHE)/venv-$(shell { cat tests/requirements.lock; $(PYTHON) -V; } 2>/dev/null | sha256sum | cut -c1-12)
+BIN := $(VENV)/bin
+SHELL_FILES := $(shell packaging/shell-files)
+
+export DDWD_CACHE := $(CACHE)
+export PIP_CACHE_DIR := $(CACHE)/pip
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# The machine and the tests in it need root: nothing in front as root, otherwise sudo with what they need of our environment.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env DDWD_CACHE=$(CACHE) PATH=$(PATH) PYTHONDONTWRITEBYTECODE=1)
+COVERAGE := $(BIN)/coverage run -m pytest
+MACHINE := $(BIN)/python -m tests.machine
+
+.DEFAULT_GOAL := help
+.PHONY: help venv deb lint unit integration appliance shell stop demo appliance-tests faults coverage test lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+venv: $(VENV)/ready ## the tools of the checks and tests, hash-locked, in the cache folder
+
+$(VENV)/ready:
+	@packaging/host venv
+	@packaging/venv $(PYTHON) $(VENV) tests/requirements.lock
+
+deb: ## build dist/ddwd_VERSION_all.deb
+	@packaging/host dh dpkg-buildpackage venv
+	@packaging/build-deb
+
+lint: venv ## format, defects, types, layers, dead code, spelling, shell, versions
+	@packaging/host shellcheck
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/vulture
+	$(BIN)/codespell
+	shellcheck --external-sources $(SHELL_FILES)
+	packaging/check-versions
+
+unit: venv ## the fast tests: no root, no socket, seconds
+	$(COVERAGE) tests/unit
+
+integration: venv ## real DICOM sockets, and the whole portal in one folder by `ddwd try`
+	@packaging/host Orthanc dicomweb dcmsend
+	$(COVERAGE) tests/dicom tests/integration
+
+coverage: venv
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+appliance: venv deb ## boot a Debian 13 machine with the .deb installed and leave it running
+	$(MACHINE) boot
+
+shell: venv ## a root shell in that machine
+	$(MACHINE) shell
+
+stop: venv ## stop that machine and throw it away
+	$(MACHINE) stop
+
+demo: venv deb ## send real studies through a throw-away machine and compare every file that comes out
+	$(MACHINE) demo
+
+appliance-tests: venv deb
+	@packaging/host dcmsend
+	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/appliance
+
+faults: venv deb ## the same machine with parts killed, stopped and starved
+	@packaging/host dcmsend
+	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/faults
+
+test: ## everything, on a fresh machine
+	@rm -rf build/coverage
+	$(MAKE) lint
+	$(MAKE) unit
+	$(MAKE) integration
+	$(MAKE) coverage
+	$(MAKE) appliance-tests
+
+lock: ## pin newer versions of the libraries and tools
+	packaging/lock $(CACHE)
+
+clean: ## remove what was built here; the cache folder stays
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
