@@ -68,7 +68,7 @@ class Machine:
         self.folder = machines_folder() / self.ident
         self.root = self.folder / "root"
         self.network = Network(self.folder)
-        self.modality = Modality(self.image, self.network)
+        self.modality = Modality(self.image, self.network, _cgroup2() / f"ddwd-{self.ident}-modality")
         self.leader = 0
         self._nspawn: subprocess.Popen[bytes] | None = None
 
@@ -371,10 +371,10 @@ def _runs(record: Mapping[str, Any]) -> bool:
 def _remove(ident: str) -> None:
     """Unmount and delete everything of machine IDENT; its processes are killed where any are left."""
     folder = machines_folder() / ident
-    cgroup = _cgroup2() / f"ddwd-{ident}"
-    with contextlib.suppress(OSError):
-        (cgroup / "cgroup.kill").write_text("1", encoding="ascii")
-    _remove_cgroup(cgroup)
+    for cgroup in (_cgroup2() / f"ddwd-{ident}", _cgroup2() / f"ddwd-{ident}-modality"):
+        with contextlib.suppress(OSError):
+            (cgroup / "cgroup.kill").write_text("1", encoding="ascii")
+        _remove_cgroup(cgroup)
     Network(folder).destroy()
     subprocess.run(["umount", "-l", str(folder / "root")], capture_output=True, check=False)
     if (folder / "root").is_mount():

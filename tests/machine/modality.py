@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 GATEWAY_PORT = 4242
 # A mount namespace of its own each time, so that the binds vanish with the command.
+JOIN = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
 ENTER = 'mount --rbind / "$0/mnt" && mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"'
 
 
@@ -45,9 +46,10 @@ class Sending:
 class Modality:
     """A modality on the machine's LAN (10.99.0.2). Addresses the gateway unless told otherwise."""
 
-    def __init__(self, image: Path, network: Network) -> None:
+    def __init__(self, image: Path, network: Network, cgroup: Path) -> None:
         self._image = image
         self._network = network
+        self._cgroup = cgroup
         self._started: list[subprocess.Popen[bytes]] = []
 
     def argv(self, command: Sequence[str]) -> list[str]:
