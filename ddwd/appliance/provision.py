@@ -1,0 +1,263 @@
+"""What root does once at each start, before the Orthancs: passwords, databases, rendered configuration, OUTPUT_DIR.
+
+Idempotent: every step looks first and changes only what differs. Runs as ddwd-provision.service (oneshot); reads the
+settings and the operator's additions, writes credentials.json, Paths.rendered and the OUTPUT_DIR drop-in of the two
+Python units. One line on stderr for each failure; the exit status is that of the error.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ddwd import clock
+from ddwd.appliance import credentials as passwords
+from ddwd.appliance.render import RENDERED_NAME, render
+from ddwd.config import load
+from ddwd.durable import replace_file
+from ddwd.errors import DdwdError, PeerDownError, PeerRefusedError
+from ddwd.paths import Paths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ddwd.appliance.credentials import Credentials
+    from ddwd.config import Config, NodeName
+
+NODES: tuple[NodeName, ...] = ("gateway", "storage")
+_PATIENCE = 90
+"""Seconds that PostgreSQL may take to come up; a recovery after a power cut takes some."""
+_COMMAND_SECONDS = 60
+_PYTHON_UNITS = ("ddwd-scp", "ddwd-extractor")
+_SYSTEM_DATA = Path("/var/lib/ddwd")
+"""What the units may write to without a drop-in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command said: exit status, standard output, last line of its complaint."""
+
+    status: int
+    out: str
+    complaint: str
+
+
+class Host(Protocol):
+    """What provisioning needs of the machine; tests put their own behind it."""
+
+    units: Path
+
+    def run(self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None) -> Answer:
+        """Run a command to its end, as `user` if given."""
+
+    def give(self, path: Path, user: str, group: str, mode: int) -> None:
+        """Set owner, group and mode where they differ."""
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+
+
+class SystemHost:
+    """The machine itself."""
+
+    units = Path("/run/systemd/system")
+
+    def run(self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None) -> Answer:
+        """Run a command; one that cannot be started answers with status 127."""
+        drop = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+        try:
+            done = subprocess.run(
+                argv,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_COMMAND_SECONDS,
+                cwd="/",
+                env={**os.environ, **(env or {})},
+                **drop,  # type: ignore[call-overload] # the three arguments that drop privileges
+            )
+        except (OSError, KeyError, subprocess.TimeoutExpired) as error:
+            return Answer(127, "", str(error))
+        lines = done.stderr.strip().splitlines()
+        return Answer(done.returncode, done.stdout.strip(), lines[-1] if lines else "")
+
+    def give(self, path: Path, user: str, group: str, mode: int) -> None:
+        """Set owner, group and mode where they differ; an unknown user is a PeerRefusedError."""
+        try:
+            wanted = (pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid)
+        except KeyError as error:
+            raise PeerRefusedError(f"{error.args[0]}; run systemd-sysusers, then restart ddwd") from None
+        found = path.stat()
+        if (found.st_uid, found.st_gid) != wanted:
+            os.chown(path, *wanted)
+        if found.st_mode & 0o7777 != mode:
+            path.chmod(mode)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep."""
+        clock.sleep(seconds)
+
+
+def main() -> int:
+    """Entry point of /usr/libexec/ddwd/ddwd-provision; returns the exit status."""
+    try:
+        provision(load(), SystemHost())
+    except DdwdError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_status
+    except OSError as error:
+        sys.stderr.write(f"{error.filename or 'provisioning'}: {error.strerror or error}\n")
+        return 1
+    return 0
+
+
+def provision(config: Config, host: Host) -> None:
+    """Bring the machine to what `config` says; raises a DdwdError at the first step that cannot be done."""
+    credentials = ensure_credentials(config, host)
+    texts = {node: render(config, credentials, node) for node in NODES}
+    ensure_output_dir(config, host)
+    ensure_drop_ins(config, host)
+    if config.database.engine == "postgresql":
+        ensure_databases(config, host)
+    for node, text in texts.items():
+        write_rendered(config, node, text, host)
+
+
+def ensure_credentials(config: Config, host: Host) -> Credentials:
+    """Read the passwords, or make and keep new ones; the file is for root and group ddwd only."""
+    path = config.credentials_file
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        passwords.write(path, passwords.generate(), mode=0o600)
+    found = passwords.read(path)
+    host.give(path, "root", "ddwd", 0o640)
+    return found
+
+
+def write_rendered(config: Config, node: NodeName, text: str, host: Host) -> None:
+    """Put the one JSON file in place, readable for that Orthanc alone, and nothing else beside it."""
+    folder = Paths(config).rendered(node)
+    folder.mkdir(parents=True, exist_ok=True)
+    host.give(folder, "root", f"ddwd-{node}", 0o750)
+    target = folder / RENDERED_NAME
+    for stray in folder.glob("*.json"):
+        if stray != target:
+            stray.unlink()
+    replace_file(target, text.encode(), 0o600)
+    host.give(target, "root", f"ddwd-{node}", 0o640)
+
+
+def ensure_output_dir(config: Config, host: Host) -> None:
+    """Create OUTPUT_DIR where it is the portal's own; one elsewhere is the operator's, and must exist."""
+    folder = config.output_dir
+    if folder.is_relative_to(config.data_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+        host.give(folder, "ddwd", "ddwd", 0o750)
+    elif not folder.is_dir():
+        raise DdwdError(f"{folder}: OUTPUT_DIR does not exist; install -d -o ddwd -g ddwd -m 0750 {folder}")
+
+
+def ensure_drop_ins(config: Config, host: Host) -> None:
+    """Let the two Python units write to an OUTPUT_DIR outside /var/lib/ddwd; tell systemd if that changed."""
+    text = drop_in(config)
+    changed = False
+    for unit in _PYTHON_UNITS:
+        path = host.units / f"{unit}.service.d" / "50-output-dir.conf"
+        before = path.read_text(encoding="utf-8") if path.exists() else None
+        if before == text:
+            continue
+        changed = True
+        if text is None:
+            path.unlink()
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    if changed:
+        _must(host.run(["systemctl", "daemon-reload"]), "systemctl daemon-reload")
+
+
+def drop_in(config: Config) -> str | None:
+    """Text of the drop-in; None where the units need none."""
+    if config.output_dir.is_relative_to(_SYSTEM_DATA):
+        return None
+    escaped = str(config.output_dir).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'# Written by ddwd-provision: OUTPUT_DIR of ddwd.yaml.\n[Service]\nReadWritePaths="{escaped}"\n'
+
+
+def ensure_databases(config: Config, host: Host) -> None:
+    """Wait for PostgreSQL; locally make the roles and databases that are missing, elsewhere only look."""
+    for node in NODES:
+        if config.database.host is None:
+            _ensure_local(config, node, host)
+        else:
+            _await_external(config, node, host)
+
+
+def _ensure_local(config: Config, node: NodeName, host: Host) -> None:
+    role, name = config.database.user_for(node), config.database.name_for(node)
+    sql = _LocalPostgres(config, host)
+    sql.wait_up()
+    if not sql.ask(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'"):  # noqa: S608 - validated in config
+        sql.ask(f'CREATE ROLE "{role}" LOGIN')
+    if not sql.ask(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):  # noqa: S608 - validated in config
+        sql.ask(f'CREATE DATABASE "{name}" OWNER "{role}" ENCODING \'UTF8\' TEMPLATE template0')
+        sql.ask(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
+
+
+class _LocalPostgres:
+    """The local server, asked as its superuser over the Unix socket."""
+
+    def __init__(self, config: Config, host: Host) -> None:
+        self._host = host
+        self._argv = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]
+        self._argv += ["-p", str(config.database.port), "-d", "postgres", "-c"]
+
+    def ask(self, statement: str) -> str:
+        """Run one statement; raises PeerRefusedError with the server's words."""
+        return _must(self._host.run([*self._argv, statement], user="postgres"), "PostgreSQL").out
+
+    def wait_up(self) -> None:
+        """Return once it answers; raises PeerDownError after 90 s."""
+        _await(
+            lambda: self._host.run([*self._argv, "SELECT 1"], user="postgres"),
+            self._host,
+            "the local PostgreSQL",
+            "see: systemctl status postgresql",
+        )
+
+
+def _await_external(config: Config, node: NodeName, host: Host) -> None:
+    database = config.database
+    argv = ["psql", "-X", "-A", "-t", "-q", "-w", "-h", str(database.host), "-p", str(database.port)]
+    argv += ["-U", database.user_for(node), "-d", database.name_for(node), "-c", "SELECT 1"]
+    env = {"PGPASSWORD": database.password or "", "PGCONNECT_TIMEOUT": "5"}
+    where = f"PostgreSQL at {database.host}:{database.port} (database {database.name_for(node)})"
+    hint = "check database.host, its roles and POSTGRES_PASSWORD, and pg_hba.conf over there"
+    _await(lambda: host.run(argv, env=env), host, where, hint)
+
+
+def _await(ask: Callable[[], Answer], host: Host, who: str, hint: str) -> None:
+    answer = ask()
+    for _ in range(_PATIENCE):
+        if answer.status == 0:
+            return
+        host.wait(1)
+        answer = ask()
+    if answer.status != 0:
+        raise PeerDownError(f"{who} did not answer within {_PATIENCE} s ({answer.complaint}); {hint}")
+
+
+def _must(answer: Answer, who: str) -> Answer:
+    if answer.status != 0:
+        raise PeerRefusedError(f"{who}: {answer.complaint or f'exit status {answer.status}'}")
+    return answer
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,346 @@
+"""From Config to the one JSON file each Orthanc is started with, held against the minimum that loses no image.
+
+Read: orthanc/{gateway,storage}.json (fixed part), Config, the credentials, the operator's additions. Written by
+provision (and `ddwd try`) to Paths.rendered. Additions are merged here, not by Orthanc, which refuses a section that
+stands in two files; whatever would break the minimum configuration is a Problem and nothing is rendered.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ddwd.errors import ConfigError, Problem
+from ddwd.paths import Paths, orthanc_share
+
+if TYPE_CHECKING:
+    from ddwd.appliance.credentials import Credentials
+    from ddwd.config import Config, NodeName
+
+Json = dict[str, Any]
+
+RENDERED_NAME = "00-ddwd.json"
+PLUGIN_DIR = Path("/usr/share/orthanc/plugins")
+SOCKET_DIR = "/var/run/postgresql"
+STORAGE_SERVER = "storage"
+"""Name of the storage among the gateway's DICOMweb servers; autoforward.lua and the extractor POST to it."""
+_STOW_SECONDS = 3600
+_SCP_SECONDS = 300
+_INDEX_CONNECTIONS = 8
+_LISTS = frozenset({"LuaScripts", "Plugins"})
+
+
+def base(config: Config, credentials: Credentials, node: NodeName) -> Json:
+    """The fixed part of that Orthanc's configuration with everything that Config decides filled in."""
+    share = orthanc_share()
+    rendered: Json = json.loads((share / f"{node}.json").read_text(encoding="utf-8"))
+    own = config.node(node)
+    area = str(Paths(config).storage_area(node))
+    rendered |= {
+        "Name": own.aet,
+        "DicomAet": own.aet,
+        "DicomPort": own.dicom_port,
+        "HttpPort": own.http_port,
+        "StorageDirectory": area,
+        "IndexDirectory": area,
+        "StableAge": config.stable_age,
+        "RegisteredUsers": credentials.of(node),
+        "Plugins": _plugins(config),
+        "LuaScripts": [str(share / name) for name in _scripts(node)],
+        "Ddwd": _settings_for_lua(config, node),
+    }
+    if config.database.engine == "postgresql":
+        rendered["PostgreSQL"] = _postgresql(config, node)
+    _add_peer(rendered, config, credentials, node)
+    return rendered
+
+
+def _scripts(node: NodeName) -> tuple[str, ...]:
+    return ("doorbell.lua", "autoforward.lua") if node == "gateway" else ("doorbell.lua",)
+
+
+def _plugins(config: Config) -> list[str]:
+    names = ["libOrthancDicomWeb.so"]
+    if config.database.engine == "postgresql":
+        names.append("libOrthancPostgreSQLIndex.so")
+    return [str(PLUGIN_DIR / name) for name in names]
+
+
+def _settings_for_lua(config: Config, node: NodeName) -> Json:
+    return {
+        "Mode": config.forward.mode,
+        "Batch": config.forward.batch,
+        "Doorbell": str(Paths(config).doorbell(node)),
+    }
+
+
+def _postgresql(config: Config, node: NodeName) -> Json:
+    """The index; without a host libpq takes the folder of the Unix socket for one, and peer authentication."""
+    database = config.database
+    section: Json = {
+        "EnableIndex": True,
+        "EnableStorage": False,
+        "Lock": True,
+        "Host": database.host or SOCKET_DIR,
+        "Port": database.port,
+        "Database": database.name_for(node),
+        "Username": database.user_for(node),
+        "IndexConnectionsCount": _INDEX_CONNECTIONS,
+        "MaximumConnectionRetries": 10,
+        "ConnectionRetryInterval": 5,
+    }
+    if database.host is not None and database.password is not None:
+        section["Password"] = database.password
+    return section
+
+
+def _add_peer(rendered: Json, config: Config, credentials: Credentials, node: NodeName) -> None:
+    """The gateway knows the storage by DICOMweb; the storage knows the SCP, alone allowed to ask for C-MOVE."""
+    if node == "gateway":
+        user, password = credentials.login("storage", "gateway")
+        rendered["DicomWeb"]["Servers"] = {
+            STORAGE_SERVER: {
+                "Url": f"{config.storage.url}/dicom-web/",
+                "Username": user,
+                "Password": password,
+                "ChunkedTransfers": True,
+                "Timeout": _STOW_SECONDS,
+            }
+        }
+        return
+    rendered["DicomCheckModalityHost"] = _is_address(config.scp.host)
+    rendered["DicomModalities"][config.scp.aet] = {
+        "AET": config.scp.aet,
+        "Host": config.scp.host,
+        "Port": config.scp.port,
+        "AllowEcho": True,
+        "AllowMove": True,
+        "AllowStore": True,
+        "AllowFind": True,
+        "AllowGet": False,
+        "AllowTranscoding": False,
+        "Timeout": _SCP_SECONDS,
+    }
+
+
+def _is_address(host: str) -> bool:
+    """Orthanc compares the caller's address as text, so only an address can be checked."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+class Rendered(NamedTuple):
+    """One Orthanc's whole configuration, and which file each top-level key came from."""
+
+    tree: Json
+    origins: Mapping[str, str]
+
+
+def render(config: Config, credentials: Credentials, node: NodeName) -> str:
+    """Return the JSON text for that Orthanc; raises ConfigError with every addition that cannot be."""
+    rendered, problems = merged(config, credentials, node)
+    problems += lint(rendered, config, node)
+    if problems:
+        raise ConfigError(problems)
+    return json.dumps(rendered.tree, indent=2) + "\n"
+
+
+def problems_of(config: Config, credentials: Credentials, node: NodeName) -> list[Problem]:
+    """Everything wrong with that Orthanc's additions, for `ddwd config check`."""
+    rendered, problems = merged(config, credentials, node)
+    return problems + lint(rendered, config, node)
+
+
+def merged(config: Config, credentials: Credentials, node: NodeName) -> tuple[Rendered, list[Problem]]:
+    """Lay the operator's additions over the base, in the order of their names."""
+    tree = base(config, credentials, node)
+    origins: dict[str, str] = {}
+    problems: list[Problem] = []
+    for path in sorted(Paths(config).additions(node).glob("*.json")):
+        addition = _read_addition(path, problems)
+        problems += _refused_keys(path, addition, node)
+        _merge(tree, addition)
+        origins |= dict.fromkeys(addition, str(path))
+    return Rendered(tree, origins), problems
+
+
+def _read_addition(path: Path, problems: list[Problem]) -> Json:
+    try:
+        found = json.loads(_without_comments(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        problems.append(
+            Problem(str(path), None, "file", f"cannot be read ({error.strerror})", "make it readable")
+        )
+        return {}
+    except ValueError as error:
+        line = getattr(error, "lineno", None)
+        problems.append(Problem(str(path), line, "syntax", f"not JSON: {error}", "write one JSON object"))
+        return {}
+    if isinstance(found, dict):
+        return found
+    problems.append(Problem(str(path), 1, "syntax", "is not a JSON object", "write { ... } around it"))
+    return {}
+
+
+def _without_comments(text: str) -> str:
+    """Blank out // and /* */ comments, which Orthanc allows, leaving strings and line numbers as they are."""
+    pattern = r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/'
+    return re.sub(pattern, lambda m: m.group(1) or re.sub(r"[^\n]", " ", m.group()), text, flags=re.DOTALL)
+
+
+def _merge(tree: Json, addition: Json) -> None:
+    """Sections are merged, the operator's scripts and plugins come before ours, any other value replaces."""
+    for key, value in addition.items():
+        old = tree.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            _merge(old, value)
+        elif key in _LISTS and isinstance(old, list) and isinstance(value, list):
+            tree[key] = [*value, *(item for item in old if item not in value)]
+        else:
+            tree[key] = value
+
+
+_ELSEWHERE = {
+    "Name": "{node}.aet",
+    "DicomAet": "{node}.aet",
+    "DicomPort": "{node}.dicom_port",
+    "HttpPort": "{node}.http_port",
+    "StableAge": "stable_age",
+    "StorageDirectory": "data_dir",
+    "IndexDirectory": "data_dir",
+    "Ddwd": "forward.mode or forward.batch",
+}
+"""Keys of Orthanc that ddwd.yaml decides."""
+
+
+def _refused_keys(path: Path, addition: Json, node: NodeName) -> list[Problem]:
+    return [
+        Problem(
+            str(path), None, key, "is not for this file", f"set {key_there.format(node=node)} in ddwd.yaml"
+        )
+        for key, key_there in _ELSEWHERE.items()
+        if key in addition
+    ]
+
+
+class _Rule(NamedTuple):
+    """One line of the minimum configuration: where the value stands, what must hold, and how to write it."""
+
+    path: tuple[str, ...]
+    holds: Callable[[Any], bool]
+    instead: str
+
+
+def _exactly(*path: str, value: bool | int) -> _Rule:
+    return _Rule(path, lambda found: type(found) is type(value) and found == value, json.dumps(value))
+
+
+def _at_least(*path: str, low: int) -> _Rule:
+    return _Rule(path, lambda found: type(found) is int and found >= low, f"{low} or more")
+
+
+MINIMUM: tuple[_Rule, ...] = (
+    _exactly("OverwriteInstances", value=False),
+    _exactly("MaximumStorageSize", value=0),
+    _exactly("MaximumPatientCount", value=0),
+    _exactly("StorageCompression", value=False),
+    _exactly("SyncStorageArea", value=True),
+    _exactly("StoreMD5ForAttachments", value=True),
+    _exactly("TranscodeDicomProtocol", value=False),
+    _exactly("SynchronousCMove", value=True),
+    _exactly("SaveJobs", value=True),
+    _exactly("DicomCheckCalledAet", value=True),
+    _exactly("UnknownSopClassAccepted", value=True),
+    _exactly("DicomAlwaysAllowStore", value=True),
+    _exactly("DeidentifyLogs", value=True),
+    _exactly("ExecuteLuaEnabled", value=False),
+    _exactly("AuthenticationEnabled", value=True),
+    _at_least("JobsHistorySize", low=1000),
+    _at_least("ConcurrentJobs", low=4),
+    _Rule(("IngestTranscoding",), lambda found: found is None, "nothing: remove the key"),
+)
+"""What both Orthancs must have, lest images are lost, changed or silently dropped."""
+
+_POSTGRESQL = (
+    _exactly("PostgreSQL", "EnableIndex", value=True),
+    _exactly("PostgreSQL", "EnableStorage", value=False),
+    _exactly("PostgreSQL", "Lock", value=True),
+)
+_GATEWAY = (
+    _exactly("DicomWeb", "Servers", STORAGE_SERVER, "ChunkedTransfers", value=True),
+    _at_least("DicomWeb", "Servers", STORAGE_SERVER, "Timeout", low=600),
+)
+_FILTERS = re.compile(r"\b(Received(?:CStore)?InstanceFilter)\b")
+
+
+def lint(rendered: Rendered, config: Config, node: NodeName) -> list[Problem]:
+    """Hold a whole configuration against the minimum; each Problem names the file that broke it."""
+    rules = [*MINIMUM, *(_GATEWAY if node == "gateway" else _storage_rules(config))]
+    if config.database.engine == "postgresql":
+        rules += _POSTGRESQL
+    problems = [
+        _broken(
+            rendered,
+            node,
+            rule.path,
+            f"must be {rule.instead}, lest images are lost",
+            f"write {rule.instead}",
+        )
+        for rule in rules
+        if not rule.holds(_at(rendered.tree, rule.path))
+    ]
+    return problems + _lint_users(rendered, node) + _lint_scripts(rendered)
+
+
+def _storage_rules(config: Config) -> tuple[_Rule, ...]:
+    modality = ("DicomModalities", config.scp.aet)
+    return (_exactly(*modality, "AllowTranscoding", value=False), _at_least(*modality, "Timeout", low=120))
+
+
+def _at(tree: Json, path: tuple[str, ...]) -> object:
+    value: object = tree
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _broken(rendered: Rendered, node: NodeName, path: tuple[str, ...], what: str, instead: str) -> Problem:
+    origin = rendered.origins.get(path[0], str(orthanc_share() / f"{node}.json"))
+    return Problem(origin, None, ".".join(path), what, instead)
+
+
+def _lint_users(rendered: Rendered, node: NodeName) -> list[Problem]:
+    users = rendered.tree.get("RegisteredUsers")
+    if isinstance(users, dict) and users.get("ddwd") and users.get("orthanc") != "orthanc":
+        return []
+    what, instead = (
+        "would lock the portal out, or let anyone in",
+        "add users of your own, with real passwords",
+    )
+    return [_broken(rendered, node, ("RegisteredUsers",), what, instead)]
+
+
+def _lint_scripts(rendered: Rendered) -> list[Problem]:
+    """A reception filter discards images and answers success: none may be loaded."""
+    problems = []
+    for script in rendered.tree.get("LuaScripts", []):
+        path = Path(str(script))
+        try:
+            found = _FILTERS.search(path.read_text(encoding="utf-8", errors="replace"))
+        except OSError as error:
+            what = f"cannot be read ({error.strerror})"
+            problems.append(
+                Problem(str(path), None, "LuaScripts", what, "put the script there, readable for all")
+            )
+            continue
+        if found:
+            what = f"defines {found.group(1)}, which drops images and answers success"
+            problems.append(Problem(str(path), None, "LuaScripts", what, "remove that function"))
+    return problems

@@ -1,0 +1,120 @@
+-- The fast path from ORTHANC1 to ORTHANC2: STOW-RS by the DICOMweb plugin, as asynchronous jobs, never waiting on the peer.
+--   streaming: instances are collected as they are stored; a full batch, the heart beat (1 s) or a stable study sends them.
+--   stable:    a study is sent once it is stable (StableAge).
+-- The guarantee is the extractor: it compares both Orthancs and sends what is missing, so a job lost here is healed there.
+-- All callbacks run in one thread of Orthanc. Loaded after doorbell.lua, whose callbacks it calls first.
+
+local settings = (GetOrthancConfiguration() or {})['Ddwd'] or {}
+local streaming = settings['Mode'] ~= 'stable'
+local batch = settings['Batch'] or 40
+
+local HEALED = "ddwd's extractor will send again; check storage with: ddwd status"
+local SUBMITS = 3        -- tries at a batch before it is left to the extractor
+local KEPT = 20000       -- ids kept while submits fail
+
+local waiting = {}       -- ids of instances not yet in a job, oldest first
+local failures = 0       -- submits refused in a row
+
+local function say(text)
+  print('ddwd: ' .. text)
+end
+
+-- Hand `ids` to a STOW job. The third argument must be false to reach the plugin; DumpJson must not be given true, which
+-- would turn the booleans into strings.
+local function submit(ids)
+  local body = { Resources = ids, Synchronous = false, Asynchronous = true }
+  local answer = RestApiPost('/dicom-web/servers/storage/stow', DumpJson(body), false)
+  return answer ~= nil
+end
+
+local function take(count)
+  local ids, rest = {}, {}
+  for index, id in ipairs(waiting) do
+    if index <= count then
+      ids[#ids + 1] = id
+    else
+      rest[#rest + 1] = id
+    end
+  end
+  waiting = rest
+  return ids
+end
+
+local function put_back(ids)
+  for _, id in ipairs(waiting) do
+    ids[#ids + 1] = id
+  end
+  waiting = ids
+end
+
+local function refused(ids)
+  failures = failures + 1
+  if failures >= SUBMITS or #ids + #waiting > KEPT then
+    say('could not submit ' .. #ids .. ' instances to storage in ' .. failures .. ' tries; ' .. HEALED)
+    failures = 0
+  else
+    put_back(ids)
+  end
+end
+
+-- Send what waits, in batches; stops at the first refusal, the next heart beat goes on.
+local function flush()
+  while #waiting > 0 do
+    local ids = take(batch)
+    if not submit(ids) then
+      refused(ids)
+      return
+    end
+    failures = 0
+  end
+end
+
+local function collect(instance)
+  waiting[#waiting + 1] = instance
+  if #waiting >= batch and failures == 0 then
+    flush()
+  end
+end
+
+local stored_before = OnStoredInstance
+function OnStoredInstance(instance, tags, metadata, origin)
+  if stored_before then
+    stored_before(instance, tags, metadata, origin)
+  end
+  if streaming then
+    collect(instance)
+  end
+end
+
+local beat_before = OnHeartBeat
+function OnHeartBeat()
+  if beat_before then
+    beat_before()
+  end
+  flush()
+end
+
+local stable_before = OnStableStudy
+function OnStableStudy(study, tags, metadata)
+  if stable_before then
+    stable_before(study, tags, metadata)
+  end
+  if streaming then
+    flush()
+  elseif not submit({ study }) then
+    waiting[#waiting + 1] = study
+    say('could not submit study ' .. study .. ' to storage, trying again; ' .. HEALED)
+  end
+end
+
+local failure_before = OnJobFailure
+function OnJobFailure(job)
+  if failure_before then
+    failure_before(job)
+  end
+  local answer = RestApiGet('/jobs/' .. job, false)
+  local known = answer and ParseJson(answer) or {}
+  if known['Type'] == 'DicomWebStowClient' then
+    say('forward job ' .. job .. ' failed (' .. tostring(known['ErrorDescription']) .. '); ' .. HEALED)
+  end
+end
