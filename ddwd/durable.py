@@ -35,7 +35,9 @@ def translated() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _NO_ROOM:
-            raise StorageFullError(f"no room left on the volume of {error.filename or 'the output'}") from error
+            raise StorageFullError(
+                f"no room left on the volume of {error.filename or 'the output'}"
+            ) from error
         raise
 
 
@@ -89,13 +91,54 @@ def _write_all(descriptor: int, chunk: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def rename(source: Path, target: Path) -> None:
-    """Rename within one file system and make both folders durable; replaces an existing file."""
+class NewFile:
+    """A new file that grows by writes, for data that arrives in pieces; `sync` it before its rename, or `abandon` it.
+
+    Raises FileExistsError where the name is taken, StorageFullError where there is no room.
+    """
+
+    def __init__(self, path: Path, mode: int = 0o640) -> None:
+        step("write", path)
+        self.path = path
+        with translated():
+            self.descriptor = os.open(
+                path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode
+            )
+
+    def write(self, chunk: bytes | memoryview) -> None:
+        """Append the whole chunk."""
+        with translated():
+            _write_all(self.descriptor, chunk)
+
+    def sync(self) -> None:
+        """Make the content durable and close the file; the name is durable once its folder is."""
+        step("fsync", self.path)
+        with translated():
+            os.fsync(self.descriptor)
+        self._close()
+
+    def abandon(self) -> None:
+        """Close the file and remove its name, whatever state it is in."""
+        self._close()
+        with suppress(OSError):
+            self.path.unlink()
+
+    def _close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def rename(source: Path, target: Path, *, source_too: bool = True) -> None:
+    """Rename within one file system and make both folders durable; replaces an existing file.
+
+    Without `source_too` a power cut may bring the old name back beside the new one: for sources that are swept at start.
+    """
     step("rename", target)
     with translated():
         source.rename(target)
     fsync_dir(target.parent)
-    if source.parent != target.parent:
+    if source_too and source.parent != target.parent:
         fsync_dir(source.parent)
 
 

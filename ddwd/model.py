@@ -21,7 +21,7 @@ _UID_LENGTH = 64  # PS3.5 section 9.1
 _AET_LENGTH = 16  # PS3.5 section 6.2, VR AE
 _NAME_BYTES = 120
 """Longest encoded component before it is cut and given a digest: well under NAME_MAX (255) with room for suffixes."""
-_EMPTY_TOKEN = "%EMPTY"  # no encoding of a real value yields it: %EM is not a hexadecimal escape
+_EMPTY = "%EMPTY"  # no encoding of a real value yields it: %EM is not a hexadecimal escape
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.")
 
 
@@ -40,7 +40,9 @@ def parse_aet(text: str) -> str:
     """
     stripped = text.strip(" ")
     if not stripped or len(stripped) > _AET_LENGTH:
-        raise InvalidValueError(f"an AE title has 1 to {_AET_LENGTH} characters, this one has {len(stripped)}")
+        raise InvalidValueError(
+            f"an AE title has 1 to {_AET_LENGTH} characters, this one has {len(stripped)}"
+        )
     if "\\" in stripped or not (stripped.isascii() and stripped.isprintable()):
         raise InvalidValueError("an AE title has printable ASCII characters only, and no backslash")
     return stripped
@@ -55,7 +57,7 @@ def safe_component(value: str) -> str:
     """
     raw = value.strip(" \0").encode("utf-8", "surrogatepass")
     if not raw:
-        return _EMPTY_TOKEN
+        return _EMPTY
     last = len(raw) - 1
     encoded = "".join(
         chr(byte) if byte in _PLAIN and not _confusing(byte, index, last) else f"%{byte:02X}"

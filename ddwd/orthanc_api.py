@@ -203,20 +203,23 @@ class Orthanc:
         """See OrthancPort."""
         rows = self._json("GET", "/jobs?expand")
         return {
-            row["ID"]: Job(row["ID"], row["State"], row["Type"], row.get("ErrorDescription", "")) for row in rows
+            row["ID"]: Job(row["ID"], row["State"], row["Type"], row.get("ErrorDescription", ""))
+            for row in rows
         }
 
-    def _json(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - what JSON is
+    def _json(self, method: str, path: str, body: object = None) -> Any:
         answer = self._request(method, path, json=body)
         try:
             return answer.json()
         except ValueError as error:
-            raise PeerRefusedError(f"{self.name}: {path.partition('?')[0]}: the answer is not JSON") from error
+            raise PeerRefusedError(
+                f"{self.name}: {path.partition('?')[0]}: the answer is not JSON"
+            ) from error
 
     def _bytes(self, path: str, headers: dict[str, str] | None = None) -> bytes:
         return self._request("GET", path, headers=headers).content
 
-    def _request(self, method: str, path: str, **options: Any) -> requests.Response:  # noqa: ANN401
+    def _request(self, method: str, path: str, **options: Any) -> requests.Response:
         timeout = (_CONNECT_SECONDS, _READ_SECONDS)
         try:
             answer = self._session().request(method, self._base + path, timeout=timeout, **options)

@@ -108,15 +108,14 @@ class Ledger:
     def _extend(self, content: bytes) -> None:
         path = self._path()
         durable.step("append", path)
-        with durable.translated(), path.open("ab", buffering=0) as file:
+        with durable.translated(), path.open("ab") as file:
             length = os.fstat(file.fileno()).st_size
             try:
-                written = file.write(content)
-                if written != len(content):  # a disk that fills up takes a part
-                    raise OSError(28, os.strerror(28), str(path))
+                file.write(content)
+                file.flush()
                 os.fsync(file.fileno())
             except OSError:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # a disk that fills up takes a part: give it back
                     os.ftruncate(file.fileno(), length)
                 raise
 

@@ -71,7 +71,9 @@ class Image:
         return orthanc_id(self.patient_id, self.study_uid, self.series_uid, self.sop_uid)
 
 
-def image(study: int = 1, number: int = 1, *, patient: str = "PAT1", series: int = 1, pixels: bytes = b"") -> Image:
+def image(
+    study: int = 1, number: int = 1, *, patient: str = "PAT1", series: int = 1, pixels: bytes = b""
+) -> Image:
     """Make one CT image; the same arguments give the same bytes."""
     data = Dataset()
     data.SOPClassUID = CTImageStorage
@@ -87,7 +89,9 @@ def image(study: int = 1, number: int = 1, *, patient: str = "PAT1", series: int
     data.file_meta = meta
     buffer = io.BytesIO()
     data.save_as(buffer, enforce_file_format=True)
-    return Image(patient, data.StudyInstanceUID, data.SeriesInstanceUID, data.SOPInstanceUID, buffer.getvalue())
+    return Image(
+        patient, data.StudyInstanceUID, data.SeriesInstanceUID, data.SOPInstanceUID, buffer.getvalue()
+    )
 
 
 @dataclass

@@ -28,7 +28,9 @@ class Portal:
     """Gateway, storage, SCP spool and extractor in one folder; `restart` throws all memory away."""
 
     def __init__(self, folder: Path) -> None:
-        self.config = replace(Config(), output_dir=folder / "received_dicom", data_dir=folder, run_dir=folder / "run")
+        self.config = replace(
+            Config(), output_dir=folder / "received_dicom", data_dir=folder, run_dir=folder / "run"
+        )
         self.paths = Paths(self.config)
         self.paths.output.mkdir(exist_ok=True)
         self.clock = FakeClock()

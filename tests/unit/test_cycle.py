@@ -64,7 +64,9 @@ def test_forwarding_that_lua_lost_is_done_again_with_only_what_is_missing(portal
     portal.storage.store(*images[:2])
     portal.run(60)
     assert portal.published() == names(*images)
-    assert [sorted(block) for block in portal.gateway.stowed] == [sorted(one.orthanc_id for one in images[2:])]
+    assert [sorted(block) for block in portal.gateway.stowed] == [
+        sorted(one.orthanc_id for one in images[2:])
+    ]
 
 
 def test_a_study_put_on_storage_by_someone_else_is_published_when_stable(portal: Portal) -> None:
@@ -167,7 +169,9 @@ def test_what_came_but_is_not_what_storage_holds_is_not_published(portal: Portal
     assert portal.published() == names(good)
 
 
-def test_a_lost_ledger_and_lost_records_are_rebuilt_from_what_is_there(portal: Portal, tmp_path: Path) -> None:
+def test_a_lost_ledger_and_lost_records_are_rebuilt_from_what_is_there(
+    portal: Portal, tmp_path: Path
+) -> None:
     images = [image(number=n) for n in range(1, 4)]
     portal.gateway.store(*images)
     portal.storage.store(*images)
