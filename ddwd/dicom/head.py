@@ -1,0 +1,159 @@
+"""Reads the identifiers at the head of an encoded data set, and not a byte more than it must. Called by store_scp.
+
+pydicom would decode sequences by recursion (a nesting of about 250 levels ends it) and make objects of every element; here
+elements are stepped over by their lengths, nested ones by counting delimiters (PS3.5 section 7.5), in bounded memory.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydicom.uid import ExplicitVRBigEndian
+
+from ddwd.dicom.contexts import DEFLATED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Read = Callable[[int, int], bytes]
+    """(offset, length) -> bytes; fewer at the end of the data set."""
+
+_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
+_WANTED = frozenset({_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES})
+_ITEM, _DELIMITERS, _DELIMITER_GROUP = 0xFFFEE000, frozenset({0xFFFEE00D, 0xFFFEE0DD}), 0xFFFE
+_UNDEFINED = 0xFFFFFFFF
+_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+"""Value representations with a length of 32 bits (PS3.5 table 7.1-1)."""
+_VALUE_BYTES = 256
+"""Longest identifier that is taken: four times what the standard allows, so that only nonsense is refused."""
+_ELEMENTS = 1_000_000
+"""Elements stepped over before the head counts as unreadable: about two seconds' work."""
+_BLOCK = 16 * 1024
+_INFLATED = 16 * 1024 * 1024
+"""Bytes of a deflated data set that are inflated to find the head: a deflate bomb ends here."""
+
+
+class UnreadableError(Exception):
+    """The head cannot be parsed; the message says why and carries no value of the data set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The identifiers of a data set as they stand in it, padding removed; empty where absent."""
+
+    sop_class: str = ""
+    sop_uid: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+
+
+def read_head(descriptor: int, start: int, transfer_syntax: str) -> Head:
+    """Read the identifiers of the data set that begins at `start` of an open file.
+
+    Raises UnreadableError, OSError.
+    """
+    read = _inflated(descriptor, start) if transfer_syntax in DEFLATED else _blocks(descriptor, start)
+    values = _scan(read, ">" if transfer_syntax == ExplicitVRBigEndian else "<")
+    return Head(*(values.get(tag, "") for tag in (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES)))
+
+
+def _blocks(descriptor: int, start: int) -> Read:
+    """Read a file through one block that moves along."""
+    held, at = os.pread(descriptor, _BLOCK, start), 0
+
+    def read(offset: int, length: int) -> bytes:
+        nonlocal held, at
+        if not at <= offset <= offset + length <= at + len(held):
+            held, at = os.pread(descriptor, max(length, _BLOCK), start + offset), offset
+        return held[offset - at : offset - at + length]
+
+    return read
+
+
+def _inflated(descriptor: int, start: int) -> Read:
+    """Inflate the beginning of a data set: a raw deflate stream (PS3.5 section A.5), or one in a zlib wrapper by mistake."""
+    compressed = os.pread(descriptor, _INFLATED, start)
+    for window in (-zlib.MAX_WBITS, zlib.MAX_WBITS):
+        try:
+            head = zlib.decompressobj(window).decompress(compressed, _INFLATED)
+        except zlib.error:
+            continue
+        return lambda offset, length: head[offset : offset + length]
+    raise UnreadableError("the data set is said to be deflated and cannot be inflated")
+
+
+def _scan(read: Read, endian: str) -> dict[int, str]:
+    """The wanted values of the top level."""
+    tag_of, long_of, short_of = (
+        struct.Struct(f"{endian}HH"),
+        struct.Struct(f"{endian}L"),
+        struct.Struct(f"{endian}H"),
+    )
+    implicit = not _is_vr(read(4, 2))
+    values: dict[int, str] = {}
+    open_levels: list[bool] = []
+    position = 0
+    for _ in range(_ELEMENTS):
+        header = read(position, 12)
+        if len(header) < 8:  # noqa: PLR2004 - the shortest element
+            return values
+        group, element = tag_of.unpack_from(header)
+        tag = group << 16 | element
+        if group == _DELIMITER_GROUP:
+            length = long_of.unpack_from(header, 4)[0]
+            position += 8
+            if tag in _DELIMITERS:
+                implicit = _leave(open_levels)
+            elif length == _UNDEFINED:
+                open_levels.append(implicit)
+            else:
+                position += length
+            continue
+        if not open_levels and tag > _SERIES:
+            return values
+        size, length, unknown = _measure(header, long_of, short_of, implicit=implicit)
+        position += size
+        if length == _UNDEFINED:
+            open_levels.append(implicit)
+            implicit = implicit or unknown  # UN of undefined length holds implicit VR (PS3.5 section 6.2.2)
+            continue
+        if not open_levels and tag in _WANTED:
+            values[tag] = _value(read, position, length)
+        position += length
+    raise UnreadableError("too many elements before the SeriesInstanceUID")
+
+
+def _is_vr(text: bytes) -> bool:
+    return len(text) == 2 and text.isalpha() and text.isupper()  # noqa: PLR2004 - a VR has two letters
+
+
+def _leave(open_levels: list[bool]) -> bool:
+    if not open_levels:
+        raise UnreadableError("a sequence ends that never began")
+    return open_levels.pop()
+
+
+def _measure(
+    header: bytes, long_of: struct.Struct, short_of: struct.Struct, *, implicit: bool
+) -> tuple[int, int, bool]:
+    """Size of the element's header, length of its value, whether its VR is UN."""
+    if implicit:
+        return 8, long_of.unpack_from(header, 4)[0], False
+    vr = header[4:6]
+    if not _is_vr(vr):
+        raise UnreadableError("an element has no value representation")
+    if vr not in _LONG:
+        return 8, short_of.unpack_from(header, 6)[0], False
+    if len(header) < 12:  # noqa: PLR2004 - the long form
+        raise UnreadableError("the data set ends inside an element")
+    return 12, long_of.unpack_from(header, 8)[0], vr == b"UN"
+
+
+def _value(read: Read, position: int, length: int) -> str:
+    if length > _VALUE_BYTES:
+        raise UnreadableError("an identifier is longer than any UID")
+    return read(position, length).decode("latin-1").strip(" \0")

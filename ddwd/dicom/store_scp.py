@@ -1,0 +1,410 @@
+"""The C-STORE SCP: takes what ORTHANC2 sends and answers 0x0000 only once the object is durable in the spool.
+
+Stage between retrieve (which asks) and verify (which reads the spool). Anything that goes wrong is a failure status, never a
+warning: an Orthanc takes warnings for success. The whole life of a C-STORE happens in its association's reactor thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, cast
+
+from pynetdicom import AE, evt
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
+
+from ddwd.clock import SystemClock
+from ddwd.dicom import contexts
+from ddwd.dicom.head import UnreadableError
+from ddwd.dicom.incoming import Incoming, Spool
+from ddwd.dicom.move_scu import echo
+from ddwd.dicom.upper_layer import MAX_PDU, Announced, Limits, Peer, UpperLayer, no_delay
+from ddwd.errors import StorageFullError
+from ddwd.paths import Paths
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pynetdicom.association import Association
+
+    from ddwd.clock import Clock
+    from ddwd.config import Config, Scp
+    from ddwd.dicom.head import Head
+
+log = logging.getLogger("ddwd.scp")
+
+# Statuses of the Storage Service Class (PS3.4 table B.2-1).
+SUCCESS, OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
+INPUT_OUTPUT, UNEXPECTED = 0xC001, 0xC002
+
+_COMMAND_BYTES = 64 * 1024
+"""Cap of one command set; the largest sound C-STORE-RQ has a few hundred bytes."""
+_IDLE_WAIT = 0.2
+"""Seconds between two looks of an association's own thread at its timers; messages wake it at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What peers together may claim: open connections, and seconds of silence on an established association."""
+
+    connections: int = 96
+    silence: float = 300.0
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the SCP did since its start; `progressed` is time.monotonic() of the last bytes that came."""
+
+    associations: int = 0
+    received: int = 0
+    received_bytes: int = 0
+    refused: int = 0
+    last_received: datetime | None = None
+    progressed: float = 0.0
+
+
+class _RefusedError(Exception):
+    """The object is not taken, with this status."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class _Tally:
+    """Counters that several reactors share."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._received = self._bytes = self._refused = 0
+        self._last: datetime | None = None
+        self._progressed = time.monotonic()
+
+    def seen(self, size: int) -> None:
+        """Bytes of a data set came."""
+        with self._lock:
+            self._bytes += size
+            self._progressed = time.monotonic()
+
+    def answered(self, status: int) -> None:
+        """A C-STORE was answered."""
+        with self._lock:
+            if status == SUCCESS:
+                self._received += 1
+                self._last = self._clock.utc()
+            else:
+                self._refused += 1
+
+    def counts(self, associations: int) -> Counts:
+        """A consistent copy."""
+        with self._lock:
+            return Counts(
+                associations, self._received, self._bytes, self._refused, self._last, self._progressed
+            )
+
+
+class _Dimse(DIMSEServiceProvider):
+    """Receives messages; a C-STORE is served here, in the reactor thread, all else by the association's own."""
+
+    def __init__(self, assoc: Association, spool: Spool, tally: _Tally) -> None:
+        super().__init__(assoc)
+        self._spool = spool
+        self._tally = tally
+        self._silence = assoc.network_timeout or 0
+        self._object: Incoming | None = None
+        self.established = threading.Event()
+
+    def get_msg(self, block: bool = False) -> Any:
+        """The next message for the association's thread, waiting a little where pynetdicom would poll."""
+        try:
+            return self.msg_queue.get(timeout=self.dimse_timeout if block else _IDLE_WAIT)
+        except queue.Empty:
+            return None, None
+
+    def receive_primitive(self, primitive: Any) -> None:
+        """Take the fragments of one P-DATA-TF; the last one completes a message."""
+        try:
+            if self.message is None:
+                self.message = self._new_message()
+            if self.message.decode_msg(primitive, self.assoc):
+                message, self.message = self.message, None
+                self._complete(message)
+            else:
+                _bound(self.message)
+        except Exception as error:  # noqa: BLE001 - a message that cannot be decoded aborts its association, no more
+            log.warning("an invalid DIMSE message ends an association (%s)", type(error).__name__)
+            self.drop()
+            self.dul.event_queue.put("Evt19")
+
+    def drop(self) -> None:
+        """Remove an object that did not come whole."""
+        unfinished, self._object = self._object, None
+        if unfinished is not None:
+            unfinished.discard()
+
+    def _new_message(self) -> DIMSEMessage:
+        message = DIMSEMessage()
+        self._object = Incoming(self._spool, lambda: self._names(message), self._tally.seen)
+        message.data_set = self._object
+        return message
+
+    def _names(self, message: DIMSEMessage) -> tuple[str, str, str] | None:
+        """SOP class, SOP instance and transfer syntax of a C-STORE; None for any other message, whose data are not kept."""
+        if type(message).__name__ != "C_STORE_RQ" or message.context_id not in self.assoc._accepted_cx:
+            return None
+        command = message.command_set
+        syntax = self.assoc._accepted_cx[message.context_id].transfer_syntax[0]
+        return str(command.AffectedSOPClassUID), str(command.AffectedSOPInstanceUID), str(syntax)
+
+    def _complete(self, message: DIMSEMessage) -> None:
+        request = message.message_to_primitive()
+        context_id = cast("int", message.context_id)
+        if not isinstance(request, C_STORE) or request.MessageIDBeingRespondedTo is not None:
+            self.drop()
+            self.msg_queue.put((context_id, cast("Any", request)))
+            return
+        if context_id not in self.assoc._accepted_cx or not request.is_valid_request:
+            raise ValueError("a C-STORE-RQ outside the accepted contexts, or without its mandatory elements")
+        if not self.established.wait(self._silence):
+            raise ValueError("a C-STORE-RQ before the association was established")
+        status = self._verdict(request)
+        self._tally.answered(status)
+        self.send_msg(_response(request, status), context_id)
+
+    def _verdict(self, request: C_STORE) -> int:
+        """Keep the object, or say by a status why not; every failure ends here."""
+        incoming, self._object = cast("Incoming", self._object), None
+        try:
+            head = incoming.head()
+            _check(head, request)
+            incoming.keep(head)
+        except _RefusedError as error:
+            status, reason = error.status, str(error)
+        except UnreadableError as error:
+            status, reason = CANNOT_UNDERSTAND, str(error)
+        except StorageFullError as error:
+            status, reason = OUT_OF_RESOURCES, str(error)
+        except OSError as error:
+            status, reason = INPUT_OUTPUT, error.strerror or type(error).__name__
+        except Exception as error:  # noqa: BLE001 - the edge: a defect of ours must not be the loss of an image
+            status, reason = UNEXPECTED, type(error).__name__
+        else:
+            return SUCCESS
+        finally:
+            incoming.discard()
+        log.error(
+            "refused a C-STORE with 0x%04X: %s; instance %s", status, reason, request.AffectedSOPInstanceUID
+        )
+        return status
+
+
+def _check(head: Head, request: C_STORE) -> None:
+    """The identifiers must be there and agree with the command set (PS3.4 section B.2.3: 0xA900)."""
+    if not (head.study_uid and head.series_uid and head.sop_uid):
+        raise _RefusedError(MISMATCH, "the data set lacks a study, series or SOP instance UID")
+    if head.sop_uid != _plain(request.AffectedSOPInstanceUID):
+        raise _RefusedError(MISMATCH, "the SOP instance UIDs of command and data set differ")
+    if head.sop_class and head.sop_class != _plain(request.AffectedSOPClassUID):
+        raise _RefusedError(MISMATCH, "the SOP class UIDs of command and data set differ")
+
+
+def _bound(message: DIMSEMessage) -> None:
+    if message.encoded_command_set.tell() > _COMMAND_BYTES:
+        raise ValueError("a command set without an end")
+
+
+def _plain(uid: object) -> str:
+    return str(uid).strip(" \0")
+
+
+def _response(request: C_STORE, status: int) -> C_STORE:
+    """The C-STORE-RSP (PS3.7 section 9.3.1.2)."""
+    response = C_STORE()
+    response.MessageIDBeingRespondedTo = request.MessageID
+    response.AffectedSOPClassUID = request.AffectedSOPClassUID
+    response.AffectedSOPInstanceUID = request.AffectedSOPInstanceUID
+    response.Status = status
+    return response
+
+
+class _Reactor(UpperLayer):
+    """The upper layer of an accepted association; tells the SCP when it has ended."""
+
+    def __init__(self, assoc: Association, scp: StoreScp, limits: Limits) -> None:
+        super().__init__(assoc, limits)
+        self._scp = scp
+        self.dimse: _Dimse | None = None
+
+    def released(self) -> None:
+        """Free what the association held."""
+        if self.dimse is not None:
+            self.dimse.established.set()
+            self.dimse.drop()
+        self._scp.closed(self.assoc)
+
+
+class _Handler(RequestHandler):
+    """Gives each accepted connection our reactor and DIMSE provider."""
+
+    server: _Server
+
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        self.server.scp.opened(association)
+        return association
+
+
+class _Server(ThreadedAssociationServer):
+    """The listener: turns strangers away before a byte of theirs is read."""
+
+    scp: StoreScp
+    request_queue_size = 64
+    daemon_threads = True
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether this source may speak, and whether there is room for it."""
+        return self.scp.admits(str(client_address[0])) and self._readied(request)
+
+    @staticmethod
+    def _readied(request: socket.socket) -> bool:
+        no_delay(request)
+        return True
+
+
+class StoreScp:
+    """The running SCP. `start` it, `stop` it; `counts` at any time."""
+
+    def __init__(self, config: Config, clock: Clock | None = None, bounds: Bounds | None = None) -> None:
+        self._scp: Scp = config.scp
+        self._bounds = bounds or Bounds()
+        self._spool = Spool(Paths(config))
+        self._tally = _Tally(clock or SystemClock())
+        self._open: dict[Association, None] = {}
+        self._changed = threading.Condition()
+        self._entity = self._make_entity()
+        self._server: _Server | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on, also where port 0 was asked for."""
+        if self._server is None:
+            raise RuntimeError("the SCP is not running")
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Sweep what a dead run left, then listen. Raises OSError where the port is taken or the spool cannot be made."""
+        contexts.configure()
+        swept = self._spool.prepare()
+        if swept:
+            log.info("removed %d unfinished objects of an earlier run; none was acknowledged", swept)
+        server = self._entity.make_server(
+            (self._scp.host, self._scp.port),
+            contexts=contexts.supported(),
+            evt_handlers=[(evt.EVT_ESTABLISHED, _note_established)],
+            server_class=_Server,
+            request_handler=_Handler,
+        )
+        self._server = cast("_Server", server)
+        self._server.scp = self
+        self._entity._servers.append(self._server)
+        threading.Thread(
+            target=self._server.serve_forever, args=(0.5,), name="ddwd-listener", daemon=True
+        ).start()
+
+    def stop(self, grace: float = 20.0) -> bool:
+        """Refuse new associations, give the open ones `grace` seconds to end, abort the rest; True where none was aborted."""
+        server, self._server = self._server, None
+        if server is None:
+            return True
+        server.shutdown()
+        with self._changed:
+            drained = self._changed.wait_for(lambda: not self._open, grace)
+            rest = list(self._open)
+        for association in rest:
+            association.abort()
+        return drained
+
+    def counts(self) -> Counts:
+        """What was done since the start."""
+        return self._tally.counts(len(self._open))
+
+    def answers(self, timeout: float = 5.0) -> bool:
+        """Whether a C-ECHO over a real connection is answered."""
+        return self._server is not None and echo(
+            Peer(self._scp.host, self.port, self._scp.aet, "DDWD_SELF"), timeout
+        )
+
+    def admits(self, source: str) -> bool:
+        """Whether a connection from this address may be accepted now. Makes room at the cost of who has yet to say anything."""
+        if ip_address(self._scp.host).is_loopback and not ip_address(source).is_loopback:
+            log.warning("refused a connection from %s: only this machine may speak to the SCP", source)
+            return False
+        with self._changed:
+            if len(self._open) < self._bounds.connections:
+                return True
+            idle = next((one for one in self._open if not one.is_established), None)
+        if idle is None:
+            log.warning("refused a connection: all %d are in use", self._bounds.connections)
+            return False
+        _cut(idle)
+        return True
+
+    def opened(self, association: Association) -> None:
+        """Equip a new association."""
+        association.network_timeout = self._bounds.silence
+        dimse = _Dimse(association, self._spool, self._tally)
+        reactor = _Reactor(association, self, self._bounds.limits)
+        reactor.dimse = dimse
+        reactor.to_user_queue = Announced(dimse.msg_queue)
+        association.dul, association.dimse = reactor, dimse
+        with self._changed:
+            self._open[association] = None
+
+    def closed(self, association: Association) -> None:
+        """Forget an association that has ended."""
+        with self._changed:
+            self._open.pop(association, None)
+            self._changed.notify_all()
+
+    def _make_entity(self) -> AE:
+        entity = AE(self._scp.aet)
+        entity.implementation_class_uid, entity.implementation_version_name = contexts.implementation()
+        entity.require_called_aet = True
+        entity.maximum_pdu_size = MAX_PDU
+        entity.maximum_associations = self._bounds.connections * 2  # admits() bounds them, by connections
+        entity.acse_timeout = self._bounds.limits.negotiation
+        entity.dimse_timeout = entity.network_timeout = self._bounds.silence
+        return entity
+
+
+def serve(config: Config) -> StoreScp:
+    """Start the SCP of this configuration."""
+    scp = StoreScp(config)
+    scp.start()
+    return scp
+
+
+def _note_established(event: evt.Event) -> None:
+    dimse = event.assoc.dimse
+    if isinstance(dimse, _Dimse):
+        dimse.established.set()
+
+
+def _cut(association: Association) -> None:
+    """Close the connection of an association that has not got anywhere."""
+    connection = association.dul.socket.socket if association.dul.socket else None
+    if connection is not None:
+        try:
+            connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return
