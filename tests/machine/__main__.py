@@ -87,9 +87,13 @@ def send(options: argparse.Namespace) -> int:
     return done.returncode
 
 
-def stop(_options: argparse.Namespace) -> int:
-    """End every machine that was left running."""
-    for ident in running():
+def stop(options: argparse.Namespace) -> int:
+    """End the machine that was left running; where there are several, the ones named."""
+    idents = options.machines or running()
+    if len(idents) > 1 and not options.machines:
+        msg = f"several machines run, and some may be another's: name those to end: {' '.join(idents)}"
+        raise MachineError(msg)
+    for ident in idents:
         Machine.attach(ident).stop()
         say(f"machine {ident} is gone")
     return 0
@@ -114,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--plain", action="store_true", help="Debian only, without the portal")
         if verb is run:
             sub.add_argument("command", nargs=argparse.REMAINDER)
+        if verb is stop:
+            sub.add_argument("machines", nargs="*", metavar="ID")
         if verb is send:
             sub.add_argument("paths", nargs="+", type=Path)
     return parser

@@ -121,10 +121,8 @@ def _in_machine(deb: Path) -> int:
 
 
 def _in_sandbox() -> int:
-    from tests.machine.sandbox import sandbox  # noqa: PLC0415 - only where it is needed
-
-    with sandbox() as (output, send):
-        return _demonstrate(output, send, "C-STORE to the sandbox")
+    say("`ddwd try` cannot be driven from here yet: nothing was sent, nothing was compared")
+    return 1
 
 
 def _demonstrate(output: Path, send: Sender, how: str) -> int:

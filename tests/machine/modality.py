@@ -80,9 +80,12 @@ class Modality:
     def start(self, command: Sequence[str]) -> Sending:
         """Start COMMAND of the image and return at once; it is killed when the machine ends."""
         log = self._network.folder / f"modality-{len(self._started)}.log"
+        # a cgroup of its own: it outlives a crash of the machine, but not the machine's owner
+        self._cgroup.mkdir(exist_ok=True)
+        joined = ["sh", "-c", JOIN, str(self._cgroup), *self.argv(command)]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                self.argv(command),
+                joined,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
