@@ -164,7 +164,11 @@ class _Dimse(DIMSEServiceProvider):
             return None
         command = message.command_set
         syntax = self.assoc._accepted_cx[message.context_id].transfer_syntax[0]
-        return str(command.AffectedSOPClassUID), str(command.AffectedSOPInstanceUID), str(syntax)
+        return (
+            str(command.get("AffectedSOPClassUID") or ""),
+            str(command.get("AffectedSOPInstanceUID") or ""),
+            str(syntax),
+        )
 
     def _complete(self, message: DIMSEMessage) -> None:
         request = message.message_to_primitive()
@@ -173,8 +177,8 @@ class _Dimse(DIMSEServiceProvider):
             self.drop()
             self.msg_queue.put((context_id, cast("Any", request)))
             return
-        if context_id not in self.assoc._accepted_cx or not request.is_valid_request:
-            raise ValueError("a C-STORE-RQ outside the accepted contexts, or without its mandatory elements")
+        if context_id not in self.assoc._accepted_cx or request.MessageID is None:
+            raise ValueError("a C-STORE-RQ outside the accepted contexts, or one that cannot be answered")
         if not self.established.wait(self._silence):
             raise ValueError("a C-STORE-RQ before the association was established")
         status = self._verdict(request)
@@ -185,6 +189,8 @@ class _Dimse(DIMSEServiceProvider):
         """Keep the object, or say by a status why not; every failure ends here."""
         incoming, self._object = cast("Incoming", self._object), None
         try:
+            if not request.is_valid_request:
+                raise _RefusedError(MISMATCH, "the command set lacks a mandatory element")  # noqa: TRY301
             head = incoming.head()
             _check(head, request)
             incoming.keep(head)

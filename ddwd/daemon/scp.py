@@ -1,0 +1,110 @@
+"""Entry point of ddwd-scp: serves C-STORE, writes its heartbeat (Paths.heartbeat('scp')), shows itself alive by a C-ECHO.
+
+The CLI and the extractor read the heartbeat. A full or failing disk is no reason to restart, and so no part of the check.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from ddwd.clock import SystemClock, stamp
+from ddwd.config import load
+from ddwd.daemon.loop import Beat, Loop
+from ddwd.dicom.store_scp import Counts, StoreScp
+from ddwd.errors import DdwdError
+from ddwd.paths import Paths
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ddwd.clock import Clock
+
+log = logging.getLogger("ddwd.scp")
+
+_INTERVAL = 2.0
+"""Seconds between two heartbeats."""
+_ECHO_EVERY = 8.0
+"""Seconds between two self checks: well within WatchdogSec."""
+_ECHO_TIMEOUT = 5.0
+_DRAIN = 20.0
+"""Seconds that open associations have to end after SIGTERM."""
+
+
+class Heart:
+    """One beat: counts to the heartbeat file, a C-ECHO to ourselves now and then."""
+
+    def __init__(self, scp: StoreScp, file: Path, clock: Clock) -> None:
+        self._scp = scp
+        self._file = file
+        self._clock = clock
+        self._alive = True
+        self._checked = -_ECHO_EVERY
+
+    def beat(self) -> Beat:
+        """Check, write, report."""
+        now = self._clock.monotonic()
+        if now - self._checked >= _ECHO_EVERY:
+            self._alive = self._scp.answers(_ECHO_TIMEOUT)
+            self._checked = now
+            if not self._alive:
+                log.error("the SCP does not answer its own C-ECHO")
+        counts = self._scp.counts()
+        self._write(counts)
+        return Beat(
+            f"{counts.associations} associations, {counts.received} objects received "
+            f"({counts.received_bytes / 1e6:.1f} MB), {counts.refused} refused",
+            healthy=self._alive,
+        )
+
+    def _write(self, counts: Counts) -> None:
+        """Replace the heartbeat file; not fsynced, it lies on a tmpfs and is worth nothing after a power cut."""
+        last = counts.last_received
+        facts = asdict(counts) | {
+            "last_received": stamp(last) if last else None,
+            "progressed": round(time.monotonic() - counts.progressed, 1),
+            "alive": self._alive,
+            "at": stamp(self._clock.utc()),
+            "pid": os.getpid(),
+        }
+        fresh = self._file.with_suffix(".new")
+        try:
+            fresh.write_text(json.dumps(facts), encoding="utf-8")
+            fresh.replace(self._file)
+        except OSError as error:
+            log.warning("cannot write the heartbeat: %s", error.strerror)
+
+
+def main() -> int:
+    """Run until told to stop; the exit status is that of the error tree."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        config = load()
+        scp = StoreScp(config)
+        scp.start()
+    except DdwdError as error:
+        log.error("%s", error)  # noqa: TRY400 - the message is for the operator, a stack is not
+        return error.exit_status
+    except OSError as error:
+        log.error("cannot start: %s %s", error.strerror, error.filename or "")  # noqa: TRY400 - as above
+        return DdwdError.exit_status
+    file = Paths(config).heartbeat("scp")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    loop = Loop(Heart(scp, file, SystemClock()).beat, _INTERVAL)
+    loop.listen()
+    loop.run()
+    loop.extend(_DRAIN + 10)
+    if not scp.stop(_DRAIN):
+        log.warning(
+            "some associations were aborted; their objects were not acknowledged and will be sent again"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
