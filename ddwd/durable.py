@@ -163,3 +163,11 @@ def replace_file(path: Path, content: bytes, mode: int = 0o640) -> None:
         temporary.unlink()
     write_new(temporary, [content], mode)
     rename(temporary, path)
+
+
+def replace_volatile(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Put `content` at `path` in one step for readers of this moment; not durable, for files on /run only."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.write_bytes(content)
+    temporary.chmod(mode)
+    temporary.replace(path)

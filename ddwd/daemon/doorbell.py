@@ -11,8 +11,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from watchdog.observers.api import BaseObserver
@@ -21,17 +20,17 @@ _RINGS = frozenset({"modified", "created", "closed", "moved"})
 
 
 class _Ear(FileSystemEventHandler):
-    def __init__(self, wake: threading.Event) -> None:
+    def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Called in the observer's thread."""
         if event.event_type in _RINGS:
-            self._wake.set()
+            self._wake()
 
 
-def listen(folders: Iterable[Path], wake: threading.Event) -> BaseObserver:
-    """Set `wake` whenever a file in one of the folders is written; the caller stops the observer."""
+def listen(folders: Iterable[Path], wake: Callable[[], None]) -> BaseObserver:
+    """Call `wake` whenever a file in one of the folders is written; the caller stops the observer."""
     observer = Observer()
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)

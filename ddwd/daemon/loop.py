@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import signal
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What a cycle reports: a status line for `systemctl status`, and whether what it looks after is alive."""
+    """What a cycle reports: a status line for `systemctl status`, whether what it looks after is alive, when it wants to run again.
+
+    `wait` is in seconds; None is the loop's own interval.
+    """
 
     status: str
     healthy: bool = True
+    wait: float | None = None
 
 
 class Loop:
@@ -37,6 +42,7 @@ class Loop:
         self._notify = notify or sdnotify.SystemdNotifier().notify
         self._wakeup = threading.Event()
         self._stopping = threading.Event()
+        self._signed = 0.0
 
     def run(self) -> None:
         """Return once told to stop. Whatever `cycle` raises ends the loop: the service manager starts anew."""
@@ -46,12 +52,19 @@ class Loop:
             beat = self._cycle()
             self._notify(f"STATUS={beat.status}" + ("\nWATCHDOG=1" if beat.healthy else ""))
             if not self._stopping.is_set():
-                self._wakeup.wait(self._interval)
+                self._wakeup.wait(self._interval if beat.wait is None else beat.wait)
         self._notify("STOPPING=1")
 
     def extend(self, seconds: float) -> None:
         """Ask for that much more time to start or to stop (sd_notify EXTEND_TIMEOUT_USEC), and sign that we live."""
         self._notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}\nWATCHDOG=1")
+
+    def alive(self) -> None:
+        """A sign of life from inside a long cycle, by the thread that runs it; at most one each second."""
+        now = time.monotonic()
+        if now - self._signed >= 1.0:
+            self._signed = now
+            self._notify("WATCHDOG=1")
 
     def wake(self) -> None:
         """Begin the next cycle now; safe from any thread."""

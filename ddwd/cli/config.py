@@ -1,0 +1,182 @@
+"""`ddwd config check|show`: whether the portal can run with its settings, and where each comes from.
+
+`check` is what ddwd.service runs before anything else starts. Exit status: 0 sound, 78 not (one line for each problem).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from ddwd.config import PORT_KEYS, SECRET_KEYS, Loaded, flatten, load_with_sources
+from ddwd.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+
+    from ddwd.config import Config
+
+_UNIT_OF = {
+    "gateway.dicom_port": "ddwd-gateway",
+    "gateway.http_port": "ddwd-gateway",
+    "storage.dicom_port": "ddwd-storage",
+    "storage.http_port": "ddwd-storage",
+    "scp.port": "ddwd-scp",
+}
+_LISTENING = "0A"  # state column of /proc/net/tcp
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb and its arguments."""
+    parser = subparsers.add_parser("config", help="check or show the settings")
+    parser.add_argument("action", choices=["check", "show"], help="check them, or show each with its source")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.set_defaults(run=run, needs_config=False)
+
+
+def run(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int:
+    """Check or show."""
+    return _check(args, out) if args.action == "check" else _show(args, out)
+
+
+def _check(args: argparse.Namespace, out: TextIO) -> int:
+    try:
+        loaded = load_with_sources()
+        problems = [*port_problems(loaded), *output_problems(loaded)]
+        if problems:
+            raise ConfigError(problems)
+    except ConfigError as error:
+        if not args.json:
+            raise
+        rows = [{name: getattr(one, name) for name in Problem.__slots__} for one in error.problems]
+        out.write(json.dumps({"sound": False, "problems": rows}) + "\n")
+        return error.exit_status
+    out.write(_sound(loaded.config, as_json=args.json) + "\n")
+    return 0
+
+
+def _sound(config: Config, *, as_json: bool) -> str:
+    if as_json:
+        return json.dumps({"sound": True, "problems": []})
+    gateway, storage, scp = config.gateway, config.storage, config.scp
+    return (
+        f"the configuration is sound: {gateway.aet} on {gateway.dicom_port} (web {gateway.http_port}), "
+        f"{storage.aet} on {storage.dicom_port} (web {storage.http_port}), {scp.aet} on {scp.host}:{scp.port}, "
+        f"output in {config.output_dir}; see `ddwd status`"
+    )
+
+
+def port_problems(loaded: Loaded) -> list[Problem]:
+    """The ports that something else holds. Those of a unit of ours that runs are its own."""
+    running = _running_units()
+    values = flatten(loaded.config)
+    problems = []
+    for key in PORT_KEYS:
+        port = int(str(values[key]))
+        host = loaded.config.scp.host if key == "scp.port" else ""
+        if _UNIT_OF[key] not in running and _is_taken(host, port):
+            what = f"port {port} is taken{_holder(port)}"
+            problems.append(loaded.problem(key, what, "stop what holds it, or set another port here"))
+    return problems
+
+
+def output_problems(loaded: Loaded) -> list[Problem]:
+    """Whether OUTPUT_DIR can be written by the user who runs this: ddwd, when the service does."""
+    folder = loaded.config.output_dir
+    if not folder.is_dir():
+        hint = f"make it: install -d -o ddwd -g ddwd -m 0750 {folder}"
+        return [loaded.problem("output_dir", f"the folder {folder} does not exist", hint)]
+    if os.statvfs(folder).f_flag & os.ST_RDONLY and not _is_sandboxed(folder, loaded.config.data_dir):
+        return [
+            loaded.problem("output_dir", f"{folder} is on a read-only file system", "mount it read-write")
+        ]
+    if not os.access(folder, os.W_OK | os.X_OK) and not _is_read_only(folder):
+        hint = f"give it to user ddwd: chown ddwd:ddwd {folder}"
+        return [loaded.problem("output_dir", f"{folder} cannot be written by this user", hint)]
+    return []
+
+
+def _is_sandboxed(folder: Path, data_dir: Path) -> bool:
+    """Tell whether it is only systemd's ProtectSystem= of ddwd.service that makes an OUTPUT_DIR elsewhere read-only here."""
+    return bool(os.environ.get("INVOCATION_ID")) and not folder.is_relative_to(data_dir)
+
+
+def _is_read_only(folder: Path) -> bool:
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+
+
+def _running_units() -> set[str]:
+    systemctl = shutil.which("systemctl")
+    if systemctl is None:
+        return set()
+    units = sorted(set(_UNIT_OF.values()))
+    # "deactivating" counts: while a restart is under way the old process may still hold its port
+    answer = subprocess.run(
+        [systemctl, "is-active", *units], capture_output=True, text=True, check=False, timeout=20
+    )
+    states = answer.stdout.split()
+    return {unit for unit, state in zip(units, states, strict=False) if state not in {"inactive", "failed"}}
+
+
+def _is_taken(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError:
+            return True
+    return False
+
+
+def _holder(port: int) -> str:
+    """Who listens on the port, as far as /proc tells this user."""
+    for inode in _listeners(port):
+        for link in Path("/proc").glob("[0-9]*/fd/*"):
+            try:
+                if link.readlink() == Path(f"socket:[{inode}]"):
+                    name = (link.parents[1] / "comm").read_text(encoding="utf-8").strip()
+                    return f" by {name} (process {link.parents[1].name})"
+            except OSError:
+                continue
+    return ""
+
+
+def _listeners(port: int) -> Iterable[str]:
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        try:
+            lines = table.read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for fields in map(str.split, lines):
+            if fields[3] == _LISTENING and re.fullmatch(rf".*:{port:04X}", fields[1]):
+                yield fields[9]
+
+
+def _show(args: argparse.Namespace, out: TextIO) -> int:
+    loaded = load_with_sources()
+    rows = {
+        key: (_shown(key, value), str(loaded.sources.get(key, "default")))
+        for key, value in flatten(loaded.config).items()
+    }
+    if args.json:
+        body = {key: {"value": value, "source": source} for key, (value, source) in rows.items()}
+        out.write(json.dumps(body) + "\n")
+        return 0
+    for key, (value, source) in rows.items():
+        out.write(f"{key:<24} {'' if value is None else value!s:<34} {source}\n")
+    return 0
+
+
+def _shown(key: str, value: object) -> object:
+    if key in SECRET_KEYS and value is not None:
+        return "(hidden)"
+    return str(value) if isinstance(value, Path) else value

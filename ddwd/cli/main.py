@@ -1,0 +1,67 @@
+"""`ddwd VERB ...`: one file a verb in this folder; here only the parser, the errors' one line, and the exit status.
+
+Exit status of every verb: 0 done; 1 the answer is no (each verb says what that means); 64 usage or a bad value; 66 not found;
+69 a peer does not answer; 78 the configuration cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from ddwd import __version__
+from ddwd.cli import config, send, status, try_
+from ddwd.config import load
+from ddwd.errors import DdwdError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VERBS = (status, send, config, try_)
+_USAGE = 64  # EX_USAGE of sysexits.h
+_INTERRUPTED = 130
+_EPILOG = """exit status: 0 done, 1 the answer is no, 64 usage, 66 not found, 69 a peer does not answer,
+78 the configuration cannot be used; `ddwd VERB --help` tells what each verb means by 1"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends with 64 on wrong usage, as all of ddwd does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and how to find help."""
+        self.exit(_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; man page and completion are made from it."""
+    top = _Parser(prog="ddwd", description="D-DW-D Portal: carries studies with custody.", epilog=_EPILOG)
+    top.add_argument("--version", action="version", version=f"ddwd {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in VERBS:
+        verb.add_parser(verbs)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit status."""
+    args = parser().parse_args(argv)
+    try:
+        settings = load() if getattr(args, "needs_config", True) else None
+        found: int = args.run(args, settings, sys.stdout)
+        sys.stdout.flush()
+    except DdwdError as error:
+        for line in str(error).splitlines():
+            sys.stderr.write(f"ddwd: {line}\n")
+        return error.exit_status
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

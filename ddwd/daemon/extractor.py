@@ -1,0 +1,230 @@
+"""Entry point of ddwd-extractor: watches both Orthancs, heals, retrieves, verifies, publishes. Runs as user ddwd.
+
+Turns are taken when a doorbell rings (both Orthancs' Lua touch a file, heard by inotify), when work is finished, and at the latest
+every POLL_INTERVAL. Writes the ledger, the custody records, OUTPUT_DIR, quarantine and its own status file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ddwd import durable
+from ddwd.appliance import credentials
+from ddwd.audit import Audit, Event
+from ddwd.clock import SystemClock, stamp
+from ddwd.config import load
+from ddwd.daemon import doorbell
+from ddwd.daemon.loop import Beat, Loop
+from ddwd.dicom.move_scu import Mover, echo
+from ddwd.dicom.upper_layer import Peer
+from ddwd.errors import DdwdError
+from ddwd.orthanc_api import Orthanc
+from ddwd.paths import Paths
+from ddwd.pipeline.cycle import Cycle, Ports
+from ddwd.pipeline.forward import Forwarder
+from ddwd.pipeline.progress import Progress
+from ddwd.pipeline.publish import Publisher
+from ddwd.pipeline.quarantine import Quarantine
+from ddwd.pipeline.retrieve import Retriever
+from ddwd.pipeline.verify import Verifier
+from ddwd.state.custody import Custody
+from ddwd.state.ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ddwd.config import Config
+    from ddwd.model import Study, Wanted
+
+_WORKERS = 2
+_STATUS_SECONDS = 1.0
+_BUSY_PAUSE_SECONDS = 0.2
+_MOVE_MARGIN_SECONDS = 30.0
+
+
+class StorageMover:
+    """C-MOVE from ORTHANC2 to our SCP, one association for each block."""
+
+    def __init__(self, config: Config, progress: Progress) -> None:
+        self._config = config
+        self._progress = progress
+        scp, storage = config.scp, config.storage
+        self._storage = Peer("127.0.0.1", storage.dicom_port, storage.aet, scp.aet)
+        self._scp = Peer(scp.host, scp.port, scp.aet, scp.aet)
+
+    def move(self, study: Study, wanted: Sequence[Wanted], alive: Callable[[], None]) -> str:
+        """See MoverPort."""
+        timeout = self._config.retrieve.timeout
+        self._progress.alive(timeout + _MOVE_MARGIN_SECONDS)
+        with Mover(self._storage, self._config.scp.aet, timeout) as mover:
+            outcome = mover.move(
+                study.study_uid,
+                sop_uids=[one.sop_uid for one in wanted],
+                on_progress=lambda _: self._progress.alive(timeout + _MOVE_MARGIN_SECONDS),
+            )
+        alive()
+        return "" if outcome.ok else f"C-MOVE ended with {outcome.describe()}"
+
+    def scp_answers(self) -> bool:
+        """See MoverPort."""
+        return echo(self._scp)
+
+
+class Workers(ThreadPoolExecutor):
+    """Threads for C-MOVE and verification; each is on the watchdog's list while it works, and wakes the loop at its end."""
+
+    def __init__(self, progress: Progress, wake: Callable[[], None]) -> None:
+        super().__init__(_WORKERS, thread_name_prefix="ddwd-retrieve")
+        self._progress = progress
+        self._wake = wake
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run `fn` in a worker."""
+
+        def work() -> Any:
+            self._progress.alive()
+            try:
+                return fn(*args, **kwargs)
+            finally:
+                self._progress.idle()
+
+        future = super().submit(work)
+        future.add_done_callback(lambda _: self._wake())
+        return future
+
+
+class Extractor:
+    """The cycle with its real ports, and the status file that people's views are made from."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._paths = Paths(config)
+        self._clock = SystemClock()
+        self._progress = Progress(self._clock)
+        self._audit = Audit()
+        self._loop = Loop(self._turn, config.poll_interval)
+        self._workers = Workers(self._progress, self._loop.wake)
+        self._main = threading.get_ident()
+        self._totals: Counter[str] = Counter()
+        self._status_at = 0.0
+        self._cycle = Cycle(config, self._ports())
+
+    def run(self) -> None:
+        """Work until told to stop; finish what runs, in bounded time."""
+        folders = {self._paths.doorbell("gateway").parent, self._paths.doorbell("storage").parent}
+        ears = doorbell.listen(folders, self._loop.wake)
+        self._audit.record(Event.STARTED, "the extractor starts", open=len(self._cycle.open))
+        self._loop.listen()
+        try:
+            self._loop.run()
+        finally:
+            self._workers.shutdown(wait=True, cancel_futures=True)
+            self._cycle.drain()
+            ears.stop()
+            self._write_status()
+            self._audit.record(Event.STOPPED, "the extractor stops", open=len(self._cycle.open))
+
+    def _ports(self) -> Ports:
+        login = credentials.read(self._config.credentials_file)
+        gateway, storage = (
+            Orthanc(node.name, node.url, *login.login(node.name))
+            for node in (self._config.gateway, self._config.storage)
+        )
+        paths, clock, audit = self._paths, self._clock, self._audit
+        quarantine = Quarantine(paths.quarantine, clock, audit)
+        publisher = Publisher(paths, quarantine)
+        mover = StorageMover(self._config, self._progress)
+        ledger = Ledger.open(
+            paths.ledger,
+            clock,
+            segment_bytes=self._config.ledger.segment_bytes,
+            keep_days=self._config.ledger.keep_days,
+        )
+        if ledger.damaged:
+            audit.record(
+                Event.STATE_REBUILT, "the ledger was damaged: everything is compared with both Orthancs"
+            )
+        return Ports(
+            gateway=gateway,
+            storage=storage,
+            forwarder=Forwarder(gateway),
+            retriever=Retriever(paths, storage, mover, Verifier(storage), publisher),
+            publisher=publisher,
+            quarantine=quarantine,
+            ledger=ledger,
+            custody=Custody(paths.custody),
+            audit=audit,
+            clock=clock,
+            executor=self._workers,
+            alive=self._alive,
+        )
+
+    def _alive(self) -> None:
+        self._progress.alive()
+        if threading.get_ident() == self._main:
+            self._loop.alive()
+
+    def _turn(self) -> Beat:
+        self._progress.alive()
+        report = self._cycle.run()
+        self._progress.idle()
+        self._totals["studies"] += len(report.published)
+        self._totals["instances"] += report.retrieved
+        self._totals["forwarded"] += report.forwarded
+        now = self._clock.monotonic()
+        if now - self._status_at >= _STATUS_SECONDS or report.published:
+            self._status_at = now
+            self._write_status()
+        wait = max(_BUSY_PAUSE_SECONDS, self._cycle.next_due()) if report.busy else self._config.poll_interval
+        return Beat(self._summary(), healthy=not self._progress.stuck(), wait=wait)
+
+    def _summary(self) -> str:
+        down = [name for name, state in self._cycle.peers.items() if state != "ok"]
+        text = (
+            f"{len(self._cycle.open)} studies in flight, {self._totals['studies']} published since the start"
+        )
+        return text + (f"; does not answer: {', '.join(down)}" if down else "")
+
+    def _write_status(self) -> None:
+        stages = Counter(study.stage.value for study in self._cycle.open.values())
+        flight = [
+            {
+                "study_uid": study.listing.study_uid if study.listing else "",
+                "state": study.stage.value,
+                "reason": study.reason,
+                "instances": len(study.known),
+                "on_disk": len(study.held),
+            }
+            for study in self._cycle.open.values()
+        ]
+        body = {
+            "updated": stamp(self._clock.utc()),
+            "pid": os.getpid(),
+            "counts": dict(stages),
+            "totals": dict(self._totals),
+            "peers": self._cycle.peers,
+            "in_flight": flight,
+            "recent": [{"state": "published", **asdict(one)} for one in self._cycle.recent],
+        }
+        path = self._paths.heartbeat("extractor")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.replace_volatile(path, json.dumps(body, indent=1).encode() + b"\n")
+
+
+def main() -> int:
+    """Run the daemon; the exit status is that of the error tree."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        Extractor(load()).run()
+    except DdwdError as error:
+        sys.stderr.write(f"ddwd-extractor: {error}\n")
+        return error.exit_status
+    return 0
