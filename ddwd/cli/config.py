@@ -48,18 +48,24 @@ def run(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int:
 
 def _check(args: argparse.Namespace, out: TextIO) -> int:
     try:
-        loaded = load_with_sources()
-        problems = [*port_problems(loaded), *output_problems(loaded)]
-        if problems:
-            raise ConfigError(problems)
+        config = _checked()
     except ConfigError as error:
         if not args.json:
             raise
         rows = [{name: getattr(one, name) for name in Problem.__slots__} for one in error.problems]
         out.write(json.dumps({"sound": False, "problems": rows}) + "\n")
         return error.exit_status
-    out.write(_sound(loaded.config, as_json=args.json) + "\n")
+    out.write(_sound(config, as_json=args.json) + "\n")
     return 0
+
+
+def _checked() -> Config:
+    """The settings, read and held against this machine; raises ConfigError with all that is wrong."""
+    loaded = load_with_sources()
+    problems = [*port_problems(loaded), *output_problems(loaded)]
+    if problems:
+        raise ConfigError(problems)
+    return loaded.config
 
 
 def _sound(config: Config, *, as_json: bool) -> str:
