@@ -1,0 +1,149 @@
+"""`ddwd try [DIR]`: the whole portal in the foreground, in one folder, as any user. Exit status: 0 stopped on request,
+1 one of its processes ended, 69 it did not come up, 78 the folder's settings cannot be used (a taken port, ...).
+
+Everything lies in DIR (a fresh folder below the temporary one where none is given) and stays there.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from ddwd import clock
+from ddwd.appliance.sandbox import Sandbox, wait_up
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ddwd.config import Config
+
+_LOOK_SECONDS = 0.2
+_DIED = 1
+_STOPPERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb and its arguments."""
+    parser = subparsers.add_parser("try", help="run the whole portal in one folder, until Ctrl-C")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, metavar="DIR", help="where everything is kept (default: a new folder)"
+    )
+    parser.add_argument(
+        "--port-base", type=_port_base, metavar="N", help="use ports N to N+4 (default: free ones)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object when up, and nothing more")
+    parser.set_defaults(run=run, needs_config=False)
+
+
+def _port_base(text: str) -> int:
+    """First of five ports; raises ValueError, which argparse turns into usage."""
+    port = int(text)
+    if not 1 <= port <= 65535 - 4:
+        raise ValueError(text)
+    return port
+
+
+def run(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int:
+    """Start, show, stop."""
+    folder = args.folder or Path(tempfile.mkdtemp(prefix="ddwd-try-"))
+    before = {one: signal.signal(one, signal.default_int_handler) for one in _STOPPERS}
+    try:
+        sandbox = Sandbox.prepare(folder, args.port_base)
+        return _run(sandbox, _Screen(out, quiet=args.json))
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _run(sandbox: Sandbox, screen: _Screen) -> int:
+    try:
+        sandbox.start()
+        screen.line(f"starting in {sandbox.folder}")
+        if wait_up(sandbox):
+            screen.up(sandbox)
+            _watch(sandbox, screen)
+        name = sandbox.dead()
+        sys.stderr.write(f"ddwd: {sandbox.obituary(name)}\n" if name else "")
+    except KeyboardInterrupt:
+        screen.line("stopping")
+        return 0
+    else:
+        return _DIED
+    finally:
+        _stop(sandbox)
+        screen.say(f"stopped; everything is kept in {sandbox.folder}")
+
+
+def _watch(sandbox: Sandbox, screen: _Screen) -> None:
+    """Return when a process ended."""
+    while sandbox.dead() is None:
+        screen.line(_status(sandbox))
+        clock.sleep(_LOOK_SECONDS)
+
+
+def _stop(sandbox: Sandbox) -> None:
+    """Stop in order; a second Ctrl-C makes it short."""
+    for one in _STOPPERS:
+        signal.signal(one, lambda *_: sandbox.kill())
+    sandbox.stop()
+
+
+def _status(sandbox: Sandbox) -> str:
+    extractor, scp = sandbox.heartbeat("extractor"), sandbox.heartbeat("scp")
+    totals, counts = extractor.get("totals", {}), extractor.get("counts", {})
+    parts = [
+        f"studies published {totals.get('studies', 0)}",
+        f"in flight {sum(counts.values())}",
+        f"images on disk {totals.get('instances', 0)}",
+        f"refused {scp.get('refused', 0)}",
+    ]
+    parts += [f"{name}: {state}" for name, state in extractor.get("peers", {}).items() if state != "ok"]
+    return ", ".join(parts)
+
+
+class _Screen:
+    """One live line on a terminal; elsewhere a line when something changed."""
+
+    def __init__(self, out: TextIO, *, quiet: bool) -> None:
+        self._out = out
+        self._quiet = quiet
+        self._live = out.isatty() and not quiet
+        self._last = ""
+
+    def up(self, sandbox: Sandbox) -> None:
+        """Tell how to use what now runs; as JSON for programs."""
+        facts = sandbox.facts()
+        if self._quiet:
+            self._out.write(json.dumps(facts) + "\n")
+            self._out.flush()
+            return
+        gateway = facts["gateway"]
+        self.say(
+            "up; send to it, from here or elsewhere:\n"
+            f"  dcmsend +sd +r -aec {gateway['aet']} 127.0.0.1 {gateway['dicom_port']} FOLDER\n"
+            f"  web pages   http://127.0.0.1:{gateway['http_port']} (gateway), "
+            f"http://127.0.0.1:{facts['storage']['http_port']} (storage); "
+            f"user admin, passwords in {facts['credentials']}\n"
+            f"  output      {facts['output_dir']}\n"
+            f"  settings    {facts['settings']}\n"
+            f"  logs        {sandbox.folder}/log\n"
+            "Ctrl-C stops it."
+        )
+
+    def line(self, text: str) -> None:
+        """Show the newest state."""
+        if text == self._last or self._quiet:
+            return
+        self._last = text
+        self._out.write(f"\r\033[K{text}" if self._live else f"{text}\n")
+        self._out.flush()
+
+    def say(self, text: str) -> None:
+        """Write lines that stay."""
+        if not self._quiet:
+            self._out.write(f"\r\033[K{text}\n" if self._live else f"{text}\n")
+            self._out.flush()
