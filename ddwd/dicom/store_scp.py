@@ -21,6 +21,7 @@ from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
+from ddwd import durable
 from ddwd.clock import SystemClock
 from ddwd.dicom import contexts
 from ddwd.dicom.head import UnreadableError
@@ -189,11 +190,10 @@ class _Dimse(DIMSEServiceProvider):
         """Keep the object, or say by a status why not; every failure ends here."""
         incoming, self._object = cast("Incoming", self._object), None
         try:
-            if not request.is_valid_request:
-                raise _RefusedError(MISMATCH, "the command set lacks a mandatory element")  # noqa: TRY301
-            head = incoming.head()
-            _check(head, request)
-            incoming.keep(head)
+            with durable.translated():
+                head = incoming.head()
+                _check(head, request)
+                incoming.keep(head)
         except _RefusedError as error:
             status, reason = error.status, str(error)
         except UnreadableError as error:
@@ -216,6 +216,8 @@ class _Dimse(DIMSEServiceProvider):
 
 def _check(head: Head, request: C_STORE) -> None:
     """The identifiers must be there and agree with the command set (PS3.4 section B.2.3: 0xA900)."""
+    if not request.is_valid_request:
+        raise _RefusedError(MISMATCH, "the command set lacks a mandatory element")
     if not (head.study_uid and head.series_uid and head.sop_uid):
         raise _RefusedError(MISMATCH, "the data set lacks a study, series or SOP instance UID")
     if head.sop_uid != _plain(request.AffectedSOPInstanceUID):
@@ -359,6 +361,8 @@ class StoreScp:
             if len(self._open) < self._bounds.connections:
                 return True
             idle = next((one for one in self._open if not one.is_established), None)
+            if idle is not None:
+                del self._open[idle]
         if idle is None:
             log.warning("refused a connection: all %d are in use", self._bounds.connections)
             return False
@@ -387,7 +391,9 @@ class StoreScp:
         entity.implementation_class_uid, entity.implementation_version_name = contexts.implementation()
         entity.require_called_aet = True
         entity.maximum_pdu_size = MAX_PDU
-        entity.maximum_associations = self._bounds.connections * 2  # admits() bounds them, by connections
+        entity.maximum_associations = (
+            1_000_000  # it counts threads of closed connections too; admits() is the bound
+        )
         entity.acse_timeout = self._bounds.limits.negotiation
         entity.dimse_timeout = entity.network_timeout = self._bounds.silence
         return entity

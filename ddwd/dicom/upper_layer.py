@@ -80,6 +80,7 @@ class UpperLayer(DULServiceProvider):
         self._run_loop_delay = 0
         self._limits = limits or Limits()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._connection = former.socket.socket if former.socket else None
         self._bell_lock = threading.Lock()
         self._buffer = bytearray(6 + MAX_PDU)
         self.socket = former.socket
@@ -97,6 +98,8 @@ class UpperLayer(DULServiceProvider):
             with self._bell_lock:
                 bell, self._bell = self._bell, -1
             os.close(bell)
+            if self._connection is not None:
+                self._connection.close()  # pynetdicom forgets to, where the peer was faster
 
     def released(self) -> None:
         """Hook: the reactor has ended, however it ended."""
@@ -134,6 +137,7 @@ class UpperLayer(DULServiceProvider):
     def _wait(self) -> None:
         """Wait for bytes, a primitive to send, or the next look at the timers."""
         association_socket = self.socket.socket if self.socket else None
+        self._connection = association_socket or self._connection
         if association_socket is None or association_socket.fileno() < 0:
             select.select([self._bell], [], [], 0.005)
         else:
