@@ -1,0 +1,81 @@
+"""What systemd says of the portal's units: read here, shown by `ddwd status`.
+
+Reads only. Where systemd does not run (a container, `ddwd try`) there is nothing to ask, and the heartbeats must do.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Systemctl = Callable[[Sequence[str]], str | None]
+    """Runs systemctl with these arguments: its output, or None where systemd cannot be asked."""
+
+UNITS = ("ddwd", "ddwd-provision", "ddwd-gateway", "ddwd-storage", "ddwd-scp", "ddwd-extractor")
+"""The umbrella, then the others in the order they start."""
+_PROPERTIES = "Id,LoadState,ActiveState,SubState,NRestarts,StatusText"
+_BOOTED = Path("/run/systemd/system")
+_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One unit, in systemd's own words; `text` is what the daemon last said of itself."""
+
+    name: str
+    active: str
+    sub: str
+    restarts: int
+    text: str
+
+    @property
+    def is_well(self) -> bool:
+        """True for a unit that runs; one that is about to is not there yet."""
+        return self.active == "active"
+
+
+def systemctl(arguments: Sequence[str]) -> str | None:
+    """Ask the systemd of this machine; None where there is none, or it does not answer."""
+    program = shutil.which("systemctl")
+    if program is None or not _BOOTED.is_dir():  # the folder is what sd_booted(3) looks at
+        return None
+    try:
+        done = subprocess.run(
+            [program, *arguments], capture_output=True, text=True, check=False, timeout=_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def ask(run: Systemctl) -> tuple[Unit, ...]:
+    """Every unit, in the order of UNITS; none where systemd cannot be asked."""
+    names = [f"{name}.service" for name in UNITS]
+    found = run(["show", f"--property={_PROPERTIES}", "--", *names])
+    if found is None:
+        return ()
+    blocks = [_properties(block) for block in found.strip().split("\n\n")]
+    by_name = {block.get("Id", ""): block for block in blocks}
+    return tuple(_unit(name, by_name.get(f"{name}.service", {})) for name in UNITS)
+
+
+def _properties(block: str) -> dict[str, str]:
+    return {key: value for key, _, value in (line.partition("=") for line in block.splitlines())}
+
+
+def _unit(name: str, properties: dict[str, str]) -> Unit:
+    restarts = properties.get("NRestarts", "")
+    loaded = properties.get("LoadState", "not-found")
+    return Unit(
+        name=name,
+        active=properties.get("ActiveState", "unknown") if loaded == "loaded" else loaded,
+        sub=properties.get("SubState", ""),
+        restarts=int(restarts) if restarts.isdecimal() else 0,
+        text=properties.get("StatusText", ""),
+    )
