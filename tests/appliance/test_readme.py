@@ -1,0 +1,169 @@
+"""Every command of README.md, from `apt install` to the last `dropdb`, in its order, on a machine of its own.
+
+A command in a ```console block is tested because it stands there; what is in capitals is filled in below. Commands with `#` run as
+root, those with `$` as a member of group ddwd who is not root.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import readme
+from tests.appliance.conftest import UNITS, Portal
+from tests.machine import Machine
+from tests.machine.machine import INBOX
+from tests.machine.network import MACHINE_ADDRESS
+from tests.studies import Study, made_up_ct
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.readme import Command
+
+NOT_IN_THE_MACHINE = {"From a clone"}
+OPERATOR = "colleague"
+FOLDER = f"{INBOX}/to-send"
+LIST_DATABASES = "runuser -u postgres -- psql -A -t -c 'SELECT datname FROM pg_database'"
+LIST_ROLES = "runuser -u postgres -- psql -A -t -c 'SELECT rolname FROM pg_roles'"
+COMMANDS = [command for command in readme.commands() if command.section not in NOT_IN_THE_MACHINE]
+
+
+@pytest.fixture(scope="module")
+def own(deb: Path) -> Iterator[Portal]:
+    """A fresh machine without the portal, with the package and a study beside it; apt answers its questions itself."""
+    with Machine() as machine:
+        machine.copy_in(deb, f"{INBOX}/{deb.name}")
+        assume_yes = machine.path("/etc/apt/apt.conf.d/90assume-yes")
+        assume_yes.write_text('APT::Get::Assume-Yes "true";\n', encoding="utf-8")
+        machine.run(["useradd", "--create-home", OPERATOR])
+        yield Portal(machine, deb)
+
+
+@pytest.fixture(scope="module")
+def study(own: Portal, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A study that lies in the machine, to be sent by the README's commands."""
+    folder = tmp_path_factory.mktemp("readme") / "ct"
+    made = made_up_ct(folder, 4, seed=60, patient_id="4711", size=64)
+    own.machine.copy_in(folder, FOLDER)
+    return made
+
+
+def _filled_in(text: str, study: Study) -> str:
+    values = {"HOST": MACHINE_ADDRESS, "FOLDER": FOLDER, "NAME": OPERATOR, "STUDY": study.uid}
+    return re.sub(r"\b(HOST|FOLDER|NAME|STUDY)\b", lambda found: values[found[0]], text)
+
+
+@pytest.mark.parametrize(
+    "command", COMMANDS, ids=[f"{number:02} {command.text}" for number, command in enumerate(COMMANDS, 1)]
+)
+def test_each_command_does_what_the_readme_says(own: Portal, study: Study, command: Command) -> None:
+    if own.machine.is_active("ddwd"):
+        own.wait_active()
+    line = f"cd {INBOX} && {_filled_in(command.text, study)}"
+    said = own.machine.run(line, user="root" if command.as_root else OPERATOR, timeout=240).stdout
+    for beginning, holds in AFTER.items():
+        if command.text.startswith(beginning):
+            holds(own, study, said)
+
+
+# --- what must be so after a command ---------------------------------------------------------------------------------
+
+
+def _runs(own: Portal, _study: Study, _said: str) -> None:
+    own.wait_active()
+
+
+def _is_stopped(own: Portal, _study: Study, _said: str) -> None:
+    assert [unit for unit in UNITS if own.machine.is_active(unit)] == []
+
+
+def _is_delivered(own: Portal, study: Study, _said: str) -> None:
+    own.wait_complete(study)
+    own.assert_equal([study])
+
+
+def _works(own: Portal, study: Study, _said: str) -> None:
+    own.wait_active()
+    own.deliver(study)
+
+
+def _names_each_image(_own: Portal, study: Study, said: str) -> None:
+    assert sorted(line.split("/")[-1] for line in said.splitlines()) == sorted(
+        f"{instance.sop_uid}.dcm" for instance in study.instances
+    )
+
+
+def _names_the_study(_own: Portal, study: Study, said: str) -> None:
+    assert study.uid in said
+
+
+def _no_image_is_left(own: Portal, _study: Study, _said: str) -> None:
+    assert own.machine.run("find /var/lib/ddwd -type f").stdout == ""
+
+
+def _data_is_kept(own: Portal, study: Study, said: str) -> None:
+    _is_stopped(own, study, said)
+    own.assert_equal([study])
+    assert {"ddwd_gateway", "ddwd_storage"} <= set(own.machine.run(LIST_DATABASES).stdout.split())
+
+
+def _nothing_is_left(own: Portal, _study: Study, _said: str) -> None:
+    assert not own.machine.path("/var/lib/ddwd").exists()
+    assert not own.machine.path("/etc/ddwd").exists()
+    assert "ddwd" not in own.machine.run(LIST_DATABASES).stdout
+    assert "ddwd" not in own.machine.run(LIST_ROLES).stdout
+
+
+AFTER: dict[str, Callable[[Portal, Study, str], None]] = {
+    "apt install": _runs,
+    "dcmsend": _is_delivered,
+    "ddwd send": _is_delivered,
+    "ddwd config check && systemctl restart ddwd": _runs,
+    "journalctl -t ddwd-audit DDWD_STUDY_UID=": _names_the_study,
+    "find /var/lib/ddwd/received_dicom": _names_each_image,
+    "systemctl stop ddwd": _is_stopped,
+    "systemctl start ddwd": _works,
+    "find /var/lib/ddwd -mindepth 2 -delete": _no_image_is_left,
+    "apt remove": _data_is_kept,
+    "apt purge": _data_is_kept,
+    "runuser -u postgres -- dropuser --if-exists ddwd-storage": _nothing_is_left,
+}
+"""Beginning of a command -> what is asserted once it has run."""
+
+
+def test_every_assertion_above_belongs_to_a_command_of_the_readme() -> None:
+    texts = [command.text for command in COMMANDS]
+    assert [one for one in AFTER if not any(text.startswith(one) for text in texts)] == []
+
+
+# --- troubleshooting: the fault is there, and the command shows it ---------------------------------------------------
+
+
+@pytest.fixture
+def taken_port(portal: Portal) -> Iterator[None]:
+    """The shared machine's portal stopped, and another program on its DICOM port, for the time of one test."""
+    portal.machine.run(["systemctl", "stop", "ddwd"])
+    portal.machine.run(
+        ["systemd-run", "--quiet", "--collect", "--unit=squatter", "python3", "-m", "http.server", "4242"]
+    )
+    portal.machine.wait_for(
+        lambda: "4242" in portal.machine.run(["ss", "-ltnH"]).stdout, limit=20, what="no program on 4242"
+    )
+    yield
+    portal.machine.run(["systemctl", "stop", "squatter"])
+    portal.machine.run(["systemctl", "reset-failed"])
+    portal.machine.run(["systemctl", "start", "ddwd"])
+    portal.wait_active()
+
+
+@pytest.mark.usefixtures("taken_port")
+def test_a_taken_port_is_shown_by_the_commands_of_the_readme(portal: Portal) -> None:
+    assert portal.machine.run(["systemctl", "start", "ddwd"], check=False).returncode != 0
+    status = portal.machine.run(["systemctl", "status", "--no-pager", "-l", "ddwd"], check=False)
+    checked = portal.machine.run(["ddwd", "config", "check"], check=False)
+    assert "port 4242 is taken" in status.stdout
+    assert "port 4242 is taken by python3" in checked.stderr
+    assert re.search(r":4242\b.*python3", portal.machine.run(["ss", "-ltnp"]).stdout)

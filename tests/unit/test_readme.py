@@ -1,0 +1,145 @@
+"""README.md says what the code does: settings, verbs, units, paths, events and folder names are held against it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+import pytest
+
+from ddwd import audit
+from ddwd.cli.main import VERBS, parser
+from ddwd.config import CONFIG_FILE, DEFAULTS_FILE, SETTINGS, Config, flatten
+from ddwd.model import safe_component
+from ddwd.paths import Paths
+from tests import readme
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Units of Debian that the README speaks of.
+DEBIANS_UNITS = {"orthanc", "postgresql"}
+
+
+def _cells(*names: str) -> str:
+    return ", ".join(f"`{name}`" for name in names if name)
+
+
+def _default(value: object) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _unquoted(cell: str) -> str:
+    return cell.strip("`")
+
+
+def test_the_table_of_settings_is_the_one_of_the_code() -> None:
+    defaults = flatten(Config())
+    wanted = [
+        [_cells(key), _cells(*setting.variables), _cells(_default(defaults[key]))]
+        for key, setting in SETTINGS.items()
+    ]
+    assert [row[:3] for row in readme.table("Settings", "key")] == wanted
+
+
+def test_every_setting_has_a_meaning() -> None:
+    assert [row[0] for row in readme.table("Settings", "key") if not row[3]] == []
+
+
+def test_every_make_target_named_exists() -> None:
+    makefile = (readme.REPO / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
+    named = {word for text in readme.code() for word in re.findall(r"^make ([a-z-]+)", text)}
+    assert {"demo", "test"} <= named <= targets
+
+
+def _ddwd_commands() -> list[list[str]]:
+    parts = [part for text in readme.code() for part in re.split(r"&&|;", text)]
+    ours = dict.fromkeys(part.strip() for part in parts if part.strip().startswith("ddwd "))
+    return [shlex.split(part)[1:] for part in ours]
+
+
+@pytest.mark.parametrize("words", _ddwd_commands(), ids=" ".join)
+def test_every_ddwd_command_named_is_understood(words: list[str]) -> None:
+    assert parser().parse_args(words).verb == words[0]
+
+
+def test_every_verb_of_ddwd_is_named() -> None:
+    assert len({words[0] for words in _ddwd_commands()}) == len(VERBS)
+
+
+def test_every_unit_named_exists_and_all_of_ours_are_named() -> None:
+    ours = {path.stem for path in (readme.REPO / "systemd").glob("*.service")}
+    named = {word for text in readme.code() for word in re.findall(r"(?<![\w/.])ddwd-[a-z]+", text)}
+    assert named - {audit.IDENTIFIER} <= ours
+    assert {_unquoted(row[0]) for row in readme.table("Watch", "unit")} == {
+        f"{unit}.service" for unit in ours
+    }
+
+
+def test_every_unit_that_systemctl_is_given_exists() -> None:
+    ours = {path.stem for path in (readme.REPO / "systemd").glob("*.service")}
+    given = {
+        unit.removesuffix(".service")
+        for text in readme.code()
+        for words in re.findall(
+            r"systemctl (?:start|stop|restart|status|edit|disable --now) ([a-z -]+)", text
+        )
+        for unit in words.split()
+    }
+    assert given <= ours | DEBIANS_UNITS
+
+
+def _known_paths() -> set[str]:
+    config = Config()
+    paths = Paths(config)
+    ours = [CONFIG_FILE, DEFAULTS_FILE, config.credentials_file, config.data_dir, config.run_dir]
+    ours += [paths.output, paths.quarantine, paths.additions("gateway"), paths.additions("storage")]
+    return {str(path) for path in ours}
+
+
+def test_every_path_of_the_portal_named_is_one_it_has() -> None:
+    prefix = r"/(?:etc|run|usr|srv|var/lib)/[\w./*-]*"
+    named = {found.rstrip("/") for found in re.findall(prefix, readme.text())}
+    assert named <= _known_paths()
+
+
+def test_every_file_of_the_clone_named_is_there() -> None:
+    links = re.findall(r"\]\((?!#|http)([^)]+)\)", readme.text())
+    spans = [text for text in readme.code() if re.fullmatch(r"(docs|etc|systemd|tests)/[\w./-]+", text)]
+    assert [name for name in links + spans if not (readme.REPO / name).exists()] == []
+
+
+def test_every_audit_event_named_is_one() -> None:
+    named = set(re.findall(r"DDWD_EVENT=([\w-]+)", readme.text()))
+    assert named
+    assert named <= {event.value for event in audit.Event}
+
+
+@pytest.mark.parametrize(
+    ("patient_id", "folder"),
+    [row[:2] for row in readme.table("Find the output", "PatientID") if row[0].startswith("`")],
+)
+def test_the_folder_names_are_those_of_the_code(patient_id: str, folder: str) -> None:
+    assert safe_component(_unquoted(patient_id)) == _unquoted(folder)
+
+
+def test_the_folder_names_that_have_no_example_are_as_said() -> None:
+    assert safe_component("  ") == safe_component("") == "%EMPTY"
+    assert re.fullmatch(r"x{50}%_[0-9a-f]{64}", safe_component("x" * 121))
+
+
+def _words_of(picture: Path) -> set[str]:
+    root = ElementTree.parse(picture).getroot()  # noqa: S314 - our own file
+    return set(re.findall(r"[\w/-]+", " ".join(root.itertext())))
+
+
+def test_the_picture_shows_the_defaults() -> None:
+    config = Config()
+    shown = _words_of(readme.REPO / "docs" / "flow.svg")
+    nodes = [config.gateway, config.storage]
+    facts = [config.scp.aet, config.scp.port, *(one.aet for one in nodes)]
+    facts += [port for one in nodes for port in (one.dicom_port, one.http_port)]
+    assert {str(fact) for fact in facts} <= shown
