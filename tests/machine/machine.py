@@ -268,7 +268,9 @@ class Machine:
 
     def is_active(self, *units: str) -> bool:
         """Tell whether every unit is active."""
-        return self.run(["systemctl", "is-active", *units], check=False).returncode == 0
+        # its exit status is 0 as soon as one of several is active, so the answers are read
+        states = self.run(["systemctl", "is-active", *units], check=False).stdout.split()
+        return len(states) == len(units) and set(states) == {"active"}
 
     def show(self, unit: str, name: str) -> str:
         """Return one property of a unit, as `systemctl show` has it (say, MainPID)."""
