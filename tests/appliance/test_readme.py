@@ -20,6 +20,7 @@ from tests.studies import Study, made_up_ct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.readme import Command
 
@@ -61,7 +62,7 @@ def _filled_in(text: str, study: Study) -> str:
 )
 def test_each_command_does_what_the_readme_says(own: Portal, study: Study, command: Command) -> None:
     if own.machine.is_active("ddwd"):
-        own.wait_active()
+        _settle(own)
     line = f"cd {INBOX} && {_filled_in(command.text, study)}"
     said = own.machine.run(line, user="root" if command.as_root else OPERATOR, timeout=240).stdout
     for beginning, holds in AFTER.items():
@@ -72,8 +73,19 @@ def test_each_command_does_what_the_readme_says(own: Portal, study: Study, comma
 # --- what must be so after a command ---------------------------------------------------------------------------------
 
 
+def _settle(own: Portal) -> None:
+    """Wait until each unit is active (systemctl is-active is content with one of many) and C-ECHO is answered."""
+    for unit in UNITS:
+        own.machine.wait_for(
+            lambda name=unit: own.machine.is_active(name), limit=60, what=f"{unit} is not active"
+        )
+    own.machine.wait_for(
+        lambda: own.modality.echoscu(check=False), limit=60, what="ORTHANC1 does not answer C-ECHO"
+    )
+
+
 def _runs(own: Portal, _study: Study, _said: str) -> None:
-    own.wait_active()
+    _settle(own)
 
 
 def _is_stopped(own: Portal, _study: Study, _said: str) -> None:
@@ -86,7 +98,7 @@ def _is_delivered(own: Portal, study: Study, _said: str) -> None:
 
 
 def _works(own: Portal, study: Study, _said: str) -> None:
-    own.wait_active()
+    _settle(own)
     own.deliver(study)
 
 
