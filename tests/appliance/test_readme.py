@@ -7,6 +7,7 @@ root, those with `$` as a member of group ddwd who is not root.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -76,9 +77,8 @@ def test_each_command_does_what_the_readme_says(own: Portal, study: Study, comma
 def _settle(own: Portal) -> None:
     """Wait until each unit is active (systemctl is-active is content with one of many) and C-ECHO is answered."""
     for unit in UNITS:
-        own.machine.wait_for(
-            lambda name=unit: own.machine.is_active(name), limit=60, what=f"{unit} is not active"
-        )
+        is_active = partial(own.machine.is_active, unit)
+        own.machine.wait_for(is_active, limit=60, what=f"{unit} is not active")
     own.machine.wait_for(
         lambda: own.modality.echoscu(check=False), limit=60, what="ORTHANC1 does not answer C-ECHO"
     )
@@ -108,8 +108,12 @@ def _names_each_image(_own: Portal, study: Study, said: str) -> None:
     )
 
 
+def _tells_of_its_publication(_own: Portal, _study: Study, said: str) -> None:
+    assert "images published" in said
+
+
 def _names_the_study(_own: Portal, study: Study, said: str) -> None:
-    assert study.uid in said
+    assert f"DDWD_STUDY_UID={study.uid}" in said
 
 
 def _no_image_is_left(own: Portal, _study: Study, _said: str) -> None:
@@ -134,7 +138,8 @@ AFTER: dict[str, Callable[[Portal, Study, str], None]] = {
     "dcmsend": _is_delivered,
     "ddwd send": _is_delivered,
     "ddwd config check && systemctl restart ddwd": _runs,
-    "journalctl -t ddwd-audit DDWD_STUDY_UID=": _names_the_study,
+    "journalctl -t ddwd-audit DDWD_STUDY_UID=": _tells_of_its_publication,
+    "journalctl -t ddwd-audit -o verbose": _names_the_study,
     "find /var/lib/ddwd/received_dicom": _names_each_image,
     "systemctl stop ddwd": _is_stopped,
     "systemctl start ddwd": _works,
