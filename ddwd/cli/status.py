@@ -264,11 +264,9 @@ def _database(plugin: object) -> str:
 
 def _volumes(config: Config) -> tuple[Volume, ...]:
     """Room for the output and for the portal's own data; one line where both are the same volume."""
-    output = _volume("output", config.output_dir)
-    data = _volume("data", config.data_dir)
-    if not output.problem and not data.problem:
-        if config.output_dir.stat().st_dev == config.data_dir.stat().st_dev:
-            return (_volume("output, data", config.output_dir),)
+    output, data = _volume("output", config.output_dir), _volume("data", config.data_dir)
+    if output.total and data.total and config.output_dir.stat().st_dev == config.data_dir.stat().st_dev:
+        return (_volume("output, data", config.output_dir),)
     return (output, data)
 
 

@@ -1,0 +1,369 @@
+"""`ddwd status` over fakes at its ports: what it says is wrong, that one silent source hides no other, and the screen's bounds."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import threading
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ddwd.appliance import credentials
+from ddwd.cli import status, units
+from ddwd.clock import stamp
+from ddwd.config import Config, OrthancNode
+from ddwd.errors import PeerDownError
+from ddwd.paths import Paths
+from tests.unit.fakes import FakeClock
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ddwd.appliance.credentials import Credentials
+    from ddwd.paths import Daemon
+
+_LONG_UID = "1.2.826.0.1.3680043.8.498." + "9" * 38  # 64 characters, the most that PS3.5 allows
+_PATIENT = "DOE-4711"
+
+
+class _View:
+    """An Orthanc that answers, is down, or hangs."""
+
+    def __init__(self, node: OrthancNode, *, down: bool = False, hang: threading.Event | None = None) -> None:
+        self._node = node
+        self._down = down
+        self._hang = hang
+
+    def system(self) -> dict[str, Any]:
+        if self._hang is not None:
+            self._hang.wait(20)
+        if self._down:
+            raise PeerDownError(f"{self._node.name} does not answer on {self._node.url} (ConnectTimeout)")
+        plugin = "/usr/share/orthanc/plugins/libOrthancPostgreSQLIndex.so"
+        return {"Version": "1.12.7", "DicomAet": self._node.aet, "DatabaseBackendPlugin": plugin}
+
+    def statistics(self) -> dict[str, Any]:
+        return {"CountStudies": 1234, "CountInstances": 5678901, "TotalDiskSize": "1"}
+
+
+@dataclass
+class Machine:
+    """A portal that is well, until told otherwise."""
+
+    config: Config
+    clock: FakeClock = field(default_factory=FakeClock)
+    down: set[str] = field(default_factory=set)
+    hang: dict[str, threading.Event] = field(default_factory=dict)
+    systemd: bool = True
+    units: dict[str, dict[str, str]] = field(default_factory=dict)
+    asked: list[list[str]] = field(default_factory=list)
+
+    def systemctl(self, arguments: Sequence[str]) -> str | None:
+        self.asked.append(list(arguments))
+        if not self.systemd:
+            return None
+        blocks = []
+        for name in units.UNITS:
+            properties = {"Id": f"{name}.service", "LoadState": "loaded", "ActiveState": "active"}
+            properties |= {"SubState": "running", "NRestarts": "0", "StatusText": ""}
+            properties |= self.units.get(name, {})
+            blocks.append("".join(f"{key}={value}\n" for key, value in properties.items()))
+        return "\n".join(blocks)
+
+    def orthanc(self, node: OrthancNode, login: Credentials) -> _View:
+        assert login.login(node.name)[1]
+        return _View(node, down=node.name in self.down, hang=self.hang.get(node.name))
+
+    def beat(self, daemon: Daemon, *, age: float = 1.0, **facts: object) -> None:
+        path = Paths(self.config).heartbeat(daemon)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        moment = stamp(self.clock.utc() - timedelta(seconds=age))
+        path.write_text(json.dumps({"at": moment, "updated": moment, **facts}))
+
+    def report(self) -> status.Report:
+        return status.collect(
+            self.config, status.Ports(self.systemctl, self.orthanc, self.clock, patience=0.05)
+        )
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    monkeypatch.setattr(status, "_LITTLE_ROOM", 0)  # how full the disk of the tests is does not matter
+    config = replace(
+        Config(),
+        output_dir=tmp_path / "data" / "received_dicom",
+        data_dir=tmp_path / "data",
+        run_dir=tmp_path / "run",
+        credentials_file=tmp_path / "credentials.json",
+    )
+    config.output_dir.mkdir(parents=True)
+    credentials.write(config.credentials_file, credentials.generate())
+    made = Machine(config)
+    made.beat("scp", alive=True, received=12, received_bytes=3_400_000, refused=0, last_received=None)
+    made.beat("extractor", counts={}, totals={"studies": 2}, peers={"gateway": "ok", "storage": "ok"})
+    return made
+
+
+def _flight(
+    uid: str, state: str = "retrieving", reason: str = "3 images are not on disk yet"
+) -> dict[str, Any]:
+    return {"study_uid": uid, "state": state, "reason": reason, "instances": 300, "on_disk": 297}
+
+
+def _published(uid: str) -> dict[str, Any]:
+    return {
+        "state": "published",
+        "study_uid": uid,
+        "folder": f"{_PATIENT}/{uid}",
+        "instances": 100,
+        "revision": 1,
+        "published_at": "2026-01-02T03:04:00.000Z",
+        "seconds": 4.25,
+    }
+
+
+def test_all_is_well(machine: Machine) -> None:
+    report = machine.report()
+    assert report.wrong == ()
+    text = status.render(report)
+    assert "all is well" in text.splitlines()[0]
+    assert "ORTHANC1         1.12.7   PostgreSQL     1,234  5,678,901" in text
+    assert "12 received (3.4 MB), 0 refused, last never" in text
+    assert "wrong" not in text
+    assert machine.asked[0][:2] == ["show", f"--property={units._PROPERTIES}"]
+
+
+def test_failed_unit_is_named_with_the_command_that_shows_why(machine: Machine) -> None:
+    machine.units["ddwd-storage"] = {"ActiveState": "failed", "SubState": "failed", "NRestarts": "7"}
+    report = machine.report()
+    assert report.wrong == ("ddwd-storage is failed; see: journalctl -u ddwd-storage -n 50",)
+    assert "failed (failed)    7 restarts" in status.render(report)
+
+
+def test_unit_that_is_not_installed_or_still_starting_is_not_well(machine: Machine) -> None:
+    machine.units["ddwd-scp"] = {"LoadState": "not-found", "ActiveState": "inactive"}
+    machine.units["ddwd-gateway"] = {"ActiveState": "activating", "SubState": "auto-restart"}
+    states = {unit.name: unit.active for unit in machine.report().units if not unit.is_well}
+    assert states == {"ddwd-gateway": "activating", "ddwd-scp": "not-found"}
+
+
+def test_status_text_of_the_daemons_is_shown(machine: Machine) -> None:
+    machine.units["ddwd-extractor"] = {"StatusText": "3 studies in flight, a=b"}
+    assert "3 studies in flight, a=b" in status.render(machine.report())
+
+
+def test_without_systemd_the_heartbeats_do(machine: Machine) -> None:
+    machine.systemd = False
+    report = machine.report()
+    assert report.units == ()
+    assert report.wrong == ()
+    assert "not under systemd" in status.render(report)
+
+
+def test_units_of_the_machine_are_not_those_of_ddwd_try(machine: Machine) -> None:
+    machine.config = replace(machine.config, database=replace(machine.config.database, engine="sqlite"))
+    assert machine.report().units == ()
+    assert machine.asked == []
+
+
+def test_orthanc_that_is_down_says_so_and_the_other_is_shown(machine: Machine) -> None:
+    machine.down = {"storage"}
+    report = machine.report()
+    assert [server.studies for server in report.servers] == [1234, 0]
+    assert report.wrong == ("storage does not answer on http://127.0.0.1:8043 (ConnectTimeout)",)
+
+
+def test_orthanc_that_hangs_does_not_hold_up_the_rest(machine: Machine) -> None:
+    machine.hang["gateway"] = threading.Event()
+    report = machine.report()
+    machine.hang["gateway"].set()
+    assert report.servers[0].problem.startswith("gateway does not answer on http://127.0.0.1:8042")
+    assert report.servers[1].version == "1.12.7"
+
+
+def test_without_credentials_the_hint_is_given_once_and_the_rest_is_shown(machine: Machine) -> None:
+    machine.config.credentials_file.unlink()
+    report = machine.report()
+    assert len(report.wrong) == 1
+    assert "systemctl start ddwd" in report.wrong[0]
+    assert report.units
+    assert report.hearts[0].facts["received"] == 12
+
+
+@pytest.mark.parametrize(("age", "is_stale"), [(9.0, False), (11.0, True), (7200.0, True)])
+@pytest.mark.parametrize("daemon", ["scp", "extractor"])
+def test_stale_heartbeat(machine: Machine, daemon: Daemon, age: float, *, is_stale: bool) -> None:
+    machine.beat(daemon, age=age)
+    report = machine.report()
+    assert bool(report.wrong) is is_stale
+    assert ("STALE" in status.render(report)) is is_stale
+    if is_stale:
+        assert f"heartbeat of the {daemon} is stale" in report.wrong[0]
+
+
+def test_idle_extractor_with_a_long_poll_interval_is_not_stale(machine: Machine) -> None:
+    machine.config = replace(machine.config, poll_interval=60.0)
+    machine.beat("extractor", age=70.0)
+    assert machine.report().wrong == ()
+
+
+def test_clock_set_back_gives_no_negative_age(machine: Machine) -> None:
+    machine.beat("scp", age=-30.0)
+    assert machine.report().hearts[0].age == 0.0
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"at": "yesterday"}', '{"at": "2026-01-01T00:00:00"}'])
+def test_damaged_heartbeat_is_said(machine: Machine, content: str) -> None:
+    Paths(machine.config).heartbeat("scp").write_text(content)
+    report = machine.report()
+    assert "is damaged" in report.wrong[0]
+    assert "scp       none" in status.render(report)
+
+
+def test_daemon_that_never_ran(machine: Machine) -> None:
+    Paths(machine.config).heartbeat("extractor").unlink()
+    report = machine.report()
+    assert "does not run" in report.wrong[0]
+    assert "last studies: none" in status.render(report)
+
+
+def test_scp_deaf_to_its_own_echo(machine: Machine) -> None:
+    machine.beat("scp", alive=False)
+    assert machine.report().wrong == ("the scp does not answer its own C-ECHO",)
+
+
+def test_waiting_studies_are_wrong_and_come_first(machine: Machine) -> None:
+    rows = [_flight(f"1.2.{n}") for n in range(9)] + [_flight("1.2.99", "waiting", "0xA702: refused")]
+    machine.beat("extractor", counts={"retrieving": 9, "waiting": 1}, in_flight=rows)
+    report = machine.report()
+    assert report.wrong == ("1 study waits after a failure, and will be tried again",)
+    lines = status.render(report).splitlines()
+    at = lines.index("studies in flight: 9 retrieving, 1 waiting")
+    assert lines[at + 1 : at + 3] == ["  1.2.99", "    297/300 on disk, waiting: 0xA702: refused"]
+    assert "  and 5 more, see --json" in lines
+
+
+def test_peer_that_only_the_extractor_cannot_reach(machine: Machine) -> None:
+    machine.beat("extractor", peers={"gateway": "gateway: HTTP 401 for /changes", "storage": "ok"})
+    assert machine.report().wrong == ("for the extractor: gateway: HTTP 401 for /changes",)
+    machine.down = {"gateway"}
+    assert len(machine.report().wrong) == 1
+
+
+def test_screen_keeps_80_columns_and_cuts_no_uid(machine: Machine) -> None:
+    long = "a reason that goes on and on, " * 9
+    machine.units["ddwd-scp"] = {"StatusText": long}
+    machine.down = {"gateway", "storage"}
+    machine.beat(
+        "extractor",
+        age=50.0,
+        counts={"arriving": 30},
+        in_flight=[_flight(_LONG_UID, reason=long)] * 30,
+        recent=[_published(_LONG_UID), _published("1.2.3")] * 10,
+    )
+    lines = status.render(machine.report()).splitlines()
+    folder = str(machine.config.output_dir)
+    assert [line for line in lines if len(line) > 80 and folder not in line] == []
+    assert len(lines) < 60
+    assert f"    {_LONG_UID}" in lines
+    assert "  2026-01-02 03:04Z     100       4.2  1.2.3" in lines
+
+
+@pytest.mark.parametrize("show", [status.render, status.as_json])
+def test_patient_is_never_shown(machine: Machine, show: Any) -> None:
+    machine.beat("extractor", recent=[_published("1.2.3")])
+    shown = show(machine.report())
+    assert "1.2.3" in shown
+    assert _PATIENT not in shown
+
+
+def test_json_has_the_same_data(machine: Machine) -> None:
+    machine.down = {"storage"}
+    machine.beat("extractor", counts={"arriving": 7}, in_flight=[_flight("1.2.3")] * 7)
+    report = machine.report()
+    found = json.loads(status.as_json(report))
+    assert found["well"] is False
+    assert found["wrong"] == list(report.wrong)
+    assert [server["name"] for server in found["servers"]] == ["gateway", "storage"]
+    assert len(found["in_flight"]) == found["counts"]["arriving"] == 7
+    assert {unit["name"] for unit in found["units"]} == set(units.UNITS)
+    assert found["volumes"][0]["total"] > 0
+
+
+def test_little_room_is_wrong(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "_LITTLE_ROOM", 1 << 62)
+    wrong = machine.report().wrong
+    assert len(wrong) == 1  # output and data are one volume here
+    assert "stops taking images" in wrong[0]
+
+
+def test_missing_output_dir_is_wrong(machine: Machine) -> None:
+    machine.config.output_dir.rmdir()
+    report = machine.report()
+    assert [volume.use for volume in report.volumes] == ["output", "data"]
+    assert "No such file" in report.wrong[0]
+
+
+def test_quarantine_is_counted_and_no_error(machine: Machine) -> None:
+    assert machine.report().quarantine == 0
+    folder = Paths(machine.config).quarantine / "1.2.3"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        (folder / f"{number}.dcm").touch()
+        (folder / f"{number}.json").touch()
+    report = machine.report()
+    assert report.quarantine == 3
+    assert report.wrong == ()
+
+
+def test_quarantine_that_may_not_be_read(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    Paths(machine.config).quarantine.mkdir()
+    monkeypatch.setattr(type(machine.config.data_dir), "iterdir", refuse)
+    report = machine.report()
+    assert report.quarantine is None
+    assert "quarantine: not readable by this user" in status.render(report)
+
+
+def test_verb_prints_and_answers_by_its_exit_status(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "systemctl", machine.systemctl)
+    monkeypatch.setattr(status, "_orthanc", machine.orthanc)
+    monkeypatch.setattr(status, "SystemClock", lambda: machine.clock)
+    parser = argparse.ArgumentParser()
+    status.add_parser(parser.add_subparsers())
+    text, as_json = io.StringIO(), io.StringIO()
+    args = parser.parse_args(["status"])
+    assert args.run(args, machine.config, text) == 0
+    assert "all is well" in text.getvalue()
+    machine.down = {"gateway"}
+    args = parser.parse_args(["status", "--json"])
+    assert args.run(args, machine.config, as_json) == 1
+    assert json.loads(as_json.getvalue())["well"] is False
+
+
+def test_systemctl_is_not_asked_where_systemd_did_not_boot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "_BOOTED", tmp_path / "none")
+    assert units.systemctl(["show"]) is None
+
+
+@pytest.mark.parametrize(("script", "answer"), [("echo Id=x", "Id=x\n"), ("exit 3", None)])
+def test_systemctl_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, answer: str | None
+) -> None:
+    program = tmp_path / "systemctl"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(units, "_BOOTED", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert units.systemctl(["show"]) == answer
