@@ -6,12 +6,17 @@ One presentation context for each pair of SOP class and transfer syntax found; f
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pynetdicom import _config
+from pynetdicom.dsutils import split_dataset
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
 from ddwd.dicom import contexts
@@ -20,7 +25,6 @@ from ddwd.errors import PeerDownError, PeerRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from pynetdicom.association import Association
     from pynetdicom.presentation import PresentationContext
@@ -119,7 +123,8 @@ def _send_batch(
 def _send_one(association: Association, one: Outgoing, message_id: int) -> Answer:
     """Send one file."""
     try:
-        response = association.send_c_store(one.path, msg_id=message_id)
+        with _even(one) as path:
+            response = association.send_c_store(path, msg_id=message_id)
     except ValueError:
         return Answer(one.path, None, "the receiver does not take this SOP class with this transfer syntax")
     except (RuntimeError, ConnectionError):
@@ -130,6 +135,23 @@ def _send_one(association: Association, one: Outgoing, message_id: int) -> Answe
         return Answer(one.path, None, _BROKEN)
     status = int(response.Status)
     return Answer(one.path, status, "" if status == 0 else describe(status))
+
+
+@contextmanager
+def _even(one: Outgoing) -> Iterator[Path]:
+    """The file; a deflated data set of odd length in a copy with the trailing null that PS3.5 A.5 demands.
+
+    Old writers left it out, and a receiver may never answer a fragment of odd length (PS3.8 annex E).
+    """
+    if one.transfer_syntax != DeflatedExplicitVRLittleEndian:
+        yield one.path
+        return
+    _, offset = split_dataset(one.path)
+    with NamedTemporaryFile(suffix=".dcm") as copy:
+        content = one.path.read_bytes()
+        copy.write(content + b"\0" * ((len(content) - offset) % 2))
+        copy.flush()
+        yield Path(copy.name)
 
 
 def describe(status: int) -> str:
