@@ -7,7 +7,6 @@ root, those with `$` as a member of group ddwd who is not root.
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -75,10 +74,8 @@ def test_each_command_does_what_the_readme_says(own: Portal, study: Study, comma
 
 
 def _settle(own: Portal) -> None:
-    """Wait until each unit is active (systemctl is-active is content with one of many) and C-ECHO is answered."""
-    for unit in UNITS:
-        is_active = partial(own.machine.is_active, unit)
-        own.machine.wait_for(is_active, limit=60, what=f"{unit} is not active")
+    """Wait until all units are active and ORTHANC1 listens, which comes a little later."""
+    own.wait_active()
     own.machine.wait_for(
         lambda: own.modality.echoscu(check=False), limit=60, what="ORTHANC1 does not answer C-ECHO"
     )
