@@ -113,8 +113,11 @@ class Trial:
 
     def orthanc(self, name: NodeName, user: str = "ddwd") -> Orthanc:
         """The REST port of one Orthanc, as the extractor has it."""
-        login = credentials.read(self.folder / "credentials.json").login(name, user)
-        return Orthanc(name, self.url(name), *login)
+        return Orthanc(name, self.url(name), *self.login(name, user))
+
+    def login(self, name: NodeName, user: str) -> tuple[str, str]:
+        """User and password of that Orthanc."""
+        return credentials.read(self.folder / "credentials.json").login(name, user)
 
     def url(self, name: NodeName) -> str:
         """Base of that Orthanc's REST interface."""

@@ -1,0 +1,268 @@
+"""The promises of OrthancPort that the pipeline is built on, held by the fake of the unit tests and by a real Orthanc alike."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+import requests
+
+from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError
+from ddwd.model import OrthancId
+from ddwd.orthanc_api import Change, Orthanc, OrthancPort
+from tests.integration.trial import Trial, wait_for
+from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image, orthanc_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+UNKNOWN = orthanc_id("no", "such", "thing")
+_study = itertools.count(int(time.time()))
+
+
+class Subject(Protocol):
+    """An Orthanc under test and the ways to put it into a state."""
+
+    port: OrthancPort
+
+    def store(self, *images: Image) -> None:
+        """Put instances into it, past the port."""
+
+    def delete(self, study: OrthancId) -> None:
+        """Delete a study, past the port."""
+
+    def await_stable(self, study: OrthancId) -> None:
+        """Let time pass until the study is stable."""
+
+
+class Fake:
+    """The fake of the unit tests."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.fake = FakeOrthanc("storage", self.clock)
+        self.port: OrthancPort = self.fake
+
+    def store(self, *images: Image) -> None:
+        """See Subject."""
+        self.fake.store(*images)
+
+    def delete(self, study: OrthancId) -> None:
+        """See Subject."""
+        self.fake.delete_study(study)
+
+    def await_stable(self, study: OrthancId) -> None:
+        """See Subject."""
+        self.clock.advance(10)
+        self.fake.settle(study)
+
+
+class Real:
+    """The storage of a running portal."""
+
+    def __init__(self, portal: Trial) -> None:
+        self.port: OrthancPort = portal.orthanc("storage")
+        self._admin = requests.Session()
+        self._admin.auth = portal.login("storage", "admin")
+        self._url = portal.url("storage")
+
+    def store(self, *images: Image) -> None:
+        """See Subject."""
+        for one in images:
+            self._admin.post(f"{self._url}/instances", data=one.content, timeout=20).raise_for_status()
+
+    def delete(self, study: OrthancId) -> None:
+        """See Subject."""
+        self._admin.delete(f"{self._url}/studies/{study}", timeout=20).raise_for_status()
+
+    def await_stable(self, study: OrthancId) -> None:
+        """See Subject."""
+        wait_for(
+            lambda: (found := self.port.study(study)) and found.is_stable, 20, "the study was not stable"
+        )
+
+
+@pytest.fixture(params=["fake", "real"])
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    """One after the other."""
+    if request.param == "fake":
+        yield Fake()
+        return
+    real = Real(request.getfixturevalue("portal"))
+    yield real
+    real._admin.close()
+
+
+@pytest.fixture
+def images() -> list[Image]:
+    """Five images in two series of a study that no one has seen."""
+    number = next(_study)
+    return [image(number, one, series=1 + one % 2) for one in range(1, 6)]
+
+
+def rows_of(port: OrthancPort, since: int, limit: int, mine: set[OrthancId]) -> list[Change]:
+    """Read `/changes` page by page to its end, as watch does; the rows of some resources."""
+    rows: list[Change] = []
+    done = False
+    while not done:
+        page = port.changes(since, limit)
+        assert len(page.changes) <= limit
+        assert [row.seq for row in page.changes] == sorted({row.seq for row in page.changes})
+        assert all(row.seq > since for row in page.changes)
+        if page.changes:
+            since = page.changes[-1].seq
+        rows += page.changes
+        done = page.done
+    return [row for row in rows if row.orthanc_id in mine]
+
+
+def ids(images: list[Image]) -> set[OrthancId]:
+    """Every Orthanc ID of the images, their series and study."""
+    return {one for image in images for one in (image.orthanc_id, image.series_id, image.study_id)}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+def test_changes_name_each_new_resource_once_whatever_the_page(
+    subject: Subject, images: list[Image], limit: int
+) -> None:
+    since = subject.port.last_seq()
+    subject.store(*images)
+    rows = [row for row in rows_of(subject.port, since, limit, ids(images)) if row.kind.startswith("New")]
+    assert {(row.level, row.orthanc_id) for row in rows} == {
+        *(("Instance", one.orthanc_id) for one in images),
+        *(("Series", one.series_id) for one in images),
+        ("Study", images[0].study_id),
+    }
+    assert len(rows) == 8
+    assert all(row.kind == f"New{row.level}" for row in rows)
+
+
+def test_past_the_end_a_page_is_empty_and_done_and_never_names_less_than_the_newest(
+    subject: Subject, images: list[Image]
+) -> None:
+    subject.store(*images)
+    subject.await_stable(images[0].study_id)
+    newest = subject.port.last_seq()
+    page = subject.port.changes(newest, 100)
+    assert page.done
+    assert page.changes == () or page.changes[0].seq > newest
+    assert page.last >= newest
+
+
+def test_the_newest_seq_is_that_of_the_last_row(subject: Subject, images: list[Image]) -> None:
+    before = subject.port.last_seq()
+    subject.store(*images)
+    assert subject.port.last_seq() >= before + 8
+
+
+def test_the_same_instance_again_makes_no_row(subject: Subject, images: list[Image]) -> None:
+    subject.store(*images)
+    since = subject.port.last_seq()
+    subject.store(*images)
+    rows = rows_of(subject.port, since, 100, ids(images))
+    assert [row for row in rows if row.kind.startswith("New")] == []
+
+
+def test_a_study_is_its_identifiers_and_its_sets(subject: Subject, images: list[Image]) -> None:
+    subject.store(*images)
+    found = subject.port.study(images[0].study_id)
+    assert found is not None
+    assert (found.orthanc_id, found.study_uid) == (images[0].study_id, images[0].study_uid)
+    assert (found.patient_id, found.accession) == (images[0].patient_id, "")
+    assert {(one.orthanc_id, one.series_uid, one.instances) for one in found.series} == {
+        (one.series_id, one.series_uid, _instances(images, one.series_id)) for one in images
+    }
+    assert images[0].study_id in set(subject.port.study_ids())
+
+
+def _instances(images: list[Image], series: OrthancId) -> frozenset[OrthancId]:
+    return frozenset(one.orthanc_id for one in images if one.series_id == series)
+
+
+def test_a_study_is_stable_after_its_age_only_and_a_row_tells(subject: Subject, images: list[Image]) -> None:
+    since = subject.port.last_seq()
+    study = images[0].study_id
+    subject.store(*images)
+    fresh = subject.port.study(study)
+    assert fresh is not None
+    assert not fresh.is_stable
+    subject.await_stable(study)
+
+    def told() -> bool:
+        return any(row.kind == "StableStudy" for row in rows_of(subject.port, since, 100, {study}))
+
+    wait_for(told, 10, "no StableStudy row")
+
+
+def test_the_study_above_a_series_or_an_instance(subject: Subject, images: list[Image]) -> None:
+    subject.store(*images)
+    assert subject.port.study_of("Instance", images[0].orthanc_id) == images[0].study_id
+    assert subject.port.study_of("Series", images[0].series_id) == images[0].study_id
+    assert subject.port.study_of("Instance", UNKNOWN) is None
+    assert subject.port.study_of("Series", UNKNOWN) is None
+
+
+def test_sop_uids_leave_out_what_is_unknown(subject: Subject, images: list[Image]) -> None:
+    subject.store(*images)
+    asked = [*(one.orthanc_id for one in images), UNKNOWN]
+    assert subject.port.sop_uids(asked) == {one.orthanc_id: one.sop_uid for one in images}
+    assert subject.port.sop_uids([UNKNOWN]) == {}
+    assert subject.port.sop_uids([]) == {}
+
+
+def test_the_stored_file_its_head_and_its_digest(subject: Subject, images: list[Image]) -> None:
+    one = images[0]
+    subject.store(one)
+    assert subject.port.file(one.orthanc_id) == one.content
+    assert subject.port.head(one.orthanc_id, 300) == one.content[:300]
+    assert subject.port.head(one.orthanc_id, 10**6) == one.content
+    assert subject.port.md5(one.orthanc_id) == hashlib.md5(one.content, usedforsecurity=False).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda port: port.file(UNKNOWN), lambda port: port.md5(UNKNOWN), lambda port: port.head(UNKNOWN, 9)],
+)
+def test_a_file_that_is_not_there_is_not_found(
+    subject: Subject, ask: Callable[[OrthancPort], object]
+) -> None:
+    with pytest.raises(NotFoundError):
+        ask(subject.port)
+
+
+def test_an_unknown_study_is_none_and_a_deleted_one_is_gone_from_everything(
+    subject: Subject, images: list[Image]
+) -> None:
+    assert subject.port.study(UNKNOWN) is None
+    since = subject.port.last_seq()
+    subject.store(*images)
+    study = images[0].study_id
+    subject.delete(study)
+    assert subject.port.study(study) is None
+    assert subject.port.sop_uids([images[0].orthanc_id]) == {}
+    assert rows_of(subject.port, since, 100, ids(images)) == []
+    assert study not in set(subject.port.study_ids())
+
+
+def test_a_stow_job_is_listed_and_brings_the_instances_to_storage(portal: Trial) -> None:
+    one = image(next(_study), 1)
+    gateway, storage = portal.orthanc("gateway"), portal.orthanc("storage")
+    admin = portal.login("gateway", "admin")
+    requests.post(
+        f"{portal.url('gateway')}/instances", one.content, auth=admin, timeout=20
+    ).raise_for_status()
+    job_id = gateway.stow("storage", [one.orthanc_id])
+    assert gateway.jobs()[job_id].kind == "DicomWebStowClient"
+    wait_for(lambda: not gateway.jobs()[job_id].in_flight, 20, "the job did not end")
+    assert gateway.jobs()[job_id].state == "Success"
+    assert storage.sop_uids([one.orthanc_id]) == {one.orthanc_id: one.sop_uid}
+
+
+def test_what_does_not_answer_is_down_and_what_says_no_has_refused(portal: Trial) -> None:
+    with pytest.raises(PeerRefusedError, match="HTTP 401"):
+        Orthanc("storage", portal.url("storage"), "ddwd", "wrong").last_seq()
+    with pytest.raises(PeerDownError, match="does not answer"):
+        Orthanc("storage", "http://127.0.0.1:9", "ddwd", "x").last_seq()
