@@ -1,0 +1,378 @@
+"""Provisioning without root: what it asks of the machine, that a second run changes nothing, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddwd.appliance import credentials, provision
+from ddwd.appliance.provision import Answer, SystemHost
+from ddwd.appliance.render import RENDERED_NAME
+from ddwd.config import Config
+from ddwd.errors import ConfigError, DdwdError, PeerDownError, PeerRefusedError
+from ddwd.paths import Paths
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NODES = provision.NODES
+
+
+@dataclass
+class FakeHost:
+    """A machine with a PostgreSQL that knows roles and databases, and remembers what it was asked."""
+
+    units: Path
+    starting: int = 0
+    refuse: str = ""
+    roles: set[str] = field(default_factory=set)
+    databases: dict[str, str] = field(default_factory=dict)
+    commands: list[list[str]] = field(default_factory=list)
+    users: list[str | None] = field(default_factory=list)
+    environments: list[Mapping[str, str]] = field(default_factory=list)
+    owners: dict[Path, tuple[str, str, int]] = field(default_factory=dict)
+    waited: float = 0.0
+
+    def run(self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None) -> Answer:
+        self.commands.append(argv)
+        self.users.append(user)
+        self.environments.append(env or {})
+        if argv[0] != "psql":
+            return Answer(0, "", "")
+        if self.starting:
+            self.starting -= 1
+            return Answer(2, "", "the database system is starting up")
+        if self.refuse and self.refuse in argv[-1]:
+            return Answer(1, "", "ERROR:  permission denied to create role")
+        return Answer(0, self._answer(argv[-1]), "")
+
+    def _answer(self, statement: str) -> str:
+        if found := re.fullmatch(r"SELECT 1 FROM pg_(roles|database) WHERE \w+ = '([^']+)'", statement):
+            known = self.roles if found[1] == "roles" else self.databases.keys()
+            return "1" if found[2] in known else ""
+        if found := re.fullmatch(r'CREATE ROLE "([^"]+)" LOGIN', statement):
+            self.roles.add(found[1])
+        elif found := re.match(r'CREATE DATABASE "([^"]+)" OWNER "([^"]+)" ', statement):
+            assert found[2] in self.roles
+            self.databases[found[1]] = found[2]
+        else:
+            assert statement == "SELECT 1" or statement.startswith('REVOKE ALL ON DATABASE "'), statement
+        return ""
+
+    def give(self, path: Path, user: str, group: str, mode: int) -> None:
+        assert path.exists()
+        self.owners[path] = (user, group, mode)
+
+    def wait(self, seconds: float) -> None:
+        self.waited += seconds
+
+    @property
+    def statements(self) -> list[str]:
+        return [argv[-1] for argv in self.commands if argv[0] == "psql"]
+
+    @property
+    def changes(self) -> list[str]:
+        """What was asked that changes anything."""
+        return [" ".join(argv) for argv in self.commands if not argv[-1].startswith("SELECT 1")]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> FakeHost:
+    return FakeHost(units=tmp_path / "units")
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    # the folder of the tests stands for /var/lib/ddwd, so that it needs no drop-in
+    monkeypatch.setattr(provision, "_SYSTEM_DATA", tmp_path / "data")
+    return replace(
+        Config(),
+        output_dir=tmp_path / "data" / "received_dicom",
+        data_dir=tmp_path / "data",
+        run_dir=tmp_path / "run",
+        credentials_file=tmp_path / "etc" / "credentials.json",
+    )
+
+
+def _with_database(config: Config, **values: object) -> Config:
+    return replace(config, database=replace(config.database, **values))  # type: ignore[arg-type]
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------
+
+
+def test_first_run_makes_everything(config: Config, host: FakeHost) -> None:
+    provision.provision(config, host)
+    assert host.roles == {"ddwd-gateway", "ddwd-storage"}
+    assert host.databases == {"ddwd_gateway": "ddwd-gateway", "ddwd_storage": "ddwd-storage"}
+    for node in NODES:
+        file = Paths(config).rendered(node) / RENDERED_NAME
+        assert json.loads(file.read_text())["DicomAet"] == config.node(node).aet
+        assert host.owners[file] == ("root", f"ddwd-{node}", 0o640)
+        assert host.owners[file.parent] == ("root", f"ddwd-{node}", 0o750)
+    assert host.owners[config.credentials_file] == ("root", "ddwd", 0o640)
+    assert host.owners[config.output_dir] == ("ddwd", "ddwd", 0o750)
+
+
+def test_second_run_changes_nothing(config: Config, host: FakeHost, tmp_path: Path) -> None:
+    provision.provision(config, host)
+    before = _files(tmp_path)
+    host.commands.clear()
+    provision.provision(config, host)
+    assert _files(tmp_path) == before
+    assert host.changes == []
+
+
+def test_run_that_was_cut_short_is_finished_by_the_next(config: Config, host: FakeHost) -> None:
+    host.refuse = 'CREATE DATABASE "ddwd_storage"'
+    with pytest.raises(PeerRefusedError):
+        provision.provision(config, host)
+    assert not Paths(config).rendered("gateway").exists()
+    host.refuse = ""
+    provision.provision(config, host)
+    assert set(host.databases) == {"ddwd_gateway", "ddwd_storage"}
+    assert Paths(config).rendered("storage").exists()
+
+
+def test_broken_addition_stops_before_the_databases(config: Config, host: FakeHost) -> None:
+    folder = Paths(config).additions("gateway")
+    folder.mkdir(parents=True)
+    (folder / "mine.json").write_text('{"OverwriteInstances": true}')
+    with pytest.raises(ConfigError, match="OverwriteInstances"):
+        provision.provision(config, host)
+    assert host.commands == []
+
+
+# --- passwords and rendered files -------------------------------------------------------------------------------------
+
+
+def test_passwords_are_made_once_and_kept(config: Config, host: FakeHost) -> None:
+    first = provision.ensure_credentials(config, host)
+    assert config.credentials_file.stat().st_mode & 0o777 == 0o600  # closed until group ddwd is set
+    assert provision.ensure_credentials(config, host) == first
+    assert credentials.read(config.credentials_file) == first
+
+
+def test_damaged_passwords_are_not_replaced_silently(config: Config, host: FakeHost) -> None:
+    config.credentials_file.parent.mkdir()
+    config.credentials_file.write_text("{}")
+    with pytest.raises(ConfigError, match="remove it and restart ddwd"):
+        provision.ensure_credentials(config, host)
+    assert config.credentials_file.read_text() == "{}"
+
+
+def test_stray_json_beside_the_rendered_file_goes_away(config: Config, host: FakeHost) -> None:
+    folder = Paths(config).rendered("gateway")
+    folder.mkdir(parents=True)
+    (folder / "99-old.json").write_text("{}")
+    provision.write_rendered(config, "gateway", "{}\n", host)
+    assert [path.name for path in folder.iterdir()] == [RENDERED_NAME]
+
+
+def test_rendered_file_is_never_open_to_others(config: Config, host: FakeHost) -> None:
+    provision.write_rendered(config, "storage", "{}\n", host)
+    assert (Paths(config).rendered("storage") / RENDERED_NAME).stat().st_mode & 0o077 == 0
+
+
+# --- OUTPUT_DIR -------------------------------------------------------------------------------------------------------
+
+
+def test_output_dir_of_the_operator_must_exist_and_is_left_alone(
+    config: Config, host: FakeHost, tmp_path: Path
+) -> None:
+    config = replace(config, output_dir=tmp_path / "elsewhere")
+    with pytest.raises(DdwdError, match=f"install -d -o ddwd -g ddwd -m 0750 {config.output_dir}"):
+        provision.ensure_output_dir(config, host)
+    config.output_dir.mkdir()
+    provision.ensure_output_dir(config, host)
+    assert host.owners == {}
+
+
+def test_drop_in_comes_changes_and_goes_with_output_dir(
+    config: Config, host: FakeHost, tmp_path: Path
+) -> None:
+    inside, outside = config, replace(config, output_dir=tmp_path / "a")
+    steps = [
+        (inside, 0),
+        (outside, 1),
+        (outside, 0),
+        (replace(config, output_dir=tmp_path / "b"), 1),
+        (inside, 1),
+    ]
+    for wanted, reloads in steps:
+        host.commands.clear()
+        provision.ensure_drop_ins(wanted, host)
+        assert host.commands == [["systemctl", "daemon-reload"]] * reloads
+        texts = {path.read_text() for path in host.units.rglob("*.conf")}
+        assert texts == ({provision.drop_in(wanted)} if wanted is not inside else set())
+
+
+def test_drop_in_is_for_the_two_python_units(config: Config, host: FakeHost, tmp_path: Path) -> None:
+    provision.ensure_drop_ins(replace(config, output_dir=tmp_path / "a"), host)
+    names = {str(path.relative_to(host.units)) for path in host.units.rglob("*.conf")}
+    assert names == {f"ddwd-{name}.service.d/50-output-dir.conf" for name in ("scp", "extractor")}
+
+
+@pytest.mark.parametrize(
+    ("folder", "written"),
+    [
+        ("/srv/dicom", '"/srv/dicom"'),
+        ("/srv/my dicom", '"/srv/my dicom"'),
+        ("/srv/100%", '"/srv/100%%"'),
+        ('/srv/a"b', '"/srv/a\\"b"'),
+        ("/srv/a\\b", '"/srv/a\\\\b"'),
+        ("/var/lib/ddwd-else", '"/var/lib/ddwd-else"'),
+    ],
+)
+def test_drop_in_quotes_for_systemd(folder: str, written: str) -> None:
+    text = provision.drop_in(replace(Config(), output_dir=Path(folder)))
+    assert text is not None
+    assert text.splitlines()[1:] == ["[Service]", f"ReadWritePaths={written}"]
+
+
+def test_no_drop_in_below_var_lib_ddwd() -> None:
+    assert provision.drop_in(Config()) is None
+    assert provision.drop_in(replace(Config(), output_dir=Path("/var/lib/ddwd/other/place"))) is None
+
+
+# --- databases --------------------------------------------------------------------------------------------------------
+
+
+def test_statements_quote_every_name_and_run_as_postgres(config: Config, host: FakeHost) -> None:
+    config = _with_database(config, gateway_name="select", gateway_user="Mixed-Case", port=5433)
+    provision.ensure_databases(config, host)
+    assert host.statements[:5] == [
+        "SELECT 1",
+        "SELECT 1 FROM pg_roles WHERE rolname = 'Mixed-Case'",
+        'CREATE ROLE "Mixed-Case" LOGIN',
+        "SELECT 1 FROM pg_database WHERE datname = 'select'",
+        'CREATE DATABASE "select" OWNER "Mixed-Case" ENCODING \'UTF8\' TEMPLATE template0',
+    ]
+    assert host.statements[5] == 'REVOKE ALL ON DATABASE "select" FROM PUBLIC'
+    assert set(host.users) == {"postgres"}
+    assert all(argv[argv.index("-p") + 1] == "5433" for argv in host.commands)
+    assert all("-X" in argv and "ON_ERROR_STOP=1" in argv for argv in host.commands)
+
+
+def test_local_database_never_sees_the_password(config: Config, host: FakeHost) -> None:
+    provision.ensure_databases(_with_database(config, password="made up"), host)  # noqa: S106 - it is
+    assert not any("made up" in " ".join(argv) for argv in host.commands)
+    assert not any(host.environments)
+
+
+def test_postgresql_that_comes_up_late_is_waited_for(config: Config, host: FakeHost) -> None:
+    host.starting = 20
+    provision.ensure_databases(config, host)
+    assert host.waited == 20
+    assert len(host.databases) == 2
+
+
+def test_postgresql_that_stays_away_is_said_with_the_command(config: Config, host: FakeHost) -> None:
+    host.starting = 1000
+    with pytest.raises(PeerDownError) as caught:
+        provision.ensure_databases(config, host)
+    assert host.waited == 90
+    assert str(caught.value) == (
+        "the local PostgreSQL did not answer within 90 s (the database system is starting up); "
+        "see: systemctl status postgresql"
+    )
+
+
+def test_refusal_of_the_server_is_told_in_its_words(config: Config, host: FakeHost) -> None:
+    host.refuse = "CREATE ROLE"
+    with pytest.raises(PeerRefusedError, match="PostgreSQL: ERROR:  permission denied to create role"):
+        provision.ensure_databases(config, host)
+
+
+def test_external_server_is_only_looked_at_with_the_password_in_the_environment(
+    config: Config, host: FakeHost
+) -> None:
+    config = _with_database(config, host="db.example", password="made up")  # noqa: S106 - it is
+    provision.ensure_databases(config, host)
+    assert host.statements == ["SELECT 1", "SELECT 1"]
+    assert set(host.users) == {None}
+    assert [argv[argv.index("-U") + 1] for argv in host.commands] == ["ddwd-gateway", "ddwd-storage"]
+    assert all(environment["PGPASSWORD"] == "made up" for environment in host.environments)
+    assert not any("made up" in " ".join(argv) for argv in host.commands)
+
+
+def test_external_server_that_does_not_answer_names_what_to_check(config: Config, host: FakeHost) -> None:
+    host.starting = 1000
+    config = _with_database(config, host="db.example", password="made up")  # noqa: S106 - it is
+    with pytest.raises(PeerDownError, match=r"db\.example:5432 \(database ddwd_gateway\).*pg_hba") as caught:
+        provision.ensure_databases(config, host)
+    assert "made up" not in str(caught.value)
+
+
+def test_sqlite_needs_no_server(config: Config, host: FakeHost) -> None:
+    provision.provision(_with_database(config, engine="sqlite"), host)
+    assert host.commands == []
+
+
+# --- the machine itself -----------------------------------------------------------------------------------------------
+
+
+def test_command_that_cannot_be_started_is_an_answer() -> None:
+    answer = SystemHost().run(["/nonexistent/psql"])
+    assert answer.status == 127
+    assert "nonexistent" in answer.complaint
+
+
+def test_answer_has_the_last_complaint_and_the_environment() -> None:
+    script = 'echo " $GREETING "; echo one >&2; echo two >&2; exit 3'
+    answer = SystemHost().run(["sh", "-c", script], env={"GREETING": "hello"})
+    assert answer == Answer(3, "hello", "two")
+
+
+def test_unknown_user_says_what_makes_users(tmp_path: Path) -> None:
+    with pytest.raises(PeerRefusedError, match="systemd-sysusers"):
+        SystemHost().give(tmp_path, "no-such-user-here", "no-such-group", 0o750)
+
+
+def test_give_sets_the_mode_where_it_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = tmp_path.stat()
+    monkeypatch.setattr(provision.pwd, "getpwnam", lambda _: _Id(found.st_uid))
+    monkeypatch.setattr(provision.grp, "getgrnam", lambda _: _Id(found.st_gid))
+    SystemHost().give(tmp_path, "me", "mine", 0o701)
+    assert tmp_path.stat().st_mode & 0o7777 == 0o701
+
+
+class _Id:
+    """Stands for a passwd or group entry."""
+
+    def __init__(self, number: int) -> None:
+        self.pw_uid = self.gr_gid = number
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (PeerDownError("the database is away"), 69, "the database is away\n"),
+        (OSError(28, "No space left on device", "/run/ddwd"), 1, "/run/ddwd: No space left on device\n"),
+        (None, 0, ""),
+    ],
+)
+def test_exit_status_and_one_line(
+    error: Exception | None,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(provision, "load", Config)
+    monkeypatch.setattr(provision, "provision", fail)
+    assert provision.main() == status
+    assert capsys.readouterr().err == said
