@@ -133,10 +133,13 @@ class FakeOrthanc:
 
     def delete_study(self, study: OrthancId) -> None:
         """Forget a study, its changes included."""
-        gone = {key for key, one in self.images.items() if one.study_id == study}
-        self.rows = [row for row in self.rows if row.orthanc_id not in gone | {study}]
-        for key in gone:
-            del self.images[key]
+        gone = [one for one in self.images.values() if one.study_id == study]
+        parents = {study, *(one.series_id for one in gone)}
+        rowless = parents | {one.orthanc_id for one in gone}
+        self.rows = [row for row in self.rows if row.orthanc_id not in rowless]
+        self._told -= parents
+        for one in gone:
+            del self.images[one.orthanc_id]
 
     def _note(self, kind: str, level: str, one: OrthancId) -> None:
         self._seq += 1
