@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import json
+import pwd
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -340,8 +342,8 @@ def test_unknown_user_says_what_makes_users(tmp_path: Path) -> None:
 
 def test_give_sets_the_mode_where_it_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = tmp_path.stat()
-    monkeypatch.setattr(provision.pwd, "getpwnam", lambda _: _Id(found.st_uid))
-    monkeypatch.setattr(provision.grp, "getgrnam", lambda _: _Id(found.st_gid))
+    monkeypatch.setattr(pwd, "getpwnam", lambda _: _Id(found.st_uid))
+    monkeypatch.setattr(grp, "getgrnam", lambda _: _Id(found.st_gid))
     SystemHost().give(tmp_path, "me", "mine", 0o701)
     assert tmp_path.stat().st_mode & 0o7777 == 0o701
 
