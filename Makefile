@@ -17,7 +17,7 @@ COVERAGE := $(BIN)/coverage run -m pytest
 MACHINE := $(BIN)/python -m tests.machine
 
 .DEFAULT_GOAL := help
-.PHONY: help venv deb lint unit integration appliance shell stop demo appliance-tests faults coverage test lock clean
+.PHONY: help venv deb lint unit integration appliance shell stop demo appliance-tests coverage test lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -69,10 +69,6 @@ demo: venv deb ## send real studies through a throw-away machine and compare eve
 appliance-tests: venv deb
 	@packaging/host dcmsend
 	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/appliance
-
-faults: venv deb ## the same machine with parts killed, stopped and starved
-	@packaging/host dcmsend
-	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/faults
 
 test: ## everything, on a fresh machine
 	@rm -rf build/coverage

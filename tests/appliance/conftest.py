@@ -50,10 +50,17 @@ class Portal:
         return said
 
     def wait_active(self, limit: float = 60.0) -> float:
-        """Wait until all five units are active; return the seconds it took."""
-        return self.machine.wait_for(
+        """Wait until all five units are active and the gateway answers a C-ECHO; return the seconds of the first."""
+        took = self.machine.wait_for(
             lambda: self.machine.is_active(*UNITS), limit=limit, what="not all units active"
         )
+        # an Orthanc is active, for systemd, a moment before it listens
+        self.machine.wait_for(
+            lambda: self.modality.echoscu("ORTHANC1", 4242, check=False),
+            limit=limit,
+            what="the gateway does not answer a C-ECHO",
+        )
+        return took
 
     def wait_complete(self, study: Study, limit: float = COMPLETE_LIMIT) -> float:
         """Wait until every image of a study is on disk; return the seconds it took."""

@@ -5,6 +5,8 @@ Called by `python -m tests.machine demo`. Where no machine can be booted, the sa
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,7 @@ OUTPUT_DIR = "/var/lib/ddwd/received_dicom"
 CT_SLICES = 100
 COMPLETE_LIMIT = 120.0
 LIVE = sys.stdout.isatty()
+DDWD = (sys.executable, "-m", "ddwd.cli.main")
 
 
 class Sender(Protocol):
@@ -121,8 +124,36 @@ def _in_machine(deb: Path) -> int:
 
 
 def _in_sandbox() -> int:
-    say("`ddwd try` cannot be driven from here yet: nothing was sent, nothing was compared")
-    return 1
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="try-", dir=cache_folder()) as scratch:
+        folder = Path(scratch) / "portal"
+        own = {"DDWD_CONFIG": str(folder / "ddwd.yaml"), "DDWD_DEFAULTS": os.devnull}
+        environment = {**os.environ, **own}
+        portal = subprocess.Popen([*DDWD, "try", str(folder)])
+        try:
+            _wait_up(portal, folder / "try.json")
+
+            def send(paths: Sequence[Path]) -> subprocess.Popen[bytes]:
+                command = [*DDWD, "send", "--json", *map(str, paths)]
+                return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+            output = Path(json.loads((folder / "try.json").read_text(encoding="utf-8"))["output_dir"])
+            return _demonstrate(output, send, "ddwd send")
+        except MachineError as error:
+            say(f"{error}")
+            return 1
+        finally:
+            portal.terminate()
+            portal.wait(60)
+
+
+def _wait_up(portal: subprocess.Popen[bytes], sign: Path) -> None:
+    deadline = time.monotonic() + COMPLETE_LIMIT
+    while not sign.exists():
+        if portal.poll() is not None or time.monotonic() > deadline:
+            msg = "`ddwd try` did not come up; what it said stands above"
+            raise MachineError(msg)
+        time.sleep(0.1)
 
 
 def _demonstrate(output: Path, send: Sender, how: str) -> int:

@@ -10,6 +10,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.uid import UID
 
 from ddwd.pipeline.verify import DIFFERENT, EQUAL, IDENTICAL, Verdict, Verifier
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image
@@ -53,7 +54,7 @@ def test_another_file_meta_over_the_same_data_set_is_identical(tmp_path: Path) -
 
 def test_a_very_long_file_meta_is_no_obstacle(tmp_path: Path) -> None:
     def long_meta(data: FileDataset) -> None:
-        data.file_meta.PrivateInformationCreatorUID = "1.2.3"
+        data.file_meta.PrivateInformationCreatorUID = UID("1.2.3")
         data.file_meta.PrivateInformation = b"x" * 5000
 
     assert verdict(tmp_path, ONE, changed(ONE, long_meta)).kind == IDENTICAL
