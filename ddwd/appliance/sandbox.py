@@ -151,7 +151,7 @@ class Sandbox:
     def prepare(cls, folder: Path, port_base: int | None = None) -> Sandbox:
         """Lay out the folder and render both configurations; raises a DdwdError, ConfigError for a taken port."""
         orthanc = find_orthanc()
-        folder = folder.absolute()
+        folder = folder.resolve()  # settings take no `..`
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = _locked(folder)
         try:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ddwd import clock
 from ddwd.appliance.sandbox import Sandbox, wait_up
+from ddwd.errors import DdwdError
 
 if TYPE_CHECKING:
     import argparse
@@ -52,11 +53,19 @@ def run(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int:
     folder = args.folder or Path(tempfile.mkdtemp(prefix="ddwd-try-"))
     before = {one: signal.signal(one, signal.default_int_handler) for one in _STOPPERS}
     try:
-        sandbox = Sandbox.prepare(folder, args.port_base)
+        sandbox = _prepared(folder, args.port_base)
         return _run(sandbox, _Screen(out, quiet=args.json))
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
+
+
+def _prepared(folder: Path, port_base: int | None) -> Sandbox:
+    """The folder laid out; raises a DdwdError that names the path that could not be made."""
+    try:
+        return Sandbox.prepare(folder, port_base)
+    except OSError as error:
+        raise DdwdError(f"{error.filename or folder}: {error.strerror}; name a folder of your own") from error
 
 
 def _run(sandbox: Sandbox, screen: _Screen) -> int:

@@ -101,6 +101,24 @@ def test_a_folder_that_is_no_trial_is_refused(tmp_path: Path) -> None:
     assert "is not the file of a trial in this folder" in done.stderr
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = ddwd(tmp_path, "try", tmp_path / "file" / "t")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "file/t: Not a directory" in done.stderr
+
+
+def test_the_caller_s_environment_does_not_reach_the_settings(
+    begin: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OUTPUT_DIR", str(tmp_path / "elsewhere"))
+    trial = begin()
+    trial.wait_up()
+    assert trial.output == trial.folder / "received_dicom"
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_without_orthanc_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "PLUGIN_DIR", tmp_path)
     with pytest.raises(DdwdError, match="apt install orthanc orthanc-dicomweb"):
