@@ -391,8 +391,9 @@ def _said(heart: Heart) -> str:
         received = f"{facts.get('received', 0):,} received ({_size(facts.get('received_bytes', 0))})"
         return f"{received}, {facts.get('refused', 0):,} refused, last {_time(facts.get('last_received'))}"
     totals = facts.get("totals", {})
-    names = {"studies": "studies published", "instances": "images fetched", "forwarded": "sent again"}
-    return ", ".join(f"{totals.get(name, 0):,} {words}" for name, words in names.items())
+    published = _many(totals.get("studies", 0), "study", "studies")
+    fetched = _many(totals.get("instances", 0), "image", "images")
+    return f"{published} published, {fetched} fetched, {totals.get('forwarded', 0):,} sent again"
 
 
 def _flight_lines(report: Report) -> list[str]:
@@ -411,9 +412,9 @@ def _flight_lines(report: Report) -> list[str]:
 def _recent_lines(report: Report) -> list[str]:
     if not report.recent:
         return ["last studies: none since the extractor started"]
-    lines = ["last studies         images   seconds  StudyInstanceUID"]
+    lines = ["last studies        images seconds  StudyInstanceUID"]
     for row in report.recent[:_SHOWN]:
-        facts = f"  {_time(row['published_at']):<17} {row['instances']:>7} {row['seconds']:>9.1f}"
+        facts = f"  {_time(row['published_at']):<17} {row['instances']:>6} {row['seconds']:>7.1f}"
         lines += _beside(facts, str(row["study_uid"]))
     return lines + _more(len(report.recent))
 
@@ -478,4 +479,4 @@ def _size(size: float) -> str:
 
 
 def _many(count: int, one: str, more: str) -> str:
-    return f"{count} {one if count == 1 else more}"
+    return f"{count:,} {one if count == 1 else more}"

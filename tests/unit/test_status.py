@@ -105,7 +105,12 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     credentials.write(config.credentials_file, credentials.generate())
     made = Machine(config)
     made.beat("scp", alive=True, received=12, received_bytes=3_400_000, refused=0, last_received=None)
-    made.beat("extractor", counts={}, totals={"studies": 2}, peers={"gateway": "ok", "storage": "ok"})
+    made.beat(
+        "extractor",
+        counts={},
+        totals={"studies": 2, "instances": 1},
+        peers={"gateway": "ok", "storage": "ok"},
+    )
     return made
 
 
@@ -134,6 +139,7 @@ def test_all_is_well(machine: Machine) -> None:
     assert "all is well" in text.splitlines()[0]
     assert "ORTHANC1         1.12.7   PostgreSQL     1,234  5,678,901" in text
     assert "12 received (3.4 MB), 0 refused, last never" in text
+    assert "2 studies published, 1 image fetched, 0 sent again" in text
     assert "wrong" not in text
     assert machine.asked[0][:2] == ["show", f"--property={units._PROPERTIES}"]
 
@@ -271,7 +277,7 @@ def test_screen_keeps_80_columns_and_cuts_no_uid(machine: Machine) -> None:
     assert [line for line in lines if len(line) > 80 and folder not in line] == []
     assert len(lines) < 60
     assert f"    {_LONG_UID}" in lines
-    assert "  2026-01-02 03:04Z     100       4.2  1.2.3" in lines
+    assert "  2026-01-02 03:04Z    100     4.2  1.2.3" in lines
 
 
 @pytest.mark.parametrize("show", [status.render, status.as_json])
