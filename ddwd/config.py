@@ -58,7 +58,7 @@ class Forward:
 
     mode: str = "streaming"
     batch: int = 40
-    grace: float = 15.0
+    grace: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)

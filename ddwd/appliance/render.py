@@ -265,9 +265,14 @@ MINIMUM: tuple[_Rule, ...] = (
     _at_least("JobsHistorySize", low=1000),
     _at_least("ConcurrentJobs", low=4),
     _Rule(("IngestTranscoding",), lambda found: found is None, "nothing: remove the key"),
+    _Rule(("DicomServerEnabled",), lambda found: found in (None, True), "true"),
+    _Rule(("DicomWeb", "Enable"), lambda found: found in (None, True), "true"),
 )
 """What both Orthancs must have, lest images are lost, changed or silently dropped."""
 
+_LISTED = tuple(
+    _Rule((key,), lambda found: isinstance(found, list), "a list of files") for key in sorted(_LISTS)
+)
 _POSTGRESQL = (
     _exactly("PostgreSQL", "EnableIndex", value=True),
     _exactly("PostgreSQL", "EnableStorage", value=False),
@@ -282,7 +287,7 @@ _FILTERS = re.compile(r"\b(Received(?:CStore)?InstanceFilter)\b")
 
 def lint(rendered: Rendered, config: Config, node: NodeName) -> list[Problem]:
     """Hold a whole configuration against the minimum; each Problem names the file that broke it."""
-    rules = [*MINIMUM, *(_GATEWAY if node == "gateway" else _storage_rules(config))]
+    rules = [*MINIMUM, *_LISTED, *(_GATEWAY if node == "gateway" else _storage_rules(config))]
     if config.database.engine == "postgresql":
         rules += _POSTGRESQL
     problems = [
@@ -330,7 +335,8 @@ def _lint_users(rendered: Rendered, node: NodeName) -> list[Problem]:
 def _lint_scripts(rendered: Rendered) -> list[Problem]:
     """A reception filter discards images and answers success: none may be loaded."""
     problems = []
-    for script in rendered.tree.get("LuaScripts", []):
+    scripts = rendered.tree.get("LuaScripts")
+    for script in scripts if isinstance(scripts, list) else []:
         path = Path(str(script))
         try:
             found = _FILTERS.search(path.read_text(encoding="utf-8", errors="replace"))

@@ -212,7 +212,11 @@ class Extractor:
             "totals": dict(self._totals),
             "peers": self._cycle.peers,
             "in_flight": flight,
-            "recent": [{"state": "published", **asdict(one)} for one in self._cycle.recent],
+            # without the folder, which begins with the PatientID: this file is for every user of the machine
+            "recent": [
+                {key: value for key, value in asdict(one).items() if key != "folder"} | {"state": "published"}
+                for one in self._cycle.recent
+            ],
         }
         path = self._paths.heartbeat("extractor")
         path.parent.mkdir(parents=True, exist_ok=True)

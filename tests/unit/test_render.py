@@ -208,6 +208,9 @@ def test_comments_are_allowed_as_orthanc_does_and_strings_are_left_alone(site: S
         ("OverwriteInstances", 0),
         ("SyncStorageArea", None),
         ("DicomAlwaysAllowStore", False),
+        ("DicomServerEnabled", False),
+        ("LuaScripts", 5),
+        ("Plugins", "x"),
     ],
 )  # fmt: skip
 def test_addition_that_breaks_the_minimum_is_named(
