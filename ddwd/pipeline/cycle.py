@@ -321,11 +321,11 @@ class Cycle:
     def _collect(self, study: OpenStudy, report: CycleReport) -> None:
         """Take in what a finished piece of work brought."""
         work, study.work = study.work, None
-        if work is None:
+        if work is None or work.cancelled():
             return
         try:
             fetched = work.result()
-        except (DdwdError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever one study does to us, the others must go on
             self._postpone(study, reason_of(error))
             return
         study.held.update({kept.orthanc_id: kept for kept in fetched.kept})

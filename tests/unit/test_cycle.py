@@ -12,7 +12,10 @@ from tests.unit.fakes import Image, image
 from tests.unit.portal import Portal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from ddwd.model import Study, Wanted
 
 
 @pytest.fixture
@@ -152,6 +155,27 @@ def test_one_image_that_cannot_be_moved_does_not_stop_the_others_from_being_fetc
     portal.mover.poisoned = set()
     portal.run(60)
     assert portal.published() == names(*images)
+
+
+def test_a_study_that_breaks_our_own_code_does_not_stop_the_others(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = image(1), image(2)
+    portal.gateway.store(good, bad)
+    portal.storage.store(good, bad)
+    move = portal.mover.move
+
+    def broken(study: Study, wanted: Sequence[Wanted], alive: Callable[[], None]) -> str:
+        if study.study_uid == bad.study_uid:
+            raise ZeroDivisionError
+        return move(study, wanted, alive)
+
+    monkeypatch.setattr(portal.mover, "move", broken)
+    portal.run(20)
+    assert portal.published() == names(good)
+    monkeypatch.undo()
+    portal.run(60)
+    assert portal.published() == names(good, bad)
 
 
 def test_what_came_but_is_not_what_storage_holds_is_not_published(portal: Portal) -> None:
