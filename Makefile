@@ -74,9 +74,8 @@ test: ## everything, on a fresh machine
 	@rm -rf build/coverage
 	$(MAKE) lint
 	$(MAKE) unit
-	$(MAKE) integration
+	$(MAKE) -j2 --output-sync=target integration appliance-tests
 	$(MAKE) coverage
-	$(MAKE) appliance-tests
 
 lock: ## pin newer versions of the libraries and tools
 	packaging/lock $(CACHE)

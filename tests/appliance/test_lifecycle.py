@@ -33,7 +33,8 @@ def study(own: Portal, tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def test_an_upgrade_keeps_studies_settings_and_passwords(own: Portal, study: Study) -> None:
-    own.machine.path("/etc/default/ddwd").open("a", encoding="utf-8").write("\nSTABLE_AGE=2\n")
+    with own.machine.path("/etc/default/ddwd").open("a", encoding="utf-8") as file:
+        file.write("\nSTABLE_AGE=2\n")
     passwords = own.machine.path("/etc/ddwd/credentials.json").read_text(encoding="utf-8")
     own.install()
     own.assert_equal([study])
