@@ -1,0 +1,224 @@
+"""The proof, repeated: what lies in OUTPUT_DIR is held against the custody records. Used by `ddwd verify`.
+
+Reads the records and the published files; writes nothing and asks no server. The extractor may publish meanwhile: where
+something differs and the record has changed since it was read, the study is compared once more with the newer record.
+Findings name the StudyInstanceUID and the file below the study's folder, never the folder itself, which begins with the PatientID.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+from ddwd.errors import StateError
+from ddwd.model import OrthancId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ddwd.paths import Paths
+    from ddwd.state.custody import Custody, Kept, Record
+
+Kind = Literal["missing", "changed", "extra"]
+
+_ORTHANC_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
+_PADDING = " \0"
+_GONE = (FileNotFoundError, NotADirectoryError)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One file that is not as recorded; `file` is below the study's folder, `sop_uid` empty where no record names it."""
+
+    kind: Kind
+    study_uid: str
+    file: str
+    sop_uid: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One record that proves nothing, and why."""
+
+    study: OrthancId
+    reason: str
+
+
+@dataclass(slots=True)
+class Proof:
+    """What was compared (studies with a readable record, and the images these name) and what differs."""
+
+    studies: int = 0
+    images: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    damaged: list[Damage] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        """True when every image is as recorded and every record could be read."""
+        return not self.findings and not self.damaged
+
+    def of(self, kind: Kind) -> list[Finding]:
+        """The findings of one kind, by study."""
+        return [one for one in self.findings if one.kind == kind]
+
+
+class Prover:
+    """Compares published studies with their records."""
+
+    def __init__(self, custody: Custody, paths: Paths) -> None:
+        self._custody = custody
+        self._paths = paths
+
+    def studies(self) -> list[OrthancId]:
+        """Every study with a record. Raises StateError where this user may not look."""
+        self._assert_listable()
+        return list(self._custody.studies())
+
+    def matching(self, wanted: str) -> list[OrthancId]:
+        """The studies with this StudyInstanceUID, accession number or Orthanc ID.
+
+        With those whose record is damaged, unless asked by Orthanc ID: any of them may be meant. Raises StateError.
+        """
+        name = wanted.strip(_PADDING)
+        if _ORTHANC_ID.fullmatch(name.lower()):
+            study = OrthancId(name.lower())
+            self._assert_listable()
+            return [study] if self._custody.has(study) else []
+        return [study for study in self.studies() if name and self._may_be(study, name)]
+
+    def prove(
+        self, studies: Iterable[OrthancId], seen: Callable[[float], None] = lambda _share: None
+    ) -> Proof:
+        """Compare each study; `seen` is told the share of one study (0 to 1) that was just read."""
+        proof = Proof()
+        for study in studies:
+            try:
+                record = self._read(study)
+            except StateError as error:
+                proof.damaged.append(Damage(study, str(error)))
+                seen(1.0)
+                continue
+            self._prove_one(record, proof, seen)
+        return proof
+
+    def _prove_one(self, record: Record, proof: Proof, seen: Callable[[float], None]) -> None:
+        found = list(self._compare(record, seen))
+        if found and (newer := self._newer(record)) is not None:
+            record, found = newer, list(self._compare(newer, lambda _share: None))
+        proof.studies += 1
+        proof.images += len(record.images)
+        proof.findings += found
+
+    def _newer(self, record: Record) -> Record | None:
+        try:
+            again = self._read(record.study)
+        except StateError:  # it could be read a moment ago, and what it said then is what was compared
+            return None
+        return again if again.revision != record.revision else None
+
+    def _read(self, study: OrthancId) -> Record:
+        """The record of a study, fit to be compared. Raises StateError."""
+        path = self._custody.path(study)
+        try:
+            record = self._custody.read(study)
+        except OSError as error:
+            raise StateError(f"{path}: the custody record cannot be read ({error.strerror})") from error
+        if record is None:
+            raise StateError(f"{path}: the custody record is gone")
+        if record.study != study or not _names_are_sound(record):
+            raise StateError(f"{path}: the custody record is damaged (its names are not those of a study)")
+        return record
+
+    def _may_be(self, study: OrthancId, name: str) -> bool:
+        try:
+            record = self._read(study)
+        except StateError:
+            return True
+        return name in {record.study_uid.strip(_PADDING), record.accession.strip(_PADDING)}
+
+    def _assert_listable(self) -> None:
+        """Refuse to take folders that cannot be listed for empty ones."""
+        try:
+            for shard in self._paths.custody.iterdir():
+                if shard.is_dir():
+                    os.scandir(shard).close()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StateError(
+                f"{self._paths.custody}: {error.strerror}; the custody records are for root and group ddwd"
+            ) from error
+
+    def _compare(self, record: Record, seen: Callable[[float], None]) -> Iterator[Finding]:
+        folder = self._paths.output / record.folder
+        for kept in sorted(record.images.values(), key=lambda one: one.file):
+            yield from _image(record.study_uid, folder / kept.file, kept)
+            seen(1 / len(record.images))
+        if not record.images:
+            seen(1.0)
+        yield from _extras(record, folder)
+
+
+def _names_are_sound(record: Record) -> bool:
+    """Tell whether the names are text and lead to below OUTPUT_DIR."""
+    files = [kept.file for kept in record.images.values()]
+    texts: list[object] = [record.study_uid, record.accession, record.folder, *files]
+    if not all(isinstance(text, str) and "\0" not in text for text in texts):
+        return False
+    below = [PurePosixPath(record.folder), *map(PurePosixPath, files)]
+    return not any(name.is_absolute() or ".." in name.parts or not name.parts for name in below)
+
+
+def _image(study_uid: str, path: Path, kept: Kept) -> Iterator[Finding]:
+    try:
+        reason = _difference(path, kept)
+    except _GONE:
+        yield Finding("missing", study_uid, kept.file, kept.sop_uid)
+    except OSError as error:  # its own text would have the path, and with it the PatientID
+        reason = f"it cannot be read ({error.strerror})"
+        yield Finding("changed", study_uid, kept.file, kept.sop_uid, reason)
+    else:
+        if reason:
+            yield Finding("changed", study_uid, kept.file, kept.sop_uid, reason)
+
+
+def _difference(path: Path, kept: Kept) -> str:
+    """How the file differs from its record; nothing when it does not. Raises OSError."""
+    # O_NONBLOCK: a pipe under an image's name must not hold up the others
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - opens a descriptor, not a path
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return "it is not a regular file"
+        if status.st_size != kept.size:
+            return f"it has {status.st_size} bytes, recorded are {kept.size}"
+        # what the page cache need not keep is read from the disk, which is what is to be proved
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return "" if digest == kept.sha256 else "its SHA-256 is not the recorded one"
+
+
+def _extras(record: Record, folder: Path) -> Iterator[Finding]:
+    """The .dcm files that no record names, and the folders that cannot be searched for them."""
+    recorded = {kept.file for kept in record.images.values()}
+    errors: list[OSError] = []
+    names = [
+        (Path(parent) / name).relative_to(folder).as_posix()
+        for parent, folders, files in os.walk(folder, onerror=errors.append)
+        for name in [*folders, *files]
+        if name.endswith(".dcm")
+    ]
+    for name in sorted(set(names) - recorded):
+        yield Finding("extra", record.study_uid, name)
+    for error in errors:
+        if not isinstance(error, _GONE):
+            name = Path(os.fsdecode(error.filename)).relative_to(folder).as_posix()
+            reason = f"the folder cannot be searched ({error.strerror})"
+            yield Finding("changed", record.study_uid, name, reason=reason)
