@@ -41,6 +41,10 @@ class Event(StrEnum):
     PEER_DOWN = "peer-down"
     PEER_UP = "peer-up"
     STATE_REBUILT = "state-rebuilt"
+    DISK_LOW = "disk-low"
+    DISK_OK = "disk-ok"
+    REQUESTED = "requested"
+    VANISHED = "vanished"
 
 
 MESSAGE_IDS = {
@@ -58,6 +62,10 @@ MESSAGE_IDS = {
     Event.PEER_DOWN: "9a6f0f1c4f0b4c5c8d2e6b7a10d4000c",
     Event.PEER_UP: "9a6f0f1c4f0b4c5c8d2e6b7a10d4000d",
     Event.STATE_REBUILT: "9a6f0f1c4f0b4c5c8d2e6b7a10d4000e",
+    Event.DISK_LOW: "9a6f0f1c4f0b4c5c8d2e6b7a10d4000f",
+    Event.DISK_OK: "9a6f0f1c4f0b4c5c8d2e6b7a10d40010",
+    Event.REQUESTED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40011",
+    Event.VANISHED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40012",
 }
 _WARNINGS = frozenset(
     {
@@ -67,6 +75,8 @@ _WARNINGS = frozenset(
         Event.QUARANTINED,
         Event.PEER_DOWN,
         Event.STATE_REBUILT,
+        Event.DISK_LOW,
+        Event.VANISHED,
     },
 )
 _LOG_WARNING, _LOG_NOTICE = 4, 5  # syslog(3)
