@@ -1,0 +1,192 @@
+"""The operator's wishes: one small JSON file each, written by the CLI and the dashboard, taken by the extractor at each turn.
+
+The folder is for root and group ddwd, and whoever may write there may put anything there: a pipe, a link, a gigabyte, half a
+file. `take` therefore believes nothing, reads little, never waits and never raises; what is no request is renamed to `*.bad`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import json
+import logging
+import os
+import re
+import secrets
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from ddwd import durable
+from ddwd.clock import SystemClock, stamp
+from ddwd.errors import InvalidValueError, StateError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ddwd.clock import Clock
+
+SCHEMA = 1
+Kind = Literal["retry", "release", "reconcile"]
+
+_KINDS = frozenset(get_args(Kind))
+_STUDY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
+_ITEM = re.compile(r"[0-9a-f]{32}")
+_MOST_BYTES = 4096
+_MOST_A_TURN = 100
+"""Requests taken at once, so that a flood of them holds up nobody's study; the others wait for the next turn."""
+_FOLDER_MODE = 0o770
+_FILE_MODE = 0o644
+"""Readable by the extractor whoever wrote it and whatever their umask; the folder keeps everyone else out."""
+
+_PASSING = frozenset({errno.ENOENT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+"""It is no fault of the file: taken back just now, or to be read in the next turn."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the operator wants: `retry` a study, `release` an entry of the quarantine (`item`), `reconcile` one study or, without, all.
+
+    Raises InvalidValueError for anything else, so that a request that exists can be used in file names.
+    """
+
+    kind: Kind
+    study: str = ""
+    item: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.kind not in _KINDS:
+            raise InvalidValueError("there is no such kind of request")
+        if self.study and not _STUDY.fullmatch(self.study):
+            raise InvalidValueError("a study is named by its Orthanc ID")
+        if self.item and not _ITEM.fullmatch(self.item):
+            raise InvalidValueError("an entry of the quarantine has a name of 32 hexadecimal digits")
+        if bool(self.item) != (self.kind == "release") or (self.kind == "retry" and not self.study):
+            raise InvalidValueError(f"a request to {self.kind} does not say of what")
+
+
+class Requests:
+    """The folder of requests."""
+
+    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
+        self._folder = folder
+        self._clock = clock or SystemClock()
+        self._ignored: set[str] = set()
+
+    def prepare(self) -> None:
+        """Make the folder where it is missing, with the owner of the folder above, whoever comes first. Raises OSError."""
+        missing = [path for path in (self._folder, *self._folder.parents) if not path.exists()]
+        if not missing:
+            return
+        durable.make_dirs(self._folder, _FOLDER_MODE)
+        owner = missing[-1].parent.stat()
+        if os.geteuid() == 0:
+            for path in missing:
+                os.chown(path, owner.st_uid, owner.st_gid)
+        self._folder.chmod(_FOLDER_MODE)
+
+    def submit(self, request: Request) -> Path:
+        """Leave a request for the extractor, durably. Raises StateError where this user may not."""
+        at = stamp(self._clock.utc())
+        name = f"{re.sub('[-:.]', '', at)}-{secrets.token_hex(4)}.json"
+        body = {
+            "schema": SCHEMA,
+            "kind": request.kind,
+            "study": request.study,
+            "item": request.item,
+            "at": at,
+        }
+        path, temporary = self._folder / name, self._folder / f".{name}.part"
+        try:
+            self.prepare()
+            durable.write_new(temporary, [json.dumps(body).encode() + b"\n"])
+            temporary.chmod(_FILE_MODE)
+            durable.rename(temporary, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise StateError(
+                f"{self._folder}: {error.strerror}; only root and group ddwd may ask the extractor"
+            ) from error
+        return path
+
+    def take(self) -> list[tuple[Path, Request]]:
+        """The requests that wait, oldest first, each with its file for `done`; at most some at once. Never raises."""
+        found = []
+        for path in self._waiting():
+            try:
+                found.append((path, _read(path)))
+            except OSError as error:
+                if error.errno not in _PASSING:
+                    self._reject(path, str(error.strerror))
+            except InvalidValueError as error:
+                self._reject(path, str(error))
+        return found
+
+    def done(self, path: Path) -> None:
+        """Remove a request that was granted. Never raises; one that cannot be removed is not taken again before a restart."""
+        try:
+            durable.unlink(path)
+        except OSError as error:
+            self._ignore(path, f"it was granted and cannot be removed ({error.strerror})")
+
+    def _waiting(self) -> list[Path]:
+        try:
+            with os.scandir(self._folder) as entries:
+                names = (
+                    entry.name
+                    for entry in entries
+                    if entry.name.endswith(".json")
+                    and entry.name[0] != "."
+                    and entry.name not in self._ignored
+                )
+                first = heapq.nsmallest(_MOST_A_TURN, names)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self._ignore(self._folder, f"the requests cannot be listed ({error.strerror})")
+            return []
+        return [self._folder / name for name in first]
+
+    def _reject(self, path: Path, reason: str) -> None:
+        try:
+            path.rename(path.with_suffix(".bad"))
+        except OSError as error:
+            self._ignore(path, f"{reason}; it cannot be renamed ({error.strerror})")
+        else:
+            _log.warning("requests: %a is no request: %s; renamed to *.bad", path.name, reason)
+
+    def _ignore(self, path: Path, reason: str) -> None:
+        """Say it once, and look at it no more."""
+        if path.name not in self._ignored:
+            self._ignored.add(path.name)
+            _log.warning("requests: %a: %s", path.name, reason)
+
+
+def _read(path: Path) -> Request:
+    """One request. Raises InvalidValueError and OSError."""
+    # a link is not followed, and a pipe under a request's name is not waited for
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InvalidValueError("it is not a regular file")
+        content = os.read(descriptor, _MOST_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > _MOST_BYTES:
+        raise InvalidValueError(f"it has more than {_MOST_BYTES} bytes")
+    return _parse(content)
+
+
+def _parse(content: bytes) -> Request:
+    try:
+        body = json.loads(content)
+        if body["schema"] != SCHEMA:
+            raise InvalidValueError("it is of another schema than this version reads")
+        return Request(body["kind"], body["study"], body["item"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InvalidValueError(f"it is damaged ({type(error).__name__})") from error
