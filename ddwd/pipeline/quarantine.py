@@ -1,64 +1,191 @@
-"""What could not be delivered as it should: the file itself and its reason beside it. The extractor alone writes here.
+"""What could not be delivered as it should: its reason, and its bytes where there are any. The extractor alone writes here.
 
-Nothing in quarantine is ever removed by the portal; the operator releases it (`ddwd quarantine`).
+One entry is `quarantine/StudyInstanceUID/ID.json`, with `ID.dcm` beside it. Nothing in quarantine is ever removed by the portal:
+an entry that the operator releases (`ddwd quarantine release`) moves to `quarantine/released/`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from ddwd import durable
 from ddwd.audit import Audit, Event
 from ddwd.clock import Clock, stamp
-from ddwd.model import safe_component
+from ddwd.model import OrthancId, safe_component
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 SCHEMA = 1
+RELEASED = "released"
+_ID_DIGITS = 32
+
+Kind = Literal["conflict", "undeliverable", "stray", "vanished"]
+"""conflict: other content under a UID that is taken. undeliverable: failed while others passed. stray: acknowledged by the
+SCP and wanted by no study. vanished: its study was deleted on both Orthancs before it was delivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What an entry is about; an empty text where it is not known. `tries` is how often delivery failed."""
+
+    kind: Kind
+    study_uid: str
+    reason: str
+    study: OrthancId | str = ""
+    instance: OrthancId | str = ""
+    sop_uid: str = ""
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry as it stands on disk; `size` in bytes and `sha256` are of the file, 0 and empty where there is none."""
+
+    id: str
+    at: str
+    subject: Subject
+    size: int
+    sha256: str
+    note: Path
+
+    @property
+    def file(self) -> Path | None:
+        """The image itself, where its bytes could be had."""
+        file = self.note.with_suffix(".dcm")
+        return file if file.exists() else None
 
 
 class Quarantine:
-    """The folder `quarantine/StudyInstanceUID/`, one `.dcm` and one `.json` for each object."""
+    """The folder of entries."""
 
     def __init__(self, folder: Path, clock: Clock, audit: Audit) -> None:
         self._folder = folder
         self._clock = clock
         self._audit = audit
 
-    def put(self, source: Path, *, study_uid: str, reason: str) -> Path:
-        """Move `source` here, durably, the reason first; the name it has now. May be repeated after a crash."""
+    def put(self, source: Path, subject: Subject) -> str:
+        """Move the file `source` here, durably, its reason first; the entry's ID. The same again is the same entry.
+
+        May be repeated after a crash. Raises StorageFullError and OSError; `source` is still there then.
+        """
         with source.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        folder = self._folder / safe_component(study_uid)
-        durable.make_dirs(folder)
-        target = folder / f"{digest[:32]}.dcm"
-        note = {
-            "schema": SCHEMA,
-            "at": stamp(self._clock.utc()),
-            "study_uid": study_uid,
-            "sha256": digest,
-            "from": source.name,
-            "reason": reason,
-        }
-        durable.replace_file(target.with_suffix(".json"), json.dumps(note, indent=1).encode() + b"\n")
-        self._move(source, target)
-        self._audit.record(Event.QUARANTINED, f"put aside: {reason}", study_uid=study_uid, file=target.name)
-        return target
-
-    @staticmethod
-    def _move(source: Path, target: Path) -> None:
-        """Copy and remove: OUTPUT_DIR may be another volume than the quarantine."""
+        target, is_new = self._note(subject, source.stat().st_size, digest)
         if not target.exists():
-            temporary = target.with_suffix(".part")
-            durable.unlink(temporary)
             with source.open("rb") as file:
-                durable.write_new(temporary, iter(lambda: file.read(1 << 20), b""))
-            durable.rename(temporary, target)
+                self._write(target, iter(lambda: file.read(1 << 20), b""))
         durable.unlink(source)
+        self._tell(subject, target.stem, is_new=is_new)
+        return target.stem
+
+    def keep(self, content: bytes | None, subject: Subject) -> str:
+        """Keep `content` here, or only the reason where there is none; the entry's ID. As `put` otherwise."""
+        digest = hashlib.sha256(content).hexdigest() if content else ""
+        target, is_new = self._note(subject, len(content or b""), digest)
+        if content and not target.exists():
+            self._write(target, iter([content]))
+        self._tell(subject, target.stem, is_new=is_new)
+        return target.stem
+
+    def release(self, entry: Entry) -> None:
+        """Take an entry off the list: it moves to `released/`, the reason last, so that a crash leaves it on the list."""
+        folder = self._folder / RELEASED / entry.note.parent.name
+        durable.make_dirs(folder)
+        for path in (entry.note.with_suffix(".dcm"), entry.note):
+            if path.exists():
+                durable.rename(path, folder / path.name)
+        subject = entry.subject
+        self._audit.record(
+            Event.RELEASED,
+            f"released from quarantine ({subject.kind})",
+            study_uid=subject.study_uid,
+            entry=entry.id,
+            sop_uid=subject.sop_uid,
+        )
+
+    def entries(self) -> list[Entry]:
+        """What waits for the operator, oldest first."""
+        return read_entries(self._folder)
 
     def count(self) -> int:
-        """Objects that wait for the operator."""
-        return sum(1 for _ in self._folder.glob("*/*.json")) if self._folder.is_dir() else 0
+        """Entries that wait for the operator."""
+        return sum(1 for _ in _notes(self._folder))
+
+    def _note(self, subject: Subject, size: int, digest: str) -> tuple[Path, bool]:
+        """Write the reason; the name for the bytes, and whether the entry is new."""
+        folder = self._folder / safe_component(subject.study_uid)
+        durable.make_dirs(folder)
+        identity = "|".join((subject.study_uid, subject.study, subject.instance, subject.kind, digest))
+        target = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:_ID_DIGITS]}.dcm"
+        note = target.with_suffix(".json")
+        if note.exists():
+            return target, False
+        body = {
+            "schema": SCHEMA,
+            "id": target.stem,
+            "at": stamp(self._clock.utc()),
+            **asdict(subject),
+            "size": size,
+            "sha256": digest,
+        }
+        durable.replace_file(note, json.dumps(body, indent=1).encode() + b"\n")
+        return target, True
+
+    @staticmethod
+    def _write(target: Path, chunks: Iterator[bytes]) -> None:
+        """Copy: OUTPUT_DIR may be another volume than the quarantine."""
+        temporary = target.with_suffix(".part")
+        durable.unlink(temporary)
+        durable.write_new(temporary, chunks)
+        durable.rename(temporary, target)
+
+    def _tell(self, subject: Subject, entry: str, *, is_new: bool) -> None:
+        if not is_new:
+            return
+        event = Event.CONFLICT if subject.kind == "conflict" else Event.QUARANTINED
+        self._audit.record(
+            event,
+            f"put in quarantine ({subject.kind}): {subject.reason}; see: ddwd quarantine show {entry}",
+            study_uid=subject.study_uid,
+            entry=entry,
+            sop_uid=subject.sop_uid,
+        )
+
+
+def read_entries(folder: Path) -> list[Entry]:
+    """What waits in a quarantine folder, oldest first; a note that cannot be read is an entry that says so.
+
+    Raises PermissionError where this user may not look.
+    """
+    return sorted((_read(note) for note in _notes(folder)), key=lambda entry: (entry.at, entry.id))
+
+
+def _notes(folder: Path) -> Iterator[Path]:
+    if not folder.is_dir():
+        return
+    for study in folder.iterdir():
+        if study.name != RELEASED and study.is_dir():
+            yield from study.glob("*.json")
+
+
+def _read(note: Path) -> Entry:
+    try:
+        body = json.loads(note.read_bytes())
+        subject = Subject(
+            kind=body["kind"],
+            study_uid=str(body["study_uid"]),
+            reason=str(body["reason"]),
+            study=OrthancId(body["study"]),
+            instance=OrthancId(body["instance"]),
+            sop_uid=str(body["sop_uid"]),
+            tries=int(body["tries"]),
+        )
+        return Entry(note.stem, str(body["at"]), subject, int(body["size"]), str(body["sha256"]), note)
+    except (ValueError, KeyError, TypeError) as error:
+        damaged = Subject("stray", note.parent.name, f"its reason file is damaged ({type(error).__name__})")
+        return Entry(note.stem, "", damaged, 0, "", note)
