@@ -85,10 +85,14 @@ class Database:
 
 @dataclass(frozen=True, slots=True)
 class Retrieve:
-    """One C-MOVE asks for at most `batch` instances and may be silent for `timeout` seconds."""
+    """One C-MOVE asks for at most `batch` instances and may be silent for `timeout` seconds.
+
+    An image that failed `tries` times while others passed goes to quarantine.
+    """
 
     batch: int = 200
     timeout: float = 300.0
+    tries: int = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +285,7 @@ SETTINGS: Mapping[str, _Setting] = {
     "database.password": _Setting(_secret, ("POSTGRES_PASSWORD",), optional=True),
     "retrieve.batch": _Setting(_whole(1, 10_000)),
     "retrieve.timeout": _Setting(_seconds(10, 86400)),
+    "retrieve.tries": _Setting(_whole(2, 1000)),
     "ledger.segment_bytes": _Setting(_whole(64 * 1024, 1024**3)),
     "ledger.keep_days": _Setting(_whole(1, 36500)),
     "data_dir": _Setting(_folder),

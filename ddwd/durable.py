@@ -156,6 +156,12 @@ def unlink(path: Path) -> None:
         path.unlink()
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove an empty folder; one that is not empty, or gone, stays as it is."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def replace_file(path: Path, content: bytes, mode: int = 0o640) -> None:
     """Put `content` at `path` in one step: a reader, or a start after a power cut, sees the old or the new, whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -63,11 +63,11 @@ class Decision:
 
 def decide(seen: Observation, *, stable_age: float, grace: float) -> Decision:
     """Compare gateway, storage and disk; say which instances to send on, which to fetch, and whether all is there."""
-    behind = (seen.gateway or frozenset()) - seen.storage
+    behind = (seen.gateway or frozenset()) - seen.storage - seen.set_aside
     retrieve = seen.storage - seen.held - seen.set_aside
     forward: frozenset[OrthancId] = behind if seen.unmoved >= grace else frozenset()
     stage, reason = _stage(seen, behind, retrieve, stable_age)
-    publish = stage is Stage.READY and bool(seen.held)
+    publish = stage is Stage.READY and bool(seen.held or seen.set_aside)
     return Decision(stage, forward, retrieve, publish, reason)
 
 

@@ -83,6 +83,9 @@ class OrthancPort(Protocol):
     def study(self, orthanc_id: OrthancId) -> Study | None:
         """The study with its instance sets, or None where it is not known."""
 
+    def find_study(self, text: str) -> list[OrthancId]:
+        """The studies that have this StudyInstanceUID; one for each patient it is known under."""
+
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
         """SOPInstanceUID of each instance; those that are gone are left out."""
 
@@ -170,6 +173,11 @@ class Orthanc:
             is_stable=bool(main["IsStable"]),
             series=tuple(_series(row) for row in listed),
         )
+
+    def find_study(self, text: str) -> list[OrthancId]:
+        """See OrthancPort."""
+        rows = self._request("POST", "/tools/lookup", data=text.encode()).json()
+        return [OrthancId(row["ID"]) for row in rows if row["Type"] == "Study"]
 
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
         """See OrthancPort."""

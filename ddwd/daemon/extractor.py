@@ -30,6 +30,7 @@ from ddwd.orthanc_api import Orthanc
 from ddwd.paths import Paths
 from ddwd.pipeline.cycle import Cycle, Ports
 from ddwd.pipeline.forward import Forwarder
+from ddwd.pipeline.leftovers import Leftovers
 from ddwd.pipeline.progress import Progress
 from ddwd.pipeline.publish import Publisher
 from ddwd.pipeline.quarantine import Quarantine
@@ -37,12 +38,13 @@ from ddwd.pipeline.retrieve import Retriever
 from ddwd.pipeline.verify import Verifier
 from ddwd.state.custody import Custody
 from ddwd.state.ledger import Ledger
+from ddwd.state.requests import Requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ddwd.config import Config
-    from ddwd.model import Study, Wanted
+    from ddwd.model import Study
 
 _WORKERS = 2
 _STATUS_SECONDS = 1.0
@@ -60,14 +62,14 @@ class StorageMover:
         self._storage = Peer("127.0.0.1", storage.dicom_port, storage.aet, scp.aet)
         self._scp = Peer(scp.host, scp.port, scp.aet, scp.aet)
 
-    def move(self, study: Study, wanted: Sequence[Wanted], alive: Callable[[], None]) -> str:
+    def move(self, study: Study, sop_uids: Sequence[str], alive: Callable[[], None]) -> str:
         """See MoverPort."""
         timeout = self._config.retrieve.timeout
         self._progress.alive(timeout + _MOVE_MARGIN_SECONDS)
         with Mover(self._storage, self._config.scp.aet, timeout) as mover:
             outcome = mover.move(
                 study.study_uid,
-                sop_uids=[one.sop_uid for one in wanted],
+                sop_uids=sop_uids,
                 on_progress=lambda _: self._progress.alive(timeout + _MOVE_MARGIN_SECONDS),
             )
         alive()
@@ -119,7 +121,11 @@ class Extractor:
 
     def run(self) -> None:
         """Work until told to stop; finish what runs, in bounded time."""
-        folders = {self._paths.doorbell("gateway").parent, self._paths.doorbell("storage").parent}
+        folders = {
+            self._paths.doorbell("gateway").parent,
+            self._paths.doorbell("storage").parent,
+            self._paths.requests,
+        }
         ears = doorbell.listen(folders, self._loop.wake)
         self._audit.record(Event.STARTED, "the extractor starts", open=len(self._cycle.open))
         self._loop.listen()
@@ -142,6 +148,8 @@ class Extractor:
         quarantine = Quarantine(paths.quarantine, clock, audit)
         publisher = Publisher(paths, quarantine)
         mover = StorageMover(self._config, self._progress)
+        requests = Requests(paths.requests, clock)
+        requests.prepare()
         ledger = Ledger.open(
             paths.ledger,
             clock,
@@ -156,9 +164,11 @@ class Extractor:
             gateway=gateway,
             storage=storage,
             forwarder=Forwarder(gateway),
-            retriever=Retriever(paths, storage, mover, Verifier(storage), publisher),
+            retriever=Retriever(paths, storage, mover, Verifier(storage, gateway), publisher, quarantine),
             publisher=publisher,
             quarantine=quarantine,
+            requests=requests,
+            leftovers=Leftovers(paths, (storage, gateway), quarantine),
             ledger=ledger,
             custody=Custody(paths.custody),
             audit=audit,

@@ -6,7 +6,7 @@ run as work in an executor, one piece a study at a time. Peers that are away mak
 
 from __future__ import annotations
 
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,10 @@ from ddwd.audit import Audit, Event
 from ddwd.clock import Clock, stamp
 from ddwd.errors import DdwdError, PeerDownError, PeerRefusedError, StateError, StorageFullError
 from ddwd.lifecycle import Decision, Observation, Stage, decide, retry_delay
+from ddwd.model import OrthancId
+from ddwd.pipeline.blame import Blame
+from ddwd.pipeline.open_study import OpenStudy, ids_of
+from ddwd.pipeline.quarantine import Subject
 from ddwd.pipeline.retrieve import reason_of
 from ddwd.pipeline.watch import ChangeFeed
 from ddwd.state.custody import Custody, Record
@@ -22,14 +26,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ddwd.config import Config
-    from ddwd.model import OrthancId, Study
+    from ddwd.model import Study
     from ddwd.orthanc_api import OrthancPort
     from ddwd.pipeline.forward import Forwarder
+    from ddwd.pipeline.leftovers import Leftovers
     from ddwd.pipeline.publish import Publisher
-    from ddwd.pipeline.quarantine import Quarantine
-    from ddwd.pipeline.retrieve import Fetched, Retriever
-    from ddwd.state.custody import Kept
+    from ddwd.pipeline.quarantine import Entry, Quarantine
+    from ddwd.pipeline.retrieve import Retriever
     from ddwd.state.ledger import Ledger
+    from ddwd.state.requests import Request, Requests
 
 _CHECKS_A_TURN = 40
 """Candidates compared in one turn, about 10 ms each: the watchdog is answered in between."""
@@ -50,31 +55,14 @@ class Ports:
     retriever: Retriever
     publisher: Publisher
     quarantine: Quarantine
+    requests: Requests
+    leftovers: Leftovers
     ledger: Ledger
     custody: Custody
     audit: Audit
     clock: Clock
     executor: Executor
     alive: Callable[[], None]
-
-
-@dataclass
-class OpenStudy:
-    """A study in flight: what was seen of it, and what is on disk and proved. Times are monotonic seconds."""
-
-    study_id: OrthancId
-    record: Record | None
-    grew_at: float
-    moved_at: float
-    listing: Study | None = None
-    known: frozenset[OrthancId] = frozenset()
-    behind: frozenset[OrthancId] = frozenset()
-    held: dict[OrthancId, Kept] = field(default_factory=dict)
-    failures: int = 0
-    not_before: float = 0.0
-    work: Future[Fetched] | None = None
-    stage: Stage = Stage.ARRIVING
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +103,7 @@ class Cycle:
         self._sweep: Iterator[OrthancId] | None = None
         self._next_sweep = 0.0
         self._cursor_at = 0.0
+        self._forwarded_at = float("-inf")
         self.peers = {"gateway": "ok", "storage": "ok"}
         self.open: dict[OrthancId, OpenStudy] = {}
         self.recent: list[Published] = []
@@ -124,6 +113,7 @@ class Cycle:
     def run(self) -> CycleReport:
         """Take one turn. Only damage to our own state is raised (StateError); everything else is waited out."""
         report = CycleReport()
+        self._take_requests()
         for feed in self._feeds:
             self._look(feed, report)
         self._check_candidates(report)
@@ -192,6 +182,15 @@ class Cycle:
         if self._sweep is None and now >= self._next_sweep and set(self.peers.values()) == {"ok"}:
             self._sweep = self._all_studies()
             self._next_sweep = now + _SWEEP_SECONDS
+            self._sweep_leftovers()
+
+    def _sweep_leftovers(self) -> None:
+        uids = {study.listing.study_uid for study in self.open.values() if study.listing is not None}
+        try:
+            for study in self._ports.leftovers.sweep(self.open.keys(), uids):
+                self._reopened(study)
+        except (DdwdError, OSError):
+            return  # a peer is away or the disk is full: at the next sweep
 
     def _all_studies(self) -> Iterator[OrthancId]:
         yield from self._ports.gateway.study_ids()
@@ -217,8 +216,8 @@ class Cycle:
         if record is None:
             return True
         known = record.images.keys() | record.set_aside.keys()
-        sides = (self._ports.gateway.study(study), self._ports.storage.study(study))
-        return any(side is not None and not side.ids <= known for side in sides)
+        gateway, storage = (ids_of(node.study(study)) for node in (self._ports.gateway, self._ports.storage))
+        return not (gateway | storage) <= known or not gateway - record.set_aside.keys() <= storage
 
     def _read_record(self, study: OrthancId) -> Record | None:
         try:
@@ -230,10 +229,74 @@ class Cycle:
 
     def _open(self, study: OrthancId) -> None:
         now = self._ports.clock.monotonic()
-        opened = OpenStudy(study, self._read_record(study), grew_at=now, moved_at=now)
-        if opened.record is not None:
-            opened.held.update(opened.record.images)
-        self.open[study] = opened
+        tries = self._config.retrieve.tries
+        self.open[study] = OpenStudy(study, self._read_record(study), now, now, Blame(tries), Blame(tries))
+
+    # --- the operator's wishes --------------------------------------------------------------------------------
+
+    def _take_requests(self) -> None:
+        """Do what the operator asked for; a request is removed once it can no longer be forgotten."""
+        for path, request in self._ports.requests.take():
+            try:
+                self._grant(request)
+                self._ports.ledger.commit()
+            except (DdwdError, OSError):
+                return  # no room to write it down: the request waits for the next turn
+            self._ports.requests.done(path)
+            self._ports.audit.record(
+                Event.REQUESTED, f"the operator asks: {request.kind}", study=request.study, item=request.item
+            )
+
+    def _grant(self, request: Request) -> None:
+        if request.kind == "reconcile" and request.study:
+            self._candidates[OrthancId(request.study)] = None
+        elif request.kind == "reconcile":
+            self._sweep, self._next_sweep = None, 0.0
+        elif request.kind == "retry":
+            self._retry(OrthancId(request.study))
+        else:
+            self._release(request.item)
+
+    def _retry(self, study_id: OrthancId) -> None:
+        """Begin a study anew: every failure forgotten, what is set aside tried again, what is gone from disk fetched again."""
+        study = self._reopened(study_id)
+        study.begin_anew()
+        for entry in self._ports.quarantine.entries():
+            if entry.subject.study == study_id and entry.subject.kind == "undeliverable":
+                self._try_again(entry)
+        if study.record is not None:
+            folder = study.record.folder
+            gone = [
+                one for one, kept in study.record.images.items() if self._ports.publisher.lacks(folder, kept)
+            ]
+            for one in gone:
+                study.held.pop(one, None)
+            study.restored += len(gone)
+
+    def _release(self, item: str) -> None:
+        for entry in self._ports.quarantine.entries():
+            if entry.id == item and entry.subject.kind == "undeliverable":
+                self._try_again(entry)
+            elif entry.id == item:
+                self._ports.quarantine.release(entry)
+
+    def _try_again(self, entry: Entry) -> None:
+        """An image that was given up on is owed again."""
+        subject = entry.subject
+        study = self._reopened(OrthancId(subject.study))
+        study.begin_anew()
+        study.set_aside.pop(OrthancId(subject.instance), None)
+        if study.record is not None and study.record.set_aside != study.set_aside:
+            # a release must outlive a restart: what is tried again leaves the record at once
+            study.record.set_aside = dict(study.set_aside)
+            self._ports.custody.write(study.record)
+        self._ports.quarantine.release(entry)
+
+    def _reopened(self, study: OrthancId) -> OpenStudy:
+        if study not in self.open:
+            self._ports.ledger.append("opened", study=study)
+            self._open(study)
+        return self.open[study]
 
     # --- acting -----------------------------------------------------------------------------------------------
 
@@ -257,27 +320,25 @@ class Cycle:
         storage = self._ports.storage.study(study.study_id)
         gateway, gateway_known = self._ask_gateway(study.study_id)
         if storage is None and gateway is None and gateway_known:
-            self._close(study)
+            self._give_up(study)
             return None
-        study.listing = storage or gateway or study.listing
-        storage_ids = storage.ids if storage else frozenset()
-        gateway_ids = gateway.ids if gateway else frozenset()
-        if not (storage_ids | gateway_ids) <= study.known:
-            study.known |= storage_ids | gateway_ids
-            study.grew_at = now
-        if (behind := gateway_ids - storage_ids) != study.behind:
-            study.behind, study.moved_at = behind, now
-        return Observation(
-            gateway=gateway_ids if gateway else None,
-            gateway_known=gateway_known,
-            gateway_stable=gateway.is_stable if gateway else False,
-            storage=storage_ids,
-            storage_stable=storage.is_stable if storage else False,
-            held=frozenset(study.held),
-            set_aside=frozenset(study.record.set_aside if study.record else ()),
-            quiet=now - study.grew_at,
-            unmoved=now - study.moved_at,
-        )
+        if study.behind & ids_of(storage):
+            self._forwarded_at = now
+        study.see(gateway, storage, now)
+        return study.observation(gateway, storage, now, gateway_known=gateway_known)
+
+    def _give_up(self, study: OpenStudy) -> None:
+        """Both Orthancs were told to forget the study: what came of it before it was whole is kept in quarantine."""
+        if study.listing is not None and study.is_changed:
+            reason = "the study was deleted on both Orthancs before it was published"
+            files = self._ports.retriever.put_aside(study.listing, "vanished", reason)
+            self._ports.audit.record(
+                Event.VANISHED,
+                f"{reason}; {files} of its images are in quarantine",
+                study_uid=study.listing.study_uid,
+                instances=len(study.known),
+            )
+        self._close(study)
 
     def _ask_gateway(self, study: OrthancId) -> tuple[Study | None, bool]:
         try:
@@ -299,8 +360,9 @@ class Cycle:
             self._publish(study, report)
 
     def _forward(self, study: OpenStudy, decision: Decision) -> int:
+        now = self._ports.clock.monotonic()
+        last, study.moved_at = study.moved_at, now
         sent = self._ports.forwarder.send(decision.forward)
-        study.moved_at = self._ports.clock.monotonic()
         if sent and study.listing:
             self._ports.audit.record(
                 Event.FORWARD_STARTED,
@@ -308,6 +370,9 @@ class Cycle:
                 study_uid=study.listing.study_uid,
                 instances=sent,
             )
+        if sent and self._forwarded_at >= last:  # others passed meanwhile: these are at fault
+            for instance in study.forward_blame.count(decision.forward):
+                self._set_aside(study, instance, "storage does not take it", study.forward_blame)
         return sent
 
     def _retrieve(self, study: OpenStudy, decision: Decision) -> None:
@@ -315,7 +380,7 @@ class Cycle:
             return
         block = sorted(decision.retrieve)[: self._config.retrieve.batch]
         study.work = self._ports.executor.submit(
-            self._ports.retriever.fetch, study.listing, block, self._ports.alive
+            self._ports.retriever.fetch, study.listing, block, self._ports.alive, study.control
         )
 
     def _collect(self, study: OpenStudy, report: CycleReport) -> None:
@@ -330,10 +395,39 @@ class Cycle:
             return
         study.held.update({kept.orthanc_id: kept for kept in fetched.kept})
         report.retrieved += len(fetched.kept)
-        if fetched.failed:
-            self._postpone(study, next(iter(fetched.failed.values())))
-        else:
+        if not fetched.failed:
             study.failures = 0
+            return
+        self._postpone(study, next(iter(fetched.failed.values())))
+        for instance in study.retrieve_blame.count(fetched.blamed):
+            self._set_aside(study, instance, fetched.failed[instance], study.retrieve_blame)
+
+    def _set_aside(self, study: OpenStudy, instance: OrthancId, reason: str, blame: Blame) -> None:
+        """Give up on one image, keeping its bytes where an Orthanc still can read them; its study goes on without it."""
+        content, sop_uid = self._bytes_of(instance)
+        subject = Subject(
+            kind="undeliverable",
+            study_uid=study.listing.study_uid if study.listing else "",
+            reason=reason,
+            study=study.study_id,
+            instance=instance,
+            sop_uid=sop_uid,
+            tries=blame.tries(instance),
+        )
+        self._ports.quarantine.keep(content, subject)
+        study.set_aside[instance] = reason
+        study.not_before = 0.0
+
+    def _bytes_of(self, instance: OrthancId) -> tuple[bytes | None, str]:
+        """The image as either Orthanc has it, and its SOPInstanceUID; None where its bytes cannot be read."""
+        content, sop_uid = None, ""
+        for node in (self._ports.storage, self._ports.gateway):
+            try:
+                sop_uid = sop_uid or node.sop_uids([instance]).get(instance, "")
+                content = content or node.file(instance)
+            except DdwdError:
+                continue
+        return content, sop_uid
 
     def _postpone(self, study: OpenStudy, reason: str) -> None:
         study.failures += 1
@@ -347,24 +441,37 @@ class Cycle:
         """Make the study visible, then prove it by its custody record, then forget it: in this order."""
         if study.listing is None:
             return
-        self._ports.publisher.publish(study.listing)
-        record = self._record(study, study.listing)
+        listing = study.listing
+        self._leave_out(study, self._ports.publisher.publish(listing))
+        record = self._record(study, listing)
         if record is not None:
             self._ports.custody.write(record)
             self._announce(study, record, report)
-        self._ports.retriever.clear_spool(study.listing, study.held)
+        others = any(
+            one is not study and one.listing is not None and one.listing.study_uid == listing.study_uid
+            for one in self.open.values()
+        )
+        self._ports.retriever.clear_spool(listing, study.held, others=others)
         self._close(study)
 
+    @staticmethod
+    def _leave_out(study: OpenStudy, taken: list[str]) -> None:
+        """Images whose names already had other content on disk are not the published ones: they wait in quarantine."""
+        for instance, kept in list(study.held.items()):
+            if kept.file in taken:
+                del study.held[instance]
+                study.set_aside[instance] = "other content is published under its name"
+
     def _record(self, study: OpenStudy, listing: Study) -> Record | None:
-        """The new revision of the study's record, or None where nothing was added."""
+        """The new revision of the study's record, or None where it says all already."""
         before = study.record.images if study.record else {}
         added = len(study.held.keys() - before.keys())
-        if study.record is not None and not added:
+        if not study.is_changed:
             return None
         now = stamp(self._ports.clock.utc())
         revision = study.record.revision + 1 if study.record else 1
         history = list(study.record.history) if study.record else []
-        history.append({"revision": revision, "at": now, "added": added})
+        history.append({"revision": revision, "at": now, "added": added, "restored": study.restored})
         return Record(
             study=study.study_id,
             study_uid=listing.study_uid,
@@ -373,7 +480,7 @@ class Cycle:
             revision=revision,
             published_at=now,
             images=dict(sorted(study.held.items())),
-            set_aside=study.record.set_aside if study.record else {},
+            set_aside=dict(sorted(study.set_aside.items())),
             history=history,
         )
 

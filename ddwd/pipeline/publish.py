@@ -11,6 +11,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from ddwd import durable
+from ddwd.pipeline.quarantine import Subject
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ddwd.model import OrthancId, Study, Wanted
     from ddwd.paths import Paths
     from ddwd.pipeline.quarantine import Quarantine
+    from ddwd.state.custody import Kept
 
 
 class Publisher:
@@ -35,6 +37,13 @@ class Publisher:
         """Where a published file stands."""
         return self._paths.output / study.folder / file
 
+    def lacks(self, folder: str, kept: Kept) -> bool:
+        """Tell whether a published file of a record is not there as recorded, by name and size."""
+        try:
+            return (self._paths.output / folder / kept.file).lstat().st_size != kept.size
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+
     def stage(self, source: Path, study: OrthancId, wanted: Wanted) -> Path:
         """Move a verified file from the spool to its place in staging."""
         target = self.staged(study, wanted.file)
@@ -43,7 +52,7 @@ class Publisher:
         return target
 
     def publish(self, study: Study) -> list[str]:
-        """Make everything staged for `study` visible; the names that were already taken by other content.
+        """Make everything staged for `study` visible; the files whose names were already taken by other content.
 
         May be interrupted anywhere and called again. Raises StorageFullError and OSError.
         """
@@ -62,9 +71,8 @@ class Publisher:
             file = source.relative_to(staging)
             durable.make_dirs((target / file).parent)
             if not self._place(source, target / file):
-                reason = f"other content is already published as {file.name}"
-                self._quarantine.put(source, study_uid=study.study_uid, reason=reason)
-                conflicts.append(file.name)
+                self._quarantine.put(source, _taken(study, file.as_posix()))
+                conflicts.append(file.as_posix())
         for folder in sorted(staging.glob("*")):
             folder.rmdir()
         staging.rmdir()
@@ -81,6 +89,15 @@ class Publisher:
         durable.fsync_dir(final.parent)
         durable.unlink(source)
         return True
+
+
+def _taken(study: Study, file: str) -> Subject:
+    return Subject(
+        kind="conflict",
+        study_uid=study.study_uid,
+        reason=f"other content is already published as {file}",
+        study=study.orthanc_id,
+    )
 
 
 def _digest(path: Path) -> bytes:

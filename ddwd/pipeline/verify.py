@@ -1,4 +1,4 @@
-"""Fifth stage: prove that a received file holds what ORTHANC2 holds. Reads the file and the server, writes nothing.
+"""Fifth stage: prove that a received file holds what ORTHANC2 holds, and ORTHANC1 too. Reads, writes nothing.
 
 The cheap proof first: the head of the stored file (preamble and file meta) with our data set behind it must have the MD5 that
 Orthanc keeps for its file; then the data sets are the same bytes. Where they are not, DCMTK may have encoded the same elements
@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 from pydicom import dcmread
 from pydicom.dataelem import DataElement, RawDataElement
 
+from ddwd.errors import NotFoundError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pydicom.dataset import Dataset, FileDataset
@@ -32,6 +34,8 @@ EQUAL = "equal"
 DIFFERENT = "different"
 
 _HEAD_BYTES = 2048
+_CHUNK = 64 * 1024 * 1024
+"""Bytes digested between two signs of life: about a second on a slow disk."""
 _PREFIX = 132  # PS3.10 section 7.1: 128 bytes of preamble and "DICM"
 _META_LENGTH_ELEMENT = 12  # (0002,0000) UL, explicit VR little endian
 _TRAILING_PADDING = 0xFFFCFFFC
@@ -57,27 +61,46 @@ class Verdict:
         return self.kind in {IDENTICAL, EQUAL}
 
 
+def _silent() -> None:
+    """Nobody waits for signs of life."""
+
+
 class Verifier:
-    """Compares files with the copies that `storage` keeps."""
+    """Compares files with the copies that `storage` keeps, and those with the gateway's."""
 
-    def __init__(self, storage: OrthancPort) -> None:
+    def __init__(self, storage: OrthancPort, gateway: OrthancPort) -> None:
         self._storage = storage
+        self._gateway = gateway
 
-    def compare(self, path: Path, instance: OrthancId) -> Verdict:
-        """Compare the file at `path` with the stored instance.
+    def compare(self, path: Path, instance: OrthancId, alive: Callable[[], None] = _silent) -> Verdict:
+        """Compare the file at `path` with the stored instance; calls `alive` while it reads.
 
         Raises PeerDownError, PeerRefusedError, NotFoundError (the instance was deleted) and OSError.
         """
         stored_md5 = self._storage.md5(instance)
         head = self._head(instance)
         with _mapped(path) as content:
-            sha256, size = hashlib.sha256(content).hexdigest(), len(content)
+            sha256, size = _digested(hashlib.sha256(), content, alive), len(content)
             start = meta_end(bytes(content[: _PREFIX + _META_LENGTH_ELEMENT]))
-            same = head is not None and start is not None and _md5(head, content[start:]) == stored_md5
+            same = head is not None and start is not None and _md5(head, content[start:], alive) == stored_md5
         if same:
             return Verdict(IDENTICAL, sha256, stored_md5, size)
-        difference = _difference(path, self._storage.file(instance))
+        difference = difference_of(path, self._storage.file(instance))
         return Verdict(DIFFERENT if difference else EQUAL, sha256, stored_md5, size, difference)
+
+    def other_at_gateway(self, path: Path, instance: OrthancId, stored_md5: str) -> bytes | None:
+        """The gateway's copy where its content is not that of the verified file at `path`; None where it is, or is gone.
+
+        The two Orthancs hold the same bytes unless someone put another object with this UID onto storage first.
+        Raises PeerDownError and PeerRefusedError.
+        """
+        try:
+            if self._gateway.md5(instance) == stored_md5:
+                return None
+            content = self._gateway.file(instance)
+        except NotFoundError:
+            return None
+        return content if difference_of(path, content) else None
 
     def _head(self, instance: OrthancId) -> bytes | None:
         """Preamble and file meta of the stored file; None where it is not a Part 10 file of the usual form."""
@@ -109,14 +132,23 @@ def _mapped(path: Path) -> Iterator[memoryview]:
             view.release()
 
 
-def _md5(head: bytes, body: memoryview) -> str:
-    digest = hashlib.md5(head, usedforsecurity=False)  # Orthanc's choice, compared with its own
-    digest.update(body)
-    body.release()
+def _md5(head: bytes, body: memoryview, alive: Callable[[], None]) -> str:
+    try:
+        # Orthanc's choice, compared with its own
+        return _digested(hashlib.md5(head, usedforsecurity=False), body, alive)
+    finally:
+        body.release()
+
+
+def _digested(digest: hashlib._Hash, content: memoryview, alive: Callable[[], None]) -> str:
+    for start in range(0, len(content), _CHUNK):
+        alive()
+        with content[start : start + _CHUNK] as chunk:
+            digest.update(chunk)
     return digest.hexdigest()
 
 
-def _difference(path: Path, stored: bytes) -> str:
+def difference_of(path: Path, stored: bytes) -> str:
     """The first difference between two DICOM files, by tag; empty when every element is equal."""
     try:
         return compare_elements(dcmread(path, force=True), dcmread(io.BytesIO(stored), force=True))

@@ -205,6 +205,16 @@ def test_the_study_above_a_series_or_an_instance(subject: Subject, images: list[
     assert subject.port.study_of("Series", UNKNOWN) is None
 
 
+def test_a_study_is_found_by_its_uid_under_each_of_its_patients(
+    subject: Subject, images: list[Image]
+) -> None:
+    number = int(images[0].study_uid.rpartition(".")[2])
+    other = image(number, patient="PAT2")
+    subject.store(*images, other)
+    assert set(subject.port.find_study(other.study_uid)) == {images[0].study_id, other.study_id}
+    assert subject.port.find_study("1.2.3.0.0") == []
+
+
 def test_sop_uids_leave_out_what_is_unknown(subject: Subject, images: list[Image]) -> None:
     subject.store(*images)
     asked = [*(one.orthanc_id for one in images), UNKNOWN]

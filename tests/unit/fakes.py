@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from ddwd.errors import NotFoundError, PeerDownError
-from ddwd.model import OrthancId, Series, Study, Wanted, safe_component
+from ddwd.model import OrthancId, Series, Study, safe_component
 from ddwd.orthanc_api import Change, ChangePage, Job
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class FakeOrthanc:
     grew: dict[OrthancId, float] = field(default_factory=dict)
     stowed: list[list[OrthancId]] = field(default_factory=list)
     lose_jobs: bool = False
+    unsendable: set[OrthancId] = field(default_factory=set)
     _seq: int = 0
     _told: set[OrthancId] = field(default_factory=set)
 
@@ -191,6 +192,10 @@ class FakeOrthanc:
             ),
         )
 
+    def find_study(self, text: str) -> list[OrthancId]:
+        self._answer()
+        return sorted({one.study_id for one in self.images.values() if one.study_uid == text})
+
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
         self._answer()
         return {one: self.images[one].sop_uid for one in instances if one in self.images}
@@ -212,6 +217,7 @@ class FakeOrthanc:
         assert server == "storage"
         block = list(resources)
         self.stowed.append(block)
+        block = [one for one in block if one not in self.unsendable]
         if self.peer is not None and not self.peer.down and not self.lose_jobs:
             self.peer.store(*(self.images[one] for one in block if one in self.images))
         return f"job{len(self.stowed)}"
@@ -229,20 +235,21 @@ class FakeMover:
     spool: Path
     poisoned: set[str] = field(default_factory=set)
     scp_up: bool = True
+    broken: bool = False
     moved: list[list[str]] = field(default_factory=list)
 
-    def move(self, study: Study, wanted: Sequence[Wanted], alive: Callable[[], None]) -> str:
+    def move(self, study: Study, sop_uids: Sequence[str], alive: Callable[[], None]) -> str:
         if self.storage.down:
             raise PeerDownError("storage does not answer")
-        self.moved.append([one.sop_uid for one in wanted])
-        for one in wanted:
+        self.moved.append(list(sop_uids))
+        for sop_uid in sop_uids:
             alive()
             if not self.scp_up:
                 return "0xA702: unable to perform sub-operations"
-            if one.sop_uid in self.poisoned:
+            if self.broken or sop_uid in self.poisoned:
                 return "0xC000: unable to process"
             for stored in self.storage.images.values():
-                if stored.sop_uid == one.sop_uid:
+                if (stored.study_uid, stored.sop_uid) == (study.study_uid, sop_uid):
                     spool(self.spool, stored)
         return ""
 
@@ -255,7 +262,9 @@ def spool(folder: Path, received: Image) -> Path:
     digest = hashlib.sha256(received.content).hexdigest()[:16]
     target = folder / safe_component(received.study_uid) / f"{safe_component(received.sop_uid)}.{digest}.dcm"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(received.content)
+    arriving = target.with_suffix(".part")
+    arriving.write_bytes(received.content)
+    arriving.replace(target)
     return target
 
 

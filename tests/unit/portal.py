@@ -10,12 +10,14 @@ from ddwd.config import Config
 from ddwd.paths import Paths
 from ddwd.pipeline.cycle import Cycle, CycleReport, Ports
 from ddwd.pipeline.forward import Forwarder
+from ddwd.pipeline.leftovers import Leftovers
 from ddwd.pipeline.publish import Publisher
 from ddwd.pipeline.quarantine import Quarantine
 from ddwd.pipeline.retrieve import Retriever
 from ddwd.pipeline.verify import Verifier
 from ddwd.state.custody import Custody
 from ddwd.state.ledger import Ledger
+from ddwd.state.requests import Requests
 from tests.unit.fakes import FakeClock, FakeMover, FakeOrthanc, InlineExecutor
 
 if TYPE_CHECKING:
@@ -45,7 +47,9 @@ class Portal:
         audit = Audit(lambda event, _message, fields: self.events.append((event, fields)))
         quarantine = Quarantine(self.paths.quarantine, self.clock, audit)
         publisher = Publisher(self.paths, quarantine)
-        retriever = Retriever(self.paths, self.storage, self.mover, Verifier(self.storage), publisher)
+        verifier = Verifier(self.storage, self.gateway)
+        retriever = Retriever(self.paths, self.storage, self.mover, verifier, publisher, quarantine)
+        self.requests = Requests(self.paths.requests)
         ledger = Ledger.open(self.paths.ledger, self.clock, segment_bytes=4096, keep_days=1)
         ports = Ports(
             gateway=self.gateway,
@@ -54,6 +58,8 @@ class Portal:
             retriever=retriever,
             publisher=publisher,
             quarantine=quarantine,
+            requests=self.requests,
+            leftovers=Leftovers(self.paths, (self.storage, self.gateway), quarantine),
             ledger=ledger,
             custody=Custody(self.paths.custody),
             audit=audit,
@@ -63,6 +69,7 @@ class Portal:
         )
         self.cycle = Cycle(self.config, ports)
         self.custody = ports.custody
+        self.quarantine = quarantine
 
     def run(self, seconds: float = 60.0) -> list[CycleReport]:
         """Let time pass, one turn each half second."""

@@ -116,7 +116,10 @@ def test_empty_variable_is_no_setting(sources: Sources) -> None:
         ),
         ("HTTP_PORT2: 1", "ddwd.yaml:1: HTTP_PORT2: is not a known key; write storage.http_port"),
         ("batch: 1", "ddwd.yaml:1: batch: is not a known key; write forward.batch"),
-        ("retrieve:\n  zzz: 1", "ddwd.yaml:2: retrieve.zzz: is not a known key; known here: batch, timeout"),
+        (
+            "retrieve:\n  zzz: 1",
+            "ddwd.yaml:2: retrieve.zzz: is not a known key; known here: batch, timeout, tries",
+        ),
         (
             "stable_age: 3\n\nstable_age: 4",
             "ddwd.yaml:3: stable_age: is given twice; keep one of the two lines",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ddwd.model import Study, Wanted
+    from ddwd.model import Study
 
 
 @pytest.fixture
@@ -165,10 +165,10 @@ def test_a_study_that_breaks_our_own_code_does_not_stop_the_others(
     portal.storage.store(good, bad)
     move = portal.mover.move
 
-    def broken(study: Study, wanted: Sequence[Wanted], alive: Callable[[], None]) -> str:
+    def broken(study: Study, sop_uids: Sequence[str], alive: Callable[[], None]) -> str:
         if study.study_uid == bad.study_uid:
             raise ZeroDivisionError
-        return move(study, wanted, alive)
+        return move(study, sop_uids, alive)
 
     monkeypatch.setattr(portal.mover, "move", broken)
     portal.run(20)

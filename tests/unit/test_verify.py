@@ -37,7 +37,7 @@ def verdict(folder: Path, received: Image, stored: Image) -> Verdict:
     node.store(stored)
     path = folder / "received.dcm"
     path.write_bytes(received.content)
-    return Verifier(node).compare(path, stored.orthanc_id)
+    return Verifier(node, node).compare(path, stored.orthanc_id)
 
 
 def test_the_same_file_is_identical(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""What lies in spool and staging although no study in flight wants it: found at each sweep, taken up again or put in quarantine.
+
+A kill can leave files of a study that was closed in the same moment, and anyone on this machine may send to our SCP. What was
+acknowledged is never thrown away: where an Orthanc knows the study it is opened again, and its own end cleans up; the rest
+goes to quarantine. A folder counts as left over when two sweeps in a row find it unwanted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddwd import durable
+from ddwd.model import OrthancId, safe_component
+from ddwd.pipeline.quarantine import Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from pathlib import Path
+
+    from ddwd.model import Study
+    from ddwd.orthanc_api import OrthancPort
+    from ddwd.paths import Paths
+    from ddwd.pipeline.quarantine import Kind, Quarantine
+
+
+class Leftovers:
+    """Remembers from one sweep to the next what nobody wanted."""
+
+    def __init__(self, paths: Paths, nodes: tuple[OrthancPort, OrthancPort], quarantine: Quarantine) -> None:
+        self._paths = paths
+        self._nodes = nodes
+        self._quarantine = quarantine
+        self._unwanted: frozenset[Path] = frozenset()
+
+    def sweep(self, ids: Collection[OrthancId], study_uids: Collection[str]) -> list[OrthancId]:
+        """Deal with what is left over, given the studies in flight; those that must be opened again.
+
+        Raises PeerDownError, PeerRefusedError, StorageFullError and OSError; it is then simply done at the next sweep.
+        """
+        uids = {safe_component(uid) for uid in study_uids}
+        spooled = {folder for folder in _folders(self._paths.spool) if folder.name not in uids}
+        staged = {folder for folder in _folders(self._paths.staging) if folder.name not in ids}
+        before, self._unwanted = self._unwanted, frozenset(spooled | staged)
+        reopened: list[OrthancId] = []
+        for folder in spooled & before:
+            found = [study for node in self._nodes for study in node.find_study(folder.name)]
+            reopened += found
+            if not found:
+                self._put_away(
+                    folder, folder.name, "stray", "the SCP acknowledged it, and no Orthanc knows its study"
+                )
+        for folder in staged & before:
+            study = self._known(OrthancId(folder.name))
+            if study is None:
+                self._put_away(
+                    folder, "", "vanished", "its study was deleted on both Orthancs before it was published"
+                )
+            else:
+                reopened.append(study.orthanc_id)
+        return list(dict.fromkeys(reopened))
+
+    def _known(self, study: OrthancId) -> Study | None:
+        for node in self._nodes:
+            if (found := node.study(study)) is not None:
+                return found
+        return None
+
+    def _put_away(self, folder: Path, study_uid: str, kind: Kind, reason: str) -> None:
+        study = OrthancId("" if study_uid else folder.name)
+        for path in sorted(folder.rglob("*.dcm")):
+            self._quarantine.put(path, Subject(kind, study_uid or folder.name, reason, study))
+        remove_empty(folder)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder and those below it, as far as they are empty."""
+    if not folder.is_dir():
+        return
+    for below in [*sorted(folder.rglob("*"), reverse=True), folder]:
+        if below.is_dir():
+            durable.remove_folder(below)
+
+
+def _folders(parent: Path) -> Iterable[Path]:
+    return [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []

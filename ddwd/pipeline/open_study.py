@@ -1,0 +1,103 @@
+"""What is known of one study in flight; lives in memory only, and is made anew from the record and both Orthancs after a restart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ddwd.lifecycle import Observation, Stage
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from ddwd.model import OrthancId, Study
+    from ddwd.pipeline.blame import Blame
+    from ddwd.pipeline.retrieve import Fetched
+    from ddwd.state.custody import Kept, Record
+
+
+@dataclass
+class OpenStudy:
+    """A study in flight: what was seen of it, and what is on disk and proved. Times are monotonic seconds."""
+
+    study_id: OrthancId
+    record: Record | None
+    grew_at: float
+    moved_at: float
+    forward_blame: Blame
+    retrieve_blame: Blame
+    listing: Study | None = None
+    known: frozenset[OrthancId] = frozenset()
+    behind: frozenset[OrthancId] = frozenset()
+    held: dict[OrthancId, Kept] = field(default_factory=dict)
+    set_aside: dict[OrthancId, str] = field(default_factory=dict)
+    restored: int = 0
+    failures: int = 0
+    not_before: float = 0.0
+    work: Future[Fetched] | None = None
+    stage: Stage = Stage.ARRIVING
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        """Begin with what the record proves."""
+        if self.record is not None:
+            self.held.update(self.record.images)
+            self.set_aside.update(self.record.set_aside)
+
+    def see(self, gateway: Study | None, storage: Study | None, now: float) -> None:
+        """Take in what both Orthancs list at this moment; None where one does not hold the study."""
+        self.listing = _joined(gateway, storage) or self.listing
+        listed = ids_of(gateway) | ids_of(storage)
+        if not listed <= self.known:
+            self.known |= listed
+            self.grew_at = now
+        if (behind := ids_of(gateway) - ids_of(storage) - self.set_aside.keys()) != self.behind:
+            self.behind, self.moved_at = behind, now
+
+    def observation(
+        self, gateway: Study | None, storage: Study | None, now: float, *, gateway_known: bool
+    ) -> Observation:
+        """The sets that decide; what is set aside counts as dealt with."""
+        return Observation(
+            gateway=gateway.ids if gateway else None,
+            gateway_known=gateway_known,
+            gateway_stable=gateway.is_stable if gateway else False,
+            storage=ids_of(storage),
+            storage_stable=storage.is_stable if storage else False,
+            held=frozenset(self.held),
+            set_aside=frozenset(self.set_aside),
+            quiet=now - self.grew_at,
+            unmoved=now - self.moved_at,
+        )
+
+    @property
+    def control(self) -> str:
+        """SOPInstanceUID of an image that came before, or nothing."""
+        return next((kept.sop_uid for kept in self.held.values()), "")
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the record does not say yet what is so now."""
+        if self.record is None:
+            return True
+        return bool(
+            self.restored
+            or self.held.keys() - self.record.images.keys()
+            or self.set_aside != self.record.set_aside
+        )
+
+    def begin_anew(self) -> None:
+        """Forget all failures and waits: the operator asked for it."""
+        self.failures, self.not_before = 0, 0.0
+        self.forward_blame.clear()
+        self.retrieve_blame.clear()
+
+
+def ids_of(study: Study | None) -> frozenset[OrthancId]:
+    """The instances of a listing; none where there is no listing."""
+    return study.ids if study else frozenset()
+
+
+def _joined(gateway: Study | None, storage: Study | None) -> Study | None:
+    """Storage's listing is what a C-MOVE is asked from; the gateway's serves until storage has one."""
+    return storage or gateway
