@@ -74,6 +74,11 @@ class Database:
     storage_user: str = "ddwd-storage"
     password: str | None = field(default=None, repr=False)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the indexes are on this machine's PostgreSQL server."""
+        return self.engine == "postgresql" and self.host is None
+
     def name_for(self, node: NodeName) -> str:
         """Database of that Orthanc."""
         return self.gateway_name if node == "gateway" else self.storage_name
@@ -93,6 +98,13 @@ class Retrieve:
     batch: int = 200
     timeout: float = 300.0
     tries: int = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Bytes kept free on each volume, but at most a twentieth of it (ddwd/room.py)."""
+
+    reserve: int = 2 * 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +128,7 @@ class Config:
     forward: Forward = field(default_factory=Forward)
     database: Database = field(default_factory=Database)
     retrieve: Retrieve = field(default_factory=Retrieve)
+    disk: Disk = field(default_factory=Disk)
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
     data_dir: Path = Path("/var/lib/ddwd")
     run_dir: Path = Path("/run/ddwd")
@@ -188,6 +201,23 @@ def _whole(low: int, high: int) -> _Parser:
         if not low <= int(raw.text) <= high:
             _wrong(f"{raw.text} is out of range", wanted)
         return int(raw.text)
+
+    return parse
+
+
+_UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+
+
+def _bytes(low: int, high: int) -> _Parser:
+    def parse(raw: _Raw) -> int:
+        found = re.fullmatch(r"([0-9]{1,15}) ?(KiB|MiB|GiB|TiB|)", raw.text)
+        wanted = f"write a size from {low // 1024**2} MiB to {high // 1024**4} TiB, as 500 MiB or 2 GiB"
+        if found is None:
+            _wrong(f"{raw.text!r} is not a size", wanted)
+        size = int(found[1]) * _UNITS[found[2]]
+        if not low <= size <= high:
+            _wrong(f"{raw.text} is out of range", wanted)
+        return size
 
     return parse
 
@@ -286,6 +316,7 @@ SETTINGS: Mapping[str, _Setting] = {
     "retrieve.batch": _Setting(_whole(1, 10_000)),
     "retrieve.timeout": _Setting(_seconds(10, 86400)),
     "retrieve.tries": _Setting(_whole(2, 1000)),
+    "disk.reserve": _Setting(_bytes(64 * 1024**2, 1024**4)),
     "ledger.segment_bytes": _Setting(_whole(64 * 1024, 1024**3)),
     "ledger.keep_days": _Setting(_whole(1, 36500)),
     "data_dir": _Setting(_folder),

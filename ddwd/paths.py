@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Daemon = Literal["scp", "extractor"]
 
+_POSTGRESQL = Path("/var/lib/postgresql")
 _INSTALLED_TREE = Path("/usr/lib/ddwd")
 _INSTALLED_SHARE = Path("/usr/share/ddwd/orthanc")
 
@@ -97,6 +98,10 @@ class Paths:
         """Storage area of that Orthanc, which alone writes it."""
         return self.gateway_storage if node == "gateway" else self.storage_storage
 
+    def database_area(self) -> list[Path]:
+        """Where PostgreSQL keeps the indexes, if it is the one of this machine; PostgreSQL alone writes there."""
+        return [_POSTGRESQL] if self.config.database.is_local else []
+
     def rendered(self, node: NodeName) -> Path:
         """Folder of JSON files that Orthanc is started with; provision writes it anew at each start."""
         return self.config.run_dir / "orthanc" / node
@@ -108,6 +113,11 @@ class Paths:
     def doorbell(self, node: NodeName) -> Path:
         """That Orthanc (Lua) writes a byte here when something came; the extractor listens by inotify."""
         return self.config.run_dir / "doorbell" / node
+
+    @property
+    def forwarding_paused(self) -> Path:
+        """Stands while storage has no room for more; the extractor writes it, the gateway's Lua looks for it."""
+        return self.config.run_dir / "extractor" / "forwarding-paused"
 
     def heartbeat(self, daemon: Daemon) -> Path:
         """JSON status of that daemon, which alone writes it; the CLI and the TUI read it."""

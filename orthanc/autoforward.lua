@@ -57,8 +57,21 @@ local function refused(ids)
   end
 end
 
+-- The extractor's flag: storage has no room for more. What is collected meanwhile is forgotten here, and sent by the extractor
+-- when there is room again.
+local function paused()
+  local flag = settings['Paused'] and io and io.open(settings['Paused'], 'r')
+  if flag then
+    flag:close()
+  end
+  return flag ~= nil and flag ~= false
+end
+
 -- Send what waits, in batches; stops at the first refusal, the next heart beat goes on.
 local function flush()
+  if #waiting > 0 and paused() then
+    waiting = {}
+  end
   while #waiting > 0 do
     local ids = take(batch)
     if not submit(ids) then
@@ -101,7 +114,7 @@ function OnStableStudy(study, tags, metadata)
   end
   if streaming then
     flush()
-  elseif not submit({ study }) then
+  elseif not paused() and not submit({ study }) then
     waiting[#waiting + 1] = study
     say('could not submit study ' .. study .. ' to storage, trying again; ' .. HEALED)
   end

@@ -51,7 +51,7 @@ def base(config: Config, credentials: Credentials, node: NodeName) -> Json:
         "RegisteredUsers": credentials.of(node),
         "Plugins": _plugins(config),
         "LuaScripts": [str(share / name) for name in _scripts(node)],
-        "Ddwd": _settings_for_lua(config, node),
+        "Ddwd": _settings_for_scripts(config, node),
     }
     if config.database.engine == "postgresql":
         rendered["PostgreSQL"] = _postgresql(config, node)
@@ -70,11 +70,16 @@ def _plugins(config: Config) -> list[str]:
     return [str(PLUGIN_DIR / name) for name in names]
 
 
-def _settings_for_lua(config: Config, node: NodeName) -> Json:
+def _settings_for_scripts(config: Config, node: NodeName) -> Json:
+    """What the scripts inside Orthanc read: Lua the first four, the door the rest."""
+    paths = Paths(config)
     return {
         "Mode": config.forward.mode,
         "Batch": config.forward.batch,
-        "Doorbell": str(Paths(config).doorbell(node)),
+        "Doorbell": str(paths.doorbell(node)),
+        "Paused": str(paths.forwarding_paused),
+        "ReserveBytes": config.disk.reserve,
+        "Volumes": [str(path) for path in (paths.storage_area(node), *paths.database_area())],
     }
 
 

@@ -30,6 +30,7 @@ from ddwd.orthanc_api import Orthanc
 from ddwd.paths import Paths
 from ddwd.pipeline.cycle import Cycle, Ports
 from ddwd.pipeline.forward import Forwarder
+from ddwd.pipeline.guard import Guard
 from ddwd.pipeline.leftovers import Leftovers
 from ddwd.pipeline.progress import Progress
 from ddwd.pipeline.publish import Publisher
@@ -117,6 +118,7 @@ class Extractor:
         self._main = threading.get_ident()
         self._totals: Counter[str] = Counter()
         self._status_at = 0.0
+        self._guard = self._make_guard()
         self._cycle = Cycle(config, self._ports())
 
     def run(self) -> None:
@@ -137,6 +139,21 @@ class Extractor:
             ears.stop()
             self._write_status()
             self._audit.record(Event.STOPPED, "the extractor stops", open=len(self._cycle.open))
+
+    def _make_guard(self) -> Guard:
+        paths = self._paths
+        database = paths.database_area()
+        return Guard(
+            {
+                "retrieve": [paths.output, paths.state, paths.quarantine],
+                "forward": [paths.storage_storage, *database],
+                "receive": [paths.gateway_storage, *database],
+            },
+            self._config.disk.reserve,
+            paths.forwarding_paused,
+            self._clock,
+            self._audit,
+        )
 
     def _ports(self) -> Ports:
         login = credentials.read(self._config.credentials_file)
@@ -168,6 +185,7 @@ class Extractor:
             publisher=publisher,
             quarantine=quarantine,
             requests=requests,
+            guard=self._guard,
             leftovers=Leftovers(paths, (storage, gateway), quarantine),
             ledger=ledger,
             custody=Custody(paths.custody),
@@ -221,6 +239,7 @@ class Extractor:
             "counts": dict(stages),
             "totals": dict(self._totals),
             "peers": self._cycle.peers,
+            "disk": self._guard.state(),
             "in_flight": flight,
             # without the folder, which begins with the PatientID: this file is for every user of the machine
             "recent": [

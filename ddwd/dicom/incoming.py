@@ -7,7 +7,6 @@ Stage before store_scp's verdict; the SCP alone writes Paths.incoming and Paths.
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import threading
 from contextlib import suppress
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pynetdicom.dsutils import create_file_meta, encode_file_meta
 
-from ddwd import durable
+from ddwd import durable, room
 from ddwd.dicom import contexts
 from ddwd.dicom.head import Head, read_head
 from ddwd.errors import StorageFullError
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 PREAMBLE = bytes(128) + b"DICM"
 DIGEST_DIGITS = 16
 _PART = ".part"
-_RESERVE = 64 * 1024 * 1024
-"""Bytes that are kept free on the volume, so that the ledger and PostgreSQL beside us can still write."""
 _RENAME_ATTEMPTS = 5
 
 
@@ -52,7 +49,7 @@ def file_head(sop_class: str, sop_instance: str, transfer_syntax: str) -> bytes:
 class Spool:
     """Places whole objects under names of their content; safe to use from several threads."""
 
-    def __init__(self, paths: Paths, reserve: int = _RESERVE) -> None:
+    def __init__(self, paths: Paths, reserve: int) -> None:
         self._incoming = paths.incoming
         self._spool = paths.spool
         self._reserve = reserve
@@ -70,8 +67,7 @@ class Spool:
 
     def open(self) -> durable.NewFile:
         """A new file for an object on its way in. Raises StorageFullError where less than the reserve is free."""
-        room = os.statvfs(self._incoming)
-        if room.f_bavail * room.f_frsize < self._reserve or (room.f_files and not room.f_favail):
+        if room.level_of(room.space_of(self._incoming), self._reserve) is room.Level.REFUSE:
             raise StorageFullError("less room is left on the volume of the output than the reserve")
         return durable.NewFile(self._incoming / (secrets.token_hex(16) + _PART))
 

@@ -295,7 +295,7 @@ class StoreScp:
     def __init__(self, config: Config, clock: Clock | None = None, bounds: Bounds | None = None) -> None:
         self._scp: Scp = config.scp
         self._bounds = bounds or Bounds()
-        self._spool = Spool(Paths(config))
+        self._spool = Spool(Paths(config), config.disk.reserve)
         self._tally = _Tally(clock or SystemClock())
         self._open: dict[Association, None] = {}
         self._changed = threading.Condition()

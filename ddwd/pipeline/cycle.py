@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ddwd.model import Study
     from ddwd.orthanc_api import OrthancPort
     from ddwd.pipeline.forward import Forwarder
+    from ddwd.pipeline.guard import Guard
     from ddwd.pipeline.leftovers import Leftovers
     from ddwd.pipeline.publish import Publisher
     from ddwd.pipeline.quarantine import Entry, Quarantine
@@ -57,6 +58,7 @@ class Ports:
     quarantine: Quarantine
     requests: Requests
     leftovers: Leftovers
+    guard: Guard
     ledger: Ledger
     custody: Custody
     audit: Audit
@@ -113,6 +115,7 @@ class Cycle:
     def run(self) -> CycleReport:
         """Take one turn. Only damage to our own state is raised (StateError); everything else is waited out."""
         report = CycleReport()
+        self._ports.guard.look()
         self._take_requests()
         for feed in self._feeds:
             self._look(feed, report)
@@ -348,16 +351,18 @@ class Cycle:
             return None, False
 
     def _act(self, study: OpenStudy, seen: Observation, report: CycleReport) -> None:
-        config = self._config
+        config, guard = self._config, self._ports.guard
         decision = decide(seen, stable_age=config.stable_age, grace=config.forward.grace)
         study.stage, study.reason = decision.stage, decision.reason
         study.not_before = self._ports.clock.monotonic() + _LOOK_SECONDS
-        if decision.forward:
+        if decision.forward and guard.may_forward:
             report.forwarded += self._forward(study, decision)
-        if decision.retrieve:
+        if decision.retrieve and guard.may_retrieve:
             self._retrieve(study, decision)
         elif decision.publish:
             self._publish(study, report)
+        elif decision.forward or decision.retrieve:
+            study.reason = guard.reason or study.reason
 
     def _forward(self, study: OpenStudy, decision: Decision) -> int:
         now = self._ports.clock.monotonic()
@@ -399,8 +404,9 @@ class Cycle:
             study.failures = 0
             return
         self._postpone(study, next(iter(fetched.failed.values())))
-        for instance in study.retrieve_blame.count(fetched.blamed):
-            self._set_aside(study, instance, fetched.failed[instance], study.retrieve_blame)
+        if self._ports.guard.may_retrieve:
+            for instance in study.retrieve_blame.count(fetched.blamed):
+                self._set_aside(study, instance, fetched.failed[instance], study.retrieve_blame)
 
     def _set_aside(self, study: OpenStudy, instance: OrthancId, reason: str, blame: Blame) -> None:
         """Give up on one image, keeping its bytes where an Orthanc still can read them; its study goes on without it."""

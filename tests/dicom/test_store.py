@@ -21,7 +21,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode, split_dataset
 from pynetdicom.presentation import build_context
 
-from ddwd import durable
+from ddwd import durable, room
 from ddwd.config import Config
 from ddwd.dicom import store_scu
 from ddwd.dicom.store_scp import StoreScp
@@ -30,6 +30,7 @@ from ddwd.dicom.upper_layer import MAX_PDU, Peer, associate
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ddwd.room import Space
     from tests.dicom.conftest import Portal
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -170,6 +171,22 @@ def test_a_full_disk_is_out_of_resources(portal: Portal, faults: Any) -> None:
     faults(full)
     assert store(portal, data_set()) == 0xA700
     assert (portal.spooled(), portal.unfinished()) == ([], [])
+
+
+def test_below_the_reserve_is_out_of_resources_and_above_it_is_taken(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = room.space_of
+
+    def nearly_full(path: Path) -> Space:
+        found = real(path)
+        return replace(found, free=room.reserve_of(found.total, portal.config.disk.reserve) - 1)
+
+    monkeypatch.setattr(room, "space_of", nearly_full)
+    assert store(portal, data_set()) == 0xA700
+    assert (portal.spooled(), portal.unfinished()) == ([], [])
+    monkeypatch.undo()
+    assert store(portal, data_set()) == 0x0000
 
 
 SCP_ALONE = """

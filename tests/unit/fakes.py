@@ -19,6 +19,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from ddwd.errors import NotFoundError, PeerDownError
 from ddwd.model import OrthancId, Series, Study, safe_component
 from ddwd.orthanc_api import Change, ChangePage, Job
+from ddwd.room import Space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -225,6 +226,18 @@ class FakeOrthanc:
     def jobs(self) -> dict[str, Job]:
         self._answer()
         return {}
+
+
+class FakeDisk:
+    """A volume for each path; 100 GiB each with 50 GiB free until told otherwise."""
+
+    def __init__(self) -> None:
+        self.free: dict[str, int] = {}
+        self.default = 50 * 1024**3
+
+    def measure(self, path: Path) -> Space:
+        free = self.free.get(path.name, self.default)
+        return Space(hash(path), free, 100 * 1024**3, 1_000_000, 2_000_000)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddwd.audit import Audit
@@ -10,6 +11,7 @@ from ddwd.config import Config
 from ddwd.paths import Paths
 from ddwd.pipeline.cycle import Cycle, CycleReport, Ports
 from ddwd.pipeline.forward import Forwarder
+from ddwd.pipeline.guard import Guard
 from ddwd.pipeline.leftovers import Leftovers
 from ddwd.pipeline.publish import Publisher
 from ddwd.pipeline.quarantine import Quarantine
@@ -18,11 +20,9 @@ from ddwd.pipeline.verify import Verifier
 from ddwd.state.custody import Custody
 from ddwd.state.ledger import Ledger
 from ddwd.state.requests import Requests
-from tests.unit.fakes import FakeClock, FakeMover, FakeOrthanc, InlineExecutor
+from tests.unit.fakes import FakeClock, FakeDisk, FakeMover, FakeOrthanc, InlineExecutor
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ddwd.audit import Event
 
 
@@ -39,6 +39,7 @@ class Portal:
         self.storage = FakeOrthanc("storage", self.clock)
         self.gateway = FakeOrthanc("gateway", self.clock, peer=self.storage)
         self.mover = FakeMover(self.storage, self.paths.spool)
+        self.disk = FakeDisk()
         self.events: list[tuple[Event, dict[str, str]]] = []
         self.start()
 
@@ -50,6 +51,18 @@ class Portal:
         verifier = Verifier(self.storage, self.gateway)
         retriever = Retriever(self.paths, self.storage, self.mover, verifier, publisher, quarantine)
         self.requests = Requests(self.paths.requests)
+        self.guard = Guard(
+            {
+                "retrieve": [self.paths.output],
+                "forward": [Path("/storage")],
+                "receive": [Path("/gateway")],
+            },
+            self.config.disk.reserve,
+            self.paths.forwarding_paused,
+            self.clock,
+            audit,
+            self.disk.measure,
+        )
         ledger = Ledger.open(self.paths.ledger, self.clock, segment_bytes=4096, keep_days=1)
         ports = Ports(
             gateway=self.gateway,
@@ -59,6 +72,7 @@ class Portal:
             publisher=publisher,
             quarantine=quarantine,
             requests=self.requests,
+            guard=self.guard,
             leftovers=Leftovers(self.paths, (self.storage, self.gateway), quarantine),
             ledger=ledger,
             custody=Custody(self.paths.custody),

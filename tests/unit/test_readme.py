@@ -27,7 +27,12 @@ def _cells(*names: str) -> str:
     return ", ".join(f"`{name}`" for name in names if name)
 
 
+GIB = 1024**3
+
+
 def _default(value: object) -> str:
+    if isinstance(value, int) and value and value % GIB == 0:
+        return f"{value // GIB} GiB"
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -99,7 +99,14 @@ def test_settings_reach_the_node_they_are_for(site: Site) -> None:
     assert [storage[key] for key in ("DicomAet", "DicomPort", "HttpPort")] == ["ORTHANC2", 4243, 8043]
     assert gateway["StorageDirectory"] != storage["StorageDirectory"]
     assert gateway["StableAge"] == storage["StableAge"] == 9
-    assert gateway["Ddwd"] == {"Mode": "stable", "Batch": 7, "Doorbell": "/run/ddwd/doorbell/gateway"}
+    assert gateway["Ddwd"] == {
+        "Mode": "stable",
+        "Batch": 7,
+        "Doorbell": "/run/ddwd/doorbell/gateway",
+        "Paused": "/run/ddwd/extractor/forwarding-paused",
+        "ReserveBytes": 2 * 1024**3,
+        "Volumes": ["/var/lib/ddwd/gateway", "/var/lib/postgresql"],
+    }
     assert [name.rpartition("/")[2] for name in gateway["LuaScripts"]] == ["doorbell.lua", "autoforward.lua"]
     assert [name.rpartition("/")[2] for name in storage["LuaScripts"]] == ["doorbell.lua"]
 

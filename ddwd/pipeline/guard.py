@@ -1,0 +1,160 @@
+"""Watches the room on every volume the portal writes to, and stops the flow hop by hop before one is full.
+
+Looked at by the cycle at each turn. Which volume stops what: no retrieving while OUTPUT_DIR or the state is short of room, no
+forwarding while storage or PostgreSQL is. Refusing C-STORE is not done here but at the doors themselves (the SCP, and the script
+inside Orthanc), by the same rule. All of it ends by itself when there is room again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from ddwd import durable, room
+from ddwd.audit import Audit, Event
+from ddwd.room import Level
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from ddwd.clock import Clock
+    from ddwd.room import Space
+
+Purpose = Literal["retrieve", "forward", "receive"]
+
+_LOOK_SECONDS = 1.0
+_SAMPLE_SECONDS = 60.0
+_SAMPLES = 61
+_LEAST_SAMPLES = 5
+_WORDS = {
+    Level.OK: "has room again",
+    Level.WARN: "gets short of room",
+    Level.NO_RETRIEVE: "is short of room: no more images are retrieved onto it",
+    Level.NO_FORWARD: "is short of room: no more images are forwarded onto it",
+    Level.REFUSE: "has no room but the reserve: nothing more is accepted onto it",
+}
+
+
+@dataclass
+class _Volume:
+    """One volume, under the first of the portal's paths on it."""
+
+    path: Path
+    space: Space
+    level: Level = Level.OK
+    samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
+
+    def sample(self, now: float) -> None:
+        """Remember the free bytes once a minute."""
+        if not self.samples or now - self.samples[-1][0] >= _SAMPLE_SECONDS:
+            self.samples.append((now, self.space.free))
+
+    def hours_left(self, reserve: int) -> float | None:
+        """Hours until only the reserve is left, as the last hour went; None while it does not shrink."""
+        if len(self.samples) < _LEAST_SAMPLES:
+            return None
+        (began, first), (ended, last) = self.samples[0], self.samples[-1]
+        if last >= first:
+            return None
+        return max(0, last - reserve) / (first - last) * (ended - began) / 3600
+
+
+class Guard:
+    """`look` at each turn; then `may_retrieve`, `may_forward` and `reason` say what that means."""
+
+    def __init__(
+        self,
+        places: Mapping[Purpose, Sequence[Path]],
+        reserve: int,
+        flag: Path,
+        clock: Clock,
+        audit: Audit,
+        measure: Callable[[Path], Space] = room.space_of,
+    ) -> None:
+        self._places = places
+        self._reserve = reserve
+        self._flag = flag
+        self._clock = clock
+        self._audit = audit
+        self._measure = measure
+        self._looked = float("-inf")
+        self._device: dict[Path, int] = {}
+        self._volumes: dict[int, _Volume] = {}
+
+    @property
+    def may_retrieve(self) -> bool:
+        """Whether images may be brought to OUTPUT_DIR."""
+        return self._worst("retrieve") < Level.NO_RETRIEVE
+
+    @property
+    def may_forward(self) -> bool:
+        """Whether images may be sent to storage."""
+        return self._worst("forward") < Level.NO_FORWARD
+
+    @property
+    def reason(self) -> str:
+        """What is short, for people; nothing where all is well."""
+        worst = max(self._volumes.values(), key=lambda volume: volume.level, default=None)
+        if worst is None or worst.level < Level.NO_RETRIEVE:
+            return ""
+        return f"the volume of {worst.path} {_WORDS[worst.level].partition(':')[0]}"
+
+    def look(self) -> None:
+        """Measure, at most once a second; tell of every stage that begins or ends."""
+        now = self._clock.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        for path in dict.fromkeys(path for paths in self._places.values() for path in paths):
+            try:
+                space = self._measure(path)
+            except OSError:
+                continue  # not there yet: an external server, or an Orthanc that never ran
+            self._device[path] = space.device
+            self._volumes.setdefault(space.device, _Volume(path, space)).space = space
+        for volume in self._volumes.values():
+            self._judge(volume, now)
+        self._tell_gateway()
+
+    def state(self) -> list[dict[str, Any]]:
+        """Each volume for the status file: path, bytes and inodes free and in all, level, hours until it is full."""
+        return [
+            {
+                "path": str(volume.path),
+                "free": volume.space.free,
+                "total": volume.space.total,
+                "inodes_free": volume.space.inodes_free,
+                "inodes": volume.space.inodes,
+                "reserve": (reserve := room.reserve_of(volume.space.total, self._reserve)),
+                "level": volume.level.name.lower().replace("_", "-"),
+                "hours_left": volume.hours_left(reserve),
+            }
+            for volume in self._volumes.values()
+        ]
+
+    def _worst(self, purpose: Purpose) -> Level:
+        devices = {self._device[path] for path in self._places[purpose] if path in self._device}
+        return max((self._volumes[device].level for device in devices), default=Level.OK)
+
+    def _judge(self, volume: _Volume, now: float) -> None:
+        volume.sample(now)
+        before, volume.level = volume.level, room.level_of(volume.space, self._reserve, volume.level)
+        if volume.level == before:
+            return
+        event = Event.DISK_LOW if volume.level > before else Event.DISK_OK
+        self._audit.record(
+            event,
+            f"the volume of {volume.path} {_WORDS[volume.level]} ({volume.space.free / 1e9:.2f} GB free)",
+            level=volume.level.name.lower(),
+            bytes=volume.space.free,
+        )
+
+    def _tell_gateway(self) -> None:
+        """A flag file stops the gateway's own forwarding, which is Lua and cannot measure."""
+        if self.may_forward:
+            self._flag.unlink(missing_ok=True)
+        elif not self._flag.exists():
+            self._flag.parent.mkdir(parents=True, exist_ok=True)
+            durable.replace_volatile(self._flag, b"no room on the volume of storage\n")

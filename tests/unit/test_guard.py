@@ -1,0 +1,114 @@
+"""The flow stops hop by hop before a volume is full, and goes on by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddwd import room
+from ddwd.audit import Event
+from ddwd.room import Level, Space
+from tests.unit.fakes import Image, image
+from tests.unit.portal import Portal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GIB = 1024**3
+RESERVE = 2 * GIB
+
+
+@pytest.fixture
+def portal(tmp_path: Path) -> Portal:
+    return Portal(tmp_path)
+
+
+def deliver(portal: Portal, *images: Image) -> None:
+    portal.gateway.store(*images)
+    portal.storage.store(*images)
+
+
+@pytest.mark.parametrize(
+    ("free", "level"),
+    [
+        (9.0, Level.OK),
+        (7.9, Level.WARN),
+        (3.9, Level.NO_RETRIEVE),
+        (2.9, Level.NO_FORWARD),
+        (1.9, Level.REFUSE),
+        (0.0, Level.REFUSE),
+    ],
+)
+def test_the_less_room_the_graver_the_stage(free: float, level: Level) -> None:
+    assert room.level_of(Space(1, int(free * GIB), 100 * GIB, 900, 1000), RESERVE) is level
+
+
+def test_of_a_small_volume_a_twentieth_is_kept() -> None:
+    assert room.reserve_of(10 * GIB, RESERVE) == GIB // 2
+    assert room.level_of(Space(1, 3 * GIB, 10 * GIB, 900, 1000), RESERVE) is Level.OK
+
+
+def test_inodes_run_out_like_bytes() -> None:
+    assert room.level_of(Space(1, 90 * GIB, 100 * GIB, 9, 1000), RESERVE) is Level.REFUSE
+    assert room.level_of(Space(1, 90 * GIB, 100 * GIB, 0, 0), RESERVE) is Level.OK
+
+
+def test_a_stage_is_left_late() -> None:
+    just_above = Space(1, int(4.1 * GIB), 100 * GIB, 900, 1000)
+    assert room.level_of(just_above, RESERVE) is Level.WARN
+    assert room.level_of(just_above, RESERVE, Level.NO_RETRIEVE) is Level.NO_RETRIEVE
+
+
+def test_no_image_is_retrieved_onto_a_volume_short_of_room_and_all_are_once_there_is_room(
+    portal: Portal,
+) -> None:
+    portal.disk.free[portal.paths.output.name] = 3 * GIB
+    deliver(portal, image(number=1), image(number=2))
+    portal.run(600)
+    assert portal.mover.moved == []
+    assert "short of room" in next(iter(portal.cycle.open.values())).reason
+    assert portal.quarantine.entries() == []
+    portal.disk.free.clear()
+    portal.run(60)
+    assert len(portal.published()) == 2
+    assert [event for event, _ in portal.events if event.startswith("disk")] == [
+        Event.DISK_LOW,
+        Event.DISK_OK,
+    ]
+
+
+def test_nothing_is_forwarded_onto_a_storage_short_of_room_and_all_is_once_there_is_room(
+    portal: Portal,
+) -> None:
+    portal.disk.free["storage"] = int(2.5 * GIB)
+    portal.gateway.store(image(number=1), image(number=2))
+    portal.run(600)
+    assert portal.gateway.stowed == []
+    assert portal.paths.forwarding_paused.exists()
+    portal.disk.free.clear()
+    portal.run(60)
+    assert not portal.paths.forwarding_paused.exists()
+    assert len(portal.published()) == 2
+
+
+def test_the_hours_left_are_those_of_the_last_hour(portal: Portal) -> None:
+    free = 100 * GIB // 2
+    for _ in range(61):
+        portal.disk.free["gateway"] = free
+        portal.guard.look()
+        portal.clock.advance(60)
+        free -= GIB // 10
+    rows = {row["path"]: row for row in portal.guard.state()}
+    assert rows["/gateway"]["hours_left"] == pytest.approx((44 - 2) / 6, rel=0.01)
+    assert rows["/storage"]["hours_left"] is None
+
+
+def test_a_folder_that_is_not_there_stops_nothing(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(path: Path) -> Space:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(portal.guard, "_measure", gone)
+    portal.guard.look()
+    assert portal.guard.may_retrieve
+    assert portal.guard.reason == ""
