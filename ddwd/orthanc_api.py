@@ -26,6 +26,7 @@ _READ_SECONDS = 60.0
 _UID_BLOCK = 200
 """Instances in one bulk-content request: about 0.2 s of Orthanc's time."""
 _NOT_FOUND = 404
+_WILDCARDS = frozenset("*?\\")  # PS3.4 section C.2.2.2.4, and the backslash that lists values
 _SOP_TAG = "0008,0018"
 
 
@@ -85,6 +86,9 @@ class OrthancPort(Protocol):
 
     def find_study(self, text: str) -> list[OrthancId]:
         """The studies that have this StudyInstanceUID; one for each patient it is known under."""
+
+    def find_accession(self, text: str) -> list[OrthancId]:
+        """The studies that have exactly this accession number; none for one with a wildcard (`*`, `?`, a backslash) in it."""
 
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
         """SOPInstanceUID of each instance; those that are gone are left out."""
@@ -178,6 +182,13 @@ class Orthanc:
         """See OrthancPort."""
         rows = self._request("POST", "/tools/lookup", data=text.encode()).json()
         return [OrthancId(row["ID"]) for row in rows if row["Type"] == "Study"]
+
+    def find_accession(self, text: str) -> list[OrthancId]:
+        """See OrthancPort."""
+        if not text or not _WILDCARDS.isdisjoint(text):
+            return []
+        query = {"Level": "Study", "Query": {"AccessionNumber": text}, "CaseSensitive": True}
+        return list(map(OrthancId, self._json("POST", "/tools/find", query)))
 
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
         """See OrthancPort."""

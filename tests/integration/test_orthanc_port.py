@@ -215,6 +215,16 @@ def test_a_study_is_found_by_its_uid_under_each_of_its_patients(
     assert subject.port.find_study("1.2.3.0.0") == []
 
 
+def test_a_study_is_found_by_its_whole_accession_number(subject: Subject) -> None:
+    number = next(_study)
+    accession = f"Acc-{number}"
+    mine = image(number, accession=accession)
+    subject.store(mine, image(next(_study), accession=f"{accession}7"))
+    assert subject.port.find_accession(accession) == [mine.study_id]
+    for text in (accession[:-1], accession.upper(), "Acc*", "Acc-?", "\\", "", mine.study_uid):
+        assert subject.port.find_accession(text) == [], text
+
+
 def test_sop_uids_leave_out_what_is_unknown(subject: Subject, images: list[Image]) -> None:
     subject.store(*images)
     asked = [*(one.orthanc_id for one in images), UNKNOWN]

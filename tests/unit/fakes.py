@@ -58,6 +58,7 @@ class Image:
     series_uid: str
     sop_uid: str
     content: bytes
+    accession: str = ""
 
     @property
     def study_id(self) -> OrthancId:
@@ -73,7 +74,13 @@ class Image:
 
 
 def image(
-    study: int = 1, number: int = 1, *, patient: str = "PAT1", series: int = 1, pixels: bytes = b""
+    study: int = 1,
+    number: int = 1,
+    *,
+    patient: str = "PAT1",
+    series: int = 1,
+    pixels: bytes = b"",
+    accession: str = "",
 ) -> Image:
     """Make one CT image; the same arguments give the same bytes."""
     data = Dataset()
@@ -83,6 +90,8 @@ def image(
     data.StudyInstanceUID = f"1.2.3.{study}"
     data.SeriesInstanceUID = f"1.2.3.{study}.{series}"
     data.InstanceNumber = number
+    if accession:
+        data.AccessionNumber = accession
     data.PixelData = pixels or bytes([number % 256] * 64)
     data["PixelData"].VR = "OW"
     meta = FileMetaDataset()
@@ -91,7 +100,12 @@ def image(
     buffer = io.BytesIO()
     data.save_as(buffer, enforce_file_format=True)
     return Image(
-        patient, data.StudyInstanceUID, data.SeriesInstanceUID, data.SOPInstanceUID, buffer.getvalue()
+        patient,
+        data.StudyInstanceUID,
+        data.SeriesInstanceUID,
+        data.SOPInstanceUID,
+        buffer.getvalue(),
+        accession,
     )
 
 
@@ -185,7 +199,7 @@ class FakeOrthanc:
             orthanc_id,
             mine[0].study_uid,
             mine[0].patient_id,
-            "",
+            mine[0].accession,
             quiet >= self.stable_age,
             tuple(
                 Series(key, some[0].series_uid, frozenset(one.orthanc_id for one in some))
@@ -196,6 +210,12 @@ class FakeOrthanc:
     def find_study(self, text: str) -> list[OrthancId]:
         self._answer()
         return sorted({one.study_id for one in self.images.values() if one.study_uid == text})
+
+    def find_accession(self, text: str) -> list[OrthancId]:
+        self._answer()
+        if not text or set("*?\\") & set(text):
+            return []
+        return sorted({one.study_id for one in self.images.values() if one.accession == text})
 
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
         self._answer()
