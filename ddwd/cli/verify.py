@@ -1,6 +1,7 @@
 """`ddwd verify STUDY|--all`: is every published image still what its custody record says. Reads only, and no server.
 
-Images are named by StudyInstanceUID and by their file below the study's folder, never by patient.
+`--storage` repeats the proof that was made before publication too: each image against ORTHANC2's copy. It is an option, since the
+records alone prove the disk, at any time, with both Orthancs stopped, and after a study was deleted there. Images are named by StudyInstanceUID and by their file below the study's folder, never by patient.
 """
 
 from __future__ import annotations
@@ -10,26 +11,35 @@ import sys
 from argparse import RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, TextIO, get_args
 
-from ddwd.errors import NotFoundError
+from ddwd.cli import peers
+from ddwd.errors import NotFoundError, PeerRefusedError
 from ddwd.paths import Paths
+from ddwd.pipeline.verify import Verifier
 from ddwd.state.custody import Custody
 from ddwd.state.proof import Kind, Prover
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from ddwd.config import Config
     from ddwd.model import OrthancId
-    from ddwd.state.proof import Finding, Proof
+    from ddwd.state.custody import Kept
+    from ddwd.state.proof import Finding, Proof, SecondLook
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
+_KINDS_OF_RECORDS: tuple[Kind, ...] = ("missing", "changed", "extra")
 _EPILOG = """exit status:
   0   every image is as recorded
-  1   an image is missing, changed or extra, or a record is damaged; each is named
+  1   an image is missing, changed or extra, or a record is damaged; each is named;
+      with --storage also: it differs from ORTHANC2's copy, or that copy is gone
   64  wrong usage
   65  this user may not read the custody records
   66  no such study was published
+  69  with --storage: ORTHANC2 does not answer
   78  the configuration cannot be used
+Without --storage no server is asked: the files are held against the size and SHA-256
+recorded when they were published, also where ORTHANC2's copies were deleted since.
 A damaged record is named with every UID and accession number, since it may be that
 study's. An image that is being added at this moment can be shown as extra: run it again."""
 
@@ -47,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "study", nargs="?", metavar="STUDY", help="StudyInstanceUID, accession number or Orthanc ID"
     )
     which.add_argument("--all", action="store_true", help="every study that was ever published")
+    parser.add_argument("--storage", action="store_true", help="compare each image with ORTHANC2's copy too")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.set_defaults(run=run)
 
@@ -54,13 +65,33 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Compare and show; the exit status. Raises NotFoundError and StateError."""
     paths = Paths(config)
-    prover = Prover(Custody(paths.custody), paths)
+    prover = Prover(Custody(paths.custody), paths, _storage_look(config) if args.storage else None)
     studies = prover.studies() if args.all else prover.matching(args.study)
     if not studies and not args.all:
         raise NotFoundError("no published study has this StudyInstanceUID, accession number or Orthanc ID")
     proof = _with_progress(prover, studies, shown=sys.stderr.isatty() and not args.json)
-    out.write(as_json(proof) if args.json else render(proof))
+    kinds = _KINDS if args.storage else _KINDS_OF_RECORDS
+    out.write(as_json(proof, kinds) if args.json else render(proof, kinds))
     return 0 if proof.holds else 1
+
+
+def _storage_look(config: Config) -> SecondLook:
+    """Compare a file with ORTHANC2's copy as before its publication. Raises PeerDownError and ConfigError."""
+    gateway, storage = peers.both(config)
+    verifier = Verifier(storage, gateway)
+
+    def look(path: Path, kept: Kept) -> tuple[Kind, str] | None:
+        try:
+            verdict = verifier.compare(path, kept.orthanc_id)
+        except NotFoundError:
+            return "gone", "ORTHANC2 no longer holds it"
+        except PeerRefusedError as error:
+            return "differs", f"ORTHANC2 cannot give its copy ({error})"
+        except OSError as error:
+            return "changed", f"it cannot be read ({error.strerror})"
+        return None if verdict.is_sound else ("differs", f"ORTHANC2's copy is another: {verdict.reason}")
+
+    return look
 
 
 def _with_progress(prover: Prover, studies: list[OrthancId], *, shown: bool) -> Proof:
@@ -75,10 +106,10 @@ def _with_progress(prover: Prover, studies: list[OrthancId], *, shown: bool) -> 
         return prover.prove(studies, lambda share: progress.advance(task, share))
 
 
-def as_json(proof: Proof) -> str:
+def as_json(proof: Proof, kinds: tuple[Kind, ...]) -> str:
     """The counts, and each finding as an object in the list of its kind."""
     body: dict[str, object] = {"studies": proof.studies, "images": proof.images}
-    body |= {kind: [_row(one) for one in proof.of(kind)] for kind in _KINDS}
+    body |= {kind: [_row(one) for one in proof.of(kind)] for kind in kinds}
     body["damaged"] = [{"study": one.study, "reason": one.reason} for one in proof.damaged]
     return json.dumps(body) + "\n"
 
@@ -88,11 +119,11 @@ def _row(one: Finding) -> dict[str, str]:
     return {key: value for key, value in row.items() if value}
 
 
-def render(proof: Proof) -> str:
+def render(proof: Proof, kinds: tuple[Kind, ...]) -> str:
     """One line for each finding and each damaged record, and one with the counts."""
-    lines = [_line(one) for kind in _KINDS for one in proof.of(kind)]
+    lines = [_line(one) for kind in kinds for one in proof.of(kind)]
     lines += [f"damaged  {one.reason}" for one in proof.damaged]
-    counts = ", ".join(f"{len(proof.of(kind))} {kind}" for kind in _KINDS)
+    counts = ", ".join(f"{len(proof.of(kind))} {kind}" for kind in kinds)
     verdict = "all as recorded" if proof.holds else f"{counts}; {len(proof.damaged)} damaged records"
     lines.append(f"{proof.studies} studies, {proof.images} images: {verdict}")
     return "\n".join(lines) + "\n"

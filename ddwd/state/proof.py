@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
@@ -19,12 +20,15 @@ from ddwd.errors import StateError
 from ddwd.model import OrthancId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from ddwd.paths import Paths
     from ddwd.state.custody import Custody, Kept, Record
 
-Kind = Literal["missing", "changed", "extra"]
+Kind = Literal["missing", "changed", "extra", "differs", "gone"]
+"""`differs` and `gone` are about a second copy of the image (see Prover), where one is asked."""
+
+SecondLook = Callable[[Path, "Kept"], tuple[Kind, str] | None]
 
 _ORTHANC_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 _PADDING = " \0"
@@ -70,28 +74,31 @@ class Proof:
 
 
 class Prover:
-    """Compares published studies with their records."""
+    """Compares published studies with their records, and where `second` is given, each sound image with a second copy too.
 
-    def __init__(self, custody: Custody, paths: Paths) -> None:
+    `second` answers how the file differs from that copy, or None where it does not; what it raises ends the proof.
+    """
+
+    def __init__(self, custody: Custody, paths: Paths, second: SecondLook | None = None) -> None:
         self._custody = custody
         self._paths = paths
+        self._second = second
 
     def studies(self) -> list[OrthancId]:
         """Every study with a record. Raises StateError where this user may not look."""
         self._assert_listable()
         return list(self._custody.studies())
 
-    def matching(self, wanted: str) -> list[OrthancId]:
-        """The studies with this StudyInstanceUID, accession number or Orthanc ID.
+    def matching(self, wanted: str, *, damaged_too: bool = True) -> list[OrthancId]:
+        """The studies with this StudyInstanceUID, accession number or Orthanc ID. Raises StateError.
 
-        With those whose record is damaged, unless asked by Orthanc ID: any of them may be meant. Raises StateError.
+        With those whose record is damaged, unless asked by Orthanc ID: any of them may be meant.
         """
         name = wanted.strip(_PADDING)
-        if _ORTHANC_ID.fullmatch(name.lower()):
-            study = OrthancId(name.lower())
+        if (study := as_orthanc_id(name)) is not None:
             self._assert_listable()
             return [study] if self._custody.has(study) else []
-        return [study for study in self.studies() if name and self._may_be(study, name)]
+        return [study for study in self.studies() if name and self._may_be(study, name, damaged_too)]
 
     def prove(
         self, studies: Iterable[OrthancId], seen: Callable[[float], None] = lambda _share: None
@@ -100,7 +107,7 @@ class Prover:
         proof = Proof()
         for study in studies:
             try:
-                record = self._read(study)
+                record = self.record(study)
             except StateError as error:
                 proof.damaged.append(Damage(study, str(error)))
                 seen(1.0)
@@ -118,12 +125,12 @@ class Prover:
 
     def _newer(self, record: Record) -> Record | None:
         try:
-            again = self._read(record.study)
+            again = self.record(record.study)
         except StateError:  # it could be read a moment ago, and what it said then is what was compared
             return None
         return again if again.revision != record.revision else None
 
-    def _read(self, study: OrthancId) -> Record:
+    def record(self, study: OrthancId) -> Record:
         """The record of a study, fit to be compared. Raises StateError."""
         path = self._custody.path(study)
         try:
@@ -136,11 +143,11 @@ class Prover:
             raise StateError(f"{path}: the custody record is damaged (its names are not those of a study)")
         return record
 
-    def _may_be(self, study: OrthancId, name: str) -> bool:
+    def _may_be(self, study: OrthancId, name: str, damaged_too: bool) -> bool:
         try:
-            record = self._read(study)
+            record = self.record(study)
         except StateError:
-            return True
+            return damaged_too
         return name in {record.study_uid.strip(_PADDING), record.accession.strip(_PADDING)}
 
     def _assert_listable(self) -> None:
@@ -159,11 +166,23 @@ class Prover:
     def _compare(self, record: Record, seen: Callable[[float], None]) -> Iterator[Finding]:
         folder = self._paths.output / record.folder
         for kept in sorted(record.images.values(), key=lambda one: one.file):
-            yield from _image(record.study_uid, folder / kept.file, kept)
+            finding = _image(record.study_uid, folder / kept.file, kept)
+            finding = finding or self._second_look(record.study_uid, folder / kept.file, kept)
+            if finding is not None:
+                yield finding
             seen(1 / len(record.images))
         if not record.images:
             seen(1.0)
         yield from _extras(record, folder)
+
+    def _second_look(self, study_uid: str, path: Path, kept: Kept) -> Finding | None:
+        answer = self._second(path, kept) if self._second is not None else None
+        return Finding(answer[0], study_uid, kept.file, kept.sop_uid, answer[1]) if answer else None
+
+
+def as_orthanc_id(text: str) -> OrthancId | None:
+    """The Orthanc ID that `text` is, in any case of its letters; None where it is none."""
+    return OrthancId(text.lower()) if _ORTHANC_ID.fullmatch(text.lower()) else None
 
 
 def _names_are_sound(record: Record) -> bool:
@@ -176,17 +195,14 @@ def _names_are_sound(record: Record) -> bool:
     return not any(name.is_absolute() or ".." in name.parts or not name.parts for name in below)
 
 
-def _image(study_uid: str, path: Path, kept: Kept) -> Iterator[Finding]:
+def _image(study_uid: str, path: Path, kept: Kept) -> Finding | None:
     try:
         reason = _difference(path, kept)
     except _GONE:
-        yield Finding("missing", study_uid, kept.file, kept.sop_uid)
+        return Finding("missing", study_uid, kept.file, kept.sop_uid)
     except OSError as error:  # its own text would have the path, and with it the PatientID
         reason = f"it cannot be read ({error.strerror})"
-        yield Finding("changed", study_uid, kept.file, kept.sop_uid, reason)
-    else:
-        if reason:
-            yield Finding("changed", study_uid, kept.file, kept.sop_uid, reason)
+    return Finding("changed", study_uid, kept.file, kept.sop_uid, reason) if reason else None
 
 
 def _difference(path: Path, kept: Kept) -> str:

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.cli import verify
+from ddwd.cli import peers, verify
 from ddwd.cli.main import parser
-from ddwd.errors import NotFoundError, StateError
+from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError, StateError
 from ddwd.paths import Paths
 from ddwd.state.custody import Custody
 from ddwd.state.proof import Prover
-from tests.unit.fakes import Image, image
+from tests.unit.fakes import FakeOrthanc, Image, image
 from tests.unit.portal import Portal
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ddwd.model import OrthancId
     from ddwd.state.custody import Record
 
 _PATIENT = "PAT1"
@@ -274,3 +275,63 @@ def test_the_progress_adds_up(portal: Portal) -> None:
     seen: list[float] = []
     prover.prove(prover.studies(), seen.append)
     assert sum(seen) == pytest.approx(2.0)
+
+
+# --- with ORTHANC2's copies ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> Portal:
+    """The same, with both Orthancs for --storage to ask."""
+    monkeypatch.setattr(peers, "both", lambda _config: (portal.gateway, portal.storage))
+    return portal
+
+
+def test_the_proof_with_storage_is_repeated(asked: Portal) -> None:
+    status, said = _said(asked, "--all", "--storage", "--json")
+    found = json.loads(said)
+    assert (status, found["images"], found["differs"], found["gone"]) == (0, 5, [], [])
+    assert _said(asked, "--all", "--storage") == (0, "2 studies, 5 images: all as recorded\n")
+
+
+def test_a_copy_that_changed_on_storage_is_named_with_storage_only(asked: Portal) -> None:
+    other = image(1, 2, patient=_PATIENT, pixels=b"\7" * 64)
+    asked.storage.images[_ONE.orthanc_id] = other
+    assert _said(asked, "--all")[0] == 0
+    status, said = _said(asked, _ONE.study_uid, "--storage")
+    assert status == 1
+    assert f"differs  {_ONE.study_uid} {_FILE}: ORTHANC2's copy is another: element (7FE0,0010)" in said
+    assert "1 differs" in said
+
+
+def test_a_copy_that_is_gone_from_storage_is_named_with_storage_only(asked: Portal) -> None:
+    asked.storage.delete_study(_ONE.study_id)
+    assert _said(asked, "--all")[0] == 0
+    status, said = _said(asked, "--all", "--storage", "--json")
+    assert (status, len(json.loads(said)["gone"])) == (1, 3)
+
+
+def test_what_is_wrong_on_disk_is_named_once(asked: Portal) -> None:
+    asked.storage.delete_study(_ONE.study_id)
+    _path(asked).unlink()
+    found = json.loads(_said(asked, "--all", "--storage", "--json")[1])
+    assert (len(found["missing"]), len(found["gone"])) == (1, 2)
+
+
+def test_a_storage_that_cannot_give_its_copy_has_none(asked: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_self: FakeOrthanc, _instance: OrthancId) -> str:
+        raise PeerRefusedError("storage: HTTP 500")
+
+    monkeypatch.setattr(FakeOrthanc, "md5", refuse)
+    found = json.loads(_said(asked, _ONE.study_uid, "--storage", "--json")[1])
+    assert [row["reason"] for row in found["differs"]] == [
+        "ORTHANC2 cannot give its copy (storage: HTTP 500)"
+    ] * 3
+
+
+def test_a_storage_that_does_not_answer_proves_nothing(asked: Portal) -> None:
+    asked.storage.down = True
+    with pytest.raises(PeerDownError) as caught:
+        _said(asked, "--all", "--storage")
+    assert caught.value.exit_status == 69
+    assert _said(asked, "--all")[0] == 0
