@@ -84,8 +84,9 @@ class Custody:
 
     def studies(self) -> Iterator[OrthancId]:
         """Every study that has a record, by shard."""
-        for path in sorted(self._folder.glob("??/*.json")):
-            yield OrthancId(path.stem)
+        for shard in sorted(self._folder.glob("??")):
+            for path in sorted(shard.glob("*.json")):
+                yield OrthancId(path.stem)
 
 
 def _render(record: Record) -> bytes:

@@ -86,7 +86,7 @@ class Prover:
 
     def studies(self) -> list[OrthancId]:
         """Every study with a record. Raises StateError where this user may not look."""
-        self._assert_listable()
+        self.assert_listable()
         return list(self._custody.studies())
 
     def matching(self, wanted: str, *, damaged_too: bool = True) -> list[OrthancId]:
@@ -96,7 +96,7 @@ class Prover:
         """
         name = wanted.strip(_PADDING)
         if (study := as_orthanc_id(name)) is not None:
-            self._assert_listable()
+            self.assert_listable()
             return [study] if self._custody.has(study) else []
         return [study for study in self.studies() if name and self._may_be(study, name, damaged_too)]
 
@@ -150,7 +150,7 @@ class Prover:
             return damaged_too
         return name in {record.study_uid.strip(_PADDING), record.accession.strip(_PADDING)}
 
-    def _assert_listable(self) -> None:
+    def assert_listable(self) -> None:
         """Refuse to take folders that cannot be listed for empty ones."""
         try:
             for shard in self._paths.custody.iterdir():
