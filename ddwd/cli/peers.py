@@ -38,7 +38,8 @@ def studies_named(text: str, nodes: Sequence[OrthancPort], prover: Prover) -> li
 
     Raises NotFoundError, StateError, and PeerDownError where one that does not answer might have known it.
     """
-    name, found, silent = text.strip(_PADDING), dict[OrthancId, None](), None
+    name, silent = text.strip(_PADDING), None
+    found: dict[OrthancId, None] = {}
     for node in nodes:
         try:
             found |= dict.fromkeys(_on(node, name))

@@ -1,0 +1,134 @@
+"""`ddwd quarantine list|show|release`: what could not be delivered as it should, and the operator's word on it. Asks, moves nothing."""
+
+from __future__ import annotations
+
+import json
+from argparse import RawDescriptionHelpFormatter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ddwd.errors import InvalidValueError, NotFoundError, StateError
+from ddwd.paths import Paths
+from ddwd.pipeline.quarantine import read_entries
+from ddwd.state.requests import Request, Requests
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ddwd.config import Config
+    from ddwd.pipeline.quarantine import Entry
+
+_SHORT = 4
+"""Digits of an ID that an operator has to type at least."""
+_EPILOG = """An entry is one image, and why it is here:
+  undeliverable  it failed again and again while others passed; released, it is tried again
+  conflict       another image with its SOPInstanceUID and other content was there first
+  stray          the receiver acknowledged it, and no study wants it
+  vanished       its study was deleted on both Orthancs before it was on disk
+Released, the last three leave the list; the portal cannot deliver them. No file is ever
+deleted: what was released lies below quarantine/released. Of ID as few digits as tell it
+apart will do, at least 4.
+
+exit status:
+  0   shown, or the extractor is asked; where it does not run, it will do it when it starts
+  64  wrong usage, or ID is that of several
+  65  only root and group ddwd may look or ask
+  66  no such entry
+  74  no room on the disk
+  78  the configuration cannot be used"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb, its actions and their arguments."""
+    parser = subparsers.add_parser(
+        "quarantine",
+        help="what could not be delivered: list, show, release",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="one line for each entry, oldest first")
+    showing = actions.add_parser("show", help="everything about one entry, and where its file is")
+    showing.add_argument("id", metavar="ID", help="as `list` shows it")
+    releasing = actions.add_parser("release", help="have it tried again, or taken off the list")
+    which = releasing.add_mutually_exclusive_group(required=True)
+    which.add_argument("id", nargs="?", metavar="ID", help="as `list` shows it")
+    which.add_argument("--all", action="store_true", help="every entry")
+    for action, run in ((listing, _list), (showing, _show), (releasing, _release)):
+        action.add_argument("--json", action="store_true", help="print the result as JSON")
+        action.set_defaults(run=run)
+
+
+def _list(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    entries = _entries(config)
+    if args.json:
+        out.write(json.dumps([_row(entry) for entry in entries]) + "\n")
+        return 0
+    out.writelines(f"{_line(entry)}\n" for entry in entries)
+    out.write(f"{len(entries)} in quarantine\n")
+    return 0
+
+
+def _show(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    entry = _named(args.id, _entries(config))
+    row = _row(entry)
+    if args.json:
+        out.write(json.dumps(row) + "\n")
+    else:
+        width = max(map(len, row))
+        out.writelines(f"{key:<{width}}  {_plain(value)}\n" for key, value in row.items())
+    return 0
+
+
+def _release(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    entries = _entries(config)
+    chosen = entries if args.all else [_named(args.id, entries)]
+    requests = Requests(Paths(config).requests)
+    for entry in chosen:
+        requests.submit(Request("release", item=entry.id))
+    if args.json:
+        out.write(json.dumps({"asked": "release", "entries": [entry.id for entry in chosen]}) + "\n")
+        return 0
+    for entry in chosen:
+        if entry.subject.kind == "undeliverable":
+            out.write(f"the extractor is asked to try {entry.id} again; see: ddwd status\n")
+        else:
+            out.write(f"the extractor is asked to take {entry.id} off the list; its file is kept\n")
+    if not chosen:
+        out.write("0 in quarantine\n")
+    return 0
+
+
+def _entries(config: Config) -> list[Entry]:
+    folder = Paths(config).quarantine
+    try:
+        return read_entries(folder)
+    except OSError as error:
+        raise StateError(f"{folder}: {error.strerror}; the quarantine is for root and group ddwd") from error
+
+
+def _named(text: str, entries: list[Entry]) -> Entry:
+    """The one entry whose ID begins so. Raises NotFoundError and InvalidValueError."""
+    found = [entry for entry in entries if len(text) >= _SHORT and entry.id.startswith(text.lower())]
+    if not found:
+        raise NotFoundError("no entry of the quarantine has this ID; see: ddwd quarantine list")
+    if len(found) > 1:
+        raise InvalidValueError(f"{len(found)} entries of the quarantine begin so; give more digits")
+    return found[0]
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": entry.id, "at": entry.at, **asdict(entry.subject)}
+    file = entry.file
+    return row | {"size": entry.size, "sha256": entry.sha256, "file": str(file) if file else ""}
+
+
+def _line(entry: Entry) -> str:
+    subject = entry.subject
+    uids = f"{subject.study_uid} {subject.sop_uid or '-'}"
+    return _plain(f"{entry.id}  {entry.at}  {subject.kind:<13}  {entry.size:>10}  {uids}: {subject.reason}")
+
+
+def _plain(value: object) -> str:
+    """As text that a terminal takes for nothing but text, whatever a modality sent."""
+    return str(value).encode("unicode_escape").decode("ascii")

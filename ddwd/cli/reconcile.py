@@ -1,0 +1,179 @@
+"""`ddwd reconcile [STUDY]`: asks the extractor to compare everything now; with `--dry-run` compares here, shows, changes nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import RawDescriptionHelpFormatter
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, TextIO
+
+from ddwd.cli import peers
+from ddwd.errors import DdwdError
+from ddwd.paths import Paths
+from ddwd.pipeline.difference import Comparison, Totals
+from ddwd.state.custody import Custody
+from ddwd.state.proof import Prover
+from ddwd.state.requests import Request, Requests
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator
+
+    from ddwd.config import Config
+    from ddwd.model import OrthancId
+    from ddwd.orthanc_api import Orthanc
+    from ddwd.pipeline.difference import Difference
+
+_EPILOG = """Without --dry-run the extractor is asked to compare all three places now, which it does by
+itself at its start, after every fault and every five minutes, and to send and fetch what is
+missing. With --dry-run nothing is asked and nothing changed: each study whose sets of images
+disagree is named, and how many images lack at each hop. One that is arriving at this moment
+disagrees too. It asks both Orthancs about every study: some minutes for 10,000 of them.
+
+exit status:
+  0   the extractor is asked; with --dry-run: all sets agree
+  1   with --dry-run: they do not
+  64  wrong usage
+  65  only root and group ddwd may ask or look
+  66  no such study on either Orthanc or on disk
+  69  an Orthanc does not answer; what was found until then is shown
+  74  no room on the disk
+  76  an Orthanc refused to answer
+  78  the configuration cannot be used"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb and its arguments."""
+    parser = subparsers.add_parser(
+        "reconcile",
+        help="compare both Orthancs and the disk, and have what is missing sent",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "study",
+        nargs="?",
+        metavar="STUDY",
+        help="StudyInstanceUID, accession number or Orthanc ID (default: every study)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only show the difference, hop by hop")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    """Ask the extractor, or compare and show; the exit status."""
+    paths = Paths(config)
+    custody = Custody(paths.custody)
+    prover = Prover(custody, paths)
+    studies = None
+    if args.study is not None:
+        studies = peers.studies_named(args.study, peers.both(config), prover)
+    if not args.dry_run:
+        _ask(Requests(paths.requests), studies, out, as_json=args.json)
+        return 0
+    nodes = peers.both(config)
+    comparison = Comparison(*nodes, custody, prover, paths)
+    with _progress(nodes, custody, studies, shown=sys.stderr.isatty() and not args.json) as seen:
+        found = comparison.everything(seen) if studies is None else comparison.some(studies, seen)
+        return (_show_json if args.json else _show)(found, out)
+
+
+def _ask(requests: Requests, studies: list[OrthancId] | None, out: TextIO, *, as_json: bool) -> None:
+    wishes = [Request("reconcile")] if studies is None else [Request("reconcile", one) for one in studies]
+    for wish in wishes:
+        requests.submit(wish)
+    if as_json:
+        out.write(json.dumps({"asked": "reconcile", "studies": studies}) + "\n")
+    else:
+        what = "everything" if studies is None else ", ".join(studies)
+        out.write(f"the extractor is asked to compare {what}; see: ddwd status\n")
+
+
+@contextmanager
+def _progress(
+    nodes: tuple[Orthanc, Orthanc], custody: Custody, studies: list[OrthancId] | None, *, shown: bool
+) -> Iterator[Callable[[], None]]:
+    """A progress bar, which a terminal gets and nothing else."""
+    if not shown:
+        yield lambda: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - other verbs and pipes need not load it
+    from rich.progress import Progress  # noqa: PLC0415
+
+    if studies is None:
+        total = sum(int(node.statistics()["CountStudies"]) for node in nodes)
+        total += sum(1 for _ in custody.studies())
+    else:
+        total = len(studies)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("comparing", total=total)
+        yield lambda: progress.advance(task)
+
+
+def _show(found: Iterator[Difference], out: TextIO) -> int:
+    """One line for each study that disagrees as soon as it is found, then the sums."""
+    totals = Totals()
+    try:
+        for one in found:
+            totals.add(one)
+            if not one.agrees:
+                out.write(f"{_named(one)}: {_lacks(one)}\n")
+    except DdwdError:
+        out.write(f"stopped after {totals.studies} studies, {totals.differing} of which disagree\n")
+        raise
+    verdict = f"{totals.differing} disagree" if totals.differing else "all agree"
+    out.write(f"{totals.studies} studies: {verdict}\n")
+    if totals.differing:
+        out.write(
+            f"  gateway has, storage lacks  {totals.not_on_storage:>9} images\n"
+            f"  storage has, disk lacks     {totals.not_on_disk:>9} images\n"
+            f"  set aside in quarantine     {totals.set_aside:>9} images\n"
+            f"  recorded, gone from disk    {totals.gone_from_disk:>9} images\n"
+        )
+    out.write(
+        f"  studies on the gateway only {totals.on_gateway_only}, on storage only {totals.on_storage_only},"
+        f" on disk only {totals.on_disk_only}\n"
+    )
+    return 1 if totals.differing else 0
+
+
+def _named(one: Difference) -> str:
+    # what a modality gave as its UID may hold anything, a terminal's commands too
+    return (one.study_uid or one.study).encode("unicode_escape").decode("ascii")
+
+
+def _lacks(one: Difference) -> str:
+    counts = {
+        "gateway has, storage lacks": one.not_on_storage,
+        "storage has, disk lacks": one.not_on_disk,
+        "set aside": one.set_aside,
+        "gone from disk": one.gone_from_disk,
+    }
+    parts = [f"{words} {count}" for words, count in counts.items() if count]
+    if one.damage:
+        parts.append(one.damage)
+    if len(one.nodes) == 1:
+        parts.append(f"on the {one.nodes[0]} only" if one.nodes[0] == "gateway" else "on storage only")
+    return "; ".join(parts)
+
+
+def _show_json(found: Iterator[Difference], out: TextIO) -> int:
+    """One object, written as it is found: the list may be as long as the archive."""
+    totals, separator, failure = Totals(), "", None
+    out.write('{"differences": [')
+    try:
+        for one in found:
+            totals.add(one)
+            if not one.agrees:
+                out.write(separator + json.dumps(asdict(one)))
+                separator = ", "
+    except DdwdError as error:
+        failure = error
+    error_text = json.dumps(str(failure) if failure else None)
+    out.write(f'], "totals": {json.dumps(asdict(totals))}, "error": {error_text}}}\n')
+    if failure is not None:
+        raise failure
+    return 1 if totals.differing else 0
