@@ -1,7 +1,7 @@
 """`ddwd VERB ...`: one file a verb in this folder; here only the parser, the errors' one line, and the exit status.
 
-Exit status of every verb: 0 done; 1 the answer is no (each verb says what that means); 64 usage or a bad value; 66 not found;
-69 a peer does not answer; 78 the configuration cannot be used.
+Exit status of every verb: 0 done; 1 the answer is no (each verb says what that means); 64 usage or a bad value; 65 a state file
+cannot be used, or not by this user; 66 not found; 69 a peer does not answer; 78 the configuration cannot be used.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 VERBS = (status, verify, reconcile, retry, quarantine, send, config, try_)
 _USAGE = 64  # EX_USAGE of sysexits.h
 _INTERRUPTED = 130
-_EPILOG = """exit status: 0 done, 1 the answer is no, 64 usage, 66 not found, 69 a peer does not answer,
-78 the configuration cannot be used; `ddwd VERB --help` tells what each verb means by 1"""
+_EPILOG = """exit status: 0 done, 1 the answer is no, 64 usage, 65 not for this user, 66 not found,
+69 a peer does not answer, 74 no room, 78 the configuration cannot be used;
+`ddwd VERB --help` tells what each verb means by 1"""
 
 
 class _Parser(argparse.ArgumentParser):

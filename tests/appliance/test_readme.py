@@ -113,6 +113,24 @@ def _names_the_study(_own: Portal, study: Study, said: str) -> None:
     assert f"DDWD_STUDY_UID={study.uid}" in said
 
 
+def _agrees(_own: Portal, _study: Study, said: str) -> None:
+    assert "all agree" in said
+
+
+def _is_empty(_own: Portal, _study: Study, said: str) -> None:
+    assert said == "0 in quarantine\n"
+
+
+def _is_asked(own: Portal, study: Study, said: str) -> None:
+    assert "the extractor is asked" in said
+    own.machine.wait_for(
+        lambda: own.machine.run("ls /var/lib/ddwd/state/requests").stdout == "",
+        limit=20,
+        what="the extractor did not take the request",
+    )
+    own.assert_equal([study])
+
+
 def _no_image_is_left(own: Portal, _study: Study, _said: str) -> None:
     assert own.machine.run("find /var/lib/ddwd -type f").stdout == ""
 
@@ -138,6 +156,9 @@ AFTER: dict[str, Callable[[Portal, Study, str], None]] = {
     "journalctl -t ddwd-audit DDWD_STUDY_UID=": _tells_of_its_publication,
     "journalctl -t ddwd-audit -o verbose": _names_the_study,
     "find /var/lib/ddwd/received_dicom": _names_each_image,
+    "ddwd reconcile --dry-run": _agrees,
+    "ddwd quarantine list": _is_empty,
+    "ddwd retry": _is_asked,
     "systemctl stop ddwd": _is_stopped,
     "systemctl start ddwd": _works,
     "find /var/lib/ddwd -mindepth 2 -delete": _no_image_is_left,
