@@ -17,7 +17,7 @@ COVERAGE := $(BIN)/coverage run -m pytest
 MACHINE := $(BIN)/python -m tests.machine
 
 .DEFAULT_GOAL := help
-.PHONY: help venv deb lint unit integration appliance shell stop demo appliance-tests coverage test lock clean
+.PHONY: help venv deb lint unit integration appliance shell stop demo faults appliance-tests coverage test lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -65,6 +65,10 @@ stop: venv ## stop that machine and throw it away
 
 demo: venv deb ## send real studies through a throw-away machine and compare every file that comes out
 	$(MACHINE) demo
+
+faults: venv deb ## fault rounds in a throw-away machine: SEED=... ROUNDS=... (100), or ROUND=... to replay one
+	@packaging/host dcmsend
+	$(AS_ROOT) $(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ROUND),--only $(ROUND))
 
 appliance-tests: venv deb
 	@packaging/host dcmsend

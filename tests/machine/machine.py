@@ -51,16 +51,18 @@ def machines_folder() -> Path:
 class Machine:
     """A throw-away appliance; a context manager that boots on entry and leaves nothing behind.
 
-    `kept` machines (make appliance) survive this process and are ended by `attach(ID).stop()`.
+    `kept` machines (make appliance) survive this process and are ended by `attach(ID).stop()`. `volumes` gives folders inside a
+    file system of their own, of that size (say, "1g"): a tmpfs of the host's, so that it outlives restarts of the machine.
     """
 
-    def __init__(self, *, kept: bool = False) -> None:
+    def __init__(self, *, kept: bool = False, volumes: Mapping[str, str] | None = None) -> None:
         if os.geteuid() != 0:
             msg = "booting a machine needs root"
             raise MachineError(msg)
         self.image = ensure_image()
         sweep()
         self.kept = kept
+        self.volumes = dict(volumes or {})
         self.ident, self._owned = _claim()
         self._prepare()
 
@@ -78,6 +80,7 @@ class Machine:
         record = _record(ident)
         machine = cls.__new__(cls)
         machine.image, machine.kept, machine.ident, machine._owned = Path(record["image"]), True, ident, None
+        machine.volumes = {}
         machine._prepare()
         machine.leader = int(record["leader"])
         if not _runs(record):
@@ -114,7 +117,16 @@ class Machine:
         if subprocess.run(mount, capture_output=True, check=False).returncode:
             # a cache on a file system that cannot carry an upper layer: a full copy does the same, slower
             subprocess.run(["cp", "-a", "--reflink=auto", f"{self.image}/.", str(self.root)], check=True)
+        for inside, size in self.volumes.items():
+            volume = self._volume(inside)
+            volume.mkdir(parents=True)
+            subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "ddwd", str(volume)], check=True
+            )
         self.network.create()
+
+    def _volume(self, inside: str) -> Path:
+        return self.folder / "volumes" / inside.strip("/").replace("/", "-")
 
     def boot(self) -> None:
         """Boot and wait until systemd has settled. Raises MachineError with the console's end if it does not."""
@@ -134,6 +146,7 @@ class Machine:
             "systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--console=passive",
             f"--directory={self.root}", f"--machine=ddwd-{self.ident}", "--hostname=ddwd",
             f"--network-namespace-path={self.network.machine}", "--capability=CAP_NET_ADMIN",
+            *(f"--bind={self._volume(inside)}:{inside}" for inside in self.volumes),
             "--resolv-conf=off", "--timezone=off", "--link-journal=no",
         ]  # fmt: skip
 
@@ -247,6 +260,9 @@ class Machine:
 
     def path(self, inside: str | Path) -> Path:
         """Return the host's path of a file inside (disk only: /run and /tmp are the machine's own memory)."""
+        for volume in self.volumes:
+            if Path(inside).is_relative_to(volume):
+                return self._volume(volume) / Path(inside).relative_to(volume)
         return self.root / str(inside).lstrip("/")
 
     def copy_in(self, source: Path, inside: str) -> None:
@@ -379,6 +395,8 @@ def _remove(ident: str) -> None:
         _remove_cgroup(cgroup)
     Network(folder).destroy()
     subprocess.run(["umount", "-l", str(folder / "root")], capture_output=True, check=False)
+    for volume in (folder / "volumes").glob("*"):
+        subprocess.run(["umount", "-l", str(volume)], capture_output=True, check=False)
     if (folder / "root").is_mount():
         msg = f"{folder}/root cannot be unmounted"
         raise MachineError(msg)

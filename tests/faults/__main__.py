@@ -1,0 +1,74 @@
+"""`python -m tests.faults [--seed N] [--rounds N] [--only N]`: the fault campaign in a machine of its own (`make faults`).
+
+Prints a line for each round and the figures at the end, which also go to dist/faults.json. Exit status 1 where the promise was
+broken; what explains it is then kept in build/faults/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.appliance.conftest import Portal
+from tests.faults.campaign import Campaign, evidence, plan, summary
+from tests.faults.nemesis import OUTPUT_DIR
+from tests.machine import Machine
+from tests.machine.__main__ import newest_deb
+from tests.machine.host import REPO, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.faults.campaign import Outcome
+
+VOLUMES = {OUTPUT_DIR: "2g"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the rounds; 0 where the promise held in each and `ddwd verify --all` agrees."""
+    parser = argparse.ArgumentParser(prog="make faults", description="fault rounds in a booted machine")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10_000_000))
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--only", type=int, help="this one round, to replay it")
+    options = parser.parse_args(argv)
+    numbers = range(options.rounds) if options.only is None else [options.only]
+    say(f"seed {options.seed}, {len(numbers)} rounds")
+    with tempfile.TemporaryDirectory(prefix="ddwd-faults-") as folder, Machine(volumes=VOLUMES) as machine:
+        portal = Portal(machine, newest_deb())
+        portal.install()
+        outcomes = run(machine, Path(folder), options.seed, numbers)
+        proved = machine.run(["ddwd", "verify", "--all"], check=False, timeout=600)
+    figures = summary(outcomes) | {"seed": options.seed, "verify_exit_status": proved.returncode}
+    say(proved.stdout.strip().splitlines()[-1] if proved.stdout else proved.stderr)
+    say(json.dumps(figures, indent=1))
+    target = REPO / "dist" / "faults.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return int(proved.returncode != 0 or not all(outcome.verdict.holds for outcome in outcomes))
+
+
+def run(machine: Machine, folder: Path, seed: int, numbers: Sequence[int]) -> list[Outcome]:
+    """Run these rounds of a campaign; a round that breaks the promise leaves its evidence."""
+    campaign = Campaign(machine, folder)
+    outcomes = []
+    for number in numbers:
+        this = plan(seed, number)
+        outcome = campaign.run(this)
+        outcomes.append(outcome)
+        say(outcome.line())
+        if outcome.verdict.holds:
+            campaign.tidy(this)
+            continue
+        kept = REPO / "build" / "faults" / f"{seed}-{number}"
+        evidence(machine, outcome, kept)
+        say(f"BROKEN: see {kept}; again: make faults SEED={seed} ROUND={number}")
+    return outcomes
+
+
+if __name__ == "__main__":
+    sys.exit(main())
