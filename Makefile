@@ -72,7 +72,7 @@ faults: venv deb ## fault rounds in a throw-away machine: SEED=... ROUNDS=... (1
 
 appliance-tests: venv deb
 	@packaging/host dcmsend
-	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/appliance
+	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/appliance tests/faults
 
 test: ## everything, on a fresh machine
 	@rm -rf build/coverage

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pydicom
+from pydicom.errors import InvalidDicomError
 
 from ddwd.model import safe_component
 from tests.studies import differences
@@ -90,10 +91,18 @@ def judge(everything: Iterable[Sent], acknowledged: Iterable[Sent], output: Path
     names = Counter(name.split("/", 1)[0] + name.rpartition("/")[2] for name in there)
     verdict.doubled = [name for name, count in names.items() if count > 1]
     verdict.changed = [
-        f"{name}: {lines[0]}" for name in there if name in known
-        if (lines := differences(known[name].path, output / name))
+        f"{name}: {reason}" for name in there if name in known
+        if (reason := _difference(known[name].path, output / name))
     ]  # fmt: skip
     return verdict
+
+
+def _difference(before: Path, after: Path) -> str:
+    """The first difference, or nothing."""
+    try:
+        return next(iter(differences(before, after)), "")
+    except (InvalidDicomError, EOFError) as error:
+        return f"cannot be read ({type(error).__name__})"
 
 
 class Watcher(threading.Thread):
