@@ -76,9 +76,17 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
         return 0
     nodes = peers.both(config)
     comparison = Comparison(*nodes, custody, prover, paths)
-    with _progress(nodes, custody, studies, shown=sys.stderr.isatty() and not args.json) as seen:
-        found = comparison.everything(seen) if studies is None else comparison.some(studies, seen)
-        return (_show_json if args.json else _show)(found, out)
+    show = _show_json if args.json else _show
+    if not sys.stderr.isatty() or args.json:
+        return show(_compared(comparison, studies, lambda: None), out.write)
+    with _progress(nodes, custody, studies, out) as (seen, write):
+        return show(_compared(comparison, studies, seen), write)
+
+
+def _compared(
+    comparison: Comparison, studies: list[OrthancId] | None, seen: Callable[[], None]
+) -> Iterator[Difference]:
+    return comparison.everything(seen) if studies is None else comparison.some(studies, seen)
 
 
 def _ask(requests: Requests, studies: list[OrthancId] | None, out: TextIO, *, as_json: bool) -> None:
@@ -94,12 +102,9 @@ def _ask(requests: Requests, studies: list[OrthancId] | None, out: TextIO, *, as
 
 @contextmanager
 def _progress(
-    nodes: tuple[Orthanc, Orthanc], custody: Custody, studies: list[OrthancId] | None, *, shown: bool
-) -> Iterator[Callable[[], None]]:
-    """A progress bar, which a terminal gets and nothing else."""
-    if not shown:
-        yield lambda: None
-        return
+    nodes: tuple[Orthanc, Orthanc], custody: Custody, studies: list[OrthancId] | None, out: TextIO
+) -> Iterator[tuple[Callable[[], None], Callable[[str], object]]]:
+    """A progress bar on the terminal: how to move it on, and how to write without crossing it."""
     from rich.console import Console  # noqa: PLC0415 - other verbs and pipes need not load it
     from rich.progress import Progress  # noqa: PLC0415
 
@@ -110,30 +115,37 @@ def _progress(
         total = len(studies)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("comparing", total=total)
-        yield lambda: progress.advance(task)
+        above = progress.console.print
+
+        def write(text: str) -> object:
+            if not out.isatty():
+                return out.write(text)
+            return above(text, end="", markup=False, highlight=False, soft_wrap=True)
+
+        yield lambda: progress.advance(task), write
 
 
-def _show(found: Iterator[Difference], out: TextIO) -> int:
+def _show(found: Iterator[Difference], write: Callable[[str], object]) -> int:
     """One line for each study that disagrees as soon as it is found, then the sums."""
     totals = Totals()
     try:
         for one in found:
             totals.add(one)
             if not one.agrees:
-                out.write(f"{_named(one)}: {_lacks(one)}\n")
+                write(f"{_named(one)}: {_lacks(one)}\n")
     except DdwdError:
-        out.write(f"stopped after {totals.studies} studies, {totals.differing} of which disagree\n")
+        write(f"stopped after {totals.studies} studies, {totals.differing} of which disagree\n")
         raise
     verdict = f"{totals.differing} disagree" if totals.differing else "all agree"
-    out.write(f"{totals.studies} studies: {verdict}\n")
+    write(f"{totals.studies} studies: {verdict}\n")
     if totals.differing:
-        out.write(
+        write(
             f"  gateway has, storage lacks  {totals.not_on_storage:>9} images\n"
             f"  storage has, disk lacks     {totals.not_on_disk:>9} images\n"
             f"  set aside in quarantine     {totals.set_aside:>9} images\n"
             f"  recorded, gone from disk    {totals.gone_from_disk:>9} images\n"
         )
-    out.write(
+    write(
         f"  studies on the gateway only {totals.on_gateway_only}, on storage only {totals.on_storage_only},"
         f" on disk only {totals.on_disk_only}\n"
     )
@@ -160,20 +172,20 @@ def _lacks(one: Difference) -> str:
     return "; ".join(parts)
 
 
-def _show_json(found: Iterator[Difference], out: TextIO) -> int:
+def _show_json(found: Iterator[Difference], write: Callable[[str], object]) -> int:
     """One object, written as it is found: the list may be as long as the archive."""
     totals, separator, failure = Totals(), "", None
-    out.write('{"differences": [')
+    write('{"differences": [')
     try:
         for one in found:
             totals.add(one)
             if not one.agrees:
-                out.write(separator + json.dumps(asdict(one)))
+                write(separator + json.dumps(asdict(one)))
                 separator = ", "
     except DdwdError as error:
         failure = error
     error_text = json.dumps(str(failure) if failure else None)
-    out.write(f'], "totals": {json.dumps(asdict(totals))}, "error": {error_text}}}\n')
+    write(f'], "totals": {json.dumps(asdict(totals))}, "error": {error_text}}}\n')
     if failure is not None:
         raise failure
     return 1 if totals.differing else 0

@@ -213,6 +213,14 @@ def test_a_peer_lost_on_the_way_ends_it_with_what_was_found(
         assert out.getvalue().endswith("stopped after 2 studies, 1 of which disagree\n")
 
 
+class _Terminal(io.StringIO):
+    """Standard output of a terminal."""
+
+    def isatty(self) -> bool:
+        """See TextIO."""
+        return True
+
+
 def test_the_progress_is_for_terminals_only(
     portal: Portal, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,6 +229,10 @@ def test_the_progress_is_for_terminals_only(
     assert _said(portal, "reconcile", "--dry-run")[1].startswith("2 studies: all agree")
     assert _said(portal, "reconcile", "--dry-run", _STUDY)[0] == 0
     assert "comparing" in capsys.readouterr().err
+    _path(portal).unlink()
+    monkeypatch.setattr(io, "StringIO", _Terminal)
+    assert _said(portal, "reconcile", "--dry-run") == (1, "")
+    assert f"{_ONE.study_uid}: gone from disk 1\n" in capsys.readouterr().err
 
 
 # --- quarantine ------------------------------------------------------------------------------------------------------
