@@ -84,6 +84,10 @@ class Paths:
         """What could not be delivered as it should, with the reason beside it; the extractor."""
         return self.config.data_dir / "quarantine"
 
+    def conflicts(self, node: NodeName) -> Path:
+        """Objects of other content than the stored ones; that Orthanc (door.py) adds, the extractor takes away."""
+        return self.config.data_dir / "conflicts" / node
+
     @property
     def gateway_storage(self) -> Path:
         """Storage area of the gateway Orthanc, which alone writes it."""

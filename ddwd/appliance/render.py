@@ -25,6 +25,9 @@ Json = dict[str, Any]
 
 RENDERED_NAME = "00-ddwd.json"
 PLUGIN_DIR = Path("/usr/share/orthanc/plugins")
+PYTHON_PLUGIN = "libOrthancPython.so"
+DOOR = "door.py"
+"""Loaded by the Python plugin in both Orthancs; without it other content under a known UID would be dropped with Success."""
 SOCKET_DIR = "/var/run/postgresql"
 STORAGE_SERVER = "storage"
 """Name of the storage among the gateway's DICOMweb servers; autoforward.lua and the extractor POST to it."""
@@ -34,7 +37,7 @@ _INDEX_CONNECTIONS = 8
 _LISTS = frozenset({"LuaScripts", "Plugins"})
 
 
-def base(config: Config, credentials: Credentials, node: NodeName) -> Json:
+def base(config: Config, credentials: Credentials, node: NodeName, *, door: bool = True) -> Json:
     """The fixed part of that Orthanc's configuration with everything that Config decides filled in."""
     share = orthanc_share()
     rendered: Json = json.loads((share / f"{node}.json").read_text(encoding="utf-8"))
@@ -49,10 +52,12 @@ def base(config: Config, credentials: Credentials, node: NodeName) -> Json:
         "IndexDirectory": area,
         "StableAge": config.stable_age,
         "RegisteredUsers": credentials.of(node),
-        "Plugins": _plugins(config),
+        "Plugins": _plugins(config, door=door),
         "LuaScripts": [str(share / name) for name in _scripts(node)],
         "Ddwd": _settings_for_scripts(config, node),
     }
+    if door:
+        rendered["PythonScript"] = str(share / DOOR)
     if config.database.engine == "postgresql":
         rendered["PostgreSQL"] = _postgresql(config, node)
     _add_peer(rendered, config, credentials, node)
@@ -63,8 +68,10 @@ def _scripts(node: NodeName) -> tuple[str, ...]:
     return ("doorbell.lua", "autoforward.lua") if node == "gateway" else ("doorbell.lua",)
 
 
-def _plugins(config: Config) -> list[str]:
+def _plugins(config: Config, *, door: bool) -> list[str]:
     names = ["libOrthancDicomWeb.so"]
+    if door:
+        names.append(PYTHON_PLUGIN)
     if config.database.engine == "postgresql":
         names.append("libOrthancPostgreSQLIndex.so")
     return [str(PLUGIN_DIR / name) for name in names]
@@ -78,6 +85,8 @@ def _settings_for_scripts(config: Config, node: NodeName) -> Json:
         "Batch": config.forward.batch,
         "Doorbell": str(paths.doorbell(node)),
         "Paused": str(paths.forwarding_paused),
+        "Package": str(Path(__file__).resolve().parents[2]),
+        "Conflicts": str(paths.conflicts(node)),
         "ReserveBytes": config.disk.reserve,
         "Volumes": [str(path) for path in (paths.storage_area(node), *paths.database_area())],
     }
@@ -148,9 +157,12 @@ class Rendered(NamedTuple):
     origins: Mapping[str, str]
 
 
-def render(config: Config, credentials: Credentials, node: NodeName) -> str:
-    """Return the JSON text for that Orthanc; raises ConfigError with every addition that cannot be."""
-    rendered, problems = merged(config, credentials, node)
+def render(config: Config, credentials: Credentials, node: NodeName, *, door: bool = True) -> str:
+    """Return the JSON text for that Orthanc; raises ConfigError with every addition that cannot be.
+
+    Without `door` Orthanc's Python plugin is not asked for: a trial on a host that has none.
+    """
+    rendered, problems = merged(config, credentials, node, door=door)
     problems += lint(rendered, config, node)
     if problems:
         raise ConfigError(problems)
@@ -163,9 +175,11 @@ def problems_of(config: Config, credentials: Credentials, node: NodeName) -> lis
     return problems + lint(rendered, config, node)
 
 
-def merged(config: Config, credentials: Credentials, node: NodeName) -> tuple[Rendered, list[Problem]]:
+def merged(
+    config: Config, credentials: Credentials, node: NodeName, *, door: bool = True
+) -> tuple[Rendered, list[Problem]]:
     """Lay the operator's additions over the base, in the order of their names."""
-    tree = base(config, credentials, node)
+    tree = base(config, credentials, node, door=door)
     origins: dict[str, str] = {}
     problems: list[Problem] = []
     for path in sorted(Paths(config).additions(node).glob("*.json")):
@@ -223,6 +237,10 @@ _ELSEWHERE = {
     "Ddwd": "forward.mode or forward.batch",
 }
 """Keys of Orthanc that ddwd.yaml decides."""
+_OURS = {
+    "PythonScript": "leave it out: Orthanc takes one Python script, and the portal's own keeps conflicting images"
+}
+"""Keys of Orthanc that nobody else may set."""
 
 
 def _refused_keys(path: Path, addition: Json, node: NodeName) -> list[Problem]:
@@ -231,6 +249,10 @@ def _refused_keys(path: Path, addition: Json, node: NodeName) -> list[Problem]:
             str(path), None, key, "is not for this file", f"set {key_there.format(node=node)} in ddwd.yaml"
         )
         for key, key_there in _ELSEWHERE.items()
+        if key in addition
+    ] + [
+        Problem(str(path), None, key, "is not for this file", instead)
+        for key, instead in _OURS.items()
         if key in addition
     ]
 

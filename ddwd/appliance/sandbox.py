@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd import clock
 from ddwd.appliance import credentials as passwords
-from ddwd.appliance.render import PLUGIN_DIR, RENDERED_NAME, render
+from ddwd.appliance.render import PLUGIN_DIR, PYTHON_PLUGIN, RENDERED_NAME, render
 from ddwd.config import VARIABLES, load
 from ddwd.durable import replace_file, replace_volatile
 from ddwd.errors import ConfigError, DdwdError, PeerDownError, Problem
@@ -75,6 +75,11 @@ def find_orthanc() -> Path:
             "ddwd try needs Orthanc and its DICOMweb plugin: apt install orthanc orthanc-dicomweb"
         )
     return Path(found)
+
+
+def keeps_conflicts() -> bool:
+    """Tell whether Orthanc's Python plugin is here, without which other content under a known UID is not kept."""
+    return (PLUGIN_DIR / PYTHON_PLUGIN).exists()
 
 
 def settings(folder: Path, port_base: int | None = None) -> Config:
@@ -279,13 +284,14 @@ class Sandbox:
         login = passwords.read(self.config.credentials_file)
         for name in NODES:
             paths.doorbell(name).touch()
-            text = render(self.config, login, name)
+            text = render(self.config, login, name, door=keeps_conflicts())
             replace_file(paths.rendered(name) / RENDERED_NAME, text.encode(), 0o600)
 
     def _folders(self, paths: Paths) -> Iterator[Path]:
         yield from (self.folder / "log", paths.output, paths.state, paths.requests, paths.quarantine)
         for name in NODES:
             yield from (paths.storage_area(name), paths.rendered(name), paths.additions(name))
+            yield paths.conflicts(name)
         yield from (paths.doorbell("gateway").parent, paths.heartbeat("scp").parent)
         yield paths.heartbeat("extractor").parent
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ddwd import clock
-from ddwd.appliance.sandbox import Sandbox, wait_up
+from ddwd.appliance.sandbox import Sandbox, keeps_conflicts, wait_up
 from ddwd.errors import DdwdError
 
 if TYPE_CHECKING:
@@ -142,6 +142,11 @@ class _Screen:
             f"  logs        {sandbox.folder}/log\n"
             "Ctrl-C stops it."
         )
+        if not keeps_conflicts():
+            self.say(
+                "Orthanc's Python plugin is missing (apt install orthanc-python): of two images with one UID but other "
+                "content only the first is kept"
+            )
 
     def line(self, text: str) -> None:
         """Show the newest state."""

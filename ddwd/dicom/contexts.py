@@ -11,7 +11,6 @@ import logging
 from typing import TYPE_CHECKING
 
 from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
@@ -25,15 +24,6 @@ MOVE_MODEL = "1.2.840.10008.5.1.4.1.2.2.2"  # Study Root Query/Retrieve Informat
 VERIFICATION = "1.2.840.10008.1.1"
 LIMIT = 128
 """A requestor has the odd numbers from 1 to 255 as context IDs (PS3.8 section 9.3.2.2)."""
-
-DEFLATED = frozenset(
-    {
-        DeflatedExplicitVRLittleEndian,
-        "1.2.840.10008.1.2.4.95",  # JPIP Referenced Deflate
-        "1.2.840.10008.1.2.4.205",  # JPIP HTJ2K Referenced Deflate
-    },
-)
-"""Transfer syntaxes whose whole data set is a deflate stream (PS3.5 sections A.5, A.7 and A.12)."""
 
 _IMPLEMENTATION_UID = "2.25.113504923184405297174105518412630163521"
 _IMPLEMENTATION_NAME = "DDWD"

@@ -1,7 +1,8 @@
-"""Reads the identifiers at the head of an encoded data set, and not a byte more than it must. Called by store_scp.
+"""Reads the identifiers at the head of an encoded data set, and not a byte more than it must. Called by store_scp and door.
 
 pydicom would decode sequences by recursion (a nesting of about 250 levels ends it) and make objects of every element; here
 elements are stepped over by their lengths, nested ones by counting delimiters (PS3.5 section 7.5), in bounded memory.
+No library is imported: this runs inside Orthanc too, on Debian's bare Python.
 """
 
 from __future__ import annotations
@@ -12,18 +13,28 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydicom.uid import ExplicitVRBigEndian
-
-from ddwd.dicom.contexts import DEFLATED
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Set
 
     Read = Callable[[int, int], bytes]
     """(offset, length) -> bytes; fewer at the end of the data set."""
 
+DEFLATED = frozenset(
+    {
+        "1.2.840.10008.1.2.1.99",  # Deflated Explicit VR Little Endian
+        "1.2.840.10008.1.2.4.95",  # JPIP Referenced Deflate
+        "1.2.840.10008.1.2.4.205",  # JPIP HTJ2K Referenced Deflate
+    },
+)
+"""Transfer syntaxes whose whole data set is a deflate stream (PS3.5 sections A.5, A.7 and A.12)."""
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+_TRANSFER_SYNTAX, _META_GROUP = 0x00020010, 0x0002
+_PREFIX = 132  # PS3.10 section 7.1: 128 bytes of preamble and "DICM"
+_PATIENT_ID = 0x00100020
 _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 _WANTED = frozenset({_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES})
+_IDENTIFYING = frozenset({_PATIENT_ID, _STUDY, _SERIES, _SOP_INSTANCE})
+_PADDING = " \0"
 _ITEM, _DELIMITERS, _DELIMITER_GROUP = 0xFFFEE000, frozenset({0xFFFEE00D, 0xFFFEE0DD}), 0xFFFE
 _UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
@@ -57,8 +68,50 @@ def read_head(descriptor: int, start: int, transfer_syntax: str) -> Head:
     Raises UnreadableError, OSError.
     """
     read = _inflated(descriptor, start) if transfer_syntax in DEFLATED else _blocks(descriptor, start)
-    values = _scan(read, ">" if transfer_syntax == ExplicitVRBigEndian else "<")
-    return Head(*(values.get(tag, "") for tag in (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES)))
+    values = _scan(read, _endian(transfer_syntax), _WANTED)
+    tags = (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES)
+    return Head(*(values.get(tag, "").strip(_PADDING) for tag in tags))
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells an instance from all others, as it stands in the data set: padded, and not decoded but as Latin-1."""
+
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    sop_uid: str
+
+
+def read_identity(content: bytes) -> Identity:
+    """Read the identifiers of a whole Part 10 file. Raises UnreadableError; a deflated data set counts as unreadable."""
+    transfer_syntax, start = _read_meta(content)
+    if transfer_syntax in DEFLATED:
+        raise UnreadableError("the data set is deflated")
+    values = _scan(_of(content, start), _endian(transfer_syntax), _IDENTIFYING)
+    return Identity(*(values.get(tag, "") for tag in (_PATIENT_ID, _STUDY, _SERIES, _SOP_INSTANCE)))
+
+
+def _read_meta(content: bytes) -> tuple[str, int]:
+    """Transfer syntax and start of the data set, from the file meta information (PS3.10 section 7.1)."""
+    if content[_PREFIX - 4 : _PREFIX] != b"DICM":
+        raise UnreadableError("it is no DICOM file")
+    read, position, transfer_syntax = _of(content, 0), _PREFIX, ""
+    long_of, short_of = struct.Struct("<L"), struct.Struct("<H")
+    while len(header := read(position, 12)) == 12 and short_of.unpack_from(header)[0] == _META_GROUP:  # noqa: PLR2004
+        size, length, _ = _measure(header, long_of, short_of, implicit=False)
+        if _META_GROUP << 16 | short_of.unpack_from(header, 2)[0] == _TRANSFER_SYNTAX:
+            transfer_syntax = _value(read, position + size, length).strip(_PADDING)
+        position += size + length
+    return transfer_syntax, position
+
+
+def _endian(transfer_syntax: str) -> str:
+    return ">" if transfer_syntax == _BIG_ENDIAN else "<"
+
+
+def _of(content: bytes, start: int) -> Read:
+    return lambda offset, length: content[start + offset : start + offset + length]
 
 
 def _blocks(descriptor: int, start: int) -> Read:
@@ -86,7 +139,7 @@ def _inflated(descriptor: int, start: int) -> Read:
     raise UnreadableError("the data set is said to be deflated and cannot be inflated")
 
 
-def _scan(read: Read, endian: str) -> dict[int, str]:
+def _scan(read: Read, endian: str, wanted: Set[int]) -> dict[int, str]:
     """The wanted values of the top level."""
     tag_of, long_of, short_of = (
         struct.Struct(f"{endian}HH"),
@@ -121,7 +174,7 @@ def _scan(read: Read, endian: str) -> dict[int, str]:
             open_levels.append(implicit)
             implicit = implicit or unknown  # UN of undefined length holds implicit VR (PS3.5 section 6.2.2)
             continue
-        if not open_levels and tag in _WANTED:
+        if not open_levels and tag in wanted:
             values[tag] = _value(read, position, length)
         position += length
     raise UnreadableError("too many elements before the SeriesInstanceUID")
@@ -156,4 +209,4 @@ def _measure(
 def _value(read: Read, position: int, length: int) -> str:
     if length > _VALUE_BYTES:
         raise UnreadableError("an identifier is longer than any UID")
-    return read(position, length).decode("latin-1").strip(" \0")
+    return read(position, length).decode("latin-1")

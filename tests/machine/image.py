@@ -27,7 +27,7 @@ SYSTEM = (
     "iproute2", "procps",
 )  # fmt: skip
 PORTAL = (
-    "orthanc", "orthanc-dicomweb", "orthanc-postgresql", "postgresql", "python3-yaml", "python3-requests",
+    "orthanc", "orthanc-dicomweb", "orthanc-postgresql", "orthanc-python", "postgresql", "python3-yaml", "python3-requests",
     "python3-watchdog", "python3-sdnotify", "python3-systemd",
 )  # fmt: skip
 TOOLS = ("dcmtk", "lintian", "tmux", "libfaketime", "faketime", "nftables", "curl")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import ddwd
 from ddwd.appliance import credentials
 from ddwd.appliance.render import MINIMUM, STORAGE_SERVER, problems_of, render
 from ddwd.config import Config, Forward
@@ -15,8 +17,6 @@ from ddwd.errors import ConfigError
 from ddwd.paths import Paths, orthanc_share
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ddwd.config import NodeName
 
 NODES: tuple[NodeName, ...] = ("gateway", "storage")
@@ -104,6 +104,8 @@ def test_settings_reach_the_node_they_are_for(site: Site) -> None:
         "Batch": 7,
         "Doorbell": "/run/ddwd/doorbell/gateway",
         "Paused": "/run/ddwd/extractor/forwarding-paused",
+        "Package": str(Path(ddwd.__file__).parents[1]),
+        "Conflicts": "/var/lib/ddwd/conflicts/gateway",
         "ReserveBytes": 2 * 1024**3,
         "Volumes": ["/var/lib/ddwd/gateway", "/var/lib/postgresql"],
     }

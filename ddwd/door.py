@@ -1,0 +1,258 @@
+"""At the door of both Orthancs: which object may go in, which is kept aside, which is refused. Run by orthanc/door.py inside Orthanc.
+
+Orthanc answers Success for an object whose identifiers it already holds and drops the newcomer, even one of other content.
+So each object is judged before Orthanc stores it: one of other content than the stored one is written, durably, to
+`conflicts/<node>/`, where the extractor finds it; with too little room on a volume every object is refused.
+Every sender waits while this runs: it never parses pixels, and asks Orthanc's index once a series, not once an object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from ddwd import durable
+from ddwd.dicom.head import UnreadableError, read_identity
+from ddwd.room import Level, level_of, space_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+_PADDING = " \0"
+_UID = re.compile(r"[0-9.]{1,64}")
+_PLAIN = re.compile(r"(?:[!-\[\]-}](?:[ -\[\]-}]*))?")
+"""A PatientID that is the same text in every character set: no backslash, tilde, escape or leading space."""
+_IN_FLIGHT_SECONDS = 120.0
+"""How long Orthanc may be storing an object that was let in: above all its patience with the database."""
+_REMEMBERED = 100_000
+"""Instances remembered, of the latest series: about 12 MB."""
+_TEMPORARY = ".part"
+_MODE = 0o644  # its folder is for that Orthanc and the extractor alone
+
+
+class Verdict(Enum):
+    """What becomes of an object: Orthanc stores it (or holds it already), it lies aside durably, the sender keeps it."""
+
+    KEEP = "keep"
+    ASIDE = "aside"
+    REFUSE = "refuse"
+
+
+class NotDicomError(Exception):
+    """Orthanc itself cannot read the object, and so will refuse it."""
+
+
+class Index(Protocol):
+    """What is asked of the Orthanc this runs in; any other exception than these means that no answer could be had."""
+
+    def instances_of(self, series: str) -> list[str]:
+        """Orthanc IDs of what is stored of that series; none where the series is not known."""
+
+    def md5(self, instance: str) -> str | None:
+        """MD5 of the stored file of that Orthanc ID; None where there is none."""
+
+    def namesakes(self, content: bytes) -> tuple[str, list[str]]:
+        """The object's SOPInstanceUID as Orthanc reads it, and the Orthanc IDs that have it. Raises NotDicomError."""
+
+    def say(self, text: str) -> None:
+        """Write a line to the log; never with patient data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where conflicts go, and which volumes must keep how many bytes free (`disk.reserve`)."""
+
+    conflicts: Path
+    volumes: tuple[Path, ...]
+    reserve: int
+
+    @classmethod
+    def read(cls, section: Mapping[str, Any]) -> Settings:
+        """From the section `Ddwd` of Orthanc's configuration."""
+        return cls(
+            Path(section["Conflicts"]), tuple(map(Path, section["Volumes"])), int(section["ReserveBytes"])
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Admission:
+    """An object that was let in a moment ago and may not be in the index yet."""
+
+    key: str
+    fingerprint: tuple[int, int]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What an object is known by, the Orthanc IDs under which it may be stored, and its series where both are certain."""
+
+    key: str
+    instances: list[str]
+    series: str = ""
+
+
+class _Known:
+    """What may be stored of the latest series: all that was when the series was asked for, all then in flight, all let in since.
+
+    Nothing else is stored, for every object passes the door; so what is not in here is new, and the index need not be asked.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._series: OrderedDict[str, set[str]] = OrderedDict()
+        self._count = 0
+
+    def may_hold(self, series: str, instance: str, in_flight: Iterable[str]) -> bool:
+        """Tell whether the instance may be stored; False is certain."""
+        if series not in self._series:
+            self._series[series] = {*self._index.instances_of(series), *in_flight}
+            self._count += len(self._series[series])
+        self._series.move_to_end(series)
+        return instance in self._series[series]
+
+    def add(self, series: str, instance: str) -> None:
+        """Remember one that was let in."""
+        if series in self._series:
+            self._count += instance not in self._series[series]
+            self._series[series].add(instance)
+        while self._count > _REMEMBERED and len(self._series) > 1:
+            self._count -= len(self._series.popitem(last=False)[1])
+
+
+class Door:
+    """Judges one object after the other; called from every thread of Orthanc that stores."""
+
+    def __init__(self, settings: Settings, index: Index, now: Callable[[], float]) -> None:
+        self._settings = settings
+        self._index = index
+        self._now = now
+        self._lock = threading.Lock()
+        self._in_flight: dict[int, _Admission] = {}
+        self._known = _Known(index)
+        self._full: set[Path] = set()
+        for torn in settings.conflicts.glob(f".*{_TEMPORARY}"):  # of an Orthanc that was killed
+            durable.unlink(torn)
+
+    def judge(self, content: bytes) -> Verdict:
+        """Decide about one object. Raises what the index raises and OSError: then it must be refused."""
+        if self._has_no_room(len(content)):
+            return Verdict.REFUSE
+        with self._lock:
+            # a thread that brings another object is done with the one before
+            self._in_flight.pop(threading.get_ident(), None)
+            try:
+                names = self._names(content)
+            except NotDicomError:
+                return Verdict.KEEP
+            return self._judge(content, names)
+
+    def _judge(self, content: bytes, names: _Names) -> Verdict:
+        key, instances = names.key, names.instances
+        fingerprint = len(content), hash(content)
+        rivals = self._rivals(key)
+        if rivals and all(one.fingerprint == fingerprint for one in rivals):
+            return self._admit(names, fingerprint)
+        if not rivals and self._is_new(names):
+            return self._admit(names, fingerprint)
+        stored = [md5 for md5 in map(self._index.md5, instances) if md5 is not None]
+        if not stored and not rivals:
+            return self._admit(names, fingerprint)
+        digest = hashlib.md5(content, usedforsecurity=False).hexdigest()  # Orthanc's choice
+        if digest in stored:
+            return Verdict.KEEP
+        self._put_aside(content, f"{instances[0] if instances else 'unknown'}.{digest}.dcm")
+        return Verdict.ASIDE
+
+    def _is_new(self, names: _Names) -> bool:
+        """Tell whether the object is certainly not stored, without asking for it."""
+        in_flight = (one.key for one in self._in_flight.values())
+        return bool(names.series) and not self._known.may_hold(names.series, names.key, in_flight)
+
+    def _names(self, content: bytes) -> _Names:
+        with suppress(UnreadableError):
+            if ids := orthanc_ids(content):
+                return _Names(ids.instance, [ids.instance], ids.series)
+        return _Names(*self._index.namesakes(content))
+
+    def _rivals(self, key: str) -> list[_Admission]:
+        since = self._now() - _IN_FLIGHT_SECONDS
+        return [one for one in self._in_flight.values() if one.key == key and one.at >= since]
+
+    def _admit(self, names: _Names, fingerprint: tuple[int, int]) -> Verdict:
+        self._in_flight[threading.get_ident()] = _Admission(names.key, fingerprint, self._now())
+        if names.series:
+            self._known.add(names.series, names.key)
+        return Verdict.KEEP
+
+    def _put_aside(self, content: bytes, name: str) -> None:
+        """Make it durable before the sender hears Success; the same again is there already."""
+        target = self._settings.conflicts / name
+        if not target.exists():
+            temporary = target.with_name(f".{name}{_TEMPORARY}")
+            durable.unlink(temporary)
+            file = durable.NewFile(temporary)
+            try:
+                os.fchmod(file.descriptor, _MODE)
+                file.write(content)
+                file.sync()
+                durable.rename(temporary, target)
+            except BaseException:
+                file.abandon()
+                raise
+        self._index.say(f"an object differs from the one stored under its identifiers; both are kept: {name}")
+
+    def _has_no_room(self, coming: int) -> bool:
+        full = {volume for volume in self._settings.volumes if self._is_full(volume, coming)}
+        for volume in full - self._full:
+            self._index.say(
+                f"too little room on the volume of {volume}: every object is refused (ddwd status)"
+            )
+        if self._full and not full:
+            self._index.say("there is room again: objects are taken")
+        self._full = full
+        return bool(full)
+
+    def _is_full(self, volume: Path, coming: int) -> bool:
+        """A volume that cannot be looked at refuses nothing: writing to it will tell."""
+        try:
+            space = space_of(volume)
+        except OSError:
+            return False
+        before = Level.REFUSE if volume in self._full else Level.OK
+        left = replace(space, free=space.free - coming)
+        return level_of(left, self._settings.reserve, before) >= Level.REFUSE
+
+
+class OrthancIds(NamedTuple):
+    """The IDs that Orthanc gives an instance and its series."""
+
+    instance: str
+    series: str
+
+
+def orthanc_ids(content: bytes) -> OrthancIds | None:
+    """The IDs of a Part 10 file; None where they depend on a character set or the identifiers are not clean.
+
+    Raises UnreadableError.
+    """
+    found = read_identity(content)
+    patient = found.patient_id.rstrip(_PADDING)
+    uids = [uid.strip(_PADDING) for uid in (found.study_uid, found.series_uid, found.sop_uid)]
+    if not _PLAIN.fullmatch(patient) or not all(map(_UID.fullmatch, uids)):
+        return None
+    return OrthancIds(_hashed(patient, *uids), _hashed(patient, *uids[:-1]))
+
+
+def _hashed(*identifiers: str) -> str:
+    """SHA-1 of the identifiers joined by a bar, in five groups."""
+    digits = hashlib.sha1("|".join(identifiers).encode(), usedforsecurity=False).hexdigest()
+    return "-".join(digits[start : start + 8] for start in range(0, 40, 8))

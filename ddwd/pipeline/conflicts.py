@@ -1,0 +1,89 @@
+"""What the doors put aside: objects whose identifiers an Orthanc already held with other content. Called by cycle, once a turn.
+
+A door compares bytes. Here each object is compared with what is stored element by element: an equal one, encoded otherwise, is
+dropped, being kept already; any other goes to quarantine. An object stays where it is until one of both is done.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pydicom import dcmread
+
+from ddwd import durable
+from ddwd.dicom.head import UnreadableError, read_identity
+from ddwd.errors import NotFoundError
+from ddwd.model import OrthancId
+from ddwd.pipeline.quarantine import Subject
+from ddwd.pipeline.verify import difference_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from ddwd.config import NodeName
+    from ddwd.orthanc_api import OrthancPort
+    from ddwd.pipeline.quarantine import Quarantine
+
+_NAME = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{8}){4}|unknown)\.[0-9a-f]{32}\.dcm")
+_PADDING = " \0"
+
+
+class Conflicts:
+    """The folders of both doors, each with the Orthanc it belongs to."""
+
+    def __init__(
+        self, folders: Mapping[NodeName, Path], peers: Mapping[NodeName, OrthancPort], quarantine: Quarantine
+    ) -> None:
+        self._folders = folders
+        self._peers = peers
+        self._quarantine = quarantine
+
+    def waiting(self) -> bool:
+        """Tell whether anything lies there; costs one look at each folder."""
+        return any(True for node in self._folders for _ in self._files(node))
+
+    def collect(self) -> int:
+        """Judge what lies there; how many went to quarantine.
+
+        Raises PeerDownError, PeerRefusedError, StorageFullError and OSError; what was not judged waits for the next call.
+        """
+        return sum(self._judge(path, node) for node in self._folders for path in sorted(self._files(node)))
+
+    def _files(self, node: NodeName) -> Iterator[Path]:
+        folder = self._folders[node]
+        return (path for path in folder.glob("*.dcm") if _NAME.fullmatch(path.name))
+
+    def _judge(self, path: Path, node: NodeName) -> bool:
+        instance = OrthancId(path.name.partition(".")[0])
+        reason = self._difference(path, node, instance)
+        if not reason:
+            durable.unlink(path)
+            return False
+        self._quarantine.put(path, self._subject(path, node, instance, reason))
+        return True
+
+    def _difference(self, path: Path, node: NodeName, instance: OrthancId) -> str:
+        """How the object differs from the stored one; nothing where it does not."""
+        try:
+            stored = self._peers[node].file(instance)
+        except NotFoundError:
+            return f"{node} held other content under its identifiers, and holds it no more"
+        found = difference_of(path, stored)
+        return f"{node} holds other content under its identifiers: {found}" if found else ""
+
+    def _subject(self, path: Path, node: NodeName, instance: OrthancId, reason: str) -> Subject:
+        study_uid, sop_uid = _uids(path)
+        study = self._peers[node].study_of("Instance", instance) or ""
+        return Subject("conflict", study_uid, reason, study, instance, sop_uid)
+
+
+def _uids(path: Path) -> tuple[str, str]:
+    """StudyInstanceUID and SOPInstanceUID, as far as they can be read."""
+    try:
+        found = read_identity(path.read_bytes())
+    except UnreadableError:
+        head = dcmread(path, force=True, specific_tags=["StudyInstanceUID", "SOPInstanceUID"])
+        return str(head.get("StudyInstanceUID", "")), str(head.get("SOPInstanceUID", ""))
+    return found.study_uid.strip(_PADDING), found.sop_uid.strip(_PADDING)

@@ -1,0 +1,75 @@
+"""The door of an Orthanc: every object passes here before it is stored, by C-STORE, STOW-RS or REST. Loaded by Orthanc's Python
+plugin in both Orthancs; what is decided, and why, stands in ddwd/door.py.
+
+An exception that left the callback would let the object in, and be lost in the case this is for: so it is refused.
+"""
+
+import json
+import sys
+import time
+import traceback
+
+import orthanc
+
+_SETTINGS = json.loads(orthanc.GetConfiguration())["Ddwd"]
+sys.path.insert(0, _SETTINGS["Package"])
+
+from ddwd.door import Door, NotDicomError, Settings, Verdict  # noqa: E402 - the path comes first
+
+_ACTIONS = {
+    Verdict.KEEP: (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None),
+    Verdict.ASIDE: (orthanc.ReceivedInstanceAction.DISCARD, None),
+    # "modified" to nothing is an error to Orthanc: C-STORE answers 0xA700, REST 500, STOW-RS names the object as failed
+    Verdict.REFUSE: (orthanc.ReceivedInstanceAction.MODIFY, b""),
+}
+_NAME = "SOPInstanceUID"
+
+
+def _get(path):
+    """The answer of this Orthanc; None where it knows no such resource."""
+    try:
+        return orthanc.RestApiGet(path)
+    except orthanc.OrthancException as error:
+        if error.args[0] == orthanc.ErrorCode.UNKNOWN_RESOURCE:
+            return None
+        raise
+
+
+class _Index:
+    """This Orthanc, asked without HTTP."""
+
+    def instances_of(self, series):
+        found = _get(f"/series/{series}")
+        return [] if found is None else json.loads(found)["Instances"]
+
+    def md5(self, instance):
+        found = _get(f"/instances/{instance}/attachments/dicom/md5")
+        return None if found is None else found.decode("ascii")
+
+    def namesakes(self, content):
+        try:
+            tags = json.loads(orthanc.CreateDicomInstance(content).GetInstanceSimplifiedJson())
+        except orthanc.OrthancException as error:
+            raise NotDicomError from error
+        if not tags.get(_NAME):
+            raise NotDicomError
+        question = {"Level": "Instance", "Query": {_NAME: tags[_NAME]}}
+        return tags[_NAME], json.loads(orthanc.RestApiPost("/tools/find", json.dumps(question)))
+
+    def say(self, text):
+        orthanc.LogWarning(f"ddwd: {text}")
+
+
+_door = Door(Settings.read(_SETTINGS), _Index(), time.monotonic)
+
+
+def _received(content, _origin):
+    try:
+        return _ACTIONS[_door.judge(content)]
+    except Exception as error:  # noqa: BLE001 - whatever it is, the sender must keep its image
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        orthanc.LogError(f"ddwd: refused: {type(error).__name__} in {where.name}, line {where.lineno}")
+        return _ACTIONS[Verdict.REFUSE]
+
+
+orthanc.RegisterReceivedInstanceCallback(_received)
