@@ -7,25 +7,44 @@ from `tools/bulk-content` for just the instances asked about (about 1 ms each on
 
 from __future__ import annotations
 
+import io
+import json
 import threading
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import ReadTimeoutError
 from urllib3.util.retry import Retry
 
 from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.model import OrthancId, Series, Study
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
+
+    from urllib3.connectionpool import ConnectionPool
+    from urllib3.response import BaseHTTPResponse
 
 _CONNECT_SECONDS = 3.0
-_READ_SECONDS = 60.0
+_SILENCE_SECONDS = 20.0
+"""Longest silence of a server that is asked for something small: with the connection below WatchdogSec."""
+_FILE_SILENCE_SECONDS = 60.0
+"""The same for a whole file, which Orthanc reads into memory before it sends a byte of it."""
+_SLOW_SECONDS = 2.0
+"""A request that failed after more than this let its caller wait: the server counts as hung."""
+_PAUSE_SECONDS = 5.0
+"""A hung server is left alone for this long, then asked something short by one of its callers."""
+_PROBE_SECONDS = 3.0
+_PROBE = "/changes?last"
+"""The cheapest question that needs the database too."""
+_CHUNK = 1024 * 1024
 _UID_BLOCK = 200
 """Instances in one bulk-content request: about 0.2 s of Orthanc's time."""
-_NOT_FOUND = 404
+_NOT_FOUND, _FIRST_ERROR = 404, 400
 _WILDCARDS = frozenset("*?\\")  # PS3.4 section C.2.2.2.4, and the backslash that lists values
 _SOP_TAG = "0008,0018"
 
@@ -109,14 +128,76 @@ class OrthancPort(Protocol):
         """The jobs Orthanc still remembers."""
 
 
-class Orthanc:
-    """The real Orthanc behind `base_url`; safe to use from several threads (one session each)."""
+class _Again(Retry):
+    """One silent try again for a keep-alive connection that the server closed; none for a server that was silent."""
 
-    def __init__(self, name: str, base_url: str, user: str, password: str) -> None:
+    def increment(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        response: BaseHTTPResponse | None = None,
+        error: Exception | None = None,
+        _pool: ConnectionPool | None = None,
+        _stacktrace: TracebackType | None = None,
+    ) -> Self:
+        """See Retry."""
+        if isinstance(error, ReadTimeoutError):
+            raise error
+        return super().increment(method, url, response, error, _pool, _stacktrace)
+
+
+class _Breaker:
+    """Remembers that a server hangs, so that only one caller now and then waits for it and all others fail at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._closed_until: float | None = None
+
+    def must_probe(self, now: float) -> bool | None:
+        """None: ask; True: ask the short question first; False: do not ask. A caller that is told True is the only one."""
+        with self._lock:
+            if self._closed_until is None:
+                return None
+            if now < self._closed_until:
+                return False
+            self._closed_until = now + _PAUSE_SECONDS + _PROBE_SECONDS
+            return True
+
+    def answered(self) -> None:
+        """The server spoke, or refused the connection, which costs nobody time."""
+        with self._lock:
+            self._closed_until = None
+
+    def hung(self, now: float) -> None:
+        """The server let its caller wait in vain."""
+        with self._lock:
+            self._closed_until = now + _PAUSE_SECONDS
+
+
+def _untold(_seconds: float) -> None:
+    """Nobody wants to know how long a request may be silent."""
+
+
+class Orthanc:
+    """The real Orthanc behind `base_url`; safe to use from several threads (one session each).
+
+    `waiting` is told how many seconds the caller may now have to wait for the server, and 0 once it has spoken.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        user: str,
+        password: str,
+        waiting: Callable[[float], None] = _untold,
+    ) -> None:
         self.name = name
         self._base = base_url.rstrip("/")
         self._auth = (user, password)
         self._local = threading.local()
+        self._waiting = waiting
+        self._breaker = _Breaker()
 
     def system(self) -> dict[str, Any]:
         """`/system`: version, AE title, database; proves that the server answers."""
@@ -180,7 +261,7 @@ class Orthanc:
 
     def find_study(self, text: str) -> list[OrthancId]:
         """See OrthancPort."""
-        rows = self._request("POST", "/tools/lookup", data=text.encode()).json()
+        rows = self._parsed("/tools/lookup", self._request("POST", "/tools/lookup", data=text.encode()))
         return [OrthancId(row["ID"]) for row in rows if row["Type"] == "Study"]
 
     def find_accession(self, text: str) -> list[OrthancId]:
@@ -214,7 +295,7 @@ class Orthanc:
 
     def file(self, instance: OrthancId) -> bytes:
         """See OrthancPort."""
-        return self._bytes(f"/instances/{instance}/file")
+        return self._request("GET", f"/instances/{instance}/file", silence=_FILE_SILENCE_SECONDS)
 
     def stow(self, server: str, resources: Iterable[OrthancId]) -> str:
         """See OrthancPort. Always a new job: a resubmitted one reports success having sent nothing."""
@@ -230,29 +311,59 @@ class Orthanc:
         }
 
     def _json(self, method: str, path: str, body: object = None) -> Any:
-        answer = self._request(method, path, json=body)
+        return self._parsed(path, self._request(method, path, json=body))
+
+    def _parsed(self, path: str, content: bytes) -> Any:
         try:
-            return answer.json()
+            return json.loads(content)
         except ValueError as error:
             raise PeerRefusedError(
                 f"{self.name}: {path.partition('?')[0]}: the answer is not JSON"
             ) from error
 
     def _bytes(self, path: str, headers: dict[str, str] | None = None) -> bytes:
-        return self._request("GET", path, headers=headers).content
+        return self._request("GET", path, headers=headers)
 
-    def _request(self, method: str, path: str, **options: Any) -> requests.Response:
-        timeout = (_CONNECT_SECONDS, _READ_SECONDS)
+    def _request(self, method: str, path: str, *, silence: float = _SILENCE_SECONDS, **options: Any) -> bytes:
+        """The body of the answer. A server that hangs is not waited for again and again: see _Breaker."""
+        probe = self._breaker.must_probe(time.monotonic())
+        if probe is False:
+            raise PeerDownError(f"{self.name} does not answer on {self._base} (it hung a moment ago)")
+        if probe:
+            self._ask("GET", _PROBE, _PROBE_SECONDS)
+        status, content = self._ask(method, path, silence, **options)
+        if status == _NOT_FOUND:
+            raise NotFoundError(f"{self.name}: not found: {path.partition('?')[0]}")
+        if status >= _FIRST_ERROR:
+            raise PeerRefusedError(f"{self.name}: HTTP {status} for {path.partition('?')[0]}")
+        return content
+
+    def _ask(self, method: str, path: str, silence: float, **options: Any) -> tuple[int, bytes]:
+        """HTTP status and body; each silence is declared to `waiting`."""
+        start = time.monotonic()
+        content = io.BytesIO()
+        timeout = (_CONNECT_SECONDS, silence)
+        self._waiting(_CONNECT_SECONDS + silence)
         try:
-            answer = self._session().request(method, self._base + path, timeout=timeout, **options)
+            with self._session().request(
+                method, self._base + path, timeout=timeout, stream=True, **options
+            ) as answer:
+                for chunk in answer.iter_content(_CHUNK):
+                    content.write(chunk)
+                    start = time.monotonic()
+                    self._waiting(silence)
         except requests.RequestException as error:
+            now = time.monotonic()
+            if now - start >= _SLOW_SECONDS:
+                self._breaker.hung(now)
+            else:
+                self._breaker.answered()
             reason = type(error).__name__
             raise PeerDownError(f"{self.name} does not answer on {self._base} ({reason})") from error
-        if answer.status_code == _NOT_FOUND:
-            raise NotFoundError(f"{self.name}: not found: {path.partition('?')[0]}")
-        if not answer.ok:
-            raise PeerRefusedError(f"{self.name}: HTTP {answer.status_code} for {path.partition('?')[0]}")
-        return answer
+        finally:
+            self._waiting(0.0)
+        self._breaker.answered()
+        return answer.status_code, content.getvalue()
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
@@ -260,9 +371,8 @@ class Orthanc:
             session = requests.Session()
             session.auth = self._auth
             session.trust_env = False  # a proxy of the environment must never see images
-            # one silent try again for a keep-alive connection that the server closed between two requests
-            retry = Retry(total=1, connect=0, read=1, status=0, allowed_methods=frozenset({"GET"}))
-            session.mount("http", HTTPAdapter(max_retries=retry))
+            retry = _Again(total=1, connect=0, read=1, status=0, allowed_methods=frozenset({"GET"}))
+            session.mount(self._base, HTTPAdapter(max_retries=retry))
             self._local.session = session
         return session
 

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from ddwd.config import Config
     from ddwd.model import Study
 
+log = logging.getLogger("ddwd.extractor")
+
 _WORKERS = 2
 _STATUS_SECONDS = 1.0
 _BUSY_PAUSE_SECONDS = 0.2
@@ -158,7 +160,7 @@ class Extractor:
     def _ports(self) -> Ports:
         login = credentials.read(self._config.credentials_file)
         gateway, storage = (
-            Orthanc(node.name, node.url, *login.login(node.name))
+            Orthanc(node.name, node.url, *login.login(node.name), self._waiting)
             for node in (self._config.gateway, self._config.storage)
         )
         paths, clock, audit = self._paths, self._clock, self._audit
@@ -196,9 +198,13 @@ class Extractor:
         )
 
     def _alive(self) -> None:
-        self._progress.alive()
-        if threading.get_ident() == self._main:
-            self._loop.alive()
+        self._waiting(0.0)
+
+    def _waiting(self, seconds: float) -> None:
+        """The calling thread moves, and may now be kept waiting by a peer; the main thread tells systemd, unless a worker hangs."""
+        self._progress.alive(seconds)
+        if threading.get_ident() == self._main and not self._progress.stuck():
+            self._loop.alive(seconds)
 
     def _turn(self) -> Beat:
         self._progress.alive()
@@ -212,7 +218,10 @@ class Extractor:
             self._status_at = now
             self._write_status()
         wait = max(_BUSY_PAUSE_SECONDS, self._cycle.next_due()) if report.busy else self._config.poll_interval
-        return Beat(self._summary(), healthy=not self._progress.stuck(), wait=wait)
+        stuck = self._progress.stuck()
+        if stuck:
+            log.error("no sign of life: %s; the watchdog will restart the extractor", ", ".join(stuck))
+        return Beat(self._summary(), healthy=not stuck, wait=wait)
 
     def _summary(self) -> str:
         down = [name for name, state in self._cycle.peers.items() if state != "ok"]

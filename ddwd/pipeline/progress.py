@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ddwd.clock import Clock
 
-_ALLOWANCE_SECONDS = 90.0
-"""One request to an Orthanc may be silent for its read time-out (60 s) with one silent repetition of the connection."""
+ALLOWANCE_SECONDS = 15.0
+"""Silence that no one declared: the disk may be this slow. Half of WatchdogSec, so one slow fsync never restarts anything."""
 
 
 class Progress:
@@ -22,20 +22,20 @@ class Progress:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._due: dict[int, float] = {}
+        self._due: dict[threading.Thread, float] = {}
 
-    def alive(self, allowance: float = _ALLOWANCE_SECONDS) -> None:
-        """This thread moves; its next sign of life comes within `allowance` seconds."""
+    def alive(self, wait: float = 0.0) -> None:
+        """This thread moves; `wait` declares how many seconds a peer may now let it wait."""
         with self._lock:
-            self._due[threading.get_ident()] = self._clock.monotonic() + allowance
+            self._due[threading.current_thread()] = self._clock.monotonic() + wait + ALLOWANCE_SECONDS
 
     def idle(self) -> None:
         """This thread has nothing to do and owes no sign of life."""
         with self._lock:
-            self._due.pop(threading.get_ident(), None)
+            self._due.pop(threading.current_thread(), None)
 
-    def stuck(self) -> list[int]:
-        """The threads that missed their deadline."""
+    def stuck(self) -> list[str]:
+        """The names of the threads that missed their deadline."""
         now = self._clock.monotonic()
         with self._lock:
-            return [thread for thread, due in self._due.items() if due < now]
+            return [thread.name for thread, due in self._due.items() if due < now]

@@ -1,0 +1,155 @@
+"""What an Orthanc that accepts connections and never answers costs its callers; over real sockets."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddwd import orthanc_api
+from ddwd.errors import PeerDownError
+from ddwd.model import OrthancId
+from ddwd.orthanc_api import Orthanc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SILENCE = 0.5
+PROBE = 0.3
+PAUSE = 0.4
+
+
+class Server(ThreadingHTTPServer):
+    """An Orthanc that answers `/changes?last`, or hangs when told."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.hangs = False
+        self.drops = 0
+        self.asked: list[str] = []
+        self.released = threading.Event()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One answer to everything."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        if self.server.hangs:
+            self.server.released.wait(20)
+        if self.server.drops:
+            self.server.drops -= 1
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        body = b'{"Last": 7}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_words: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server whose client has little patience."""
+    for name, seconds in (
+        ("_SILENCE_SECONDS", SILENCE),
+        ("_FILE_SILENCE_SECONDS", 2 * SILENCE),
+        ("_PROBE_SECONDS", PROBE),
+        ("_PAUSE_SECONDS", PAUSE),
+        ("_SLOW_SECONDS", 0.2),
+    ):
+        monkeypatch.setattr(orthanc_api, name, seconds)
+    monkeypatch.setattr(Orthanc._request, "__kwdefaults__", {"silence": SILENCE})
+    running = Server()
+    threading.Thread(target=running.serve_forever, args=(0.05,), daemon=True).start()
+    yield running
+    running.released.set()
+    running.shutdown()
+    running.server_close()
+
+
+def client(server: Server, waits: list[float] | None = None) -> Orthanc:
+    told = waits if waits is not None else []
+    return Orthanc("storage", f"http://127.0.0.1:{server.server_port}", "u", "p", told.append)
+
+
+def seconds_of(orthanc: Orthanc) -> float:
+    start = time.monotonic()
+    with pytest.raises(PeerDownError):
+        orthanc.last_seq()
+    return time.monotonic() - start
+
+
+def test_every_wait_is_declared_and_ended(server: Server) -> None:
+    waits: list[float] = []
+    assert client(server, waits).last_seq() == 7
+    assert waits[0] == pytest.approx(3.0 + SILENCE)
+    assert waits[-1] == 0.0
+    waits.clear()
+    client(server, waits).file(OrthancId("x"))
+    assert waits[0] == pytest.approx(3.0 + 2 * SILENCE)
+
+
+def test_the_first_caller_waits_once_and_the_others_not_at_all(server: Server) -> None:
+    server.hangs = True
+    orthanc = client(server)
+    assert SILENCE <= seconds_of(orthanc) < 2 * SILENCE
+    assert max(seconds_of(orthanc) for _ in range(100)) < 0.05
+    assert len(server.asked) == 1
+
+
+def test_after_a_pause_one_caller_asks_something_short(server: Server) -> None:
+    server.hangs = True
+    orthanc = client(server)
+    seconds_of(orthanc)
+    time.sleep(PAUSE)
+    took: list[float] = []
+    callers = [threading.Thread(target=lambda: took.append(seconds_of(orthanc))) for _ in range(5)]
+    for one in callers:
+        one.start()
+    for one in callers:
+        one.join()
+    assert sorted(took)[3] < 0.1
+    assert PROBE <= max(took) < SILENCE
+    assert server.asked[1:] == ["/changes?last"]
+
+
+def test_it_is_asked_again_once_it_answers(server: Server) -> None:
+    server.hangs = True
+    orthanc = client(server)
+    seconds_of(orthanc)
+    server.hangs = False
+    server.released.set()
+    time.sleep(PAUSE)
+    assert orthanc.last_seq() == 7
+    assert orthanc.last_seq() == 7
+
+
+def test_a_refused_connection_costs_nothing_and_closes_nothing(server: Server) -> None:
+    waits: list[float] = []
+    orthanc = Orthanc("storage", "http://127.0.0.1:9", "u", "p", waits.append)
+    assert seconds_of(orthanc) < 0.2
+    assert seconds_of(orthanc) < 0.2
+    assert waits == [pytest.approx(3.0 + SILENCE), 0.0] * 2
+
+
+def test_a_dropped_keep_alive_connection_is_asked_once_more(server: Server) -> None:
+    orthanc = client(server)
+    assert orthanc.last_seq() == 7
+    server.drops = 1
+    assert orthanc.last_seq() == 7
+    server.drops = 2
+    with pytest.raises(PeerDownError):
+        orthanc.last_seq()
