@@ -59,8 +59,8 @@ class Index(Protocol):
     def md5(self, instance: str) -> str | None:
         """MD5 of the stored file of that Orthanc ID; None where there is none."""
 
-    def namesakes(self, content: bytes) -> tuple[str, list[str]]:
-        """The object's SOPInstanceUID as Orthanc reads it, and the Orthanc IDs that have it. Raises NotDicomError."""
+    def identify(self, content: bytes) -> tuple[str, str, str, str]:
+        """PatientID, Study-, Series- and SOPInstanceUID as Orthanc reads them; slower. Raises NotDicomError."""
 
     def say(self, text: str) -> None:
         """Write a line to the log; never with patient data."""
@@ -86,18 +86,9 @@ class Settings:
 class _Admission:
     """An object that was let in a moment ago and may not be in the index yet."""
 
-    key: str
+    instance: str
     fingerprint: tuple[int, int]
     at: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """What an object is known by, the Orthanc IDs under which it may be stored, and its series where both are certain."""
-
-    key: str
-    instances: list[str]
-    series: str = ""
 
 
 class _Known:
@@ -150,53 +141,51 @@ class Door:
             # a thread that brings another object is done with the one before
             self._in_flight.pop(threading.get_ident(), None)
             try:
-                names = self._names(content)
+                ids = self._identify(content)
             except NotDicomError:
                 return Verdict.KEEP
-            return self._judge(content, names)
+            return self._judge(content, ids)
 
-    def _judge(self, content: bytes, names: _Names) -> Verdict:
-        key, instances = names.key, names.instances
+    def _judge(self, content: bytes, ids: OrthancIds) -> Verdict:
         fingerprint = len(content), hash(content)
-        rivals = self._rivals(key)
+        rivals = self._rivals(ids.instance)
         if rivals and all(one.fingerprint == fingerprint for one in rivals):
-            return self._admit(names, fingerprint)
-        if not rivals and self._is_new(names):
-            return self._admit(names, fingerprint)
-        stored = [md5 for md5 in map(self._index.md5, instances) if md5 is not None]
-        if not stored and not rivals:
-            return self._admit(names, fingerprint)
+            return self._admit(ids, fingerprint)
+        in_flight = (one.instance for one in self._in_flight.values())
+        if not self._known.may_hold(ids.series, ids.instance, in_flight):
+            return self._admit(ids, fingerprint)
+        stored = self._index.md5(ids.instance)
+        if stored is None and not rivals:
+            return self._admit(ids, fingerprint)
         digest = hashlib.md5(content, usedforsecurity=False).hexdigest()  # Orthanc's choice
-        if digest in stored:
+        if digest == stored:
             return Verdict.KEEP
-        self._put_aside(content, f"{instances[0] if instances else 'unknown'}.{digest}.dcm")
+        self._put_aside(content, f"{ids.instance}.{digest}.dcm")
         return Verdict.ASIDE
 
-    def _is_new(self, names: _Names) -> bool:
-        """Tell whether the object is certainly not stored, without asking for it."""
-        in_flight = (one.key for one in self._in_flight.values())
-        return bool(names.series) and not self._known.may_hold(names.series, names.key, in_flight)
-
-    def _names(self, content: bytes) -> _Names:
+    def _identify(self, content: bytes) -> OrthancIds:
         with suppress(UnreadableError):
             if ids := orthanc_ids(content):
-                return _Names(ids.instance, [ids.instance], ids.series)
-        return _Names(*self._index.namesakes(content))
+                return ids
+        return _ids_of(*self._index.identify(content))
 
-    def _rivals(self, key: str) -> list[_Admission]:
+    def _rivals(self, instance: str) -> list[_Admission]:
         since = self._now() - _IN_FLIGHT_SECONDS
-        return [one for one in self._in_flight.values() if one.key == key and one.at >= since]
+        return [one for one in self._in_flight.values() if one.instance == instance and one.at >= since]
 
-    def _admit(self, names: _Names, fingerprint: tuple[int, int]) -> Verdict:
-        self._in_flight[threading.get_ident()] = _Admission(names.key, fingerprint, self._now())
-        if names.series:
-            self._known.add(names.series, names.key)
+    def _admit(self, ids: OrthancIds, fingerprint: tuple[int, int]) -> Verdict:
+        self._in_flight[threading.get_ident()] = _Admission(ids.instance, fingerprint, self._now())
+        self._known.add(ids.series, ids.instance)
         return Verdict.KEEP
 
     def _put_aside(self, content: bytes, name: str) -> None:
         """Make it durable before the sender hears Success; the same again is there already."""
         target = self._settings.conflicts / name
-        if not target.exists():
+        if target.exists():
+            durable.fsync_dir(
+                target.parent
+            )  # its name may not have been durable when it was last told of a failure
+        else:
             temporary = target.with_name(f".{name}{_TEMPORARY}")
             durable.unlink(temporary)
             file = durable.NewFile(temporary)
@@ -249,7 +238,11 @@ def orthanc_ids(content: bytes) -> OrthancIds | None:
     uids = [uid.strip(_PADDING) for uid in (found.study_uid, found.series_uid, found.sop_uid)]
     if not _PLAIN.fullmatch(patient) or not all(map(_UID.fullmatch, uids)):
         return None
-    return OrthancIds(_hashed(patient, *uids), _hashed(patient, *uids[:-1]))
+    return _ids_of(patient, *uids)
+
+
+def _ids_of(*identifiers: str) -> OrthancIds:
+    return OrthancIds(_hashed(*identifiers), _hashed(*identifiers[:-1]))
 
 
 def _hashed(*identifiers: str) -> str:

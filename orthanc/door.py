@@ -22,7 +22,7 @@ _ACTIONS = {
     # "modified" to nothing is an error to Orthanc: C-STORE answers 0xA700, REST 500, STOW-RS names the object as failed
     Verdict.REFUSE: (orthanc.ReceivedInstanceAction.MODIFY, b""),
 }
-_NAME = "SOPInstanceUID"
+_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
 def _get(path):
@@ -46,15 +46,14 @@ class _Index:
         found = _get(f"/instances/{instance}/attachments/dicom/md5")
         return None if found is None else found.decode("ascii")
 
-    def namesakes(self, content):
+    def identify(self, content):
         try:
             tags = json.loads(orthanc.CreateDicomInstance(content).GetInstanceSimplifiedJson())
         except orthanc.OrthancException as error:
             raise NotDicomError from error
-        if not tags.get(_NAME):
-            raise NotDicomError
-        question = {"Level": "Instance", "Query": {_NAME: tags[_NAME]}}
-        return tags[_NAME], json.loads(orthanc.RestApiPost("/tools/find", json.dumps(question)))
+        if not all(map(tags.get, _UIDS)):
+            raise NotDicomError  # Orthanc takes none without them
+        return [tags.get("PatientID") or "", *map(tags.get, _UIDS)]
 
     def say(self, text):
         orthanc.LogWarning(f"ddwd: {text}")

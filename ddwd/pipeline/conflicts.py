@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ddwd.orthanc_api import OrthancPort
     from ddwd.pipeline.quarantine import Quarantine
 
-_NAME = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{8}){4}|unknown)\.[0-9a-f]{32}\.dcm")
+_NAME = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{8}){4})\.[0-9a-f]{32}\.dcm")
 _PADDING = " \0"
 
 

@@ -49,13 +49,13 @@ class FakeIndex:
         content = self.stored.get(instance)
         return hashlib.md5(content).hexdigest() if content is not None else None  # noqa: S324
 
-    def namesakes(self, content: bytes) -> tuple[str, list[str]]:
+    def identify(self, content: bytes) -> tuple[str, str, str, str]:
         try:
-            uid = str(dcmread(io.BytesIO(content)).SOPInstanceUID)
+            found = dcmread(io.BytesIO(content))
+            uids = found.StudyInstanceUID, found.SeriesInstanceUID, found.SOPInstanceUID
         except Exception as error:
             raise NotDicomError from error
-        same = [key for key, other in self.stored.items() if dcmread(io.BytesIO(other)).SOPInstanceUID == uid]
-        return uid, same
+        return str(found["PatientID"].value), *uids
 
     def say(self, text: str) -> None:
         self.lines.append(text)
@@ -172,12 +172,13 @@ def test_a_deleted_object_bars_nobody(site: Site) -> None:
 
 
 @pytest.mark.parametrize("patient", ["Jürgen", " lead", "A\\B", "~"])
-def test_where_the_id_depends_on_orthanc_the_sop_instance_uid_decides(site: Site, patient: str) -> None:
+def test_where_the_id_depends_on_a_character_set_orthanc_is_asked_for_it(site: Site, patient: str) -> None:
     one = image(patient=patient)
     assert orthanc_ids(one.content) is None
     assert site.bring(one) is Verdict.KEEP
     assert elsewhere(lambda: site.bring(one)) is Verdict.KEEP
     assert elsewhere(lambda: site.bring(image(patient=patient, pixels=b"\2" * 64))) is Verdict.ASIDE
+    assert site.bring(image(patient="Käthe", pixels=b"\2" * 64)) is Verdict.KEEP
 
 
 @pytest.mark.parametrize("patient", ["", "A", "PAT 1", "trail  ", "a-b_c.d^e"])
