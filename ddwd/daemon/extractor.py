@@ -12,9 +12,8 @@ import os
 import sys
 import threading
 from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddwd import durable
 from ddwd.appliance import credentials
@@ -23,8 +22,7 @@ from ddwd.clock import SystemClock, stamp
 from ddwd.config import load
 from ddwd.daemon import doorbell
 from ddwd.daemon.loop import Beat, Loop
-from ddwd.dicom.move_scu import Mover, echo
-from ddwd.dicom.upper_layer import Peer
+from ddwd.daemon.workers import Ending, StorageMover, Workers
 from ddwd.errors import DdwdError
 from ddwd.orthanc_api import Orthanc
 from ddwd.paths import Paths
@@ -42,68 +40,12 @@ from ddwd.state.ledger import Ledger
 from ddwd.state.requests import Requests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from ddwd.config import Config
-    from ddwd.model import Study
 
 log = logging.getLogger("ddwd.extractor")
 
-_WORKERS = 2
 _STATUS_SECONDS = 1.0
 _BUSY_PAUSE_SECONDS = 0.2
-_MOVE_MARGIN_SECONDS = 30.0
-
-
-class StorageMover:
-    """C-MOVE from ORTHANC2 to our SCP, one association for each block."""
-
-    def __init__(self, config: Config, progress: Progress) -> None:
-        self._config = config
-        self._progress = progress
-        scp, storage = config.scp, config.storage
-        self._storage = Peer("127.0.0.1", storage.dicom_port, storage.aet, scp.aet)
-        self._scp = Peer(scp.host, scp.port, scp.aet, scp.aet)
-
-    def move(self, study: Study, sop_uids: Sequence[str], alive: Callable[[], None]) -> str:
-        """See MoverPort."""
-        timeout = self._config.retrieve.timeout
-        self._progress.alive(timeout + _MOVE_MARGIN_SECONDS)
-        with Mover(self._storage, self._config.scp.aet, timeout) as mover:
-            outcome = mover.move(
-                study.study_uid,
-                sop_uids=sop_uids,
-                on_progress=lambda _: self._progress.alive(timeout + _MOVE_MARGIN_SECONDS),
-            )
-        alive()
-        return "" if outcome.ok else f"C-MOVE ended with {outcome.describe()}"
-
-    def scp_answers(self) -> bool:
-        """See MoverPort."""
-        return echo(self._scp)
-
-
-class Workers(ThreadPoolExecutor):
-    """Threads for C-MOVE and verification; each is on the watchdog's list while it works, and wakes the loop at its end."""
-
-    def __init__(self, progress: Progress, wake: Callable[[], None]) -> None:
-        super().__init__(_WORKERS, thread_name_prefix="ddwd-retrieve")
-        self._progress = progress
-        self._wake = wake
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run `fn` in a worker."""
-
-        def work() -> Any:
-            self._progress.alive()
-            try:
-                return fn(*args, **kwargs)
-            finally:
-                self._progress.idle()
-
-        future = super().submit(work)
-        future.add_done_callback(lambda _: self._wake())
-        return future
 
 
 class Extractor:
@@ -116,6 +58,7 @@ class Extractor:
         self._progress = Progress(self._clock)
         self._audit = Audit()
         self._loop = Loop(self._turn, config.poll_interval)
+        self._ending = Ending(self._loop.stopping, self._clock)
         self._workers = Workers(self._progress, self._loop.wake)
         self._main = threading.get_ident()
         self._totals: Counter[str] = Counter()
@@ -123,8 +66,8 @@ class Extractor:
         self._guard = self._make_guard()
         self._cycle = Cycle(config, self._ports())
 
-    def run(self) -> None:
-        """Work until told to stop; finish what runs, in bounded time."""
+    def run(self) -> bool:
+        """Work until told to stop; finish what runs, in bounded time. False where a worker had to be left behind."""
         folders = {
             self._paths.doorbell("gateway").parent,
             self._paths.doorbell("storage").parent,
@@ -136,11 +79,12 @@ class Extractor:
         try:
             self._loop.run()
         finally:
-            self._workers.shutdown(wait=True, cancel_futures=True)
+            finished = self._workers.finish()
             self._cycle.drain()
             ears.stop()
             self._write_status()
             self._audit.record(Event.STOPPED, "the extractor stops", open=len(self._cycle.open))
+        return finished
 
     def _make_guard(self) -> Guard:
         paths = self._paths
@@ -166,7 +110,7 @@ class Extractor:
         paths, clock, audit = self._paths, self._clock, self._audit
         quarantine = Quarantine(paths.quarantine, clock, audit)
         publisher = Publisher(paths, quarantine)
-        mover = StorageMover(self._config, self._progress)
+        mover = StorageMover(self._config, paths.incoming, self._progress, self._ending)
         requests = Requests(paths.requests, clock)
         requests.prepare()
         ledger = Ledger.open(
@@ -203,7 +147,9 @@ class Extractor:
     def _waiting(self, seconds: float) -> None:
         """The calling thread moves, and may now be kept waiting by a peer; the main thread tells systemd, unless a worker hangs."""
         self._progress.alive(seconds)
-        if threading.get_ident() == self._main and not self._progress.stuck():
+        if threading.get_ident() != self._main:
+            self._ending.check()
+        elif not self._progress.stuck():
             self._loop.alive(seconds)
 
     def _turn(self) -> Beat:
@@ -265,8 +211,11 @@ def main() -> int:
     """Run the daemon; the exit status is that of the error tree."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        Extractor(load()).run()
+        finished = Extractor(load()).run()
     except DdwdError as error:
         sys.stderr.write(f"ddwd-extractor: {error}\n")
         return error.exit_status
+    if not finished:
+        logging.shutdown()
+        os._exit(0)  # the interpreter would wait for the worker; all that counts is durable
     return 0

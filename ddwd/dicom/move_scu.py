@@ -32,6 +32,8 @@ CANCELLED = 0xFE00  # PS3.4 table C.4-2
 _PENDING = frozenset({0xFF00, 0xFF01})
 _LOOK = 0.2
 """Seconds between two looks at the caller's wish to cancel and at progress elsewhere."""
+_LONGEST = 3600.0
+"""Seconds without a response after which progress elsewhere, which may be another's, no longer counts."""
 _CANCEL_GRACE = 10.0
 """Seconds that the peer has to answer a C-CANCEL before the association is aborted."""
 
@@ -105,7 +107,9 @@ class Mover:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release the association."""
+        """Release the association; abort it where the move on it was given up, for its peer is still at work."""
+        if error is not None and self._association is not None:
+            self._association.abort()
         self.close()
 
     def close(self) -> None:
@@ -127,7 +131,8 @@ class Mover:
         """Move a study, one or more of its series, or instances of it (PS3.4 section C.4.2), and wait for the end.
 
         `on_progress` gets each pending response. `progressed` tells when (time.monotonic) something last arrived at the
-        destination, so that one huge instance is not taken for silence. Setting `cancel` sends a C-CANCEL.
+        destination, so that one huge instance is not taken for silence; it is called five times a second while the move lasts.
+        Setting `cancel` sends a C-CANCEL, and a peer that does not heed it is left after ten seconds.
         Raises PeerDownError where there is no association or it broke, PeerRefusedError where it was rejected.
         """
         association = self._associated()
@@ -165,9 +170,10 @@ class Mover:
     def _turn(self, since: float) -> bool:
         """Whether to go on waiting for a response."""
         now = time.monotonic()
+        elsewhere = self._progressed() if self._progressed is not None else since
         if self._cancel is not None and self._cancel.is_set():
             return self._cancelling(now)
-        last = max(since, self._progressed()) if self._progressed is not None else since
+        last = max(since, min(elsewhere, since + _LONGEST))
         return now - last < self._timeout
 
     def _cancelling(self, now: float) -> bool:

@@ -1,0 +1,162 @@
+"""The threads that fetch: C-MOVE and verification beside the extractor's main loop, watched while they work, ended in bounded time.
+
+Interrupting them anywhere is safe: what came stays in the spool or in staging, and the next start goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from ddwd.dicom.move_scu import Mover, echo
+from ddwd.dicom.upper_layer import Peer
+from ddwd.errors import PeerDownError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from ddwd.clock import Clock
+    from ddwd.config import Config
+    from ddwd.model import Study
+    from ddwd.pipeline.progress import Progress
+
+log = logging.getLogger("ddwd.extractor")
+
+_THREADS = 2
+_FINISH_SECONDS = 5.0
+"""What runs when the stop is asked for may go on for this long; then it is broken off."""
+_LEAVE_SECONDS = 25.0
+"""After that: the C-CANCEL (10 s until the association is aborted), and one request to an Orthanc. Within TimeoutStopSec."""
+_ASSOCIATION_SECONDS = 30.0
+"""Longest silence of a peer while an association is opened or released."""
+
+
+class Ending:
+    """The wish to stop, as the workers see it: nothing new begins, what runs has a few seconds, then it is broken off."""
+
+    def __init__(self, asked: Event, clock: Clock) -> None:
+        self._asked = asked
+        self._clock = clock
+        self._since: float | None = None
+        self.cut = Event()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether nothing new may begin."""
+        return self._asked.is_set()
+
+    def look(self) -> None:
+        """Called often by each worker: notes that the grace is over."""
+        if not self._asked.is_set():
+            return
+        now = self._clock.monotonic()
+        if self._since is None:
+            self._since = now
+        if now - self._since >= _FINISH_SECONDS:
+            self.cut.set()
+
+    def check(self) -> None:
+        """Raise PeerDownError once the grace is over: the study waits, and no image is blamed."""
+        self.look()
+        if self.cut.is_set():
+            raise PeerDownError("the extractor stops")
+
+
+class Arrivals:
+    """Whether anything grows in the SCP's folder of unfinished objects, so that one huge image is not taken for silence."""
+
+    def __init__(self, incoming: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._incoming = incoming
+        self._clock = clock
+        self._seen: frozenset[tuple[str, int]] = frozenset()
+        self._grew = 0.0
+
+    def last(self) -> float:
+        """When something last grew (time.monotonic), as far as anyone looked."""
+        try:
+            now = frozenset((path.name, path.stat().st_size) for path in self._incoming.iterdir())
+        except OSError:  # a file went away while we looked: that is progress, and seen next time
+            return self._grew
+        if now - self._seen:
+            self._grew = self._clock()
+        self._seen = now
+        return self._grew
+
+
+class StorageMover:
+    """C-MOVE from ORTHANC2 to our SCP, one association for each block."""
+
+    def __init__(self, config: Config, incoming: Path, progress: Progress, ending: Ending) -> None:
+        self._config = config
+        self._incoming = incoming
+        self._progress = progress
+        self._ending = ending
+        scp, storage = config.scp, config.storage
+        self._storage = Peer("127.0.0.1", storage.dicom_port, storage.aet, scp.aet)
+        self._scp = Peer(scp.host, scp.port, scp.aet, scp.aet)
+
+    def move(self, study: Study, sop_uids: Sequence[str], alive: Callable[[], None]) -> str:
+        """See MoverPort. Raises PeerDownError for a stop too."""
+        if self._ending.is_asked:
+            raise PeerDownError("the extractor stops")
+        arrivals = Arrivals(self._incoming)
+
+        def progressed() -> float:
+            self._ending.look()
+            self._progress.alive()  # the wait itself moves, and Mover bounds it
+            return arrivals.last()
+
+        self._progress.alive(_ASSOCIATION_SECONDS)
+        with Mover(self._storage, self._config.scp.aet, self._config.retrieve.timeout) as mover:
+            outcome = mover.move(
+                study.study_uid, sop_uids=sop_uids, progressed=progressed, cancel=self._ending.cut
+            )
+            self._progress.alive(_ASSOCIATION_SECONDS)
+        alive()
+        return "" if outcome.ok else f"C-MOVE ended with {outcome.describe()}"
+
+    def scp_answers(self) -> bool:
+        """See MoverPort."""
+        self._progress.alive(_ASSOCIATION_SECONDS)
+        return echo(self._scp)
+
+
+class Workers(ThreadPoolExecutor):
+    """Threads for C-MOVE and verification; each is on the watchdog's list while it works, and wakes the loop at its end."""
+
+    def __init__(self, progress: Progress, wake: Callable[[], None]) -> None:
+        super().__init__(_THREADS, thread_name_prefix="ddwd-retrieve")
+        self._progress = progress
+        self._wake = wake
+        self._running: set[Future[Any]] = set()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run `fn` in a worker."""
+
+        def work() -> Any:
+            self._progress.alive()
+            try:
+                return fn(*args, **kwargs)
+            finally:
+                self._progress.idle()
+
+        future = super().submit(work)
+        self._running.add(future)
+        future.add_done_callback(self._ended)
+        return future
+
+    def _ended(self, future: Future[Any]) -> None:
+        self._running.discard(future)
+        self._wake()
+
+    def finish(self, limit: float = _FINISH_SECONDS + _LEAVE_SECONDS) -> bool:
+        """Begin nothing new and wait for what runs; whether all of it ended within `limit` seconds."""
+        self.shutdown(wait=False, cancel_futures=True)
+        left = wait(list(self._running), limit).not_done
+        if left:
+            log.error("%d workers did not end in time and are left behind", len(left))
+        return not left

@@ -1,0 +1,199 @@
+"""One C-MOVE against scripted peers: progress, cancel heeded and not, silence, a peer that goes; always in bounded time."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE, evt
+from pynetdicom.presentation import build_context
+
+from ddwd.dicom import contexts, move_scu
+from ddwd.dicom.incoming import file_head
+from ddwd.dicom.move_scu import MoveOutcome, Mover
+from ddwd.dicom.upper_layer import Peer
+from ddwd.errors import PeerDownError, PeerRefusedError
+from tests.dicom.test_store import CT, data_set
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.dicom.conftest import Portal
+
+STUDY = "1.2.3"
+
+
+class Storage:
+    """A C-MOVE SCP that does what the script of the moment says."""
+
+    def __init__(self, port: int) -> None:
+        self.script: Callable[[evt.Event], Iterator[Any]] = self.answering(0)
+        self.identifiers: list[Dataset] = []
+        self.over = threading.Event()
+        self._destination = port
+        entity = AE("STORAGE")
+        entity.add_supported_context(contexts.MOVE_MODEL)
+        self._server = entity.start_server(
+            ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_MOVE, self._move)]
+        )
+        assert self._server is not None
+
+    @property
+    def peer(self) -> Peer:
+        """The peer as the mover reaches it."""
+        assert self._server is not None
+        return Peer("127.0.0.1", self._server.server_address[1], "STORAGE", "TEST")
+
+    def _move(self, event: evt.Event) -> Iterator[Any]:
+        self.identifiers.append(event.identifier)
+        yield "127.0.0.1", self._destination, {"contexts": [build_context(CT, ExplicitVRLittleEndian)]}
+        yield from self.script(event)
+
+    def answering(self, images: int) -> Callable[[evt.Event], Iterator[Any]]:
+        """Send so many images, then say Success."""
+
+        def script(_event: evt.Event) -> Iterator[Any]:
+            yield images
+            for number in range(images):
+                uid = f"1.2.3.{number + 1}"
+                content = file_head(CT, uid, ExplicitVRLittleEndian) + data_set(uid)
+                yield 0xFF00, dcmread(io.BytesIO(content))
+
+        return script
+
+    def silent(self, seconds: float, *, heeds_cancel: bool = False) -> Callable[[evt.Event], Iterator[Any]]:
+        """Say nothing for so long, or until cancelled, then answer."""
+
+        def script(event: evt.Event) -> Iterator[Any]:
+            yield 1
+            until = time.monotonic() + seconds
+            while time.monotonic() < until and not self.over.is_set():
+                if heeds_cancel and event.is_cancelled:
+                    yield 0xFE00, Dataset()
+                    return
+                time.sleep(0.02)
+            yield 0x0000, None
+
+        return script
+
+    def gone(self, event: evt.Event) -> Iterator[Any]:
+        """Abort in the middle."""
+        yield 2
+        event.assoc.abort()
+        yield 0xFF00, None
+
+    def stop(self) -> None:
+        self.over.set()
+        assert self._server is not None
+        self._server.shutdown()
+
+
+@pytest.fixture
+def storage(portal: Portal) -> Iterator[Storage]:
+    """A peer whose destination is the SCP under test."""
+    running = Storage(portal.scp.port)
+    yield running
+    running.stop()
+
+
+def move(storage: Storage, portal: Portal, timeout: float = 5.0, **options: Any) -> MoveOutcome:
+    with Mover(storage.peer, portal.config.scp.aet, timeout) as mover:
+        return mover.move(STUDY, sop_uids=["1.2.3.1"], **options)
+
+
+def test_images_come_and_each_is_told(storage: Storage, portal: Portal) -> None:
+    storage.script = storage.answering(3)
+    seen: list[MoveOutcome] = []
+    outcome = move(storage, portal, on_progress=seen.append)
+    assert outcome.ok
+    assert outcome.completed == 3
+    assert [one.completed for one in seen] == [1, 2, 3]
+    assert len(portal.spooled()) == 3
+
+
+def test_the_identifier_holds_the_level_and_its_keys_alone(storage: Storage, portal: Portal) -> None:
+    move(storage, portal)
+    (asked,) = storage.identifiers
+    assert {element.keyword for element in asked} == {
+        "QueryRetrieveLevel",
+        "StudyInstanceUID",
+        "SOPInstanceUID",
+    }
+
+
+def test_a_cancel_that_is_heeded_ends_it(storage: Storage, portal: Portal) -> None:
+    storage.script = storage.silent(20, heeds_cancel=True)
+    cancel = threading.Event()
+    threading.Timer(0.3, cancel.set).start()
+    start = time.monotonic()
+    outcome = move(storage, portal, timeout=30.0, cancel=cancel)
+    assert outcome.cancelled
+    assert not outcome.ok
+    assert time.monotonic() - start < 3
+
+
+def test_a_cancel_that_is_ignored_is_left_in_time(
+    storage: Storage, portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(move_scu, "_CANCEL_GRACE", 0.5)
+    storage.script = storage.silent(20)
+    cancel = threading.Event()
+    cancel.set()
+    start = time.monotonic()
+    with pytest.raises(PeerDownError):
+        move(storage, portal, timeout=30.0, cancel=cancel)
+    assert 0.5 <= time.monotonic() - start < 4
+
+
+def test_a_peer_that_goes_in_the_middle_is_down(storage: Storage, portal: Portal) -> None:
+    storage.script = storage.gone
+    start = time.monotonic()
+    with pytest.raises(PeerDownError):
+        move(storage, portal, timeout=30.0)
+    assert time.monotonic() - start < 5
+
+
+def test_a_silent_peer_is_down_after_the_timeout(storage: Storage, portal: Portal) -> None:
+    storage.script = storage.silent(20)
+    start = time.monotonic()
+    with pytest.raises(PeerDownError):
+        move(storage, portal, timeout=0.6)
+    assert 0.6 <= time.monotonic() - start < 4
+
+
+def test_progress_at_the_destination_is_not_silence(storage: Storage, portal: Portal) -> None:
+    storage.script = storage.silent(2)
+    looks: list[float] = []
+
+    def progressed() -> float:
+        looks.append(time.monotonic())
+        return looks[-1]
+
+    assert move(storage, portal, timeout=0.6, progressed=progressed).status == 0
+    assert len(looks) >= 5
+
+
+def test_the_progress_of_others_does_not_keep_it_for_ever(
+    storage: Storage, portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(move_scu, "_LONGEST", 0.5)
+    storage.script = storage.silent(20)
+    with pytest.raises(PeerDownError):
+        move(storage, portal, timeout=0.5, progressed=time.monotonic)
+
+
+def test_a_rejected_association_is_told_from_one_that_is_not_answered(
+    storage: Storage, portal: Portal
+) -> None:
+    free = Peer("127.0.0.1", 9, "STORAGE", "TEST")
+    with pytest.raises(PeerDownError):
+        move_scu.move(free, portal.config.scp.aet, STUDY)
+    wrong = Peer("127.0.0.1", portal.scp.port, "OTHER", "TEST")
+    with pytest.raises(PeerRefusedError):
+        move_scu.move(wrong, portal.config.scp.aet, STUDY)
