@@ -33,7 +33,7 @@ _ECHO_EVERY = 8.0
 """Seconds between two self checks: well within WatchdogSec."""
 _ECHO_TIMEOUT = 5.0
 _DRAIN = 20.0
-"""Seconds that open associations have to end after SIGTERM."""
+"""Seconds that objects on their way in have to come whole after SIGTERM."""
 
 
 class Heart:
@@ -99,10 +99,8 @@ def main() -> int:
     loop.listen()
     loop.run()
     loop.extend(_DRAIN + 10)
-    if not scp.stop(_DRAIN):
-        log.warning(
-            "some associations were aborted; their objects were not acknowledged and will be sent again"
-        )
+    if not scp.stop(_DRAIN, loop.alive):
+        log.warning("objects on their way in were cut off; they were not acknowledged and will be sent again")
     return 0
 
 

@@ -32,6 +32,7 @@ from ddwd.errors import StorageFullError
 from ddwd.paths import Paths
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from pynetdicom.association import Association
@@ -48,6 +49,8 @@ INPUT_OUTPUT, UNEXPECTED = 0xC001, 0xC002
 
 _COMMAND_BYTES = 64 * 1024
 """Cap of one command set; the largest sound C-STORE-RQ has a few hundred bytes."""
+_LOOK = 0.05
+"""Seconds between two looks at what a stop waits for."""
 _IDLE_WAIT = 0.2
 """Seconds between two looks of an association's own thread at its timers; messages wake it at once."""
 
@@ -124,6 +127,7 @@ class _Dimse(DIMSEServiceProvider):
         self._silence = assoc.network_timeout or 0
         self._object: Incoming | None = None
         self.established = threading.Event()
+        self.is_busy = False
 
     def get_msg(self, block: bool = False) -> Any:
         """The next message for the association's thread, waiting a little where pynetdicom would poll."""
@@ -134,12 +138,14 @@ class _Dimse(DIMSEServiceProvider):
 
     def receive_primitive(self, primitive: Any) -> None:
         """Take the fragments of one P-DATA-TF; the last one completes a message."""
+        self.is_busy = True
         try:
             if self.message is None:
                 self.message = self._new_message()
             if self.message.decode_msg(primitive, self.assoc):
                 message, self.message = self.message, None
                 self._complete(message)
+                self.is_busy = False
             else:
                 _bound(self.message)
         except Exception as error:  # noqa: BLE001 - a message that cannot be decoded aborts its association, no more
@@ -289,6 +295,10 @@ class _Server(ThreadedAssociationServer):
         return True
 
 
+def _unwatched() -> None:
+    """Nobody waits for signs of life."""
+
+
 class StoreScp:
     """The running SCP. `start` it, `stop` it; `counts` at any time."""
 
@@ -318,7 +328,7 @@ class StoreScp:
         server = self._entity.make_server(
             (self._scp.host, self._scp.port),
             contexts=contexts.supported(),
-            evt_handlers=[(evt.EVT_ESTABLISHED, _note_established)],
+            evt_handlers=[(evt.EVT_ESTABLISHED, _note_established), (evt.EVT_REJECTED, _note_rejected)],
             server_class=_Server,
             request_handler=_Handler,
         )
@@ -329,18 +339,32 @@ class StoreScp:
             target=self._server.serve_forever, args=(0.5,), name="ddwd-listener", daemon=True
         ).start()
 
-    def stop(self, grace: float = 20.0) -> bool:
-        """Refuse new associations, give the open ones `grace` seconds to end, abort the rest; True where none was aborted."""
+    def stop(self, grace: float = 20.0, alive: Callable[[], None] = _unwatched) -> bool:
+        """Refuse new associations; end each open one once the object at hand has its verdict; cut the rest after `grace` seconds.
+
+        True where no object was cut off. Calls `alive` while it waits.
+        """
         server, self._server = self._server, None
         if server is None:
             return True
         server.shutdown()
-        with self._changed:
-            drained = self._changed.wait_for(lambda: not self._open, grace)
-            rest = list(self._open)
+        until = time.monotonic() + grace
+        ended: set[Association] = set()
+        while (rest := self._still_open()) and time.monotonic() < until:
+            alive()
+            for association in rest:
+                if association not in ended and not _is_busy(association):
+                    ended.add(association)
+                    association.abort(block=False)
+            with self._changed:
+                self._changed.wait(_LOOK)
         for association in rest:
-            association.abort()
-        return drained
+            _cut(association)
+        return not any(association not in ended for association in rest)
+
+    def _still_open(self) -> list[Association]:
+        with self._changed:
+            return list(self._open)
 
     def counts(self) -> Counts:
         """What was done since the start."""
@@ -410,6 +434,22 @@ def _note_established(event: evt.Event) -> None:
     dimse = event.assoc.dimse
     if isinstance(dimse, _Dimse):
         dimse.established.set()
+
+
+def _note_rejected(event: evt.Event) -> None:
+    """Log who was turned away by name; what it called itself and us is no patient data, and may be anything."""
+    request = event.assoc.requestor.primitive
+    calling, called = (
+        (repr(request.calling_ae_title), repr(request.called_ae_title)) if request else ("?", "?")
+    )
+    log.warning(
+        "rejected an association of %s at %s, which called %s", calling, event.assoc.requestor.address, called
+    )
+
+
+def _is_busy(association: Association) -> bool:
+    """Whether a message is on its way in, or being answered."""
+    return isinstance(association.dimse, _Dimse) and association.dimse.is_busy
 
 
 def _cut(association: Association) -> None:

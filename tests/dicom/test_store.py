@@ -282,3 +282,11 @@ def test_the_study_folder_may_vanish(portal: Portal) -> None:
 def test_a_wrong_called_ae_title_is_rejected(portal: Portal) -> None:
     association = associate(replace(portal.peer, called="OTHER"), [build_context(CT)])
     assert association.is_rejected
+
+
+def test_a_rejected_association_is_logged_without_believing_it(
+    portal: Portal, caplog: pytest.LogCaptureFixture
+) -> None:
+    associate(replace(portal.peer, called="OTHER"), [build_context(CT)])
+    (line,) = [one.getMessage() for one in caplog.records if "rejected" in one.getMessage()]
+    assert line == "rejected an association of 'TEST' at 127.0.0.1, which called 'OTHER'"
