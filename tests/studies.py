@@ -36,6 +36,7 @@ NOT_WHOLE = (
     "embedded-sequence",
     "empty_number",
     "rtdose_rle",  # whole, but Orthanc 1.12.7 refuses it with 0xC000, so nobody owes it
+    "explicit_VR-UN",  # the same
     "SC_rgb_jpeg.dcm",
     "SC_rgb_jpeg_dcmd",
 )
@@ -96,10 +97,15 @@ def _head(path: Path) -> pydicom.FileDataset | None:
     return head if named and announced == [head.SOPInstanceUID, head.SOPClassUID] else None
 
 
-def real_studies() -> list[Study]:
-    """Return pydicom's test files as studies: CT, MR, CR, US, SC, SR, RT, SEG, ECG in a dozen transfer syntaxes."""
-    folder = Path(str(get_testdata_file("CT_small.dcm", download=False))).parent
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in {"", ".dcm"}]
+def real_studies(*, wider: bool = False) -> list[Study]:
+    """Return pydicom's test files as studies: CT, MR, CR, US, SC, SR, RT, SEG, ECG in a dozen transfer syntaxes.
+
+    `wider` adds those of pydicom-data, which are larger; where both have a SOPInstanceUID, pydicom's own is sent.
+    """
+    names = ["CT_small.dcm", *(["693_J2KR.dcm"] if wider else [])]
+    folders = [Path(str(get_testdata_file(name, download=False))).parent for name in names]
+    found = [path for folder in folders for path in sorted(folder.rglob("*"))]
+    files = [path for path in found if path.is_file() and path.suffix in {"", ".dcm"}]
     whole = [path for path in files if not any(word in path.name for word in NOT_WHOLE)]
     whole.sort(key=lambda path: path.name not in PREFERRED)
     with warnings.catch_warnings():
