@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DAEMONS = ("ddwd-gateway", "ddwd-storage", "ddwd-scp", "ddwd-extractor")
 OUTPUT_DIR = "/var/lib/ddwd/received_dicom"
 STOPPED_SECONDS = 30
+STARTED_SECONDS = 60
 UNREACHABLE_SECONDS = (20, 150)
 _CLUSTER = "17 main"
 _PROXY = "/srv/swallow.py"
@@ -47,6 +48,10 @@ def _kill(unit: str) -> Fault:
 def _stop(unit: str) -> Fault:
     @contextmanager
     def fault(machine: Machine, _chance: random.Random) -> Iterator[None]:
+        # 0 while the unit is between two starts: `kill -STOP 0` would stop the command that sends it
+        machine.wait_for(
+            lambda: machine.show(unit, "MainPID") != "0", limit=STARTED_SECONDS, what=f"{unit} has no process"
+        )
         pid = machine.show(unit, "MainPID")
         machine.run(["kill", "-STOP", pid], check=False)
         time.sleep(STOPPED_SECONDS)
