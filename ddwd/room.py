@@ -35,6 +35,11 @@ BOUNDS = {Level.REFUSE: 1.0, Level.NO_FORWARD: 1.5, Level.NO_RETRIEVE: 2.0, Leve
 """Multiples of the reserve below which a stage begins, the gravest first."""
 
 
+def word(level: Level) -> str:
+    """The level as the status file and the audit trail have it: `no-retrieve` and the like."""
+    return level.name.lower().replace("_", "-")
+
+
 @dataclass(frozen=True, slots=True)
 class Space:
     """What statvfs(3) says of one volume: bytes and inodes, for ordinary users. `inodes` is 0 where it counts none."""

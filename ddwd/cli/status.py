@@ -7,7 +7,6 @@ Two steps: `collect` asks everything, each source in bounded time and none able 
 from __future__ import annotations
 
 import json
-import shutil
 import textwrap
 import threading
 from argparse import RawDescriptionHelpFormatter
@@ -15,7 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from ddwd import __version__
+from ddwd import __version__, room
 from ddwd.appliance import credentials
 from ddwd.audit import Audit
 from ddwd.cli import units
@@ -39,12 +38,23 @@ if TYPE_CHECKING:
     from ddwd.paths import Daemon
 
 _STALE_SECONDS = 10.0
-_LITTLE_ROOM = 1 << 30
-"""Bytes free below which a volume is called nearly full; the SCP refuses images at 64 MiB."""
 _PATIENCE_SECONDS = 10.0
 _WIDTH = 80
 _SHOWN = 5
 """Studies shown in each list of the screen; the JSON has them all."""
+_STOPPED = {
+    "retrieve": "nothing is retrieved",
+    "forward": "nothing is forwarded",
+    "receive": "nothing is accepted",
+}
+_LEVELS = {
+    "warn": "gets short of room",
+    "no-retrieve": "short of room for retrieving",
+    "no-forward": "short of room for forwarding",
+    "refuse": "no room but the reserve",
+}
+_LONG_HOURS = 24 * 60
+"""A volume that lasts longer than two months is not worth a word."""
 _STAMPS = {"scp": "at", "extractor": "updated"}
 _EPILOG = """exit status:
   0   all is well: every unit is active, both Orthancs answer, both heartbeats are
@@ -101,12 +111,14 @@ class Heart:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """Room for one folder, in bytes."""
+    """Room on one volume, in bytes; `level` as room.Level, in lower case; `hours_left` is None while it does not fill up."""
 
     use: str
     path: str
     free: int = 0
     total: int = 0
+    level: str = ""
+    hours_left: float | None = None
     problem: str = ""
 
 
@@ -166,7 +178,7 @@ def collect(config: Config, ports: Ports) -> Report:
         units=units.ask(ports.systemctl) if config.database.engine == "postgresql" else (),
         servers=_servers(config, ports),
         hearts=(scp, extractor),
-        volumes=_volumes(config),
+        volumes=_watched(config, extractor) or _volumes(config),
         counts=dict(extractor.facts.get("counts", {})),
         in_flight=_rows(extractor, "study_uid", "state", "reason", "instances", "on_disk"),
         # of its fields the folder is left out: its name begins with the PatientID
@@ -262,23 +274,49 @@ def _database(plugin: object) -> str:
     return "PostgreSQL" if "PostgreSQL" in str(plugin) else str(plugin)
 
 
+def _watched(config: Config, extractor: Heart) -> tuple[Volume, ...]:
+    """Every volume as the extractor watches it, with the hours it has left; nothing where the extractor does not run."""
+    rows = () if extractor.problem else extractor.facts.get("disk", ())
+    return tuple(_watched_volume(config, row) for row in rows)
+
+
+def _watched_volume(config: Config, row: dict[str, Any]) -> Volume:
+    path, free = str(row["path"]), int(row["free"])
+    stopped = [_STOPPED[purpose] for purpose in row.get("stops", ()) if purpose in _STOPPED]
+    problem = (
+        f"{path}: only {_size(free)} free; {' and '.join(stopped)} until there is more" if stopped else ""
+    )
+    uses = dict.fromkeys(_use(config, place) for place in row.get("paths", [path]))
+    hours = row.get("hours_left")
+    return Volume(", ".join(uses), path, free, int(row["total"]), str(row["level"]), hours, problem)
+
+
+def _use(config: Config, place: str) -> str:
+    if place == str(config.output_dir):
+        return "output"
+    return "data" if place.startswith(f"{config.data_dir}/") else "database"
+
+
 def _volumes(config: Config) -> tuple[Volume, ...]:
     """Room for the output and for the portal's own data; one line where both are the same volume."""
-    output, data = _volume("output", config.output_dir), _volume("data", config.data_dir)
+    output, data = (
+        _volume(config, use, path) for use, path in (("output", config.output_dir), ("data", config.data_dir))
+    )
     if output.total and data.total and config.output_dir.stat().st_dev == config.data_dir.stat().st_dev:
-        return (_volume("output, data", config.output_dir),)
+        return (_volume(config, "output, data", config.output_dir),)
     return (output, data)
 
 
-def _volume(use: str, path: Path) -> Volume:
+def _volume(config: Config, use: str, path: Path) -> Volume:
     try:
-        usage = shutil.disk_usage(path)
+        space = room.space_of(path)
     except OSError as error:
         return Volume(use, str(path), problem=f"{path}: {error.strerror}")
+    level = room.level_of(space, config.disk.reserve)
     problem = ""
-    if usage.free < _LITTLE_ROOM:
-        problem = f"{path}: only {_size(usage.free)} free; the portal stops taking images when it is full"
-    return Volume(use, str(path), usage.free, usage.total, problem)
+    if level >= room.Level.NO_RETRIEVE:
+        problem = f"{path}: only {_size(space.free)} free; the portal stops taking images before it is full"
+    return Volume(use, str(path), space.free, space.total, room.word(level), problem=problem)
 
 
 def _quarantined(folder: Path) -> int | None:
@@ -432,10 +470,20 @@ def _more(count: int) -> list[str]:
 def _room_lines(report: Report) -> list[str]:
     lines = ["disk"]
     for one in report.volumes:
-        room = f"{_size(one.free)} free of {_size(one.total)}" if one.total else "see below"
-        lines += _beside(f"  {one.use:<12} {room:<24}", one.path)
+        free = f"{_size(one.free)} free of {_size(one.total)}" if one.total else "see below"
+        lines += _beside(f"  {one.use:<12} {free:<24}", one.path)
+        if said := _outlook(one):
+            lines.append(_cut(f"    {said}"))
     waiting = "not readable by this user" if report.quarantine is None else f"{report.quarantine:,}"
     return [*lines, f"quarantine: {waiting}"]
+
+
+def _outlook(volume: Volume) -> str:
+    """How little there is and how long it will last, where either deserves a word."""
+    words = [] if volume.level in ("", "ok") else [_LEVELS.get(volume.level, volume.level)]
+    if volume.hours_left is not None and volume.hours_left < _LONG_HOURS:
+        words.append(f"full in {_span(volume.hours_left * 3600)} if it goes on as in the last hour")
+    return "; ".join(words)
 
 
 def _wrong_lines(report: Report) -> list[str]:

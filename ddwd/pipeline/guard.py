@@ -28,12 +28,10 @@ _LOOK_SECONDS = 1.0
 _SAMPLE_SECONDS = 60.0
 _SAMPLES = 61
 _LEAST_SAMPLES = 5
-_WORDS = {
-    Level.OK: "has room again",
-    Level.WARN: "gets short of room",
-    Level.NO_RETRIEVE: "is short of room: no more images are retrieved onto it",
-    Level.NO_FORWARD: "is short of room: no more images are forwarded onto it",
-    Level.REFUSE: "has no room but the reserve: nothing more is accepted onto it",
+_STOPS: Mapping[Purpose, tuple[Level, str]] = {
+    "retrieve": (Level.NO_RETRIEVE, "no more images are retrieved onto it"),
+    "forward": (Level.NO_FORWARD, "no more images are forwarded onto it"),
+    "receive": (Level.REFUSE, "no more images are accepted onto it"),
 }
 
 
@@ -95,11 +93,11 @@ class Guard:
 
     @property
     def reason(self) -> str:
-        """What is short, for people; nothing where all is well."""
-        worst = max(self._volumes.values(), key=lambda volume: volume.level, default=None)
-        if worst is None or worst.level < Level.NO_RETRIEVE:
-            return ""
-        return f"the volume of {worst.path} {_WORDS[worst.level].partition(':')[0]}"
+        """What is short and stops something, for people; nothing where all goes on."""
+        stopping = (
+            f"the volume of {one.path} is short of room" for one in self._volumes.values() if self._stops(one)
+        )
+        return next(stopping, "")
 
     def look(self) -> None:
         """Measure, at most once a second; tell of every stage that begins or ends."""
@@ -114,21 +112,27 @@ class Guard:
                 continue  # not there yet: an external server, or an Orthanc that never ran
             self._device[path] = space.device
             self._volumes.setdefault(space.device, _Volume(path, space)).space = space
+        # a volume that was unmounted is nobody's any more
+        self._volumes = {device: self._volumes[device] for device in dict.fromkeys(self._device.values())}
         for volume in self._volumes.values():
             self._judge(volume, now)
         self._tell_gateway()
 
     def state(self) -> list[dict[str, Any]]:
-        """Each volume for the status file: path, bytes and inodes free and in all, level, hours until it is full."""
+        """Each volume for the status file: its paths, bytes and inodes free and in all, level, what that stops, hours until full."""
         return [
             {
                 "path": str(volume.path),
+                "paths": [
+                    str(path) for path, device in self._device.items() if device == volume.space.device
+                ],
                 "free": volume.space.free,
                 "total": volume.space.total,
                 "inodes_free": volume.space.inodes_free,
                 "inodes": volume.space.inodes,
                 "reserve": (reserve := room.reserve_of(volume.space.total, self._reserve)),
-                "level": volume.level.name.lower().replace("_", "-"),
+                "level": room.word(volume.level),
+                "stops": self._stops(volume),
                 "hours_left": volume.hours_left(reserve),
             }
             for volume in self._volumes.values()
@@ -138,6 +142,21 @@ class Guard:
         devices = {self._device[path] for path in self._places[purpose] if path in self._device}
         return max((self._volumes[device].level for device in devices), default=Level.OK)
 
+    def _stops(self, volume: _Volume) -> list[Purpose]:
+        """What waits for room on this volume."""
+        return [
+            purpose
+            for purpose, (level, _) in _STOPS.items()
+            if volume.level >= level
+            and any(self._device.get(path) == volume.space.device for path in self._places[purpose])
+        ]
+
+    def _said(self, volume: _Volume) -> str:
+        if volume.level is Level.OK:
+            return "has room again"
+        stopped = ", ".join(_STOPS[purpose][1] for purpose in self._stops(volume))
+        return f"is short of room: {stopped}" if stopped else "gets short of room"
+
     def _judge(self, volume: _Volume, now: float) -> None:
         volume.sample(now)
         before, volume.level = volume.level, room.level_of(volume.space, self._reserve, volume.level)
@@ -146,8 +165,8 @@ class Guard:
         event = Event.DISK_LOW if volume.level > before else Event.DISK_OK
         self._audit.record(
             event,
-            f"the volume of {volume.path} {_WORDS[volume.level]} ({volume.space.free / 1e9:.2f} GB free)",
-            level=volume.level.name.lower(),
+            f"the volume of {volume.path} {self._said(volume)} ({volume.space.free / 1e9:.2f} GB free)",
+            level=room.word(volume.level),
             bytes=volume.space.free,
         )
 

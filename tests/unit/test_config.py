@@ -154,6 +154,14 @@ def test_empty_variable_is_no_setting(sources: Sources) -> None:
             ),
         ),
         (
+            "disk:\n  reserve: 2 GB",
+            "ddwd.yaml:2: disk.reserve: '2 GB' is not a size; write a size from 64 MiB to 1 TiB, as 500 MiB or 2 GiB",
+        ),
+        (
+            "disk:\n  reserve: 1 MiB",
+            "ddwd.yaml:2: disk.reserve: 1 MiB is out of range; write a size from 64 MiB to 1 TiB, as 500 MiB or 2 GiB",
+        ),
+        (
             "forward:\n  mode: fast",
             "ddwd.yaml:2: forward.mode: 'fast' is not known; write streaming or stable",
         ),
@@ -265,3 +273,12 @@ def test_exit_status_is_ex_config(sources: Sources) -> None:
     with pytest.raises(ConfigError) as caught:
         sources.config()
     assert caught.value.exit_status == 78
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [("500 MiB", 500 * 1024**2), ("2GiB", 2 * 1024**3), ("1 TiB", 1024**4), ("104857600", 104857600)],
+)
+def test_a_size_is_written_with_its_unit_or_in_bytes(sources: Sources, written: str, size: int) -> None:
+    sources.yaml.write_text(f"disk:\n  reserve: {written}\n")
+    assert sources.config().disk.reserve == size

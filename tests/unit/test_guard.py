@@ -112,3 +112,30 @@ def test_a_folder_that_is_not_there_stops_nothing(portal: Portal, monkeypatch: p
     portal.guard.look()
     assert portal.guard.may_retrieve
     assert portal.guard.reason == ""
+
+
+def test_what_is_told_is_what_that_volume_stops(portal: Portal) -> None:
+    portal.disk.free["gateway"] = int(
+        2.5 * GIB
+    )  # too little to forward onto, but nothing is forwarded onto it
+    portal.guard.look()
+    assert portal.guard.reason == ""
+    portal.disk.free["storage"] = int(2.5 * GIB)
+    portal.clock.advance(1)
+    portal.guard.look()
+    assert portal.guard.reason == "the volume of /storage is short of room"
+    rows = {row["path"]: row for row in portal.guard.state()}
+    assert (rows["/gateway"]["stops"], rows["/storage"]["stops"]) == ([], ["forward"])
+    assert rows["/gateway"]["level"] == rows["/storage"]["level"] == "no-forward"
+
+
+def test_a_volume_that_was_unmounted_is_forgotten(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = Space(7, GIB, 100 * GIB, 0, 0)
+    monkeypatch.setattr(portal.guard, "_measure", lambda _path: space)
+    portal.guard.look()
+    assert portal.guard.reason != ""
+    space = Space(8, 90 * GIB, 100 * GIB, 0, 0)
+    portal.clock.advance(1)
+    portal.guard.look()
+    assert portal.guard.reason == ""
+    assert [row["free"] for row in portal.guard.state()] == [90 * GIB]

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ddwd import room
 from ddwd.appliance import credentials
 from ddwd.cli import status, units
 from ddwd.clock import stamp
 from ddwd.config import Config, OrthancNode
 from ddwd.errors import PeerDownError
 from ddwd.paths import Paths
+from ddwd.room import Space
 from tests.unit.fakes import FakeClock
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from ddwd.paths import Daemon
 
 _LONG_UID = "1.2.826.0.1.3680043.8.498." + "9" * 38  # 64 characters, the most that PS3.5 allows
+GIB = 1024**3
 _PATIENT = "DOE-4711"
 
 
@@ -93,7 +96,8 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    monkeypatch.setattr(status, "_LITTLE_ROOM", 0)  # how full the disk of the tests is does not matter
+    plenty = Space(1, 90 * GIB, 100 * GIB, 0, 0)  # how full the disk of the tests is does not matter
+    monkeypatch.setattr(room, "space_of", lambda path: replace(plenty, device=path.stat().st_dev))
     config = replace(
         Config(),
         output_dir=tmp_path / "data" / "received_dicom",
@@ -302,10 +306,57 @@ def test_json_has_the_same_data(machine: Machine) -> None:
 
 
 def test_little_room_is_wrong(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "_LITTLE_ROOM", 1 << 62)
+    monkeypatch.setattr(room, "space_of", lambda _path: Space(1, 3 * GIB, 100 * GIB, 0, 0))
     wrong = machine.report().wrong
     assert len(wrong) == 1  # output and data are one volume here
     assert "stops taking images" in wrong[0]
+
+
+def _watched(machine: Machine, **more: object) -> dict[str, Any]:
+    """A row of the extractor's: output, state and database on one volume."""
+    output, state = str(machine.config.output_dir), str(machine.config.data_dir / "state")
+    row = {
+        "path": output,
+        "paths": [output, state, "/var/lib/postgresql"],
+        "free": 90 * GIB,
+        "total": 100 * GIB,
+    }
+    return {**row, "level": "ok", "stops": [], "hours_left": None, **more}
+
+
+def test_the_volumes_are_those_the_extractor_watches(machine: Machine) -> None:
+    machine.beat("extractor", disk=[_watched(machine), _watched(machine, path="/srv", paths=["/srv"])])
+    report = machine.report()
+    assert [(volume.use, volume.level) for volume in report.volumes] == [
+        ("output, data, database", "ok"),
+        ("database", "ok"),
+    ]
+    assert report.wrong == ()
+
+
+def test_a_volume_that_fills_up_says_in_how_long(machine: Machine) -> None:
+    machine.beat("extractor", disk=[_watched(machine, level="warn", free=7 * GIB, hours_left=5.2)])
+    report = machine.report()
+    assert (
+        "    gets short of room; full in 5 h if it goes on as in the last hour"
+        in status.render(report).splitlines()
+    )
+    assert report.wrong == ()
+    assert json.loads(status.as_json(report))["volumes"][0]["hours_left"] == 5.2
+
+
+def test_what_waits_for_room_is_wrong(machine: Machine) -> None:
+    row = _watched(machine, level="no-forward", free=2 * GIB, stops=["retrieve", "forward"])
+    machine.beat("extractor", disk=[row])
+    (wrong,) = machine.report().wrong
+    assert wrong.endswith(
+        "only 2.1 GB free; nothing is retrieved and nothing is forwarded until there is more"
+    )
+
+
+def test_a_stale_extractor_is_not_believed_about_the_room(machine: Machine) -> None:
+    machine.beat("extractor", age=3600, disk=[_watched(machine, free=1, level="refuse", stops=["retrieve"])])
+    assert machine.report().volumes[0].free == 90 * GIB
 
 
 def test_missing_output_dir_is_wrong(machine: Machine) -> None:
