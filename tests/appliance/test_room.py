@@ -24,6 +24,8 @@ SIZE = 200 * MIB
 """A twentieth of it is the reserve: 10 MiB."""
 LITTLE = 12 * MIB
 """More than the reserve, and less than what retrieving (twice) and forwarding (one and a half) want."""
+RESERVED = 6 * MIB
+"""Less than the reserve, and enough for what is sent here: refused all the same."""
 PAUSE_SECONDS = 8  # the extractor looks each second, Lua's heart beat is one, the grace is two
 FLAG = "/run/ddwd/extractor/forwarding-paused"
 
@@ -137,12 +139,15 @@ def test_an_output_without_a_byte_refuses_what_the_receiver_gets_and_loses_nothi
     portal.assert_equal([study])
 
 
-def test_a_gateway_without_a_byte_gives_no_success_and_takes_all_once_there_is_room(
-    portal: Portal, tmp_path: Path
+@pytest.mark.parametrize("left", [0, RESERVED])
+def test_a_gateway_without_room_gives_no_success_and_takes_all_once_there_is_room(
+    portal: Portal, tmp_path: Path, left: int
 ) -> None:
-    study = made_up_ct(tmp_path / "ct", 10, seed=74, size=64)
-    with filled(portal, GATEWAY):
+    study = made_up_ct(tmp_path / "ct", 10, seed=74 + left % 7, size=64)
+    with filled(portal, GATEWAY, left):
         sending = portal.modality.start(portal.modality.storescu_argv(*study.paths))
         sending.process.wait(60)
+        said = sending.log.read_text(encoding="utf-8", errors="replace")
         assert sending.acknowledged() == []
+        assert "OutOfResources" in said, said
     portal.deliver(study)
