@@ -7,7 +7,7 @@ run as work in an executor, one piece a study at a time. Peers that are away mak
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ddwd.audit import Audit, Event
@@ -16,7 +16,7 @@ from ddwd.errors import DdwdError, PeerDownError, PeerRefusedError, StateError, 
 from ddwd.lifecycle import Decision, Observation, Stage, decide, retry_delay
 from ddwd.model import OrthancId
 from ddwd.pipeline.blame import Blame
-from ddwd.pipeline.open_study import OpenStudy, ids_of
+from ddwd.pipeline.open_study import OpenStudy, ids_of, uncompared
 from ddwd.pipeline.quarantine import Subject
 from ddwd.pipeline.retrieve import reason_of
 from ddwd.pipeline.watch import ChangeFeed
@@ -220,7 +220,11 @@ class Cycle:
             return True
         known = record.images.keys() | record.set_aside.keys()
         gateway, storage = (ids_of(node.study(study)) for node in (self._ports.gateway, self._ports.storage))
-        return not (gateway | storage) <= known or not gateway - record.set_aside.keys() <= storage
+        return (
+            not (gateway | storage) <= known
+            or not gateway - record.set_aside.keys() <= storage
+            or bool(uncompared(record.images, gateway))
+        )
 
     def _read_record(self, study: OrthancId) -> Record | None:
         try:
@@ -452,7 +456,8 @@ class Cycle:
         record = self._record(study, listing)
         if record is not None:
             self._ports.custody.write(record)
-            self._announce(study, record, report)
+            if record.history[-1]["added"] or study.restored or record.revision == 1:
+                self._announce(study, record, report)
         others = any(
             one is not study and one.listing is not None and one.listing.study_uid == listing.study_uid
             for one in self.open.values()
@@ -464,7 +469,11 @@ class Cycle:
     def _leave_out(study: OpenStudy, taken: list[str]) -> None:
         """Images whose names already had other content on disk are not the published ones: they wait in quarantine."""
         for instance, kept in list(study.held.items()):
-            if kept.file in taken:
+            if kept.file not in taken:
+                continue
+            if study.record is not None and instance in study.record.images:
+                study.held[instance] = replace(study.record.images[instance], at_gateway=True)
+            else:
                 del study.held[instance]
                 study.set_aside[instance] = "other content is published under its name"
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ddwd.lifecycle import Observation, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from concurrent.futures import Future
 
     from ddwd.model import OrthancId, Study
@@ -64,7 +65,7 @@ class OpenStudy:
             gateway_stable=gateway.is_stable if gateway else False,
             storage=ids_of(storage),
             storage_stable=storage.is_stable if storage else False,
-            held=frozenset(self.held),
+            held=frozenset(self.held) - uncompared(self.held, ids_of(gateway)),
             set_aside=frozenset(self.set_aside),
             quiet=now - self.grew_at,
             unmoved=now - self.moved_at,
@@ -81,9 +82,7 @@ class OpenStudy:
         if self.record is None:
             return True
         return bool(
-            self.restored
-            or self.held.keys() - self.record.images.keys()
-            or self.set_aside != self.record.set_aside
+            self.restored or self.held != self.record.images or self.set_aside != self.record.set_aside
         )
 
     def begin_anew(self) -> None:
@@ -91,6 +90,11 @@ class OpenStudy:
         self.failures, self.not_before = 0, 0.0
         self.forward_blame.clear()
         self.retrieve_blame.clear()
+
+
+def uncompared(held: Mapping[OrthancId, Kept], gateway: frozenset[OrthancId]) -> frozenset[OrthancId]:
+    """Images that came to the gateway after they were proved against storage alone: they are to be proved again."""
+    return frozenset(one for one in gateway if one in held and not held[one].at_gateway)
 
 
 def ids_of(study: Study | None) -> frozenset[OrthancId]:

@@ -163,18 +163,18 @@ class Retriever:
             self._publisher.staged(study.orthanc_id, one.file),
             self._publisher.final(study, one.file),
         ):
-            if path.exists() and (verdict := self._compare(this, path, one)):
-                found.kept.append(_kept(one, verdict))
+            if path.exists() and (kept := self._compare(this, path, one)):
+                found.kept.append(kept)
                 return True
         for path in spooled[safe_component(one.sop_uid)]:
-            if verdict := self._compare(this, path, one):
+            if kept := self._compare(this, path, one):
                 self._publisher.stage(path, study.orthanc_id, one)
-                found.kept.append(_kept(one, verdict))
+                found.kept.append(kept)
                 return True
         return False
 
-    def _compare(self, this: _Round, path: Path, one: Wanted) -> Verdict | None:
-        """The verdict where the file is what storage holds; otherwise None, and the reason is noted."""
+    def _compare(self, this: _Round, path: Path, one: Wanted) -> Kept | None:
+        """What was proved where the file is what storage holds; otherwise None, and the reason is noted."""
         failed = this.found.failed
         try:
             verdict = self._verifier.compare(path, one.orthanc_id, this.alive)
@@ -184,20 +184,23 @@ class Retriever:
         if not verdict.is_sound:
             failed[one.orthanc_id] = f"what came is not what storage holds: {verdict.reason}"
             return None
-        self._keep_other(this.study, path, one, verdict)
+        at_gateway = self._keep_other(this.study, path, one, verdict)
         failed.pop(one.orthanc_id, None)
-        return verdict
+        return _kept(one, verdict, at_gateway=at_gateway)
 
-    def _keep_other(self, study: Study, path: Path, one: Wanted, verdict: Verdict) -> None:
-        """Where the gateway holds other content than storage, it was acknowledged too: it is kept in quarantine."""
-        other = self._verifier.other_at_gateway(path, one.orthanc_id, verdict.md5)
-        if other is None:
-            return
-        reason = "the gateway holds other content under this UID than storage, which was first there"
-        self._quarantine.keep(
-            other,
-            Subject("conflict", study.study_uid, reason, study.orthanc_id, one.orthanc_id, one.sop_uid),
-        )
+    def _keep_other(self, study: Study, path: Path, one: Wanted, verdict: Verdict) -> bool:
+        """Where the gateway holds other content than storage, it was acknowledged too: it is kept in quarantine.
+
+        Whether the gateway holds the instance at all.
+        """
+        at_gateway, other = self._verifier.at_gateway(path, one.orthanc_id, verdict.md5)
+        if other is not None:
+            reason = "the gateway holds other content under this UID than storage, which was first there"
+            self._quarantine.keep(
+                other,
+                Subject("conflict", study.study_uid, reason, study.orthanc_id, one.orthanc_id, one.sop_uid),
+            )
+        return at_gateway
 
     def _spooled(self, study: Study) -> dict[str, list[Path]]:
         """What the SCP acknowledged for this StudyInstanceUID, by encoded SOPInstanceUID."""
@@ -257,7 +260,7 @@ def _uid_of(spooled: Path) -> str:
     return spooled.name[: -len(".dcm") - _DIGEST_DIGITS - 1]
 
 
-def _kept(one: Wanted, verdict: Verdict) -> Kept:
+def _kept(one: Wanted, verdict: Verdict, *, at_gateway: bool) -> Kept:
     return Kept(
         orthanc_id=one.orthanc_id,
         sop_uid=one.sop_uid,
@@ -266,6 +269,7 @@ def _kept(one: Wanted, verdict: Verdict) -> Kept:
         sha256=verdict.sha256,
         md5=verdict.md5,
         verdict=verdict.kind,
+        at_gateway=at_gateway,
     )
 
 

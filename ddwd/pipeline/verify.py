@@ -88,19 +88,19 @@ class Verifier:
         difference = difference_of(path, self._storage.file(instance))
         return Verdict(DIFFERENT if difference else EQUAL, sha256, stored_md5, size, difference)
 
-    def other_at_gateway(self, path: Path, instance: OrthancId, stored_md5: str) -> bytes | None:
-        """The gateway's copy where its content is not that of the verified file at `path`; None where it is, or is gone.
+    def at_gateway(self, path: Path, instance: OrthancId, stored_md5: str) -> tuple[bool, bytes | None]:
+        """Whether the gateway holds the instance, and its copy where that is not the content of the verified file at `path`.
 
         The two Orthancs hold the same bytes unless someone put another object with this UID onto storage first.
         Raises PeerDownError and PeerRefusedError.
         """
         try:
             if self._gateway.md5(instance) == stored_md5:
-                return None
+                return True, None
             content = self._gateway.file(instance)
         except NotFoundError:
-            return None
-        return content if difference_of(path, content) else None
+            return False, None
+        return True, content if difference_of(path, content) else None
 
     def _head(self, instance: OrthancId) -> bytes | None:
         """Preamble and file meta of the stored file; None where it is not a Part 10 file of the usual form."""

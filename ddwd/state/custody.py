@@ -26,7 +26,8 @@ class Kept:
     """One image on disk: where it stands below the study's folder, its size in bytes, and what was proved about it.
 
     `verdict` is `identical` (the data set's bytes equal storage's) or `equal` (every element equal, encoded otherwise).
-    `md5` is Orthanc's digest of the stored file, the same on the gateway when nothing changed on the way.
+    `md5` is Orthanc's digest of the stored file. `at_gateway` says that the gateway's copy was compared too: an image put straight
+    onto storage has none, until someone sends one with its UIDs.
     """
 
     orthanc_id: OrthancId
@@ -36,6 +37,7 @@ class Kept:
     sha256: str
     md5: str
     verdict: str
+    at_gateway: bool
 
 
 @dataclass
@@ -99,6 +101,7 @@ def _render(record: Record) -> bytes:
             "sha256": kept.sha256,
             "md5": kept.md5,
             "verdict": kept.verdict,
+            "at_gateway": kept.at_gateway,
         }
         for kept in record.images.values()
     ]
@@ -131,6 +134,7 @@ def _parse(content: bytes, path: Path) -> Record:
                 row["sha256"],
                 row["md5"],
                 row["verdict"],
+                row["at_gateway"],
             )
             for row in body["images"]
         ]

@@ -269,13 +269,14 @@ class FakeMover:
     poisoned: set[str] = field(default_factory=set)
     scp_up: bool = True
     broken: bool = False
+    lies: bool = False
     moved: list[list[str]] = field(default_factory=list)
 
     def move(self, study: Study, sop_uids: Sequence[str], alive: Callable[[], None]) -> str:
         if self.storage.down:
             raise PeerDownError("storage does not answer")
         self.moved.append(list(sop_uids))
-        for sop_uid in sop_uids:
+        for sop_uid in [] if self.lies else sop_uids:
             alive()
             if not self.scp_up:
                 return "0xA702: unable to perform sub-operations"

@@ -147,6 +147,26 @@ def test_other_content_on_the_gateway_than_on_storage_is_kept_in_quarantine(port
     assert Event.CONFLICT in [event for event, _ in portal.events]
 
 
+def test_other_content_that_comes_to_the_gateway_after_publication_is_kept_in_quarantine(
+    portal: Portal,
+) -> None:
+    ours, theirs = image(number=1), image(number=1, pixels=b"y" * 64)
+    portal.storage.store(theirs)
+    portal.run(30)
+    assert portal.published() == names(theirs)
+    portal.gateway.store(ours)
+    portal.run(60)
+    assert portal.published() == names(theirs)
+    (entry,) = portal.quarantine.entries()
+    assert (entry.subject.kind, entry.sha256) == ("conflict", hashlib.sha256(ours.content).hexdigest())
+    moved = len(portal.mover.moved)
+    portal.run(700)
+    assert len(portal.mover.moved) == moved
+    record = portal.custody.read(ours.study_id)
+    assert record is not None
+    assert record.revision == 2
+
+
 def test_other_content_that_is_already_published_stays_and_the_newcomer_waits(portal: Portal) -> None:
     one, taken = image(number=1), image(number=2)
     name = portal.paths.output / next(iter(names(taken)))
