@@ -26,6 +26,7 @@ from ddwd.daemon.workers import Ending, StorageMover, Workers
 from ddwd.errors import DdwdError
 from ddwd.orthanc_api import Orthanc
 from ddwd.paths import Paths
+from ddwd.pipeline.conflicts import Conflicts
 from ddwd.pipeline.cycle import Cycle, Ports
 from ddwd.pipeline.forward import Forwarder
 from ddwd.pipeline.guard import Guard
@@ -132,6 +133,11 @@ class Extractor:
             quarantine=quarantine,
             requests=requests,
             guard=self._guard,
+            conflicts=Conflicts(
+                {"gateway": paths.conflicts("gateway"), "storage": paths.conflicts("storage")},
+                {"gateway": gateway, "storage": storage},
+                quarantine,
+            ),
             leftovers=Leftovers(paths, (storage, gateway), quarantine),
             ledger=ledger,
             custody=Custody(paths.custody),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ddwd.config import Config
     from ddwd.model import Study
     from ddwd.orthanc_api import OrthancPort
+    from ddwd.pipeline.conflicts import Conflicts
     from ddwd.pipeline.forward import Forwarder
     from ddwd.pipeline.guard import Guard
     from ddwd.pipeline.leftovers import Leftovers
@@ -57,6 +58,7 @@ class Ports:
     publisher: Publisher
     quarantine: Quarantine
     requests: Requests
+    conflicts: Conflicts
     leftovers: Leftovers
     guard: Guard
     ledger: Ledger
@@ -117,6 +119,7 @@ class Cycle:
         report = CycleReport()
         self._ports.guard.look()
         self._take_requests()
+        self._collect_conflicts()
         for feed in self._feeds:
             self._look(feed, report)
         self._check_candidates(report)
@@ -238,6 +241,14 @@ class Cycle:
         now = self._ports.clock.monotonic()
         tries = self._config.retrieve.tries
         self.open[study] = OpenStudy(study, self._read_record(study), now, now, Blame(tries), Blame(tries))
+
+    def _collect_conflicts(self) -> None:
+        """What the doors of the Orthancs kept aside goes to quarantine, unless it only is encoded otherwise."""
+        try:
+            if self._ports.conflicts.waiting():
+                self._ports.conflicts.collect()
+        except (DdwdError, OSError):
+            return  # a peer is away or the disk is full: it lies there durably, and waits for the next turn
 
     # --- the operator's wishes --------------------------------------------------------------------------------
 

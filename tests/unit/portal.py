@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ddwd.audit import Audit
 from ddwd.config import Config
 from ddwd.paths import Paths
+from ddwd.pipeline.conflicts import Conflicts
 from ddwd.pipeline.cycle import Cycle, CycleReport, Ports
 from ddwd.pipeline.forward import Forwarder
 from ddwd.pipeline.guard import Guard
@@ -73,6 +74,11 @@ class Portal:
             quarantine=quarantine,
             requests=self.requests,
             guard=self.guard,
+            conflicts=Conflicts(
+                {"gateway": self.paths.conflicts("gateway"), "storage": self.paths.conflicts("storage")},
+                {"gateway": self.gateway, "storage": self.storage},
+                quarantine,
+            ),
             leftovers=Leftovers(self.paths, (self.storage, self.gateway), quarantine),
             ledger=ledger,
             custody=Custody(self.paths.custody),
