@@ -32,16 +32,25 @@ def corrected(study: Study, folder: Path, patient_name: str = "Corrected^Name") 
 
 
 def kept_aside(portal: Portal) -> list[str]:
-    """Names of the files that hold an object the doors put aside, in conflicts or, judged already, in quarantine."""
-    found = portal.machine.run(
-        f"find {CONFLICTS} /var/lib/ddwd/quarantine -name '*.dcm' -newer /srv/began | sort"
-    )
+    """Names of the files in quarantine that hold an object the doors put aside, once all of those are judged."""
+    await_judged(portal)
+    found = portal.machine.run("find /var/lib/ddwd/quarantine -name '*.dcm' -newer /srv/began | sort")
     return found.stdout.split()
+
+
+def await_judged(portal: Portal) -> None:
+    """Wait until the extractor has taken away what the doors put aside."""
+    portal.machine.wait_for(
+        lambda: not portal.machine.run(f"find {CONFLICTS} -name '*.dcm'").stdout,
+        limit=60,
+        what="what was put aside is not judged",
+    )
 
 
 @pytest.fixture
 def began(portal: Portal) -> None:
     """Note the time, so that a test sees only what was put aside since."""
+    await_judged(portal)
     portal.machine.run("touch /srv/began; sleep 0.05")
 
 
