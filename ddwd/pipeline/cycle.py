@@ -179,8 +179,7 @@ class Cycle:
                 self._candidates[study] = None  # asked again when the peer is back
                 return
             if needed:
-                self._ports.ledger.append("opened", study=study)
-                self._open(study)
+                self._reopened(study)
                 report.opened += 1
 
     def _ready_sweep(self) -> None:
@@ -283,10 +282,7 @@ class Cycle:
             if entry.subject.study == study_id and entry.subject.kind == "undeliverable":
                 self._try_again(entry)
         if study.record is not None:
-            folder = study.record.folder
-            gone = [
-                one for one, kept in study.record.images.items() if self._ports.publisher.lacks(folder, kept)
-            ]
+            gone = self._ports.publisher.gone(study.record)
             for one in gone:
                 study.held.pop(one, None)
             study.restored += len(gone)
@@ -311,6 +307,7 @@ class Cycle:
         self._ports.quarantine.release(entry)
 
     def _reopened(self, study: OrthancId) -> OpenStudy:
+        """The study in flight; one that was not is opened, and the ledger told so."""
         if study not in self.open:
             self._ports.ledger.append("opened", study=study)
             self._open(study)
@@ -349,7 +346,7 @@ class Cycle:
         """Both Orthancs were told to forget the study: what came of it before it was whole is kept in quarantine."""
         if study.listing is not None and study.is_changed:
             reason = "the study was deleted on both Orthancs before it was published"
-            files = self._ports.retriever.put_aside(study.listing, "vanished", reason)
+            files = self._ports.leftovers.vanished(study.listing, reason)
             self._ports.audit.record(
                 Event.VANISHED,
                 f"{reason}; {files} of its images are in quarantine",

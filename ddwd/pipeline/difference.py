@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.errors import StateError
+from ddwd.pipeline.open_study import ids_of
+from ddwd.state.custody import lacks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ddwd.model import OrthancId, Study
+    from ddwd.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
     from ddwd.paths import Paths
-    from ddwd.state.custody import Custody, Kept, Record
+    from ddwd.state.custody import Custody, Record
     from ddwd.state.proof import Prover
 
 _ID_DIGITS = 16
@@ -126,7 +128,7 @@ class Comparison:
             record = self._prover.record(study) if self._custody.has(study) else None
         except StateError as error:
             return Difference(study, uid, nodes, damage=str(error))
-        sent, stored = _ids(gateway), _ids(storage)
+        sent, stored = ids_of(gateway), ids_of(storage)
         images = frozenset(record.images) if record else _NONE
         aside = frozenset(record.set_aside) - images if record else _NONE
         return Difference(
@@ -140,21 +142,13 @@ class Comparison:
         )
 
     def _gone(self, record: Record) -> int:
-        return sum(self._lacks(record, kept) for kept in record.images.values())
-
-    def _lacks(self, record: Record, kept: Kept) -> bool:
+        folder = self._paths.output / record.folder
         try:
-            return (self._paths.output / record.folder / kept.file).lstat().st_size != kept.size
-        except (FileNotFoundError, NotADirectoryError):
-            return True
+            return sum(lacks(folder, kept) for kept in record.images.values())
         except OSError as error:  # its own text would have the path, and with it the PatientID
             raise StateError(
                 f"a file below {self._paths.output} cannot be looked at ({error.strerror})"
             ) from error
-
-
-def _ids(study: Study | None) -> frozenset[OrthancId]:
-    return study.ids if study else _NONE
 
 
 def _short(study: OrthancId) -> int:

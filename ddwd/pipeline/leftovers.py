@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from ddwd.model import Study
     from ddwd.orthanc_api import OrthancPort
     from ddwd.paths import Paths
-    from ddwd.pipeline.quarantine import Kind, Quarantine
+    from ddwd.pipeline.quarantine import Quarantine
+
+
+_UNKNOWN = "the SCP acknowledged it, and no Orthanc knows its study"
+_DELETED = "its study was deleted on both Orthancs before it was published"
 
 
 class Leftovers:
@@ -46,15 +50,11 @@ class Leftovers:
             found = [study for node in self._nodes for study in node.find_study(folder.name)]
             reopened += found
             if not found:
-                self._put_away(
-                    folder, folder.name, "stray", "the SCP acknowledged it, and no Orthanc knows its study"
-                )
+                self._put_away(folder, Subject("stray", folder.name, _UNKNOWN))
         for folder in staged & before:
             study = self._known(OrthancId(folder.name))
             if study is None:
-                self._put_away(
-                    folder, "", "vanished", "its study was deleted on both Orthancs before it was published"
-                )
+                self._put_away(folder, Subject("vanished", folder.name, _DELETED, OrthancId(folder.name)))
             else:
                 reopened.append(study.orthanc_id)
         return list(dict.fromkeys(reopened))
@@ -65,20 +65,27 @@ class Leftovers:
                 return found
         return None
 
-    def _put_away(self, folder: Path, study_uid: str, kind: Kind, reason: str) -> None:
-        study = OrthancId("" if study_uid else folder.name)
-        for path in sorted(folder.rglob("*.dcm")):
-            self._quarantine.put(path, Subject(kind, study_uid or folder.name, reason, study))
-        remove_empty(folder)
+    def vanished(self, study: Study, reason: str) -> int:
+        """Put everything that came of a study in quarantine, for it is on no Orthanc any more; the number of files.
 
+        Raises StorageFullError and OSError.
+        """
+        subject = Subject("vanished", study.study_uid, reason, study.orthanc_id)
+        folders = (
+            self._paths.staging / study.orthanc_id,
+            self._paths.spool / safe_component(study.study_uid),
+        )
+        return sum(self._put_away(folder, subject) for folder in folders if folder.is_dir())
 
-def remove_empty(folder: Path) -> None:
-    """Remove a folder and those below it, as far as they are empty."""
-    if not folder.is_dir():
-        return
-    for below in [*sorted(folder.rglob("*"), reverse=True), folder]:
-        if below.is_dir():
-            durable.remove_folder(below)
+    def _put_away(self, folder: Path, subject: Subject) -> int:
+        """Move all images below a folder to quarantine, and remove what is empty then; the number of files."""
+        files = sorted(folder.rglob("*.dcm"))
+        for path in files:
+            self._quarantine.put(path, subject)
+        for below in [*sorted(folder.rglob("*"), reverse=True), folder]:
+            if below.is_dir():
+                durable.remove_folder(below)
+        return len(files)
 
 
 def _folders(parent: Path) -> Iterable[Path]:

@@ -47,7 +47,8 @@ class OpenStudy:
 
     def see(self, gateway: Study | None, storage: Study | None, now: float) -> None:
         """Take in what both Orthancs list at this moment; None where one does not hold the study."""
-        self.listing = _joined(gateway, storage) or self.listing
+        # storage's listing is what a C-MOVE is asked from; the gateway's serves until storage has one
+        self.listing = storage or gateway or self.listing
         listed = ids_of(gateway) | ids_of(storage)
         if not listed <= self.known:
             self.known |= listed
@@ -100,8 +101,3 @@ def uncompared(held: Mapping[OrthancId, Kept], gateway: frozenset[OrthancId]) ->
 def ids_of(study: Study | None) -> frozenset[OrthancId]:
     """The instances of a listing; none where there is no listing."""
     return study.ids if study else frozenset()
-
-
-def _joined(gateway: Study | None, storage: Study | None) -> Study | None:
-    """Storage's listing is what a C-MOVE is asked from; the gateway's serves until storage has one."""
-    return storage or gateway

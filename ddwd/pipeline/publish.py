@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ddwd import durable
 from ddwd.pipeline.quarantine import Subject
+from ddwd.state.custody import lacks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ddwd.model import OrthancId, Study, Wanted
     from ddwd.paths import Paths
     from ddwd.pipeline.quarantine import Quarantine
-    from ddwd.state.custody import Kept
+    from ddwd.state.custody import Record
 
 
 class Publisher:
@@ -37,12 +38,10 @@ class Publisher:
         """Where a published file stands."""
         return self._paths.output / study.folder / file
 
-    def lacks(self, folder: str, kept: Kept) -> bool:
-        """Tell whether a published file of a record is not there as recorded, by name and size."""
-        try:
-            return (self._paths.output / folder / kept.file).lstat().st_size != kept.size
-        except (FileNotFoundError, NotADirectoryError):
-            return True
+    def gone(self, record: Record) -> list[OrthancId]:
+        """The images of a record whose files are not there as recorded, by name and size. Raises OSError."""
+        folder = self._paths.output / record.folder
+        return [one for one, kept in record.images.items() if lacks(folder, kept)]
 
     def stage(self, source: Path, study: OrthancId, wanted: Wanted) -> Path:
         """Move a verified file from the spool to its place in staging."""

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ddwd import durable
 from ddwd.errors import DdwdError, NotFoundError, PeerDownError
 from ddwd.model import OrthancId, Wanted, safe_component
-from ddwd.pipeline.leftovers import remove_empty
 from ddwd.pipeline.quarantine import Subject
 from ddwd.pipeline.verify import difference_of
 from ddwd.state.custody import Kept
@@ -240,19 +239,6 @@ class Retriever:
             path,
             Subject("stray", study.study_uid, reason, study.orthanc_id, sop_uid=ours.sop_uid if ours else ""),
         )
-
-    def put_aside(self, study: Study, kind: Literal["vanished", "stray"], reason: str) -> int:
-        """Move everything of a study in spool and staging to quarantine; the number of files."""
-        folders = [
-            self._paths.staging / study.orthanc_id,
-            self._paths.spool / safe_component(study.study_uid),
-        ]
-        files = [path for folder in folders if folder.is_dir() for path in sorted(folder.rglob("*.dcm"))]
-        for path in files:
-            self._quarantine.put(path, Subject(kind, study.study_uid, reason, study.orthanc_id))
-        for folder in folders:
-            remove_empty(folder)
-        return len(files)
 
 
 def _uid_of(spooled: Path) -> str:

@@ -40,6 +40,14 @@ class Kept:
     at_gateway: bool
 
 
+def lacks(folder: Path, kept: Kept) -> bool:
+    """Tell whether the study's folder does not have the file as recorded, by name and size. Raises OSError where it cannot look."""
+    try:
+        return (folder / kept.file).lstat().st_size != kept.size
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+
+
 @dataclass
 class Record:
     """The custody record of one study; `revision` counts from 1 and rises with each change after publication."""

@@ -14,9 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.appliance.conftest import Portal
+from tests.appliance.conftest import OUTPUT_DIR, Portal
 from tests.faults.campaign import Campaign, evidence, plan, summary
-from tests.faults.nemesis import OUTPUT_DIR
 from tests.machine import Machine
 from tests.machine.__main__ import newest_deb
 from tests.machine.host import REPO, say

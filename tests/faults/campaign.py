@@ -11,7 +11,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from tests.faults.nemesis import FAULTS, OUTPUT_DIR
+from tests.appliance.conftest import OUTPUT_DIR, UNITS
+from tests.faults.nemesis import FAULTS
 from tests.faults.oracle import Sent, Verdict, Watcher, judge, lost, sent
 from tests.studies import made_up_ct
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 HEALING_SECONDS = 60.0
 """The promise: everything acknowledged is on disk this long after the last fault healed and the portal answers."""
 BACK_SECONDS = 120.0
-_UNITS = ("ddwd", "ddwd-gateway", "ddwd-storage", "ddwd-scp", "ddwd-extractor")
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Campaign:
     def _await_back(self) -> None:
         machine = self._machine
         machine.wait_for(
-            lambda: machine.is_active(*_UNITS) and machine.modality.echoscu(check=False),
+            lambda: machine.is_active(*UNITS) and machine.modality.echoscu(check=False),
             limit=BACK_SECONDS, every=0.5, what="the portal is not back",
         )  # fmt: skip
 

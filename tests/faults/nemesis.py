@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tests.appliance.conftest import DAEMONS, OUTPUT_DIR
 from tests.machine.host import REPO
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     Fault = Callable[[Machine, random.Random], AbstractContextManager[None]]
 
-DAEMONS = ("ddwd-gateway", "ddwd-storage", "ddwd-scp", "ddwd-extractor")
-OUTPUT_DIR = "/var/lib/ddwd/received_dicom"
 STOPPED_SECONDS = 30
 STARTED_SECONDS = 60
 UNREACHABLE_SECONDS = (20, 150)

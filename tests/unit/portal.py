@@ -25,6 +25,7 @@ from tests.unit.fakes import FakeClock, FakeDisk, FakeMover, FakeOrthanc, Inline
 
 if TYPE_CHECKING:
     from ddwd.audit import Event
+    from tests.unit.fakes import Image
 
 
 class Portal:
@@ -91,6 +92,11 @@ class Portal:
         self.custody = ports.custody
         self.quarantine = quarantine
 
+    def deliver(self, *images: Image) -> None:
+        """Images come to the gateway, and Lua forwards them at once."""
+        self.gateway.store(*images)
+        self.storage.store(*images)
+
     def run(self, seconds: float = 60.0) -> list[CycleReport]:
         """Let time pass, one turn each half second."""
         reports = []
@@ -111,3 +117,10 @@ class Portal:
     def leftovers(self) -> list[Path]:
         """Files that should not stay behind once everything is delivered."""
         return [path for path in self.paths.private.rglob("*") if path.is_file()]
+
+
+def names(*images: Image) -> dict[str, bytes]:
+    """What `Portal.published` says when exactly these are."""
+    return {
+        f"{one.patient_id}/{one.study_uid}/{one.series_uid}/{one.sop_uid}.dcm": one.content for one in images
+    }

@@ -8,8 +8,8 @@ import pytest
 
 from ddwd import durable
 from ddwd.audit import Event
-from tests.unit.fakes import Image, image
-from tests.unit.portal import Portal
+from tests.unit.fakes import image
+from tests.unit.portal import Portal, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def portal(tmp_path: Path) -> Portal:
     return Portal(tmp_path)
-
-
-def names(*images: Image) -> dict[str, bytes]:
-    return {
-        f"{one.patient_id}/{one.study_uid}/{one.series_uid}/{one.sop_uid}.dcm": one.content for one in images
-    }
 
 
 def test_a_study_on_both_orthancs_is_published_whole(portal: Portal) -> None:

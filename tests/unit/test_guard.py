@@ -9,7 +9,7 @@ import pytest
 from ddwd import room
 from ddwd.audit import Event
 from ddwd.room import Level, Space
-from tests.unit.fakes import Image, image
+from tests.unit.fakes import image
 from tests.unit.portal import Portal
 
 if TYPE_CHECKING:
@@ -22,11 +22,6 @@ RESERVE = 2 * GIB
 @pytest.fixture
 def portal(tmp_path: Path) -> Portal:
     return Portal(tmp_path)
-
-
-def deliver(portal: Portal, *images: Image) -> None:
-    portal.gateway.store(*images)
-    portal.storage.store(*images)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +59,7 @@ def test_no_image_is_retrieved_onto_a_volume_short_of_room_and_all_are_once_ther
     portal: Portal,
 ) -> None:
     portal.disk.free[portal.paths.output.name] = 3 * GIB
-    deliver(portal, image(number=1), image(number=2))
+    portal.deliver(image(number=1), image(number=2))
     portal.run(600)
     assert portal.mover.moved == []
     assert "short of room" in next(iter(portal.cycle.open.values())).reason

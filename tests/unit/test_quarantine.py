@@ -9,8 +9,8 @@ import pytest
 
 from ddwd.audit import Event
 from ddwd.state.requests import Request
-from tests.unit.fakes import Image, image, spool
-from tests.unit.portal import Portal
+from tests.unit.fakes import image, spool
+from tests.unit.portal import Portal, names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,22 +21,11 @@ def portal(tmp_path: Path) -> Portal:
     return Portal(tmp_path)
 
 
-def names(*images: Image) -> dict[str, bytes]:
-    return {
-        f"{one.patient_id}/{one.study_uid}/{one.series_uid}/{one.sop_uid}.dcm": one.content for one in images
-    }
-
-
-def deliver(portal: Portal, *images: Image) -> None:
-    portal.gateway.store(*images)
-    portal.storage.store(*images)
-
-
 def test_a_poisoned_image_goes_to_quarantine_and_the_others_are_published(portal: Portal) -> None:
     images = [image(number=n) for n in range(1, 21)]
     bad = images[4]
     portal.mover.poisoned = {bad.sop_uid}
-    deliver(portal, *images)
+    portal.deliver(*images)
     portal.run(120)
     assert portal.published() == names(*(one for one in images if one is not bad))
     (entry,) = portal.quarantine.entries()
@@ -53,7 +42,7 @@ def test_a_poisoned_image_goes_to_quarantine_and_the_others_are_published(portal
 def test_what_is_set_aside_is_not_tried_again_after_a_restart(portal: Portal) -> None:
     images = [image(number=n) for n in range(1, 4)]
     portal.mover.poisoned = {images[0].sop_uid}
-    deliver(portal, *images)
+    portal.deliver(*images)
     portal.run(120)
     moved = len(portal.mover.moved)
     portal.start()
@@ -65,7 +54,7 @@ def test_what_is_set_aside_is_not_tried_again_after_a_restart(portal: Portal) ->
 def test_a_released_image_is_tried_again_and_published(portal: Portal, kind: str) -> None:
     images = [image(number=n) for n in range(1, 4)]
     portal.mover.poisoned = {images[0].sop_uid}
-    deliver(portal, *images)
+    portal.deliver(*images)
     portal.run(120)
     (entry,) = portal.quarantine.entries()
     portal.mover.poisoned = set()
@@ -85,7 +74,7 @@ def test_a_released_image_is_tried_again_and_published(portal: Portal, kind: str
 def test_a_release_outlives_a_crash_right_after_it(portal: Portal) -> None:
     images = [image(number=n) for n in range(1, 4)]
     portal.mover.poisoned = {images[0].sop_uid}
-    deliver(portal, *images)
+    portal.deliver(*images)
     portal.run(120)
     (entry,) = portal.quarantine.entries()
     portal.mover.poisoned = set()
@@ -98,9 +87,9 @@ def test_a_release_outlives_a_crash_right_after_it(portal: Portal) -> None:
 
 def test_a_way_that_is_closed_for_all_sends_nothing_to_quarantine(portal: Portal) -> None:
     images = [image(number=n) for n in range(1, 9)]
-    deliver(portal, *images[:4])
+    portal.deliver(*images[:4])
     portal.run(1)
-    deliver(portal, *images[4:])
+    portal.deliver(*images[4:])
     portal.mover.broken = True
     portal.run(3600)
     assert portal.quarantine.entries() == []
@@ -172,7 +161,7 @@ def test_other_content_that_is_already_published_stays_and_the_newcomer_waits(po
     name = portal.paths.output / next(iter(names(taken)))
     name.parent.mkdir(parents=True)
     name.write_bytes(b"something else")
-    deliver(portal, one, taken)
+    portal.deliver(one, taken)
     portal.run(30)
     assert portal.published() == names(one) | {str(name.relative_to(portal.paths.output)): b"something else"}
     record = portal.custody.read(one.study_id)
@@ -184,7 +173,7 @@ def test_other_content_that_is_already_published_stays_and_the_newcomer_waits(po
 def test_a_stranger_in_the_spool_of_a_published_study_goes_to_quarantine(portal: Portal) -> None:
     good, stranger = image(number=1), image(number=7)
     spool(portal.paths.spool, stranger)
-    deliver(portal, good)
+    portal.deliver(good)
     portal.run(30)
     assert portal.published() == names(good)
     (entry,) = portal.quarantine.entries()
@@ -196,7 +185,7 @@ def test_a_study_deleted_on_both_orthancs_before_it_is_published_is_not_forgotte
     portal: Portal,
 ) -> None:
     images = [image(number=n) for n in range(1, 4)]
-    deliver(portal, *images)
+    portal.deliver(*images)
     portal.run(1)
     portal.gateway.delete_study(images[0].study_id)
     portal.storage.delete_study(images[0].study_id)
@@ -210,7 +199,7 @@ def test_a_study_deleted_on_both_orthancs_before_it_is_published_is_not_forgotte
 
 def test_a_file_gone_from_disk_is_fetched_again_when_asked(portal: Portal) -> None:
     images = [image(number=n) for n in range(1, 4)]
-    deliver(portal, *images)
+    portal.deliver(*images)
     portal.run(10)
     (portal.paths.output / next(iter(names(images[1])))).unlink()
     portal.requests.submit(Request("retry", images[1].study_id))
@@ -223,7 +212,7 @@ def test_a_file_gone_from_disk_is_fetched_again_when_asked(portal: Portal) -> No
 
 def test_a_published_study_that_storage_lost_is_sent_to_it_again(portal: Portal) -> None:
     images = [image(number=n) for n in range(1, 4)]
-    deliver(portal, *images)
+    portal.deliver(*images)
     portal.run(10)
     portal.storage.delete_study(images[0].study_id)
     portal.run(400)
