@@ -18,7 +18,13 @@ from pydicom.data import get_testdata_file
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -114,14 +120,23 @@ def real_studies(*, wider: bool = False) -> list[Study]:
 
 
 def made_up_ct(
-    folder: Path, slices: int, *, seed: int = 1, patient_id: str = "MADEUP-CT", size: int = 512
+    folder: Path,
+    slices: int,
+    *,
+    seed: int = 1,
+    patient_id: str = "MADEUP-CT",
+    size: int = 512,
+    series: int = 1,
 ) -> Study:
-    """Write a CT series of `slices` images, size x size x 16 bit (512 KiB at 512), uncompressed; same seed, same files."""
+    """Write a CT of `slices` images, size x size x 16 bit (512 KiB at 512), uncompressed; same seed, same files.
+
+    Slice n belongs to the n-th series, in turn.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     chance = random.Random(seed)  # noqa: S311 - noise for pixels
     paths = []
     for number in range(1, slices + 1):
-        data_set = _ct_slice(seed, number, size)
+        data_set = _ct_slice(seed, number, size, (number - 1) % series + 1)
         data_set.PatientID = patient_id
         data_set.PixelData = chance.randbytes(size * size * 2)
         paths.append(folder / f"{number:05}.dcm")
@@ -129,20 +144,35 @@ def made_up_ct(
     return read_studies(paths)[0]
 
 
-def _ct_slice(seed: int, number: int, size: int) -> Dataset:
+def renewed(folder: Path, study: Study, *, seed: int) -> Study:
+    """Write a study again as another one: new study, series and instance UIDs by the seed, all else as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    series: dict[str, str] = {}
+    paths = []
+    for number, instance in enumerate(study.instances, 1):
+        data_set = pydicom.dcmread(instance.path)
+        own = series.setdefault(str(data_set.SeriesInstanceUID), f"{ROOT_UID}.{seed}.{len(series) + 1}")
+        data_set.StudyInstanceUID, data_set.SeriesInstanceUID = UID(f"{ROOT_UID}.{seed}"), UID(own)
+        data_set.SOPInstanceUID = data_set.file_meta.MediaStorageSOPInstanceUID = UID(f"{own}.{number}")
+        paths.append(folder / f"{number:05}.dcm")
+        data_set.save_as(paths[-1])
+    return read_studies(paths)[0]
+
+
+def _ct_slice(seed: int, number: int, size: int, series: int) -> Dataset:
     """Return the header of one slice: enough for the CT Image IOD (PS3.3 A.3) to be recognised."""
     data_set = Dataset()
     data_set.file_meta = FileMetaDataset()
     data_set.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data_set.SOPClassUID = CTImageStorage
     data_set.StudyInstanceUID = f"{ROOT_UID}.{seed}"
-    data_set.SeriesInstanceUID = f"{ROOT_UID}.{seed}.1"
-    data_set.SOPInstanceUID = f"{ROOT_UID}.{seed}.1.{number}"
-    data_set.FrameOfReferenceUID = f"{ROOT_UID}.{seed}.2"
+    data_set.SeriesInstanceUID = f"{ROOT_UID}.{seed}.{series}"
+    data_set.SOPInstanceUID = f"{ROOT_UID}.{seed}.{series}.{number}"
+    data_set.FrameOfReferenceUID = f"{ROOT_UID}.{seed}.0"
     data_set.PatientName, data_set.PatientBirthDate, data_set.PatientSex = "Made^Up", "", ""
     data_set.StudyDate, data_set.StudyTime, data_set.StudyID = "20260101", "120000", "1"
     data_set.AccessionNumber, data_set.Modality = f"ACC{seed}", "CT"
-    data_set.SeriesNumber, data_set.InstanceNumber = 1, number
+    data_set.SeriesNumber, data_set.InstanceNumber = series, number
     data_set.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     data_set.ImagePositionPatient, data_set.ImageOrientationPatient = [0, 0, number], [1, 0, 0, 0, 1, 0]
     data_set.PixelSpacing, data_set.SliceThickness = [0.7, 0.7], 1

@@ -42,31 +42,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         portal.install()
         outcomes = run(machine, Path(folder), options.seed, numbers)
         proved = machine.run(["ddwd", "verify", "--all"], check=False, timeout=600)
-    figures = summary(outcomes) | {"seed": options.seed, "verify_exit_status": proved.returncode}
     say(proved.stdout.strip().splitlines()[-1] if proved.stdout else proved.stderr)
+    figures = report(options.seed, outcomes, verify_exit_status=proved.returncode)
     say(json.dumps(figures, indent=1))
-    target = REPO / "dist" / "faults.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    return int(proved.returncode != 0 or not all(outcome.verdict.holds for outcome in outcomes))
+    return int(proved.returncode != 0 or not all(outcome.holds for outcome in outcomes))
 
 
 def run(machine: Machine, folder: Path, seed: int, numbers: Sequence[int]) -> list[Outcome]:
-    """Run these rounds of a campaign; a round that breaks the promise leaves its evidence."""
+    """Run these rounds of a campaign; a round that breaks off or breaks the promise leaves its evidence."""
     campaign = Campaign(machine, folder)
-    outcomes = []
+    outcomes: list[Outcome] = []
     for number in numbers:
         this = plan(seed, number)
         outcome = campaign.run(this)
         outcomes.append(outcome)
+        report(seed, outcomes)
         say(outcome.line())
-        if outcome.verdict.holds:
+        if outcome.holds:
             campaign.tidy(this)
             continue
         kept = REPO / "build" / "faults" / f"{seed}-{number}"
         evidence(machine, outcome, kept)
-        say(f"BROKEN: see {kept}; again: make faults SEED={seed} ROUND={number}")
+        say(f"FAILED: see {kept}; again: make faults SEED={seed} ROUND={number}")
+        if outcome.broken_off:
+            campaign.recover()
     return outcomes
+
+
+def report(seed: int, outcomes: list[Outcome], **more: int) -> dict[str, object]:
+    """Write the figures so far to dist/faults.json, so that a campaign cut short leaves them."""
+    figures = summary(outcomes) | {"seed": seed, **more}
+    target = REPO / "dist" / "faults.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return figures
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ import shutil
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tests.appliance.conftest import OUTPUT_DIR, UNITS
 from tests.faults.nemesis import FAULTS
 from tests.faults.oracle import Sent, Verdict, Watcher, judge, lost, sent
-from tests.studies import made_up_ct
+from tests.studies import NATIVE, made_up_ct, real_studies, renewed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from tests.machine import Machine
     from tests.machine.modality import Sending
+    from tests.studies import Study
 
 HEALING_SECONDS = 60.0
 """The promise: everything acknowledged is on disk this long after the last fault healed and the portal answers."""
@@ -29,14 +30,51 @@ BACK_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
+class MadeUp:
+    """A made-up CT: `size` pixels a side, its slices spread over `series`."""
+
+    seed: int
+    patient_id: str
+    slices: int
+    size: int
+    series: int
+
+    def write(self, folder: Path) -> Study:
+        """Write its files."""
+        return made_up_ct(
+            folder,
+            self.slices,
+            seed=self.seed,
+            patient_id=self.patient_id,
+            size=self.size,
+            series=self.series,
+        )
+
+
+@dataclass(frozen=True)
+class Real:
+    """One of the real studies in a native transfer syntax (what storescu proposes by itself), under new UIDs."""
+
+    seed: int
+    choice: int
+
+    def write(self, folder: Path) -> Study:
+        """Write its files."""
+        names = {syntax.name for syntax in NATIVE}
+        native = [
+            one for one in real_studies() if all(image.transfer_syntax in names for image in one.instances)
+        ]
+        return renewed(folder, native[self.choice % len(native)], seed=self.seed)
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What one round does."""
+    """What one round does. Of `studies` the first is sent in two parts, the last twice."""
 
     seed: int
     number: int
     faults: tuple[str, ...]
-    studies: tuple[tuple[int, int, int, str], ...]
-    """(study seed, slices, pixels a side, PatientID)"""
+    studies: tuple[MadeUp | Real, ...]
 
     @property
     def chance(self) -> random.Random:
@@ -52,19 +90,22 @@ def plan(seed: int, number: int) -> Plan:
     faults = [order[number % len(order)]]
     if chance.random() < 0.3:
         faults.append(chance.choice([name for name in order if name != faults[0]]))
-    studies = []
+    first = (seed % 10_000_000) * 100_000 + number * 10
+    made = []
     for one in range(chance.randint(3, 5)):
-        study = (seed % 10_000_000) * 100_000 + number * 10 + one
         slices, size = chance.choice([(4, 16), (20, 64), (40, 64), (25, 128), (8, 256)])
-        studies.append((study, slices, size, f"FAULT-{one}"))
-    twin = studies[0]
-    studies.append((twin[0], twin[1], twin[2], "FAULT-TWIN"))  # one StudyInstanceUID under two patients
-    return Plan(seed, number, tuple(faults), tuple(studies))
+        made.append(MadeUp(first + one, f"FAULT-{one}", slices, size, chance.randint(1, 3)))
+    real = Real(first + len(made), chance.randrange(1000))
+    twin = replace(made[0], patient_id="FAULT-TWIN")  # one StudyInstanceUID under two patients
+    return Plan(seed, number, tuple(faults), (*made, real, twin))
 
 
 @dataclass
 class Outcome:
-    """How a round ended; `healed` is seconds from the last fault's end to the last acknowledged image on disk."""
+    """How a round ended; `healed` is seconds from the last fault's end to the last acknowledged image on disk.
+
+    `broken_off` says what ended a round early; such a round has proved nothing, and counts as failed.
+    """
 
     seed: int
     number: int
@@ -73,14 +114,20 @@ class Outcome:
     acknowledged: int = 0
     healed: float = 0.0
     verdict: Verdict = field(default_factory=Verdict)
+    broken_off: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """True where the round came to its end and the promise was kept."""
+        return not self.broken_off and self.verdict.holds
 
     def line(self) -> str:
         """One line for people."""
+        head = f"round {self.number:3}  {', '.join(self.faults):<44} sent {self.sent:4}  "
+        if self.broken_off:
+            return f"{head}BROKEN OFF: {self.broken_off.splitlines()[0]}"
         counts = " ".join(f"{name} {count}" for name, count in self.verdict.counts().items())
-        return (
-            f"round {self.number:3}  {', '.join(self.faults):<44} sent {self.sent:4}  "
-            f"acknowledged {self.acknowledged:4}  {counts}  healed in {self.healed:.1f} s"
-        )
+        return f"{head}acknowledged {self.acknowledged:4}  {counts}  healed in {self.healed:.1f} s"
 
 
 class Senders:
@@ -133,11 +180,18 @@ class Campaign:
 
     def run(self, this: Plan) -> Outcome:
         """One round; the machine is whole again at its end."""
-        studies = [self._make(this.number, *study) for study in this.studies]
+        studies = [self._write(this, number) for number in range(len(this.studies))]
         files = [one for study in studies for one in study]
         self._all |= {one.target: one for one in files}
         outcome = Outcome(this.seed, this.number, this.faults, sent=len(files))
         senders = Senders(self._machine, files)
+        try:
+            self._play(this, studies, senders, outcome)
+        except Exception as error:  # noqa: BLE001 - the campaign goes on, with a machine that is whole
+            outcome.broken_off = f"{type(error).__name__}: {error}"
+        return outcome
+
+    def _play(self, this: Plan, studies: list[list[Sent]], senders: Senders, outcome: Outcome) -> None:
         watcher = Watcher(self._output, senders.acknowledged)
         watcher.start()
         try:
@@ -151,13 +205,11 @@ class Campaign:
         finally:
             watcher.end()
         outcome.acknowledged = len(senders.acknowledged())
-        outcome.verdict = judge(files, senders.acknowledged(), self._output)
-        outcome.verdict = self._whole(outcome.verdict, watcher)
-        return outcome
+        files = [one for study in studies for one in study]
+        outcome.verdict = self._whole(judge(files, senders.acknowledged(), self._output), watcher)
 
-    def _make(self, number: int, seed: int, slices: int, size: int, patient: str) -> list[Sent]:
-        folder = self._folder / f"{number}" / f"{seed}-{patient}"
-        study = made_up_ct(folder, slices, seed=seed, patient_id=patient, size=size)
+    def _write(self, this: Plan, number: int) -> list[Sent]:
+        study = this.studies[number].write(self._folder / f"{this.number}" / f"{number}")
         return [sent(path) for path in study.paths]
 
     def _break(self, this: Plan, studies: list[list[Sent]], senders: Senders) -> None:
@@ -194,6 +246,11 @@ class Campaign:
         verdict.partial = watcher.partial
         return verdict
 
+    def recover(self) -> None:
+        """After a round that broke off: the machine starts anew."""
+        self._machine.crash()
+        self._await_back()
+
     def tidy(self, this: Plan) -> None:
         """Forget the files of a round that went well; what is on disk stays and is looked for to the end."""
         shutil.rmtree(self._folder / f"{this.number}", ignore_errors=True)
@@ -217,6 +274,7 @@ def summary(outcomes: list[Outcome]) -> dict[str, object]:
         wrong.update(outcome.verdict.counts())
     return {
         "rounds": len(outcomes),
+        "broken_off": sum(bool(outcome.broken_off) for outcome in outcomes),
         "sent": sum(outcome.sent for outcome in outcomes),
         "acknowledged": sum(outcome.acknowledged for outcome in outcomes),
         "faults": dict(sorted(Counter(name for outcome in outcomes for name in outcome.faults).items())),

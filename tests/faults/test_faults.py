@@ -43,7 +43,7 @@ def test_six_rounds_lose_double_and_change_nothing_and_show_nothing_partial(
     portal: Portal, tmp_path: Path
 ) -> None:
     outcomes = run(portal.machine, tmp_path, SEED, _rounds())
-    assert [outcome.line() for outcome in outcomes if not outcome.verdict.holds] == []
+    assert [outcome.line() for outcome in outcomes if not outcome.holds] == []
     assert all(outcome.acknowledged for outcome in outcomes)
     _assert_one_flipped_byte_is_noticed(portal)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
+import pydicom
 import pytest
 
+from tests.faults.campaign import Outcome, Real, summary
 from tests.faults.oracle import Sent, Watcher, judge, sent
 from tests.studies import made_up_ct
 
@@ -95,3 +97,19 @@ def test_a_study_that_appears_whole_or_before_the_next_image_is_acknowledged_is_
     watcher.look(20.0)
     watcher.look(30.0)
     assert watcher.partial == []
+
+
+def test_a_round_that_broke_off_has_proved_nothing() -> None:
+    whole = Outcome(1, 2, ("crash",), sent=3, acknowledged=3)
+    cut = Outcome(1, 3, ("swallowing peer",), sent=3, broken_off="MachineError: no packet met the rule")
+    assert whole.holds
+    assert not cut.holds
+    assert "no packet met the rule" in cut.line()
+    assert (summary([whole, cut])["rounds"], summary([whole, cut])["broken_off"]) == (2, 1)
+
+
+def test_real_studies_of_a_round_are_new_studies_with_the_same_pixels(tmp_path: Path) -> None:
+    first, again = (Real(seed, 3).write(tmp_path / str(seed)) for seed in (5, 6))
+    assert first.uid != again.uid
+    pixels = [pydicom.dcmread(study.paths[0]).get("PixelData") for study in (first, again)]
+    assert pixels[0] == pixels[1]
