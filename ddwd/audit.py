@@ -45,6 +45,7 @@ class Event(StrEnum):
     DISK_OK = "disk-ok"
     REQUESTED = "requested"
     VANISHED = "vanished"
+    REPAIRED = "repaired"
 
 
 MESSAGE_IDS = {
@@ -66,6 +67,7 @@ MESSAGE_IDS = {
     Event.DISK_OK: "9a6f0f1c4f0b4c5c8d2e6b7a10d40010",
     Event.REQUESTED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40011",
     Event.VANISHED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40012",
+    Event.REPAIRED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40013",
 }
 _WARNINGS = frozenset(
     {
@@ -77,6 +79,7 @@ _WARNINGS = frozenset(
         Event.STATE_REBUILT,
         Event.DISK_LOW,
         Event.VANISHED,
+        Event.REPAIRED,
     },
 )
 _LOG_WARNING, _LOG_NOTICE = 4, 5  # syslog(3)

@@ -59,6 +59,12 @@ class Index(Protocol):
     def md5(self, instance: str) -> str | None:
         """MD5 of the stored file of that Orthanc ID; None where there is none."""
 
+    def is_whole(self, instance: str) -> bool:
+        """Tell whether the stored file is there, with the MD5 it came with."""
+
+    def forget(self, instance: str) -> None:
+        """Delete what is stored under that Orthanc ID."""
+
     def identify(self, content: bytes) -> tuple[str, str, str, str]:
         """PatientID, Study-, Series- and SOPInstanceUID as Orthanc reads them; slower. Raises NotDicomError."""
 
@@ -148,20 +154,28 @@ class Door:
 
     def _judge(self, content: bytes, ids: OrthancIds) -> Verdict:
         fingerprint = len(content), hash(content)
-        rivals = self._rivals(ids.instance)
-        if rivals and all(one.fingerprint == fingerprint for one in rivals):
-            return self._admit(ids, fingerprint)
+        others = [one for one in self._rivals(ids.instance) if one.fingerprint != fingerprint]
         in_flight = (one.instance for one in self._in_flight.values())
         if not self._known.may_hold(ids.series, ids.instance, in_flight):
             return self._admit(ids, fingerprint)
         stored = self._index.md5(ids.instance)
-        if stored is None and not rivals:
+        if stored is None and not others:
             return self._admit(ids, fingerprint)
         digest = hashlib.md5(content, usedforsecurity=False).hexdigest()  # Orthanc's choice
         if digest == stored:
-            return Verdict.KEEP
+            self._make_way(ids.instance)
+            return self._admit(ids, fingerprint)
         self._put_aside(content, f"{ids.instance}.{digest}.dcm")
         return Verdict.ASIDE
+
+    def _make_way(self, instance: str) -> None:
+        """Orthanc answers Success for what it lists, without a look at its file: one that is lost is stored anew.
+
+        A database killed in mid-commit may keep the row of an object whose file Orthanc removed again, and whose sender heard of a failure.
+        """
+        if not self._index.is_whole(instance):
+            self._index.say(f"the file of {instance} was lost; the object is stored anew")
+            self._index.forget(instance)
 
     def _identify(self, content: bytes) -> OrthancIds:
         with suppress(UnreadableError):

@@ -70,6 +70,11 @@ class PeerRefusedError(DdwdError):
     exit_status = 76
     retryable = True
 
+    def __init__(self, message: str, reason: int = 0) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """Orthanc's own error code (OrthancStatus) where it gave one, else the HTTP status, else 0."""
+
 
 class NotFoundError(DdwdError):
     """The study, series or instance is not known at the place that was asked."""

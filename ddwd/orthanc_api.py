@@ -11,6 +11,7 @@ import io
 import json
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -45,6 +46,8 @@ _CHUNK = 1024 * 1024
 _UID_BLOCK = 200
 """Instances in one bulk-content request: about 0.2 s of Orthanc's time."""
 _NOT_FOUND, _FIRST_ERROR = 404, 400
+_NOT_WHOLE = frozenset({400, 13, 20, 2006})
+"""Another MD5 (HTTP 400), and Orthanc's InexistentFile, CorruptedFile and RegularFileExpected."""
 _WILDCARDS = frozenset("*?\\")  # PS3.4 section C.2.2.2.4, and the backslash that lists values
 _SOP_TAG = "0008,0018"
 
@@ -120,6 +123,12 @@ class OrthancPort(Protocol):
 
     def file(self, instance: OrthancId) -> bytes:
         """The whole stored file, as stored."""
+
+    def is_whole(self, instance: OrthancId) -> bool:
+        """Tell whether the stored file is there, with the MD5 it came with; NotFoundError where the instance is not listed."""
+
+    def forget(self, instance: OrthancId) -> None:
+        """Delete the instance; one that is gone is fine."""
 
     def stow(self, server: str, resources: Iterable[OrthancId]) -> str:
         """Submit an asynchronous STOW-RS job that sends the resources to a DICOMweb server; its job ID."""
@@ -297,6 +306,22 @@ class Orthanc:
         """See OrthancPort."""
         return self._request("GET", f"/instances/{instance}/file", silence=_FILE_SILENCE_SECONDS)
 
+    def is_whole(self, instance: OrthancId) -> bool:
+        """See OrthancPort. Orthanc reads the file itself for this: what it has in memory may outlive its file."""
+        path = f"/instances/{instance}/attachments/dicom/verify-md5"
+        try:
+            self._request("POST", path, silence=_FILE_SILENCE_SECONDS)
+        except PeerRefusedError as error:
+            if error.reason in _NOT_WHOLE:
+                return False
+            raise
+        return True
+
+    def forget(self, instance: OrthancId) -> None:
+        """See OrthancPort."""
+        with suppress(NotFoundError):
+            self._request("DELETE", f"/instances/{instance}")
+
     def stow(self, server: str, resources: Iterable[OrthancId]) -> str:
         """See OrthancPort. Always a new job: a resubmitted one reports success having sent nothing."""
         body = {"Resources": list(resources), "Synchronous": False}
@@ -335,7 +360,8 @@ class Orthanc:
         if status == _NOT_FOUND:
             raise NotFoundError(f"{self.name}: not found: {path.partition('?')[0]}")
         if status >= _FIRST_ERROR:
-            raise PeerRefusedError(f"{self.name}: HTTP {status} for {path.partition('?')[0]}")
+            message = f"{self.name}: HTTP {status} for {path.partition('?')[0]}"
+            raise PeerRefusedError(message, _orthanc_status(content) or status)
         return content
 
     def _ask(self, method: str, path: str, silence: float, **options: Any) -> tuple[int, bytes]:
@@ -375,6 +401,14 @@ class Orthanc:
             session.mount(self._base, HTTPAdapter(max_retries=retry))
             self._local.session = session
         return session
+
+
+def _orthanc_status(content: bytes) -> int:
+    """Orthanc's error code in the body of a refusal; 0 where it has none."""
+    try:
+        return int(json.loads(content)["OrthancStatus"])
+    except (ValueError, KeyError, TypeError):
+        return 0
 
 
 def _series(row: dict[str, Any]) -> Series:

@@ -22,6 +22,12 @@ _ACTIONS = {
     # "modified" to nothing is an error to Orthanc: C-STORE answers 0xA700, REST 500, STOW-RS names the object as failed
     Verdict.REFUSE: (orthanc.ReceivedInstanceAction.MODIFY, b""),
 }
+_NOT_WHOLE = {
+    orthanc.ErrorCode.BAD_REQUEST,  # another MD5
+    orthanc.ErrorCode.INEXISTENT_FILE,
+    orthanc.ErrorCode.CORRUPTED_FILE,
+    orthanc.ErrorCode.REGULAR_FILE_EXPECTED,
+}
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
@@ -45,6 +51,18 @@ class _Index:
     def md5(self, instance):
         found = _get(f"/instances/{instance}/attachments/dicom/md5")
         return None if found is None else found.decode("ascii")
+
+    def is_whole(self, instance):
+        try:
+            orthanc.RestApiPost(f"/instances/{instance}/attachments/dicom/verify-md5", b"")
+        except orthanc.OrthancException as error:
+            if error.args[0] in _NOT_WHOLE:
+                return False
+            raise
+        return True
+
+    def forget(self, instance):
+        orthanc.RestApiDelete(f"/instances/{instance}")
 
     def identify(self, content):
         try:

@@ -31,6 +31,7 @@ from ddwd.pipeline.cycle import Cycle, Ports
 from ddwd.pipeline.forward import Forwarder
 from ddwd.pipeline.guard import Guard
 from ddwd.pipeline.leftovers import Leftovers
+from ddwd.pipeline.mend import Mender
 from ddwd.pipeline.progress import Progress
 from ddwd.pipeline.publish import Publisher
 from ddwd.pipeline.quarantine import Quarantine
@@ -128,7 +129,15 @@ class Extractor:
             gateway=gateway,
             storage=storage,
             forwarder=Forwarder(gateway),
-            retriever=Retriever(paths, storage, mover, Verifier(storage, gateway), publisher, quarantine),
+            retriever=Retriever(
+                paths,
+                storage,
+                mover,
+                Verifier(storage, gateway),
+                publisher,
+                quarantine,
+                Mender(gateway, storage, audit),
+            ),
             publisher=publisher,
             quarantine=quarantine,
             requests=requests,

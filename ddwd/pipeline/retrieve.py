@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ddwd.model import Study
     from ddwd.orthanc_api import OrthancPort
     from ddwd.paths import Paths
+    from ddwd.pipeline.mend import Mender
     from ddwd.pipeline.publish import Publisher
     from ddwd.pipeline.quarantine import Quarantine
     from ddwd.pipeline.verify import Verdict, Verifier
@@ -81,6 +82,7 @@ class Retriever:
         verifier: Verifier,
         publisher: Publisher,
         quarantine: Quarantine,
+        mender: Mender,
     ) -> None:
         self._paths = paths
         self._storage = storage
@@ -88,6 +90,7 @@ class Retriever:
         self._verifier = verifier
         self._publisher = publisher
         self._quarantine = quarantine
+        self._mender = mender
 
     def fetch(
         self, study: Study, missing: Iterable[OrthancId], alive: Callable[[], None], control: str = ""
@@ -127,6 +130,9 @@ class Retriever:
                 self._ask(this, part)
 
     def _note_failure(self, this: _Round, one: Wanted, refusal: str) -> None:
+        if self._mender.mend(this.study.study_uid, one.orthanc_id):
+            this.found.failed[one.orthanc_id] = "storage had lost its file; the gateway sends it again"
+            return
         reason = refusal or "ORTHANC2 reported success, and no sound file came"
         this.found.failed.setdefault(one.orthanc_id, reason)
         if this.is_open is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pydicom
 import pytest
 
+from tests.machine.machine import HTTP_PORTS
 from tests.studies import made_up_ct
 
 if TYPE_CHECKING:
@@ -167,3 +168,59 @@ def test_what_cannot_be_kept_aside_is_not_acknowledged(portal: Portal, tmp_path:
     assert answer(portal, other) == "Success"
     assert len(kept_aside(portal)) == 1
     assert portal.machine.is_active("ddwd-gateway")
+
+
+def lose_file(portal: Portal, node: str, instance: str) -> None:
+    """Remove the stored file of one instance, as a database killed in mid-commit makes Orthanc do; its row stays."""
+    uuid = portal.machine.rest(node, f"/instances/{instance}/attachments/dicom/info")["Uuid"]
+    portal.machine.path(f"/var/lib/ddwd/{node}/{uuid[:2]}/{uuid[2:4]}/{uuid}").unlink()
+
+
+def whole(portal: Portal, node: str, instance: str) -> bool:
+    """Orthanc reads the file and compares its MD5."""
+    login = portal.machine.credentials(node)
+    url = f"http://127.0.0.1:{HTTP_PORTS[node]}/instances/{instance}/attachments/dicom/verify-md5"
+    return (
+        portal.machine.run(["curl", "-s", "--fail", "-u", login, "-d", "", url], check=False).returncode == 0
+    )
+
+
+@pytest.mark.usefixtures("began")
+def test_an_object_whose_file_the_gateway_lost_is_stored_anew_when_it_comes_again(
+    portal: Portal, tmp_path: Path
+) -> None:
+    study = made_up_ct(tmp_path / "ct", 2, seed=86, size=64)
+    portal.deliver(study)
+    (instance,) = orthanc_instances(portal, "gateway", study.instances[0].sop_uid)
+    lose_file(portal, "gateway", instance)
+    assert not whole(portal, "gateway", instance)
+    assert answer(portal, study.paths[0]) == "Success"
+    assert whole(portal, "gateway", instance)
+    portal.assert_equal([study])
+
+
+def test_an_image_whose_file_storage_lost_is_sent_again_by_the_gateway(
+    portal: Portal, tmp_path: Path
+) -> None:
+    study = made_up_ct(tmp_path / "ct", 3, seed=87, size=64)
+    portal.machine.run(["systemctl", "stop", "ddwd-extractor"])
+    portal.send(study)
+    portal.machine.wait_for(
+        lambda: all(orthanc_instances(portal, "storage", one.sop_uid) for one in study.instances),
+        limit=60,
+        what="the study is not on storage",
+    )
+    (instance,) = orthanc_instances(portal, "storage", study.instances[0].sop_uid)
+    lose_file(portal, "storage", instance)
+    # Orthanc would still serve it from memory
+    portal.machine.run(["systemctl", "restart", "ddwd-storage"])
+    portal.machine.run(["systemctl", "start", "ddwd-extractor"])
+    portal.wait_complete(study)
+    portal.assert_equal([study])
+    assert whole(portal, "storage", instance)
+
+
+def orthanc_instances(portal: Portal, node: str, sop_uid: str) -> list[str]:
+    """The Orthanc IDs under which a SOPInstanceUID is stored."""
+    rows = portal.machine.rest(node, "/tools/lookup", method="POST", body=sop_uid)
+    return [row["ID"] for row in rows if row["Type"] == "Instance"]

@@ -13,6 +13,7 @@ import requests
 from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.model import OrthancId
 from ddwd.orthanc_api import Change, Orthanc, OrthancPort
+from ddwd.pipeline.open_study import ids_of
 from tests.integration.trial import Trial, wait_for
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image, orthanc_id
 
@@ -251,6 +252,21 @@ def test_a_file_that_is_not_there_is_not_found(
 ) -> None:
     with pytest.raises(NotFoundError):
         ask(subject.port)
+
+
+def test_a_stored_file_is_whole_and_a_forgotten_instance_is_gone(
+    subject: Subject, images: list[Image]
+) -> None:
+    subject.store(*images)
+    one = images[0]
+    assert subject.port.is_whole(one.orthanc_id)
+    subject.port.forget(one.orthanc_id)
+    subject.port.forget(one.orthanc_id)
+    with pytest.raises(NotFoundError):
+        subject.port.is_whole(one.orthanc_id)
+    assert one.orthanc_id not in ids_of(subject.port.study(one.study_id))
+    subject.store(one)
+    assert subject.port.is_whole(one.orthanc_id)
 
 
 def test_an_unknown_study_is_none_and_a_deleted_one_is_gone_from_everything(

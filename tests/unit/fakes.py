@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from ddwd import durable
 from ddwd.errors import NotFoundError, PeerDownError
 from ddwd.model import OrthancId, Series, Study, safe_component
 from ddwd.orthanc_api import Change, ChangePage, Job
@@ -124,6 +125,7 @@ class FakeOrthanc:
     stowed: list[list[OrthancId]] = field(default_factory=list)
     lose_jobs: bool = False
     unsendable: set[OrthancId] = field(default_factory=set)
+    fileless: set[OrthancId] = field(default_factory=set)
     _seq: int = 0
     _told: set[OrthancId] = field(default_factory=set)
 
@@ -233,6 +235,16 @@ class FakeOrthanc:
             raise NotFoundError(f"{self.name}: not found")
         return self.images[instance].content
 
+    def is_whole(self, instance: OrthancId) -> bool:
+        self.md5(instance)
+        return instance not in self.fileless
+
+    def forget(self, instance: OrthancId) -> None:
+        self._answer()
+        self.images.pop(instance, None)
+        self.fileless.discard(instance)
+        self.rows = [row for row in self.rows if row.orthanc_id != instance]
+
     def stow(self, server: str, resources: Iterable[OrthancId]) -> str:
         self._answer()
         assert server == "storage"
@@ -260,6 +272,52 @@ class FakeDisk:
         return Space(hash(path), free, 100 * 1024**3, 1_000_000, 2_000_000)
 
 
+class PowerCut(BaseException):
+    """Not an Exception: nothing may catch it and carry on."""
+
+
+def power_cut(steps: int, work: Callable[[], object]) -> bool:
+    """Do `work` and cut the power after so many durable steps; False where it ended before."""
+    left = steps
+
+    def cut(_name: str, _path: Path) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise PowerCut
+
+    return _with_step(cut, work, PowerCut)
+
+
+def one_error(steps: int, error: Exception, work: Callable[[], object]) -> bool:
+    """Do `work` and let the one durable step after so many fail with `error`; False where it ended before.
+
+    The portal carries on, so the error need not come out of `work`.
+    """
+    left = steps
+
+    def fail(_name: str, _path: Path) -> None:
+        nonlocal left
+        left -= 1
+        if left == -1:
+            raise error
+
+    return _with_step(fail, work, type(error)) or left < 0
+
+
+def _with_step(
+    step: Callable[[str, Path], None], work: Callable[[], object], expected: type[BaseException]
+) -> bool:
+    usual, durable.step = durable.step, step
+    try:
+        work()
+    except expected:
+        return True
+    finally:
+        durable.step = usual
+    return False
+
+
 @dataclass
 class FakeMover:
     """C-MOVE from the storage fake into the spool folder, as the SCP would leave it there."""
@@ -281,6 +339,8 @@ class FakeMover:
             if not self.scp_up:
                 return "0xA702: unable to perform sub-operations"
             if self.broken or sop_uid in self.poisoned:
+                return "0xC000: unable to process"
+            if any(self.storage.images[one].sop_uid == sop_uid for one in self.storage.fileless):
                 return "0xC000: unable to process"
             for stored in self.storage.images.values():
                 if (stored.study_uid, stored.sop_uid) == (study.study_uid, sop_uid):

@@ -14,6 +14,7 @@ from ddwd.pipeline.cycle import Cycle, CycleReport, Ports
 from ddwd.pipeline.forward import Forwarder
 from ddwd.pipeline.guard import Guard
 from ddwd.pipeline.leftovers import Leftovers
+from ddwd.pipeline.mend import Mender
 from ddwd.pipeline.publish import Publisher
 from ddwd.pipeline.quarantine import Quarantine
 from ddwd.pipeline.retrieve import Retriever
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 class Portal:
     """Gateway, storage, SCP spool and extractor in one folder; `restart` throws all memory away."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, segment_bytes: int = 4096) -> None:
+        self._segment_bytes = segment_bytes
         self.config = replace(
             Config(), output_dir=folder / "received_dicom", data_dir=folder, run_dir=folder / "run"
         )
@@ -51,7 +53,8 @@ class Portal:
         quarantine = Quarantine(self.paths.quarantine, self.clock, audit)
         publisher = Publisher(self.paths, quarantine)
         verifier = Verifier(self.storage, self.gateway)
-        retriever = Retriever(self.paths, self.storage, self.mover, verifier, publisher, quarantine)
+        mender = Mender(self.gateway, self.storage, audit)
+        retriever = Retriever(self.paths, self.storage, self.mover, verifier, publisher, quarantine, mender)
         self.requests = Requests(self.paths.requests)
         self.guard = Guard(
             {
@@ -65,7 +68,7 @@ class Portal:
             audit,
             self.disk.measure,
         )
-        ledger = Ledger.open(self.paths.ledger, self.clock, segment_bytes=4096, keep_days=1)
+        ledger = Ledger.open(self.paths.ledger, self.clock, segment_bytes=self._segment_bytes, keep_days=1)
         ports = Ports(
             gateway=self.gateway,
             storage=self.storage,

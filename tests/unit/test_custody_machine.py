@@ -16,9 +16,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ddwd import durable
 from ddwd.state.requests import Request
-from tests.unit.fakes import FakeOrthanc, Image, image
+from tests.unit.fakes import FakeOrthanc, Image, image, power_cut
 from tests.unit.portal import Portal
 
 STUDIES = st.integers(1, 2)
@@ -26,10 +25,6 @@ NUMBERS = st.integers(1, 5)
 PATIENTS = st.sampled_from(["A", "B"])
 SIDES = st.sampled_from(["gateway", "storage"])
 HEALING_SECONDS = 1500.0
-
-
-class PowerCutError(BaseException):
-    """Not an Exception: nothing may catch it and carry on."""
 
 
 class Custody(RuleBasedStateMachine):
@@ -137,21 +132,7 @@ class Custody(RuleBasedStateMachine):
     @rule(step=st.integers(0, 12), turns=st.integers(1, 12))
     def power_is_cut(self, step: int, turns: int) -> None:
         """The power goes at some durable step, if it gets there; then the extractor starts anew."""
-        left = step
-
-        def cut(_name: str, _path: Path) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise PowerCutError
-
-        usual, durable.step = durable.step, cut
-        try:
-            self.portal.run(turns / 2)
-        except PowerCutError:
-            pass
-        finally:
-            durable.step = usual
+        power_cut(step, lambda: self.portal.run(turns / 2))
         self.portal.start()
 
     @rule(data=st.data(), how=st.sampled_from(["cut", "flip", "delete"]))

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd import durable
 from ddwd.audit import Event
 from tests.unit.fakes import image
 from tests.unit.portal import Portal, names
@@ -202,45 +201,3 @@ def test_a_lost_ledger_and_lost_records_are_rebuilt_from_what_is_there(
     assert portal.custody.has(images[0].study_id)
     assert len(portal.mover.moved) == moved
     assert portal.published() == names(*images)
-
-
-class PowerCut(BaseException):
-    """Not an Exception: nothing may catch it and carry on."""
-
-
-def test_a_power_cut_at_any_durable_step_changes_nothing_in_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = [image(study, number=n) for study in (1, 2) for n in range(1, 4)]
-    step = 0
-    while True:
-        folder = tmp_path / str(step)
-        folder.mkdir()
-        portal = Portal(folder)
-        portal.gateway.store(*images)
-        portal.storage.store(*images)
-        left = step
-
-        def cut(_name: str, _path: Path) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise PowerCut
-
-        monkeypatch.setattr(durable, "step", cut)
-        was_cut = False
-        try:
-            portal.run(10)
-        except PowerCut:
-            was_cut = True
-        monkeypatch.undo()
-        if was_cut:
-            portal.start()
-            portal.run(20)
-        assert portal.published() == names(*images), f"cut at step {step}"
-        assert portal.leftovers() == []
-        assert portal.custody.has(images[0].study_id)
-        if not was_cut:
-            break
-        step += 1
-    assert step > 30

@@ -30,6 +30,7 @@ class FakeIndex:
 
     stored: dict[str, bytes] = field(default_factory=dict)
     down: bool = False
+    fileless: set[str] = field(default_factory=set)
     lines: list[str] = field(default_factory=list)
     questions: int = 0
 
@@ -48,6 +49,13 @@ class FakeIndex:
             raise RuntimeError("database")
         content = self.stored.get(instance)
         return hashlib.md5(content).hexdigest() if content is not None else None  # noqa: S324
+
+    def is_whole(self, instance: str) -> bool:
+        return instance not in self.fileless
+
+    def forget(self, instance: str) -> None:
+        del self.stored[instance]
+        self.fileless.discard(instance)
 
     def identify(self, content: bytes) -> tuple[str, str, str, str]:
         try:
@@ -104,6 +112,20 @@ def test_new_objects_and_resends_go_in(site: Site) -> None:
     images = [image(number=n) for n in range(1, 4)]
     verdicts = [site.bring(one) for one in images * 10]
     assert set(verdicts) == {Verdict.KEEP}
+    assert site.aside() == []
+
+
+@pytest.mark.parametrize("other_association", [False, True])
+def test_an_object_whose_file_was_lost_is_stored_anew_when_it_comes_again(
+    site: Site, other_association: bool
+) -> None:
+    one = image()
+    site.bring(one)
+    site.index.fileless.add(one.orthanc_id)
+    again = elsewhere(lambda: site.bring(one)) if other_association else site.bring(one)
+    assert again is Verdict.KEEP
+    assert site.index.stored == {one.orthanc_id: one.content}
+    assert site.index.fileless == set()
     assert site.aside() == []
 
 

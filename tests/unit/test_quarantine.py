@@ -39,6 +39,36 @@ def test_a_poisoned_image_goes_to_quarantine_and_the_others_are_published(portal
     assert portal.leftovers() == []
 
 
+def test_an_image_whose_file_storage_lost_is_sent_again_by_the_gateway(portal: Portal) -> None:
+    images = [image(number=n) for n in range(1, 4)]
+    portal.deliver(*images)
+    portal.storage.fileless = {images[1].orthanc_id}
+    portal.run(30)
+    assert portal.published() == names(*images)
+    assert portal.gateway.stowed == [[images[1].orthanc_id]]
+    assert portal.quarantine.entries() == []
+    assert [event for event, _ in portal.events].count(Event.REPAIRED) == 1
+
+
+def test_the_only_image_of_a_study_is_sent_again_too(portal: Portal) -> None:
+    portal.deliver(image())
+    portal.storage.fileless = {image().orthanc_id}
+    portal.run(30)
+    assert portal.published() == names(image())
+
+
+def test_what_the_gateway_lost_too_is_left_where_it_is(portal: Portal) -> None:
+    images = [image(number=n) for n in range(1, 4)]
+    portal.deliver(*images)
+    portal.storage.fileless = {images[1].orthanc_id}
+    portal.gateway.fileless = {images[1].orthanc_id}
+    portal.run(120)
+    assert images[1].orthanc_id in portal.storage.images
+    assert portal.published() == names(images[0], images[2])
+    (entry,) = portal.quarantine.entries()
+    assert entry.subject.kind == "undeliverable"
+
+
 def test_what_is_set_aside_is_not_tried_again_after_a_restart(portal: Portal) -> None:
     images = [image(number=n) for n in range(1, 4)]
     portal.mover.poisoned = {images[0].sop_uid}

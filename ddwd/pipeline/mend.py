@@ -1,0 +1,49 @@
+"""Beside the third stage: an image that storage lists and whose file it has lost is sent again. Runs in the retriever's threads.
+
+A database that is killed in mid-commit may keep the row although Orthanc was told of a failure and removed the file; a disk may
+lose one. Such an image can never be moved, and Orthanc takes no new copy while it lists the old one. Where the gateway has
+it whole, storage is told to forget its row, and the reconciler sends the image as it sends any that storage lacks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddwd.audit import Audit, Event
+from ddwd.errors import NotFoundError, PeerRefusedError
+
+if TYPE_CHECKING:
+    from ddwd.model import OrthancId
+    from ddwd.orthanc_api import OrthancPort
+
+
+class Mender:
+    """Compares the two Orthancs' files of one image; the only code that deletes anything on an Orthanc."""
+
+    def __init__(self, gateway: OrthancPort, storage: OrthancPort, audit: Audit) -> None:
+        self._gateway = gateway
+        self._storage = storage
+        self._audit = audit
+
+    def mend(self, study_uid: str, instance: OrthancId) -> bool:
+        """Have storage forget the image where its file is lost or damaged and the gateway has the same file, whole.
+
+        Whether it did. Raises PeerDownError.
+        """
+        try:
+            if self._storage.is_whole(instance) or not self._gateway_has_the_same(instance):
+                return False
+            self._storage.forget(instance)
+        except (NotFoundError, PeerRefusedError):
+            return False
+        self._audit.record(
+            Event.REPAIRED,
+            "storage listed an image and had lost its file; the gateway sends it again",
+            study_uid=study_uid,
+            instance=instance,
+        )
+        return True
+
+    def _gateway_has_the_same(self, instance: OrthancId) -> bool:
+        same = self._gateway.md5(instance) == self._storage.md5(instance)
+        return same and self._gateway.is_whole(instance)

@@ -1,0 +1,178 @@
+"""Whatever is going on when the power is cut, or a durable step fails: the end is the same. Tried at every durable step."""
+
+from __future__ import annotations
+
+import errno
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddwd.errors import StorageFullError
+from ddwd.state.requests import Request
+from tests.unit.fakes import image, one_error, power_cut
+from tests.unit.portal import Portal, names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+IMAGES = [image(study, number=n) for study in (1, 2) for n in range(1, 4)]
+TINY_SEGMENT = 200
+LONG_SECONDS = 400.0
+"""More than any back-off, and a sweep."""
+
+
+class Scene:
+    """What is so before, what goes on meanwhile, and what must be so in the end."""
+
+    seconds = 10.0
+    segment_bytes = 4096
+
+    def before(self, portal: Portal) -> None:
+        """Arrange what is so before, with the power on."""
+
+    def meanwhile(self, portal: Portal) -> None:
+        """What is cut off."""
+        portal.run(self.seconds)
+
+    def judge(self, portal: Portal) -> None:
+        """Demand the end state."""
+        assert portal.published() == names(*IMAGES)
+        assert portal.quarantine.entries() == []
+        assert all(portal.custody.has(one.study_id) for one in IMAGES)
+
+
+class Publication(Scene):
+    """Two studies come."""
+
+    def before(self, portal: Portal) -> None:
+        portal.deliver(*IMAGES)
+
+
+class Rotation(Publication):
+    """The same, and the ledger begins a new segment with nearly each record."""
+
+    segment_bytes = TINY_SEGMENT
+
+
+class LateImages(Scene):
+    """Images come after their studies were published."""
+
+    def before(self, portal: Portal) -> None:
+        portal.deliver(*IMAGES[::2])
+        portal.run(10)
+        portal.deliver(*IMAGES[1::2])
+        for one in IMAGES:
+            portal.storage.settle(one.study_id)
+
+
+class Conflict(Scene):
+    """The gateway holds other content than storage, which came first."""
+
+    ours, theirs = image(number=1), image(number=1, pixels=b"y" * 64)
+
+    def before(self, portal: Portal) -> None:
+        portal.storage.store(self.theirs)
+        portal.gateway.store(self.ours)
+
+    def judge(self, portal: Portal) -> None:
+        assert portal.published() == names(self.theirs)
+        (entry,) = portal.quarantine.entries()
+        assert entry.file is not None
+        assert entry.file.read_bytes() == self.ours.content
+
+
+class Poison(Scene):
+    """One image can never be moved, and goes to quarantine after its tries."""
+
+    seconds = 120.0
+
+    def before(self, portal: Portal) -> None:
+        portal.mover.poisoned = {IMAGES[0].sop_uid}
+        portal.deliver(*IMAGES)
+
+    def judge(self, portal: Portal) -> None:
+        assert portal.published() == names(*IMAGES[1:])
+        (entry,) = portal.quarantine.entries()
+        assert entry.subject.instance == IMAGES[0].orthanc_id
+        assert entry.file is not None
+        assert entry.file.read_bytes() == IMAGES[0].content
+
+
+class Release(Scene):
+    """What was in quarantine is released, and can be moved now."""
+
+    def before(self, portal: Portal) -> None:
+        portal.mover.poisoned = {IMAGES[0].sop_uid}
+        portal.deliver(*IMAGES)
+        portal.run(120)
+        (entry,) = portal.quarantine.entries()
+        portal.mover.poisoned = set()
+        portal.requests.submit(Request("release", item=entry.id))
+
+    def judge(self, portal: Portal) -> None:
+        super().judge(portal)
+        assert portal.requests.take() == []
+
+
+SCENES = [Publication(), Rotation(), LateImages(), Conflict(), Poison(), Release()]
+
+
+@pytest.fixture(params=SCENES, ids=lambda scene: type(scene).__name__)
+def scene(request: pytest.FixtureRequest) -> Scene:
+    found: Scene = request.param
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _memory_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test here loses a page cache, and there are thousands of fsyncs."""
+    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
+
+
+def _portals(scene: Scene, folder: Path) -> Iterator[tuple[int, Portal]]:
+    """A portal of its own for each durable step, as long as it is asked for the next."""
+    for step in range(1000):
+        home = folder / str(step)
+        home.mkdir()
+        portal = Portal(home, scene.segment_bytes)
+        scene.before(portal)
+        yield step, portal
+
+
+def _judge(scene: Scene, portal: Portal, step: int) -> None:
+    try:
+        scene.judge(portal)
+        assert portal.leftovers() == []
+    except (AssertionError, ValueError) as error:
+        error.add_note(f"at durable step {step}")
+        raise
+
+
+def test_a_power_cut_at_any_durable_step_changes_nothing_in_the_end(scene: Scene, tmp_path: Path) -> None:
+    for step, portal in _portals(scene, tmp_path):
+        cut = power_cut(step, partial(scene.meanwhile, portal))
+        if cut:
+            portal.start()
+            portal.run(LONG_SECONDS)
+        _judge(scene, portal, step)
+        if not cut:
+            break
+    assert step > 10
+
+
+@pytest.mark.parametrize(
+    "error", [StorageFullError("no room"), OSError(errno.EIO, "i/o error")], ids=["full", "i/o"]
+)
+def test_an_error_at_any_durable_step_changes_nothing_in_the_end(
+    scene: Scene, error: Exception, tmp_path: Path
+) -> None:
+    for step, portal in _portals(scene, tmp_path):
+        failed = one_error(step, error, partial(scene.meanwhile, portal))
+        if failed:
+            portal.run(LONG_SECONDS)
+        _judge(scene, portal, step)
+        if not failed:
+            break
+    assert step > 10
