@@ -7,6 +7,7 @@ ledger closes the study. Sharded by the first two digits of the study's Orthanc 
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +126,15 @@ def _render(record: Record) -> bytes:
         "history": record.history,
         "images": images,
     }
+    body["checksum"] = _checksum(body)
     return json.dumps(body, indent=1, ensure_ascii=True).encode("ascii") + b"\n"
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    """CRC32 of everything else the record says, whatever its layout: a flipped bit on the disk is noticed, not believed."""
+    said = {key: value for key, value in body.items() if key != "checksum"}
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return f"{zlib.crc32(text.encode('ascii')):08x}"
 
 
 def _parse(content: bytes, path: Path) -> Record:
@@ -133,6 +142,8 @@ def _parse(content: bytes, path: Path) -> Record:
         body = json.loads(content)
         if body["schema"] != SCHEMA:
             raise StateError(f"{path}: schema {body['schema']}, this version reads {SCHEMA}")
+        if body["checksum"] != _checksum(body):
+            raise StateError(f"{path}: the custody record is damaged (checksum)")
         images = [
             Kept(
                 OrthancId(row["id"]),

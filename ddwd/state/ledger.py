@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _DAY_SECONDS = 86400
-_CRC_DIGITS = 8
 
 
 @dataclass
@@ -133,7 +132,9 @@ class Ledger:
             first = False
         if sound == len(data) and not first:
             return
-        torn_tail = not first and b"\n" not in data[sound:].rstrip(b"\n")
+        torn_tail = (
+            not first and b"\n" not in data[sound:]
+        )  # a line that is whole and wrong was damaged later
         self.damaged = not torn_tail
         self._begin(self._number + 1)
 
@@ -172,12 +173,9 @@ def _line(record: dict[str, Any]) -> bytes:
 def _parse(raw: bytes) -> dict[str, Any] | None:
     """The record of one line, or None where the line is torn or damaged."""
     digits, _, text = raw.partition(b" ")
-    if not raw.endswith(b"\n") or len(digits) != _CRC_DIGITS:
+    if not raw.endswith(b"\n") or digits != b"%08x" % zlib.crc32(text[:-1]):
         return None
-    text = text[:-1]
     try:
-        if int(digits, 16) != zlib.crc32(text):
-            return None
         record: dict[str, Any] = json.loads(text)
     except ValueError:
         return None

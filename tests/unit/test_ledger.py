@@ -10,7 +10,7 @@ import pytest
 from ddwd import durable
 from ddwd.errors import StateError, StorageFullError
 from ddwd.state.ledger import Ledger
-from tests.unit.fakes import FakeClock, orthanc_id
+from tests.unit.fakes import FakeClock, one_error, orthanc_id
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,17 +73,74 @@ def test_a_tail_torn_at_any_byte_is_cut_and_the_rest_is_kept(tmp_path: Path) -> 
         assert STUDIES[20] in open_ledger(folder).state.open
 
 
-def test_a_flipped_bit_anywhere_is_noticed(tmp_path: Path) -> None:
+def test_a_segment_cut_inside_its_first_line_is_damage(tmp_path: Path) -> None:
     filled(tmp_path / "whole")
     whole = (tmp_path / "whole" / "00000001.jsonl").read_bytes()
-    last_line = whole.rindex(b"\n", 0, -1) + 1
-    for place in range(0, last_line - 1, 3):
-        folder = tmp_path / str(place)
+    for cut in range(whole.index(b"\n") + 1):
+        folder = tmp_path / str(cut)
         folder.mkdir()
-        flipped = bytearray(whole)
-        flipped[place] ^= 1
-        (folder / "00000001.jsonl").write_bytes(flipped)
-        assert open_ledger(folder).damaged, place
+        (folder / "00000001.jsonl").write_bytes(whole[:cut])
+        ledger = open_ledger(folder)
+        assert ledger.damaged, cut
+        ledger.append("opened", study=STUDIES[20])
+        ledger.commit()
+        assert set(open_ledger(folder).state.open) == {STUDIES[20]}
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path)
+    whole = (tmp_path / "00000001.jsonl").read_bytes()
+    # thousands of fsyncs, and no page cache is lost here
+    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
+    last_newline = len(whole) - 1  # without it the last line is a torn tail, and is cut
+    for place in range(last_newline):
+        for bit in range(8):
+            for path in tmp_path.iterdir():
+                path.unlink()
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << bit
+            (tmp_path / "00000001.jsonl").write_bytes(flipped)
+            assert open_ledger(tmp_path).damaged, (place, bit)
+
+
+def test_a_start_reads_the_newest_segment_alone(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path, segment_bytes=400)
+    for study in STUDIES:
+        ledger.append("opened", study=study)
+        ledger.commit()
+    newest = max(tmp_path.glob("*.jsonl"))
+    older = [path for path in tmp_path.iterdir() if path != newest]
+    assert len(older) > 5
+    for path in older:
+        path.write_bytes(b"not to be read")
+    (tmp_path / "00000001.jsonl").write_bytes(b"not packed yet, and not to be read either")
+    again = open_ledger(tmp_path)
+    assert not again.damaged
+    assert set(again.state.open) == set(STUDIES)
+
+
+@pytest.mark.parametrize("segment_bytes", [1 << 20, 300])
+def test_no_room_at_any_durable_step_loses_nothing_that_a_later_commit_makes_durable(
+    tmp_path: Path, segment_bytes: int
+) -> None:
+    steps = 0
+    while True:
+        folder = tmp_path / str(steps)
+        ledger = open_ledger(folder, segment_bytes)
+        ledger.append("opened", study=STUDIES[0])
+        ledger.commit()
+        ledger.append("opened", study=STUDIES[1])
+        ledger.append("closed", study=STUDIES[0])
+        if not one_error(steps, StorageFullError("no room"), ledger.commit):
+            break
+        assert set(open_ledger(folder).state.open) <= {STUDIES[0], STUDIES[1]}
+        ledger = open_ledger(folder, segment_bytes) if steps % 2 else ledger
+        ledger.append("opened", study=STUDIES[2])
+        ledger.append("opened", study=STUDIES[1])
+        ledger.commit()
+        assert {STUDIES[1], STUDIES[2]} <= set(open_ledger(folder).state.open), steps
+        steps += 1
+    assert steps >= (1 if segment_bytes > 300 else 5)
 
 
 def test_an_unknown_schema_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""Custody records say what was written, or are known to be damaged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddwd.errors import StateError, StorageFullError
+from ddwd.model import OrthancId
+from ddwd.state.custody import Custody, Kept, Record
+from tests.unit.fakes import image, one_error, power_cut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+ONE = image()
+
+
+def record(revision: int = 1) -> Record:
+    kept = Kept(
+        ONE.orthanc_id, ONE.sop_uid, "1.2/1.2.3.dcm", 5, "ab" * 32, "cd" * 16, "equal", at_gateway=True
+    )
+    return Record(
+        study=ONE.study_id,
+        study_uid=ONE.study_uid,
+        accession="A-é-1",
+        folder="P/1.2.3",
+        revision=revision,
+        published_at="2026-11-24T00:00:00Z",
+        images={ONE.orthanc_id: kept},
+        set_aside={OrthancId("x"): "cannot be moved"},
+        history=[{"revision": 1, "added": 1}],
+    )
+
+
+def test_every_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    custody = Custody(tmp_path)
+    custody.write(record())
+    path = custody.path(ONE.study_id)
+    whole = path.read_bytes()
+    noticed = 0
+    for place in range(len(whole)):
+        for bit in range(8):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << bit
+            path.write_bytes(flipped)
+            try:
+                assert custody.read(ONE.study_id) == record(), (place, bit)
+            except StateError:
+                noticed += 1
+    assert noticed > len(whole) * 7
+
+
+def test_a_record_cut_at_any_byte_is_damaged(tmp_path: Path) -> None:
+    custody = Custody(tmp_path)
+    custody.write(record())
+    path = custody.path(ONE.study_id)
+    whole = path.read_bytes()
+    for cut in range(len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(StateError):
+            custody.read(ONE.study_id)
+
+
+@pytest.mark.parametrize(
+    "stop", [power_cut, lambda steps, work: one_error(steps, StorageFullError("no room"), work)]
+)
+def test_a_write_that_ends_at_any_durable_step_leaves_the_old_record_or_the_new(
+    tmp_path: Path, stop: Callable[[int, Callable[[], object]], bool]
+) -> None:
+    custody = Custody(tmp_path)
+    steps = 0
+    while True:
+        custody.write(record(1))
+        stopped = stop(steps, lambda: custody.write(record(2)))
+        found = custody.read(ONE.study_id)
+        assert found in ([record(1), record(2)] if stopped else [record(2)])
+        if not stopped:
+            break
+        steps += 1
+    assert steps >= 3
