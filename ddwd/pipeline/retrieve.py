@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ddwd import durable
-from ddwd.errors import DdwdError, NotFoundError, PeerDownError
+from ddwd.errors import DdwdError, NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.model import OrthancId, Wanted, safe_component
 from ddwd.pipeline.quarantine import Subject
 from ddwd.pipeline.verify import difference_of
 from ddwd.state.custody import Kept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from ddwd.model import Study
@@ -233,13 +233,28 @@ class Retriever:
                 self._put_away(study, path, files.get(_uid_of(path)))
         durable.remove_folder(folder)
 
+    def _published(self, study: Study, spooled: Path) -> Iterator[Path]:
+        """Files of this SOPInstanceUID under this StudyInstanceUID, by whatever patient: a C-MOVE brings those of all.
+
+        Raises PeerDownError and PeerRefusedError.
+        """
+        for one in self._storage.find_study(study.study_uid):
+            if (namesake := self._storage.study(one)) is None:
+                continue
+            for series in namesake.series:
+                file = Wanted(one, series.series_uid, "").file
+                path = self._publisher.final(namesake, file).with_name(f"{_uid_of(spooled)}.dcm")
+                if path.exists():
+                    yield path
+
     def _put_away(self, study: Study, path: Path, ours: Kept | None) -> None:
-        """A file of the spool that no image was made of: the same elements encoded otherwise, or other content."""
-        if ours is not None:
-            published = self._publisher.final(study, ours.file)
-            if published.exists() and not difference_of(path, published.read_bytes()):
+        """A file of the spool that no image was made of: what is published already, encoded otherwise or not, or other content."""
+        try:
+            if any(not difference_of(path, there.read_bytes()) for there in self._published(study, path)):
                 durable.unlink(path)
                 return
+        except (PeerDownError, PeerRefusedError):
+            return  # found again by the sweep for leftovers
         reason = "the SCP acknowledged it, and it is not what ORTHANC2 holds of this study"
         self._quarantine.put(
             path,

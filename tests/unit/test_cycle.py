@@ -137,6 +137,17 @@ def test_one_study_uid_under_two_patients_is_two_studies_each_whole(portal: Port
     assert portal.leftovers() == []
 
 
+def test_a_namesake_under_another_patient_that_comes_later_puts_nothing_in_quarantine(portal: Portal) -> None:
+    mine = [image(number=n, patient="A") for n in range(1, 4)]
+    theirs = [image(number=n, patient="B") for n in range(1, 4)]
+    for images in (mine, theirs):
+        portal.deliver(*images)
+        portal.run(20)
+    assert portal.published() == names(*mine, *theirs)
+    assert portal.quarantine.entries() == []
+    assert portal.leftovers() == []
+
+
 def test_one_image_that_cannot_be_moved_does_not_stop_the_others_from_being_fetched(portal: Portal) -> None:
     images = [image(number=n) for n in range(1, 21)]
     portal.mover.poisoned = {images[4].sop_uid}
