@@ -7,6 +7,7 @@ stands in two files; whatever would break the minimum configuration is a Problem
 
 from __future__ import annotations
 
+import copy
 import ipaddress
 import json
 import re
@@ -151,10 +152,11 @@ def _is_address(host: str) -> bool:
 
 
 class Rendered(NamedTuple):
-    """One Orthanc's whole configuration, and which file each top-level key came from."""
+    """One Orthanc's whole configuration, which file each top-level key came from, and what it was before the additions."""
 
     tree: Json
     origins: Mapping[str, str]
+    base: Json
 
 
 def render(config: Config, credentials: Credentials, node: NodeName, *, door: bool = True) -> str:
@@ -179,7 +181,8 @@ def merged(
     config: Config, credentials: Credentials, node: NodeName, *, door: bool = True
 ) -> tuple[Rendered, list[Problem]]:
     """Lay the operator's additions over the base, in the order of their names."""
-    tree = base(config, credentials, node, door=door)
+    ours = base(config, credentials, node, door=door)
+    tree = copy.deepcopy(ours)
     origins: dict[str, str] = {}
     problems: list[Problem] = []
     for path in sorted(Paths(config).additions(node).glob("*.json")):
@@ -187,7 +190,7 @@ def merged(
         problems += _refused_keys(path, addition, node)
         _merge(tree, addition)
         origins |= dict.fromkeys(addition, str(path))
-    return Rendered(tree, origins), problems
+    return Rendered(tree, origins, ours), problems
 
 
 def _read_addition(path: Path, problems: list[Problem]) -> Json:
@@ -328,7 +331,31 @@ def lint(rendered: Rendered, config: Config, node: NodeName) -> list[Problem]:
         for rule in rules
         if not rule.holds(_at(rendered.tree, rule.path))
     ]
-    return problems + _lint_users(rendered, node) + _lint_scripts(rendered)
+    return (
+        problems + _lint_own(rendered, config, node) + _lint_users(rendered, node) + _lint_scripts(rendered)
+    )
+
+
+def _lint_own(rendered: Rendered, config: Config, node: NodeName) -> list[Problem]:
+    """What the parts of the portal know of each other: with another value one of them would not reach the next."""
+    return [
+        _broken(rendered, node, path, "is the portal's own", "leave it out: ddwd.yaml decides it")
+        for path in _own_paths(config, node)
+        if _at(rendered.tree, path) != _at(rendered.base, path)
+    ]
+
+
+def _own_paths(config: Config, node: NodeName) -> list[tuple[str, ...]]:
+    logins = [("RegisteredUsers", "ddwd")]
+    if node == "gateway":
+        server = ("DicomWeb", "Servers", STORAGE_SERVER)
+        return [*logins, *((*server, key) for key in ("Url", "Username", "Password"))]
+    modality = ("DicomModalities", config.scp.aet)
+    return [
+        *logins,
+        ("RegisteredUsers", "gateway"),
+        *((*modality, key) for key in ("AET", "Host", "Port", "AllowMove", "AllowStore")),
+    ]
 
 
 def _storage_rules(config: Config) -> tuple[_Rule, ...]:
