@@ -18,7 +18,7 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.status import QR_MOVE_SERVICE_CLASS_STATUS
 
 from ddwd.dicom import contexts
-from ddwd.dicom.upper_layer import Peer, associate
+from ddwd.dicom.upper_layer import Peer, associate, notice_loss
 from ddwd.errors import PeerDownError, PeerRefusedError
 
 if TYPE_CHECKING:
@@ -161,6 +161,7 @@ class Mover:
         if not any(one.abstract_syntax == contexts.MOVE_MODEL for one in association.accepted_contexts):
             association.release()
             raise PeerRefusedError(f"{self._peer.called} does not offer C-MOVE to {self._peer.calling}")
+        notice_loss(association)
         watched = _WatchedDimse(association)
         watched.turn = self._turn
         association.dimse = watched

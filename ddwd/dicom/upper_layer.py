@@ -35,6 +35,7 @@ MAX_PDU = 256 * 1024
 _ASSOCIATION_PDU = 1024 * 1024
 """Cap for all other PDUs: the largest sound A-ASSOCIATE-RQ (128 contexts with 45 syntaxes each) has about 400 KiB."""
 _TICK = 0.2
+_LOST_SECONDS = 20
 """Seconds after which an idle reactor looks at its timers."""
 _HEADER = struct.Struct(">BxL")
 _PDV = struct.Struct(">LB")
@@ -198,6 +199,26 @@ def no_delay(connection: socket.socket) -> None:
     """Switch Nagle off: every small DIMSE message would wait for a delayed acknowledgement (40 ms)."""
     with suppress(OSError):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def notice_loss(association: Association) -> None:
+    """Let the association break some 20 seconds after its peer fell silent at the level of TCP, whatever either side is waiting for.
+
+    Where packets vanish the kernel sends again at doubling intervals: what was asked in an outage would reach the peer minutes
+    after its end. A peer that is only slow keeps acknowledging. Not for an SCU of large objects, whose peer may stop reading for longer.
+    """
+    transport = association.dul.socket
+    if transport is None or transport.socket is None:
+        return
+    with suppress(OSError):
+        options = {
+            socket.TCP_USER_TIMEOUT: _LOST_SECONDS * 1000,
+            socket.TCP_KEEPIDLE: _LOST_SECONDS // 2,
+            socket.TCP_KEEPINTVL: _LOST_SECONDS // 4,
+        }
+        for option, value in options.items():
+            transport.socket.setsockopt(socket.IPPROTO_TCP, option, value)
+        transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def _opened(event: evt.Event) -> None:
