@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -165,6 +166,17 @@ def test_a_silent_peer_is_down_after_the_timeout(storage: Storage, portal: Porta
     with pytest.raises(PeerDownError):
         move(storage, portal, timeout=0.6)
     assert 0.6 <= time.monotonic() - start < 4
+
+
+def test_a_peer_that_vanished_breaks_the_association_in_seconds(storage: Storage, portal: Portal) -> None:
+    """What packets that vanish do to it is seen in the fault rounds ("unreachable storage"); here: that the kernel was told."""
+    with Mover(storage.peer, portal.config.scp.aet, 5) as mover:
+        mover.move(STUDY, sop_uids=["1.2.3.1"])
+        association: Any = mover._association
+        transport = association.dul.socket.socket
+        assert transport.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000
+        assert transport.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert transport.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
 
 
 def test_progress_at_the_destination_is_not_silence(storage: Storage, portal: Portal) -> None:
