@@ -107,6 +107,7 @@ class Cycle:
         self._sweep: Iterator[OrthancId] | None = None
         self._next_sweep = 0.0
         self._cursor_at = 0.0
+        self._stops = False
         self._forwarded_at = float("-inf")
         self.peers = {"gateway": "ok", "storage": "ok"}
         self.open: dict[OrthancId, OpenStudy] = {}
@@ -131,7 +132,8 @@ class Cycle:
         return report
 
     def drain(self) -> None:
-        """Before a stop: take in the work that is finished and make everything known durable."""
+        """Before a stop: take in the work that is finished and make everything known durable; what was cut off is no failure."""
+        self._stops = True
         for study in self.open.values():
             if study.work is not None and study.work.done():
                 self._collect(study, CycleReport())
@@ -451,7 +453,7 @@ class Cycle:
         study.failures += 1
         study.stage, study.reason = Stage.WAITING, reason
         study.not_before = self._ports.clock.monotonic() + retry_delay(study.failures)
-        if study.failures == 1:
+        if study.failures == 1 and not self._stops:
             uid = study.listing.study_uid if study.listing else ""
             self._ports.audit.record(Event.RETRIEVE_FAILED, f"will be tried again: {reason}", study_uid=uid)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ddwd.audit import Event
+from ddwd.errors import PeerDownError
 from tests.unit.fakes import image
 from tests.unit.portal import Portal, names
 
@@ -108,6 +110,20 @@ def test_nothing_is_done_twice_after_a_restart(portal: Portal) -> None:
     record = portal.custody.read(images[0].study_id)
     assert record is not None
     assert record.revision == 1
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_retrieve_that_a_stop_cut_off_is_no_failure_in_the_journal(portal: Portal, stops: bool) -> None:
+    portal.deliver(image())
+    portal.cycle.run()
+    (study,) = portal.cycle.open.values()
+    study.work = Future()
+    study.work.set_exception(PeerDownError("a stop is wanted"))
+    if stops:
+        portal.cycle.drain()
+    else:
+        portal.cycle.run()
+    assert (Event.RETRIEVE_FAILED in [event for event, _ in portal.events]) is not stops
 
 
 def test_late_images_are_fetched_alone_and_make_a_new_revision(portal: Portal) -> None:
