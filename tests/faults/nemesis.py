@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 STOPPED_SECONDS = 30
 STARTED_SECONDS = 60
+STOPPED_ALL_SECONDS = 150
+"""What depends on a unit is stopped before it starts anew, and an Orthanc without its database takes its time."""
 BITE_SECONDS = 90
 UNREACHABLE_SECONDS = (20, 150)
 _CLUSTER = "17 main"
@@ -79,7 +81,9 @@ def kill_provision(machine: Machine, _chance: random.Random) -> Iterator[None]:
         pid = machine.show(_PROVISION, "MainPID")
         return pid != "0" and machine.run(["kill", "-KILL", pid], check=False).returncode == 0
 
-    machine.wait_for(killed, limit=STARTED_SECONDS, every=0.01, what=f"{_PROVISION} was not caught at work")
+    machine.wait_for(
+        killed, limit=STOPPED_ALL_SECONDS, every=0.01, what=f"{_PROVISION} was not caught at work"
+    )
     yield
 
 
