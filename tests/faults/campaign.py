@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tests.appliance.conftest import OUTPUT_DIR, UNITS
-from tests.faults.nemesis import FAULTS
+from tests.faults.nemesis import FAULTS, NEEDS_TRAFFIC
 from tests.faults.oracle import Sent, Verdict, Watcher, judge, lost, sent
 from tests.studies import NATIVE, made_up_ct, real_studies, renewed
 
@@ -220,7 +220,8 @@ class Campaign:
             senders.start([one.path for one in study if one not in late])
         time.sleep(chance.uniform(0.1, 1.5))
         with ExitStack() as broken:
-            for name in this.faults:
+            # what bites only while images flow comes before what stops them
+            for name in sorted(this.faults, key=lambda name: name not in NEEDS_TRAFFIC):
                 broken.enter_context(FAULTS[name](self._machine, chance))
             senders.start([one.path for one in studies[0]])  # a resend, with late images
             senders.start([one.path for one in studies[-1]])

@@ -243,6 +243,7 @@ def _await_step(machine: Machine, hours: int) -> None:
     machine.wait_for(stepped, limit=BITE_SECONDS, what=f"the daemons' clocks did not step by {hours} h")
 
 
+NEEDS_TRAFFIC = ("swallowing peer",)
 FAULTS: dict[str, Fault] = {
     **{f"kill {unit}": _kill(unit) for unit in DAEMONS},
     f"kill {_PROVISION}": kill_provision,
