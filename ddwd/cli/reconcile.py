@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.cli import peers
 from ddwd.errors import DdwdError
 from ddwd.paths import Paths
 from ddwd.pipeline.difference import Comparison, Totals
 from ddwd.state.custody import Custody
 from ddwd.state.proof import Prover
 from ddwd.state.requests import Request, Requests
+from ddwd.view import peers
 
 if TYPE_CHECKING:
     import argparse

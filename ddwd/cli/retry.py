@@ -6,11 +6,11 @@ import json
 from argparse import RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.cli import peers
 from ddwd.paths import Paths
 from ddwd.state.custody import Custody
 from ddwd.state.proof import Prover
 from ddwd.state.requests import Request, Requests
+from ddwd.view import peers
 
 if TYPE_CHECKING:
     import argparse

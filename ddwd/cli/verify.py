@@ -11,12 +11,12 @@ import sys
 from argparse import RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, TextIO, get_args
 
-from ddwd.cli import peers
 from ddwd.errors import NotFoundError, PeerRefusedError
 from ddwd.paths import Paths
 from ddwd.pipeline.verify import Verifier
 from ddwd.state.custody import Custody
 from ddwd.state.proof import Kind, Prover
+from ddwd.view import peers
 
 if TYPE_CHECKING:
     import argparse

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.cli import peers
 from ddwd.cli.main import parser
 from ddwd.errors import DdwdError, InvalidValueError, NotFoundError, PeerDownError, StateError
 from ddwd.pipeline.quarantine import Subject
 from ddwd.state.requests import Request
+from ddwd.view import peers
 from tests.unit.fakes import FakeOrthanc, Image, image
 from tests.unit.portal import Portal
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.cli import peers, verify
+from ddwd.cli import verify
 from ddwd.cli.main import parser
 from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError, StateError
 from ddwd.paths import Paths
 from ddwd.state.custody import Custody
 from ddwd.state.proof import Prover
+from ddwd.view import peers
 from tests.unit.fakes import FakeOrthanc, Image, image
 from tests.unit.portal import Portal
 

@@ -14,12 +14,14 @@ import pytest
 
 from ddwd import room
 from ddwd.appliance import credentials
-from ddwd.cli import status, units
+from ddwd.cli import status
 from ddwd.clock import stamp
 from ddwd.config import Config, OrthancNode
 from ddwd.errors import PeerDownError
 from ddwd.paths import Paths
 from ddwd.room import Space
+from ddwd.view import report as view
+from ddwd.view import units
 from tests.unit.fakes import FakeClock
 
 if TYPE_CHECKING:
@@ -88,10 +90,8 @@ class Machine:
         moment = stamp(self.clock.utc() - timedelta(seconds=age))
         path.write_text(json.dumps({"at": moment, "updated": moment, **facts}))
 
-    def report(self) -> status.Report:
-        return status.collect(
-            self.config, status.Ports(self.systemctl, self.orthanc, self.clock, patience=0.05)
-        )
+    def report(self) -> view.Report:
+        return view.collect(self.config, view.Ports(self.systemctl, self.orthanc, self.clock, patience=0.05))
 
 
 @pytest.fixture

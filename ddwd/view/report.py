@@ -1,0 +1,314 @@
+"""Is the portal well: the units, both Orthancs, the heartbeats and the disks, asked once, as one frozen Report. Writes nothing.
+
+Each source is asked in bounded time, and none can stop the others. Studies are named by StudyInstanceUID only, never by patient.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ddwd import room
+from ddwd.appliance import credentials
+from ddwd.audit import Audit
+from ddwd.clock import SystemClock, stamp
+from ddwd.errors import ConfigError, DdwdError
+from ddwd.lifecycle import Stage
+from ddwd.orthanc_api import Orthanc
+from ddwd.paths import Paths
+from ddwd.pipeline.quarantine import Quarantine
+from ddwd.view import units
+from ddwd.view.words import many, size, span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from ddwd.appliance.credentials import Credentials
+    from ddwd.clock import Clock
+    from ddwd.config import Config, OrthancNode
+    from ddwd.paths import Daemon
+    from ddwd.view.units import Systemctl, Unit
+
+_STALE_SECONDS = 10.0
+_PATIENCE_SECONDS = 10.0
+_STOPPED = {
+    "retrieve": "nothing is retrieved",
+    "forward": "nothing is forwarded",
+    "receive": "nothing is accepted",
+}
+_STAMPS = {"scp": "at", "extractor": "updated"}
+
+
+class OrthancView(Protocol):
+    """What the status asks of an Orthanc; raises PeerDownError or PeerRefusedError."""
+
+    def system(self) -> dict[str, Any]:
+        """Answer `/system`."""
+
+    def statistics(self) -> dict[str, Any]:
+        """Answer `/statistics`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the facts come from; `patience` is the seconds an Orthanc has to answer."""
+
+    systemctl: Systemctl
+    orthanc: Callable[[OrthancNode, Credentials], OrthancView]
+    clock: Clock
+    patience: float = _PATIENCE_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One Orthanc: what it answered in how many milliseconds, or in `problem` why there is no answer."""
+
+    name: str
+    aet: str
+    version: str = ""
+    database: str = ""
+    studies: int = 0
+    instances: int = 0
+    milliseconds: float = 0.0
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Heart:
+    """One daemon's heartbeat: its age in seconds, None without one; what it holds; what is wrong with it."""
+
+    daemon: str
+    age: float | None
+    facts: dict[str, Any]
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """Room on one volume, in bytes; `level` as room.Level, in lower case; `hours_left` is None while it does not fill up."""
+
+    use: str
+    path: str
+    free: int = 0
+    total: int = 0
+    level: str = ""
+    hours_left: float | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything `ddwd status` shows; `quarantine` is None where the reader may not look."""
+
+    at: str
+    units: tuple[Unit, ...]
+    servers: tuple[Server, ...]
+    hearts: tuple[Heart, ...]
+    volumes: tuple[Volume, ...]
+    counts: dict[str, int]
+    in_flight: tuple[dict[str, Any], ...]
+    recent: tuple[dict[str, Any], ...]
+    quarantine: int | None
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """One line for each thing that is not as it should be."""
+        return tuple(_all_wrong(self))
+
+
+def real_ports() -> Ports:
+    """This machine's systemd, Orthancs and clock."""
+    return Ports(units.systemctl, _orthanc, SystemClock())
+
+
+def _orthanc(node: OrthancNode, login: Credentials) -> Orthanc:
+    return Orthanc(node.name, node.url, *login.login(node.name))
+
+
+def collect(config: Config, ports: Ports) -> Report:
+    """Ask every source; none of them failing keeps the others from being shown."""
+    paths = Paths(config)
+    scp, extractor = (_heart(config, daemon, ports.clock) for daemon in _daemons())
+    return Report(
+        at=stamp(ports.clock.utc()),
+        # `ddwd try` alone has the embedded database, and no unit is its own
+        units=units.ask(ports.systemctl) if config.database.engine == "postgresql" else (),
+        servers=_servers(config, ports),
+        hearts=(scp, extractor),
+        volumes=_watched(config, extractor) or _volumes(config),
+        counts=dict(extractor.facts.get("counts", {})),
+        in_flight=_rows(extractor, "study_uid", "state", "reason", "instances", "on_disk"),
+        # of its fields the folder is left out: its name begins with the PatientID
+        recent=_rows(
+            extractor, "study_uid", "state", "instances", "revision", "published_at", "seconds", of="recent"
+        ),
+        quarantine=_quarantined(paths.quarantine),
+    )
+
+
+def _daemons() -> tuple[Daemon, Daemon]:
+    return "scp", "extractor"
+
+
+def _heart(config: Config, daemon: Daemon, clock: Clock) -> Heart:
+    """Read a heartbeat and judge its age."""
+    path = Paths(config).heartbeat(daemon)
+    try:
+        facts = json.loads(path.read_bytes())
+        age = (clock.utc() - datetime.fromisoformat(facts[_STAMPS[daemon]])).total_seconds()
+    except FileNotFoundError:
+        return Heart(daemon, None, {}, f"the {daemon} has not written {path} yet: it does not run")
+    except OSError as error:
+        return Heart(daemon, None, {}, f"{path}: {error.strerror}")
+    except (ValueError, KeyError, TypeError):
+        return Heart(daemon, None, {}, f"{path} is damaged: the {daemon} will write it anew when it runs")
+    # the extractor writes at each turn, and an idle one takes its turns POLL_INTERVAL apart
+    limit = max(_STALE_SECONDS, 2 * config.poll_interval if daemon == "extractor" else 0.0)
+    return Heart(daemon, max(0.0, round(age, 1)), facts, _heart_problem(daemon, age, limit, facts))
+
+
+def _heart_problem(daemon: Daemon, age: float, limit: float, facts: dict[str, Any]) -> str:
+    if age > limit:
+        return f"the heartbeat of the {daemon} is stale ({span(age)} old): it hangs or was stopped"
+    if daemon == "scp" and not facts.get("alive", True):
+        return "the scp does not answer its own C-ECHO"
+    return ""
+
+
+def _rows(heart: Heart, *names: str, of: str = "in_flight") -> tuple[dict[str, Any], ...]:
+    return tuple({name: row.get(name) for name in names} for row in heart.facts.get(of, ()))
+
+
+def _servers(config: Config, ports: Ports) -> tuple[Server, ...]:
+    """Ask both Orthancs at once; one that hangs has `patience` seconds."""
+    nodes = (config.gateway, config.storage)
+    try:
+        login = credentials.read(config.credentials_file)
+    except ConfigError as error:
+        return tuple(Server(node.name, node.aet, problem=str(error)) for node in nodes)
+    found: dict[str, Server] = {}
+
+    def ask(node: OrthancNode) -> None:
+        found[node.name] = _server(node, ports.orthanc(node, login), ports.clock)
+
+    # daemon threads and not a pool: a hung Orthanc must not hold up the end of the program
+    threads = [threading.Thread(target=ask, args=(node,), daemon=True) for node in nodes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(ports.patience)
+    return tuple(found.get(node.name) or _silent(node, ports.patience) for node in nodes)
+
+
+def _silent(node: OrthancNode, patience: float) -> Server:
+    problem = f"{node.name} does not answer on {node.url} (nothing within {patience:g} s)"
+    return Server(node.name, node.aet, problem=problem)
+
+
+def _server(node: OrthancNode, orthanc: OrthancView, clock: Clock) -> Server:
+    began = clock.monotonic()
+    try:
+        system = orthanc.system()
+        seconds = clock.monotonic() - began
+        statistics = orthanc.statistics()
+    except DdwdError as error:
+        return Server(node.name, node.aet, problem=str(error))
+    return Server(
+        name=node.name,
+        aet=str(system.get("DicomAet", node.aet)),
+        version=str(system.get("Version", "")),
+        database=_database(system.get("DatabaseBackendPlugin")),
+        studies=int(statistics.get("CountStudies", 0)),
+        instances=int(statistics.get("CountInstances", 0)),
+        milliseconds=round(seconds * 1000, 1),
+    )
+
+
+def _database(plugin: object) -> str:
+    """Name of the index: Orthanc gives the plugin's file, and null for its embedded SQLite."""
+    if plugin is None:
+        return "SQLite"
+    return "PostgreSQL" if "PostgreSQL" in str(plugin) else str(plugin)
+
+
+def _watched(config: Config, extractor: Heart) -> tuple[Volume, ...]:
+    """Every volume as the extractor watches it, with the hours it has left; nothing where the extractor does not run."""
+    rows = () if extractor.problem else extractor.facts.get("disk", ())
+    return tuple(_watched_volume(config, row) for row in rows)
+
+
+def _watched_volume(config: Config, row: dict[str, Any]) -> Volume:
+    path, free = str(row["path"]), int(row["free"])
+    stopped = [_STOPPED[purpose] for purpose in row.get("stops", ()) if purpose in _STOPPED]
+    problem = (
+        f"{path}: only {size(free)} free; {' and '.join(stopped)} until there is more" if stopped else ""
+    )
+    uses = dict.fromkeys(_use(config, place) for place in row.get("paths", [path]))
+    hours = row.get("hours_left")
+    return Volume(", ".join(uses), path, free, int(row["total"]), str(row["level"]), hours, problem)
+
+
+def _use(config: Config, place: str) -> str:
+    if place == str(config.output_dir):
+        return "output"
+    return "data" if place.startswith(f"{config.data_dir}/") else "database"
+
+
+def _volumes(config: Config) -> tuple[Volume, ...]:
+    """Room for the output and for the portal's own data; one line where both are the same volume."""
+    output, data = (
+        _volume(config, use, path) for use, path in (("output", config.output_dir), ("data", config.data_dir))
+    )
+    if output.total and data.total and config.output_dir.stat().st_dev == config.data_dir.stat().st_dev:
+        return (_volume(config, "output, data", config.output_dir),)
+    return (output, data)
+
+
+def _volume(config: Config, use: str, path: Path) -> Volume:
+    try:
+        space = room.space_of(path)
+    except OSError as error:
+        return Volume(use, str(path), problem=f"{path}: {error.strerror}")
+    level = room.level_of(space, config.disk.reserve)
+    problem = ""
+    if level >= room.Level.NO_RETRIEVE:
+        problem = f"{path}: only {size(space.free)} free; the portal stops taking images before it is full"
+    return Volume(use, str(path), space.free, space.total, room.word(level), problem=problem)
+
+
+def _quarantined(folder: Path) -> int | None:
+    """Objects in quarantine; None where this user may not look."""
+    try:
+        next(iter(folder.iterdir()), None)
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        return None
+    return Quarantine(folder, SystemClock(), Audit()).count()
+
+
+def _all_wrong(report: Report) -> Iterator[str]:
+    for unit in report.units:
+        if not unit.is_well:
+            yield f"{unit.name} is {unit.active}; see: journalctl -u {unit.name} -n 50"
+    # without credentials both servers have the same problem, which is said once
+    yield from dict.fromkeys(server.problem for server in report.servers if server.problem)
+    yield from (heart.problem for heart in report.hearts if heart.problem)
+    yield from (volume.problem for volume in report.volumes if volume.problem)
+    yield from _not_reached(report)
+    if waiting := report.counts.get(Stage.WAITING.value, 0):
+        yield f"{many(waiting, 'study waits', 'studies wait')} after a failure, and will be tried again"
+
+
+def _not_reached(report: Report) -> Iterator[str]:
+    """The peers that the extractor cannot reach although they answered us."""
+    extractor = report.hearts[-1]
+    answering = {server.name for server in report.servers if not server.problem}
+    if not extractor.problem:
+        for name, state in extractor.facts.get("peers", {}).items():
+            if name in answering and state != "ok":
+                yield f"for the extractor: {state}"

@@ -1,0 +1,30 @@
+"""Times, sizes and counts as people read them."""
+
+from __future__ import annotations
+
+
+def time(moment: object) -> str:
+    """Shorten a stamp to `2026-01-31 23:59Z`."""
+    return f"{moment[:10]} {moment[11:16]}Z" if isinstance(moment, str) else "never"
+
+
+def span(seconds: float) -> str:
+    """A duration in the unit that fits: `3 min`."""
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def size(amount: float) -> str:
+    """Bytes with an SI prefix: `1.5 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:  # noqa: PLR2004 - what the SI prefixes mean
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def many(count: int, one: str, more: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{count:,} {one if count == 1 else more}"
