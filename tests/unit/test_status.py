@@ -393,8 +393,8 @@ def test_verb_prints_and_answers_by_its_exit_status(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(units, "systemctl", machine.systemctl)
-    monkeypatch.setattr(status, "_orthanc", machine.orthanc)
-    monkeypatch.setattr(status, "SystemClock", lambda: machine.clock)
+    monkeypatch.setattr(view, "_orthanc", machine.orthanc)
+    monkeypatch.setattr(view, "SystemClock", lambda: machine.clock)
     parser = argparse.ArgumentParser()
     status.add_parser(parser.add_subparsers())
     text, as_json = io.StringIO(), io.StringIO()
