@@ -46,6 +46,16 @@ class Event(StrEnum):
     REQUESTED = "requested"
     VANISHED = "vanished"
     REPAIRED = "repaired"
+    FORWARDED = "forwarded"
+    RETRIEVE_STARTED = "retrieve-started"
+    VERIFIED = "verified"
+    DELETED = "deleted"
+    CONFIG_CHANGED = "config-changed"
+    ASSOCIATION_REFUSED = "association-refused"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    SELF_TEST = "self-test"
+    ALERT = "alert"
 
 
 MESSAGE_IDS = {
@@ -68,6 +78,16 @@ MESSAGE_IDS = {
     Event.REQUESTED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40011",
     Event.VANISHED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40012",
     Event.REPAIRED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40013",
+    Event.FORWARDED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40014",
+    Event.RETRIEVE_STARTED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40015",
+    Event.VERIFIED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40016",
+    Event.DELETED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40017",
+    Event.CONFIG_CHANGED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40018",
+    Event.ASSOCIATION_REFUSED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40019",
+    Event.PAUSED: "9a6f0f1c4f0b4c5c8d2e6b7a10d4001a",
+    Event.RESUMED: "9a6f0f1c4f0b4c5c8d2e6b7a10d4001b",
+    Event.SELF_TEST: "9a6f0f1c4f0b4c5c8d2e6b7a10d4001c",
+    Event.ALERT: "9a6f0f1c4f0b4c5c8d2e6b7a10d4001d",
 }
 _WARNINGS = frozenset(
     {
@@ -80,6 +100,9 @@ _WARNINGS = frozenset(
         Event.DISK_LOW,
         Event.VANISHED,
         Event.REPAIRED,
+        Event.DELETED,
+        Event.ASSOCIATION_REFUSED,
+        Event.ALERT,
     },
 )
 _LOG_WARNING, _LOG_NOTICE = 4, 5  # syslog(3)
@@ -89,14 +112,19 @@ class Audit:
     """Writes events; `sink` receives (event, message, fields) and is journald unless a test gives another."""
 
     def __init__(self, sink: Callable[[Event, str, dict[str, str]], None] | None = None) -> None:
-        self._sink = sink or _journald
+        self._sinks = [sink or _journald]
+
+    def also(self, sink: Callable[[Event, str, dict[str, str]], None]) -> None:
+        """Give every event to this one too."""
+        self._sinks.append(sink)
 
     def record(self, event: Event, message: str, *, study_uid: str = "", **fields: object) -> None:
         """Write one record. `fields` become DDWD_* in upper case; none of them may identify a patient."""
         named = {f"DDWD_{key.upper()}": str(value) for key, value in fields.items()}
         if study_uid:
             named["DDWD_STUDY_UID"] = study_uid
-        self._sink(event, message, {"DDWD_EVENT": event.value, **named})
+        for sink in self._sinks:
+            sink(event, message, {"DDWD_EVENT": event.value, **named})
 
 
 def _journald(event: Event, message: str, fields: dict[str, str]) -> None:

@@ -115,6 +115,9 @@ class OrthancPort(Protocol):
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
         """SOPInstanceUID of each instance; those that are gone are left out."""
 
+    def sender(self, instance: OrthancId) -> str:
+        """Calling AE title of the association that brought the instance; nothing where it came otherwise or is gone."""
+
     def md5(self, instance: OrthancId) -> str:
         """Orthanc's own MD5 of the stored file; NotFoundError where the instance is gone."""
 
@@ -289,6 +292,13 @@ class Orthanc:
             for row in self._json("POST", "/tools/bulk-content", body):
                 found[OrthancId(row["ID"])] = row["MainDicomTags"].get(_SOP_TAG, "")
         return found
+
+    def sender(self, instance: OrthancId) -> str:
+        """See OrthancPort."""
+        try:
+            return self._bytes(f"/instances/{instance}/metadata/RemoteAET").decode("utf-8", "replace").strip()
+        except NotFoundError:
+            return ""
 
     def md5(self, instance: OrthancId) -> str:
         """See OrthancPort."""

@@ -143,6 +143,8 @@ def _said(heart: Heart) -> str:
 def _flight_lines(report: Report) -> list[str]:
     stages = ", ".join(f"{count} {stage}" for stage, count in sorted(report.counts.items()))
     lines = [f"studies in flight: {stages or 'none'}"]
+    if report.paused:
+        lines.append("  fetching is PAUSED by the operator; go on with: ddwd resume")
     # those that wait after a failure first: they are what one looks for
     rows = sorted(report.in_flight, key=lambda row: row["state"] != Stage.WAITING.value)
     for row in rows[:_SHOWN]:

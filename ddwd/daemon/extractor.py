@@ -11,17 +11,16 @@ import logging
 import os
 import sys
 import threading
-from collections import Counter
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ddwd import durable
 from ddwd.appliance import credentials
 from ddwd.audit import Audit, Event
-from ddwd.clock import SystemClock, stamp
+from ddwd.clock import SystemClock
 from ddwd.config import load
 from ddwd.daemon import doorbell
 from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.standing import Totals, standing
 from ddwd.daemon.workers import Ending, StorageMover, Workers
 from ddwd.errors import DdwdError
 from ddwd.orthanc_api import Orthanc
@@ -63,7 +62,8 @@ class Extractor:
         self._ending = Ending(self._loop.stopping, self._clock)
         self._workers = Workers(self._progress, self._loop.wake)
         self._main = threading.get_ident()
-        self._totals: Counter[str] = Counter()
+        self._totals = Totals()
+        self._audit.also(self._totals.happened)
         self._status_at = 0.0
         self._guard = self._make_guard()
         self._cycle = Cycle(config, self._ports())
@@ -82,10 +82,10 @@ class Extractor:
             self._loop.run()
         finally:
             finished = self._workers.finish()
+            self._audit.record(Event.STOPPED, "the extractor stops", open=len(self._cycle.open))
             self._cycle.drain()
             ears.stop()
             self._write_status()
-            self._audit.record(Event.STOPPED, "the extractor stops", open=len(self._cycle.open))
         return finished
 
     def _make_guard(self) -> Guard:
@@ -121,6 +121,7 @@ class Extractor:
             segment_bytes=self._config.ledger.segment_bytes,
             keep_days=self._config.ledger.keep_days,
         )
+        audit.also(ledger.note)
         if ledger.damaged:
             audit.record(
                 Event.STATE_REBUILT, "the ledger was damaged: everything is compared with both Orthancs"
@@ -171,9 +172,7 @@ class Extractor:
         self._progress.alive()
         report = self._cycle.run()
         self._progress.idle()
-        self._totals["studies"] += len(report.published)
-        self._totals["instances"] += report.retrieved
-        self._totals["forwarded"] += report.forwarded
+        self._totals.add(report)
         now = self._clock.monotonic()
         if now - self._status_at >= _STATUS_SECONDS or report.published:
             self._status_at = now
@@ -186,37 +185,11 @@ class Extractor:
 
     def _summary(self) -> str:
         down = [name for name, state in self._cycle.peers.items() if state != "ok"]
-        text = (
-            f"{len(self._cycle.open)} studies in flight, {self._totals['studies']} published since the start"
-        )
+        text = f"{len(self._cycle.open)} studies in flight, {self._totals.studies} published since the start"
         return text + (f"; does not answer: {', '.join(down)}" if down else "")
 
     def _write_status(self) -> None:
-        stages = Counter(study.stage.value for study in self._cycle.open.values())
-        flight = [
-            {
-                "study_uid": study.listing.study_uid if study.listing else "",
-                "state": study.stage.value,
-                "reason": study.reason,
-                "instances": len(study.known),
-                "on_disk": len(study.held),
-            }
-            for study in self._cycle.open.values()
-        ]
-        body = {
-            "updated": stamp(self._clock.utc()),
-            "pid": os.getpid(),
-            "counts": dict(stages),
-            "totals": dict(self._totals),
-            "peers": self._cycle.peers,
-            "disk": self._guard.state(),
-            "in_flight": flight,
-            # without the folder, which begins with the PatientID: this file is for every user of the machine
-            "recent": [
-                {key: value for key, value in asdict(one).items() if key != "folder"} | {"state": "published"}
-                for one in self._cycle.recent
-            ],
-        }
+        body = standing(self._cycle, self._totals, self._guard, self._clock)
         path = self._paths.heartbeat("extractor")
         path.parent.mkdir(parents=True, exist_ok=True)
         durable.replace_volatile(path, json.dumps(body, indent=1).encode() + b"\n")

@@ -16,14 +16,17 @@ from ddwd.errors import DdwdError, PeerDownError, PeerRefusedError, StateError, 
 from ddwd.lifecycle import Decision, Observation, Stage, decide, retry_delay
 from ddwd.model import OrthancId
 from ddwd.pipeline.blame import Blame
+from ddwd.pipeline.candidates import Candidates
+from ddwd.pipeline.chronicle import Chronicle
 from ddwd.pipeline.open_study import OpenStudy, ids_of, uncompared
 from ddwd.pipeline.quarantine import Subject
 from ddwd.pipeline.retrieve import reason_of
 from ddwd.pipeline.watch import ChangeFeed
+from ddwd.pipeline.wishes import Wishes
 from ddwd.state.custody import Custody, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from ddwd.config import Config
     from ddwd.model import Study
@@ -33,17 +36,16 @@ if TYPE_CHECKING:
     from ddwd.pipeline.guard import Guard
     from ddwd.pipeline.leftovers import Leftovers
     from ddwd.pipeline.publish import Publisher
-    from ddwd.pipeline.quarantine import Entry, Quarantine
+    from ddwd.pipeline.quarantine import Quarantine
     from ddwd.pipeline.retrieve import Retriever
     from ddwd.state.ledger import Ledger
-    from ddwd.state.requests import Request, Requests
+    from ddwd.state.requests import Requests
 
 _CHECKS_A_TURN = 40
 """Candidates compared in one turn, about 10 ms each: the watchdog is answered in between."""
 _LOOK_SECONDS = 0.3
 """A study that is arriving is compared at most this often."""
 _CURSOR_SECONDS = 5.0
-_SWEEP_SECONDS = 300.0
 _RECENT = 20
 
 
@@ -73,9 +75,12 @@ class Ports:
 class Published:
     """One study that was just made visible; `seconds` from its newest image seen on either Orthanc to publication."""
 
+    study: OrthancId
     study_uid: str
-    folder: str
+    aet: str
     instances: int
+    added: int
+    bytes: int
     revision: int
     published_at: str
     seconds: float
@@ -88,6 +93,7 @@ class CycleReport:
     published: list[Published] = field(default_factory=list)
     opened: int = 0
     retrieved: int = 0
+    bytes: int = 0
     forwarded: int = 0
     busy: bool = False
 
@@ -103,9 +109,9 @@ class Cycle:
             ChangeFeed(ports.gateway, cursors.get("gateway", 0)),
             ChangeFeed(ports.storage, cursors.get("storage", 0)),
         ]
-        self._candidates: dict[OrthancId, None] = {}
-        self._sweep: Iterator[OrthancId] | None = None
-        self._next_sweep = 0.0
+        self._candidates = Candidates((ports.gateway, ports.storage))
+        self._chronicle = Chronicle(ports.audit)
+        self._wishes = Wishes(ports, self._candidates, self._reopened)
         self._cursor_at = 0.0
         self._stops = False
         self._forwarded_at = float("-inf")
@@ -119,7 +125,7 @@ class Cycle:
         """Take one turn. Only damage to our own state is raised (StateError); everything else is waited out."""
         report = CycleReport()
         self._ports.guard.look()
-        self._take_requests()
+        self._wishes.take()
         self._collect_conflicts()
         for feed in self._feeds:
             self._look(feed, report)
@@ -139,6 +145,15 @@ class Cycle:
                 self._collect(study, CycleReport())
         self._commit(force=True)
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether the operator has paused the retrieving."""
+        return self._ports.ledger.state.paused
+
+    def opened_at(self, study: OrthancId) -> str:
+        """Stamp of when the study was opened, over restarts."""
+        return self._ports.ledger.state.open.get(study, "")
+
     def next_due(self) -> float:
         """Seconds until some open study wants to be looked at again."""
         now = self._ports.clock.monotonic()
@@ -154,7 +169,7 @@ class Cycle:
             self._peer(feed.node.name, str(error))
             return
         self._peer(feed.node.name, "ok")
-        self._candidates = dict.fromkeys(touched.studies) | self._candidates
+        self._candidates.moved(touched.studies)
         report.busy = report.busy or touched.more
         if touched.grew:
             for study in self.open.values():
@@ -164,32 +179,27 @@ class Cycle:
         if (self.peers[name] == "ok") != (state == "ok"):
             event, words = (Event.PEER_UP, "answers again") if state == "ok" else (Event.PEER_DOWN, state)
             self._ports.audit.record(event, f"{name}: {words}", peer=name)
-            self._next_sweep = 0.0  # after every fault everything is compared
+            self._candidates.after_a_fault()
         self.peers[name] = state
 
     def _check_candidates(self, report: CycleReport) -> None:
         """Compare a bounded number of candidates: first those that moved, then the sweep over all studies."""
-        self._ready_sweep()
+        ready = set(self.peers.values()) == {"ok"}
+        if ready and self._candidates.begin_sweep(self._ports.clock.monotonic()):
+            self._sweep_leftovers()
         for _ in range(_CHECKS_A_TURN):
-            study = self._next_candidate()
+            study = self._candidates.next()
             if study is None:
                 return
             self._ports.alive()
             try:
                 needed = study not in self.open and self._needs_work(study)
             except (PeerDownError, PeerRefusedError):
-                self._candidates[study] = None  # asked again when the peer is back
+                self._candidates.again(study)
                 return
             if needed:
                 self._reopened(study)
                 report.opened += 1
-
-    def _ready_sweep(self) -> None:
-        now = self._ports.clock.monotonic()
-        if self._sweep is None and now >= self._next_sweep and set(self.peers.values()) == {"ok"}:
-            self._sweep = self._all_studies()
-            self._next_sweep = now + _SWEEP_SECONDS
-            self._sweep_leftovers()
 
     def _sweep_leftovers(self) -> None:
         uids = {study.listing.study_uid for study in self.open.values() if study.listing is not None}
@@ -198,25 +208,6 @@ class Cycle:
                 self._reopened(study)
         except (DdwdError, OSError):
             return  # a peer is away or the disk is full: at the next sweep
-
-    def _all_studies(self) -> Iterator[OrthancId]:
-        yield from self._ports.gateway.study_ids()
-        yield from self._ports.storage.study_ids()
-
-    def _next_candidate(self) -> OrthancId | None:
-        if self._candidates:
-            study = next(iter(self._candidates))
-            del self._candidates[study]
-            return study
-        if self._sweep is None:
-            return None
-        try:
-            return next(self._sweep)
-        except StopIteration:
-            self._sweep = None
-        except (PeerDownError, PeerRefusedError):
-            self._sweep, self._next_sweep = None, 0.0
-        return None
 
     def _needs_work(self, study: OrthancId) -> bool:
         record = self._read_record(study)
@@ -251,63 +242,6 @@ class Cycle:
         except (DdwdError, OSError):
             return  # a peer is away or the disk is full: it lies there durably, and waits for the next turn
 
-    # --- the operator's wishes --------------------------------------------------------------------------------
-
-    def _take_requests(self) -> None:
-        """Do what the operator asked for; a request is removed once it can no longer be forgotten."""
-        for path, request in self._ports.requests.take():
-            try:
-                self._grant(request)
-                self._ports.ledger.commit()
-            except (DdwdError, OSError):
-                return  # no room to write it down: the request waits for the next turn
-            self._ports.requests.done(path)
-            self._ports.audit.record(
-                Event.REQUESTED, f"the operator asks: {request.kind}", study=request.study, item=request.item
-            )
-
-    def _grant(self, request: Request) -> None:
-        if request.kind == "reconcile" and request.study:
-            self._candidates[OrthancId(request.study)] = None
-        elif request.kind == "reconcile":
-            self._sweep, self._next_sweep = None, 0.0
-        elif request.kind == "retry":
-            self._retry(OrthancId(request.study))
-        else:
-            self._release(request.item)
-
-    def _retry(self, study_id: OrthancId) -> None:
-        """Begin a study anew: every failure forgotten, what is set aside tried again, what is gone from disk fetched again."""
-        study = self._reopened(study_id)
-        study.begin_anew()
-        for entry in self._ports.quarantine.entries():
-            if entry.subject.study == study_id and entry.subject.kind == "undeliverable":
-                self._try_again(entry)
-        if study.record is not None:
-            gone = self._ports.publisher.gone(study.record)
-            for one in gone:
-                study.held.pop(one, None)
-            study.restored += len(gone)
-
-    def _release(self, item: str) -> None:
-        for entry in self._ports.quarantine.entries():
-            if entry.id == item and entry.subject.kind == "undeliverable":
-                self._try_again(entry)
-            elif entry.id == item:
-                self._ports.quarantine.release(entry)
-
-    def _try_again(self, entry: Entry) -> None:
-        """An image that was given up on is owed again."""
-        subject = entry.subject
-        study = self._reopened(OrthancId(subject.study))
-        study.begin_anew()
-        study.set_aside.pop(OrthancId(subject.instance), None)
-        if study.record is not None and study.record.set_aside != study.set_aside:
-            # a release must outlive a restart: what is tried again leaves the record at once
-            study.record.set_aside = dict(study.set_aside)
-            self._ports.custody.write(study.record)
-        self._ports.quarantine.release(entry)
-
     def _reopened(self, study: OrthancId) -> OpenStudy:
         """The study in flight; one that was not is opened, and the ledger told so."""
         if study not in self.open:
@@ -341,20 +275,28 @@ class Cycle:
             return None
         if study.behind & ids_of(storage):
             self._forwarded_at = now
-        study.see(gateway, storage, now)
+        study.see(gateway, storage, now, stamp(self._ports.clock.utc()))
+        self._ask_sender(study, gateway)
         return study.observation(gateway, storage, now, gateway_known=gateway_known)
+
+    def _ask_sender(self, study: OpenStudy, gateway: Study | None) -> None:
+        """Who sent it: asked once, and the way on does not depend on it."""
+        if study.journey.sender_asked or not gateway:
+            return
+        newest = gateway.ids - (study.record.images.keys() if study.record else frozenset())
+        for one in sorted(newest)[:1]:
+            try:
+                study.journey.aet = self._ports.gateway.sender(one)
+                study.journey.sender_asked = True
+            except (PeerDownError, PeerRefusedError):
+                return
 
     def _give_up(self, study: OpenStudy) -> None:
         """Both Orthancs were told to forget the study: what came of it before it was whole is kept in quarantine."""
         if study.listing is not None and study.is_changed:
             reason = "the study was deleted on both Orthancs before it was published"
             files = self._ports.leftovers.vanished(study.listing, reason)
-            self._ports.audit.record(
-                Event.VANISHED,
-                f"{reason}; {files} of its images are in quarantine",
-                study_uid=study.listing.study_uid,
-                instances=len(study.known),
-            )
+            self._chronicle.vanished(study, reason, files)
         self._close(study)
 
     def _ask_gateway(self, study: OrthancId) -> tuple[Study | None, bool]:
@@ -368,27 +310,25 @@ class Cycle:
         config, guard = self._config, self._ports.guard
         decision = decide(seen, stable_age=config.stable_age, grace=config.forward.grace)
         study.stage, study.reason = decision.stage, decision.reason
+        self._chronicle.observed(study, seen, decision)
         study.not_before = self._ports.clock.monotonic() + _LOOK_SECONDS
         if decision.forward and guard.may_forward:
             report.forwarded += self._forward(study, decision)
-        if decision.retrieve and guard.may_retrieve:
+        if decision.retrieve and guard.may_retrieve and not self.is_paused:
             self._retrieve(study, decision)
         elif decision.publish:
             self._publish(study, report)
         elif decision.forward or decision.retrieve:
             study.reason = guard.reason or study.reason
+            if decision.retrieve and self.is_paused:
+                study.reason = "retrieving is paused by the operator; see: ddwd resume"
 
     def _forward(self, study: OpenStudy, decision: Decision) -> int:
         now = self._ports.clock.monotonic()
         last, study.moved_at = study.moved_at, now
         sent = self._ports.forwarder.send(decision.forward)
         if sent and study.listing:
-            self._ports.audit.record(
-                Event.FORWARD_STARTED,
-                f"sending {sent} images to storage that the gateway's own forwarding left behind",
-                study_uid=study.listing.study_uid,
-                instances=sent,
-            )
+            self._chronicle.forwarding(study, sent, self._ports.forwarder.last_error)
         if sent and self._forwarded_at >= last:  # others passed meanwhile: these are at fault
             for instance in study.forward_blame.count(decision.forward):
                 self._set_aside(study, instance, "storage does not take it", study.forward_blame)
@@ -397,6 +337,7 @@ class Cycle:
     def _retrieve(self, study: OpenStudy, decision: Decision) -> None:
         if study.listing is None:
             return
+        self._chronicle.retrieving(study)
         block = sorted(decision.retrieve)[: self._config.retrieve.batch]
         study.work = self._ports.executor.submit(
             self._ports.retriever.fetch, study.listing, block, self._ports.alive, study.control
@@ -413,7 +354,9 @@ class Cycle:
             self._postpone(study, reason_of(error))
             return
         study.held.update({kept.orthanc_id: kept for kept in fetched.kept})
+        study.journey.note("disk", study.held.keys(), stamp(self._ports.clock.utc()))
         report.retrieved += len(fetched.kept)
+        report.bytes += sum(kept.size for kept in fetched.kept)
         if not fetched.failed:
             study.failures = 0
             return
@@ -454,8 +397,7 @@ class Cycle:
         study.stage, study.reason = Stage.WAITING, reason
         study.not_before = self._ports.clock.monotonic() + retry_delay(study.failures)
         if study.failures == 1 and not self._stops:
-            uid = study.listing.study_uid if study.listing else ""
-            self._ports.audit.record(Event.RETRIEVE_FAILED, f"will be tried again: {reason}", study_uid=uid)
+            self._chronicle.failed(study, reason)
 
     def _publish(self, study: OpenStudy, report: CycleReport) -> None:
         """Make the study visible, then prove it by its custody record, then forget it: in this order."""
@@ -465,6 +407,10 @@ class Cycle:
         self._leave_out(study, self._ports.publisher.publish(listing))
         record = self._record(study, listing)
         if record is not None:
+            before = study.record.images if study.record else {}
+            added = [kept for one, kept in record.images.items() if one not in before]
+            if added:
+                self._chronicle.verified(study, added)
             self._ports.custody.write(record)
             if record.history[-1]["added"] or study.restored or record.revision == 1:
                 self._announce(study, record, report)
@@ -496,7 +442,16 @@ class Cycle:
         now = stamp(self._ports.clock.utc())
         revision = study.record.revision + 1 if study.record else 1
         history = list(study.record.history) if study.record else []
-        history.append({"revision": revision, "at": now, "added": added, "restored": study.restored})
+        history.append(
+            {
+                "revision": revision,
+                "at": now,
+                "added": added,
+                "restored": study.restored,
+                "aet": study.journey.aet,
+                "hops": study.journey.hops,
+            }
+        )
         return Record(
             study=study.study_id,
             study_uid=listing.study_uid,
@@ -512,21 +467,19 @@ class Cycle:
     def _announce(self, study: OpenStudy, record: Record, report: CycleReport) -> None:
         seconds = round(self._ports.clock.monotonic() - study.grew_at, 3)
         one = Published(
-            record.study_uid, record.folder, len(record.images), record.revision, record.published_at, seconds
+            study=record.study,
+            study_uid=record.study_uid,
+            aet=study.journey.aet,
+            instances=len(record.images),
+            added=record.history[-1]["added"],
+            bytes=sum(kept.size for kept in record.images.values()),
+            revision=record.revision,
+            published_at=record.published_at,
+            seconds=seconds,
         )
         report.published.append(one)
         self.recent = [one, *self.recent][:_RECENT]
-        event = Event.PUBLISHED if record.revision == 1 else Event.LATE_IMAGE
-        added = record.history[-1]["added"]
-        self._ports.audit.record(
-            event,
-            f"{added} images published, {len(record.images)} in all, revision {record.revision}",
-            study_uid=record.study_uid,
-            instances=len(record.images),
-            bytes=sum(kept.size for kept in record.images.values()),
-            accession=record.accession,
-            revision=record.revision,
-        )
+        self._chronicle.published(study, record, seconds)
 
     def _close(self, study: OpenStudy) -> None:
         self._ports.ledger.append("closed", study=study.study_id)

@@ -24,6 +24,8 @@ class Forwarder:
 
     def __init__(self, gateway: OrthancPort) -> None:
         self._gateway = gateway
+        self.last_error = ""
+        """What the gateway says of the latest STOW job that failed, as far as it remembers."""
 
     def send(self, missing: frozenset[OrthancId]) -> int:
         """Submit new jobs for `missing`; the number of instances submitted, 0 while the gateway's jobs are full.
@@ -42,4 +44,6 @@ class Forwarder:
         return sent
 
     def _in_flight(self) -> int:
-        return sum(job.in_flight and job.kind == _STOW_KIND for job in self._gateway.jobs().values())
+        jobs = [job for job in self._gateway.jobs().values() if job.kind == _STOW_KIND]
+        self.last_error = next((job.error for job in reversed(jobs) if job.state == "Failure"), "")
+        return sum(job.in_flight for job in jobs)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ddwd.lifecycle import Observation, Stage
+from ddwd.pipeline.journey import Journey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,9 @@ class OpenStudy:
     listing: Study | None = None
     known: frozenset[OrthancId] = frozenset()
     behind: frozenset[OrthancId] = frozenset()
+    on_gateway: frozenset[OrthancId] = frozenset()
+    on_storage: frozenset[OrthancId] = frozenset()
+    journey: Journey = field(default_factory=lambda: Journey(()))
     held: dict[OrthancId, Kept] = field(default_factory=dict)
     set_aside: dict[OrthancId, str] = field(default_factory=dict)
     restored: int = 0
@@ -44,9 +48,10 @@ class OpenStudy:
         if self.record is not None:
             self.held.update(self.record.images)
             self.set_aside.update(self.record.set_aside)
+            self.journey = Journey(self.record.images)
 
-    def see(self, gateway: Study | None, storage: Study | None, now: float) -> None:
-        """Take in what both Orthancs list at this moment; None where one does not hold the study."""
+    def see(self, gateway: Study | None, storage: Study | None, now: float, at: str) -> None:
+        """Take in what both Orthancs list at this moment (`at` in UTC); None where one does not hold the study."""
         # storage's listing is what a C-MOVE is asked from; the gateway's serves until storage has one
         self.listing = storage or gateway or self.listing
         listed = ids_of(gateway) | ids_of(storage)
@@ -55,6 +60,9 @@ class OpenStudy:
             self.grew_at = now
         if (behind := ids_of(gateway) - ids_of(storage) - self.set_aside.keys()) != self.behind:
             self.behind, self.moved_at = behind, now
+        self.journey.note("gateway", ids_of(gateway), at)
+        self.journey.note("storage", ids_of(storage), at)
+        self.on_gateway, self.on_storage = ids_of(gateway), ids_of(storage)
 
     def observation(
         self, gateway: Study | None, storage: Study | None, now: float, *, gateway_known: bool

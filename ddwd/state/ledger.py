@@ -27,14 +27,17 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _DAY_SECONDS = 86400
+_MOST_EVENTS = 10_000
 
 
 @dataclass
 class LedgerState:
-    """What the ledger remembers: `/changes` cursors by Orthanc name, and open studies with the moment they were opened."""
+    """What the ledger remembers: `/changes` cursors by Orthanc name, open studies with the moment they were opened, and whether
+    the operator has paused the retrieving."""
 
     cursors: dict[str, int] = field(default_factory=dict)
     open: dict[OrthancId, str] = field(default_factory=dict)
+    paused: bool = False
 
     def apply(self, record: dict[str, Any]) -> None:
         """Fold one record in; unknown kinds are for people and change nothing."""
@@ -44,12 +47,17 @@ class LedgerState:
                     raise StateError(f"the ledger has schema {record['schema']}, this version reads {SCHEMA}")
                 self.cursors = dict(record["cursors"])
                 self.open = {OrthancId(key): value for key, value in record["open"].items()}
+                self.paused = bool(record.get("paused"))
             case "cursor":
                 self.cursors[record["node"]] = record["seq"]
             case "opened":
                 self.open.setdefault(OrthancId(record["study"]), record["at"])
             case "closed":
                 self.open.pop(OrthancId(record["study"]), None)
+            case "paused":
+                self.paused = True
+            case "resumed":
+                self.paused = False
 
 
 class Ledger:
@@ -88,16 +96,21 @@ class Ledger:
         self.state.apply(record)
         self._batch.append(record)
 
+    def note(self, event: str, message: str, fields: dict[str, str]) -> None:
+        """Collect an audit event, for people to read; safe from any thread."""
+        if len(self._batch) < _MOST_EVENTS:  # while the disk is full they wait in memory
+            self.append("event", event=event, message=message, fields=fields)
+
     def commit(self) -> None:
         """Write and fsync what was collected; start a new segment when this one is large.
 
         Raises StorageFullError; what was collected is then kept for the next commit.
         """
-        if not self._batch:
+        batch = tuple(self._batch)
+        if not batch:
             return
-        content = b"".join(map(_line, self._batch))
-        self._extend(content)
-        self._batch.clear()
+        self._extend(b"".join(map(_line, batch)))
+        del self._batch[: len(batch)]  # and no more: an event of another thread may have come meanwhile
         if self._path().stat().st_size >= self._segment_bytes:
             self._rotate()
 
@@ -124,7 +137,7 @@ class Ledger:
         sound = 0
         first = True
         for raw in data.splitlines(keepends=True):
-            record = _parse(raw)
+            record = parse_line(raw)
             if record is None or (first and record["kind"] != "snapshot"):
                 break
             self.state.apply(record)
@@ -146,6 +159,7 @@ class Ledger:
             "schema": SCHEMA,
             "cursors": self.state.cursors,
             "open": self.state.open,
+            "paused": self.state.paused,
         }
         durable.replace_file(self._folder / f"{number:08}.jsonl", _line(snapshot))
         self._number = number
@@ -170,7 +184,7 @@ def _line(record: dict[str, Any]) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _parse(raw: bytes) -> dict[str, Any] | None:
+def parse_line(raw: bytes) -> dict[str, Any] | None:
     """The record of one line, or None where the line is torn or damaged."""
     digits, _, text = raw.partition(b" ")
     if not raw.endswith(b"\n") or digits != b"%08x" % zlib.crc32(text[:-1]):

@@ -40,6 +40,15 @@ _STOPPED = {
     "forward": "nothing is forwarded",
     "receive": "nothing is accepted",
 }
+_FLIGHT = (
+    *("study", "study_uid", "aet", "state", "reason", "instances", "on_gateway", "on_storage", "on_disk"),
+    *("set_aside", "failures", "opened_at", "newest_at"),
+)
+_RECENT = (
+    *("study", "study_uid", "aet", "state", "instances", "added", "bytes", "revision", "published_at"),
+    "seconds",
+)
+"""What is shown of a study: named one by one, so that nothing about a patient can slip in."""
 _STAMPS = {"scp": "at", "extractor": "updated"}
 
 
@@ -73,6 +82,7 @@ class Server:
     database: str = ""
     studies: int = 0
     instances: int = 0
+    bytes: int = 0
     milliseconds: float = 0.0
     problem: str = ""
 
@@ -113,6 +123,7 @@ class Report:
     in_flight: tuple[dict[str, Any], ...]
     recent: tuple[dict[str, Any], ...]
     quarantine: int | None
+    paused: bool = False
 
     @property
     def wrong(self) -> tuple[str, ...]:
@@ -141,12 +152,10 @@ def collect(config: Config, ports: Ports) -> Report:
         hearts=(scp, extractor),
         volumes=_watched(config, extractor) or _volumes(config),
         counts=dict(extractor.facts.get("counts", {})),
-        in_flight=_rows(extractor, "study_uid", "state", "reason", "instances", "on_disk"),
-        # of its fields the folder is left out: its name begins with the PatientID
-        recent=_rows(
-            extractor, "study_uid", "state", "instances", "revision", "published_at", "seconds", of="recent"
-        ),
+        in_flight=_rows(extractor, "in_flight", _FLIGHT),
+        recent=_rows(extractor, "recent", _RECENT),
         quarantine=_quarantined(paths.quarantine),
+        paused=bool(extractor.facts.get("paused")),
     )
 
 
@@ -179,7 +188,7 @@ def _heart_problem(daemon: Daemon, age: float, limit: float, facts: dict[str, An
     return ""
 
 
-def _rows(heart: Heart, *names: str, of: str = "in_flight") -> tuple[dict[str, Any], ...]:
+def _rows(heart: Heart, of: str, names: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
     return tuple({name: row.get(name) for name in names} for row in heart.facts.get(of, ()))
 
 
@@ -224,6 +233,7 @@ def _server(node: OrthancNode, orthanc: OrthancView, clock: Clock) -> Server:
         database=_database(system.get("DatabaseBackendPlugin")),
         studies=int(statistics.get("CountStudies", 0)),
         instances=int(statistics.get("CountInstances", 0)),
+        bytes=int(statistics.get("TotalDiskSize", 0)),
         milliseconds=round(seconds * 1000, 1),
     )
 

@@ -223,6 +223,10 @@ class FakeOrthanc:
         self._answer()
         return {one: self.images[one].sop_uid for one in instances if one in self.images}
 
+    def sender(self, instance: OrthancId) -> str:
+        self._answer()
+        return "CT1" if instance in self.images and self.name == "gateway" else ""
+
     def md5(self, instance: OrthancId) -> str:
         return hashlib.md5(self.file(instance), usedforsecurity=False).hexdigest()
 

@@ -69,6 +69,7 @@ class Portal:
             self.disk.measure,
         )
         ledger = Ledger.open(self.paths.ledger, self.clock, segment_bytes=self._segment_bytes, keep_days=1)
+        audit.also(ledger.note)
         ports = Ports(
             gateway=self.gateway,
             storage=self.storage,

@@ -105,6 +105,8 @@ def test_no_room_is_told_and_leaves_nothing(folder: Path, monkeypatch: pytest.Mo
         ("release", "", "../../etc/passwd"),
         ("release", "", ITEM.upper()),
         ("reconcile", "x", ""),
+        ("pause", STUDY, ""),
+        ("resume", "", ITEM),
         ("delete", STUDY, ""),
     ],
 )

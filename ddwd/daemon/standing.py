@@ -1,0 +1,107 @@
+"""How things stand, as the extractor tells it to people: the content of its status file. Reads the cycle, decides nothing.
+
+Every user of the machine may read that file: it never holds a patient ID or an accession number, and no path that begins with one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ddwd.audit import Event
+from ddwd.clock import stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ddwd.clock import Clock
+    from ddwd.pipeline.cycle import Cycle, CycleReport
+    from ddwd.pipeline.guard import Guard
+    from ddwd.pipeline.open_study import OpenStudy
+
+_FAILURES = (
+    Event.FORWARD_FAILED,
+    Event.RETRIEVE_FAILED,
+    Event.CONFLICT,
+    Event.QUARANTINED,
+    Event.VANISHED,
+    Event.REPAIRED,
+)
+
+
+class Totals:
+    """What was done since the start, ever rising; counts the audit events of failures too."""
+
+    def __init__(self) -> None:
+        self._done: Counter[str] = Counter(studies=0, instances=0, bytes=0, forwarded=0, late=0)
+        self._failures: Counter[str] = Counter({event.name.lower(): 0 for event in _FAILURES})
+
+    def add(self, report: CycleReport) -> None:
+        """Take in what one turn did."""
+        self._done["studies"] += sum(one.revision == 1 for one in report.published)
+        self._done["late"] += sum(one.revision > 1 for one in report.published)
+        self._done["instances"] += report.retrieved
+        self._done["bytes"] += report.bytes
+        self._done["forwarded"] += report.forwarded
+
+    def happened(self, event: Event, _message: str, _fields: dict[str, str]) -> None:
+        """Count a failure; an audit gives every event to this."""
+        if event in _FAILURES:
+            self._failures[event.name.lower()] += 1
+
+    @property
+    def studies(self) -> int:
+        """Studies published."""
+        return self._done["studies"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the status file."""
+        return dict(self._done) | {"failures": dict(self._failures)}
+
+
+def standing(cycle: Cycle, totals: Totals, guard: Guard, clock: Clock) -> dict[str, Any]:
+    """The whole status file. Counts of images are those of the open studies, of which the published ones are part."""
+    studies = list(cycle.open.values())
+    return {
+        "updated": stamp(clock.utc()),
+        "pid": os.getpid(),
+        "paused": cycle.is_paused,
+        "counts": dict(Counter(study.stage.value for study in studies)),
+        "totals": totals.as_dict(),
+        "backlog": _backlog(studies),
+        "peers": cycle.peers,
+        "disk": guard.state(),
+        "in_flight": [_row(study, cycle) for study in studies],
+        "recent": [asdict(one) | {"state": "published"} for one in cycle.recent],
+    }
+
+
+def _row(study: OpenStudy, cycle: Cycle) -> dict[str, Any]:
+    return {
+        "study": study.study_id,
+        "study_uid": study.listing.study_uid if study.listing else "",
+        "aet": study.journey.aet,
+        "state": study.stage.value,
+        "reason": study.reason,
+        "instances": len(study.known),
+        "on_gateway": len(study.on_gateway),
+        "on_storage": len(study.on_storage),
+        "on_disk": len(study.held),
+        "set_aside": len(study.set_aside),
+        "failures": study.failures,
+        "opened_at": cycle.opened_at(study.study_id),
+        "newest_at": study.journey.newest_at,
+    }
+
+
+def _backlog(studies: Iterable[OpenStudy]) -> dict[str, int]:
+    """Images that wait before each hop."""
+    waiting = Counter(storage=0, disk=0, publish=0)
+    for study in studies:
+        aside, held = study.set_aside.keys(), study.held.keys()
+        waiting["storage"] += len(study.on_gateway - study.on_storage - aside)
+        waiting["disk"] += len(study.on_storage - held - aside)
+        waiting["publish"] += len(held - (study.record.images.keys() if study.record else frozenset()))
+    return dict(waiting)

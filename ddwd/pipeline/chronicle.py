@@ -1,0 +1,134 @@
+"""Tells a study's life as audit events, from what the cycle saw and did. Decides nothing.
+
+Each step is told once for each batch of new images, however often the cycle looks: a `received`, `forwarded`, `retrieve-started`,
+`verified` and `published` for a study that simply passes, and again for images that come late.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ddwd.audit import Audit, Event
+from ddwd.lifecycle import Stage
+
+if TYPE_CHECKING:
+    from ddwd.lifecycle import Decision, Observation
+    from ddwd.pipeline.open_study import OpenStudy
+    from ddwd.state.custody import Kept, Record
+
+_STATUS = re.compile(r"0x[0-9A-Fa-f]{4}|HTTP \d{3}")
+_SETTLED = frozenset({Stage.FORWARDING, Stage.RETRIEVING, Stage.READY})
+
+
+class Chronicle:
+    """Writes the events of studies; the audit sends them to the journal and the ledger."""
+
+    def __init__(self, audit: Audit) -> None:
+        self._audit = audit
+
+    def observed(self, study: OpenStudy, seen: Observation, decision: Decision) -> None:
+        """Tell what came, and how far it is on its way to storage."""
+        journey = study.journey
+        at_gateway, at_storage = journey.count("gateway"), journey.count("storage")
+        if decision.stage in _SETTLED and (more := journey.untold(Event.RECEIVED, at_gateway or at_storage)):
+            where = "the gateway" if at_gateway else "storage, past the gateway"
+            self._tell(Event.RECEIVED, f"{more} images received by {where}", study, instances=more)
+        if not at_gateway:
+            return
+        if at_storage and not journey.was_told(Event.FORWARD_STARTED):
+            journey.untold(Event.FORWARD_STARTED, 1)
+            self._tell(Event.FORWARD_STARTED, "the first images are on storage", study, instances=at_storage)
+        behind = (seen.gateway or frozenset()) - seen.storage
+        if (
+            not behind
+            and decision.stage in _SETTLED
+            and (more := journey.untold(Event.FORWARDED, at_gateway))
+        ):
+            self._tell(Event.FORWARDED, f"storage has all {at_gateway} images", study, instances=more)
+
+    def forwarding(self, study: OpenStudy, sent: int, error: str) -> None:
+        """Tell that the extractor sends what the gateway's own forwarding left behind, or sends it once more."""
+        if not study.journey.was_told(Event.FORWARD_FAILED):
+            study.journey.untold(Event.FORWARD_FAILED, 1)
+            self._tell(
+                Event.FORWARD_STARTED,
+                f"sending {sent} images to storage that the gateway's own forwarding left behind",
+                study,
+                instances=sent,
+            )
+            return
+        why = f" ({error})" if error else ""
+        self._tell(
+            Event.FORWARD_FAILED,
+            f"{sent} images did not get to storage{why}; they are sent again",
+            study,
+            instances=sent,
+            status=error,
+        )
+
+    def retrieving(self, study: OpenStudy) -> None:
+        """Tell that the first images are asked for."""
+        missing = study.journey.count("storage")
+        if study.journey.untold(Event.RETRIEVE_STARTED, 1):
+            self._tell(Event.RETRIEVE_STARTED, "images are asked for by C-MOVE", study, instances=missing)
+
+    def failed(self, study: OpenStudy, reason: str) -> None:
+        """Tell that the study has to wait."""
+        found = _STATUS.search(reason)
+        self._tell(
+            Event.RETRIEVE_FAILED,
+            f"will be tried again: {reason}",
+            study,
+            status=found.group() if found else "",
+        )
+
+    def verified(self, study: OpenStudy, added: list[Kept]) -> None:
+        """Tell that every new file was compared with storage's copy."""
+        identical = sum(kept.verdict == "identical" for kept in added)
+        self._tell(
+            Event.VERIFIED,
+            f"{len(added)} images compared with storage's copies: {identical} identical to the byte, "
+            f"{len(added) - identical} equal in every element",
+            study,
+            instances=len(added),
+            bytes=sum(kept.size for kept in added),
+        )
+
+    def published(self, study: OpenStudy, record: Record, seconds: float) -> None:
+        """Tell that the study, or what came late of it, is visible."""
+        added = record.history[-1]["added"]
+        self._tell(
+            Event.PUBLISHED if record.revision == 1 else Event.LATE_IMAGE,
+            f"{added} images published, {len(record.images)} in all, revision {record.revision}",
+            study,
+            instances=len(record.images),
+            added=added,
+            bytes=sum(kept.size for kept in record.images.values()),
+            revision=record.revision,
+            seconds=seconds,
+        )
+
+    def vanished(self, study: OpenStudy, reason: str, files: int) -> None:
+        """Tell that both Orthancs forgot a study before it was whole."""
+        self._tell(
+            Event.VANISHED,
+            f"{reason}; {files} of its images are in quarantine",
+            study,
+            instances=len(study.known),
+        )
+
+    def _tell(self, event: Event, message: str, study: OpenStudy, **fields: object) -> None:
+        listing = study.listing
+        said = {key: value for key, value in fields.items() if value != ""}
+        if study.journey.aet:
+            said["aet"] = study.journey.aet
+        if listing is not None and listing.accession:
+            said["accession"] = listing.accession
+        self._audit.record(
+            event,
+            message,
+            study_uid=listing.study_uid if listing else "",
+            study=study.study_id,
+            **said,
+        )

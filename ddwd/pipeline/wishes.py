@@ -1,0 +1,105 @@
+"""The operator's wishes, granted: retry, release, reconcile, pause, resume. Part of the cycle, which gives it its own hands.
+
+A request is removed once it can no longer be forgotten: what it changed is in the ledger, in a custody record or in the quarantine.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddwd.audit import Event
+from ddwd.errors import DdwdError
+from ddwd.model import OrthancId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ddwd.pipeline.candidates import Candidates
+    from ddwd.pipeline.cycle import Ports
+    from ddwd.pipeline.open_study import OpenStudy
+    from ddwd.pipeline.quarantine import Entry
+    from ddwd.state.requests import Request
+
+
+class Wishes:
+    """Takes the requests at each turn; `reopened` gives the study in flight, and opens one that is not."""
+
+    def __init__(
+        self, ports: Ports, candidates: Candidates, reopened: Callable[[OrthancId], OpenStudy]
+    ) -> None:
+        self._requests = ports.requests
+        self._ledger = ports.ledger
+        self._custody = ports.custody
+        self._quarantine = ports.quarantine
+        self._publisher = ports.publisher
+        self._audit = ports.audit
+        self._candidates = candidates
+        self._reopened = reopened
+
+    def take(self) -> None:
+        """Do what the operator asked for."""
+        for path, request in self._requests.take():
+            try:
+                self._grant(request)
+                self._ledger.commit()
+            except (DdwdError, OSError):
+                return  # no room to write it down: the request waits for the next turn
+            self._requests.done(path)
+            self._audit.record(
+                Event.REQUESTED, f"the operator asks: {request.kind}", study=request.study, entry=request.item
+            )
+
+    def _grant(self, request: Request) -> None:
+        match request.kind:
+            case "reconcile":
+                self._candidates.look_at(OrthancId(request.study) if request.study else None)
+            case "retry":
+                self._retry(OrthancId(request.study))
+            case "release":
+                self._release(request.item)
+            case "pause":
+                self._pause()
+            case "resume":
+                self._resume()
+
+    def _pause(self) -> None:
+        if not self._ledger.state.paused:
+            self._ledger.append("paused")
+            self._audit.record(Event.PAUSED, "the operator has paused retrieving: studies wait on storage")
+
+    def _resume(self) -> None:
+        if self._ledger.state.paused:
+            self._ledger.append("resumed")
+            self._audit.record(Event.RESUMED, "the operator has resumed retrieving")
+
+    def _retry(self, study_id: OrthancId) -> None:
+        """Begin a study anew: every failure forgotten, what is set aside tried again, what is gone from disk fetched again."""
+        study = self._reopened(study_id)
+        study.begin_anew()
+        for entry in self._quarantine.entries():
+            if entry.subject.study == study_id and entry.subject.kind == "undeliverable":
+                self._try_again(entry)
+        if study.record is not None:
+            gone = self._publisher.gone(study.record)
+            for one in gone:
+                study.held.pop(one, None)
+            study.restored += len(gone)
+
+    def _release(self, item: str) -> None:
+        for entry in self._quarantine.entries():
+            if entry.id == item and entry.subject.kind == "undeliverable":
+                self._try_again(entry)
+            elif entry.id == item:
+                self._quarantine.release(entry)
+
+    def _try_again(self, entry: Entry) -> None:
+        """An image that was given up on is owed again."""
+        subject = entry.subject
+        study = self._reopened(OrthancId(subject.study))
+        study.begin_anew()
+        study.set_aside.pop(OrthancId(subject.instance), None)
+        if study.record is not None and study.record.set_aside != study.set_aside:
+            # a release must outlive a restart: what is tried again leaves the record at once
+            study.record.set_aside = dict(study.set_aside)
+            self._custody.write(study.record)
+        self._quarantine.release(entry)

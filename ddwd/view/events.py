@@ -1,0 +1,119 @@
+"""The audit events of the extractor, as the ledger keeps them: for trace, dashboard and metrics. Reads only.
+
+The journal has them too, with those of the other daemons, but only root and group systemd-journal may read it; the ledger is
+for group ddwd. A damaged line ends its segment, as it does for the ledger itself.
+"""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ddwd.state.ledger import parse_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_EVENT = b'"kind":"event"'
+_PREFIX = "DDWD_"
+_SHOWN_APART = frozenset({"event", "study", "study_uid"})
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """One event: `at` in UTC, `event` as audit.Event spells it, the study by Orthanc ID and UID where it is about one."""
+
+    at: str
+    event: str
+    study: str
+    study_uid: str
+    message: str
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+def read(folder: Path, *, study: str = "", since: str = "", limit: int | None = None) -> list[Happened]:
+    """Events of all segments, oldest first: those of one study (either of its names), since a stamp, or the latest `limit`.
+
+    Raises OSError where this user may not read the ledger.
+    """
+    found: list[Happened] = []
+    for number in sorted(_segments(folder), reverse=True):
+        content = _content(folder, number)
+        rows = [one for one in _events(content, study.encode()) if one.at >= since]
+        if study:
+            rows = [one for one in rows if study in {one.study, one.study_uid}]
+        found[:0] = rows
+        if (limit is not None and len(found) >= limit) or _begins_before(content, since):
+            break
+    return found[-limit:] if limit is not None else found
+
+
+class Tail:
+    """What was added to the ledger since the last look; the first look brings the latest `last` events."""
+
+    def __init__(self, folder: Path, last: int = 0) -> None:
+        self._folder = folder
+        self._last = last
+        self._number = -1
+        self._offset = 0
+
+    def new(self) -> list[Happened]:
+        """The events since the last call, oldest first. Raises OSError."""
+        if self._number < 0:
+            return self._begin()
+        found: list[Happened] = []
+        for number in sorted(one for one in _segments(self._folder) if one >= self._number):
+            start = self._offset if number == self._number else 0
+            content = _content(self._folder, number, start)
+            whole = content.rfind(b"\n") + 1
+            found += _events(content[:whole], b"")
+            self._number, self._offset = number, start + whole
+        return found
+
+    def _begin(self) -> list[Happened]:
+        numbers = _segments(self._folder)
+        if not numbers:
+            return []
+        self._number = max(numbers)
+        self._offset = _content(self._folder, self._number).rfind(b"\n") + 1
+        return read(self._folder, limit=self._last) if self._last else []
+
+
+def _segments(folder: Path) -> set[int]:
+    """Numbers of the segments; one that is just being compressed stands there twice."""
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    return {int(name[:8]) for name in names if name[:8].isdigit() and name.endswith((".jsonl", ".jsonl.gz"))}
+
+
+def _content(folder: Path, number: int, start: int = 0) -> bytes:
+    try:
+        with (folder / f"{number:08}.jsonl").open("rb") as file:
+            file.seek(start)
+            return file.read()
+    except FileNotFoundError:
+        return gzip.decompress((folder / f"{number:08}.jsonl.gz").read_bytes())[start:]
+
+
+def _begins_before(content: bytes, since: str) -> bool:
+    first = parse_line(content[: content.find(b"\n") + 1])
+    return bool(since) and first is not None and str(first["at"]) < since
+
+
+def _events(content: bytes, needle: bytes) -> Iterator[Happened]:
+    for raw in content.splitlines(keepends=True):
+        if _EVENT in raw and needle in raw and (record := parse_line(raw)) is not None:
+            yield _happened(record)
+
+
+def _happened(record: dict[str, Any]) -> Happened:
+    fields = {key.removeprefix(_PREFIX).lower(): value for key, value in record["fields"].items()}
+    return Happened(
+        at=record["at"],
+        event=record["event"],
+        study=fields.get("study", ""),
+        study_uid=fields.get("study_uid", ""),
+        message=record["message"],
+        fields={key: value for key, value in fields.items() if key not in _SHOWN_APART},
+    )
