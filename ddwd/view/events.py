@@ -47,15 +47,16 @@ def read(folder: Path, *, study: str = "", since: str = "", limit: int | None = 
         found[:0] = rows
         if (limit is not None and len(found) >= limit) or _begins_before(content, since):
             break
-    return found[-limit:] if limit is not None else found
+    return found if limit is None else found[len(found) - min(limit, len(found)) :]
 
 
 class Tail:
-    """What was added to the ledger since the last look; the first look brings the latest `last` events."""
+    """What was added to the ledger since the last look; the first look brings the latest `last` events, or those since a stamp."""
 
-    def __init__(self, folder: Path, last: int = 0) -> None:
+    def __init__(self, folder: Path, *, last: int = 0, since: str = "") -> None:
         self._folder = folder
-        self._last = last
+        self._last = None if since else last
+        self._since = since
         self._number = -1
         self._offset = 0
 
@@ -65,20 +66,31 @@ class Tail:
             return self._begin()
         found: list[Happened] = []
         for number in sorted(one for one in _segments(self._folder) if one >= self._number):
-            start = self._offset if number == self._number else 0
-            content = _content(self._folder, number, start)
-            whole = content.rfind(b"\n") + 1
-            found += _events(content[:whole], b"")
-            self._number, self._offset = number, start + whole
+            found += self._more(number)
         return found
 
+    def _more(self, number: int) -> list[Happened]:
+        start = self._offset if number == self._number else 0
+        content = _content(self._folder, number, start)
+        whole = content.rfind(b"\n") + 1
+        self._number, self._offset = number, start + whole
+        return list(_events(content[:whole], b""))
+
     def _begin(self) -> list[Happened]:
-        numbers = _segments(self._folder)
+        numbers = sorted(_segments(self._folder))
         if not numbers:
             return []
-        self._number = max(numbers)
-        self._offset = _content(self._folder, self._number).rfind(b"\n") + 1
-        return read(self._folder, limit=self._last) if self._last else []
+        if self._last == 0:
+            self._more(numbers[-1])
+            return []
+        # the newest segment is read once, so that nothing is seen twice or not at all while it grows
+        found = self._more(numbers[-1])
+        for number in reversed(numbers[:-1]):
+            if (self._last is not None and len(found) >= self._last) or (found and found[0].at < self._since):
+                break
+            found[:0] = _events(_content(self._folder, number), b"")
+        found = [one for one in found if one.at >= self._since]
+        return found if self._last is None else found[-self._last :]
 
 
 def _segments(folder: Path) -> set[int]:

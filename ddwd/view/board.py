@@ -1,0 +1,120 @@
+"""All that the dashboard shows, as one frozen Board: the Report, the flow, what was done today. Reads only; text and screen are made of it.
+
+`Watcher.look` costs little, so that it can be called once a second: systemd and the Orthancs are asked as seldom as will do.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ddwd.audit import Event
+from ddwd.clock import stamp
+from ddwd.paths import Paths
+from ddwd.view import report as reports
+from ddwd.view.events import Tail
+from ddwd.view.flow import Flow, Hop, Light
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ddwd.config import Config
+    from ddwd.view.events import Happened
+    from ddwd.view.report import Ports, Report
+
+_UNITS_SECONDS = 2.5
+_PUBLICATIONS = frozenset({Event.PUBLISHED.value, Event.LATE_IMAGE.value})
+_FAILURES = frozenset({Event.QUARANTINED.value, Event.CONFLICT.value, Event.VANISHED.value})
+
+
+@dataclass(frozen=True, slots=True)
+class Today:
+    """Done since midnight, local time: studies published, images in them, and images that went to quarantine."""
+
+    day: str
+    studies: int = 0
+    images: int = 0
+    quarantined: int = 0
+
+    def plus(self, happened: Iterable[Happened]) -> Today:
+        """With these events counted too."""
+        today = self
+        for one in happened:
+            if one.event in _PUBLICATIONS:
+                images = int(one.fields.get("added") or 0)
+                first = one.event == Event.PUBLISHED.value
+                today = replace(today, studies=today.studies + first, images=today.images + images)
+            elif one.event in _FAILURES:
+                today = replace(today, quarantined=today.quarantined + 1)
+        return today
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """The portal at one moment; `today` is None where this user may not read the ledger, `may_ask` whether wishes are heard."""
+
+    report: Report
+    hops: tuple[Hop, ...]
+    today: Today | None
+    may_ask: bool
+
+    @property
+    def trouble(self) -> tuple[str, ...]:
+        """What an operator must know of, the worst first; nothing while all is well."""
+        standing = [
+            f"{hop.title}: {hop.reason}" for hop in self.hops if hop.light in {Light.SLOW, Light.WAITING}
+        ]
+        return (*self.report.wrong, *standing, *_quarantine(self.report.quarantine))
+
+
+def _quarantine(count: int | None) -> tuple[str, ...]:
+    if not count:
+        return ()
+    what = "1 image is" if count == 1 else f"{count:,} images are"
+    return (f"{what} in quarantine and waits for you; see: ddwd quarantine list",)
+
+
+class Watcher:
+    """Looks again and again; remembers what makes rates, and today's count."""
+
+    def __init__(self, config: Config, ports: Ports) -> None:
+        self._config = config
+        self._paths = Paths(config)
+        self._clock = ports.clock
+        self._real_systemctl = ports.systemctl
+        self._units: tuple[float, str | None] = (float("-inf"), None)
+        self._ports = replace(ports, systemctl=self._systemctl)
+        self._flow = Flow()
+        self._today: Today | None = None
+        self._tail: Tail | None = None
+
+    def look(self) -> Board:
+        """The portal now. Takes as long as the slowest Orthanc, and never longer than `Ports.patience`."""
+        report = reports.collect(self._config, self._ports)
+        hops = self._flow.take(report, self._clock.monotonic())
+        return Board(report, hops, self._count_today(), os.access(self._paths.requests, os.W_OK))
+
+    def _systemctl(self, arguments: Sequence[str]) -> str | None:
+        now = self._clock.monotonic()
+        if now - self._units[0] >= _UNITS_SECONDS:
+            self._units = (now, self._real_systemctl(arguments))
+        return self._units[1]
+
+    def _count_today(self) -> Today | None:
+        day = self._clock.utc().astimezone().date().isoformat()
+        try:
+            if self._tail is None or self._today is None or self._today.day != day:
+                self._tail = Tail(self._paths.ledger, since=_midnight(self._clock.utc()))
+                self._today = Today(day)
+            self._today = self._today.plus(self._tail.new())
+        except OSError:
+            self._today = None
+        return self._today
+
+
+def _midnight(now: datetime) -> str:
+    """Stamp of when this day began, local time."""
+    local = now.astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+    return stamp(local.astimezone(UTC))

@@ -1,0 +1,65 @@
+"""Patient ID and accession number of the few studies that are on the screen: asked of an Orthanc, kept in memory only.
+
+No file of the portal that everybody may read has them; who may read the Orthancs' passwords (group ddwd) may see them here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ddwd.errors import DdwdError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ddwd.model import OrthancId
+    from ddwd.orthanc_api import OrthancPort
+
+_KEPT = 500
+_MASK = "\N{BULLET}"
+_SHOWN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who a study is of; empty where no Orthanc says it."""
+
+    patient_id: str = ""
+    accession: str = ""
+
+    @property
+    def masked(self) -> str:
+        """The patient ID with all but its last two characters hidden."""
+        hidden = max(len(self.patient_id) - _SHOWN, min(len(self.patient_id), _SHOWN))
+        return _MASK * min(hidden, 6) + self.patient_id[hidden:]
+
+
+class People:
+    """Remembers who the latest studies are of."""
+
+    def __init__(self, nodes: Sequence[OrthancPort]) -> None:
+        self._nodes = nodes
+        self._known: dict[OrthancId, Person] = {}
+
+    def of(self, study: OrthancId) -> Person:
+        """Who this study is of, as far as it is known by now; asks nobody."""
+        return self._known.get(study, Person())
+
+    def ask(self, studies: Sequence[OrthancId]) -> None:
+        """Ask about those not known yet. An Orthanc that does not answer is asked again next time."""
+        for study in studies:
+            if study not in self._known and (found := self._asked(study)) is not None:
+                self._known[study] = found
+        while len(self._known) > _KEPT:
+            self._known.pop(next(iter(self._known)))
+
+    def _asked(self, study: OrthancId) -> Person | None:
+        for node in self._nodes:
+            try:
+                listing = node.study(study)
+            except DdwdError:
+                continue
+            if listing is not None:
+                return Person(listing.patient_id.strip(), listing.accession.strip())
+        return None

@@ -1,0 +1,146 @@
+"""Do images flow: rates, what waits and the light of each hop, from Reports at known moments; and what was done today."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ddwd.view.board import Today
+from ddwd.view.events import Happened
+from ddwd.view.flow import BUCKET_SECONDS, HISTORY, Flow, Light
+from ddwd.view.report import Heart, Report, Server, Volume
+from ddwd.view.units import UNITS, Unit
+
+if TYPE_CHECKING:
+    from ddwd.view.flow import Hop
+
+
+def report(images: int = 0, *, waiting: int = 0, **changes: Any) -> Report:
+    """All hops have passed `images` of 1000 bytes; `waiting` of them are not on storage yet."""
+    scp = {"received": images, "received_bytes": images * 1000}
+    extractor = {
+        "totals": {"instances": images, "bytes": images * 1000},
+        "backlog": {"storage": waiting, "disk": 0, "publish": 0},
+    }
+    made = Report(
+        at="2026-01-02T03:04:05.000Z",
+        units=tuple(Unit(name, "active", "running", 0, "") for name in UNITS),
+        servers=tuple(
+            Server(name, aet, "1.12.7", "PostgreSQL", 1, images, images * 1000, 5.0)
+            for name, aet in (("gateway", "ORTHANC1"), ("storage", "ORTHANC2"))
+        ),
+        hearts=(Heart("scp", 1.0, scp), Heart("extractor", 1.0, extractor)),
+        volumes=(Volume("output, data", "/var/lib/ddwd", 10**11, 10**12, "ok"),),
+        counts={},
+        in_flight=(),
+        recent=(),
+        quarantine=0,
+    )
+    return replace(made, **changes)
+
+
+def _play(*steps: tuple[float, Report]) -> dict[str, Hop]:
+    flow = Flow()
+    hops: tuple[Hop, ...] = ()
+    for now, one in steps:
+        hops = flow.take(one, now)
+    return {hop.name: hop for hop in hops}
+
+
+def test_the_hops_are_those_of_the_flow_in_its_order() -> None:
+    assert [hop.name for hop in Flow().take(report(), 0.0)] == [
+        "modality",
+        "gateway",
+        "storage",
+        "scp",
+        "disk",
+    ]
+
+
+def test_a_rate_is_that_of_the_last_seconds() -> None:
+    hops = _play(*((float(second), report(10 * second)) for second in range(20)))
+    for name in ("gateway", "storage", "scp", "disk"):
+        assert hops[name].images_per_second == pytest.approx(10.0)
+        assert hops[name].bytes_per_second == pytest.approx(10_000.0)
+        assert hops[name].light is Light.OK
+    ended = _play(*((float(second), report(10 * min(second, 5))) for second in range(20)))
+    assert ended["disk"].images_per_second == 0
+
+
+def test_counts_that_fall_are_no_negative_rate() -> None:
+    hops = _play((0.0, report(1000)), (5.0, report(3)), (10.0, report(3)))
+    assert hops["gateway"].images_per_second == 0
+    assert min(hops["gateway"].history) == 0
+
+
+def test_the_history_keeps_the_last_minutes() -> None:
+    hops = _play(*((BUCKET_SECONDS * n, report(5 * n)) for n in range(3 * HISTORY)))
+    assert len(hops["gateway"].history) == HISTORY
+    assert set(hops["gateway"].history) == {1.0}
+    silent = _play((0.0, report(0)), (1.0, report(5)), (BUCKET_SECONDS * 10, report(5)))
+    assert [value for value in silent["gateway"].history if value] == [1.0]
+    assert silent["gateway"].history[-11] == 1.0
+
+
+def test_what_waits_while_nothing_moves_makes_the_light_wait() -> None:
+    hops = _play(*((float(second), report(50, waiting=7)) for second in range(0, 40, 2)))
+    assert hops["storage"].light is Light.WAITING
+    assert "7 images wait" in hops["storage"].reason
+    assert hops["disk"].light is Light.OK
+
+
+def test_ever_more_that_waits_makes_the_light_slow() -> None:
+    hops = _play(*((float(second), report(second, waiting=20 * second)) for second in range(40)))
+    assert hops["storage"].light is Light.SLOW
+
+
+def test_a_unit_that_is_down_breaks_its_hop_and_is_named() -> None:
+    units = tuple(Unit(name, "failed" if name == "ddwd-storage" else "active", "", 0, "") for name in UNITS)
+    hops = _play((0.0, report()), (1.0, report(units=units)))
+    assert {name for name, hop in hops.items() if hop.light is Light.BROKEN} == {"storage"}
+    assert hops["storage"].reason == "ddwd-storage is failed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "broken"),
+    [
+        (
+            {"servers": (Server("gateway", "ORTHANC1", problem="away"), Server("storage", "ORTHANC2"))},
+            "gateway",
+        ),
+        ({"hearts": (Heart("scp", None, {}, "does not run"), Heart("extractor", 1.0, {}))}, "scp"),
+        ({"hearts": (Heart("scp", 1.0, {}), Heart("extractor", 99.0, {}, "stale"))}, "disk"),
+        ({"volumes": (Volume("output", "/x", problem="/x: only 1 B free"),)}, "disk"),
+    ],
+)
+def test_whatever_is_broken_is_broken_from_the_first_look_on(changes: dict[str, Any], broken: str) -> None:
+    hops = _play((0.0, report(**changes)))
+    assert [name for name, hop in hops.items() if hop.light is Light.BROKEN] == [broken]
+    assert hops[broken].reason
+
+
+def test_paused_is_waiting_and_says_so() -> None:
+    assert _play((0.0, report(paused=True)))["disk"].reason == "fetching is paused by the operator"
+
+
+def test_the_modality_is_the_latest_sender() -> None:
+    rows = ({"aet": "", "state": "arriving"}, {"aet": "MR2", "state": "arriving"})
+    assert _play((0.0, report(in_flight=rows)))["modality"].title == "MR2"
+    assert _play((0.0, report()))["modality"].title == "modality"
+
+
+def test_today_counts_studies_once_and_late_images_too() -> None:
+    def happened(event: str, **fields: str) -> Happened:
+        return Happened("2026-01-02T03:04:05.000Z", event, "", "", "", fields)
+
+    today = Today("2026-01-02").plus(
+        [
+            happened("published", added="10"),
+            happened("late-image", added="2"),
+            happened("quarantined"),
+            happened("received", instances="10"),
+        ]
+    )
+    assert today == Today("2026-01-02", 1, 12, 1)
