@@ -17,7 +17,7 @@ COVERAGE := $(BIN)/coverage run -m pytest
 MACHINE := $(BIN)/python -m tests.machine
 
 .DEFAULT_GOAL := help
-.PHONY: help venv deb lint unit integration appliance shell stop demo faults appliance-tests coverage test lock clean
+.PHONY: help venv deb lint unit pictures integration appliance shell stop demo faults appliance-tests coverage test lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,7 +44,10 @@ lint: venv ## format, defects, types, layers, dead code, spelling, shell, versio
 	packaging/check-versions
 
 unit: venv ## the fast tests: no root, no socket, seconds
-	$(COVERAGE) tests/unit
+	$(COVERAGE) tests/unit tests/tui
+
+pictures: venv ## the pictures of the dashboard in docs/, made by Textual from fixed data
+	$(BIN)/python -m tests.tui.pictures docs
 
 integration: venv ## real DICOM sockets, and the whole portal in one folder by `ddwd try`
 	@packaging/host Orthanc dicomweb dcmsend

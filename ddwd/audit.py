@@ -89,7 +89,7 @@ MESSAGE_IDS = {
     Event.SELF_TEST: "9a6f0f1c4f0b4c5c8d2e6b7a10d4001c",
     Event.ALERT: "9a6f0f1c4f0b4c5c8d2e6b7a10d4001d",
 }
-_WARNINGS = frozenset(
+WARNINGS = frozenset(
     {
         Event.FORWARD_FAILED,
         Event.RETRIEVE_FAILED,
@@ -132,7 +132,7 @@ def _journald(event: Event, message: str, fields: dict[str, str]) -> None:
         rendered = " ".join(f"{key}={value}" for key, value in fields.items())
         sys.stderr.write(f"{IDENTIFIER}: {message} {rendered}\n")
         return
-    priority = _LOG_WARNING if event in _WARNINGS else _LOG_NOTICE
+    priority = _LOG_WARNING if event in WARNINGS else _LOG_NOTICE
     journal.send(
         message,
         MESSAGE_ID=MESSAGE_IDS[event],

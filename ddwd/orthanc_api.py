@@ -112,6 +112,9 @@ class OrthancPort(Protocol):
     def find_accession(self, text: str) -> list[OrthancId]:
         """The studies that have exactly this accession number; none for one with a wildcard (`*`, `?`, a backslash) in it."""
 
+    def find_patient(self, text: str) -> list[OrthancId]:
+        """The studies that have exactly this PatientID; none for one with a wildcard in it."""
+
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
         """SOPInstanceUID of each instance; those that are gone are left out."""
 
@@ -278,9 +281,16 @@ class Orthanc:
 
     def find_accession(self, text: str) -> list[OrthancId]:
         """See OrthancPort."""
+        return self._find("AccessionNumber", text)
+
+    def find_patient(self, text: str) -> list[OrthancId]:
+        """See OrthancPort."""
+        return self._find("PatientID", text)
+
+    def _find(self, keyword: str, text: str) -> list[OrthancId]:
         if not text or not _WILDCARDS.isdisjoint(text):
             return []
-        query = {"Level": "Study", "Query": {"AccessionNumber": text}, "CaseSensitive": True}
+        query = {"Level": "Study", "Query": {keyword: text}, "CaseSensitive": True}
         return list(map(OrthancId, self._json("POST", "/tools/find", query)))
 
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:

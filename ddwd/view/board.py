@@ -72,8 +72,8 @@ class Board:
 def _quarantine(count: int | None) -> tuple[str, ...]:
     if not count:
         return ()
-    what = "1 image is" if count == 1 else f"{count:,} images are"
-    return (f"{what} in quarantine and waits for you; see: ddwd quarantine list",)
+    what = "1 image waits" if count == 1 else f"{count:,} images wait"
+    return (f"{what} for you in quarantine; see: ddwd quarantine list",)
 
 
 class Watcher:

@@ -28,3 +28,8 @@ def size(amount: float) -> str:
 def many(count: int, one: str, more: str) -> str:
     """`1 image`, `2 images`."""
     return f"{count:,} {one if count == 1 else more}"
+
+
+def plain(text: object) -> str:
+    """As text that a terminal takes for nothing but text, whatever a modality sent."""
+    return "".join(char if char.isprintable() else "?" for char in str(text))

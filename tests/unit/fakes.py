@@ -219,6 +219,12 @@ class FakeOrthanc:
             return []
         return sorted({one.study_id for one in self.images.values() if one.accession == text})
 
+    def find_patient(self, text: str) -> list[OrthancId]:
+        self._answer()
+        if not text or set("*?\\") & set(text):
+            return []
+        return sorted({one.study_id for one in self.images.values() if one.patient_id == text})
+
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
         self._answer()
         return {one: self.images[one].sop_uid for one in instances if one in self.images}

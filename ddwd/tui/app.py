@@ -1,0 +1,268 @@
+"""The dashboard itself: screens, keys, and the feed. It writes nothing but request files, after it has asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.worker import get_current_worker
+
+from ddwd.errors import DdwdError
+from ddwd.model import OrthancId
+from ddwd.state.requests import Request
+from ddwd.tui.ask import Ask, Find
+from ddwd.tui.overview import Overview
+from ddwd.tui.pages import AuditPage, Page, help_page
+from ddwd.tui.quarantine import QuarantineScreen
+from ddwd.tui.text import Eyes
+from ddwd.view.board import Board
+from ddwd.view.trace import lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from textual.screen import Screen
+
+    from ddwd.pipeline.quarantine import Entry
+    from ddwd.tui.feed import Feed
+    from ddwd.view.events import Happened
+    from ddwd.view.people import People
+    from ddwd.view.trace import Trace
+
+
+_Found = TypeVar("_Found")
+
+
+class Portal(Protocol):
+    """What the dashboard asks for beyond the Board; everything may take long or raise DdwdError or OSError."""
+
+    people: People
+
+    def trace(self, study: OrthancId) -> Trace:
+        """The account of one study."""
+
+    def find(self, name: str) -> list[OrthancId]:
+        """The studies of this name."""
+
+    def quarantine(self) -> list[Entry]:
+        """What is in quarantine."""
+
+    def tail(self) -> Callable[[], list[Happened]]:
+        """A function that gives the last events, then each time the new ones."""
+
+    def submit(self, request: Request) -> None:
+        """Leave a request for the extractor."""
+
+
+@dataclass
+class Looked(Message):
+    """The feed has something new: a Board, or why there is none."""
+
+    found: Board | str
+
+
+class Dashboard(App[None]):
+    """`ddwd-top`. `feed` is made with the function that takes what it finds."""
+
+    TITLE = "ddwd-top"
+    ENABLE_COMMAND_PALETTE = False
+    CSS = """
+    #head, .title { text-style: bold; width: 100%; }
+    .title { color: $text-muted; }
+    #trouble { display: none; height: auto; }
+    #flow { height: 5; margin-bottom: 1; }
+    #flight { height: 1fr; min-height: 3; }
+    #finished { height: auto; max-height: 6; }
+    #foot { height: auto; }
+    #reason { height: auto; margin: 1 0; }
+    DataTable { scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0; background: $background; }
+    Ask, Find { align: center middle; }
+    .dialog { width: 60; height: auto; padding: 1 2; border: round $primary; background: $surface; }
+    .keys { margin-top: 1; color: $text-muted; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "trace", "trace", priority=False),
+        Binding("slash", "find", "find", key_display="/"),
+        Binding("r", "retry", "retry"),
+        Binding("p", "pause", "pause"),
+        Binding("x", "quarantine", "quarantine"),
+        Binding("l", "audit", "audit"),
+        Binding("u", "unmask", "unmask"),
+        Binding("question_mark", "help", "help", key_display="?"),
+        Binding("q", "quit", "quit"),
+    ]
+
+    def __init__(self, feed: Callable[[Callable[[Board | str], None]], Feed], portal: Portal) -> None:
+        super().__init__()
+        self._feed = feed(self._deliver)
+        self._portal = portal
+        self._overview = Overview()
+        self._board: Board | None = None
+        self._unmasked = False
+
+    def get_default_screen(self) -> Screen[None]:
+        """See App."""
+        return self._overview
+
+    def on_mount(self) -> None:
+        """Begin to look."""
+        self._feed.start()
+
+    def on_unmount(self) -> None:
+        """End it."""
+        self._feed.stop()
+
+    def _deliver(self, found: Board | str) -> None:
+        """Called in the feed's thread."""
+        self.post_message(Looked(found))
+
+    def on_looked(self, message: Looked) -> None:
+        """Show what the feed found."""
+        if isinstance(message.found, Board):
+            self._board = message.found
+            self._show()
+        else:
+            self._overview.complain(message.found)
+
+    def _show(self) -> None:
+        if self._board is not None:
+            self._overview.show(self._board, Eyes(self._portal.people.of, self._unmasked))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """The keys of the overview belong to the overview; on other screens only `q` of their own counts."""
+        if action in {"trace", "find", "retry", "pause", "quarantine", "audit", "unmask", "help", "quit"}:
+            return self.screen is self._overview
+        return super().check_action(action, parameters)
+
+    # --- keys -----------------------------------------------------------------------------------------------------------
+
+    def on_data_table_row_selected(self) -> None:
+        """Enter on a study."""
+        if self.screen is self._overview:
+            self.action_trace()
+
+    def action_trace(self) -> None:
+        """The account of the selected study."""
+        row = self._overview.selected
+        if row is not None and row.get("study"):
+            self._trace(OrthancId(row["study"]))
+
+    def _trace(self, study: OrthancId) -> None:
+        page = Page(f"trace {study}", ["asking every hop ..."])
+        self.push_screen(page)
+        width = self.size.width
+        self._ask(lambda: self._portal.trace(study), lambda told: page.show(lines(told, width)), page.show)
+
+    def action_find(self) -> None:
+        """Find a study, shown or not."""
+        self.push_screen(Find(), lambda name: self._find(name or ""))
+
+    def _find(self, name: str) -> None:
+        if not name:
+            return
+        shown = self._shown(name)
+        if shown:
+            self._trace(shown)
+            return
+        page = Page(f"find {name}", ["asking both Orthancs ..."])
+        self.push_screen(page)
+
+        def found(studies: list[OrthancId]) -> None:
+            if len(studies) == 1:
+                self.pop_screen()
+                self._trace(studies[0])
+            else:
+                page.show(["several studies have this name:", *(f"  ddwd trace {one}" for one in studies)])
+
+        self._ask(lambda: self._portal.find(name), found, page.show)
+
+    def _shown(self, name: str) -> OrthancId | None:
+        """A study on the screen that has this name."""
+        if self._board is None:
+            return None
+        report = self._board.report
+        for row in (*report.in_flight, *report.recent):
+            person = self._portal.people.of(row["study"])
+            if name in {row["study_uid"], row["study"], person.patient_id, person.accession}:
+                return OrthancId(row["study"])
+        return None
+
+    def action_retry(self) -> None:
+        """Ask the extractor to take the selected study up now."""
+        row = self._overview.selected
+        if row is not None and row.get("study"):
+            self._wish(f"Retry study {row['study_uid']}?", Request("retry", str(row["study"])))
+
+    def action_pause(self) -> None:
+        """Pause the fetching, or resume it."""
+        if self._board is not None and self._board.report.paused:
+            self._wish("Resume fetching?", Request("resume"))
+        else:
+            self._wish("Pause fetching? Images wait on ORTHANC2 until you resume.", Request("pause"))
+
+    def action_quarantine(self) -> None:
+        """The list of what is in quarantine."""
+        try:
+            entries = self._portal.quarantine()
+        except (DdwdError, OSError) as error:
+            self.notify(f"the quarantine cannot be read: {_line(error)}", severity="error", markup=False)
+            return
+        self.push_screen(QuarantineScreen(entries, self._wish))
+
+    def action_audit(self) -> None:
+        """The last events."""
+        self.push_screen(AuditPage(self._portal.tail()))
+
+    def action_unmask(self) -> None:
+        """Patient IDs whole, or masked."""
+        self._unmasked = not self._unmasked
+        self._show()
+
+    def action_help(self) -> None:
+        """What the signs and keys mean."""
+        self.push_screen(help_page())
+
+    # --- doing ----------------------------------------------------------------------------------------------------------
+
+    def _wish(self, question: str, request: Request) -> None:
+        """Ask first, then leave the request."""
+
+        def answered(yes: bool | None) -> None:
+            if not yes:
+                return
+            try:
+                self._portal.submit(request)
+            except (DdwdError, OSError) as error:
+                self.notify(_line(error), severity="error", markup=False)
+            else:
+                self.notify(f"the extractor is asked: {request.kind}", markup=False)
+
+        self.push_screen(Ask(question), answered)
+
+    def _ask(
+        self,
+        work: Callable[[], _Found],
+        found: Callable[[_Found], None],
+        failed: Callable[[list[str]], None],
+    ) -> None:
+        """Do what takes long in a thread, and give the screen what came of it."""
+
+        def run() -> None:
+            worker = get_current_worker()
+            try:
+                result = work()
+            except (DdwdError, OSError) as error:
+                if not worker.is_cancelled:
+                    self.call_from_thread(failed, [f"! {_line(error)}"])
+            else:
+                if not worker.is_cancelled:
+                    self.call_from_thread(found, result)
+
+        self.run_worker(run, thread=True)
+
+
+def _line(error: Exception) -> str:
+    return str(error) if isinstance(error, DdwdError) else type(error).__name__

@@ -1,0 +1,56 @@
+"""Small dialogs of the dashboard: a yes or no before anything is asked of the extractor, and one line of text to look for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input, Static
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+
+
+class Ask(ModalScreen[bool]):
+    """A question; `y` is yes, anything else that ends it is no."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "answer(True)", "yes"),
+        Binding("n,escape,q", "answer(False)", "no"),
+    ]
+
+    def __init__(self, question: str) -> None:
+        super().__init__()
+        self._question = question
+
+    def compose(self) -> ComposeResult:
+        """See Screen."""
+        with Vertical(classes="dialog"):
+            yield Static(self._question, markup=False)
+            yield Static("y yes   n no", markup=False, classes="keys")
+
+    def action_answer(self, answer: bool) -> None:
+        """Close with this answer."""
+        self.dismiss(answer)
+
+
+class Find(ModalScreen[str]):
+    """One line: what to look for; empty when it was left."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "back")]
+
+    def compose(self) -> ComposeResult:
+        """See Screen."""
+        with Vertical(classes="dialog"):
+            yield Static("Find a study by accession number, patient ID or UID:", markup=False)
+            yield Input(placeholder="the whole name, then Enter")
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Enter was pressed."""
+        self.dismiss(event.value.strip())
+
+    def action_leave(self) -> None:
+        """Look for nothing."""
+        self.dismiss("")

@@ -1,0 +1,153 @@
+"""`ddwd-top`: the dashboard on a terminal, or once as text or JSON. Here the arguments, and the real portal behind the screens."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from ddwd import __version__
+from ddwd.config import load
+from ddwd.errors import DdwdError
+from ddwd.paths import Paths
+from ddwd.pipeline.quarantine import read_entries
+from ddwd.state.custody import Custody
+from ddwd.state.proof import Prover
+from ddwd.state.requests import Requests
+from ddwd.tui.text import Eyes, page
+from ddwd.view import peers
+from ddwd.view.board import Watcher
+from ddwd.view.events import Tail
+from ddwd.view.people import People
+from ddwd.view.report import real_ports
+from ddwd.view.trace import Trace, trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ddwd.config import Config
+    from ddwd.model import OrthancId
+    from ddwd.orthanc_api import OrthancPort
+    from ddwd.pipeline.quarantine import Entry
+    from ddwd.state.requests import Request
+    from ddwd.view.board import Board
+    from ddwd.view.events import Happened
+
+_LAST_EVENTS = 200
+_USAGE = 64  # EX_USAGE of sysexits.h
+_EPILOG = """With group ddwd it asks and acts; without, it shows what every user may see. Keys: ? in the dashboard.
+
+exit status of --once and --json:
+  0   all is well
+  1   something is wrong; it is named
+  78  the configuration cannot be used"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; man page and completion are made from it."""
+    made = argparse.ArgumentParser(
+        prog="ddwd-top",
+        description="The D-DW-D Portal at a glance: do images flow, which study waits, and why.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--version", action="version", version=f"ddwd-top {__version__}")
+    how = made.add_mutually_exclusive_group()
+    how.add_argument("--once", action="store_true", help="print it once as text, and end")
+    how.add_argument("--json", action="store_true", help="print it once as one JSON object, and end")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run; the exit status."""
+    try:
+        args = parser().parse_args(argv)
+    except SystemExit as end:
+        return _USAGE if end.code else 0
+    try:
+        config = load()
+        if args.once or args.json or not sys.stdout.isatty():
+            return _once(config, as_json=args.json)
+        return _live(config)
+    except DdwdError as error:
+        for line in str(error).splitlines():
+            sys.stderr.write(f"ddwd-top: {line}\n")
+        return error.exit_status
+
+
+def _once(config: Config, *, as_json: bool) -> int:
+    board = Watcher(config, real_ports()).look()
+    if as_json:
+        body = {
+            "well": not board.trouble,
+            "trouble": board.trouble,
+            "hops": [asdict(hop) for hop in board.hops],
+        }
+        body["today"] = asdict(board.today) if board.today else None
+        sys.stdout.write(json.dumps(body | {"report": asdict(board.report)}) + "\n")
+    else:
+        sys.stdout.write(page(board, Eyes(), shutil.get_terminal_size().columns).plain + "\n")
+    return 1 if board.report.wrong else 0
+
+
+def _live(config: Config) -> int:
+    from ddwd.tui.app import Dashboard  # noqa: PLC0415 - `--once` need not load Textual
+    from ddwd.tui.feed import Feed  # noqa: PLC0415 - as above
+
+    portal = RealPortal(config)
+    watcher = Watcher(config, real_ports())
+
+    def look() -> Board:
+        board = watcher.look()
+        portal.people.ask([row["study"] for row in (*board.report.in_flight, *board.report.recent)])
+        return board
+
+    folder = Paths(config).heartbeat("extractor").parent
+    Dashboard(lambda deliver: Feed(look, deliver, folder), portal).run()
+    return 0
+
+
+class RealPortal:
+    """See tui/app.py's Portal: this machine's. Without the right to the Orthancs' passwords it still shows what it may."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._paths = Paths(config)
+        self.people = People(self._nodes_or_none())
+
+    def trace(self, study: OrthancId) -> Trace:
+        """See Portal."""
+        return trace(study, self._config, peers.both(self._config))
+
+    def find(self, name: str) -> list[OrthancId]:
+        """See Portal."""
+        nodes = peers.both(self._config)
+        found = [study for node in nodes for study in node.find_patient(name)]
+        if found:
+            return list(dict.fromkeys(found))
+        return peers.studies_named(name, nodes, Prover(Custody(self._paths.custody), self._paths))
+
+    def quarantine(self) -> list[Entry]:
+        """See Portal."""
+        return read_entries(self._paths.quarantine)
+
+    def tail(self) -> Callable[[], list[Happened]]:
+        """See Portal."""
+        return Tail(self._paths.ledger, last=_LAST_EVENTS).new
+
+    def submit(self, request: Request) -> None:
+        """See Portal."""
+        Requests(self._paths.requests).submit(request)
+
+    def _nodes_or_none(self) -> Sequence[OrthancPort]:
+        try:
+            return peers.both(self._config)
+        except DdwdError:
+            return ()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,307 @@
+"""The dashboard's words and pictures: parts of a Board as rich Text, for a given width. Pure; the screen and `--once` show the same.
+
+Colour only repeats what a word says, so that nothing is lost on a terminal without.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from ddwd import __version__
+from ddwd.view.flow import Light
+from ddwd.view.people import Person
+from ddwd.view.words import many, plain, size, span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ddwd.model import OrthancId
+    from ddwd.view.board import Board
+    from ddwd.view.flow import Hop
+
+COLOURS = {Light.OK: "green", Light.SLOW: "yellow", Light.WAITING: "yellow", Light.BROKEN: "bold red"}
+_STAGES = {"waiting": "yellow", "ready": "green", "published": "green"}
+_SPARKS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+_FULL, _EMPTY = "\u2587", "\u2581"
+_BAR = 4
+_ARROW = " \u25b6"
+_MOST_TROUBLE = 6
+_NARROW = 100
+_BRIEF = 10
+_TAIL = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table of studies: its heading, and how wide it is on a narrow and a wide screen."""
+
+    title: str
+    narrow: int
+    wide: int
+
+    def width(self, screen: int) -> int:
+        """Characters on a screen of that width."""
+        return self.narrow if screen < _NARROW else self.wide
+
+
+FLIGHT = (
+    Column("patient", 9, 12),
+    Column("accession", 12, 16),
+    Column("from", 9, 16),
+    Column("stage", 11, 11),
+    Column("ORTHANC1", 10, 11),
+    Column("ORTHANC2", 10, 11),
+    Column("disk", 10, 11),
+    Column("age", 7, 8),
+)
+FINISHED = (
+    Column("patient", 9, 12),
+    Column("accession", 12, 16),
+    Column("from", 9, 16),
+    Column("at", 9, 9),
+    Column("images", 8, 8),
+    Column("size", 10, 10),
+    Column("to disk", 9, 9),
+    Column("rev", 5, 5),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Eyes:
+    """How a reader sees people: whom a study is of, and whether patient IDs are masked."""
+
+    of: Callable[[OrthancId], Person] = lambda _study: Person()
+    unmasked: bool = False
+
+    def patient(self, row: dict[str, Any]) -> str:
+        """The patient ID as it may be shown; the end of the StudyInstanceUID where it is not known."""
+        person = self.of(row["study"]) if row.get("study") else Person()
+        if not person.patient_id:
+            return f"\u2026{str(row.get('study_uid') or '')[1 - _TAIL :]}"
+        return person.patient_id if self.unmasked else person.masked
+
+    def accession(self, row: dict[str, Any]) -> str:
+        """The accession number, where it is known."""
+        return self.of(row["study"]).accession if row.get("study") else ""
+
+
+def head(board: Board, width: int) -> Text:
+    """One line: what this is, and the verdict."""
+    wrong = len(board.trouble)
+    verdict = "all is well" if not wrong else many(wrong, "thing needs you", "things need you")
+    text = Text(f"D-DW-D Portal {__version__}  ", style="bold")
+    text.append(f"\u25cf {verdict}", style="bold red" if wrong else "green")
+    if board.report.paused:
+        text.append("  PAUSED", style="bold yellow")
+    right = f"{_clock(board.report.at)}"
+    text.append(right.rjust(width - text.cell_len))
+    return text
+
+
+def trouble(board: Board, width: int) -> Text:
+    """What must be known first; empty while there is nothing."""
+    lines = board.trouble
+    shown = [_line(f"! {plain(line)}", width, "bold red") for line in lines[:_MOST_TROUBLE]]
+    if len(lines) > _MOST_TROUBLE:
+        shown.append(_line(f"  and {len(lines) - _MOST_TROUBLE} more, see: ddwd status", width, "red"))
+    return Text("\n").join(shown)
+
+
+def flow(board: Board, width: int) -> Text:
+    """The hops side by side: name, light, rates, the last minutes, what waits."""
+    cell = width // len(board.hops)
+    rows = [
+        [_title(hop, cell, last=hop is board.hops[-1]) for hop in board.hops],
+        [_light(hop, cell) for hop in board.hops],
+        [_fitted(_rates(hop, board), cell) for hop in board.hops],
+        [Text(_spark(hop, cell - 2).ljust(cell), style="cyan") for hop in board.hops],
+        [_fitted(_backlog(hop), cell) for hop in board.hops],
+    ]
+    return Text("\n").join(Text("").join(row) for row in rows)
+
+
+def _title(hop: Hop, cell: int, *, last: bool) -> Text:
+    arrow = "" if last else _ARROW
+    name = plain(hop.title)[: cell - len(arrow) - 1]
+    return Text(name, style="bold") + Text(arrow.rjust(cell - len(name)), style="dim")
+
+
+def _light(hop: Hop, cell: int) -> Text:
+    if hop.name == "modality":
+        return _fitted("sends by DIMSE", cell)
+    return Text(f"\u25cf {hop.light.value}".ljust(cell), style=COLOURS[hop.light])
+
+
+def _rates(hop: Hop, board: Board) -> str:
+    if hop.name == "modality":
+        return _last_image(board)
+    rate = hop.images_per_second
+    return (
+        f"{rate:.0f}/s {_brief(hop.bytes_per_second)}/s"
+        if rate >= _BRIEF
+        else f"{rate:.1f}/s {_brief(hop.bytes_per_second)}/s"
+    )
+
+
+def _brief(amount: float) -> str:
+    """As `size`, in at most five characters."""
+    number, unit = size(amount).split(" ")
+    return f"{float(number):.0f}{unit}" if float(number) >= _BRIEF else f"{number}{unit}"
+
+
+def _last_image(board: Board) -> str:
+    rows = [row for row in board.report.in_flight if row.get("newest_at")]
+    newest = max((row["newest_at"] for row in rows), default="")
+    return f"last {span(_seconds(newest, board.report.at))} ago" if newest else ""
+
+
+def _spark(hop: Hop, cells: int) -> str:
+    if not any(hop.history) or cells < 1:
+        return ""
+    each = -(-len(hop.history) // cells)  # values that share a character, so that all minutes have room
+    values = [max(hop.history[start : start + each]) for start in range(0, len(hop.history), each)]
+    top = max(values)
+    return "".join(_SPARKS[min(8, round(8 * value / top) or (value > 0))] for value in values)
+
+
+def _backlog(hop: Hop) -> str:
+    if hop.name in {"modality", "gateway"}:
+        return ""
+    return f"{hop.backlog:,} wait" if hop.backlog else "none wait"
+
+
+def flight_row(row: dict[str, Any], eyes: Eyes, now: str, width: int) -> list[Text]:
+    """The cells of one study in flight, each as wide as its column."""
+    known = row.get("instances") or 0
+    cells = [
+        eyes.patient(row),
+        eyes.accession(row),
+        row.get("aet") or "",
+        row.get("state") or "",
+        _bar(row.get("on_gateway"), known),
+        _bar(row.get("on_storage"), known),
+        _bar(row.get("on_disk"), known),
+        span(_seconds(row.get("opened_at") or now, now)),
+    ]
+    return _cells(cells, FLIGHT, width, {3: _STAGES.get(str(row.get("state")), "")})
+
+
+def finished_row(row: dict[str, Any], eyes: Eyes, width: int) -> list[Text]:
+    """The cells of one study that was just finished."""
+    cells = [
+        eyes.patient(row),
+        eyes.accession(row),
+        row.get("aet") or "",
+        _clock(row["published_at"]),
+        f"{row.get('added') or row['instances']:,}",
+        size(row.get("bytes") or 0),
+        f"{row['seconds']:.1f} s",
+        str(row["revision"]),
+    ]
+    return _cells(cells, FINISHED, width, {6: "green"})
+
+
+def _cells(cells: list[str], columns: tuple[Column, ...], width: int, styles: dict[int, str]) -> list[Text]:
+    return [
+        Text(
+            _short(plain(cell), column.width(width) - 1).ljust(column.width(width)),
+            style=styles.get(number, ""),
+        )
+        for number, (cell, column) in enumerate(zip(cells, columns, strict=True))
+    ]
+
+
+def _bar(count: int | None, known: int) -> str:
+    """`n` of `known` as a small bar, full only when none is missing."""
+    done = min(count or 0, known)
+    blocks = _BAR if known and done == known else min(_BAR - 1, _BAR * done // known) if known else 0
+    return f"{_FULL * blocks}{_EMPTY * (_BAR - blocks)} {count or 0}"
+
+
+def foot(board: Board, width: int) -> Text:
+    """Room, today, quarantine, self test: one line, or two where it is narrow."""
+    parts = [*_room(board), *_today(board), _quarantine(board), *_self_test(board)]
+    if not board.may_ask:
+        parts.append("read only: to act, be in group ddwd")
+    lines = [""]
+    for part in parts:
+        joined = f"{lines[-1]}  \u00b7  {part}" if lines[-1] else part
+        if len(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(part[:width])
+    return Text("\n".join(lines))
+
+
+def _room(board: Board) -> Iterable[str]:
+    for volume in board.report.volumes:
+        left = f", full in {span(volume.hours_left * 3600)}" if volume.hours_left is not None else ""
+        yield f"disk ({volume.use.split(',')[0]}) {size(volume.free)} free{left}"
+
+
+def _today(board: Board) -> Iterable[str]:
+    if board.today is not None:
+        yield f"today {many(board.today.studies, 'study', 'studies')}, {many(board.today.images, 'image', 'images')}"
+
+
+def _quarantine(board: Board) -> str:
+    count = board.report.quarantine
+    return "quarantine not readable" if count is None else f"quarantine {count:,}"
+
+
+def _self_test(board: Board) -> Iterable[str]:
+    found = getattr(board.report, "self_test", None)
+    if found:
+        word = "ok" if found.get("ok") else "FAILED"
+        yield f"self test {word} {span(_seconds(str(found.get('at', '')), board.report.at))} ago"
+
+
+def page(board: Board, eyes: Eyes, width: int) -> Text:
+    """The whole dashboard as text, for `--once`."""
+    report = board.report
+    parts = [head(board, width)]
+    if board.trouble:
+        parts.append(trouble(board, width))
+    parts += [flow(board, width), Text(f"in flight: {len(report.in_flight)}", style="bold")]
+    if report.in_flight:
+        parts.append(_headings(FLIGHT, width))
+    parts += [Text("").join(flight_row(row, eyes, report.at, width)) for row in report.in_flight]
+    parts.append(Text(f"just finished: {len(report.recent)}", style="bold"))
+    if report.recent:
+        parts.append(_headings(FINISHED, width))
+    parts += [Text("").join(finished_row(row, eyes, width)) for row in report.recent]
+    parts.append(foot(board, width))
+    return Text("\n").join(parts)
+
+
+def _headings(columns: tuple[Column, ...], width: int) -> Text:
+    return Text("".join(column.title.ljust(column.width(width)) for column in columns), style="dim")
+
+
+def _line(text: str, width: int, style: str) -> Text:
+    return Text(_short(text, width), style=style)
+
+
+def _fitted(text: str, cell: int) -> Text:
+    return Text(_short(text, cell - 1).ljust(cell))
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: max(0, length - 1)] + "\u2026"
+
+
+def _clock(at: str) -> str:
+    """Local time of day of a stamp."""
+    return datetime.fromisoformat(at).astimezone().strftime("%H:%M:%S")
+
+
+def _seconds(begin: str, end: str) -> float:
+    """Seconds between two stamps; 0 where one is missing."""
+    try:
+        return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds())
+    except ValueError:
+        return 0.0

@@ -1,0 +1,340 @@
+"""Why is a study not there: the account of one study over all hops, from everything that knows of it. Reads only.
+
+Both Orthancs, the extractor's status, the custody record, the files on disk, the quarantine and the events in the ledger are asked;
+what cannot be asked is named, and the rest is told all the same. No patient ID is part of it.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ddwd.audit import WARNINGS
+from ddwd.errors import DdwdError, NotFoundError, StateError
+from ddwd.model import OrthancId
+from ddwd.paths import Paths
+from ddwd.pipeline.quarantine import read_entries
+from ddwd.state.custody import Custody, Record, lacks
+from ddwd.view import events
+from ddwd.view.meaning import explain
+from ddwd.view.words import many, plain, time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ddwd.config import Config
+    from ddwd.model import Study
+    from ddwd.orthanc_api import OrthancPort
+    from ddwd.pipeline.quarantine import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One hop: images there now (None: not known), stamps of the first and last seen there, why it could not be asked."""
+
+    name: str
+    title: str
+    images: int | None
+    first: str = ""
+    last: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that happened; `meaning` are plain words for its status, `ok` False for what went wrong."""
+
+    at: str
+    event: str
+    text: str
+    meaning: str = ""
+    ok: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The whole account; `complete` when every image that both Orthancs hold is on disk as recorded."""
+
+    study: OrthancId
+    study_uid: str
+    accession: str
+    aet: str
+    stage: str
+    complete: bool
+    hops: tuple[Hop, ...]
+    steps: tuple[Step, ...]
+    missing: tuple[str, ...]
+    verdict: str
+    next_step: str
+
+
+@dataclass
+class _Known:
+    """What was found out about the study, before it is judged."""
+
+    study: OrthancId
+    listings: dict[str, Study | None] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    row: dict[str, Any] = field(default_factory=dict)
+    record: Record | None = None
+    gone: int = 0
+    entries: list[Entry] = field(default_factory=list)
+    happened: list[events.Happened] = field(default_factory=list)
+
+    def ids(self, node: str) -> frozenset[OrthancId]:
+        listing = self.listings.get(node)
+        return listing.ids if listing else frozenset()
+
+    @property
+    def published(self) -> frozenset[OrthancId]:
+        return frozenset(self.record.images) if self.record else frozenset()
+
+    @property
+    def aside(self) -> frozenset[OrthancId]:
+        return frozenset(self.record.set_aside) if self.record else frozenset()
+
+    @property
+    def listing(self) -> Study | None:
+        return self.listings.get("storage") or self.listings.get("gateway")
+
+
+def trace(study: OrthancId, config: Config, nodes: tuple[OrthancPort, OrthancPort]) -> Trace:
+    """Ask everything about one study. Raises NotFoundError where nobody knows it."""
+    known = _Known(study)
+    paths = Paths(config)
+    _ask_orthancs(known, nodes)
+    _ask_extractor(known, paths)
+    _ask_disk(known, paths)
+    _ask_ledger(known, paths)
+    silent = known.problems.keys() & {"gateway", "storage", "disk"}
+    if not (known.listing or known.record or known.row or known.entries or silent):
+        raise NotFoundError("no hop knows this study; see: ddwd reconcile --dry-run")
+    return _told(known, config)
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+def _ask_orthancs(known: _Known, nodes: tuple[OrthancPort, OrthancPort]) -> None:
+    for node in nodes:
+        try:
+            known.listings[node.name] = node.study(known.study)
+        except DdwdError as error:
+            known.problems[node.name] = str(error)
+
+
+def _ask_extractor(known: _Known, paths: Paths) -> None:
+    try:
+        facts = json.loads(paths.heartbeat("extractor").read_bytes())
+        known.row = next((row for row in facts["in_flight"] if row["study"] == known.study), {})
+    except OSError:
+        known.problems["extractor"] = "the extractor does not run: systemctl start ddwd"
+    except (ValueError, KeyError, TypeError):
+        return  # of another version, or being written: the rest is told without
+
+
+def _ask_disk(known: _Known, paths: Paths) -> None:
+    try:
+        known.record = Custody(paths.custody).read(known.study)
+        if known.record is not None:
+            folder = paths.output / known.record.folder
+            known.gone = sum(lacks(folder, kept) for kept in known.record.images.values())
+        known.entries = [
+            entry for entry in read_entries(paths.quarantine) if entry.subject.study == known.study
+        ]
+    except StateError as error:
+        known.problems["disk"] = str(error)
+    except OSError as error:
+        known.problems["disk"] = (
+            f"the custody records and the output are for root and group ddwd ({error.strerror})"
+        )
+
+
+def _ask_ledger(known: _Known, paths: Paths) -> None:
+    try:
+        known.happened = events.read(paths.ledger, study=known.study)
+    except OSError as error:
+        known.problems["events"] = f"the ledger is for root and group ddwd ({error.strerror})"
+
+
+# --- telling ----------------------------------------------------------------------------------------------------------
+
+
+def _told(known: _Known, config: Config) -> Trace:
+    listing, record = known.listing, known.record
+    missing = tuple(_missing(known))
+    verdict, next_step, complete = _judged(known, missing)
+    return Trace(
+        study=known.study,
+        study_uid=(listing.study_uid if listing else "") or (record.study_uid if record else ""),
+        accession=(listing.accession if listing else "") or (record.accession if record else ""),
+        aet=next((one.fields["aet"] for one in known.happened if one.fields.get("aet")), ""),
+        stage=str(known.row.get("state") or ("published" if record else "unknown")),
+        complete=complete,
+        hops=tuple(_hops(known, config)),
+        steps=tuple(_step(one) for one in known.happened),
+        missing=missing,
+        verdict=verdict,
+        next_step=next_step,
+    )
+
+
+def _hops(known: _Known, config: Config) -> Iterator[Hop]:
+    spans = _spans(known)
+    for name, title in (("gateway", config.gateway.aet), ("storage", config.storage.aet)):
+        problem = known.problems.get(name, "")
+        yield Hop(name, title, None if problem else len(known.ids(name)), *spans.get(name, ("", "")), problem)
+    on_disk = len(known.published) - known.gone if known.record else known.row.get("on_disk", 0)
+    problem = known.problems.get("disk", "")
+    yield Hop("disk", "disk", None if problem else on_disk, *spans.get("disk", ("", "")), problem)
+
+
+def _spans(known: _Known) -> dict[str, tuple[str, str]]:
+    """First and last moment at each hop over all revisions; those of a study in flight as far as its status tells."""
+    spans: dict[str, tuple[str, str]] = {}
+    for revision in known.record.history if known.record else ():
+        for hop, (first, last) in revision.get("hops", {}).items():
+            spans[hop] = (min(spans.get(hop, (first,))[0], first), last)
+    if known.row and "gateway" not in spans:
+        spans["gateway"] = (known.row.get("opened_at", ""), known.row.get("newest_at", ""))
+    return spans
+
+
+def _step(one: events.Happened) -> Step:
+    meaning = explain(f"{one.fields.get('status', '')} {one.message}")
+    return Step(one.at, one.event, one.message, meaning, one.event not in {event.value for event in WARNINGS})
+
+
+def _missing(known: _Known) -> Iterator[str]:
+    not_on_storage = known.ids("gateway") - known.ids("storage") - known.aside
+    not_on_disk = known.ids("storage") - known.published - known.aside
+    if not_on_storage and "storage" not in known.problems:
+        yield f"{many(len(not_on_storage), 'image is', 'images are')} on the gateway and not on storage"
+    if not_on_disk and "disk" not in known.problems:
+        yield f"{many(len(not_on_disk), 'image is', 'images are')} on storage and not published"
+    if known.gone:
+        yield f"{many(known.gone, 'published file is', 'published files are')} gone from the disk or of another size"
+    if known.entries:
+        yield f"{many(len(known.entries), 'image is', 'images are')} in quarantine"
+
+
+def _judged(known: _Known, missing: tuple[str, ...]) -> tuple[str, str, bool]:
+    """Verdict, what to do next, and whether all of it is on disk."""
+    unfinished = _unasked(known) or _in_flight(known) or _in_quarantine(known)
+    if unfinished is not None:
+        return (*unfinished, False)
+    if known.gone:
+        return "it was published, and files are gone from the disk since", f"ddwd retry {known.study}", False
+    if missing:
+        return (*_left(known), False)
+    return _at_rest(known)
+
+
+def _unasked(known: _Known) -> tuple[str, str] | None:
+    """What keeps anybody from judging."""
+    silent = [known.problems[one] for one in ("gateway", "storage") if one in known.problems]
+    if silent:
+        return (
+            f"nobody can say whether it is whole: {silent[0]}",
+            "systemctl status 'ddwd*' postgresql; what was acknowledged waits",
+        )
+    if "disk" in known.problems:
+        return known.problems["disk"], "run it with sudo, or as a member of group ddwd"
+    return None
+
+
+def _at_rest(known: _Known) -> tuple[str, str, bool]:
+    if known.record is None:
+        return "no image of it is left on either Orthanc", "send it again from the modality", False
+    images = many(len(known.record.images), "image", "images")
+    when = time(known.record.published_at)
+    return (
+        f"it is complete on disk: {images}, revision {known.record.revision}, published {when}",
+        "nothing",
+        True,
+    )
+
+
+def _in_flight(known: _Known) -> tuple[str, str] | None:
+    if not known.row:
+        return None
+    state, reason = str(known.row.get("state")), str(known.row.get("reason") or "")
+    verdict = f"it is on its way, {state}: {reason}" if reason else f"it is on its way, {state}"
+    if "extractor" in known.problems:
+        return verdict, known.problems["extractor"]
+    if "paused" in reason:
+        return verdict, "ddwd resume"
+    meaning = explain(reason)
+    if state == "waiting":
+        return (
+            verdict,
+            f"{meaning}; it is tried again by itself"
+            if meaning
+            else "nothing yet: it is tried again by itself",
+        )
+    if state == "arriving":
+        return verdict, "nothing: it is published once no image has come for stable_age seconds"
+    return verdict, "nothing: it is being worked at"
+
+
+def _in_quarantine(known: _Known) -> tuple[str, str] | None:
+    if not known.entries:
+        return None
+    first = known.entries[0]
+    count = many(len(known.entries), "image of it waits", "images of it wait")
+    return f"{count} in quarantine: {first.subject.reason}", f"ddwd quarantine show {first.id}"
+
+
+def _left(known: _Known) -> tuple[str, str]:
+    if "extractor" in known.problems:
+        return "images are missing, and the extractor does not run", "systemctl start ddwd"
+    return "images are missing, and nobody works at them yet", f"ddwd reconcile {known.study}"
+
+
+# --- showing ----------------------------------------------------------------------------------------------------------
+
+
+def lines(told: Trace, width: int) -> list[str]:
+    """The account as plain text of that width, for the command line and the dashboard."""
+    shown = [
+        f"study      {plain(told.study_uid) or told.study}",
+        f"accession  {plain(told.accession) or '-'}    from {plain(told.aet) or '-'}    Orthanc ID {told.study}",
+        "",
+        *_wrapped("verdict    ", told.verdict, width),
+        *_wrapped("do         ", told.next_step, width),
+        "",
+        "hop              images  first                last",
+        *(_hop_line(hop) for hop in told.hops),
+    ]
+    shown += [f"  {line}" for line in told.missing]
+    if told.steps:
+        shown += ["", "when (UTC)               what"]
+    for step in told.steps:
+        mark = " " if step.ok else "!"
+        text = f"{step.event}: {plain(step.text)}" + (f" ({step.meaning})" if step.meaning else "")
+        shown += _wrapped(f"{mark} {step.at[:19].replace('T', ' ')}  ", text, width)
+    return shown
+
+
+def _hop_line(hop: Hop) -> str:
+    if hop.problem:
+        return f"  {hop.title:<14} not known: {plain(hop.problem)}"
+    count = "-" if hop.images is None else f"{hop.images:,}"
+    return f"  {hop.title:<14} {count:>6}  {_moment(hop.first):<19}  {_moment(hop.last)}".rstrip()
+
+
+def _moment(at: str) -> str:
+    return at[:19].replace("T", " ")
+
+
+def _wrapped(head: str, text: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        plain(text),
+        max(width, len(head) + 20),
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [head]

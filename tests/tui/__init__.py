@@ -1,0 +1,1 @@
+"""The dashboard: every screen and key, by Textual's pilot, on fixed boards."""

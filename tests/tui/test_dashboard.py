@@ -1,0 +1,205 @@
+"""Each screen and key of the dashboard, by Textual's pilot; the screens are compared with pictures made before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from textual.widgets import DataTable, Static
+
+from ddwd.errors import StateError
+from ddwd.state.requests import Request
+from ddwd.tui.app import Dashboard, Looked
+from tests.tui import boards
+from tests.tui.boards import MadeUpPortal, StillFeed
+
+if TYPE_CHECKING:
+    from textual.pilot import Pilot
+
+    from ddwd.tui.feed import Feed
+    from ddwd.view.board import Board
+
+NARROW, WIDE = (80, 24), (120, 40)
+
+
+def dashboard(portal: MadeUpPortal | None = None) -> Dashboard:
+    """A dashboard whose feed is silent: tests hand it boards."""
+    return Dashboard(lambda _deliver: cast("Feed", StillFeed()), portal or MadeUpPortal())
+
+
+async def _settle(pilot: Pilot[None]) -> None:
+    await pilot.app.workers.wait_for_complete()
+    await pilot.pause()
+
+
+async def _show(pilot: Pilot[None], board: Board | str) -> None:
+    pilot.app.post_message(Looked(board))
+    await pilot.pause()
+
+
+def _said(app: Any) -> str:
+    """All text of the screen."""
+    return "\n".join(str(one.render()) for one in app.screen.query(Static))
+
+
+def _rows(app: Any, table: str) -> list[list[str]]:
+    shown = app.screen.query_one(f"#{table}", DataTable)
+    return [[str(cell).strip() for cell in shown.get_row(row)] for row in shown.rows]
+
+
+@pytest.mark.parametrize("size", [NARROW, WIDE])
+@pytest.mark.parametrize("name", ["flowing", "in_trouble", "empty"])
+def test_the_overview_looks_as_it_did(snap_compare: Any, name: str, size: tuple[int, int]) -> None:
+    async def before(pilot: Pilot[None]) -> None:
+        await _show(pilot, getattr(boards, name)())
+
+    assert snap_compare(dashboard(), terminal_size=size, run_before=before)
+
+
+@pytest.mark.parametrize("size", [NARROW, WIDE])
+@pytest.mark.parametrize("keys", ["enter", "x", "l", "question_mark", "slash", "r"])
+def test_each_key_shows_what_it_did(snap_compare: Any, keys: str, size: tuple[int, int]) -> None:
+    async def before(pilot: Pilot[None]) -> None:
+        await _show(pilot, boards.in_trouble())
+        await pilot.press(keys)
+        await _settle(pilot)
+
+    assert snap_compare(dashboard(), terminal_size=size, run_before=before)
+
+
+def test_it_looks_right_on_a_light_terminal(snap_compare: Any) -> None:
+    async def before(pilot: Pilot[None]) -> None:
+        pilot.app.theme = "textual-light"
+        await _show(pilot, boards.in_trouble())
+
+    assert snap_compare(dashboard(), terminal_size=NARROW, run_before=before)
+
+
+async def test_trouble_is_on_top_only_while_there_is_any() -> None:
+    async with dashboard().run_test(size=NARROW) as pilot:
+        await _show(pilot, boards.in_trouble())
+        trouble = pilot.app.screen.query_one("#trouble", Static)
+        assert trouble.display
+        assert "ddwd-storage is failed" in str(trouble.render())
+        assert "2 images wait for you in quarantine" in str(trouble.render())
+        await _show(pilot, boards.flowing())
+        assert not trouble.display
+
+
+async def test_patient_ids_are_masked_until_asked_for() -> None:
+    async with dashboard().run_test(size=NARROW) as pilot:
+        await _show(pilot, boards.flowing())
+        assert _rows(pilot.app, "flight")[0][:2] == ["••••••11", "A-2026-0001"]
+        await pilot.press("u")
+        assert _rows(pilot.app, "flight")[0][0] == "DOE-4711"
+        await pilot.press("u")
+        assert "DOE" not in str(_rows(pilot.app, "flight"))
+
+
+async def test_the_cursor_stays_on_its_study_while_others_come_and_go() -> None:
+    portal = MadeUpPortal()
+    async with dashboard(portal).run_test(size=NARROW) as pilot:
+        board = boards.flowing()
+        await _show(pilot, board)
+        await pilot.press("down")
+        object.__setattr__(board.report, "in_flight", board.report.in_flight[1:])
+        await _show(pilot, board)
+        await pilot.press("r", "y")
+        assert portal.submitted == [Request("retry", boards.study(2))]
+
+
+@pytest.mark.parametrize(
+    ("keys", "wish"),
+    [
+        (["r", "y"], Request("retry", boards.study(1))),
+        (["p", "y"], Request("pause")),
+        (["x", "x", "y"], Request("release", item="1" * 32)),
+        (["x", "down", "x", "y"], Request("release", item="2" * 32)),
+    ],
+)
+async def test_what_changes_something_is_asked_first(keys: list[str], wish: Request) -> None:
+    portal = MadeUpPortal()
+    async with dashboard(portal).run_test(size=NARROW) as pilot:
+        await _show(pilot, boards.flowing())
+        await pilot.press(*keys[:-1], "n")
+        assert portal.submitted == []
+        for key in ("escape",) if keys[0] == "x" else ():
+            await pilot.press(key)
+        await pilot.press(*keys)
+        assert portal.submitted == [wish]
+
+
+async def test_paused_p_resumes() -> None:
+    portal = MadeUpPortal()
+    async with dashboard(portal).run_test(size=NARROW) as pilot:
+        board = boards.flowing()
+        object.__setattr__(board.report, "paused", True)
+        await _show(pilot, board)
+        assert "PAUSED" in _said(pilot.app)
+        await pilot.press("p", "y")
+        assert portal.submitted == [Request("resume")]
+
+
+async def test_enter_traces_the_study_and_escape_goes_back() -> None:
+    async with dashboard().run_test(size=NARROW) as pilot:
+        await _show(pilot, boards.flowing())
+        await pilot.press("down", "enter")
+        await _settle(pilot)
+        assert boards.uid(2) in _said(pilot.app)
+        assert "0xA702" in _said(pilot.app)
+        await pilot.press("escape")
+        assert pilot.app.screen.query("#flow")
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("A-2026-0003", 3), ("DOE-4715", 5), (boards.uid(6), 6), ("not on the screen", 9)]
+)
+async def test_a_study_is_found_by_each_of_its_names(name: str, found: int) -> None:
+    portal = MadeUpPortal()
+    async with dashboard(portal).run_test(size=NARROW) as pilot:
+        await _show(pilot, boards.flowing())
+        await pilot.press("slash")
+        await pilot.press(*("space" if char == " " else char for char in name), "enter")
+        await _settle(pilot)
+        await _settle(pilot)
+        assert boards.uid(found) in _said(pilot.app)
+        assert portal.searched == ([name] if found == 9 else [])
+
+
+@pytest.mark.parametrize("keys", [["enter"], ["x"], ["r", "y"]])
+async def test_what_cannot_be_done_is_said_in_one_line(keys: list[str]) -> None:
+    portal = MadeUpPortal(error=StateError("only root and group ddwd may do that"))
+    async with dashboard(portal).run_test(size=NARROW) as pilot:
+        await _show(pilot, boards.flowing())
+        await pilot.press(*keys)
+        await _settle(pilot)
+        told = _said(pilot.app) + str([one.message for one in pilot.app._notifications])
+        assert "only root and group ddwd" in told
+
+
+async def test_the_last_events_are_shown_and_new_ones_added() -> None:
+    async with dashboard().run_test(size=NARROW) as pilot:
+        await _show(pilot, boards.flowing())
+        await pilot.press("l")
+        assert "512 images published" in _said(pilot.app)
+        await pilot.press("q")
+        assert pilot.app.screen.query("#flow")
+
+
+async def test_a_resize_and_a_look_that_failed_leave_the_last_board_standing() -> None:
+    async with dashboard().run_test(size=WIDE) as pilot:
+        await _show(pilot, boards.flowing())
+        for size in ((60, 15), (200, 60), NARROW):
+            await pilot.resize_terminal(*size)
+            await pilot.pause()
+        await _show(pilot, "the dashboard cannot look (OSError); it tries again")
+        assert "cannot look" in _said(pilot.app)
+        assert len(_rows(pilot.app, "flight")) == 3
+
+
+async def test_q_leaves() -> None:
+    app = dashboard()
+    async with app.run_test(size=NARROW) as pilot:
+        await _show(pilot, boards.flowing())
+        await pilot.press("q")
+    assert app.return_code == 0

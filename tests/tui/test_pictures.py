@@ -1,0 +1,16 @@
+"""The pictures in the README show the dashboard as it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.readme import REPO
+from tests.tui import pictures
+
+
+@pytest.mark.parametrize("name", pictures.PICTURES)
+async def test_the_picture_in_the_readme_is_that_of_now(name: str) -> None:
+    assert await pictures.draw(name) == (REPO / "docs" / name).read_text(encoding="utf-8"), (
+        "run: make pictures"
+    )
+    assert f"docs/{name}" in (REPO / "README.md").read_text(encoding="utf-8")

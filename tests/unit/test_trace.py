@@ -1,0 +1,152 @@
+"""`ddwd trace`: where a study is and why, from the portal's own files and two Orthancs, whatever of them is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddwd.daemon.standing import Totals, standing
+from ddwd.errors import NotFoundError
+from ddwd.model import OrthancId
+from ddwd.pipeline.quarantine import Subject
+from ddwd.state.requests import Request
+from ddwd.view import trace as view
+from ddwd.view.meaning import MEANINGS, explain
+from tests.unit.fakes import image
+from tests.unit.portal import Portal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ddwd.view.trace import Trace
+
+_STUDY = image().study_id
+
+
+@pytest.fixture
+def portal(tmp_path: Path) -> Portal:
+    return Portal(tmp_path)
+
+
+def _trace(portal: Portal, *, extractor: bool = True) -> Trace:
+    path = portal.paths.heartbeat("extractor")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if extractor:
+        path.write_text(json.dumps(standing(portal.cycle, Totals(), portal.guard, portal.clock)))
+    else:
+        path.unlink(missing_ok=True)
+    return view.trace(_STUDY, portal.config, (portal.gateway, portal.storage))
+
+
+def _images(count: int) -> list:  # type: ignore[type-arg]
+    return [image(number=number, accession="A-77") for number in range(1, count + 1)]
+
+
+def test_a_finished_study_is_told_hop_by_hop(portal: Portal) -> None:
+    portal.deliver(*_images(3))
+    portal.run(20)
+    told = _trace(portal)
+    assert told.complete
+    assert "complete on disk: 3 images, revision 1" in told.verdict
+    assert told.next_step == "nothing"
+    assert [(hop.title, hop.images) for hop in told.hops] == [("ORTHANC1", 3), ("ORTHANC2", 3), ("disk", 3)]
+    assert all(hop.first and hop.last for hop in told.hops)
+    assert (told.aet, told.accession, told.study_uid) == ("CT1", "A-77", image().study_uid)
+    assert [step.event for step in told.steps][-2:] == ["verified", "published"]
+
+
+def test_a_study_on_its_way_says_what_it_waits_for(portal: Portal) -> None:
+    portal.gateway.store(*_images(3))
+    portal.storage.down = True
+    portal.run(20)
+    portal.storage.down = False
+    told = _trace(portal)
+    assert not told.complete
+    assert told.verdict.startswith("it is on its way, waiting: storage")
+    assert told.missing == ("3 images are on the gateway and not on storage",)
+    assert "by itself" in told.next_step
+
+
+def test_paused_says_how_to_go_on(portal: Portal) -> None:
+    portal.requests.submit(Request("pause"))
+    portal.deliver(*_images(2))
+    portal.run(20)
+    assert _trace(portal).next_step == "ddwd resume"
+
+
+@pytest.mark.parametrize("node", ["gateway", "storage"])
+def test_an_orthanc_that_is_away_is_named_and_the_rest_is_told(portal: Portal, node: str) -> None:
+    portal.deliver(*_images(2))
+    portal.run(20)
+    getattr(portal, node).down = True
+    told = _trace(portal)
+    assert not told.complete
+    assert told.verdict.startswith(f"nobody can say whether it is whole: {node}")
+    assert [hop.images is None for hop in told.hops] == [node == "gateway", node == "storage", False]
+    assert "published" in [step.event for step in told.steps]
+
+
+def test_without_the_extractor_the_next_step_is_to_start_it(portal: Portal) -> None:
+    portal.deliver(*_images(2))
+    told = _trace(portal, extractor=False)
+    assert told.verdict == "images are missing, and the extractor does not run"
+    assert told.next_step == "systemctl start ddwd"
+
+
+def test_files_gone_from_the_disk_are_counted_and_can_be_had_again(portal: Portal) -> None:
+    portal.deliver(*_images(3))
+    portal.run(20)
+    next(portal.paths.output.rglob("1.2.3.1.1.2.dcm")).unlink()
+    told = _trace(portal)
+    assert told.missing == ("1 published file is gone from the disk or of another size",)
+    assert told.next_step == f"ddwd retry {_STUDY}"
+    assert told.hops[-1].images == 2
+
+
+def test_an_image_in_quarantine_is_named_with_its_reason(portal: Portal) -> None:
+    portal.deliver(*_images(2))
+    portal.run(20)
+    subject = Subject("undeliverable", image().study_uid, "its file is damaged", _STUDY)
+    entry = portal.quarantine.keep(b"x", subject)
+    told = _trace(portal)
+    assert told.verdict == "1 image of it waits in quarantine: its file is damaged"
+    assert told.next_step == f"ddwd quarantine show {entry}"
+
+
+def test_a_published_study_that_both_orthancs_forgot_is_still_complete(portal: Portal) -> None:
+    portal.deliver(*_images(2))
+    portal.run(20)
+    portal.gateway.delete_study(_STUDY)
+    portal.storage.delete_study(_STUDY)
+    assert _trace(portal).complete
+
+
+def test_a_study_that_nobody_knows_is_not_found(portal: Portal) -> None:
+    with pytest.raises(NotFoundError):
+        view.trace(OrthancId("-".join(["0" * 8] * 5)), portal.config, (portal.gateway, portal.storage))
+
+
+def test_the_text_fits_and_names_no_patient(portal: Portal) -> None:
+    portal.deliver(*_images(3))
+    portal.run(20)
+    told = _trace(portal)
+    shown = view.lines(told, 80)
+    assert max(map(len, shown)) <= 110  # the line of the three names alone may be longer than the screen
+    assert sum(len(line) > 80 for line in shown) <= 1
+    assert image().patient_id not in "\n".join(shown)
+    bad = replace(told, verdict="it \x1b[2J waits")
+    assert "\x1b" not in "\n".join(view.lines(bad, 80))
+
+
+def test_every_status_has_a_meaning_that_is_one_line() -> None:
+    for status, meaning in MEANINGS.items():
+        assert re.fullmatch(r"0x[0-9A-F]{4}|HTTP \d{3}|[A-Z][a-zA-Z ]+", status)
+        assert meaning
+        assert "\n" not in meaning
+    assert "no room" in explain("C-MOVE ended with 0xA700, 3 failed")
+    assert explain("storage: HTTP 503 for /x") == MEANINGS["HTTP 503"]
+    assert explain("all is well") == ""
