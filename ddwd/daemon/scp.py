@@ -75,6 +75,7 @@ class Heart:
         fresh = self._file.with_suffix(".new")
         try:
             fresh.write_text(json.dumps(facts), encoding="utf-8")
+            fresh.chmod(0o644)  # counts alone: the dashboard shows them to every user of the machine
             fresh.replace(self._file)
         except OSError as error:
             log.warning("cannot write the heartbeat: %s", error.strerror)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ddwd import __version__
-from ddwd.config import load
-from ddwd.errors import DdwdError
+from ddwd.config import CONFIG_FILE, DEFAULTS_FILE, Config, load
+from ddwd.errors import ConfigError, DdwdError
 from ddwd.paths import Paths
 from ddwd.pipeline.quarantine import read_entries
 from ddwd.state.custody import Custody
@@ -28,7 +29,6 @@ from ddwd.view.trace import Trace, trace
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ddwd.config import Config
     from ddwd.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
     from ddwd.pipeline.quarantine import Entry
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return _USAGE if end.code else 0
     try:
-        config = load()
+        config = _config()
         if args.once or args.json or not sys.stdout.isatty():
             return _once(config, as_json=args.json)
         return _live(config)
@@ -76,6 +76,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             sys.stderr.write(f"ddwd-top: {line}\n")
         return error.exit_status
+
+
+def _config() -> Config:
+    """The settings; to a user who may not read them the dashboard shows what everybody may see, at the usual places."""
+    try:
+        return load()
+    except ConfigError:
+        if all(os.access(path, os.R_OK) for path in (CONFIG_FILE, DEFAULTS_FILE)):
+            raise
+        return Config()
 
 
 def _once(config: Config, *, as_json: bool) -> int:

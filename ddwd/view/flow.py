@@ -196,8 +196,17 @@ def _broken(report: Report, hop: str) -> str:
         if one.name == unit and not one.is_well:
             return f"{unit} is {one.active}"
     if hop in {"gateway", "storage"}:
-        return next((server.problem for server in report.servers if server.name == hop), "")
+        return _server_problem(report, hop)
     heart = report.hearts[0 if hop == "scp" else 1]
     if hop == "disk":
         return heart.problem or next((one.problem for one in report.volumes if one.problem), "")
     return heart.problem
+
+
+def _server_problem(report: Report, name: str) -> str:
+    """What the Orthanc itself says; where this reader may not ask it, what the extractor found."""
+    server = next(one for one in report.servers if one.name == name)
+    if not server.unasked:
+        return server.problem
+    peer = str(report.hearts[1].facts.get("peers", {}).get(name, "ok"))
+    return "" if peer == "ok" else peer

@@ -74,7 +74,10 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One Orthanc: what it answered in how many milliseconds, or in `problem` why there is no answer."""
+    """One Orthanc: what it answered in how many milliseconds, or in `problem` why there is no answer.
+
+    `unasked` is True where this user may not ask it.
+    """
 
     name: str
     aet: str
@@ -85,6 +88,7 @@ class Server:
     bytes: int = 0
     milliseconds: float = 0.0
     problem: str = ""
+    unasked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +202,7 @@ def _servers(config: Config, ports: Ports) -> tuple[Server, ...]:
     try:
         login = credentials.read(config.credentials_file)
     except ConfigError as error:
-        return tuple(Server(node.name, node.aet, problem=str(error)) for node in nodes)
+        return tuple(Server(node.name, node.aet, problem=str(error), unasked=True) for node in nodes)
     found: dict[str, Server] = {}
 
     def ask(node: OrthancNode) -> None:

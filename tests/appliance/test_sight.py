@@ -1,0 +1,195 @@
+"""What an operator sees in the booted machine: the dashboard on a terminal while a CT comes, the trace, the audit, and trouble."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.machine.host import MachineError
+from tests.studies import Study, made_up_ct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.appliance.conftest import Portal
+
+OPERATOR, STRANGER = "looks", "looksonly"
+TERMINAL = "tmux -L sight"
+
+
+class Screen:
+    """A terminal of 80x24 with the dashboard in it."""
+
+    def __init__(self, portal: Portal, user: str) -> None:
+        self._portal = portal
+        self._user = user
+
+    def start(self) -> None:
+        """Open it."""
+        self._tmux("new-session -d -x 80 -y 24 'env TERM=screen-256color LANG=C.UTF-8 ddwd-top'")
+
+    def keys(self, *keys: str) -> None:
+        """Press these."""
+        self._tmux(f"send-keys {' '.join(keys)}")
+
+    def text(self) -> str:
+        """What it shows."""
+        return self._tmux("capture-pane -p")
+
+    def until(self, words: str, limit: float = 30.0) -> str:
+        """Wait until it shows these words; all of it then."""
+        shown = ""
+
+        def says() -> bool:
+            nonlocal shown
+            shown = self.text()
+            return words in shown
+
+        try:
+            self._portal.machine.wait_for(says, limit=limit, every=0.3, what=f"never said: {words}")
+        except MachineError:
+            pytest.fail(f"the screen never says {words!r}:\n{shown}", pytrace=False)
+        return shown
+
+    def stop(self) -> None:
+        """Close it, whatever runs in it."""
+        self._portal.machine.run(f"{TERMINAL} kill-server", user=self._user, check=False)
+
+    def _tmux(self, words: str) -> str:
+        return self._portal.machine.run(f"{TERMINAL} -u {words}", user=self._user).stdout
+
+
+@pytest.fixture(scope="module")
+def users(portal: Portal) -> None:
+    """One user in group ddwd, one outside."""
+    portal.machine.run(["useradd", "--create-home", "--groups", "ddwd", OPERATOR])
+    portal.machine.run(["useradd", "--create-home", STRANGER])
+
+
+@pytest.fixture
+def screen(portal: Portal, users: None) -> Iterator[Screen]:
+    """The dashboard as a member of group ddwd sees it."""
+    screen = Screen(portal, OPERATOR)
+    screen.start()
+    yield screen
+    screen.stop()
+
+
+@pytest.fixture(scope="module")
+def study(portal: Portal, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A CT of some size."""
+    return made_up_ct(tmp_path_factory.mktemp("sight") / "ct", 120, seed=90, size=128, patient_id="CT-4711")
+
+
+def _events(portal: Portal, study: Study) -> list[dict[str, Any]]:
+    said = portal.machine.run(
+        f"journalctl -t ddwd-audit -o json DDWD_STUDY_UID={study.uid} --no-pager"
+    ).stdout
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def test_a_ct_is_seen_on_its_way_through_the_hops(portal: Portal, study: Study, screen: Screen) -> None:
+    assert "all is well" in screen.until("in flight: 0")
+    sending = threading.Thread(target=portal.send, args=(study,))
+    sending.start()
+    seen = screen.until("in flight: 1")
+    sending.join()
+    assert "ORTHANC1" in seen
+    finished = screen.until("just finished: 1")
+    assert "•••••11" in finished
+    assert "CT-4711" not in finished
+    screen.keys("u")
+    screen.until("CT-4711")
+    portal.wait_complete(study)
+    screen.keys("Tab", "Enter")
+    told = screen.until("complete on disk: 120 images")
+    assert study.uid in told
+    screen.keys("q")
+    screen.until("just finished")
+    screen.keys("l")
+    assert "published" in screen.until("120 images published")
+
+
+def test_the_audit_has_every_event_of_the_study_with_its_fields(portal: Portal, study: Study) -> None:
+    portal.wait_complete(study)
+    found = {row["DDWD_EVENT"]: row for row in _events(portal, study)}
+    life = {"received", "forward-started", "forwarded", "retrieve-started", "verified", "published"}
+    assert life <= found.keys()
+    for row in found.values():
+        assert len(row["MESSAGE_ID"]) == 32
+        assert row["DDWD_STUDY_UID"] == study.uid
+    assert found["published"]["DDWD_INSTANCES"] == "120"
+    assert int(found["published"]["DDWD_BYTES"]) > 120 * 128 * 128
+    assert found["received"]["DDWD_AET"]
+    journal = portal.machine.run("journalctl --no-pager -o json").stdout
+    assert "CT-4711" not in journal
+
+
+@pytest.mark.usefixtures("users")
+def test_trace_gives_the_time_at_each_hop(portal: Portal, study: Study) -> None:
+    portal.wait_complete(study)
+    done = portal.machine.run(["ddwd", "trace", study.uid, "--json"], user=OPERATOR)
+    (told,) = json.loads(done.stdout)["studies"]
+    assert told["complete"]
+    assert [(hop["name"], hop["images"]) for hop in told["hops"]] == [
+        ("gateway", 120),
+        ("storage", 120),
+        ("disk", 120),
+    ]
+    for hop in told["hops"]:
+        assert hop["first"] <= hop["last"] <= told["steps"][-1]["at"]
+    text = portal.machine.run(["ddwd", "trace", study.uid], user=OPERATOR).stdout
+    assert "complete on disk: 120 images" in text
+    assert "CT-4711" not in text
+
+
+def test_a_killed_storage_turns_its_light_and_is_named(portal: Portal, screen: Screen) -> None:
+    screen.until("all is well")
+    portal.machine.run("systemctl stop ddwd-storage")
+    try:
+        screen.until("broken", limit=15)
+        screen.until("! ddwd-storage is inactive", limit=30)
+    finally:
+        portal.machine.run("systemctl start ddwd-storage")
+        portal.wait_active()
+    screen.until("all is well", limit=60)
+
+
+@pytest.mark.usefixtures("users")
+def test_a_user_outside_the_group_looks_and_cannot_act(portal: Portal) -> None:
+    screen = Screen(portal, STRANGER)
+    screen.start()
+    try:
+        assert "read only" in screen.until("ORTHANC1")
+        screen.keys("p")
+        screen.until("Pause fetching?")
+        screen.keys("y")
+        screen.until("denied")
+    finally:
+        screen.stop()
+
+
+@pytest.mark.usefixtures("users")
+def test_the_operator_pauses_and_resumes_from_the_dashboard(portal: Portal, screen: Screen) -> None:
+    screen.until("all is well")
+    screen.keys("p")
+    screen.until("Pause fetching?")
+    screen.keys("y")
+    screen.until("PAUSED")
+    screen.keys("p")
+    screen.until("Resume fetching?")
+    screen.keys("y")
+    portal.machine.wait_for(lambda: "PAUSED" not in screen.text(), limit=20, what="it stays paused")
+
+
+@pytest.mark.usefixtures("users")
+def test_once_and_json_say_the_same_without_a_terminal(portal: Portal) -> None:
+    text = portal.machine.run("ddwd-top --once", user=OPERATOR).stdout
+    assert "all is well" in text
+    found = json.loads(portal.machine.run("ddwd-top --json", user=OPERATOR).stdout)
+    assert found["well"] is True
+    assert [hop["name"] for hop in found["hops"]] == ["modality", "gateway", "storage", "scp", "disk"]
+    assert found["today"]["studies"] >= 1
