@@ -116,6 +116,13 @@ class LedgerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SelfTestConfig:
+    """Whether the portal sends itself a made-up study every hour (ddwd-doctor.timer)."""
+
+    hourly: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Every setting; `poll_interval` and `stable_age` are seconds."""
 
@@ -130,6 +137,7 @@ class Config:
     retrieve: Retrieve = field(default_factory=Retrieve)
     disk: Disk = field(default_factory=Disk)
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
+    self_test: SelfTestConfig = field(default_factory=SelfTestConfig)
     data_dir: Path = Path("/var/lib/ddwd")
     run_dir: Path = Path("/run/ddwd")
     credentials_file: Path = Path("/etc/ddwd/credentials.json")
@@ -245,6 +253,12 @@ def _choice(*known: str) -> _Parser:
     return parse
 
 
+def _switch(raw: _Raw) -> bool:
+    if raw.text.lower() not in {"true", "false"}:
+        _wrong(f"{raw.text!r} is neither true nor false", "write true or false")
+    return raw.text.lower() == "true"
+
+
 def _aet(raw: _Raw) -> str:
     try:
         return parse_aet(raw.text)
@@ -319,6 +333,7 @@ SETTINGS: Mapping[str, _Setting] = {
     "disk.reserve": _Setting(_bytes(64 * 1024**2, 1024**4)),
     "ledger.segment_bytes": _Setting(_whole(64 * 1024, 1024**3)),
     "ledger.keep_days": _Setting(_whole(1, 36500)),
+    "self_test.hourly": _Setting(_switch),
     "data_dir": _Setting(_folder),
     "run_dir": _Setting(_folder),
     "credentials_file": _Setting(_folder),

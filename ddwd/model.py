@@ -16,6 +16,9 @@ from ddwd.errors import InvalidValueError
 OrthancId = NewType("OrthancId", str)
 """Orthanc's own identifier of a study, series or instance: SHA-1 of the DICOM identifiers, equal on both servers."""
 
+SELF_TEST_PATIENT = "DDWD-SELFTEST"
+"""PatientID of the studies that the portal sends itself (`ddwd doctor --send`); no other study may be removed by it."""
+
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _UID_LENGTH = 64  # PS3.5 section 9.1
 _AET_LENGTH = 16  # PS3.5 section 6.2, VR AE

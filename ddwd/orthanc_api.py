@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import requests
@@ -223,6 +224,30 @@ class Orthanc:
         """`/statistics`: counts of studies and instances, disk size in bytes (strings of digits)."""
         found: dict[str, Any] = self._json("GET", "/statistics")
         return found
+
+    def plugins(self) -> list[str]:
+        """Names of the plugins that are loaded."""
+        return [str(name) for name in self._json("GET", "/plugins")]
+
+    def now(self) -> datetime:
+        """Its clock, to the second."""
+        said = self._bytes("/tools/now").decode("ascii")
+        return datetime.strptime(said, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+
+    def reaches(self, server: str) -> None:
+        """Have it ask one of its DICOMweb servers for one study: QIDO-RS, which changes nothing."""
+        self._request(
+            "POST", f"/dicom-web/servers/{server}/qido", json={"Uri": "/studies", "Arguments": {"limit": "1"}}
+        )
+
+    def echoes(self, modality: str) -> None:
+        """Have it C-ECHO one of its modalities."""
+        self._request("POST", f"/modalities/{modality}/echo", json={})
+
+    def delete_study(self, study: OrthancId) -> None:
+        """Delete a whole study; one that is gone is fine."""
+        with suppress(NotFoundError):
+            self._request("DELETE", f"/studies/{study}")
 
     def changes(self, since: int, limit: int) -> ChangePage:
         """See OrthancPort."""

@@ -119,6 +119,11 @@ class Paths:
         return self.config.run_dir / "doorbell" / node
 
     @property
+    def self_test(self) -> Path:
+        """What the last study of our own did; `ddwd doctor --send` writes it."""
+        return self.config.run_dir / "doctor" / "last.json"
+
+    @property
     def forwarding_paused(self) -> Path:
         """Stands while storage has no room for more; the extractor writes it, the gateway's Lua looks for it."""
         return self.config.run_dir / "extractor" / "forwarding-paused"

@@ -185,4 +185,6 @@ def _show(args: argparse.Namespace, out: TextIO) -> int:
 def _shown(key: str, value: object) -> object:
     if key in SECRET_KEYS and value is not None:
         return "(hidden)"
+    if isinstance(value, bool):
+        return "true" if value else "false"  # as it is written
     return str(value) if isinstance(value, Path) else value

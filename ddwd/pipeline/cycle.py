@@ -111,7 +111,7 @@ class Cycle:
         ]
         self._candidates = Candidates((ports.gateway, ports.storage))
         self._chronicle = Chronicle(ports.audit)
-        self._wishes = Wishes(ports, self._candidates, self._reopened)
+        self._wishes = Wishes(ports, self._candidates, self._reopened, self._dropped)
         self._cursor_at = 0.0
         self._stops = False
         self._forwarded_at = float("-inf")
@@ -248,6 +248,11 @@ class Cycle:
             self._ports.ledger.append("opened", study=study)
             self._open(study)
         return self.open[study]
+
+    def _dropped(self, study: OrthancId) -> None:
+        """Leave a study as it is; nothing happens to one that is not in flight."""
+        if study in self.open:
+            self._close(self.open[study])
 
     # --- acting -----------------------------------------------------------------------------------------------
 

@@ -43,6 +43,14 @@ class Publisher:
         folder = self._paths.output / record.folder
         return [one for one, kept in record.images.items() if lacks(folder, kept)]
 
+    def remove(self, record: Record) -> None:
+        """Take a study of the portal's own away again: its files, and the folders that are empty then. Raises OSError."""
+        folder = self._paths.output / record.folder
+        for kept in record.images.values():
+            durable.unlink(folder / kept.file)
+        for below in [*sorted(folder.glob("*")), folder, folder.parent]:
+            durable.remove_folder(below)
+
     def stage(self, source: Path, study: OrthancId, wanted: Wanted) -> Path:
         """Move a verified file from the spool to its place in staging."""
         target = self.staged(study, wanted.file)

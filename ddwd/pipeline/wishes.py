@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.audit import Event
 from ddwd.errors import DdwdError
-from ddwd.model import OrthancId
+from ddwd.model import SELF_TEST_PATIENT, OrthancId, safe_component
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 
 
 class Wishes:
-    """Takes the requests at each turn; `reopened` gives the study in flight, and opens one that is not."""
+    """Takes the requests at each turn; `reopened` gives the study in flight, `dropped` ends it."""
 
     def __init__(
-        self, ports: Ports, candidates: Candidates, reopened: Callable[[OrthancId], OpenStudy]
+        self,
+        ports: Ports,
+        candidates: Candidates,
+        reopened: Callable[[OrthancId], OpenStudy],
+        dropped: Callable[[OrthancId], None],
     ) -> None:
         self._requests = ports.requests
         self._ledger = ports.ledger
@@ -35,6 +39,7 @@ class Wishes:
         self._audit = ports.audit
         self._candidates = candidates
         self._reopened = reopened
+        self._dropped = dropped
 
     def take(self) -> None:
         """Do what the operator asked for."""
@@ -61,6 +66,8 @@ class Wishes:
                 self._pause()
             case "resume":
                 self._resume()
+            case "forget":
+                self._forget(OrthancId(request.study))
 
     def _pause(self) -> None:
         if not self._ledger.state.paused:
@@ -71,6 +78,15 @@ class Wishes:
         if self._ledger.state.paused:
             self._ledger.append("resumed")
             self._audit.record(Event.RESUMED, "the operator has resumed retrieving")
+
+    def _forget(self, study: OrthancId) -> None:
+        """Remove a self test's study from disk, which the Orthancs were told to forget before; no other study, whoever asks."""
+        record = self._custody.read(study)
+        if record is None or record.folder.partition("/")[0] != safe_component(SELF_TEST_PATIENT):
+            return
+        self._dropped(study)
+        self._publisher.remove(record)
+        self._custody.remove(study)
 
     def _retry(self, study_id: OrthancId) -> None:
         """Begin a study anew: every failure forgotten, what is set aside tried again, what is gone from disk fetched again."""

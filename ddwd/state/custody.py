@@ -93,6 +93,10 @@ class Custody:
         durable.make_dirs(path.parent)
         durable.replace_file(path, _render(record))
 
+    def remove(self, study: OrthancId) -> None:
+        """Forget a study of the portal's own."""
+        durable.unlink(self.path(study))
+
     def studies(self) -> Iterator[OrthancId]:
         """Every study that has a record, by shard."""
         for shard in sorted(self._folder.glob("??")):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ddwd.clock import Clock
 
 SCHEMA = 1
-Kind = Literal["retry", "release", "reconcile", "pause", "resume"]
+Kind = Literal["retry", "release", "reconcile", "pause", "resume", "forget"]
 
 _KINDS = frozenset(get_args(Kind))
 _STUDY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Request:
     """What the operator wants: `retry` a study, `release` an entry of the quarantine (`item`), `reconcile` one study or, without,
-    all, `pause` and `resume` the retrieving.
+    all, `pause` and `resume` the retrieving, `forget` a study of the portal's own.
 
     Raises InvalidValueError for anything else, so that a request that exists can be used in file names.
     """
@@ -66,7 +66,9 @@ class Request:
             raise InvalidValueError("a study is named by its Orthanc ID")
         if self.item and not _ITEM.fullmatch(self.item):
             raise InvalidValueError("an entry of the quarantine has a name of 32 hexadecimal digits")
-        if bool(self.item) != (self.kind == "release") or (self.kind == "retry" and not self.study):
+        if bool(self.item) != (self.kind == "release") or (
+            self.kind in {"retry", "forget"} and not self.study
+        ):
             raise InvalidValueError(f"a request to {self.kind} does not say of what")
         if self.study and self.kind in {"pause", "resume"}:
             raise InvalidValueError(f"a request to {self.kind} is about all studies")

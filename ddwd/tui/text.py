@@ -254,8 +254,8 @@ def _quarantine(board: Board) -> str:
 
 
 def _self_test(board: Board) -> Iterable[str]:
-    found = getattr(board.report, "self_test", None)
-    if found:
+    found = board.report.self_test
+    if found is not None:
         word = "ok" if found.get("ok") else "FAILED"
         yield f"self test {word} {span(_seconds(str(found.get('at', '')), board.report.at))} ago"
 

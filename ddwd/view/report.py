@@ -128,6 +128,7 @@ class Report:
     recent: tuple[dict[str, Any], ...]
     quarantine: int | None
     paused: bool = False
+    self_test: dict[str, Any] | None = None
 
     @property
     def wrong(self) -> tuple[str, ...]:
@@ -160,6 +161,7 @@ def collect(config: Config, ports: Ports) -> Report:
         recent=_rows(extractor, "recent", _RECENT),
         quarantine=_quarantined(paths.quarantine),
         paused=bool(extractor.facts.get("paused")),
+        self_test=_last_self_test(paths.self_test),
     )
 
 
@@ -305,6 +307,15 @@ def _quarantined(folder: Path) -> int | None:
     return Quarantine(folder, SystemClock(), Audit()).count()
 
 
+def _last_self_test(path: Path) -> dict[str, Any] | None:
+    """What it wrote; None where there was none, or none that can be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def _all_wrong(report: Report) -> Iterator[str]:
     for unit in report.units:
         if not unit.is_well:
@@ -314,6 +325,8 @@ def _all_wrong(report: Report) -> Iterator[str]:
     yield from (heart.problem for heart in report.hearts if heart.problem)
     yield from (volume.problem for volume in report.volumes if volume.problem)
     yield from _not_reached(report)
+    if report.self_test is not None and not report.self_test.get("ok"):
+        yield f"the last self test failed: {report.self_test.get('text')}; see: ddwd doctor"
     if waiting := report.counts.get(Stage.WAITING.value, 0):
         yield f"{many(waiting, 'study waits', 'studies wait')} after a failure, and will be tried again"
 

@@ -1,0 +1,163 @@
+"""`ddwd doctor`: is every part as it should be, and what to do; `--send`: a study of our own through all hops. Otherwise writes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import textwrap
+from argparse import RawDescriptionHelpFormatter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, TextIO
+
+from ddwd.appliance import credentials
+from ddwd.audit import Audit
+from ddwd.clock import SystemClock, sleep
+from ddwd.dicom.move_scu import echo
+from ddwd.dicom.upper_layer import Peer
+from ddwd.errors import ConfigError
+from ddwd.paths import Paths
+from ddwd.view import peers, units
+from ddwd.view import report as view
+from ddwd.view.doctor import Bench, Finding, Level, examine, expiry_of
+from ddwd.view.self_test import CALLING, Result, SelfTest
+from ddwd.view.words import plain
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ddwd.appliance.credentials import Credentials
+    from ddwd.config import Config
+
+_WIDTH = 80
+_PART = 15
+_EPILOG = """Every part is looked at: units, settings, what the Orthancs really run with, their versions,
+each hop, disk, permissions, clock, certificates, and what waits for you. With --send a small
+made-up study goes from C-STORE to the disk, is compared image by image, and is removed again
+everywhere; ddwd-doctor.timer does that every hour.
+
+exit status:
+  0   nothing is broken; warnings may be there
+  1   something is broken, or the study did not arrive as it was sent
+  64  wrong usage
+  78  the configuration cannot be used"""
+_MARKS = {Level.OK: "ok", Level.NOTE: "note", Level.WARN: "WARN", Level.BROKEN: "BROKEN"}
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb and its arguments."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="look at every part, and say what to do",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--send", action="store_true", help="send a study of our own through all hops instead"
+    )
+    parser.add_argument(
+        "--hourly", action="store_true", help="with --send: only where self_test.hourly is on"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    """Examine, or send; the exit status."""
+    if args.hourly and not config.self_test.hourly:
+        out.write("the hourly self test is off: self_test.hourly in ddwd.yaml\n")
+        return 0
+    if args.send:
+        return _send(config, out, as_json=args.json)
+    findings = examine(bench(config))
+    broken = any(one.level is Level.BROKEN for one in findings)
+    if args.json:
+        rows = [asdict(one) | {"level": one.level.name.lower()} for one in findings]
+        out.write(json.dumps({"sound": not broken, "findings": rows}) + "\n")
+    else:
+        out.write(render(findings))
+    return 1 if broken else 0
+
+
+def render(findings: list[Finding]) -> str:
+    """One screen: a line a part that is well, more for one that is not."""
+    lines = [line for one in findings for line in _lines(one)]
+    broken = sum(one.level is Level.BROKEN for one in findings)
+    warned = sum(one.level is Level.WARN for one in findings)
+    return "\n".join([*lines, f"{broken} broken, {warned} to be warned of"]) + "\n"
+
+
+def _lines(one: Finding) -> list[str]:
+    head = f"{_MARKS[one.level]:<7}{one.part:<{_PART}}"
+    lines = _wrapped(head, one.text)
+    if one.remedy:
+        lines += _wrapped(" " * 7 + f"{'-> ':>{_PART}}", one.remedy)
+    return lines
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        plain(text),
+        _WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _send(config: Config, out: TextIO, *, as_json: bool) -> int:
+    test = SelfTest(config, Paths(config), peers.both(config), SystemClock(), sleep)
+    result = test.run(Audit())
+    out.write(json.dumps(asdict(result)) + "\n" if as_json else _told(result))
+    return 0 if result.ok else 1
+
+
+def _told(result: Result) -> str:
+    lines = [f"self test {'passed' if result.ok else 'FAILED'}: {result.text}"]
+    lines += [
+        f"  on {hop:<8} {seconds:>6.1f} s after the last image was sent"
+        for hop, seconds in result.seconds.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def bench(config: Config) -> Bench:
+    """This machine, to be examined."""
+    login = _login(config)
+    nodes = dict(zip(("gateway", "storage"), peers.both(config), strict=True)) if login else {}
+    return Bench(
+        config=config,
+        report=view.collect(config, view.real_ports()),
+        nodes=nodes,  # type: ignore[arg-type] # the keys are the names of the nodes
+        login=login,
+        systemctl=units.systemctl,
+        echo=lambda host, port, aet: echo(Peer(host, port, aet, CALLING)),
+        clock_is_synchronised=_synchronised,
+        expiry=expiry_of,
+        clock=SystemClock(),
+    )
+
+
+def _login(config: Config) -> Credentials | None:
+    try:
+        return credentials.read(config.credentials_file)
+    except ConfigError:
+        if os.geteuid() == 0:
+            raise
+        return None
+
+
+def _synchronised() -> bool | None:
+    """What systemd says of the clock; None where it cannot say."""
+    try:
+        done = subprocess.run(
+            ["/usr/bin/timedatectl", "show", "--property=NTPSynchronized", "--value"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return {"yes": True, "no": False}.get(done.stdout.strip())

@@ -1,0 +1,450 @@
+"""Is every part as it should be: what a new operator would look at, one part after the other, each with what to do. Reads only.
+
+Each check is a generator of Findings over the same Bench; one that fails itself becomes a finding and hides no other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+import stat
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ddwd.appliance import render
+from ddwd.errors import ConfigError, DdwdError, Problem
+from ddwd.paths import Paths
+from ddwd.view.units import UNITS
+from ddwd.view.words import many, span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ddwd.appliance.credentials import Credentials
+    from ddwd.clock import Clock
+    from ddwd.config import Config, NodeName
+    from ddwd.view.report import Report
+    from ddwd.view.units import Systemctl
+
+_SKEW_SECONDS = 5.0
+_EXPIRES_DAYS = 30
+_FLAWS = (
+    ((1, 12, 0), "CVE-2023-33466: a login may overwrite files on the machine"),
+    ((1, 12, 11), "CVE-2026-5437 to CVE-2026-5445: a crafted file or request may crash it, or worse"),
+)
+"""Orthanc's known weaknesses, each with the first version without it (CERT/CC and the CVE records)."""
+_CERTIFICATE_KEYS = (
+    "SslCertificate",
+    "DicomTlsCertificate",
+    "HttpsCACertificates",
+    "DicomTlsTrustedCertificates",
+)
+
+
+class Level(IntEnum):
+    """How bad a finding is; the order is from good to bad."""
+
+    OK = 0
+    NOTE = 1
+    WARN = 2
+    BROKEN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found of a part, and what to do where it is not well."""
+
+    part: str
+    level: Level
+    text: str
+    remedy: str = ""
+
+
+class Node(Protocol):
+    """What the doctor asks of an Orthanc; raises PeerDownError and PeerRefusedError."""
+
+    name: str
+
+    def system(self) -> dict[str, Any]:
+        """`/system`."""
+
+    def plugins(self) -> list[str]:
+        """Names of the plugins that are loaded."""
+
+    def now(self) -> datetime:
+        """Its clock, UTC."""
+
+    def reaches(self, server: str) -> None:
+        """Ask that DICOMweb server something harmless."""
+
+    def echoes(self, modality: str) -> None:
+        """C-ECHO that modality."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Everything the checks look at."""
+
+    config: Config
+    report: Report
+    nodes: Mapping[NodeName, Node]
+    login: Credentials | None
+    systemctl: Systemctl
+    echo: Callable[[str, int, str], bool]
+    clock_is_synchronised: Callable[[], bool | None]
+    expiry: Callable[[Path], datetime]
+    clock: Clock
+
+    @property
+    def paths(self) -> Paths:
+        """The portal's files."""
+        return Paths(self.config)
+
+
+def examine(bench: Bench) -> list[Finding]:
+    """Every part, in the order of the flow."""
+    found: list[Finding] = []
+    for part, check in CHECKS.items():
+        try:
+            mine = list(check(bench))
+        except (DdwdError, OSError) as error:
+            mine = [_unlooked(part, error)]
+        found += mine or [Finding(part, Level.OK, _FINE[part])]
+    return found
+
+
+def _unlooked(part: str, error: Exception) -> Finding:
+    said = (
+        str(error) if isinstance(error, DdwdError) else getattr(error, "strerror", "") or type(error).__name__
+    )
+    if isinstance(error, PermissionError):
+        return Finding(part, Level.NOTE, "not looked at: this user may not", "run it with sudo")
+    return Finding(part, Level.BROKEN, said, "see: ddwd status")
+
+
+# --- the checks -------------------------------------------------------------------------------------------------------
+
+
+def _units(bench: Bench) -> Iterator[Finding]:
+    for unit in bench.report.units:
+        if not unit.is_well:
+            yield Finding(
+                "units", Level.BROKEN, f"{unit.name} is {unit.active}", f"journalctl -u {unit.name} -n 50"
+            )
+    if not bench.report.units:
+        yield Finding("units", Level.NOTE, "systemd does not run here")
+        return
+    enabled = bench.systemctl(["is-enabled", "ddwd.service"])
+    if (enabled or "").strip() != "enabled":
+        yield Finding("units", Level.WARN, "ddwd does not start at boot", "systemctl enable ddwd")
+    if bench.config.database.is_local and not _is_active(bench, "postgresql.service"):
+        yield Finding("units", Level.BROKEN, "postgresql is not active", "systemctl start postgresql")
+
+
+def _is_active(bench: Bench, unit: str) -> bool:
+    said = bench.systemctl(["show", "--property=ActiveState", "--", unit])
+    return said is not None and "ActiveState=active" in said
+
+
+def _settings(bench: Bench) -> Iterator[Finding]:
+    if bench.login is None:
+        yield Finding(
+            "settings", Level.NOTE, "the additions to the Orthancs were not looked at", "run it with sudo"
+        )
+        return
+    for node in _nodes():
+        for problem in render.problems_of(bench.config, bench.login, node):
+            yield Finding(
+                "settings", Level.BROKEN, f"{problem.source}: {problem.key}: {problem.what}", problem.instead
+            )
+
+
+def _rendered(bench: Bench) -> Iterator[Finding]:
+    """What the Orthancs were started with, held against what they would be started with now."""
+    if bench.login is None:
+        yield Finding("configuration", Level.NOTE, "not looked at: this user may not", "run it with sudo")
+        return
+    for node in _nodes():
+        for path in sorted(bench.paths.rendered(node).glob("*.json")):
+            tree = json.loads(path.read_text(encoding="utf-8"))
+            yield from _against_minimum(node, tree)
+            if tree != json.loads(_wanted(bench, bench.login, node)):
+                text = f"{node} runs with other settings than those of now"
+                yield Finding("configuration", Level.WARN, text, "systemctl restart ddwd")
+
+
+def _wanted(bench: Bench, login: Credentials, node: NodeName) -> str:
+    try:
+        return render.render(bench.config, login, node)
+    except ConfigError:  # told by the check of the settings
+        return "{}"
+
+
+def _against_minimum(node: NodeName, tree: dict[str, Any]) -> Iterator[Finding]:
+    for rule in render.MINIMUM:
+        if not rule.holds(_at(tree, rule.path)):
+            key = ".".join(rule.path)
+            text = f"{node} runs with {key} set so that images may be lost"
+            yield Finding(
+                "configuration", Level.BROKEN, text, f"systemctl restart ddwd; it must be {rule.instead}"
+            )
+
+
+def _at(tree: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def _orthancs(bench: Bench) -> Iterator[Finding]:
+    """They answer, are the right ones, and have their plugins."""
+    for server in bench.report.servers:
+        if server.unasked:
+            yield Finding("Orthancs", Level.NOTE, "not asked: this user may not", "run it with sudo")
+            return
+        if server.problem:
+            yield Finding("Orthancs", Level.BROKEN, server.problem, f"journalctl -u ddwd-{server.name} -n 50")
+            continue
+        if server.database != "PostgreSQL" and bench.config.database.engine == "postgresql":
+            text = f"{server.name} keeps its index in {server.database}, not in PostgreSQL"
+            yield Finding("Orthancs", Level.BROKEN, text, "systemctl restart ddwd")
+        node = bench.nodes["gateway" if server.name == "gateway" else "storage"]
+        if "dicom-web" not in node.plugins():
+            text = f"{server.name} runs without its DICOMweb plugin"
+            yield Finding(
+                "Orthancs", Level.BROKEN, text, "apt install orthanc-dicomweb, then systemctl restart ddwd"
+            )
+
+
+def _versions(bench: Bench) -> Iterator[Finding]:
+    """Known weaknesses. A distribution may have mended one without a new number, so it is a warning."""
+    for version in {server.version for server in bench.report.servers if server.version}:
+        numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
+        for mended, flaw in _FLAWS:
+            if numbers and numbers < mended:
+                wanted = ".".join(map(str, mended))
+                remedy = (
+                    f"let only your modalities reach it; apt upgrade brings {wanted} or a mended {version}"
+                )
+                yield Finding("versions", Level.WARN, f"Orthanc {version} has {flaw}", remedy)
+
+
+def _echoes(bench: Bench) -> Iterator[Finding]:
+    """Each DICOM port answers a C-ECHO under its AE title."""
+    config = bench.config
+    for host, port, aet, unit in (
+        ("127.0.0.1", config.gateway.dicom_port, config.gateway.aet, "ddwd-gateway"),
+        ("127.0.0.1", config.storage.dicom_port, config.storage.aet, "ddwd-storage"),
+        (config.scp.host, config.scp.port, config.scp.aet, "ddwd-scp"),
+    ):
+        if not bench.echo(host, port, aet):
+            text = f"{aet} does not answer a C-ECHO on port {port}"
+            yield Finding(
+                "C-ECHO", Level.BROKEN, text, f"ss -ltnp 'sport = :{port}'; journalctl -u {unit} -n 50"
+            )
+
+
+def _hops(bench: Bench) -> Iterator[Finding]:
+    """Each part reaches the next as it will have to: STOW-RS by DICOMweb, C-MOVE by C-ECHO."""
+    if not bench.nodes:
+        yield Finding("hops", Level.NOTE, "not asked: this user may not", "run it with sudo")
+        return
+    try:
+        bench.nodes["gateway"].reaches(render.STORAGE_SERVER)
+    except DdwdError as error:
+        yield Finding(
+            "hops", Level.BROKEN, f"ORTHANC1 does not reach ORTHANC2 by DICOMweb: {error}", "ddwd status"
+        )
+    try:
+        bench.nodes["storage"].echoes(bench.config.scp.aet)
+    except DdwdError as error:
+        yield Finding(
+            "hops", Level.BROKEN, f"ORTHANC2 does not reach the SCP: {error}", "journalctl -u ddwd-scp -n 50"
+        )
+
+
+def _daemons(bench: Bench) -> Iterator[Finding]:
+    for heart in bench.report.hearts:
+        if heart.problem:
+            yield Finding("daemons", Level.BROKEN, heart.problem, f"journalctl -u ddwd-{heart.daemon} -n 50")
+    if bench.report.paused:
+        yield Finding("daemons", Level.WARN, "fetching is paused by the operator", "ddwd resume")
+    for name, state in bench.report.hearts[-1].facts.get("peers", {}).items():
+        if state != "ok":
+            yield Finding(
+                "daemons", Level.BROKEN, f"the extractor cannot reach {name}: {state}", "ddwd status"
+            )
+
+
+def _disks(bench: Bench) -> Iterator[Finding]:
+    for volume in bench.report.volumes:
+        if volume.problem:
+            yield Finding(
+                "disk", Level.BROKEN, volume.problem, "make room, or set output_dir to a larger disk"
+            )
+        elif volume.level not in {"", "ok"}:
+            yield Finding("disk", Level.WARN, f"{volume.path} gets short of room", "make room")
+
+
+def _permissions(bench: Bench) -> Iterator[Finding]:
+    """Patient data is for the portal and group ddwd alone; and the portal can write where it must."""
+    paths = bench.paths
+    for path in (paths.output, paths.state, paths.quarantine):
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            yield Finding(
+                "permissions",
+                Level.BROKEN,
+                f"{path} is missing",
+                f"install -d -o ddwd -g ddwd -m 0750 {path}",
+            )
+            continue
+        if stat.S_IMODE(found.st_mode) & stat.S_IRWXO:
+            yield Finding("permissions", Level.BROKEN, f"{path} is open to every user", f"chmod o= {path}")
+        if not stat.S_IMODE(found.st_mode) & stat.S_IWUSR or found.st_uid != paths.state.stat().st_uid:
+            yield Finding(
+                "permissions",
+                Level.BROKEN,
+                f"{path} is not ddwd's to write",
+                f"chown ddwd:ddwd {path}; chmod 750 {path}",
+            )
+    if bench.config.credentials_file.stat().st_mode & stat.S_IRWXO:
+        file = bench.config.credentials_file
+        yield Finding("permissions", Level.BROKEN, f"{file} is open to every user", f"chmod 640 {file}")
+
+
+def _clock(bench: Bench) -> Iterator[Finding]:
+    if bench.clock_is_synchronised() is False:
+        remedy = "timedatectl set-ntp true (or chrony)"
+        yield Finding("clock", Level.WARN, "the machine's clock is not synchronised", remedy)
+    for node in bench.nodes.values():
+        try:
+            skew = abs((node.now() - bench.clock.utc()).total_seconds())
+        except DdwdError:
+            continue  # told by the check of the Orthancs
+        if skew > _SKEW_SECONDS:
+            yield Finding(
+                "clock", Level.BROKEN, f"{node.name}'s clock is {span(skew)} off", "systemctl restart ddwd"
+            )
+
+
+def _certificates(bench: Bench) -> Iterator[Finding]:
+    """What the Orthancs were given for TLS."""
+    files = list(_certificate_files(bench))
+    if not files:
+        yield Finding("certificates", Level.NOTE, "none in use: DICOM and the web pages are not encrypted")
+    for path in files:
+        left = bench.expiry(path) - bench.clock.utc()
+        if left <= timedelta(0):
+            yield Finding(
+                "certificates",
+                Level.BROKEN,
+                f"{path} has expired",
+                "put a new one there, then systemctl restart ddwd",
+            )
+        elif left < timedelta(days=_EXPIRES_DAYS):
+            text = f"{path} expires in {many(left.days, 'day', 'days')}"
+            yield Finding(
+                "certificates", Level.WARN, text, "put a new one there, then systemctl restart ddwd"
+            )
+
+
+def _certificate_files(bench: Bench) -> Iterator[Path]:
+    if bench.login is None:
+        return
+    for node in _nodes():
+        tree = render.merged(bench.config, bench.login, node)[0].tree
+        for key in _CERTIFICATE_KEYS:
+            if tree.get(key):
+                yield Path(str(tree[key]))
+
+
+def _senders(bench: Bench) -> Iterator[Finding]:
+    """Who may send."""
+    if bench.login is None:
+        return
+    tree = render.merged(bench.config, bench.login, "gateway")[0].tree
+    if tree.get("DicomAlwaysAllowStore"):
+        text = f"anyone who reaches port {bench.config.gateway.dicom_port} may send"
+        yield Finding("senders", Level.NOTE, text, "let the firewall admit your modalities only")
+
+
+def _waiting(bench: Bench) -> Iterator[Finding]:
+    """What waits for the operator."""
+    if bench.report.quarantine:
+        text = f"{many(bench.report.quarantine, 'image waits', 'images wait')} in quarantine"
+        yield Finding("waiting", Level.WARN, text, "ddwd quarantine list")
+    bad = sorted(bench.paths.requests.glob("*.bad"))
+    if bad:
+        text = f"{many(len(bad), 'request was', 'requests were')} damaged and not done"
+        yield Finding("waiting", Level.WARN, text, f"rm {bench.paths.requests}/*.bad")
+    if waiting := bench.report.counts.get("waiting", 0):
+        text = f"{many(waiting, 'study waits', 'studies wait')} after a failure"
+        yield Finding("waiting", Level.WARN, text, "ddwd-top, or ddwd trace STUDY")
+
+
+def _self_test(bench: Bench) -> Iterator[Finding]:
+    """What the last study of our own did."""
+    last = bench.report.self_test
+    if last is None:
+        yield Finding("self test", Level.NOTE, "none was made yet", "ddwd doctor --send")
+    elif not last.get("ok"):
+        yield Finding(
+            "self test", Level.BROKEN, f"the last one failed: {last.get('text')}", "ddwd doctor --send"
+        )
+
+
+def _nodes() -> tuple[NodeName, NodeName]:
+    return "gateway", "storage"
+
+
+CHECKS: dict[str, Callable[[Bench], Iterator[Finding]]] = {
+    "units": _units,
+    "settings": _settings,
+    "configuration": _rendered,
+    "Orthancs": _orthancs,
+    "versions": _versions,
+    "C-ECHO": _echoes,
+    "hops": _hops,
+    "daemons": _daemons,
+    "disk": _disks,
+    "permissions": _permissions,
+    "clock": _clock,
+    "certificates": _certificates,
+    "senders": _senders,
+    "waiting": _waiting,
+    "self test": _self_test,
+}
+_FINE = {
+    "units": f"all {len(UNITS)} active, enabled at boot",
+    "settings": "sound, with every addition",
+    "configuration": "both Orthancs run with what was set, and lose nothing by it",
+    "Orthancs": "both answer, with PostgreSQL and DICOMweb",
+    "versions": "no known weakness",
+    "C-ECHO": "all three AE titles answer",
+    "hops": "ORTHANC1 reaches ORTHANC2, ORTHANC2 reaches the SCP",
+    "daemons": "both heartbeats fresh, both Orthancs reached",
+    "disk": "room everywhere",
+    "permissions": "patient data is for group ddwd alone",
+    "clock": "synchronised, and the same everywhere",
+    "certificates": "valid",
+    "senders": "restricted",
+    "waiting": "nothing waits for you",
+    "self test": "the last one passed",
+}
+
+
+def expiry_of(path: Path) -> datetime:
+    """When the first certificate of a PEM file ends. Raises ConfigError where there is none."""
+    try:
+        # the interpreter's own reader: it takes a file, and gives what X.509 says as a dict
+        facts: dict[str, Any] = ssl._ssl._test_decode_cert(str(path))  # type: ignore[attr-defined]
+    except (OSError, ssl.SSLError, ValueError) as error:
+        what, instead = "is no certificate that can be read", "put one in PEM form there"
+        raise ConfigError([Problem(str(path), None, "certificate", what, instead)]) from error
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(facts["notAfter"]), UTC)

@@ -1,0 +1,199 @@
+"""A study of the portal's own through all hops: sent, timed, compared, and removed everywhere. For `ddwd doctor --send`.
+
+Its PatientID is reserved. It is deleted on both Orthancs by REST and taken off the disk by the extractor, which alone writes
+there. A study that did not arrive is left for the extractor to finish, and removed before the next test.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from ddwd import durable
+from ddwd.audit import Audit, Event
+from ddwd.clock import stamp
+from ddwd.dicom.store_scu import Answer, Outgoing, examine, send
+from ddwd.dicom.upper_layer import Peer
+from ddwd.errors import DdwdError, DeliveryError
+from ddwd.model import SELF_TEST_PATIENT
+from ddwd.pipeline.verify import difference_of
+from ddwd.state.custody import Custody
+from ddwd.state.requests import Request, Requests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ddwd.clock import Clock
+    from ddwd.config import Config
+    from ddwd.model import OrthancId
+    from ddwd.paths import Paths
+    from ddwd.state.custody import Record
+
+_SERIES, _IMAGES = 2, 3
+_SIDE = 64
+_LOOK_SECONDS = 0.2
+CALLING = "DDWD_SELFTEST"
+
+
+class Node(Protocol):
+    """What the self test asks of an Orthanc."""
+
+    def find_study(self, text: str) -> list[OrthancId]:
+        """The studies with this StudyInstanceUID."""
+
+    def find_patient(self, text: str) -> list[OrthancId]:
+        """The studies of this PatientID."""
+
+    def delete_study(self, study: OrthancId) -> None:
+        """Delete a whole study."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of it: seconds since the last image was sent, for each hop that was reached."""
+
+    at: str
+    ok: bool
+    text: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """One test at a time; `limit` is how many seconds the study may take to the disk."""
+
+    config: Config
+    paths: Paths
+    nodes: tuple[Node, Node]
+    clock: Clock
+    sleep: Callable[[float], None]
+    limit: float = 120.0
+
+    def run(self, audit: Audit) -> Result:
+        """Send, follow, compare, remove; the result is told in the audit and kept for the dashboard."""
+        try:
+            self.sweep()
+            result = self._tested()
+        except DdwdError as error:
+            result = Result(stamp(self.clock.utc()), ok=False, text=str(error))
+        except OSError as error:
+            result = Result(
+                stamp(self.clock.utc()), ok=False, text=f"{type(error).__name__}: {error.strerror}"
+            )
+        audit.record(Event.SELF_TEST, f"self test: {result.text}", status="ok" if result.ok else "failed")
+        self._keep(result)
+        return result
+
+    def sweep(self) -> None:
+        """Remove what earlier tests left, where it has arrived by now."""
+        custody = Custody(self.paths.custody)
+        for study in {one for node in self.nodes for one in node.find_patient(SELF_TEST_PATIENT)}:
+            if custody.has(study):
+                self._remove(study)
+
+    def _tested(self) -> Result:
+        with tempfile.TemporaryDirectory(prefix="ddwd-self-test-") as folder:
+            study_uid, sent = make(Path(folder))
+            self._send(sent)
+            began = self.clock.monotonic()
+            study, seconds = self._follow(study_uid, began)
+            record = self._record(study, began, len(sent))
+            seconds["disk"] = round(self.clock.monotonic() - began, 2)
+            wrong = self._compare(record, sent)
+        self._remove(study)
+        if wrong:
+            raise DeliveryError(wrong)
+        images = len(sent)
+        text = f"{images} images from C-STORE to the disk in {seconds['disk']:.1f} s, each as it was sent"
+        return Result(stamp(self.clock.utc()), ok=True, text=text, seconds=seconds)
+
+    def _send(self, files: list[Path]) -> None:
+        answers: list[Answer] = []
+        outgoing = [one for one in map(examine, files) if isinstance(one, Outgoing)]
+        gateway = self.config.gateway
+        send(Peer("127.0.0.1", gateway.dicom_port, gateway.aet, CALLING), outgoing, answers.append)
+        refused = [one.reason for one in answers if not one.accepted]
+        if refused or len(answers) != len(files):
+            raise DeliveryError(f"the gateway refused an image: {refused[0] if refused else 'no answer'}")
+
+    def _follow(self, study_uid: str, began: float) -> tuple[OrthancId, dict[str, float]]:
+        """Wait until both Orthancs know the study; its Orthanc ID, and when they did."""
+        seconds: dict[str, float] = {}
+        study = None
+        for name, node in zip(("gateway", "storage"), self.nodes, strict=True):
+            while not (found := node.find_study(study_uid)):
+                self._wait(began, f"the study does not appear on the {name}")
+            study = found[0]
+            seconds[name] = round(self.clock.monotonic() - began, 2)
+        if study is None:
+            raise DeliveryError("no Orthanc knows the study")
+        return study, seconds
+
+    def _record(self, study: OrthancId, began: float, images: int) -> Record:
+        custody = Custody(self.paths.custody)
+        while (record := custody.read(study)) is None or len(record.images) < images:
+            self._wait(began, "the study is on storage and does not get to the disk")
+        return record
+
+    def _wait(self, began: float, what: str) -> None:
+        if self.clock.monotonic() - began > self.limit:
+            raise DeliveryError(f"{what} within {self.limit:.0f} s; see: ddwd trace, ddwd status")
+        self.sleep(_LOOK_SECONDS)
+
+    def _compare(self, record: Record, sent: list[Path]) -> str:
+        """What is not as it was sent; nothing where all is."""
+        folder = self.paths.output / record.folder
+        by_uid = {path.stem: path for path in sent}
+        for kept in record.images.values():
+            original = by_uid.pop(kept.sop_uid, None)
+            if original is None or difference_of(folder / kept.file, original.read_bytes()):
+                return "an image on the disk is not the one that was sent"
+        return "an image that was sent is not on the disk" if by_uid else ""
+
+    def _remove(self, study: OrthancId) -> None:
+        """The gateway first, so that nothing is forwarded again."""
+        for node in self.nodes:
+            node.delete_study(study)
+        Requests(self.paths.requests).submit(Request("forget", study))
+
+    def _keep(self, result: Result) -> None:
+        path = self.paths.self_test
+        try:
+            path.parent.mkdir(exist_ok=True)
+            durable.replace_volatile(path, json.dumps(asdict(result)).encode() + b"\n")
+            path.chmod(0o644)
+        except OSError:
+            return  # by hand, as a user who may not write there: the answer is on the screen
+
+
+def make(folder: Path) -> tuple[str, list[Path]]:
+    """Some small CT images of a study that never was; its StudyInstanceUID, and the files, each named by its SOPInstanceUID."""
+    study_uid, files = str(generate_uid()), []
+    for series in range(_SERIES):
+        series_uid = str(generate_uid())
+        numbers = range(series * _IMAGES, (series + 1) * _IMAGES)
+        files += [_image(folder, study_uid, series_uid, number) for number in numbers]
+    return study_uid, files
+
+
+def _image(folder: Path, study_uid: str, series_uid: str, number: int) -> Path:
+    data = Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, generate_uid()
+    data.PatientID, data.PatientName = SELF_TEST_PATIENT, SELF_TEST_PATIENT
+    data.StudyInstanceUID, data.SeriesInstanceUID = study_uid, series_uid
+    data.Modality, data.InstanceNumber = "CT", number + 1
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.Rows = data.Columns = _SIDE
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
+    data.PixelData = bytes((number * 7 + n) % 256 if n % 2 == 0 else n % 16 for n in range(2 * _SIDE * _SIDE))
+    path = folder / f"{data.SOPInstanceUID}.dcm"
+    data.save_as(path, enforce_file_format=True)
+    return path

@@ -1,0 +1,326 @@
+"""`ddwd doctor`: each part that is not well is named with what to do, one never hides another; and the self test's own promises."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import certifi
+import pytest
+
+from ddwd.appliance import credentials, render
+from ddwd.audit import Audit, Event
+from ddwd.cli import doctor as cli
+from ddwd.config import Config
+from ddwd.errors import ConfigError, PeerDownError
+from ddwd.model import SELF_TEST_PATIENT
+from ddwd.paths import Paths
+from ddwd.state.requests import Request
+from ddwd.view.doctor import CHECKS, Bench, Level, examine, expiry_of
+from ddwd.view.report import Heart, Server, Volume
+from ddwd.view.self_test import make
+from ddwd.view.units import UNITS, Unit
+from tests.unit.fakes import FakeClock, image
+from tests.unit.portal import Portal, names
+from tests.unit.test_flow import report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ddwd.view.doctor import Finding
+
+
+class _Node:
+    """An Orthanc that is well, until told otherwise."""
+
+    def __init__(self, name: str, clock: FakeClock) -> None:
+        self.name = name
+        self._clock = clock
+        self.loaded = ["explorer.js", "dicom-web", "postgresql-index"]
+        self.skew = timedelta(0)
+        self.down = False
+
+    def _answer(self) -> None:
+        if self.down:
+            raise PeerDownError(f"{self.name} does not answer")
+
+    def system(self) -> dict[str, Any]:
+        self._answer()
+        return {}
+
+    def plugins(self) -> list[str]:
+        self._answer()
+        return self.loaded
+
+    def now(self) -> datetime:
+        self._answer()
+        return self._clock.utc() + self.skew
+
+    def reaches(self, _server: str) -> None:
+        self._answer()
+
+    def echoes(self, _modality: str) -> None:
+        self._answer()
+
+
+class Machine:
+    """A sound machine; each test spoils one thing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = FakeClock()
+        self.login = credentials.generate()
+        base = Config()
+        self.config = replace(
+            base,
+            output_dir=folder / "received_dicom",
+            data_dir=folder,
+            run_dir=folder / "run",
+            credentials_file=folder / "etc" / "credentials.json",
+        )
+        self.paths = Paths(self.config)
+        for path in (self.paths.output, self.paths.state, self.paths.quarantine, folder / "etc"):
+            path.mkdir(mode=0o750, parents=True)
+        credentials.write(self.config.credentials_file, self.login)
+        for node in ("gateway", "storage"):
+            self.render(node)
+        self.report = report(self_test={"ok": True, "text": "passed"})
+        self.gateway, self.storage = _Node("gateway", self.clock), _Node("storage", self.clock)
+        self.said = {"is-enabled": "enabled\n", "show": "ActiveState=active\n"}
+        self.silent: set[int] = set()
+        self.synchronised: bool | None = True
+        self.ends = self.clock.utc() + timedelta(days=300)
+
+    def render(self, node: Any, **changes: Any) -> None:
+        """What that Orthanc runs with."""
+        folder = self.paths.rendered(node)
+        folder.mkdir(parents=True, exist_ok=True)
+        tree = json.loads(render.render(self.config, self.login, node)) | changes
+        (folder / "orthanc.json").write_text(json.dumps(tree))
+
+    def add(self, **addition: Any) -> None:
+        """An addition to the gateway; it runs with it."""
+        folder = self.paths.additions("gateway")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "own.json").write_text(json.dumps(addition))
+        self.render("gateway")
+
+    def examine(self) -> list[Finding]:
+        """All findings."""
+        return examine(
+            Bench(
+                config=self.config,
+                report=self.report,
+                nodes={"gateway": self.gateway, "storage": self.storage},
+                login=self.login,
+                systemctl=lambda words: self.said.get(words[0]),
+                echo=lambda _host, port, _aet: port not in self.silent,
+                clock_is_synchronised=lambda: self.synchronised,
+                expiry=lambda _path: self.ends,
+                clock=self.clock,
+            )
+        )
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def _worst(findings: list[Finding]) -> dict[str, Level]:
+    return {
+        part: max(one.level for one in findings if one.part == part)
+        for part in dict.fromkeys(one.part for one in findings)
+    }
+
+
+def test_a_sound_machine_has_a_line_for_each_part_and_nothing_to_do(machine: Machine) -> None:
+    findings = machine.examine()
+    assert list(_worst(findings)) == list(CHECKS)
+    assert {one.level for one in findings} <= {Level.OK, Level.NOTE, Level.WARN}
+    assert [one.part for one in findings if one.level is Level.WARN] == ["versions"]  # Debian's 1.12.7
+    text = cli.render(findings)
+    assert "0 broken, 1 to be warned of" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert len(text.splitlines()) <= 24
+
+
+def _unit_failed(machine: Machine) -> None:
+    units = tuple(Unit(name, "failed" if name == "ddwd-scp" else "active", "", 0, "") for name in UNITS)
+    machine.report = replace(machine.report, units=units)
+
+
+def _database_stopped(machine: Machine) -> None:
+    machine.said["show"] = "ActiveState=inactive\n"
+
+
+def _running_with_overwriting(machine: Machine) -> None:
+    machine.render("gateway", OverwriteInstances=True)
+
+
+def _bad_addition(machine: Machine) -> None:
+    folder = machine.paths.additions("gateway")
+    folder.mkdir(parents=True)
+    (folder / "own.json").write_text('{"MaximumStorageSize": 100}')
+
+
+def _orthanc_away(machine: Machine) -> None:
+    server = Server("storage", "ORTHANC2", problem="storage does not answer")
+    machine.report = replace(machine.report, servers=(machine.report.servers[0], server))
+    machine.storage.down = True
+
+
+def _no_dicomweb(machine: Machine) -> None:
+    machine.gateway.loaded = []
+
+
+def _wrong_database(machine: Machine) -> None:
+    servers = (replace(machine.report.servers[0], database="SQLite"), machine.report.servers[1])
+    machine.report = replace(machine.report, servers=servers)
+
+
+def _deaf_port(machine: Machine) -> None:
+    machine.silent = {4243}
+
+
+def _hop_broken(machine: Machine) -> None:
+    machine.storage.down = True
+
+
+def _stale_heart(machine: Machine) -> None:
+    hearts = (machine.report.hearts[0], Heart("extractor", 90.0, {}, "the heartbeat is stale"))
+    machine.report = replace(machine.report, hearts=hearts)
+
+
+def _full_disk(machine: Machine) -> None:
+    volume = Volume("output", "/x", problem="/x: only 1 B free")
+    machine.report = replace(machine.report, volumes=(volume,))
+
+
+def _open_output(machine: Machine) -> None:
+    machine.paths.output.chmod(0o755)
+
+
+def _missing_quarantine(machine: Machine) -> None:
+    machine.paths.quarantine.rmdir()
+
+
+def _open_credentials(machine: Machine) -> None:
+    machine.config.credentials_file.chmod(0o644)
+
+
+def _clock_off(machine: Machine) -> None:
+    machine.storage.skew = timedelta(minutes=3)
+
+
+def _certificate_expired(machine: Machine) -> None:
+    machine.add(DicomTlsEnabled=True, DicomTlsCertificate="/etc/ddwd/own.pem")
+    machine.ends = machine.clock.utc() - timedelta(days=1)
+
+
+def _self_test_failed(machine: Machine) -> None:
+    machine.report = replace(machine.report, self_test={"ok": False, "text": "nothing came"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "part", "words"),
+    [
+        (_unit_failed, "units", "ddwd-scp is failed"),
+        (_database_stopped, "units", "postgresql is not active"),
+        (_running_with_overwriting, "configuration", "OverwriteInstances"),
+        (_bad_addition, "settings", "MaximumStorageSize"),
+        (_orthanc_away, "Orthancs", "storage does not answer"),
+        (_no_dicomweb, "Orthancs", "DICOMweb plugin"),
+        (_wrong_database, "Orthancs", "SQLite"),
+        (_deaf_port, "C-ECHO", "ORTHANC2 does not answer a C-ECHO on port 4243"),
+        (_hop_broken, "hops", "ORTHANC2 does not reach the SCP"),
+        (_stale_heart, "daemons", "stale"),
+        (_full_disk, "disk", "only 1 B free"),
+        (_open_output, "permissions", "is open to every user"),
+        (_missing_quarantine, "permissions", "is missing"),
+        (_open_credentials, "permissions", "credentials.json is open"),
+        (_clock_off, "clock", "storage's clock is 3 min off"),
+        (_certificate_expired, "certificates", "/etc/ddwd/own.pem has expired"),
+        (_self_test_failed, "self test", "nothing came"),
+    ],
+)
+def test_what_is_broken_is_named_with_what_to_do(
+    machine: Machine, spoil: Callable[[Machine], None], part: str, words: str
+) -> None:
+    spoil(machine)
+    findings = machine.examine()
+    (found,) = [
+        one for one in findings if one.level is Level.BROKEN and words in one.text and one.part == part
+    ]
+    assert found.remedy
+    assert list(_worst(findings)) == list(CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"quarantine": 2}, "2 images wait in quarantine"),
+        ({"counts": {"waiting": 1}}, "1 study waits after a failure"),
+        ({"paused": True}, "paused"),
+        ({"volumes": (Volume("output", "/x", level="warn"),)}, "gets short of room"),
+    ],
+)
+def test_what_an_operator_should_look_at_is_a_warning(
+    machine: Machine, changes: dict[str, Any], words: str
+) -> None:
+    machine.report = replace(machine.report, **changes)
+    assert [one.level for one in machine.examine() if words in one.text] == [Level.WARN]
+
+
+def test_what_this_user_may_not_look_at_is_said_and_hides_nothing(machine: Machine) -> None:
+    machine.login = None  # type: ignore[assignment]
+    findings = machine.examine()
+    assert list(_worst(findings)) == list(CHECKS)
+    assert {one.part for one in findings if "sudo" in one.remedy} >= {"settings", "configuration"}
+
+
+def test_a_self_test_is_a_study_of_two_series_with_fresh_uids(tmp_path: Path) -> None:
+    first, files = make(tmp_path)
+    again, _ = make(tmp_path)
+    assert first != again
+    assert len(files) == 6
+
+
+def test_only_a_self_test_can_be_forgotten_and_leaves_nothing(tmp_path: Path) -> None:
+    portal = Portal(tmp_path)
+    ours = [image(1, number, patient=SELF_TEST_PATIENT) for number in (1, 2)]
+    theirs = image(2)
+    portal.deliver(*ours, theirs)
+    portal.run(20)
+    for study in (ours[0].study_id, theirs.study_id):
+        portal.gateway.delete_study(study)
+        portal.storage.delete_study(study)
+        portal.requests.submit(Request("forget", study))
+    portal.run(400)
+    assert portal.published() == names(theirs)
+    assert list(portal.custody.studies()) == [theirs.study_id]
+    assert not (portal.paths.output / SELF_TEST_PATIENT).exists()
+    assert portal.quarantine.count() == 0
+    assert Event.VANISHED not in [event for event, _ in portal.events]
+
+
+def test_an_audit_of_a_self_test_names_no_patient() -> None:
+    told: list[dict[str, str]] = []
+    Audit(lambda _event, _message, fields: told.append(fields)).record(Event.SELF_TEST, "passed", status="ok")
+    assert told == [{"DDWD_EVENT": "self-test", "DDWD_STATUS": "ok"}]
+
+
+def test_the_expiry_of_a_certificate_is_read_from_its_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no certificate"):
+        expiry_of(tmp_path / "none.pem")
+    bad = tmp_path / "bad.pem"
+    bad.write_text("-----BEGIN CERTIFICATE-----\nxxxx\n-----END CERTIFICATE-----\n")
+    with pytest.raises(ConfigError, match="no certificate"):
+        expiry_of(bad)
+    roots = Path(certifi.where()).read_text(encoding="ascii")
+    first = roots[roots.index("-----BEGIN") : roots.index("-----END")] + "-----END CERTIFICATE-----\n"
+    good = tmp_path / "good.pem"
+    good.write_text(first)
+    assert expiry_of(good) > datetime(2026, 1, 1, tzinfo=UTC)
