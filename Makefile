@@ -17,7 +17,7 @@ COVERAGE := $(BIN)/coverage run -m pytest
 MACHINE := $(BIN)/python -m tests.machine
 
 .DEFAULT_GOAL := help
-.PHONY: help venv deb lint unit pictures integration appliance shell stop demo faults appliance-tests coverage test lock clean
+.PHONY: help venv deb lint unit pictures manual integration appliance shell stop demo faults appliance-tests coverage test lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,7 +33,7 @@ deb: ## build dist/ddwd_VERSION_all.deb
 	@packaging/build-deb
 
 lint: venv ## format, defects, types, layers, dead code, spelling, shell, versions
-	@packaging/host shellcheck
+	@packaging/host shellcheck man
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -41,6 +41,8 @@ lint: venv ## format, defects, types, layers, dead code, spelling, shell, versio
 	$(BIN)/vulture
 	$(BIN)/codespell
 	shellcheck --external-sources $(SHELL_FILES)
+	shellcheck --shell=bash packaging/manual/ddwd.bash
+	packaging/check-manual
 	packaging/check-versions
 
 unit: venv ## the fast tests: no root, no socket, seconds
@@ -86,6 +88,9 @@ test: ## everything, on a fresh machine
 
 lock: ## pin newer versions of the libraries and tools
 	packaging/lock $(CACHE)
+
+manual: venv ## the man pages and the completion in packaging/manual/, from what --help is made of
+	$(BIN)/python packaging/manual.py packaging/manual
 
 clean: ## remove what was built here; the cache folder stays
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

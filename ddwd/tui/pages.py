@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ddwd.view.events import Happened
 
-_HELP = """\
+HELP = """\
 The flow: modality, ORTHANC1 (receives), ORTHANC2 (stores), PYTHON_SCP (fetches), disk.
 At each hop: images and bytes a second now, the last minutes, and how many images wait before it.
 
@@ -81,7 +81,7 @@ class Page(Screen[None]):
 
 def help_page() -> Page:
     """The help."""
-    return Page("help", _HELP.splitlines())
+    return Page("help", HELP.splitlines())
 
 
 class AuditPage(Page):

@@ -1,0 +1,331 @@
+"""Makes the man pages and the bash completion from what `--help` and ddwd.yaml are made of: `make manual`; a test compares.
+
+The results are committed in packaging/manual/, so that a build needs nothing but them. $1: the folder to write to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from ddwd.cli import main as ddwd  # noqa: E402 - the path comes first
+from ddwd.config import CONFIG_FILE, DEFAULTS_FILE, SETTINGS  # noqa: E402
+from ddwd.tui import main as ddwd_top  # noqa: E402
+
+_VARIABLES = re.compile(r" \[[A-Z0-9_, ]+\]$")
+_SETTING = re.compile(r"^( *)([a-z_]+):(?: (.*))?$")
+
+
+class Verb(NamedTuple):
+    """One verb of the command line, as argparse knows it; `actions` are the verbs below it."""
+
+    name: str
+    help: str
+    parser: argparse.ArgumentParser
+    actions: tuple[Any, ...] = ()
+
+
+def verbs(parser: argparse.ArgumentParser) -> tuple[Verb, ...]:
+    """The verbs of a parser, in their order."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            helps = {one.dest: one.help or "" for one in action._choices_actions}
+            return tuple(
+                Verb(name, helps.get(name, ""), below, verbs(below)) for name, below in action.choices.items()
+            )
+    return ()
+
+
+def options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Everything a user may write after a verb, without --help."""
+    shown = [action for action in parser._actions if not isinstance(action, argparse._SubParsersAction)]
+    return [action for action in shown if "--help" not in action.option_strings]
+
+
+# --- man pages --------------------------------------------------------------------------------------------------------
+
+
+def roff(text: str) -> str:
+    """As roff prints it unchanged."""
+    escaped = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("`", "\\(ga")
+    return "\n".join(f"\\&{line}" if line[:1] in {".", "'"} else line for line in escaped.splitlines())
+
+
+def _synopsis(action: argparse.Action) -> str:
+    value = action.metavar or action.dest.upper()
+    name = ", ".join(action.option_strings)
+    if not name:
+        return str(value)
+    return name if action.nargs == 0 else f"{name} {value}"
+
+
+def _written(action: argparse.Action) -> str:
+    """As it is written on the command line: in brackets where it may be left out."""
+    value = str(action.metavar or action.dest.upper())
+    if action.option_strings:
+        name = action.option_strings[-1]
+        return f"[{name}]" if action.nargs == 0 else f"[{name} {value}]"
+    return {"?": f"[{value}]", "+": f"{value}..."}.get(str(action.nargs), value)
+
+
+def _listed(parser: argparse.ArgumentParser) -> list[str]:
+    lines = []
+    for action in options(parser):
+        help_text = (action.help or "").replace("%(default)s", str(action.default))
+        lines += [".TP", f".B {roff(_synopsis(action))}", roff(help_text)]
+    return lines
+
+
+def _epilog(parser: argparse.ArgumentParser) -> list[str]:
+    return [".PP", ".nf", roff(parser.epilog), ".fi"] if parser.epilog else []
+
+
+def _verb(verb: Verb, before: str) -> list[str]:
+    name = f"{before} {verb.name}"
+    usage = " ".join([name, *map(_written, options(verb.parser)), *(["ACTION"] if verb.actions else [])])
+    lines = [f'.SS "{roff(name)}"', f".B {roff(usage)}", ".PP", roff(verb.help), *_listed(verb.parser)]
+    for below in verb.actions:
+        lines += [".TP", f".B {roff(f'{name} {below.name}')}", roff(below.help)]
+        for action in options(below.parser):
+            lines += [".RS", ".TP", f".B {roff(_synopsis(action))}", roff(action.help or ""), ".RE"]
+    return lines + _epilog(verb.parser)
+
+
+def _page(name: str, section: int, summary: str, body: list[str]) -> str:
+    head = [
+        '.\\" Made by "make manual"; do not edit.',
+        f'.TH {name.upper()} {section} "" "D-DW-D Portal" "D-DW-D Portal"',
+        ".SH NAME",
+        f"{roff(name)} \\- {roff(summary)}",
+    ]
+    return "\n".join([*head, *body]) + "\n"
+
+
+def ddwd_1() -> str:
+    """ddwd(1)."""
+    parser = ddwd.parser()
+    body = [
+        ".SH SYNOPSIS",
+        ".B ddwd",
+        ".I VERB",
+        ".RI [ OPTIONS ]",
+        ".SH DESCRIPTION",
+        roff(
+            "D-DW-D Portal receives DICOM studies by C-STORE on ORTHANC1 (port 4242), carries them by DICOMweb to\n"
+            "ORTHANC2, takes them back by C-MOVE and lays them out under /var/lib/ddwd/received_dicom.\n"
+            "This is its command line; ddwd-top(1) is its dashboard."
+        ),
+        ".PP",
+        roff(parser.epilog or ""),
+        ".SH VERBS",
+    ]
+    for verb in verbs(parser):
+        body += _verb(verb, "ddwd")
+    body += [
+        ".SH EXAMPLES",
+        *_example("ddwd doctor", "is every part as it should be"),
+        *_example("ddwd trace A12345", "why is the study with this accession number not there"),
+        *_example("ddwd reconcile --dry-run", "what is missing, and at which hop"),
+        *_example("journalctl -t ddwd-audit DDWD_STUDY_UID=1.2.3", "what happened to a study"),
+        ".SH FILES",
+        *_example(str(CONFIG_FILE), "all settings; see ddwd.yaml(5)"),
+        *_example(str(DEFAULTS_FILE), "the same as environment variables, which win"),
+        *_example("/etc/ddwd/credentials.json", "logins of the two Orthancs, generated at the first start"),
+        *_example(
+            "/var/lib/ddwd/received_dicom", "PatientID/StudyInstanceUID/SeriesInstanceUID/SOPInstanceUID.dcm"
+        ),
+        *_example("/var/lib/ddwd/quarantine", "what could not be delivered, with the reason beside it"),
+        ".SH SEE ALSO",
+        ".BR ddwd-top (1),\n.BR ddwd.yaml (5),\n.BR systemctl (1),\n.BR journalctl (1)",
+    ]
+    return _page("ddwd", 1, "command line of D-DW-D Portal", body)
+
+
+def _example(text: str, meaning: str) -> list[str]:
+    return [".TP", f".B {roff(text)}", roff(meaning)]
+
+
+def ddwd_top_1() -> str:
+    """ddwd-top(1)."""
+    from ddwd.tui.pages import HELP  # noqa: PLC0415 - Textual is loaded for this page only
+
+    parser = ddwd_top.parser()
+    body = [
+        ".SH SYNOPSIS",
+        ".B ddwd\\-top",
+        ".RI [ OPTIONS ]",
+        ".SH DESCRIPTION",
+        roff(parser.description or ""),
+        *_listed(parser),
+        ".SH THE SCREEN",
+        ".nf",
+        roff(HELP.replace("\u25cf ", "")),
+        ".fi",
+        ".SH NOTES",
+        ".nf",
+        roff(parser.epilog or ""),
+        ".fi",
+        ".SH SEE ALSO",
+        ".BR ddwd (1),\n.BR ddwd.yaml (5)",
+    ]
+    return _page("ddwd-top", 1, "dashboard of D-DW-D Portal", body)
+
+
+def ddwd_yaml_5() -> str:
+    """ddwd.yaml(5), from the comments of the file itself."""
+    text = (HERE.parent / "etc/ddwd.yaml").read_text(encoding="utf-8")
+    body = [
+        ".SH SYNOPSIS",
+        f".I {CONFIG_FILE}",
+        ".SH DESCRIPTION",
+        roff(
+            f"All settings of D-DW-D Portal, in YAML. Those with a variable can be set in {DEFAULTS_FILE} or in the\n"
+            "environment instead, which win. A key that is left out has its default. ddwd config check names every\n"
+            "mistake with its line; ddwd config show tells each value and where it comes from. After a change:\n"
+            "systemctl restart ddwd."
+        ),
+        ".SH SETTINGS",
+    ]
+    section, said = "", list[str]()
+    for line in text.splitlines():
+        if line.strip().startswith("#"):
+            said.append(_VARIABLES.sub("", line.strip().lstrip("# ")))
+        elif found := _SETTING.match(line):
+            indent, name, value = found.groups()
+            key = f"{section}.{name}" if indent else name
+            section = section if indent else name
+            if key in SETTINGS:
+                body += _setting(key, value or "", said)
+            elif said:
+                body += [f'.SS "{roff(key)}"', roff(" ".join(said))]
+            said = []
+        elif not line.strip() and not section:
+            said = []
+    body += [".SH SEE ALSO", ".BR ddwd (1)"]
+    return _page("ddwd.yaml", 5, "settings of D-DW-D Portal", body)
+
+
+def _setting(key: str, default: str, said: list[str]) -> list[str]:
+    variables = ", ".join(SETTINGS[key].variables)
+    notes = [f"Default: {default}." if default else "No default."]
+    notes += [f"Variable: {variables}."] if variables else []
+    return [".TP", f".B {roff(key)}", roff(" ".join([*said, *notes]))]
+
+
+# --- bash completion --------------------------------------------------------------------------------------------------
+
+_HEAD = """# Completion of ddwd and ddwd-top for bash. Made by "make manual"; do not edit.
+
+# Studies in flight and just finished, from the extractor's status.
+_ddwd_studies() {
+    sed -n 's/.*"study_uid": "\\([0-9.]*\\)".*/\\1/p' /run/ddwd/extractor/status.json 2>/dev/null
+}
+
+_ddwd_quarantined() {
+    ddwd quarantine list 2>/dev/null | sed -n 's/^\\([0-9a-f]\\{32\\}\\) .*/\\1/p'
+}
+
+_ddwd_words() {
+    local word
+    COMPREPLY=()
+    for word in $1; do
+        if [[ $word == "$cur"* ]]; then COMPREPLY+=("$word"); fi
+    done
+}
+
+_ddwd_paths() {
+    local word
+    COMPREPLY=()
+    while IFS= read -r word; do COMPREPLY+=("$word"); done < <(compgen -f -- "$cur")
+}
+"""
+
+
+def _spoken(parser: argparse.ArgumentParser) -> list[str]:
+    return [name for action in options(parser) for name in action.option_strings if name.startswith("--")]
+
+
+def _case(verb: Verb) -> list[str]:
+    words = " ".join(["--help", *_spoken(verb.parser)])
+    positional = {str(action.metavar) for action in options(verb.parser) if not action.option_strings}
+    choices = [
+        str(one)
+        for action in options(verb.parser)
+        if not action.option_strings
+        for one in action.choices or ()
+    ]
+    words = " ".join([*choices, words])
+    offered = [f"    {verb.name})", f'        local words="{words}"']
+    if verb.actions:
+        offered += _nested(verb)
+    elif "STUDY" in positional:
+        offered += ['        [[ $cur == -* ]] || words="$(_ddwd_studies)"', '        _ddwd_words "$words"']
+    elif positional & {"PATH", "DIR"}:
+        offered += ['        if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi']
+    else:
+        offered += ['        _ddwd_words "$words"']
+    return [*offered, "        ;;"]
+
+
+def _nested(verb: Verb) -> list[str]:
+    lines = ['        case "${COMP_WORDS[2]-}:$COMP_CWORD" in']
+    for below in verb.actions:
+        words = " ".join(["--help", *_spoken(below.parser)])
+        positional = {str(action.metavar) for action in options(below.parser) if not action.option_strings}
+        more = " $(_ddwd_quarantined)" if "ID" in positional else ""
+        lines.append(f'        {below.name}:[3-9]) words="{words}{more}" ;;')
+    lines.append(f'        *) words="--help {" ".join(below.name for below in verb.actions)}" ;;')
+    return [*lines, "        esac", '        _ddwd_words "$words"']
+
+
+def completion() -> str:
+    """The bash completion of both programs."""
+    known = verbs(ddwd.parser())
+    names = " ".join(["--help", "--version", *(verb.name for verb in known)])
+    lines = [
+        _HEAD,
+        "_ddwd() {",
+        '    local cur="${COMP_WORDS[COMP_CWORD]}"',
+        "    if ((COMP_CWORD == 1)); then",
+        f'        _ddwd_words "{names}"',
+        "        return",
+        "    fi",
+        '    case "${COMP_WORDS[1]}" in',
+        *(line for verb in known for line in _case(verb)),
+        "    *) COMPREPLY=() ;;",
+        "    esac",
+        "}",
+        "",
+        "_ddwd_top() {",
+        '    local cur="${COMP_WORDS[COMP_CWORD]}"',
+        f'    _ddwd_words "{" ".join(["--help", *_spoken(ddwd_top.parser())])}"',
+        "}",
+        "",
+        "complete -F _ddwd ddwd",
+        "complete -F _ddwd_top ddwd-top",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+RESULTS = {
+    "ddwd.1": ddwd_1,
+    "ddwd-top.1": ddwd_top_1,
+    "ddwd.yaml.5": ddwd_yaml_5,
+    "ddwd.bash": completion,
+}
+
+
+def write(folder: Path) -> None:
+    """Write all of them."""
+    for name, make in RESULTS.items():
+        (folder / name).write_text(make(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))

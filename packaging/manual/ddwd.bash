@@ -1,0 +1,101 @@
+# Completion of ddwd and ddwd-top for bash. Made by "make manual"; do not edit.
+
+# Studies in flight and just finished, from the extractor's status.
+_ddwd_studies() {
+    sed -n 's/.*"study_uid": "\([0-9.]*\)".*/\1/p' /run/ddwd/extractor/status.json 2>/dev/null
+}
+
+_ddwd_quarantined() {
+    ddwd quarantine list 2>/dev/null | sed -n 's/^\([0-9a-f]\{32\}\) .*/\1/p'
+}
+
+_ddwd_words() {
+    local word
+    COMPREPLY=()
+    for word in $1; do
+        if [[ $word == "$cur"* ]]; then COMPREPLY+=("$word"); fi
+    done
+}
+
+_ddwd_paths() {
+    local word
+    COMPREPLY=()
+    while IFS= read -r word; do COMPREPLY+=("$word"); done < <(compgen -f -- "$cur")
+}
+
+_ddwd() {
+    local cur="${COMP_WORDS[COMP_CWORD]}"
+    if ((COMP_CWORD == 1)); then
+        _ddwd_words "--help --version status doctor trace verify reconcile retry pause resume quarantine send config try"
+        return
+    fi
+    case "${COMP_WORDS[1]}" in
+    status)
+        local words="--help --json"
+        _ddwd_words "$words"
+        ;;
+    doctor)
+        local words="--help --send --hourly --json"
+        _ddwd_words "$words"
+        ;;
+    trace)
+        local words="--help --watch --json"
+        [[ $cur == -* ]] || words="$(_ddwd_studies)"
+        _ddwd_words "$words"
+        ;;
+    verify)
+        local words="--help --all --storage --json"
+        [[ $cur == -* ]] || words="$(_ddwd_studies)"
+        _ddwd_words "$words"
+        ;;
+    reconcile)
+        local words="--help --dry-run --json"
+        [[ $cur == -* ]] || words="$(_ddwd_studies)"
+        _ddwd_words "$words"
+        ;;
+    retry)
+        local words="--help --json"
+        [[ $cur == -* ]] || words="$(_ddwd_studies)"
+        _ddwd_words "$words"
+        ;;
+    pause)
+        local words="--help --json"
+        _ddwd_words "$words"
+        ;;
+    resume)
+        local words="--help --json"
+        _ddwd_words "$words"
+        ;;
+    quarantine)
+        local words="--help"
+        case "${COMP_WORDS[2]-}:$COMP_CWORD" in
+        list:[3-9]) words="--help --json" ;;
+        show:[3-9]) words="--help --json $(_ddwd_quarantined)" ;;
+        release:[3-9]) words="--help --all --json $(_ddwd_quarantined)" ;;
+        *) words="--help list show release" ;;
+        esac
+        _ddwd_words "$words"
+        ;;
+    send)
+        local words="--help --host --port --aet --calling --json"
+        if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
+        ;;
+    config)
+        local words="check show --help --json"
+        _ddwd_words "$words"
+        ;;
+    try)
+        local words="--help --port-base --json"
+        if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
+        ;;
+    *) COMPREPLY=() ;;
+    esac
+}
+
+_ddwd_top() {
+    local cur="${COMP_WORDS[COMP_CWORD]}"
+    _ddwd_words "--help --version --once --json"
+}
+
+complete -F _ddwd ddwd
+complete -F _ddwd_top ddwd-top
