@@ -108,23 +108,56 @@ WARNINGS = frozenset(
 _LOG_WARNING, _LOG_NOTICE = 4, 5  # syslog(3)
 
 
-class Audit:
-    """Writes events; `sink` receives (event, message, fields) and is journald unless a test gives another."""
+FIELDS = frozenset(
+    {
+        *("study", "study_uid", "series_uid", "sop_uid", "instance", "accession", "aet"),
+        *("instances", "added", "bytes", "revision", "seconds", "status", "entry"),
+        *("peer", "open", "level", "keys", "by"),
+    },
+)
+"""Fields an event may have, as DDWD_* in upper case. None of them identifies a patient; what has another name is left out."""
+_LONGEST = 1000
 
-    def __init__(self, sink: Callable[[Event, str, dict[str, str]], None] | None = None) -> None:
-        self._sinks = [sink or _journald]
+
+class Audit:
+    """Writes events; `sink` receives (event, message, fields) and is journald unless a test gives another.
+
+    A patient ID is passed on to `sink` alone, and only with `patient_ids` (audit.patient_id in ddwd.yaml).
+    """
+
+    def __init__(
+        self,
+        sink: Callable[[Event, str, dict[str, str]], None] | None = None,
+        *,
+        patient_ids: bool = False,
+    ) -> None:
+        self._sink = sink or _journald
+        self._patient_ids = patient_ids
+        self._others: list[Callable[[Event, str, dict[str, str]], None]] = []
 
     def also(self, sink: Callable[[Event, str, dict[str, str]], None]) -> None:
         """Give every event to this one too."""
-        self._sinks.append(sink)
+        self._others.append(sink)
 
-    def record(self, event: Event, message: str, *, study_uid: str = "", **fields: object) -> None:
-        """Write one record. `fields` become DDWD_* in upper case; none of them may identify a patient."""
-        named = {f"DDWD_{key.upper()}": str(value) for key, value in fields.items()}
+    def record(
+        self, event: Event, message: str, *, study_uid: str = "", patient_id: str = "", **fields: object
+    ) -> None:
+        """Write one record. `fields` (of FIELDS) become DDWD_* in upper case."""
+        known = {key: _bounded(value) for key, value in fields.items() if key in FIELDS}
         if study_uid:
-            named["DDWD_STUDY_UID"] = study_uid
-        for sink in self._sinks:
-            sink(event, message, {"DDWD_EVENT": event.value, **named})
+            known["study_uid"] = _bounded(study_uid)
+        named = {"DDWD_EVENT": event.value} | {f"DDWD_{key.upper()}": value for key, value in known.items()}
+        shown = _bounded(message)
+        for other in self._others:
+            other(event, shown, dict(named))
+        if self._patient_ids and patient_id:
+            named["DDWD_PATIENT_ID"] = _bounded(patient_id)
+        self._sink(event, shown, named)
+
+
+def _bounded(value: object) -> str:
+    """As one line of printable text of bounded length, whatever a modality sent."""
+    return "".join(char if char.isprintable() else "?" for char in str(value))[:_LONGEST]
 
 
 def _journald(event: Event, message: str, fields: dict[str, str]) -> None:

@@ -116,6 +116,13 @@ class LedgerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditConfig:
+    """Whether the journal's audit records carry the patient ID."""
+
+    patient_id: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class SelfTestConfig:
     """Whether the portal sends itself a made-up study every hour (ddwd-doctor.timer)."""
 
@@ -137,6 +144,7 @@ class Config:
     retrieve: Retrieve = field(default_factory=Retrieve)
     disk: Disk = field(default_factory=Disk)
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
     self_test: SelfTestConfig = field(default_factory=SelfTestConfig)
     data_dir: Path = Path("/var/lib/ddwd")
     run_dir: Path = Path("/run/ddwd")
@@ -333,6 +341,7 @@ SETTINGS: Mapping[str, _Setting] = {
     "disk.reserve": _Setting(_bytes(64 * 1024**2, 1024**4)),
     "ledger.segment_bytes": _Setting(_whole(64 * 1024, 1024**3)),
     "ledger.keep_days": _Setting(_whole(1, 36500)),
+    "audit.patient_id": _Setting(_switch),
     "self_test.hourly": _Setting(_switch),
     "data_dir": _Setting(_folder),
     "run_dir": _Setting(_folder),

@@ -65,6 +65,11 @@ class Paths:
         return self.config.data_dir / "state"
 
     @property
+    def settings(self) -> Path:
+        """The settings of the last start, without passwords; the extractor."""
+        return self.state / "settings.json"
+
+    @property
     def ledger(self) -> Path:
         """Segments of the rotating ledger; the extractor."""
         return self.state / "ledger"

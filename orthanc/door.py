@@ -5,6 +5,7 @@ An exception that left the callback would let the object in, and be lost in the 
 """
 
 import json
+import pathlib
 import sys
 import time
 import traceback
@@ -14,7 +15,8 @@ import orthanc
 _SETTINGS = json.loads(orthanc.GetConfiguration())["Ddwd"]
 sys.path.insert(0, _SETTINGS["Package"])
 
-from ddwd.door import Door, NotDicomError, Settings, Verdict  # noqa: E402 - the path comes first
+from ddwd.audit import Audit, Event  # noqa: E402 - the path comes first
+from ddwd.door import Door, NotDicomError, Settings, Verdict  # noqa: E402 - as above
 
 _ACTIONS = {
     Verdict.KEEP: (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None),
@@ -89,4 +91,15 @@ def _received(content, _origin):
         return _ACTIONS[Verdict.REFUSE]
 
 
+_node = pathlib.Path(_SETTINGS["Conflicts"]).name
+_audit = Audit()
+
+
+def _changed(change, level, resource):
+    """Deletions are in no list that could be asked for later, so they are told as they happen."""
+    if change == orthanc.ChangeType.DELETED and level == orthanc.ResourceType.STUDY:
+        _audit.record(Event.DELETED, f"a study was deleted on the {_node}", study=resource, peer=_node)
+
+
 orthanc.RegisterReceivedInstanceCallback(_received)
+orthanc.RegisterOnChangeCallback(_changed)

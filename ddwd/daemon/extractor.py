@@ -39,6 +39,7 @@ from ddwd.pipeline.verify import Verifier
 from ddwd.state.custody import Custody
 from ddwd.state.ledger import Ledger
 from ddwd.state.requests import Requests
+from ddwd.state.settings import changed_settings
 
 if TYPE_CHECKING:
     from ddwd.config import Config
@@ -57,7 +58,7 @@ class Extractor:
         self._paths = Paths(config)
         self._clock = SystemClock()
         self._progress = Progress(self._clock)
-        self._audit = Audit()
+        self._audit = Audit(patient_ids=config.audit.patient_id)
         self._loop = Loop(self._turn, config.poll_interval)
         self._ending = Ending(self._loop.stopping, self._clock)
         self._workers = Workers(self._progress, self._loop.wake)
@@ -122,6 +123,10 @@ class Extractor:
             keep_days=self._config.ledger.keep_days,
         )
         audit.also(ledger.note)
+        if changed := changed_settings(self._config, paths.settings):
+            audit.record(
+                Event.CONFIG_CHANGED, f"settings changed: {', '.join(changed)}", keys=",".join(changed)
+            )
         if ledger.damaged:
             audit.record(
                 Event.STATE_REBUILT, "the ledger was damaged: everything is compared with both Orthancs"

@@ -9,10 +9,12 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from ddwd.audit import Audit, Event
 from ddwd.clock import SystemClock, stamp
 from ddwd.config import load
 from ddwd.daemon.loop import Beat, Loop
@@ -32,6 +34,8 @@ _INTERVAL = 2.0
 _ECHO_EVERY = 8.0
 """Seconds between two self checks: well within WatchdogSec."""
 _ECHO_TIMEOUT = 5.0
+_MINUTE = 60.0
+_TOLD_A_MINUTE = 10
 _DRAIN = 20.0
 """Seconds that objects on their way in have to come whole after SIGTERM."""
 
@@ -81,12 +85,42 @@ class Heart:
             log.warning("cannot write the heartbeat: %s", error.strerror)
 
 
+class Refusals:
+    """Tells refused associations in the audit: each where they are few, their number where someone hammers at the port."""
+
+    def __init__(self, audit: Audit, clock: Clock) -> None:
+        self._audit = audit
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._minute = float("-inf")
+        self._told = 0
+        self._untold = 0
+
+    def refused(self, calling: str, called: str) -> None:
+        """One more; called by the threads of the SCP."""
+        with self._lock:
+            now = self._clock.monotonic()
+            if now - self._minute >= _MINUTE:
+                self._minute, self._told = now, 0
+            if self._told >= _TOLD_A_MINUTE:
+                self._untold += 1
+                return
+            self._told += 1
+            more, self._untold = self._untold, 0
+        also = f"; {more} more were refused in the minutes before" if more else ""
+        self._audit.record(
+            Event.ASSOCIATION_REFUSED, f"refused an association that called {called}{also}", aet=calling
+        )
+
+
 def main() -> int:
     """Run until told to stop; the exit status is that of the error tree."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         config = load()
         scp = StoreScp(config)
+        audit = Audit(patient_ids=config.audit.patient_id)
+        scp.on_refused(Refusals(audit, SystemClock()).refused)
         scp.start()
     except DdwdError as error:
         log.error("%s", error)  # noqa: TRY400 - the message is for the operator, a stack is not
@@ -96,12 +130,14 @@ def main() -> int:
         return DdwdError.exit_status
     file = Paths(config).heartbeat("scp")
     file.parent.mkdir(parents=True, exist_ok=True)
+    audit.record(Event.STARTED, "the receiver starts")
     loop = Loop(Heart(scp, file, SystemClock()).beat, _INTERVAL)
     loop.listen()
     loop.run()
     loop.extend(_DRAIN + 10)
     if not scp.stop(_DRAIN, loop.alive):
         log.warning("objects on their way in were cut off; they were not acknowledged and will be sent again")
+    audit.record(Event.STOPPED, "the receiver stops")
     return 0
 
 

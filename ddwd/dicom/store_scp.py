@@ -311,6 +311,11 @@ class StoreScp:
         self._changed = threading.Condition()
         self._entity = self._make_entity()
         self._server: _Server | None = None
+        self._tell: Callable[[str, str], None] = _untold
+
+    def on_refused(self, tell: Callable[[str, str], None]) -> None:
+        """Before the start: have each refused association told, by the AE titles it called itself and us."""
+        self._tell = tell
 
     @property
     def port(self) -> int:
@@ -328,7 +333,10 @@ class StoreScp:
         server = self._entity.make_server(
             (self._scp.host, self._scp.port),
             contexts=contexts.supported(),
-            evt_handlers=[(evt.EVT_ESTABLISHED, _note_established), (evt.EVT_REJECTED, _note_rejected)],
+            evt_handlers=[
+                (evt.EVT_ESTABLISHED, _note_established),
+                (evt.EVT_REJECTED, _note_rejected, [self._tell]),
+            ],
             server_class=_Server,
             request_handler=_Handler,
         )
@@ -436,7 +444,11 @@ def _note_established(event: evt.Event) -> None:
         dimse.established.set()
 
 
-def _note_rejected(event: evt.Event) -> None:
+def _untold(_calling: str, _called: str) -> None:
+    """Nobody wants to know of refused associations."""
+
+
+def _note_rejected(event: evt.Event, tell: Callable[[str, str], None]) -> None:
     """Log who was turned away by name; what it called itself and us is no patient data, and may be anything."""
     request = event.assoc.requestor.primitive
     calling, called = (
@@ -445,6 +457,7 @@ def _note_rejected(event: evt.Event) -> None:
     log.warning(
         "rejected an association of %s at %s, which called %s", calling, event.assoc.requestor.address, called
     )
+    tell(calling.strip("'\""), called.strip("'\""))
 
 
 def _is_busy(association: Association) -> bool:

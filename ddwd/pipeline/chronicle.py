@@ -129,6 +129,7 @@ class Chronicle:
             event,
             message,
             study_uid=listing.study_uid if listing else "",
+            patient_id=listing.patient_id if listing else "",
             study=study.study_id,
             **said,
         )
