@@ -193,3 +193,66 @@ def test_once_and_json_say_the_same_without_a_terminal(portal: Portal) -> None:
     assert found["well"] is True
     assert [hop["name"] for hop in found["hops"]] == ["modality", "gateway", "storage", "scp", "disk"]
     assert found["today"]["studies"] >= 1
+
+
+def _of(portal: Portal, event: str) -> list[dict[str, Any]]:
+    said = portal.machine.run(f"journalctl -t ddwd-audit -o json DDWD_EVENT={event} --no-pager").stdout
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def test_each_record_is_explained_by_the_journal(portal: Portal, study: Study) -> None:
+    portal.wait_complete(study)
+    said = portal.machine.run("journalctl -t ddwd-audit -x --no-pager DDWD_EVENT=published -n 1").stdout
+    assert "A study is complete on disk" in said
+    assert f"ddwd verify {study.uid}" in said
+
+
+def test_a_refused_association_is_told_with_who_it_was(portal: Portal) -> None:
+    portal.machine.run("echoscu -aet INTRUDER -aec WRONG 127.0.0.1 11112", check=False)
+    assert [row["DDWD_AET"] for row in _of(portal, "association-refused")][-1] == "INTRUDER"
+
+
+def test_a_deleted_study_is_told_by_the_orthanc_itself(
+    portal: Portal, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    made = made_up_ct(tmp_path_factory.mktemp("deleted") / "ct", 2, seed=91, size=32)
+    portal.deliver(made)
+    portal.machine.run(
+        'P=$(python3 -c \'import json;print(json.load(open("/etc/ddwd/credentials.json"))["gateway"]["ddwd"])\');'
+        f' S=$(curl -s -u "ddwd:$P" -d {made.uid} http://127.0.0.1:8042/tools/lookup'
+        " | python3 -c 'import json,sys;print(json.load(sys.stdin)[0][\"ID\"])');"
+        ' curl -s -u "ddwd:$P" -X DELETE http://127.0.0.1:8042/studies/$S'
+    )
+    portal.machine.wait_for(
+        lambda: any(row.get("DDWD_PEER") == "gateway" for row in _of(portal, "deleted")),
+        limit=20,
+        every=1,
+        what="the deletion is not told",
+    )
+
+
+def test_changed_settings_are_told_by_their_names(portal: Portal) -> None:
+    portal.machine.run("echo POLL_INTERVAL=4 >> /etc/default/ddwd && systemctl restart ddwd")
+    try:
+        portal.wait_active()
+        portal.machine.wait_for(
+            lambda: [row["DDWD_KEYS"] for row in _of(portal, "config-changed")][-1:] == ["poll_interval"],
+            limit=30,
+            every=1,
+            what="the change is not told",
+        )
+    finally:
+        portal.machine.run("sed -i '/^POLL_INTERVAL=4$/d' /etc/default/ddwd && systemctl restart ddwd")
+        portal.wait_active()
+
+
+@pytest.mark.usefixtures("users")
+def test_the_dashboard_at_rest_costs_little(portal: Portal, screen: Screen) -> None:
+    screen.until("all is well", limit=60)
+    script = (
+        "P=$(pgrep -u looks -f ddwd-top | tail -n 1); a=$(awk '{print $14+$15}' /proc/$P/stat); sleep 20;"
+        " b=$(awk '{print $14+$15}' /proc/$P/stat); echo $((b - a)); grep VmRSS /proc/$P/status"
+    )
+    ticks, memory = portal.machine.run(script).stdout.splitlines()
+    print(f"ddwd-top: {int(ticks) / 20:.1f} % of a core at rest, {memory}")  # noqa: T201 - a figure to look at, no promise of the suite
+    assert int(memory.split()[1]) < 150_000
