@@ -123,6 +123,35 @@ class AuditConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """Where the metrics are written for node_exporter's textfile collector."""
+
+    textfile: Path = Path("/run/ddwd/monitor/ddwd.prom")
+
+
+@dataclass(frozen=True, slots=True)
+class AlertsConfig:
+    """Minutes that something must last to be told; whether silent modalities are; where it is POSTed as JSON."""
+
+    after: int = 5
+    silence: bool = True
+    webhook: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """How alerts go out by mail; without a `server` none does."""
+
+    server: str | None = None
+    port: int = 587
+    tls: str = "starttls"
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    sender: str = "ddwd@localhost"
+    recipient: str = "root@localhost"
+
+
+@dataclass(frozen=True, slots=True)
 class SelfTestConfig:
     """Whether the portal sends itself a made-up study every hour (ddwd-doctor.timer)."""
 
@@ -145,6 +174,9 @@ class Config:
     disk: Disk = field(default_factory=Disk)
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    alerts: AlertsConfig = field(default_factory=AlertsConfig)
+    mail: Mail = field(default_factory=Mail)
     self_test: SelfTestConfig = field(default_factory=SelfTestConfig)
     data_dir: Path = Path("/var/lib/ddwd")
     run_dir: Path = Path("/run/ddwd")
@@ -289,6 +321,18 @@ def _host(raw: _Raw) -> str:
     return raw.text
 
 
+def _url(raw: _Raw) -> str:
+    if re.fullmatch(r"https?://[^\s/]+(/\S*)?", raw.text) is None:
+        _wrong("it is not a URL", "write https://HOST/PATH")
+    return raw.text
+
+
+def _address(raw: _Raw) -> str:
+    if re.fullmatch(r"[^\s@,]+@[^\s@,]+", raw.text) is None:
+        _wrong(f"{raw.text!r} is not a mail address", "write one NAME@HOST")
+    return raw.text
+
+
 def _identifier(raw: _Raw) -> str:
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,62}", raw.text) is None:
         _wrong(f"{raw.text!r} is not a PostgreSQL name", "write letters, digits, _ and -, 63 at most")
@@ -342,6 +386,17 @@ SETTINGS: Mapping[str, _Setting] = {
     "ledger.segment_bytes": _Setting(_whole(64 * 1024, 1024**3)),
     "ledger.keep_days": _Setting(_whole(1, 36500)),
     "audit.patient_id": _Setting(_switch),
+    "metrics.textfile": _Setting(_folder),
+    "alerts.after": _Setting(_whole(0, 1440)),
+    "alerts.silence": _Setting(_switch),
+    "alerts.webhook": _Setting(_url, optional=True),
+    "mail.server": _Setting(_host, optional=True),
+    "mail.port": _Setting(_PORT),
+    "mail.tls": _Setting(_choice("starttls", "tls", "none")),
+    "mail.user": _Setting(_secret, optional=True),
+    "mail.password": _Setting(_secret, optional=True),
+    "mail.sender": _Setting(_address),
+    "mail.recipient": _Setting(_address),
     "self_test.hourly": _Setting(_switch),
     "data_dir": _Setting(_folder),
     "run_dir": _Setting(_folder),
@@ -349,7 +404,7 @@ SETTINGS: Mapping[str, _Setting] = {
 }
 """Every key that ddwd.yaml may hold, in the order of etc/ddwd.yaml."""
 
-SECRET_KEYS = frozenset({"database.password"})
+SECRET_KEYS = frozenset({"database.password", "mail.password", "alerts.webhook"})
 PORT_KEYS = ("gateway.dicom_port", "gateway.http_port", "storage.dicom_port", "storage.http_port", "scp.port")
 AET_KEYS = ("gateway.aet", "storage.aet", "scp.aet")
 VARIABLES = {name: key for key, setting in SETTINGS.items() for name in setting.variables}

@@ -124,6 +124,11 @@ class Paths:
         return self.config.run_dir / "doorbell" / node
 
     @property
+    def alerts(self) -> Path:
+        """What stands and was told; the monitor."""
+        return self.config.data_dir / "monitor" / "alerts.json"
+
+    @property
     def self_test(self) -> Path:
         """What the last study of our own did; `ddwd doctor --send` writes it."""
         return self.config.run_dir / "doctor" / "last.json"

@@ -12,14 +12,27 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from ddwd import __version__
-from ddwd.cli import config, doctor, pause, quarantine, reconcile, retry, send, status, trace, try_, verify
+from ddwd.cli import (
+    alert,
+    config,
+    doctor,
+    pause,
+    quarantine,
+    reconcile,
+    retry,
+    send,
+    status,
+    trace,
+    try_,
+    verify,
+)
 from ddwd.config import load
 from ddwd.errors import DdwdError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERBS = (status, doctor, trace, verify, reconcile, retry, pause, quarantine, send, config, try_)
+VERBS = (status, doctor, trace, verify, reconcile, retry, pause, quarantine, send, alert, config, try_)
 _USAGE = 64  # EX_USAGE of sysexits.h
 _INTERRUPTED = 130
 _EPILOG = """exit status: 0 done, 1 the answer is no, 64 usage, 65 not for this user, 66 not found,

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     Systemctl = Callable[[Sequence[str]], str | None]
     """Runs systemctl with these arguments: its output, or None where systemd cannot be asked."""
 
-UNITS = ("ddwd", "ddwd-provision", "ddwd-gateway", "ddwd-storage", "ddwd-scp", "ddwd-extractor")
+UNITS = (
+    "ddwd",
+    "ddwd-provision",
+    "ddwd-gateway",
+    "ddwd-storage",
+    "ddwd-scp",
+    "ddwd-extractor",
+    "ddwd-monitor",
+)
 """The umbrella, then the others in the order they start."""
 _PROPERTIES = "Id,LoadState,ActiveState,SubState,NRestarts,StatusText"
 _BOOTED = Path("/run/systemd/system")

@@ -26,7 +26,7 @@ _ddwd_paths() {
 _ddwd() {
     local cur="${COMP_WORDS[COMP_CWORD]}"
     if ((COMP_CWORD == 1)); then
-        _ddwd_words "--help --version status doctor trace verify reconcile retry pause resume quarantine send config try"
+        _ddwd_words "--help --version status doctor trace verify reconcile retry pause resume quarantine send alert config try"
         return
     fi
     case "${COMP_WORDS[1]}" in
@@ -79,6 +79,10 @@ _ddwd() {
     send)
         local words="--help --host --port --aet --calling --json"
         if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
+        ;;
+    alert)
+        local words="--help --json"
+        _ddwd_words "$words"
         ;;
     config)
         local words="check show --help --json"

@@ -15,7 +15,9 @@ from tests.studies import Study, faults, is_complete
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-DAEMONS = ("ddwd-gateway", "ddwd-storage", "ddwd-scp", "ddwd-extractor")
+CUSTODY = ("ddwd-gateway", "ddwd-storage", "ddwd-scp", "ddwd-extractor")
+"""The daemons that images pass through."""
+DAEMONS = (*CUSTODY, "ddwd-monitor")
 UNITS = ("ddwd", *DAEMONS)
 OUTPUT_DIR = "/var/lib/ddwd/received_dicom"
 COMPLETE_LIMIT = 60.0

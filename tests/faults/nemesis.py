@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tests.appliance.conftest import DAEMONS, OUTPUT_DIR
+from tests.appliance.conftest import CUSTODY, OUTPUT_DIR
 from tests.machine.host import REPO, MachineError
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def stepped_clock(machine: Machine, chance: random.Random) -> Iterator[None]:
     rc = machine.path("/etc/ddwd-faketime")
     rc.write_text("+0\n", encoding="ascii")
     library = machine.run("ls /usr/lib/*/faketime/libfaketime.so.1").stdout.strip()
-    folders = [machine.path(f"/etc/systemd/system/{unit}.service.d") for unit in DAEMONS[2:]]
+    folders = [machine.path(f"/etc/systemd/system/{unit}.service.d") for unit in CUSTODY[2:]]
     try:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
@@ -237,7 +237,7 @@ def stepped_clock(machine: Machine, chance: random.Random) -> Iterator[None]:
 
 def _restart_our_daemons(machine: Machine) -> None:
     machine.run(["systemctl", "daemon-reload"])
-    machine.run(["systemctl", "restart", *DAEMONS[2:]])
+    machine.run(["systemctl", "restart", *CUSTODY[2:]])
 
 
 def _await_step(machine: Machine, hours: int) -> None:
@@ -256,10 +256,10 @@ def _await_step(machine: Machine, hours: int) -> None:
 
 NEEDS_TRAFFIC = ("swallowing peer",)
 FAULTS: dict[str, Fault] = {
-    **{f"kill {unit}": _kill(unit) for unit in DAEMONS},
+    **{f"kill {unit}": _kill(unit) for unit in CUSTODY},
     f"kill {_PROVISION}": kill_provision,
     "kill postgresql": kill_postgresql,
-    **{f"stop {unit} for {STOPPED_SECONDS} s": _stop(unit) for unit in DAEMONS},
+    **{f"stop {unit} for {STOPPED_SECONDS} s": _stop(unit) for unit in CUSTODY},
     "stop postgresql at once": stop_postgresql,
     "reboot": reboot,
     "crash": crash,

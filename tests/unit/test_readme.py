@@ -107,6 +107,7 @@ def _known_paths() -> set[str]:
     paths = Paths(config)
     ours = [CONFIG_FILE, DEFAULTS_FILE, config.credentials_file, config.data_dir, config.run_dir]
     ours += [paths.output, paths.quarantine, paths.additions("gateway"), paths.additions("storage")]
+    ours += [config.metrics.textfile]
     return {str(path) for path in ours}
 
 

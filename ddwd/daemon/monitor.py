@@ -1,0 +1,150 @@
+"""Entry point of ddwd-monitor: looks at the portal every few seconds, writes metrics, sends alerts. Nothing of custody depends on it.
+
+Reads what every view reads (units, Orthancs, heartbeats, the ledger's events); writes the metrics file and its own small state.
+One part that fails is said once, and keeps no other from its work.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from ddwd.audit import Audit, Event
+from ddwd.clock import SystemClock, stamp
+from ddwd.config import load
+from ddwd.daemon.loop import Beat, Loop
+from ddwd.errors import DdwdError
+from ddwd.monitor import alerts, senders
+from ddwd.monitor.metrics import Metrics
+from ddwd.monitor.outbox import Outbox
+from ddwd.monitor.silence import WEEKS, Habits
+from ddwd.paths import Paths
+from ddwd.view import report as view
+from ddwd.view.events import Tail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ddwd.clock import Clock
+    from ddwd.config import Config
+    from ddwd.view.events import Happened
+    from ddwd.view.report import Report
+
+log = logging.getLogger("ddwd.monitor")
+
+_INTERVAL = 5.0
+_HABIT = timedelta(weeks=WEEKS + 1)
+
+
+@dataclass
+class Part:
+    """One piece of the work; `trouble` is what was last said of it."""
+
+    name: str
+    step: Callable[[Report, list[Happened]], None]
+    trouble: str = ""
+
+    def take(self, report: Report, happened: list[Happened]) -> None:
+        """Do it; say once what goes wrong."""
+        try:
+            self.step(report, happened)
+            self.trouble = ""
+        except (DdwdError, OSError) as error:
+            said = str(error) if isinstance(error, DdwdError) else f"{type(error).__name__}: {error.strerror}"
+            if said != self.trouble:
+                log.warning("%s: %s", self.name, said)
+            self.trouble = said
+
+
+class Alerts:
+    """Conditions become messages, which go out every way that is set."""
+
+    def __init__(self, config: Config, paths: Paths, clock: Clock, audit: Audit) -> None:
+        self._config = config
+        self._path = paths.alerts
+        self._clock = clock
+        self._audit = audit
+        self._habits = Habits()
+        self._book = alerts.load(self._path, config.alerts.after * 60.0)
+        self._ways = [Outbox(name, send) for name, send in senders.ways(config).items()]
+
+    def step(self, report: Report, happened: list[Happened]) -> None:
+        """Take in what holds now, and have sent what is due."""
+        self._habits.happened(happened)
+        now = self._clock.utc()
+        silent = self._habits.silent(now.astimezone()) if self._config.alerts.silence else {}
+        before = self._book.as_dict()
+        message = self._book.take(alerts.conditions(report, silent), now.timestamp(), stamp(now))
+        if message is not None:
+            self._audit.record(Event.ALERT, message.subject)
+            for way in self._ways:
+                way.put(message)
+        if self._book.as_dict() != before:
+            alerts.save(self._path, self._book)
+
+    def stop(self) -> None:
+        """End the threads."""
+        for way in self._ways:
+            way.stop()
+
+
+class Monitor:
+    """The parts, and what they look at."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        paths, clock = Paths(config), SystemClock()
+        self._ports = view.real_ports()
+        self._history = Tail(paths.ledger, since=stamp(clock.utc() - _HABIT))
+        self._metrics = Metrics(config.metrics.textfile)
+        self._alerts = Alerts(config, paths, clock, Audit())
+        self._first = True
+        self._parts = [Part("alerts", self._alerts.step), Part("metrics", self._measure)]
+
+    def turn(self) -> Beat:
+        """Look once, and give it to every part."""
+        report = view.collect(self._config, self._ports)
+        try:
+            happened = self._history.new()
+        except OSError as error:
+            log.warning("the ledger cannot be read: %s", error.strerror)
+            happened = []
+        for part in self._parts:
+            part.take(report, happened)
+        self._first = False
+        troubled = [part.name for part in self._parts if part.trouble]
+        state = f"in trouble: {', '.join(troubled)}" if troubled else "all parts work"
+        return Beat(f"{len(report.wrong)} things wrong with the portal; {state}")
+
+    def _measure(self, report: Report, happened: list[Happened]) -> None:
+        """What happened before the monitor began is no part of its counters."""
+        if not self._first:
+            self._metrics.happened(happened)
+        self._metrics.show(report)
+        self._metrics.write()
+
+    def stop(self) -> None:
+        """End."""
+        self._alerts.stop()
+
+
+def main() -> int:
+    """Run until told to stop; the exit status is that of the error tree."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        monitor = Monitor(load())
+    except DdwdError as error:
+        sys.stderr.write(f"ddwd-monitor: {error}\n")
+        return error.exit_status
+    loop = Loop(monitor.turn, _INTERVAL)
+    loop.listen()
+    loop.run()
+    monitor.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

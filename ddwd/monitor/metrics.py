@@ -1,0 +1,159 @@
+"""Metrics for Prometheus, as a text file that node_exporter picks up. Counts events of the ledger, shows the Report; decides nothing.
+
+Counters begin anew when the monitor does, which Prometheus knows how to take.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import prometheus_client as prometheus
+
+from ddwd.audit import Event
+from ddwd.errors import StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from ddwd.view.events import Happened
+    from ddwd.view.report import Report
+
+_FAILURES = {
+    Event.FORWARD_FAILED: "forward",
+    Event.RETRIEVE_FAILED: "retrieve",
+    Event.CONFLICT: "conflict",
+    Event.QUARANTINED: "quarantined",
+    Event.VANISHED: "vanished",
+    Event.REPAIRED: "repaired",
+}
+_SECONDS = (1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300, 900, 3600)
+_MOST_SENDERS = 200
+_OTHERS = "(others)"
+
+
+class Metrics:
+    """Give it what happened and how things stand; `write` puts the file in place."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._senders: set[str] = set()
+        prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = registry = prometheus.CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> prometheus.Counter:
+            return prometheus.Counter(name, text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> prometheus.Gauge:
+            return prometheus.Gauge(name, text, labels, registry=registry)
+
+        self._received = counter("ddwd_images_received", "Images received, by calling AE title.", "aet")
+        self._images = counter("ddwd_images_published", "Images that were made visible on disk.")
+        self._bytes = counter("ddwd_published_bytes", "Bytes of images that were compared and made visible.")
+        self._studies = counter("ddwd_studies_published", "Studies that became complete on disk.")
+        self._failures = counter("ddwd_failures", "What went wrong, by kind.", "kind")
+        self._seconds = prometheus.Histogram(
+            "ddwd_time_to_disk_seconds",
+            "Seconds from a study's newest image to its publication.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._backlog = gauge("ddwd_backlog_images", "Images that wait before a hop.", "hop")
+        self._flight = gauge("ddwd_studies_in_flight", "Studies on their way, by stage.", "stage")
+        self._quarantine = gauge("ddwd_quarantine_images", "Entries of the quarantine.")
+        self._unit = gauge("ddwd_unit_up", "1 where the systemd unit is active.", "unit")
+        self._orthanc = gauge("ddwd_orthanc_up", "1 where the Orthanc answers.", "node")
+        self._held = gauge("ddwd_orthanc_images", "Images that the Orthanc holds.", "node")
+        self._age = gauge("ddwd_heartbeat_age_seconds", "Age of a daemon's heartbeat.", "daemon")
+        self._free = gauge("ddwd_disk_free_bytes", "Free bytes of a volume.", "volume")
+        self._hours = gauge(
+            "ddwd_disk_full_hours", "Hours until a volume is full, where it fills up.", "volume"
+        )
+        self._paused = gauge("ddwd_paused", "1 while the operator has paused the fetching.")
+        self._test = gauge("ddwd_self_test_ok", "1 where the last self test passed.")
+        self._tested = gauge("ddwd_self_test_timestamp_seconds", "When the last self test was.")
+        for kind in _FAILURES.values():
+            self._failures.labels(kind)
+
+    def happened(self, events: Iterable[Happened]) -> None:
+        """Count these."""
+        for one in events:
+            self._count(one)
+
+    def _count(self, one: Happened) -> None:
+        if one.event == Event.RECEIVED:
+            self._received.labels(self._sender(one.fields.get("aet", ""))).inc(_number(one, "instances"))
+        elif one.event == Event.VERIFIED:
+            self._bytes.inc(_number(one, "bytes"))
+        elif one.event in {Event.PUBLISHED, Event.LATE_IMAGE}:
+            self._images.inc(_number(one, "added"))
+            self._studies.inc(one.event == Event.PUBLISHED)
+            self._seconds.observe(_number(one, "seconds"))
+        elif one.event in _FAILURES:
+            self._failures.labels(_FAILURES[Event(one.event)]).inc()
+
+    def _sender(self, aet: str) -> str:
+        """The AE title; a bounded number of them, for anyone may call itself anything."""
+        if len(self._senders) < _MOST_SENDERS:
+            self._senders.add(aet)
+        return aet if aet in self._senders else _OTHERS
+
+    def show(self, report: Report) -> None:
+        """How things stand now; what is no more is shown no more."""
+        for gauge in (
+            self._backlog,
+            self._flight,
+            self._unit,
+            self._hours,
+            self._age,
+            self._free,
+            self._held,
+        ):
+            gauge.clear()
+        self._show_parts(report)
+        self._show_volumes(report)
+        for hop, count in report.hearts[-1].facts.get("backlog", {}).items():
+            self._backlog.labels(hop).set(count)
+        for stage, count in report.counts.items():
+            self._flight.labels(stage).set(count)
+        self._quarantine.set(report.quarantine or 0)
+        self._paused.set(report.paused)
+        self._show_test(report)
+
+    def _show_parts(self, report: Report) -> None:
+        for unit in report.units:
+            self._unit.labels(unit.name).set(unit.is_well)
+        for server in report.servers:
+            self._orthanc.labels(server.name).set(not server.problem)
+            if not server.problem:
+                self._held.labels(server.name).set(server.instances)
+        for heart in report.hearts:
+            if heart.age is not None:
+                self._age.labels(heart.daemon).set(heart.age)
+
+    def _show_volumes(self, report: Report) -> None:
+        for volume in report.volumes:
+            self._free.labels(volume.use).set(volume.free)
+            if volume.hours_left is not None:
+                self._hours.labels(volume.use).set(volume.hours_left)
+
+    def _show_test(self, report: Report) -> None:
+        if report.self_test is not None:
+            self._test.set(bool(report.self_test.get("ok")))
+            self._tested.set(datetime.fromisoformat(str(report.self_test["at"])).timestamp())
+
+    def write(self) -> None:
+        """Put the file in place, whole. Raises StateError where that cannot be."""
+        try:
+            prometheus.write_to_textfile(str(self._path), self.registry)
+            self._path.chmod(0o644)
+        except OSError as error:
+            raise StateError(f"{self._path}: {error.strerror}; see metrics.textfile in ddwd.yaml") from error
+
+
+def _number(one: Happened, field: str) -> float:
+    try:
+        return float(one.fields.get(field) or 0)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,57 @@
+"""Which modality is silent although it usually sends at this hour of the week: learned from what was received. Pure.
+
+A modality is its calling AE title. It is expected where it sent in this hour or the two before in each of the last weeks; it is
+silent where it did not this week. A new one is left alone until it is known for some weeks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from ddwd.audit import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ddwd.view.events import Happened
+
+WEEKS = 4
+"""So many weeks in a row make a habit."""
+_WINDOW = timedelta(hours=3)
+_WEEK = timedelta(days=7)
+
+
+class Habits:
+    """When each modality sent over the last weeks, in local time (as the hospital works by it)."""
+
+    def __init__(self) -> None:
+        self._hours: defaultdict[str, set[datetime]] = defaultdict(set)
+
+    def happened(self, events: Iterable[Happened]) -> None:
+        """Take in what was received."""
+        for one in events:
+            if one.event == Event.RECEIVED and (aet := one.fields.get("aet")):
+                self._hours[aet].add(_hour(datetime.fromisoformat(one.at).astimezone()))
+
+    def silent(self, now: datetime) -> dict[str, datetime]:
+        """The modalities that should have sent by now, with when each last did; `now` in local time."""
+        found = {}
+        for aet in list(self._hours):
+            hours = {hour for hour in self._hours[aet] if now - hour < (WEEKS + 1) * _WEEK}
+            self._hours[aet] = hours
+            usual = all(_sent(hours, now - week * _WEEK) for week in range(1, WEEKS + 1))
+            if usual and not _sent(hours, now):
+                found[aet] = max(hours)
+        return found
+
+
+def _hour(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0)
+
+
+def _sent(hours: set[datetime], end: datetime) -> bool:
+    """Whether anything came in the three hours before, the one at hand not counted: it is not over yet."""
+    last = _hour(end)
+    return any(last - _WINDOW <= hour < last for hour in hours)

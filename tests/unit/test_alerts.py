@@ -1,0 +1,138 @@
+"""What people are told: after a while, bundled, again with pauses, when it is over; never a flood, never twice over a restart."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddwd.monitor import alerts
+from ddwd.monitor.alerts import Book, conditions
+from ddwd.monitor.silence import WEEKS, Habits
+from ddwd.view.events import Happened
+from ddwd.view.report import Heart, Server, Volume
+from ddwd.view.units import UNITS, Unit
+from tests.unit.test_flow import report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ddwd.monitor.alerts import Message
+
+AFTER = 300.0
+DOWN = {"unit ddwd-scp": "ddwd-scp is failed"}
+
+
+def _play(book: Book, found: dict[str, str], begin: float, seconds: float) -> list[tuple[float, Message]]:
+    """One look each five seconds; what was sent when."""
+    sent = []
+    for step in range(int(seconds / 5)):
+        now = begin + step * 5
+        message = book.take(found, now, "now")
+        if message is not None:
+            sent.append((now - begin, message))
+    return sent
+
+
+def test_what_passes_by_itself_is_not_told() -> None:
+    book = Book(AFTER)
+    assert _play(book, DOWN, 0, 290) == []
+    assert _play(book, {}, 290, 600) == []
+
+
+def test_what_lasts_is_told_then_again_with_growing_pauses_then_that_it_is_over() -> None:
+    book = Book(AFTER)
+    sent = _play(book, DOWN, 1000, 30 * 3600)
+    assert [round(when / 3600) for when, _ in sent] == [0, 1, 5, 29]
+    assert sent[0][0] == pytest.approx(360, abs=10)
+    assert sent[0][1].subject == "ddwd-scp is failed"
+    (over,) = _play(book, {}, 200_000, 600)
+    assert over[1].subject == "over: ddwd-scp is failed"
+    assert _play(book, {}, 300_000, 600) == []
+
+
+def test_what_comes_together_is_one_message() -> None:
+    book = Book(AFTER)
+    (message,) = _play(book, {f"unit {n}": f"{n} is failed" for n in range(5)}, 0, 1000)
+    assert len(message[1].standing) == 5
+    assert message[1].subject == "0 is failed and 4 more"
+
+
+def test_a_part_that_flaps_for_hours_is_no_flood() -> None:
+    book, count = Book(0.0), 0
+    for minute in range(0, 240, 4):
+        count += len(_play(book, DOWN, minute * 60.0, 120))
+        count += len(_play(book, {}, minute * 60.0 + 120, 120))
+    assert count <= 4 * 12
+
+
+def test_quarantine_is_told_at_once_and_again_only_when_it_grows() -> None:
+    book = Book(AFTER)
+    one, two = {"quarantine": "1 image waits in quarantine"}, {"quarantine": "2 images wait in quarantine"}
+    assert len(_play(book, one, 0, 300)) == 1
+    assert len(_play(book, two, 300, 300)) == 1
+    assert _play(book, one, 600, 300) == []
+
+
+def test_a_restart_tells_nothing_twice(tmp_path: Path) -> None:
+    book = Book(AFTER)
+    assert len(_play(book, DOWN, 0, 1000)) == 1
+    alerts.save(tmp_path / "alerts.json", book)
+    again = alerts.load(tmp_path / "alerts.json", AFTER)
+    assert _play(again, DOWN, 1000, 1000) == []
+    (tmp_path / "alerts.json").write_text("{")
+    assert alerts.load(tmp_path / "alerts.json", AFTER).standing == {}
+
+
+def test_every_kind_of_trouble_is_a_condition_and_a_sound_portal_has_none() -> None:
+    assert conditions(report(), {}) == {}
+    bad = report(
+        units=tuple(Unit(name, "failed", "", 0, "") for name in UNITS[:1]),
+        servers=(Server("gateway", "ORTHANC1", problem="away"), Server("storage", "ORTHANC2")),
+        hearts=(Heart("scp", None, {}, "none"), Heart("extractor", 1.0, {})),
+        volumes=(Volume("output", "/x", level="warn", hours_left=3.0),),
+        counts={"waiting": 2},
+        quarantine=3,
+        self_test={"ok": False, "text": "nothing came"},
+    )
+    found = conditions(bad, {"CT1": datetime(2026, 1, 2, 7, tzinfo=UTC)})
+    assert {key.split(" ")[0] for key in found} == {
+        *("unit", "orthanc", "heart", "disk", "waiting", "quarantine", "self-test", "silence"),
+    }
+
+
+MONDAY = datetime(2026, 2, 2, tzinfo=UTC).astimezone()
+
+
+def _habits(*sent: datetime, aet: str = "CT1") -> Habits:
+    habits = Habits()
+    habits.happened(
+        Happened(moment.astimezone(UTC).isoformat(), "received", "", "", "", {"aet": aet}) for moment in sent
+    )
+    return habits
+
+
+def _mondays(hour: int, weeks: int = WEEKS) -> list[datetime]:
+    return [MONDAY - timedelta(weeks=week) + timedelta(hours=hour) for week in range(1, weeks + 1)]
+
+
+def test_a_modality_that_always_sends_by_then_and_does_not_is_silent() -> None:
+    habits = _habits(*_mondays(7))
+    assert habits.silent(MONDAY + timedelta(hours=7, minutes=30)) == {}
+    assert list(habits.silent(MONDAY + timedelta(hours=8, minutes=5))) == ["CT1"]
+
+
+def test_one_that_sent_a_little_earlier_is_not() -> None:
+    habits = _habits(*_mondays(7), MONDAY + timedelta(hours=6))
+    assert habits.silent(MONDAY + timedelta(hours=8, minutes=5)) == {}
+
+
+def test_a_new_one_and_one_without_a_habit_are_left_alone() -> None:
+    assert _habits(*_mondays(7, WEEKS - 1)).silent(MONDAY + timedelta(hours=8, minutes=5)) == {}
+    assert _habits(*_mondays(7)).silent(MONDAY + timedelta(days=6, hours=8)) == {}
+
+
+def test_one_that_was_taken_away_is_forgotten() -> None:
+    old = [moment - timedelta(weeks=2) for moment in _mondays(7)]
+    assert _habits(*old).silent(MONDAY + timedelta(hours=8, minutes=5)) == {}
