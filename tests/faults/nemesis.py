@@ -33,7 +33,6 @@ STOPPED_ALL_SECONDS = 150
 """What depends on a unit is stopped before it starts anew, and an Orthanc without its database takes its time."""
 BITE_SECONDS = 90
 UNREACHABLE_SECONDS = (20, 150)
-_POSTGRESQL = "postgresql@17-main"
 _CLUSTER = "17 main"
 _PROVISION = "ddwd-provision"
 _HEARTBEATS = {"scp": "at", "extractor": "updated"}
@@ -88,16 +87,6 @@ def kill_provision(machine: Machine, _chance: random.Random) -> Iterator[None]:
     yield
 
 
-def _start_postgresql(machine: Machine) -> None:
-    """Bring it back. A server whose stale lock file names a process that lives again refuses the first start, as on any machine."""
-
-    def is_back() -> bool:
-        machine.run(["systemctl", "reset-failed", _POSTGRESQL], check=False)
-        return machine.run(["systemctl", "restart", _POSTGRESQL], check=False).returncode == 0
-
-    machine.wait_for(is_back, limit=90, every=3, what="PostgreSQL does not start again")
-
-
 @contextmanager
 def kill_postgresql(machine: Machine, chance: random.Random) -> Iterator[None]:
     """kill -9 of the server and all its children."""
@@ -106,7 +95,7 @@ def kill_postgresql(machine: Machine, chance: random.Random) -> Iterator[None]:
         time.sleep(chance.uniform(1, 10))
         yield
     finally:
-        _start_postgresql(machine)
+        machine.run(["systemctl", "restart", "postgresql@17-main"])
 
 
 @contextmanager
@@ -117,7 +106,7 @@ def stop_postgresql(machine: Machine, chance: random.Random) -> Iterator[None]:
         time.sleep(chance.uniform(1, 20))
         yield
     finally:
-        _start_postgresql(machine)
+        machine.run(["systemctl", "restart", "postgresql@17-main"])
 
 
 @contextmanager

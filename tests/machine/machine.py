@@ -40,6 +40,9 @@ ENVIRONMENT = {
 HTTP_PORTS = {"gateway": 8042, "storage": 8043}
 
 T = TypeVar("T")
+_SHUTDOWN_SECONDS = 200
+"""An Orthanc whose database is gone stops only at its TimeoutStopSec, one after the other."""
+
 _alive: set[Machine] = set()
 
 
@@ -153,7 +156,7 @@ class Machine:
     def reboot(self) -> None:
         """Shut down in order and boot again; the disk is kept (nspawn ends with 133 on a reboot)."""
         self.run(["systemctl", "--no-block", "reboot"])
-        self._ended(90)
+        self._ended(_SHUTDOWN_SECONDS)
         self.boot()
 
     def crash(self) -> None:
