@@ -117,9 +117,15 @@ class LedgerConfig:
 
 @dataclass(frozen=True, slots=True)
 class AuditConfig:
-    """Whether the journal's audit records carry the patient ID."""
+    """Whether audit records carry the patient ID; the audit repository they are sent to, by syslog (PS3.15 A.6)."""
 
     patient_id: bool = False
+    host: str | None = None
+    port: int = 6514
+    transport: str = "tls"
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +392,12 @@ SETTINGS: Mapping[str, _Setting] = {
     "ledger.segment_bytes": _Setting(_whole(64 * 1024, 1024**3)),
     "ledger.keep_days": _Setting(_whole(1, 36500)),
     "audit.patient_id": _Setting(_switch),
+    "audit.host": _Setting(_host, optional=True),
+    "audit.port": _Setting(_PORT),
+    "audit.transport": _Setting(_choice("tls", "udp")),
+    "audit.ca": _Setting(_folder, optional=True),
+    "audit.certificate": _Setting(_folder, optional=True),
+    "audit.key": _Setting(_folder, optional=True),
     "metrics.textfile": _Setting(_folder),
     "alerts.after": _Setting(_whole(0, 1440)),
     "alerts.silence": _Setting(_switch),

@@ -129,6 +129,11 @@ class Paths:
         return self.config.data_dir / "monitor" / "alerts.json"
 
     @property
+    def audit_queue(self) -> Path:
+        """Audit messages that wait for the repository, and how far the journal was read; the monitor."""
+        return self.config.data_dir / "monitor" / "audit"
+
+    @property
     def self_test(self) -> Path:
         """What the last study of our own did; `ddwd doctor --send` writes it."""
         return self.config.run_dir / "doctor" / "last.json"

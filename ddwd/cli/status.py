@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
 from ddwd import __version__
+from ddwd.clock import sleep
 from ddwd.lifecycle import Stage
 from ddwd.view import report as view
 from ddwd.view.words import many, size, span, time
@@ -49,14 +50,28 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print the same as one JSON object")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=2.0,
+        metavar="SECONDS",
+        help="show it anew every so many seconds (2), until Ctrl-C",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Collect and show; the exit status."""
-    report = view.collect(config, view.real_ports())
-    out.write(as_json(report) if args.json else render(report))
-    return 1 if report.wrong else 0
+    """Collect and show, again and again where it is wanted; the exit status."""
+    while True:
+        report = view.collect(config, view.real_ports())
+        shown = as_json(report) if args.json else render(report)
+        anew = "\033[H\033[2J" if args.watch is not None and out.isatty() and not args.json else ""
+        out.write(anew + shown)
+        if args.watch is None:
+            return 1 if report.wrong else 0
+        out.flush()
+        sleep(max(0.5, args.watch))
 
 
 # --- showing ----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from ddwd.errors import DdwdError
 from ddwd.monitor import alerts, senders
 from ddwd.monitor.metrics import Metrics
 from ddwd.monitor.outbox import Outbox
+from ddwd.monitor.relay import Relay
 from ddwd.monitor.silence import WEEKS, Habits
 from ddwd.paths import Paths
 from ddwd.view import report as view
@@ -102,7 +103,11 @@ class Monitor:
         self._metrics = Metrics(config.metrics.textfile)
         self._alerts = Alerts(config, paths, clock, Audit())
         self._first = True
+        self._relay = Relay(config, paths.audit_queue) if config.audit.host else None
         self._parts = [Part("alerts", self._alerts.step), Part("metrics", self._measure)]
+        if self._relay is not None:
+            relay = self._relay
+            self._parts.append(Part("audit", lambda _report, _happened: relay.step()))
 
     def turn(self) -> Beat:
         """Look once, and give it to every part."""
@@ -129,6 +134,8 @@ class Monitor:
     def stop(self) -> None:
         """End."""
         self._alerts.stop()
+        if self._relay is not None:
+            self._relay.stop()
 
 
 def main() -> int:

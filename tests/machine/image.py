@@ -30,7 +30,19 @@ PORTAL = (
     "orthanc", "orthanc-dicomweb", "orthanc-postgresql", "orthanc-python", "postgresql", "python3-yaml", "python3-requests",
     "python3-watchdog", "python3-sdnotify", "python3-systemd", "python3-prometheus-client",
 )  # fmt: skip
-TOOLS = ("prometheus", "rsyslog", "dcmtk", "lintian", "tmux", "libfaketime", "faketime", "nftables", "curl")
+TOOLS = (
+    "prometheus",
+    "rsyslog",
+    "rsyslog-openssl",
+    "openssl",
+    "dcmtk",
+    "lintian",
+    "tmux",
+    "libfaketime",
+    "faketime",
+    "nftables",
+    "curl",
+)
 NEEDLESS = (
     "rsyslog.service", "prometheus.service", "prometheus-node-exporter.service",
     "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",

@@ -40,7 +40,7 @@ ENVIRONMENT = {
 HTTP_PORTS = {"gateway": 8042, "storage": 8043}
 
 T = TypeVar("T")
-_SHUTDOWN_SECONDS = 200
+_SHUTDOWN_SECONDS = 300
 """An Orthanc whose database is gone stops only at its TimeoutStopSec, one after the other."""
 
 _alive: set[Machine] = set()

@@ -1,0 +1,125 @@
+"""From the journal to the audit repository: new audit records become messages in a queue on disk, which a thread sends in order.
+
+At least once: the journal's cursor moves only past what is in the queue, and a message leaves the queue only when it was
+handed over. While the repository is away the queue grows to its bound, then the records wait in the journal.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import threading
+from typing import TYPE_CHECKING
+
+from ddwd import durable
+from ddwd.errors import DdwdError, StateError
+from ddwd.monitor.dicom_audit import message
+from ddwd.monitor.syslog import send
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from ddwd.config import Config
+
+    Journal = Callable[[Sequence[str]], str]
+    """Runs journalctl with these arguments: its output. Raises StateError."""
+
+log = logging.getLogger("ddwd.monitor")
+
+_MOST_QUEUED = 50_000
+_RECORDS_A_STEP = 500
+_SENT_AT_ONCE = 200
+_PAUSES = (5.0, 15.0, 60.0, 300.0)
+_SECONDS = 20
+
+
+class Relay:
+    """`step` now and then; `stop` at the end."""
+
+    def __init__(self, config: Config, folder: Path, journal: Journal | None = None) -> None:
+        self._config = config
+        self._folder = folder
+        self._cursor_file = folder / "cursor"
+        self._journal = journal or journalctl
+        self._wanted = threading.Event()
+        self._stopping = threading.Event()
+        self._full = False
+        durable.make_dirs(folder)
+        self._thread = threading.Thread(target=self._run, name="ddwd-audit-relay", daemon=True)
+        self._thread.start()
+
+    def step(self) -> None:
+        """Take new records into the queue. Raises StateError, StorageFullError and OSError; nothing is skipped then."""
+        queued = self.queued()
+        if len(queued) >= _MOST_QUEUED:
+            if not self._full:
+                log.warning("the audit queue is full (%d messages): records wait in the journal", len(queued))
+            self._full = True
+            return
+        self._full = False
+        number = int(queued[-1].stem) + 1 if queued else 1
+        for record in self._new_records():
+            content = message(record, self._config)
+            if content is not None:
+                durable.replace_file(self._folder / f"{number:012}.xml", content)
+                number += 1
+            durable.replace_file(self._cursor_file, record["__CURSOR"].encode())
+        if queued or number > 1:
+            self._wanted.set()
+
+    def queued(self) -> list[Path]:
+        """Messages that wait, oldest first."""
+        return sorted(self._folder.glob("*.xml"))
+
+    def _new_records(self) -> list[dict[str, str]]:
+        words = ["-t", "ddwd-audit", "-o", "json", "--no-pager"]
+        try:
+            cursor = self._cursor_file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            cursor = ""
+        # at the very first step, what was told before the repository was set is not told again
+        words += [f"--after-cursor={cursor}"] if cursor else ["-n", "1"]
+        records = [json.loads(line) for line in self._journal(words).splitlines()[:_RECORDS_A_STEP]]
+        return [{key: value for key, value in one.items() if isinstance(value, str)} for one in records]
+
+    def stop(self) -> None:
+        """End soon; what is queued is sent at the next start."""
+        self._stopping.set()
+        self._wanted.set()
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            self._wanted.wait()
+            self._wanted.clear()
+            try:
+                while not self._stopping.is_set() and self.send_some():
+                    failures = 0
+            except (DdwdError, OSError) as error:
+                if not failures:
+                    log.warning("%s; audit messages wait in the queue", error)
+                self._stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
+                failures += 1
+                self._wanted.set()
+
+    def send_some(self) -> bool:
+        """Send the oldest messages; whether there were any. Raises PeerDownError."""
+        batch = self.queued()[:_SENT_AT_ONCE]
+        for path in send(self._config.audit, [(path, path.read_bytes()) for path in batch]):
+            durable.unlink(path)
+        return bool(batch)
+
+
+def journalctl(arguments: Sequence[str]) -> str:
+    """Ask the journal of this machine."""
+    try:
+        done = subprocess.run(
+            ["/usr/bin/journalctl", *arguments], capture_output=True, text=True, check=False, timeout=_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise StateError(f"the journal cannot be read ({type(error).__name__})") from error
+    if done.returncode:
+        raise StateError("the journal cannot be read: user ddwd must be in group systemd-journal")
+    return done.stdout
