@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from ddwd.appliance import credentials
 from ddwd.audit import Audit, Event
 from ddwd.clock import SystemClock, stamp
 from ddwd.config import load
@@ -24,6 +25,7 @@ from ddwd.monitor.relay import Relay
 from ddwd.monitor.silence import WEEKS, Habits
 from ddwd.paths import Paths
 from ddwd.view import report as view
+from ddwd.view.doctor import certificates, expiry_of
 from ddwd.view.events import Tail
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ddwd.monitor")
 
 _INTERVAL = 5.0
+_CERTIFICATES_SECONDS = 600.0
 _HABIT = timedelta(weeks=WEEKS + 1)
 
 
@@ -69,6 +72,8 @@ class Alerts:
         self._clock = clock
         self._audit = audit
         self._habits = Habits()
+        self._certificates: dict[str, str] = {}
+        self._next_certificates = float("-inf")
         self._book = alerts.load(self._path, config.alerts.after * 60.0)
         self._ways = [Outbox(name, send) for name, send in senders.ways(config).items()]
 
@@ -77,14 +82,27 @@ class Alerts:
         self._habits.happened(happened)
         now = self._clock.utc()
         silent = self._habits.silent(now.astimezone()) if self._config.alerts.silence else {}
+        found = alerts.conditions(report, silent) | self._expiring()
         before = self._book.as_dict()
-        message = self._book.take(alerts.conditions(report, silent), now.timestamp(), stamp(now))
+        message = self._book.take(found, now.timestamp(), stamp(now))
         if message is not None:
             self._audit.record(Event.ALERT, message.subject)
             for way in self._ways:
                 way.put(message)
         if self._book.as_dict() != before:
             alerts.save(self._path, self._book)
+
+    def _expiring(self) -> dict[str, str]:
+        """Certificates that have expired or will soon; looked at now and then."""
+        now = self._clock.monotonic()
+        if now >= self._next_certificates:
+            self._next_certificates = now + _CERTIFICATES_SECONDS
+            login = credentials.read(self._config.credentials_file)
+            found = certificates(self._config, login, self._clock.utc(), expiry_of)
+            self._certificates = {
+                f"certificate {one.text.split(' ')[0]}": f"{one.text}: {one.remedy}" for one in found
+            }
+        return self._certificates
 
     def stop(self) -> None:
         """End the threads."""

@@ -51,7 +51,11 @@ class Wishes:
                 return  # no room to write it down: the request waits for the next turn
             self._requests.done(path)
             self._audit.record(
-                Event.REQUESTED, f"the operator asks: {request.kind}", study=request.study, entry=request.item
+                Event.REQUESTED,
+                f"the operator asks: {request.kind}",
+                study=request.study,
+                entry=request.item,
+                by=request.by,
             )
 
     def _grant(self, request: Request) -> None:

@@ -12,10 +12,11 @@ import heapq
 import json
 import logging
 import os
+import pwd
 import re
 import secrets
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ddwd import durable
@@ -36,6 +37,7 @@ _ITEM = re.compile(r"[0-9a-f]{32}")
 _MOST_BYTES = 4096
 _MOST_A_TURN = 100
 """Requests taken at once, so that a flood of them holds up nobody's study; the others wait for the next turn."""
+_LONGEST_NAME = 32  # useradd(8)
 _FOLDER_MODE = 0o770
 _FILE_MODE = 0o644
 """Readable by the extractor whoever wrote it and whatever their umask; the folder keeps everyone else out."""
@@ -51,12 +53,13 @@ class Request:
     """What the operator wants: `retry` a study, `release` an entry of the quarantine (`item`), `reconcile` one study or, without,
     all, `pause` and `resume` the retrieving, `forget` a study of the portal's own.
 
-    Raises InvalidValueError for anything else, so that a request that exists can be used in file names.
+    `by` is the user who asked, as that user's program said. Raises InvalidValueError for anything else, so that a request that exists can be used in file names.
     """
 
     kind: Kind
     study: str = ""
     item: str = ""
+    by: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -103,6 +106,7 @@ class Requests:
             "kind": request.kind,
             "study": request.study,
             "item": request.item,
+            "by": request.by or _user(),
             "at": at,
         }
         path, temporary = self._folder / name, self._folder / f".{name}.part"
@@ -172,6 +176,14 @@ class Requests:
             _log.warning("requests: %a: %s", path.name, reason)
 
 
+def _user() -> str:
+    """The name of who runs this, or the number where there is no name."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
 def _read(path: Path) -> Request:
     """One request. Raises InvalidValueError and OSError."""
     # a link is not followed, and a pipe under a request's name is not waited for
@@ -192,6 +204,7 @@ def _parse(content: bytes) -> Request:
         body = json.loads(content)
         if body["schema"] != SCHEMA:
             raise InvalidValueError("it is of another schema than this version reads")
-        return Request(body["kind"], body["study"], body["item"])
+        by = str(body.get("by", ""))[:_LONGEST_NAME]
+        return Request(body["kind"], body["study"], body["item"], by if by.isprintable() else "?")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidValueError(f"it is damaged ({type(error).__name__})") from error

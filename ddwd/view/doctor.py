@@ -333,35 +333,37 @@ def _clock(bench: Bench) -> Iterator[Finding]:
             )
 
 
-def _certificates(bench: Bench) -> Iterator[Finding]:
-    """What the Orthancs were given for TLS."""
-    files = list(_certificate_files(bench))
-    if not files:
-        yield Finding("certificates", Level.NOTE, "none in use: DICOM and the web pages are not encrypted")
-    for path in files:
-        left = bench.expiry(path) - bench.clock.utc()
+def certificates(
+    config: Config, login: Credentials, now: datetime, expiry: Callable[[Path], datetime]
+) -> Iterator[Finding]:
+    """The certificates in use that have expired or will soon; raises ConfigError for one that cannot be read."""
+    for path in certificate_files(config, login):
+        left = expiry(path) - now
+        remedy = "put a new one there, then systemctl restart ddwd"
         if left <= timedelta(0):
-            yield Finding(
-                "certificates",
-                Level.BROKEN,
-                f"{path} has expired",
-                "put a new one there, then systemctl restart ddwd",
-            )
+            yield Finding("certificates", Level.BROKEN, f"{path} has expired", remedy)
         elif left < timedelta(days=_EXPIRES_DAYS):
             text = f"{path} expires in {many(left.days, 'day', 'days')}"
-            yield Finding(
-                "certificates", Level.WARN, text, "put a new one there, then systemctl restart ddwd"
-            )
+            yield Finding("certificates", Level.WARN, text, remedy)
 
 
-def _certificate_files(bench: Bench) -> Iterator[Path]:
-    if bench.login is None:
-        return
+def _certificates(bench: Bench) -> Iterator[Finding]:
+    """What the Orthancs and the audit relay were given for TLS."""
+    files = list(certificate_files(bench.config, bench.login)) if bench.login else []
+    if not files:
+        yield Finding("certificates", Level.NOTE, "none in use: DICOM and the web pages are not encrypted")
+    if bench.login is not None:
+        yield from certificates(bench.config, bench.login, bench.clock.utc(), bench.expiry)
+
+
+def certificate_files(config: Config, login: Credentials) -> Iterator[Path]:
+    """Every file of the configuration that holds certificates."""
     for node in _nodes():
-        tree = render.merged(bench.config, bench.login, node)[0].tree
+        tree = render.merged(config, login, node)[0].tree
         for key in _CERTIFICATE_KEYS:
             if tree.get(key):
                 yield Path(str(tree[key]))
+    yield from (path for path in (config.audit.ca, config.audit.certificate) if path is not None)
 
 
 def _senders(bench: Bench) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pwd
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -220,3 +221,15 @@ def test_what_can_be_neither_removed_nor_renamed_is_taken_once(
     requests.done(good)
     assert requests.take() == []
     assert len(caplog.records) == 2
+
+
+def test_who_asked_is_taken_along_and_cannot_be_anything(tmp_path: Path) -> None:
+    requests = Requests(tmp_path / "requests")
+    requests.submit(Request("reconcile"))
+    path = requests.submit(Request("reconcile", by="colleague"))
+    (tmp_path / "requests" / "9.json").write_text(
+        json.dumps(json.loads(path.read_text()) | {"by": "x\x1b[2J" + "y" * 100})
+    )
+    names = [request.by for _, request in requests.take()]
+    assert names[0] == pwd.getpwuid(os.getuid()).pw_name
+    assert names[1:] == ["colleague", "?"]

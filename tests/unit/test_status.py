@@ -424,3 +424,28 @@ def test_systemctl_is_run(
     monkeypatch.setattr(units, "_BOOTED", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert units.systemctl(["show"]) == answer
+
+
+def test_watched_it_is_shown_again_and_again_until_ctrl_c(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "systemctl", machine.systemctl)
+    monkeypatch.setattr(view, "_orthanc", machine.orthanc)
+    monkeypatch.setattr(view, "SystemClock", lambda: machine.clock)
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(status, "sleep", pause)
+    parser = argparse.ArgumentParser()
+    status.add_parser(parser.add_subparsers())
+    out = io.StringIO()
+    args = parser.parse_args(["status", "--watch"])
+    with pytest.raises(KeyboardInterrupt):
+        args.run(args, machine.config, out)
+    assert pauses == [2.0, 2.0, 2.0]
+    assert out.getvalue().count("all is well") == 3
+    assert "\x1b" not in out.getvalue()
