@@ -40,7 +40,7 @@ ENVIRONMENT = {
 HTTP_PORTS = {"gateway": 8042, "storage": 8043}
 
 T = TypeVar("T")
-_SHUTDOWN_SECONDS = 300
+_SHUTDOWN_SECONDS = 240
 """An Orthanc whose database is gone stops only at its TimeoutStopSec, one after the other."""
 
 _alive: set[Machine] = set()
@@ -146,7 +146,7 @@ class Machine:
 
     def _command(self) -> list[str]:
         return [
-            "systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--console=passive",
+            "systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--console=read-only",
             f"--directory={self.root}", f"--machine=ddwd-{self.ident}", "--hostname=ddwd",
             f"--network-namespace-path={self.network.machine}", "--capability=CAP_NET_ADMIN",
             *(f"--bind={self._volume(inside)}:{inside}" for inside in self.volumes),
