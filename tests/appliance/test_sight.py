@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.appliance.conftest import Portal
+from tests.machine import Machine
 from tests.machine.host import MachineError
 from tests.studies import Study, made_up_ct
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from tests.appliance.conftest import Portal
+    from pathlib import Path
 
 OPERATOR, STRANGER = "looks", "looksonly"
 TERMINAL = "tmux -L sight"
@@ -60,6 +61,15 @@ class Screen:
 
     def _tmux(self, words: str) -> str:
         return self._portal.machine.run(f"{TERMINAL} -u {words}", user=self._user).stdout
+
+
+@pytest.fixture(scope="module")
+def portal(deb: Path) -> Iterator[Portal]:
+    """A machine of its own: what other tests left in quarantine is trouble on the screen."""
+    with Machine() as machine:
+        fresh = Portal(machine, deb)
+        fresh.install()
+        yield fresh
 
 
 @pytest.fixture(scope="module")
