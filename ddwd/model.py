@@ -18,6 +18,8 @@ OrthancId = NewType("OrthancId", str)
 
 SELF_TEST_PATIENT = "DDWD-SELFTEST"
 """PatientID of the studies that the portal sends itself (`ddwd doctor --send`); no other study may be removed by it."""
+SELF_TEST_AET = "DDWD_SELFTEST"
+"""Calling AE title of the same; nobody's habit and nobody's day's work."""
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _UID_LENGTH = 64  # PS3.5 section 9.1

@@ -16,11 +16,12 @@ from ddwd.clock import SystemClock, sleep
 from ddwd.dicom.move_scu import echo
 from ddwd.dicom.upper_layer import Peer
 from ddwd.errors import ConfigError
+from ddwd.model import SELF_TEST_AET
 from ddwd.paths import Paths
 from ddwd.view import peers, units
 from ddwd.view import report as view
 from ddwd.view.doctor import Bench, Finding, Level, examine, expiry_of
-from ddwd.view.self_test import CALLING, Result, SelfTest
+from ddwd.view.self_test import Result, SelfTest
 from ddwd.view.words import plain
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def bench(config: Config) -> Bench:
         nodes=nodes,  # type: ignore[arg-type] # the keys are the names of the nodes
         login=login,
         systemctl=units.systemctl,
-        echo=lambda host, port, aet: echo(Peer(host, port, aet, CALLING)),
+        echo=lambda host, port, aet: echo(Peer(host, port, aet, SELF_TEST_AET)),
         clock_is_synchronised=_synchronised,
         expiry=expiry_of,
         clock=SystemClock(),

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ddwd.audit import Event
+from ddwd.model import SELF_TEST_AET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +33,8 @@ class Habits:
     def happened(self, events: Iterable[Happened]) -> None:
         """Take in what was received."""
         for one in events:
-            if one.event == Event.RECEIVED and (aet := one.fields.get("aet")):
+            aet = one.fields.get("aet")
+            if one.event == Event.RECEIVED and aet and aet != SELF_TEST_AET:
                 self._hours[aet].add(_hour(datetime.fromisoformat(one.at).astimezone()))
 
     def silent(self, now: datetime) -> dict[str, datetime]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.audit import Event
 from ddwd.clock import stamp
+from ddwd.model import SELF_TEST_AET
 from ddwd.paths import Paths
 from ddwd.view import report as reports
 from ddwd.view.events import Tail
@@ -31,7 +32,7 @@ _FAILURES = frozenset({Event.QUARANTINED.value, Event.CONFLICT.value, Event.VANI
 
 @dataclass(frozen=True, slots=True)
 class Today:
-    """Done since midnight, local time: studies published, images in them, and images that went to quarantine."""
+    """Done since midnight, local time, self tests apart: studies published, images in them, images that went to quarantine."""
 
     day: str
     studies: int = 0
@@ -42,6 +43,8 @@ class Today:
         """With these events counted too."""
         today = self
         for one in happened:
+            if one.fields.get("aet") == SELF_TEST_AET:
+                continue
             if one.event in _PUBLICATIONS:
                 images = int(one.fields.get("added") or 0)
                 first = one.event == Event.PUBLISHED.value

@@ -21,7 +21,7 @@ from ddwd.clock import stamp
 from ddwd.dicom.store_scu import Answer, Outgoing, examine, send
 from ddwd.dicom.upper_layer import Peer
 from ddwd.errors import DdwdError, DeliveryError
-from ddwd.model import SELF_TEST_PATIENT
+from ddwd.model import SELF_TEST_AET, SELF_TEST_PATIENT
 from ddwd.pipeline.verify import difference_of
 from ddwd.state.custody import Custody
 from ddwd.state.requests import Request, Requests
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 _SERIES, _IMAGES = 2, 3
 _SIDE = 64
 _LOOK_SECONDS = 0.2
-CALLING = "DDWD_SELFTEST"
 
 
 class Node(Protocol):
@@ -117,7 +116,7 @@ class SelfTest:
         answers: list[Answer] = []
         outgoing = [one for one in map(examine, files) if isinstance(one, Outgoing)]
         gateway = self.config.gateway
-        send(Peer("127.0.0.1", gateway.dicom_port, gateway.aet, CALLING), outgoing, answers.append)
+        send(Peer("127.0.0.1", gateway.dicom_port, gateway.aet, SELF_TEST_AET), outgoing, answers.append)
         refused = [one.reason for one in answers if not one.accepted]
         if refused or len(answers) != len(files):
             raise DeliveryError(f"the gateway refused an image: {refused[0] if refused else 'no answer'}")

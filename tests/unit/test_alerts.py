@@ -133,6 +133,11 @@ def test_a_new_one_and_one_without_a_habit_are_left_alone() -> None:
     assert _habits(*_mondays(7)).silent(MONDAY + timedelta(days=6, hours=8)) == {}
 
 
+def test_the_portals_own_tests_are_nobodys_habit() -> None:
+    habits = _habits(*_mondays(7), aet="DDWD_SELFTEST")
+    assert habits.silent(MONDAY + timedelta(hours=8, minutes=5)) == {}
+
+
 def test_one_that_was_taken_away_is_forgotten() -> None:
     old = [moment - timedelta(weeks=2) for moment in _mondays(7)]
     assert _habits(*old).silent(MONDAY + timedelta(hours=8, minutes=5)) == {}

@@ -141,6 +141,7 @@ def test_today_counts_studies_once_and_late_images_too() -> None:
             happened("late-image", added="2"),
             happened("quarantined"),
             happened("received", instances="10"),
+            happened("published", added="6", aet="DDWD_SELFTEST"),
         ]
     )
     assert today == Today("2026-01-02", 1, 12, 1)
