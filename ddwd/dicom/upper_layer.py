@@ -227,11 +227,43 @@ def _opened(event: evt.Event) -> None:
         no_delay(association_socket.socket)
 
 
+class Checkpoint(threading.Event):
+    """Where an association's own thread stops while a request is under way; takes the place of the one pynetdicom made.
+
+    That one has a gap: its thread has passed the checkpoint and does not say so yet. A request that begins in the gap takes the
+    thread for paused, and the thread takes the response off the queue: the requestor then waits in vain until its time-out.
+    Here the thread is either seen to run or does not pass.
+    """
+
+    def __init__(self, association: Association) -> None:
+        super().__init__()
+        self._association = association
+        self._passing = threading.Lock()
+        self.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Pass, marked as running, or wait on."""
+        while True:
+            is_set = super().wait(timeout)
+            with self._passing:
+                if self.is_set():
+                    self._association._is_paused = False
+                    return True
+            if timeout is not None:
+                return is_set
+
+    def clear(self) -> None:
+        """Let nobody pass any more."""
+        with self._passing:
+            super().clear()
+
+
 class _Requestor(AE):
-    """An application entity whose associations use UpperLayer."""
+    """An application entity whose associations use UpperLayer and Checkpoint."""
 
     def _create_socket(self, assoc: Association, *args: Any, **kwargs: Any) -> Any:
         assoc.dul = UpperLayer(assoc)
+        assoc._reactor_checkpoint = Checkpoint(assoc)
         return super()._create_socket(assoc, *args, **kwargs)
 
 
