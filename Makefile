@@ -46,6 +46,7 @@ lint: venv ## format, defects, types, layers, dead code, spelling, shell, versio
 	packaging/check-versions
 
 unit: venv ## the fast tests: no root, no socket, seconds
+	@packaging/host openssl
 	$(COVERAGE) tests/unit tests/tui
 
 pictures: venv ## the pictures of the dashboard in docs/, made by Textual from fixed data

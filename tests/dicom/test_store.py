@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import logging
+import queue
 import socket
 import struct
 import subprocess
@@ -10,6 +12,7 @@ import sys
 import threading
 from dataclasses import replace
 from io import BytesIO
+from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -285,8 +288,12 @@ def test_a_wrong_called_ae_title_is_rejected(portal: Portal) -> None:
 
 
 def test_a_rejected_association_is_logged_without_believing_it(
-    portal: Portal, caplog: pytest.LogCaptureFixture
+    portal: Portal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said: queue.Queue[logging.LogRecord] = (
+        queue.Queue()
+    )  # the peer hears of the rejection before the line is logged
+    monkeypatch.setattr(logging.getLogger("ddwd.scp"), "handlers", [QueueHandler(said)])
     associate(replace(portal.peer, called="OTHER"), [build_context(CT)])
-    (line,) = [one.getMessage() for one in caplog.records if "rejected" in one.getMessage()]
+    line = said.get(timeout=30).getMessage()
     assert line == "rejected an association of 'TEST' at 127.0.0.1, which called 'OTHER'"
