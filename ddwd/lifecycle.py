@@ -1,7 +1,8 @@
 """Pure: what a study needs next, decided from instance sets alone, and when to try again.
 
 A stage is derived from the sets, never stepped from one to the next: a remembered step can be wrong after a crash, a
-comparison cannot. `decide` is entered again from any interrupted moment and gives the same end (tests/unit/test_lifecycle.py).
+comparison cannot. `decide` is entered again from any interrupted moment and gives the same end
+(tests/unit/test_custody_machine.py).
 Durations are seconds of the monotonic clock.
 """
 
@@ -41,9 +42,7 @@ class Observation:
 
     gateway: frozenset[OrthancId] | None
     gateway_known: bool
-    gateway_stable: bool
     storage: frozenset[OrthancId]
-    storage_stable: bool
     held: frozenset[OrthancId]
     set_aside: frozenset[OrthancId]
     quiet: float
@@ -79,8 +78,8 @@ def _stage(
 ) -> tuple[Stage, str]:
     if not seen.gateway_known:
         return Stage.WAITING, "the gateway does not answer, so nobody can say whether the study is whole"
-    stable = seen.gateway_stable if seen.gateway else seen.storage_stable
-    if not stable or seen.quiet < stable_age:
+    # our own clock, not Orthanc's IsStable: that is true at once after a restart, and up to a second late otherwise
+    if seen.quiet < stable_age:
         return Stage.ARRIVING, "images are still arriving"
     if behind:
         return Stage.FORWARDING, f"{len(behind)} images are not on storage yet"

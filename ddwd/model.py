@@ -95,7 +95,6 @@ class Study:
     study_uid: str
     patient_id: str
     accession: str
-    is_stable: bool
     series: tuple[Series, ...]
 
     @cached_property

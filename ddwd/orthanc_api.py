@@ -295,7 +295,6 @@ class Orthanc:
             study_uid=tags.get("StudyInstanceUID", ""),
             patient_id=main["PatientMainDicomTags"].get("PatientID", ""),
             accession=tags.get("AccessionNumber", ""),
-            is_stable=bool(main["IsStable"]),
             series=tuple(_series(row) for row in listed),
         )
 

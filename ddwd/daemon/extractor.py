@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("ddwd.extractor")
 
 _STATUS_SECONDS = 1.0
-_BUSY_PAUSE_SECONDS = 0.2
+_BREATH_SECONDS = 0.1
+"""Between two turns, however often the bell rings: each turn costs both Orthancs a look at their changes."""
 
 
 class Extractor:
@@ -59,7 +60,7 @@ class Extractor:
         self._clock = SystemClock()
         self._progress = Progress(self._clock)
         self._audit = Audit(patient_ids=config.audit.patient_id)
-        self._loop = Loop(self._turn, config.poll_interval)
+        self._loop = Loop(self._turn, config.poll_interval, breath=_BREATH_SECONDS)
         self._ending = Ending(self._loop.stopping, self._clock)
         self._workers = Workers(self._progress, self._loop.wake)
         self._main = threading.get_ident()
@@ -182,7 +183,7 @@ class Extractor:
         if now - self._status_at >= _STATUS_SECONDS or report.published:
             self._status_at = now
             self._write_status()
-        wait = max(_BUSY_PAUSE_SECONDS, self._cycle.next_due()) if report.busy else self._config.poll_interval
+        wait = self._cycle.next_due() if report.busy else self._config.poll_interval
         stuck = self._progress.stuck()
         if stuck:
             log.error("no sign of life: %s; the watchdog will restart the extractor", ", ".join(stuck))

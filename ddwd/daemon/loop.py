@@ -37,12 +37,20 @@ class Beat:
 
 
 class Loop:
-    """Runs `cycle` every `interval` seconds, or as soon as `wake` is called, until SIGTERM or SIGINT."""
+    """Runs `cycle` every `interval` seconds, or as soon as `wake` is called, until SIGTERM or SIGINT.
+
+    Between two cycles lie `breath` seconds at least: what wakes it meanwhile is served by one.
+    """
 
     def __init__(
-        self, cycle: Callable[[], Beat], interval: float, notify: Callable[[str], None] | None = None
+        self,
+        cycle: Callable[[], Beat],
+        interval: float,
+        notify: Callable[[str], None] | None = None,
+        breath: float = 0.0,
     ) -> None:
         self._cycle = cycle
+        self._breath = breath
         self._interval = interval
         self._notify = notify or sdnotify.SystemdNotifier().notify
         self._wakeup = threading.Event()
@@ -63,7 +71,7 @@ class Loop:
             self._wakeup.clear()
             beat = self._cycle()
             self._notify(f"STATUS={beat.status}" + ("\nWATCHDOG=1" if beat.healthy else ""))
-            if not self._stopping.is_set():
+            if not self._stopping.wait(self._breath):
                 self._wakeup.wait(self._idle(self._interval if beat.wait is None else beat.wait))
         self._notify("STOPPING=1")
 

@@ -43,8 +43,13 @@ if TYPE_CHECKING:
 
 _CHECKS_A_TURN = 40
 """Candidates compared in one turn, about 10 ms each: the watchdog is answered in between."""
+_CHECK_SECONDS = 0.1
+"""And no longer than this while studies are in flight, which must not wait for a sweep over a large archive."""
 _LOOK_SECONDS = 0.3
-"""A study that is arriving is compared at most this often."""
+"""A study in flight is compared this often."""
+_QUICK_SECONDS = 0.1
+"""One that grew is compared again this soon, or after eight times what comparing it costs: the last image is to be seen at once."""
+_LOOK_SHARE = 8.0
 _CURSOR_SECONDS = 5.0
 _RECENT = 20
 
@@ -106,8 +111,8 @@ class Cycle:
         self._ports = ports
         cursors = ports.ledger.state.cursors
         self._feeds = [
-            ChangeFeed(ports.gateway, cursors.get("gateway", 0)),
-            ChangeFeed(ports.storage, cursors.get("storage", 0)),
+            ChangeFeed(ports.gateway, cursors.get("gateway", 0), ports.clock),
+            ChangeFeed(ports.storage, cursors.get("storage", 0), ports.clock),
         ]
         self._candidates = Candidates((ports.gateway, ports.storage))
         self._chronicle = Chronicle(ports.audit)
@@ -173,7 +178,7 @@ class Cycle:
         report.busy = report.busy or touched.more
         if touched.grew:
             for study in self.open.values():
-                study.not_before = min(study.not_before, self._ports.clock.monotonic() + _LOOK_SECONDS)
+                study.not_before = min(study.not_before, study.look_again_at)
 
     def _peer(self, name: str, state: str) -> None:
         if (self.peers[name] == "ok") != (state == "ok"):
@@ -187,6 +192,7 @@ class Cycle:
         ready = set(self.peers.values()) == {"ok"}
         if ready and self._candidates.begin_sweep(self._ports.clock.monotonic()):
             self._sweep_leftovers()
+        began = self._ports.clock.monotonic()
         for _ in range(_CHECKS_A_TURN):
             study = self._candidates.next()
             if study is None:
@@ -200,6 +206,8 @@ class Cycle:
             if needed:
                 self._reopened(study)
                 report.opened += 1
+            if self.open and self._ports.clock.monotonic() - began >= _CHECK_SECONDS:
+                return
 
     def _sweep_leftovers(self) -> None:
         uids = {study.listing.study_uid for study in self.open.values() if study.listing is not None}
@@ -263,8 +271,11 @@ class Cycle:
             self._collect(study, report)
         if self._ports.clock.monotonic() < study.not_before:
             return
+        began = self._ports.clock.monotonic()
         try:
             seen = self._observe(study)
+            now = self._ports.clock.monotonic()
+            study.look_again_at = now + max(_QUICK_SECONDS, _LOOK_SHARE * (now - began))
             if seen is not None:
                 self._act(study, seen, report)
         except (DdwdError, OSError) as error:
@@ -316,7 +327,7 @@ class Cycle:
         decision = decide(seen, stable_age=config.stable_age, grace=config.forward.grace)
         study.stage, study.reason = decision.stage, decision.reason
         self._chronicle.observed(study, seen, decision)
-        study.not_before = self._ports.clock.monotonic() + _LOOK_SECONDS
+        study.not_before = self._next_look(study)
         if decision.forward and guard.may_forward:
             report.forwarded += self._forward(study, decision)
         if decision.retrieve and guard.may_retrieve and not self.is_paused:
@@ -327,6 +338,13 @@ class Cycle:
             study.reason = guard.reason or study.reason
             if decision.retrieve and self.is_paused:
                 study.reason = "retrieving is paused by the operator; see: ddwd resume"
+
+    def _next_look(self, study: OpenStudy) -> float:
+        """In a while, and at the very moment at which the study may have become whole."""
+        now = self._ports.clock.monotonic()
+        soon = now + _LOOK_SECONDS
+        quiet_at = study.grew_at + self._config.stable_age
+        return min(soon, max(now, quiet_at)) if study.stage is Stage.ARRIVING else soon
 
     def _forward(self, study: OpenStudy, decision: Decision) -> int:
         now = self._ports.clock.monotonic()
@@ -400,7 +418,8 @@ class Cycle:
     def _postpone(self, study: OpenStudy, reason: str) -> None:
         study.failures += 1
         study.stage, study.reason = Stage.WAITING, reason
-        study.not_before = self._ports.clock.monotonic() + retry_delay(study.failures)
+        now = self._ports.clock.monotonic()
+        study.not_before, study.look_again_at = now + retry_delay(study.failures), now + _LOOK_SECONDS
         if study.failures == 1 and not self._stops:
             self._chronicle.failed(study, reason)
 

@@ -39,6 +39,7 @@ class OpenStudy:
     restored: int = 0
     failures: int = 0
     not_before: float = 0.0
+    look_again_at: float = 0.0
     work: Future[Fetched] | None = None
     stage: Stage = Stage.ARRIVING
     reason: str = ""
@@ -71,9 +72,7 @@ class OpenStudy:
         return Observation(
             gateway=gateway.ids if gateway else None,
             gateway_known=gateway_known,
-            gateway_stable=gateway.is_stable if gateway else False,
             storage=ids_of(storage),
-            storage_stable=storage.is_stable if storage else False,
             held=frozenset(self.held) - uncompared(self.held, ids_of(gateway)),
             set_aside=frozenset(self.set_aside),
             quiet=now - self.grew_at,

@@ -1,7 +1,7 @@
 """First stage: which studies moved on an Orthanc since the last look. Reads `/changes`, decides nothing.
 
-A change is a hint. Rows of concurrent transactions may appear out of order, so each look reads a window before the cursor
-again; the cursor only ever moves to a row that was seen, never to the server's own idea of the last one. A database that
+A change is a hint. Rows of concurrent transactions may appear out of order, so a window before the cursor is read again every
+now and then; the cursor only ever moves to a row that was seen, never to the server's own idea of the last one. A database that
 was reset or restored (its last row is before the cursor) is read from the beginning.
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ddwd.clock import Clock
     from ddwd.model import OrthancId
     from ddwd.orthanc_api import Change, OrthancPort
 
@@ -20,6 +21,8 @@ _PAGE = 1000
 _PAGES_A_LOOK = 20
 """Bounds one look, so that a first start on a full archive still answers its watchdog."""
 _OVERLAP = 500
+_AGAIN_SECONDS = 2.0
+"""The window is read again so often, or after half of it is new: at each look it cost Orthanc more than all else together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +37,19 @@ class Touched:
 class ChangeFeed:
     """The `/changes` of one Orthanc from a remembered cursor on."""
 
-    def __init__(self, node: OrthancPort, cursor: int) -> None:
+    def __init__(self, node: OrthancPort, cursor: int, clock: Clock) -> None:
         self.node = node
         self.cursor = cursor
+        self._clock = clock
+        self._again_at = float("-inf")
+        self._again_from = cursor
         self._seen: set[int] = set()
 
     def look(self) -> Touched:
         """Read what is new. Raises PeerDownError or PeerRefusedError, and is then simply asked again."""
         studies: set[OrthancId] = set()
         grew = False
-        since, done = max(0, self.cursor - _OVERLAP), False
+        since, done = self._begin(), False
         for _ in range(_PAGES_A_LOOK):
             page = self.node.changes(since, _PAGE)
             if self._was_reset(page.last):
@@ -59,11 +65,19 @@ class ChangeFeed:
             since = page.changes[-1].seq
         return Touched(frozenset(studies), grew, more=not done)
 
+    def _begin(self) -> int:
+        """The seq to read from: the cursor, or a window before it."""
+        now = self._clock.monotonic()
+        if now - self._again_at < _AGAIN_SECONDS and self.cursor - self._again_from < _OVERLAP // 2:
+            return self.cursor
+        self._again_at, self._again_from = now, self.cursor
+        return max(0, self.cursor - _OVERLAP)
+
     def _was_reset(self, last: int) -> bool:
         return last < self.cursor - _OVERLAP or (last < self.cursor and self.node.last_seq() < self.cursor)
 
     def _rewind(self) -> None:
-        self.cursor = 0
+        self.cursor = self._again_from = 0
         self._seen.clear()
 
     def _studies(self, rows: Iterable[Change]) -> set[OrthancId]:

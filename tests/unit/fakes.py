@@ -116,12 +116,10 @@ class FakeOrthanc:
 
     name: str
     clock: FakeClock
-    stable_age: float = 3.0
     peer: FakeOrthanc | None = None
     down: bool = False
     images: dict[OrthancId, Image] = field(default_factory=dict)
     rows: list[Change] = field(default_factory=list)
-    grew: dict[OrthancId, float] = field(default_factory=dict)
     stowed: list[list[OrthancId]] = field(default_factory=list)
     lose_jobs: bool = False
     unsendable: set[OrthancId] = field(default_factory=set)
@@ -143,7 +141,6 @@ class FakeOrthanc:
                     self._told.add(parent)
                     self._note(kind, level, parent)
             self.images[one.orthanc_id] = one
-            self.grew[one.study_id] = self.clock.monotonic()
 
     def settle(self, study: OrthancId) -> None:
         """Write the StableStudy row."""
@@ -196,13 +193,11 @@ class FakeOrthanc:
         series: dict[OrthancId, list[Image]] = {}
         for one in mine:
             series.setdefault(one.series_id, []).append(one)
-        quiet = self.clock.monotonic() - self.grew[orthanc_id]
         return Study(
             orthanc_id,
             mine[0].study_uid,
             mine[0].patient_id,
             mine[0].accession,
-            quiet >= self.stable_age,
             tuple(
                 Series(key, some[0].series_uid, frozenset(one.orthanc_id for one in some))
                 for key, some in series.items()

@@ -110,7 +110,7 @@ class Custody(RuleBasedStateMachine):
     def backup_is_taken(self, side: str) -> None:
         """The database and the files are saved."""
         node = self._node(side)
-        names = ("images", "rows", "grew", "_seq", "_told")
+        names = ("images", "rows", "_seq", "_told")
         self.backups[side] = {name: copy.copy(getattr(node, name)) for name in names}
 
     @rule(side=SIDES)

@@ -172,7 +172,7 @@ class _Many(FakeOrthanc):
             yield orthanc_id("P", str(number))
 
     def study(self, orthanc_id: OrthancId) -> Study | None:
-        found = Study(orthanc_id, "1.2", "P", "", True, ())
+        found = Study(orthanc_id, "1.2", "P", "", ())
         self.held.add(found)
         self.most = max(self.most, len(self.held))
         return found

@@ -104,3 +104,27 @@ os.kill(os.getpid(), signal.SIGABRT)
     assert done.returncode == -signal.SIGABRT
     assert "hang_here" in done.stderr
     assert "most recent call first" in done.stderr
+
+
+def test_what_rings_in_between_is_served_by_one_cycle_after_a_breath(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    waited: list[float | None] = []
+    turns: list[int] = []
+
+    def cycle() -> Beat:
+        turns.append(len(waited))
+        if len(turns) == TURNS:
+            loop.stop()
+        loop.wake()
+        loop.wake()
+        return Beat("")
+
+    def breathe(seconds: float | None) -> bool:
+        waited.append(seconds)
+        return loop.stopping.is_set()
+
+    loop = Loop(cycle, 60.0, lambda _text: None, breath=0.5)
+    monkeypatch.setattr(loop.stopping, "wait", breathe)
+    loop.run()
+    assert turns == [0, 1, 2]
+    assert waited == [0.5, 0.5, 0.5]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ddwd.errors import PeerDownError
-from ddwd.orthanc_api import Change
+from ddwd.orthanc_api import Change, ChangePage
 from ddwd.pipeline.watch import ChangeFeed
 from tests.unit.fakes import FakeClock, FakeOrthanc, image
 
@@ -16,7 +16,7 @@ def node() -> FakeOrthanc:
 
 
 def test_each_study_that_moved_is_named_once(node: FakeOrthanc) -> None:
-    feed = ChangeFeed(node, 0)
+    feed = ChangeFeed(node, 0, node.clock)
     node.store(image(1), image(2))
     assert feed.look().studies == {image(1).study_id, image(2).study_id}
     assert feed.look().studies == frozenset()
@@ -25,7 +25,7 @@ def test_each_study_that_moved_is_named_once(node: FakeOrthanc) -> None:
 
 
 def test_a_new_series_names_its_study(node: FakeOrthanc) -> None:
-    feed = ChangeFeed(node, 0)
+    feed = ChangeFeed(node, 0, node.clock)
     node.store(image(1))
     feed.look()
     node.store(image(1, series=2))
@@ -33,17 +33,18 @@ def test_a_new_series_names_its_study(node: FakeOrthanc) -> None:
 
 
 def test_a_row_that_was_committed_late_with_a_lower_number_is_still_seen(node: FakeOrthanc) -> None:
-    feed = ChangeFeed(node, 0)
+    feed = ChangeFeed(node, 0, node.clock)
     node.store(image(1), image(2))
     late = node.rows.pop(2)
     assert late.kind == "NewStudy"
     feed.look()
     node.rows.insert(2, late)
+    node.clock.advance(2)
     assert feed.look().studies == {late.orthanc_id}
 
 
 def test_a_database_that_was_reset_is_read_from_the_beginning(node: FakeOrthanc) -> None:
-    feed = ChangeFeed(node, 100_000)
+    feed = ChangeFeed(node, 100_000, node.clock)
     node.store(image(1))
     feed.look()
     assert feed.look().studies == {image(1).study_id}
@@ -51,16 +52,17 @@ def test_a_database_that_was_reset_is_read_from_the_beginning(node: FakeOrthanc)
 
 def test_a_database_restored_to_just_before_the_cursor_is_read_again(node: FakeOrthanc) -> None:
     node.store(*(image(n) for n in range(1, 30)))
-    feed = ChangeFeed(node, 0)
+    feed = ChangeFeed(node, 0, node.clock)
     feed.look()
     del node.rows[-3:]
+    node.clock.advance(2)
     node.rows.append(Change(node.rows[-1].seq + 1, "NewStudy", "Study", image(99).study_id))
     feed.look()
     assert image(99).study_id in feed.look().studies
 
 
 def test_the_cursor_never_moves_past_a_row_that_was_not_seen(node: FakeOrthanc) -> None:
-    feed = ChangeFeed(node, 0)
+    feed = ChangeFeed(node, 0, node.clock)
     node.store(image(1))
     feed.look()
     assert feed.cursor == node.rows[-1].seq
@@ -71,7 +73,7 @@ def test_the_cursor_never_moves_past_a_row_that_was_not_seen(node: FakeOrthanc) 
 
 def test_a_peer_that_is_away_moves_nothing(node: FakeOrthanc) -> None:
     node.store(image(1))
-    feed = ChangeFeed(node, 0)
+    feed = ChangeFeed(node, 0, node.clock)
     node.down = True
     with pytest.raises(PeerDownError):
         feed.look()
@@ -82,9 +84,40 @@ def test_a_peer_that_is_away_moves_nothing(node: FakeOrthanc) -> None:
 def test_a_long_history_is_read_in_bounded_looks(node: FakeOrthanc) -> None:
     one = image(1).orthanc_id
     node.rows = [Change(seq, "NewInstance", "Instance", one) for seq in range(1, 45_001)]
-    feed = ChangeFeed(node, 0)
+    feed = ChangeFeed(node, 0, node.clock)
     looks = 1
     while feed.look().more:
         looks += 1
     assert feed.cursor == 45_000
     assert looks == 3
+
+
+def test_the_window_before_the_cursor_is_not_read_again_at_each_look(
+    node: FakeOrthanc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def changes(since: int, limit: int) -> ChangePage:
+        asked.append(since)
+        return FakeOrthanc.changes(node, since, limit)
+
+    monkeypatch.setattr(node, "changes", changes)
+    node.store(*(image(n) for n in range(1, 30)))
+    feed = ChangeFeed(node, 0, node.clock)
+    for _ in range(3):
+        feed.look()
+        node.clock.advance(0.9)
+    feed.look()
+    assert asked == [0, feed.cursor, feed.cursor, 0]
+
+
+def test_rows_that_come_thick_have_the_window_read_again_before_it_is_passed(node: FakeOrthanc) -> None:
+    feed = ChangeFeed(node, 0, node.clock)
+    one = image(1)
+    node.rows = [Change(seq, "NewInstance", "Instance", one.orthanc_id) for seq in range(2, 200)]
+    feed.look()
+    late = Change(1, "NewStudy", "Study", one.study_id)
+    node.rows += [Change(seq, "NewInstance", "Instance", one.orthanc_id) for seq in range(200, 400)]
+    feed.look()
+    node.rows.insert(0, late)
+    assert feed.look().studies == {one.study_id}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-STUDY = Study(OrthancId("x"), "1.2.3", "PAT", "", is_stable=True, series=())
+STUDY = Study(OrthancId("x"), "1.2.3", "PAT", "", series=())
 
 
 @pytest.fixture
