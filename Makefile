@@ -17,7 +17,7 @@ COVERAGE := $(BIN)/coverage run -m pytest
 MACHINE := $(BIN)/python -m tests.machine
 
 .DEFAULT_GOAL := help
-.PHONY: help venv deb lint unit pictures manual integration appliance shell stop demo faults appliance-tests coverage test lock clean
+.PHONY: help venv deb lint unit pictures manual integration appliance shell stop demo bench faults appliance-tests coverage test lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -71,6 +71,9 @@ stop: venv ## stop that machine and throw it away
 
 demo: venv deb ## send real studies through a throw-away machine and compare every file that comes out
 	$(MACHINE) demo
+
+bench: venv deb ## the portal beside the plain pipeline, a table and dist/bench.json: QUICK=1 (minutes), ONLY="tail hop"
+	$(AS_ROOT) $(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 faults: venv deb ## fault rounds in a throw-away machine: SEED=... ROUNDS=... (100), or ROUND=... to replay one
 	@packaging/host dcmsend

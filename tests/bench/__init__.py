@@ -1,0 +1,1 @@
+"""`make bench`: the portal beside the plain pipeline, in one booted machine, in one run."""
