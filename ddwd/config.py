@@ -7,12 +7,13 @@ the YAML file, the defaults file, the environment. All that is wrong is collecte
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -22,6 +23,7 @@ from ddwd.errors import ConfigError, InvalidValueError, Problem
 from ddwd.model import parse_aet
 
 NodeName = Literal["gateway", "storage"]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 CONFIG_FILE = Path("/etc/ddwd/ddwd.yaml")
 DEFAULTS_FILE = Path("/etc/default/ddwd")
@@ -50,6 +52,13 @@ class Scp:
     aet: str = "PYTHON_SCP"
     host: str = "127.0.0.1"
     port: int = 11112
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """Networks whose senders are acknowledged at once, by routes of ddwd-quickack's own."""
+
+    quickack: tuple[Network, ...] = (ipaddress.IPv4Network("127.0.0.0/8"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +180,7 @@ class Config:
     gateway: OrthancNode = field(default_factory=lambda: OrthancNode("gateway", "ORTHANC1", 4242, 8042))
     storage: OrthancNode = field(default_factory=lambda: OrthancNode("storage", "ORTHANC2", 4243, 8043))
     scp: Scp = field(default_factory=Scp)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
     output_dir: Path = Path("/var/lib/ddwd/received_dicom")
     poll_interval: float = 5.0
     stable_age: int = 3
@@ -227,6 +237,18 @@ class _Raw(NamedTuple):
     bare: bool
     source: Source
     variable: str | None = None
+
+
+class _Many(NamedTuple):
+    """The entries of a list as written, and where it begins."""
+
+    entries: tuple[_Raw, ...]
+    source: Source
+    variable: str | None = None
+
+
+_Written = _Raw | _Many | None
+"""What stands at a key: one value, a list, or nothing."""
 
 
 class _WrongValueError(Exception):
@@ -327,6 +349,24 @@ def _host(raw: _Raw) -> str:
     return raw.text
 
 
+def _network(raw: _Raw) -> Network:
+    wanted = "write a network as 10.1.0.0/16 or 2001:db8::/32, or one address"
+    try:
+        network = ipaddress.ip_network(raw.text.strip(), strict=False)
+    except ValueError:
+        _wrong(f"{raw.text!r} is not a network", wanted)
+    if ipaddress.ip_interface(raw.text.strip()).ip != network.network_address:
+        _wrong(f"{raw.text} has bits beyond its length", f"write {network}")
+    if network.is_multicast:
+        _wrong(f"{network} is for multicast: no sender has such an address", wanted)
+    if isinstance(network, ipaddress.IPv6Network) and network.is_loopback:
+        _wrong(
+            f"no route can go before the kernel's own to {network}",
+            "let senders on this machine use 127.0.0.1",
+        )
+    return network
+
+
 def _url(raw: _Raw) -> str:
     if re.fullmatch(r"https?://[^\s/]+(/\S*)?", raw.text) is None:
         _wrong("it is not a URL", "write https://HOST/PATH")
@@ -352,11 +392,15 @@ def _secret(raw: _Raw) -> str:
 
 
 class _Setting(NamedTuple):
-    """One key: how it is parsed, which variables set it (the first wins), whether nothing is a value."""
+    """One key: how it is parsed, which variables set it (the first wins), whether nothing is a value.
+
+    `many`: a tuple of values, each parsed by itself; written as a YAML list, or in one line with commas.
+    """
 
     parse: _Parser
     variables: tuple[str, ...] = ()
     optional: bool = False
+    many: bool = False
 
 
 _PORT = _whole(1, 65535)
@@ -371,6 +415,7 @@ SETTINGS: Mapping[str, _Setting] = {
     "scp.aet": _Setting(_aet),
     "scp.host": _Setting(_host),
     "scp.port": _Setting(_PORT),
+    "network.quickack": _Setting(_network, many=True),
     "output_dir": _Setting(_folder, ("OUTPUT_DIR",)),
     "poll_interval": _Setting(_seconds(0.1, 3600), ("POLL_INTERVAL",)),
     "stable_age": _Setting(_whole(1, 3600), ("STABLE_AGE", "ORTHANC__STABLE_AGE")),
@@ -447,14 +492,14 @@ def load_with_sources(path: Path | None = None, environ: Mapping[str, str] | Non
     """Do as `load`, and tell for each key where its value was written."""
     environ = os.environ if environ is None else environ
     problems: list[Problem] = []
-    raws: dict[str, _Raw | None] = {}
+    raws: dict[str, _Written] = {}
     named = path or (Path(environ["DDWD_CONFIG"]) if environ.get("DDWD_CONFIG") else None)
     raws.update(_read_yaml(named or CONFIG_FILE, must_exist=named is not None, problems=problems))
     assigned = _read_defaults(Path(environ.get("DDWD_DEFAULTS") or DEFAULTS_FILE), problems)
     raws.update(_of_variables(assigned))
     raws.update(_of_environment(environ, assigned))
     loaded, wrong = _build(raws)
-    problems += wrong.values()
+    problems += chain.from_iterable(wrong.values())
     problems += _clashes(loaded, [key for key in PORT_KEYS if key not in wrong], "port")
     problems += _clashes(loaded, [key for key in AET_KEYS if key not in wrong], "AE title")
     if problems:
@@ -467,7 +512,7 @@ def _unreadable(path: Path, error: OSError) -> Problem:
     return Problem(str(path), None, "file", f"cannot be read ({error.strerror or error})", hint)
 
 
-def _read_yaml(path: Path, *, must_exist: bool, problems: list[Problem]) -> dict[str, _Raw | None]:
+def _read_yaml(path: Path, *, must_exist: bool, problems: list[Problem]) -> dict[str, _Written]:
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except FileNotFoundError as error:
@@ -496,24 +541,24 @@ class _YamlFile:
         self._name = str(path)
         self._problems = problems
 
-    def read(self, root: yaml.Node | None) -> dict[str, _Raw | None]:
+    def read(self, root: yaml.Node | None) -> dict[str, _Written]:
         """Return key -> value as written (None: written empty); problems go to the list."""
         if root is None:
             return {}
-        found: dict[str, _Raw | None] = {}
+        found: dict[str, _Written] = {}
         for key, node in self._entries(root, "", "the file"):
             if key in _SECTIONS:
                 found.update(self._section(key, node))
             else:
-                self._scalar(key, node, found)
+                self._value(key, node, found)
         return found
 
-    def _section(self, section: str, node: yaml.Node) -> dict[str, _Raw | None]:
-        found: dict[str, _Raw | None] = {}
+    def _section(self, section: str, node: yaml.Node) -> dict[str, _Written]:
+        found: dict[str, _Written] = {}
         if self._is_null(node):
             return found
         for key, value in self._entries(node, f"{section}.", section):
-            self._scalar(key, value, found)
+            self._value(key, value, found)
         return found
 
     def _entries(self, node: yaml.Node, prefix: str, what: str) -> list[tuple[str, yaml.Node]]:
@@ -531,7 +576,32 @@ class _YamlFile:
                 self._say(key_node, key, "is not a known key", _nearest_key(key, prefix))
         return list(entries.items())
 
-    def _scalar(self, key: str, node: yaml.Node, found: dict[str, _Raw | None]) -> None:
+    def _value(self, key: str, node: yaml.Node, found: dict[str, _Written]) -> None:
+        if SETTINGS[key].many:
+            self._many(key, node, found)
+        else:
+            self._scalar(key, node, found)
+
+    def _many(self, key: str, node: yaml.Node, found: dict[str, _Written]) -> None:
+        """Take a list, or the same in one line with commas; nothing is a list of nothing."""
+        source = Source(self._name, _line(node))
+        if isinstance(node, yaml.SequenceNode):
+            texts = [(entry, getattr(entry, "value", None)) for entry in node.value]
+        elif isinstance(node, yaml.ScalarNode):
+            texts = [] if self._is_null(node) else [(node, text) for text in node.value.split(",")]
+        else:
+            texts = [(node, None)]
+        for entry, text in texts:
+            if not isinstance(text, str):
+                self._say(entry, key, "has a list or a section for an entry", "write a list, as [A, B]")
+        raws = (
+            _Raw(text.strip(), True, Source(self._name, _line(entry)))
+            for entry, text in texts
+            if isinstance(text, str)
+        )
+        found[key] = _Many(tuple(raws), source)
+
+    def _scalar(self, key: str, node: yaml.Node, found: dict[str, _Written]) -> None:
         if not isinstance(node, yaml.ScalarNode):
             self._say(node, key, "has a list or a section for a value", "write one value")
         elif not self._is_null(node):
@@ -617,24 +687,36 @@ def _of_environment(environ: Mapping[str, str], assigned: Mapping[str, _Raw]) ->
     return _of_variables(raws)
 
 
-def _build(raws: Mapping[str, _Raw | None]) -> tuple[Loaded, dict[str, Problem]]:
+def _build(raws: Mapping[str, _Written]) -> tuple[Loaded, dict[str, list[Problem]]]:
     """Parse every value; a wrong one becomes a Problem under its key, and its default stays."""
     values = flatten(Config())
     sources = dict.fromkeys(SETTINGS, DEFAULT)
-    wrong: dict[str, Problem] = {}
+    wrong: dict[str, list[Problem]] = {}
     for key, raw in raws.items():
         if raw is None:
             values[key] = None
             continue
         sources[key] = _source_shown(raw)
-        try:
-            values[key] = SETTINGS[key].parse(raw)
-        except _WrongValueError as error:
-            wrong[key] = Problem(*raw.source, raw.variable or key, error.what, error.instead)
+        parsed, problems = _parsed(key, raw)
+        if problems:
+            wrong[key] = problems
+        else:
+            values[key] = parsed if isinstance(raw, _Many) else parsed[0]
     return Loaded(_assemble(Config(), "", values), sources), wrong
 
 
-def _source_shown(raw: _Raw) -> Source:
+def _parsed(key: str, written: _Raw | _Many) -> tuple[tuple[object, ...], list[Problem]]:
+    """Each value at that key, and a Problem for each that is wrong."""
+    values, problems = [], []
+    for raw in written.entries if isinstance(written, _Many) else (written,):
+        try:
+            values.append(SETTINGS[key].parse(raw))
+        except _WrongValueError as error:
+            problems.append(Problem(*raw.source, raw.variable or key, error.what, error.instead))
+    return tuple(values), problems
+
+
+def _source_shown(raw: _Raw | _Many) -> Source:
     """The environment is named with its variable; a file needs only its line."""
     return Source(f"environment {raw.variable}") if raw.source.name == "environment" else raw.source
 

@@ -187,4 +187,6 @@ def _shown(key: str, value: object) -> object:
         return "(hidden)"
     if isinstance(value, bool):
         return "true" if value else "false"  # as it is written
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     return str(value) if isinstance(value, Path) else value

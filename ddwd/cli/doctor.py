@@ -10,7 +10,7 @@ from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.appliance import credentials
+from ddwd.appliance import credentials, quickack
 from ddwd.audit import Audit
 from ddwd.clock import SystemClock, sleep
 from ddwd.dicom.move_scu import echo
@@ -136,6 +136,7 @@ def bench(config: Config) -> Bench:
         echo=lambda host, port, aet: echo(Peer(host, port, aet, SELF_TEST_AET)),
         clock_is_synchronised=_synchronised,
         expiry=expiry_of,
+        routes=quickack.read,
         clock=SystemClock(),
     )
 

@@ -15,7 +15,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ddwd.appliance import render
+from ddwd.appliance import quickack, render
 from ddwd.errors import ConfigError, DdwdError, Problem
 from ddwd.paths import Paths
 from ddwd.view.units import UNITS
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from ddwd.appliance.credentials import Credentials
+    from ddwd.appliance.quickack import JsonRoute
     from ddwd.clock import Clock
     from ddwd.config import Config, NodeName
     from ddwd.view.report import Report
@@ -97,6 +98,7 @@ class Bench:
     echo: Callable[[str, int, str], bool]
     clock_is_synchronised: Callable[[], bool | None]
     expiry: Callable[[Path], datetime]
+    routes: Callable[[], list[JsonRoute]]
     clock: Clock
 
     @property
@@ -376,6 +378,20 @@ def _senders(bench: Bench) -> Iterator[Finding]:
         yield Finding("senders", Level.NOTE, text, "let the firewall admit your modalities only")
 
 
+def _quickack(bench: Bench) -> Iterator[Finding]:
+    """Senders in these networks are acknowledged at once."""
+    routes = bench.routes()
+    for network in bench.config.network.quickack:
+        wanted, notes = quickack.twins(routes, network)
+        for note in notes:
+            remedy = "ip route; or take it out of network.quickack in /etc/ddwd/ddwd.yaml"
+            yield Finding("quickack", Level.WARN, note, remedy)
+        if not set(wanted) <= set(quickack.own(routes)):
+            text = f"senders in {network} may wait 40 ms for each acknowledgement"
+            remedy = "systemctl restart ddwd-quickack; journalctl -u ddwd-quickack -n 20"
+            yield Finding("quickack", Level.WARN, text, remedy)
+
+
 def _waiting(bench: Bench) -> Iterator[Finding]:
     """What waits for the operator."""
     if bench.report.quarantine:
@@ -419,6 +435,7 @@ CHECKS: dict[str, Callable[[Bench], Iterator[Finding]]] = {
     "clock": _clock,
     "certificates": _certificates,
     "senders": _senders,
+    "quickack": _quickack,
     "waiting": _waiting,
     "self test": _self_test,
 }
@@ -436,6 +453,7 @@ _FINE = {
     "clock": "synchronised, and the same everywhere",
     "certificates": "valid",
     "senders": "restricted",
+    "quickack": "every network of network.quickack has its routes",
     "waiting": "nothing waits for you",
     "self test": "the last one passed",
 }

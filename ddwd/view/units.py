@@ -25,6 +25,7 @@ UNITS = (
     "ddwd-scp",
     "ddwd-extractor",
     "ddwd-monitor",
+    "ddwd-quickack",
 )
 """The umbrella, then the others in the order they start."""
 _PROPERTIES = "Id,LoadState,ActiveState,SubState,NRestarts,StatusText"

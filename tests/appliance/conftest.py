@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CUSTODY = ("ddwd-gateway", "ddwd-storage", "ddwd-scp", "ddwd-extractor")
 """The daemons that images pass through."""
-DAEMONS = (*CUSTODY, "ddwd-monitor")
+DAEMONS = (*CUSTODY, "ddwd-monitor", "ddwd-quickack")
 UNITS = ("ddwd", *DAEMONS)
 OUTPUT_DIR = "/var/lib/ddwd/received_dicom"
 COMPLETE_LIMIT = 60.0
@@ -46,13 +46,13 @@ class Portal:
         return self.machine.path(OUTPUT_DIR)
 
     def install(self) -> str:
-        """Install the package and wait until all five units are active; note how long that took after apt."""
+        """Install the package and wait until all units are active; note how long that took after apt."""
         said = self.machine.install(self.deb)
         self.active_after = self.wait_active()
         return said
 
     def wait_active(self, limit: float = 60.0) -> float:
-        """Wait until all five units are active and the gateway answers a C-ECHO; return the seconds of the first."""
+        """Wait until all units are active and the gateway answers a C-ECHO; return the seconds of the first."""
         took = self.machine.wait_for(
             lambda: self.machine.is_active(*UNITS), limit=limit, what="not all units active"
         )

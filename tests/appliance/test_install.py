@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # tenths of systemd's exposure level
-EXPOSURE = {"ddwd-scp": 20, "ddwd-extractor": 20, "ddwd-gateway": 35, "ddwd-storage": 35}
+EXPOSURE = {"ddwd-scp": 20, "ddwd-extractor": 20, "ddwd-gateway": 35, "ddwd-storage": 35, "ddwd-quickack": 25}
 
 
 def test_all_units_are_active_within_a_minute_of_apt_install(portal: Portal) -> None:

@@ -47,6 +47,7 @@ def test_after_remove_studies_stay_and_debians_orthanc_works_again(own: Portal, 
     own.machine.run(["apt-get", "remove", "-y", "ddwd"])
     own.assert_equal([study])
     assert not any(own.machine.is_active(unit) for unit in UNITS)
+    assert own.machine.run("ip route show table all proto 221").stdout == ""
     own.machine.run(["systemctl", "start", "orthanc"])
     own.machine.wait_for(
         lambda: own.machine.http_status("gateway"), limit=30, what="Debian's orthanc does not answer"

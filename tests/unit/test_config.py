@@ -162,6 +162,39 @@ def test_empty_variable_is_no_setting(sources: Sources) -> None:
             "ddwd.yaml:2: disk.reserve: 1 MiB is out of range; write a size from 64 MiB to 1 TiB, as 500 MiB or 2 GiB",
         ),
         (
+            "network:\n  quickack: 10.1.0.0/33",
+            (
+                "ddwd.yaml:2: network.quickack: '10.1.0.0/33' is not a network; "
+                "write a network as 10.1.0.0/16 or 2001:db8::/32, or one address"
+            ),
+        ),
+        (
+            "network:\n  quickack: [10.1.2.3/16]",
+            "ddwd.yaml:2: network.quickack: 10.1.2.3/16 has bits beyond its length; write 10.1.0.0/16",
+        ),
+        (
+            "network:\n  quickack: [224.0.0.0/4]",
+            (
+                "ddwd.yaml:2: network.quickack: 224.0.0.0/4 is for multicast: no sender has such an address; "
+                "write a network as 10.1.0.0/16 or 2001:db8::/32, or one address"
+            ),
+        ),
+        (
+            "network:\n  quickack: ['::1']",
+            (
+                "ddwd.yaml:2: network.quickack: no route can go before the kernel's own to ::1/128; "
+                "let senders on this machine use 127.0.0.1"
+            ),
+        ),
+        (
+            "network:\n  quickack: [[10.0.0.0/8]]",
+            "ddwd.yaml:2: network.quickack: has a list or a section for an entry; write a list, as [A, B]",
+        ),
+        (
+            "network:\n  quickack: {a: b}",
+            "ddwd.yaml:2: network.quickack: has a list or a section for an entry; write a list, as [A, B]",
+        ),
+        (
             "forward:\n  mode: fast",
             "ddwd.yaml:2: forward.mode: 'fast' is not known; write streaming or stable",
         ),
@@ -253,6 +286,33 @@ def test_all_problems_at_once_in_the_order_of_the_file(sources: Sources) -> None
     sources.yaml.write_text("a: 1\ngateway:\n  dicom_port: x\nstable_age: 0\nstorage:\n  http_port: 4242\n")
     numbers = [line.split(":")[1] for line in sources.problems(SCP_PORT="ignored")]
     assert numbers == ["1", "3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "networks"),
+    [
+        ("[10.1.0.0/16, 2001:db8::/32]", ["10.1.0.0/16", "2001:db8::/32"]),
+        ("10.1.0.0/16, 10.2.0.7", ["10.1.0.0/16", "10.2.0.7/32"]),
+        ("\n  - 0.0.0.0/0\n  - ::/0", ["0.0.0.0/0", "::/0"]),
+        ("[]", []),
+        ("", []),
+    ],
+)
+def test_a_list_may_be_written_as_one_or_in_one_line_with_commas(
+    sources: Sources, text: str, networks: list[str]
+) -> None:
+    sources.yaml.write_text(f"network:\n  quickack: {text}\n")
+    loaded = load_with_sources(environ=sources.environ)
+    assert [str(one) for one in loaded.config.network.quickack] == networks
+    assert str(loaded.sources["network.quickack"]) == f"{sources.yaml}:{3 if text[:1] == chr(10) else 2}"
+
+
+def test_each_wrong_entry_of_a_list_is_one_problem_on_its_own_line(sources: Sources) -> None:
+    sources.yaml.write_text("network:\n  quickack:\n  - 10.0.0.0/8\n  - ten\n  - 10.0.0.0/99\n")
+    assert [line.split(" is ")[0] for line in sources.problems()] == [
+        "ddwd.yaml:4: network.quickack: 'ten'",
+        "ddwd.yaml:5: network.quickack: '10.0.0.0/99'",
+    ]
 
 
 def test_optional_settings_may_be_written_empty(sources: Sources) -> None:

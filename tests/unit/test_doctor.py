@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import pytest
 from ddwd.appliance import credentials, render
 from ddwd.audit import Audit, Event
 from ddwd.cli import doctor as cli
-from ddwd.config import Config
+from ddwd.config import Config, NetworkConfig
 from ddwd.errors import ConfigError, PeerDownError
 from ddwd.model import SELF_TEST_PATIENT
 from ddwd.paths import Paths
@@ -26,6 +27,7 @@ from ddwd.view.units import UNITS, Unit
 from tests.unit.fakes import FakeClock, image
 from tests.unit.portal import Portal, names
 from tests.unit.test_flow import report
+from tests.unit.test_quickack import LOOPBACK, with_twins
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +94,7 @@ class Machine:
         self.silent: set[int] = set()
         self.synchronised: bool | None = True
         self.ends = self.clock.utc() + timedelta(days=300)
+        self.routes = with_twins(LOOPBACK)
 
     def render(self, node: Any, **changes: Any) -> None:
         """What that Orthanc runs with."""
@@ -119,6 +122,7 @@ class Machine:
                 echo=lambda _host, port, _aet: port not in self.silent,
                 clock_is_synchronised=lambda: self.synchronised,
                 expiry=lambda _path: self.ends,
+                routes=lambda: self.routes,
                 clock=self.clock,
             )
         )
@@ -272,6 +276,24 @@ def test_what_an_operator_should_look_at_is_a_warning(
 ) -> None:
     machine.report = replace(machine.report, **changes)
     assert [one.level for one in machine.examine() if words in one.text] == [Level.WARN]
+
+
+@pytest.mark.parametrize(
+    ("networks", "words", "to_do"),
+    [
+        ("127.0.0.0/8", "senders in 127.0.0.0/8 may wait 40 ms", "systemctl restart ddwd-quickack"),
+        ("10.1.0.0/16", "no route leads to 10.1.0.0/16", "network.quickack"),
+    ],
+)
+def test_a_network_without_its_routes_is_a_warning(
+    machine: Machine, networks: str, words: str, to_do: str
+) -> None:
+    machine.routes = LOOPBACK
+    network = NetworkConfig((ip_network(networks),))
+    machine.config = replace(machine.config, network=network)
+    (found,) = [one for one in machine.examine() if words in one.text]
+    assert found.level is Level.WARN
+    assert to_do in found.remedy
 
 
 def test_what_this_user_may_not_look_at_is_said_and_hides_nothing(machine: Machine) -> None:

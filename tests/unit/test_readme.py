@@ -34,6 +34,8 @@ GIB = 1024**3
 def _default(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     if isinstance(value, int) and value and value % GIB == 0:
         return f"{value // GIB} GiB"
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

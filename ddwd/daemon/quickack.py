@@ -1,0 +1,99 @@
+"""Entry point of ddwd-quickack: keeps routes by which senders are acknowledged at once beside those that lead to them.
+
+Looks at the routes whenever the kernel tells of one that is not ours, so that a new way (an interface that comes up again, another
+gateway) is followed within half a second, and once a minute besides. Needs CAP_NET_ADMIN. Images do not depend on it: what it cannot do
+is said once and tried again. Its unit takes every route of ours back when it stops.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from ddwd.appliance import quickack
+from ddwd.config import load
+from ddwd.daemon.loop import Beat, Loop
+from ddwd.errors import DdwdError, PeerRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ddwd.config import Network
+
+log = logging.getLogger("ddwd.quickack")
+
+_INTERVAL = 60.0
+_BREATH = 0.5
+_GROUPS = 0x40 | 0x400
+"""RTMGRP_IPV4_ROUTE and RTMGRP_IPV6_ROUTE of rtnetlink(7)."""
+_HEADER = struct.Struct("=IHHII")
+_PROTOCOL_AT = _HEADER.size + 5
+"""Place of rtm_protocol: the sixth byte of struct rtmsg."""
+
+
+class Keeper:
+    """One look at the routes, and what follows from it."""
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        self._networks = networks
+        self._said: set[str] = set()
+
+    def turn(self) -> Beat:
+        """Bring the routes to what they should be."""
+        try:
+            todo = quickack.plan(quickack.read(), self._networks)
+            troubles = [*todo.notes, *quickack.apply(todo)]
+        except PeerRefusedError as error:
+            todo, troubles = quickack.Plan(), [str(error)]
+        if todo.add or todo.remove:
+            log.info("routes with quickack: %d to make, %d to remove", len(todo.add), len(todo.remove))
+        for trouble in troubles:
+            if trouble not in self._said:
+                log.warning("%s", trouble)
+        self._said = set(troubles)
+        towards = f"towards {', '.join(map(str, self._networks)) or 'no network'}"
+        return Beat("; ".join([towards, *troubles]))
+
+
+def protocols(data: bytes) -> Iterator[int]:
+    """Who made each route that a datagram of rtnetlink(7) tells of."""
+    while len(data) > _PROTOCOL_AT:
+        yield data[_PROTOCOL_AT]
+        length = _HEADER.unpack_from(data)[0]
+        data = data[max(length + 3 & ~3, _HEADER.size) :]
+
+
+def watch(changed: Callable[[], None]) -> None:
+    """Call `changed` for every change of a route that is not ours; does not return."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+        kernel.bind((0, _GROUPS))
+        while True:
+            try:
+                theirs = any(one != int(quickack.PROTOCOL) for one in protocols(kernel.recv(65536)))
+            except OSError:  # ENOBUFS: more happened than was read
+                theirs = True
+            if theirs:
+                changed()
+
+
+def main() -> int:
+    """Run until told to stop; the exit status is that of the error tree."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        keeper = Keeper(load().network.quickack)
+    except DdwdError as error:
+        sys.stderr.write(f"ddwd-quickack: {error}\n")
+        return error.exit_status
+    loop = Loop(keeper.turn, _INTERVAL, breath=_BREATH)
+    loop.listen()
+    threading.Thread(target=watch, args=(loop.wake,), name="watch", daemon=True).start()
+    loop.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
