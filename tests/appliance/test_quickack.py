@@ -118,7 +118,9 @@ def test_a_route_that_the_operator_removes_is_gone(portal: Portal) -> None:
 def test_stopped_or_killed_it_leaves_no_route_and_all_others(
     portal: Portal, setting: list[str], signal: str
 ) -> None:
-    portal.machine.run(f"systemctl kill --signal={signal} ddwd-quickack; systemctl stop ddwd-quickack")
+    portal.machine.run(
+        f"systemctl kill --kill-whom=main --signal={signal} ddwd-quickack; systemctl stop ddwd-quickack"
+    )
     ours, others = _routes(portal)
     assert ours == set()
     assert others == setting
