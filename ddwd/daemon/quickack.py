@@ -22,6 +22,7 @@ from ddwd.errors import DdwdError, PeerRefusedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from ddwd.appliance.quickack import JsonRoute, Plan
     from ddwd.config import Network
 
 log = logging.getLogger("ddwd.quickack")
@@ -36,17 +37,24 @@ _PROTOCOL_AT = _HEADER.size + 5
 
 
 class Keeper:
-    """One look at the routes, and what follows from it."""
+    """One look at the routes, and what follows from it; `read` and `apply` are those of ip(8) unless a test brings its own."""
 
-    def __init__(self, networks: Sequence[Network]) -> None:
+    def __init__(
+        self,
+        networks: Sequence[Network],
+        read: Callable[[], list[JsonRoute]] = quickack.read,
+        apply: Callable[[Plan], list[str]] = quickack.apply,
+    ) -> None:
         self._networks = networks
+        self._read = read
+        self._apply = apply
         self._said: set[str] = set()
 
     def turn(self) -> Beat:
         """Bring the routes to what they should be."""
         try:
-            todo = quickack.plan(quickack.read(), self._networks)
-            troubles = [*todo.notes, *quickack.apply(todo)]
+            todo = quickack.plan(self._read(), self._networks)
+            troubles = [*todo.notes, *self._apply(todo)]
         except PeerRefusedError as error:
             todo, troubles = quickack.Plan(), [str(error)]
         if todo.add or todo.remove:

@@ -10,11 +10,11 @@ import pytest
 
 from ddwd.appliance import quickack
 from ddwd.appliance.quickack import PROTOCOL, Twin, plan
-from ddwd.daemon.quickack import protocols
+from ddwd.daemon.quickack import Keeper, protocols
 from tests.readme import REPO
 
 if TYPE_CHECKING:
-    from ddwd.appliance.quickack import JsonRoute
+    from ddwd.appliance.quickack import JsonRoute, Plan
     from ddwd.config import Network
 
 
@@ -226,6 +226,54 @@ def test_what_cannot_be_had_is_said_and_keeps_nothing_else_back(
     todo = plan([*LOOPBACK, *routes], networks(network, "127.0.0.0/8"))
     assert todo.notes == (note,)
     assert len(todo.add) == 2  # those of the loopback
+
+
+class Kernel:
+    """The routes of a machine; takes twins as ip(8) would, and refuses them for as long as it is told to."""
+
+    def __init__(self, *routes: JsonRoute) -> None:
+        self.routes = list(routes)
+        self.refuses = False
+
+    def read(self) -> list[JsonRoute]:
+        return list(self.routes)
+
+    def apply(self, todo: Plan) -> list[str]:
+        if self.refuses:
+            return ["ip: Operation not permitted"]
+        gone = set(todo.remove)
+        self.routes = [one for one in self.routes if not gone & set(quickack.own([one]))]
+        self.routes += map(printed, todo.add)
+        return []
+
+
+def test_a_way_that_goes_and_comes_back_is_followed_without_an_operator() -> None:
+    kernel = Kernel(LAN, DEFAULT)
+    keeper = Keeper(networks("10.1.0.0/24"), kernel.read, kernel.apply)
+    keeper.turn()
+    assert len(quickack.own(kernel.routes)) == 2
+    kernel.routes = []  # the interface went down, and ours with it
+    keeper.turn()
+    assert kernel.routes == []
+    kernel.routes = [LAN]
+    assert keeper.turn().status == "towards 10.1.0.0/24"
+    assert len(quickack.own(kernel.routes)) == 2
+
+
+def test_what_cannot_be_done_is_said_once_shown_as_long_as_it_lasts_and_tried_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kernel = Kernel(DEFAULT)
+    kernel.refuses = True
+    keeper = Keeper(networks("10.8.0.0/16"), kernel.read, kernel.apply)
+    told = [keeper.turn().status for _ in range(3)]
+    assert told == ["towards 10.8.0.0/16; ip: Operation not permitted"] * 3
+    assert [one.message for one in caplog.records if one.levelname == "WARNING"] == [
+        "ip: Operation not permitted"
+    ]
+    kernel.refuses = False
+    assert keeper.turn().status == "towards 10.8.0.0/16"
+    assert len(quickack.own(kernel.routes)) == 2
 
 
 def test_a_datagram_of_the_kernel_tells_whose_routes_have_changed() -> None:
