@@ -101,11 +101,17 @@ class OrthancPort(Protocol):
     def study_ids(self) -> Iterator[OrthancId]:
         """Every study, in Orthanc's order."""
 
+    def study_page(self, since: int, limit: int) -> list[OrthancId]:
+        """`limit` of them, from the one at `since` (from 0) on; fewer at the end."""
+
     def study_of(self, level: str, orthanc_id: OrthancId) -> OrthancId | None:
         """The study above a series or instance, or None where it is gone."""
 
     def study(self, orthanc_id: OrthancId) -> Study | None:
         """The study with its instance sets, or None where it is not known."""
+
+    def instances(self, study: OrthancId) -> frozenset[OrthancId]:
+        """The instances of the study alone, in one request; none where it is not known."""
 
     def find_study(self, text: str) -> list[OrthancId]:
         """The studies that have this StudyInstanceUID; one for each patient it is known under."""
@@ -266,11 +272,15 @@ class Orthanc:
         """See OrthancPort; read by pages, so a large archive never comes in one answer."""
         since, page = 0, 1000
         while True:
-            found = self._json("GET", f"/studies?since={since}&limit={page}")
-            yield from map(OrthancId, found)
+            found = self.study_page(since, page)
+            yield from found
             if len(found) < page:
                 return
             since += page
+
+    def study_page(self, since: int, limit: int) -> list[OrthancId]:
+        """See OrthancPort."""
+        return list(map(OrthancId, self._json("GET", f"/studies?since={since}&limit={limit}")))
 
     def study_of(self, level: str, orthanc_id: OrthancId) -> OrthancId | None:
         """See OrthancPort."""
@@ -297,6 +307,14 @@ class Orthanc:
             accession=tags.get("AccessionNumber", ""),
             series=tuple(_series(row) for row in listed),
         )
+
+    def instances(self, study: OrthancId) -> frozenset[OrthancId]:
+        """See OrthancPort. By series: `/instances?expand=false` takes ten times as long for 600 images."""
+        try:
+            listed = self._json("GET", f"/studies/{study}/series")
+        except NotFoundError:
+            return frozenset()
+        return frozenset().union(*(_series(row).instances for row in listed))
 
     def find_study(self, text: str) -> list[OrthancId]:
         """See OrthancPort."""

@@ -81,7 +81,7 @@ def as_json(report: Report) -> str:
     """The whole Report as one JSON object, with `well` and `wrong` in front."""
     body = {"well": not report.wrong, "wrong": report.wrong, "version": __version__, **asdict(report)}
     for heart in body["hearts"]:
-        for shown_elsewhere in ("in_flight", "recent", "counts"):
+        for shown_elsewhere in ("in_flight", "recent", "counts", "swept"):
             heart["facts"].pop(shown_elsewhere, None)
     return json.dumps(body) + "\n"
 
@@ -93,6 +93,7 @@ def render(report: Report) -> str:
         _unit_lines(report),
         _server_lines(report),
         _heart_lines(report),
+        _swept_lines(report),
         _flight_lines(report),
         _recent_lines(report),
         _room_lines(report),
@@ -153,6 +154,16 @@ def _said(heart: Heart) -> str:
     published = many(totals.get("studies", 0), "study", "studies")
     fetched = many(totals.get("instances", 0), "image", "images")
     return f"{published} published, {fetched} fetched, {totals.get('forwarded', 0):,} sent again"
+
+
+def _swept_lines(report: Report) -> list[str]:
+    """How far the extractor is with comparing everything: the guarantee is alive."""
+    if not report.swept:
+        return []
+    studies = max([server.studies for server in report.servers], default=0)
+    ended = report.swept["ended_at"]
+    last = f"all of them last at {time(ended)}" if ended else "not yet all of them"
+    return [f"compared  {report.swept['compared']:,} of {studies:,} studies; {last}"]
 
 
 def _flight_lines(report: Report) -> list[str]:

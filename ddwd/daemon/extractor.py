@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("ddwd.extractor")
 
 _STATUS_SECONDS = 1.0
+_PIECE_SECONDS = 2.0
+"""Ten times what the sweep compares at once takes."""
 _BREATH_SECONDS = 0.1
 """Between two turns, however often the bell rings: each turn costs both Orthancs a look at their changes."""
 
@@ -63,6 +65,7 @@ class Extractor:
         self._loop = Loop(self._turn, config.poll_interval, breath=_BREATH_SECONDS)
         self._ending = Ending(self._loop.stopping, self._clock)
         self._workers = Workers(self._progress, self._loop.wake)
+        self._sweeper = Workers(self._progress, self._loop.wake)
         self._main = threading.get_ident()
         self._totals = Totals()
         self._audit.also(self._totals.happened)
@@ -84,6 +87,7 @@ class Extractor:
             self._loop.run()
         finally:
             finished = self._workers.finish()
+            finished = self._sweeper.finish(_PIECE_SECONDS) and finished
             self._audit.record(Event.STOPPED, "the extractor stops", open=len(self._cycle.open))
             self._cycle.drain()
             ears.stop()
@@ -160,6 +164,7 @@ class Extractor:
             audit=audit,
             clock=clock,
             executor=self._workers,
+            sweeper=self._sweeper,
             alive=self._alive,
         )
 
@@ -175,15 +180,16 @@ class Extractor:
             self._loop.alive(seconds)
 
     def _turn(self) -> Beat:
+        began = self._clock.monotonic()
         self._progress.alive()
         report = self._cycle.run()
         self._progress.idle()
-        self._totals.add(report)
         now = self._clock.monotonic()
+        self._totals.add(report, now - began)
         if now - self._status_at >= _STATUS_SECONDS or report.published:
             self._status_at = now
             self._write_status()
-        wait = self._cycle.next_due() if report.busy else self._config.poll_interval
+        wait = 0.0 if report.more else self._cycle.next_due()
         stuck = self._progress.stuck()
         if stuck:
             log.error("no sign of life: %s; the watchdog will restart the extractor", ", ".join(stuck))

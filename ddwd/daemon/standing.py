@@ -6,8 +6,9 @@ Every user of the machine may read that file: it never holds a patient ID or an 
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import asdict
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ddwd.audit import Event
@@ -31,15 +32,20 @@ _FAILURES = (
 )
 
 
+_TURNS = 100
+
+
 class Totals:
-    """What was done since the start, ever rising; counts the audit events of failures too."""
+    """What was done since the start, ever rising; counts the audit events of failures too. And how long the latest turns took."""
 
     def __init__(self) -> None:
         self._done: Counter[str] = Counter(studies=0, instances=0, bytes=0, forwarded=0, late=0)
         self._failures: Counter[str] = Counter({event.name.lower(): 0 for event in _FAILURES})
+        self._turns: deque[float] = deque(maxlen=_TURNS)
 
-    def add(self, report: CycleReport) -> None:
-        """Take in what one turn did."""
+    def add(self, report: CycleReport, seconds: float) -> None:
+        """Take in what one turn did, and how long it took."""
+        self._turns.append(seconds)
         self._done["studies"] += sum(one.revision == 1 for one in report.published)
         self._done["late"] += sum(one.revision > 1 for one in report.published)
         self._done["instances"] += report.retrieved
@@ -56,6 +62,11 @@ class Totals:
         """Studies published."""
         return self._done["studies"]
 
+    @property
+    def turn_seconds(self) -> float:
+        """Median of the latest turns."""
+        return round(median(self._turns or [0.0]), 4)
+
     def as_dict(self) -> dict[str, Any]:
         """For the status file."""
         return dict(self._done) | {"failures": dict(self._failures)}
@@ -70,6 +81,8 @@ def standing(cycle: Cycle, totals: Totals, guard: Guard, clock: Clock) -> dict[s
         "paused": cycle.is_paused,
         "counts": dict(Counter(study.stage.value for study in studies)),
         "totals": totals.as_dict(),
+        "turn_seconds": totals.turn_seconds,
+        "swept": cycle.swept(),
         "backlog": _backlog(studies),
         "peers": cycle.peers,
         "disk": guard.state(),

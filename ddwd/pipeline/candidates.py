@@ -1,34 +1,28 @@
-"""Which studies are compared next: first those that moved on an Orthanc, then, at each sweep, all of them. Part of the cycle.
-
-A sweep over everything begins at the start, after every fault and every few minutes; studies are taken from it a few a turn.
-"""
+"""Which studies are compared next: those that moved on an Orthanc, and those that the sweep over all of them finds. Part of the cycle."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddwd.errors import PeerDownError, PeerRefusedError
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from ddwd.model import OrthancId
-    from ddwd.orthanc_api import OrthancPort
+    from ddwd.pipeline.sweep import Sweep
 
-_SWEEP_SECONDS = 300.0
+_LEFTOVERS_SECONDS = 300.0
 
 
 class Candidates:
     """A queue of studies to compare; `next` empties it."""
 
-    def __init__(self, nodes: tuple[OrthancPort, ...]) -> None:
-        self._nodes = nodes
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
         self._moved: dict[OrthancId, None] = {}
-        self._sweep: Iterator[OrthancId] | None = None
-        self._next_sweep = 0.0
+        self._next_leftovers = float("-inf")
 
     def __bool__(self) -> bool:
-        """Whether studies that moved still wait to be compared."""
+        """Whether studies still wait to be compared."""
         return bool(self._moved)
 
     def moved(self, studies: Iterable[OrthancId]) -> None:
@@ -36,7 +30,7 @@ class Candidates:
         self._moved = dict.fromkeys(studies) | self._moved
 
     def again(self, study: OrthancId) -> None:
-        """It could not be compared now."""
+        """It could not be compared now, or is no more than suspected: it comes last."""
         self._moved[study] = None
 
     def look_at(self, study: OrthancId | None) -> None:
@@ -44,36 +38,24 @@ class Candidates:
         if study is not None:
             self._moved[study] = None
         else:
-            self._sweep, self._next_sweep = None, 0.0
+            self.sweep.everything()
+            self._next_leftovers = float("-inf")
 
     def after_a_fault(self) -> None:
         """Everything is compared as soon as both Orthancs answer."""
-        self._next_sweep = 0.0
+        self.sweep.hasten()
+        self._next_leftovers = float("-inf")
 
-    def begin_sweep(self, now: float) -> bool:
-        """Begin one where it is time; whether it was."""
-        if self._sweep is not None or now < self._next_sweep:
+    def is_time_for_leftovers(self, now: float) -> bool:
+        """Whether spool and staging are to be looked through: at the start, after a fault, every few minutes."""
+        if now < self._next_leftovers:
             return False
-        self._sweep = self._all_studies()
-        self._next_sweep = now + _SWEEP_SECONDS
+        self._next_leftovers = now + _LEFTOVERS_SECONDS
         return True
 
     def next(self) -> OrthancId | None:
         """The next study to compare, or None."""
-        if self._moved:
-            study = next(iter(self._moved))
+        study = next(iter(self._moved), None)
+        if study is not None:
             del self._moved[study]
-            return study
-        if self._sweep is None:
-            return None
-        try:
-            return next(self._sweep)
-        except StopIteration:
-            self._sweep = None
-        except (PeerDownError, PeerRefusedError):
-            self.look_at(None)
-        return None
-
-    def _all_studies(self) -> Iterator[OrthancId]:
-        for node in self._nodes:
-            yield from node.study_ids()
+        return study

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddwd.audit import Audit, Event
 from ddwd.clock import Clock, stamp
@@ -21,6 +21,7 @@ from ddwd.pipeline.chronicle import Chronicle
 from ddwd.pipeline.open_study import OpenStudy, ids_of, uncompared
 from ddwd.pipeline.quarantine import Subject
 from ddwd.pipeline.retrieve import reason_of
+from ddwd.pipeline.sweep import Sweep
 from ddwd.pipeline.watch import ChangeFeed
 from ddwd.pipeline.wishes import Wishes
 from ddwd.state.custody import Custody, Record
@@ -42,9 +43,9 @@ if TYPE_CHECKING:
     from ddwd.state.requests import Requests
 
 _CHECKS_A_TURN = 40
-"""Candidates compared in one turn, about 10 ms each: the watchdog is answered in between."""
+"""Candidates compared in one turn, about 4 ms each: the watchdog is answered in between."""
 _CHECK_SECONDS = 0.1
-"""And no longer than this while studies are in flight, which must not wait for a sweep over a large archive."""
+"""And no longer than this while studies are in flight, which must not wait for all the others that moved."""
 _LOOK_SECONDS = 0.3
 """A study in flight is compared this often."""
 _QUICK_SECONDS = 0.1
@@ -73,6 +74,7 @@ class Ports:
     audit: Audit
     clock: Clock
     executor: Executor
+    sweeper: Executor
     alive: Callable[[], None]
 
 
@@ -93,14 +95,14 @@ class Published:
 
 @dataclass
 class CycleReport:
-    """What one turn did; `busy` asks for the next turn soon, else the poll interval will do."""
+    """What one turn did; `more` tells that there is more to do at once, or `Cycle.next_due` will do."""
 
     published: list[Published] = field(default_factory=list)
     opened: int = 0
     retrieved: int = 0
     bytes: int = 0
     forwarded: int = 0
-    busy: bool = False
+    more: bool = False
 
 
 class Cycle:
@@ -114,7 +116,10 @@ class Cycle:
             ChangeFeed(ports.gateway, cursors.get("gateway", 0), ports.clock),
             ChangeFeed(ports.storage, cursors.get("storage", 0), ports.clock),
         ]
-        self._candidates = Candidates((ports.gateway, ports.storage))
+        nodes = (ports.gateway, ports.storage)
+        self._candidates = Candidates(
+            Sweep(nodes, self._looks_wrong, self._finished_last, ports.sweeper, ports.clock)
+        )
         self._chronicle = Chronicle(ports.audit)
         self._wishes = Wishes(ports, self._candidates, self._reopened, self._dropped)
         self._cursor_at = 0.0
@@ -139,7 +144,6 @@ class Cycle:
             self._ports.alive()
             self._advance(study, report)
         self._commit()
-        report.busy = report.busy or bool(self.open) or bool(self._candidates)
         return report
 
     def drain(self) -> None:
@@ -155,14 +159,25 @@ class Cycle:
         """Whether the operator has paused the retrieving."""
         return self._ports.ledger.state.paused
 
+    def swept(self) -> dict[str, Any]:
+        """How far the sweep over all studies is: compared in this round, and when a whole one ended last (over restarts)."""
+        sweep = self._candidates.sweep
+        return {
+            "compared": sweep.compared,
+            "began_at": sweep.began_at,
+            "ended_at": self._ports.ledger.state.swept,
+        }
+
     def opened_at(self, study: OrthancId) -> str:
         """Stamp of when the study was opened, over restarts."""
         return self._ports.ledger.state.open.get(study, "")
 
     def next_due(self) -> float:
-        """Seconds until some open study wants to be looked at again."""
+        """Seconds until some open study wants to be looked at again, or the sweep to go on."""
         now = self._ports.clock.monotonic()
         due = [study.not_before - now for study in self.open.values() if study.work is None]
+        if self._both_answer:
+            due.append(self._candidates.sweep.wait())
         return max(0.0, min([self._config.poll_interval, *due]))
 
     # --- seeing -----------------------------------------------------------------------------------------------
@@ -175,7 +190,7 @@ class Cycle:
             return
         self._peer(feed.node.name, "ok")
         self._candidates.moved(touched.studies)
-        report.busy = report.busy or touched.more
+        report.more = report.more or touched.more
         if touched.grew:
             for study in self.open.values():
                 study.not_before = min(study.not_before, study.look_again_at)
@@ -187,11 +202,14 @@ class Cycle:
             self._candidates.after_a_fault()
         self.peers[name] = state
 
+    @property
+    def _both_answer(self) -> bool:
+        return set(self.peers.values()) == {"ok"}
+
     def _check_candidates(self, report: CycleReport) -> None:
-        """Compare a bounded number of candidates: first those that moved, then the sweep over all studies."""
-        ready = set(self.peers.values()) == {"ok"}
-        if ready and self._candidates.begin_sweep(self._ports.clock.monotonic()):
-            self._sweep_leftovers()
+        """Compare a bounded number of candidates."""
+        if self._both_answer:
+            self._go_on_with_the_sweep()
         began = self._ports.clock.monotonic()
         for _ in range(_CHECKS_A_TURN):
             study = self._candidates.next()
@@ -207,7 +225,17 @@ class Cycle:
                 self._reopened(study)
                 report.opened += 1
             if self.open and self._ports.clock.monotonic() - began >= _CHECK_SECONDS:
-                return
+                break
+        report.more = report.more or bool(self._candidates)
+
+    def _go_on_with_the_sweep(self) -> None:
+        if self._candidates.is_time_for_leftovers(self._ports.clock.monotonic()):
+            self._sweep_leftovers()
+        suspects, ended = self._candidates.sweep.step()
+        for study in suspects:
+            self._candidates.again(study)
+        if ended:
+            self._ports.ledger.append("swept")
 
     def _sweep_leftovers(self) -> None:
         uids = {study.listing.study_uid for study in self.open.values() if study.listing is not None}
@@ -219,15 +247,29 @@ class Cycle:
 
     def _needs_work(self, study: OrthancId) -> bool:
         record = self._read_record(study)
-        if record is None:
+        return record is None or self._differs(study, record)
+
+    def _looks_wrong(self, study: OrthancId) -> bool:
+        """The same for the sweep, in its thread; what it finds is compared again by `_needs_work`."""
+        self._ports.alive()
+        try:
+            record = self._ports.custody.read(study)
+        except StateError:
             return True
+        return record is None or self._differs(study, record)
+
+    def _differs(self, study: OrthancId, record: Record) -> bool:
+        """Whether an Orthanc lists what the record does not account for, or storage lacks what the gateway has."""
         known = record.images.keys() | record.set_aside.keys()
-        gateway, storage = (ids_of(node.study(study)) for node in (self._ports.gateway, self._ports.storage))
+        gateway, storage = (node.instances(study) for node in (self._ports.gateway, self._ports.storage))
         return (
             not (gateway | storage) <= known
             or not gateway - record.set_aside.keys() <= storage
             or bool(uncompared(record.images, gateway))
         )
+
+    def _finished_last(self) -> list[OrthancId]:
+        return list(reversed(self._ports.ledger.state.closed))
 
     def _read_record(self, study: OrthancId) -> Record | None:
         try:

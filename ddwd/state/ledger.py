@@ -14,6 +14,7 @@ import gzip
 import json
 import os
 import zlib
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,15 +29,19 @@ if TYPE_CHECKING:
 SCHEMA = 1
 _DAY_SECONDS = 86400
 _MOST_EVENTS = 10_000
+_CLOSED = 500
+"""Studies finished last that are remembered."""
 
 
 @dataclass
 class LedgerState:
-    """What the ledger remembers: `/changes` cursors by Orthanc name, open studies with the moment they were opened, and whether
-    the operator has paused the retrieving."""
+    """What the ledger remembers: `/changes` cursors by Orthanc name, open studies with the moment they were opened, those closed
+    last, when all studies had been compared, and whether the operator has paused the retrieving."""
 
     cursors: dict[str, int] = field(default_factory=dict)
     open: dict[OrthancId, str] = field(default_factory=dict)
+    closed: deque[OrthancId] = field(default_factory=lambda: deque(maxlen=_CLOSED))
+    swept: str = ""
     paused: bool = False
 
     def apply(self, record: dict[str, Any]) -> None:
@@ -47,6 +52,8 @@ class LedgerState:
                     raise StateError(f"the ledger has schema {record['schema']}, this version reads {SCHEMA}")
                 self.cursors = dict(record["cursors"])
                 self.open = {OrthancId(key): value for key, value in record["open"].items()}
+                self.closed = deque(map(OrthancId, record.get("closed", ())), maxlen=_CLOSED)
+                self.swept = record.get("swept", "")
                 self.paused = bool(record.get("paused"))
             case "cursor":
                 self.cursors[record["node"]] = record["seq"]
@@ -54,6 +61,9 @@ class LedgerState:
                 self.open.setdefault(OrthancId(record["study"]), record["at"])
             case "closed":
                 self.open.pop(OrthancId(record["study"]), None)
+                self.closed.append(OrthancId(record["study"]))
+            case "swept":
+                self.swept = record["at"]
             case "paused":
                 self.paused = True
             case "resumed":
@@ -159,6 +169,8 @@ class Ledger:
             "schema": SCHEMA,
             "cursors": self.state.cursors,
             "open": self.state.open,
+            "closed": list(self.state.closed),
+            "swept": self.state.swept,
             "paused": self.state.paused,
         }
         durable.replace_file(self._folder / f"{number:08}.jsonl", _line(snapshot))

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _SKEW_SECONDS = 5.0
 _EXPIRES_DAYS = 30
+_SWEEP = timedelta(weeks=1)
 _FLAWS = (
     ((1, 12, 0), "CVE-2023-33466: a login may overwrite files on the machine"),
     ((1, 12, 11), "CVE-2026-5437 to CVE-2026-5445: a crafted file or request may crash it, or worse"),
@@ -282,6 +283,15 @@ def _daemons(bench: Bench) -> Iterator[Finding]:
             )
 
 
+def _sweep(bench: Bench) -> Iterator[Finding]:
+    """That all studies are compared again and again: a round that never ends guards nothing."""
+    swept = bench.report.swept
+    since = swept.get("ended_at") or swept.get("began_at")
+    if since and bench.clock.utc() - datetime.fromisoformat(since) > _SWEEP:
+        text = f"not all studies were compared since {since[:10]}"
+        yield Finding("comparison", Level.WARN, text, "look at the Orthancs' load, then: ddwd reconcile")
+
+
 def _disks(bench: Bench) -> Iterator[Finding]:
     for volume in bench.report.volumes:
         if volume.problem:
@@ -430,6 +440,7 @@ CHECKS: dict[str, Callable[[Bench], Iterator[Finding]]] = {
     "C-ECHO": _echoes,
     "hops": _hops,
     "daemons": _daemons,
+    "comparison": _sweep,
     "disk": _disks,
     "permissions": _permissions,
     "clock": _clock,
@@ -448,6 +459,7 @@ _FINE = {
     "C-ECHO": "all three AE titles answer",
     "hops": "ORTHANC1 reaches ORTHANC2, ORTHANC2 reaches the SCP",
     "daemons": "both heartbeats fresh, both Orthancs reached",
+    "comparison": "every study is compared again and again",
     "disk": "room everywhere",
     "permissions": "patient data is for group ddwd alone",
     "clock": "synchronised, and the same everywhere",

@@ -41,7 +41,9 @@ def read(folder: Path, *, study: str = "", since: str = "", limit: int | None = 
     found: list[Happened] = []
     for number in sorted(_segments(folder), reverse=True):
         content = _content(folder, number)
-        rows = [one for one in _events(content, study.encode()) if one.at >= since]
+        # most segments do not name the study: one search in all of it, before it is taken apart
+        mine = content if study.encode() in content else b""
+        rows = [one for one in _events(mine, study.encode()) if one.at >= since]
         if study:
             rows = [one for one in rows if study in {one.study, one.study_uid}]
         found[:0] = rows

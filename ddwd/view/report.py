@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -129,6 +129,7 @@ class Report:
     quarantine: int | None
     paused: bool = False
     self_test: dict[str, Any] | None = None
+    swept: dict[str, Any] = field(default_factory=dict)
 
     @property
     def wrong(self) -> tuple[str, ...]:
@@ -162,6 +163,7 @@ def collect(config: Config, ports: Ports) -> Report:
         quarantine=_quarantined(paths.quarantine),
         paused=bool(extractor.facts.get("paused")),
         self_test=_last_self_test(paths.self_test),
+        swept=dict(extractor.facts.get("swept", {})),
     )
 
 

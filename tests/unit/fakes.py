@@ -178,6 +178,13 @@ class FakeOrthanc:
         self._answer()
         yield from sorted({one.study_id for one in self.images.values()})
 
+    def study_page(self, since: int, limit: int) -> list[OrthancId]:
+        return list(self.study_ids())[since : since + limit]
+
+    def instances(self, study: OrthancId) -> frozenset[OrthancId]:
+        self._answer()
+        return frozenset(one.orthanc_id for one in self.images.values() if one.study_id == study)
+
     def study_of(self, level: str, orthanc_id: OrthancId) -> OrthancId | None:
         self._answer()
         for one in self.images.values():

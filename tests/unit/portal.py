@@ -90,6 +90,7 @@ class Portal:
             audit=audit,
             clock=self.clock,
             executor=InlineExecutor(),
+            sweeper=InlineExecutor(),
             alive=lambda: None,
         )
         self.cycle = Cycle(self.config, ports)

@@ -167,7 +167,7 @@ def test_totals_rise_with_what_is_done_and_what_fails(portal: Portal) -> None:
     totals = Totals()
     portal.deliver(image(number=1), image(number=2))
     for report in portal.run(20):
-        totals.add(report)
+        totals.add(report, 0.1)
     totals.happened(Event.CONFLICT, "", {})
     totals.happened(Event.PUBLISHED, "", {})
     done = totals.as_dict()

@@ -268,6 +268,11 @@ def test_what_is_broken_is_named_with_what_to_do(
         ({"quarantine": 2}, "2 images wait in quarantine"),
         ({"counts": {"waiting": 1}}, "1 study waits after a failure"),
         ({"paused": True}, "paused"),
+        ({"swept": {"ended_at": "2025-12-20T00:00:00Z"}}, "not all studies were compared since 2025-12-20"),
+        (
+            {"swept": {"ended_at": "", "began_at": "2025-12-20T00:00:00Z"}},
+            "not all studies were compared since",
+        ),
         ({"volumes": (Volume("output", "/x", level="warn"),)}, "gets short of room"),
     ],
 )

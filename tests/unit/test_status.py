@@ -258,6 +258,16 @@ def test_waiting_studies_are_wrong_and_come_first(machine: Machine) -> None:
     assert "  and 5 more, see --json" in lines
 
 
+@pytest.mark.parametrize(
+    ("ended", "words"), [("", "not yet all of them"), ("2026-01-02T03:00:00Z", "last at 2026-01-02 03:00Z")]
+)
+def test_how_far_the_comparison_of_all_studies_is(machine: Machine, ended: str, words: str) -> None:
+    machine.beat("extractor", swept={"compared": 1000, "began_at": "2026-01-02T03:00:00Z", "ended_at": ended})
+    (line,) = [line for line in status.render(machine.report()).splitlines() if line.startswith("compared")]
+    assert "1,000 of 1,234 studies" in line
+    assert words in line
+
+
 def test_peer_that_only_the_extractor_cannot_reach(machine: Machine) -> None:
     machine.beat("extractor", peers={"gateway": "gateway: HTTP 401 for /changes", "storage": "ok"})
     assert machine.report().wrong == ("for the extractor: gateway: HTTP 401 for /changes",)
