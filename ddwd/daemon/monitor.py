@@ -26,10 +26,11 @@ from ddwd.monitor.silence import WEEKS, Habits
 from ddwd.paths import Paths
 from ddwd.view import report as view
 from ddwd.view.doctor import certificates, expiry_of
-from ddwd.view.events import Tail
+from ddwd.view.events import Tail, past
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from ddwd.clock import Clock
     from ddwd.config import Config
@@ -71,7 +72,8 @@ class Alerts:
         self._path = paths.alerts
         self._clock = clock
         self._audit = audit
-        self._habits = Habits()
+        self._ledger = paths.ledger
+        self._habits: Habits | None = None
         self._certificates: dict[str, str] = {}
         self._next_certificates = float("-inf")
         self._book = alerts.load(self._path, config.alerts.after * 60.0)
@@ -79,9 +81,8 @@ class Alerts:
 
     def step(self, report: Report, happened: list[Happened]) -> None:
         """Take in what holds now, and have sent what is due."""
-        self._habits.happened(happened)
         now = self._clock.utc()
-        silent = self._habits.silent(now.astimezone()) if self._config.alerts.silence else {}
+        silent = self._silent(now, happened) if self._config.alerts.silence else {}
         found = alerts.conditions(report, silent) | self._expiring()
         before = self._book.as_dict()
         message = self._book.take(found, now.timestamp(), stamp(now))
@@ -91,6 +92,18 @@ class Alerts:
                 way.put(message)
         if self._book.as_dict() != before:
             alerts.save(self._path, self._book)
+
+    def _silent(self, now: datetime, happened: list[Happened]) -> dict[str, datetime]:
+        """The modalities that should have sent; none while the ledger, which tells their habits, cannot be read."""
+        if self._habits is None:
+            habits = Habits()
+            try:
+                habits.happened(past(self._ledger, stamp(now - _HABIT)))
+            except OSError:
+                return {}
+            self._habits = habits
+        self._habits.happened(happened)
+        return self._habits.silent(now.astimezone())
 
     def _expiring(self) -> dict[str, str]:
         """Certificates that have expired or will soon; looked at now and then."""
@@ -117,10 +130,9 @@ class Monitor:
         self._config = config
         paths, clock = Paths(config), SystemClock()
         self._ports = view.real_ports()
-        self._history = Tail(paths.ledger, since=stamp(clock.utc() - _HABIT))
+        self._history = Tail(paths.ledger)
         self._metrics = Metrics(config.metrics.textfile)
         self._alerts = Alerts(config, paths, clock, Audit())
-        self._first = True
         self._relay = Relay(config, paths.audit_queue) if config.audit.host else None
         self._parts = [Part("alerts", self._alerts.step), Part("metrics", self._measure)]
         if self._relay is not None:
@@ -137,15 +149,12 @@ class Monitor:
             happened = []
         for part in self._parts:
             part.take(report, happened)
-        self._first = False
         troubled = [part.name for part in self._parts if part.trouble]
         state = f"in trouble: {', '.join(troubled)}" if troubled else "all parts work"
         return Beat(f"{len(report.wrong)} things wrong with the portal; {state}")
 
     def _measure(self, report: Report, happened: list[Happened]) -> None:
-        """What happened before the monitor began is no part of its counters."""
-        if not self._first:
-            self._metrics.happened(happened)
+        self._metrics.happened(happened)
         self._metrics.show(report)
         self._metrics.write()
 

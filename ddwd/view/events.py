@@ -52,6 +52,15 @@ def read(folder: Path, *, study: str = "", since: str = "", limit: int | None = 
     return found if limit is None else found[len(found) - min(limit, len(found)) :]
 
 
+def past(folder: Path, since: str) -> Iterator[Happened]:
+    """Events since a stamp, the newest segment first; one segment is in memory at a time. Raises OSError."""
+    for number in sorted(_segments(folder), reverse=True):
+        content = _content(folder, number)
+        yield from (one for one in _events(content, b"") if one.at >= since)
+        if _begins_before(content, since):
+            return
+
+
 class Tail:
     """What was added to the ledger since the last look; the first look brings the latest `last` events, or those since a stamp."""
 
