@@ -12,10 +12,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.appliance.conftest import Portal
-from tests.bench import report
+from tests.bench import growth, report
 from tests.bench.bench import STORESCP, Bench
 from tests.bench.rows import FULL, QUICK
 from tests.bench.templates import Templates
@@ -25,7 +25,7 @@ from tests.machine.host import REPO, cache_folder, say
 from tests.machine.network import MODALITY_ADDRESS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tests.bench.rows import Row
 
@@ -39,22 +39,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=FAMILIES, default=FAMILIES, help="these rows only")
     options = parser.parse_args(argv)
     scale = QUICK if options.quick else FULL
-    rows: list[Row] = []
-    folder = cache_folder()
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as scratch, Machine() as machine:
-        installed = Portal(machine, newest_deb())
-        _install(installed)
-        bench = Bench(installed, Templates(Path(scratch)), scale)
-        bench.plain.start()
-        facts = report.conditions(machine)
-        for family in options.only:
-            began = time.monotonic()
-            say(f"{family} ...")
-            rows += getattr(bench, family)()
-            say(f"  {time.monotonic() - began:.0f} s")
-            report.write(REPO / "dist", rows, facts, quick=options.quick)
-    report.show(rows, facts)
+    done = Measured(quick=options.quick)
+    side_by_side = [family for family in options.only if family != "growth"]
+    if side_by_side:
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=cache_folder()) as scratch, Machine() as machine:
+            installed = Portal(machine, newest_deb())
+            _install(installed)
+            bench = Bench(installed, Templates(Path(scratch)), scale)
+            bench.plain.start()
+            done.facts = report.conditions(machine)
+            for family in side_by_side:
+                done.take(family, getattr(bench, family))
+    if "growth" in options.only:
+        with Machine() as machine:  # of its own: years of studies come into it
+            installed = Portal(machine, newest_deb())
+            _install(installed)
+            done.facts = done.facts or report.conditions(machine)
+            done.take("growth", lambda: growth.rows(installed, scale))
+    report.show(done.rows, done.facts)
     return 0
+
+
+class Measured:
+    """What there is so far; written after each family, so that a bench that breaks off leaves what it has."""
+
+    def __init__(self, *, quick: bool) -> None:
+        self.quick = quick
+        self.rows: list[Row] = []
+        self.facts: dict[str, Any] = {}
+
+    def take(self, family: str, measure: Callable[[], list[Row]]) -> None:
+        """Measure a family of rows."""
+        say(f"{family} ...")
+        began = time.monotonic()
+        self.rows += measure()
+        say(f"  {time.monotonic() - began:.0f} s")
+        report.write(REPO / "dist", self.rows, self.facts, quick=self.quick)
 
 
 def _install(installed: Portal) -> None:

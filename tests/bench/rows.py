@@ -16,7 +16,8 @@ class Scale:
     """Images of a study to how often the plain pipeline is measured with it; the last is the one that is compared."""
     compared: int
     ingest: int
-    ingest_lan: int
+    ingest_others: int
+    """Images for the senders that the target is not about; 0 leaves out those over the LAN."""
     hop_ct: int
     hop_mr: int
     chain: int
@@ -24,6 +25,8 @@ class Scale:
     steady_seconds: float
     object_bytes: int
     finished: tuple[int, int]
+    settle: float
+    """Seconds that the finished studies are left to themselves before they are measured."""
 
 
 FULL = Scale(
@@ -31,7 +34,7 @@ FULL = Scale(
     tails={100: 3, 600: 5, 2000: 1},
     compared=600,
     ingest=2000,
-    ingest_lan=500,
+    ingest_others=200,
     hop_ct=600,
     hop_mr=2000,
     chain=60,
@@ -39,20 +42,22 @@ FULL = Scale(
     steady_seconds=1800,
     object_bytes=2 * 1024**3,
     finished=(100, 100_000),
+    settle=30,
 )
 QUICK = Scale(
     times=1,
-    tails={50: 1, 150: 1, 300: 0},
+    tails={50: 1, 150: 1},
     compared=150,
-    ingest=150,
-    ingest_lan=150,
+    ingest=80,
+    ingest_others=0,
     hop_ct=150,
     hop_mr=300,
     chain=12,
     reception=150,
-    steady_seconds=20,
+    steady_seconds=15,
     object_bytes=256 * 1024**2,
     finished=(100, 2_000),
+    settle=3,
 )
 
 
