@@ -43,7 +43,8 @@ _VALUE_BYTES = 256
 """Longest identifier that is taken: four times what the standard allows, so that only nonsense is refused."""
 _ELEMENTS = 1_000_000
 """Elements stepped over before the head counts as unreadable: about two seconds' work."""
-_BLOCK = 16 * 1024
+HEAD_BYTES = 16 * 1024
+"""Bytes of a file that are read at once: with most objects the whole head."""
 _INFLATED = 16 * 1024 * 1024
 """Bytes of a deflated data set that are inflated to find the head: a deflate bomb ends here."""
 
@@ -62,12 +63,12 @@ class Head:
     series_uid: str = ""
 
 
-def read_head(descriptor: int, start: int, transfer_syntax: str) -> Head:
-    """Read the identifiers of the data set that begins at `start` of an open file.
+def read_head(descriptor: int, start: int, transfer_syntax: str, first: bytes = b"") -> Head:
+    """Read the identifiers of the data set that begins at `start` of an open file; `first` are bytes of it already at hand.
 
     Raises UnreadableError, OSError.
     """
-    read = _inflated(descriptor, start) if transfer_syntax in DEFLATED else _blocks(descriptor, start)
+    read = _inflated(descriptor, start) if transfer_syntax in DEFLATED else _blocks(descriptor, start, first)
     values = _scan(read, _endian(transfer_syntax), _WANTED)
     tags = (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES)
     return Head(*(values.get(tag, "").strip(_PADDING) for tag in tags))
@@ -114,14 +115,14 @@ def _of(content: bytes, start: int) -> Read:
     return lambda offset, length: content[start + offset : start + offset + length]
 
 
-def _blocks(descriptor: int, start: int) -> Read:
+def _blocks(descriptor: int, start: int, held: bytes) -> Read:
     """Read a file through one block that moves along."""
-    held, at = os.pread(descriptor, _BLOCK, start), 0
+    at = 0
 
     def read(offset: int, length: int) -> bytes:
         nonlocal held, at
         if not at <= offset <= offset + length <= at + len(held):
-            held, at = os.pread(descriptor, max(length, _BLOCK), start + offset), offset
+            held, at = os.pread(descriptor, max(length, HEAD_BYTES), start + offset), offset
         return held[offset - at : offset - at + length]
 
     return read

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import struct
 import threading
 from contextlib import suppress
-from io import BytesIO
-from typing import TYPE_CHECKING, Any
-
-from pynetdicom.dsutils import create_file_meta, encode_file_meta
+from itertools import count
+from typing import TYPE_CHECKING
 
 from ddwd import durable, room
 from ddwd.dicom import contexts
-from ddwd.dicom.head import Head, read_head
+from ddwd.dicom.head import HEAD_BYTES, Head, read_head
 from ddwd.errors import StorageFullError
 from ddwd.model import safe_component
 
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 
 PREAMBLE = bytes(128) + b"DICM"
 DIGEST_DIGITS = 16
+_META, _LENGTH = struct.Struct("<HH2sH"), struct.Struct("<L")
+_META_VERSION = struct.pack("<HH2sHL2s", 2, 1, b"OB", 0, 2, b"\0\1")
 _PART = ".part"
 _RENAME_ATTEMPTS = 5
 
@@ -36,14 +37,24 @@ _RENAME_ATTEMPTS = 5
 def file_head(sop_class: str, sop_instance: str, transfer_syntax: str) -> bytes:
     """Preamble of zeros, prefix and file meta information (PS3.10 section 7.1); the same input gives the same bytes."""
     implementation_uid, implementation_name = contexts.implementation()
-    meta = create_file_meta(
-        sop_class_uid=sop_class,  # type: ignore[arg-type]
-        sop_instance_uid=sop_instance,  # type: ignore[arg-type]
-        transfer_syntax=transfer_syntax,  # type: ignore[arg-type]
-        implementation_uid=implementation_uid,  # type: ignore[arg-type]
-        implementation_version=implementation_name,
+    meta = b"".join(
+        (
+            _META_VERSION,
+            _meta(0x0002, b"UI", sop_class, b"\0"),
+            _meta(0x0003, b"UI", sop_instance, b"\0"),
+            _meta(0x0010, b"UI", transfer_syntax, b"\0"),
+            _meta(0x0012, b"UI", implementation_uid, b"\0"),
+            _meta(0x0013, b"SH", implementation_name, b" "),
+        )
     )
-    return PREAMBLE + encode_file_meta(meta)
+    return PREAMBLE + _META.pack(2, 0, b"UL", 4) + _LENGTH.pack(len(meta)) + meta
+
+
+def _meta(element: int, vr: bytes, value: str, padding: bytes) -> bytes:
+    """One element of group 0002, always explicit VR little endian and of even length."""
+    encoded = value.encode("latin-1")
+    encoded += padding * (len(encoded) % 2)
+    return _META.pack(2, element, vr, len(encoded)) + encoded
 
 
 class Spool:
@@ -53,6 +64,8 @@ class Spool:
         self._incoming = paths.incoming
         self._spool = paths.spool
         self._reserve = reserve
+        self._run = secrets.token_hex(8)
+        self._numbers = count()
         self._folders: set[Path] = set()
         self._lock = threading.Lock()
 
@@ -69,7 +82,7 @@ class Spool:
         """A new file for an object on its way in. Raises StorageFullError where less than the reserve is free."""
         if room.level_of(room.space_of(self._incoming), self._reserve) is room.Level.REFUSE:
             raise StorageFullError("less room is left on the volume of the output than the reserve")
-        return durable.NewFile(self._incoming / (secrets.token_hex(16) + _PART))
+        return durable.NewFile(self._incoming / f"{self._run}-{next(self._numbers)}{_PART}")
 
     def place(self, source: Path, head: Head, digest: str) -> Path:
         """Move a durable file to its study's folder, durably; the same content again takes the same name.
@@ -108,26 +121,22 @@ class Spool:
             self._folders.add(folder)
 
 
-class Incoming(BytesIO):
-    """What pynetdicom writes received data set fragments to; a BytesIO by type only, the bytes go to a file."""
+class Incoming:
+    """One object: what its data set's fragments are written to. The file is made with the first of them."""
 
-    def __init__(
-        self, spool: Spool, names: Callable[[], tuple[str, str, str] | None], seen: Callable[[int], None]
-    ) -> None:
-        super().__init__()
+    def __init__(self, spool: Spool, names: tuple[str, str, str], seen: Callable[[int], None]) -> None:
+        """`names` are SOP class, SOP instance and transfer syntax; `seen` is told of the bytes that came."""
         self._spool = spool
         self._names = names
         self._seen = seen
         self._file: durable.NewFile | None = None
         self._digest = hashlib.sha256()
         self._start = 0
-        self._transfer_syntax = ""
-        self.size = 0
+        self._first = b""
         self.trouble: Exception | None = None
 
-    def write(self, fragment: Any) -> int:
+    def write(self, fragment: memoryview) -> None:
         """Append a fragment to the file. Never raises: what went wrong waits in `trouble`."""
-        self.size += len(fragment)
         self._seen(len(fragment))
         if self.trouble is None:
             try:
@@ -135,7 +144,6 @@ class Incoming(BytesIO):
             except Exception as error:  # noqa: BLE001 - the reactor must live to answer with a failure status
                 self.trouble = error
                 self.discard()
-        return len(fragment)
 
     def head(self) -> Head:
         """The identifiers of the data set. Raises UnreadableError, OSError, or what went wrong before."""
@@ -143,7 +151,7 @@ class Incoming(BytesIO):
             raise self.trouble
         if self._file is None:
             return Head()
-        return read_head(self._file.descriptor, self._start, self._transfer_syntax)
+        return read_head(self._file.descriptor, self._start, self._names[-1], self._first)
 
     def keep(self, head: Head) -> Path:
         """Make the object durable under its final name. Raises StorageFullError, OSError."""
@@ -160,20 +168,12 @@ class Incoming(BytesIO):
         if file is not None:
             file.abandon()
 
-    def _append(self, fragment: Any) -> None:
+    def _append(self, fragment: memoryview) -> None:
+        content: bytes | memoryview = fragment
         if self._file is None:
-            names = self._names()
-            if names is None:
-                return
-            self._begin(*names)
-        file = self._file
-        if file is not None:
-            file.write(fragment)
-            self._digest.update(fragment)
-
-    def _begin(self, sop_class: str, sop_instance: str, transfer_syntax: str) -> None:
-        head = file_head(sop_class, sop_instance, transfer_syntax)
-        self._file = self._spool.open()
-        self._file.write(head)
-        self._digest.update(head)
-        self._start, self._transfer_syntax = len(head), transfer_syntax
+            head = file_head(*self._names)
+            self._start, self._first = len(head), bytes(fragment[:HEAD_BYTES])
+            content = head + fragment
+            self._file = self._spool.open()
+        self._file.write(content)
+        self._digest.update(content)

@@ -12,27 +12,29 @@ import socket
 import threading
 import time
 from dataclasses import dataclass, field
+from io import BytesIO
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, cast
 
 from pynetdicom import AE, evt
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import DIMSEMessage
-from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from ddwd import durable
 from ddwd.clock import SystemClock
 from ddwd.dicom import contexts
+from ddwd.dicom.command import StoreRequest, read_store, store_response
 from ddwd.dicom.head import UnreadableError
 from ddwd.dicom.incoming import Incoming, Spool
 from ddwd.dicom.move_scu import echo
-from ddwd.dicom.upper_layer import MAX_PDU, Announced, Limits, Peer, UpperLayer, no_delay
+from ddwd.dicom.upper_layer import MAX_PDU, Announced, Fragments, Limits, Peer, UpperLayer, no_delay
 from ddwd.errors import StorageFullError
 from ddwd.paths import Paths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from pynetdicom.association import Association
@@ -47,6 +49,7 @@ log = logging.getLogger("ddwd.scp")
 SUCCESS, OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
 INPUT_OUTPUT, UNEXPECTED = 0xC001, 0xC002
 
+_COMMAND, _LAST = 0x01, 0x02  # bits of the message control header (PS3.8 section E.2)
 _COMMAND_BYTES = 64 * 1024
 """Cap of one command set; the largest sound C-STORE-RQ has a few hundred bytes."""
 _LOOK = 0.05
@@ -117,14 +120,30 @@ class _Tally:
             )
 
 
+class _Nowhere(BytesIO):
+    """Where the data set of a message goes that is no C-STORE: none of the services here needs one."""
+
+    def write(self, content: Any) -> int:
+        """Forget it."""
+        return len(content)
+
+
 class _Dimse(DIMSEServiceProvider):
-    """Receives messages; a C-STORE is served here, in the reactor thread, all else by the association's own."""
+    """Receives messages: a C-STORE is served here, in the reactor's thread; all else by pynetdicom, in the association's own.
+
+    A message is its command set, then its data set if there is one, all in one presentation context (PS3.8 annex E).
+    """
+
+    dul: _Reactor
 
     def __init__(self, assoc: Association, spool: Spool, tally: _Tally) -> None:
         super().__init__(assoc)
         self._spool = spool
         self._tally = tally
         self._silence = assoc.network_timeout or 0
+        self._command = bytearray()
+        self._context_id = 0
+        self._request: StoreRequest | None = None
         self._object: Incoming | None = None
         self.established = threading.Event()
         self.is_busy = False
@@ -137,17 +156,14 @@ class _Dimse(DIMSEServiceProvider):
             return None, None
 
     def receive_primitive(self, primitive: Any) -> None:
-        """Take the fragments of one P-DATA-TF; the last one completes a message."""
-        self.is_busy = True
+        """Take the fragments that came by pynetdicom's state machine."""
+        self.receive(primitive.presentation_data_value_list)
+
+    def receive(self, fragments: Sequence[tuple[int, Any]]) -> None:
+        """Take the fragments of one P-DATA-TF: pairs of a context ID and a control header with what follows it."""
         try:
-            if self.message is None:
-                self.message = self._new_message()
-            if self.message.decode_msg(primitive, self.assoc):
-                message, self.message = self.message, None
-                self._complete(message)
-                self.is_busy = False
-            else:
-                _bound(self.message)
+            for context_id, fragment in fragments:
+                self._take(context_id, fragment[0], fragment[1:])
         except Exception as error:  # noqa: BLE001 - a message that cannot be decoded aborts its association, no more
             log.warning("an invalid DIMSE message ends an association (%s)", type(error).__name__)
             self.drop()
@@ -159,40 +175,64 @@ class _Dimse(DIMSEServiceProvider):
         if unfinished is not None:
             unfinished.discard()
 
-    def _new_message(self) -> DIMSEMessage:
-        message = DIMSEMessage()
-        self._object = Incoming(self._spool, lambda: self._names(message), self._tally.seen)
-        message.data_set = self._object
-        return message
+    def _take(self, context_id: int, control: int, content: Any) -> None:
+        if self.is_busy and context_id != self._context_id:
+            raise ValueError("a message in more than one presentation context")
+        self.is_busy, self._context_id = True, context_id
+        has_command = self._request is not None or self.message is not None
+        if bool(control & _COMMAND) is has_command:
+            raise ValueError("a data set before its command set, or a command set within a message")
+        if not has_command:
+            self._command += content
+            if len(self._command) > _COMMAND_BYTES:
+                raise ValueError("a command set without an end")
+            if control & _LAST:
+                self._begin()
+        elif self._object is not None:
+            self._object.write(content)
+            if control & _LAST:
+                self._answer()
+        elif control & _LAST:
+            self._pass_on(control, b"")
 
-    def _names(self, message: DIMSEMessage) -> tuple[str, str, str] | None:
-        """SOP class, SOP instance and transfer syntax of a C-STORE; None for any other message, whose data are not kept."""
-        if type(message).__name__ != "C_STORE_RQ" or message.context_id not in self.assoc._accepted_cx:
-            return None
-        command = message.command_set
-        syntax = self.assoc._accepted_cx[message.context_id].transfer_syntax[0]
-        return (
-            str(command.get("AffectedSOPClassUID") or ""),
-            str(command.get("AffectedSOPInstanceUID") or ""),
-            str(syntax),
-        )
-
-    def _complete(self, message: DIMSEMessage) -> None:
-        request = message.message_to_primitive()
-        context_id = cast("int", message.context_id)
-        if not isinstance(request, C_STORE) or request.MessageIDBeingRespondedTo is not None:
-            self.drop()
-            self.msg_queue.put((context_id, cast("Any", request)))
+    def _begin(self) -> None:
+        """The command set is whole."""
+        command, self._command = bytes(self._command), bytearray()
+        self._request = read_store(command)
+        if self._request is None:
+            self._pass_on(_COMMAND | _LAST, command)
             return
-        if context_id not in self.assoc._accepted_cx or request.MessageID is None:
-            raise ValueError("a C-STORE-RQ outside the accepted contexts, or one that cannot be answered")
+        context = self.assoc._accepted_cx.get(self._context_id)
+        if context is None:
+            raise ValueError("a C-STORE-RQ outside the accepted contexts")
+        names = (self._request.sop_class, self._request.sop_instance, str(context.transfer_syntax[0]))
+        self._object = Incoming(self._spool, names, self._tally.seen)
+        if not self._request.has_data_set:
+            self._answer()
+
+    def _pass_on(self, control: int, content: bytes) -> None:
+        """Have pynetdicom decode a message that is no C-STORE-RQ; of its data set it only hears that it ended."""
+        if self.message is None:
+            self.message = DIMSEMessage()
+            self.message.data_set = _Nowhere()
+        primitive = P_DATA()
+        primitive.presentation_data_value_list.append((self._context_id, bytes((control,)) + content))
+        if self.message.decode_msg(primitive, self.assoc):
+            message, self.message = self.message, None
+            self.msg_queue.put((self._context_id, cast("Any", message.message_to_primitive())))
+            self.is_busy = False
+
+    def _answer(self) -> None:
+        """The object is whole."""
         if not self.established.wait(self._silence):
             raise ValueError("a C-STORE-RQ before the association was established")
+        request, self._request = cast("StoreRequest", self._request), None
         status = self._verdict(request)
         self._tally.answered(status)
-        self.send_msg(_response(request, status), context_id)
+        self.dul.transmit(store_response(request, status, self._context_id, self.maximum_pdu_size))
+        self.is_busy = False
 
-    def _verdict(self, request: C_STORE) -> int:
+    def _verdict(self, request: StoreRequest) -> int:
         """Keep the object, or say by a status why not; every failure ends here."""
         incoming, self._object = cast("Incoming", self._object), None
         try:
@@ -214,41 +254,20 @@ class _Dimse(DIMSEServiceProvider):
             return SUCCESS
         finally:
             incoming.discard()
-        log.error(
-            "refused a C-STORE with 0x%04X: %s; instance %s", status, reason, request.AffectedSOPInstanceUID
-        )
+        log.error("refused a C-STORE with 0x%04X: %s; instance %s", status, reason, request.sop_instance)
         return status
 
 
-def _check(head: Head, request: C_STORE) -> None:
+def _check(head: Head, request: StoreRequest) -> None:
     """The identifiers must be there and agree with the command set (PS3.4 section B.2.3: 0xA900)."""
-    if not request.is_valid_request:
+    if not request.is_whole:
         raise _RefusedError(MISMATCH, "the command set lacks a mandatory element")
     if not (head.study_uid and head.series_uid and head.sop_uid):
         raise _RefusedError(MISMATCH, "the data set lacks a study, series or SOP instance UID")
-    if head.sop_uid != _plain(request.AffectedSOPInstanceUID):
+    if head.sop_uid != request.sop_instance:
         raise _RefusedError(MISMATCH, "the SOP instance UIDs of command and data set differ")
-    if head.sop_class and head.sop_class != _plain(request.AffectedSOPClassUID):
+    if head.sop_class and head.sop_class != request.sop_class:
         raise _RefusedError(MISMATCH, "the SOP class UIDs of command and data set differ")
-
-
-def _bound(message: DIMSEMessage) -> None:
-    if message.encoded_command_set.tell() > _COMMAND_BYTES:
-        raise ValueError("a command set without an end")
-
-
-def _plain(uid: object) -> str:
-    return str(uid).strip(" \0")
-
-
-def _response(request: C_STORE, status: int) -> C_STORE:
-    """The C-STORE-RSP (PS3.7 section 9.3.1.2)."""
-    response = C_STORE()
-    response.MessageIDBeingRespondedTo = request.MessageID
-    response.AffectedSOPClassUID = request.AffectedSOPClassUID
-    response.AffectedSOPInstanceUID = request.AffectedSOPInstanceUID
-    response.Status = status
-    return response
 
 
 class _Reactor(UpperLayer):
@@ -258,6 +277,13 @@ class _Reactor(UpperLayer):
         super().__init__(assoc, limits)
         self._scp = scp
         self.dimse: _Dimse | None = None
+
+    def accepts(self, fragments: Fragments) -> bool:
+        """Serve what came at once, in this thread."""
+        if self.dimse is None:
+            return False
+        self.dimse.receive(fragments.values)
+        return True
 
     def released(self) -> None:
         """Free what the association held."""

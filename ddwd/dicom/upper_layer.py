@@ -15,7 +15,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pynetdicom import AE, evt
 from pynetdicom.dul import DULServiceProvider
@@ -40,6 +40,8 @@ _LOST_SECONDS = 20
 _HEADER = struct.Struct(">BxL")
 _PDV = struct.Struct(">LB")
 _P_DATA_TF = 0x04
+_READ_AHEAD = 64 * 1024
+_ESTABLISHED = "Sta6"  # PS3.8 table 9-5: association established and ready for data transfer
 _EVENT_PDATA, _EVENT_CLOSED, _EVENT_INVALID = "Evt10", "Evt17", "Evt19"  # PS3.8 table 9-10
 
 
@@ -55,19 +57,19 @@ class Fragments:
     """A received P-DATA-TF: views into the receive buffer, sound only until the next PDU is read."""
 
     def __init__(self, body: memoryview) -> None:
-        self._values: list[tuple[int, Any]] = []
+        self.values: list[tuple[int, Any]] = []
         while body:
             length, context_id = _PDV.unpack_from(body)
             end = 4 + length
             if length < 2 or end > len(body):  # noqa: PLR2004 - a context ID and a control header
                 raise ValueError("a presentation data value overruns its PDU")
-            self._values.append((context_id, body[5:end]))
+            self.values.append((context_id, body[5:end]))
             body = body[end:]
 
     def to_primitive(self) -> P_DATA:
         """The P-DATA indication (PS3.8 section 7.6)."""
         primitive = P_DATA()
-        primitive.presentation_data_value_list.extend(self._values)
+        primitive.presentation_data_value_list.extend(self.values)
         return primitive
 
 
@@ -83,7 +85,8 @@ class UpperLayer(DULServiceProvider):
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._connection = former.socket.socket if former.socket else None
         self._bell_lock = threading.Lock()
-        self._buffer = bytearray(6 + MAX_PDU)
+        self._poller: select.poll | None = None
+        self._received = Received()
         self.socket = former.socket
         self.event_queue = former.event_queue
         self.artim_timer.timeout = former.artim_timer.timeout
@@ -130,36 +133,84 @@ class UpperLayer(DULServiceProvider):
         self.join(timeout=_TICK * 5)
         return not self.is_alive()
 
+    def accepts(self, fragments: Fragments) -> bool:
+        """Hook: whether a P-DATA-TF of an established association has been dealt with, past pynetdicom's queues."""
+        del fragments
+        return False
+
+    def transmit(self, content: bytes) -> None:
+        """Send whole PDUs at once; for the reactor's own thread, which alone sends, between two of pynetdicom's."""
+        try:
+            if self._connection is None:
+                raise ConnectionError("closed")
+            self._connection.sendall(content)
+        except OSError:
+            self.event_queue.put(_EVENT_CLOSED)
+
     def _is_transport_event(self) -> bool:
-        if self.event_queue.empty() and not self._kill_thread:
+        if self.state_machine.current_state == _ESTABLISHED:
+            self._exchange()
+            return False
+        if not self._received.size and self.event_queue.empty() and not self._kill_thread:
             self._wait()
+        if self._received.size:
+            self._read_pdu_data()
+            return True
         return super()._is_transport_event()
 
-    def _wait(self) -> None:
-        """Wait for bytes, a primitive to send, or the next look at the timers."""
+    def _exchange(self) -> None:
+        """Take what comes for as long as there is nothing else to do: the inner loop of an established association."""
+        while not (self.event_queue.queue or self.to_provider_queue.queue or self._kill_thread):
+            if not (self._received.size or self._wait()):
+                return
+            self._read_pdu_data()
+            self._idle_timer.restart()
+
+    def _wait(self) -> bool:
+        """Wait for bytes, a primitive to send, or the next look at the timers; whether there are bytes, or their end."""
         association_socket = self.socket.socket if self.socket else None
-        self._connection = association_socket or self._connection
         if association_socket is None or association_socket.fileno() < 0:
             select.select([self._bell], [], [], 0.005)
-        else:
-            poller = select.poll()
-            poller.register(self._bell, select.POLLIN)
-            poller.register(association_socket, select.POLLIN)
-            poller.poll(_TICK * 1000)
+            self._unring()
+            return False
+        if association_socket is not self._connection or self._poller is None:
+            self._attend(association_socket)
+        found = cast("select.poll", self._poller).poll(_TICK * 1000)
+        descriptors = [descriptor for descriptor, _ in found]
+        if self._bell in descriptors:
+            self._unring()
+        return association_socket.fileno() in descriptors
+
+    def _attend(self, association_socket: socket.socket) -> None:
+        """Listen to this connection. A peer that stops reading holds up a sending no longer than a PDU may take."""
+        seconds, fraction = divmod(self._limits.transfer, 1)
+        association_socket.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(fraction * 1e6))
+        )
+        association_socket.settimeout(None)
+        self._connection = association_socket
+        self._poller = select.poll()
+        self._poller.register(self._bell, select.POLLIN)
+        self._poller.register(association_socket, select.POLLIN)
+
+    def _unring(self) -> None:
         with suppress(BlockingIOError):
             os.eventfd_read(self._bell)
 
     def _read_pdu_data(self) -> None:
-        """Read one PDU, refusing what is too long before a byte of it is read."""
+        """Read one PDU, refusing what is too long before a byte of its body is waited for."""
         deadline = time.monotonic() + (
             self._limits.transfer if self.assoc.is_established else self._limits.negotiation
         )
+        peer = self.socket.socket if self.socket else None
         try:
-            kind, length = _HEADER.unpack(self._receive(6, deadline))
+            if peer is None:
+                raise ConnectionError("closed")
+            kind, length = _HEADER.unpack(self._received.take(peer, _HEADER.size, deadline))
             if length > (MAX_PDU if kind == _P_DATA_TF else _ASSOCIATION_PDU):
                 self.event_queue.put(_EVENT_INVALID)
                 return
-            body = self._receive(length, deadline)
+            body = self._received.take(peer, length, deadline)
         except OSError:
             self.event_queue.put(_EVENT_CLOSED)
             return
@@ -174,25 +225,61 @@ class UpperLayer(DULServiceProvider):
         except Exception:  # noqa: BLE001 - whatever a hostile PDU makes the decoder do, it is an invalid PDU
             self.event_queue.put(_EVENT_INVALID)
             return
+        if event == _EVENT_PDATA and self._is_at_once() and self.accepts(pdu):
+            return
         self._recv_pdu.put(pdu)  # type: ignore[arg-type]
         self.event_queue.put(event)
 
-    def _receive(self, length: int, deadline: float) -> memoryview:
-        """Exactly `length` bytes of the peer. Raises OSError where it closes or is too slow."""
+    def _is_at_once(self) -> bool:
+        """Whether a P-DATA-TF may be dealt with now: action DT-2 is all there is to it, and no event stands before it."""
+        return self.state_machine.current_state == _ESTABLISHED and not self.event_queue.queue
+
+
+class Received:
+    """Bytes of the peer between the socket and the PDUs: a small object with its command takes one read instead of four.
+
+    Only small PDUs are read ahead; the body of a large one is read into its place, to its end and no further.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(_HEADER.size + MAX_PDU)
+        self._start = 0
+        self.size = 0
+
+    def take(self, peer: socket.socket, length: int, deadline: float) -> memoryview:
+        """Exactly `length` bytes, sound until the next take. Raises OSError where the peer closes or is too slow."""
+        if self.size < length:
+            self._make_room(length)
+        while self.size < length:
+            self._receive(peer, max(length - self.size, _READ_AHEAD - self.size), deadline)
+        start = self._start
+        self._start += length
+        self.size -= length
+        return memoryview(self._buffer)[start : start + length]
+
+    def _make_room(self, length: int) -> None:
+        """Move what is there to the front of a buffer that is long enough."""
+        rest = self._buffer[self._start : self._start + self.size]
         if length > len(self._buffer):
             self._buffer = bytearray(length)
-        whole = memoryview(self._buffer)[:length]
-        peer = self.socket.socket if self.socket else None
-        if peer is None:
-            raise ConnectionError("closed")
-        rest = whole
-        while rest:
-            peer.settimeout(max(0.001, deadline - time.monotonic()))
-            received = peer.recv_into(rest)
-            if not received:
-                raise ConnectionError("closed in the middle of a PDU")
-            rest = rest[received:]
-        return whole
+        self._buffer[: self.size] = rest
+        self._start = 0
+
+    def _receive(self, peer: socket.socket, most: int, deadline: float) -> None:
+        view = memoryview(self._buffer)[self.size : self.size + most]
+        try:
+            received = peer.recv_into(view, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            rest = deadline - time.monotonic()
+            if rest <= 0:
+                raise TimeoutError("a PDU took too long") from None
+            poller = select.poll()
+            poller.register(peer, select.POLLIN)
+            poller.poll(rest * 1000)
+            return
+        if not received:
+            raise ConnectionError("closed in the middle of a PDU")
+        self.size += received
 
 
 def no_delay(connection: socket.socket) -> None:

@@ -1,0 +1,118 @@
+"""Pure: the command sets of a C-STORE, read and written without a library (PS3.7 sections 6.3.1, 9.3.1 and annex E). Used by store_scp.
+
+Command sets are implicit VR little endian, a few hundred bytes, one for each object and one for each answer. pydicom makes
+a Dataset of each and pynetdicom a primitive and a message: more time than the whole rest of a small C-STORE.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+_C_STORE_RQ, _C_STORE_RSP = 0x0001, 0x8001
+_GROUP_LENGTH, _SOP_CLASS, _COMMAND_FIELD, _MESSAGE_ID, _RESPONDED_TO = 0x0000, 0x0002, 0x0100, 0x0110, 0x0120
+_PRIORITY, _DATA_SET_TYPE, _STATUS, _SOP_INSTANCE = 0x0700, 0x0800, 0x0900, 0x1000
+_NO_DATA_SET = 0x0101
+_UID_BYTES = 64
+_HEADER, _US, _UL = struct.Struct("<HHL"), struct.Struct("<H"), struct.Struct("<L")
+_PDU = struct.Struct(">BxLLBB")
+_P_DATA_TF, _COMMAND, _LAST = 0x04, 0x01, 0x02  # PS3.8 sections 9.3.5 and E.2
+_AROUND = 6
+"""Bytes of a P-DATA-TF that its one presentation data value adds to a fragment: length, context ID, control header."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRequest:
+    """A C-STORE-RQ. UIDs are without padding, empty where absent; `is_whole` is whether all mandatory elements are there."""
+
+    message_id: int
+    sop_class: str
+    sop_instance: str
+    has_data_set: bool
+    is_whole: bool
+
+
+def read_store(command: bytes | bytearray) -> StoreRequest | None:
+    """Read a whole command set; None where it is of another service. The group length is not believed, and not needed.
+
+    Raises ValueError where it is malformed, or could not be answered.
+    """
+    values = _elements(command)
+    if _short(values, _COMMAND_FIELD) != _C_STORE_RQ or _RESPONDED_TO in values:
+        return None
+    message_id, data_set_type = _short(values, _MESSAGE_ID), _short(values, _DATA_SET_TYPE)
+    if message_id is None or data_set_type is None:
+        raise ValueError("a C-STORE-RQ that cannot be answered")
+    sop_class, sop_instance = _uid(values, _SOP_CLASS), _uid(values, _SOP_INSTANCE)
+    has_data_set = data_set_type != _NO_DATA_SET
+    is_whole = bool(sop_class and sop_instance and has_data_set and _short(values, _PRIORITY) is not None)
+    return StoreRequest(message_id, sop_class, sop_instance, has_data_set, is_whole)
+
+
+def store_response(request: StoreRequest, status: int, context_id: int, longest: int) -> bytes:
+    """The C-STORE-RSP in as many P-DATA-TF as the peer's maximum length of one (0: any) asks for."""
+    command = b"".join(
+        (
+            _uid_element(_SOP_CLASS, request.sop_class),
+            _short_element(_COMMAND_FIELD, _C_STORE_RSP),
+            _short_element(_RESPONDED_TO, request.message_id),
+            _short_element(_DATA_SET_TYPE, _NO_DATA_SET),
+            _short_element(_STATUS, status),
+            _uid_element(_SOP_INSTANCE, request.sop_instance),
+        )
+    )
+    command = _HEADER.pack(0, _GROUP_LENGTH, 4) + _UL.pack(len(command)) + command
+    size = max(longest - _AROUND, 2) & ~1 if longest else len(command)
+    return b"".join(
+        _fragment(command[start : start + size], context_id, is_last=start + size >= len(command))
+        for start in range(0, len(command), size)
+    )
+
+
+def _elements(command: bytes | bytearray) -> dict[int, bytes]:
+    """The values by element number. All belong to group 0000."""
+    values: dict[int, bytes] = {}
+    position, end = 0, len(command)
+    while position < end:
+        if end - position < _HEADER.size:
+            raise ValueError("a command set ends inside an element")
+        group, element, length = _HEADER.unpack_from(command, position)
+        position += _HEADER.size
+        if group or length > end - position:
+            raise ValueError("a command set with an element that does not belong into it, or overruns it")
+        values[element] = bytes(command[position : position + length])
+        position += length
+    return values
+
+
+def _short(values: dict[int, bytes], element: int) -> int | None:
+    """An unsigned short; None where absent or empty."""
+    value = values.get(element, b"")
+    if not value:
+        return None
+    if len(value) != _US.size:
+        raise ValueError("a number of a command set has the wrong length")
+    return int(_US.unpack(value)[0])
+
+
+def _uid(values: dict[int, bytes], element: int) -> str:
+    uid = values.get(element, b"").decode("latin-1").strip(" \0")
+    if len(uid) > _UID_BYTES:
+        raise ValueError("a UID of a command set is too long")
+    return uid
+
+
+def _uid_element(element: int, uid: str) -> bytes:
+    """A UID, padded to an even length (PS3.5 section 9.1); nothing where there is none."""
+    value = uid.encode("latin-1")
+    value += b"\0" * (len(value) % 2)
+    return _HEADER.pack(0, element, len(value)) + value if value else b""
+
+
+def _short_element(element: int, value: int) -> bytes:
+    return _HEADER.pack(0, element, _US.size) + _US.pack(value)
+
+
+def _fragment(part: bytes, context_id: int, *, is_last: bool) -> bytes:
+    control = _COMMAND | (_LAST if is_last else 0)
+    return _PDU.pack(_P_DATA_TF, len(part) + _AROUND, len(part) + 2, context_id, control) + part
