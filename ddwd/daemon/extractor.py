@@ -142,7 +142,7 @@ class Extractor:
             forwarder=Forwarder(gateway),
             retriever=Retriever(
                 paths,
-                storage,
+                (gateway, storage),
                 mover,
                 Verifier(storage, gateway),
                 publisher,

@@ -31,6 +31,8 @@ _FINISH_SECONDS = 5.0
 """What runs when the stop is asked for may go on for this long; then it is broken off."""
 _LEAVE_SECONDS = 25.0
 """After that: the C-CANCEL (10 s until the association is aborted), and one request to an Orthanc. Within TimeoutStopSec."""
+_TAKE_SECONDS = 0.1
+"""Between two looks at what a C-MOVE has brought: it goes on meanwhile, and all that came since is verified at once."""
 _ASSOCIATION_SECONDS = 30.0
 """Longest silence of a peer while an association is opened or released."""
 
@@ -99,24 +101,38 @@ class StorageMover:
         self._storage = Peer("127.0.0.1", storage.dicom_port, storage.aet, scp.aet)
         self._scp = Peer(scp.host, scp.port, scp.aet, scp.aet)
 
-    def move(self, study: Study, sop_uids: Sequence[str], alive: Callable[[], None]) -> str:
+    def move(
+        self, study: Study, series_uids: Sequence[str], sop_uids: Sequence[str], arrived: Callable[[], None]
+    ) -> str:
         """See MoverPort. Raises PeerDownError for a stop too."""
         if self._ending.is_asked:
             raise PeerDownError("the extractor stops")
         arrivals = Arrivals(self._incoming)
+        taken_at = time.monotonic()
 
         def progressed() -> float:
             self._ending.look()
             self._progress.alive()  # the wait itself moves, and Mover bounds it
             return arrivals.last()
 
+        def sent(_outcome: object) -> None:
+            nonlocal taken_at
+            if time.monotonic() - taken_at >= _TAKE_SECONDS and not self._ending.cut.is_set():
+                arrived()
+                taken_at = time.monotonic()
+
         self._progress.alive(_ASSOCIATION_SECONDS)
         with Mover(self._storage, self._config.scp.aet, self._config.retrieve.timeout) as mover:
             outcome = mover.move(
-                study.study_uid, sop_uids=sop_uids, progressed=progressed, cancel=self._ending.cut
+                study.study_uid,
+                series_uids,
+                sop_uids,
+                on_progress=sent,
+                progressed=progressed,
+                cancel=self._ending.cut,
             )
             self._progress.alive(_ASSOCIATION_SECONDS)
-        alive()
+        self._ending.check()
         return "" if outcome.ok else f"C-MOVE ended with {outcome.describe()}"
 
     def scp_answers(self) -> bool:

@@ -20,7 +20,7 @@ from ddwd.pipeline.candidates import Candidates
 from ddwd.pipeline.chronicle import Chronicle
 from ddwd.pipeline.open_study import OpenStudy, ids_of, uncompared
 from ddwd.pipeline.quarantine import Subject
-from ddwd.pipeline.retrieve import reason_of
+from ddwd.pipeline.retrieve import next_block, reason_of
 from ddwd.pipeline.sweep import Sweep
 from ddwd.pipeline.watch import ChangeFeed
 from ddwd.pipeline.wishes import Wishes
@@ -403,7 +403,7 @@ class Cycle:
         if study.listing is None:
             return
         self._chronicle.retrieving(study)
-        block = sorted(decision.retrieve)[: self._config.retrieve.batch]
+        block = next_block(study.listing, decision.retrieve, self._config.retrieve.batch)
         study.work = self._ports.executor.submit(
             self._ports.retriever.fetch, study.listing, block, self._ports.alive, study.control
         )

@@ -52,10 +52,10 @@ class Publisher:
             durable.remove_folder(below)
 
     def stage(self, source: Path, study: OrthancId, wanted: Wanted) -> Path:
-        """Move a verified file from the spool to its place in staging."""
+        """Move a verified file from the spool to its place in staging; its new name is durable once its folder is settled."""
         target = self.staged(study, wanted.file)
         durable.make_dirs(target.parent)
-        durable.rename(source, target)
+        durable.rename(source, target, durably=False)
         return target
 
     def publish(self, study: Study) -> list[str]:

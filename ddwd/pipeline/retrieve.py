@@ -1,47 +1,53 @@
 """Third stage: have ORTHANC2 send what the disk lacks to our SCP by C-MOVE, and take over what came. Runs in worker threads.
 
 The truth is what lies in the spool and proves equal to ORTHANC2's copy; the status of a C-MOVE is only a hint (an Orthanc can
-report success with nothing sent). A block that did not come whole is asked for again in halves, so one bad image never keeps
-the others back; before one is blamed, an image that is known to be sound is moved the same way, to prove the way open.
-Everything here may be interrupted anywhere and done again.
+report success with nothing sent). A series of which nothing has come is asked for whole, which costs ORTHANC2 half of what naming
+each image does; what of it did not come is asked for by name. What comes is verified while the C-MOVE goes on. A block that did not
+come whole is asked for again in halves, so one bad image never keeps the others back; before one is blamed, an image that is known
+to be sound is moved the same way, to prove the way open. Everything here may be interrupted anywhere and done again.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ddwd import durable
 from ddwd.errors import DdwdError, NotFoundError, PeerDownError, PeerRefusedError
-from ddwd.model import OrthancId, Wanted, safe_component
+from ddwd.model import OrthancId, Wanted, is_uid, safe_component
 from ddwd.pipeline.quarantine import Subject
-from ddwd.pipeline.verify import difference_of
+from ddwd.pipeline.verify import Known, difference_of, foretold
 from ddwd.state.custody import Kept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence, Set
     from pathlib import Path
 
-    from ddwd.model import Study
-    from ddwd.orthanc_api import OrthancPort
+    from ddwd.model import Series, Study
+    from ddwd.orthanc_api import OrthancPort, Stored
     from ddwd.paths import Paths
     from ddwd.pipeline.mend import Mender
     from ddwd.pipeline.publish import Publisher
     from ddwd.pipeline.quarantine import Quarantine
     from ddwd.pipeline.verify import Verdict, Verifier
 
-_DIGEST_DIGITS = 16
-"""Hexadecimal digits of the SHA-256 in a spool file's name (dicom/store_scp.py)."""
+_SHORT_DIGEST = 16
+_WHOLE_DIGEST = 64
+"""Hexadecimal digits of the SHA-256 in a spool file's name (dicom/incoming.py); the short one is an earlier version's."""
+_WHOLE_SERIES = 5000
+"""Images that are asked for at once by whole series: more would keep a worker from the other studies for too long."""
 
 
 class MoverPort(Protocol):
-    """One C-MOVE at image level, from ORTHANC2 to our SCP."""
+    """One C-MOVE from ORTHANC2 to our SCP."""
 
-    def move(self, study: Study, sop_uids: Sequence[str], alive: Callable[[], None]) -> str:
-        """Ask for the instances and wait for the end; what the peer said when it was not success, else nothing.
+    def move(
+        self, study: Study, series_uids: Sequence[str], sop_uids: Sequence[str], arrived: Callable[[], None]
+    ) -> str:
+        """Ask for whole series, or where none is named for the instances, and wait for the end.
 
-        Calls `alive` at each sign of progress. Raises PeerDownError where the peer cannot be spoken to.
+        What the peer said when it was not success, else nothing. Calls `arrived` now and then while images come.
+        Raises PeerDownError where the peer cannot be spoken to, and what `arrived` raises.
         """
 
     def scp_answers(self) -> bool:
@@ -62,13 +68,29 @@ class Fetched:
 
 @dataclass
 class _Round:
-    """One call of `fetch`: what it is about, and what it has brought so far."""
+    """One call of `fetch`: what it is about, what is known of the stored files, and what it has brought so far.
+
+    `lacking` is what still is to come, once it was named; `refused` are the spool files that were no copy of an instance.
+    """
 
     study: Study
+    missing: frozenset[OrthancId]
     control: str
     alive: Callable[[], None]
     found: Fetched = field(default_factory=Fetched)
     is_open: bool | None = None
+    lacking: dict[OrthancId, Wanted] | None = None
+    by_name: dict[str, list[Wanted]] = field(default_factory=dict)
+    on_storage: dict[OrthancId, Stored] = field(default_factory=dict)
+    on_gateway: dict[OrthancId, Stored] = field(default_factory=dict)
+    heads: dict[str, bytes] = field(default_factory=dict)
+    refused: set[tuple[int, OrthancId]] = field(default_factory=set)
+    touched: set[Path] = field(default_factory=set)
+
+    @property
+    def still_lacking(self) -> list[Wanted]:
+        """What has not come yet, by series."""
+        return list((self.lacking or {}).values())
 
 
 class Retriever:
@@ -77,7 +99,7 @@ class Retriever:
     def __init__(
         self,
         paths: Paths,
-        storage: OrthancPort,
+        nodes: tuple[OrthancPort, OrthancPort],
         mover: MoverPort,
         verifier: Verifier,
         publisher: Publisher,
@@ -85,7 +107,7 @@ class Retriever:
         mender: Mender,
     ) -> None:
         self._paths = paths
-        self._storage = storage
+        self._gateway, self._storage = nodes
         self._mover = mover
         self._verifier = verifier
         self._publisher = publisher
@@ -97,26 +119,78 @@ class Retriever:
     ) -> Fetched:
         """Bring the instances from ORTHANC2 to staging; first looks at what is already on this disk.
 
-        `control` is the SOPInstanceUID of an image of the study that came before, if there is one.
-        Raises PeerDownError, StorageFullError and OSError; what was staged before stays staged.
+        `control` is the SOPInstanceUID of an image of the study that came before, if there is one. What is left out of the answer has
+        neither come nor failed: it is for the next call. Raises PeerDownError, StorageFullError and OSError; what was staged before
+        stays staged.
         """
-        this = _Round(study, control, alive)
-        lacking = self._take_over(this, self._name(study, missing))
-        if lacking:
-            self._ask(this, lacking)
+        this = _Round(study, frozenset(missing), control, alive)
+        self._bring(this)
+        self._settle(this)
         return this.found
 
-    def _name(self, study: Study, missing: Iterable[OrthancId]) -> list[Wanted]:
-        """Look up the UIDs that a C-MOVE needs; instances that are gone from storage are left out."""
-        uids = self._storage.sop_uids(missing)
-        return sorted(
-            (Wanted(one, study.series_of[one], uid) for one, uid in uids.items()),
-            key=lambda wanted: (wanted.series_uid, wanted.sop_uid),
+    def _bring(self, this: _Round) -> None:
+        if self._has_leftovers(this.study):
+            self._take_over(this)
+        if self._ask_for_series(this):
+            return
+        self._take_over(this)
+        if lacking := this.still_lacking:
+            self._ask(this, lacking)
+
+    def _has_leftovers(self, study: Study) -> bool:
+        """Whether anything of the study may be on this disk already."""
+        folders = (
+            self._spool(study),
+            self._publisher.staged(study.orthanc_id, ""),
+            self._publisher.final(study, ""),
         )
+        return any(folder.is_dir() for folder in folders)
+
+    def _ask_for_series(self, this: _Round) -> bool:
+        """Ask for the series that lack whole; whether anything came of them, and the rest is for the next call."""
+        lacking = this.missing if this.lacking is None else this.lacking.keys()
+        series = whole_series(this.study, lacking)
+        if not series:
+            return False
+        before = len(this.found.kept)
+        self._mover.move(this.study, [one.series_uid for one in series], [], lambda: self._take_over(this))
+        self._take_over(this)
+        if len(this.found.kept) == before:
+            return False
+        this.found.failed.clear()  # asked for by name before they count as failed
+        return True
+
+    def _settle(self, this: _Round) -> None:
+        """Make the names of what was staged durable: before anyone hears that it is there."""
+        for folder in this.touched:
+            durable.fsync_dir(folder)
+        if this.touched and (spool := self._spool(this.study)).is_dir():
+            durable.fsync_dir(spool)
+
+    def _name(self, this: _Round) -> dict[OrthancId, Wanted]:
+        """Ask both Orthancs, once, for UIDs and digests; instances that are gone from storage are left out."""
+        if this.lacking is not None:
+            return this.lacking
+        study = this.study
+        this.on_storage = self._storage.stored(study, this.missing)
+        uids = {one: stored.sop_uid for one, stored in this.on_storage.items()}
+        this.on_gateway = self._gateway.stored(study, uids, uids)
+        wanted = sorted(
+            (Wanted(one, study.series_of[one], uid) for one, uid in uids.items()),
+            key=lambda one: (one.series_uid, one.sop_uid),
+        )
+        for one in wanted:
+            this.by_name.setdefault(safe_component(one.sop_uid), []).append(one)
+        this.lacking = {one.orthanc_id: one for one in wanted}
+        self._take_back(this)
+        return this.lacking
 
     def _ask(self, this: _Round, block: list[Wanted]) -> None:
-        refusal = self._mover.move(this.study, [one.sop_uid for one in block], this.alive)
-        lacking = self._take_over(this, block)
+        refusal = self._mover.move(
+            this.study, [], [one.sop_uid for one in block], lambda: self._take_over(this)
+        )
+        self._take_over(this)
+        lacking = [one for one in block if one.orthanc_id in self._name(this)]
         if not lacking:
             return
         if len(lacking) == len(block) and not self._mover.scp_answers():
@@ -145,59 +219,90 @@ class Retriever:
         if not this.control:
             return False
         before = self._arrivals(this)
-        self._mover.move(this.study, [this.control], this.alive)
+        self._mover.move(this.study, [], [this.control], this.alive)
         return bool(self._arrivals(this) - before)
 
     def _arrivals(self, this: _Round) -> set[int]:
         """Inodes of the control's spool files: the same content coming again is a new file under the old name."""
-        return {path.stat().st_ino for path in self._spooled(this.study)[safe_component(this.control)]}
+        control = safe_component(this.control)
+        return {path.stat().st_ino for path in self._spooled(this.study) if _uid_of(path) == control}
 
-    def _take_over(self, this: _Round, wanted: Sequence[Wanted]) -> list[Wanted]:
-        """Verify and stage what is on this disk; the instances that are still lacking."""
-        spooled = self._spooled(this.study)
-        lacking = []
-        for one in wanted:
-            this.alive()
-            if not self._take_over_one(this, one, spooled):
-                lacking.append(one)
-        return lacking
-
-    def _take_over_one(self, this: _Round, one: Wanted, spooled: dict[str, list[Path]]) -> bool:
-        study, found = this.study, this.found
-        for path in (
-            self._publisher.staged(study.orthanc_id, one.file),
-            self._publisher.final(study, one.file),
+    def _take_back(self, this: _Round) -> None:
+        """Count what an earlier round staged, or what is published although no record says so."""
+        study = this.study
+        if not (
+            self._publisher.staged(study.orthanc_id, "").is_dir() or self._publisher.final(study, "").is_dir()
         ):
-            if path.exists() and (kept := self._compare(this, path, one)):
-                found.kept.append(kept)
+            return
+        for one in this.still_lacking:
+            this.alive()
+            for path in (
+                self._publisher.staged(study.orthanc_id, one.file),
+                self._publisher.final(study, one.file),
+            ):
+                if path.exists() and self._keep(this, path, one):
+                    this.touched.add(path.parent)
+                    break
+
+    def _take_over(self, this: _Round) -> None:
+        """Verify and stage what has come."""
+        lacking = self._name(this)
+        for path in self._spooled(this.study):
+            for one in this.by_name.get(_uid_of(path), ()):
+                if one.orthanc_id not in lacking:
+                    continue
+                this.alive()
+                if self._take_over_one(this, path, one):
+                    break
+
+    def _take_over_one(self, this: _Round, path: Path, one: Wanted) -> bool:
+        try:
+            attempt = path.stat().st_ino, one.orthanc_id
+            if attempt in this.refused:
+                return False
+            if self._keep(this, path, one, _digest_of(path)):
+                this.touched.add(self._publisher.stage(path, this.study.orthanc_id, one).parent)
                 return True
-        for path in spooled[safe_component(one.sop_uid)]:
-            if kept := self._compare(this, path, one):
-                self._publisher.stage(path, study.orthanc_id, one)
-                found.kept.append(kept)
-                return True
+        except FileNotFoundError:  # taken over for a namesake in flight, under another patient
+            return False
+        this.refused.add(attempt)
         return False
 
-    def _compare(self, this: _Round, path: Path, one: Wanted) -> Kept | None:
+    def _keep(self, this: _Round, path: Path, one: Wanted, digest: str = "") -> bool:
+        """Take the file into account where it is what storage holds; otherwise the reason is noted."""
+        kept = self._compare(this, path, one, digest)
+        if kept is None:
+            return False
+        this.found.kept.append(kept)
+        if this.lacking is not None:
+            del this.lacking[one.orthanc_id]
+        return True
+
+    def _compare(self, this: _Round, path: Path, one: Wanted, digest: str) -> Kept | None:
         """What was proved where the file is what storage holds; otherwise None, and the reason is noted."""
         failed = this.found.failed
         try:
-            verdict = self._verifier.compare(path, one.orthanc_id, this.alive)
+            verdict = self._verifier.compare(path, one.orthanc_id, this.alive, _known(this, one, digest))
         except NotFoundError:
             failed[one.orthanc_id] = "storage no longer holds it"
             return None
+        if verdict.head:
+            this.heads[one.series_uid] = verdict.head
         if not verdict.is_sound:
             failed[one.orthanc_id] = f"what came is not what storage holds: {verdict.reason}"
             return None
-        at_gateway = self._keep_other(this.study, path, one, verdict)
+        at_gateway = self._keep_other(this, path, one, verdict)
         failed.pop(one.orthanc_id, None)
         return _kept(one, verdict, at_gateway=at_gateway)
 
-    def _keep_other(self, study: Study, path: Path, one: Wanted, verdict: Verdict) -> bool:
+    def _keep_other(self, this: _Round, path: Path, one: Wanted, verdict: Verdict) -> bool:
         """Where the gateway holds other content than storage, it was acknowledged too: it is kept in quarantine.
 
         Whether the gateway holds the instance at all.
         """
+        study, there = this.study, this.on_gateway.get(one.orthanc_id)
+        if there is None or there.md5 == verdict.md5:
+            return there is not None
         at_gateway, other = self._verifier.at_gateway(path, one.orthanc_id, verdict.md5)
         if other is not None:
             reason = "the gateway holds other content under this UID than storage, which was first there"
@@ -207,27 +312,26 @@ class Retriever:
             )
         return at_gateway
 
-    def _spooled(self, study: Study) -> dict[str, list[Path]]:
-        """What the SCP acknowledged for this StudyInstanceUID, by encoded SOPInstanceUID."""
-        found: dict[str, list[Path]] = defaultdict(list)
-        folder = self._paths.spool / safe_component(study.study_uid)
-        if folder.is_dir():
-            for path in folder.iterdir():
-                found[_uid_of(path)].append(path)
-        return found
+    def _spool(self, study: Study) -> Path:
+        return self._paths.spool / safe_component(study.study_uid)
+
+    def _spooled(self, study: Study) -> list[Path]:
+        """What the SCP acknowledged for this StudyInstanceUID."""
+        folder = self._spool(study)
+        return list(folder.iterdir()) if folder.is_dir() else []
 
     def clear_spool(self, study: Study, kept: dict[OrthancId, Kept], *, others: bool) -> None:
         """Empty the study's spool once it is published: repeats of a kept image are dropped, strangers kept in quarantine.
 
         `others` is True while another study in flight has the same StudyInstanceUID: what is not ours may be its own.
         """
-        folder = self._paths.spool / safe_component(study.study_uid)
+        folder = self._spool(study)
         if not folder.is_dir():
             return
-        digests = {one.sha256[:_DIGEST_DIGITS] for one in kept.values()}
+        digests = {one.sha256[:digits] for one in kept.values() for digits in (_SHORT_DIGEST, _WHOLE_DIGEST)}
         files = {safe_component(one.sop_uid): one for one in kept.values()}
         for path in folder.iterdir():
-            if path.name.rsplit(".", 2)[-2] in digests:
+            if _digest_of(path) in digests:
                 durable.unlink(path)
             elif not others:
                 self._put_away(study, path, files.get(_uid_of(path)))
@@ -262,9 +366,41 @@ class Retriever:
         )
 
 
+def whole_series(study: Study, lacking: Set[OrthancId]) -> list[Series]:
+    """The series of the study that lack whole, up to a bound; what a C-MOVE asks for without naming each image."""
+    found, count = [], 0
+    for one in study.series:
+        if one.instances and one.instances <= lacking and is_uid(one.series_uid):
+            count += len(one.instances)
+            if count > _WHOLE_SERIES:
+                break
+            found.append(one)
+    return found
+
+
+def next_block(study: Study, lacking: Set[OrthancId], batch: int) -> list[OrthancId]:
+    """What one piece of work fetches: whole series if there are any, else so many instances."""
+    whole = [instance for one in whole_series(study, lacking) for instance in one.instances]
+    return sorted(whole or lacking)[: len(whole) or batch]
+
+
 def _uid_of(spooled: Path) -> str:
     """The encoded SOPInstanceUID in a spool file's name."""
-    return spooled.name[: -len(".dcm") - _DIGEST_DIGITS - 1]
+    return spooled.name.rsplit(".", 2)[0]
+
+
+def _digest_of(spooled: Path) -> str:
+    """The SHA-256 in a spool file's name, or how it begins."""
+    return spooled.name.rsplit(".", 2)[-2]
+
+
+def _known(this: _Round, one: Wanted, digest: str) -> Known:
+    stored, head = this.on_storage[one.orthanc_id], this.heads.get(one.series_uid)
+    return Known(
+        stored.md5,
+        foretold(head, one.sop_uid) if head else b"",
+        digest if len(digest) == _WHOLE_DIGEST else "",
+    )
 
 
 def _kept(one: Wanted, verdict: Verdict, *, at_gateway: bool) -> Kept:

@@ -1,8 +1,9 @@
 """Fifth stage: prove that a received file holds what ORTHANC2 holds, and ORTHANC1 too. Reads, writes nothing.
 
 The cheap proof first: the head of the stored file (preamble and file meta) with our data set behind it must have the MD5 that
-Orthanc keeps for its file; then the data sets are the same bytes. Where they are not, DCMTK may have encoded the same elements
-otherwise (sequence lengths, padding), so the stored file is fetched and compared element by element.
+Orthanc keeps for its file; then the data sets are the same bytes. The head need not be asked for where it can be foretold from
+that of another image of the series: the MD5 tells whether it was foretold rightly. Where the data sets are not the same, DCMTK may
+have encoded the same elements otherwise (sequence lengths, padding), so the stored file is fetched and compared element by element.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ _CHUNK = 64 * 1024 * 1024
 """Bytes digested between two signs of life: about a second on a slow disk."""
 _PREFIX = 132  # PS3.10 section 7.1: 128 bytes of preamble and "DICM"
 _META_LENGTH_ELEMENT = 12  # (0002,0000) UL, explicit VR little endian
+_SOP_INSTANCE = b"\x02\x00\x03\x00UI"  # (0002,0003)
 _TRAILING_PADDING = 0xFFFCFFFC
 _TEXT_VRS = frozenset(
     ["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"]
@@ -46,14 +48,31 @@ _BYTE_VRS = frozenset({"OB", "UN"})
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """What is known beforehand, so that it need not be asked or computed; what is empty is not known.
+
+    `md5` is storage's, `head` the foretold head of its file. `sha256` is of the bytes that the SCP wrote, as the spool file's name has
+    it: that the file still holds them is proved by the MD5, which is computed over what is read back from the disk.
+    """
+
+    md5: str = ""
+    head: bytes = b""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the comparison found; `reason` names the first difference by tag, never by value."""
+    """What the comparison found; `reason` names the first difference by tag, never by value.
+
+    `head` is that of the stored file where it was asked for.
+    """
 
     kind: str
     sha256: str
     md5: str
     size: int
     reason: str = ""
+    head: bytes | None = None
 
     @property
     def is_sound(self) -> bool:
@@ -65,6 +84,9 @@ def _silent() -> None:
     """Nobody waits for signs of life."""
 
 
+_NOTHING = Known()
+
+
 class Verifier:
     """Compares files with the copies that `storage` keeps, and those with the gateway's."""
 
@@ -72,21 +94,24 @@ class Verifier:
         self._storage = storage
         self._gateway = gateway
 
-    def compare(self, path: Path, instance: OrthancId, alive: Callable[[], None] = _silent) -> Verdict:
+    def compare(
+        self, path: Path, instance: OrthancId, alive: Callable[[], None] = _silent, known: Known = _NOTHING
+    ) -> Verdict:
         """Compare the file at `path` with the stored instance; calls `alive` while it reads.
 
         Raises PeerDownError, PeerRefusedError, NotFoundError (the instance was deleted) and OSError.
         """
-        stored_md5 = self._storage.md5(instance)
-        head = self._head(instance)
         with _mapped(path) as content:
-            sha256, size = _digested(hashlib.sha256(), content, alive), len(content)
-            start = meta_end(bytes(content[: _PREFIX + _META_LENGTH_ELEMENT]))
-            same = head is not None and start is not None and _md5(head, content[start:], alive) == stored_md5
+            sha256 = known.sha256 or _digested(hashlib.sha256(), content, alive)
+            start, size = meta_end(bytes(content[: _PREFIX + _META_LENGTH_ELEMENT])), len(content)
+            if known.head and known.md5 and _is_stored(known.head, content, start, known.md5, alive):
+                return Verdict(IDENTICAL, sha256, known.md5, size)
+            stored_md5, head = self._storage.md5(instance), self._head(instance)
+            same = head is not None and _is_stored(head, content, start, stored_md5, alive)
         if same:
-            return Verdict(IDENTICAL, sha256, stored_md5, size)
+            return Verdict(IDENTICAL, sha256, stored_md5, size, head=head)
         difference = difference_of(path, self._storage.file(instance))
-        return Verdict(DIFFERENT if difference else EQUAL, sha256, stored_md5, size, difference)
+        return Verdict(DIFFERENT if difference else EQUAL, sha256, stored_md5, size, difference, head)
 
     def at_gateway(self, path: Path, instance: OrthancId, stored_md5: str) -> tuple[bool, bytes | None]:
         """Whether the gateway holds the instance, and its copy where that is not the content of the verified file at `path`.
@@ -121,6 +146,24 @@ def meta_end(head: bytes) -> int | None:
     return _PREFIX + _META_LENGTH_ELEMENT + int.from_bytes(element[8:12], "little")
 
 
+def foretold(head: bytes, sop_uid: str) -> bytes:
+    """The head of another file of the same origin: another MediaStorageSOPInstanceUID, all else the same; nothing if it has none.
+
+    All elements of the file meta are in explicit VR little endian (PS3.10 section 7.1), and UI has a length of two bytes.
+    """
+    at = head.find(_SOP_INSTANCE, _PREFIX + _META_LENGTH_ELEMENT)
+    if at < 0:
+        return b""
+    value = at + len(_SOP_INSTANCE) + 2
+    end = value + int.from_bytes(head[value - 2 : value], "little")
+    uid = sop_uid.encode("ascii", "replace")
+    uid += b"\0" * (len(uid) % 2)
+    changed = (
+        head[_PREFIX + _META_LENGTH_ELEMENT : value - 2] + len(uid).to_bytes(2, "little") + uid + head[end:]
+    )
+    return head[: _PREFIX + 8] + len(changed).to_bytes(4, "little") + changed
+
+
 @contextmanager
 def _mapped(path: Path) -> Iterator[memoryview]:
     """The file's content without a copy in memory: a multi-frame instance may have gigabytes."""
@@ -132,12 +175,15 @@ def _mapped(path: Path) -> Iterator[memoryview]:
             view.release()
 
 
-def _md5(head: bytes, body: memoryview, alive: Callable[[], None]) -> str:
-    try:
-        # Orthanc's choice, compared with its own
-        return _digested(hashlib.md5(head, usedforsecurity=False), body, alive)
-    finally:
-        body.release()
+def _is_stored(
+    head: bytes, content: memoryview, start: int | None, stored_md5: str, alive: Callable[[], None]
+) -> bool:
+    """Whether the head with our data set behind it has the MD5 of the stored file."""
+    if start is None:
+        return False
+    digest = hashlib.md5(head, usedforsecurity=False)  # Orthanc's choice, compared with its own
+    with content[start:] as body:
+        return _digested(digest, body, alive) == stored_md5
 
 
 def _digested(digest: hashlib._Hash, content: memoryview, alive: Callable[[], None]) -> str:

@@ -19,11 +19,11 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from ddwd import durable
 from ddwd.errors import NotFoundError, PeerDownError
 from ddwd.model import OrthancId, Series, Study, safe_component
-from ddwd.orthanc_api import Change, ChangePage, Job
+from ddwd.orthanc_api import Change, ChangePage, Job, Stored
 from ddwd.room import Space
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 
@@ -231,6 +231,16 @@ class FakeOrthanc:
         self._answer()
         return {one: self.images[one].sop_uid for one in instances if one in self.images}
 
+    def stored(
+        self, study: Study, instances: Iterable[OrthancId], sop_uids: Mapping[OrthancId, str] | None = None
+    ) -> dict[OrthancId, Stored]:
+        self._answer()
+        return {
+            one: Stored(self.images[one].sop_uid, self.md5(one))
+            for one in instances
+            if one in self.images and one in study.ids
+        }
+
     def sender(self, instance: OrthancId) -> str:
         self._answer()
         return "CT1" if instance in self.images and self.name == "gateway" else ""
@@ -342,21 +352,25 @@ class FakeMover:
     lies: bool = False
     moved: list[list[str]] = field(default_factory=list)
 
-    def move(self, study: Study, sop_uids: Sequence[str], alive: Callable[[], None]) -> str:
+    def move(
+        self, study: Study, series_uids: Sequence[str], sop_uids: Sequence[str], arrived: Callable[[], None]
+    ) -> str:
         if self.storage.down:
             raise PeerDownError("storage does not answer")
-        self.moved.append(list(sop_uids))
-        for sop_uid in [] if self.lies else sop_uids:
-            alive()
+        asked = [
+            one
+            for one in list(self.storage.images.values())
+            if one.study_uid == study.study_uid
+            and (one.series_uid in series_uids if series_uids else one.sop_uid in sop_uids)
+        ]
+        self.moved.append(sorted({one.sop_uid for one in asked}))
+        for one in [] if self.lies else asked:
+            arrived()
             if not self.scp_up:
                 return "0xA702: unable to perform sub-operations"
-            if self.broken or sop_uid in self.poisoned:
+            if self.broken or one.sop_uid in self.poisoned or one.orthanc_id in self.storage.fileless:
                 return "0xC000: unable to process"
-            if any(self.storage.images[one].sop_uid == sop_uid for one in self.storage.fileless):
-                return "0xC000: unable to process"
-            for stored in self.storage.images.values():
-                if (stored.study_uid, stored.sop_uid) == (study.study_uid, sop_uid):
-                    spool(self.spool, stored)
+            spool(self.spool, one)
         return ""
 
     def scp_answers(self) -> bool:

@@ -54,7 +54,8 @@ class Portal:
         publisher = Publisher(self.paths, quarantine)
         verifier = Verifier(self.storage, self.gateway)
         mender = Mender(self.gateway, self.storage, audit)
-        retriever = Retriever(self.paths, self.storage, self.mover, verifier, publisher, quarantine, mender)
+        nodes = (self.gateway, self.storage)
+        retriever = Retriever(self.paths, nodes, self.mover, verifier, publisher, quarantine, mender)
         self.requests = Requests(self.paths.requests)
         self.guard = Guard(
             {

@@ -185,10 +185,12 @@ def test_a_study_that_breaks_our_own_code_does_not_stop_the_others(
     portal.storage.store(good, bad)
     move = portal.mover.move
 
-    def broken(study: Study, sop_uids: Sequence[str], alive: Callable[[], None]) -> str:
+    def broken(
+        study: Study, series_uids: Sequence[str], sop_uids: Sequence[str], arrived: Callable[[], None]
+    ) -> str:
         if study.study_uid == bad.study_uid:
             raise ZeroDivisionError
-        return move(study, sop_uids, alive)
+        return move(study, series_uids, sop_uids, arrived)
 
     monkeypatch.setattr(portal.mover, "move", broken)
     portal.run(20)

@@ -101,7 +101,7 @@ def test_no_move_begins_after_the_wish_to_stop(tmp_path: Path) -> None:
     mover = StorageMover(Config(), tmp_path, Progress(clock), Ending(asked, clock))
     asked.set()
     with pytest.raises(PeerDownError, match="the extractor stops"):
-        mover.move(STUDY, ["1.2.3.4"], lambda: None)
+        mover.move(STUDY, [], ["1.2.3.4"], lambda: None)
 
 
 def test_an_object_that_grows_is_progress_and_one_that_does_not_is_none(tmp_path: Path) -> None:
