@@ -25,7 +25,7 @@ from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.model import OrthancId, Series, Study, is_uid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from urllib3.connectionpool import ConnectionPool
@@ -123,8 +123,8 @@ class OrthancPort(Protocol):
     def study(self, orthanc_id: OrthancId) -> Study | None:
         """The study with its instance sets, or None where it is not known."""
 
-    def instances(self, study: OrthancId) -> frozenset[OrthancId]:
-        """The instances of the study alone, in one request; none where it is not known."""
+    def instances(self, studies: Sequence[OrthancId]) -> dict[OrthancId, frozenset[OrthancId]]:
+        """The instances of each of these studies, in one request; those that are not known are left out."""
 
     def find_study(self, text: str) -> list[OrthancId]:
         """The studies that have this StudyInstanceUID; one for each patient it is known under."""
@@ -329,13 +329,14 @@ class Orthanc:
             series=tuple(_series(row) for row in listed),
         )
 
-    def instances(self, study: OrthancId) -> frozenset[OrthancId]:
-        """See OrthancPort. By series: `/instances?expand=false` takes ten times as long for 600 images."""
-        try:
-            listed = self._json("GET", f"/studies/{study}/series")
-        except NotFoundError:
-            return frozenset()
-        return frozenset().union(*(_series(row).instances for row in listed))
+    def instances(self, studies: Sequence[OrthancId]) -> dict[OrthancId, frozenset[OrthancId]]:
+        """See OrthancPort. By series: asking for the instances themselves takes ten times as long for 600 images."""
+        body = {"Resources": list(studies), "Level": "Series", "Short": True, "Metadata": False}
+        found: dict[OrthancId, frozenset[OrthancId]] = {}
+        for row in self._json("POST", "/tools/bulk-content", body):
+            study = OrthancId(row["ParentStudy"])
+            found[study] = found.get(study, frozenset()).union(map(OrthancId, row["Instances"]))
+        return found
 
     def find_study(self, text: str) -> list[OrthancId]:
         """See OrthancPort."""

@@ -27,7 +27,7 @@ from ddwd.pipeline.wishes import Wishes
 from ddwd.state.custody import Custody, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ddwd.config import Config
     from ddwd.model import Study
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from ddwd.pipeline.retrieve import Retriever
     from ddwd.state.ledger import Ledger
     from ddwd.state.requests import Requests
+
+    _Sets = Mapping[OrthancId, frozenset[OrthancId]]
 
 _CHECKS_A_TURN = 40
 """Candidates compared in one turn, about 4 ms each: the watchdog is answered in between."""
@@ -118,7 +120,7 @@ class Cycle:
         ]
         nodes = (ports.gateway, ports.storage)
         self._candidates = Candidates(
-            Sweep(nodes, self._looks_wrong, self._finished_last, ports.sweeper, ports.clock)
+            Sweep(nodes, self._suspects, self._finished_last, ports.sweeper, ports.clock)
         )
         self._chronicle = Chronicle(ports.audit)
         self._wishes = Wishes(ports, self._candidates, self._reopened, self._dropped)
@@ -247,21 +249,31 @@ class Cycle:
 
     def _needs_work(self, study: OrthancId) -> bool:
         record = self._read_record(study)
-        return record is None or self._differs(study, record)
+        return record is None or self._differs(study, record, self._listed([study]))
 
-    def _looks_wrong(self, study: OrthancId) -> bool:
-        """The same for the sweep, in its thread; what it finds is compared again by `_needs_work`."""
+    def _suspects(self, studies: Sequence[OrthancId]) -> list[OrthancId]:
+        """Those of many that look as if they needed work, for the sweep, in its thread; `_needs_work` compares them again."""
+        self._ports.alive()
+        listed = self._listed(studies)
+        return [study for study in studies if self._is_suspect(study, listed)]
+
+    def _is_suspect(self, study: OrthancId, listed: Iterable[_Sets]) -> bool:
         self._ports.alive()
         try:
             record = self._ports.custody.read(study)
         except StateError:
             return True
-        return record is None or self._differs(study, record)
+        return record is None or self._differs(study, record, listed)
 
-    def _differs(self, study: OrthancId, record: Record) -> bool:
+    def _listed(self, studies: Sequence[OrthancId]) -> tuple[_Sets, _Sets]:
+        """What gateway and storage have of these studies."""
+        return self._ports.gateway.instances(studies), self._ports.storage.instances(studies)
+
+    @staticmethod
+    def _differs(study: OrthancId, record: Record, listed: Iterable[_Sets]) -> bool:
         """Whether an Orthanc lists what the record does not account for, or storage lacks what the gateway has."""
         known = record.images.keys() | record.set_aside.keys()
-        gateway, storage = (node.instances(study) for node in (self._ports.gateway, self._ports.storage))
+        gateway, storage = (sets.get(study, frozenset()) for sets in listed)
         return (
             not (gateway | storage) <= known
             or not gateway - record.set_aside.keys() <= storage

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _ROUND_SECONDS = 300.0
 """A round begins no sooner after the one before."""
 _PIECE = 100
-"""Studies compared in one piece of work: about 0.4 s."""
+"""Studies compared in one piece of work: about 0.25 s."""
 _REST = 19.0
 """How many times as long as a piece took nothing is compared; once as long where it is urgent."""
 _URGENT = 2000
@@ -100,19 +100,19 @@ class _Piece:
 class Sweep:
     """Rounds over everything, for as long as `step` is called.
 
-    `looks_wrong` compares one study, in another thread; `recent` gives those finished last, newest first.
+    `suspects` compares some and tells those that look wrong, in another thread; `recent` gives those finished last, newest first.
     """
 
     def __init__(
         self,
         nodes: Sequence[OrthancPort],
-        looks_wrong: Callable[[OrthancId], bool],
+        suspects: Callable[[Sequence[OrthancId]], Sequence[OrthancId]],
         recent: Callable[[], Iterable[OrthancId]],
         executor: Executor,
         clock: Clock,
     ) -> None:
         self._listing = _Listing(nodes)
-        self._looks_wrong = looks_wrong
+        self._suspects = suspects
         self._recent = recent
         self._executor = executor
         self._clock = clock
@@ -205,11 +205,8 @@ class Sweep:
 
     def _compare(self, studies: Sequence[OrthancId]) -> _Piece:
         began = self._clock.monotonic()
-        suspects = tuple(study for study in studies if self._is_suspect(study))
-        return _Piece(suspects, len(studies), self._clock.monotonic() - began)
-
-    def _is_suspect(self, study: OrthancId) -> bool:
         try:
-            return self._looks_wrong(study)
+            suspects = self._suspects(studies)
         except (PeerDownError, PeerRefusedError):
-            return True  # the cycle compares it itself as soon as it can
+            suspects = studies  # the cycle compares them itself, one by one, as soon as it can
+        return _Piece(tuple(suspects), len(studies), self._clock.monotonic() - began)

@@ -42,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = Measured(quick=options.quick)
     side_by_side = [family for family in options.only if family != "growth"]
     if side_by_side:
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=cache_folder()) as scratch, Machine() as machine:
+        with (
+            tempfile.TemporaryDirectory(prefix="bench-", dir=cache_folder()) as scratch,
+            Machine() as machine,
+        ):
             installed = Portal(machine, newest_deb())
             _install(installed)
             bench = Bench(installed, Templates(Path(scratch)), scale)

@@ -178,7 +178,9 @@ def test_a_study_is_its_identifiers_and_its_sets(subject: Subject, images: list[
     assert {(one.orthanc_id, one.series_uid, one.instances) for one in found.series} == {
         (one.series_id, one.series_uid, _instances(images, one.series_id)) for one in images
     }
-    assert subject.port.instances(images[0].study_id) == {one.orthanc_id for one in images}
+    assert subject.port.instances([images[0].study_id, UNKNOWN]) == {
+        images[0].study_id: {one.orthanc_id for one in images}
+    }
     assert images[0].study_id in set(subject.port.study_ids())
 
 
@@ -279,13 +281,12 @@ def test_an_unknown_study_is_none_and_a_deleted_one_is_gone_from_everything(
     subject: Subject, images: list[Image]
 ) -> None:
     assert subject.port.study(UNKNOWN) is None
-    assert subject.port.instances(UNKNOWN) == frozenset()
     since = subject.port.last_seq()
     subject.store(*images)
     study = images[0].study_id
     subject.delete(study)
     assert subject.port.study(study) is None
-    assert subject.port.instances(study) == frozenset()
+    assert subject.port.instances([study]) == {}
     assert subject.port.sop_uids([images[0].orthanc_id]) == {}
     assert rows_of(subject.port, since, 100, ids(images)) == []
     assert study not in set(subject.port.study_ids())

@@ -181,9 +181,10 @@ class FakeOrthanc:
     def study_page(self, since: int, limit: int) -> list[OrthancId]:
         return list(self.study_ids())[since : since + limit]
 
-    def instances(self, study: OrthancId) -> frozenset[OrthancId]:
+    def instances(self, studies: Sequence[OrthancId]) -> dict[OrthancId, frozenset[OrthancId]]:
         self._answer()
-        return frozenset(one.orthanc_id for one in self.images.values() if one.study_id == study)
+        listed = ((study, self.study(study)) for study in studies)
+        return {study: found.ids for study, found in listed if found is not None}
 
     def study_of(self, level: str, orthanc_id: OrthancId) -> OrthancId | None:
         self._answer()
