@@ -22,7 +22,6 @@ from tests.bench.templates import Templates
 from tests.machine import Machine
 from tests.machine.__main__ import newest_deb
 from tests.machine.host import REPO, cache_folder, say
-from tests.machine.network import MODALITY_ADDRESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

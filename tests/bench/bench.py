@@ -13,16 +13,14 @@ from contextlib import contextmanager
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-
 from tests.bench.rows import Row
-from tests.bench.senders import Paced, Sent, at_once, dcmsend
+from tests.bench.senders import Paced, at_once, dcmsend
 from tests.bench.sides import STABLE_AGE, Plain, Portal
 from tests.bench.templates import HUGE_UID
 from tests.machine.host import MachineError, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from tests.appliance.conftest import Portal as Installed
     from tests.bench.rows import Scale
@@ -141,12 +139,12 @@ class Bench:
                 self.machine.run(["ddwd", "pause"])
                 dcmsend(self.machine, _Storage(self.machine), study, nagle=False)
                 time.sleep(STABLE_AGE + 1)
-                sides = [
-                    lambda: row.theirs.append(self._moved_by_dcmtk(study)),  # noqa: B023 - called at once
-                    lambda: row.ours.append(self._retrieved(study)),  # noqa: B023
-                ]
-                for side in sides[:: 1 if turn % 2 else -1]:  # whoever is second finds the files in memory
-                    side()
+                measure = {"ours": self._retrieved, "theirs": self._moved_by_dcmtk}
+                took = {name: measure[name](study) for name in sorted(measure, reverse=bool(turn % 2))}
+                row.ours.append(
+                    took["ours"]
+                )  # whoever is second finds the files in memory, so they take turns
+                row.theirs.append(took["theirs"])
         return row
 
     def _moved_by_dcmtk(self, study: Study) -> float:
@@ -182,10 +180,14 @@ class Bench:
         """When an audit event was last told (seconds); waits a moment for the journal."""
         match = [f"DDWD_EVENT={event}", *([f"DDWD_STUDY_UID={study_uid}"] if study_uid else [])]
         call = ["journalctl", "-q", "-t", "ddwd-audit", "-n", "1", "-o", "json", *match]
-        self.machine.wait_for(
-            lambda: self.machine.run(call).stdout.strip(), limit=30, what=f"no {event} in the journal"
-        )
-        return float(json.loads(self.machine.run(call).stdout)["__REALTIME_TIMESTAMP"]) / 1e6
+        told: list[str] = []
+
+        def is_told() -> bool:
+            told[:] = self.machine.run(call).stdout.splitlines()
+            return bool(told)
+
+        self.machine.wait_for(is_told, limit=30, what=f"no {event} in the journal")
+        return float(json.loads(told[0])["__REALTIME_TIMESTAMP"]) / 1e6
 
     # --- everything at once ------------------------------------------------------------------------------------------
 

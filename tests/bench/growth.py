@@ -16,6 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tests.appliance.conftest import Portal
+from tests.bench.rows import Row
 from tests.machine import Machine
 from tests.machine.__main__ import newest_deb
 from tests.machine.host import say
@@ -23,6 +24,8 @@ from tests.studies import made_up_ct
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tests.bench.rows import Scale
 
 _LAYER = Path(__file__).with_name("finished.py")
 _INSIDE = "/srv/finished.py"
@@ -131,7 +134,6 @@ _EXTRACTOR = "ddwd-extractor"
 _IDLERS = (_EXTRACTOR, "ddwd-monitor", "ddwd-gateway", "ddwd-storage", "postgresql@17-main")
 _TIMES = 5
 _SETTLE_SECONDS = 30.0
-_WATCH_SECONDS = 30.0
 _TIMER = """
 import json, subprocess, sys, time
 took = []
@@ -143,18 +145,18 @@ print(json.dumps(took))
 """
 
 
-def measure(portal: Portal) -> dict[str, float]:
+def measure(portal: Portal, settle: float = _SETTLE_SECONDS) -> dict[str, float]:
     """Seconds of a turn of the cycle while nothing comes, of a start until READY, of `ddwd status`, `ddwd-top --once` and
     `ddwd trace`; share of one core and peak of memory (MB) of the extractor and the monitor. Medians of five."""
     study = _template(portal)["study"]
     found = {"start": median(_start(portal) for _ in range(_TIMES))}
-    time.sleep(_SETTLE_SECONDS)
+    time.sleep(settle)
     for unit in ("extractor", "monitor"):
         found[f"{unit}_mb"] = _peak(portal, f"ddwd-{unit}")
     before = {unit: _cpu(portal, unit) for unit in _IDLERS}
-    time.sleep(_WATCH_SECONDS)
+    time.sleep(settle)
     for unit, seconds in before.items():
-        found[f"{unit.removeprefix('ddwd-')}_cpu"] = (_cpu(portal, unit) - seconds) / _WATCH_SECONDS
+        found[f"{unit.removeprefix('ddwd-')}_cpu"] = (_cpu(portal, unit) - seconds) / settle
     found["turn"] = _standing(portal)["turn_seconds"]
     found["status"] = _timed(portal, "ddwd", "status")
     found["top"] = _timed(portal, "ddwd-top", "--once")
@@ -197,13 +199,27 @@ def _timed(portal: Portal, *command: str) -> float:
     return median(took)
 
 
-def row(portal: Portal, small: int, large: int) -> dict[str, list[float]]:
-    """What everything costs at `small` and at `large` finished studies: name to [at small, at large]."""
+def rows(portal: Portal, scale: Scale) -> list[Row]:
+    """What may not grow: each figure at very many finished studies against the same at a few."""
+    small, large = scale.finished
     found = []
     for finished in (small, large):
         fill(portal, finished)
-        found.append(measure(portal))
-    return {name: [one[name] for one in found] for name in found[0]}
+        found.append(measure(portal, scale.settle))
+    few, many = found
+    compared = f"{large} finished studies against {small}"
+
+    def grown(name: str, what: str, key: str) -> Row:
+        return Row(f"growth-{name}", f"{what}, {compared}", "x", 1.2, "<=", [many[key] / few[key]])
+
+    with_many = f"with {large} finished studies"
+    return [
+        grown("turn", "a turn of the extractor", "turn"),
+        grown("start", "start of the extractor until READY", "start"),
+        grown("status", "ddwd status", "status"),
+        Row("start", f"start of the extractor {with_many}", "s", 2.0, "<=", [many["start"]]),
+        Row("memory-extractor", f"most resident memory of the extractor {with_many}", "MB", 200.0, "<=", [many["extractor_mb"]]),
+    ]  # fmt: skip
 
 
 def main(sizes: Sequence[int]) -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pynetdicom import _config
 from pynetdicom.presentation import build_context
 
-from ddwd.dicom.store_scu import examine
+from ddwd.dicom.store_scu import Outgoing, examine
 from ddwd.dicom.upper_layer import Peer, associate
 from tests.bench.templates import stamp
 from tests.machine.host import MachineError
@@ -64,11 +64,11 @@ def send(peer: Peer, folder: Path, pace: Pace, seed: int | None = None) -> None:
 
 def _associate(peer: Peer, path: Path) -> Association:
     head = examine(path)
-    if head is None:
+    if not isinstance(head, Outgoing):
         raise MachineError(f"{path} is no DICOM file")
     association = associate(peer, [build_context(head.sop_class, head.transfer_syntax)])
     if not association.is_established:
-        raise MachineError(f"{peer.aet} at port {peer.port} takes no association")
+        raise MachineError(f"{peer.called} at port {peer.port} takes no association")
     return association
 
 

@@ -86,8 +86,8 @@ def show(rows: Sequence[Row], facts: Mapping[str, Any]) -> None:
     """Print the table."""
     table = Table(title="D-DW-D Portal, medians", title_justify="left")
     for heading in ("", "what", "ours", "theirs", "unit", "figure", "target"):
-        justify = "right" if heading in {"ours", "theirs", "figure"} else "left"
-        table.add_column(heading, justify=justify, no_wrap=heading != "what")
+        numeric = heading in {"ours", "theirs", "figure"}
+        table.add_column(heading, justify="right" if numeric else "left", no_wrap=heading != "what")
     for row in rows:
         theirs = f"{median(row.theirs):.2f}" if row.theirs else ""
         target = f"{row.sense} {row.target:g}"

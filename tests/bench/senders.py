@@ -82,7 +82,7 @@ def at_once(machine: Machine, side: Side, shares: Sequence[Sequence[Study]]) -> 
     """One plain dcmsend for each share, all at the same time."""
     sent: list[Sent] = []
     threads = [
-        Thread(target=lambda share=share: sent.append(dcmsend(machine, side, *share)), daemon=True)  # type: ignore[misc]
+        Thread(target=lambda share=share: sent.append(dcmsend(machine, side, *share)), daemon=True)
         for share in shares
     ]
     for thread in threads:

@@ -64,4 +64,5 @@ def main(http_port: int, dicom_port: int, scp_port: int, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]), Path(sys.argv[4]))
+    http, dicom, scp = map(int, sys.argv[1:4])
+    main(http, dicom, scp, Path(sys.argv[4]))
