@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ddwd.paths import Paths
 
 PREAMBLE = bytes(128) + b"DICM"
-DIGEST_DIGITS = 16
+DIGEST_DIGITS = 64
 _META, _LENGTH = struct.Struct("<HH2sH"), struct.Struct("<L")
 _META_VERSION = struct.pack("<HH2sHL2s", 2, 1, b"OB", 0, 2, b"\0\1")
 _PART = ".part"

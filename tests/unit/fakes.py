@@ -380,7 +380,7 @@ class FakeMover:
 
 def spool(folder: Path, received: Image) -> Path:
     """Leave `received` in the spool under its content's name."""
-    digest = hashlib.sha256(received.content).hexdigest()[:16]
+    digest = hashlib.sha256(received.content).hexdigest()
     target = folder / safe_component(received.study_uid) / f"{safe_component(received.sop_uid)}.{digest}.dcm"
     target.parent.mkdir(parents=True, exist_ok=True)
     arriving = target.with_suffix(".part")
