@@ -1,0 +1,319 @@
+"""What the SCP makes of messages however a peer cuts them into PDVs and PDUs; over a raw socket, against the encoding itself."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian
+
+from tests.dicom.test_store import CT, body_of, data_set
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.dicom.conftest import Portal
+
+STORE, ECHO = 1, 3
+"""Context IDs."""
+COMMAND, DATA, LAST = 1, 0, 2
+VERIFICATION = "1.2.840.10008.1.1"
+SOP = "1.2.3.4"
+
+
+def item(kind: int, content: bytes) -> bytes:
+    return struct.pack(">BxH", kind, len(content)) + content
+
+
+def context(context_id: int, sop_class: str) -> bytes:
+    syntaxes = item(0x30, sop_class.encode()) + item(0x40, ExplicitVRLittleEndian.encode())
+    return item(0x20, struct.pack(">B3x", context_id) + syntaxes)
+
+
+def pdv(context_id: int, control: int, content: bytes) -> bytes:
+    return struct.pack(">LBB", len(content) + 2, context_id, control) + content
+
+
+def pdu(*values: bytes) -> bytes:
+    content = b"".join(values)
+    return struct.pack(">BxL", 4, len(content)) + content
+
+
+def element(number: int, value: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<HHL", 0, number, len(value) if length is None else length) + value
+
+
+def short(number: int, value: int) -> bytes:
+    return element(number, struct.pack("<H", value))
+
+
+def uid(number: int, value: str) -> bytes:
+    return element(number, value.encode() + b"\0" * (len(value) % 2))
+
+
+def command(*elements: bytes, group_length: int | None = None) -> bytes:
+    content = b"".join(elements)
+    return element(0, struct.pack("<L", len(content) if group_length is None else group_length)) + content
+
+
+def request(sop_uid: str = SOP, message_id: int = 1) -> tuple[bytes, ...]:
+    """The elements of a C-STORE-RQ."""
+    return (
+        uid(0x0002, CT),
+        short(0x0100, 0x0001),
+        short(0x0110, message_id),
+        short(0x0700, 2),
+        short(0x0800, 0x0001),
+        uid(0x1000, sop_uid),
+    )
+
+
+ECHO_REQUEST = command(
+    uid(0x0002, VERIFICATION), short(0x0100, 0x0030), short(0x0110, 9), short(0x0800, 0x0101)
+)
+
+
+class Raw:
+    """A requestor that sends whatever it is told."""
+
+    def __init__(self, portal: Portal, longest: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", portal.scp.port), 20)
+        titles = portal.config.scp.aet.encode().ljust(16) + b"RAW".ljust(16) + bytes(32)
+        proposal = context(STORE, CT) + context(ECHO, VERIFICATION)
+        user = item(0x50, item(0x51, struct.pack(">L", longest)) + item(0x52, b"1.2.3"))
+        content = struct.pack(">HH", 1, 0) + titles + item(0x10, b"1.2.840.10008.3.1.1.1") + proposal + user
+        self.send(struct.pack(">BxL", 1, len(content)) + content)
+        assert self.receive()[0] == 2
+
+    def send(self, content: bytes) -> None:
+        self._socket.sendall(content)
+
+    def receive(self) -> tuple[int, bytes]:
+        """Kind and body of the next PDU; kind 0 where the connection has ended."""
+        header = self._exactly(6)
+        if len(header) < 6:
+            return 0, b""
+        kind, length = struct.unpack(">BxL", header)
+        return kind, self._exactly(length)
+
+    def status(self) -> int:
+        """The status in the next response, however many PDUs it takes."""
+        content, control = b"", COMMAND
+        while not control & LAST:
+            kind, body = self.receive()
+            assert kind == 4
+            control = body[5]
+            content += body[6:]
+        return int(struct.unpack_from("<H", content, content.index(struct.pack("<HHL", 0, 0x0900, 2)) + 8)[0])
+
+    def is_aborted(self) -> bool:
+        return self.receive()[0] == 7
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _exactly(self, length: int) -> bytes:
+        content = b""
+        while len(content) < length and (part := self._socket.recv(length - len(content))):
+            content += part
+        return content
+
+
+@pytest.fixture
+def raw(portal: Portal) -> Iterator[Raw]:
+    """An established association."""
+    one = Raw(portal, 0)
+    yield one
+    one.close()
+
+
+def stored(portal: Portal) -> list[bytes]:
+    return [body_of(path) for path in portal.spooled()]
+
+
+def nothing_stays(portal: Portal) -> bool:
+    """Whether no file is there, or is about to go."""
+    until = time.monotonic() + 5
+    while portal.unfinished() and time.monotonic() < until:
+        time.sleep(0.01)
+    return (portal.unfinished(), portal.spooled()) == ([], [])
+
+
+def test_a_command_set_in_pieces_over_several_pdvs_and_pdus(portal: Portal, raw: Raw) -> None:
+    whole = command(*request())
+    raw.send(pdu(pdv(STORE, COMMAND, whole[:3]), pdv(STORE, COMMAND, whole[3:40])))
+    raw.send(pdu(pdv(STORE, COMMAND, whole[40:41])))
+    raw.send(pdu(pdv(STORE, COMMAND | LAST, whole[41:])))
+    raw.send(pdu(pdv(STORE, DATA | LAST, data_set())))
+    assert raw.status() == 0
+    assert stored(portal) == [data_set()]
+
+
+def test_command_and_data_set_in_one_pdu_in_fragments_of_odd_sizes(portal: Portal, raw: Raw) -> None:
+    whole = data_set(body=bytes(range(256)) * 40)
+    pieces = [whole[start : start + 777] for start in range(0, len(whole), 777)]
+    values = [pdv(STORE, DATA, piece) for piece in pieces[:-1]] + [pdv(STORE, DATA | LAST, pieces[-1])]
+    raw.send(pdu(pdv(STORE, COMMAND | LAST, command(*request())), *values[:3]))
+    raw.send(pdu(*values[3:5]) + pdu(*values[5:]))
+    assert raw.status() == 0
+    assert stored(portal) == [whole]
+
+
+def test_two_messages_in_one_pdu_are_two_objects(portal: Portal, raw: Raw) -> None:
+    raw.send(
+        pdu(
+            *(
+                value
+                for sop in ("1.2.3.5", "1.2.3.6")
+                for value in (
+                    pdv(STORE, COMMAND | LAST, command(*request(sop))),
+                    pdv(STORE, DATA | LAST, data_set(sop)),
+                )
+            )
+        )
+    )
+    assert (raw.status(), raw.status()) == (0, 0)
+    assert sorted(stored(portal)) == sorted([data_set("1.2.3.5"), data_set("1.2.3.6")])
+
+
+def test_bytes_that_come_one_by_one_are_put_together(portal: Portal, raw: Raw) -> None:
+    content = pdu(pdv(STORE, COMMAND | LAST, command(*request()))) + pdu(pdv(STORE, DATA | LAST, data_set()))
+    for position in range(len(content)):
+        raw.send(content[position : position + 1])
+    assert raw.status() == 0
+    assert stored(portal) == [data_set()]
+
+
+def test_many_objects_sent_without_waiting_are_answered_in_order(portal: Portal, raw: Raw) -> None:
+    """The asynchronous window is not negotiated, but nothing may be lost where a peer runs ahead."""
+    for number in range(20):
+        sop = f"1.2.3.{number}"
+        raw.send(
+            pdu(pdv(STORE, COMMAND | LAST, command(*request(sop))))
+            + pdu(pdv(STORE, DATA | LAST, data_set(sop, bytes(5000))))
+        )
+    assert [raw.status() for _ in range(20)] == [0] * 20
+    assert len(portal.spooled()) == 20
+
+
+def test_an_echo_between_two_objects_is_answered(portal: Portal, raw: Raw) -> None:
+    for sop in ("1.2.3.7", "1.2.3.8"):
+        raw.send(
+            pdu(pdv(STORE, COMMAND | LAST, command(*request(sop))), pdv(STORE, DATA | LAST, data_set(sop)))
+        )
+        assert raw.status() == 0
+        raw.send(pdu(pdv(ECHO, COMMAND, ECHO_REQUEST[:20]), pdv(ECHO, COMMAND | LAST, ECHO_REQUEST[20:])))
+        assert raw.status() == 0
+    assert len(portal.spooled()) == 2
+    raw.send(struct.pack(">BxL4x", 5, 4))
+    assert raw.receive()[0] == 6
+
+
+def test_unknown_elements_a_wrong_group_length_and_a_move_originator_do_not_matter(
+    portal: Portal, raw: Raw
+) -> None:
+    extra = (element(0x1030, b"ORTHANC2"), short(0x1031, 7), element(0x5555, b"unknown!"))
+    raw.send(pdu(pdv(STORE, COMMAND | LAST, command(*request(), *extra, group_length=7))))
+    raw.send(pdu(pdv(STORE, DATA | LAST, data_set())))
+    assert raw.status() == 0
+    assert stored(portal) == [data_set()]
+
+
+@pytest.mark.parametrize("missing", [0, 3, 5])
+def test_a_command_set_that_lacks_a_mandatory_element_is_refused(
+    portal: Portal, raw: Raw, missing: int
+) -> None:
+    elements = [one for index, one in enumerate(request()) if index != missing]
+    raw.send(pdu(pdv(STORE, COMMAND | LAST, command(*elements)), pdv(STORE, DATA | LAST, data_set())))
+    assert raw.status() == 0xA900
+    assert nothing_stays(portal)
+
+
+def test_an_object_without_a_data_set_is_refused(portal: Portal, raw: Raw) -> None:
+    elements = [*request()[:4], short(0x0800, 0x0101), uid(0x1000, SOP)]
+    raw.send(pdu(pdv(STORE, COMMAND | LAST, command(*elements))))
+    assert raw.status() == 0xA900
+    assert nothing_stays(portal)
+
+
+MALFORMED = {
+    "an element overruns the command set": (*request()[:5], element(0x1000, b"1.2", 4000)),
+    "a number of four bytes": (*request()[:2], element(0x0110, bytes(4)), *request()[3:]),
+    "no message ID": (*request()[:2], *request()[3:]),
+    "no data set type": (*request()[:4], request()[5]),
+    "another group": (*request(), struct.pack("<HHL", 8, 0x16, 0)),
+    "half an element": (*request(), b"\0\0\0"),
+    "an endless UID": (*request()[:5], uid(0x1000, "1." * 40 + "1")),
+}
+
+
+@pytest.mark.parametrize("elements", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_command_set_aborts_its_association_only(
+    portal: Portal, raw: Raw, elements: tuple[bytes, ...]
+) -> None:
+    raw.send(pdu(pdv(STORE, COMMAND | LAST, command(*elements)), pdv(STORE, DATA | LAST, data_set())))
+    assert raw.is_aborted()
+    assert nothing_stays(portal)
+    assert portal.scp.answers()
+
+
+OUT_OF_ORDER = {
+    "a data set before its command set": (pdv(STORE, DATA | LAST, data_set()),),
+    "a command set within a data set": (
+        pdv(STORE, COMMAND | LAST, command(*request())),
+        pdv(STORE, DATA, data_set()),
+        pdv(STORE, COMMAND | LAST, command(*request())),
+    ),
+    "a data set in another context": (
+        pdv(STORE, COMMAND | LAST, command(*request())),
+        pdv(ECHO, DATA | LAST, data_set()),
+    ),
+    "a context that was not accepted": (
+        pdv(77, COMMAND | LAST, command(*request())),
+        pdv(77, DATA | LAST, data_set()),
+    ),
+    "a value that overruns its PDU": (struct.pack(">LBB", 400, STORE, COMMAND),),
+    "a value without a control header": (struct.pack(">LB", 1, STORE),),
+}
+
+
+@pytest.mark.parametrize("values", OUT_OF_ORDER.values(), ids=OUT_OF_ORDER)
+def test_fragments_out_of_order_abort_the_association_and_leave_nothing(
+    portal: Portal, raw: Raw, values: tuple[bytes, ...]
+) -> None:
+    raw.send(pdu(*values))
+    assert raw.is_aborted()
+    assert nothing_stays(portal)
+
+
+def test_a_command_set_without_an_end_aborts(portal: Portal, raw: Raw) -> None:
+    for _ in range(9):
+        raw.send(pdu(pdv(STORE, COMMAND, bytes(8000))))
+    assert raw.is_aborted()
+    assert portal.scp.answers()
+
+
+def test_without_a_last_fragment_there_is_no_answer_and_no_file(portal: Portal, raw: Raw) -> None:
+    raw.send(pdu(pdv(STORE, COMMAND | LAST, command(*request())), pdv(STORE, DATA, data_set())))
+    until = time.monotonic() + 5
+    while not portal.unfinished() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert portal.unfinished()
+    raw.close()
+    assert nothing_stays(portal)
+
+
+def test_half_a_pdu_ends_in_time(portal: Portal, raw: Raw) -> None:
+    raw.send(pdu(pdv(STORE, COMMAND | LAST, command(*request()))) + pdu(pdv(STORE, DATA, bytes(5000)))[:900])
+    assert raw.receive()[0] in {0, 7}
+    assert nothing_stays(portal)
+
+
+def test_a_peer_that_takes_small_pdus_gets_its_answer_in_pieces(portal: Portal) -> None:
+    raw = Raw(portal, 64)
+    raw.send(pdu(pdv(STORE, COMMAND | LAST, command(*request())), pdv(STORE, DATA | LAST, data_set())))
+    assert raw.status() == 0
+    raw.close()
