@@ -241,6 +241,7 @@ class Orthanc:
         self._local = threading.local()
         self._waiting = waiting
         self._breaker = _Breaker()
+        self._finds_digests = True
 
     def system(self) -> dict[str, Any]:
         """`/system`: version, AE title, database; proves that the server answers."""
@@ -391,12 +392,15 @@ class Orthanc:
         return found
 
     def _search(self, query: dict[str, str], within: dict[str, str]) -> dict[OrthancId, Stored]:
-        """What a search finds; nothing from an Orthanc that cannot answer with digests (before 1.12.5)."""
+        """What a search finds; an Orthanc that cannot answer with digests (before 1.12.5) is asked only once."""
+        if not self._finds_digests:
+            return {}
         body = {"Level": "Instance", "Query": query, "ResponseContent": ["MainDicomTags", "Attachments"]}
         try:
             rows = self._json("POST", "/tools/find", body | within)
         except NotFoundError:  # it does not know the study
             return {}
+        self._finds_digests = all(isinstance(row, dict) for row in rows)
         return {
             OrthancId(row["ID"]): Stored(
                 row["MainDicomTags"].get("SOPInstanceUID", ""), file["UncompressedMD5"]

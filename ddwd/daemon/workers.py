@@ -71,14 +71,21 @@ class Ending:
 class Arrivals:
     """Whether anything grows in the SCP's folder of unfinished objects, so that one huge image is not taken for silence."""
 
-    def __init__(self, incoming: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, incoming: Path, clock: Callable[[], float] = time.monotonic, every: float = 0.0
+    ) -> None:
         self._incoming = incoming
         self._clock = clock
+        self._every = every
+        self._looked = float("-inf")
         self._seen: frozenset[tuple[str, int]] = frozenset()
         self._grew = 0.0
 
     def last(self) -> float:
-        """When something last grew (time.monotonic), as far as anyone looked."""
+        """When something last grew (time.monotonic), as far as anyone looked: no more often than every `every` seconds."""
+        if self._clock() - self._looked < self._every:
+            return self._grew
+        self._looked = self._clock()
         try:
             now = frozenset((path.name, path.stat().st_size) for path in self._incoming.iterdir())
         except OSError:  # a file went away while we looked: that is progress, and seen next time
@@ -90,7 +97,7 @@ class Arrivals:
 
 
 class StorageMover:
-    """C-MOVE from ORTHANC2 to our SCP, one association for each block."""
+    """C-MOVE from ORTHANC2 to our SCP, one association for each."""
 
     def __init__(self, config: Config, incoming: Path, progress: Progress, ending: Ending) -> None:
         self._config = config
@@ -107,7 +114,7 @@ class StorageMover:
         """See MoverPort. Raises PeerDownError for a stop too."""
         if self._ending.is_asked:
             raise PeerDownError("the extractor stops")
-        arrivals = Arrivals(self._incoming)
+        arrivals = Arrivals(self._incoming, every=_TAKE_SECONDS)
         taken_at = time.monotonic()
 
         def progressed() -> float:
@@ -122,16 +129,19 @@ class StorageMover:
                 taken_at = time.monotonic()
 
         self._progress.alive(_ASSOCIATION_SECONDS)
-        with Mover(self._storage, self._config.scp.aet, self._config.retrieve.timeout) as mover:
-            outcome = mover.move(
-                study.study_uid,
-                series_uids,
-                sop_uids,
-                on_progress=sent,
-                progressed=progressed,
-                cancel=self._ending.cut,
-            )
-            self._progress.alive(_ASSOCIATION_SECONDS)
+        try:
+            with Mover(self._storage, self._config.scp.aet, self._config.retrieve.timeout) as mover:
+                outcome = mover.move(
+                    study.study_uid,
+                    series_uids,
+                    sop_uids,
+                    on_progress=sent,
+                    progressed=progressed,
+                    cancel=self._ending.cut,
+                )
+                self._progress.alive(_ASSOCIATION_SECONDS)
+        finally:
+            self._progress.idle()  # the thread may end here; what it does next declares itself
         self._ending.check()
         return "" if outcome.ok else f"C-MOVE ended with {outcome.describe()}"
 

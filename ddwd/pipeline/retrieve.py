@@ -2,13 +2,17 @@
 
 The truth is what lies in the spool and proves equal to ORTHANC2's copy; the status of a C-MOVE is only a hint (an Orthanc can
 report success with nothing sent). A series of which nothing has come is asked for whole, which costs ORTHANC2 half of what naming
-each image does; what of it did not come is asked for by name. What comes is verified while the C-MOVE goes on. A block that did not
+each image does; what of it did not come is asked for by name. What comes is verified while the C-MOVE goes on, and where there is
+much to fetch two C-MOVEs go on at once, since each waits for the disk and the peer most of its time. A block that did not
 come whole is asked for again in halves, so one bad image never keeps the others back; before one is blamed, an image that is known
 to be sound is moved the same way, to prove the way open. Everything here may be interrupted anywhere and done again.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,6 +40,15 @@ _WHOLE_DIGEST = 64
 """Hexadecimal digits of the SHA-256 in a spool file's name (dicom/incoming.py); the short one is an earlier version's."""
 _WHOLE_SERIES = 5000
 """Images that are asked for at once by whole series: more would keep a worker from the other studies for too long."""
+_NAMED = 500
+"""Images that are asked for by name at once: UI has a length of two bytes, and a UID with its backslash takes up to 65."""
+_MUCH = 100
+"""Images from which on a second C-MOVE is worth its association."""
+_PART = 200
+"""Images that each of two C-MOVEs at once asks for by name: the smaller, the less one waits for the other at the end."""
+_LOOK_SECONDS = 0.1
+_Ask = tuple[list[str], list[str]]
+"""What one C-MOVE asks for: SeriesInstanceUIDs, or where there are none SOPInstanceUIDs."""
 
 
 class MoverPort(Protocol):
@@ -113,6 +126,8 @@ class Retriever:
         self._publisher = publisher
         self._quarantine = quarantine
         self._mender = mender
+        self._second = threading.Semaphore()
+        """One study at a time has a second C-MOVE, so that ORTHANC2 keeps threads for others that speak to it."""
 
     def fetch(
         self, study: Study, missing: Iterable[OrthancId], alive: Callable[[], None], control: str = ""
@@ -134,7 +149,7 @@ class Retriever:
         if self._ask_for_series(this):
             return
         self._take_over(this)
-        if lacking := this.still_lacking:
+        if lacking := this.still_lacking[:_NAMED]:
             self._ask(this, lacking)
 
     def _has_leftovers(self, study: Study) -> bool:
@@ -153,12 +168,52 @@ class Retriever:
         if not series:
             return False
         before = len(this.found.kept)
-        self._mover.move(this.study, [one.series_uid for one in series], [], lambda: self._take_over(this))
+        if _count(series) >= _MUCH and self._second.acquire(blocking=False):
+            try:
+                self._move_beside(this, deque(self._halves(this, series)))
+            finally:
+                self._second.release()
+        else:
+            uids = [one.series_uid for one in series]
+            self._mover.move(this.study, uids, [], lambda: self._take_over(this))
         self._take_over(this)
         if len(this.found.kept) == before:
             return False
         this.found.failed.clear()  # asked for by name before they count as failed
         return True
+
+    def _halves(self, this: _Round, series: list[Series]) -> list[_Ask]:
+        """Whole series in two parts of about the same size, or where one series is nearly all, its images by name."""
+        parts: tuple[list[Series], list[Series]] = ([], [])
+        for one in sorted(series, key=lambda one: len(one.instances), reverse=True):
+            min(parts, key=_count).append(one)
+        if _count(parts[0]) <= 2 * _count(parts[1]):
+            return [([one.series_uid for one in part], []) for part in parts]
+        instances = frozenset().union(*(one.instances for one in series))
+        names = [one.sop_uid for one in self._name(this).values() if one.orthanc_id in instances]
+        return [([], names[start : start + _PART]) for start in range(0, len(names), _PART)]
+
+    def _move_beside(self, this: _Round, asks: deque[_Ask]) -> None:
+        """Work off what is to be asked for by two C-MOVEs at once; the calling thread verifies what both bring."""
+        with ThreadPoolExecutor(1, thread_name_prefix="ddwd-retrieve-second") as second:
+            other = second.submit(self._move_all, this.study, asks, lambda: None)
+            try:
+                self._move_all(this.study, asks, lambda: self._take_over(this))
+                while wait([other], _LOOK_SECONDS).not_done:
+                    self._take_over(this)
+            finally:
+                asks.clear()
+                while wait([other], _LOOK_SECONDS).not_done:
+                    this.alive()
+            other.result()
+
+    def _move_all(self, study: Study, asks: deque[_Ask], arrived: Callable[[], None]) -> None:
+        while asks:
+            try:
+                series_uids, sop_uids = asks.popleft()
+            except IndexError:  # the other was quicker
+                return
+            self._mover.move(study, series_uids, sop_uids, arrived)
 
     def _settle(self, this: _Round) -> None:
         """Make the names of what was staged durable: before anyone hears that it is there."""
@@ -381,7 +436,11 @@ def whole_series(study: Study, lacking: Set[OrthancId]) -> list[Series]:
 def next_block(study: Study, lacking: Set[OrthancId], batch: int) -> list[OrthancId]:
     """What one piece of work fetches: whole series if there are any, else so many instances."""
     whole = [instance for one in whole_series(study, lacking) for instance in one.instances]
-    return sorted(whole or lacking)[: len(whole) or batch]
+    return sorted(whole or lacking)[: len(whole) or min(batch, _NAMED)]
+
+
+def _count(series: Iterable[Series]) -> int:
+    return sum(len(one.instances) for one in series)
 
 
 def _uid_of(spooled: Path) -> str:

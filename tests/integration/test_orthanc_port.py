@@ -12,7 +12,7 @@ import requests
 
 from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.model import OrthancId
-from ddwd.orthanc_api import Change, Orthanc, OrthancPort
+from ddwd.orthanc_api import Change, Orthanc, OrthancPort, Stored
 from ddwd.pipeline.open_study import ids_of
 from tests.integration.trial import Trial, wait_for
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image, orthanc_id
@@ -240,6 +240,27 @@ def test_sop_uids_leave_out_what_is_unknown(subject: Subject, images: list[Image
     assert subject.port.sop_uids(asked) == {one.orthanc_id: one.sop_uid for one in images}
     assert subject.port.sop_uids([UNKNOWN]) == {}
     assert subject.port.sop_uids([]) == {}
+
+
+@pytest.mark.parametrize("count", [1, 5], ids=["one image of a study", "the whole study"])
+def test_uids_and_digests_come_for_many_at_once_and_leave_out_what_is_unknown(
+    subject: Subject, images: list[Image], count: int
+) -> None:
+    subject.store(*images)
+    study = subject.port.study(images[0].study_id)
+    assert study is not None
+    asked = images[:count]
+    expected = {
+        one.orthanc_id: Stored(one.sop_uid, hashlib.md5(one.content, usedforsecurity=False).hexdigest())
+        for one in asked
+    }
+    uids = {one.orthanc_id: one.sop_uid for one in asked}
+    assert subject.port.stored(study, [*uids, UNKNOWN]) == expected
+    assert subject.port.stored(study, uids, uids) == expected
+    assert subject.port.stored(study, []) == {}
+    subject.delete(study.orthanc_id)
+    assert subject.port.stored(study, uids) == {}
+    assert subject.port.stored(study, uids, uids) == {}
 
 
 def test_the_stored_file_its_head_and_its_digest(subject: Subject, images: list[Image]) -> None:

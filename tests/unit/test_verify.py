@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
-from ddwd.pipeline.verify import DIFFERENT, EQUAL, IDENTICAL, Verdict, Verifier
+from ddwd.pipeline.verify import DIFFERENT, EQUAL, IDENTICAL, Known, Verdict, Verifier, foretold, meta_end
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image
 
 if TYPE_CHECKING:
@@ -117,3 +117,50 @@ def test_the_reason_names_no_value(tmp_path: Path) -> None:
     found = verdict(tmp_path, changed(ONE, lambda data: setattr(data, "PatientID", "SECRET")), ONE)
     assert "SECRET" not in found.reason
     assert "(0010,0020)" in found.reason
+
+
+def head_of(content: bytes) -> bytes:
+    return content[: meta_end(content)]
+
+
+@pytest.mark.parametrize("number", [2, 22, 333], ids=["as long", "longer by one", "longer by two"])
+def test_the_head_of_one_file_foretells_that_of_another_of_the_series(number: int) -> None:
+    other = image(number=number)
+    assert foretold(head_of(ONE.content), other.sop_uid) == head_of(other.content)
+
+
+def test_a_head_without_an_instance_uid_foretells_nothing() -> None:
+    assert foretold(b"\0" * 200, "1.2.3") == b""
+
+
+def test_what_is_known_beforehand_is_proved_without_a_question(tmp_path: Path) -> None:
+    node = FakeOrthanc("storage", FakeClock())
+    node.store(ONE)
+    stored = node.md5(ONE.orthanc_id)
+    node.down = True
+    path = tmp_path / "received.dcm"
+    path.write_bytes(ONE.content)
+    known = Known(stored, head_of(ONE.content), "the SHA-256 of the name")
+    found = Verifier(node, node).compare(path, ONE.orthanc_id, known=known)
+    assert (found.kind, found.sha256, found.md5) == (IDENTICAL, "the SHA-256 of the name", stored)
+
+
+@pytest.mark.parametrize("foreseen", ["head", "md5"])
+def test_what_was_foreseen_wrongly_is_asked_for(tmp_path: Path, foreseen: str) -> None:
+    node = FakeOrthanc("storage", FakeClock())
+    node.store(ONE)
+    path = tmp_path / "received.dcm"
+    path.write_bytes(ONE.content)
+    head = head_of(ONE.content) if foreseen == "md5" else head_of(image(number=7).content)
+    known = Known(node.md5(ONE.orthanc_id) if foreseen == "head" else "0" * 32, head)
+    found = Verifier(node, node).compare(path, ONE.orthanc_id, known=known)
+    assert (found.kind, found.head) == (IDENTICAL, head_of(ONE.content))
+
+
+def test_a_flipped_bit_is_found_whatever_the_spool_file_is_called(tmp_path: Path) -> None:
+    node = FakeOrthanc("storage", FakeClock())
+    node.store(ONE)
+    path = tmp_path / "received.dcm"
+    path.write_bytes(ONE.content[:-1] + b"\x7f")
+    known = Known(node.md5(ONE.orthanc_id), head_of(ONE.content), "0" * 64)
+    assert Verifier(node, node).compare(path, ONE.orthanc_id, known=known).kind == DIFFERENT
