@@ -7,6 +7,7 @@ for group ddwd. A damaged line ends its segment, as it does for the ledger itsel
 from __future__ import annotations
 
 import gzip
+import io
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +126,7 @@ def _begins_before(content: bytes, since: str) -> bool:
 
 
 def _events(content: bytes, needle: bytes) -> Iterator[Happened]:
-    for raw in content.splitlines(keepends=True):
+    for raw in io.BytesIO(content):  # line by line: a segment has tens of thousands
         if _EVENT in raw and needle in raw and (record := parse_line(raw)) is not None:
             yield _happened(record)
 
