@@ -88,6 +88,7 @@ test: ## everything, on a fresh machine
 	$(MAKE) lint
 	$(MAKE) unit
 	$(MAKE) -j2 --output-sync=target integration appliance-tests
+	$(MAKE) bench QUICK=1
 	$(MAKE) coverage
 
 lock: ## pin newer versions of the libraries and tools

@@ -201,7 +201,7 @@ class Bench:
         return [row]
 
     def _chain(self, side: Side, images: int, size: int) -> float:
-        studies = [self.templates.study(images, size) for _ in range(_STUDIES)]
+        studies = [self._new(images, size) for _ in range(_STUDIES)]
         try:
             sent = at_once(self.machine, side, [studies[first::_SENDERS] for first in range(_SENDERS)])
             end = max(self._complete(side, study) for study in studies)
@@ -318,11 +318,16 @@ class Bench:
 
     @contextmanager
     def _study(self, images: int, size: int, side: Side) -> Iterator[Study]:
-        study = self.templates.study(images, size)
+        study = self._new(images, size)
         try:
             yield study
         finally:
             self._forget(side, study)
+
+    def _new(self, images: int, size: int) -> Study:
+        study = self.templates.study(images, size)
+        os.sync()  # what is measured next shall not wait for it
+        return study
 
     def _forget(self, side: Side, study: Study) -> None:
         side.forget(study)

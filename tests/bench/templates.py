@@ -5,7 +5,6 @@ A template's seed is TEMPLATE_SEED; the studies made of it are numbered from FIR
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from itertools import count
@@ -68,7 +67,6 @@ class Templates:
         study.folder.mkdir()
         for path in sorted(self.template(images, size).folder.glob("*.dcm")):
             stamp(path, study.folder / path.name, seed)
-        os.sync()  # what is measured next shall not wait for these
         return study
 
     def template(self, images: int, size: int) -> Study:
