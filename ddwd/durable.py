@@ -129,17 +129,14 @@ class NewFile:
             os.close(descriptor)
 
 
-def rename(source: Path, target: Path, *, source_too: bool = True, durably: bool = True) -> None:
+def rename(source: Path, target: Path, *, source_too: bool = True) -> None:
     """Rename within one file system and make both folders durable; replaces an existing file.
 
     Without `source_too` a power cut may bring the old name back beside the new one: for sources that are swept at start.
-    Without `durably` either name may be the one that is left: for many files at once, whose folders are made durable at the end.
     """
     step("rename", target)
     with translated():
         source.rename(target)
-    if not durably:
-        return
     fsync_dir(target.parent)
     if source_too and source.parent != target.parent:
         fsync_dir(source.parent)

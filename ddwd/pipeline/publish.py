@@ -52,10 +52,16 @@ class Publisher:
             durable.remove_folder(below)
 
     def stage(self, source: Path, study: OrthancId, wanted: Wanted) -> Path:
-        """Move a verified file from the spool to its place in staging; its new name is durable once its folder is settled."""
+        """Give a verified file of the spool its place in staging too: its name in the spool goes once this one is durable.
+
+        The SCP may just be making the spool's name durable, to answer Success: until then that one must stay.
+        """
         target = self.staged(study, wanted.file)
         durable.make_dirs(target.parent)
-        durable.rename(source, target, durably=False)
+        try:
+            durable.link_new(source, target)
+        except FileExistsError:
+            durable.rename(source, target)
         return target
 
     def publish(self, study: Study) -> list[str]:

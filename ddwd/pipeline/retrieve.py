@@ -83,7 +83,8 @@ class Fetched:
 class _Round:
     """One call of `fetch`: what it is about, what is known of the stored files, and what it has brought so far.
 
-    `lacking` is what still is to come, once it was named; `refused` are the spool files that were no copy of an instance.
+    `lacking` is what still is to come, once it was named; `refused` are the spool files that were no copy of an instance; `touched`
+    are the folders whose new names are not durable yet, `doubled` the spool files that have such a name.
     """
 
     study: Study
@@ -97,13 +98,19 @@ class _Round:
     on_storage: dict[OrthancId, Stored] = field(default_factory=dict)
     on_gateway: dict[OrthancId, Stored] = field(default_factory=dict)
     heads: dict[str, bytes] = field(default_factory=dict)
-    refused: set[tuple[int, OrthancId]] = field(default_factory=set)
+    refused: set[tuple[str, int, OrthancId]] = field(default_factory=set)
     touched: set[Path] = field(default_factory=set)
+    doubled: list[Path] = field(default_factory=list)
 
     @property
     def still_lacking(self) -> list[Wanted]:
         """What has not come yet, by series."""
         return list((self.lacking or {}).values())
+
+    def count(self, kept: Kept) -> None:
+        """One that is staged, and no longer lacks."""
+        self.found.kept.append(kept)
+        (self.lacking or {}).pop(kept.orthanc_id, None)
 
 
 class Retriever:
@@ -140,7 +147,6 @@ class Retriever:
         """
         this = _Round(study, frozenset(missing), control, alive)
         self._bring(this)
-        self._settle(this)
         return this.found
 
     def _bring(self, this: _Round) -> None:
@@ -216,11 +222,13 @@ class Retriever:
             self._mover.move(study, series_uids, sop_uids, arrived)
 
     def _settle(self, this: _Round) -> None:
-        """Make the names of what was staged durable: before anyone hears that it is there."""
+        """Make the names of what was staged durable, then remove the old ones: before anyone hears that it is there."""
         for folder in this.touched:
             durable.fsync_dir(folder)
-        if this.touched and (spool := self._spool(this.study)).is_dir():
-            durable.fsync_dir(spool)
+        for path in this.doubled:
+            durable.unlink(path)
+        this.touched.clear()
+        this.doubled.clear()
 
     def _name(self, this: _Round) -> dict[OrthancId, Wanted]:
         """Ask both Orthancs, once, for UIDs and digests; instances that are gone from storage are left out."""
@@ -295,9 +303,11 @@ class Retriever:
                 self._publisher.staged(study.orthanc_id, one.file),
                 self._publisher.final(study, one.file),
             ):
-                if path.exists() and self._keep(this, path, one):
+                if path.exists() and (kept := self._compare(this, path, one)):
                     this.touched.add(path.parent)
+                    this.count(kept)
                     break
+        self._settle(this)
 
     def _take_over(self, this: _Round) -> None:
         """Verify and stage what has come."""
@@ -309,31 +319,25 @@ class Retriever:
                 this.alive()
                 if self._take_over_one(this, path, one):
                     break
+        self._settle(this)
 
     def _take_over_one(self, this: _Round, path: Path, one: Wanted) -> bool:
         try:
-            attempt = path.stat().st_ino, one.orthanc_id
+            attempt = path.name, path.stat().st_ino, one.orthanc_id
             if attempt in this.refused:
                 return False
-            if self._keep(this, path, one, _digest_of(path)):
-                this.touched.add(self._publisher.stage(path, this.study.orthanc_id, one).parent)
-                return True
+            kept = self._compare(this, path, one, _digest_of(path))
+            if kept is None:
+                this.refused.add(attempt)
+                return False
+            this.touched.add(self._publisher.stage(path, this.study.orthanc_id, one).parent)
         except FileNotFoundError:  # taken over for a namesake in flight, under another patient
             return False
-        this.refused.add(attempt)
-        return False
-
-    def _keep(self, this: _Round, path: Path, one: Wanted, digest: str = "") -> bool:
-        """Take the file into account where it is what storage holds; otherwise the reason is noted."""
-        kept = self._compare(this, path, one, digest)
-        if kept is None:
-            return False
-        this.found.kept.append(kept)
-        if this.lacking is not None:
-            del this.lacking[one.orthanc_id]
+        this.doubled.append(path)
+        this.count(kept)
         return True
 
-    def _compare(self, this: _Round, path: Path, one: Wanted, digest: str) -> Kept | None:
+    def _compare(self, this: _Round, path: Path, one: Wanted, digest: str = "") -> Kept | None:
         """What was proved where the file is what storage holds; otherwise None, and the reason is noted."""
         failed = this.found.failed
         try:
