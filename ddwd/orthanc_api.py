@@ -43,6 +43,8 @@ _PAUSE_SECONDS = 5.0
 _PROBE_SECONDS = 3.0
 _PROBE = "/changes?last"
 """The cheapest question that needs the database too."""
+_PAST_ALL = 2**63 - 1
+"""As `since`: Orthanc answers an empty page, whose `Last` is the database's own counter."""
 _CHUNK = 1024 * 1024
 _UID_BLOCK = 200
 """Instances in one bulk-content request: about 0.2 s of Orthanc's time."""
@@ -109,7 +111,8 @@ class OrthancPort(Protocol):
         """The rows of `/changes` with seq above `since`."""
 
     def last_seq(self) -> int:
-        """The newest seq of `/changes`; below a remembered cursor the database was reset or restored."""
+        """The newest seq of `/changes` that was ever given, whether or not its row is still there; below a remembered cursor the
+        database was reset or restored."""
 
     def study_ids(self) -> Iterator[OrthancId]:
         """Every study, in Orthanc's order."""
@@ -287,8 +290,8 @@ class Orthanc:
         return ChangePage(rows, bool(body["Done"]), int(body["Last"]))
 
     def last_seq(self) -> int:
-        """See OrthancPort."""
-        return int(self._json("GET", "/changes?last")["Last"])
+        """See OrthancPort. `?last` would name the last row that is left: rows go with what they are about."""
+        return int(self._json("GET", f"/changes?since={_PAST_ALL}&limit=1")["Last"])
 
     def study_ids(self) -> Iterator[OrthancId]:
         """See OrthancPort; read by pages, so a large archive never comes in one answer."""

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from ddwd.orthanc_api import Orthanc
     from ddwd.pipeline.difference import Difference
 
-_EPILOG = """Without --dry-run the extractor is asked to compare all three places now, and to send and fetch
-what is missing. By itself it does so at its start, after every fault and every five minutes; for
-a large archive at leisure: some hours for 100,000 studies, those finished last first. With
---dry-run nothing is asked and nothing changed: each study whose sets of images
+_EPILOG = """Without --dry-run the extractor is asked to compare all three places now, and to send and
+fetch what is missing. By itself it does so at its start, after every fault and every five
+minutes; a large archive takes it some hours (100,000 studies), those finished last first.
+With --dry-run nothing is asked and nothing changed: each study whose sets of images
 disagree is named, and how many images lack at each hop. One that is arriving at this moment
 disagrees too. It asks both Orthancs about every study: some minutes for 10,000 of them.
 

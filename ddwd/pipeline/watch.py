@@ -2,7 +2,7 @@
 
 A change is a hint. Rows of concurrent transactions may appear out of order, so a window before the cursor is read again every
 now and then; the cursor only ever moves to a row that was seen, never to the server's own idea of the last one. A database that
-was reset or restored (its last row is before the cursor) is read from the beginning.
+was reset or restored (its counter is before the cursor) is read from the beginning.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ddwd.orthanc_api import Change, OrthancPort
 
 _PAGE = 1000
-_PAGES_A_LOOK = 20
-"""Bounds one look, so that a first start on a full archive still answers its watchdog."""
+_PAGES_A_LOOK = 2
+"""Bounds one look to about a second: a database that was restored is read from its beginning, and studies in flight go on meanwhile."""
 _OVERLAP = 500
 _AGAIN_SECONDS = 2.0
 """The window is read again so often, or after half of it is new: at each look it cost Orthanc more than all else together."""
@@ -74,7 +74,8 @@ class ChangeFeed:
         return max(0, self.cursor - _OVERLAP)
 
     def _was_reset(self, last: int) -> bool:
-        return last < self.cursor - _OVERLAP or (last < self.cursor and self.node.last_seq() < self.cursor)
+        """Rows vanish with the study they are about, the newest too; the server's counter does not go back by that."""
+        return last < self.cursor and self.node.last_seq() < self.cursor
 
     def _rewind(self) -> None:
         self.cursor = self._again_from = 0

@@ -310,6 +310,7 @@ def test_an_unknown_study_is_none_and_a_deleted_one_is_gone_from_everything(
     assert subject.port.instances([study]) == {}
     assert subject.port.sop_uids([images[0].orthanc_id]) == {}
     assert rows_of(subject.port, since, 100, ids(images)) == []
+    assert subject.port.last_seq() > since
     assert study not in set(subject.port.study_ids())
 
 

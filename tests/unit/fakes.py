@@ -156,6 +156,11 @@ class FakeOrthanc:
         for one in gone:
             del self.images[one.orthanc_id]
 
+    def restore(self, rows: int) -> None:
+        """The changes as they were so many rows ago, the counter too."""
+        del self.rows[-rows:]
+        self._seq = self.rows[-1].seq
+
     def _note(self, kind: str, level: str, one: OrthancId) -> None:
         self._seq += 1
         self.rows.append(Change(self._seq, kind, level, one))
@@ -172,7 +177,7 @@ class FakeOrthanc:
 
     def last_seq(self) -> int:
         self._answer()
-        return self.rows[-1].seq if self.rows else 0
+        return self._seq
 
     def study_ids(self) -> Iterator[OrthancId]:
         self._answer()
