@@ -31,10 +31,10 @@ class Scale:
 
 FULL = Scale(
     times=5,
-    tails={100: 3, 600: 5, 2000: 1},
+    tails={100: 1, 600: 5, 2000: 1},
     compared=600,
     ingest=2000,
-    ingest_others=200,
+    ingest_others=100,
     hop_ct=600,
     hop_mr=2000,
     chain=60,
