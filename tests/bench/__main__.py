@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.bench.rows import Row
 
-FAMILIES = ("tail", "ingest", "hop", "chain", "reception", "memory", "steady", "growth")
+FAMILIES = ("tail", "hop", "chain", "reception", "memory", "ingest", "steady", "growth")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
