@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """Without --dry-run the extractor is asked to compare all three places now, and to send and
 fetch what is missing. By itself it does so at its start, after every fault and every five
-minutes; a large archive takes it some hours (100,000 studies), those finished last first.
+minutes; 100,000 studies take it an hour and a half, those finished last first.
 With --dry-run nothing is asked and nothing changed: each study whose sets of images
 disagree is named, and how many images lack at each hop. One that is arriving at this moment
 disagrees too. It asks both Orthancs about every study: some minutes for 10,000 of them.

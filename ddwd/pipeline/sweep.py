@@ -2,7 +2,7 @@
 
 It works beside the main loop, a hundred studies at a time, and only ever says which studies look as if they needed work: the
 cycle compares these itself. So a round over any archive makes no turn longer. While nothing is wrong it takes a twentieth of one
-processor's time at most: a few hundred studies within seconds, 100,000 in about two hours. After a start or a fault the studies
+processor's time at most: a few hundred studies within seconds, 100,000 in about an hour and a half. After a start or a fault the studies
 finished last are compared first, and two thousand without those rests; at the operator's request, all of them.
 """
 

@@ -57,7 +57,7 @@ QUICK = Scale(
     steady_seconds=15,
     object_bytes=256 * 1024**2,
     finished=(100, 2_000),
-    settle=3,
+    settle=8,
 )
 
 
