@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
+from tests.bench import growth
 from tests.bench.rows import Row
 from tests.bench.senders import Paced, at_once, dcmsend
 from tests.bench.sides import STABLE_AGE, Plain, Portal
@@ -101,7 +102,6 @@ class Bench:
         rows.append(self._ingest("ingest-nodelay", 1.0, others or most, nagle=False, loopback=True))
         if others:
             rows.append(self._ingest("ingest-nagle-lan", 1.0, others, nagle=True, loopback=False))
-            rows.append(self._ingest("ingest-nodelay-lan", 1.0, others, nagle=False, loopback=False))
         return rows
 
     def _ingest(self, name: str, target: float, images: int, *, nagle: bool, loopback: bool) -> Row:
@@ -313,6 +313,10 @@ class Bench:
         for left in (path, self.machine.path(inside), *spool.glob(f"**/{HUGE_UID}*.dcm")):
             left.unlink()
         return [row]
+
+    def growth(self) -> list[Row]:
+        """What may not grow with the number of finished studies."""
+        return growth.rows(self.installed, self.scale)
 
     # --- common ------------------------------------------------------------------------------------------------------
 
