@@ -201,14 +201,10 @@ class Bench:
         return [row]
 
     def _chain(self, side: Side, images: int, size: int) -> float:
-        studies = [self._new(images, size) for _ in range(_STUDIES)]
-        try:
+        with self._studies(_STUDIES, images, size, side) as studies:
             sent = at_once(self.machine, side, [studies[first::_SENDERS] for first in range(_SENDERS)])
             end = max(self._complete(side, study) for study in studies)
             return sent.images / (end - sent.first)
-        finally:
-            for study in studies:
-                self._forget(side, study)
 
     def reception(self) -> list[Row]:
         """C-STORE flat out while the later hops work, against the same with the extractor stopped."""
@@ -322,16 +318,19 @@ class Bench:
 
     @contextmanager
     def _study(self, images: int, size: int, side: Side) -> Iterator[Study]:
-        study = self._new(images, size)
-        try:
+        with self._studies(1, images, size, side) as (study,):
             yield study
-        finally:
-            self._forget(side, study)
 
-    def _new(self, images: int, size: int) -> Study:
-        study = self.templates.study(images, size)
-        os.sync()  # what is measured next shall not wait for it
-        return study
+    @contextmanager
+    def _studies(self, number: int, images: int, size: int, side: Side) -> Iterator[list[Study]]:
+        studies = [self.templates.study(images, size) for _ in range(number)]
+        os.sync()  # what is measured next shall not wait for them
+        with side.alone():
+            try:
+                yield studies
+            finally:
+                for study in studies:
+                    self._forget(side, study)
 
     def _forget(self, side: Side, study: Study) -> None:
         side.forget(study)

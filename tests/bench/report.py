@@ -54,10 +54,23 @@ def conditions(machine: Machine) -> dict[str, Any]:
 def write(folder: Path, rows: Sequence[Row], facts: Mapping[str, Any], *, quick: bool) -> None:
     """Write bench.json, and the plot where tails were measured."""
     folder.mkdir(exist_ok=True)
-    body = {"quick": quick, "conditions": facts, "rows": [row.as_dict() for row in rows]}
+    fresh = [row.as_dict() for row in rows]
+    names = {row["name"] for row in fresh}
+    kept = [row for row in _before(folder, quick=quick) if row["name"] not in names]
+    body = {"quick": quick, "conditions": facts, "rows": [*kept, *fresh]}
     (folder / "bench.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
     if any(row.name.startswith("tail-") for row in rows):
         (folder / "bench.svg").write_text(_plot(rows), encoding="utf-8")
+
+
+def _before(folder: Path, *, quick: bool) -> list[dict[str, Any]]:
+    """Rows of an earlier bench of the same scale: where only some are measured, the others stay."""
+    path = folder / "bench.json"
+    if not path.exists():
+        return []
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    rows: list[dict[str, Any]] = found["rows"]
+    return rows if found["quick"] == quick else []
 
 
 def _plot(rows: Sequence[Row]) -> str:

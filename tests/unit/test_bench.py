@@ -38,7 +38,7 @@ def test_a_full_bench_measures_at_least_five_times_and_what_the_targets_name() -
     assert FULL.times >= 5
     assert FULL.tails.keys() == {100, 600, 2000}
     assert FULL.tails[FULL.compared] >= 5
-    assert (FULL.ingest, FULL.hop_ct, FULL.hop_mr) == (1000, 600, 2000)
+    assert (FULL.ingest, FULL.hop_ct, FULL.hop_mr) == (500, 600, 2000)
     assert (FULL.steady_seconds, FULL.object_bytes) == (1800, 2 * 1024**3)
     assert FULL.finished == (100, 100_000)
     assert QUICK.compared in QUICK.tails
@@ -83,4 +83,8 @@ def test_what_is_left_behind_has_every_measurement_and_a_plot(tmp_path: Path) ->
         == written["rows"][1]
     )
     assert (written["quick"], written["conditions"]) == (True, {"cores": 2})
+    again = [Row("hop-ct", "", "s", 1.0, ">=", ours=[2.0], theirs=[1.0]), tails[0]]
+    report.write(tmp_path, again, {"cores": 2}, quick=True)
+    rows = json.loads((tmp_path / "bench.json").read_text("utf-8"))["rows"]
+    assert sorted(row["name"] for row in rows) == ["hop-ct", "tail-100", "tail-100-plain"]
     assert "plain pipeline" in (tmp_path / "bench.svg").read_text("utf-8")
