@@ -5,6 +5,7 @@ CACHE := $(or $(DDWD_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME)/ddwd,$(HOME
 PYTHON ?= python3
 VENV := $(CACHE)/venv-$(shell { cat tests/requirements.lock; $(PYTHON) -V; } 2>/dev/null | sha256sum | cut -c1-12)
 BIN := $(VENV)/bin
+FUZZ_VENV := $(CACHE)/venv-fuzz-$(shell { cat tests/fuzz/requirements.lock; $(PYTHON) -V; } 2>/dev/null | sha256sum | cut -c1-12)
 SHELL_FILES := $(shell packaging/shell-files)
 
 export DDWD_CACHE := $(CACHE)
@@ -17,7 +18,7 @@ COVERAGE := $(BIN)/coverage run -m pytest
 MACHINE := $(BIN)/python -m tests.machine
 
 .DEFAULT_GOAL := help
-.PHONY: help venv deb lint unit pictures manual integration appliance shell stop demo bench faults appliance-tests coverage test lock clean
+.PHONY: help venv deb lint unit pictures manual integration appliance shell stop demo bench fuzz faults appliance-tests coverage test lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,6 +32,10 @@ $(VENV)/ready:
 deb: ## build dist/ddwd_VERSION_all.deb
 	@packaging/host dh dpkg-buildpackage venv
 	@packaging/build-deb
+
+$(FUZZ_VENV)/ready:
+	@packaging/host venv
+	@packaging/venv $(PYTHON) $(FUZZ_VENV) tests/fuzz/requirements.lock
 
 lint: venv ## format, defects, types, layers, dead code, spelling, shell, versions
 	@packaging/host shellcheck man
@@ -74,6 +79,11 @@ demo: venv deb ## send real studies through a throw-away machine and compare eve
 
 bench: venv deb ## the portal beside the plain pipeline, a table and dist/bench.json: QUICK=1 (minutes), ONLY="tail hop"
 	$(AS_ROOT) $(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
+fuzz: $(FUZZ_VENV)/ready ## look for bytes that break the portal's own parsers: SECONDS=... for each (60), TARGET=pdu|head|path|ledger|config
+	@for target in $(or $(TARGET),pdu head path ledger config); do \
+	    $(FUZZ_VENV)/bin/python -m tests.fuzz $$target $(or $(SECONDS),60) || exit; \
+	done
 
 faults: venv deb ## fault rounds in a throw-away machine: SEED=... ROUNDS=... (100), or ROUND=... to replay one
 	@packaging/host dcmsend
