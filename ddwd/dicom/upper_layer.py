@@ -6,6 +6,7 @@ of a small C-STORE; here it waits in poll(2). An SCP also bounds what a peer may
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import select
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pynetdicom import AE, evt
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
 
 from ddwd.dicom import contexts
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
     from pynetdicom.association import Association
     from pynetdicom.presentation import PresentationContext
+
+log = logging.getLogger("ddwd.dicom")
 
 MAX_PDU = 256 * 1024
 """Largest P-DATA-TF that we offer to take, in bytes (PS3.8 section D.1)."""
@@ -96,6 +100,9 @@ class UpperLayer(DULServiceProvider):
         """Run until the association is over, then free what it held."""
         try:
             super().run_reactor()
+        except InvalidEventError as error:
+            # an acceptance that was due when the peer had broken the association already, say: nothing is left to be said to it
+            log.warning("an association ends: %s", error)
         finally:
             self._kill_thread = True
             self.released()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 
+from ddwd.dicom.upper_layer import UpperLayer
 from tests.dicom.test_store import CT, body_of, data_set
 
 if TYPE_CHECKING:
@@ -317,3 +318,18 @@ def test_a_peer_that_takes_small_pdus_gets_its_answer_in_pieces(portal: Portal) 
     raw.send(pdu(pdv(STORE, COMMAND | LAST, command(*request())), pdv(STORE, DATA | LAST, data_set())))
     assert raw.status() == 0
     raw.close()
+
+
+def test_an_event_that_cannot_be_ends_its_association_and_nothing_else(
+    portal: Portal, raw: Raw, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An acceptance can be due when the peer has broken the association already; a thread that died would fail this test."""
+    (association,) = portal.scp._open
+    reactor = association.dul
+    assert isinstance(reactor, UpperLayer)
+    reactor.event_queue.put("Evt7")
+    reactor.wake()
+    assert raw.receive()[0] == 0
+    reactor.join(5)
+    assert "an association ends: Invalid event 'Evt7' for the current state 'Sta6'" in caplog.text
+    assert portal.scp.answers()

@@ -121,7 +121,7 @@ def pdu(data: bytes) -> None:
     scp, paths = receiver()
     with socket.create_connection(("127.0.0.1", scp.port), _SECONDS) as peer, suppress(OSError):
         if data[:1] > b"" and data[0] % 2:
-            peer.sendall(_association())
+            peer.sendall(association())
             peer.recv(4096)
         peer.sendall(data[1:_MOST])
         peer.shutdown(socket.SHUT_WR)
@@ -134,8 +134,8 @@ def pdu(data: bytes) -> None:
         file.unlink()
 
 
-def _association() -> bytes:
-    """A-ASSOCIATE-RQ (PS3.8 section 9.3.2) for CT in one presentation context, number 1."""
+def association() -> bytes:
+    """An A-ASSOCIATE-RQ (PS3.8 section 9.3.2) for CT in one presentation context, number 1."""
     syntaxes = _item(0x30, b"1.2.840.10008.5.1.4.1.1.2") + _item(0x40, ExplicitVRLittleEndian.encode())
     user = _item(0x50, _item(0x51, struct.pack(">L", 16384)) + _item(0x52, b"1.2.3"))
     body = struct.pack(">HH", 1, 0) + _AETS + bytes(32)
