@@ -14,6 +14,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from tests.bench import growth
+from tests.bench.inside import memory, standing
 from tests.bench.rows import Row
 from tests.bench.senders import Paced, at_once, dcmsend
 from tests.bench.sides import STABLE_AGE, Plain, Portal
@@ -246,8 +247,8 @@ class Bench:
     def _samples(self, sender: Paced) -> Iterator[dict[str, float]]:
         while not sender.is_over():
             time.sleep(_SAMPLE_SECONDS)
-            yield {"backlog": float(sum(self._status()["backlog"].values()))} | {
-                unit: self._memory(unit) for unit in _MEMORY_UNITS
+            yield {"backlog": float(sum(standing(self.machine)["backlog"].values()))} | {
+                unit: memory(self.machine, unit) for unit in _MEMORY_UNITS
             }
 
     def _steady_rows(self, samples: Sequence[dict[str, float]], images: int, wanted: float) -> list[Row]:
@@ -267,24 +268,10 @@ class Bench:
             Row("steady-rate", f"{length}: images taken, against those due", "x", 0.98, ">=", [images / wanted]),
         ]  # fmt: skip
 
-    def _status(self) -> dict[str, dict[str, float]]:
-        found: dict[str, dict[str, float]] = json.loads(
-            self.machine.run(["cat", "/run/ddwd/extractor/status.json"]).stdout
-        )
-        return found
-
     def _wait_idle(self) -> None:
         self.machine.wait_for(
-            lambda: not self._status()["in_flight"], limit=_LIMIT, what="studies stay in flight"
+            lambda: not standing(self.machine)["in_flight"], limit=_LIMIT, what="studies stay in flight"
         )
-
-    def _memory(self, unit: str, figure: str = "VmRSS") -> float:
-        """Resident memory of a unit's main process in MB; VmHWM is the most it ever was."""
-        pid = self.machine.show(unit, "MainPID")
-        for line in self.machine.run(["cat", f"/proc/{pid}/status"]).stdout.splitlines():
-            if line.startswith(f"{figure}:"):
-                return int(line.split()[1]) / 1000
-        raise MachineError(f"{unit} has no {figure}")
 
     def memory(self) -> list[Row]:
         """The SCP's most while one huge multi-frame object comes in."""
@@ -303,7 +290,7 @@ class Bench:
             env={"TCP_NODELAY": "1"},
             timeout=_LIMIT,
         )
-        row.ours.append(self._memory("ddwd-scp", "VmHWM"))
+        row.ours.append(memory(self.machine, "ddwd-scp", "VmHWM"))
         # nobody asked for it: the sweep would take it for a stray and put it in quarantine
         spool = self.machine.path("/var/lib/ddwd/received_dicom/.ddwd")
         for left in (path, self.machine.path(inside), *spool.glob(f"**/{HUGE_UID}*.dcm")):

@@ -16,6 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tests.appliance.conftest import Portal
+from tests.bench.inside import memory, standing
 from tests.bench.rows import Row
 from tests.machine import Machine
 from tests.machine.__main__ import newest_deb
@@ -152,12 +153,12 @@ def measure(portal: Portal, settle: float = _SETTLE_SECONDS) -> dict[str, float]
     found = {"start": median(_start(portal) for _ in range(_TIMES))}
     time.sleep(settle)
     for unit in ("extractor", "monitor"):
-        found[f"{unit}_mb"] = _peak(portal, f"ddwd-{unit}")
+        found[f"{unit}_mb"] = memory(portal.machine, f"ddwd-{unit}", "VmHWM")
     before = {unit: _cpu(portal, unit) for unit in _IDLERS}
     time.sleep(settle)
     for unit, seconds in before.items():
         found[f"{unit.removeprefix('ddwd-')}_cpu"] = (_cpu(portal, unit) - seconds) / settle
-    found["turn"] = _standing(portal)["turn_seconds"]
+    found["turn"] = standing(portal.machine)["turn_seconds"]
     found["status"] = _timed(portal, "ddwd", "status")
     found["top"] = _timed(portal, "ddwd-top", "--once")
     found["trace"] = _timed(portal, "ddwd", "trace", study)
@@ -174,23 +175,9 @@ def _start(portal: Portal) -> float:
     return (ready - began) / 1e6
 
 
-def _peak(portal: Portal, unit: str) -> float:
-    pid = portal.machine.show(unit, "MainPID")
-    status = portal.machine.run(["cat", f"/proc/{pid}/status"]).stdout
-    (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(peak) / 1024
-
-
 def _cpu(portal: Portal, unit: str) -> float:
     """Seconds of processor time that the unit has used."""
     return int(portal.machine.show(unit, "CPUUsageNSec")) / 1e9
-
-
-def _standing(portal: Portal) -> dict[str, Any]:
-    """The extractor's status file."""
-    said = portal.machine.run(["cat", "/run/ddwd/extractor/status.json"]).stdout
-    found: dict[str, Any] = json.loads(said)
-    return found
 
 
 def _timed(portal: Portal, *command: str) -> float:
