@@ -62,6 +62,30 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """Which hops are encrypted, each with certificates on both sides (PS3.15 annex B, BCP 195), and where these lie.
+
+    `gateway` is off, both (a port for TLS beside the plain one) or only. What is None is the file of that name in `folder`.
+    """
+
+    gateway: str = "off"
+    gateway_port: int = 2762
+    dicomweb: bool = False
+    dicomweb_port: int = 8444
+    storage: bool = False
+    scp: bool = False
+    folder: Path = Path("/etc/ddwd/tls")
+    gateway_certificate: Path | None = None
+    gateway_key: Path | None = None
+    senders_ca: Path | None = None
+
+    @property
+    def is_used(self) -> bool:
+        """Whether any hop is encrypted."""
+        return self.gateway != "off" or self.dicomweb or self.storage or self.scp
+
+
+@dataclass(frozen=True, slots=True)
 class Forward:
     """How the gateway's Lua sends; after `grace` seconds the extractor sends what it left."""
 
@@ -181,6 +205,7 @@ class Config:
     storage: OrthancNode = field(default_factory=lambda: OrthancNode("storage", "ORTHANC2", 4243, 8043))
     scp: Scp = field(default_factory=Scp)
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
     output_dir: Path = Path("/var/lib/ddwd/received_dicom")
     poll_interval: float = 5.0
     stable_age: int = 3
@@ -416,6 +441,16 @@ SETTINGS: Mapping[str, _Setting] = {
     "scp.host": _Setting(_host),
     "scp.port": _Setting(_PORT),
     "network.quickack": _Setting(_network, many=True),
+    "tls.gateway": _Setting(_choice("off", "both", "only")),
+    "tls.gateway_port": _Setting(_PORT),
+    "tls.dicomweb": _Setting(_switch),
+    "tls.dicomweb_port": _Setting(_PORT),
+    "tls.storage": _Setting(_switch),
+    "tls.scp": _Setting(_switch),
+    "tls.folder": _Setting(_folder),
+    "tls.gateway_certificate": _Setting(_folder, optional=True),
+    "tls.gateway_key": _Setting(_folder, optional=True),
+    "tls.senders_ca": _Setting(_folder, optional=True),
     "output_dir": _Setting(_folder, ("OUTPUT_DIR",)),
     "poll_interval": _Setting(_seconds(0.1, 3600), ("POLL_INTERVAL",)),
     "stable_age": _Setting(_whole(1, 3600), ("STABLE_AGE", "ORTHANC__STABLE_AGE")),
@@ -462,7 +497,16 @@ SETTINGS: Mapping[str, _Setting] = {
 """Every key that ddwd.yaml may hold, in the order of etc/ddwd.yaml."""
 
 SECRET_KEYS = frozenset({"database.password", "mail.password", "alerts.webhook"})
-PORT_KEYS = ("gateway.dicom_port", "gateway.http_port", "storage.dicom_port", "storage.http_port", "scp.port")
+PORT_KEYS = (
+    "gateway.dicom_port",
+    "gateway.http_port",
+    "storage.dicom_port",
+    "storage.http_port",
+    "scp.port",
+    "tls.gateway_port",
+    "tls.dicomweb_port",
+)
+"""Every key of a port; those of TLS are listened on where TLS has them (`ports`)."""
 AET_KEYS = ("gateway.aet", "storage.aet", "scp.aet")
 VARIABLES = {name: key for key, setting in SETTINGS.items() for name in setting.variables}
 _SECTIONS = frozenset(key.partition(".")[0] for key in SETTINGS if "." in key)
@@ -471,6 +515,13 @@ _SECTIONS = frozenset(key.partition(".")[0] for key in SETTINGS if "." in key)
 def flatten(config: Config) -> dict[str, object]:
     """Every dotted key with its value, in the order of SETTINGS; secrets in clear."""
     return {key: _get(config, key) for key in SETTINGS}
+
+
+def ports(config: Config) -> list[str]:
+    """The keys of the ports that are listened on with these settings."""
+    unused = set() if config.tls.gateway == "both" else {"tls.gateway_port"}
+    unused |= set() if config.tls.dicomweb else {"tls.dicomweb_port"}
+    return [key for key in PORT_KEYS if key not in unused]
 
 
 def _get(config: Config, key: str) -> object:
@@ -500,7 +551,7 @@ def load_with_sources(path: Path | None = None, environ: Mapping[str, str] | Non
     raws.update(_of_environment(environ, assigned))
     loaded, wrong = _build(raws)
     problems += chain.from_iterable(wrong.values())
-    problems += _clashes(loaded, [key for key in PORT_KEYS if key not in wrong], "port")
+    problems += _clashes(loaded, [key for key in ports(loaded.config) if key not in wrong], "port")
     problems += _clashes(loaded, [key for key in AET_KEYS if key not in wrong], "AE title")
     if problems:
         raise ConfigError(sorted(problems, key=lambda problem: (problem.source, problem.line or 0)))

@@ -115,6 +115,11 @@ class Paths:
         """Folder of JSON files that Orthanc is started with; provision writes it anew at each start."""
         return self.config.run_dir / "orthanc" / node
 
+    @property
+    def tls(self) -> Path:
+        """What is rendered for TLS: the terminators' settings, and whom the gateway trusts; provision writes it anew at each start."""
+        return self.config.run_dir / "tls"
+
     def additions(self, node: NodeName) -> Path:
         """The operator's own JSON for that Orthanc; only the operator writes it."""
         return self.config.credentials_file.parent / "orthanc" / f"{node}.d"

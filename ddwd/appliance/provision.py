@@ -1,8 +1,7 @@
 """What root does once at each start, before the Orthancs: passwords, databases, rendered configuration, OUTPUT_DIR.
 
 Idempotent: every step looks first and changes only what differs. Runs as ddwd-provision.service (oneshot); reads the
-settings and the operator's additions, writes credentials.json, Paths.rendered and the OUTPUT_DIR drop-in of the two
-Python units. One line on stderr for each failure; the exit status is that of the error.
+settings and the operator's additions, writes credentials.json, Paths.rendered, Paths.tls and drop-ins of the units. One line on stderr for each failure; the exit status is that of the error.
 """
 
 from __future__ import annotations
@@ -12,20 +11,22 @@ import os
 import pwd
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ddwd import clock
+from ddwd import clock, tls
 from ddwd.appliance import credentials as passwords
-from ddwd.appliance.render import RENDERED_NAME, render
+from ddwd.appliance import terminator
+from ddwd.appliance.render import RENDERED_NAME, render, senders_bundle
 from ddwd.config import load
 from ddwd.durable import replace_file
 from ddwd.errors import DdwdError, PeerDownError, PeerRefusedError
 from ddwd.paths import Paths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from ddwd.appliance.credentials import Credentials
     from ddwd.config import Config, NodeName
@@ -35,6 +36,15 @@ _PATIENCE = 90
 """Seconds that PostgreSQL may take to come up; a recovery after a power cut takes some."""
 _COMMAND_SECONDS = 60
 _PYTHON_UNITS = ("ddwd-scp", "ddwd-extractor")
+_KEYS_OF: Mapping[str, tls.Name] = {
+    "ddwd-gateway": "gateway",
+    "ddwd-tls@gateway": "gateway",
+    "ddwd-storage": "storage",
+    "ddwd-tls@storage": "storage",
+    "ddwd-scp": "scp",
+    "ddwd-extractor": "extractor",
+}
+"""Whose key each unit is given."""
 _SYSTEM_DATA = Path("/var/lib/ddwd")
 """What the units may write to without a drop-in."""
 
@@ -122,6 +132,7 @@ def provision(config: Config, host: Host) -> None:
     credentials = ensure_credentials(config, host)
     texts = {node: render(config, credentials, node) for node in NODES}
     ensure_output_dir(config, host)
+    ensure_tls(config)
     ensure_drop_ins(config, host)
     if config.database.engine == "postgresql":
         ensure_databases(config, host)
@@ -164,30 +175,67 @@ def ensure_output_dir(config: Config, host: Host) -> None:
 
 
 def ensure_drop_ins(config: Config, host: Host) -> None:
-    """Let the two Python units write to an OUTPUT_DIR outside /var/lib/ddwd; tell systemd if that changed."""
-    text = drop_in(config)
-    changed = False
-    for unit in _PYTHON_UNITS:
-        path = host.units / f"{unit}.service.d" / "50-output-dir.conf"
-        before = path.read_text(encoding="utf-8") if path.exists() else None
-        if before == text:
-            continue
-        changed = True
-        if text is None:
-            path.unlink()
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-    if changed:
+    """Give the units what the settings add to them; tell systemd if that changed."""
+    changed = [
+        _put_drop_in(host.units / f"{unit}.service.d" / name, text)
+        for (unit, name), text in drop_ins(config).items()
+    ]
+    if any(changed):
         _must(host.run(["systemctl", "daemon-reload"]), "systemctl daemon-reload")
 
 
-def drop_in(config: Config) -> str | None:
-    """Text of the drop-in; None where the units need none."""
+def _put_drop_in(path: Path, text: str | None) -> bool:
+    """Have the file hold that text, or not be there; whether it was otherwise."""
+    before = path.read_text(encoding="utf-8") if path.exists() else None
+    if before == text:
+        return False
+    if text is None:
+        path.unlink()
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return True
+
+
+def drop_ins(config: Config) -> dict[tuple[str, str], str | None]:
+    """Unit and file name -> text, None where there is to be none."""
+    output = {(unit, "50-output-dir.conf"): output_drop_in(config) for unit in _PYTHON_UNITS}
+    return output | {(unit, "50-tls.conf"): tls_drop_in(config, name) for unit, name in _KEYS_OF.items()}
+
+
+def output_drop_in(config: Config) -> str | None:
+    """Lets a unit write to an OUTPUT_DIR outside /var/lib/ddwd."""
     if config.output_dir.is_relative_to(_SYSTEM_DATA):
         return None
-    escaped = str(config.output_dir).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    return f'# Written by ddwd-provision: OUTPUT_DIR of ddwd.yaml.\n[Service]\nReadWritePaths="{escaped}"\n'
+    return f'# Written by ddwd-provision: OUTPUT_DIR of ddwd.yaml.\n[Service]\nReadWritePaths="{_escaped(config.output_dir)}"\n'
+
+
+def tls_drop_in(config: Config, name: tls.Name) -> str | None:
+    """Gives a unit its own key, which only root can read where it lies."""
+    if name not in tls.in_use(config):
+        return None
+    key = _escaped(tls.files(config, name).key)
+    return f'# Written by ddwd-provision: tls of ddwd.yaml.\n[Service]\nLoadCredential="{tls.CREDENTIAL}:{key}"\n'
+
+
+def _escaped(path: Path) -> str:
+    """For a quoted word of a unit file."""
+    return str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+
+
+def ensure_tls(config: Config) -> None:
+    """Render what stands before the Orthancs, and whom the gateway trusts; nothing of it is secret."""
+    folder = Paths(config).tls
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    texts = {f"{node}.conf": terminator.render(config, node) for node in NODES}
+    if config.tls.gateway != "off":
+        trusted = (tls.senders_authority(config), tls.authority(config))
+        texts[senders_bundle(config).name] = "".join(path.read_text(encoding="ascii") for path in trusted)
+    for name, text in texts.items():
+        if text is None:
+            (folder / name).unlink(missing_ok=True)
+        else:
+            replace_file(folder / name, text.encode(), 0o644)
 
 
 def ensure_databases(config: Config, host: Host) -> None:

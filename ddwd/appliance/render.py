@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ddwd import tls
 from ddwd.errors import ConfigError, Problem
 from ddwd.paths import Paths, orthanc_share
 
@@ -36,6 +37,10 @@ _STOW_SECONDS = 3600
 _SCP_SECONDS = 300
 _INDEX_CONNECTIONS = 8
 _LISTS = frozenset({"LuaScripts", "Plugins"})
+
+
+KEY_OF_UNIT = "/run/credentials/ddwd-{unit}.service/" + tls.CREDENTIAL
+"""Where a unit reads its key: LoadCredential= of a drop-in that ddwd-provision writes."""
 
 
 def base(config: Config, credentials: Credentials, node: NodeName, *, door: bool = True) -> Json:
@@ -61,8 +66,30 @@ def base(config: Config, credentials: Credentials, node: NodeName, *, door: bool
         rendered["PythonScript"] = str(share / DOOR)
     if config.database.engine == "postgresql":
         rendered["PostgreSQL"] = _postgresql(config, node)
+    rendered |= _dicom_tls(config, node)
     _add_peer(rendered, config, credentials, node)
     return rendered
+
+
+def _dicom_tls(config: Config, node: NodeName) -> Json:
+    """DIMSE by TLS: as a server where the settings have it, and as what ORTHANC2 shows the SCP."""
+    serves = config.tls.storage if node == "storage" else config.tls.gateway == "only"
+    if not serves and not (node == "storage" and config.tls.scp):
+        return {}
+    trusted = tls.authority(config) if node == "storage" else senders_bundle(config)
+    return {
+        "DicomTlsEnabled": serves,
+        "DicomTlsCertificate": str(tls.files(config, node).certificate),
+        "DicomTlsPrivateKey": KEY_OF_UNIT.format(unit=node),
+        "DicomTlsTrustedCertificates": str(trusted),
+        "DicomTlsRemoteCertificateRequired": True,
+        "DicomTlsMinimumProtocolVersion": 0,  # the profile of BCP 195: TLS 1.2 or later
+    }
+
+
+def senders_bundle(config: Config) -> Path:
+    """The authorities of the modalities, and the portal's own for the self test; ddwd-provision writes it."""
+    return Paths(config).tls / "senders.pem"
 
 
 def _scripts(node: NodeName) -> tuple[str, ...]:
@@ -117,15 +144,20 @@ def _add_peer(rendered: Json, config: Config, credentials: Credentials, node: No
     """The gateway knows the storage by DICOMweb; the storage knows the SCP, alone allowed to ask for C-MOVE."""
     if node == "gateway":
         user, password = credentials.login("storage", "gateway")
-        rendered["DicomWeb"]["Servers"] = {
-            STORAGE_SERVER: {
-                "Url": f"{config.storage.url}/dicom-web/",
-                "Username": user,
-                "Password": password,
-                "ChunkedTransfers": True,
-                "Timeout": _STOW_SECONDS,
-            }
+        server: Json = {
+            "Url": f"{config.storage.url}/dicom-web/",
+            "Username": user,
+            "Password": password,
+            "ChunkedTransfers": True,
+            "Timeout": _STOW_SECONDS,
         }
+        if config.tls.dicomweb:
+            server["Url"] = f"https://127.0.0.1:{config.tls.dicomweb_port}/dicom-web/"
+            server["CertificateFile"] = str(tls.files(config, "gateway").certificate)
+            server["CertificateKeyFile"] = KEY_OF_UNIT.format(unit="gateway")
+            rendered["HttpsVerifyPeers"] = True
+            rendered["HttpsCACertificates"] = str(tls.authority(config))
+        rendered["DicomWeb"]["Servers"] = {STORAGE_SERVER: server}
         return
     rendered["DicomCheckModalityHost"] = _is_address(config.scp.host)
     rendered["DicomModalities"][config.scp.aet] = {
@@ -139,6 +171,7 @@ def _add_peer(rendered: Json, config: Config, credentials: Credentials, node: No
         "AllowGet": False,
         "AllowTranscoding": False,
         "Timeout": _SCP_SECONDS,
+        "UseDicomTls": config.tls.scp,
     }
 
 
@@ -345,16 +378,20 @@ def _lint_own(rendered: Rendered, config: Config, node: NodeName) -> list[Proble
     ]
 
 
+_TLS_KEYS = tuple((f"DicomTls{key}",) for key in ("Enabled", "RemoteCertificateRequired", "PrivateKey"))
+
+
 def _own_paths(config: Config, node: NodeName) -> list[tuple[str, ...]]:
     logins = [("RegisteredUsers", "ddwd")]
     if node == "gateway":
         server = ("DicomWeb", "Servers", STORAGE_SERVER)
-        return [*logins, *((*server, key) for key in ("Url", "Username", "Password"))]
+        return [*logins, *_TLS_KEYS, *((*server, key) for key in ("Url", "Username", "Password"))]
     modality = ("DicomModalities", config.scp.aet)
     return [
         *logins,
+        *_TLS_KEYS,
         ("RegisteredUsers", "gateway"),
-        *((*modality, key) for key in ("AET", "Host", "Port", "AllowMove", "AllowStore")),
+        *((*modality, key) for key in ("AET", "Host", "Port", "AllowMove", "AllowStore", "UseDicomTls")),
     ]
 
 

@@ -99,6 +99,9 @@ def settings(folder: Path, port_base: int | None = None) -> Config:
         raise ConfigError(
             [Problem(str(path), None, "data_dir", "is not the file of a trial in this folder", instead)]
         )
+    if config.tls.is_used:
+        what = "a trial speaks plainly, on this machine alone"
+        raise ConfigError([Problem(str(path), None, "tls", what, "leave it out, or install the portal")])
     return config
 
 

@@ -14,7 +14,9 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.config import PORT_KEYS, SECRET_KEYS, Loaded, flatten, load_with_sources
+from ddwd import tls
+from ddwd.appliance import terminator
+from ddwd.config import DEFAULT, SECRET_KEYS, Loaded, flatten, load_with_sources, ports
 from ddwd.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ _UNIT_OF = {
     "storage.dicom_port": "ddwd-storage",
     "storage.http_port": "ddwd-storage",
     "scp.port": "ddwd-scp",
+    "tls.gateway_port": "ddwd-tls@gateway",
+    "tls.dicomweb_port": "ddwd-tls@storage",
 }
 _LISTENING = "0A"  # state column of /proc/net/tcp
 
@@ -62,7 +66,7 @@ def _check(args: argparse.Namespace, out: TextIO) -> int:
 def _checked() -> Config:
     """The settings, read and held against this machine; raises ConfigError with all that is wrong."""
     loaded = load_with_sources()
-    problems = [*port_problems(loaded), *output_problems(loaded)]
+    problems = [*port_problems(loaded), *output_problems(loaded), *tls_problems(loaded)]
     if problems:
         raise ConfigError(problems)
     return loaded.config
@@ -84,7 +88,7 @@ def port_problems(loaded: Loaded) -> list[Problem]:
     running = _running_units()
     values = flatten(loaded.config)
     problems = []
-    for key in PORT_KEYS:
+    for key in ports(loaded.config):
         port = int(str(values[key]))
         host = loaded.config.scp.host if key == "scp.port" else ""
         if _UNIT_OF[key] not in running and _is_taken(host, port):
@@ -107,6 +111,21 @@ def output_problems(loaded: Loaded) -> list[Problem]:
         hint = f"give it to user ddwd: chown ddwd:ddwd {folder}"
         return [loaded.problem("output_dir", f"{folder} cannot be written by this user", hint)]
     return []
+
+
+def tls_problems(loaded: Loaded) -> list[Problem]:
+    """What TLS needs and is not there: certificates, and the program that ends TLS before an Orthanc."""
+    config = loaded.config
+    key = next(
+        (key for key, source in loaded.sources.items() if key.startswith("tls.") and source != DEFAULT), "tls"
+    )
+    hint = "sudo ddwd tls init makes what is missing"
+    keys = [tls.files(config, name).key for name in tls.in_use(config)]
+    missing = [path for path in [*tls.certificates_in_use(config), *keys] if not path.is_file()]
+    problems = [loaded.problem(key, f"{path} does not exist", hint) for path in missing]
+    if any(terminator.render(config, node) for node in terminator.NODES) and not terminator.PROGRAM.exists():
+        problems.append(loaded.problem(key, "needs stunnel, which is not here", "apt install stunnel4"))
+    return problems
 
 
 def _is_sandboxed(folder: Path, data_dir: Path) -> bool:

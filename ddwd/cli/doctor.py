@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TextIO
 from ddwd.appliance import credentials, quickack
 from ddwd.audit import Audit
 from ddwd.clock import SystemClock, sleep
+from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
-from ddwd.dicom.upper_layer import Peer
 from ddwd.errors import ConfigError
 from ddwd.model import SELF_TEST_AET
 from ddwd.paths import Paths
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from ddwd.appliance.credentials import Credentials
     from ddwd.config import Config
+    from ddwd.dicom.upper_layer import Peer
+    from ddwd.view.doctor import Part
 
 _WIDTH = 80
 _PART = 15
@@ -126,19 +128,25 @@ def _told(result: Result) -> str:
 def bench(config: Config) -> Bench:
     """This machine, to be examined."""
     login = _login(config)
-    nodes = dict(zip(("gateway", "storage"), peers.both(config), strict=True)) if login else {}
+    asked = dict(zip(("gateway", "storage"), peers.both(config), strict=True)) if login else {}
     return Bench(
         config=config,
         report=view.collect(config, view.real_ports()),
-        nodes=nodes,  # type: ignore[arg-type] # the keys are the names of the nodes
+        nodes=asked,  # type: ignore[arg-type] # the keys are the names of the nodes
         login=login,
         systemctl=units.systemctl,
-        echo=lambda host, port, aet: echo(Peer(host, port, aet, SELF_TEST_AET)),
+        echo=lambda part: echo(_peer(config, part)),
         clock_is_synchronised=_synchronised,
         expiry=expiry_of,
         routes=quickack.read,
         clock=SystemClock(),
     )
+
+
+def _peer(config: Config, part: Part) -> Peer:
+    if part == "storage":
+        return nodes.storage(config)
+    return (nodes.gateway if part == "gateway" else nodes.scp)(config, SELF_TEST_AET)
 
 
 def _login(config: Config) -> Credentials | None:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from ddwd import tls
 from ddwd.dicom.store_scu import Answer, Outgoing, examine, files, send
 from ddwd.dicom.upper_layer import Peer
 from ddwd.errors import DeliveryError, PeerDownError, PeerRefusedError
@@ -19,16 +20,20 @@ if TYPE_CHECKING:
     from ddwd.config import Config
 
 
+_HERE = "127.0.0.1"
+
+
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb and its arguments."""
     parser = subparsers.add_parser("send", help="send DICOM files or folders to the gateway by C-STORE")
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="a file, or a folder with all below it"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="where to send (default: this machine)")
+    parser.add_argument("--host", default=_HERE, help="where to send (default: this machine)")
     parser.add_argument("--port", type=int, help="DICOM port (default: the gateway's)")
     parser.add_argument("--aet", help="called AE title (default: the gateway's)")
     parser.add_argument("--calling", default="DDWD_SEND", help="calling AE title (default: %(default)s)")
+    parser.add_argument("--tls", action="store_true", help="by TLS, with the operator's certificate")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.set_defaults(run=run)
 
@@ -38,9 +43,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     examined = [examine(path) for path in files(args.paths)]
     outgoing = [one for one in examined if isinstance(one, Outgoing)]
     answers = [one for one in examined if isinstance(one, Answer)]
-    peer = Peer(
-        args.host, args.port or config.gateway.dicom_port, args.aet or config.gateway.aet, args.calling
-    )
+    peer = _peer(args, config)
     began, failure = time.monotonic(), None
     try:
         _with_progress(peer, outgoing, answers.append, shown=sys.stderr.isatty() and not args.json)
@@ -50,6 +53,15 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     if failure is not None:
         return failure.exit_status
     return 0 if answers and all(one.accepted for one in answers) else DeliveryError.exit_status
+
+
+def _peer(args: argparse.Namespace, config: Config) -> Peer:
+    """Whom to send to; by TLS where that is asked for, or all that this gateway takes."""
+    context = tls.with_operator(config) if args.tls else None
+    port = config.tls.gateway_port if args.tls and config.tls.gateway == "both" else config.gateway.dicom_port
+    if context is None and args.host == _HERE and args.port is None:
+        context = tls.to_gateway(config)
+    return Peer(args.host, args.port or port, args.aet or config.gateway.aet, args.calling, context)
 
 
 def _with_progress(

@@ -11,8 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import Mover, echo
-from ddwd.dicom.upper_layer import Peer
 from ddwd.errors import PeerDownError
 
 if TYPE_CHECKING:
@@ -104,9 +104,8 @@ class StorageMover:
         self._incoming = incoming
         self._progress = progress
         self._ending = ending
-        scp, storage = config.scp, config.storage
-        self._storage = Peer("127.0.0.1", storage.dicom_port, storage.aet, scp.aet)
-        self._scp = Peer(scp.host, scp.port, scp.aet, scp.aet)
+        self._storage = nodes.storage(config, "extractor")
+        self._scp = nodes.scp(config, config.scp.aet, "extractor")
 
     def move(
         self, study: Study, series_uids: Sequence[str], sop_uids: Sequence[str], arrived: Callable[[], None]

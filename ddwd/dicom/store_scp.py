@@ -22,7 +22,7 @@ from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from ddwd import durable
+from ddwd import durable, tls
 from ddwd.clock import SystemClock
 from ddwd.dicom import contexts
 from ddwd.dicom.command import StoreRequest, read_store, store_response
@@ -320,6 +320,12 @@ class _Server(ThreadedAssociationServer):
         no_delay(request)
         return True
 
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Serve the connection, behind the TLS handshake where there is one: in its own thread, so that nobody waits for a slow peer."""
+        secured = self.scp.secured(request, str(client_address[0]))
+        if secured is not None:
+            super().finish_request(secured, client_address)
+
 
 def _unwatched() -> None:
     """Nobody waits for signs of life."""
@@ -337,6 +343,9 @@ class StoreScp:
         self._changed = threading.Condition()
         self._entity = self._make_entity()
         self._server: _Server | None = None
+        self._tls = tls.of_scp(config)
+        self._handshakes = threading.BoundedSemaphore(self._bounds.connections)
+        self._to_self = tls.to_scp(config, "scp")
         self._tell: Callable[[str, str], None] = _untold
 
     def on_refused(self, tell: Callable[[str, str], None]) -> None:
@@ -407,7 +416,7 @@ class StoreScp:
     def answers(self, timeout: float = 5.0) -> bool:
         """Whether a C-ECHO over a real connection is answered."""
         return self._server is not None and echo(
-            Peer(self._scp.host, self.port, self._scp.aet, "DDWD_SELF"), timeout
+            Peer(self._scp.host, self.port, self._scp.aet, "DDWD_SELF", self._to_self), timeout
         )
 
     def admits(self, source: str) -> bool:
@@ -426,6 +435,25 @@ class StoreScp:
             return False
         _cut(idle)
         return True
+
+    def secured(self, connection: socket.socket, source: str) -> socket.socket | None:
+        """The connection as it is to be read: after the TLS handshake where TLS is on; None, and closed, where that failed."""
+        if self._tls is None:
+            return connection
+        if not self._handshakes.acquire(blocking=False):
+            connection.close()
+            return None
+        try:
+            connection.settimeout(self._bounds.limits.negotiation)
+            return self._tls.wrap_socket(connection, server_side=True)
+        except OSError as error:
+            reason = getattr(error, "reason", None) or "no handshake"
+            log.warning("refused a connection from %s: TLS: %s", source, reason)
+            self._tell("?", f"{self._scp.aet} without a certificate of the portal's authority")
+            connection.close()
+            return None
+        finally:
+            self._handshakes.release()
 
     def opened(self, association: Association) -> None:
         """Equip a new association."""

@@ -11,6 +11,7 @@ import os
 import queue
 import select
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -182,19 +183,26 @@ class UpperLayer(DULServiceProvider):
             return False
         if association_socket is not self._connection or self._poller is None:
             self._attend(association_socket)
+        if isinstance(association_socket, ssl.SSLSocket) and _has_pending(association_socket):
+            return self._received.look(association_socket)
         found = cast("select.poll", self._poller).poll(_TICK * 1000)
         descriptors = [descriptor for descriptor, _ in found]
         if self._bell in descriptors:
             self._unring()
-        return association_socket.fileno() in descriptors
+        if association_socket.fileno() not in descriptors:
+            return False
+        return not isinstance(association_socket, ssl.SSLSocket) or self._received.look(association_socket)
 
     def _attend(self, association_socket: socket.socket) -> None:
         """Listen to this connection. A peer that stops reading holds up a sending no longer than a PDU may take."""
-        seconds, fraction = divmod(self._limits.transfer, 1)
-        association_socket.setsockopt(
-            socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(fraction * 1e6))
-        )
-        association_socket.settimeout(None)
+        if isinstance(association_socket, ssl.SSLSocket):
+            association_socket.settimeout(self._limits.transfer)
+        else:
+            seconds, fraction = divmod(self._limits.transfer, 1)
+            association_socket.setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(fraction * 1e6))
+            )
+            association_socket.settimeout(None)
         self._connection = association_socket
         self._poller = select.poll()
         self._poller.register(self._bell, select.POLLIN)
@@ -264,6 +272,16 @@ class Received:
         self.size -= length
         return memoryview(self._buffer)[start : start + length]
 
+    def look(self, peer: ssl.SSLSocket) -> bool:
+        """Whether bytes came, or their end, of a peer that may have said something of TLS alone (PS3.15 section B.9)."""
+        self._make_room(_READ_AHEAD)
+        try:
+            received = _receive_now(peer, memoryview(self._buffer)[self.size : _READ_AHEAD])
+        except OSError:
+            return True  # found again by the next take
+        self.size += received or 0
+        return received is not None
+
     def _make_room(self, length: int) -> None:
         """Move what is there to the front of a buffer that is long enough."""
         rest = self._buffer[self._start : self._start + self.size]
@@ -273,13 +291,11 @@ class Received:
         self._start = 0
 
     def _receive(self, peer: socket.socket, most: int, deadline: float) -> None:
-        view = memoryview(self._buffer)[self.size : self.size + most]
-        try:
-            received = peer.recv_into(view, 0, socket.MSG_DONTWAIT)
-        except BlockingIOError:
+        received = _receive_now(peer, memoryview(self._buffer)[self.size : self.size + most])
+        if received is None:
             rest = deadline - time.monotonic()
             if rest <= 0:
-                raise TimeoutError("a PDU took too long") from None
+                raise TimeoutError("a PDU took too long")
             poller = select.poll()
             poller.register(peer, select.POLLIN)
             poller.poll(rest * 1000)
@@ -287,6 +303,31 @@ class Received:
         if not received:
             raise ConnectionError("closed in the middle of a PDU")
         self.size += received
+
+
+def _receive_now(peer: socket.socket, view: memoryview) -> int | None:
+    """Bytes that are there, without waiting for any; None where there are none yet, 0 at their end."""
+    if not isinstance(peer, ssl.SSLSocket):
+        try:
+            return peer.recv_into(view, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+    patience = peer.gettimeout()
+    peer.settimeout(0)  # it knows no flags
+    try:
+        return peer.recv_into(view)
+    except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        return None
+    finally:
+        peer.settimeout(patience)
+
+
+def _has_pending(peer: ssl.SSLSocket) -> bool:
+    """Whether decrypted bytes wait, which poll(2) does not know of."""
+    try:
+        return peer.pending() > 0
+    except (OSError, ValueError):  # closed meanwhile: poll tells
+        return False
 
 
 def no_delay(connection: socket.socket) -> None:
@@ -363,12 +404,13 @@ class _Requestor(AE):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A remote application entity as we speak to it."""
+    """A remote application entity as we speak to it; by TLS where there is a context for it."""
 
     host: str
     port: int
     called: str
     calling: str
+    tls: ssl.SSLContext | None = None
 
 
 def associate(
@@ -390,6 +432,7 @@ def associate(
         contexts=list(proposal),
         ae_title=peer.called,
         max_pdu=MAX_PDU,
+        tls_args=None if peer.tls is None else (peer.tls, peer.host),
         evt_handlers=[(evt.EVT_CONN_OPEN, _opened)],
     )
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from ddwd import tls
 from ddwd.appliance import quickack, render
 from ddwd.errors import ConfigError, DdwdError, Problem
 from ddwd.paths import Paths
@@ -31,8 +32,11 @@ if TYPE_CHECKING:
     from ddwd.view.report import Report
     from ddwd.view.units import Systemctl
 
+Part = Literal["gateway", "storage", "scp"]
+"""What answers a C-ECHO."""
+
 _SKEW_SECONDS = 5.0
-_EXPIRES_DAYS = 30
+EXPIRES_DAYS = 30
 _SWEEP = timedelta(weeks=1)
 _FLAWS = (
     ((1, 12, 0), "CVE-2023-33466: a login may overwrite files on the machine"),
@@ -96,7 +100,7 @@ class Bench:
     nodes: Mapping[NodeName, Node]
     login: Credentials | None
     systemctl: Systemctl
-    echo: Callable[[str, int, str], bool]
+    echo: Callable[[Part], bool]
     clock_is_synchronised: Callable[[], bool | None]
     expiry: Callable[[Path], datetime]
     routes: Callable[[], list[JsonRoute]]
@@ -239,15 +243,16 @@ def _versions(bench: Bench) -> Iterator[Finding]:
 def _echoes(bench: Bench) -> Iterator[Finding]:
     """Each DICOM port answers a C-ECHO under its AE title."""
     config = bench.config
-    for host, port, aet, unit in (
-        ("127.0.0.1", config.gateway.dicom_port, config.gateway.aet, "ddwd-gateway"),
-        ("127.0.0.1", config.storage.dicom_port, config.storage.aet, "ddwd-storage"),
-        (config.scp.host, config.scp.port, config.scp.aet, "ddwd-scp"),
-    ):
-        if not bench.echo(host, port, aet):
+    known: tuple[tuple[Part, int, str], ...] = (
+        ("gateway", config.gateway.dicom_port, config.gateway.aet),
+        ("storage", config.storage.dicom_port, config.storage.aet),
+        ("scp", config.scp.port, config.scp.aet),
+    )
+    for part, port, aet in known:
+        if not bench.echo(part):
             text = f"{aet} does not answer a C-ECHO on port {port}"
             yield Finding(
-                "C-ECHO", Level.BROKEN, text, f"ss -ltnp 'sport = :{port}'; journalctl -u {unit} -n 50"
+                "C-ECHO", Level.BROKEN, text, f"ss -ltnp 'sport = :{port}'; journalctl -u ddwd-{part} -n 50"
             )
 
 
@@ -354,7 +359,7 @@ def certificates(
         remedy = "put a new one there, then systemctl restart ddwd"
         if left <= timedelta(0):
             yield Finding("certificates", Level.BROKEN, f"{path} has expired", remedy)
-        elif left < timedelta(days=_EXPIRES_DAYS):
+        elif left < timedelta(days=EXPIRES_DAYS):
             text = f"{path} expires in {many(left.days, 'day', 'days')}"
             yield Finding("certificates", Level.WARN, text, remedy)
 
@@ -370,11 +375,11 @@ def _certificates(bench: Bench) -> Iterator[Finding]:
 
 def certificate_files(config: Config, login: Credentials) -> Iterator[Path]:
     """Every file of the configuration that holds certificates."""
+    found = dict.fromkeys(tls.certificates_in_use(config))
     for node in _nodes():
         tree = render.merged(config, login, node)[0].tree
-        for key in _CERTIFICATE_KEYS:
-            if tree.get(key):
-                yield Path(str(tree[key]))
+        found |= dict.fromkeys(Path(str(tree[key])) for key in _CERTIFICATE_KEYS if tree.get(key))
+    yield from found
     yield from (path for path in (config.audit.ca, config.audit.certificate) if path is not None)
 
 

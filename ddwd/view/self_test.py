@@ -18,8 +18,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from ddwd import durable
 from ddwd.audit import Audit, Event
 from ddwd.clock import stamp
+from ddwd.dicom import nodes
 from ddwd.dicom.store_scu import Answer, Outgoing, examine, send
-from ddwd.dicom.upper_layer import Peer
 from ddwd.errors import DdwdError, DeliveryError
 from ddwd.model import SELF_TEST_AET, SELF_TEST_PATIENT
 from ddwd.pipeline.verify import difference_of
@@ -115,8 +115,7 @@ class SelfTest:
     def _send(self, files: list[Path]) -> None:
         answers: list[Answer] = []
         outgoing = [one for one in map(examine, files) if isinstance(one, Outgoing)]
-        gateway = self.config.gateway
-        send(Peer("127.0.0.1", gateway.dicom_port, gateway.aet, SELF_TEST_AET), outgoing, answers.append)
+        send(nodes.gateway(self.config, SELF_TEST_AET), outgoing, answers.append)
         refused = [one.reason for one in answers if not one.accepted]
         if refused or len(answers) != len(files):
             raise DeliveryError(f"the gateway refused an image: {refused[0] if refused else 'no answer'}")

@@ -28,7 +28,9 @@ UNITS = (
     "ddwd-quickack",
 )
 """The umbrella, then the others in the order they start."""
-_PROPERTIES = "Id,LoadState,ActiveState,SubState,NRestarts,StatusText"
+OPTIONAL = ("ddwd-tls@gateway", "ddwd-tls@storage")
+"""Those that the settings may want; they have a condition, which says whether they do."""
+_PROPERTIES = "Id,ConditionResult,LoadState,ActiveState,SubState,NRestarts,StatusText"
 _BOOTED = Path("/run/systemd/system")
 _SECONDS = 10
 
@@ -64,14 +66,15 @@ def systemctl(arguments: Sequence[str]) -> str | None:
 
 
 def ask(run: Systemctl) -> tuple[Unit, ...]:
-    """Every unit, in the order of UNITS; none where systemd cannot be asked."""
-    names = [f"{name}.service" for name in UNITS]
+    """Every unit, in the order of UNITS, then those of OPTIONAL that are wanted; none where systemd cannot be asked."""
+    names = [f"{name}.service" for name in (*UNITS, *OPTIONAL)]
     found = run(["show", f"--property={_PROPERTIES}", "--", *names])
     if found is None:
         return ()
     blocks = [_properties(block) for block in found.strip().split("\n\n")]
     by_name = {block.get("Id", ""): block for block in blocks}
-    return tuple(_unit(name, by_name.get(f"{name}.service", {})) for name in UNITS)
+    wanted = [name for name in OPTIONAL if by_name.get(f"{name}.service", {}).get("ConditionResult") == "yes"]
+    return tuple(_unit(name, by_name.get(f"{name}.service", {})) for name in (*UNITS, *wanted))
 
 
 def _properties(block: str) -> dict[str, str]:

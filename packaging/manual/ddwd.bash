@@ -26,7 +26,7 @@ _ddwd_paths() {
 _ddwd() {
     local cur="${COMP_WORDS[COMP_CWORD]}"
     if ((COMP_CWORD == 1)); then
-        _ddwd_words "--help --version status doctor trace verify reconcile retry pause resume quarantine send alert config try"
+        _ddwd_words "--help --version status doctor trace verify reconcile retry pause resume quarantine send alert tls config try"
         return
     fi
     case "${COMP_WORDS[1]}" in
@@ -77,11 +77,21 @@ _ddwd() {
         _ddwd_words "$words"
         ;;
     send)
-        local words="--help --host --port --aet --calling --json"
+        local words="--help --host --port --aet --calling --tls --json"
         if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
         ;;
     alert)
         local words="--help --json"
+        _ddwd_words "$words"
+        ;;
+    tls)
+        local words="--help"
+        case "${COMP_WORDS[2]-}:$COMP_CWORD" in
+        init:[3-9]) words="--help --renew --json" ;;
+        show:[3-9]) words="--help --json" ;;
+        issue:[3-9]) words="--help --into --json" ;;
+        *) words="--help init show issue" ;;
+        esac
         _ddwd_words "$words"
         ;;
     config)

@@ -28,13 +28,12 @@ SYSTEM = (
 )  # fmt: skip
 PORTAL = (
     "orthanc", "orthanc-dicomweb", "orthanc-postgresql", "orthanc-python", "postgresql", "python3-yaml", "python3-requests",
-    "python3-watchdog", "python3-sdnotify", "python3-systemd", "python3-prometheus-client",
+    "python3-watchdog", "python3-sdnotify", "python3-systemd", "python3-prometheus-client", "openssl", "stunnel4",
 )  # fmt: skip
 TOOLS = (
     "prometheus",
     "rsyslog",
     "rsyslog-openssl",
-    "openssl",
     "dcmtk",
     "lintian",
     "tmux",

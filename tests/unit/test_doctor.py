@@ -91,7 +91,7 @@ class Machine:
         self.report = report(self_test={"ok": True, "text": "passed"})
         self.gateway, self.storage = _Node("gateway", self.clock), _Node("storage", self.clock)
         self.said = {"is-enabled": "enabled\n", "show": "ActiveState=active\n"}
-        self.silent: set[int] = set()
+        self.silent: set[str] = set()
         self.synchronised: bool | None = True
         self.ends = self.clock.utc() + timedelta(days=300)
         self.routes = with_twins(LOOPBACK)
@@ -119,7 +119,7 @@ class Machine:
                 nodes={"gateway": self.gateway, "storage": self.storage},
                 login=self.login,
                 systemctl=lambda words: self.said.get(words[0]),
-                echo=lambda _host, port, _aet: port not in self.silent,
+                echo=lambda part: part not in self.silent,
                 clock_is_synchronised=lambda: self.synchronised,
                 expiry=lambda _path: self.ends,
                 routes=lambda: self.routes,
@@ -186,7 +186,7 @@ def _wrong_database(machine: Machine) -> None:
 
 
 def _deaf_port(machine: Machine) -> None:
-    machine.silent = {4243}
+    machine.silent = {"storage"}
 
 
 def _hop_broken(machine: Machine) -> None:
@@ -220,7 +220,7 @@ def _clock_off(machine: Machine) -> None:
 
 
 def _certificate_expired(machine: Machine) -> None:
-    machine.add(DicomTlsEnabled=True, DicomTlsCertificate="/etc/ddwd/own.pem")
+    machine.add(DicomTlsCertificate="/etc/ddwd/own.pem")
     machine.ends = machine.clock.utc() - timedelta(days=1)
 
 

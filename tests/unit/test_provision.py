@@ -215,7 +215,7 @@ def test_drop_in_comes_changes_and_goes_with_output_dir(
         provision.ensure_drop_ins(wanted, host)
         assert host.commands == [["systemctl", "daemon-reload"]] * reloads
         texts = {path.read_text() for path in host.units.rglob("*.conf")}
-        assert texts == ({provision.drop_in(wanted)} if wanted is not inside else set())
+        assert texts == ({provision.output_drop_in(wanted)} if wanted is not inside else set())
 
 
 def test_drop_in_is_for_the_two_python_units(config: Config, host: FakeHost, tmp_path: Path) -> None:
@@ -236,14 +236,14 @@ def test_drop_in_is_for_the_two_python_units(config: Config, host: FakeHost, tmp
     ],
 )
 def test_drop_in_quotes_for_systemd(folder: str, written: str) -> None:
-    text = provision.drop_in(replace(Config(), output_dir=Path(folder)))
+    text = provision.output_drop_in(replace(Config(), output_dir=Path(folder)))
     assert text is not None
     assert text.splitlines()[1:] == ["[Service]", f"ReadWritePaths={written}"]
 
 
 def test_no_drop_in_below_var_lib_ddwd() -> None:
-    assert provision.drop_in(Config()) is None
-    assert provision.drop_in(replace(Config(), output_dir=Path("/var/lib/ddwd/other/place"))) is None
+    assert provision.output_drop_in(Config()) is None
+    assert provision.output_drop_in(replace(Config(), output_dir=Path("/var/lib/ddwd/other/place"))) is None
 
 
 # --- databases --------------------------------------------------------------------------------------------------------

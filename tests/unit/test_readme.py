@@ -85,7 +85,7 @@ def test_every_unit_named_exists_and_all_of_ours_are_named() -> None:
     ours = {path.stem for path in (readme.REPO / "systemd").glob("*.service")}
     named = {word for text in readme.code() for word in re.findall(r"(?<![\w/.])ddwd-[a-z]+", text)}
     programs = {path.name for path in (readme.REPO / "packaging/launchers").iterdir()}
-    assert named - {audit.IDENTIFIER} <= ours | programs
+    assert named - {audit.IDENTIFIER} <= {unit.rstrip("@") for unit in ours} | programs
     assert {_unquoted(row[0]) for row in readme.table("Watch", "unit")} == {
         f"{unit}.service" for unit in ours
     }
@@ -109,7 +109,7 @@ def _known_paths() -> set[str]:
     paths = Paths(config)
     ours = [CONFIG_FILE, DEFAULTS_FILE, config.credentials_file, config.data_dir, config.run_dir]
     ours += [paths.output, paths.quarantine, paths.additions("gateway"), paths.additions("storage")]
-    ours += [config.metrics.textfile]
+    ours += [config.metrics.textfile, config.tls.folder]
     return {str(path) for path in ours}
 
 

@@ -1,0 +1,82 @@
+"""Ends TLS before an Orthanc that cannot do it there: stunnel's settings, for ddwd-tls@gateway and ddwd-tls@storage.
+
+Debian's Orthanc takes TLS on its one DICOM port or not at all, and its web server cannot do TLS: civetweb asks OpenSSL 3 for a
+function that is no more, and ends with the first HTTPS connection. Both are told by docs/security.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddwd import tls
+from ddwd.appliance.render import KEY_OF_UNIT, senders_bundle
+
+if TYPE_CHECKING:
+    from ddwd.config import Config, NodeName
+
+NODES: tuple[NodeName, ...] = ("gateway", "storage")
+PROGRAM = Path("/usr/bin/stunnel4")
+_HERE = "127.0.0.1"
+_BASE = """\
+; Written by ddwd-provision from ddwd.yaml at each start.
+foreground = yes
+debug = notice
+pid =
+"""
+_SERVICE = """
+[{name}]
+accept = {accept}
+connect = {connect}
+cert = {certificate}
+key = {key}
+CAfile = {trusted}
+requireCert = yes
+verifyChain = yes
+sslVersionMin = TLSv1.2
+ciphers = ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM
+options = NO_RENEGOTIATION
+TIMEOUTbusy = 10
+TIMEOUTclose = 10
+TIMEOUTconnect = 10
+"""
+"""Who shows no certificate of the authority gets no further than the handshake, which may take ten seconds."""
+
+
+def render(config: Config, node: NodeName) -> str | None:
+    """The settings of the terminator before that Orthanc; None where it needs none."""
+    services = _dicom(config) if node == "gateway" else _dicomweb(config)
+    return _BASE + services if services else None
+
+
+def _dicom(config: Config) -> str:
+    """DICOM by TLS beside the plain port."""
+    if config.tls.gateway != "both":
+        return ""
+    return _service(
+        config,
+        "gateway",
+        "dicom",
+        str(config.tls.gateway_port),
+        config.gateway.dicom_port,
+        senders_bundle(config),
+    )
+
+
+def _dicomweb(config: Config) -> str:
+    """STOW-RS by HTTPS, for the gateway alone."""
+    if not config.tls.dicomweb:
+        return ""
+    accept = f"{_HERE}:{config.tls.dicomweb_port}"
+    return _service(config, "storage", "dicomweb", accept, config.storage.http_port, tls.authority(config))
+
+
+def _service(config: Config, node: NodeName, name: str, accept: str, port: int, trusted: Path) -> str:
+    return _SERVICE.format(
+        name=name,
+        accept=accept,
+        connect=f"{_HERE}:{port}",
+        certificate=tls.files(config, node).certificate,
+        key=KEY_OF_UNIT.format(unit=f"tls@{node}"),
+        trusted=trusted,
+    )

@@ -1,0 +1,150 @@
+"""TLS of the portal: which certificate and key belongs to whom, and the contexts of its own DICOM parts.
+
+Profile: BCP 195 as PS3.15 section B.9 has it: TLS 1.2 or later, forward secrecy and AEAD ciphers only, a certificate on both
+sides. A DICOM node is known by its certificate's authority, never by a host name (PS3.15 section B.1). Keys come to a service as
+its own credential (LoadCredential=); where there is none, as on the command line, from the folder of the settings.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+from ddwd.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from ddwd.config import Config
+
+Name = Literal["gateway", "storage", "scp", "extractor", "operator"]
+NAMES: tuple[Name, ...] = get_args(Name)
+CA, SENDERS_CA = "ca", "senders-ca"
+CREDENTIAL = "tls.key"
+"""Name of a service's key among its credentials."""
+
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
+_HINT = "ddwd tls init makes what is missing"
+
+
+class Files(NamedTuple):
+    """A certificate, with those between it and its authority, and its key; both in PEM form."""
+
+    certificate: Path
+    key: Path
+
+
+def files(config: Config, name: Name) -> Files:
+    """Where the operator keeps that certificate and its key."""
+    tls, folder = config.tls, config.tls.folder
+    if name == "gateway":
+        return Files(
+            tls.gateway_certificate or folder / "gateway.pem", tls.gateway_key or folder / "gateway.key"
+        )
+    return Files(folder / f"{name}.pem", folder / f"{name}.key")
+
+
+def authority(config: Config) -> Path:
+    """The authority of the portal's own parts."""
+    return config.tls.folder / f"{CA}.pem"
+
+
+def senders_authority(config: Config) -> Path:
+    """The authorities of the modalities."""
+    return config.tls.senders_ca or config.tls.folder / f"{SENDERS_CA}.pem"
+
+
+def in_use(config: Config) -> tuple[Name, ...]:
+    """Who needs a certificate with these settings."""
+    tls = config.tls
+    wanted: dict[Name, bool] = {
+        "gateway": tls.gateway != "off" or tls.dicomweb,
+        "storage": tls.dicomweb or tls.storage or tls.scp,
+        "scp": tls.scp,
+        "extractor": tls.storage or tls.scp,
+        "operator": tls.gateway != "off" or tls.storage or tls.scp,
+    }
+    return tuple(name for name in NAMES if wanted[name])
+
+
+def certificates_in_use(config: Config) -> list[Path]:
+    """Every file of certificates that these settings need."""
+    found = [authority(config)] if config.tls.is_used else []
+    found += [senders_authority(config)] if config.tls.gateway != "off" else []
+    return found + [files(config, name).certificate for name in in_use(config)]
+
+
+def to_gateway(config: Config) -> ssl.SSLContext | None:
+    """For a C-STORE to the gateway's DICOM port from this machine; None where that one is plain. Raises ConfigError."""
+    return with_operator(config) if config.tls.gateway == "only" else None
+
+
+def with_operator(config: Config) -> ssl.SSLContext:
+    """For the operator's own associations by TLS. Raises ConfigError.
+
+    The gateway's certificate may be of an authority that nobody here knows: it is trusted as it is.
+    """
+    return _client(config, "operator", (authority(config), files(config, "gateway").certificate))
+
+
+def to_storage(config: Config, name: Name) -> ssl.SSLContext | None:
+    """For an association with ORTHANC2; None where it is plain. Raises ConfigError."""
+    return _client(config, name, (authority(config),)) if config.tls.storage else None
+
+
+def to_scp(config: Config, name: Name) -> ssl.SSLContext | None:
+    """For an association with our own SCP; None where it is plain. Raises ConfigError."""
+    return _client(config, name, (authority(config),)) if config.tls.scp else None
+
+
+def of_scp(config: Config) -> ssl.SSLContext | None:
+    """For the SCP's listener, which lets in only who has a certificate of the portal's authority. Raises ConfigError."""
+    if not config.tls.scp:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return _equipped(context, config, "scp", (authority(config),))
+
+
+def _client(config: Config, name: Name, trusted: tuple[Path, ...]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return _equipped(context, config, name, trusted)
+
+
+def _equipped(
+    context: ssl.SSLContext, config: Config, name: Name, trusted: tuple[Path, ...]
+) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_CIPHERS)
+    certificate, key = files(config, name)[0], own_key(config, name)
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:  # ssl.SSLError is one
+        raise _unusable(certificate, key, error) from None
+    for path in trusted:
+        try:
+            context.load_verify_locations(path)
+        except OSError as error:
+            raise _unusable(path, path, error) from None
+    return context
+
+
+def own_key(config: Config, name: Name) -> Path:
+    """The key as this process can read it: its unit's credential, or the operator's file."""
+    credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")) / CREDENTIAL
+    return credential if credential.exists() else files(config, name).key
+
+
+def _unusable(certificate: Path, key: Path, error: OSError) -> ConfigError:
+    """One line that names the file. OpenSSL does not say which of the two it was."""
+    if isinstance(error, PermissionError):
+        what, instead = "cannot be read by this user", "run it with sudo, or as a member of group ddwd"
+    elif isinstance(error, FileNotFoundError):
+        what, instead = "does not exist", _HINT
+    else:
+        reason = getattr(error, "reason", None) or error.strerror or "unreadable"
+        what, instead = f"cannot be used ({reason})", "put a sound PEM file there, then: ddwd tls show"
+    path = next((one for one in (certificate, key) if not os.access(one, os.R_OK)), certificate)
+    return ConfigError([Problem(str(path), None, "tls", what, instead)])

@@ -1,0 +1,60 @@
+"""Certificates of the portal for tests, made once in a process by `ddwd tls` itself: RSA keys take a second or two."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import subprocess
+import tempfile
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from ddwd.appliance import certificates
+from ddwd.config import Config
+
+
+@cache
+def folder() -> Path:
+    """A folder as `ddwd tls init` leaves it, with one issued to a modality, CT1; and one of a stranger's authority beside it."""
+    made = Path(tempfile.mkdtemp(prefix="ddwd-tls-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    for name in ("portal", "stranger"):
+        config = with_tls(Config(), made / name)
+        certificates.init(config)
+        certificates.issue(config, "CT1")
+    return made
+
+
+def own() -> Path:
+    """The portal's."""
+    return folder() / "portal"
+
+
+def strangers() -> Path:
+    """Made the same way, elsewhere: nobody here trusts it."""
+    return folder() / "stranger"
+
+
+def with_tls(config: Config, place: Path) -> Config:
+    """The settings with their certificates in that folder; no hop is encrypted yet."""
+    return replace(config, tls=replace(config.tls, folder=place))
+
+
+def ending(place: Path, days: int) -> Path:
+    """A certificate that ends in so many days (from now, rounded by openssl to whole days), with the key it was made with."""
+    key, certificate = place / "short.key", place / "short.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-noenc",
+        "-subj",
+        "/CN=short",
+        "-days",
+        str(days),
+    ]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    return certificate
