@@ -214,8 +214,10 @@ def tls_drop_in(config: Config, name: tls.Name) -> str | None:
     """Gives a unit its own key, which only root can read where it lies."""
     if name not in tls.in_use(config):
         return None
-    key = _escaped(tls.files(config, name).key)
-    return f'# Written by ddwd-provision: tls of ddwd.yaml.\n[Service]\nLoadCredential="{tls.CREDENTIAL}:{key}"\n'
+    key = str(tls.files(config, name).key).replace("%", "%%")  # to the end of the line, without quotes
+    return (
+        f"# Written by ddwd-provision: tls of ddwd.yaml.\n[Service]\nLoadCredential={tls.CREDENTIAL}:{key}\n"
+    )
 
 
 def _escaped(path: Path) -> str:
