@@ -18,7 +18,7 @@ COVERAGE := $(BIN)/coverage run -m pytest
 MACHINE := $(BIN)/python -m tests.machine
 
 .DEFAULT_GOAL := help
-.PHONY: help venv deb lint unit pictures manual integration appliance shell stop demo bench fuzz faults appliance-tests coverage test lock clean
+.PHONY: help venv deb lint unit pictures manual integration appliance shell stop demo bench fuzz identifiers faults appliance-tests coverage test lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -84,6 +84,9 @@ fuzz: $(FUZZ_VENV)/ready ## look for bytes that break the portal's own parsers: 
 	@for target in $(or $(TARGET),pdu head path ledger config); do \
 	    $(FUZZ_VENV)/bin/python -m tests.fuzz $$target $(or $(SECONDS),60) || exit; \
 	done
+
+identifiers: venv ## ten million generated identifiers: none leaves its folder, no two share a name: COUNT=...
+	$(BIN)/python -m tests.identifiers $(or $(COUNT),10000000)
 
 faults: venv deb ## fault rounds in a throw-away machine: SEED=... ROUNDS=... (100), or ROUND=... to replay one
 	@packaging/host dcmsend

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NewType
+from urllib.parse import unquote_to_bytes
 
 from ddwd.errors import InvalidValueError
 
@@ -26,8 +27,16 @@ _UID_LENGTH = 64  # PS3.5 section 9.1
 _AET_LENGTH = 16  # PS3.5 section 6.2, VR AE
 _NAME_BYTES = 120
 """Longest encoded component before it is cut and given a digest: well under NAME_MAX (255) with room for suffixes."""
-_EMPTY = "%EMPTY"  # no encoding of a real value yields it: %EM is not a hexadecimal escape
-_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.")
+_PADDING = " \0"
+_EMPTY, _CASES, _DIGEST = "%EMPTY", "%-", "%_"
+"""What no encoding of a real value begins an escape with: none of the three goes on with two hexadecimal digits."""
+_LOWER = frozenset(b"abcdefghijklmnopqrstuvwxyz")
+_LETTERS = _LOWER | frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_PLAIN = _LETTERS | frozenset(b"0123456789_-.")
+_ORDINARY = re.compile(r"[A-Z0-9_](?:[A-Z0-9_.-]{0,118}[A-Z0-9_-])?")
+"""Its own name, as every UID is: at most 120 bytes, and nothing to escape or to mark in it."""
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9])(?:\.|\Z)", re.IGNORECASE | re.ASCII)
+"""Names that are devices under Windows, with any suffix too: its first letter is escaped."""
 
 
 def is_uid(text: str) -> bool:
@@ -54,23 +63,45 @@ def parse_aet(text: str) -> str:
 
 
 def safe_component(value: str) -> str:
-    """Encode a DICOM identifier as one path component; injective, and the identity for ordinary values.
+    """Encode a DICOM identifier as one path component; injective even where case is ignored, the identity for ordinary values.
 
     Padding (spaces and NULs at both ends: PS3.5 section 6.2 declares them insignificant) is removed first, as Orthanc does.
-    Bytes outside `[A-Za-z0-9_.-]`, and a dot or a dash at either end where it could hide or confuse, become `%XX` of the
-    UTF-8 bytes. A result over 120 bytes is cut and ends in `%_` and the SHA-256 of the whole. Nothing at all becomes `%EMPTY`.
+    Bytes outside `[A-Za-z0-9_.-]`, and what would confuse at its place (see `_confusing`), become `%XX` of the UTF-8 bytes.
+    Where a lower-case letter stays, `%-` and a hexadecimal number follow, whose bits say of each letter that stays whether it is
+    lower case: "A1" and "a1" are two folders on a file system that ignores case too. A result over 120 bytes is cut and
+    ends in `%_` and the SHA-256 of the whole. Nothing at all becomes `%EMPTY`. The table is docs/identifiers.md.
     """
-    raw = value.strip(" \0").encode("utf-8", "surrogatepass")
+    text = value.strip(_PADDING)
+    if _ORDINARY.fullmatch(text) and not _DEVICE.match(text):
+        return text
+    raw = text.encode("utf-8", "surrogatepass")
     if not raw:
         return _EMPTY
-    last = len(raw) - 1
-    encoded = "".join(
-        chr(byte) if byte in _PLAIN and not _confusing(byte, index, last) else f"%{byte:02X}"
-        for index, byte in enumerate(raw)
-    )
-    if len(encoded) <= _NAME_BYTES:
-        return encoded
-    return encoded[:50].rstrip("%") + "%_" + hashlib.sha256(raw).hexdigest()
+    is_device, last = _DEVICE.match(text) is not None, len(raw) - 1
+    parts, cases = [], 0
+    for index, byte in enumerate(raw):
+        if byte not in _PLAIN or _confusing(byte, index, last) or (is_device and index == 0):
+            parts.append(f"%{byte:02X}")
+            continue
+        parts.append(chr(byte))
+        if byte in _LETTERS:
+            cases = cases << 1 | (byte in _LOWER)
+    encoded = "".join(parts)
+    name = f"{encoded}{_CASES}{cases:X}" if cases else encoded
+    if len(name) <= _NAME_BYTES:
+        return name
+    return encoded[:50].rstrip("%") + _DIGEST + hashlib.sha256(raw).hexdigest()
+
+
+def identifier_of(component: str) -> str | None:
+    """What `safe_component` made this of, without padding; None where that cannot be told (its digest, or no work of it)."""
+    if component == _EMPTY:
+        return ""
+    try:
+        value = unquote_to_bytes(component.partition(_CASES)[0]).decode("utf-8", "surrogatepass")
+    except UnicodeError:
+        return None
+    return value if safe_component(value) == component else None
 
 
 def _confusing(byte: int, index: int, last: int) -> bool:

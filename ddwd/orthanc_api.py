@@ -56,7 +56,8 @@ _DICOM = 1  # Orthanc's FileContentType of the stored object itself
 _NOT_FOUND, _FIRST_ERROR = 404, 400
 _NOT_WHOLE = frozenset({400, 13, 20, 2006})
 """Another MD5 (HTTP 400), and Orthanc's InexistentFile, CorruptedFile and RegularFileExpected."""
-_WILDCARDS = frozenset("*?\\")  # PS3.4 section C.2.2.2.4, and the backslash that lists values
+_PADDING = " \0"
+_WILDCARDS = "*?\\"  # PS3.4 section C.2.2.2.4, and the backslash that lists values
 _SOP_TAG = "0008,0018"
 
 
@@ -133,10 +134,10 @@ class OrthancPort(Protocol):
         """The studies that have this StudyInstanceUID; one for each patient it is known under."""
 
     def find_accession(self, text: str) -> list[OrthancId]:
-        """The studies that have exactly this accession number; none for one with a wildcard (`*`, `?`, a backslash) in it."""
+        """The studies that have exactly this accession number; none for one of wildcards (`*`, `?`, a backslash) alone."""
 
     def find_patient(self, text: str) -> list[OrthancId]:
-        """The studies that have exactly this PatientID; none for one with a wildcard in it."""
+        """The studies that have exactly this PatientID; none for one of wildcards alone."""
 
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
         """SOPInstanceUID of each instance; those that are gone are left out."""
@@ -356,10 +357,16 @@ class Orthanc:
         return self._find("PatientID", text)
 
     def _find(self, keyword: str, text: str) -> list[OrthancId]:
-        if not text or not _WILDCARDS.isdisjoint(text):
+        """What Orthanc finds is looked through for this very value: it takes some characters for others, and wildcards for themselves."""
+        if not text.strip(_WILDCARDS):
             return []
-        query = {"Level": "Study", "Query": {keyword: text}, "CaseSensitive": True}
-        return list(map(OrthancId, self._json("POST", "/tools/find", query)))
+        pattern = text.replace("\\", "?")  # between values of a list a backslash would be read as "or"
+        query = {"Level": "Study", "Query": {keyword: pattern}, "CaseSensitive": True, "Expand": True}
+        return [
+            OrthancId(row["ID"])
+            for row in self._json("POST", "/tools/find", query)
+            if text == (row["MainDicomTags"] | row["PatientMainDicomTags"]).get(keyword, "").strip(_PADDING)
+        ]
 
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
         """See OrthancPort."""

@@ -24,7 +24,9 @@ _WIDTH = 80
 _LOOK_SECONDS = 1.0
 _EPILOG = """It asks both Orthancs, the extractor, the custody record, the disk, the quarantine and the
 ledger, says where the images are, what happened to them and when (in UTC), and what to do.
-No patient ID is shown. With --watch it is shown anew until the study is complete.
+No patient ID is shown. Names are taken as they stand in the images, whatever is in them (a
+PatientID of "Smith/7", say), or as the folders on disk have them ("Smith%2F7%-F").
+With --watch it is shown anew until the study is complete.
 
 exit status:
   0   complete on disk: every image that the Orthancs hold, as recorded
@@ -43,7 +45,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument("study", metavar="STUDY", help="StudyInstanceUID, accession number or Orthanc ID")
+    parser.add_argument(
+        "study", metavar="STUDY", help="StudyInstanceUID, accession number, Orthanc ID or PatientID"
+    )
     parser.add_argument("--watch", action="store_true", help="follow it until it is complete")
     parser.add_argument("--json", action="store_true", help="print the same as one JSON object")
     parser.set_defaults(run=run)
@@ -53,7 +57,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Tell of each study of that name; the exit status."""
     paths = Paths(config)
     nodes = peers.both(config)
-    studies = peers.studies_named(args.study, nodes, Prover(Custody(paths.custody), paths))
+    studies = peers.studies_named(args.study, nodes, Prover(Custody(paths.custody), paths), or_patient=True)
     while True:
         told = [trace(study, config, nodes) for study in studies]
         complete = all(one.complete for one in told)

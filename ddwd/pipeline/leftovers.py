@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddwd import durable
-from ddwd.model import OrthancId, safe_component
+from ddwd.model import OrthancId, identifier_of, safe_component
 from ddwd.pipeline.quarantine import Subject
 
 if TYPE_CHECKING:
@@ -47,10 +47,11 @@ class Leftovers:
         before, self._unwanted = self._unwanted, frozenset(spooled | staged)
         reopened: list[OrthancId] = []
         for folder in spooled & before:
-            found = [study for node in self._nodes for study in node.find_study(folder.name)]
+            study_uid = identifier_of(folder.name) or folder.name
+            found = [study for node in self._nodes for study in node.find_study(study_uid)]
             reopened += found
             if not found:
-                self._put_away(folder, Subject("stray", folder.name, _UNKNOWN))
+                self._put_away(folder, Subject("stray", study_uid, _UNKNOWN))
         for folder in staged & before:
             study = self._known(OrthancId(folder.name))
             if study is None:

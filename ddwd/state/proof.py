@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from ddwd.errors import StateError
-from ddwd.model import OrthancId
+from ddwd.model import OrthancId, safe_component
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -89,8 +89,8 @@ class Prover:
         self.assert_listable()
         return list(self._custody.studies())
 
-    def matching(self, wanted: str, *, damaged_too: bool = True) -> list[OrthancId]:
-        """The studies with this StudyInstanceUID, accession number or Orthanc ID. Raises StateError.
+    def matching(self, wanted: str, *, damaged_too: bool = True, or_patient: bool = False) -> list[OrthancId]:
+        """The studies with this StudyInstanceUID, accession number or Orthanc ID, or PatientID or its folder if asked. Raises StateError.
 
         With those whose record is damaged, unless asked by Orthanc ID: any of them may be meant.
         """
@@ -98,7 +98,10 @@ class Prover:
         if (study := as_orthanc_id(name)) is not None:
             self.assert_listable()
             return [study] if self._custody.has(study) else []
-        return [study for study in self.studies() if name and self._may_be(study, name, damaged_too)]
+        patients = {name, safe_component(name)} if or_patient else set()
+        return [
+            study for study in self.studies() if name and self._may_be(study, name, patients, damaged_too)
+        ]
 
     def prove(
         self, studies: Iterable[OrthancId], seen: Callable[[float], None] = lambda _share: None
@@ -143,12 +146,13 @@ class Prover:
             raise StateError(f"{path}: the custody record is damaged (its names are not those of a study)")
         return record
 
-    def _may_be(self, study: OrthancId, name: str, damaged_too: bool) -> bool:
+    def _may_be(self, study: OrthancId, name: str, patients: set[str], damaged_too: bool) -> bool:
         try:
             record = self.record(study)
         except StateError:
             return damaged_too
-        return name in {record.study_uid.strip(_PADDING), record.accession.strip(_PADDING)}
+        names = {record.study_uid.strip(_PADDING), record.accession.strip(_PADDING)}
+        return name in names or record.folder.partition("/")[0] in patients
 
     def assert_listable(self) -> None:
         """Refuse to take folders that cannot be listed for empty ones."""

@@ -135,10 +135,8 @@ class RealPortal:
     def find(self, name: str) -> list[OrthancId]:
         """See Portal."""
         nodes = peers.both(self._config)
-        found = [study for node in nodes for study in node.find_patient(name)]
-        if found:
-            return list(dict.fromkeys(found))
-        return peers.studies_named(name, nodes, Prover(Custody(self._paths.custody), self._paths))
+        prover = Prover(Custody(self._paths.custody), self._paths)
+        return peers.studies_named(name, nodes, prover, or_patient=True)
 
     def quarantine(self) -> list[Entry]:
         """See Portal."""

@@ -1,7 +1,8 @@
 """The two Orthancs as the verbs ask them, and which studies an operator means by a name. Used by the verbs that take STUDY.
 
 A study has up to three names: its StudyInstanceUID, its accession number, its Orthanc ID. One name may be that of several studies
-(the same StudyInstanceUID under two patients): all of them are meant.
+(the same StudyInstanceUID under two patients): all of them are meant. Who only looks may name the patient as well; a verb that acts
+does not take a PatientID, which may be another study's accession number.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.appliance import credentials
 from ddwd.errors import NotFoundError, PeerDownError
+from ddwd.model import identifier_of
 from ddwd.orthanc_api import Orthanc
 from ddwd.state.proof import as_orthanc_id
 
@@ -33,8 +35,12 @@ def both(config: Config) -> tuple[Orthanc, Orthanc]:
     return gateway, storage
 
 
-def studies_named(text: str, nodes: Sequence[OrthancPort], prover: Prover) -> list[OrthancId]:
-    """The studies of this name on either Orthanc or, if on none, among the published ones.
+def studies_named(
+    text: str, nodes: Sequence[OrthancPort], prover: Prover, *, or_patient: bool = False
+) -> list[OrthancId]:
+    """The studies of this name on either Orthanc or, if on none, among the published ones; with `or_patient` PatientIDs are names too.
+
+    What is copied off the disk is then understood as well: a folder's name stands for the identifier that it was made of.
 
     Raises NotFoundError, StateError, and PeerDownError where one that does not answer might have known it.
     """
@@ -42,23 +48,28 @@ def studies_named(text: str, nodes: Sequence[OrthancPort], prover: Prover) -> li
     found: dict[OrthancId, None] = {}
     for node in nodes:
         try:
-            found |= dict.fromkeys(_on(node, name))
+            found |= dict.fromkeys(_on(node, name, or_patient=or_patient))
         except PeerDownError as error:
             silent = error
     if not found and name:
-        found |= dict.fromkeys(prover.matching(name, damaged_too=False))
+        found |= dict.fromkeys(prover.matching(name, damaged_too=False, or_patient=or_patient))
     if found:
         return list(found)
+    meant = identifier_of(name) if or_patient else None
+    if meant and meant != name:
+        return studies_named(meant, nodes, prover, or_patient=True)
     if silent is not None:
         raise silent
-    raise NotFoundError(
-        "no study on either Orthanc or on disk has this StudyInstanceUID, accession number or Orthanc ID"
-    )
+    names = "StudyInstanceUID, accession number, Orthanc ID or PatientID"
+    if not or_patient:
+        names = "StudyInstanceUID, accession number or Orthanc ID"
+    raise NotFoundError(f"no study on either Orthanc or on disk has this {names}")
 
 
-def _on(node: OrthancPort, name: str) -> list[OrthancId]:
+def _on(node: OrthancPort, name: str, *, or_patient: bool) -> list[OrthancId]:
     if not name:
         return []
     if (study := as_orthanc_id(name)) is not None:
         return [study] if node.study(study) is not None else []
-    return [*node.find_study(name), *node.find_accession(name)]
+    found = [*node.find_study(name), *node.find_accession(name)]
+    return [*found, *node.find_patient(name)] if or_patient else found

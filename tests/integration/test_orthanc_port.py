@@ -234,6 +234,27 @@ def test_a_study_is_found_by_its_whole_accession_number(subject: Subject) -> Non
         assert subject.port.find_accession(text) == [], text
 
 
+@pytest.mark.parametrize(
+    "patient", ["Smith/7", "../../etc", "a*b?c", "%1234", "_1234", "1234", "-rf", "smith/7"]
+)
+def test_a_patient_is_found_by_the_whole_of_its_id_and_nothing_like_it(
+    subject: Subject, patient: str
+) -> None:
+    mine, others = (
+        image(next(_study), patient=patient),
+        ["Smith/77", "etc", "aXbYc", "51234", "A*B?C", "*", "%"],
+    )
+    subject.store(mine, *(image(next(_study), patient=other) for other in others))
+    found = subject.port.find_patient(patient)
+    assert mine.study_id in found
+    for study in found:
+        known = subject.port.study(study)
+        assert known is not None
+        assert known.patient_id == patient
+    for text in ("*", "?", "\\", "", " ", "***"):
+        assert subject.port.find_patient(text) == [], text
+
+
 def test_sop_uids_leave_out_what_is_unknown(subject: Subject, images: list[Image]) -> None:
     subject.store(*images)
     asked = [*(one.orthanc_id for one in images), UNKNOWN]

@@ -223,15 +223,15 @@ class FakeOrthanc:
 
     def find_accession(self, text: str) -> list[OrthancId]:
         self._answer()
-        if not text or set("*?\\") & set(text):
+        if not text.strip("*?\\"):
             return []
-        return sorted({one.study_id for one in self.images.values() if one.accession == text})
+        return sorted({one.study_id for one in self.images.values() if one.accession.strip(" \0") == text})
 
     def find_patient(self, text: str) -> list[OrthancId]:
         self._answer()
-        if not text or set("*?\\") & set(text):
+        if not text.strip("*?\\"):
             return []
-        return sorted({one.study_id for one in self.images.values() if one.patient_id == text})
+        return sorted({one.study_id for one in self.images.values() if one.patient_id.strip(" \0") == text})
 
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
         self._answer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -57,3 +58,15 @@ def test_what_was_staged_of_a_study_that_both_orthancs_forgot_meanwhile_goes_to_
     portal.run(TWO_SWEEPS)
     assert portal.leftovers() == []
     assert [entry.subject.kind for entry in portal.quarantine.entries()] == ["vanished", "vanished"]
+
+
+def test_an_illegal_study_uid_in_the_spool_is_looked_for_as_it_stands_in_the_image(portal: Portal) -> None:
+    one = image()
+    odd = replace(one, study_uid="1.2.3/x 7")
+    portal.gateway.store(odd)
+    portal.storage.store(odd)
+    portal.run(10)
+    spool(portal.paths.spool, odd)
+    portal.run(TWO_SWEEPS)
+    assert portal.leftovers() == []
+    assert portal.quarantine.entries() == []

@@ -12,6 +12,7 @@ import pytest
 
 from ddwd.cli.main import parser
 from ddwd.errors import DdwdError, InvalidValueError, NotFoundError, PeerDownError, StateError
+from ddwd.model import safe_component
 from ddwd.pipeline.quarantine import Subject
 from ddwd.state.requests import Request
 from ddwd.view import peers
@@ -349,3 +350,41 @@ def test_every_exit_status_of_the_errors_is_documented(verb: str, capsys: pytest
     )
     assert issubclass(StateError, DdwdError)
     assert max(map(len, said.splitlines())) < 100 or os.environ.get("COLUMNS")
+
+
+# --- names as they stand in the image ----------------------------------------------------------------------------------
+
+HOSTILE = ["Smith/7", "../../etc", "a*b?c", "M\u00fcller", "%2E%2E", "CON", "-rf", "/" * 63, "abc"]
+
+
+@pytest.fixture(params=HOSTILE)
+def stranger(request: pytest.FixtureRequest, portal: Portal) -> Image:
+    """A published study of a patient with such an ID, and a published one of his near namesake."""
+    one = image(31, patient=request.param)
+    portal.deliver(one, image(32, patient=request.param.upper() + "2"))
+    portal.run(20)
+    return one
+
+
+@pytest.mark.parametrize("known_to_orthanc", [True, False])
+def test_a_study_is_traced_by_its_real_patient_id(
+    portal: Portal, stranger: Image, *, known_to_orthanc: bool
+) -> None:
+    if not known_to_orthanc:
+        for node in (portal.gateway, portal.storage):
+            node.delete_study(stranger.study_id)
+    folder = safe_component(stranger.patient_id)
+    for name in (stranger.patient_id, f" {stranger.patient_id} ", folder, stranger.study_uid):
+        told = json.loads(_said(portal, "trace", "--json", "--", name)[1])["studies"]
+        assert [one["study"] for one in told] == [stranger.study_id], name
+
+
+def test_a_verb_that_acts_takes_no_patient_id(portal: Portal, stranger: Image) -> None:
+    with pytest.raises(NotFoundError):
+        _said(portal, "retry", "--", stranger.patient_id)
+
+
+@pytest.mark.parametrize("name", ["*", "?", "\\", "%", "PAT?", "PAT*"])
+def test_a_wildcard_is_nobodys_name(portal: Portal, name: str) -> None:
+    with pytest.raises(NotFoundError):
+        _said(portal, "trace", name)

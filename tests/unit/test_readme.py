@@ -13,7 +13,6 @@ import pytest
 from ddwd import audit
 from ddwd.cli.main import parser
 from ddwd.config import CONFIG_FILE, DEFAULTS_FILE, SETTINGS, Config, flatten
-from ddwd.model import safe_component
 from ddwd.paths import Paths
 from tests import readme
 
@@ -129,19 +128,6 @@ def test_every_audit_event_named_is_one() -> None:
     named = set(re.findall(r"DDWD_EVENT=([\w-]+)", readme.text()))
     assert named
     assert named <= {event.value for event in audit.Event}
-
-
-@pytest.mark.parametrize(
-    ("patient_id", "folder"),
-    [row[:2] for row in readme.table("Find the output", "PatientID") if row[0].startswith("`")],
-)
-def test_the_folder_names_are_those_of_the_code(patient_id: str, folder: str) -> None:
-    assert safe_component(_unquoted(patient_id)) == _unquoted(folder)
-
-
-def test_the_folder_names_that_have_no_example_are_as_said() -> None:
-    assert safe_component("  ") == safe_component("") == "%EMPTY"
-    assert re.fullmatch(r"x{50}%_[0-9a-f]{64}", safe_component("x" * 121))
 
 
 def _words_of(picture: Path) -> set[str]:
