@@ -91,6 +91,14 @@ class StorageFullError(DdwdError):
     retryable = True
 
 
+class LinkedError(DdwdError):
+    """Where the portal writes, a symbolic link (or a file) stands in the place of a folder or file; it is not followed."""
+
+    code = "link"
+    exit_status = 73  # EX_CANTCREAT
+    retryable = True
+
+
 class StateError(DdwdError):
     """A state file cannot be trusted (unknown schema version, damaged beyond its own repair)."""
 

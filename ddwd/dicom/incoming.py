@@ -10,7 +10,6 @@ import hashlib
 import secrets
 import struct
 import threading
-from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -63,6 +62,7 @@ class Spool:
     def __init__(self, paths: Paths, reserve: int) -> None:
         self._incoming = paths.incoming
         self._spool = paths.spool
+        self._below = paths.output
         self._reserve = reserve
         self._run = secrets.token_hex(8)
         self._numbers = count()
@@ -71,30 +71,32 @@ class Spool:
 
     def prepare(self) -> int:
         """Make the folders and remove what dead runs left behind; the number of files removed."""
+        durable.make_dirs(self._below)
         for folder in (self._incoming, self._spool):
-            durable.make_dirs(folder)
+            durable.make_dirs(folder, below=self._below)
         swept = [path for path in self._incoming.iterdir() if path.name.endswith(_PART)]
         for path in swept:
-            path.unlink(missing_ok=True)
+            durable.unlink(path, self._below)
         return len(swept)
 
     def open(self) -> durable.NewFile:
         """A new file for an object on its way in. Raises StorageFullError where less than the reserve is free."""
         if room.level_of(room.space_of(self._incoming), self._reserve) is room.Level.REFUSE:
             raise StorageFullError("less room is left on the volume of the output than the reserve")
-        return durable.NewFile(self._incoming / f"{self._run}-{next(self._numbers)}{_PART}")
+        path = self._incoming / f"{self._run}-{next(self._numbers)}{_PART}"
+        return durable.NewFile(path, below=self._below)
 
     def place(self, source: Path, head: Head, digest: str) -> Path:
         """Move a durable file to its study's folder, durably; the same content again takes the same name.
 
-        Raises StorageFullError, OSError.
+        Raises StorageFullError, LinkedError, OSError.
         """
         folder = self._spool / safe_component(head.study_uid)
         target = folder / f"{safe_component(head.sop_uid)}.{digest[:DIGEST_DIGITS]}.dcm"
         for attempt in range(_RENAME_ATTEMPTS):
             self._make(folder)
             try:
-                durable.rename(source, target, source_too=False)
+                durable.rename(source, target, source_too=False, below=self._below)
             except FileNotFoundError:  # the extractor removes empty study folders
                 if attempt + 1 == _RENAME_ATTEMPTS or not source.exists():
                     raise
@@ -114,10 +116,7 @@ class Spool:
         with self._lock:
             if folder in self._folders:
                 return
-            with durable.translated(), suppress(FileExistsError):
-                durable.step("mkdir", folder)
-                folder.mkdir(mode=0o750)
-            durable.fsync_dir(self._spool)
+            durable.make_dir(folder, below=self._below)
             self._folders.add(folder)
 
 

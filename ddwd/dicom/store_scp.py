@@ -30,7 +30,7 @@ from ddwd.dicom.head import UnreadableError
 from ddwd.dicom.incoming import Incoming, Spool
 from ddwd.dicom.move_scu import echo
 from ddwd.dicom.upper_layer import MAX_PDU, Announced, Fragments, Limits, Peer, UpperLayer, no_delay
-from ddwd.errors import StorageFullError
+from ddwd.errors import LinkedError, StorageFullError
 from ddwd.paths import Paths
 
 if TYPE_CHECKING:
@@ -246,6 +246,8 @@ class _Dimse(DIMSEServiceProvider):
             status, reason = CANNOT_UNDERSTAND, str(error)
         except StorageFullError as error:
             status, reason = OUT_OF_RESOURCES, str(error)
+        except LinkedError as error:
+            status, reason = INPUT_OUTPUT, str(error)
         except OSError as error:
             status, reason = INPUT_OUTPUT, error.strerror or type(error).__name__
         except Exception as error:  # noqa: BLE001 - the edge: a defect of ours must not be the loss of an image

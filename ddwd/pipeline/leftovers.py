@@ -80,14 +80,16 @@ class Leftovers:
 
     def _put_away(self, folder: Path, subject: Subject) -> int:
         """Move all images below a folder to quarantine, and remove what is empty then; the number of files."""
-        files = sorted(folder.rglob("*.dcm"))
+        files = sorted(path for path in folder.rglob("*.dcm") if not path.is_symlink())
         for path in files:
             self._quarantine.put(path, subject)
-        for below in [*sorted(folder.rglob("*"), reverse=True), folder]:
-            if below.is_dir():
-                durable.remove_folder(below)
+        for inner in [*sorted(folder.rglob("*"), reverse=True), folder]:
+            if inner.is_dir():
+                durable.remove_folder(inner, self._paths.output)
         return len(files)
 
 
 def _folders(parent: Path) -> Iterable[Path]:
-    return [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+    """The folders in one of ours. A link to one is none: the portal makes no links, and what a planted one leads to is not ours."""
+    inner = parent.iterdir() if parent.is_dir() else ()
+    return [path for path in inner if path.is_dir() and not path.is_symlink()]

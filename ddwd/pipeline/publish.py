@@ -1,7 +1,7 @@
 """Sixth stage: verified files become the study's folder in OUTPUT_DIR. The extractor alone writes here.
 
 A new study is laid out in `staging/` (same file system) and appears in one rename of the finished folder. Images that come
-later are added one by one, each by a link that cannot replace a file. Nothing is ever overwritten: another content under a
+later are added one by one, each by a link that cannot replace a file. No link below OUTPUT_DIR is followed. Nothing is ever overwritten: another content under a
 name that is taken is a conflict and goes to quarantine with its reason.
 """
 
@@ -47,42 +47,42 @@ class Publisher:
         """Take a study of the portal's own away again: its files, and the folders that are empty then. Raises OSError."""
         folder = self._paths.output / record.folder
         for kept in record.images.values():
-            durable.unlink(folder / kept.file)
-        for below in [*sorted(folder.glob("*")), folder, folder.parent]:
-            durable.remove_folder(below)
+            durable.unlink(folder / kept.file, self._paths.output)
+        for inner in [*sorted(folder.glob("*")), folder, folder.parent]:
+            durable.remove_folder(inner, self._paths.output)
 
     def stage(self, source: Path, study: OrthancId, wanted: Wanted) -> Path:
         """Give a verified file of the spool its place in staging too: its name in the spool goes once this one is durable.
 
         The SCP may just be making the spool's name durable, to answer Success: until then that one must stay.
         """
-        target = self.staged(study, wanted.file)
-        durable.make_dirs(target.parent)
+        target, below = self.staged(study, wanted.file), self._paths.output
+        durable.make_dirs(target.parent, below=below)
         try:
-            durable.link_new(source, target)
+            durable.link_new(source, target, below)
         except FileExistsError:
-            durable.rename(source, target)
+            durable.rename(source, target, below=below)
         return target
 
     def publish(self, study: Study) -> list[str]:
         """Make everything staged for `study` visible; the files whose names were already taken by other content.
 
-        May be interrupted anywhere and called again. Raises StorageFullError and OSError.
+        May be interrupted anywhere and called again. Raises StorageFullError, LinkedError and OSError.
         """
         staging, target = self._paths.staging / study.orthanc_id, self._paths.output / study.folder
         if not staging.is_dir():
             return []
         if target.is_dir():
             return self._add(study, staging, target)
-        durable.make_dirs(target.parent)
-        durable.rename(staging, target)
+        durable.make_dirs(target.parent, below=self._paths.output)
+        durable.rename(staging, target, below=self._paths.output)
         return []
 
     def _add(self, study: Study, staging: Path, target: Path) -> list[str]:
         conflicts = []
         for source in sorted(staging.glob("*/*.dcm")):
             file = source.relative_to(staging)
-            durable.make_dirs((target / file).parent)
+            durable.make_dirs((target / file).parent, below=self._paths.output)
             if not self._place(source, target / file):
                 self._quarantine.put(source, _taken(study, file.as_posix()))
                 conflicts.append(file.as_posix())
@@ -91,17 +91,20 @@ class Publisher:
         staging.rmdir()
         return conflicts
 
-    @staticmethod
-    def _place(source: Path, final: Path) -> bool:
+    def _place(self, source: Path, final: Path) -> bool:
         """Give `source` its final name and drop the old one; False where other content has that name."""
         try:
-            durable.link_new(source, final)
+            durable.link_new(source, final, self._paths.output)
         except FileExistsError:
-            if _digest(source) != _digest(final):
+            if self._digest(source) != self._digest(final):
                 return False
-        durable.fsync_dir(final.parent)
-        durable.unlink(source)
+        durable.fsync_dir(final.parent, self._paths.output)
+        durable.unlink(source, self._paths.output)
         return True
+
+    def _digest(self, path: Path) -> bytes:
+        with durable.opened(path, self._paths.output) as file:
+            return hashlib.file_digest(file, "sha256").digest()
 
 
 def _taken(study: Study, file: str) -> Subject:
@@ -111,8 +114,3 @@ def _taken(study: Study, file: str) -> Subject:
         reason=f"other content is already published as {file}",
         study=study.orthanc_id,
     )
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

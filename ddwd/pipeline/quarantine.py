@@ -73,11 +73,11 @@ class Quarantine:
 
         May be repeated after a crash. Raises StorageFullError and OSError; `source` is still there then.
         """
-        with source.open("rb") as file:
+        with durable.opened(source) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         target, is_new = self._note(subject, source.stat().st_size, digest)
         if not target.exists():
-            with source.open("rb") as file:
+            with durable.opened(source) as file:
                 self._write(target, iter(lambda: file.read(1 << 20), b""))
         durable.unlink(source)
         self._tell(subject, target.stem, is_new=is_new)
@@ -95,10 +95,10 @@ class Quarantine:
     def release(self, entry: Entry) -> None:
         """Take an entry off the list: it moves to `released/`, the reason last, so that a crash leaves it on the list."""
         folder = self._folder / RELEASED / entry.note.parent.name
-        durable.make_dirs(folder)
+        durable.make_dirs(folder, below=self._folder)
         for path in (entry.note.with_suffix(".dcm"), entry.note):
             if path.exists():
-                durable.rename(path, folder / path.name)
+                durable.rename(path, folder / path.name, below=self._folder)
         subject = entry.subject
         self._audit.record(
             Event.RELEASED,
@@ -119,7 +119,8 @@ class Quarantine:
     def _note(self, subject: Subject, size: int, digest: str) -> tuple[Path, bool]:
         """Write the reason; the name for the bytes, and whether the entry is new."""
         folder = self._folder / safe_component(subject.study_uid)
-        durable.make_dirs(folder)
+        durable.make_dirs(self._folder)
+        durable.make_dirs(folder, below=self._folder)
         identity = "|".join((subject.study_uid, subject.study, subject.instance, subject.kind, digest))
         target = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:_ID_DIGITS]}.dcm"
         note = target.with_suffix(".json")

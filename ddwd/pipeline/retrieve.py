@@ -224,9 +224,9 @@ class Retriever:
     def _settle(self, this: _Round) -> None:
         """Make the names of what was staged durable, then remove the old ones: before anyone hears that it is there."""
         for folder in this.touched:
-            durable.fsync_dir(folder)
+            durable.fsync_dir(folder, self._paths.output)
         for path in this.doubled:
-            durable.unlink(path)
+            durable.unlink(path, self._paths.output)
         this.touched.clear()
         this.doubled.clear()
 
@@ -377,7 +377,9 @@ class Retriever:
     def _spooled(self, study: Study) -> list[Path]:
         """What the SCP acknowledged for this StudyInstanceUID."""
         folder = self._spool(study)
-        return list(folder.iterdir()) if folder.is_dir() else []
+        if folder.is_symlink() or not folder.is_dir():
+            return []
+        return [path for path in folder.iterdir() if not path.is_symlink()]
 
     def clear_spool(self, study: Study, kept: dict[OrthancId, Kept], *, others: bool) -> None:
         """Empty the study's spool once it is published: repeats of a kept image are dropped, strangers kept in quarantine.
@@ -385,16 +387,16 @@ class Retriever:
         `others` is True while another study in flight has the same StudyInstanceUID: what is not ours may be its own.
         """
         folder = self._spool(study)
-        if not folder.is_dir():
+        if not folder.is_dir() or folder.is_symlink():
             return
         digests = {one.sha256[:digits] for one in kept.values() for digits in (_SHORT_DIGEST, _WHOLE_DIGEST)}
         files = {safe_component(one.sop_uid): one for one in kept.values()}
         for path in folder.iterdir():
-            if _digest_of(path) in digests:
-                durable.unlink(path)
+            if path.is_symlink() or _digest_of(path) in digests:
+                durable.unlink(path, self._paths.output)
             elif not others:
                 self._put_away(study, path, files.get(_uid_of(path)))
-        durable.remove_folder(folder)
+        durable.remove_folder(folder, self._paths.output)
 
     def _published(self, study: Study, spooled: Path) -> Iterator[Path]:
         """Files of this SOPInstanceUID under this StudyInstanceUID, by whatever patient: a C-MOVE brings those of all.
@@ -414,7 +416,7 @@ class Retriever:
         """A file of the spool that no image was made of: what is published already, encoded otherwise or not, or other content."""
         try:
             if any(not difference_of(path, there.read_bytes()) for there in self._published(study, path)):
-                durable.unlink(path)
+                durable.unlink(path, self._paths.output)
                 return
         except (PeerDownError, PeerRefusedError):
             return  # found again by the sweep for leftovers

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pydicom import dcmread
 from pydicom.dataelem import DataElement, RawDataElement
 
+from ddwd import durable
 from ddwd.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def foretold(head: bytes, sop_uid: str) -> bytes:
 @contextmanager
 def _mapped(path: Path) -> Iterator[memoryview]:
     """The file's content without a copy in memory: a multi-frame instance may have gigabytes."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+    with durable.opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
         view = memoryview(mapping)
         try:
             yield view
