@@ -212,11 +212,11 @@ def test_what_can_be_neither_removed_nor_renamed_is_taken_once(
     good = requests.submit(RETRY)
     (folder / "0.json").write_text("no request")
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **_more: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr("pathlib.Path.rename", refuse)
-    monkeypatch.setattr("pathlib.Path.unlink", refuse)
+    monkeypatch.setattr("os.unlink", refuse)
     assert requests.take() == [(good, RETRY)]
     requests.done(good)
     assert requests.take() == []
