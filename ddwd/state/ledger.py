@@ -50,20 +50,21 @@ class LedgerState:
             case "snapshot":
                 if record["schema"] != SCHEMA:
                     raise StateError(f"the ledger has schema {record['schema']}, this version reads {SCHEMA}")
-                self.cursors = dict(record["cursors"])
-                self.open = {OrthancId(key): value for key, value in record["open"].items()}
-                self.closed = deque(map(OrthancId, record.get("closed", ())), maxlen=_CLOSED)
-                self.swept = record.get("swept", "")
+                cursors = {str(node): int(seq) for node, seq in record["cursors"].items()}
+                opened = {OrthancId(str(key)): str(value) for key, value in record["open"].items()}
+                self.closed = deque((OrthancId(str(one)) for one in record.get("closed", ())), maxlen=_CLOSED)
+                self.cursors, self.open = cursors, opened
+                self.swept = str(record.get("swept", ""))
                 self.paused = bool(record.get("paused"))
             case "cursor":
-                self.cursors[record["node"]] = record["seq"]
+                self.cursors[str(record["node"])] = int(record["seq"])
             case "opened":
-                self.open.setdefault(OrthancId(record["study"]), record["at"])
+                self.open.setdefault(OrthancId(str(record["study"])), str(record["at"]))
             case "closed":
-                self.open.pop(OrthancId(record["study"]), None)
-                self.closed.append(OrthancId(record["study"]))
+                self.open.pop(OrthancId(str(record["study"])), None)
+                self.closed.append(OrthancId(str(record["study"])))
             case "swept":
-                self.swept = record["at"]
+                self.swept = str(record["at"])
             case "paused":
                 self.paused = True
             case "resumed":
@@ -148,9 +149,8 @@ class Ledger:
         first = True
         for raw in data.splitlines(keepends=True):
             record = parse_line(raw)
-            if record is None or (first and record["kind"] != "snapshot"):
+            if record is None or (first and record["kind"] != "snapshot") or not self._folds(record):
                 break
-            self.state.apply(record)
             sound += len(raw)
             first = False
         if sound == len(data) and not first:
@@ -160,6 +160,14 @@ class Ledger:
         )  # a line that is whole and wrong was damaged later
         self.damaged = not torn_tail
         self._begin(self._number + 1)
+
+    def _folds(self, record: dict[str, Any]) -> bool:
+        """Fold it in; False where it has not the values of its kind: damage, whatever its checksum says."""
+        try:
+            self.state.apply(record)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return False
+        return True
 
     def _begin(self, number: int) -> None:
         """Start segment `number` with a snapshot; the old one is closed only after the new one is durable."""
@@ -197,12 +205,13 @@ def _line(record: dict[str, Any]) -> bytes:
 
 
 def parse_line(raw: bytes) -> dict[str, Any] | None:
-    """The record of one line, or None where the line is torn or damaged."""
+    """The record of one line, which has a kind; None where the line is torn or damaged."""
     digits, _, text = raw.partition(b" ")
     if not raw.endswith(b"\n") or digits != b"%08x" % zlib.crc32(text[:-1]):
         return None
     try:
-        record: dict[str, Any] = json.loads(text)
-    except ValueError:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
         return None
-    return record
+    is_record = isinstance(record, dict) and isinstance(record.get("kind"), str)
+    return record if is_record else None

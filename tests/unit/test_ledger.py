@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -143,11 +144,33 @@ def test_no_room_at_any_durable_step_loses_nothing_that_a_later_commit_makes_dur
     assert steps >= (1 if segment_bytes > 300 else 5)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"kind":"snapshot"}',
+        b'{"kind":"snapshot","schema":1,"cursors":7,"open":{}}',
+        b'{"kind":"snapshot","schema":1,"cursors":{},"open":[]}',
+        b'{"kind":"snapshot","schema":1,"cursors":{"storage":"x"},"open":{}}',
+        b'{"schema":1}',
+        b'{"kind":7}',
+        b"[]",
+        b"7",
+        b"[" * 100_000,
+    ],
+)
+def test_a_line_whose_checksum_holds_and_whose_record_is_none_is_damage(tmp_path: Path, text: bytes) -> None:
+    """What a flipped bit before the checksum was taken leaves, or a hand: nothing a start may end by."""
+    (tmp_path / "00000001.jsonl").write_bytes(b"%08x %s\n" % (zlib.crc32(text), text))
+    ledger = open_ledger(tmp_path)
+    assert ledger.damaged
+    ledger.append("opened", study=STUDIES[20])
+    ledger.commit()
+    assert STUDIES[20] in open_ledger(tmp_path).state.open
+
+
 def test_an_unknown_schema_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     filled(tmp_path)
     path = tmp_path / "00000001.jsonl"
-    import zlib  # noqa: PLC0415
-
     text = b'{"kind":"snapshot","schema":99,"cursors":{},"open":{}}'
     content = b"%08x %s\n" % (zlib.crc32(text), text)
     path.write_bytes(content)
