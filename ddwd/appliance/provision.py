@@ -45,6 +45,8 @@ _KEYS_OF: Mapping[str, tls.Name] = {
     "ddwd-extractor": "extractor",
 }
 """Whose key each unit is given."""
+_FIRST_OPEN_PORT = 1024
+"""Below it a port is for root, or for who has CAP_NET_BIND_SERVICE (ip_unprivileged_port_start of Debian)."""
 _SYSTEM_DATA = Path("/var/lib/ddwd")
 """What the units may write to without a drop-in."""
 
@@ -200,7 +202,29 @@ def _put_drop_in(path: Path, text: str | None) -> bool:
 def drop_ins(config: Config) -> dict[tuple[str, str], str | None]:
     """Unit and file name -> text, None where there is to be none."""
     output = {(unit, "50-output-dir.conf"): output_drop_in(config) for unit in _PYTHON_UNITS}
-    return output | {(unit, "50-tls.conf"): tls_drop_in(config, name) for unit, name in _KEYS_OF.items()}
+    keys = {(unit, "50-tls.conf"): tls_drop_in(config, name) for unit, name in _KEYS_OF.items()}
+    ports = {(unit, "50-low-port.conf"): port_drop_in(*used) for unit, used in _ports_of(config).items()}
+    return output | keys | ports
+
+
+def _ports_of(config: Config) -> dict[str, tuple[int, ...]]:
+    """What each unit listens on that may be given a port below 1024."""
+    return {
+        "ddwd-gateway": (config.gateway.dicom_port, config.gateway.http_port),
+        "ddwd-storage": (config.storage.dicom_port, config.storage.http_port),
+        "ddwd-tls@gateway": (config.tls.gateway_port,),
+        "ddwd-tls@storage": (config.tls.dicomweb_port,),
+    }
+
+
+def port_drop_in(*ports: int) -> str | None:
+    """The one capability that listening can need, below 1024; a user namespace of its own would make it void."""
+    if min(ports) >= _FIRST_OPEN_PORT:
+        return None
+    return (
+        f"# Written by ddwd-provision: a port in ddwd.yaml is below {_FIRST_OPEN_PORT}.\n[Service]\n"
+        "CapabilityBoundingSet=CAP_NET_BIND_SERVICE\nAmbientCapabilities=CAP_NET_BIND_SERVICE\nPrivateUsers=no\n"
+    )
 
 
 def output_drop_in(config: Config) -> str | None:

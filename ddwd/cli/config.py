@@ -34,7 +34,7 @@ _UNIT_OF = {
     "tls.gateway_port": "ddwd-tls@gateway",
     "tls.dicomweb_port": "ddwd-tls@storage",
 }
-_LISTENING = "0A"  # state column of /proc/net/tcp
+_LISTENING = "0A"  # state column of /proc/self/net/tcp; /proc/net is hidden by ProcSubset=pid
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -157,6 +157,8 @@ def _is_taken(host: str, port: int) -> bool:
         try:
             probe.bind((host, port))
             probe.listen(1)
+        except PermissionError:  # below 1024, and this user may not: then who listens is what can be known
+            return any(True for _ in _listeners(port))
         except OSError:
             return True
     return False
@@ -176,7 +178,7 @@ def _holder(port: int) -> str:
 
 
 def _listeners(port: int) -> Iterable[str]:
-    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+    for table in (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6")):
         try:
             lines = table.read_text(encoding="ascii").splitlines()[1:]
         except OSError:

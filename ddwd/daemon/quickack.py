@@ -32,6 +32,9 @@ _BREATH = 0.5
 _GROUPS = 0x40 | 0x400
 """RTMGRP_IPV4_ROUTE and RTMGRP_IPV6_ROUTE of rtnetlink(7)."""
 _HEADER = struct.Struct("=IHHII")
+_SKIP = 1
+_FAILED = 255
+"""The one exit status of ExecCondition= by which the unit fails; any other but 0 skips it."""
 _PROTOCOL_AT = _HEADER.size + 5
 """Place of rtm_protocol: the sixth byte of struct rtmsg."""
 
@@ -89,13 +92,20 @@ def watch(changed: Callable[[], None]) -> None:
 
 
 def main() -> int:
-    """Run until told to stop; the exit status is that of the error tree."""
+    """Run until told to stop; the exit status is that of the error tree.
+
+    With `--wanted` it only tells whether there is anything to do, as ExecCondition= of its unit wants it told.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    asked = sys.argv[1:] == ["--wanted"]
     try:
-        keeper = Keeper(load().network.quickack)
+        networks = load().network.quickack
     except DdwdError as error:
         sys.stderr.write(f"ddwd-quickack: {error}\n")
-        return error.exit_status
+        return _FAILED if asked else error.exit_status
+    if asked:
+        return 0 if networks else _SKIP
+    keeper = Keeper(networks)
     loop = Loop(keeper.turn, _INTERVAL, breath=_BREATH)
     loop.listen()
     threading.Thread(target=watch, args=(loop.wake,), name="watch", daemon=True).start()

@@ -62,7 +62,7 @@ class Metrics:
         self._backlog = gauge("ddwd_backlog_images", "Images that wait before a hop.", "hop")
         self._flight = gauge("ddwd_studies_in_flight", "Studies on their way, by stage.", "stage")
         self._quarantine = gauge("ddwd_quarantine_images", "Entries of the quarantine.")
-        self._unit = gauge("ddwd_unit_up", "1 where the systemd unit is active.", "unit")
+        self._unit = gauge("ddwd_unit_up", "1 where the systemd unit is active, or not needed.", "unit")
         self._orthanc = gauge("ddwd_orthanc_up", "1 where the Orthanc answers.", "node")
         self._held = gauge("ddwd_orthanc_images", "Images that the Orthanc holds.", "node")
         self._age = gauge("ddwd_heartbeat_age_seconds", "Age of a daemon's heartbeat.", "daemon")

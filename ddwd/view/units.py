@@ -30,14 +30,19 @@ UNITS = (
 """The umbrella, then the others in the order they start."""
 OPTIONAL = ("ddwd-tls@gateway", "ddwd-tls@storage")
 """Those that the settings may want; they have a condition, which says whether they do."""
-_PROPERTIES = "Id,ConditionResult,LoadState,ActiveState,SubState,NRestarts,StatusText"
+_PROPERTIES = "Id,ConditionResult,LoadState,ActiveState,SubState,Result,NRestarts,StatusText"
+_SKIPPED = "exec-condition"
+"""Result= of a unit that the settings do not need: ddwd-quickack without a network."""
 _BOOTED = Path("/run/systemd/system")
 _SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One unit, in systemd's own words; `text` is what the daemon last said of itself."""
+    """One unit, in systemd's own words; `text` is what the daemon last said of itself.
+
+    `sub` is the substate, or `exec-condition` where it is not running because the settings do not need it.
+    """
 
     name: str
     active: str
@@ -47,8 +52,8 @@ class Unit:
 
     @property
     def is_well(self) -> bool:
-        """True for a unit that runs; one that is about to is not there yet."""
-        return self.active == "active"
+        """True for a unit that runs, or is not needed; one that is about to run is not there yet."""
+        return self.active == "active" or (self.active == "inactive" and self.sub == _SKIPPED)
 
 
 def systemctl(arguments: Sequence[str]) -> str | None:
@@ -83,11 +88,12 @@ def _properties(block: str) -> dict[str, str]:
 
 def _unit(name: str, properties: dict[str, str]) -> Unit:
     restarts = properties.get("NRestarts", "")
+    skipped = properties.get("Result") == _SKIPPED
     loaded = properties.get("LoadState", "not-found")
     return Unit(
         name=name,
         active=properties.get("ActiveState", "unknown") if loaded == "loaded" else loaded,
-        sub=properties.get("SubState", ""),
+        sub=_SKIPPED if skipped else properties.get("SubState", ""),
         restarts=int(restarts) if restarts.isdecimal() else 0,
-        text=properties.get("StatusText", ""),
+        text="not needed by the settings" if skipped else properties.get("StatusText", ""),
     )

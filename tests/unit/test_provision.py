@@ -246,6 +246,45 @@ def test_no_drop_in_below_var_lib_ddwd() -> None:
     assert provision.output_drop_in(replace(Config(), output_dir=Path("/var/lib/ddwd/other/place"))) is None
 
 
+# --- ports below 1024 -------------------------------------------------------------------------------------------------
+
+
+def _with_port(config: Config, key: str, port: int) -> Config:
+    section, name = key.split(".")
+    return replace(config, **{section: replace(getattr(config, section), **{name: port})})
+
+
+@pytest.mark.parametrize(
+    ("key", "unit"),
+    [
+        ("gateway.dicom_port", "ddwd-gateway"),
+        ("gateway.http_port", "ddwd-gateway"),
+        ("storage.dicom_port", "ddwd-storage"),
+        ("tls.gateway_port", "ddwd-tls@gateway"),
+        ("tls.dicomweb_port", "ddwd-tls@storage"),
+    ],
+)
+def test_only_the_unit_with_a_port_below_1024_gets_a_capability(
+    config: Config, host: FakeHost, key: str, unit: str
+) -> None:
+    provision.ensure_drop_ins(_with_port(config, key, 1024), host)
+    assert list(host.units.rglob("*.conf")) == []
+    provision.ensure_drop_ins(_with_port(config, key, 1023), host)
+    texts = {str(path.relative_to(host.units)): path.read_text() for path in host.units.rglob("*.conf")}
+    assert list(texts) == [f"{unit}.service.d/50-low-port.conf"]
+    for text in texts.values():
+        assert re.findall(r"CAP_\w+", text) == ["CAP_NET_BIND_SERVICE"] * 2
+        assert "PrivateUsers=no\n" in text
+
+
+def test_the_capability_goes_when_the_port_is_back_above_1024(config: Config, host: FakeHost) -> None:
+    provision.ensure_drop_ins(_with_port(config, "gateway.dicom_port", 104), host)
+    host.commands.clear()
+    provision.ensure_drop_ins(config, host)
+    assert list(host.units.rglob("*.conf")) == []
+    assert host.commands == [["systemctl", "daemon-reload"]]
+
+
 # --- databases --------------------------------------------------------------------------------------------------------
 
 

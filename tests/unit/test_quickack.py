@@ -10,10 +10,12 @@ import pytest
 
 from ddwd.appliance import quickack
 from ddwd.appliance.quickack import PROTOCOL, Twin, plan
-from ddwd.daemon.quickack import Keeper, protocols
+from ddwd.daemon.quickack import Keeper, main, protocols
 from tests.readme import REPO
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ddwd.appliance.quickack import JsonRoute, Plan
     from ddwd.config import Network
 
@@ -283,6 +285,20 @@ def test_a_datagram_of_the_kernel_tells_whose_routes_have_changed() -> None:
 
     assert list(protocols(message(2) + message(221))) == [2, 221]
     assert list(protocols(b"")) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "status"),
+    [("[127.0.0.0/8]", 0), ("[]", 1), ("[nonsense]", 255)],
+    ids=["a network is wanted", "none is: skipped", "unreadable: failed"],
+)
+def test_systemd_is_told_whether_there_is_anything_to_do(
+    setting: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ddwd.yaml").write_text(f"network:\n  quickack: {setting}\n")
+    monkeypatch.setenv("DDWD_CONFIG", str(tmp_path / "ddwd.yaml"))
+    monkeypatch.setattr("sys.argv", ["ddwd-quickack", "--wanted"])
+    assert main() == status
 
 
 def test_the_unit_takes_back_the_routes_of_that_protocol() -> None:

@@ -162,6 +162,22 @@ def test_unit_that_is_not_installed_or_still_starting_is_not_well(machine: Machi
     assert states == {"ddwd-gateway": "activating", "ddwd-scp": "not-found"}
 
 
+def test_unit_that_the_settings_do_not_need_is_well_and_says_so(machine: Machine) -> None:
+    machine.units["ddwd-quickack"] = {
+        "ActiveState": "inactive",
+        "SubState": "dead",
+        "Result": "exec-condition",
+    }
+    report = machine.report()
+    assert report.wrong == ()
+    assert "not needed by the settings" in status.render(report)
+
+
+def test_unit_that_was_stopped_is_not_taken_for_one_that_is_not_needed(machine: Machine) -> None:
+    machine.units["ddwd-quickack"] = {"ActiveState": "inactive", "SubState": "dead", "Result": "success"}
+    assert [unit.name for unit in machine.report().units if not unit.is_well] == ["ddwd-quickack"]
+
+
 def test_status_text_of_the_daemons_is_shown(machine: Machine) -> None:
     machine.units["ddwd-extractor"] = {"StatusText": "3 studies in flight, a=b"}
     assert "3 studies in flight, a=b" in status.render(machine.report())
