@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from io import BytesIO
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, cast
 
 from pynetdicom import AE, evt
@@ -69,7 +69,10 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What the SCP did since its start; `progressed` is time.monotonic() of the last bytes that came."""
+    """What the SCP did since its start; `progressed` is time.monotonic() of the last bytes that came.
+
+    `strangers` are connections from elsewhere than this machine, closed before a byte was read.
+    """
 
     associations: int = 0
     received: int = 0
@@ -77,6 +80,7 @@ class Counts:
     refused: int = 0
     last_received: datetime | None = None
     progressed: float = 0.0
+    strangers: int = 0
 
 
 class _RefusedError(Exception):
@@ -93,7 +97,7 @@ class _Tally:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._received = self._bytes = self._refused = 0
+        self._received = self._bytes = self._refused = self._strangers = 0
         self._last: datetime | None = None
         self._progressed = time.monotonic()
 
@@ -112,11 +116,22 @@ class _Tally:
             else:
                 self._refused += 1
 
+    def turned_away(self) -> None:
+        """A connection from elsewhere was closed."""
+        with self._lock:
+            self._strangers += 1
+
     def counts(self, associations: int) -> Counts:
         """A consistent copy."""
         with self._lock:
             return Counts(
-                associations, self._received, self._bytes, self._refused, self._last, self._progressed
+                associations,
+                self._received,
+                self._bytes,
+                self._refused,
+                self._last,
+                self._progressed,
+                self._strangers,
             )
 
 
@@ -423,8 +438,10 @@ class StoreScp:
 
     def admits(self, source: str) -> bool:
         """Whether a connection from this address may be accepted now. Makes room at the cost of who has yet to say anything."""
-        if ip_address(self._scp.host).is_loopback and not ip_address(source).is_loopback:
+        if not self._is_here(source):
             log.warning("refused a connection from %s: only this machine may speak to the SCP", source)
+            self._tally.turned_away()
+            self._tell("?", f"{self._scp.aet} from {source}, which is not this machine")
             return False
         with self._changed:
             if len(self._open) < self._bounds.connections:
@@ -456,6 +473,13 @@ class StoreScp:
             return None
         finally:
             self._handshakes.release()
+
+    def _is_here(self, source: str) -> bool:
+        """Whether an address is this machine's, where ORTHANC2 runs: of the loopback, or the one that is listened on."""
+        address = ip_address(source)
+        inner = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+        listening = None if self._server is None else str(self._server.server_address[0])
+        return (inner or address).is_loopback or source == listening
 
     def opened(self, association: Association) -> None:
         """Equip a new association."""

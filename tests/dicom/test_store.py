@@ -12,6 +12,7 @@ import sys
 import threading
 from dataclasses import replace
 from io import BytesIO
+from ipaddress import IPv4Address
 from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from pynetdicom.dsutils import encode, split_dataset
 from pynetdicom.presentation import build_context
 
 from ddwd import durable, room
-from ddwd.config import Config
+from ddwd.config import Config, Scp
 from ddwd.dicom import store_scu
 from ddwd.dicom.store_scp import StoreScp
 from ddwd.dicom.upper_layer import MAX_PDU, Peer, associate
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 TEST_FILES = Path(pydicom.data.__file__).parent / "test_files"
+EVERYWHERE = str(IPv4Address(0))
 
 
 def data_set(sop_uid: str = "1.2.3.4", body: bytes = b"pixels") -> bytes:
@@ -297,3 +299,43 @@ def test_a_rejected_association_is_logged_without_believing_it(
     associate(replace(portal.peer, called="OTHER"), [build_context(CT)])
     line = said.get(timeout=30).getMessage()
     assert line == "rejected an association of 'TEST' at 127.0.0.1, which called 'OTHER'"
+
+
+@pytest.mark.parametrize(
+    ("host", "source", "admitted"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.8.9.1", True),
+        ("127.0.0.1", "10.1.2.3", False),
+        ("localhost", "127.0.0.1", True),
+        ("localhost", "10.1.2.3", False),
+        (EVERYWHERE, "127.0.0.1", True),
+        (EVERYWHERE, "10.1.2.3", False),
+        (EVERYWHERE, "::ffff:10.1.2.3", False),
+        (EVERYWHERE, "::ffff:127.0.0.1", True),
+    ],
+)
+def test_only_this_machine_may_speak_to_it_wherever_it_listens(
+    tmp_path: Path, host: str, source: str, *, admitted: bool
+) -> None:
+    config = Config(scp=Scp(host=host, port=0), output_dir=tmp_path)
+    told: list[tuple[str, str]] = []
+    scp = StoreScp(config)
+    scp.on_refused(lambda calling, called: told.append((calling, called)))
+    scp.start()
+    try:
+        assert scp.answers()
+        assert scp.admits(source) is admitted
+    finally:
+        scp.stop(5)
+    assert scp.counts().strangers == (not admitted)
+    assert told == ([] if admitted else [("?", f"PYTHON_SCP from {source}, which is not this machine")])
+
+
+def test_a_stranger_is_cut_off_before_a_byte_is_read(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portal.scp, "_is_here", lambda _source: False)
+    with socket.create_connection(("127.0.0.1", portal.scp.port)) as stranger:
+        stranger.settimeout(5)
+        assert stranger.recv(1) == b""
+    assert portal.scp.counts().associations == 0
+    assert portal.scp.counts().strangers == 1
