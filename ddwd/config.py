@@ -24,6 +24,7 @@ from ddwd.model import parse_aet
 
 NodeName = Literal["gateway", "storage"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_EVERY_ADDRESS = ipaddress.IPv4Network("0.0.0.0/0")
 
 CONFIG_FILE = Path("/etc/ddwd/ddwd.yaml")
 DEFAULTS_FILE = Path("/etc/default/ddwd")
@@ -52,6 +53,23 @@ class Scp:
     aet: str = "PYTHON_SCP"
     host: str = "127.0.0.1"
     port: int = 11112
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """One entry of `senders`: an AE title, in which * and ? stand for others, and the network it may send from."""
+
+    aet: str
+    network: ipaddress.IPv4Network = _EVERY_ADDRESS
+
+    def __str__(self) -> str:
+        """As it is written in ddwd.yaml."""
+        return f"{self.aet} from {self.network}" if self.network.prefixlen else self.aet
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it stands for more than one AE title."""
+        return bool(set("*?") & set(self.aet))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +223,7 @@ class Config:
     storage: OrthancNode = field(default_factory=lambda: OrthancNode("storage", "ORTHANC2", 4243, 8043))
     scp: Scp = field(default_factory=Scp)
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    senders: tuple[Sender, ...] = ()
     tls: TlsConfig = field(default_factory=TlsConfig)
     output_dir: Path = Path("/var/lib/ddwd/received_dicom")
     poll_interval: float = 5.0
@@ -392,6 +411,23 @@ def _network(raw: _Raw) -> Network:
     return network
 
 
+def _sender(raw: _Raw) -> Sender:
+    title, _, network = raw.text.rpartition(" from ") if " from " in raw.text else (raw.text, "", "")
+    wanted = (
+        'write "AET from NETWORK", as "CT1 from 10.1.2.3", "MR* from 10.2.0.0/16" or "* from 10.3.0.0/16"'
+    )
+    try:
+        aet = parse_aet(title)
+    except InvalidValueError as error:
+        _wrong(f"{raw.text!r} has no AE title: {error}", wanted)
+    if not network:
+        return Sender(aet)
+    found = _network(raw._replace(text=network))
+    if isinstance(found, ipaddress.IPv6Network):
+        _wrong(f"{raw.text!r}: Orthanc takes DICOM by IPv4 only", wanted)
+    return Sender(aet, found)
+
+
 def _url(raw: _Raw) -> str:
     if re.fullmatch(r"https?://[^\s/]+(/\S*)?", raw.text) is None:
         _wrong("it is not a URL", "write https://HOST/PATH")
@@ -441,6 +477,7 @@ SETTINGS: Mapping[str, _Setting] = {
     "scp.host": _Setting(_host),
     "scp.port": _Setting(_PORT),
     "network.quickack": _Setting(_network, many=True),
+    "senders": _Setting(_sender, many=True),
     "tls.gateway": _Setting(_choice("off", "both", "only")),
     "tls.gateway_port": _Setting(_PORT),
     "tls.dicomweb": _Setting(_switch),
@@ -582,6 +619,8 @@ def _not_yaml(path: Path, error: Exception) -> Problem:
     mark = getattr(error, "problem_mark", None)
     said = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
     instead = "write `key: value` lines, sections indented, as in the file of the package"
+    if "alias" in str(getattr(error, "context", "")) + said:
+        instead = 'put text that begins with * in quotes, as "* from 10.3.0.0/16"'
     return Problem(str(path), None if mark is None else mark.line + 1, "syntax", f"not YAML: {said}", instead)
 
 

@@ -21,6 +21,10 @@ SELF_TEST_PATIENT = "DDWD-SELFTEST"
 """PatientID of the studies that the portal sends itself (`ddwd doctor --send`); no other study may be removed by it."""
 SELF_TEST_AET = "DDWD_SELFTEST"
 """Calling AE title of the same; nobody's habit and nobody's day's work."""
+SEND_AET = "DDWD_SEND"
+"""Calling AE title of `ddwd send`."""
+EXTRACTOR_AET = "DDWD_EXTRACTOR"
+"""Calling AE title of the extractor's C-MOVE, the only one that ORTHANC2 answers."""
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _UID_LENGTH = 64  # PS3.5 section 9.1

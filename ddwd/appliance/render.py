@@ -8,7 +8,6 @@ stands in two files; whatever would break the minimum configuration is a Problem
 from __future__ import annotations
 
 import copy
-import ipaddress
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddwd import tls
+from ddwd.appliance import senders
 from ddwd.errors import ConfigError, Problem
+from ddwd.model import EXTRACTOR_AET
 from ddwd.paths import Paths, orthanc_share
 
 if TYPE_CHECKING:
@@ -59,11 +60,13 @@ def base(config: Config, credentials: Credentials, node: NodeName, *, door: bool
         "StableAge": config.stable_age,
         "RegisteredUsers": credentials.of(node),
         "Plugins": _plugins(config, door=door),
-        "LuaScripts": [str(share / name) for name in _scripts(node)],
+        "LuaScripts": [str(share / name) for name in _scripts(config, node)],
         "Ddwd": _settings_for_scripts(config, node),
     }
     if door:
         rendered["PythonScript"] = str(share / DOOR)
+    if node == "gateway":
+        rendered |= senders.orthanc(config)
     if config.database.engine == "postgresql":
         rendered["PostgreSQL"] = _postgresql(config, node)
     rendered |= _dicom_tls(config, node)
@@ -92,8 +95,10 @@ def senders_bundle(config: Config) -> Path:
     return Paths(config).tls / "senders.pem"
 
 
-def _scripts(node: NodeName) -> tuple[str, ...]:
-    return ("doorbell.lua", "autoforward.lua") if node == "gateway" else ("doorbell.lua",)
+def _scripts(config: Config, node: NodeName) -> tuple[str, ...]:
+    if node == "storage":
+        return ("doorbell.lua",)
+    return ("doorbell.lua", "autoforward.lua", *((senders.SCRIPT,) if config.senders else ()))
 
 
 def _plugins(config: Config, *, door: bool) -> list[str]:
@@ -106,9 +111,10 @@ def _plugins(config: Config, *, door: bool) -> list[str]:
 
 
 def _settings_for_scripts(config: Config, node: NodeName) -> Json:
-    """What the scripts inside Orthanc read: Lua the first four, the door the rest."""
+    """What the scripts inside Orthanc read: Lua the first five, the door the rest."""
     paths = Paths(config)
-    return {
+    listed = {"Senders": senders.rules(config.senders)} if node == "gateway" and config.senders else {}
+    return listed | {
         "Mode": config.forward.mode,
         "Batch": config.forward.batch,
         "Doorbell": str(paths.doorbell(node)),
@@ -141,7 +147,7 @@ def _postgresql(config: Config, node: NodeName) -> Json:
 
 
 def _add_peer(rendered: Json, config: Config, credentials: Credentials, node: NodeName) -> None:
-    """The gateway knows the storage by DICOMweb; the storage knows the SCP, alone allowed to ask for C-MOVE."""
+    """The gateway knows the storage by DICOMweb; the storage sends to the SCP, and answers the extractor of this machine alone."""
     if node == "gateway":
         user, password = credentials.login("storage", "gateway")
         server: Json = {
@@ -159,29 +165,23 @@ def _add_peer(rendered: Json, config: Config, credentials: Credentials, node: No
             rendered["HttpsCACertificates"] = str(tls.authority(config))
         rendered["DicomWeb"]["Servers"] = {STORAGE_SERVER: server}
         return
-    rendered["DicomCheckModalityHost"] = _is_address(config.scp.host)
-    rendered["DicomModalities"][config.scp.aet] = {
-        "AET": config.scp.aet,
-        "Host": config.scp.host,
-        "Port": config.scp.port,
-        "AllowEcho": True,
-        "AllowMove": True,
-        "AllowStore": True,
-        "AllowFind": True,
-        "AllowGet": False,
-        "AllowTranscoding": False,
-        "Timeout": _SCP_SECONDS,
-        "UseDicomTls": config.tls.scp,
+    rendered["DicomModalities"] |= {
+        config.scp.aet: {
+            "AET": config.scp.aet,
+            "Host": config.scp.host,
+            "Port": config.scp.port,
+            **senders.allowing(),
+            "AllowTranscoding": False,
+            "Timeout": _SCP_SECONDS,
+            "UseDicomTls": config.tls.scp,
+        },
+        EXTRACTOR_AET: {
+            "AET": EXTRACTOR_AET,
+            "Host": "127.0.0.1",
+            "Port": config.scp.port,
+            **senders.allowing("Echo", "Move"),
+        },
     }
-
-
-def _is_address(host: str) -> bool:
-    """Orthanc compares the caller's address as text, so only an address can be checked."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 class Rendered(NamedTuple):
@@ -273,6 +273,7 @@ _ELSEWHERE = {
     "Ddwd": "forward.mode or forward.batch",
 }
 """Keys of Orthanc that ddwd.yaml decides."""
+_SENDERS_KEYS = ("DicomAlwaysAllowStore", "DicomAlwaysAllowEcho", "DicomCheckModalityHost")
 _OURS = {
     "PythonScript": "leave it out: Orthanc takes one Python script, and the portal's own keeps conflicting images"
 }
@@ -280,15 +281,16 @@ _OURS = {
 
 
 def _refused_keys(path: Path, addition: Json, node: NodeName) -> list[Problem]:
+    known = {key: f"set {there.format(node=node)} in ddwd.yaml" for key, there in _ELSEWHERE.items()} | _OURS
+    at_senders = (
+        "set senders in ddwd.yaml"
+        if node == "gateway"
+        else "leave it out: only the extractor speaks to ORTHANC2 by DIMSE, and who stands in DicomModalities"
+    )
+    known |= dict.fromkeys(_SENDERS_KEYS, at_senders)
     return [
-        Problem(
-            str(path), None, key, "is not for this file", f"set {key_there.format(node=node)} in ddwd.yaml"
-        )
-        for key, key_there in _ELSEWHERE.items()
-        if key in addition
-    ] + [
         Problem(str(path), None, key, "is not for this file", instead)
-        for key, instead in _OURS.items()
+        for key, instead in known.items()
         if key in addition
     ]
 
@@ -321,7 +323,6 @@ MINIMUM: tuple[_Rule, ...] = (
     _exactly("SaveJobs", value=True),
     _exactly("DicomCheckCalledAet", value=True),
     _exactly("UnknownSopClassAccepted", value=True),
-    _exactly("DicomAlwaysAllowStore", value=True),
     _exactly("DeidentifyLogs", value=True),
     _exactly("ExecuteLuaEnabled", value=False),
     _exactly("AuthenticationEnabled", value=True),
@@ -391,7 +392,8 @@ def _own_paths(config: Config, node: NodeName) -> list[tuple[str, ...]]:
         *logins,
         *_TLS_KEYS,
         ("RegisteredUsers", "gateway"),
-        *((*modality, key) for key in ("AET", "Host", "Port", "AllowMove", "AllowStore", "UseDicomTls")),
+        *((*modality, key) for key in ("AET", "Host", "Port", "UseDicomTls")),
+        ("DicomModalities", EXTRACTOR_AET),
     ]
 
 
@@ -424,11 +426,13 @@ def _lint_users(rendered: Rendered, node: NodeName) -> list[Problem]:
 
 
 def _lint_scripts(rendered: Rendered) -> list[Problem]:
-    """A reception filter discards images and answers success: none may be loaded."""
+    """A reception filter discards images and answers success: none may be loaded. Ours answers a failure."""
     problems = []
     scripts = rendered.tree.get("LuaScripts")
     for script in scripts if isinstance(scripts, list) else []:
         path = Path(str(script))
+        if path == orthanc_share() / senders.SCRIPT:
+            continue
         try:
             found = _FILTERS.search(path.read_text(encoding="utf-8", errors="replace"))
         except OSError as error:

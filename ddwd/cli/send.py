@@ -12,6 +12,7 @@ from ddwd import tls
 from ddwd.dicom.store_scu import Answer, Outgoing, examine, files, send
 from ddwd.dicom.upper_layer import Peer
 from ddwd.errors import DeliveryError, PeerDownError, PeerRefusedError
+from ddwd.model import SEND_AET
 
 if TYPE_CHECKING:
     import argparse
@@ -32,7 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--host", default=_HERE, help="where to send (default: this machine)")
     parser.add_argument("--port", type=int, help="DICOM port (default: the gateway's)")
     parser.add_argument("--aet", help="called AE title (default: the gateway's)")
-    parser.add_argument("--calling", default="DDWD_SEND", help="calling AE title (default: %(default)s)")
+    parser.add_argument("--calling", default=SEND_AET, help="calling AE title (default: %(default)s)")
     parser.add_argument("--tls", action="store_true", help="by TLS, with the operator's certificate")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.set_defaults(run=run)

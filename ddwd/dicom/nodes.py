@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ddwd import tls
 from ddwd.dicom.upper_layer import Peer
+from ddwd.model import EXTRACTOR_AET
 
 if TYPE_CHECKING:
     from ddwd.config import Config
@@ -20,9 +21,9 @@ def gateway(config: Config, calling: str) -> Peer:
 
 
 def storage(config: Config, name: tls.Name = "operator") -> Peer:
-    """ORTHANC2, which knows one caller: the AE title that it sends to. Raises ConfigError."""
+    """ORTHANC2, which answers one caller alone. Raises ConfigError."""
     node = config.storage
-    return Peer(_HERE, node.dicom_port, node.aet, config.scp.aet, tls.to_storage(config, name))
+    return Peer(_HERE, node.dicom_port, node.aet, EXTRACTOR_AET, tls.to_storage(config, name))
 
 
 def scp(config: Config, calling: str, name: tls.Name = "operator") -> Peer:

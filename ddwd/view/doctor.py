@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ddwd import tls
 from ddwd.appliance import quickack, render
+from ddwd.config import CONFIG_FILE
 from ddwd.errors import ConfigError, DdwdError, Problem
 from ddwd.paths import Paths
 from ddwd.view.units import UNITS
@@ -385,12 +386,11 @@ def certificate_files(config: Config, login: Credentials) -> Iterator[Path]:
 
 def _senders(bench: Bench) -> Iterator[Finding]:
     """Who may send."""
-    if bench.login is None:
-        return
-    tree = render.merged(bench.config, bench.login, "gateway")[0].tree
-    if tree.get("DicomAlwaysAllowStore"):
-        text = f"anyone who reaches port {bench.config.gateway.dicom_port} may send"
-        yield Finding("senders", Level.NOTE, text, "let the firewall admit your modalities only")
+    config = bench.config
+    if not config.senders:
+        text = f"anyone who reaches port {config.gateway.dicom_port} may send, by any AE title"
+        remedy = f"list your modalities in senders in {CONFIG_FILE}"
+        yield Finding("senders", Level.WARN, text, remedy)
 
 
 def _quickack(bench: Bench) -> Iterator[Finding]:
@@ -469,7 +469,7 @@ _FINE = {
     "permissions": "patient data is for group ddwd alone",
     "clock": "synchronised, and the same everywhere",
     "certificates": "valid",
-    "senders": "restricted",
+    "senders": "only those in the list may send",
     "quickack": "every network of network.quickack has its routes",
     "waiting": "nothing waits for you",
     "self test": "the last one passed",

@@ -55,9 +55,16 @@ def _listing(portal: Portal, study: Study) -> list[tuple[str, int, int]]:
     return sorted((path.name, path.stat().st_ino, path.stat().st_mtime_ns) for path in files)
 
 
-def test_a_study_put_straight_onto_storage_arrives_too(portal: Portal, tmp_path: Path) -> None:
+def test_a_study_put_straight_onto_storage_by_rest_arrives_too(portal: Portal, tmp_path: Path) -> None:
     study = made_up_ct(tmp_path / "ct", 5, seed=14, size=16)
-    portal.modality.run(portal.modality.dcmsend_argv(*study.paths, aec="ORTHANC2", port=4243))
+    portal.machine.copy_in(tmp_path / "ct", f"{INBOX}/to-post")
+    login = f'user = "{portal.machine.credentials("storage")}"\n'
+    command = (
+        f"find {INBOX}/to-post -type f | xargs -I FILE curl -sSf -o /dev/null -K /run/post.conf --data-binary @FILE"
+        " -H Expect: http://127.0.0.1:8043/instances"
+    )
+    portal.machine.run("umask 077; cat > /run/post.conf", stdin=login)
+    portal.machine.run(f"{command}; rm /run/post.conf")
     portal.wait_complete(study)
     portal.assert_equal([study])
 

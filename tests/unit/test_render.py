@@ -132,10 +132,20 @@ def test_storage_sends_to_the_scp_as_stored(site: Site) -> None:
     assert site.tree("gateway")["DicomModalities"] == {}
 
 
-@pytest.mark.parametrize(("host", "checked"), [("127.0.0.1", True), ("::1", True), ("scp.example", False)])
-def test_caller_is_checked_by_address_where_there_is_one(site: Site, host: str, *, checked: bool) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.1.2.3", "scp.example"])
+def test_storage_answers_the_extractor_of_this_machine_and_nobody_else(site: Site, host: str) -> None:
     site.config = replace(site.config, scp=replace(site.config.scp, host=host))
-    assert site.tree("storage")["DicomCheckModalityHost"] is checked
+    tree = site.tree("storage")
+    assert [key for key, value in tree.items() if key.startswith("DicomAlwaysAllow") and value] == []
+    assert tree["DicomCheckModalityHost"] is True
+    allowed = {
+        (name, key.removeprefix("Allow"))
+        for name, modality in tree["DicomModalities"].items()
+        for key, value in modality.items()
+        if key.startswith("Allow") and value
+    }
+    assert allowed == {("DDWD_EXTRACTOR", "Echo"), ("DDWD_EXTRACTOR", "Move")}
+    assert tree["DicomModalities"]["DDWD_EXTRACTOR"]["Host"] == "127.0.0.1"
 
 
 def test_passwords_are_those_of_the_installation(site: Site) -> None:
@@ -216,7 +226,6 @@ def test_comments_are_allowed_as_orthanc_does_and_strings_are_left_alone(site: S
         ("IngestTranscoding", "1.2.840.10008.1.2.4.80"),
         ("OverwriteInstances", 0),
         ("SyncStorageArea", None),
-        ("DicomAlwaysAllowStore", False),
         ("DicomServerEnabled", False),
         ("LuaScripts", 5),
         ("Plugins", "x"),
@@ -266,6 +275,11 @@ def test_addition_that_breaks_the_minimum_is_named(
             {"DicomWeb": {"Servers": {"storage": {"Url": "http://h/"}}}},
             "DicomWeb.Servers.storage.Url",
         ),
+        (
+            "storage",
+            {"DicomModalities": {"DDWD_EXTRACTOR": {"Host": "10.1.2.3"}}},
+            "DicomModalities.DDWD_EXTRACTOR",
+        ),
         ("gateway", {"RegisteredUsers": {"ddwd": "another"}}, "RegisteredUsers.ddwd"),
         ("storage", {"RegisteredUsers": {"gateway": "another"}}, "RegisteredUsers.gateway"),
         ("gateway", {"RegisteredUsers": {"orthanc": "orthanc"}}, "RegisteredUsers"),
@@ -288,6 +302,19 @@ def test_what_ddwd_yaml_decides_is_sent_there(site: Site, key: str, there: str) 
     path = site.add("storage", {key: 1})
     (problem,) = site.problems("storage")
     assert problem.startswith(f"{path}: {key}: is not for this file; set {there}")
+
+
+@pytest.mark.parametrize("key", ["DicomAlwaysAllowStore", "DicomAlwaysAllowEcho", "DicomCheckModalityHost"])
+@pytest.mark.parametrize(
+    ("node", "there"), [("gateway", "set senders in ddwd.yaml"), ("storage", "leave it out")]
+)
+@pytest.mark.parametrize("value", [True, False])
+def test_no_addition_decides_who_may_speak(
+    site: Site, node: NodeName, key: str, there: str, *, value: bool
+) -> None:
+    path = site.add(node, {key: value})
+    (problem,) = site.problems(node)
+    assert problem.startswith(f"{path}: {key}: is not for this file; {there}")
 
 
 def test_all_problems_at_once_each_with_its_file(site: Site) -> None:

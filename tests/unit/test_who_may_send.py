@@ -1,0 +1,156 @@
+"""`senders` of ddwd.yaml: what may stand there, whom it lets in, and what becomes of it in the gateway's configuration."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ddwd.appliance import credentials
+from ddwd.appliance.render import render
+from ddwd.appliance.senders import admits
+from ddwd.config import Config, Sender, load
+from ddwd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CT = Sender("CT1", IPv4Network("10.1.2.3"))
+MR = Sender("MR*", IPv4Network("10.2.0.0/16"))
+ANY = Sender("*", IPv4Network("10.3.0.0/24"))
+
+
+def _read(folder: Path, text: str) -> tuple[Sender, ...]:
+    path = folder / "ddwd.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load(path, {"DDWD_DEFAULTS": str(folder / "none")}).senders
+
+
+@pytest.mark.parametrize(
+    ("text", "senders"),
+    [
+        ("senders: []", ()),
+        ("senders:", ()),
+        ("senders: [CT1 from 10.1.2.3]", (CT,)),
+        ("senders: CT1 from 10.1.2.3", (CT,)),
+        ("senders: CT1 from 10.1.2.3, MR* from 10.2.0.0/16", (CT, MR)),
+        (
+            'senders:\n  - CT1 from 10.1.2.3\n  - MR* from 10.2.0.0/16\n  - "* from 10.3.0.0/24"\n',
+            (CT, MR, ANY),
+        ),
+        ("senders: [US ROOM 1]", (Sender("US ROOM 1"),)),
+        ("senders: [US from B from 10.1.2.3]", (Sender("US from B", IPv4Network("10.1.2.3")),)),
+    ],
+)
+def test_entries_are_ae_titles_with_a_network(tmp_path: Path, text: str, senders: tuple[Sender, ...]) -> None:
+    assert _read(tmp_path, text) == senders
+    again = "senders:\n" + "".join(f"  - {json.dumps(str(one))}\n" for one in senders)
+    assert _read(tmp_path, again) == senders
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("senders:\n  - * from 10.3.0.0/24", ("ddwd.yaml:2: syntax: not YAML", 'put text that begins with * in quotes')),
+        ("senders: [*]", ("ddwd.yaml:1: syntax: not YAML", "in quotes")),
+        ("senders: [CT1 from 10.1.2]", ("'10.1.2' is not a network", "write a network as 10.1.0.0/16")),
+        ("senders: [CT1 from 10.1.2.3/16]", ("has bits beyond its length; write 10.1.0.0/16",)),
+        ("senders: [CT1 from 2001:db8::1]", ("Orthanc takes DICOM by IPv4 only", 'write "AET from NETWORK"')),
+        ("senders: [A_TITLE_THAT_IS_TOO_LONG from 10.1.2.3]", ("has no AE title", 'as "CT1 from 10.1.2.3"')),
+        ("senders:\n  - {aet: CT1, from: 10.1.2.3}", ("ddwd.yaml:2: senders: has a list or a section",)),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_what_to_write(tmp_path: Path, text: str, said: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _read(tmp_path, text)
+    (line,) = str(caught.value).splitlines()
+    assert [part for part in said if part not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("aet", "address", "admitted"),
+    [
+        ("CT1", "10.1.2.3", True),
+        ("ct1 ", "10.1.2.3", True),
+        ("CT1", "10.1.2.4", False),
+        ("CT12", "10.1.2.3", False),
+        ("MR1", "10.2.200.1", True),
+        ("MR", "10.2.200.1", True),
+        ("XMR", "10.2.200.1", False),
+        ("MR1", "10.1.2.3", False),
+        ("ANYTHING", "10.3.0.255", True),
+        ("ANYTHING", "10.3.1.0", False),
+        ("CT1", "127.0.0.1", True),
+        ("DDWD_SELFTEST", "127.0.0.1", True),
+        ("DDWD_SEND", "127.0.0.1", True),
+        ("DDWD_SEND", "10.9.9.9", False),
+    ],
+)
+def test_the_pair_of_title_and_address_decides(aet: str, address: str, *, admitted: bool) -> None:
+    assert admits((CT, MR, ANY), aet, address) is admitted
+
+
+def test_without_a_list_anyone_may_send() -> None:
+    assert admits((), "ANYONE", "203.0.113.9")
+
+
+def _gateway(*senders: Sender) -> dict[str, Any]:
+    config = replace(Config(), senders=senders)
+    found: dict[str, Any] = json.loads(render(config, credentials.generate(), "gateway"))
+    return found
+
+
+def _locks(tree: dict[str, Any]) -> tuple[bool, bool, bool]:
+    """Whether strangers may C-STORE, whether they may C-ECHO, whether addresses are checked by Orthanc itself."""
+    return tree["DicomAlwaysAllowStore"], tree["DicomAlwaysAllowEcho"], tree["DicomCheckModalityHost"]
+
+
+def test_without_a_list_the_gateway_is_as_it_was() -> None:
+    tree = _gateway()
+    assert _locks(tree) == (True, True, False)
+    assert tree["DicomModalities"] == {}
+    assert not any("senders.lua" in script for script in tree["LuaScripts"])
+    assert "Senders" not in tree["Ddwd"]
+
+
+@pytest.mark.parametrize(
+    ("senders", "locks"),
+    [
+        ((CT,), (False, False, True)),
+        ((CT, Sender("CT2", IPv4Network("10.1.2.0/24"))), (False, False, False)),
+        ((CT, Sender("ct1", IPv4Network("10.1.2.9"))), (False, False, False)),
+        ((CT, Sender("CT2")), (False, False, False)),
+        ((CT, MR), (True, True, False)),
+    ],
+)
+def test_orthanc_itself_refuses_all_that_it_can_tell_apart(
+    senders: tuple[Sender, ...], locks: tuple[bool, bool, bool]
+) -> None:
+    tree = _gateway(*senders)
+    assert _locks(tree) == locks
+    assert tree["LuaScripts"][-1].endswith("/orthanc/senders.lua")
+    assert {(rule["Aet"], rule["First"], rule["Last"]) for rule in tree["Ddwd"]["Senders"]} >= {
+        ("ct1", 0x0A010203, 0x0A010203)
+    }
+    allowed = {
+        (modality["AET"], key)
+        for modality in tree["DicomModalities"].values()
+        for key, value in modality.items()
+        if key.startswith("Allow") and value
+    }
+    assert {key for _, key in allowed} <= {"AllowEcho", "AllowStore"}
+    titles = {one.aet.upper() for one in senders} | {"DDWD_SELFTEST", "DDWD_SEND"}
+    assert {title.upper() for title, _ in allowed} == (set() if locks[0] else titles)
+
+
+def test_a_list_makes_no_image_of_the_web_or_of_the_storage_a_strangers() -> None:
+    config = replace(Config(), senders=(CT,))
+    storage = json.loads(render(config, credentials.generate(), "storage"))
+    assert storage == json.loads(render(Config(), _same_login(storage), "storage"))
+
+
+def _same_login(tree: dict[str, Any]) -> credentials.Credentials:
+    return credentials.Credentials({"storage": tree["RegisteredUsers"], "gateway": tree["RegisteredUsers"]})
