@@ -60,7 +60,11 @@ def orthanc(config: Config) -> dict[str, Any]:
     return {
         "DicomAlwaysAllowStore": False,
         "DicomAlwaysAllowEcho": False,
-        "DicomCheckModalityHost": len(titles) == len(senders) and all(map(_is_one_address, senders)),
+        "DicomCheckModalityHost": (
+            len(titles) == len(senders)
+            and all(map(_is_one_address, senders))
+            and config.tls.gateway != "both"  # who comes by TLS then comes from this machine
+        ),
         "DicomModalities": {f"sender {one.aet}": modality(one) for one in titles.values()},
     }
 

@@ -204,6 +204,24 @@ def test_a_modalitys_certificate_opens_no_inner_hop() -> None:
         _shake_hands(context, server, "127.0.0.1")
 
 
+def test_a_gateway_certificate_of_an_authority_of_the_hospitals_is_known_by_its_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    config = certificates.with_tls(Config(), certificates.own())
+    theirs = tls.Files(certificates.strangers() / "gateway.pem", certificates.strangers() / "gateway.key")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(*theirs)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        _shake_hands(tls.with_operator(config), server, "x")
+    set_so = replace(
+        config.tls, gateway="only", gateway_certificate=theirs.certificate, gateway_key=theirs.key
+    )
+    client = tls.to_gateway(replace(config, tls=set_so))
+    assert client is not None
+    _shake_hands(client, server, "x")
+
+
 @pytest.mark.parametrize("name", ["../ca", "", "a/b", "-x", "A" * 65, "CT 1", "CT\n1"])
 def test_a_name_that_could_be_a_path_is_none(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidValueError, match="is no name"):
