@@ -139,6 +139,11 @@ class Paths:
         return self.config.data_dir / "monitor" / "audit"
 
     @property
+    def refusals(self) -> Path:
+        """How far the Orthancs' log was read for refused associations; the monitor."""
+        return self.config.data_dir / "monitor" / "refusals.cursor"
+
+    @property
     def self_test(self) -> Path:
         """What the last study of our own did; `ddwd doctor --send` writes it."""
         return self.config.run_dir / "doctor" / "last.json"

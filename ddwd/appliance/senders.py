@@ -65,7 +65,9 @@ def orthanc(config: Config) -> dict[str, Any]:
             and all(map(_is_one_address, senders))
             and config.tls.gateway != "both"  # who comes by TLS then comes from this machine
         ),
-        "DicomModalities": {f"sender {one.aet}": modality(one) for one in titles.values()},
+        "DicomModalities": {
+            f"sender-{number}": modality(one) for number, one in enumerate(titles.values(), start=1)
+        },
     }
 
 

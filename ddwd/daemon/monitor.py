@@ -21,6 +21,7 @@ from ddwd.errors import DdwdError
 from ddwd.monitor import alerts, senders
 from ddwd.monitor.metrics import Metrics
 from ddwd.monitor.outbox import Outbox
+from ddwd.monitor.refusals import Refusals, Watch
 from ddwd.monitor.relay import Relay
 from ddwd.monitor.silence import WEEKS, Habits
 from ddwd.paths import Paths
@@ -133,8 +134,13 @@ class Monitor:
         self._history = Tail(paths.ledger)
         self._metrics = Metrics(config.metrics.textfile)
         self._alerts = Alerts(config, paths, clock, Audit())
+        refusals = Watch(Refusals(Audit(), clock), paths.refusals)
         self._relay = Relay(config, paths.audit_queue) if config.audit.host else None
-        self._parts = [Part("alerts", self._alerts.step), Part("metrics", self._measure)]
+        self._parts = [
+            Part("alerts", self._alerts.step),
+            Part("metrics", self._measure),
+            Part("refusals", lambda _report, _happened: refusals.step()),
+        ]
         if self._relay is not None:
             relay = self._relay
             self._parts.append(Part("audit", lambda _report, _happened: relay.step()))

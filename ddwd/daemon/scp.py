@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import sys
-import threading
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from ddwd.config import load
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.dicom.store_scp import Counts, StoreScp
 from ddwd.errors import DdwdError
+from ddwd.monitor.refusals import Refusals
 from ddwd.paths import Paths
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ _INTERVAL = 2.0
 _ECHO_EVERY = 8.0
 """Seconds between two self checks: well within WatchdogSec."""
 _ECHO_TIMEOUT = 5.0
-_MINUTE = 60.0
-_TOLD_A_MINUTE = 10
 _DRAIN = 20.0
 """Seconds that objects on their way in have to come whole after SIGTERM."""
 
@@ -83,34 +81,6 @@ class Heart:
             fresh.replace(self._file)
         except OSError as error:
             log.warning("cannot write the heartbeat: %s", error.strerror)
-
-
-class Refusals:
-    """Tells refused associations in the audit: each where they are few, their number where someone hammers at the port."""
-
-    def __init__(self, audit: Audit, clock: Clock) -> None:
-        self._audit = audit
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._minute = float("-inf")
-        self._told = 0
-        self._untold = 0
-
-    def refused(self, calling: str, called: str) -> None:
-        """One more; called by the threads of the SCP."""
-        with self._lock:
-            now = self._clock.monotonic()
-            if now - self._minute >= _MINUTE:
-                self._minute, self._told = now, 0
-            if self._told >= _TOLD_A_MINUTE:
-                self._untold += 1
-                return
-            self._told += 1
-            more, self._untold = self._untold, 0
-        also = f"; {more} more were refused in the minutes before" if more else ""
-        self._audit.record(
-            Event.ASSOCIATION_REFUSED, f"refused an association that called {called}{also}", aet=calling
-        )
 
 
 def main() -> int:

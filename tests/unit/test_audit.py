@@ -9,7 +9,7 @@ import pytest
 
 from ddwd.audit import FIELDS, MESSAGE_IDS, Audit, Event
 from ddwd.config import Config, Scp
-from ddwd.daemon.scp import Refusals
+from ddwd.monitor.refusals import Refusals
 from ddwd.state.settings import changed_settings
 from tests import readme
 from tests.unit.fakes import FakeClock

@@ -1,0 +1,143 @@
+"""Refused associations become audit events: those of our own SCP as it tells of them, those of the Orthancs from the journal.
+
+An Orthanc tells nobody but its log whom it turned away. The monitor reads that log, and remembers how far it got, so that what is
+refused while the monitor is away is told when it is back. Names in it are the sender's own words: never believed, and bounded.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ddwd import durable
+from ddwd.audit import Event, journal
+from ddwd.errors import StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from ddwd.audit import Audit
+    from ddwd.clock import Clock
+
+_MINUTE = 60.0
+_TOLD_A_MINUTE = 10
+_FIRST_LOOK = timedelta(hours=1)
+_UNITS = {"ddwd-gateway.service": "gateway", "ddwd-storage.service": "storage"}
+_LINES = (
+    (re.compile(r"\] Rejected association for remote AET (?P<aet>.*) on IP (?P<ip>\S+)$"), "an association"),
+    (re.compile(r"\] Rejected association, because of a bad called AET in the request \((?P<called>.*)\)$"), "an association"),
+    (re.compile(r"\] Rejected \S+ request from remote DICOM modality with AET \"(?P<aet>.*)\" and hostname \"(?P<ip>\S+)\"$"), "a request"),
+    (re.compile(r"executing a Lua script: .*: ddwd: refused a C-STORE of AET (?P<aet>.*) on IP (?P<ip>\S+): not in senders$"), "an image"),
+)  # fmt: skip
+"""What Orthanc 1.12 logs for each one it refuses (CommandDispatcher.cpp, and orthanc/senders.lua)."""
+
+
+class Refusals:
+    """Tells refused associations in the audit: each where they are few, their number where someone hammers at the port."""
+
+    def __init__(self, audit: Audit, clock: Clock) -> None:
+        self._audit = audit
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._minute = float("-inf")
+        self._told = 0
+        self._untold = 0
+
+    def refused(self, calling: str, called: str) -> None:
+        """One more association, by the AE titles it called itself and us; called by the threads of the SCP."""
+        self.tell(f"refused an association that called {called}", calling)
+
+    def tell(self, message: str, aet: str, peer: str = "") -> None:
+        """One more."""
+        with self._lock:
+            now = self._clock.monotonic()
+            if now - self._minute >= _MINUTE:
+                self._minute, self._told = now, 0
+            if self._told >= _TOLD_A_MINUTE:
+                self._untold += 1
+                return
+            self._told += 1
+            more, self._untold = self._untold, 0
+        also = f"; {more} more were refused in the minutes before" if more else ""
+        where = {"peer": peer} if peer else {}
+        self._audit.record(Event.ASSOCIATION_REFUSED, f"{message}{also}", aet=aet, **where)
+
+
+class Watch:
+    """Looks through what is new in the log of the two Orthancs at each `step`; `cursor` holds how far it got."""
+
+    def __init__(
+        self, refusals: Refusals, cursor: Path, reader: Callable[[str], Reader | None] | None = None
+    ) -> None:
+        self._refusals = refusals
+        self._cursor = cursor
+        self._open = reader or open_journal
+        self._reader: Reader | None = None
+
+    def step(self) -> None:
+        """Tell what is new. Raises StateError where the journal cannot be read, and OSError."""
+        if self._reader is None:
+            self._reader = self._open(self._seen())
+        last = None
+        for record in self._reader.new() if self._reader else ():
+            self._tell(record)
+            last = record["__CURSOR"]
+        if last is not None:
+            durable.replace_file(self._cursor, str(last).encode())
+
+    def _seen(self) -> str:
+        try:
+            return self._cursor.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
+
+    def _tell(self, record: Mapping[str, Any]) -> None:
+        node = _UNITS[record["_SYSTEMD_UNIT"]]
+        text = record.get("MESSAGE", "")
+        if isinstance(text, bytes):  # no UTF-8
+            text = text.decode("utf-8", "replace")
+        for pattern, what in _LINES:
+            if found := pattern.search(text):
+                who = found.groupdict()
+                aet = who.get("aet", "?")
+                done = f"of {aet} at {who['ip']}" if "ip" in who else f"that called {who['called']}"
+                self._refusals.tell(f"refused {what} {done}", aet, peer=node)
+                return
+
+
+class Reader(Protocol):
+    """What is read of the journal."""
+
+    def new(self) -> Iterable[Mapping[str, Any]]:
+        """The records of the two Orthancs since the last call."""
+
+
+class Journal:
+    """This machine's journal, from a cursor on; without one, from an hour ago."""
+
+    def __init__(self, cursor: str) -> None:
+        try:
+            self._reader = journal.Reader()
+            self._reader.fileno()  # from here on `process` notices a file that is begun anew
+            for unit in _UNITS:
+                self._reader.add_match(_SYSTEMD_UNIT=unit)
+            if cursor:
+                self._reader.seek_cursor(cursor)
+                self._reader.get_next()  # the one it names was told
+            else:
+                self._reader.seek_realtime(datetime.now(UTC) - _FIRST_LOOK)
+        except OSError as error:
+            raise StateError(f"the journal cannot be read ({error.strerror})") from error
+
+    def new(self) -> Iterable[Mapping[str, Any]]:
+        """The records since the last call."""
+        self._reader.process()
+        return iter(self._reader.get_next, {})
+
+
+def open_journal(cursor: str) -> Reader | None:
+    """Open this machine's journal; None where systemd's library is absent."""
+    return None if journal is None else Journal(cursor)

@@ -1,0 +1,106 @@
+"""What the Orthancs log of those they refuse becomes an audit event, once, whatever a stranger calls itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ddwd.monitor.refusals import Refusals, Watch
+from tests.unit.fakes import FakeClock
+from tests.unit.test_audit import Told
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEAD = "W1125 03:22:13.336750     DICOM-SERVER CommandDispatcher.cpp:628] "
+
+
+class _Log:
+    """A journal: what was written, and from which cursor it is read."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.read = 0
+
+    def write(self, text: str | bytes, unit: str = "gateway") -> None:
+        self.records.append(
+            {
+                "MESSAGE": text,
+                "_SYSTEMD_UNIT": f"ddwd-{unit}.service",
+                "__CURSOR": str(len(self.records) + 1),
+            }
+        )
+
+    def open(self, cursor: str) -> _Log:
+        self.read = int(cursor or 0)
+        return self
+
+    def new(self) -> list[dict[str, Any]]:
+        found, self.read = self.records[self.read :], len(self.records)
+        return found
+
+
+@pytest.fixture
+def log() -> _Log:
+    return _Log()
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "aet"),
+    [
+        (
+            HEAD + "Rejected association for remote AET CT 9 on IP 10.1.2.3",
+            "refused an association of CT 9 at 10.1.2.3",
+            "CT 9",
+        ),
+        (
+            HEAD + "Rejected association, because of a bad called AET in the request (NOBODY)",
+            "refused an association that called NOBODY",
+            "?",
+        ),
+        (
+            HEAD
+            + 'Rejected C-MOVE request from remote DICOM modality with AET "A"B" and hostname "10.1.2.3"',
+            'refused a request of A"B at 10.1.2.3',
+            'A"B',
+        ),
+        (
+            "E1125 03:22:13 DICOM-1 OrthancException.cpp:62] Error while executing a Lua script: "
+            "/usr/share/ddwd/orthanc/senders.lua:44: ddwd: refused a C-STORE of AET MR1 on IP 10.1.2.3: not in senders",
+            "refused an image of MR1 at 10.1.2.3",
+            "MR1",
+        ),
+        (
+            (HEAD + "Rejected association for remote AET \xff\x1b[2J on IP 10.1.2.3").encode("latin-1"),
+            "refused an association of \ufffd?[2J at 10.1.2.3",
+            "\ufffd?[2J",
+        ),
+    ],
+)
+def test_a_refusal_in_the_log_is_told(
+    log: _Log, tmp_path: Path, text: str | bytes, said: str, aet: str
+) -> None:
+    told = Told()
+    log.write("W1125 03:22:09 MAIN main.cpp:946] Orthanc has started")
+    log.write(text, "storage")
+    Watch(Refusals(told.audit, FakeClock()), tmp_path / "cursor", log.open).step()
+    ((_, message, fields),) = told.journal
+    assert message == said
+    assert (fields["DDWD_AET"], fields["DDWD_PEER"]) == (aet, "storage")
+
+
+def test_each_is_told_once_also_after_a_restart(log: _Log, tmp_path: Path) -> None:
+    told = Told()
+    for number in range(3):
+        watch = Watch(Refusals(told.audit, FakeClock()), tmp_path / "cursor", log.open)
+        log.write(f"{HEAD}Rejected association for remote AET A{number} on IP 10.1.2.3")
+        watch.step()
+        watch.step()
+    assert [fields["DDWD_AET"] for _, _, fields in told.journal] == ["A0", "A1", "A2"]
+
+
+def test_where_there_is_no_journal_nothing_is_told(tmp_path: Path) -> None:
+    told = Told()
+    Watch(Refusals(told.audit, FakeClock()), tmp_path / "cursor", lambda _cursor: None).step()
+    assert told.journal == []
