@@ -162,6 +162,7 @@ class _Dimse(DIMSEServiceProvider):
         self._object: Incoming | None = None
         self.established = threading.Event()
         self.is_busy = False
+        self.heard = time.monotonic()
 
     def get_msg(self, block: bool = False) -> Any:
         """The next message for the association's thread, waiting a little where pynetdicom would poll."""
@@ -176,6 +177,7 @@ class _Dimse(DIMSEServiceProvider):
 
     def receive(self, fragments: Sequence[tuple[int, Any]]) -> None:
         """Take the fragments of one P-DATA-TF: pairs of a context ID and a control header with what follows it."""
+        self.heard = time.monotonic()
         try:
             for context_id, fragment in fragments:
                 self._take(context_id, fragment[0], fragment[1:])
@@ -437,7 +439,7 @@ class StoreScp:
         )
 
     def admits(self, source: str) -> bool:
-        """Whether a connection from this address may be accepted now. Makes room at the cost of who has yet to say anything."""
+        """Whether a connection from this address may be accepted now. Makes room at the cost of who says nothing."""
         if not self._is_here(source):
             log.warning("refused a connection from %s: only this machine may speak to the SCP", source)
             self._tally.turned_away()
@@ -446,7 +448,7 @@ class StoreScp:
         with self._changed:
             if len(self._open) < self._bounds.connections:
                 return True
-            idle = next((one for one in self._open if not one.is_established), None)
+            idle = self._idlest()
             if idle is not None:
                 del self._open[idle]
         if idle is None:
@@ -480,6 +482,12 @@ class StoreScp:
         inner = address.ipv4_mapped if isinstance(address, IPv6Address) else None
         listening = None if self._server is None else str(self._server.server_address[0])
         return (inner or address).is_loopback or source == listening
+
+    def _idlest(self) -> Association | None:
+        """Who has yet to request an association, else the one that has been silent the longest, with no message under way."""
+        waiting = next((one for one in self._open if not one.is_established), None)
+        quiet = (one for one in self._open if not _is_busy(one))
+        return waiting or min(quiet, key=_heard, default=None)
 
     def opened(self, association: Association) -> None:
         """Equip a new association."""
@@ -543,6 +551,11 @@ def _note_rejected(event: evt.Event, tell: Callable[[str, str], None]) -> None:
 def _is_busy(association: Association) -> bool:
     """Whether a message is on its way in, or being answered."""
     return isinstance(association.dimse, _Dimse) and association.dimse.is_busy
+
+
+def _heard(association: Association) -> float:
+    """When the last message came, or the connection (time.monotonic)."""
+    return association.dimse.heard if isinstance(association.dimse, _Dimse) else 0.0
 
 
 def _cut(association: Association) -> None:

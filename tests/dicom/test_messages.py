@@ -2,74 +2,43 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 import time
 from typing import TYPE_CHECKING
 
 import pytest
-from pydicom.uid import ExplicitVRLittleEndian
 
 from ddwd.dicom.upper_layer import UpperLayer
 from tests.dicom.test_store import CT, body_of, data_set
+from tests.hostile import wire
+from tests.hostile.wire import (
+    COMMAND,
+    DATA,
+    ECHO,
+    LAST,
+    STORE,
+    VERIFICATION,
+    Sender,
+    Target,
+    command,
+    element,
+    pdu,
+    pdv,
+    short,
+    uid,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.dicom.conftest import Portal
 
-STORE, ECHO = 1, 3
-"""Context IDs."""
-COMMAND, DATA, LAST = 1, 0, 2
-VERIFICATION = "1.2.840.10008.1.1"
 SOP = "1.2.3.4"
-
-
-def item(kind: int, content: bytes) -> bytes:
-    return struct.pack(">BxH", kind, len(content)) + content
-
-
-def context(context_id: int, sop_class: str) -> bytes:
-    syntaxes = item(0x30, sop_class.encode()) + item(0x40, ExplicitVRLittleEndian.encode())
-    return item(0x20, struct.pack(">B3x", context_id) + syntaxes)
-
-
-def pdv(context_id: int, control: int, content: bytes) -> bytes:
-    return struct.pack(">LBB", len(content) + 2, context_id, control) + content
-
-
-def pdu(*values: bytes) -> bytes:
-    content = b"".join(values)
-    return struct.pack(">BxL", 4, len(content)) + content
-
-
-def element(number: int, value: bytes, length: int | None = None) -> bytes:
-    return struct.pack("<HHL", 0, number, len(value) if length is None else length) + value
-
-
-def short(number: int, value: int) -> bytes:
-    return element(number, struct.pack("<H", value))
-
-
-def uid(number: int, value: str) -> bytes:
-    return element(number, value.encode() + b"\0" * (len(value) % 2))
-
-
-def command(*elements: bytes, group_length: int | None = None) -> bytes:
-    content = b"".join(elements)
-    return element(0, struct.pack("<L", len(content) if group_length is None else group_length)) + content
 
 
 def request(sop_uid: str = SOP, message_id: int = 1) -> tuple[bytes, ...]:
     """The elements of a C-STORE-RQ."""
-    return (
-        uid(0x0002, CT),
-        short(0x0100, 0x0001),
-        short(0x0110, message_id),
-        short(0x0700, 2),
-        short(0x0800, 0x0001),
-        uid(0x1000, sop_uid),
-    )
+    return wire.request(sop_uid, CT, message_id)
 
 
 ECHO_REQUEST = command(
@@ -77,50 +46,18 @@ ECHO_REQUEST = command(
 )
 
 
-class Raw:
-    """A requestor that sends whatever it is told."""
+class Raw(Sender):
+    """A requestor that sends whatever it is told, in an established association."""
 
     def __init__(self, portal: Portal, longest: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", portal.scp.port), 20)
-        titles = portal.config.scp.aet.encode().ljust(16) + b"RAW".ljust(16) + bytes(32)
-        proposal = context(STORE, CT) + context(ECHO, VERIFICATION)
-        user = item(0x50, item(0x51, struct.pack(">L", longest)) + item(0x52, b"1.2.3"))
-        content = struct.pack(">HH", 1, 0) + titles + item(0x10, b"1.2.840.10008.3.1.1.1") + proposal + user
-        self.send(struct.pack(">BxL", 1, len(content)) + content)
-        assert self.receive()[0] == 2
-
-    def send(self, content: bytes) -> None:
-        self._socket.sendall(content)
-
-    def receive(self) -> tuple[int, bytes]:
-        """Kind and body of the next PDU; kind 0 where the connection has ended."""
-        header = self._exactly(6)
-        if len(header) < 6:
-            return 0, b""
-        kind, length = struct.unpack(">BxL", header)
-        return kind, self._exactly(length)
-
-    def status(self) -> int:
-        """The status in the next response, however many PDUs it takes."""
-        content, control = b"", COMMAND
-        while not control & LAST:
-            kind, body = self.receive()
-            assert kind == 4
-            control = body[5]
-            content += body[6:]
-        return int(struct.unpack_from("<H", content, content.index(struct.pack("<HHL", 0, 0x0900, 2)) + 8)[0])
+        super().__init__(Target("127.0.0.1", portal.scp.port, portal.config.scp.aet), 20)
+        self.associate(longest=longest)
 
     def is_aborted(self) -> bool:
         return self.receive()[0] == 7
 
     def close(self) -> None:
-        self._socket.close()
-
-    def _exactly(self, length: int) -> bytes:
-        content = b""
-        while len(content) < length and (part := self._socket.recv(length - len(content))):
-            content += part
-        return content
+        self.connection.close()
 
 
 @pytest.fixture

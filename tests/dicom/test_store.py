@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from io import BytesIO
 from ipaddress import IPv4Address
@@ -30,6 +31,8 @@ from ddwd.config import Config, Scp
 from ddwd.dicom import store_scu
 from ddwd.dicom.store_scp import StoreScp
 from ddwd.dicom.upper_layer import MAX_PDU, Peer, associate
+from ddwd.errors import LinkedError
+from tests.hostile.wire import command, pdu, pdv, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -239,6 +242,22 @@ def test_idle_connections_do_not_keep_a_sender_out(portal: Portal) -> None:
         one.close()
 
 
+def test_associations_that_say_nothing_do_not_keep_a_sender_out(portal: Portal) -> None:
+    """The oldest of them goes first, and never one whose message is under way."""
+    busy = associate(portal.peer, [build_context(CT, ExplicitVRLittleEndian)])
+    first, last = data_set(body=bytes(100))[:100], data_set(body=bytes(100))[100:]
+    busy.dul.socket.send(pdu(pdv(1, 3, command(*request("1.2.3.4"))), pdv(1, 0, first)))  # type: ignore[union-attr]
+    held = [associate(portal.peer, [build_context(CT, ExplicitVRLittleEndian)]) for _ in range(30)]
+    assert store(portal, data_set("1.2.3.5"), "1.2.3.5") == 0
+    busy.dul.socket.send(pdu(pdv(1, 2, last)))  # type: ignore[union-attr]
+    until = time.monotonic() + 10
+    while len(portal.spooled()) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(portal.spooled()) == 2
+    for one in (busy, *held):
+        one.abort()
+
+
 def test_an_abort_in_the_middle_leaves_nothing(portal: Portal) -> None:
     association = associate(portal.peer, [build_context(CT, ExplicitVRLittleEndian)])
     request = C_STORE()
@@ -339,3 +358,34 @@ def test_a_stranger_is_cut_off_before_a_byte_is_read(portal: Portal, monkeypatch
         assert stranger.recv(1) == b""
     assert portal.scp.counts().associations == 0
     assert portal.scp.counts().strangers == 1
+
+
+@pytest.mark.parametrize("place", ["incoming", "spool", "spool/1.2.3"])
+def test_nothing_is_written_behind_a_planted_link(portal: Portal, tmp_path: Path, place: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    planted = portal.paths.private / place
+    if planted.is_dir():
+        planted.rename(planted.with_name("was"))
+    planted.symlink_to(elsewhere)
+    assert store(portal, data_set()) == 0xC001
+    assert list(elsewhere.iterdir()) == []
+    planted.unlink()
+    if planted.with_name("was").is_dir():
+        planted.with_name("was").rename(planted)
+    assert store(portal, data_set()) == 0
+    assert len(portal.spooled()) == 1
+
+
+@pytest.mark.parametrize("place", [".ddwd", ".ddwd/spool"])
+def test_the_receiver_does_not_start_on_a_planted_link(portal: Portal, tmp_path: Path, place: str) -> None:
+    portal.scp.stop(5)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    planted = portal.paths.output / place
+    planted.rename(planted.with_name("was"))
+    planted.symlink_to(elsewhere)
+    again = StoreScp(Config(scp=portal.config.scp, output_dir=portal.paths.output))
+    with pytest.raises(LinkedError, match="find"):
+        again.start()
+    assert list(elsewhere.iterdir()) == []

@@ -1,0 +1,54 @@
+"""What each attack cost its target: a table at the end of the test run, and dist/hostile.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+FILE = Path(__file__).resolve().parents[2] / "dist" / "hostile.json"
+_HIGH_WATER = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One attack on one target; the memory high-water of the target's process in MB, and how often it had to be restarted."""
+
+    target: str
+    attack: str
+    megabytes: float
+    restarts: int
+    outcomes: str
+
+
+def high_water(status: str) -> float:
+    """Megabytes (10^6) of a process's memory high-water, by its /proc/PID/status."""
+    found = _HIGH_WATER.search(status)
+    assert found is not None
+    return int(found[1]) * 1024 / 1e6
+
+
+def note(row: Row) -> None:
+    """Keep a row in the file, in the place of an earlier one of the same attack and target."""
+    rows = [one for one in read() if (one.target, one.attack) != (row.target, row.attack)]
+    FILE.parent.mkdir(exist_ok=True)
+    FILE.write_text(json.dumps([asdict(one) for one in [*rows, row]], indent=1) + "\n", encoding="utf-8")
+
+
+def read() -> list[Row]:
+    """All rows so far."""
+    return [Row(**one) for one in json.loads(FILE.read_text(encoding="utf-8"))] if FILE.exists() else []
+
+
+def table(rows: list[Row]) -> str:
+    """The rows for people."""
+    lines = [
+        f"| {one.target} | {one.attack} | {one.megabytes:.0f} | {one.restarts} | {one.outcomes} |"
+        for one in rows
+    ]
+    head = [
+        "| target | attack | memory high-water, MB | restarts | what it was answered |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    return "\n".join([*head, *lines])
