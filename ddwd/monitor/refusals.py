@@ -25,14 +25,21 @@ if TYPE_CHECKING:
 _MINUTE = 60.0
 _TOLD_A_MINUTE = 10
 _FIRST_LOOK = timedelta(hours=1)
-_UNITS = {"ddwd-gateway.service": "gateway", "ddwd-storage.service": "storage"}
+_UNITS = {
+    "ddwd-gateway.service": "gateway",
+    "ddwd-storage.service": "storage",
+    "ddwd-tls@gateway.service": "gateway",
+    "ddwd-tls@storage.service": "storage",
+}
 _LINES = (
     (re.compile(r"\] Rejected association for remote AET (?P<aet>.*) on IP (?P<ip>\S+)$"), "an association"),
     (re.compile(r"\] Rejected association, because of a bad called AET in the request \((?P<called>.*)\)$"), "an association"),
     (re.compile(r"\] Rejected \S+ request from remote DICOM modality with AET \"(?P<aet>.*)\" and hostname \"(?P<ip>\S+)\"$"), "a request"),
     (re.compile(r"executing a Lua script: .*: ddwd: refused a C-STORE of AET (?P<aet>.*) on IP (?P<ip>\S+): not in senders$"), "an image"),
+    (re.compile(r"\] Receiving Association failed: TLS error: (?P<why>.*)$"), "a connection by TLS"),
+    (re.compile(r"LOG\d\[.*\]: SSL_accept: .*:(?P<why>[^:]+)$"), "a connection by TLS"),
 )  # fmt: skip
-"""What Orthanc 1.12 logs for each one it refuses (CommandDispatcher.cpp, and orthanc/senders.lua)."""
+"""What Orthanc 1.12 (CommandDispatcher.cpp, orthanc/senders.lua) and stunnel log for each one they refuse."""
 
 
 class Refusals:
@@ -103,9 +110,14 @@ class Watch:
             if found := pattern.search(text):
                 who = found.groupdict()
                 aet = who.get("aet", "?")
-                done = f"of {aet} at {who['ip']}" if "ip" in who else f"that called {who['called']}"
-                self._refusals.tell(f"refused {what} {done}", aet, peer=node)
+                self._refusals.tell(f"refused {what} {_details(who)}", aet, peer=node)
                 return
+
+
+def _details(who: Mapping[str, str]) -> str:
+    if "ip" in who:
+        return f"of {who['aet']} at {who['ip']}"
+    return f"({who['why']})" if "why" in who else f"that called {who['called']}"
 
 
 class Reader(Protocol):

@@ -113,6 +113,14 @@ def test_a_sender_without_a_valid_certificate_sends_nothing_by_tls(
         body={"Level": "Study", "Query": {"StudyInstanceUID": study.uid}},
     )
     assert found == []
+    secure.machine.wait_for(
+        lambda: (
+            "refused a connection by TLS"
+            in secure.machine.run("journalctl -t ddwd-audit DDWD_EVENT=association-refused -o cat").stdout
+        ),
+        limit=30,
+        what="no refused connection is told in the audit",
+    )
 
 
 @pytest.mark.parametrize(("port", "aec"), [(4243, "ORTHANC2"), (11112, "PYTHON_SCP")])

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HEAD = "W1125 03:22:13.336750     DICOM-SERVER CommandDispatcher.cpp:628] "
+LUA = "E1125 03:22:13 DICOM-1 OrthancException.cpp:62] Error while executing a Lua script: /usr/share/ddwd/orthanc/senders.lua:44: "
 
 
 class _Log:
@@ -66,10 +67,19 @@ def log() -> _Log:
             'A"B',
         ),
         (
-            "E1125 03:22:13 DICOM-1 OrthancException.cpp:62] Error while executing a Lua script: "
-            "/usr/share/ddwd/orthanc/senders.lua:44: ddwd: refused a C-STORE of AET MR1 on IP 10.1.2.3: not in senders",
+            LUA + "ddwd: refused a C-STORE of AET MR1 on IP 10.1.2.3: not in senders",
             "refused an image of MR1 at 10.1.2.3",
             "MR1",
+        ),
+        (
+            HEAD + "Receiving Association failed: TLS error: peer did not return a certificate",
+            "refused a connection by TLS (peer did not return a certificate)",
+            "?",
+        ),
+        (
+            "2026.11.25 03:31:02 LOG3[7]: SSL_accept: error:0A000086:SSL routines::certificate verify failed",
+            "refused a connection by TLS (certificate verify failed)",
+            "?",
         ),
         (
             (HEAD + "Rejected association for remote AET \xff\x1b[2J on IP 10.1.2.3").encode("latin-1"),
