@@ -74,9 +74,10 @@ class Sender:
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """Networks whose senders are acknowledged at once, by routes of ddwd-quickack's own."""
+    """Networks whose senders are acknowledged at once, by routes of ddwd-quickack's own; whether ddwd-firewall closes ports."""
 
     quickack: tuple[Network, ...] = (ipaddress.IPv4Network("127.0.0.0/8"),)
+    firewall: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -477,6 +478,7 @@ SETTINGS: Mapping[str, _Setting] = {
     "scp.host": _Setting(_host),
     "scp.port": _Setting(_PORT),
     "network.quickack": _Setting(_network, many=True),
+    "network.firewall": _Setting(_switch),
     "senders": _Setting(_sender, many=True),
     "tls.gateway": _Setting(_choice("off", "both", "only")),
     "tls.gateway_port": _Setting(_PORT),

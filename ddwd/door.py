@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ddwd import durable
 from ddwd.dicom.head import UnreadableError, read_identity
+from ddwd.model import VIEWER
 from ddwd.room import Level, level_of, space_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,15 @@ _REMEMBERED = 100_000
 """Instances remembered, of the latest series: about 12 MB."""
 _TEMPORARY = ".part"
 _MODE = 0o644  # its folder is for that Orthanc and the extractor alone
+
+
+_ASKING = frozenset({"/tools/find", "/tools/lookup", "/tools/count-resources"})
+"""What is asked by POST, and changes nothing."""
+
+
+def may(user: str, method: str, uri: str) -> bool:
+    """Whether a user of the web pages, REST and DICOMweb may make that request; the method is what Orthanc takes it for."""
+    return user != VIEWER or method == "GET" or (method == "POST" and uri in _ASKING)
 
 
 class Verdict(Enum):

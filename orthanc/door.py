@@ -1,9 +1,10 @@
-"""The door of an Orthanc: every object passes here before it is stored, by C-STORE, STOW-RS or REST. Loaded by Orthanc's Python
-plugin in both Orthancs; what is decided, and why, stands in ddwd/door.py.
+"""The door of an Orthanc: every object passes here before it is stored, by C-STORE, STOW-RS or REST, and every request of the web
+pages before it is served. Loaded by Orthanc's Python plugin in both Orthancs; what is decided, and why, stands in ddwd/door.py.
 
 An exception that left the callback would let the object in, and be lost in the case this is for: so it is refused.
 """
 
+import base64
 import json
 import pathlib
 import sys
@@ -16,7 +17,7 @@ _SETTINGS = json.loads(orthanc.GetConfiguration())["Ddwd"]
 sys.path.insert(0, _SETTINGS["Package"])
 
 from ddwd.audit import Audit, Event  # noqa: E402 - the path comes first
-from ddwd.door import Door, NotDicomError, Settings, Verdict  # noqa: E402 - as above
+from ddwd.door import Door, NotDicomError, Settings, Verdict, may  # noqa: E402 - as above
 
 _ACTIONS = {
     Verdict.KEEP: (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None),
@@ -91,6 +92,21 @@ def _received(content, _origin):
         return _ACTIONS[Verdict.REFUSE]
 
 
+_METHODS = {
+    orthanc.HttpMethod.GET: "GET",
+    orthanc.HttpMethod.POST: "POST",
+    orthanc.HttpMethod.PUT: "PUT",
+    orthanc.HttpMethod.DELETE: "DELETE",
+}
+
+
+def _requested(uri, **request):
+    """Orthanc has checked the password; an exception, and what is not understood, lets nobody in."""
+    login = request["headers"]["authorization"].removeprefix("Basic ")
+    user, _, _ = base64.b64decode(login, validate=True).decode().partition(":")
+    return may(user, _METHODS[request["method"]], uri)
+
+
 _node = pathlib.Path(_SETTINGS["Conflicts"]).name
 _audit = Audit()
 
@@ -102,4 +118,5 @@ def _changed(change, level, resource):
 
 
 orthanc.RegisterReceivedInstanceCallback(_received)
+orthanc.RegisterIncomingHttpRequestFilter(_requested)
 orthanc.RegisterOnChangeCallback(_changed)

@@ -1,19 +1,23 @@
 """The passwords of the two Orthancs, generated once for each installation; never a default one.
 
-Written by provision (and `ddwd try`) when missing; read by render, the extractor and the CLI. `admin` is the
-operator's web login, `ddwd` the extractor and the CLI, `gateway` (on the storage) what STOW-RS logs in with.
+Written by provision (and `ddwd try`) when missing, anew by `ddwd credentials rotate`; read by render, the extractor and the CLI.
+`admin` and `viewer` are web logins for people, the second one held to looking by ddwd/door.py; `ddwd` is the extractor and the
+CLI, `gateway` (on the storage) what STOW-RS logs in with.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ddwd import durable
 from ddwd.config import READ_HINT
-from ddwd.durable import replace_file
 from ddwd.errors import ConfigError, Problem
+from ddwd.model import VIEWER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,8 +26,8 @@ if TYPE_CHECKING:
     from ddwd.config import NodeName
 
 USERS: Mapping[NodeName, tuple[str, ...]] = {
-    "gateway": ("admin", "ddwd"),
-    "storage": ("admin", "ddwd", "gateway"),
+    "gateway": ("admin", VIEWER, "ddwd"),
+    "storage": ("admin", VIEWER, "ddwd", "gateway"),
 }
 
 
@@ -51,8 +55,45 @@ def generate() -> Credentials:
 
 def write(path: Path, credentials: Credentials, mode: int = 0o640) -> None:
     """Put the credentials file in place, whole or not at all."""
-    text = json.dumps(credentials.passwords, indent=2) + "\n"
-    replace_file(path, text.encode(), mode)
+    durable.replace_file(path, _text(credentials), mode)
+
+
+def _text(credentials: Credentials) -> bytes:
+    return (json.dumps(credentials.passwords, indent=2) + "\n").encode()
+
+
+def rotate(path: Path) -> None:
+    """Put fresh passwords in the place of all, for the same owner and group."""
+    before = path.stat()
+    fresh = path.with_name(f".{path.name}.new")
+    durable.unlink(fresh)
+    file = durable.NewFile(fresh)
+    try:
+        os.fchmod(file.descriptor, stat.S_IMODE(before.st_mode))
+        os.fchown(file.descriptor, before.st_uid, before.st_gid)
+        file.write(_text(generate()))
+        file.sync()
+        durable.rename(fresh, path)
+    except BaseException:
+        file.abandon()
+        raise
+
+
+def add_viewer(path: Path) -> None:
+    """Give a file of an older version its one user more; anything else is left for `read` to tell of."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(found, dict) and not _is_complete(found):
+        fresh = generate()
+        grown: dict[str, dict[str, str]] = {
+            node: {VIEWER: fresh.of(node)[VIEWER]} | dict(found[node])
+            for node in USERS
+            if isinstance(found.get(node), dict)
+        }
+        if _is_complete(grown):
+            write(path, Credentials(grown), mode=0o600)
 
 
 def read(path: Path) -> Credentials:

@@ -148,6 +148,7 @@ def ensure_credentials(config: Config, host: Host) -> Credentials:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         passwords.write(path, passwords.generate(), mode=0o600)
+    passwords.add_viewer(path)
     found = passwords.read(path)
     host.give(path, "root", "ddwd", 0o640)
     return found

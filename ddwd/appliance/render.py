@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ddwd import tls
 from ddwd.appliance import senders
 from ddwd.errors import ConfigError, Problem
-from ddwd.model import EXTRACTOR_AET
+from ddwd.model import EXTRACTOR_AET, VIEWER
 from ddwd.paths import Paths, orthanc_share
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def base(config: Config, credentials: Credentials, node: NodeName, *, door: bool
     }
     if door:
         rendered["PythonScript"] = str(share / DOOR)
+    else:
+        del rendered["RegisteredUsers"][VIEWER]  # nobody would hold it to looking
     if node == "gateway":
         rendered |= senders.orthanc(config)
     if config.database.engine == "postgresql":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ddwd import tls
-from ddwd.appliance import terminator
+from ddwd.appliance import firewall, terminator
 from ddwd.config import DEFAULT, SECRET_KEYS, Loaded, flatten, load_with_sources, ports
 from ddwd.errors import ConfigError, Problem
 
@@ -66,7 +66,12 @@ def _check(args: argparse.Namespace, out: TextIO) -> int:
 def _checked() -> Config:
     """The settings, read and held against this machine; raises ConfigError with all that is wrong."""
     loaded = load_with_sources()
-    problems = [*port_problems(loaded), *output_problems(loaded), *tls_problems(loaded)]
+    problems = [
+        *port_problems(loaded),
+        *output_problems(loaded),
+        *tls_problems(loaded),
+        *firewall_problems(loaded),
+    ]
     if problems:
         raise ConfigError(problems)
     return loaded.config
@@ -126,6 +131,13 @@ def tls_problems(loaded: Loaded) -> list[Problem]:
     if any(terminator.render(config, node) for node in terminator.NODES) and not terminator.PROGRAM.exists():
         problems.append(loaded.problem(key, "needs stunnel, which is not here", "apt install stunnel4"))
     return problems
+
+
+def firewall_problems(loaded: Loaded) -> list[Problem]:
+    """Whether the firewall that is wanted can be made."""
+    if not loaded.config.network.firewall or Path(firewall.PROGRAM).exists():
+        return []
+    return [loaded.problem("network.firewall", f"{firewall.PROGRAM} is not there", "apt install nftables")]
 
 
 def _is_sandboxed(folder: Path, data_dir: Path) -> bool:

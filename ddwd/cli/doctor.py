@@ -8,9 +8,10 @@ import subprocess
 import textwrap
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.appliance import credentials, quickack
+from ddwd.appliance import credentials, firewall, quickack
 from ddwd.audit import Audit
 from ddwd.clock import SystemClock, sleep
 from ddwd.dicom import nodes
@@ -139,6 +140,7 @@ def bench(config: Config) -> Bench:
         clock_is_synchronised=_synchronised,
         expiry=expiry_of,
         routes=quickack.read,
+        has_firewall=lambda: _has_firewall(config),
         clock=SystemClock(),
     )
 
@@ -147,6 +149,13 @@ def _peer(config: Config, part: Part) -> Peer:
     if part == "storage":
         return nodes.storage(config)
     return (nodes.gateway if part == "gateway" else nodes.scp)(config, SELF_TEST_AET)
+
+
+def _has_firewall(config: Config) -> bool:
+    """Only root may ask; without nft there is none."""
+    if os.geteuid() != 0:
+        return config.network.firewall
+    return Path(firewall.PROGRAM).exists() and firewall.is_there()
 
 
 def _login(config: Config) -> Credentials | None:

@@ -15,6 +15,7 @@ from ddwd import __version__
 from ddwd.cli import (
     alert,
     config,
+    credentials,
     doctor,
     pause,
     quarantine,
@@ -33,7 +34,22 @@ from ddwd.errors import DdwdError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERBS = (status, doctor, trace, verify, reconcile, retry, pause, quarantine, send, alert, tls, config, try_)
+VERBS = (
+    status,
+    doctor,
+    trace,
+    verify,
+    reconcile,
+    retry,
+    pause,
+    quarantine,
+    send,
+    alert,
+    credentials,
+    tls,
+    config,
+    try_,
+)
 _USAGE = 64  # EX_USAGE of sysexits.h
 _INTERRUPTED = 130
 _EPILOG = """exit status: 0 done, 1 the answer is no, 64 usage, 65 not for this user, 66 not found,

@@ -35,7 +35,7 @@ _LINES = (
     (re.compile(r"\] Rejected association for remote AET (?P<aet>.*) on IP (?P<ip>\S+)$"), "an association"),
     (re.compile(r"\] Rejected association, because of a bad called AET in the request \((?P<called>.*)\)$"), "an association"),
     (re.compile(r"\] Rejected \S+ request from remote DICOM modality with AET \"(?P<aet>.*)\" and hostname \"(?P<ip>\S+)\"$"), "a request"),
-    (re.compile(r"executing a Lua script: .*: ddwd: refused a C-STORE of AET (?P<aet>.*) on IP (?P<ip>\S+): not in senders$"), "an image"),
+    (re.compile(r"\]:\d+: ddwd: refused a C-STORE of AET (?P<aet>.*) on IP (?P<ip>\S+): not in senders$"), "an image"),
     (re.compile(r"\] Receiving Association failed: TLS error: (?P<why>.*)$"), "a connection by TLS"),
     (re.compile(r"LOG\d\[.*\]: SSL_accept: .*:(?P<why>[^:]+)$"), "a connection by TLS"),
 )  # fmt: skip

@@ -105,6 +105,7 @@ class Bench:
     clock_is_synchronised: Callable[[], bool | None]
     expiry: Callable[[Path], datetime]
     routes: Callable[[], list[JsonRoute]]
+    has_firewall: Callable[[], bool]
     clock: Clock
 
     @property
@@ -393,6 +394,15 @@ def _senders(bench: Bench) -> Iterator[Finding]:
         yield Finding("senders", Level.WARN, text, remedy)
 
 
+def _firewall(bench: Bench) -> Iterator[Finding]:
+    """The table of nftables is there where it is wanted, and only then."""
+    wanted = bench.config.network.firewall
+    if bench.login is not None and bench.has_firewall() is not wanted:
+        text = f"network.firewall is {'on' if wanted else 'off'}, and the table is {'not there' if wanted else 'still there'}"
+        remedy = "systemctl restart ddwd-firewall; journalctl -u ddwd-firewall -n 20"
+        yield Finding("firewall", Level.BROKEN if wanted else Level.WARN, text, remedy)
+
+
 def _quickack(bench: Bench) -> Iterator[Finding]:
     """Senders in these networks are acknowledged at once."""
     routes = bench.routes()
@@ -451,6 +461,7 @@ CHECKS: dict[str, Callable[[Bench], Iterator[Finding]]] = {
     "clock": _clock,
     "certificates": _certificates,
     "senders": _senders,
+    "firewall": _firewall,
     "quickack": _quickack,
     "waiting": _waiting,
     "self test": _self_test,
@@ -470,6 +481,7 @@ _FINE = {
     "clock": "synchronised, and the same everywhere",
     "certificates": "valid",
     "senders": "only those in the list may send",
+    "firewall": "as network.firewall says",
     "quickack": "every network of network.quickack has its routes",
     "waiting": "nothing waits for you",
     "self test": "the last one passed",

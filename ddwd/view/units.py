@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 UNITS = (
     "ddwd",
     "ddwd-provision",
+    "ddwd-firewall",
     "ddwd-gateway",
     "ddwd-storage",
     "ddwd-scp",

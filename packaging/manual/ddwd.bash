@@ -26,7 +26,7 @@ _ddwd_paths() {
 _ddwd() {
     local cur="${COMP_WORDS[COMP_CWORD]}"
     if ((COMP_CWORD == 1)); then
-        _ddwd_words "--help --version status doctor trace verify reconcile retry pause resume quarantine send alert tls config try"
+        _ddwd_words "--help --version status doctor trace verify reconcile retry pause resume quarantine send alert credentials tls config try"
         return
     fi
     case "${COMP_WORDS[1]}" in
@@ -82,6 +82,10 @@ _ddwd() {
         ;;
     alert)
         local words="--help --json"
+        _ddwd_words "$words"
+        ;;
+    credentials)
+        local words="show rotate --help --yes --json"
         _ddwd_words "$words"
         ;;
     tls)

@@ -26,9 +26,10 @@ EXPOSURE = {"ddwd-gateway": 2.5, "ddwd-storage": 2.5, "ddwd-provision": 2.6}
 NET_ADMIN, NET_BIND_SERVICE = 12, 10
 NAMED = {
     "ddwd-quickack": "cap_net_admin",
+    "ddwd-firewall": "cap_net_admin",
     "ddwd-provision": "cap_chown cap_dac_override cap_fowner cap_setgid cap_setuid",
 }
-"""The exceptions: who makes routes, and who runs as root for a second at each start."""
+"""The exceptions: who makes routes or a table of nftables, and who runs as root for a second at each start."""
 SMALL_VM = 2 * 1024**3
 IDLE = 1000
 CONNECTIONS = """

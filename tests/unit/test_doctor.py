@@ -95,6 +95,7 @@ class Machine:
         self.synchronised: bool | None = True
         self.ends = self.clock.utc() + timedelta(days=300)
         self.routes = with_twins(LOOPBACK)
+        self.has_firewall = False
 
     def render(self, node: Any, **changes: Any) -> None:
         """What that Orthanc runs with."""
@@ -123,6 +124,7 @@ class Machine:
                 clock_is_synchronised=lambda: self.synchronised,
                 expiry=lambda _path: self.ends,
                 routes=lambda: self.routes,
+                has_firewall=lambda: self.has_firewall,
                 clock=self.clock,
             )
         )
@@ -354,3 +356,14 @@ def test_the_expiry_of_a_certificate_is_read_from_its_file(tmp_path: Path) -> No
     good = tmp_path / "good.pem"
     good.write_text(first)
     assert expiry_of(good) > datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(("wanted", "there", "level"), [
+    (False, False, Level.OK), (True, True, Level.OK), (True, False, Level.BROKEN), (False, True, Level.WARN),
+])  # fmt: skip
+def test_the_firewall_is_held_against_the_setting(
+    machine: Machine, level: Level, *, wanted: bool, there: bool
+) -> None:
+    machine.config = replace(machine.config, network=replace(machine.config.network, firewall=wanted))
+    machine.has_firewall = there
+    assert _worst(machine.examine())["firewall"] is level

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HEAD = "W1125 03:22:13.336750     DICOM-SERVER CommandDispatcher.cpp:628] "
-LUA = "E1125 03:22:13 DICOM-1 OrthancException.cpp:62] Error while executing a Lua script: /usr/share/ddwd/orthanc/senders.lua:44: "
+LUA = 'E1125 03:34:48 DICOM-2 OrthancException.cpp:62] Cannot execute a Lua command: [string "line"]:44: '
 
 
 class _Log:

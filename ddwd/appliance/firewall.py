@@ -1,0 +1,134 @@
+"""Which ports the portal uses and who may reach each; and the nftables table that holds everyone to it. Pure, but for `apply`.
+
+The one list of ports: the firewall, the doctor and docs/security.md are made from it. The table is the portal's own (`inet ddwd`), names
+these ports only, and accepts all else: no rule of the operator's is touched. Who may not reach a port finds it closed (TCP reset).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import shutil
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ddwd.config import ports as keys_of_ports
+from ddwd.errors import PeerRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ddwd.config import Config
+
+TABLE = "inet ddwd"
+PROGRAM = "/usr/sbin/nft"
+_CONNECTIONS = 16
+"""Connections that one sender may hold at a time: one machine alone must not hold all there are."""
+_SECONDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A TCP port that the portal listens on, the setting that moves it, and the networks that may reach it from elsewhere."""
+
+    number: int
+    key: str
+    purpose: str
+    networks: tuple[ipaddress.IPv4Network, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether any other machine may reach it."""
+        return bool(self.networks)
+
+
+def ports(config: Config) -> tuple[Port, ...]:
+    """Every port in use. What no network may reach is for this machine alone."""
+    everyone = (ipaddress.IPv4Network("0.0.0.0/0"),)
+    senders = tuple(dict.fromkeys(one.network for one in config.senders)) or everyone
+    known = (
+        Port(config.gateway.dicom_port, "gateway.dicom_port", f"DICOM of {config.gateway.aet}", senders),
+        Port(config.gateway.http_port, "gateway.http_port", f"web pages and REST of {config.gateway.aet}"),
+        Port(config.storage.dicom_port, "storage.dicom_port", f"DICOM of {config.storage.aet}"),
+        Port(
+            config.storage.http_port,
+            "storage.http_port",
+            f"web pages, REST and DICOMweb of {config.storage.aet}",
+        ),
+        Port(config.scp.port, "scp.port", f"DICOM of {config.scp.aet}"),
+        Port(config.tls.gateway_port, "tls.gateway_port", f"DICOM of {config.gateway.aet} by TLS", senders),
+        Port(config.tls.dicomweb_port, "tls.dicomweb_port", f"DICOMweb of {config.storage.aet} by HTTPS"),
+    )
+    used = keys_of_ports(config)
+    return tuple(port for port in known if port.key in used)
+
+
+def table(config: Config) -> str:
+    """The table in the language of nft(8), in the place of any former one."""
+    known = ports(config)
+    chain = ["type filter hook input priority filter; policy accept;", 'iif "lo" accept']
+    chain += list(_openings(known))
+    closed = ", ".join(str(number) for number in sorted({port.number for port in known}))
+    chain.append(f"tcp dport {{ {closed} }} ct state new counter name refused reject with tcp reset")
+    limited = (
+        f"ct state new add @sources {{ ip saddr ct count over {_CONNECTIONS} }} counter name crowded "
+        "reject with tcp reset"
+    )
+    return "\n".join(
+        [
+            f"table {TABLE}",
+            f"delete table {TABLE}",
+            f"table {TABLE} {{",
+            "counter refused { }",
+            "counter crowded { }",
+            "set sources { type ipv4_addr; size 65536; flags dynamic; }",
+            "chain input {",
+            *(f"  {line}" for line in chain),
+            "}",
+            "chain sender {",
+            f"  {limited}",
+            "  accept",
+            "}",
+            "}",
+            "",
+        ]
+    )
+
+
+def _openings(known: tuple[Port, ...]) -> Iterator[str]:
+    for port in known:
+        if port.is_open:
+            merged = ipaddress.collapse_addresses(port.networks)
+            yield f"tcp dport {port.number} ip saddr {{ {', '.join(map(str, merged))} }} jump sender"
+
+
+def apply(config: Config) -> None:
+    """Put the table there, or take it away where it is not wanted. Raises PeerRefusedError."""
+    if config.network.firewall:
+        _run(["-f", "-"], table(config))
+    else:
+        remove()
+
+
+def remove() -> None:
+    """Take the portal's table away; nothing happens where there is none, or no nft that could have made it."""
+    if shutil.which(PROGRAM):
+        _run(["destroy", "table", *TABLE.split()])
+
+
+def is_there() -> bool:
+    """Whether the kernel has the table. Raises PeerRefusedError where this user may not ask."""
+    return f"table {TABLE}" in _run(["list", "tables"]).splitlines()
+
+
+def _run(words: list[str], text: str = "") -> str:
+    try:
+        done = subprocess.run(
+            [PROGRAM, *words], input=text, capture_output=True, text=True, check=False, timeout=_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PeerRefusedError(f"{PROGRAM}: {error}") from error
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0]
+        raise PeerRefusedError(f"{PROGRAM} {' '.join(words)}: {said}")
+    return done.stdout

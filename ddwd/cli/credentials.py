@@ -1,0 +1,127 @@
+"""`ddwd credentials`: the logins of both Orthancs' web pages; `rotate` makes new passwords and puts them in use."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from argparse import RawDescriptionHelpFormatter
+from typing import TYPE_CHECKING, TextIO
+
+from ddwd.appliance import credentials
+from ddwd.audit import Audit, Event
+from ddwd.errors import InvalidValueError, PeerRefusedError, StateError
+from ddwd.model import VIEWER
+from ddwd.view import units
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ddwd.config import Config
+
+_EPILOG = """admin may do everything; viewer may look, search and download, and change nothing.
+rotate gives every user of both Orthancs a new password, the portal's own included, and restarts the
+portal: for some seconds the modalities are refused, and send again; nothing is lost.
+
+exit status:
+  0   shown, or changed and in use
+  1   not changed, as you said
+  64  wrong usage; without a terminal rotate needs --yes
+  65  only root may change them
+  76  changed, and the portal did not start with them: systemctl status 'ddwd*'
+  78  the configuration cannot be used, or not by this user: root and group ddwd may look"""
+_PEOPLE = {"admin": "everything", VIEWER: "looks only"}
+_RESTART_SECONDS = 300
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb and its arguments."""
+    parser = subparsers.add_parser(
+        "credentials",
+        help="show the logins of the web pages, or give them new passwords",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "action",
+        nargs="?",
+        choices=["show", "rotate"],
+        default="show",
+        help="show them (default), or make new ones and put them in use",
+    )
+    parser.add_argument("--yes", action="store_true", help="with rotate: do not ask before the restart")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    """Show or rotate; the exit status."""
+    return _rotate(args, config, out) if args.action == "rotate" else _show(args, config, out)
+
+
+def _show(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    found = credentials.read(config.credentials_file)
+    rows = [
+        (node.aet, node.url, user, found.login(node.name, user)[1])
+        for node in (config.gateway, config.storage)
+        for user in _PEOPLE
+    ]
+    if args.json:
+        names = ("aet", "url", "user", "password")
+        out.write(json.dumps({"logins": [dict(zip(names, row, strict=True)) for row in rows]}) + "\n")
+        return 0
+    for aet, url, user, password in rows:
+        out.write(f"{aet:<16}  {url:<22}  {user:<7} {password}  {_PEOPLE[user]}\n")
+    return 0
+
+
+def _rotate(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    path = config.credentials_file
+    if not os.access(path.parent, os.W_OK):
+        raise StateError(f"{path.parent} cannot be written by this user: run it with sudo")
+    credentials.read(path)
+    if not args.yes and not _agreed():
+        out.write(json.dumps({"changed": False}) + "\n" if args.json else "nothing was changed\n")
+        return 1
+    credentials.rotate(path)
+    Audit().record(
+        Event.CONFIG_CHANGED, "the passwords of both Orthancs were changed", keys="credentials_file"
+    )
+    runs = "ActiveState=active" in (units.systemctl(["show", "-p", "ActiveState", "ddwd.service"]) or "")
+    if runs:
+        _say("new passwords are written; the portal restarts with them", args)
+        _restart()
+    if args.json:
+        out.write(json.dumps({"changed": True, "in_use": runs}) + "\n")
+    else:
+        out.write("the new passwords are in use\n" if runs else "they come into use when ddwd starts\n")
+    return 0
+
+
+def _agreed() -> bool:
+    """Ask at the terminal. Raises InvalidValueError where there is none."""
+    if not sys.stdin.isatty():
+        raise InvalidValueError("nobody can be asked here whether the portal may restart: add --yes")
+    sys.stderr.write("Every password of both Orthancs changes, and the portal restarts. Go on? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def _say(text: str, args: argparse.Namespace) -> None:
+    if not args.json:
+        sys.stderr.write(f"{text}\n")
+
+
+def _restart() -> None:
+    """Restart the umbrella: systemd stops and starts all others in their order, and each ends what it has at hand."""
+    command = ["systemctl", "restart", "ddwd.service"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_RESTART_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PeerRefusedError(f"the passwords are changed; {' '.join(command)}: {error}") from error
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it failed"])[0]
+        raise PeerRefusedError(
+            f"the passwords are changed, and the portal does not start with them: {said}; see: systemctl status ddwd"
+        )

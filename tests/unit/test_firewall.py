@@ -1,0 +1,76 @@
+"""The firewall's table: what it opens to whom, that it names the portal's ports and nothing else, and that it is the portal's own."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddwd.appliance import firewall
+from ddwd.cli.config import firewall_problems
+from ddwd.config import Config, Loaded, Sender, Source, TlsConfig, flatten, ports
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CT = Sender("CT1", IPv4Network("10.1.2.3"))
+MR = Sender("MR*", IPv4Network("10.2.0.0/16"))
+
+
+@pytest.mark.parametrize(
+    "tls", [TlsConfig(), TlsConfig(gateway="both", dicomweb=True), TlsConfig(gateway="only")]
+)
+def test_every_port_that_is_listened_on_is_in_the_list_once(tls: TlsConfig) -> None:
+    config = Config(tls=tls)
+    values = flatten(config)
+    assert sorted(port.key for port in firewall.ports(config)) == sorted(ports(config))
+    assert {port.key: port.number for port in firewall.ports(config)} == {
+        key: values[key] for key in ports(config)
+    }
+
+
+def test_the_senders_reach_the_port_for_tls_too() -> None:
+    text = firewall.table(Config(tls=TlsConfig(gateway="both", dicomweb=True), senders=(CT,)))
+    assert set(re.findall(r"tcp dport (\d+) ip saddr \{ 10.1.2.3/32 \}", text)) == {"4242", "2762"}
+    assert "8444" in text.rpartition("tcp dport {")[2]
+
+
+@pytest.mark.parametrize(
+    ("senders", "networks"),
+    [
+        ((), "0.0.0.0/0"),
+        ((CT,), "10.1.2.3/32"),
+        ((CT, MR), "10.1.2.3/32, 10.2.0.0/16"),
+        ((MR, Sender("MR2", IPv4Network("10.2.7.0/24"))), "10.2.0.0/16"),
+        ((CT, Sender("ANY")), "0.0.0.0/0"),
+    ],
+)
+def test_only_the_port_of_the_senders_is_open_and_to_their_networks(
+    senders: tuple[Sender, ...], networks: str
+) -> None:
+    text = firewall.table(replace(Config(), senders=senders))
+    assert re.findall(r"tcp dport (\d+) ip saddr \{ (.+) \} jump sender", text) == [("4242", networks)]
+    assert "tcp dport { 4242, 4243, 8042, 8043, 11112 } ct state new" in text
+
+
+def test_no_rule_but_its_own_is_touched() -> None:
+    text = firewall.table(Config())
+    assert set(re.findall(r"\btable (\S+ \S+)", text)) == {"inet ddwd"}
+    assert "flush" not in text
+    assert "policy accept" in text
+
+
+def test_a_firewall_that_cannot_be_made_is_a_mistake_in_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config()
+    wanted = replace(config, network=replace(config.network, firewall=True))
+    monkeypatch.setattr(firewall, "PROGRAM", str(tmp_path / "nft"))
+    (problem,) = firewall_problems(Loaded(wanted, {"network.firewall": Source("ddwd.yaml", 7)}))
+    assert str(problem) == f"ddwd.yaml:7: network.firewall: {tmp_path}/nft is not there; apt install nftables"
+    assert firewall_problems(Loaded(config, {})) == []
+    (tmp_path / "nft").touch()
+    assert firewall_problems(Loaded(wanted, {})) == []
