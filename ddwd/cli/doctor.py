@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 from ddwd.appliance import credentials, firewall, quickack
 from ddwd.audit import Audit
 from ddwd.clock import SystemClock, sleep
+from ddwd.config import CONFIG_FILE, DEFAULTS_FILE
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
 from ddwd.errors import ConfigError
@@ -142,6 +143,7 @@ def bench(config: Config) -> Bench:
         routes=quickack.read,
         has_firewall=lambda: _has_firewall(config),
         clock=SystemClock(),
+        settings=(Path(os.environ.get("DDWD_CONFIG") or CONFIG_FILE), DEFAULTS_FILE),
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ddwd import tls
 from ddwd.appliance import quickack, render
-from ddwd.config import CONFIG_FILE
+from ddwd.config import CONFIG_FILE, SECRET_KEYS, flatten
 from ddwd.errors import ConfigError, DdwdError, Problem
 from ddwd.paths import Paths
 from ddwd.view.units import UNITS
@@ -107,6 +107,7 @@ class Bench:
     routes: Callable[[], list[JsonRoute]]
     has_firewall: Callable[[], bool]
     clock: Clock
+    settings: tuple[Path, ...]
 
     @property
     def paths(self) -> Paths:
@@ -332,9 +333,16 @@ def _permissions(bench: Bench) -> Iterator[Finding]:
                 f"{path} is not ddwd's to write",
                 f"chown ddwd:ddwd {path}; chmod 750 {path}",
             )
-    if bench.config.credentials_file.stat().st_mode & stat.S_IRWXO:
-        file = bench.config.credentials_file
-        yield Finding("permissions", Level.BROKEN, f"{file} is open to every user", f"chmod 640 {file}")
+    for file in (bench.config.credentials_file, *_with_secrets(bench)):
+        if file.stat().st_mode & stat.S_IRWXO:
+            yield Finding("permissions", Level.BROKEN, f"{file} is open to every user", f"chmod 640 {file}")
+
+
+def _with_secrets(bench: Bench) -> list[Path]:
+    """The files of the settings, where a password is among them."""
+    values = flatten(bench.config)
+    secret = any(values[key] is not None for key in SECRET_KEYS)
+    return [file for file in bench.settings if secret and file.exists()]
 
 
 def _clock(bench: Bench) -> Iterator[Finding]:

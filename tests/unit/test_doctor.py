@@ -86,6 +86,9 @@ class Machine:
         for path in (self.paths.output, self.paths.state, self.paths.quarantine, folder / "etc"):
             path.mkdir(mode=0o750, parents=True)
         credentials.write(self.config.credentials_file, self.login)
+        self.settings = folder / "etc" / "ddwd.yaml"
+        self.settings.write_text("# as Debian's packages leave files: open to every user\n")
+        self.settings.chmod(0o644)
         for node in ("gateway", "storage"):
             self.render(node)
         self.report = report(self_test={"ok": True, "text": "passed"})
@@ -126,6 +129,7 @@ class Machine:
                 routes=lambda: self.routes,
                 has_firewall=lambda: self.has_firewall,
                 clock=self.clock,
+                settings=(self.settings, self.settings.with_name("absent")),
             )
         )
 
@@ -220,6 +224,10 @@ def _open_credentials(machine: Machine) -> None:
     machine.config.credentials_file.chmod(0o644)
 
 
+def _open_settings_with_a_password(machine: Machine) -> None:
+    machine.config = replace(machine.config, mail=replace(machine.config.mail, password="made up"))  # noqa: S106 - it is
+
+
 def _clock_off(machine: Machine) -> None:
     machine.storage.skew = timedelta(minutes=3)
 
@@ -250,6 +258,7 @@ def _self_test_failed(machine: Machine) -> None:
         (_open_output, "permissions", "is open to every user"),
         (_missing_quarantine, "permissions", "is missing"),
         (_open_credentials, "permissions", "credentials.json is open"),
+        (_open_settings_with_a_password, "permissions", "ddwd.yaml is open"),
         (_clock_off, "clock", "storage's clock is 3 min off"),
         (_certificate_expired, "certificates", "/etc/ddwd/own.pem has expired"),
         (_self_test_failed, "self test", "nothing came"),
