@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := $(CACHE)/venv-$(shell { cat tests/requirements.lock; $(PYTHON) -V; } 2>/dev/null | sha256sum | cut -c1-12)
 BIN := $(VENV)/bin
 FUZZ_VENV := $(CACHE)/venv-fuzz-$(shell { cat tests/fuzz/requirements.lock; $(PYTHON) -V; } 2>/dev/null | sha256sum | cut -c1-12)
+AUDIT_VENV := $(CACHE)/venv-supply-$(shell { cat packaging/supply/requirements.lock; $(PYTHON) -V; } 2>/dev/null | sha256sum | cut -c1-12)
 SHELL_FILES := $(shell packaging/shell-files)
 
 export DDWD_CACHE := $(CACHE)
@@ -18,7 +19,7 @@ COVERAGE := $(BIN)/coverage run -m pytest
 MACHINE := $(BIN)/python -m tests.machine
 
 .DEFAULT_GOAL := help
-.PHONY: help venv deb lint unit pictures manual integration appliance shell stop demo bench fuzz identifiers faults appliance-tests coverage test lock clean
+.PHONY: help venv deb lint unit pictures manual integration appliance shell stop demo bench fuzz identifiers audit faults appliance-tests coverage test lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -88,6 +89,13 @@ fuzz: $(FUZZ_VENV)/ready ## look for bytes that break the portal's own parsers: 
 identifiers: venv ## ten million generated identifiers: none leaves its folder, no two share a name: COUNT=...
 	$(BIN)/python -m tests.identifiers $(or $(COUNT),10000000)
 
+$(AUDIT_VENV)/ready:
+	@packaging/host venv
+	@packaging/venv $(PYTHON) $(AUDIT_VENV) packaging/supply/requirements.lock
+
+audit: deb $(AUDIT_VENV)/ready ## what is known against the vendored libraries, Orthanc and DCMTK, by the SBOM of the .deb
+	@$(AUDIT_VENV)/bin/python packaging/supply/audit.py dist/ddwd_*_all.deb
+
 faults: venv deb ## fault rounds in a throw-away machine: SEED=... ROUNDS=... (100), or ROUND=... to replay one
 	@packaging/host dcmsend
 	$(AS_ROOT) $(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ROUND),--only $(ROUND))
@@ -100,6 +108,7 @@ test: ## everything, on a fresh machine
 	@rm -rf build/coverage
 	$(MAKE) lint
 	$(MAKE) unit
+	$(MAKE) audit
 	$(MAKE) -j2 --output-sync=target integration appliance-tests
 	$(MAKE) bench QUICK=1
 	$(MAKE) coverage
