@@ -221,14 +221,15 @@ def merged(
     origins: dict[str, str] = {}
     problems: list[Problem] = []
     for path in sorted(Paths(config).additions(node).glob("*.json")):
-        addition = _read_addition(path, problems)
+        addition = read_addition(path, problems)
         problems += _refused_keys(path, addition, node)
         _merge(tree, addition)
         origins |= dict.fromkeys(addition, str(path))
     return Rendered(tree, origins, ours), problems
 
 
-def _read_addition(path: Path, problems: list[Problem]) -> Json:
+def read_addition(path: Path, problems: list[Problem]) -> Json:
+    """One of the operator's files; what is wrong with it is added to `problems`, and nothing of it taken then."""
     try:
         found = json.loads(_without_comments(path.read_text(encoding="utf-8")))
     except OSError as error:

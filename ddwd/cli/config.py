@@ -201,18 +201,22 @@ def _listeners(port: int) -> Iterable[str]:
 
 
 def _show(args: argparse.Namespace, out: TextIO) -> int:
-    loaded = load_with_sources()
-    rows = {
-        key: (_shown(key, value), str(loaded.sources.get(key, "default")))
+    rows = shown(load_with_sources())
+    if args.json:
+        out.write(json.dumps(rows) + "\n")
+        return 0
+    for key, row in rows.items():
+        value = "" if row["value"] is None else str(row["value"])
+        out.write(f"{key:<24} {value:<34} {row['source']}\n")
+    return 0
+
+
+def shown(loaded: Loaded) -> dict[str, dict[str, object]]:
+    """Key -> its value and source; secrets hidden."""
+    return {
+        key: {"value": _shown(key, value), "source": str(loaded.sources.get(key, DEFAULT))}
         for key, value in flatten(loaded.config).items()
     }
-    if args.json:
-        body = {key: {"value": value, "source": source} for key, (value, source) in rows.items()}
-        out.write(json.dumps(body) + "\n")
-        return 0
-    for key, (value, source) in rows.items():
-        out.write(f"{key:<24} {'' if value is None else value!s:<34} {source}\n")
-    return 0
 
 
 def _shown(key: str, value: object) -> object:

@@ -23,6 +23,7 @@ from ddwd.cli import (
     retry,
     send,
     status,
+    support_bundle,
     tls,
     trace,
     try_,
@@ -48,6 +49,7 @@ VERBS = (
     credentials,
     tls,
     config,
+    support_bundle,
     try_,
 )
 _USAGE = 64  # EX_USAGE of sysexits.h

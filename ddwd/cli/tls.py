@@ -16,6 +16,7 @@ from ddwd.view.doctor import EXPIRES_DAYS
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from ddwd.appliance.certificates import Shown
     from ddwd.config import Config
@@ -102,12 +103,18 @@ def _show(config: Config, out: TextIO, *, as_json: bool) -> int:
     soon = [one for one in found if one.expires - now < timedelta(days=EXPIRES_DAYS)]
     used = {str(path) for path in tls.certificates_in_use(config)}
     if as_json:
-        out.write(json.dumps([_facts(one, used) for one in found]) + "\n")
+        out.write(json.dumps(facts(config, found)) + "\n")
     elif not found:
         out.write(f"no certificates in {config.tls.folder}; ddwd tls init makes them\n")
     else:
         out.writelines(_line(one, (one.expires - now).days, used) for one in found)
     return 1 if soon else 0
+
+
+def facts(config: Config, found: Sequence[Shown]) -> list[dict[str, object]]:
+    """What is told of each certificate as JSON."""
+    used = {str(path) for path in tls.certificates_in_use(config)}
+    return [_facts(one, used) for one in found]
 
 
 def _facts(one: Shown, used: set[str]) -> dict[str, object]:

@@ -62,6 +62,12 @@ def past(folder: Path, since: str) -> Iterator[Happened]:
             return
 
 
+def contents(folder: Path) -> Iterator[bytes]:
+    """Every segment as it stands, the newest first. Raises OSError."""
+    for number in sorted(_segments(folder), reverse=True):
+        yield _content(folder, number)
+
+
 class Tail:
     """What was added to the ledger since the last look; the first look brings the latest `last` events, or those since a stamp."""
 

@@ -26,7 +26,7 @@ _ddwd_paths() {
 _ddwd() {
     local cur="${COMP_WORDS[COMP_CWORD]}"
     if ((COMP_CWORD == 1)); then
-        _ddwd_words "--help --version status doctor trace verify reconcile retry pause resume quarantine send alert credentials tls config try"
+        _ddwd_words "--help --version status doctor trace verify reconcile retry pause resume quarantine send alert credentials tls config support-bundle try"
         return
     fi
     case "${COMP_WORDS[1]}" in
@@ -100,6 +100,10 @@ _ddwd() {
         ;;
     config)
         local words="check show --help --json"
+        _ddwd_words "$words"
+        ;;
+    support-bundle)
+        local words="--help --output --json"
         _ddwd_words "$words"
         ;;
     try)

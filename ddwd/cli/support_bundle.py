@@ -1,0 +1,236 @@
+"""`ddwd support-bundle`: what somebody who helps needs to know, in one file to send; no patient and no secret in it."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import re
+import socket
+import sys
+from argparse import RawDescriptionHelpFormatter
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ddwd import __version__, audit, durable
+from ddwd.appliance import certificates, credentials, render
+from ddwd.cli import config as config_verb
+from ddwd.cli import doctor, status, tls
+from ddwd.clock import SystemClock, stamp
+from ddwd.config import CONFIG_FILE, DEFAULTS_FILE, READ_HINT, Config, Loaded, load_with_sources
+from ddwd.errors import ConfigError, DdwdError, StateError
+from ddwd.paths import Paths
+from ddwd.view import bundle, machine, scrub
+from ddwd.view import report as view
+from ddwd.view.bundle import Part
+from ddwd.view.counts import counts
+from ddwd.view.doctor import examine
+from ddwd.view.words import size
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from ddwd.appliance.credentials import Credentials
+    from ddwd.config import NodeName
+    from ddwd.errors import Problem
+
+_EPILOG = """One .tar.gz, readable for you alone: settings and the additions to the Orthancs without passwords,
+states of the units, status and doctor, versions, the journal of the last day, counts of the
+ledger, disks, memory, network and certificates. MANIFEST.json in it lists each file, what is
+never in it, and what could not be collected. No patient's name or identifier, no accession
+number, no path below OUTPUT_DIR; studies are named by UID. Run it with sudo: other users see
+less. It works while the portal is stopped, and with settings that are wrong.
+
+exit status:
+  0   written; what could not be collected is named
+  64  wrong usage
+  65  it cannot be written there
+  74  no room on the disk
+  78  the settings may not be read by this user"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb and its arguments."""
+    parser = subparsers.add_parser(
+        "support-bundle",
+        help="collect what support needs in one file, without patients and secrets",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="PATH", help="a new file, or the folder for it (default: this folder)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.set_defaults(run=run, needs_config=False)
+
+
+def run(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int:
+    """Collect, pack, write; the exit status."""
+    now = SystemClock().utc()
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+    name = f"ddwd-support-{host}-{now:%Y%m%dT%H%M%SZ}"
+    target = _target(args.output, f"{name}.tar.gz")
+    subject = Subject()
+    parts = subject.parts()
+    packed, missed = bundle.gather(parts, subject.scrub, _progress(len(parts), shown=not args.json))
+    missed = [*subject.missed, *missed]
+    about = {
+        "made_by": f"ddwd support-bundle {__version__}",
+        "at": stamp(now),
+        "host": socket.gethostname(),
+        "user": getpass.getuser(),
+        "not_collected": [asdict(one) for one in missed],
+        "taken_out": dict(subject.scrub.hidden),
+    }
+    content = bundle.archive(name, packed, about, now)
+    _write(target, content)
+    if args.json:
+        body = {"file": str(target), "bytes": len(content), "files": [one.file for one in packed]}
+        out.write(json.dumps(body | {"not_collected": about["not_collected"]}) + "\n")
+        return 0
+    out.writelines(f"not collected: {one.file}: {one.reason}\n" for one in missed)
+    out.write(f"{target} ({size(len(content))}, {len(packed)} files); look into it: tar -xzf {target}\n")
+    return 0
+
+
+def _target(wanted: Path | None, name: str) -> Path:
+    """Where it is written to; told before anything is collected. Raises StateError."""
+    target = (wanted or Path.cwd()).absolute()
+    target = target / name if target.is_dir() else target
+    if target.exists():
+        raise StateError(f"{target}: is there already, and is not replaced; give --output another name")
+    if not target.parent.is_dir():
+        raise StateError(f"{target.parent}: no such folder")
+    return target
+
+
+def _write(target: Path, content: bytes) -> None:
+    try:
+        durable.write_new(target, [content], mode=0o600)
+    except OSError as error:
+        raise StateError(f"{target}: {error.strerror}; --output FOLDER puts it elsewhere") from error
+
+
+def _progress(total: int, *, shown: bool) -> Callable[[Part], None]:
+    """One line a part, which a terminal gets and nothing else."""
+    number = 0
+
+    def begins(part: Part) -> None:
+        nonlocal number
+        number += 1
+        if shown and sys.stderr.isatty():
+            sys.stderr.write(f"{number:>2}/{total} {part.what}\n")
+
+    return begins
+
+
+class Subject:
+    """This machine as the bundle sees it. Settings that are wrong are told, and the defaults looked at instead."""
+
+    def __init__(self) -> None:
+        self.missed: list[bundle.Missed] = []
+        self._loaded, self._problems = _settings()
+        self.config = self._loaded.config
+        self.paths = Paths(self.config)
+        self._secrets = scrub.secrets_of(self.config, self._login(), _texts())
+        self._additions = dict(self._read_additions())
+        self.scrub = scrub.Scrub(self._secrets, self._patients(), self.paths.output)
+
+    def _login(self) -> Credentials | None:
+        try:
+            return credentials.read(self.config.credentials_file)
+        except ConfigError:
+            return None
+
+    def _patients(self) -> set[str]:
+        try:
+            return scrub.patients(self.paths.output)
+        except OSError as error:
+            self.missed.append(
+                bundle.Missed("(the folders in OUTPUT_DIR)", f"{error.strerror}: no PatientID was looked for")
+            )
+            return set()
+
+    def _read_additions(self) -> list[tuple[str, Any]]:
+        """The operator's JSON for the Orthancs; its secrets become known on the way."""
+        nodes: tuple[NodeName, NodeName] = ("gateway", "storage")
+        found = []
+        for node in nodes:
+            for path in sorted(self.paths.additions(node).glob("*.json")):
+                problems: list[Problem] = []
+                tree = render.read_addition(path, problems)
+                self.missed += [
+                    bundle.Missed(_name_of(path), f"{one.what}; {one.instead}") for one in problems
+                ]
+                if not problems:
+                    found.append((_name_of(path), scrub.without_secrets(tree, self._secrets)))
+        return found
+
+    def parts(self) -> list[Part]:
+        """Everything that is collected, in the order in which one would read it."""
+        config, paths, ask = self.config, self.paths, machine.run
+        places = [paths.output, config.data_dir, *paths.database_area(), config.run_dir, Path("/tmp")]  # noqa: S108 - only its volume
+        return [
+            Part("settings.json", "each setting and its source", self._shown_settings),
+            *(
+                Part(name, "an addition to an Orthanc", partial(self._additions.get, name))
+                for name in self._additions
+            ),
+            Part("status.json", "ddwd status", lambda: json.loads(status.as_json(self._report()))),
+            Part("doctor.json", "ddwd doctor", lambda: [asdict(one) for one in examine(doctor.bench(config))]),
+            Part("units.txt", "states of the units", lambda: machine.unit_states(ask, machine.units(ask))),
+            Part("versions.txt", "versions", lambda: machine.versions(ask)),
+            Part("counts.json", "ledger and files, counted", lambda: counts(paths)),
+            Part("disks.txt", "disks", lambda: machine.disks(ask, places)),
+            Part("memory.txt", "memory and load", machine.memory),
+            Part("network.txt", "addresses, routes and ports", lambda: machine.network(ask)),
+            Part("clock.txt", "clock", lambda: machine.clock(ask)),
+            Part("certificates.json", "certificates and their ends", self._certificates),
+            Part("journal/audit.log", "journal: the audit trail", lambda: machine.journal(identifier=audit.IDENTIFIER)),
+            *self._journals(),
+        ]  # fmt: skip
+
+    def _report(self) -> view.Report:
+        return view.collect(self.config, view.real_ports())
+
+    def _shown_settings(self) -> dict[str, Any]:
+        return {"problems": self._problems, "settings": config_verb.shown(self._loaded)}
+
+    def _certificates(self) -> list[dict[str, object]]:
+        return tls.facts(self.config, certificates.show(self.config))
+
+    def _journals(self) -> list[Part]:
+        try:
+            names = machine.units(machine.run)
+        except DdwdError as error:
+            self.missed.append(bundle.Missed("journal", str(error)))
+            return []
+        return [
+            Part(f"journal/{name}.log", f"journal: {name}", partial(machine.journal, unit=name))
+            for name in names
+        ]
+
+
+def _name_of(addition: Path) -> str:
+    return f"orthanc/{addition.parent.name}/{addition.name}"
+
+
+def _settings() -> tuple[Loaded, list[str]]:
+    """The settings, or the defaults with what is wrong. Raises ConfigError where this user may not read them."""
+    try:
+        return load_with_sources(), []
+    except ConfigError as error:
+        if any(problem.instead == READ_HINT for problem in error.problems):
+            raise
+        return Loaded(Config(), {}), [str(problem) for problem in error.problems]
+
+
+def _texts() -> list[str]:
+    """The files of the settings, in which secrets are looked for even where they cannot be used."""
+    return [
+        path.read_text(encoding="utf-8", errors="replace")
+        for path in (CONFIG_FILE, DEFAULTS_FILE)
+        if path.is_file()
+    ]

@@ -1,0 +1,113 @@
+"""The support bundle: parts, each collected by itself, scrubbed, and packed as one archive with a manifest. Writes nothing itself."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ddwd.errors import DdwdError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from ddwd.view.scrub import Scrub
+
+NEVER = {
+    "images and their heads": "patient data",
+    "the patient's identifier and the accession number of audit records": "patient data; records are named by UIDs and Orthanc IDs",
+    "paths below OUTPUT_DIR": "their first folder is the PatientID",
+    "the files of ledger, custody records and quarantine": "only counts of them are here",
+    "ddwd.yaml, /etc/default/ddwd and credentials.json as they stand": "secrets; `settings.json` has what is set, without these",
+    "private keys": "secrets",
+    "Environment= of the units": "may hold secrets",
+    "the log of PostgreSQL": "may hold values of its tables",
+}
+"""What is in no bundle, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of the bundle: `collect` gives its text, or what becomes its JSON; where it raises, the part is left out."""
+
+    file: str
+    what: str
+    collect: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A file of the bundle, whole."""
+
+    file: str
+    what: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A part that could not be collected, and why, in one line."""
+
+    file: str
+    reason: str
+
+
+def gather(
+    parts: Sequence[Part], scrub: Scrub, begins: Callable[[Part], None]
+) -> tuple[list[Packed], list[Missed]]:
+    """Collect each part; none of them failing keeps the others from coming."""
+    packed: list[Packed] = []
+    missed: list[Missed] = []
+    for part in parts:
+        begins(part)
+        try:
+            packed.append(Packed(part.file, part.what, _content(part, scrub)))
+        except (DdwdError, OSError, ValueError, LookupError, TypeError, subprocess.SubprocessError) as error:
+            missed.append(Missed(part.file, scrub.text(_reason(error))))
+    return packed, missed
+
+
+def _content(part: Part, scrub: Scrub) -> bytes:
+    found = part.collect()
+    if isinstance(found, str):
+        return scrub.text(found).encode("utf-8", "replace")
+    return _json(scrub.tree(found))
+
+
+def _json(tree: Any) -> bytes:
+    return json.dumps(tree, indent=1, default=str).encode() + b"\n"
+
+
+def _reason(error: Exception) -> str:
+    """In one line, and without a path: one below OUTPUT_DIR begins with the PatientID."""
+    if isinstance(error, DdwdError):
+        return "; ".join(str(error).splitlines())
+    if isinstance(error, PermissionError):
+        return "not for this user; run it with sudo"
+    return getattr(error, "strerror", "") or type(error).__name__
+
+
+def archive(name: str, files: Sequence[Packed], about: dict[str, Any], at: datetime) -> bytes:
+    """A .tar.gz with all of them and the manifest, in one folder."""
+    rows = [
+        {
+            "file": one.file,
+            "what": one.what,
+            "bytes": len(one.content),
+            "sha256": hashlib.sha256(one.content).hexdigest(),
+        }
+        for one in files
+    ]
+    manifest = Packed("MANIFEST.json", "this list", _json({**about, "files": rows, "never_in_it": NEVER}))
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as tar:
+        for one in (manifest, *files):
+            entry = tarfile.TarInfo(f"{name}/{one.file}")
+            entry.size, entry.mode, entry.mtime = len(one.content), 0o600, int(at.timestamp())
+            tar.addfile(entry, io.BytesIO(one.content))
+    return made.getvalue()

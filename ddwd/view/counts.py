@@ -1,0 +1,77 @@
+"""How much the portal has done and keeps, in numbers alone: ledger, custody records, quarantine, what is on its way. Reads only."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from ddwd.pipeline.quarantine import read_entries
+from ddwd.state.ledger import parse_line
+from ddwd.view.events import contents
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ddwd.paths import Paths
+
+_MOST_BYTES = 64 * 1024 * 1024
+
+
+def counts(paths: Paths) -> dict[str, Any]:
+    """Everything that is counted. Raises OSError where this user may not look."""
+    return {
+        "ledger": _ledger(paths.ledger),
+        "custody": {"records": _files(paths.custody)["files"]},
+        "quarantine": dict(Counter(entry.subject.kind for entry in read_entries(paths.quarantine))),
+        "requests": _files(paths.requests),
+        "incoming": _files(paths.incoming),
+        "spool": _files(paths.spool),
+        "staging": _files(paths.staging),
+        "audit_queue": _files(paths.audit_queue),
+    }
+
+
+def _ledger(folder: Path) -> dict[str, Any]:
+    """Records and events by kind, the newest segments first, as many as 64 MiB hold."""
+    kinds: Counter[str] = Counter()
+    events: Counter[str] = Counter()
+    stamps: list[str] = []
+    damaged, read = 0, 0
+    for content in contents(folder):
+        read += len(content)
+        for line in content.splitlines(keepends=True):
+            record = parse_line(line)
+            damaged += record is None
+            if record is not None:
+                kinds[record["kind"]] += 1
+                stamps = _span(stamps, str(record.get("at", "")))
+                if record["kind"] == "event":
+                    events[str(record.get("event"))] += 1
+        if read > _MOST_BYTES:
+            break
+    return {
+        **_files(folder),
+        "bytes_read": read,
+        "span": stamps,
+        "records": dict(kinds),
+        "events": dict(events),
+        "damaged_lines": damaged,
+    }
+
+
+def _span(known: list[str], at: str) -> list[str]:
+    return [min([*known, at]), max([*known, at])] if at else known
+
+
+def _files(folder: Path) -> dict[str, int]:
+    """Files below a folder, and their bytes."""
+    count = size = 0
+    for inner, _folders, names in os.walk(folder):
+        for name in names:
+            try:
+                size += os.lstat(os.path.join(inner, name)).st_size  # noqa: PTH118 - a hundred thousand of them
+            except FileNotFoundError:  # it moved on meanwhile
+                continue
+            count += 1
+    return {"files": count, "bytes": size}

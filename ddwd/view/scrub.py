@@ -1,0 +1,168 @@
+"""What may leave the house: takes secrets, patients' identifiers and paths of the output out of whatever is given to others.
+
+The net below the rules, not the rule itself: no part of the portal logs such things (audit.py, errors.py), but a script of the
+operator's inside Orthanc may, and so may an interpreter's own message. Pure, but for `patients`, which reads the names in OUTPUT_DIR.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from ddwd.config import SECRET_KEYS, flatten
+from ddwd.model import identifier_of
+from ddwd.paths import PRIVATE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from ddwd.appliance.credentials import Credentials
+    from ddwd.config import Config
+
+HIDDEN = "(hidden)"
+_SECRET_KEY = re.compile(
+    r"pass|secret|token|credential|authori[sz]|cookie|headers|registeredusers|(access|api|master|private|encryption)_?key|webhook",
+    re.IGNORECASE,
+)
+"""Keys of any configuration below which every text is taken for a secret."""
+_LOGIN = re.compile(r"(?P<scheme>\w+://)?(?P<login>[^\s/@:]*:[^\s/@]+)@")
+_PASSWORD = re.compile(r"(?P<key>password\s*=\s*)(?P<value>'[^']*'|\S+)", re.IGNORECASE)
+_QUERY = re.compile(r"(?P<url>https?://[^\s?]+)\?(?P<query>\S+)")
+_WITH_LOGINS = frozenset({"Servers", "OrthancPeers"})
+"""Sections of Orthanc that may hold [URL, user, password]."""
+_ASSIGNED = re.compile(
+    r"^[ \t]*\w*(?:password|webhook)[ \t]*[:=][ \t]*(?P<value>[^\s#].*?)(?:[ \t]+#.*)?$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_SHORT = 6
+_LONG_SEGMENT = 16
+_LEAST = 4
+"""Characters of an identifier that is looked for; one of three would be found in every second number."""
+_TOKEN = re.compile(r"[\w.%+#~-]+")
+_PERSON = re.compile(r"[^\W\d_][\w.'-]*\^[\w^.'-]*")
+"""A name as DICOM writes it: components parted by ^ (PS3.5 section 6.2, VR PN)."""
+
+
+def secrets_of(config: Config, login: Credentials | None, texts: Iterable[str]) -> set[str]:
+    """Every secret that is known here: of the settings, of the Orthancs, and as it stands in files that may not even be sound."""
+    values = flatten(config)
+    found = {str(values[key]) for key in SECRET_KEYS if values[key] is not None}
+    found |= {word.strip("\"'") for text in texts for word in _ASSIGNED.findall(text)}
+    for users in login.passwords.values() if login else ():
+        found |= set(users.values())
+    return found | {part for one in found for part in _parts(one)}
+
+
+def _parts(secret: str) -> Iterator[str]:
+    """What of a URL is secret by itself, as an HTTP library may tell of it."""
+    if not secret.startswith(("http://", "https://")):
+        return
+    url = urlsplit(secret)
+    yield from (f"{url.path}?{url.query}" if url.query else url.path, url.password or "", url.query)
+    yield from (one for one in url.path.split("/") if len(one) >= _LONG_SEGMENT)
+
+
+def patients(output: Path) -> set[str]:
+    """The identifiers of the patients who have a folder there, in either form. Raises OSError where this user may not look."""
+    found = {entry.name for entry in os.scandir(output) if entry.name != PRIVATE}
+    return found | {name for name in map(identifier_of, found) if name}
+
+
+def without_secrets(tree: Any, found: set[str], keys: tuple[str, ...] = (), *, hide: bool = False) -> Any:
+    """A configuration as it may be shown; the texts that were secret are added to `found`. `keys` lead to this part of it."""
+    hide = hide or any(map(_SECRET_KEY.search, keys[-1:]))
+    if isinstance(tree, dict):
+        return {key: without_secrets(one, found, (*keys, str(key)), hide=hide) for key, one in tree.items()}
+    if isinstance(tree, list):
+        logins = bool(_WITH_LOGINS & set(keys))
+        return [
+            without_secrets(one, found, keys, hide=hide or (logins and place > 0))
+            for place, one in enumerate(tree)
+        ]
+    if not isinstance(tree, str):
+        return tree
+    return _hidden(tree, found) if hide else _without_logins(tree, found)
+
+
+def _hidden(text: str, found: set[str]) -> str:
+    if not text.startswith("/"):  # a key's path is no secret
+        found.add(text)
+    return HIDDEN
+
+
+def _without_logins(text: str, found: set[str]) -> str:
+    """Without what a URL, a proxy or a database's connection string may hold of logins."""
+    found |= {one["login"].partition(":")[2] for one in _LOGIN.finditer(text)}
+    found |= {one["value"].strip("'") for one in _PASSWORD.finditer(text)}
+    found |= {one["query"] for one in _QUERY.finditer(text)}
+    text = _LOGIN.sub(lambda one: f"{one['scheme'] or ''}{HIDDEN}@", text)
+    return _QUERY.sub(rf"\g<url>?{HIDDEN}", _PASSWORD.sub(rf"\g<key>{HIDDEN}", text))
+
+
+class Scrub:
+    """Takes out what it was told of, and counts in `hidden` how often."""
+
+    def __init__(self, secrets: Iterable[str], patients: Iterable[str], output: Path) -> None:
+        self.hidden: Counter[str] = Counter()
+        self._secrets = _any_of(secrets)
+        self._paths = re.compile(re.escape(str(output)) + r"/[^\s\"'<>]+")
+        self._patients: defaultdict[str, list[str]] = defaultdict(list)
+        for one in patients:
+            if len(one) >= _LEAST and (token := _TOKEN.search(one)):
+                self._patients[token[0].casefold()].append(one)
+
+    def text(self, text: str) -> str:
+        """The same without any of it."""
+        if self._secrets is not None:
+            text = self._taken_out("secrets", self._secrets, HIDDEN, text)
+        text = self._taken_out("paths", self._paths, "OUTPUT_DIR/(left out)", text)
+        text = self._taken_out("names", _PERSON, "(name)", text)
+        return self._without_patients(text)
+
+    def tree(self, value: Any) -> Any:
+        """The same of every text in lists and sections; keys and numbers stay."""
+        if isinstance(value, dict):
+            return {key: self.tree(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.tree(inner) for inner in value]
+        return self.text(value) if isinstance(value, str) else value
+
+    def _taken_out(self, kind: str, pattern: re.Pattern[str], instead: str, text: str) -> str:
+        text, count = pattern.subn(lambda _found: instead, text)
+        self.hidden[kind] += count
+        return text
+
+    def _without_patients(self, text: str) -> str:
+        if not self._patients:
+            return text
+        parts, done = [], 0
+        for token in _TOKEN.finditer(text):
+            begin, end = self._patient_at(text, token)
+            if begin >= done and end:
+                parts += [text[done:begin], "(patient)"]
+                done = end
+                self.hidden["patients"] += 1
+        return "".join([*parts, text[done:]])
+
+    def _patient_at(self, text: str, token: re.Match[str]) -> tuple[int, int]:
+        """Where the identifier stands that this word belongs to; (0, 0) where it belongs to none."""
+        for word in {token[0], token[0].rstrip(".-")}:  # the end of a sentence
+            for one in self._patients.get(word.casefold(), ()):
+                begin = token.start() - one.casefold().find(word.casefold())
+                if begin >= 0 and text[begin : begin + len(one)].casefold() == one.casefold():
+                    return begin, begin + len(one)
+        return 0, 0
+
+
+def _any_of(secrets: Iterable[str]) -> re.Pattern[str] | None:
+    """A pattern that finds each of them; a short one as a whole word only."""
+    spelled = {form for one in secrets if one for form in (one, quote(one, safe=""))}
+    parts = [
+        re.escape(one) if len(one) >= _SHORT else rf"(?<!\w){re.escape(one)}(?!\w)"
+        for one in sorted(spelled, key=len, reverse=True)
+    ]
+    return re.compile("|".join(parts)) if parts else None
