@@ -105,6 +105,20 @@ class TlsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WebConfig:
+    """Whether other machines reach the Orthancs' web pages, by HTTPS and login; `networks` () is every one."""
+
+    open: bool = False
+    networks: tuple[Network, ...] = ()
+    gateway_port: int = 8442
+    storage_port: int = 8443
+
+    def port_for(self, node: NodeName) -> int:
+        """Port for HTTPS of that Orthanc's pages."""
+        return self.gateway_port if node == "gateway" else self.storage_port
+
+
+@dataclass(frozen=True, slots=True)
 class Forward:
     """How the gateway's Lua sends; after `grace` seconds the extractor sends what it left."""
 
@@ -226,6 +240,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     senders: tuple[Sender, ...] = ()
     tls: TlsConfig = field(default_factory=TlsConfig)
+    web: WebConfig = field(default_factory=WebConfig)
     output_dir: Path = Path("/var/lib/ddwd/received_dicom")
     poll_interval: float = 5.0
     stable_age: int = 3
@@ -490,6 +505,10 @@ SETTINGS: Mapping[str, _Setting] = {
     "tls.gateway_certificate": _Setting(_folder, optional=True),
     "tls.gateway_key": _Setting(_folder, optional=True),
     "tls.senders_ca": _Setting(_folder, optional=True),
+    "web.open": _Setting(_switch),
+    "web.networks": _Setting(_network, many=True),
+    "web.gateway_port": _Setting(_PORT),
+    "web.storage_port": _Setting(_PORT),
     "output_dir": _Setting(_folder, ("OUTPUT_DIR",)),
     "poll_interval": _Setting(_seconds(0.1, 3600), ("POLL_INTERVAL",)),
     "stable_age": _Setting(_whole(1, 3600), ("STABLE_AGE", "ORTHANC__STABLE_AGE")),
@@ -544,6 +563,8 @@ PORT_KEYS = (
     "scp.port",
     "tls.gateway_port",
     "tls.dicomweb_port",
+    "web.gateway_port",
+    "web.storage_port",
 )
 """Every key of a port; those of TLS are listened on where TLS has them (`ports`)."""
 AET_KEYS = ("gateway.aet", "storage.aet", "scp.aet")
@@ -560,6 +581,7 @@ def ports(config: Config) -> list[str]:
     """The keys of the ports that are listened on with these settings."""
     unused = set() if config.tls.gateway == "both" else {"tls.gateway_port"}
     unused |= set() if config.tls.dicomweb else {"tls.dicomweb_port"}
+    unused |= set() if config.web.open else {"web.gateway_port", "web.storage_port"}
     return [key for key in PORT_KEYS if key not in unused]
 
 

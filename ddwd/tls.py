@@ -58,8 +58,8 @@ def in_use(config: Config) -> tuple[Name, ...]:
     """Who needs a certificate with these settings."""
     tls = config.tls
     wanted: dict[Name, bool] = {
-        "gateway": tls.gateway != "off" or tls.dicomweb,
-        "storage": tls.dicomweb or tls.storage or tls.scp,
+        "gateway": tls.gateway != "off" or tls.dicomweb or config.web.open,
+        "storage": tls.dicomweb or tls.storage or tls.scp or config.web.open,
         "scp": tls.scp,
         "extractor": tls.storage or tls.scp,
         "operator": tls.gateway != "off" or tls.storage or tls.scp,

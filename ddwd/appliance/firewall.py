@@ -18,7 +18,7 @@ from ddwd.errors import PeerRefusedError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ddwd.config import Config
+    from ddwd.config import Config, Network
 
 TABLE = "inet ddwd"
 PROGRAM = "/usr/sbin/nft"
@@ -34,17 +34,13 @@ class Port:
     number: int
     key: str
     purpose: str
-    networks: tuple[ipaddress.IPv4Network, ...] = ()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether any other machine may reach it."""
-        return bool(self.networks)
+    networks: tuple[Network, ...] = ()
 
 
 def ports(config: Config) -> tuple[Port, ...]:
     """Every port in use. What no network may reach is for this machine alone."""
     everyone = (ipaddress.IPv4Network("0.0.0.0/0"),)
+    browsers = config.web.networks or everyone
     senders = tuple(dict.fromkeys(one.network for one in config.senders)) or everyone
     known = (
         Port(config.gateway.dicom_port, "gateway.dicom_port", f"DICOM of {config.gateway.aet}", senders),
@@ -58,6 +54,18 @@ def ports(config: Config) -> tuple[Port, ...]:
         Port(config.scp.port, "scp.port", f"DICOM of {config.scp.aet}"),
         Port(config.tls.gateway_port, "tls.gateway_port", f"DICOM of {config.gateway.aet} by TLS", senders),
         Port(config.tls.dicomweb_port, "tls.dicomweb_port", f"DICOMweb of {config.storage.aet} by HTTPS"),
+        Port(
+            config.web.gateway_port,
+            "web.gateway_port",
+            f"web pages of {config.gateway.aet} by HTTPS",
+            browsers,
+        ),
+        Port(
+            config.web.storage_port,
+            "web.storage_port",
+            f"web pages of {config.storage.aet} by HTTPS",
+            browsers,
+        ),
     )
     used = keys_of_ports(config)
     return tuple(port for port in known if port.key in used)
@@ -97,9 +105,15 @@ def table(config: Config) -> str:
 
 def _openings(known: tuple[Port, ...]) -> Iterator[str]:
     for port in known:
-        if port.is_open:
-            merged = ipaddress.collapse_addresses(port.networks)
+        if merged := _merged(port.networks):
             yield f"tcp dport {port.number} ip saddr {{ {', '.join(map(str, merged))} }} jump sender"
+
+
+def _merged(networks: tuple[Network, ...]) -> list[ipaddress.IPv4Network]:
+    """As few as say the same. None of the portal's ports is listened on by IPv6."""
+    return list(
+        ipaddress.collapse_addresses(one for one in networks if isinstance(one, ipaddress.IPv4Network))
+    )
 
 
 def apply(config: Config) -> None:

@@ -213,8 +213,8 @@ def _ports_of(config: Config) -> dict[str, tuple[int, ...]]:
     return {
         "ddwd-gateway": (config.gateway.dicom_port, config.gateway.http_port),
         "ddwd-storage": (config.storage.dicom_port, config.storage.http_port),
-        "ddwd-tls@gateway": (config.tls.gateway_port,),
-        "ddwd-tls@storage": (config.tls.dicomweb_port,),
+        "ddwd-tls@gateway": (config.tls.gateway_port, config.web.gateway_port),
+        "ddwd-tls@storage": (config.tls.dicomweb_port, config.web.storage_port),
     }
 
 

@@ -271,6 +271,7 @@ _ELSEWHERE = {
     "DicomPort": "{node}.dicom_port",
     "HttpPort": "{node}.http_port",
     "StableAge": "stable_age",
+    "RemoteAccessAllowed": "web.open",
     "StorageDirectory": "data_dir",
     "IndexDirectory": "data_dir",
     "Ddwd": "forward.mode or forward.batch",

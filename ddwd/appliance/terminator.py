@@ -42,10 +42,24 @@ TIMEOUTconnect = 10
 """
 """Who shows no certificate of the authority gets no further than the handshake, which may take ten seconds."""
 
+_WEB = """
+[web]
+accept = {accept}
+connect = {connect}
+cert = {certificate}
+key = {key}
+sslVersionMin = TLSv1.2
+ciphers = ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM
+options = NO_RENEGOTIATION
+TIMEOUTbusy = 10
+TIMEOUTclose = 10
+TIMEOUTconnect = 10
+"""
+
 
 def render(config: Config, node: NodeName) -> str | None:
     """The settings of the terminator before that Orthanc; None where it needs none."""
-    services = _dicom(config) if node == "gateway" else _dicomweb(config)
+    services = (_dicom(config) if node == "gateway" else _dicomweb(config)) + _web(config, node)
     return _BASE + services if services else None
 
 
@@ -69,6 +83,18 @@ def _dicomweb(config: Config) -> str:
         return ""
     accept = f"{_HERE}:{config.tls.dicomweb_port}"
     return _service(config, "storage", "dicomweb", accept, config.storage.http_port, tls.authority(config))
+
+
+def _web(config: Config, node: NodeName) -> str:
+    """The web pages, for people elsewhere: their browsers show no certificate, so that the login is Orthanc's."""
+    if not config.web.open:
+        return ""
+    return _WEB.format(
+        accept=config.web.port_for(node),
+        connect=f"{_HERE}:{config.node(node).http_port}",
+        certificate=tls.files(config, node).certificate,
+        key=KEY_OF_UNIT.format(unit=f"tls@{node}"),
+    )
 
 
 def _service(config: Config, node: NodeName, name: str, accept: str, port: int, trusted: Path) -> str:

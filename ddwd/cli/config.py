@@ -33,6 +33,8 @@ _UNIT_OF = {
     "scp.port": "ddwd-scp",
     "tls.gateway_port": "ddwd-tls@gateway",
     "tls.dicomweb_port": "ddwd-tls@storage",
+    "web.gateway_port": "ddwd-tls@gateway",
+    "web.storage_port": "ddwd-tls@storage",
 }
 _LISTENING = "0A"  # state column of /proc/self/net/tcp; /proc/net is hidden by ProcSubset=pid
 
@@ -122,7 +124,12 @@ def tls_problems(loaded: Loaded) -> list[Problem]:
     """What TLS needs and is not there: certificates, and the program that ends TLS before an Orthanc."""
     config = loaded.config
     key = next(
-        (key for key, source in loaded.sources.items() if key.startswith("tls.") and source != DEFAULT), "tls"
+        (
+            key
+            for key, source in loaded.sources.items()
+            if key.startswith(("tls.", "web.")) and source != DEFAULT
+        ),
+        "tls",
     )
     hint = "sudo ddwd tls init makes what is missing"
     keys = [tls.files(config, name).key for name in tls.in_use(config)]

@@ -10,6 +10,7 @@ import pytest
 from tests.appliance.conftest import Portal
 from tests.machine import Machine
 from tests.machine.machine import HTTP_PORTS
+from tests.machine.network import MACHINE_ADDRESS
 from tests.studies import made_up_ct
 
 if TYPE_CHECKING:
@@ -138,3 +139,39 @@ def test_no_password_is_in_the_journal_or_in_a_process_list(own: Portal) -> None
     passwords = {password for users in known.values() for password in users.values()}
     said = own.machine.run("journalctl --no-pager -o cat; ps axww").stdout
     assert [one for one in passwords if one in said] == []
+
+
+def _https(portal: Portal, port: int, login: str = "", *options: str) -> int:
+    """The HTTP status that a browser on the LAN gets; 0 where there is no HTTPS."""
+    named = ["-u", login] if login else []
+    url = f"https://{MACHINE_ADDRESS}:{port}/system"
+    words = ["curl", "-s", "-k", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", *named, *options, url]
+    return int(portal.modality.run(words, check=False).stdout or 0)
+
+
+def _wait_page(portal: Portal, port: int, login: str) -> None:
+    portal.machine.wait_for(lambda: _https(portal, port, login) == 200, limit=30, what=f"no page at {port}")
+
+
+def test_pages_are_opened_by_https_and_login_and_in_no_other_way(own: Portal) -> None:
+    path = own.machine.path("/etc/ddwd/ddwd.yaml")
+    before = path.read_text(encoding="utf-8")
+    assert {_https(own, 8442), _https(own, 8443)} == {0}
+    path.write_text("web:\n  open: true\n", encoding="utf-8")
+    refused = own.machine.run("ddwd config check", check=False)
+    assert (refused.returncode, "ddwd tls init" in refused.stderr) == (78, True)
+    own.machine.run("ddwd tls init && ddwd config check && systemctl restart ddwd")
+    own.wait_active()
+    for node, port in (("gateway", 8442), ("storage", 8443)):
+        viewer = own.machine.credentials(node, "viewer")
+        _wait_page(own, port, viewer)
+        assert _https(own, port) == 401
+        assert _https(own, port, "orthanc:orthanc") == 401
+        assert _https(own, port, viewer, "-X", "DELETE") == 403
+        assert _https(own, port, viewer, "--tls-max", "1.1") == 0
+        assert own.modality.http_status(port, user=viewer) in {0, 400}
+        assert own.modality.http_status(HTTP_PORTS[node], user=viewer) == 401
+    path.write_text(before, encoding="utf-8")
+    own.machine.run("systemctl restart ddwd")
+    own.wait_active()
+    assert {_https(own, 8442), _https(own, 8443)} == {0}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_network
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ddwd.appliance import firewall
 from ddwd.cli.config import firewall_problems
-from ddwd.config import Config, Loaded, Sender, Source, TlsConfig, flatten, ports
+from ddwd.config import Config, Loaded, Sender, Source, TlsConfig, WebConfig, flatten, ports
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,8 +23,9 @@ MR = Sender("MR*", IPv4Network("10.2.0.0/16"))
 @pytest.mark.parametrize(
     "tls", [TlsConfig(), TlsConfig(gateway="both", dicomweb=True), TlsConfig(gateway="only")]
 )
-def test_every_port_that_is_listened_on_is_in_the_list_once(tls: TlsConfig) -> None:
-    config = Config(tls=tls)
+@pytest.mark.parametrize("web", [WebConfig(), WebConfig(open=True)])
+def test_every_port_that_is_listened_on_is_in_the_list_once(tls: TlsConfig, web: WebConfig) -> None:
+    config = Config(tls=tls, web=web)
     values = flatten(config)
     assert sorted(port.key for port in firewall.ports(config)) == sorted(ports(config))
     assert {port.key: port.number for port in firewall.ports(config)} == {
@@ -54,6 +55,13 @@ def test_only_the_port_of_the_senders_is_open_and_to_their_networks(
     text = firewall.table(replace(Config(), senders=senders))
     assert re.findall(r"tcp dport (\d+) ip saddr \{ (.+) \} jump sender", text) == [("4242", networks)]
     assert "tcp dport { 4242, 4243, 8042, 8043, 11112 } ct state new" in text
+
+
+def test_the_networks_of_the_web_pages_reach_these_alone() -> None:
+    networks = (ip_network("10.4.0.0/16"), ip_network("2001:db8::/32"))
+    text = firewall.table(Config(web=WebConfig(open=True, networks=networks), senders=(CT,)))
+    assert set(re.findall(r"tcp dport (\d+) ip saddr \{ 10.4.0.0/16 \}", text)) == {"8442", "8443"}
+    assert "2001:db8" not in text
 
 
 def test_no_rule_but_its_own_is_touched() -> None:

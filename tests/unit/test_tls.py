@@ -14,10 +14,10 @@ import pytest
 from ddwd import tls
 from ddwd.appliance import certificates as made
 from ddwd.appliance import credentials, provision, terminator
-from ddwd.appliance.render import base
+from ddwd.appliance.render import base, problems_of
 from ddwd.cli.main import main
 from ddwd.cli.main import parser as command_line
-from ddwd.config import Config, TlsConfig, load, ports
+from ddwd.config import Config, TlsConfig, WebConfig, load, ports
 from ddwd.errors import ConfigError, InvalidValueError, NotFoundError
 from tests import certificates
 
@@ -300,3 +300,25 @@ def test_an_unreadable_output_is_no_crash(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "file").touch()
     monkeypatch.setattr("sys.stdout", io.StringIO())
     assert _run(tmp_path, monkeypatch, tmp_path / "file" / "below", "init") == 65
+
+
+def test_the_web_pages_are_opened_by_https_without_a_certificate_of_the_browser() -> None:
+    config = Config(web=WebConfig(open=True))
+    for node, port, behind in (("gateway", 8442, 8042), ("storage", 8443, 8043)):
+        text = terminator.render(config, "gateway" if node == "gateway" else "storage")
+        assert text is not None
+        assert f"accept = {port}\nconnect = 127.0.0.1:{behind}\ncert = /etc/ddwd/tls/{node}.pem\n" in text
+        assert "sslVersionMin = TLSv1.2" in text
+        assert "requireCert" not in text
+    assert tls.in_use(config) == ("gateway", "storage")
+    assert terminator.render(replace(config, web=WebConfig()), "gateway") is None
+
+
+@pytest.mark.parametrize("node", ["gateway", "storage"])
+def test_the_web_pages_are_opened_in_no_other_way(tmp_path: Path, node: str) -> None:
+    config = replace(Config(), credentials_file=tmp_path / "etc/credentials.json")
+    folder = tmp_path / f"etc/orthanc/{node}.d"
+    folder.mkdir(parents=True)
+    (folder / "open.json").write_text('{"RemoteAccessAllowed": true}')
+    (problem,) = problems_of(config, credentials.generate(), "gateway" if node == "gateway" else "storage")
+    assert str(problem).endswith("RemoteAccessAllowed: is not for this file; set web.open in ddwd.yaml")
