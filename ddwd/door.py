@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ddwd import durable
-from ddwd.dicom.head import UnreadableError, read_identity
+from ddwd.dicom.head import UnreadableError, is_nested_deeper, read_identity
 from ddwd.model import VIEWER
 from ddwd.room import Level, level_of, space_of
 
@@ -35,6 +35,8 @@ _IN_FLIGHT_SECONDS = 120.0
 """How long Orthanc may be storing an object that was let in: above all its patience with the database."""
 _REMEMBERED = 100_000
 """Instances remembered, of the latest series: about 12 MB."""
+_DEEPEST = 32
+"""Levels of items in items; the deepest objects of the field, structured reports, have about ten. Orthanc 1.12.7 crashes at 100."""
 _TEMPORARY = ".part"
 _MODE = 0o644  # its folder is for that Orthanc and the extractor alone
 
@@ -151,7 +153,7 @@ class Door:
 
     def judge(self, content: bytes) -> Verdict:
         """Decide about one object. Raises what the index raises and OSError: then it must be refused."""
-        if self._has_no_room(len(content)):
+        if self._has_no_room(len(content)) or self._is_too_deep(content):
             return Verdict.REFUSE
         with self._lock:
             # a thread that brings another object is done with the one before
@@ -222,6 +224,14 @@ class Door:
                 file.abandon()
                 raise
         self._index.say(f"an object differs from the one stored under its identifiers; both are kept: {name}")
+
+    def _is_too_deep(self, content: bytes) -> bool:
+        """Orthanc 1.12 reads sequences by recursion, in HTTP threads of a small stack: it would crash, and again with each try to forward."""
+        with suppress(UnreadableError):  # then Orthanc reads no deeper than we did
+            if is_nested_deeper(content, _DEEPEST):
+                self._index.say(f"an object with sequences nested more than {_DEEPEST} deep is refused")
+                return True
+        return False
 
     def _has_no_room(self, coming: int) -> bool:
         full = {volume for volume in self._settings.volumes if self._is_full(volume, coming)}

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Set
@@ -93,6 +94,92 @@ def read_identity(content: bytes) -> Identity:
     return Identity(*(values.get(tag, "") for tag in (_PATIENT_ID, _STUDY, _SERIES, _SOP_INSTANCE)))
 
 
+def is_nested_deeper(content: bytes, most: int) -> bool:
+    """Whether the sequences of a whole Part 10 file are nested in more than `most` levels of items. Raises UnreadableError.
+
+    Asked of every object, so most are answered by the number of items in them, without a look at the elements.
+    """
+    transfer_syntax, start = _read_meta(content)
+    endian = _endian(transfer_syntax)
+    data = _inflate(content[start:]) if transfer_syntax in DEFLATED else memoryview(content)[start:]
+    item = struct.pack(f"{endian}HH", _ITEM >> 16, _ITEM & 0xFFFF)
+    if (data if isinstance(data, bytes) else content).count(item) <= most:
+        return False
+    return _Depth(lambda offset, length: bytes(data[offset : offset + length]), endian).exceeds(most)
+
+
+class _Level(NamedTuple):
+    """A sequence or an item that is open: where it ends if that is known, how its elements are encoded, whether it is an item."""
+
+    end: int | None
+    implicit: bool
+    is_item: bool
+
+
+class _Depth:
+    """Steps into every sequence of a data set, whichever way its length is given; encapsulated pixel data is stepped over."""
+
+    def __init__(self, read: Read, endian: str) -> None:
+        self._read = read
+        self._tag, self._long, self._short = (struct.Struct(endian + form) for form in ("HH", "L", "H"))
+        self._item = self._tag.pack(_ITEM >> 16, _ITEM & 0xFFFF)
+        self._levels = [_Level(None, not _is_vr(read(4, 2)), is_item=True)]
+
+    def exceeds(self, most: int) -> bool:
+        """Whether more than `most` items are open at once anywhere. Raises UnreadableError."""
+        position = 0
+        for _ in range(_ELEMENTS):
+            while (end := self._levels[-1].end) is not None and position >= end:
+                self._levels.pop()
+            header = self._read(position, 12)
+            if len(header) < 8:  # noqa: PLR2004 - the shortest element
+                return False
+            group, element = self._tag.unpack_from(header)
+            if group == _DELIMITER_GROUP:
+                position = self._delimit(group << 16 | element, header, position + 8)
+            else:
+                position = self._enter(header, position)
+            if len(self._levels) > 2 * most + 1 and sum(level.is_item for level in self._levels) > most + 1:
+                return True
+        raise UnreadableError("too many elements to look for deep nesting")
+
+    def _delimit(self, tag: int, header: bytes, position: int) -> int:
+        """An item, or an end; where what follows begins."""
+        length = self._long.unpack_from(header, 4)[0]
+        if tag in _DELIMITERS:
+            if len(self._levels) > 1:  # one too many is stepped over, as DCMTK does
+                self._levels.pop()
+        elif self._levels[-1].is_item:  # a fragment of encapsulated pixel data, or nonsense
+            return position + (0 if length == _UNDEFINED else int(length))
+        else:
+            self._levels.append(self._level(length, position, self._levels[-1].implicit, is_item=True))
+        return position
+
+    def _enter(self, header: bytes, position: int) -> int:
+        """An element; where what follows begins: its first item if it is a sequence."""
+        implicit = self._levels[-1].implicit
+        size, length, unknown = _measure(header, self._long, self._short, implicit=implicit)
+        position += size
+        is_sequence = length == _UNDEFINED or implicit or header[4:6] == b"SQ"
+        if is_sequence and (length == _UNDEFINED or self._read(position, 4) == self._item):
+            is_pixels = header[:4] == self._tag.pack(0x7FE0, 0x0010)
+            self._levels.append(self._level(length, position, implicit or unknown, is_item=is_pixels))
+            return position
+        return position + length
+
+    @staticmethod
+    def _level(length: int, position: int, implicit: bool, *, is_item: bool) -> _Level:
+        return _Level(None if length == _UNDEFINED else position + length, implicit, is_item)
+
+
+def _inflate(compressed: bytes) -> bytes:
+    """The beginning of a deflated data set. Raises UnreadableError."""
+    for window in (-zlib.MAX_WBITS, zlib.MAX_WBITS):
+        with suppress(zlib.error):
+            return zlib.decompressobj(window).decompress(compressed, _INFLATED)
+    raise UnreadableError("the data set is said to be deflated and cannot be inflated")
+
+
 def _read_meta(content: bytes) -> tuple[str, int]:
     """Transfer syntax and start of the data set, from the file meta information (PS3.10 section 7.1)."""
     if content[_PREFIX - 4 : _PREFIX] != b"DICM":
@@ -130,14 +217,8 @@ def _blocks(descriptor: int, start: int, held: bytes) -> Read:
 
 def _inflated(descriptor: int, start: int) -> Read:
     """Inflate the beginning of a data set: a raw deflate stream (PS3.5 section A.5), or one in a zlib wrapper by mistake."""
-    compressed = os.pread(descriptor, _INFLATED, start)
-    for window in (-zlib.MAX_WBITS, zlib.MAX_WBITS):
-        try:
-            head = zlib.decompressobj(window).decompress(compressed, _INFLATED)
-        except zlib.error:
-            continue
-        return lambda offset, length: head[offset : offset + length]
-    raise UnreadableError("the data set is said to be deflated and cannot be inflated")
+    head = _inflate(os.pread(descriptor, _INFLATED, start))
+    return lambda offset, length: head[offset : offset + length]
 
 
 def _scan(read: Read, endian: str, wanted: Set[int]) -> dict[int, str]:

@@ -25,7 +25,7 @@ from pydicom.uid import (
 
 from ddwd.clock import SystemClock
 from ddwd.config import Config, Scp, load_with_sources
-from ddwd.dicom.head import UnreadableError, read_head, read_identity
+from ddwd.dicom.head import UnreadableError, is_nested_deeper, read_head, read_identity
 from ddwd.dicom.store_scp import Bounds, StoreScp
 from ddwd.dicom.upper_layer import Limits
 from ddwd.errors import ConfigError, StateError
@@ -45,6 +45,7 @@ _SYNTAXES = (
 )
 _AETS = b"PYTHON_SCP".ljust(16) + b"FUZZ".ljust(16)
 _SECONDS = 5.0
+_DEEPEST = 32
 _MOST = 60_000
 """Bytes of one conversation: what a socket takes without being read."""
 
@@ -67,6 +68,8 @@ def head(data: bytes) -> None:
             read_head(descriptor, 0, _SYNTAXES[(data or b"\0")[0] % len(_SYNTAXES)], b"")
         with suppress(UnreadableError):
             read_identity(data)
+        with suppress(UnreadableError):
+            is_nested_deeper(data, _DEEPEST)
     finally:
         os.close(descriptor)
 

@@ -50,6 +50,8 @@ _SEQUENCE = tagged(8, 0x1115, "SQ", b"", UNDEFINED)
 DEPTHS = (100, 1_000, 10_000, 100_000)
 IDLE = 1000
 HELD = 200
+_SILENT = 8
+"""Silences after which no more of an attack is sent: each takes its time, and shows nothing new."""
 
 
 def image(attack: int, number: int = 1, **more: str | bytes) -> Image:
@@ -217,6 +219,8 @@ def illegal_uids(target: Target) -> Outcome:
     found: Outcome = Counter()
     for text in (*ILLEGAL, "1." * 40 + "1", "9" * 300, ""):
         for one in (Image(text, f"{ROOT}.8.1.1"), Image(f"{ROOT}.8", text), Image(text, text)):
+            if found["silence"] >= _SILENT:
+                break
             with suppress(OSError), Sender(target) as sender:
                 sender.associate()
                 found[sender.tell(store(one.sop_uid, one.encoded()))] += 1
@@ -265,6 +269,8 @@ def undefined_lengths(target: Target) -> Outcome:
         {"after": tagged(0x40, 0x275, "UT", b"x" * 8, 0x7FFFFFF0)},
     )
     for number, parts in enumerate(endless, 1):
+        if found["silence"] >= _SILENT:
+            break
         with suppress(OSError), Sender(target) as sender:
             one = image(11, number, **parts)
             sender.associate()
@@ -280,6 +286,8 @@ def every_transfer_syntax(target: Target) -> Outcome:
     for number, syntax in enumerate(
         [*map(str, uid.AllTransferSyntaxes), "1.2.840.113619.5.2", "1.2.3.998"], 1
     ):
+        if found["silence"] >= _SILENT:
+            break
         with suppress(OSError), Sender(target) as sender:
             one = image(12, number, after=tagged(0x7FE0, 0x10, "OB", b"\xff\xd8" + bytes(100)))
             if STORE not in sender.associate(context(STORE, CT, [syntax])):
@@ -335,6 +343,8 @@ def truncated_data_sets(target: Target) -> Outcome:
     with ExitStack() as stack:
         sender: Sender | None = None
         for length in range(len(encoded)):
+            if found["silence"] >= _SILENT:
+                break
             if sender is None:
                 sender = stack.enter_context(Sender(target))
                 sender.associate()
@@ -353,6 +363,8 @@ def random_data_sets(target: Target) -> Outcome:
         for _ in range(chance.randint(1, 8)):
             encoded[chance.randrange(len(encoded))] = chance.randrange(256)
         content = bytes(encoded) if number % 2 else chance.randbytes(chance.randint(0, 4000))
+        if found["silence"] >= _SILENT:
+            break
         with suppress(OSError), Sender(target) as sender:
             sender.associate()
             found[sender.tell(store(f"{ROOT}.16.1.{number}", content))] += 1
@@ -366,6 +378,8 @@ def executables(target: Target) -> Outcome:
     preambles = (b"MZ" + bytes(126), b"\x7fELF" + bytes(124), b"#!/bin/sh\ntouch /tmp/x\n".ljust(128, b"#"))
     for start in preambles:
         for content in (start + b"DICM" + one.encoded(), start + one.encoded()):
+            if found["silence"] >= _SILENT:
+                break
             with suppress(OSError), Sender(target) as sender:
                 sender.associate()
                 found[sender.tell(store(one.sop_uid, content))] += 1

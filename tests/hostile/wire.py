@@ -21,7 +21,8 @@ STORE, ECHO = 1, 3
 COMMAND, DATA, LAST = 1, 0, 2
 ACCEPTED, REJECTED, PDATA, RELEASED, ABORT, CLOSED = 2, 3, 4, 6, 7, 0
 UNDEFINED = 0xFFFFFFFF
-_SECONDS = 60.0
+_IMAGE_SECONDS = 90.0
+"""The same for a sound image amid an attack."""
 _FRAGMENT = 16000
 _LONG = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"])
 
@@ -152,19 +153,20 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The SCP that is attacked."""
+    """The SCP that is attacked, and the seconds after which it counts as silent."""
 
     host: str
     port: int
     called: str
+    patience: float = 10.0
 
 
 class Sender:
     """A connection that sends whatever it is told; a context manager."""
 
-    def __init__(self, target: Target, seconds: float = _SECONDS) -> None:
+    def __init__(self, target: Target, seconds: float = 0.0) -> None:
         self.target = target
-        self.connection = socket.create_connection((target.host, target.port), seconds)
+        self.connection = socket.create_connection((target.host, target.port), seconds or target.patience)
 
     def __enter__(self) -> Self:
         return self
@@ -243,7 +245,7 @@ def _accepted(body: bytes) -> dict[int, str]:
 def store_image(target: Target, image: Image) -> str:
     """One C-STORE in an association of its own; what came of it."""
     try:
-        with Sender(target) as sender:
+        with Sender(target, _IMAGE_SECONDS) as sender:
             sender.associate(context(STORE, image.sop_class))
             return sender.tell(store(image.sop_uid, image.encoded(), image.sop_class))
     except TimeoutError:
