@@ -97,14 +97,11 @@ def read_identity(content: bytes) -> Identity:
 def is_nested_deeper(content: bytes, most: int) -> bool:
     """Whether the sequences of a whole Part 10 file are nested in more than `most` levels of items. Raises UnreadableError.
 
-    Asked of every object, so most are answered by the number of items in them, without a look at the elements.
+    Asked of every object: a step over each element, half a millisecond for an image of 250, whatever its pixels.
     """
     transfer_syntax, start = _read_meta(content)
     endian = _endian(transfer_syntax)
     data = _inflate(content[start:]) if transfer_syntax in DEFLATED else memoryview(content)[start:]
-    item = struct.pack(f"{endian}HH", _ITEM >> 16, _ITEM & 0xFFFF)
-    if (data if isinstance(data, bytes) else content).count(item) <= most:
-        return False
     return _Depth(lambda offset, length: bytes(data[offset : offset + length]), endian).exceeds(most)
 
 
