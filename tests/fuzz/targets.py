@@ -69,6 +69,8 @@ def head(data: bytes) -> None:
         with suppress(UnreadableError):
             read_identity(data)
         with suppress(UnreadableError):
+            is_nested_deeper(data, 32)
+        with suppress(UnreadableError):
             is_nested_deeper(data, _DEEPEST)
     finally:
         os.close(descriptor)
