@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
 REPO = Path(__file__).resolve().parents[2]
 MOST_MEGABYTES = {"ddwd-gateway": 1000.0, "ddwd-scp": 300.0}
+HEAVY = {"huge-sequence": 4000.0}
+"""DCMTK keeps some 650 bytes for each empty item: what bounds it is the unit's MemoryMax."""
 COMES_BACK = 90.0
-CRASHES = {"nested-sequences"}
-"""What Orthanc 1.12.7 itself does not survive (CVE-2026-10528); docs/security.md names what limits it."""
+CRASHES = {"nested-sequences", "huge-sequence"}
+"""What Orthanc 1.12.7 itself may not survive (CVE-2026-10528, memory); docs/security.md names what limits it."""
 HOSTILE_IDS = ["Smith/7", "../../etc", "SMITH", "smith", "a*b?c", "CON", ".ddwd", "-rf", "100%"]
 
 
@@ -111,7 +113,8 @@ def test_the_gateway_bears_it_or_comes_back(
     rows.append(row)
     assert row.outcomes
     assert is_same or name in CRASHES
-    assert row.megabytes < MOST_MEGABYTES[gateway.unit]
+    assert row.megabytes < HEAVY.get(name, MOST_MEGABYTES[gateway.unit])
+    # what the gateway acknowledged must not bring ORTHANC2 down when it is forwarded
     assert portal.machine.show("ddwd-storage", "NRestarts") == storage
     assert _outside(portal) == []
 
