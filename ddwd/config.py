@@ -610,6 +610,8 @@ def load_with_sources(path: Path | None = None, environ: Mapping[str, str] | Non
     assigned = _read_defaults(Path(environ.get("DDWD_DEFAULTS") or DEFAULTS_FILE), problems)
     raws.update(_of_variables(assigned))
     raws.update(_of_environment(environ, assigned))
+    if all(problem.instead == READ_HINT for problem in problems):
+        del problems[1:]  # one line is enough for who may read neither file
     loaded, wrong = _build(raws)
     problems += chain.from_iterable(wrong.values())
     problems += _clashes(loaded, [key for key in ports(loaded.config) if key not in wrong], "port")

@@ -13,11 +13,14 @@ import traceback
 
 import orthanc
 
-_SETTINGS = json.loads(orthanc.GetConfiguration())["Ddwd"]
+_CONFIGURATION = json.loads(orthanc.GetConfiguration())
+_SETTINGS = _CONFIGURATION["Ddwd"]
+_DICOM_PORT = _CONFIGURATION["DicomPort"]
 sys.path.insert(0, _SETTINGS["Package"])
 
 from ddwd.audit import Audit, Event  # noqa: E402 - the path comes first
 from ddwd.door import Door, NotDicomError, Settings, Verdict, may  # noqa: E402 - as above
+from ddwd.listener import keep_silent  # noqa: E402 - as above
 
 _ACTIONS = {
     Verdict.KEEP: (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None),
@@ -113,6 +116,8 @@ _audit = Audit()
 
 def _changed(change, level, resource):
     """Deletions are in no list that could be asked for later, so they are told as they happen."""
+    if change == orthanc.ChangeType.ORTHANC_STARTED and not keep_silent(_DICOM_PORT):
+        orthanc.LogWarning("ddwd: no listening DICOM port was found: a silent connection may hold up others")
     if change == orthanc.ChangeType.DELETED and level == orthanc.ResourceType.STUDY:
         _audit.record(Event.DELETED, f"a study was deleted on the {_node}", study=resource, peer=_node)
 

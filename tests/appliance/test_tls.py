@@ -82,7 +82,7 @@ def _echoes(portal: Portal, port: int, aec: str, *options: str, from_inside: boo
 
 
 def test_a_study_goes_by_tls_over_every_hop(secure: Portal, tmp_path: Path) -> None:
-    study = made_up_ct(tmp_path, 30, seed=81, size=128)
+    study = made_up_ct(tmp_path, 30, seed=881, size=128)
     assert _send(secure, study, TLS_PORT, *_identity(secure, "CT1")) == 0
     secure.wait_complete(study)
     secure.assert_equal([study])
@@ -92,14 +92,14 @@ def test_a_study_goes_by_tls_over_every_hop(secure: Portal, tmp_path: Path) -> N
 
 
 def test_the_plain_port_still_serves_those_that_have_not_moved(secure: Portal, tmp_path: Path) -> None:
-    secure.deliver(made_up_ct(tmp_path, 5, seed=82, size=128))
+    secure.deliver(made_up_ct(tmp_path, 5, seed=882, size=128))
 
 
 @pytest.mark.parametrize("who", ["a stranger", "nobody", "a plain sender"])
 def test_a_sender_without_a_valid_certificate_sends_nothing_by_tls(
     secure: Portal, tmp_path: Path, who: str
 ) -> None:
-    study = made_up_ct(tmp_path, 1, seed=83, size=64)
+    study = made_up_ct(tmp_path, 1, seed=883, size=64)
     known = {
         "a stranger": [*_identity(secure, "x")],
         "nobody": ["+tla", "-ic"],
@@ -180,7 +180,7 @@ def test_a_key_that_is_not_there_keeps_the_portal_from_starting_and_says_so(secu
 
 def test_only_closes_the_plain_port_and_the_self_test_goes_by_tls_too(secure: Portal, tmp_path: Path) -> None:
     _set(secure, gateway="only")
-    study = made_up_ct(tmp_path, 10, seed=84, size=128)
+    study = made_up_ct(tmp_path, 10, seed=884, size=128)
     assert _send(secure, study, 4242) != 0
     assert _send(secure, study, 4242, *_identity(secure, "x")) != 0
     assert _send(secure, study, 4242, *_identity(secure, "CT1")) == 0

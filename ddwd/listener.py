@@ -1,0 +1,49 @@
+"""Has the kernel keep a connection until its first byte: for a server that can wait for one peer alone, as Orthanc does.
+
+Orthanc's DICOM server takes one connection after the other and waits up to 30 s for the A-ASSOCIATE-RQ of each (DCMTK): one silent
+connection, a port scan or a health check, keeps every modality out for that long. A DICOM requestor speaks first (PS3.8 section 9.2), so
+nothing is lost by waiting for it in the kernel, where thousands can be silent at once. Called inside the server's own process.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+_BACKLOG = 4096
+"""Connections that may be silent at once; the kernel's own bound (net.core.somaxconn) is as high by default."""
+_SECONDS = 3600
+"""After which a connection that is still silent is handed to the server after all."""
+
+
+def keep_silent(port: int) -> bool:
+    """Find this process's listening sockets on that port, and have them wait for a first byte; whether there is one."""
+    found = [_keep_silent(int(entry.name), port) for entry in Path("/proc/self/fd").iterdir()]
+    return any(found)
+
+
+def _keep_silent(descriptor: int, port: int) -> bool:
+    try:
+        copy = os.dup(descriptor)
+    except OSError:  # closed meanwhile
+        return False
+    try:
+        one = socket.socket(fileno=copy)
+    except OSError:  # no socket
+        os.close(copy)
+        return False
+    with one, suppress(OSError):
+        if not _listens(one) or one.getsockname()[1] != port:
+            return False
+        one.listen(_BACKLOG)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _SECONDS)
+        return True
+    return False
+
+
+def _listens(one: socket.socket) -> bool:
+    return one.family in {socket.AF_INET, socket.AF_INET6} and bool(
+        one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    )
