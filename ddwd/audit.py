@@ -56,6 +56,8 @@ class Event(StrEnum):
     RESUMED = "resumed"
     SELF_TEST = "self-test"
     ALERT = "alert"
+    INBOX_SENT = "inbox-sent"
+    INBOX_REJECTED = "inbox-rejected"
 
 
 MESSAGE_IDS = {
@@ -88,6 +90,8 @@ MESSAGE_IDS = {
     Event.RESUMED: "9a6f0f1c4f0b4c5c8d2e6b7a10d4001b",
     Event.SELF_TEST: "9a6f0f1c4f0b4c5c8d2e6b7a10d4001c",
     Event.ALERT: "9a6f0f1c4f0b4c5c8d2e6b7a10d4001d",
+    Event.INBOX_SENT: "9a6f0f1c4f0b4c5c8d2e6b7a10d4001e",
+    Event.INBOX_REJECTED: "9a6f0f1c4f0b4c5c8d2e6b7a10d4001f",
 }
 WARNINGS = frozenset(
     {
@@ -103,6 +107,7 @@ WARNINGS = frozenset(
         Event.DELETED,
         Event.ASSOCIATION_REFUSED,
         Event.ALERT,
+        Event.INBOX_REJECTED,
     },
 )
 _LOG_WARNING, _LOG_NOTICE = 4, 5  # syslog(3)

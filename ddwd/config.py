@@ -224,6 +224,15 @@ class Mail:
 
 
 @dataclass(frozen=True, slots=True)
+class InboxConfig:
+    """Whether there is a drop folder, where, and the seconds for which what is put there must not change."""
+
+    enabled: bool = True
+    folder: Path = Path("/var/lib/ddwd/inbox")
+    settle: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class SelfTestConfig:
     """Whether the portal sends itself a made-up study every hour (ddwd-doctor.timer)."""
 
@@ -253,6 +262,7 @@ class Config:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
     mail: Mail = field(default_factory=Mail)
+    inbox: InboxConfig = field(default_factory=InboxConfig)
     self_test: SelfTestConfig = field(default_factory=SelfTestConfig)
     data_dir: Path = Path("/var/lib/ddwd")
     run_dir: Path = Path("/run/ddwd")
@@ -547,6 +557,9 @@ SETTINGS: Mapping[str, _Setting] = {
     "mail.password": _Setting(_secret, optional=True),
     "mail.sender": _Setting(_address),
     "mail.recipient": _Setting(_address),
+    "inbox.enabled": _Setting(_switch),
+    "inbox.folder": _Setting(_folder),
+    "inbox.settle": _Setting(_seconds(1, 3600)),
     "self_test.hourly": _Setting(_switch),
     "data_dir": _Setting(_folder),
     "run_dir": _Setting(_folder),

@@ -25,6 +25,8 @@ VIEWER = "viewer"
 """Login of the Orthancs' web pages that may look, search and download; every other one may do what it likes."""
 SEND_AET = "DDWD_SEND"
 """Calling AE title of `ddwd send`."""
+INBOX_AET = "DDWD_INBOX"
+"""Calling AE title of the drop folder."""
 EXTRACTOR_AET = "DDWD_EXTRACTOR"
 """Calling AE title of the extractor's C-MOVE, the only one that ORTHANC2 answers."""
 

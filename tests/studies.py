@@ -18,6 +18,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.fileset import FileSet
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -194,6 +195,15 @@ def published(study_uid: str, output_dir: Path) -> dict[str, list[Path]]:
         if not path.relative_to(output_dir).parts[0].startswith("."):
             found[path.stem].append(path)
     return found
+
+
+def write_disc(paths: Iterable[Path], folder: Path) -> None:
+    """Write the files into a new folder as they lie on a disc, with a DICOMDIR (PS3.10 section 8)."""
+    disc = FileSet()
+    for path in paths:
+        disc.add(path)
+    disc.write(folder)
+    disc._stage["t"].cleanup()  # it would warn of it
 
 
 def missing(study: Study, output_dir: Path) -> list[str]:

@@ -43,6 +43,7 @@ _KEYS_OF: Mapping[str, tls.Name] = {
     "ddwd-tls@storage": "storage",
     "ddwd-scp": "scp",
     "ddwd-extractor": "extractor",
+    "ddwd-inbox": "operator",
 }
 """Whose key each unit is given."""
 _FIRST_OPEN_PORT = 1024
@@ -203,9 +204,10 @@ def _put_drop_in(path: Path, text: str | None) -> bool:
 def drop_ins(config: Config) -> dict[tuple[str, str], str | None]:
     """Unit and file name -> text, None where there is to be none."""
     output = {(unit, "50-output-dir.conf"): output_drop_in(config) for unit in _PYTHON_UNITS}
+    inbox = {("ddwd-inbox", "50-folder.conf"): inbox_drop_in(config)}
     keys = {(unit, "50-tls.conf"): tls_drop_in(config, name) for unit, name in _KEYS_OF.items()}
     ports = {(unit, "50-low-port.conf"): port_drop_in(*used) for unit, used in _ports_of(config).items()}
-    return output | keys | ports
+    return output | inbox | keys | ports
 
 
 def _ports_of(config: Config) -> dict[str, tuple[int, ...]]:
@@ -233,6 +235,14 @@ def output_drop_in(config: Config) -> str | None:
     if config.output_dir.is_relative_to(_SYSTEM_DATA):
         return None
     return f'# Written by ddwd-provision: OUTPUT_DIR of ddwd.yaml.\n[Service]\nReadWritePaths="{_escaped(config.output_dir)}"\n'
+
+
+def inbox_drop_in(config: Config) -> str | None:
+    """Lets the drop folder be elsewhere; one that is missing keeps its own unit alone from starting."""
+    folder = config.inbox.folder
+    if folder.is_relative_to(_SYSTEM_DATA):
+        return None
+    return f'# Written by ddwd-provision: inbox.folder of ddwd.yaml.\n[Service]\nReadWritePaths="{_escaped(folder)}"\n'
 
 
 def tls_drop_in(config: Config, name: tls.Name) -> str | None:

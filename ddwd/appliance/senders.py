@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ddwd.config import Sender
-from ddwd.model import SELF_TEST_AET, SEND_AET
+from ddwd.model import INBOX_AET, SELF_TEST_AET, SEND_AET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SCRIPT = "senders.lua"
 _HERE = ipaddress.IPv4Network("127.0.0.0/8")
-_OWN = tuple(Sender(aet, ipaddress.IPv4Network("127.0.0.1")) for aet in (SELF_TEST_AET, SEND_AET))
+_OWN = tuple(Sender(aet, ipaddress.IPv4Network("127.0.0.1")) for aet in (SELF_TEST_AET, SEND_AET, INBOX_AET))
 _REQUESTS = ("Echo", "Find", "FindWorklist", "Get", "Move", "Store", "StorageCommitment")
 
 

@@ -27,6 +27,7 @@ UNITS = (
     "ddwd-extractor",
     "ddwd-monitor",
     "ddwd-quickack",
+    "ddwd-inbox",
 )
 """The umbrella, then the others in the order they start."""
 OPTIONAL = ("ddwd-tls@gateway", "ddwd-tls@storage")

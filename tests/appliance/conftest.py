@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CUSTODY = ("ddwd-gateway", "ddwd-storage", "ddwd-scp", "ddwd-extractor")
 """The daemons that images pass through."""
-DAEMONS = (*CUSTODY, "ddwd-monitor", "ddwd-quickack")
+DAEMONS = (*CUSTODY, "ddwd-monitor", "ddwd-quickack", "ddwd-inbox")
 UNITS = ("ddwd", *DAEMONS)
 OUTPUT_DIR = "/var/lib/ddwd/received_dicom"
 COMPLETE_LIMIT = 60.0

@@ -81,6 +81,14 @@ def _settle(own: Portal) -> None:
     )
 
 
+def _is_sent_from_the_drop_folder(own: Portal, _study: Study, _said: str) -> None:
+    own.machine.wait_for(
+        lambda: own.machine.run("ls /var/lib/ddwd/inbox/sent/*", check=False).stdout == "to-send\n",
+        limit=60,
+        what="what was put into the drop folder was not sent",
+    )
+
+
 def _runs(own: Portal, _study: Study, _said: str) -> None:
     _settle(own)
 
@@ -152,6 +160,7 @@ AFTER: dict[str, Callable[[Portal, Study, str], None]] = {
     "apt install": _runs,
     "dcmsend": _is_delivered,
     "ddwd send": _is_delivered,
+    "runuser -u ddwd -- cp -r": _is_sent_from_the_drop_folder,
     "ddwd config check && systemctl restart ddwd": _runs,
     "journalctl -t ddwd-audit DDWD_STUDY_UID=": _tells_of_its_publication,
     "journalctl -t ddwd-audit -o verbose": _names_the_study,

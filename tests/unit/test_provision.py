@@ -15,7 +15,7 @@ import pytest
 from ddwd.appliance import credentials, provision
 from ddwd.appliance.provision import Answer, SystemHost
 from ddwd.appliance.render import RENDERED_NAME
-from ddwd.config import Config
+from ddwd.config import Config, InboxConfig
 from ddwd.errors import ConfigError, DdwdError, PeerDownError, PeerRefusedError
 from ddwd.paths import Paths
 
@@ -98,6 +98,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
         data_dir=tmp_path / "data",
         run_dir=tmp_path / "run",
         credentials_file=tmp_path / "etc" / "credentials.json",
+        inbox=InboxConfig(folder=tmp_path / "data" / "inbox"),
     )
 
 
@@ -222,6 +223,13 @@ def test_drop_in_is_for_the_two_python_units(config: Config, host: FakeHost, tmp
     provision.ensure_drop_ins(replace(config, output_dir=tmp_path / "a"), host)
     names = {str(path.relative_to(host.units)) for path in host.units.rglob("*.conf")}
     assert names == {f"ddwd-{name}.service.d/50-output-dir.conf" for name in ("scp", "extractor")}
+
+
+def test_a_drop_folder_elsewhere_is_opened_to_its_own_unit_alone(config: Config, host: FakeHost) -> None:
+    provision.ensure_drop_ins(replace(config, inbox=InboxConfig(folder=Path("/srv/100% new"))), host)
+    (path,) = host.units.rglob("*.conf")
+    assert str(path.relative_to(host.units)) == "ddwd-inbox.service.d/50-folder.conf"
+    assert path.read_text().endswith('[Service]\nReadWritePaths="/srv/100%% new"\n')
 
 
 @pytest.mark.parametrize(

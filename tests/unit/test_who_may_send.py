@@ -86,6 +86,7 @@ def test_what_is_wrong_is_told_with_what_to_write(tmp_path: Path, text: str, sai
         ("CT1", "127.0.0.1", True),
         ("DDWD_SELFTEST", "127.0.0.1", True),
         ("DDWD_SEND", "127.0.0.1", True),
+        ("DDWD_INBOX", "127.0.0.1", True),
         ("DDWD_SEND", "10.9.9.9", False),
     ],
 )
@@ -142,7 +143,7 @@ def test_orthanc_itself_refuses_all_that_it_can_tell_apart(
         if key.startswith("Allow") and value
     }
     assert {key for _, key in allowed} <= {"AllowEcho", "AllowStore"}
-    titles = {one.aet.upper() for one in senders} | {"DDWD_SELFTEST", "DDWD_SEND"}
+    titles = {one.aet.upper() for one in senders} | {"DDWD_SELFTEST", "DDWD_SEND", "DDWD_INBOX"}
     assert {title.upper() for title, _ in allowed} == (set() if locks[0] else titles)
 
 

@@ -1,0 +1,105 @@
+"""Entry point of ddwd-inbox: looks after the drop folder, and sends what is complete to the gateway. Nothing else depends on it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+from ddwd.audit import Audit
+from ddwd.clock import SystemClock
+from ddwd.config import load
+from ddwd.daemon.loop import Beat, Loop
+from ddwd.dicom import nodes, store_scu
+from ddwd.errors import DdwdError, StateError
+from ddwd.inbox.arrivals import Arrivals
+from ddwd.inbox.keeper import Keeper, Stopped
+from ddwd.inbox.writers import Writers
+from ddwd.model import INBOX_AET
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ddwd.config import Config
+    from ddwd.dicom.store_scu import Answer, Outgoing
+
+log = logging.getLogger("ddwd.inbox")
+
+_INTERVAL = 2.0
+_SILENCE = 300.0
+"""Seconds that the gateway may take over one image (store_scu)."""
+_SKIP, _FAILED = 1, 255
+"""Exit statuses of ExecCondition=: skip the unit, or fail it."""
+
+
+class Inbox:
+    """The parts, and the loop they run in."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        clock = SystemClock()
+        self.loop = Loop(self._turn, _INTERVAL, breath=0.5)
+        self._writers = Writers(config.inbox.folder, clock, self.loop.wake)
+        self._arrivals = Arrivals(config.inbox.folder, config.inbox.settle, clock, self._writers.writing)
+        self._keeper = Keeper(
+            config.inbox.folder, self._arrivals, self._send, clock, Audit(), config.disk.reserve
+        )
+        self._trouble = ""
+
+    def begin(self) -> None:
+        """Make the folder ready. Raises OSError, DdwdError where it cannot be used."""
+        self._keeper.begin()
+
+    def _turn(self) -> Beat:
+        try:
+            said = self._keeper.turn(self._alive)
+            self._trouble = ""
+        except Stopped:
+            return Beat("stopping in the middle of an item, which stays")
+        except OSError as error:
+            said = f"the drop folder cannot be used: {error.strerror}"
+            if said != self._trouble:
+                log.warning("%s", said)
+            self._trouble = said
+        self._writers.watch(folder for item in self._arrivals.items for folder in item.folders)
+        return Beat(said)
+
+    def _alive(self) -> None:
+        if self.loop.stopping.is_set():
+            raise Stopped
+        self.loop.alive(_SILENCE)
+
+    def _send(self, outgoing: Sequence[Outgoing], answered: Callable[[Answer], None]) -> None:
+        store_scu.send(nodes.gateway(self._config, INBOX_AET), outgoing, answered)
+
+
+def main() -> int:
+    """Run until told to stop; the exit status is that of the error tree. With `--wanted` only tell whether the settings want it."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    asked = sys.argv[1:] == ["--wanted"]
+    try:
+        config = load()
+        if asked:
+            return 0 if config.inbox.enabled else _SKIP
+        _run(config)
+    except DdwdError as error:
+        sys.stderr.write(f"ddwd-inbox: {error}\n")
+        return _FAILED if asked else error.exit_status
+    return 0
+
+
+def _run(config: Config) -> None:
+    """Raises StateError where the folder cannot be used."""
+    folder = config.inbox.folder
+    try:
+        inbox = Inbox(config)
+        inbox.begin()
+    except OSError as error:
+        hint = f"install -d -o ddwd -g ddwd -m 2770 {folder}; see inbox.folder in ddwd.yaml"
+        raise StateError(f"the drop folder {folder} cannot be used ({error.strerror}): {hint}") from error
+    inbox.loop.listen()
+    inbox.loop.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
