@@ -65,6 +65,11 @@ class Paths:
         return self.config.data_dir / "state"
 
     @property
+    def restoring(self) -> Path:
+        """Stands while `ddwd restore` is at work, or was broken off: nothing starts then; it alone writes it."""
+        return self.config.data_dir / "restore-unfinished"
+
+    @property
     def settings(self) -> Path:
         """The settings of the last start, without passwords; the extractor."""
         return self.state / "settings.json"

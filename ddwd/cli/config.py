@@ -18,6 +18,7 @@ from ddwd import tls
 from ddwd.appliance import firewall, terminator
 from ddwd.config import DEFAULT, SECRET_KEYS, Loaded, flatten, load_with_sources, ports
 from ddwd.errors import ConfigError, Problem
+from ddwd.paths import Paths
 
 if TYPE_CHECKING:
     import argparse
@@ -73,6 +74,7 @@ def _checked() -> Config:
         *output_problems(loaded),
         *tls_problems(loaded),
         *firewall_problems(loaded),
+        *restore_problems(loaded.config),
     ]
     if problems:
         raise ConfigError(problems)
@@ -145,6 +147,15 @@ def firewall_problems(loaded: Loaded) -> list[Problem]:
     if not loaded.config.network.firewall or Path(firewall.PROGRAM).exists():
         return []
     return [loaded.problem("network.firewall", f"{firewall.PROGRAM} is not there", "apt install nftables")]
+
+
+def restore_problems(config: Config) -> list[Problem]:
+    """Whether a restore was begun and not finished: then databases and images do not belong together."""
+    marker = Paths(config).restoring
+    if not marker.exists():
+        return []
+    what = "a restore was begun and is not finished"
+    return [Problem(str(marker), None, "restore", what, "run ddwd restore DIR again, to its end")]
 
 
 def _is_sandboxed(folder: Path, data_dir: Path) -> bool:

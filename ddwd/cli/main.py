@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, NoReturn
 from ddwd import __version__
 from ddwd.cli import (
     alert,
+    backup,
     config,
     credentials,
     doctor,
     pause,
     quarantine,
     reconcile,
+    restore,
     retry,
     send,
     status,
@@ -50,6 +52,8 @@ VERBS = (
     tls,
     config,
     support_bundle,
+    backup,
+    restore,
     try_,
 )
 _USAGE = 64  # EX_USAGE of sysexits.h

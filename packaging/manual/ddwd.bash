@@ -26,7 +26,7 @@ _ddwd_paths() {
 _ddwd() {
     local cur="${COMP_WORDS[COMP_CWORD]}"
     if ((COMP_CWORD == 1)); then
-        _ddwd_words "--help --version status doctor trace verify reconcile retry pause resume quarantine send alert credentials tls config support-bundle try"
+        _ddwd_words "--help --version status doctor trace verify reconcile retry pause resume quarantine send alert credentials tls config support-bundle backup restore try"
         return
     fi
     case "${COMP_WORDS[1]}" in
@@ -54,7 +54,7 @@ _ddwd() {
         _ddwd_words "$words"
         ;;
     retry)
-        local words="--help --json"
+        local words="--help --gone --json"
         [[ $cur == -* ]] || words="$(_ddwd_studies)"
         _ddwd_words "$words"
         ;;
@@ -105,6 +105,14 @@ _ddwd() {
     support-bundle)
         local words="--help --output --json"
         _ddwd_words "$words"
+        ;;
+    backup)
+        local words="--help --with-output --without-images --json"
+        if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
+        ;;
+    restore)
+        local words="--help --dry-run --replace --json"
+        if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
         ;;
     try)
         local words="--help --port-base --json"

@@ -63,11 +63,31 @@ def _filled_in(text: str, study: Study) -> str:
 def test_each_command_does_what_the_readme_says(own: Portal, study: Study, command: Command) -> None:
     if own.machine.is_active("ddwd"):
         _settle(own)
+    for beginning, prepare in BEFORE.items():
+        if command.text.startswith(beginning):
+            prepare(own)
     line = f"cd {INBOX} && {_filled_in(command.text, study)}"
     said = own.machine.run(line, user="root" if command.as_root else OPERATOR, timeout=240).stdout
     for beginning, holds in AFTER.items():
         if command.text.startswith(beginning):
             holds(own, study, said)
+
+
+# --- what must be so before a command --------------------------------------------------------------------------------
+
+
+def _as_a_new_machine(own: Portal) -> None:
+    """Nothing received, nothing in the databases, the passwords of another install: the portal runs all the same."""
+    own.machine.run(["systemctl", "stop", "ddwd"])
+    own.machine.run("find /var/lib/ddwd -mindepth 2 -delete && rm /etc/ddwd/credentials.json")
+    for name in ("ddwd_gateway", "ddwd_storage"):
+        own.machine.run(f"runuser -u postgres -- dropdb {name}")
+    own.machine.run(["systemctl", "start", "ddwd"])
+    _settle(own)
+
+
+BEFORE: dict[str, Callable[[Portal], None]] = {"ddwd restore --dry-run": _as_a_new_machine}
+"""Beginning of a command -> what the machine is brought to first."""
 
 
 # --- what must be so after a command ---------------------------------------------------------------------------------
@@ -105,6 +125,15 @@ def _is_delivered(own: Portal, study: Study, _said: str) -> None:
 def _works(own: Portal, study: Study, _said: str) -> None:
     _settle(own)
     own.deliver(study)
+
+
+def _came_back(own: Portal, study: Study, _said: str) -> None:
+    _settle(own)
+    own.assert_equal([study])
+
+
+def _is_there(own: Portal, study: Study, _said: str) -> None:
+    own.assert_equal([study])
 
 
 def _names_each_image(_own: Portal, study: Study, said: str) -> None:
@@ -168,6 +197,8 @@ AFTER: dict[str, Callable[[Portal, Study, str], None]] = {
     "ddwd reconcile --dry-run": _agrees,
     "ddwd quarantine list": _is_empty,
     "ddwd retry": _is_asked,
+    "ddwd restore /mnt/backup": _came_back,
+    "ddwd retry --gone": _is_there,
     "systemctl stop ddwd": _is_stopped,
     "systemctl start ddwd": _works,
     "find /var/lib/ddwd -mindepth 2 -delete": _no_image_is_left,

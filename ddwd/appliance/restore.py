@@ -1,0 +1,304 @@
+"""`ddwd restore`: puts a backup onto a machine where the portal is installed. Run by root, with the portal stopped; backup.py made it.
+
+Everything is looked at before anything is changed: the manifest, each dump's SHA-256, the number and size of all files, and what this
+machine holds that would be lost. While it changes things a marker stands (Paths.restoring), by which `ddwd config check`, and so
+ddwd.service, refuses to start on half a restore; run again it begins anew. OUTPUT_DIR is never emptied, and no file in it replaced.
+
+What the folders lead to is decided by users ddwd and ddwd-*: each is opened in the one above without following a link.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddwd import durable
+from ddwd.appliance import provision, vault
+from ddwd.config import load
+from ddwd.errors import DdwdError, InvalidValueError, StateError, StorageFullError
+from ddwd.paths import Paths
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ddwd.appliance.vault import Machine, Manifest, Progress, Sum, Tree
+    from ddwd.config import Config, NodeName
+
+_UNITS = ("ddwd-doctor.timer", "ddwd-doctor.service", "ddwd.service")
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_KEPT = frozenset({"output"})
+"""Trees that are added to, and never emptied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A whole backup: its folder, what it says of itself, and the settings in it."""
+
+    folder: Path
+    manifest: Manifest
+    config: Config
+
+    @property
+    def set(self) -> Path:
+        """The folder with the files."""
+        return self.folder / self.manifest.set
+
+    def trees(self) -> list[Tree]:
+        """The trees in it, and where they belong."""
+        return [tree for name, tree in vault.trees(Paths(self.config)).items() if name in self.manifest.trees]
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+def open_backup(folder: Path, portal: str, schemas: Mapping[str, int]) -> Backup:
+    """Read a backup, for this version of the portal.
+
+    Raises NotFoundError where there is no finished one, StateError for one of a newer version, ConfigError for its settings.
+    """
+    manifest = vault.read_manifest(folder)
+    newer = [name for name, number in manifest.schemas.items() if number > schemas.get(name, 0)]
+    if newer or _numbers(manifest.portal) > _numbers(portal):
+        raise StateError(
+            f"{folder}: the backup is of ddwd {manifest.portal}, and this is {portal}: install that version here first"
+        )
+    yaml, defaults = (folder / manifest.set / vault.CONFIGURATION / one[1:] for one in manifest.settings)
+    config = load(yaml if yaml.exists() else Path(os.devnull), {"DDWD_DEFAULTS": str(defaults)})
+    return Backup(folder, manifest, config)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) if part.isdigit() else 0 for part in version.split(".")]
+
+
+def assert_whole(backup: Backup, progress: Progress) -> None:
+    """Hold every dump and the files against the manifest. Raises StateError that names what is not as it was written."""
+    for node, dump in backup.manifest.databases.items():
+        progress.step(f"looking at the database of {backup.config.node(_node(node)).aet}", 0)
+        path = backup.set / vault.DATABASES / f"{node}.dump"
+        if not path.is_file() or vault.digest(path) != dump:
+            raise StateError(f"{path} is not as it was written (SHA-256): the backup is damaged")
+    for tree in backup.trees():
+        progress.step(f"looking at {tree.words}", 0)
+        there, wanted = vault.measure(backup.set / tree.name), backup.manifest.trees[tree.name]
+        if there != wanted:
+            raise StateError(
+                f"{backup.set / tree.name} holds {there.files} files, {there.bytes} bytes; written were {wanted.files}, "
+                f"{wanted.bytes}: the backup is damaged"
+            )
+    for one in backup.manifest.configuration:
+        if not _of_configuration(backup, one.path).is_file():
+            raise StateError(f"{_of_configuration(backup, one.path)} is gone: the backup is damaged")
+
+
+def _node(name: str) -> NodeName:
+    return "gateway" if name == "gateway" else "storage"
+
+
+def _of_configuration(backup: Backup, path: str) -> Path:
+    return backup.set / vault.CONFIGURATION / path[1:]
+
+
+def would_be_lost(backup: Backup) -> list[tuple[str, Sum]]:
+    """What this machine holds that a restore would remove, in words; nothing where one was begun and not finished."""
+    return [] if Paths(backup.config).restoring.exists() else _here(backup)
+
+
+def _here(backup: Backup) -> list[tuple[str, Sum]]:
+    """The trees that are emptied, in words, each with what is in it."""
+    kept = _KEPT if backup.manifest.has_images else _KEPT | vault.IMAGES
+    found = [
+        (tree.words, vault.measure(tree.folder))
+        for name, tree in vault.trees(Paths(backup.config)).items()
+        if name not in kept and name != "ledger"
+    ]
+    return [(words, one) for words, one in found if one.files]
+
+
+def assert_possible(backup: Backup) -> None:
+    """Whether this machine can take it. Raises InvalidValueError, StateError, DdwdError and StorageFullError with what to do."""
+    config, manifest = backup.config, backup.manifest
+    if config.database.engine != "postgresql":
+        raise StateError("the backup is of a portal without PostgreSQL; it cannot be restored")
+    output = config.output_dir
+    if not output.is_relative_to(config.data_dir) and not output.is_dir():
+        raise DdwdError(
+            f"{output}, the output_dir of the backup, does not exist here; mount it, or: install -d -o ddwd -g ddwd -m 0750 {output}"
+        )
+    for tree in vault.trees(Paths(config)).values():
+        if Path(os.path.realpath(backup.folder)).is_relative_to(os.path.realpath(tree.folder)):
+            raise InvalidValueError(f"{backup.folder} lies in {tree.folder}, which is to be restored")
+    _assert_images_are_here(backup)
+    free = shutil.disk_usage(config.data_dir).free + sum(one.bytes for _, one in _here(backup))
+    needed = manifest.bytes - manifest.trees.get("output", vault.Sum()).bytes
+    if needed > free:
+        sizes = f"{vault.as_written(needed)} are needed, {vault.as_written(free)} free"
+        raise StorageFullError(f"{config.data_dir}: {sizes}; nothing was changed")
+
+
+def _assert_images_are_here(backup: Backup) -> None:
+    """A backup without images is for storage areas that the operator has brought back, from a snapshot say."""
+    if backup.manifest.has_images:
+        return
+    for name in vault.NODES:
+        area = Paths(backup.config).storage_area(name)
+        if not any(True for _ in vault.files(area)):
+            raise StateError(
+                f"the backup was made with --without-images, and {area} is empty: bring its files back first (your snapshot)"
+            )
+
+
+# --- restoring --------------------------------------------------------------------------------------------------------
+
+
+def restore(backup: Backup, machine: Machine, progress: Progress) -> None:
+    """Stop the portal and put everything in place; starting it is the caller's.
+
+    Raises PeerDownError and PeerRefusedError (PostgreSQL, systemd), StorageFullError, LinkedError and OSError: the marker stays then.
+    """
+    progress.step("stopping the portal", 0)
+    vault.must(machine.pipe(["systemctl", "stop", *_UNITS]), "systemctl stop ddwd")
+    marker = Paths(backup.config).restoring
+    durable.replace_file(marker, f"{backup.folder}\n".encode(), 0o644)
+    _put_configuration(backup, machine, progress)
+    for tree in vault.trees(Paths(backup.config)).values():
+        _put_tree(backup, tree, machine, progress)
+    for request in Paths(backup.config).requests.glob("*.json"):
+        request.unlink()  # asked of what was here before
+    for node in vault.NODES:
+        _put_database(backup, node, machine, progress)
+    os.sync()
+    durable.unlink(marker)
+    durable.fsync_dir(marker.parent)
+
+
+def _put_configuration(backup: Backup, machine: Machine, progress: Progress) -> None:
+    """Every file as it was; one in which a setting more may stand, and which the backup has not, goes."""
+    progress.step("settings, certificates and passwords", 0)
+    for one in backup.manifest.folders:
+        Path(one.path).mkdir(mode=0o700, parents=True, exist_ok=True)
+        machine.give(Path(one.path), one.user, one.group, one.mode)
+    for one in backup.manifest.configuration:
+        path = Path(one.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.replace_file(path, _of_configuration(backup, one.path).read_bytes(), 0o600)
+        machine.give(path, one.user, one.group, one.mode)
+    wanted = {one.path for one in backup.manifest.configuration}
+    here = [Path(one) for one in backup.manifest.settings]
+    here += [path for node in vault.NODES for path in Paths(backup.config).additions(node).glob("*.json")]
+    for path in here:
+        if str(path) not in wanted:
+            path.unlink(missing_ok=True)
+
+
+def _put_tree(backup: Backup, tree: Tree, machine: Machine, progress: Progress) -> None:
+    """The files of one tree; those that were here go first, but for OUTPUT_DIR and for images that are not in the backup."""
+    carried = tree.name in backup.manifest.trees
+    if tree.name in _KEPT and not carried:
+        return
+    tree.folder.mkdir(mode=tree.folder_mode, parents=True, exist_ok=True)
+    machine.give(tree.folder, tree.user, tree.group, tree.folder_mode)
+    with_owners = _Owners(tree, machine)
+    if not carried and tree.name in vault.IMAGES:
+        _own_again(tree, with_owners)
+        return
+    if tree.name not in _KEPT:
+        for inner in list(tree.folder.iterdir()):
+            shutil.rmtree(inner) if inner.is_dir() and not inner.is_symlink() else inner.unlink()
+    if carried:
+        progress.step(tree.words, backup.manifest.trees[tree.name].bytes)
+        source, target = (
+            os.open(backup.set / tree.name, _FOLDER),
+            os.open(tree.folder, _FOLDER & ~os.O_NOFOLLOW),
+        )
+        try:
+            _put(source, target, with_owners, progress)
+        finally:
+            os.close(source)
+            os.close(target)
+
+
+class _Owners:
+    """Gives what was just made to whom it belongs, by its open descriptor."""
+
+    def __init__(self, tree: Tree, machine: Machine) -> None:
+        self._tree = tree
+        status = tree.folder.stat()  # the machine has just given it to them
+        self._ids = status.st_uid, status.st_gid
+
+    def folder(self, descriptor: int) -> None:
+        """A folder of the tree."""
+        os.fchown(descriptor, *self._ids)
+        os.fchmod(descriptor, self._tree.folder_mode)
+
+    def file(self, descriptor: int) -> None:
+        """A file of the tree."""
+        os.fchown(descriptor, *self._ids)
+        os.fchmod(descriptor, self._tree.file_mode)
+
+
+def _put(source: int, target: int, owners: _Owners, progress: Progress) -> None:
+    """Copy what is below one open folder into another; a file that is there stays."""
+    for entry in sorted(os.scandir(source), key=lambda one: one.name):
+        if entry.is_dir(follow_symlinks=False):
+            with suppress(FileExistsError):
+                os.mkdir(entry.name, 0o700, dir_fd=target)
+            inner = [os.open(entry.name, _FOLDER, dir_fd=one) for one in (source, target)]
+            try:
+                owners.folder(inner[1])
+                _put(inner[0], inner[1], owners, progress)
+            finally:
+                for one in inner:
+                    os.close(one)
+        elif entry.is_file(follow_symlinks=False):
+            progress.moved(_put_file(entry.name, source, target, owners))
+
+
+def _put_file(name: str, source: int, target: int, owners: _Owners) -> int:
+    status = os.stat(name, dir_fd=source, follow_symlinks=False)
+    try:
+        new = os.open(name, _NEW, 0o600, dir_fd=target)
+    except FileExistsError:
+        return status.st_size
+    old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
+    try:
+        vault.copy(old, new)
+        owners.file(new)
+        os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
+    finally:
+        os.close(new)
+        os.close(old)
+    return status.st_size
+
+
+def _own_again(tree: Tree, owners: _Owners) -> None:
+    """Files that the operator has brought back belong to the user of that name, whatever its number was."""
+    for found in vault.files(tree.folder):
+        descriptor = os.open(found.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.folder)
+        try:
+            owners.file(descriptor)
+            owners.folder(found.folder)
+        finally:
+            os.close(descriptor)
+
+
+def _put_database(backup: Backup, node: NodeName, machine: Machine, progress: Progress) -> None:
+    """One database from its dump, in one transaction; on the local server it is made anew."""
+    database, name = backup.config.database, backup.config.database.name_for(node)
+    progress.step(f"database {name}", 0)
+    how = vault.login(backup.config, node)
+    argv = ["pg_restore", "--exit-on-error", "--single-transaction", *how.options, "-d", name]
+    if database.is_local:
+        drop = f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'
+        argv_drop = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *how.options, "-d", "postgres", "-c", drop]
+        vault.must(machine.pipe(argv_drop, user=how.user), "PostgreSQL")
+    else:
+        argv[1:1] = ["--clean", "--if-exists", "--no-owner", "--no-privileges"]
+    provision.ensure_databases(backup.config, machine)
+    dump = backup.set / vault.DATABASES / f"{node}.dump"
+    vault.must(machine.pipe(argv, user=how.user, env=how.env, source=dump), f"pg_restore of {name}")

@@ -1,0 +1,181 @@
+"""`ddwd backup DIR`: takes both databases, settings, state and images into a folder, while the portal runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from argparse import RawDescriptionHelpFormatter
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from ddwd import __version__
+from ddwd.appliance import vault
+from ddwd.appliance.backup import Order, back_up
+from ddwd.audit import Audit, Event
+from ddwd.clock import SystemClock
+from ddwd.config import CONFIG_FILE, DEFAULTS_FILE
+from ddwd.errors import InvalidValueError, StateError
+from ddwd.paths import Paths
+from ddwd.state import custody, ledger
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from ddwd.appliance.backup import Made
+    from ddwd.appliance.vault import Progress
+    from ddwd.config import Config
+
+_EPILOG = """Taken while the portal runs: the ledger and custody records, both databases, the files of both
+Orthancs, conflicts and quarantine, settings, certificates and passwords. DIR is for root alone.
+The published files are left out, since a restore has them fetched again from ORTHANC2; take
+them along where studies are deleted there. A further run into the same DIR copies only what is
+new, and the backup before stays until the new one is whole. On the volume of the images
+files are not copied but named once more, and lost with that disk: take DIR elsewhere.
+With --without-images make a snapshot of the storage areas after this has ended, not before.
+
+exit status:
+  0   DIR holds a whole backup, of now
+  64  wrong usage; DIR cannot be one
+  65  only root may; another backup is being written there; its manifest is damaged
+  66  the folder that DIR is to be made in does not exist
+  69  PostgreSQL does not answer
+  74  no room in DIR
+  76  PostgreSQL refused
+  78  the configuration cannot be used"""
+
+SCHEMAS = {"ledger": ledger.SCHEMA, "custody": custody.SCHEMA}
+"""Of the state files, as this version writes them."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb and its arguments."""
+    parser = subparsers.add_parser(
+        "backup",
+        help="copy all that a new machine needs into a folder",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a folder of its own, on another volume")
+    parser.add_argument("--with-output", action="store_true", help="the published files too")
+    parser.add_argument(
+        "--without-images",
+        action="store_true",
+        help="not the files of the Orthancs: you take snapshots of them",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    """Take it; the exit status."""
+    assert_root()
+    if config.database.engine != "postgresql":
+        raise InvalidValueError(
+            "this portal runs without PostgreSQL (ddwd try): copy its folder while it is stopped"
+        )
+    order = Order(
+        folder=args.folder.absolute(),
+        settings=(Path(os.environ.get("DDWD_CONFIG") or CONFIG_FILE), DEFAULTS_FILE),
+        images=not args.without_images,
+        output=args.with_output,
+        portal=__version__,
+        host=socket.gethostname(),
+        schemas=SCHEMAS,
+    )
+    with telling(args.folder), progress_on_terminal(shown=not args.json) as progress:
+        made = back_up(config, order, vault.SystemMachine(), progress, SystemClock())
+    Audit().record(Event.REQUESTED, "the operator asks: backup, and has it")
+    words = {name: tree.words for name, tree in vault.trees(Paths(config)).items()}
+    _show(made, order, words, out, as_json=args.json)
+    return 0
+
+
+def assert_root() -> None:
+    """Raises StateError for anyone else; what is made from here on is for root alone."""
+    if os.geteuid() != 0:
+        raise StateError("keys, passwords and databases are for root: run it with sudo")
+    os.umask(0o077)
+
+
+@contextmanager
+def telling(folder: Path) -> Iterator[None]:
+    """An OSError as one line with its file."""
+    try:
+        yield
+    except OSError as error:
+        raise StateError(f"{error.filename or folder}: {error.strerror or error}") from error
+
+
+def _show(made: Made, order: Order, words: dict[str, str], out: TextIO, *, as_json: bool) -> None:
+    manifest = made.manifest
+    if as_json:
+        facts = {
+            "folder": str(order.folder),
+            "set": manifest.set,
+            "began": manifest.began,
+            "ended": manifest.ended,
+            "bytes": manifest.bytes,
+            "copied": made.copied,
+            "same_volume": made.same_volume,
+            "databases": {node: dump.bytes for node, dump in manifest.databases.items()},
+            "files": {name: one.files for name, one in manifest.trees.items()},
+        }
+        out.write(json.dumps(facts) + "\n")
+        return
+    out.writelines(f"{line}\n" for line in contents(manifest, words))
+    size, copied = vault.as_written(manifest.bytes), vault.as_written(made.copied)
+    out.write(f"the backup in {order.folder} is whole: {size}, {copied} of it new, as of {manifest.began}\n")
+    if made.same_volume:
+        out.write("it lies on the volume of the images and is lost with that disk: copy it elsewhere\n")
+    if not manifest.has_images:
+        out.write("without the files of the Orthancs: make the snapshot of /var/lib/ddwd now, not before\n")
+
+
+def contents(manifest: vault.Manifest, words: dict[str, str]) -> Iterator[str]:
+    """One line for each part of a backup."""
+    for node, dump in manifest.databases.items():
+        yield f"  database of {words[node].removeprefix('files of ')}: {vault.as_written(dump.bytes)}"
+    for name, one in manifest.trees.items():
+        if one.files:
+            yield f"  {words[name]}: {one.files}, {vault.as_written(one.bytes)}"
+    yield f"  files of the settings: {len(manifest.configuration)}"
+
+
+class _Silent:
+    """Where nobody looks."""
+
+    def step(self, words: str, total: int) -> None:
+        """Nothing."""
+
+    def moved(self, amount: int) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def progress_on_terminal(*, shown: bool) -> Iterator[Progress]:
+    """A line on the terminal that moves; nothing where stderr is none."""
+    if not (shown and sys.stderr.isatty()):
+        yield _Silent()
+        return
+    from rich.console import Console  # noqa: PLC0415 - other verbs and pipes need not load it
+
+    with Console(stderr=True).status("") as line:
+
+        class _Line:
+            def __init__(self) -> None:
+                self._words, self._total, self._done = "", 0, 0
+
+            def step(self, words: str, total: int) -> None:
+                self._words, self._total, self._done = words, total, 0
+                line.update(words)
+
+            def moved(self, amount: int) -> None:
+                self._done += amount
+                of = f" of {vault.as_written(self._total)}" if self._total else ""
+                line.update(f"{self._words}: {vault.as_written(self._done)}{of}")
+
+        yield _Line()

@@ -1,0 +1,165 @@
+"""`ddwd restore DIR`: puts a backup onto this machine, starts the portal, and has the gap since then closed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ddwd import __version__
+from ddwd.appliance import vault
+from ddwd.appliance.restore import assert_possible, assert_whole, open_backup, restore, would_be_lost
+from ddwd.audit import Audit, Event
+from ddwd.cli.backup import SCHEMAS, assert_root, contents, progress_on_terminal, telling
+from ddwd.cli.doctor import bench
+from ddwd.cli.retry import bring_back
+from ddwd.clock import SystemClock, sleep
+from ddwd.config import load
+from ddwd.errors import DdwdError, PeerRefusedError
+from ddwd.paths import Paths
+from ddwd.state.requests import Request, Requests
+from ddwd.view.doctor import Level, examine
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ddwd.appliance.restore import Backup
+    from ddwd.config import Config
+    from ddwd.pipeline.regain import Outcome
+    from ddwd.view.doctor import Finding
+
+_PATIENCE = 120.0
+_EPILOG = """For a machine on which the portal is installed and has received nothing; otherwise it refuses
+and says what would be lost, until you add --replace. The whole backup is looked at before
+anything is changed. Then the portal is stopped, and everything put in place: databases, files,
+settings, passwords. It starts with them, both Orthancs and the disk are compared, and published
+files that are not here are fetched from ORTHANC2. What is in the output already is never removed
+or replaced. Modalities have to send again what they sent after the backup was taken.
+Broken off, it leaves the portal stopped: run it again. The old machine must not run any more.
+
+exit status:
+  0   restored, and all is well; with --dry-run: it could be
+  1   this machine holds studies, and --replace was not given; or restored, and something is
+      not well: it is named
+  64  wrong usage
+  65  only root may; the backup is damaged, or of a newer version
+  66  DIR holds no finished backup
+  69  PostgreSQL does not answer
+  74  no room
+  76  PostgreSQL or systemd refused
+  78  the settings in the backup cannot be used"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb and its arguments."""
+    parser = subparsers.add_parser(
+        "restore",
+        help="put a backup onto this machine",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="what ddwd backup was given")
+    parser.add_argument("--dry-run", action="store_true", help="only look at the backup and at this machine")
+    parser.add_argument("--replace", action="store_true", help="remove what this machine holds")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.set_defaults(run=run, needs_config=False)
+
+
+def run(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int:
+    """Look at everything, then restore; the exit status."""
+    assert_root()
+    with telling(args.folder), progress_on_terminal(shown=not args.json) as progress:
+        backup = open_backup(args.folder.absolute(), __version__, SCHEMAS)
+        assert_whole(backup, progress)
+        assert_possible(backup)
+        lost = [
+            f"{words}: {one.files}, {vault.as_written(one.bytes)}" for words, one in would_be_lost(backup)
+        ]
+        if args.dry_run:
+            return _could_be(backup, lost, out, as_json=args.json)
+        if lost and not args.replace:
+            raise DdwdError(
+                f"this machine holds {'; '.join(lost)}. Nothing was changed; --replace removes them"
+            )
+        _put(backup, progress)
+    Audit().record(Event.REQUESTED, "the operator asks: restore, and has it")
+    return _start(args, out, backup)
+
+
+def _put(backup: Backup, progress: vault.Progress) -> None:
+    try:
+        restore(backup, vault.SystemMachine(), progress)
+    except BaseException:
+        if Paths(backup.config).restoring.exists():
+            sys.stderr.write("ddwd: the restore is not finished and the portal stays stopped: run it again\n")
+        raise
+
+
+def _could_be(backup: Backup, lost: list[str], out: TextIO, *, as_json: bool) -> int:
+    manifest = backup.manifest
+    if as_json:
+        facts = {"portal": manifest.portal, "host": manifest.host, "began": manifest.began, "lost": lost}
+        out.write(json.dumps(facts | {"bytes": manifest.bytes}) + "\n")
+        return 1 if lost else 0
+    out.write(f"backup of {manifest.host} by ddwd {manifest.portal}, as of {manifest.began}: whole\n")
+    words = {name: tree.words for name, tree in vault.trees(Paths(backup.config)).items()}
+    out.writelines(f"{line}\n" for line in contents(manifest, words))
+    out.writelines(f"would be removed here: {line}\n" for line in lost)
+    out.write("it needs --replace here\n" if lost else "it can be restored here\n")
+    return 1 if lost else 0
+
+
+def _start(args: argparse.Namespace, out: TextIO, backup: Backup) -> int:
+    """Start the portal with what was put in place, wait until it is well, have the gap closed."""
+    answer = vault.SystemMachine().pipe(["systemctl", "start", "ddwd.service"])
+    if answer.status:
+        raise PeerRefusedError(
+            f"restored, and the portal does not start: {answer.complaint}; see: systemctl status ddwd"
+        )
+    config = load()
+    broken = _wait_until_well(config)
+    Requests(Paths(config).requests).submit(Request("reconcile"))
+    outcome = bring_back(config, shown=not args.json)
+    _show(args, out, backup, broken, outcome)
+    return 0 if not broken and outcome.asked == outcome.back else 1
+
+
+def _wait_until_well(config: Config) -> list[Finding]:
+    """What the doctor still finds broken after a while; it is asked again and again meanwhile."""
+    clock = SystemClock()
+    until = clock.monotonic() + _PATIENCE
+    while True:
+        broken = [one for one in examine(bench(config)) if one.level is Level.BROKEN]
+        if not broken or clock.monotonic() > until:
+            return broken
+        sleep(1)
+
+
+def _show(
+    args: argparse.Namespace, out: TextIO, backup: Backup, broken: list[Finding], outcome: Outcome
+) -> None:
+    manifest = backup.manifest
+    if args.json:
+        facts: dict[str, Any] = {"restored": manifest.set, "began": manifest.began}
+        facts |= {"broken": [one.text for one in broken], "fetched_again": outcome.back}
+        facts |= {"lost": outcome.lost, "under_way": outcome.waiting}
+        out.write(json.dumps(facts) + "\n")
+        return
+    out.write(f"restored as of {manifest.began}, and started\n")
+    if outcome.asked:
+        out.write(
+            f"{outcome.back} of {outcome.asked} published studies that were not here are on disk again\n"
+        )
+    if outcome.lost:
+        sys.stderr.write(
+            f"ddwd: {outcome.lost} could not be had from ORTHANC2: ddwd verify --all names the images\n"
+        )
+    if outcome.waiting:
+        sys.stderr.write(
+            f"ddwd: {outcome.waiting} are still under way: ddwd status; then: ddwd retry --gone\n"
+        )
+    for one in broken:
+        sys.stderr.write(f"ddwd: {one.part}: {one.text}; {one.remedy}\n")
+    out.write("what was sent after that, the modalities have to send again; see: ddwd status\n")

@@ -1,0 +1,123 @@
+"""A machine is destroyed while a study is being sent; another one takes its place from the backup, and nothing that was in it is lost."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.appliance.conftest import UNITS, Portal
+from tests.machine import Machine
+from tests.studies import Study, made_up_ct, published
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BACKUP = "/mnt/backup"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> list[Study]:
+    """Studies that are delivered before the backup is taken."""
+    folder = tmp_path_factory.mktemp("done")
+    return [made_up_ct(folder / str(n), 8, seed=900 + n, patient_id=f"Backup/{n}", size=64) for n in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def going(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The study that is being sent when the backup is taken, and when the machine dies."""
+    return made_up_ct(tmp_path_factory.mktemp("going"), 400, seed=910, size=256)
+
+
+@pytest.fixture(scope="module")
+def rescued(deb: Path, done: list[Study], going: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is left of the first machine: its backup, and beside it its passwords."""
+    folder = tmp_path_factory.mktemp("rescued")
+    with Machine() as machine:
+        portal = Portal(machine, deb)
+        portal.install()
+        portal.deliver(*done)
+        with machine.path("/etc/default/ddwd").open("a", encoding="utf-8") as file:
+            file.write("\nSTABLE_AGE=2\n")
+        sending = machine.modality.start(machine.modality.storescu_argv(*going.paths))
+        machine.wait_for(
+            lambda: len(sending.acknowledged()) >= 10, limit=60, every=0.02, what="nothing is acknowledged"
+        )
+        said = json.loads(machine.run(["ddwd", "backup", "--json", BACKUP]).stdout)
+        assert sending.process.poll() is None, "the study was sent before the backup was taken"
+        assert said["files"]["custody"] == len(done)
+        assert said["files"]["gateway"] > sum(len(study.instances) for study in done)
+        assert machine.path(BACKUP).stat().st_mode & 0o077 == 0
+        machine.kill()
+        machine.copy_out(BACKUP, folder / "backup")
+        machine.copy_out("/etc/ddwd/credentials.json", folder / "credentials.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def new(deb: Path, rescued: Path) -> Iterator[Portal]:
+    """A fresh machine with the portal installed, onto which the backup was restored."""
+    with Machine() as machine:
+        portal = Portal(machine, deb)
+        portal.install()
+        machine.copy_in(rescued / "backup", BACKUP)
+        looked = machine.run(["ddwd", "restore", "--dry-run", BACKUP]).stdout
+        assert "it can be restored here" in looked
+        said = machine.run(["ddwd", "restore", BACKUP], timeout=240).stdout
+        assert "restored as of" in said
+        portal.wait_active()
+        yield portal
+
+
+def test_all_that_was_delivered_is_on_disk_again_equal_to_what_was_sent(
+    new: Portal, done: list[Study]
+) -> None:
+    new.assert_equal(done)
+    new.machine.run(["ddwd", "verify", "--all"])
+
+
+def test_settings_and_passwords_are_those_of_the_machine_that_is_gone(new: Portal, rescued: Path) -> None:
+    passwords = new.machine.path("/etc/ddwd/credentials.json").read_text(encoding="utf-8")
+    assert passwords == (rescued / "credentials.json").read_text(encoding="utf-8")
+    assert "STABLE_AGE=2" in new.machine.path("/etc/default/ddwd").read_text(encoding="utf-8")
+    assert new.machine.is_active(*UNITS)
+
+
+def test_the_study_that_was_under_way_arrives_once_when_it_is_sent_again(new: Portal, going: Study) -> None:
+    new.machine.wait_for(
+        lambda: published(going.uid, new.output), limit=60, what="nothing of it came out of the backup"
+    )
+    new.deliver(going, limit=120)
+
+
+def test_a_new_study_passes_and_all_places_agree(new: Portal, tmp_path: Path) -> None:
+    new.deliver(made_up_ct(tmp_path / "next", 5, seed=920, size=64))
+    new.machine.wait_for(
+        lambda: "all agree" in new.machine.run(["ddwd", "reconcile", "--dry-run"], check=False).stdout,
+        limit=60,
+        every=2,
+        what="the places do not agree",
+    )
+    new.machine.run(["ddwd", "verify", "--all"])
+    new.machine.run(["ddwd", "doctor"])
+    assert new.machine.run(["ddwd", "quarantine", "list"]).stdout == "0 in quarantine\n"
+
+
+def test_a_machine_with_studies_is_not_overwritten_unless_told_to(new: Portal, done: list[Study]) -> None:
+    refused = new.machine.run(["ddwd", "restore", BACKUP], check=False)
+    assert refused.returncode == 1
+    assert "this machine holds" in refused.stderr
+    assert "files of ORTHANC2: " in refused.stderr
+    assert "--replace" in refused.stderr
+    assert new.machine.is_active(*UNITS)
+    new.assert_equal(done)
+
+
+def test_what_the_disk_of_the_output_has_lost_comes_back_at_one_word(new: Portal, done: list[Study]) -> None:
+    for study in done:
+        new.machine.run(f"rm -r /var/lib/ddwd/received_dicom/*/{study.uid}")
+    new.machine.run(["ddwd", "retry", "--gone"])
+    new.assert_equal(done)
+    new.machine.run(["ddwd", "verify", "--all"])
