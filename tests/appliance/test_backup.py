@@ -121,3 +121,27 @@ def test_what_the_disk_of_the_output_has_lost_comes_back_at_one_word(new: Portal
     new.machine.run(["ddwd", "retry", "--gone"])
     new.assert_equal(done)
     new.machine.run(["ddwd", "verify", "--all"])
+
+
+def test_over_a_machine_at_work_what_came_later_is_sent_again_and_there_once(
+    new: Portal, done: list[Study], going: Study, tmp_path: Path
+) -> None:
+    first = json.loads(new.machine.run(["ddwd", "backup", "--json", "--with-output", "/mnt/second"]).stdout)
+    again = json.loads(new.machine.run(["ddwd", "backup", "--json", "--with-output", "/mnt/second"]).stdout)
+    assert again["files"]["output"] == first["files"]["output"] > len(going.instances)
+    assert again["copied"] < first["copied"] / 10
+    later = made_up_ct(tmp_path / "later", 5, seed=930, size=64)
+    new.deliver(later)
+    new.machine.run(["ddwd", "restore", "--replace", "/mnt/second"], timeout=240)
+    new.wait_active()
+    assert new.machine.rest("gateway", "/tools/lookup", method="POST", body=later.uid) == []
+    new.assert_equal([*done, going, later])
+    new.deliver(later)
+    new.machine.wait_for(
+        lambda: new.machine.run(["ddwd", "verify", later.uid], check=False).returncode == 0,
+        limit=60,
+        every=1,
+        what="the study that was sent again is not proved",
+    )
+    new.machine.run(["ddwd", "verify", "--all"])
+    assert new.machine.run(["ddwd", "quarantine", "list"]).stdout == "0 in quarantine\n"
