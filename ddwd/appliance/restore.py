@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from ddwd.errors import DdwdError, InvalidValueError, StateError, StorageFullErr
 from ddwd.paths import Paths
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ddwd.appliance.vault import Machine, Manifest, Progress, Sum, Tree
     from ddwd.config import Config, NodeName
@@ -202,33 +202,52 @@ def _put_tree(backup: Backup, tree: Tree, machine: Machine, progress: Progress) 
     if tree.name in _KEPT and not carried:
         return
     tree.folder.mkdir(mode=tree.folder_mode, parents=True, exist_ok=True)
-    machine.give(tree.folder, tree.user, tree.group, tree.folder_mode)
-    with_owners = _Owners(tree, machine)
-    if not carried and tree.name in vault.IMAGES:
-        _own_again(tree, with_owners)
-        return
-    if tree.name not in _KEPT:
-        for inner in list(tree.folder.iterdir()):
-            shutil.rmtree(inner) if inner.is_dir() and not inner.is_symlink() else inner.unlink()
-    if carried:
-        progress.step(tree.words, backup.manifest.trees[tree.name].bytes)
-        source, target = (
-            os.open(backup.set / tree.name, _FOLDER),
-            os.open(tree.folder, _FOLDER & ~os.O_NOFOLLOW),
-        )
-        try:
-            _put(source, target, with_owners, progress)
-        finally:
-            os.close(source)
-            os.close(target)
+    with _entered(tree) as target:
+        machine.give(Path(f"/proc/self/fd/{target}"), tree.user, tree.group, tree.folder_mode)
+        owners = _Owners(tree, target)
+        if not carried and tree.name in vault.IMAGES:
+            _own_again(tree, owners)
+            return
+        if tree.name not in _KEPT:
+            _empty(target)
+        if carried:
+            progress.step(tree.words, backup.manifest.trees[tree.name].bytes)
+            source = os.open(backup.set / tree.name, _FOLDER)
+            try:
+                _put(source, target, owners, progress)
+            finally:
+                os.close(source)
+
+
+@contextmanager
+def _entered(tree: Tree) -> Iterator[int]:
+    """The folder of a tree, open. It may be a link where root alone could have made it, to a larger volume say; else LinkedError."""
+    may_be_link = tree.folder.parent.stat().st_uid == 0
+    with durable.linked(tree.folder.parent):
+        target = os.open(tree.folder, _FOLDER & ~os.O_NOFOLLOW if may_be_link else _FOLDER)
+    try:
+        yield target
+    finally:
+        os.close(target)
+
+
+def _empty(folder: int) -> None:
+    """Remove what is in an open folder, without following a link."""
+    with os.scandir(folder) as entries:
+        inner = [(one.name, one.is_dir(follow_symlinks=False)) for one in entries]
+    for name, is_folder in inner:
+        if is_folder:
+            shutil.rmtree(name, dir_fd=folder)
+        else:
+            os.unlink(name, dir_fd=folder)
 
 
 class _Owners:
     """Gives what was just made to whom it belongs, by its open descriptor."""
 
-    def __init__(self, tree: Tree, machine: Machine) -> None:
+    def __init__(self, tree: Tree, folder: int) -> None:
         self._tree = tree
-        status = tree.folder.stat()  # the machine has just given it to them
+        status = os.fstat(folder)  # the machine has just given it to them
         self._ids = status.st_uid, status.st_gid
 
     def folder(self, descriptor: int) -> None:

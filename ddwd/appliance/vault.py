@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ddwd import durable
 from ddwd.appliance.provision import Answer, Host, SystemHost
-from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError, StateError
+from ddwd.errors import LinkedError, NotFoundError, PeerDownError, PeerRefusedError, StateError
 from ddwd.paths import PRIVATE, Paths
 
 if TYPE_CHECKING:
@@ -318,10 +318,13 @@ class Found(NamedTuple):
 def files(folder: Path) -> Iterator[Found]:
     """Every regular file below a folder, which may change meanwhile; links are not followed, and what is on its way left out.
 
+    The folder itself may be a link where its place is root's, to a larger volume say; elsewhere that is a LinkedError.
     Raises OSError for what cannot be read; what has gone meanwhile, or was never there, is no error.
     """
     if not folder.is_dir():
         return
+    if folder.is_symlink() and folder.parent.stat().st_uid != 0:
+        raise LinkedError(f"{folder} is a symbolic link, which is not followed; put the folder back")
     top = os.path.realpath(folder)
     for root, folders, names, descriptor in os.fwalk(top, onerror=_unless_gone):
         below = "" if root == top else f"{os.path.relpath(root, top)}/"

@@ -196,7 +196,7 @@ AFTER: dict[str, Callable[[Portal, Study, str], None]] = {
     "find /var/lib/ddwd/received_dicom": _names_each_image,
     "ddwd reconcile --dry-run": _agrees,
     "ddwd quarantine list": _is_empty,
-    "ddwd retry": _is_asked,
+    "ddwd retry STUDY": _is_asked,
     "ddwd restore /mnt/backup": _came_back,
     "ddwd retry --gone": _is_there,
     "systemctl stop ddwd": _is_stopped,

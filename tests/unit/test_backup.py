@@ -6,6 +6,7 @@ The machine is a fake with two databases that are a text each; every file is rea
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ from ddwd.config import Config
 from ddwd.errors import (
     DdwdError,
     InvalidValueError,
+    LinkedError,
     NotFoundError,
     PeerRefusedError,
     StateError,
@@ -85,7 +87,7 @@ class FakeMachine:
 
     def give(self, path: Path, user: str, group: str, mode: int) -> None:
         path.chmod(mode)
-        self.given[str(path)] = user, group, mode
+        self.given[str(path.resolve())] = user, group, mode
 
     def wait(self, seconds: float) -> None:
         raise AssertionError(seconds)
@@ -437,6 +439,23 @@ def test_a_planted_link_in_the_output_leads_no_file_elsewhere(portal: Portal, tm
     with pytest.raises(OSError, match="P"):
         portal.restore()
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_ledger_that_is_a_link_is_neither_copied_nor_emptied_by_root(
+    portal: Portal, tmp_path: Path
+) -> None:
+    portal.back_up()
+    elsewhere = tmp_path / "elsewhere"
+    portal.write(elsewhere / "precious", "of the machine")
+    shutil.rmtree(portal.paths.ledger)
+    portal.paths.ledger.symlink_to(elsewhere)
+    if portal.paths.state.stat().st_uid == 0:
+        os.chown(portal.paths.state, 1, 1)
+    with pytest.raises(LinkedError):
+        portal.restore()
+    with pytest.raises(LinkedError):
+        portal.back_up()
+    assert [path.name for path in elsewhere.iterdir()] == ["precious"]
 
 
 def test_without_images_the_operators_own_snapshot_stays(portal: Portal) -> None:
