@@ -344,7 +344,9 @@ class Orthanc:
         return found
 
     def find_study(self, text: str) -> list[OrthancId]:
-        """See OrthancPort."""
+        """See OrthancPort. None for one with a wildcard, to which Orthanc answers 400: it is found by its record once it is published."""
+        if not set(_WILDCARDS).isdisjoint(text):
+            return []
         rows = self._parsed("/tools/lookup", self._request("POST", "/tools/lookup", data=text.encode()))
         return [OrthancId(row["ID"]) for row in rows if row["Type"] == "Study"]
 

@@ -251,6 +251,7 @@ def test_a_patient_is_found_by_the_whole_of_its_id_and_nothing_like_it(
         known = subject.port.study(study)
         assert known is not None
         assert known.patient_id == patient
+    assert subject.port.find_study(patient) == []
     for text in ("*", "?", "\\", "", " ", "***"):
         assert subject.port.find_patient(text) == [], text
 
