@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
+from ddwd.model import EXTRACTOR_AET
 from tests.bench import growth
 from tests.bench.inside import memory, standing
 from tests.bench.rows import Row
@@ -20,6 +21,7 @@ from tests.bench.senders import Paced, at_once, dcmsend
 from tests.bench.sides import STABLE_AGE, Plain, Portal
 from tests.bench.templates import HUGE_UID
 from tests.machine.host import MachineError, say
+from tests.machine.network import MODALITY_ADDRESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,8 +44,13 @@ _SAMPLE_SECONDS = 5.0
 _MEMORY_UNITS = ("ddwd-scp", "ddwd-extractor")
 _STORESCP_PORT = 11313
 _THEIRS = "/srv/storescp"
-STORESCP = {"DicomModalities": {"STORESCP": {"AET": "STORESCP", "Host": "127.0.0.1", "Port": _STORESCP_PORT}}}
-"""Addition to ORTHANC2's configuration: where it finds DCMTK's receiver."""
+STORESCP = {
+    "DicomModalities": {
+        "STORESCP": {"AET": "STORESCP", "Host": "127.0.0.1", "Port": _STORESCP_PORT},
+        "DCMSEND": {"AET": "DCMSEND", "Host": MODALITY_ADDRESS, "Port": 104},
+    }
+}
+"""Addition to ORTHANC2's configuration: where it finds DCMTK's receiver, and who may send to it past the gateway."""
 
 
 class _Storage(Portal):
@@ -156,7 +163,7 @@ class Bench:
             "-aec",
             "ORTHANC2",
             "-aet",
-            "PYTHON_SCP",
+            EXTRACTOR_AET,
             "-aem",
             "STORESCP",
             "127.0.0.1",
