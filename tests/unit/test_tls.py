@@ -110,6 +110,7 @@ def test_each_unit_is_given_its_own_key_and_no_other() -> None:
         "ddwd-tls@storage": "LoadCredential=tls.key:/etc/ddwd/tls/storage.key",
         "ddwd-scp": "LoadCredential=tls.key:/etc/ddwd/tls/scp.key",
         "ddwd-extractor": "LoadCredential=tls.key:/etc/ddwd/tls/extractor.key",
+        "ddwd-inbox": "LoadCredential=tls.key:/etc/ddwd/tls/operator.key",  # a sender on this machine
     }
 
 
