@@ -126,8 +126,8 @@ def test_the_gateway_gets_its_one_capability_with_port_104_and_loses_it_with_424
     portal: Portal, tmp_path: Path
 ) -> None:
     before, after = (
-        made_up_ct(tmp_path / "before", 4, seed=81, size=64),
-        made_up_ct(tmp_path / "after", 4, seed=82),
+        made_up_ct(tmp_path / "before", 4, seed=781, size=64),
+        made_up_ct(tmp_path / "after", 4, seed=782),
     )
     with _setting(portal, "dicom_port: 4242", "dicom_port: 104"):
         portal.machine.wait_for(
@@ -191,7 +191,7 @@ def test_without_a_network_to_acknowledge_nothing_runs_with_a_capability_and_all
 
 
 def test_delivered_studies_are_for_user_and_group_ddwd_alone(portal: Portal, tmp_path: Path) -> None:
-    portal.deliver(made_up_ct(tmp_path, 3, seed=85, size=64, patient_id="Modes-1", series=2))
+    portal.deliver(made_up_ct(tmp_path, 3, seed=785, size=64, patient_id="Modes-1", series=2))
     listing = portal.machine.run(
         ["find", OUTPUT_DIR, "-name", ".ddwd", "-prune", "-o", "-printf", "%y %m %u:%g\\n"]
     )
@@ -269,7 +269,7 @@ def _idle_connections(portal: Portal) -> Iterator[None]:
 def test_tasks_and_memory_have_head_room_with_four_senders_and_a_thousand_idle_connections(
     portal: Portal, tmp_path: Path
 ) -> None:
-    studies = [made_up_ct(tmp_path / str(number), 60, seed=86 + number, size=256) for number in range(4)]
+    studies = [made_up_ct(tmp_path / str(number), 60, seed=786 + number, size=256) for number in range(4)]
     restarts = {unit: portal.machine.show(unit, "NRestarts") for unit in DAEMONS}
     load = _Load()
 

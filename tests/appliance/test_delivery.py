@@ -29,9 +29,9 @@ def test_a_study_sent_by_plain_dcmsend_is_complete_on_disk_and_unchanged(
 
 
 def test_the_path_is_patient_study_series_instance(portal: Portal, tmp_path: Path) -> None:
-    study = made_up_ct(tmp_path / "ct", 1, seed=11, patient_id="Ordinary-1", size=16)
+    study = made_up_ct(tmp_path / "ct", 1, seed=11, patient_id="ORDINARY-1", size=16)
     portal.deliver(study)
-    assert (portal.output / f"Ordinary-1/{study.uid}/{study.uid}.1/{study.uid}.1.1.dcm").is_file()
+    assert (portal.output / f"ORDINARY-1/{study.uid}/{study.uid}.1/{study.uid}.1.1.dcm").is_file()
 
 
 def test_real_studies_of_every_kind_arrive_with_all_elements_and_pixel_data(portal: Portal) -> None:

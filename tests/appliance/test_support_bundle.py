@@ -95,7 +95,7 @@ def study(portal: Portal, words: dict[str, str], tmp_path_factory: pytest.TempPa
     portal.machine.run(["ddwd", "tls", "init"])
     portal.machine.run(["systemctl", "restart", "ddwd"])
     portal.wait_active()
-    good, again = (_of_patient(tmp_path_factory.mktemp(name) / "ct", 81) for name in ("good", "again"))
+    good, again = (_of_patient(tmp_path_factory.mktemp(name) / "ct", 981) for name in ("good", "again"))
     portal.deliver(good)
     for path in again.paths:
         image = pydicom.dcmread(path)

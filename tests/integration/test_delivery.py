@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import pydicom
 import pytest
+import requests
 
 from tests.integration.trial import Trial, wait_for
 from tests.studies import Study, made_up_ct, published, read_studies, real_studies
@@ -27,10 +29,10 @@ def test_a_study_sent_by_dcmsend_is_complete_on_disk_and_unchanged(portal: Trial
 
 
 def test_the_path_is_patient_study_series_instance(portal: Trial, tmp_path: Path) -> None:
-    study = made_up_ct(tmp_path, 1, seed=11, patient_id="Ordinary-1", size=16)
+    study = made_up_ct(tmp_path, 1, seed=11, patient_id="ORDINARY-1", size=16)
     portal.send(study.paths)
     portal.wait_complete(study)
-    assert (portal.output / f"Ordinary-1/{study.uid}/{study.uid}.1/{study.uid}.1.1.dcm").is_file()
+    assert (portal.output / f"ORDINARY-1/{study.uid}/{study.uid}.1/{study.uid}.1.1.dcm").is_file()
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
@@ -69,10 +71,17 @@ def test_images_that_come_later_are_added_to_the_published_study(portal: Trial, 
     portal.wait_complete(study)
 
 
-def test_a_study_put_straight_onto_storage_arrives_too(portal: Trial, tmp_path: Path) -> None:
+def test_a_study_put_straight_onto_storage_by_rest_arrives_too(portal: Trial, tmp_path: Path) -> None:
     study = made_up_ct(tmp_path, 5, seed=15, size=16)
-    portal.dcmsend(study.paths, "storage")
+    for path in study.paths:
+        url = f"{portal.url('storage')}/instances"
+        assert requests.post(url, path.read_bytes(), auth=portal.login("storage", "admin"), timeout=30).ok
     portal.wait_complete(study)
+
+
+def test_storage_takes_nothing_by_c_store_from_anyone(portal: Trial, tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        portal.dcmsend(made_up_ct(tmp_path, 1, seed=16, size=16).paths, "storage")
 
 
 def test_several_senders_at_once_lose_nothing(portal: Trial, tmp_path: Path) -> None:
