@@ -9,22 +9,42 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import chain, combinations
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from ddwd.errors import ConfigError, InvalidValueError, Problem
-from ddwd.model import parse_aet
+from ddwd.errors import ConfigError, Problem
+from ddwd.values import (
+    DEFAULT,
+    Many,
+    Network,
+    Parser,
+    Raw,
+    Sender,
+    Source,
+    WrongValueError,
+    address,
+    aet,
+    choice,
+    folder,
+    host,
+    identifier,
+    network,
+    seconds,
+    secret,
+    sender,
+    size,
+    switch,
+    url,
+    whole,
+)
 
 NodeName = Literal["gateway", "storage"]
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_EVERY_ADDRESS = ipaddress.IPv4Network("0.0.0.0/0")
 
 CONFIG_FILE = Path("/etc/ddwd/ddwd.yaml")
 DEFAULTS_FILE = Path("/etc/default/ddwd")
@@ -53,23 +73,6 @@ class Scp:
     aet: str = "PYTHON_SCP"
     host: str = "127.0.0.1"
     port: int = 11112
-
-
-@dataclass(frozen=True, slots=True)
-class Sender:
-    """One entry of `senders`: an AE title, in which * and ? stand for others, and the network it may send from."""
-
-    aet: str
-    network: ipaddress.IPv4Network = _EVERY_ADDRESS
-
-    def __str__(self) -> str:
-        """As it is written in ddwd.yaml."""
-        return f"{self.aet} from {self.network}" if self.network.prefixlen else self.aet
-
-    @property
-    def is_pattern(self) -> bool:
-        """Whether it stands for more than one AE title."""
-        return bool(set("*?") & set(self.aet))
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,20 +276,6 @@ class Config:
         return self.gateway if name == "gateway" else self.storage
 
 
-class Source(NamedTuple):
-    """Where a value was written: a file and its line, a variable of the environment, or nowhere (default)."""
-
-    name: str
-    line: int | None = None
-
-    def __str__(self) -> str:
-        """Render as `file:line` or the bare name."""
-        return self.name if self.line is None else f"{self.name}:{self.line}"
-
-
-DEFAULT = Source("default")
-
-
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A Config and, for each dotted key, the source its value came from."""
@@ -300,182 +289,8 @@ class Loaded:
         return Problem(source.name, source.line, key, what, instead)
 
 
-class _Raw(NamedTuple):
-    """A value as written: its text, whether it is bare (numbers must be), and where it stands."""
-
-    text: str
-    bare: bool
-    source: Source
-    variable: str | None = None
-
-
-class _Many(NamedTuple):
-    """The entries of a list as written, and where it begins."""
-
-    entries: tuple[_Raw, ...]
-    source: Source
-    variable: str | None = None
-
-
-_Written = _Raw | _Many | None
+_Written = Raw | Many | None
 """What stands at a key: one value, a list, or nothing."""
-
-
-class _WrongValueError(Exception):
-    """What is wrong with a value, and what to write instead."""
-
-    def __init__(self, what: str, instead: str) -> None:
-        super().__init__(what)
-        self.what = what
-        self.instead = instead
-
-
-_Parser = Callable[[_Raw], object]
-
-
-def _wrong(what: str, instead: str) -> NoReturn:
-    raise _WrongValueError(what, instead)
-
-
-def _whole(low: int, high: int) -> _Parser:
-    def parse(raw: _Raw) -> int:
-        wanted = f"write a whole number from {low} to {high}, without quotes"
-        if re.fullmatch(r"[+-]?[0-9]{1,18}", raw.text) is None:
-            _wrong(f"{raw.text!r} is not a whole number", wanted)
-        if not raw.bare:
-            _wrong(f"{raw.text!r} is text in quotes", wanted)
-        if not low <= int(raw.text) <= high:
-            _wrong(f"{raw.text} is out of range", wanted)
-        return int(raw.text)
-
-    return parse
-
-
-_UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
-
-
-def _bytes(low: int, high: int) -> _Parser:
-    def parse(raw: _Raw) -> int:
-        found = re.fullmatch(r"([0-9]{1,15}) ?(KiB|MiB|GiB|TiB|)", raw.text)
-        wanted = f"write a size from {low // 1024**2} MiB to {high // 1024**4} TiB, as 500 MiB or 2 GiB"
-        if found is None:
-            _wrong(f"{raw.text!r} is not a size", wanted)
-        size = int(found[1]) * _UNITS[found[2]]
-        if not low <= size <= high:
-            _wrong(f"{raw.text} is out of range", wanted)
-        return size
-
-    return parse
-
-
-def _seconds(low: float, high: float) -> _Parser:
-    def parse(raw: _Raw) -> float:
-        wanted = f"write a number of seconds from {low:g} to {high:g}, without quotes or unit"
-        if re.fullmatch(r"[+-]?[0-9]{1,12}(\.[0-9]{1,9})?", raw.text) is None:
-            _wrong(f"{raw.text!r} is not a number of seconds", wanted)
-        if not raw.bare:
-            _wrong(f"{raw.text!r} is text in quotes", wanted)
-        if not low <= float(raw.text) <= high:
-            _wrong(f"{raw.text} is out of range", wanted)
-        return float(raw.text)
-
-    return parse
-
-
-def _choice(*known: str) -> _Parser:
-    def parse(raw: _Raw) -> str:
-        if raw.text not in known:
-            _wrong(f"{raw.text!r} is not known", f"write {' or '.join(known)}")
-        return raw.text
-
-    return parse
-
-
-def _switch(raw: _Raw) -> bool:
-    if raw.text.lower() not in {"true", "false"}:
-        _wrong(f"{raw.text!r} is neither true nor false", "write true or false")
-    return raw.text.lower() == "true"
-
-
-def _aet(raw: _Raw) -> str:
-    try:
-        return parse_aet(raw.text)
-    except InvalidValueError as error:
-        _wrong(f"{raw.text!r} is not an AE title: {error}", "write 1 to 16 plain characters")
-
-
-def _folder(raw: _Raw) -> Path:
-    path = Path(raw.text)
-    if not path.is_absolute() or "\0" in raw.text:
-        _wrong(f"{raw.text!r} is not an absolute path", "write a path that begins with /")
-    if ".." in path.parts or len(path.parts) == 1:
-        _wrong(f"{raw.text!r} is not a folder of its own", "write the full path, without .. in it")
-    return path
-
-
-def _host(raw: _Raw) -> str:
-    if re.fullmatch(r"[A-Za-z0-9_.:-]{1,253}", raw.text) is None:
-        _wrong(f"{raw.text!r} is not a host", "write a host name or an IP address, without a port")
-    return raw.text
-
-
-def _network(raw: _Raw) -> Network:
-    wanted = "write a network as 10.1.0.0/16 or 2001:db8::/32, or one address"
-    try:
-        network = ipaddress.ip_network(raw.text.strip(), strict=False)
-    except ValueError:
-        _wrong(f"{raw.text!r} is not a network", wanted)
-    if ipaddress.ip_interface(raw.text.strip()).ip != network.network_address:
-        _wrong(f"{raw.text} has bits beyond its length", f"write {network}")
-    if network.is_multicast:
-        _wrong(f"{network} is for multicast: no sender has such an address", wanted)
-    if isinstance(network, ipaddress.IPv6Network) and network.is_loopback:
-        _wrong(
-            f"no route can go before the kernel's own to {network}",
-            "let senders on this machine use 127.0.0.1",
-        )
-    return network
-
-
-def _sender(raw: _Raw) -> Sender:
-    title, _, network = raw.text.rpartition(" from ") if " from " in raw.text else (raw.text, "", "")
-    wanted = (
-        'write "AET from NETWORK", as "CT1 from 10.1.2.3", "MR* from 10.2.0.0/16" or "* from 10.3.0.0/16"'
-    )
-    try:
-        aet = parse_aet(title)
-    except InvalidValueError as error:
-        _wrong(f"{raw.text!r} has no AE title: {error}", wanted)
-    if not network:
-        return Sender(aet)
-    found = _network(raw._replace(text=network))
-    if isinstance(found, ipaddress.IPv6Network):
-        _wrong(f"{raw.text!r}: Orthanc takes DICOM by IPv4 only", wanted)
-    return Sender(aet, found)
-
-
-def _url(raw: _Raw) -> str:
-    if re.fullmatch(r"https?://[^\s/]+(/\S*)?", raw.text) is None:
-        _wrong("it is not a URL", "write https://HOST/PATH")
-    return raw.text
-
-
-def _address(raw: _Raw) -> str:
-    if re.fullmatch(r"[^\s@,]+@[^\s@,]+", raw.text) is None:
-        _wrong(f"{raw.text!r} is not a mail address", "write one NAME@HOST")
-    return raw.text
-
-
-def _identifier(raw: _Raw) -> str:
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,62}", raw.text) is None:
-        _wrong(f"{raw.text!r} is not a PostgreSQL name", "write letters, digits, _ and -, 63 at most")
-    return raw.text
-
-
-def _secret(raw: _Raw) -> str:
-    if not raw.text.isprintable():
-        _wrong("the password has unprintable characters", "write it on one line, in quotes")
-    return raw.text
 
 
 class _Setting(NamedTuple):
@@ -484,86 +299,86 @@ class _Setting(NamedTuple):
     `many`: a tuple of values, each parsed by itself; written as a YAML list, or in one line with commas.
     """
 
-    parse: _Parser
+    parse: Parser
     variables: tuple[str, ...] = ()
     optional: bool = False
     many: bool = False
 
 
-_PORT = _whole(1, 65535)
+_PORT = whole(1, 65535)
 
 SETTINGS: Mapping[str, _Setting] = {
-    "gateway.aet": _Setting(_aet),
+    "gateway.aet": _Setting(aet),
     "gateway.dicom_port": _Setting(_PORT, ("DICOM_PORT1",)),
     "gateway.http_port": _Setting(_PORT, ("HTTP_PORT1",)),
-    "storage.aet": _Setting(_aet),
+    "storage.aet": _Setting(aet),
     "storage.dicom_port": _Setting(_PORT, ("DICOM_PORT2",)),
     "storage.http_port": _Setting(_PORT, ("HTTP_PORT2",)),
-    "scp.aet": _Setting(_aet),
-    "scp.host": _Setting(_host),
+    "scp.aet": _Setting(aet),
+    "scp.host": _Setting(host),
     "scp.port": _Setting(_PORT),
-    "network.quickack": _Setting(_network, many=True),
-    "network.firewall": _Setting(_switch),
-    "senders": _Setting(_sender, many=True),
-    "tls.gateway": _Setting(_choice("off", "both", "only")),
+    "network.quickack": _Setting(network, many=True),
+    "network.firewall": _Setting(switch),
+    "senders": _Setting(sender, many=True),
+    "tls.gateway": _Setting(choice("off", "both", "only")),
     "tls.gateway_port": _Setting(_PORT),
-    "tls.dicomweb": _Setting(_switch),
+    "tls.dicomweb": _Setting(switch),
     "tls.dicomweb_port": _Setting(_PORT),
-    "tls.storage": _Setting(_switch),
-    "tls.scp": _Setting(_switch),
-    "tls.folder": _Setting(_folder),
-    "tls.gateway_certificate": _Setting(_folder, optional=True),
-    "tls.gateway_key": _Setting(_folder, optional=True),
-    "tls.senders_ca": _Setting(_folder, optional=True),
-    "web.open": _Setting(_switch),
-    "web.networks": _Setting(_network, many=True),
+    "tls.storage": _Setting(switch),
+    "tls.scp": _Setting(switch),
+    "tls.folder": _Setting(folder),
+    "tls.gateway_certificate": _Setting(folder, optional=True),
+    "tls.gateway_key": _Setting(folder, optional=True),
+    "tls.senders_ca": _Setting(folder, optional=True),
+    "web.open": _Setting(switch),
+    "web.networks": _Setting(network, many=True),
     "web.gateway_port": _Setting(_PORT),
     "web.storage_port": _Setting(_PORT),
-    "output_dir": _Setting(_folder, ("OUTPUT_DIR",)),
-    "poll_interval": _Setting(_seconds(0.1, 3600), ("POLL_INTERVAL",)),
-    "stable_age": _Setting(_whole(1, 3600), ("STABLE_AGE", "ORTHANC__STABLE_AGE")),
-    "forward.mode": _Setting(_choice("streaming", "stable")),
-    "forward.batch": _Setting(_whole(1, 1000)),
-    "forward.grace": _Setting(_seconds(1, 86400)),
-    "database.engine": _Setting(_choice("postgresql", "sqlite")),
-    "database.host": _Setting(_host, optional=True),
+    "output_dir": _Setting(folder, ("OUTPUT_DIR",)),
+    "poll_interval": _Setting(seconds(0.1, 3600), ("POLL_INTERVAL",)),
+    "stable_age": _Setting(whole(1, 3600), ("STABLE_AGE", "ORTHANC__STABLE_AGE")),
+    "forward.mode": _Setting(choice("streaming", "stable")),
+    "forward.batch": _Setting(whole(1, 1000)),
+    "forward.grace": _Setting(seconds(1, 86400)),
+    "database.engine": _Setting(choice("postgresql", "sqlite")),
+    "database.host": _Setting(host, optional=True),
     "database.port": _Setting(_PORT),
-    "database.gateway_name": _Setting(_identifier),
-    "database.storage_name": _Setting(_identifier),
-    "database.gateway_user": _Setting(_identifier),
-    "database.storage_user": _Setting(_identifier),
-    "database.password": _Setting(_secret, ("POSTGRES_PASSWORD",), optional=True),
-    "retrieve.batch": _Setting(_whole(1, 10_000)),
-    "retrieve.timeout": _Setting(_seconds(10, 86400)),
-    "retrieve.tries": _Setting(_whole(2, 1000)),
-    "disk.reserve": _Setting(_bytes(64 * 1024**2, 1024**4)),
-    "ledger.segment_bytes": _Setting(_whole(64 * 1024, 1024**3)),
-    "ledger.keep_days": _Setting(_whole(1, 36500)),
-    "audit.patient_id": _Setting(_switch),
-    "audit.host": _Setting(_host, optional=True),
+    "database.gateway_name": _Setting(identifier),
+    "database.storage_name": _Setting(identifier),
+    "database.gateway_user": _Setting(identifier),
+    "database.storage_user": _Setting(identifier),
+    "database.password": _Setting(secret, ("POSTGRES_PASSWORD",), optional=True),
+    "retrieve.batch": _Setting(whole(1, 10_000)),
+    "retrieve.timeout": _Setting(seconds(10, 86400)),
+    "retrieve.tries": _Setting(whole(2, 1000)),
+    "disk.reserve": _Setting(size(64 * 1024**2, 1024**4)),
+    "ledger.segment_bytes": _Setting(whole(64 * 1024, 1024**3)),
+    "ledger.keep_days": _Setting(whole(1, 36500)),
+    "audit.patient_id": _Setting(switch),
+    "audit.host": _Setting(host, optional=True),
     "audit.port": _Setting(_PORT),
-    "audit.transport": _Setting(_choice("tls", "udp")),
-    "audit.ca": _Setting(_folder, optional=True),
-    "audit.certificate": _Setting(_folder, optional=True),
-    "audit.key": _Setting(_folder, optional=True),
-    "metrics.textfile": _Setting(_folder),
-    "alerts.after": _Setting(_whole(0, 1440)),
-    "alerts.silence": _Setting(_switch),
-    "alerts.webhook": _Setting(_url, optional=True),
-    "mail.server": _Setting(_host, optional=True),
+    "audit.transport": _Setting(choice("tls", "udp")),
+    "audit.ca": _Setting(folder, optional=True),
+    "audit.certificate": _Setting(folder, optional=True),
+    "audit.key": _Setting(folder, optional=True),
+    "metrics.textfile": _Setting(folder),
+    "alerts.after": _Setting(whole(0, 1440)),
+    "alerts.silence": _Setting(switch),
+    "alerts.webhook": _Setting(url, optional=True),
+    "mail.server": _Setting(host, optional=True),
     "mail.port": _Setting(_PORT),
-    "mail.tls": _Setting(_choice("starttls", "tls", "none")),
-    "mail.user": _Setting(_secret, optional=True),
-    "mail.password": _Setting(_secret, optional=True),
-    "mail.sender": _Setting(_address),
-    "mail.recipient": _Setting(_address),
-    "inbox.enabled": _Setting(_switch),
-    "inbox.folder": _Setting(_folder),
-    "inbox.settle": _Setting(_seconds(1, 3600)),
-    "self_test.hourly": _Setting(_switch),
-    "data_dir": _Setting(_folder),
-    "run_dir": _Setting(_folder),
-    "credentials_file": _Setting(_folder),
+    "mail.tls": _Setting(choice("starttls", "tls", "none")),
+    "mail.user": _Setting(secret, optional=True),
+    "mail.password": _Setting(secret, optional=True),
+    "mail.sender": _Setting(address),
+    "mail.recipient": _Setting(address),
+    "inbox.enabled": _Setting(switch),
+    "inbox.folder": _Setting(folder),
+    "inbox.settle": _Setting(seconds(1, 3600)),
+    "self_test.hourly": _Setting(switch),
+    "data_dir": _Setting(folder),
+    "run_dir": _Setting(folder),
+    "credentials_file": _Setting(folder),
 }
 """Every key that ddwd.yaml may hold, in the order of etc/ddwd.yaml."""
 
@@ -724,17 +539,17 @@ class _YamlFile:
             if not isinstance(text, str):
                 self._say(entry, key, "has a list or a section for an entry", "write a list, as [A, B]")
         raws = (
-            _Raw(text.strip(), True, Source(self._name, _line(entry)))
+            Raw(text.strip(), True, Source(self._name, _line(entry)))
             for entry, text in texts
             if isinstance(text, str)
         )
-        found[key] = _Many(tuple(raws), source)
+        found[key] = Many(tuple(raws), source)
 
     def _scalar(self, key: str, node: yaml.Node, found: dict[str, _Written]) -> None:
         if not isinstance(node, yaml.ScalarNode):
             self._say(node, key, "has a list or a section for a value", "write one value")
         elif not self._is_null(node):
-            found[key] = _Raw(node.value, node.style is None, Source(self._name, _line(node)))
+            found[key] = Raw(node.value, node.style is None, Source(self._name, _line(node)))
         elif SETTINGS[key].optional:
             found[key] = None
         else:
@@ -767,7 +582,7 @@ def _nearest_key(key: str, prefix: str) -> str:
     return f"known here: {', '.join(here)}"
 
 
-def _read_defaults(path: Path, problems: list[Problem]) -> dict[str, _Raw]:
+def _read_defaults(path: Path, problems: list[Problem]) -> dict[str, Raw]:
     """Read the KEY=VALUE lines of /etc/default/ddwd; variable -> value."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -777,14 +592,14 @@ def _read_defaults(path: Path, problems: list[Problem]) -> dict[str, _Raw]:
         known = error if isinstance(error, OSError) else OSError("not UTF-8 text")
         problems.append(_unreadable(path, known))
         return {}
-    found: dict[str, _Raw] = {}
+    found: dict[str, Raw] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip() and not line.lstrip().startswith(("#", ";")):
             _read_assignment(line, Source(str(path), number), found, problems)
     return found
 
 
-def _read_assignment(line: str, source: Source, found: dict[str, _Raw], problems: list[Problem]) -> None:
+def _read_assignment(line: str, source: Source, found: dict[str, Raw], problems: list[Problem]) -> None:
     name, equals, written = line.strip().removeprefix("export ").partition("=")
     name = name.strip()
     try:
@@ -795,24 +610,24 @@ def _read_assignment(line: str, source: Source, found: dict[str, _Raw], problems
         problems.append(Problem(*source, name or "line", "is not NAME=VALUE", 'write NAME="VALUE"'))
     elif name in VARIABLES:
         if words and words[0]:
-            found[name] = _Raw(words[0], bare=True, source=source, variable=name)
+            found[name] = Raw(words[0], bare=True, source=source, variable=name)
     elif near := difflib.get_close_matches(name.upper(), list(VARIABLES), n=1, cutoff=0.8):
         problems.append(Problem(*source, name, "is not a known variable", f"write {near[0]}"))
 
 
-def _of_variables(assigned: Mapping[str, _Raw]) -> dict[str, _Raw]:
+def _of_variables(assigned: Mapping[str, Raw]) -> dict[str, Raw]:
     """Key -> value; of two variables for one key the one listed first wins."""
     return {VARIABLES[name]: assigned[name] for name in reversed(list(VARIABLES)) if name in assigned}
 
 
-def _of_environment(environ: Mapping[str, str], assigned: Mapping[str, _Raw]) -> dict[str, _Raw]:
+def _of_environment(environ: Mapping[str, str], assigned: Mapping[str, Raw]) -> dict[str, Raw]:
     """Key -> value; a variable that systemd took from the defaults file keeps that file as its source."""
     source = Source("environment")
     raws = {}
     for name in VARIABLES:
         if text := environ.get(name, ""):
             same = name in assigned and assigned[name].text == text
-            raws[name] = assigned[name] if same else _Raw(text, bare=True, source=source, variable=name)
+            raws[name] = assigned[name] if same else Raw(text, bare=True, source=source, variable=name)
     return _of_variables(raws)
 
 
@@ -830,22 +645,22 @@ def _build(raws: Mapping[str, _Written]) -> tuple[Loaded, dict[str, list[Problem
         if problems:
             wrong[key] = problems
         else:
-            values[key] = parsed if isinstance(raw, _Many) else parsed[0]
+            values[key] = parsed if isinstance(raw, Many) else parsed[0]
     return Loaded(_assemble(Config(), "", values), sources), wrong
 
 
-def _parsed(key: str, written: _Raw | _Many) -> tuple[tuple[object, ...], list[Problem]]:
+def _parsed(key: str, written: Raw | Many) -> tuple[tuple[object, ...], list[Problem]]:
     """Each value at that key, and a Problem for each that is wrong."""
     values, problems = [], []
-    for raw in written.entries if isinstance(written, _Many) else (written,):
+    for raw in written.entries if isinstance(written, Many) else (written,):
         try:
             values.append(SETTINGS[key].parse(raw))
-        except _WrongValueError as error:
+        except WrongValueError as error:
             problems.append(Problem(*raw.source, raw.variable or key, error.what, error.instead))
     return tuple(values), problems
 
 
-def _source_shown(raw: _Raw | _Many) -> Source:
+def _source_shown(raw: Raw | Many) -> Source:
     """The environment is named with its variable; a file needs only its line."""
     return Source(f"environment {raw.variable}") if raw.source.name == "environment" else raw.source
 

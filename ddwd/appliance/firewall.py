@@ -18,7 +18,8 @@ from ddwd.errors import PeerRefusedError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ddwd.config import Config, Network
+    from ddwd.config import Config
+    from ddwd.values import Network
 
 TABLE = "inet ddwd"
 PROGRAM = "/usr/sbin/nft"

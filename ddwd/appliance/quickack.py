@@ -23,7 +23,7 @@ from ddwd.errors import PeerRefusedError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from ddwd.config import Network
+    from ddwd.values import Network
 
     JsonRoute = Mapping[str, Any]
     """One route as `ip -json route` prints it, and the IP `version` that was asked for."""

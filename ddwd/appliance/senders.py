@@ -12,8 +12,8 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Any
 
-from ddwd.config import Sender
 from ddwd.model import INBOX_AET, SELF_TEST_AET, SEND_AET
+from ddwd.values import Sender
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

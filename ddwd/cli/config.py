@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, TextIO
 
 from ddwd import tls
 from ddwd.appliance import firewall, terminator
-from ddwd.config import DEFAULT, SECRET_KEYS, Loaded, flatten, load_with_sources, ports
+from ddwd.config import SECRET_KEYS, Loaded, flatten, load_with_sources, ports
 from ddwd.errors import ConfigError, Problem
 from ddwd.paths import Paths
+from ddwd.values import DEFAULT
 
 if TYPE_CHECKING:
     import argparse

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ddwd.appliance.quickack import JsonRoute, Plan
-    from ddwd.config import Network
+    from ddwd.values import Network
 
 log = logging.getLogger("ddwd.quickack")
 

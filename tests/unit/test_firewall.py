@@ -11,7 +11,8 @@ import pytest
 
 from ddwd.appliance import firewall
 from ddwd.cli.config import firewall_problems
-from ddwd.config import Config, Loaded, Sender, Source, TlsConfig, WebConfig, flatten, ports
+from ddwd.config import Config, Loaded, TlsConfig, WebConfig, flatten, ports
+from ddwd.values import Sender, Source
 
 if TYPE_CHECKING:
     from pathlib import Path

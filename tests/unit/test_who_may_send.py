@@ -12,8 +12,9 @@ import pytest
 from ddwd.appliance import credentials
 from ddwd.appliance.render import render
 from ddwd.appliance.senders import admits
-from ddwd.config import Config, Sender, load
+from ddwd.config import Config, load
 from ddwd.errors import ConfigError
+from ddwd.values import Sender
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,224 @@
+"""How one value of ddwd.yaml is read: from its text to a number, a path, a network, or a line that says what to write instead. Pure.
+
+Each parser takes a `Raw` and raises WrongValueError; config.py says which key is read by which.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from ddwd.errors import InvalidValueError
+from ddwd.model import parse_aet
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_EVERY_ADDRESS = ipaddress.IPv4Network("0.0.0.0/0")
+
+
+class Source(NamedTuple):
+    """Where a value was written: a file and its line, a variable of the environment, or nowhere (default)."""
+
+    name: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        """Render as `file:line` or the bare name."""
+        return self.name if self.line is None else f"{self.name}:{self.line}"
+
+
+DEFAULT = Source("default")
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """One entry of `senders`: an AE title, in which * and ? stand for others, and the network it may send from."""
+
+    aet: str
+    network: ipaddress.IPv4Network = _EVERY_ADDRESS
+
+    def __str__(self) -> str:
+        """As it is written in ddwd.yaml."""
+        return f"{self.aet} from {self.network}" if self.network.prefixlen else self.aet
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it stands for more than one AE title."""
+        return bool(set("*?") & set(self.aet))
+
+
+class Raw(NamedTuple):
+    """A value as written: its text, whether it is bare (numbers must be), and where it stands."""
+
+    text: str
+    bare: bool
+    source: Source
+    variable: str | None = None
+
+
+class Many(NamedTuple):
+    """The entries of a list as written, and where it begins."""
+
+    entries: tuple[Raw, ...]
+    source: Source
+    variable: str | None = None
+
+
+class WrongValueError(Exception):
+    """What is wrong with a value, and what to write instead."""
+
+    def __init__(self, what: str, instead: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.instead = instead
+
+
+Parser = Callable[[Raw], object]
+
+
+def wrong(what: str, instead: str) -> NoReturn:
+    raise WrongValueError(what, instead)
+
+
+def whole(low: int, high: int) -> Parser:
+    def parse(raw: Raw) -> int:
+        wanted = f"write a whole number from {low} to {high}, without quotes"
+        if re.fullmatch(r"[+-]?[0-9]{1,18}", raw.text) is None:
+            wrong(f"{raw.text!r} is not a whole number", wanted)
+        if not raw.bare:
+            wrong(f"{raw.text!r} is text in quotes", wanted)
+        if not low <= int(raw.text) <= high:
+            wrong(f"{raw.text} is out of range", wanted)
+        return int(raw.text)
+
+    return parse
+
+
+_UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+
+
+def size(low: int, high: int) -> Parser:
+    def parse(raw: Raw) -> int:
+        found = re.fullmatch(r"([0-9]{1,15}) ?(KiB|MiB|GiB|TiB|)", raw.text)
+        wanted = f"write a size from {low // 1024**2} MiB to {high // 1024**4} TiB, as 500 MiB or 2 GiB"
+        if found is None:
+            wrong(f"{raw.text!r} is not a size", wanted)
+        size = int(found[1]) * _UNITS[found[2]]
+        if not low <= size <= high:
+            wrong(f"{raw.text} is out of range", wanted)
+        return size
+
+    return parse
+
+
+def seconds(low: float, high: float) -> Parser:
+    def parse(raw: Raw) -> float:
+        wanted = f"write a number of seconds from {low:g} to {high:g}, without quotes or unit"
+        if re.fullmatch(r"[+-]?[0-9]{1,12}(\.[0-9]{1,9})?", raw.text) is None:
+            wrong(f"{raw.text!r} is not a number of seconds", wanted)
+        if not raw.bare:
+            wrong(f"{raw.text!r} is text in quotes", wanted)
+        if not low <= float(raw.text) <= high:
+            wrong(f"{raw.text} is out of range", wanted)
+        return float(raw.text)
+
+    return parse
+
+
+def choice(*known: str) -> Parser:
+    def parse(raw: Raw) -> str:
+        if raw.text not in known:
+            wrong(f"{raw.text!r} is not known", f"write {' or '.join(known)}")
+        return raw.text
+
+    return parse
+
+
+def switch(raw: Raw) -> bool:
+    if raw.text.lower() not in {"true", "false"}:
+        wrong(f"{raw.text!r} is neither true nor false", "write true or false")
+    return raw.text.lower() == "true"
+
+
+def aet(raw: Raw) -> str:
+    try:
+        return parse_aet(raw.text)
+    except InvalidValueError as error:
+        wrong(f"{raw.text!r} is not an AE title: {error}", "write 1 to 16 plain characters")
+
+
+def folder(raw: Raw) -> Path:
+    path = Path(raw.text)
+    if not path.is_absolute() or "\0" in raw.text:
+        wrong(f"{raw.text!r} is not an absolute path", "write a path that begins with /")
+    if ".." in path.parts or len(path.parts) == 1:
+        wrong(f"{raw.text!r} is not a folder of its own", "write the full path, without .. in it")
+    return path
+
+
+def host(raw: Raw) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_.:-]{1,253}", raw.text) is None:
+        wrong(f"{raw.text!r} is not a host", "write a host name or an IP address, without a port")
+    return raw.text
+
+
+def network(raw: Raw) -> Network:
+    wanted = "write a network as 10.1.0.0/16 or 2001:db8::/32, or one address"
+    try:
+        network = ipaddress.ip_network(raw.text.strip(), strict=False)
+    except ValueError:
+        wrong(f"{raw.text!r} is not a network", wanted)
+    if ipaddress.ip_interface(raw.text.strip()).ip != network.network_address:
+        wrong(f"{raw.text} has bits beyond its length", f"write {network}")
+    if network.is_multicast:
+        wrong(f"{network} is for multicast: no sender has such an address", wanted)
+    if isinstance(network, ipaddress.IPv6Network) and network.is_loopback:
+        wrong(
+            f"no route can go before the kernel's own to {network}",
+            "let senders on this machine use 127.0.0.1",
+        )
+    return network
+
+
+def sender(raw: Raw) -> Sender:
+    title, _, place = raw.text.rpartition(" from ") if " from " in raw.text else (raw.text, "", "")
+    wanted = (
+        'write "AET from NETWORK", as "CT1 from 10.1.2.3", "MR* from 10.2.0.0/16" or "* from 10.3.0.0/16"'
+    )
+    try:
+        aet = parse_aet(title)
+    except InvalidValueError as error:
+        wrong(f"{raw.text!r} has no AE title: {error}", wanted)
+    if not place:
+        return Sender(aet)
+    found = network(raw._replace(text=place))
+    if isinstance(found, ipaddress.IPv6Network):
+        wrong(f"{raw.text!r}: Orthanc takes DICOM by IPv4 only", wanted)
+    return Sender(aet, found)
+
+
+def url(raw: Raw) -> str:
+    if re.fullmatch(r"https?://[^\s/]+(/\S*)?", raw.text) is None:
+        wrong("it is not a URL", "write https://HOST/PATH")
+    return raw.text
+
+
+def address(raw: Raw) -> str:
+    if re.fullmatch(r"[^\s@,]+@[^\s@,]+", raw.text) is None:
+        wrong(f"{raw.text!r} is not a mail address", "write one NAME@HOST")
+    return raw.text
+
+
+def identifier(raw: Raw) -> str:
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,62}", raw.text) is None:
+        wrong(f"{raw.text!r} is not a PostgreSQL name", "write letters, digits, _ and -, 63 at most")
+    return raw.text
+
+
+def secret(raw: Raw) -> str:
+    if not raw.text.isprintable():
+        wrong("the password has unprintable characters", "write it on one line, in quotes")
+    return raw.text
