@@ -10,7 +10,7 @@ import difflib
 import ipaddress
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import chain, combinations
 from pathlib import Path
@@ -18,7 +18,9 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from ddwd import tables
 from ddwd.errors import ConfigError, Problem
+from ddwd.routing import Destination, Route
 from ddwd.values import (
     DEFAULT,
     Many,
@@ -258,6 +260,8 @@ class Config:
     stable_age: int = 3
     forward: Forward = field(default_factory=Forward)
     database: Database = field(default_factory=Database)
+    routes: tuple[Route, ...] = ()
+    destinations: tuple[Destination, ...] = ()
     retrieve: Retrieve = field(default_factory=Retrieve)
     disk: Disk = field(default_factory=Disk)
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
@@ -289,20 +293,29 @@ class Loaded:
         return Problem(source.name, source.line, key, what, instead)
 
 
-_Written = Raw | Many | None
-"""What stands at a key: one value, a list, or nothing."""
+class _Table(NamedTuple):
+    """The entries of a list of sections, and where it begins."""
+
+    entries: tuple[object, ...]
+    source: Source
+
+
+_Written = Raw | Many | _Table | None
+"""What stands at a key: one value, a list, a list of sections, or nothing."""
 
 
 class _Setting(NamedTuple):
     """One key: how it is parsed, which variables set it (the first wins), whether nothing is a value.
 
     `many`: a tuple of values, each parsed by itself; written as a YAML list, or in one line with commas.
+    `table`: a list of sections, read as a whole (ddwd/tables.py).
     """
 
     parse: Parser
     variables: tuple[str, ...] = ()
     optional: bool = False
     many: bool = False
+    table: Callable[[yaml.Node, str, tables.Say], tuple[object, ...]] | None = None
 
 
 _PORT = whole(1, 65535)
@@ -348,6 +361,8 @@ SETTINGS: Mapping[str, _Setting] = {
     "database.gateway_user": _Setting(identifier),
     "database.storage_user": _Setting(identifier),
     "database.password": _Setting(secret, ("POSTGRES_PASSWORD",), optional=True),
+    "routes": _Setting(tables.one_line, table=tables.routes),
+    "destinations": _Setting(tables.one_line, table=tables.destinations),
     "retrieve.batch": _Setting(whole(1, 10_000)),
     "retrieve.timeout": _Setting(seconds(10, 86400)),
     "retrieve.tries": _Setting(whole(2, 1000)),
@@ -444,6 +459,7 @@ def load_with_sources(path: Path | None = None, environ: Mapping[str, str] | Non
     problems += chain.from_iterable(wrong.values())
     problems += _clashes(loaded, [key for key in ports(loaded.config) if key not in wrong], "port")
     problems += _clashes(loaded, [key for key in AET_KEYS if key not in wrong], "AE title")
+    problems += _nowhere(loaded)
     if problems:
         raise ConfigError(sorted(problems, key=lambda problem: (problem.source, problem.line or 0)))
     return loaded
@@ -521,7 +537,10 @@ class _YamlFile:
         return list(entries.items())
 
     def _value(self, key: str, node: yaml.Node, found: dict[str, _Written]) -> None:
-        if SETTINGS[key].many:
+        if read := SETTINGS[key].table:
+            entries = read(node, self._name, self._say)
+            found[key] = _Table(entries, Source(self._name, _line(node)))
+        elif SETTINGS[key].many:
             self._many(key, node, found)
         else:
             self._scalar(key, node, found)
@@ -640,7 +659,10 @@ def _build(raws: Mapping[str, _Written]) -> tuple[Loaded, dict[str, list[Problem
         if raw is None:
             values[key] = None
             continue
-        sources[key] = _source_shown(raw)
+        sources[key] = raw.source if isinstance(raw, _Table) else _source_shown(raw)
+        if isinstance(raw, _Table):
+            values[key] = raw.entries
+            continue
         parsed, problems = _parsed(key, raw)
         if problems:
             wrong[key] = problems
@@ -686,3 +708,16 @@ def _clashes(loaded: Loaded, keys: list[str], what: str) -> list[Problem]:
             taken = f"{what} {value} is used by {other} too"
             problems.append(loaded.problem(blamed, taken, f"give each its own {what}"))
     return problems
+
+
+def _nowhere(loaded: Loaded) -> list[Problem]:
+    """Name each rule that sends to a destination that is not in `destinations`."""
+    known = {one.name for one in loaded.config.destinations}
+    return [
+        loaded.problem(
+            "routes", f"{name!r} in also of {route.name} is no destination", "name it in destinations"
+        )
+        for route in loaded.config.routes
+        for name in route.also
+        if name not in known
+    ]

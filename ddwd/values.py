@@ -80,10 +80,13 @@ Parser = Callable[[Raw], object]
 
 
 def wrong(what: str, instead: str) -> NoReturn:
+    """Say what is wrong with a value, and what to write instead. Raises WrongValueError."""
     raise WrongValueError(what, instead)
 
 
 def whole(low: int, high: int) -> Parser:
+    """A whole number between these."""
+
     def parse(raw: Raw) -> int:
         wanted = f"write a whole number from {low} to {high}, without quotes"
         if re.fullmatch(r"[+-]?[0-9]{1,18}", raw.text) is None:
@@ -101,6 +104,8 @@ _UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 
 
 def size(low: int, high: int) -> Parser:
+    """Bytes between these, with or without a unit."""
+
     def parse(raw: Raw) -> int:
         found = re.fullmatch(r"([0-9]{1,15}) ?(KiB|MiB|GiB|TiB|)", raw.text)
         wanted = f"write a size from {low // 1024**2} MiB to {high // 1024**4} TiB, as 500 MiB or 2 GiB"
@@ -115,6 +120,8 @@ def size(low: int, high: int) -> Parser:
 
 
 def seconds(low: float, high: float) -> Parser:
+    """Seconds between these."""
+
     def parse(raw: Raw) -> float:
         wanted = f"write a number of seconds from {low:g} to {high:g}, without quotes or unit"
         if re.fullmatch(r"[+-]?[0-9]{1,12}(\.[0-9]{1,9})?", raw.text) is None:
@@ -129,6 +136,8 @@ def seconds(low: float, high: float) -> Parser:
 
 
 def choice(*known: str) -> Parser:
+    """One of these words."""
+
     def parse(raw: Raw) -> str:
         if raw.text not in known:
             wrong(f"{raw.text!r} is not known", f"write {' or '.join(known)}")
@@ -138,12 +147,14 @@ def choice(*known: str) -> Parser:
 
 
 def switch(raw: Raw) -> bool:
+    """true or false."""
     if raw.text.lower() not in {"true", "false"}:
         wrong(f"{raw.text!r} is neither true nor false", "write true or false")
     return raw.text.lower() == "true"
 
 
 def aet(raw: Raw) -> str:
+    """An AE title (PS3.5 section 6.2)."""
     try:
         return parse_aet(raw.text)
     except InvalidValueError as error:
@@ -151,6 +162,7 @@ def aet(raw: Raw) -> str:
 
 
 def folder(raw: Raw) -> Path:
+    """An absolute path, of a folder or a file."""
     path = Path(raw.text)
     if not path.is_absolute() or "\0" in raw.text:
         wrong(f"{raw.text!r} is not an absolute path", "write a path that begins with /")
@@ -160,12 +172,14 @@ def folder(raw: Raw) -> Path:
 
 
 def host(raw: Raw) -> str:
+    """A host name or an IP address."""
     if re.fullmatch(r"[A-Za-z0-9_.:-]{1,253}", raw.text) is None:
         wrong(f"{raw.text!r} is not a host", "write a host name or an IP address, without a port")
     return raw.text
 
 
 def network(raw: Raw) -> Network:
+    """A network or one address, whose packets a route could be set for."""
     wanted = "write a network as 10.1.0.0/16 or 2001:db8::/32, or one address"
     try:
         network = ipaddress.ip_network(raw.text.strip(), strict=False)
@@ -184,6 +198,7 @@ def network(raw: Raw) -> Network:
 
 
 def sender(raw: Raw) -> Sender:
+    """An AE title and the network it sends from."""
     title, _, place = raw.text.rpartition(" from ") if " from " in raw.text else (raw.text, "", "")
     wanted = (
         'write "AET from NETWORK", as "CT1 from 10.1.2.3", "MR* from 10.2.0.0/16" or "* from 10.3.0.0/16"'
@@ -201,24 +216,28 @@ def sender(raw: Raw) -> Sender:
 
 
 def url(raw: Raw) -> str:
+    """A URL of HTTP or HTTPS."""
     if re.fullmatch(r"https?://[^\s/]+(/\S*)?", raw.text) is None:
         wrong("it is not a URL", "write https://HOST/PATH")
     return raw.text
 
 
 def address(raw: Raw) -> str:
+    """A mail address."""
     if re.fullmatch(r"[^\s@,]+@[^\s@,]+", raw.text) is None:
         wrong(f"{raw.text!r} is not a mail address", "write one NAME@HOST")
     return raw.text
 
 
 def identifier(raw: Raw) -> str:
+    """A name of PostgreSQL."""
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,62}", raw.text) is None:
         wrong(f"{raw.text!r} is not a PostgreSQL name", "write letters, digits, _ and -, 63 at most")
     return raw.text
 
 
 def secret(raw: Raw) -> str:
+    """Any text in one line."""
     if not raw.text.isprintable():
         wrong("the password has unprintable characters", "write it on one line, in quotes")
     return raw.text

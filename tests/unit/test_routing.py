@@ -1,0 +1,120 @@
+"""`routes` and `destinations` of ddwd.yaml: what may stand there, and which rule takes what. Lua answers the same cases in tests/integration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddwd.config import Config, load
+from ddwd.errors import ConfigError
+from ddwd.routing import Condition, Destination, Judged, Route, choose, judge, table
+
+CASES: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parents[1] / "routes.json").read_text(encoding="utf-8")
+)
+EVERY_KEY = """
+routes:
+  - name: research
+    when: {CallingAET: [CT1, MR*], StudyDescription: "*trial*"}
+    also: [teaching, pacs]
+    layout: research/{StudyDate}_{StudyInstanceUID}/{SeriesNumber}/{SOPInstanceUID}
+    priority: high
+  - name: pass
+    when: {Modality: SR}
+    also: pacs
+    extract: false
+    forward: false
+  - name: rest
+destinations:
+  - {name: teaching, url: "https://teaching.example/dicom-web/", user: u, password: p, ca: /etc/ca.pem}
+  - {name: pacs, aet: PACS, host: 10.1.2.9, port: 11112, tls: true}
+"""
+
+
+def _config(folder: Path, text: str) -> Config:
+    path = folder / "ddwd.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load(path, {"DDWD_DEFAULTS": str(folder / "none")})
+
+
+def test_every_key_is_read(tmp_path: Path) -> None:
+    config = _config(tmp_path, EVERY_KEY)
+    assert config.routes == (
+        Route(
+            "research",
+            (Condition("CallingAET", ("CT1", "MR*")), Condition("StudyDescription", ("*trial*",))),
+            also=("teaching", "pacs"),
+            layout="research/{StudyDate}_{StudyInstanceUID}/{SeriesNumber}/{SOPInstanceUID}",
+            priority="high",
+        ),
+        Route("pass", (Condition("Modality", ("SR",)),), forward=False, also=("pacs",), extract=False),
+        Route("rest"),
+    )
+    assert config.destinations == (
+        Destination("teaching", "https://teaching.example/dicom-web/", "u", "p", Path("/etc/ca.pem")),
+        Destination("pacs", aet="PACS", host="10.1.2.9", port=11112, tls=True),
+    )
+    assert "p'" not in repr(config.destinations[0])
+
+
+@pytest.mark.parametrize("text", ["routes:", "routes: []", "destinations: []", ""])
+def test_without_rules_there_are_none(tmp_path: Path, text: str) -> None:
+    config = _config(tmp_path, text)
+    assert (config.routes, config.destinations) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("routes: {a: b}", "ddwd.yaml:1: routes: is not a list"),
+        ("routes:\n  - CT1\n", "ddwd.yaml:2: routes: has an entry without keys"),
+        ("routes:\n  - priority: high\n", "ddwd.yaml:2: routes: has an entry without a name"),
+        ("routes:\n  - name: a\n  - name: a\n", "ddwd.yaml:3: routes.name: 'a' is used twice"),
+        ("routes:\n  - name: a b\n", "ddwd.yaml:2: routes.name: 'a b' is not a name"),
+        ("routes:\n  - name: a\n    prority: high\n", "ddwd.yaml:3: routes.prority: is not a known key; write priority"),
+        ("routes:\n  - name: a\n    when: {Modalty: CT}\n", "routes.when.Modalty: is not a main DICOM tag; write Modality"),
+        ("routes:\n  - name: a\n    when: CT\n", "ddwd.yaml:3: routes: has an entry without keys"),
+        ("routes:\n  - name: a\n    priority: urgent\n", "'urgent' is not known; write low or normal or high"),
+        ("routes:\n  - name: a\n    forward: false\n", "what is not forwarded cannot be extracted"),
+        ("routes:\n  - name: a\n    also: [b]\n", "'b' in also of a is no destination; name it in destinations"),
+        ("routes:\n  - name: a\n    layout: '{PatientName}/{StudyInstanceUID}/{SOPInstanceUID}'\n", "{PatientName} is not for a layout"),
+        ("routes:\n  - name: a\n    layout: '{PatientID}/{SOPInstanceUID}'\n", "two images could have one name"),
+        ("routes:\n  - name: a\n    layout: '{StudyInstanceUID}/{InstanceNumber}'\n", "{InstanceNumber} is not for a layout"),
+        ("routes:\n  - name: a\n    layout: '{Modality}/{StudyInstanceUID}/{SOPInstanceUID}'\n", "{Modality} differs within a study"),
+        ("routes:\n  - name: a\n    layout: '../{StudyInstanceUID}/{SOPInstanceUID}'\n", "is not a layout"),
+        ("routes:\n  - name: a\n    layout: '/srv/{StudyInstanceUID}/{SOPInstanceUID}'\n", "is not a layout"),
+        ("routes:\n  - name: a\n    layout: '.ddwd/{StudyInstanceUID}/{SOPInstanceUID}'\n", "is not a layout"),
+        ("destinations:\n  - name: a\n", "ddwd.yaml:2: destinations: is neither DICOMweb nor DIMSE"),
+        ("destinations:\n  - {name: a, aet: PACS}\n", "is neither DICOMweb nor DIMSE"),
+        ("destinations:\n  - {name: a, url: pacs}\n", "destinations.url: it is not a URL"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _config(tmp_path, text)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["why"])
+def test_a_rule_takes(case: dict[str, Any]) -> None:
+    when = tuple(Condition(tag, tuple(texts)) for tag, texts in case["when"])
+    rules = json.loads(json.dumps(table([Route("it", when)])))
+    assert (choose(rules, case["tags"]) == "it") is case["takes"]
+
+
+def test_the_first_that_matches_takes_it_and_the_others_say_why_not() -> None:
+    routes = [
+        Route("ct", (Condition("Modality", ("CT",)),)),
+        Route("mr", (Condition("Modality", ("MR",)), Condition("StationName", ("A",)))),
+        Route("rest"),
+        Route("never"),
+    ]
+    said = judge(table(routes), {"Modality": "MR", "StationName": "B"})
+    assert said == [Judged("ct", "Modality"), Judged("mr", "StationName"), Judged("rest", None)]
+
+
+def test_what_no_rule_takes_is_nobodys() -> None:
+    assert choose(table([Route("ct", (Condition("Modality", ("CT",)),))]), {"Modality": "MR"}) is None
