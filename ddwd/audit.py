@@ -58,6 +58,8 @@ class Event(StrEnum):
     ALERT = "alert"
     INBOX_SENT = "inbox-sent"
     INBOX_REJECTED = "inbox-rejected"
+    HOOK_DONE = "hook-done"
+    HOOK_FAILED = "hook-failed"
 
 
 MESSAGE_IDS = {
@@ -92,6 +94,8 @@ MESSAGE_IDS = {
     Event.ALERT: "9a6f0f1c4f0b4c5c8d2e6b7a10d4001d",
     Event.INBOX_SENT: "9a6f0f1c4f0b4c5c8d2e6b7a10d4001e",
     Event.INBOX_REJECTED: "9a6f0f1c4f0b4c5c8d2e6b7a10d4001f",
+    Event.HOOK_DONE: "9a6f0f1c4f0b4c5c8d2e6b7a10d40040",
+    Event.HOOK_FAILED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40041",
 }
 WARNINGS = frozenset(
     {
@@ -108,6 +112,7 @@ WARNINGS = frozenset(
         Event.ASSOCIATION_REFUSED,
         Event.ALERT,
         Event.INBOX_REJECTED,
+        Event.HOOK_FAILED,
     },
 )
 _LOG_WARNING, _LOG_NOTICE = 4, 5  # syslog(3)

@@ -160,6 +160,13 @@ class Database:
 
 
 @dataclass(frozen=True, slots=True)
+class FinishedConfig:
+    """Seconds that a rule's hook may take."""
+
+    timeout: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
 class Retrieve:
     """One C-MOVE asks for at most `batch` instances and may be silent for `timeout` seconds.
 
@@ -262,6 +269,7 @@ class Config:
     database: Database = field(default_factory=Database)
     routes: tuple[Route, ...] = ()
     destinations: tuple[Destination, ...] = ()
+    finished: FinishedConfig = field(default_factory=FinishedConfig)
     retrieve: Retrieve = field(default_factory=Retrieve)
     disk: Disk = field(default_factory=Disk)
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
@@ -363,6 +371,7 @@ SETTINGS: Mapping[str, _Setting] = {
     "database.password": _Setting(secret, ("POSTGRES_PASSWORD",), optional=True),
     "routes": _Setting(tables.one_line, table=tables.routes),
     "destinations": _Setting(tables.one_line, table=tables.destinations),
+    "finished.timeout": _Setting(seconds(1, 86400)),
     "retrieve.batch": _Setting(whole(1, 10_000)),
     "retrieve.timeout": _Setting(seconds(10, 86400)),
     "retrieve.tries": _Setting(whole(2, 1000)),

@@ -90,6 +90,21 @@ class Paths:
         return self.state / "requests"
 
     @property
+    def hooks(self) -> Path:
+        """Finished studies that hooks are told of: the extractor adds to `waiting`, ddwd-hooks writes the rest."""
+        return self.config.data_dir / "hooks"
+
+    @property
+    def hooks_table(self) -> Path:
+        """Which rule has which hook; provision writes it anew at each start."""
+        return self.config.run_dir / "hooks.json"
+
+    @property
+    def hooks_status(self) -> Path:
+        """What waits for its hook, and why; ddwd-hooks."""
+        return self.config.run_dir / "hooks" / "status.json"
+
+    @property
     def quarantine(self) -> Path:
         """What could not be delivered as it should, with the reason beside it; the extractor."""
         return self.config.data_dir / "quarantine"

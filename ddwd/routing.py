@@ -49,6 +49,14 @@ class Route:
     extract: bool = True
     layout: str = TREE
     priority: str = "normal"
+    run: Path | None = None
+    webhook: str | None = field(default=None, repr=False)
+    marker: str | None = None
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it has a hook."""
+        return self.run is not None or self.webhook is not None
 
     def __str__(self) -> str:
         """Its name: what a list of routes shows."""

@@ -78,6 +78,15 @@ def _layout(raw: Raw) -> str:
     return raw.text
 
 
+def _marker(raw: Raw) -> str:
+    """A plain file name that no image has."""
+    if _LITERAL.fullmatch(raw.text) is None or raw.text.endswith(".dcm"):
+        wrong(
+            f"{raw.text!r} is not a name for a marker", "write letters, digits, _, - and dots, as study.done"
+        )
+    return raw.text
+
+
 def _is_part(part: str) -> bool:
     return _LITERAL.fullmatch(re.sub(r"\{\w+\}", "X", part)) is not None
 
@@ -88,6 +97,9 @@ _ROUTE: Mapping[str, Parser] = {
     "extract": switch,
     "layout": _layout,
     "priority": choice(*PRIORITIES),
+    "run": folder,
+    "webhook": url,
+    "marker": _marker,
 }
 _DESTINATION: Mapping[str, Parser] = {
     "name": _name,
@@ -201,6 +213,20 @@ def _route(walk: _Entries, entry: yaml.Node, keys: dict[str, yaml.Node], say: Sa
             "routes.extract",
             "what is not forwarded cannot be extracted",
             "write extract: false too, or forward: true",
+        )
+    if route.run and route.webhook:
+        say(
+            entry,
+            "routes.webhook",
+            "a rule has one hook",
+            "leave out run or webhook, or let run call the other",
+        )
+    if route.speaks and not route.extract:
+        say(
+            entry,
+            "routes.run",
+            "a study that is not extracted is never finished",
+            "leave out run and webhook, or write extract: true",
         )
     return route
 

@@ -7,6 +7,7 @@ settings and the operator's additions, writes credentials.json, Paths.rendered, 
 from __future__ import annotations
 
 import grp
+import json
 import os
 import pwd
 import subprocess
@@ -141,6 +142,7 @@ def provision(config: Config, host: Host) -> None:
         ensure_databases(config, host)
     for node, text in texts.items():
         write_rendered(config, node, text, host)
+    write_hooks(config, host)
 
 
 def ensure_credentials(config: Config, host: Host) -> Credentials:
@@ -166,6 +168,27 @@ def write_rendered(config: Config, node: NodeName, text: str, host: Host) -> Non
             stray.unlink()
     replace_file(target, text.encode(), 0o600)
     host.give(target, "root", f"ddwd-{node}", 0o640)
+
+
+def write_hooks(config: Config, host: Host) -> None:
+    """Tell ddwd-hooks what it is to run; a webhook may hold a secret, so nobody else reads it."""
+    target = Paths(config).hooks_table
+    text = json.dumps(hooks_table(config), indent=2) + "\n"
+    replace_file(target, text.encode(), 0o600)
+    host.give(target, "root", "ddwd-hooks", 0o640)
+
+
+def hooks_table(config: Config) -> dict[str, dict[str, object]]:
+    """Rule -> what is run or told when a study of it is finished; those without are not in it."""
+    return {
+        route.name: {
+            "Run": str(route.run) if route.run else None,
+            "Webhook": route.webhook,
+            "Timeout": config.finished.timeout,
+        }
+        for route in config.routes
+        if route.speaks
+    }
 
 
 def ensure_output_dir(config: Config, host: Host) -> None:

@@ -73,6 +73,7 @@ def _checked() -> Config:
     problems = [
         *port_problems(loaded),
         *output_problems(loaded),
+        *hook_problems(loaded),
         *tls_problems(loaded),
         *firewall_problems(loaded),
         *restore_problems(loaded.config),
@@ -121,6 +122,16 @@ def output_problems(loaded: Loaded) -> list[Problem]:
         hint = f"give it to user ddwd: chown ddwd:ddwd {folder}"
         return [loaded.problem("output_dir", f"{folder} cannot be written by this user", hint)]
     return []
+
+
+def hook_problems(loaded: Loaded) -> list[Problem]:
+    """The executables of rules that cannot be run."""
+    wanted = [one.run for one in loaded.config.routes if one.run is not None]
+    return [
+        loaded.problem("routes", f"{path} cannot be run", f"put it there, then: chmod 755 {path}")
+        for path in dict.fromkeys(wanted)
+        if not (path.is_file() and os.access(path, os.X_OK))
+    ]
 
 
 def tls_problems(loaded: Loaded) -> list[Problem]:

@@ -27,6 +27,7 @@ from ddwd.orthanc_api import Orthanc
 from ddwd.paths import Paths
 from ddwd.pipeline.conflicts import Conflicts
 from ddwd.pipeline.cycle import Cycle, Ports
+from ddwd.pipeline.finished import Finished
 from ddwd.pipeline.forward import Forwarder
 from ddwd.pipeline.guard import Guard
 from ddwd.pipeline.leftovers import Leftovers
@@ -38,6 +39,7 @@ from ddwd.pipeline.retrieve import Retriever
 from ddwd.pipeline.verify import Verifier
 from ddwd.state.custody import Custody
 from ddwd.state.ledger import Ledger
+from ddwd.state.notices import Notices
 from ddwd.state.requests import Requests
 from ddwd.state.settings import changed_settings
 
@@ -159,6 +161,7 @@ class Extractor:
                 quarantine,
             ),
             leftovers=Leftovers(paths, (storage, gateway), quarantine),
+            finished=Finished(self._config.routes, paths, publisher, Notices(paths.hooks)),
             ledger=ledger,
             custody=Custody(paths.custody),
             audit=audit,

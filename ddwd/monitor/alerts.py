@@ -55,6 +55,11 @@ def _volumes(report: Report) -> Iterator[tuple[str, str]]:
 def _waiting(report: Report) -> Iterator[tuple[str, str]]:
     if waiting := report.counts.get("waiting", 0):
         yield "waiting", f"{many(waiting, 'study waits', 'studies wait')} after a failure: ddwd-top"
+    if report.hooks:
+        yield (
+            "hooks",
+            f"{many(report.hooks, 'finished study', 'finished studies')} could not be told of by its hook: ddwd hooks list",
+        )
     if report.quarantine:
         count = many(report.quarantine, "image waits", "images wait")
         yield "quarantine", f"{count} in quarantine: ddwd quarantine list"

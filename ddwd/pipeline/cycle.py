@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ddwd.model import Study
     from ddwd.orthanc_api import OrthancPort
     from ddwd.pipeline.conflicts import Conflicts
+    from ddwd.pipeline.finished import Finished
     from ddwd.pipeline.forward import Forwarder
     from ddwd.pipeline.guard import Guard
     from ddwd.pipeline.leftovers import Leftovers
@@ -70,6 +71,7 @@ class Ports:
     requests: Requests
     conflicts: Conflicts
     leftovers: Leftovers
+    finished: Finished
     guard: Guard
     ledger: Ledger
     custody: Custody
@@ -492,10 +494,13 @@ class Cycle:
             self._ports.custody.write(record)
             if record.history[-1]["added"] or study.restored or record.revision == 1:
                 self._announce(study, record, report)
+            study.record, study.restored = record, 0
         others = any(
             one is not study and one.listing is not None and one.listing.study_uid == listing.study_uid
             for one in self.open.values()
         )
+        if study.record is not None:
+            self._ports.finished.tell(study.record)
         self._ports.retriever.clear_spool(listing, study.held, others=others)
         self._close(study)
 
@@ -540,6 +545,9 @@ class Cycle:
             images=dict(sorted(study.held.items())),
             set_aside=dict(sorted(study.set_aside.items())),
             history=history,
+            route=study.record.route if study.record else "",
+            retired=dict(study.record.retired) if study.record else {},
+            passed=list(study.record.passed) if study.record else [],
         )
 
     def _announce(self, study: OpenStudy, record: Record, report: CycleReport) -> None:

@@ -8,6 +8,7 @@ name that is taken is a conflict and goes to quarantine with its reason.
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ddwd import durable
@@ -77,6 +78,27 @@ class Publisher:
         durable.make_dirs(target.parent, below=self._paths.output)
         durable.rename(staging, target, below=self._paths.output)
         return []
+
+    def mark(self, record: Record, name: str, content: bytes) -> None:
+        """Put the marker of a rule into the study's folder, in one step. Raises StorageFullError, LinkedError and OSError."""
+        target, below = self._paths.output / record.folder / name, self._paths.output
+        with suppress(FileNotFoundError), durable.opened(target, below) as file:
+            if file.read(len(content) + 1) == content:
+                return
+        temporary = target.with_name(f".{name}.part")
+        durable.unlink(temporary, below)
+        new = durable.NewFile(temporary, below=below)
+        try:
+            new.write(content)
+            new.sync()
+            durable.rename(temporary, target, below=below)
+        except BaseException:
+            new.abandon()
+            raise
+
+    def unmark(self, record: Record, name: str) -> None:
+        """Take the marker away again. Raises OSError."""
+        durable.unlink(self._paths.output / record.folder / name, self._paths.output)
 
     def _add(self, study: Study, staging: Path, target: Path) -> list[str]:
         conflicts = []

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SCHEMA = 1
+SCHEMA = 2
+_READS = (1, 2)
+"""What older versions wrote is read as it is, and written as it is now when the study changes: 1 had no rules and no retention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,11 @@ def lacks(folder: Path, kept: Kept) -> bool:
 
 @dataclass
 class Record:
-    """The custody record of one study; `revision` counts from 1 and rises with each change after publication."""
+    """The custody record of one study; `revision` counts from 1 and rises with each change after publication.
+
+    `route` is the rule that took it, nothing without rules. `retired` says of `gateway`, `storage` and `output` when retention removed
+    images there last. `passed` are images that the rule leaves where they are.
+    """
 
     study: OrthancId
     study_uid: str
@@ -62,6 +68,9 @@ class Record:
     images: dict[OrthancId, Kept] = field(default_factory=dict)
     set_aside: dict[OrthancId, str] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    route: str = ""
+    retired: dict[str, str] = field(default_factory=dict)
+    passed: list[OrthancId] = field(default_factory=list)
 
 
 class Custody:
@@ -104,7 +113,8 @@ class Custody:
                 yield OrthancId(path.stem)
 
 
-def _render(record: Record) -> bytes:
+def as_json(record: Record) -> dict[str, Any]:
+    """The record as it is written, with its checksum."""
     images = [
         {
             "id": kept.orthanc_id,
@@ -128,10 +138,17 @@ def _render(record: Record) -> bytes:
         "published_at": record.published_at,
         "set_aside": record.set_aside,
         "history": record.history,
+        "route": record.route,
+        "retired": record.retired,
+        "passed": record.passed,
         "images": images,
     }
     body["checksum"] = _checksum(body)
-    return json.dumps(body, indent=1, ensure_ascii=True).encode("ascii") + b"\n"
+    return body
+
+
+def _render(record: Record) -> bytes:
+    return json.dumps(as_json(record), indent=1, ensure_ascii=True).encode("ascii") + b"\n"
 
 
 def _checksum(body: dict[str, Any]) -> str:
@@ -144,8 +161,8 @@ def _checksum(body: dict[str, Any]) -> str:
 def _parse(content: bytes, path: Path) -> Record:
     try:
         body = json.loads(content)
-        if body["schema"] != SCHEMA:
-            raise StateError(f"{path}: schema {body['schema']}, this version reads {SCHEMA}")
+        if body["schema"] not in _READS:
+            raise StateError(f"{path}: schema {body['schema']}, this version reads {SCHEMA} and before")
         if body["checksum"] != _checksum(body):
             raise StateError(f"{path}: the custody record is damaged (checksum)")
         images = [
@@ -171,6 +188,9 @@ def _parse(content: bytes, path: Path) -> Record:
             images={kept.orthanc_id: kept for kept in images},
             set_aside=body["set_aside"],
             history=body["history"],
+            route=body.get("route", ""),
+            retired=body.get("retired", {}),
+            passed=[OrthancId(one) for one in body.get("passed", ())],
         )
     except (ValueError, KeyError, TypeError) as error:
         raise StateError(f"{path}: the custody record is damaged ({type(error).__name__})") from error

@@ -130,6 +130,8 @@ class Report:
     paused: bool = False
     self_test: dict[str, Any] | None = None
     swept: dict[str, Any] = field(default_factory=dict)
+    hooks: int = 0
+    """Studies whose hook has failed, and is tried again."""
 
     @property
     def wrong(self) -> tuple[str, ...]:
@@ -164,6 +166,7 @@ def collect(config: Config, ports: Ports) -> Report:
         paused=bool(extractor.facts.get("paused")),
         self_test=_last_self_test(paths.self_test),
         swept=dict(extractor.facts.get("swept", {})),
+        hooks=_failed_hooks(paths.hooks_status),
     )
 
 
@@ -318,6 +321,14 @@ def _last_self_test(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def _failed_hooks(path: Path) -> int:
+    """How many ddwd-hooks tells of; none where it does not run."""
+    try:
+        return sum(bool(one["failures"]) for one in json.loads(path.read_bytes())["waiting"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
 def _all_wrong(report: Report) -> Iterator[str]:
     for unit in report.units:
         if not unit.is_well:
@@ -331,6 +342,8 @@ def _all_wrong(report: Report) -> Iterator[str]:
         yield f"the last self test failed: {report.self_test.get('text')}; see: ddwd doctor"
     if waiting := report.counts.get(Stage.WAITING.value, 0):
         yield f"{many(waiting, 'study waits', 'studies wait')} after a failure, and will be tried again"
+    if report.hooks:
+        yield f"the hook of {many(report.hooks, 'finished study', 'finished studies')} failed, and will be tried again; see: ddwd hooks list"
 
 
 def _not_reached(report: Report) -> Iterator[str]:

@@ -28,6 +28,7 @@ UNITS = (
     "ddwd-monitor",
     "ddwd-quickack",
     "ddwd-inbox",
+    "ddwd-hooks",
 )
 """The umbrella, then the others in the order they start."""
 OPTIONAL = ("ddwd-tls@gateway", "ddwd-tls@storage")

@@ -11,6 +11,7 @@ from ddwd.config import Config
 from ddwd.paths import Paths
 from ddwd.pipeline.conflicts import Conflicts
 from ddwd.pipeline.cycle import Cycle, CycleReport, Ports
+from ddwd.pipeline.finished import Finished
 from ddwd.pipeline.forward import Forwarder
 from ddwd.pipeline.guard import Guard
 from ddwd.pipeline.leftovers import Leftovers
@@ -21,6 +22,7 @@ from ddwd.pipeline.retrieve import Retriever
 from ddwd.pipeline.verify import Verifier
 from ddwd.state.custody import Custody
 from ddwd.state.ledger import Ledger
+from ddwd.state.notices import Notices
 from ddwd.state.requests import Requests
 from tests.unit.fakes import FakeClock, FakeDisk, FakeMover, FakeOrthanc, InlineExecutor
 
@@ -86,6 +88,7 @@ class Portal:
                 quarantine,
             ),
             leftovers=Leftovers(self.paths, (self.storage, self.gateway), quarantine),
+            finished=Finished(self.config.routes, self.paths, publisher, Notices(self.paths.hooks)),
             ledger=ledger,
             custody=Custody(self.paths.custody),
             audit=audit,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ddwd.errors import StateError, StorageFullError
 from ddwd.model import OrthancId
-from ddwd.state.custody import Custody, Kept, Record
+from ddwd.state.custody import SCHEMA, Custody, Kept, Record
 from tests.unit.fakes import image, one_error, power_cut
 
 if TYPE_CHECKING:
@@ -32,6 +35,9 @@ def record(revision: int = 1) -> Record:
         images={ONE.orthanc_id: kept},
         set_aside={OrthancId("x"): "cannot be moved"},
         history=[{"revision": 1, "added": 1}],
+        route="research",
+        retired={"gateway": "2026-12-24T00:00:00Z"},
+        passed=[OrthancId("y")],
     )
 
 
@@ -81,3 +87,31 @@ def test_a_write_that_ends_at_any_durable_step_leaves_the_old_record_or_the_new(
             break
         steps += 1
     assert steps >= 3
+
+
+def test_what_the_version_before_wrote_is_read_and_written_anew_as_it_is_now(tmp_path: Path) -> None:
+    custody = Custody(tmp_path)
+    custody.write(record())
+    path = custody.path(ONE.study_id)
+    body = json.loads(path.read_bytes())
+    for key in ("route", "retired", "passed", "checksum"):
+        del body[key]
+    body["schema"] = 1
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    path.write_text(json.dumps(body | {"checksum": f"{zlib.crc32(text.encode()):08x}"}))
+    found = custody.read(ONE.study_id)
+    assert found == replace(record(), route="", retired={}, passed=[])
+    custody.write(found)
+    assert json.loads(path.read_bytes())["schema"] == SCHEMA == 2
+    assert custody.read(ONE.study_id) == found
+
+
+def test_what_a_later_version_wrote_is_left_alone(tmp_path: Path) -> None:
+    custody = Custody(tmp_path)
+    custody.write(record())
+    path = custody.path(ONE.study_id)
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 3'))
+    before = path.read_bytes()
+    with pytest.raises(StateError, match="schema 3, this version reads 2 and before"):
+        custody.read(ONE.study_id)
+    assert path.read_bytes() == before

@@ -1,0 +1,108 @@
+"""Entry point of ddwd-hooks: tells the hooks of rules that a study is finished. Runs as user ddwd-hooks; nothing depends on it.
+
+It knows no more than it needs: not the settings, which hold passwords, but the table of hooks that ddwd-provision renders from them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddwd import durable
+from ddwd.audit import Audit
+from ddwd.clock import SystemClock, stamp
+from ddwd.daemon import doorbell
+from ddwd.daemon.loop import Beat, Loop
+from ddwd.errors import DdwdError, StateError
+from ddwd.hooks.runner import Hook, tell
+from ddwd.hooks.teller import Teller
+from ddwd.state.notices import Notices
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ddwd.state.notices import Notice
+
+log = logging.getLogger("ddwd.hooks")
+
+_INTERVAL = 30.0
+_AT_ONCE = 4
+_SKIP, _FAILED = 1, 255
+"""Exit statuses of ExecCondition=: skip the unit, or fail it."""
+
+
+class Hooks:
+    """The parts, and the loop they run in."""
+
+    def __init__(self, hooks: Mapping[str, Hook], folder: Path, status: Path) -> None:
+        self._clock = SystemClock()
+        self._status = status
+        self._notices = Notices(folder)
+        self.loop = Loop(self._turn, _INTERVAL, breath=0.1)
+        self._output = folder / "output"
+        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="hook")
+        self._teller = Teller(
+            hooks, self._notices, self._tell, self._pool, self._clock, Audit(), self.loop.wake
+        )
+
+    def run(self) -> None:
+        """Until told to stop; hooks that run then are ended, and run again after the next start."""
+        ears = doorbell.listen([self._notices.waiting], self.loop.wake)
+        self.loop.listen()
+        try:
+            self.loop.run()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+            ears.stop()
+
+    def _tell(self, hook: Hook, notice: Notice) -> None:
+        tell(hook, notice, self._output / f"{notice.study}.txt", self.loop.stopping)
+
+    def _turn(self) -> Beat:
+        if self._notices.take_wish():
+            self._teller.hasten()
+        try:
+            waiting = self._teller.turn()
+        except (OSError, DdwdError) as error:
+            log.warning("the queue of hooks cannot be used: %s", getattr(error, "strerror", None) or error)
+            return Beat("the queue of hooks cannot be used", wait=5.0)
+        body = {"at": stamp(self._clock.utc()), "told": self._teller.told, "waiting": waiting}
+        durable.replace_volatile(self._status, json.dumps(body).encode())
+        failed = sum(bool(one["failures"]) for one in waiting)
+        return Beat(
+            f"{self._teller.told} told, {len(waiting)} wait, {failed} failed", wait=self._teller.wait()
+        )
+
+
+def main() -> int:
+    """Run until told to stop. Arguments: the table, the folder, the status file; `--wanted TABLE` only tells whether there is a hook."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    words = sys.argv[1:]
+    asked = words[:1] == ["--wanted"]
+    try:
+        if asked:
+            return 0 if read_table(Path(words[1])) else _SKIP
+        table, folder, status = map(Path, words)
+        Hooks(read_table(table), folder, status).run()
+    except DdwdError as error:
+        sys.stderr.write(f"ddwd-hooks: {error}\n")
+        return _FAILED if asked else error.exit_status
+    return 0
+
+
+def read_table(path: Path) -> dict[str, Hook]:
+    """Rule -> its hook; none where there is no table. Raises StateError."""
+    try:
+        return {name: Hook.read(entry) for name, entry in json.loads(path.read_bytes()).items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StateError(f"{path} cannot be used; systemctl restart ddwd-provision writes it anew") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

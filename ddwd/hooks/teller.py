@@ -1,0 +1,143 @@
+"""Which finished study is told next, and when again after a failure: for ever, with growing pauses, for only a success takes a notice away.
+
+One study's hook never runs twice at once, and a slow one holds up no more than its own place among a few.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ddwd.audit import Audit, Event
+from ddwd.clock import Clock, stamp
+from ddwd.hooks.runner import HookFailedError, StoppedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from concurrent.futures import Executor, Future
+
+    from ddwd.hooks.runner import Hook
+    from ddwd.model import OrthancId
+    from ddwd.state.notices import Notice, Notices
+
+_PAUSES = (10.0, 30.0, 120.0, 600.0, 3600.0)
+"""Seconds before it is tried again after the first, second ... failure, and after every later one."""
+
+
+@dataclass
+class _Attempt:
+    """What is known of a notice that waits; lives in memory, so that a restart tries everything at once."""
+
+    revision: int
+    failures: int = 0
+    due: float = 0.0
+    reason: str = ""
+    work: Future[None] | None = None
+
+
+class Teller:
+    """Takes a turn at each call of `turn`; `call` tells one hook, in the executor; `wake` is called when that has ended."""
+
+    def __init__(
+        self,
+        hooks: Mapping[str, Hook],
+        notices: Notices,
+        call: Callable[[Hook, Notice], None],
+        executor: Executor,
+        clock: Clock,
+        audit: Audit,
+        wake: Callable[[], None],
+    ) -> None:
+        self._hooks = hooks
+        self._notices = notices
+        self._call = call
+        self._executor = executor
+        self._clock = clock
+        self._audit = audit
+        self._wake = wake
+        self._attempts: dict[OrthancId, _Attempt] = {}
+        self.told = 0
+
+    def turn(self) -> list[dict[str, Any]]:
+        """Take in what has ended, begin what is due; what waits, for the status file. Raises OSError."""
+        waiting = self._notices.newest()
+        self._forget(waiting)
+        return [self._shown(notice, self._advance(notice)) for notice in waiting if self._waits(notice)]
+
+    def hasten(self) -> None:
+        """Try everything at once: the operator asks for it."""
+        for attempt in self._attempts.values():
+            attempt.due = 0.0
+
+    def wait(self) -> float | None:
+        """Seconds until one is due; None where none waits for its time."""
+        now = self._clock.monotonic()
+        due = [one.due - now for one in self._attempts.values() if one.work is None]
+        return max(0.0, min(due)) if due else None
+
+    def _forget(self, waiting: list[Notice]) -> None:
+        there = {notice.study for notice in waiting}
+        self._attempts = {
+            study: one for study, one in self._attempts.items() if study in there or one.work is not None
+        }
+
+    def _waits(self, notice: Notice) -> bool:
+        """Take in the end of its hook; False once it is told."""
+        attempt = self._attempts.setdefault(notice.study, _Attempt(notice.revision))
+        if attempt.work is None or not attempt.work.done():
+            return True
+        work, attempt.work = attempt.work, None
+        try:
+            work.result()
+        except StoppedError:
+            return True
+        except HookFailedError as error:
+            self._failed(notice, attempt, str(error))
+        else:
+            self._succeeded(notice, attempt)
+        return attempt.revision < notice.revision or bool(attempt.failures)
+
+    def _succeeded(self, notice: Notice, attempt: _Attempt) -> None:
+        """What was told may be an older revision than the one that waits by now."""
+        self._notices.done(replace(notice, revision=attempt.revision))
+        self.told += 1
+        attempt.failures, attempt.due, attempt.reason = 0, 0.0, ""
+        self._tell(Event.HOOK_DONE, f"the hook of rule {notice.route} was told", notice, attempt.revision)
+
+    def _failed(self, notice: Notice, attempt: _Attempt, reason: str) -> None:
+        attempt.failures += 1
+        attempt.reason = reason
+        attempt.due = self._clock.monotonic() + _PAUSES[min(attempt.failures, len(_PAUSES)) - 1]
+        said = f"the hook of rule {notice.route} failed, and is tried again: {reason}"
+        self._tell(Event.HOOK_FAILED, said, notice, attempt.revision)
+
+    def _advance(self, notice: Notice) -> _Attempt:
+        attempt = self._attempts[notice.study]
+        if attempt.work is not None:
+            return attempt
+        hook = self._hooks.get(notice.route)
+        if hook is None:
+            attempt.reason = f"rule {notice.route} has no hook any more; forget it: ddwd hooks drop"
+            attempt.due = self._clock.monotonic() + _PAUSES[-1]
+        elif self._clock.monotonic() >= attempt.due:
+            attempt.revision = notice.revision
+            attempt.work = self._executor.submit(self._call, hook, notice)
+            attempt.work.add_done_callback(lambda _: self._wake())
+        return attempt
+
+    def _shown(self, notice: Notice, attempt: _Attempt) -> dict[str, Any]:
+        return {
+            "study": notice.study,
+            "study_uid": notice.study_uid,
+            "route": notice.route,
+            "revision": notice.revision,
+            "since": notice.published_at,
+            "running": attempt.work is not None,
+            "failures": attempt.failures,
+            "reason": attempt.reason,
+            "seconds": round(max(0.0, attempt.due - self._clock.monotonic())),
+            "at": stamp(self._clock.utc()),
+        }
+
+    def _tell(self, event: Event, message: str, notice: Notice, revision: int) -> None:
+        self._audit.record(event, message, study_uid=notice.study_uid, study=notice.study, revision=revision)

@@ -1,0 +1,65 @@
+"""Last stage: a published study speaks, as its rule has it: a marker in its folder, a notice for its hook. Part of the cycle.
+
+Called after the custody record is durable and before the ledger closes the study, so that a crash between the two calls it again;
+it therefore does nothing twice that was done.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from ddwd.state.custody import as_json
+from ddwd.state.notices import Notice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ddwd.paths import Paths
+    from ddwd.pipeline.publish import Publisher
+    from ddwd.routing import Route
+    from ddwd.state.custody import Record
+    from ddwd.state.notices import Notices
+
+
+class Finished:
+    """Knows the rules that have something to say."""
+
+    def __init__(self, routes: Iterable[Route], paths: Paths, publisher: Publisher, notices: Notices) -> None:
+        self._routes = {one.name: one for one in routes if one.speaks or one.marker}
+        self._paths = paths
+        self._publisher = publisher
+        self._notices = notices
+
+    def tell(self, record: Record) -> None:
+        """Say it. Raises StorageFullError, LinkedError and OSError: then it is to be called again."""
+        route = self._routes.get(record.route)
+        if route is None:
+            return
+        if route.marker:
+            self._publisher.mark(record, route.marker, _marked(record))
+        if route.speaks:
+            self._notices.put(self._notice(record))
+
+    def _notice(self, record: Record) -> Notice:
+        return Notice(
+            study=record.study,
+            study_uid=record.study_uid,
+            route=record.route,
+            path=str(self._paths.output / record.folder),
+            revision=record.revision,
+            instances=len(record.images),
+            published_at=record.published_at,
+            custody=as_json(record),
+        )
+
+
+def _marked(record: Record) -> bytes:
+    """What the marker says; the same again for the same revision."""
+    body = {
+        "study_uid": record.study_uid,
+        "revision": record.revision,
+        "instances": len(record.images),
+        "published_at": record.published_at,
+    }
+    return json.dumps(body).encode("ascii") + b"\n"

@@ -1,0 +1,119 @@
+"""A finished study speaks: an executable and a marker by rule, in the booted machine, under the hook's own confinement."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.studies import made_up_ct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.appliance.conftest import Portal
+
+SETTINGS = "/etc/ddwd/ddwd.yaml"
+HOOK = "/opt/ris/finished"
+TOLD = "/srv/told"
+RULES = f"""
+routes:
+  - name: spoken
+    when: {{PatientID: "HOOK*"}}
+    run: {HOOK}
+    marker: study.done
+  - name: rest
+finished:
+  timeout: 20
+"""
+SCRIPT = """#!/bin/sh
+# Fails where the test says so; tells what it can do, and what it was told.
+[ -e /srv/told/broken ] && { echo "out of order: $DDWD_PATH"; exit 7; }
+touch /var/lib/ddwd/received_dicom/x 2>/dev/null && echo "the output can be written" >> /srv/told/sins
+cat /etc/ddwd/ddwd.yaml >/dev/null 2>&1 && echo "the settings can be read" >> /srv/told/sins
+cat /etc/ddwd/credentials.json >/dev/null 2>&1 && echo "the passwords can be read" >> /srv/told/sins
+ls "$DDWD_PATH" > "/srv/told/$DDWD_STUDY_UID.$DDWD_REVISION.files"
+cat > "/srv/told/$DDWD_STUDY_UID.$DDWD_REVISION.json"
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rules(portal: Portal) -> Iterator[None]:
+    """A rule with a hook; the settings are put back."""
+    machine = portal.machine
+    machine.run(f"install -d {HOOK.rsplit('/', 1)[0]} && install -d -o ddwd-hooks -m 0750 {TOLD}")
+    machine.path(HOOK).write_text(SCRIPT, encoding="utf-8")
+    machine.path(HOOK).chmod(0o755)
+    drop_in = machine.path("/etc/systemd/system/ddwd-hooks.service.d/told.conf")
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text(f"[Service]\nReadWritePaths={TOLD}\n", encoding="utf-8")
+    settings = machine.path(SETTINGS)
+    before = settings.read_text(encoding="utf-8")
+    kept = (
+        before.replace("\nroutes: []\n", "\n")
+        .replace("\nfinished:\n", "\n")
+        .replace("\n  timeout: 600\n", "\n")
+    )
+    settings.write_text(kept + RULES, encoding="utf-8")
+    machine.run("systemctl daemon-reload && ddwd config check && systemctl restart ddwd")
+    portal.wait_active()
+    yield
+    settings.write_text(before, encoding="utf-8")
+    drop_in.unlink()
+    machine.run("systemctl daemon-reload && systemctl restart ddwd")
+    portal.wait_active()
+
+
+def _said(portal: Portal, name: str) -> Path:
+    path = portal.machine.path(f"{TOLD}/{name}")
+    portal.machine.wait_for(path.exists, limit=60, what=f"the hook did not write {name}")
+    return path
+
+
+def test_the_executable_is_told_of_each_revision_and_can_do_nothing_else(
+    portal: Portal, tmp_path: Path
+) -> None:
+    study = made_up_ct(tmp_path, 5, seed=7301, size=32, patient_id="HOOK-1")
+    first, late = replace(study, instances=study.instances[:4]), replace(study, instances=study.instances[4:])
+    portal.deliver(first)
+    told = json.loads(_said(portal, f"{study.uid}.1.json").read_text(encoding="utf-8"))
+    assert (told["route"], told["revision"], told["instances"]) == ("spoken", 1, 4)
+    assert len(told["custody"]["images"]) == 4
+    marker = portal.output / "HOOK-1" / study.uid / "study.done"
+    assert json.loads(marker.read_text())["instances"] == 4
+    portal.send(late)
+    _said(portal, f"{study.uid}.2.json")
+    portal.machine.wait_for(
+        lambda: json.loads(marker.read_text())["revision"] == 2, limit=30, what="the marker is the old one"
+    )
+    assert not portal.machine.path(f"{TOLD}/sins").exists()
+    assert portal.machine.run("ddwd hooks list").stdout == "every finished study was told\n"
+    assert (
+        "hook-done"
+        in portal.machine.run(f"journalctl -t ddwd-audit -o verbose DDWD_STUDY_UID={study.uid}").stdout
+    )
+    portal.machine.run(f"ddwd verify {study.uid}")
+
+
+def test_a_hook_that_fails_is_shown_and_told_over_a_restart(portal: Portal, tmp_path: Path) -> None:
+    study = made_up_ct(tmp_path, 2, seed=7302, size=32, patient_id="HOOK-2")
+    machine = portal.machine
+    machine.run(f"touch {TOLD}/broken")
+    portal.deliver(study)
+    machine.wait_for(
+        lambda: "ended with exit status 7" in machine.run("ddwd hooks list", check=False).stdout,
+        limit=60,
+        what="the failure is not shown",
+    )
+    assert "see: ddwd hooks list" in machine.run("ddwd status", check=False).stdout
+    log = machine.run("journalctl -u ddwd-hooks -t ddwd-audit --no-pager").stdout
+    assert "HOOK-2" not in log
+    assert "HOOK-2" in machine.run("cat /var/lib/ddwd/hooks/output/*.txt").stdout
+    machine.run(f"systemctl kill --signal=KILL ddwd-hooks; rm {TOLD}/broken; ddwd hooks retry")
+    _said(portal, f"{study.uid}.1.json")
+    machine.wait_for(
+        lambda: machine.run("ddwd hooks list", check=False).returncode == 0, limit=30, what="it still waits"
+    )

@@ -1,0 +1,66 @@
+"""The webhook of a rule, at a real HTTP server."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddwd.hooks.runner import Hook, HookFailedError, tell
+from tests.unit.test_hooks import NOTICE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class _Ris(http.server.BaseHTTPRequestHandler):
+    """Answers with the status in its path."""
+
+    bodies: list[bytes] = []  # noqa: RUF012 - the class is the server's state here
+
+    def do_POST(self) -> None:
+        self.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(int(self.path.strip("/").partition("?")[0]))
+        self.send_header("Location", "/200")
+        self.end_headers()
+
+    def log_message(self, *_args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def ris() -> Iterator[str]:
+    server = http.server.HTTPServer(("127.0.0.1", 0), _Ris)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_webhook_gets_the_notice_as_json(ris: str, tmp_path: Path) -> None:
+    tell(Hook(None, f"{ris}/204", 5.0), NOTICE, tmp_path / "said.txt", threading.Event())
+    assert json.loads(_Ris.bodies.pop())["study_uid"] == "1.2.3"
+
+
+@pytest.mark.parametrize("status", [500, 404, 302])
+def test_a_webhook_that_does_not_take_it_is_told_by_its_host_alone(
+    ris: str, tmp_path: Path, status: int
+) -> None:
+    with pytest.raises(HookFailedError) as caught:
+        tell(
+            Hook(None, f"{ris}/{status}?token=SECRET", 5.0), NOTICE, tmp_path / "said.txt", threading.Event()
+        )
+    assert str(caught.value) == f"the webhook at 127.0.0.1 answered HTTP {status}"
+
+
+def test_a_webhook_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        HookFailedError, match=r"the webhook at 127\.0\.0\.1 does not answer .ConnectionError"
+    ):
+        tell(Hook(None, "http://127.0.0.1:1/x", 1.0), NOTICE, tmp_path / "said.txt", threading.Event())
