@@ -1,4 +1,11 @@
-"""README.md as the tests read it: its commands, code spans and tables. Used by tests/unit and tests/appliance."""
+"""README.md and the pages of docs/ as the tests read them: commands, code spans and tables. Used by tests/unit and tests/appliance.
+
+How a command gets its test. Write it into a ```console block of README.md or of any docs/*.md, with `# ` before it where it is for root and
+`$ ` where any member of group `ddwd` may run it; what is in capitals is filled in (`FILLED_IN` of tests/appliance/test_readme.py). It then
+runs on the machine of tests/appliance/test_readme.py: README.md up to its last chapter, the pages of docs/ by name, the last chapter. It
+must exit with 0. There, `BEFORE` says what the machine is brought to first, and `AFTER` what must be so then. A block that stands word
+for word on an earlier page ran there. What needs another machine than that one stands in `ELSEWHERE` below, with the test that runs it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +19,18 @@ if TYPE_CHECKING:
 
 REPO = Path(__file__).resolve().parents[1]
 README = REPO / "README.md"
+DOCS = REPO / "docs"
+LAST = "Stop, remove, delete"
+"""The chapter of README.md after which nothing is left to run a command on."""
+
+ELSEWHERE: dict[tuple[str, str], str] = {
+    (
+        "README.md",
+        "make demo",
+    ): "tests/appliance/test_demo.py::test_make_demo_carries_real_studies_through_a_machine_and_throws_it_away",
+    ("README.md", "make test"): ".ci/run",
+}
+"""(page, beginning of a command) -> the test (`tests/appliance/test_x.py::test_y`, in whose module that text stands) that runs it instead."""
 
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
@@ -20,44 +39,85 @@ _CELL = re.compile(r"(?<!\\)\|")
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command of a ```console block: the `##` section it stands in, whether it is for root, its text."""
+    """One command of a ```console block: the page and `##` section it stands in, whether it is for root, its text."""
 
+    page: str
     section: str
     as_root: bool
     text: str
 
+    @property
+    def elsewhere(self) -> str:
+        """The test that runs it instead of tests/appliance/test_readme.py; nothing: none."""
+        found = (
+            test
+            for (page, beginning), test in ELSEWHERE.items()
+            if page == self.page and self.text.startswith(beginning)
+        )
+        return next(found, "")
 
-def text() -> str:
-    """The whole README."""
-    return README.read_text(encoding="utf-8")
+
+def pages() -> list[Path]:
+    """README.md, then the pages of docs/ by name."""
+    return [README, *sorted(DOCS.glob("*.md"))]
 
 
-def sections() -> dict[str, str]:
-    """Title of each `##` section -> its text, in order."""
-    parts = re.split(r"^## (.+)$", text(), flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
+def text(page: Path = README) -> str:
+    """The whole page."""
+    return page.read_text(encoding="utf-8")
 
 
-def commands() -> list[Command]:
-    """Every command of every ```console block, in order; `# ` is root's prompt, `$ ` anyone's, the rest output."""
+def sections(page: Path = README) -> dict[str, str]:
+    """Title of each `##` section -> its text, in order; what stands before the first one has no title."""
+    parts = re.split(r"^## (.+)$", text(page), flags=re.MULTILINE)
+    return {"": parts[0]} | dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def blocks(page: Path, kind: str) -> list[tuple[str, str]]:
+    """Section and text of every fenced block of that kind, in order."""
     return [
-        Command(section, line[0] == "#", line[2:].strip())
-        for section, body in sections().items()
-        for kind, block in _FENCED.findall(body)
-        if kind == "console"
+        (section, block)
+        for section, body in sections(page).items()
+        for found, block in _FENCED.findall(body)
+        if found == kind
+    ]
+
+
+def commands(page: Path = README) -> list[Command]:
+    """Every command of every ```console block, in order; `# ` is root's prompt, `$ ` anyone's, the rest output."""
+    return [one for section, block in blocks(page, "console") for one in _prompted(page, section, block)]
+
+
+def to_run() -> list[Command]:
+    """What one machine runs, in order: see above."""
+    seen: set[str] = set()
+    first: list[Command] = []
+    last: list[Command] = []
+    for page in pages():
+        for section, block in blocks(page, "console"):
+            if page == README or block not in seen:
+                (last if (page, section) == (README, LAST) else first).extend(_prompted(page, section, block))
+            seen.add(block)
+    return [one for one in first + last if not one.elsewhere]
+
+
+def _prompted(page: Path, section: str, block: str) -> list[Command]:
+    return [
+        Command(str(page.relative_to(REPO)), section, line[0] == "#", line[2:].strip())
         for line in block.splitlines()
         if line.startswith(("# ", "$ "))
     ]
 
 
-def code() -> Iterator[str]:
-    """Every code span outside the blocks and every command in them."""
-    yield from _SPAN.findall(_FENCED.sub("", text()))
-    yield from (command.text for command in commands())
+def code(*of: Path) -> Iterator[str]:
+    """Every code span outside the blocks and every command in them, of all pages or of these."""
+    for page in of or pages():
+        yield from _SPAN.findall(_FENCED.sub("", text(page)))
+        yield from (command.text for command in commands(page))
 
 
 def table(section: str, heading: str) -> list[list[str]]:
-    """Rows of the table of that section whose first heading is `heading`; cells stripped."""
+    """Rows of the table of that section of README.md whose first heading is `heading`; cells stripped."""
     rows = [line for line in sections()[section].splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in _CELL.split(row)[1:-1]] for row in rows]
     begin = next(index for index, row in enumerate(cells) if row[0] == heading) + 2

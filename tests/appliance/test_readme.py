@@ -1,7 +1,7 @@
-"""Every command of README.md, from `apt install` to the last `dropdb`, in its order, on a machine of its own.
+"""Every command of README.md and docs/, from `apt install` to the last `dropdb`, in its order, on a machine of its own.
 
-A command in a ```console block is tested because it stands there; what is in capitals is filled in below. Commands with `#` run as
-root, those with `$` as a member of group ddwd who is not root.
+A command in a ```console block is tested because it stands there (tests/readme.py tells the order); what is in capitals is filled in
+below. Commands with `#` run as root, those with `$` as a member of group ddwd who is not root.
 """
 
 from __future__ import annotations
@@ -24,12 +24,19 @@ if TYPE_CHECKING:
 
     from tests.readme import Command
 
-NOT_IN_THE_MACHINE = {"From a clone"}
 OPERATOR = "colleague"
 FOLDER = f"{INBOX}/to-send"
+FILLED_IN: dict[str, Callable[[Study], str]] = {
+    "HOST": lambda _study: MACHINE_ADDRESS,
+    "FOLDER": lambda _study: FOLDER,
+    "FILE": lambda study: f"{FOLDER}/{study.paths[0].name}",
+    "NAME": lambda _study: OPERATOR,
+    "STUDY": lambda study: study.uid,
+}
+"""Word in capitals -> what stands in its place."""
 LIST_DATABASES = "runuser -u postgres -- psql -A -t -c 'SELECT datname FROM pg_database'"
 LIST_ROLES = "runuser -u postgres -- psql -A -t -c 'SELECT rolname FROM pg_roles'"
-COMMANDS = [command for command in readme.commands() if command.section not in NOT_IN_THE_MACHINE]
+COMMANDS = readme.to_run()
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +60,17 @@ def study(own: Portal, tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def _filled_in(text: str, study: Study) -> str:
-    values = {"HOST": MACHINE_ADDRESS, "FOLDER": FOLDER, "NAME": OPERATOR, "STUDY": study.uid}
-    return re.sub(r"\b(HOST|FOLDER|NAME|STUDY)\b", lambda found: values[found[0]], text)
+    return re.sub(rf"\b({'|'.join(FILLED_IN)})\b", lambda found: FILLED_IN[found[0]](study), text)
 
 
 @pytest.mark.parametrize(
-    "command", COMMANDS, ids=[f"{number:02} {command.text}" for number, command in enumerate(COMMANDS, 1)]
+    "command",
+    COMMANDS,
+    ids=[
+        f"{number:03} {one.page.removeprefix('docs/')} {one.text}" for number, one in enumerate(COMMANDS, 1)
+    ],
 )
-def test_each_command_does_what_the_readme_says(own: Portal, study: Study, command: Command) -> None:
+def test_each_command_does_what_its_page_says(own: Portal, study: Study, command: Command) -> None:
     if own.machine.is_active("ddwd"):
         _settle(own)
     for beginning, prepare in BEFORE.items():
@@ -209,9 +219,9 @@ AFTER: dict[str, Callable[[Portal, Study, str], None]] = {
 """Beginning of a command -> what is asserted once it has run."""
 
 
-def test_every_assertion_above_belongs_to_a_command_of_the_readme() -> None:
+def test_every_assertion_above_belongs_to_a_command() -> None:
     texts = [command.text for command in COMMANDS]
-    assert [one for one in AFTER if not any(text.startswith(one) for text in texts)] == []
+    assert [one for one in (*BEFORE, *AFTER) if not any(text.startswith(one) for text in texts)] == []
 
 
 # --- troubleshooting: the fault is there, and the command shows it ---------------------------------------------------

@@ -1,10 +1,10 @@
-"""README.md says what the code does: settings, verbs, units, paths, events and folder names are held against it."""
+"""README.md and docs/ say what the code does: settings, verbs, units, paths, events and folder names are held against it."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from argparse import _SubParsersAction
+from argparse import ArgumentParser, _SubParsersAction
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
@@ -70,14 +70,28 @@ def _ddwd_commands() -> list[list[str]]:
     return [shlex.split(part)[1:] for part in ours]
 
 
+def _verbs(of: ArgumentParser) -> dict[str, ArgumentParser]:
+    found = (action.choices for action in of._actions if isinstance(action, _SubParsersAction))
+    return dict(next(found, {}))
+
+
+def _is_only_a_name(words: list[str]) -> bool:
+    """`ddwd trace` and `ddwd tls issue` in a sentence, without what they are given."""
+    at = parser()
+    for word in words:
+        if word not in _verbs(at):
+            return False
+        at = _verbs(at)[word]
+    return True
+
+
 @pytest.mark.parametrize("words", _ddwd_commands(), ids=" ".join)
 def test_every_ddwd_command_named_is_understood(words: list[str]) -> None:
-    assert parser().parse_args(words).verb == words[0]
+    assert _is_only_a_name(words) or parser().parse_args(words).verb == words[0]
 
 
 def test_every_verb_of_ddwd_is_named() -> None:
-    (verbs,) = (action.choices for action in parser()._actions if isinstance(action, _SubParsersAction))
-    assert {words[0] for words in _ddwd_commands()} == set(verbs)
+    assert {words[0] for words in _ddwd_commands()} == set(_verbs(parser()))
 
 
 def test_every_unit_named_exists_and_all_of_ours_are_named() -> None:
@@ -133,6 +147,36 @@ def test_every_audit_event_named_is_one() -> None:
 def _words_of(picture: Path) -> set[str]:
     root = ElementTree.parse(picture).getroot()  # noqa: S314 - our own file
     return set(re.findall(r"[\w/-]+", " ".join(root.itertext())))
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+
+_PROMPTED = re.compile(
+    r"^\s*([#$] (?:ddwd|systemctl|journalctl|apt|runuser|dcmsend|storescu|echoscu|curl|psql)\b.*)",
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize("page", readme.pages(), ids=lambda page: page.name)
+def test_commands_stand_where_a_test_runs_them(page: Path) -> None:
+    """In ```console blocks of their own, not within a list or a block of another kind: see tests/readme.py."""
+    fences = re.findall(r"^.*```.*$", readme.text(page), flags=re.MULTILINE)
+    assert [
+        line for line in fences if not re.fullmatch(r"```(console|yaml|json|text|lua|python)?", line)
+    ] == []
+    shown = [f"{'#' if one.as_root else '$'} {one.text}" for one in readme.commands(page)]
+    assert [line for line in _PROMPTED.findall(readme.text(page)) if line not in shown] == []
+    assert [block for _, block in readme.blocks(page, "console") if not re.match(r"[#$] ", block)] == []
+
+
+def test_what_is_run_elsewhere_stands_on_its_page_and_in_that_test() -> None:
+    for (page, beginning), where in readme.ELSEWHERE.items():
+        assert any(one.text.startswith(beginning) for one in readme.commands(readme.REPO / page)), beginning
+        path, _, name = where.partition("::")
+        module = (readme.REPO / path).read_text(encoding="utf-8")
+        assert beginning in module, where
+        assert not name or f"def {name}(" in module, where
 
 
 def test_the_picture_shows_the_defaults() -> None:
