@@ -74,7 +74,7 @@ def test_without_rules_there_are_none(tmp_path: Path, text: str) -> None:
         ("routes:\n  - priority: high\n", "ddwd.yaml:2: routes: has an entry without a name"),
         ("routes:\n  - name: a\n  - name: a\n", "ddwd.yaml:3: routes.name: 'a' is used twice"),
         ("routes:\n  - name: a b\n", "ddwd.yaml:2: routes.name: 'a b' is not a name"),
-        ("routes:\n  - name: a\n    prority: high\n", "ddwd.yaml:3: routes.prority: is not a known key; write priority"),
+        ("routes:\n  - name: a\n    prio: high\n", "ddwd.yaml:3: routes.prio: is not a known key; write priority"),
         ("routes:\n  - name: a\n    when: {Modalty: CT}\n", "routes.when.Modalty: is not a main DICOM tag; write Modality"),
         ("routes:\n  - name: a\n    when: CT\n", "ddwd.yaml:3: routes: has an entry without keys"),
         ("routes:\n  - name: a\n    priority: urgent\n", "'urgent' is not known; write low or normal or high"),
