@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,7 +196,7 @@ def ddwd_yaml_5() -> str:
     section, said = "", list[str]()
     for line in text.splitlines():
         if line.strip().startswith("#"):
-            said.append(_VARIABLES.sub("", line.strip().lstrip("# ")))
+            said.append(_VARIABLES.sub("", line.strip().removeprefix("#").removeprefix(" ").rstrip()))
         elif found := _SETTING.match(line):
             indent, name, value = found.groups()
             key = f"{section}.{name}" if indent else name
@@ -203,7 +204,7 @@ def ddwd_yaml_5() -> str:
             if key in SETTINGS:
                 body += _setting(key, value or "", said)
             elif said:
-                body += [f'.SS "{roff(key)}"', roff(" ".join(said))]
+                body += [f'.SS "{roff(key)}"', *_prose(said)]
             said = []
         elif not line.strip() and not section:
             said = []
@@ -215,7 +216,18 @@ def _setting(key: str, default: str, said: list[str]) -> list[str]:
     variables = ", ".join(SETTINGS[key].variables)
     notes = [f"Default: {default}." if default else "No default."]
     notes += [f"Variable: {variables}."] if variables else []
-    return [".TP", f".B {roff(key)}", roff(" ".join([*said, *notes]))]
+    return [".TP", f".B {roff(key)}", *_prose([*said, *notes])]
+
+
+def _prose(lines: list[str]) -> list[str]:
+    """Comment lines as running text; those that are indented are an example, and stay as they are."""
+    body = list[str]()
+    for is_example, block in groupby(lines, key=lambda line: line.startswith("  ")):
+        if is_example:
+            body += [".nf", *(roff(line) for line in block), ".fi"]
+        else:
+            body.append(roff(" ".join(block)))
+    return body
 
 
 # --- bash completion --------------------------------------------------------------------------------------------------
