@@ -58,8 +58,8 @@ unit: venv ## the fast tests: no root, no socket, seconds
 pictures: venv ## the pictures of the dashboard in docs/, made by Textual from fixed data
 	$(BIN)/python -m tests.tui.pictures docs
 
-integration: venv ## real DICOM sockets, and the whole portal in one folder by `ddwd try`
-	@packaging/host Orthanc dicomweb dcmsend
+integration: venv ## real DICOM sockets, PostgreSQL, and the whole portal in one folder by `ddwd try`
+	@packaging/host Orthanc dicomweb dcmsend initdb
 	$(COVERAGE) tests/dicom tests/integration
 
 coverage: venv

@@ -33,6 +33,8 @@ from ddwd.values import (
     address,
     aet,
     choice,
+    database_hosts,
+    database_url,
     folder,
     host,
     identifier,
@@ -187,10 +189,26 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class LedgerConfig:
-    """Size in bytes at which a segment is rotated; days that old segments are kept."""
+    """Size in bytes at which a segment is rotated; days that old segments are kept.
+
+    `shared` is the database in which several extractors keep ledger and custody records together (a URL without password); None is
+    files, for the one extractor there is.
+    """
 
     segment_bytes: int = 8 * 1024 * 1024
     keep_days: int = 400
+    shared: str | None = None
+    password_file: Path | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several extractors share the work."""
+        return self.shared is not None
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The servers of the shared database."""
+        return database_hosts(self.shared) if self.shared else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,6 +396,8 @@ SETTINGS: Mapping[str, _Setting] = {
     "disk.reserve": _Setting(size(64 * 1024**2, 1024**4)),
     "ledger.segment_bytes": _Setting(whole(64 * 1024, 1024**3)),
     "ledger.keep_days": _Setting(whole(1, 36500)),
+    "ledger.shared": _Setting(database_url, optional=True),
+    "ledger.password_file": _Setting(folder, optional=True),
     "audit.patient_id": _Setting(switch),
     "audit.host": _Setting(host, optional=True),
     "audit.port": _Setting(_PORT),

@@ -83,6 +83,14 @@ class NotFoundError(DdwdError):
     exit_status = 66
 
 
+class HeldElsewhereError(DdwdError):
+    """Another extractor works at the study; this one may once that one is done with it."""
+
+    code = "held-elsewhere"
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h
+    retryable = True
+
+
 class StorageFullError(DdwdError):
     """The disk has no room, or less than the reserve."""
 

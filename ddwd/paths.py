@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ddwd.model import safe_component
+
 if TYPE_CHECKING:
     from ddwd.config import Config, NodeName
 
@@ -41,8 +43,12 @@ class Paths:
 
     @property
     def private(self) -> Path:
-        """Holds `incoming`, `spool` and `staging`; made by whichever daemon comes first."""
-        return self.output / PRIVATE
+        """Holds `incoming`, `spool` and `staging`; made by whichever daemon comes first.
+
+        Where several machines share OUTPUT_DIR, each has its own, by the AE title of its receiver, and touches no other's.
+        """
+        folder = self.output / PRIVATE
+        return folder / safe_component(self.config.scp.aet) if self.config.ledger.is_shared else folder
 
     @property
     def incoming(self) -> Path:

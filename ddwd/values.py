@@ -222,6 +222,27 @@ def url(raw: Raw) -> str:
     return raw.text
 
 
+_HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+_DATABASE_URL = re.compile(rf"postgresql://[^\s:@/?]+@({_HOST}(?:,{_HOST})*)/[^\s/?]+(\?\S*)?")
+
+
+def database_url(raw: Raw) -> str:
+    """A PostgreSQL URL as libpq takes it, with one or more hosts and without a password."""
+    wanted = "write postgresql://USER@HOST:PORT/NAME, several servers as HOST1:PORT,HOST2:PORT"
+    if re.match(r"\w+://[^@/]*:[^@/]*@", raw.text) or re.search(r"[?&]password=", raw.text):
+        wrong("it has a password in it", "put the password into ledger.password_file")
+    if _DATABASE_URL.fullmatch(raw.text) is None:
+        wrong("it is not the URL of a PostgreSQL database", wanted)
+    return raw.text
+
+
+def database_hosts(url: str) -> tuple[str, ...]:
+    """The hosts of such a URL, without their ports."""
+    found = _DATABASE_URL.fullmatch(url)
+    hosts = found[1].split(",") if found else ()
+    return tuple(re.sub(r":[0-9]+$", "", one).strip("[]") for one in hosts)
+
+
 def address(raw: Raw) -> str:
     """A mail address."""
     if re.fullmatch(r"[^\s@,]+@[^\s@,]+", raw.text) is None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TextIO
 from ddwd.errors import DdwdError
 from ddwd.paths import Paths
 from ddwd.pipeline.difference import Comparison, Totals
-from ddwd.state.custody import Custody
 from ddwd.state.proof import Prover
 from ddwd.state.requests import Request, Requests
+from ddwd.state.stores import custody_of
 from ddwd.view import peers
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ddwd.model import OrthancId
     from ddwd.orthanc_api import Orthanc
     from ddwd.pipeline.difference import Difference
+    from ddwd.state.custody import CustodyPort
 
 _EPILOG = """Without --dry-run the extractor is asked to compare all three places now, and to send and
 fetch what is missing. By itself it does so at its start, after every fault and every five
@@ -67,7 +68,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Ask the extractor, or compare and show; the exit status."""
     paths = Paths(config)
-    custody = Custody(paths.custody)
+    custody = custody_of(config)
     prover = Prover(custody, paths)
     studies = None
     if args.study is not None:
@@ -103,7 +104,7 @@ def _ask(requests: Requests, studies: list[OrthancId] | None, out: TextIO, *, as
 
 @contextmanager
 def _progress(
-    nodes: tuple[Orthanc, Orthanc], custody: Custody, studies: list[OrthancId] | None, out: TextIO
+    nodes: tuple[Orthanc, Orthanc], custody: CustodyPort, studies: list[OrthancId] | None, out: TextIO
 ) -> Iterator[tuple[Callable[[], None], Callable[[str], object]]]:
     """A progress bar on the terminal: how to move it on, and how to write without crossing it."""
     from rich.console import Console  # noqa: PLC0415 - other verbs and pipes need not load it

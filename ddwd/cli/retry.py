@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, TextIO
 from ddwd.clock import SystemClock, sleep
 from ddwd.paths import Paths
 from ddwd.pipeline.regain import Regain
-from ddwd.state.custody import Custody
 from ddwd.state.proof import Prover
 from ddwd.state.requests import Request, Requests
+from ddwd.state.stores import custody_of
 from ddwd.view import peers
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Ask for each study of that name; the exit status."""
     paths = Paths(config)
     if args.gone:
-        Prover(Custody(paths.custody), paths).assert_listable()
+        Prover(custody_of(config), paths).assert_listable()
         return show_outcome(bring_back(config, shown=not args.json), out, as_json=args.json)
-    studies = peers.studies_named(args.study, peers.both(config), Prover(Custody(paths.custody), paths))
+    studies = peers.studies_named(args.study, peers.both(config), Prover(custody_of(config), paths))
     requests = Requests(paths.requests)
     for study in studies:
         requests.submit(Request("retry", study))
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
 def bring_back(config: Config, *, shown: bool) -> Outcome:
     """Have every published file that is gone fetched again. Raises StateError where this user may not ask."""
     paths, clock = Paths(config), SystemClock()
-    regain = Regain(paths, Custody(paths.custody), Requests(paths.requests, clock), clock, sleep)
+    regain = Regain(paths, custody_of(config), Requests(paths.requests, clock), clock, sleep)
     if not (shown and sys.stderr.isatty()):
         return regain.run(lambda _: None)
     from rich.console import Console  # noqa: PLC0415 - other verbs and pipes need not load it

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from ddwd.clock import sleep
 from ddwd.paths import Paths
-from ddwd.state.custody import Custody
 from ddwd.state.proof import Prover
+from ddwd.state.stores import custody_of
 from ddwd.view import peers
 from ddwd.view.trace import Trace, lines, trace
 
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Tell of each study of that name; the exit status."""
     paths = Paths(config)
     nodes = peers.both(config)
-    studies = peers.studies_named(args.study, nodes, Prover(Custody(paths.custody), paths), or_patient=True)
+    studies = peers.studies_named(args.study, nodes, Prover(custody_of(config), paths), or_patient=True)
     while True:
         told = [trace(study, config, nodes) for study in studies]
         complete = all(one.complete for one in told)

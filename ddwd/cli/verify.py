@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TextIO, get_args
 from ddwd.errors import NotFoundError, PeerRefusedError
 from ddwd.paths import Paths
 from ddwd.pipeline.verify import Verifier
-from ddwd.state.custody import Custody
 from ddwd.state.proof import Kind, Prover
+from ddwd.state.stores import custody_of
 from ddwd.view import peers
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Compare and show; the exit status. Raises NotFoundError and StateError."""
     paths = Paths(config)
-    prover = Prover(Custody(paths.custody), paths, _storage_look(config) if args.storage else None)
+    prover = Prover(custody_of(config), paths, _storage_look(config) if args.storage else None)
     studies = prover.studies() if args.all else prover.matching(args.study)
     if not studies and not args.all:
         raise NotFoundError("no published study has this StudyInstanceUID, accession number or Orthanc ID")

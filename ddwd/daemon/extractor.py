@@ -37,11 +37,10 @@ from ddwd.pipeline.publish import Publisher
 from ddwd.pipeline.quarantine import Quarantine
 from ddwd.pipeline.retrieve import Retriever
 from ddwd.pipeline.verify import Verifier
-from ddwd.state.custody import Custody
-from ddwd.state.ledger import Ledger
 from ddwd.state.notices import Notices
 from ddwd.state.requests import Requests
 from ddwd.state.settings import changed_settings
+from ddwd.state.stores import stores_of
 
 if TYPE_CHECKING:
     from ddwd.config import Config
@@ -123,18 +122,13 @@ class Extractor:
         mover = StorageMover(self._config, paths.incoming, self._progress, self._ending)
         requests = Requests(paths.requests, clock)
         requests.prepare()
-        ledger = Ledger.open(
-            paths.ledger,
-            clock,
-            segment_bytes=self._config.ledger.segment_bytes,
-            keep_days=self._config.ledger.keep_days,
-        )
-        audit.also(ledger.note)
+        stores = stores_of(self._config, clock, self._waiting)
+        audit.also(stores.ledger.note)
         if changed := changed_settings(self._config, paths.settings):
             audit.record(
                 Event.CONFIG_CHANGED, f"settings changed: {', '.join(changed)}", keys=",".join(changed)
             )
-        if ledger.damaged:
+        if stores.ledger.damaged:
             audit.record(
                 Event.STATE_REBUILT, "the ledger was damaged: everything is compared with both Orthancs"
             )
@@ -162,8 +156,9 @@ class Extractor:
             ),
             leftovers=Leftovers(paths, (storage, gateway), quarantine),
             finished=Finished(self._config.routes, paths, publisher, Notices(paths.hooks)),
-            ledger=ledger,
-            custody=Custody(paths.custody),
+            ledger=stores.ledger,
+            custody=stores.custody,
+            claims=stores.claims,
             audit=audit,
             clock=clock,
             executor=self._workers,

@@ -27,7 +27,7 @@ from ddwd.monitor.silence import WEEKS, Habits
 from ddwd.paths import Paths
 from ddwd.view import report as view
 from ddwd.view.doctor import certificates, expiry_of
-from ddwd.view.events import Tail, past
+from ddwd.view.events import all_since, of_this_machine, tail_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +73,6 @@ class Alerts:
         self._path = paths.alerts
         self._clock = clock
         self._audit = audit
-        self._ledger = paths.ledger
         self._habits: Habits | None = None
         self._certificates: dict[str, str] = {}
         self._next_certificates = float("-inf")
@@ -99,8 +98,8 @@ class Alerts:
         if self._habits is None:
             habits = Habits()
             try:
-                habits.happened(past(self._ledger, stamp(now - _HABIT)))
-            except OSError:
+                habits.happened(all_since(self._config, stamp(now - _HABIT)))
+            except (DdwdError, OSError):
                 return {}
             self._habits = habits
         self._habits.happened(happened)
@@ -131,7 +130,7 @@ class Monitor:
         self._config = config
         paths, clock = Paths(config), SystemClock()
         self._ports = view.real_ports()
-        self._history = Tail(paths.ledger)
+        self._history = tail_of(config)
         self._metrics = Metrics(config.metrics.textfile)
         self._alerts = Alerts(config, paths, clock, Audit())
         refusals = Watch(Refusals(Audit(), clock), paths.refusals)
@@ -149,9 +148,11 @@ class Monitor:
         """Look once, and give it to every part."""
         report = view.collect(self._config, self._ports)
         try:
-            happened = self._history.new()
-        except OSError as error:
-            log.warning("the ledger cannot be read: %s", error.strerror)
+            happened = self._history()
+        except (DdwdError, OSError) as error:
+            log.warning(
+                "the ledger cannot be read: %s", error.strerror if isinstance(error, OSError) else error
+            )
             happened = []
         for part in self._parts:
             part.take(report, happened)
@@ -160,7 +161,7 @@ class Monitor:
         return Beat(f"{len(report.wrong)} things wrong with the portal; {state}")
 
     def _measure(self, report: Report, happened: list[Happened]) -> None:
-        self._metrics.happened(happened)
+        self._metrics.happened(of_this_machine(self._config, happened))
         self._metrics.show(report)
         self._metrics.write()
 

@@ -7,12 +7,20 @@ run as work in an executor, one piece a study at a time. Peers that are away mak
 from __future__ import annotations
 
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ddwd.audit import Audit, Event
 from ddwd.clock import Clock, stamp
-from ddwd.errors import DdwdError, PeerDownError, PeerRefusedError, StateError, StorageFullError
+from ddwd.errors import (
+    DdwdError,
+    HeldElsewhereError,
+    PeerDownError,
+    PeerRefusedError,
+    StateError,
+    StorageFullError,
+)
 from ddwd.lifecycle import Decision, Observation, Stage, decide, retry_delay
 from ddwd.model import OrthancId
 from ddwd.pipeline.blame import Blame
@@ -24,7 +32,7 @@ from ddwd.pipeline.retrieve import next_block, reason_of
 from ddwd.pipeline.sweep import Sweep
 from ddwd.pipeline.watch import ChangeFeed
 from ddwd.pipeline.wishes import Wishes
-from ddwd.state.custody import Custody, Record
+from ddwd.state.custody import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,7 +48,9 @@ if TYPE_CHECKING:
     from ddwd.pipeline.publish import Publisher
     from ddwd.pipeline.quarantine import Quarantine
     from ddwd.pipeline.retrieve import Retriever
-    from ddwd.state.ledger import Ledger
+    from ddwd.state.claims import Claims
+    from ddwd.state.custody import CustodyPort
+    from ddwd.state.ledger import LedgerPort
     from ddwd.state.requests import Requests
 
     _Sets = Mapping[OrthancId, frozenset[OrthancId]]
@@ -56,6 +66,8 @@ _QUICK_SECONDS = 0.1
 _LOOK_SHARE = 8.0
 _CURSOR_SECONDS = 5.0
 _RECENT = 20
+_AT_ONCE = 6
+"""Studies that an extractor which is not alone brings to the disk at once; the next one may as well be another's."""
 
 
 @dataclass
@@ -73,8 +85,9 @@ class Ports:
     leftovers: Leftovers
     finished: Finished
     guard: Guard
-    ledger: Ledger
-    custody: Custody
+    ledger: LedgerPort
+    custody: CustodyPort
+    claims: Claims
     audit: Audit
     clock: Clock
     executor: Executor
@@ -115,11 +128,7 @@ class Cycle:
     def __init__(self, config: Config, ports: Ports) -> None:
         self._config = config
         self._ports = ports
-        cursors = ports.ledger.state.cursors
-        self._feeds = [
-            ChangeFeed(ports.gateway, cursors.get("gateway", 0), ports.clock),
-            ChangeFeed(ports.storage, cursors.get("storage", 0), ports.clock),
-        ]
+        self._feeds = self._new_feeds()
         nodes = (ports.gateway, ports.storage)
         self._candidates = Candidates(
             Sweep(nodes, self._suspects, self._finished_last, ports.sweeper, ports.clock)
@@ -129,7 +138,9 @@ class Cycle:
         self._cursor_at = 0.0
         self._stops = False
         self._forwarded_at = float("-inf")
-        self.peers = {"gateway": "ok", "storage": "ok"}
+        self.peers = {"gateway": "ok", "storage": "ok"} | (
+            {"ledger": "ok"} if ports.claims.are_shared else {}
+        )
         self.open: dict[OrthancId, OpenStudy] = {}
         self.recent: list[Published] = []
         for study in ports.ledger.state.open:
@@ -139,6 +150,8 @@ class Cycle:
         """Take one turn. Only damage to our own state is raised (StateError); everything else is waited out."""
         report = CycleReport()
         self._ports.guard.look()
+        if not self._meets_the_others():
+            return report
         self._wishes.take()
         self._collect_conflicts()
         for feed in self._feeds:
@@ -184,6 +197,55 @@ class Cycle:
             due.append(self._candidates.sweep.wait())
         return max(0.0, min([self._config.poll_interval, *due]))
 
+    # --- sharing ----------------------------------------------------------------------------------------------
+
+    def _meets_the_others(self) -> bool:
+        """Whether the shared ledger answers, if there is one: without it nobody may work. What others left is taken over."""
+        claims = self._ports.claims
+        if not claims.are_shared:
+            return True
+        try:
+            if claims.look():
+                self._feeds = self._new_feeds()
+            begun, free = claims.left()
+            for study in begun:
+                if self._has_room:
+                    self._reopened(study)
+            for study in free:
+                self._candidates.again(study)
+        except HeldElsewhereError:
+            pass  # another one was faster
+        except PeerDownError as error:
+            self._wait_for_the_ledger(str(error))
+            return False
+        self._peer("ledger", "ok")
+        return True
+
+    def _wait_for_the_ledger(self, why: str) -> None:
+        self._peer("ledger", why)
+        for study in self.open.values():
+            study.stage, study.reason = Stage.WAITING, why
+
+    def _new_feeds(self) -> list[ChangeFeed]:
+        ports, cursors = self._ports, self._ports.ledger.state.cursors
+        return [
+            ChangeFeed(node, cursors.get(node.name, 0), ports.clock)
+            for node in (ports.gateway, ports.storage)
+        ]
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether one more study may be taken up; alone, always."""
+        if not self._ports.claims.are_shared:
+            return True
+        return sum(one.work is not None or one.listing is None for one in self.open.values()) < _AT_ONCE
+
+    def _lose(self, study: OpenStudy) -> None:
+        """The claim ended with the connection: the study is compared again, and taken up again if nobody else has."""
+        self._ports.ledger.append("lost", study=study.study_id)
+        del self.open[study.study_id]
+        self._candidates.again(study.study_id)
+
     # --- seeing -----------------------------------------------------------------------------------------------
 
     def _look(self, feed: ChangeFeed, report: CycleReport) -> None:
@@ -216,18 +278,19 @@ class Cycle:
             self._go_on_with_the_sweep()
         began = self._ports.clock.monotonic()
         for _ in range(_CHECKS_A_TURN):
-            study = self._candidates.next()
+            study = self._candidates.next() if self._has_room else None
             if study is None:
                 return
             self._ports.alive()
             try:
-                needed = study not in self.open and self._needs_work(study)
+                if study not in self.open and self._needs_work(study):
+                    self._reopened(study)
+                    report.opened += 1
+            except HeldElsewhereError:
+                continue  # the claims tell when it is free
             except (PeerDownError, PeerRefusedError):
                 self._candidates.again(study)
                 return
-            if needed:
-                self._reopened(study)
-                report.opened += 1
             if self.open and self._ports.clock.monotonic() - began >= _CHECK_SECONDS:
                 break
         report.more = report.more or bool(self._candidates)
@@ -245,7 +308,8 @@ class Cycle:
         uids = {study.listing.study_uid for study in self.open.values() if study.listing is not None}
         try:
             for study in self._ports.leftovers.sweep(self.open.keys(), uids):
-                self._reopened(study)
+                with suppress(HeldElsewhereError):  # at the next sweep
+                    self._reopened(study)
         except (DdwdError, OSError):
             return  # a peer is away or the disk is full: at the next sweep
 
@@ -307,8 +371,9 @@ class Cycle:
             return  # a peer is away or the disk is full: it lies there durably, and waits for the next turn
 
     def _reopened(self, study: OrthancId) -> OpenStudy:
-        """The study in flight; one that was not is opened, and the ledger told so."""
+        """The study in flight; one that was not is opened, and the ledger told so. Raises HeldElsewhereError and PeerDownError."""
         if study not in self.open:
+            self._ports.claims.take(study)
             self._ports.ledger.append("opened", study=study)
             self._open(study)
         return self.open[study]
@@ -325,6 +390,9 @@ class Cycle:
             if not study.work.done():
                 return
             self._collect(study, report)
+        if not self._ports.claims.holds(study.study_id):
+            self._lose(study)
+            return
         if self._ports.clock.monotonic() < study.not_before:
             return
         began = self._ports.clock.monotonic()
@@ -484,6 +552,7 @@ class Cycle:
         if study.listing is None:
             return
         listing = study.listing
+        self._ports.claims.make_sure(study.study_id)
         self._leave_out(study, self._ports.publisher.publish(listing))
         record = self._record(study, listing)
         if record is not None:
@@ -570,6 +639,7 @@ class Cycle:
     def _close(self, study: OpenStudy) -> None:
         self._ports.ledger.append("closed", study=study.study_id)
         del self.open[study.study_id]
+        self._ports.claims.drop(study.study_id)
 
     def _commit(self, *, force: bool = False) -> None:
         """Make the turn durable. Cursors move only past studies that are in the ledger by now."""
@@ -582,5 +652,5 @@ class Cycle:
                     self._ports.ledger.append("cursor", node=feed.node.name, seq=feed.cursor)
         try:
             self._ports.ledger.commit()
-        except StorageFullError:
+        except (StorageFullError, PeerDownError):
             return  # kept in memory and written when there is room again; a restart would only compare again

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ddwd.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
     from ddwd.paths import Paths
-    from ddwd.state.custody import Custody, Record
+    from ddwd.state.custody import CustodyPort, Record
     from ddwd.state.proof import Prover
 
 _ID_DIGITS = 16
@@ -87,7 +87,7 @@ class Comparison:
     """Compares studies over all three places."""
 
     def __init__(
-        self, gateway: OrthancPort, storage: OrthancPort, custody: Custody, prover: Prover, paths: Paths
+        self, gateway: OrthancPort, storage: OrthancPort, custody: CustodyPort, prover: Prover, paths: Paths
     ) -> None:
         self._gateway = gateway
         self._storage = storage

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ddwd.clock import Clock
     from ddwd.model import OrthancId
     from ddwd.paths import Paths
-    from ddwd.state.custody import Custody
+    from ddwd.state.custody import CustodyPort
     from ddwd.state.requests import Requests
 
 _AT_ONCE = 30
@@ -54,7 +54,12 @@ class Regain:
     """One run over all records."""
 
     def __init__(
-        self, paths: Paths, custody: Custody, requests: Requests, clock: Clock, wait: Callable[[float], None]
+        self,
+        paths: Paths,
+        custody: CustodyPort,
+        requests: Requests,
+        clock: Clock,
+        wait: Callable[[float], None],
     ) -> None:
         self._paths = paths
         self._custody = custody

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddwd.audit import Event
-from ddwd.errors import DdwdError
+from ddwd.errors import DdwdError, HeldElsewhereError
 from ddwd.model import SELF_TEST_PATIENT, OrthancId, safe_component
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Wishes:
             try:
                 self._grant(request)
                 self._ledger.commit()
+            except HeldElsewhereError:
+                continue  # it waits until the other extractor is done with the study
             except (DdwdError, OSError):
                 return  # no room to write it down: the request waits for the next turn
             self._requests.done(path)
@@ -88,9 +90,10 @@ class Wishes:
         record = self._custody.read(study)
         if record is None or record.folder.partition("/")[0] != safe_component(SELF_TEST_PATIENT):
             return
-        self._dropped(study)
+        self._reopened(study)  # nobody else works at it then
         self._publisher.remove(record)
         self._custody.remove(study)
+        self._dropped(study)
 
     def _retry(self, study_id: OrthancId) -> None:
         """Begin a study anew: every failure forgotten, what is set aside tried again, what is gone from disk fetched again."""

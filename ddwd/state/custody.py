@@ -7,9 +7,10 @@ ledger closes the study. Sharded by the first two digits of the study's Orthanc 
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ddwd import durable
 from ddwd.errors import StateError
@@ -73,6 +74,31 @@ class Record:
     passed: list[OrthancId] = field(default_factory=list)
 
 
+class CustodyPort(Protocol):
+    """All records: in a folder, or in the database that several extractors share (shared.py), which raises PeerDownError everywhere."""
+
+    def name(self, study: OrthancId) -> str:
+        """Where the record of `study` stands, for people."""
+
+    def has(self, study: OrthancId) -> bool:
+        """Tell whether `study` was ever published, without reading its record."""
+
+    def read(self, study: OrthancId) -> Record | None:
+        """The record, or None where there is none. Raises StateError where it cannot be trusted."""
+
+    def write(self, record: Record) -> None:
+        """Make the record durable in one step."""
+
+    def remove(self, study: OrthancId) -> None:
+        """Forget a study of the portal's own."""
+
+    def studies(self) -> Iterator[OrthancId]:
+        """Every study that has a record."""
+
+    def assert_listable(self) -> None:
+        """Refuse to take records that this user may not see for none. Raises StateError."""
+
+
 class Custody:
     """The folder of records."""
 
@@ -82,6 +108,10 @@ class Custody:
     def path(self, study: OrthancId) -> Path:
         """Where the record of `study` stands."""
         return self._folder / study[:2] / f"{study}.json"
+
+    def name(self, study: OrthancId) -> str:
+        """See CustodyPort."""
+        return str(self.path(study))
 
     def has(self, study: OrthancId) -> bool:
         """Tell whether `study` was ever published, without reading its record."""
@@ -94,13 +124,13 @@ class Custody:
             content = path.read_bytes()
         except FileNotFoundError:
             return None
-        return _parse(content, path)
+        return parse(content, str(path))
 
     def write(self, record: Record) -> None:
         """Make the record durable in one step."""
         path = self.path(record.study)
         durable.make_dirs(path.parent)
-        durable.replace_file(path, _render(record))
+        durable.replace_file(path, render(record))
 
     def remove(self, study: OrthancId) -> None:
         """Forget a study of the portal's own."""
@@ -111,6 +141,19 @@ class Custody:
         for shard in sorted(self._folder.glob("??")):
             for path in sorted(shard.glob("*.json")):
                 yield OrthancId(path.stem)
+
+    def assert_listable(self) -> None:
+        """Refuse to take folders that cannot be listed for empty ones. Raises StateError."""
+        try:
+            for shard in self._folder.iterdir():
+                if shard.is_dir():
+                    os.scandir(shard).close()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StateError(
+                f"{self._folder}: {error.strerror}; the custody records are for root and group ddwd"
+            ) from error
 
 
 def as_json(record: Record) -> dict[str, Any]:
@@ -147,7 +190,8 @@ def as_json(record: Record) -> dict[str, Any]:
     return body
 
 
-def _render(record: Record) -> bytes:
+def render(record: Record) -> bytes:
+    """The record as it is kept."""
     return json.dumps(as_json(record), indent=1, ensure_ascii=True).encode("ascii") + b"\n"
 
 
@@ -158,13 +202,14 @@ def _checksum(body: dict[str, Any]) -> str:
     return f"{zlib.crc32(text.encode('ascii')):08x}"
 
 
-def _parse(content: bytes, path: Path) -> Record:
+def parse(content: bytes, where: str) -> Record:
+    """The record that is kept as `content`; `where` is for people. Raises StateError where it cannot be trusted."""
     try:
         body = json.loads(content)
         if body["schema"] not in _READS:
-            raise StateError(f"{path}: schema {body['schema']}, this version reads {SCHEMA} and before")
+            raise StateError(f"{where}: schema {body['schema']}, this version reads {SCHEMA} and before")
         if body["checksum"] != _checksum(body):
-            raise StateError(f"{path}: the custody record is damaged (checksum)")
+            raise StateError(f"{where}: the custody record is damaged (checksum)")
         images = [
             Kept(
                 OrthancId(row["id"]),
@@ -193,4 +238,4 @@ def _parse(content: bytes, path: Path) -> Record:
             passed=[OrthancId(one) for one in body.get("passed", ())],
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise StateError(f"{path}: the custody record is damaged ({type(error).__name__})") from error
+        raise StateError(f"{where}: the custody record is damaged ({type(error).__name__})") from error

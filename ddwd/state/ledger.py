@@ -16,7 +16,7 @@ import os
 import zlib
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ddwd import durable
 from ddwd.clock import Clock, stamp
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _DAY_SECONDS = 86400
-_MOST_EVENTS = 10_000
-_CLOSED = 500
+MOST_EVENTS = 10_000
+CLOSED = 500
 """Studies finished last that are remembered."""
 
 
@@ -40,7 +40,7 @@ class LedgerState:
 
     cursors: dict[str, int] = field(default_factory=dict)
     open: dict[OrthancId, str] = field(default_factory=dict)
-    closed: deque[OrthancId] = field(default_factory=lambda: deque(maxlen=_CLOSED))
+    closed: deque[OrthancId] = field(default_factory=lambda: deque(maxlen=CLOSED))
     swept: str = ""
     paused: bool = False
 
@@ -52,7 +52,7 @@ class LedgerState:
                     raise StateError(f"the ledger has schema {record['schema']}, this version reads {SCHEMA}")
                 cursors = {str(node): int(seq) for node, seq in record["cursors"].items()}
                 opened = {OrthancId(str(key)): str(value) for key, value in record["open"].items()}
-                self.closed = deque((OrthancId(str(one)) for one in record.get("closed", ())), maxlen=_CLOSED)
+                self.closed = deque((OrthancId(str(one)) for one in record.get("closed", ())), maxlen=CLOSED)
                 self.cursors, self.open = cursors, opened
                 self.swept = str(record.get("swept", ""))
                 self.paused = bool(record.get("paused"))
@@ -63,12 +63,30 @@ class LedgerState:
             case "closed":
                 self.open.pop(OrthancId(str(record["study"])), None)
                 self.closed.append(OrthancId(str(record["study"])))
+            case "lost":
+                self.open.pop(OrthancId(str(record["study"])), None)
             case "swept":
                 self.swept = str(record["at"])
             case "paused":
                 self.paused = True
             case "resumed":
                 self.paused = False
+
+
+class LedgerPort(Protocol):
+    """What the extractor has begun and not finished: in files, or in the database that several extractors share (shared.py)."""
+
+    state: LedgerState
+    damaged: bool
+
+    def append(self, kind: str, **values: object) -> None:
+        """Collect one record and fold it in; durable only after `commit`."""
+
+    def note(self, event: str, message: str, fields: dict[str, str]) -> None:
+        """Collect an audit event, for people to read; safe from any thread."""
+
+    def commit(self) -> None:
+        """Make durable what was collected. Raises StorageFullError or PeerDownError; it is then kept for the next commit."""
 
 
 class Ledger:
@@ -109,7 +127,7 @@ class Ledger:
 
     def note(self, event: str, message: str, fields: dict[str, str]) -> None:
         """Collect an audit event, for people to read; safe from any thread."""
-        if len(self._batch) < _MOST_EVENTS:  # while the disk is full they wait in memory
+        if len(self._batch) < MOST_EVENTS:  # while the disk is full they wait in memory
             self.append("event", event=event, message=message, fields=fields)
 
     def commit(self) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ddwd.paths import Paths
-    from ddwd.state.custody import Custody, Kept, Record
+    from ddwd.state.custody import CustodyPort, Kept, Record
 
 Kind = Literal["missing", "changed", "extra", "differs", "gone"]
 """`differs` and `gone` are about a second copy of the image (see Prover), where one is asked."""
@@ -79,7 +79,7 @@ class Prover:
     `second` answers how the file differs from that copy, or None where it does not; what it raises ends the proof.
     """
 
-    def __init__(self, custody: Custody, paths: Paths, second: SecondLook | None = None) -> None:
+    def __init__(self, custody: CustodyPort, paths: Paths, second: SecondLook | None = None) -> None:
         self._custody = custody
         self._paths = paths
         self._second = second
@@ -135,15 +135,15 @@ class Prover:
 
     def record(self, study: OrthancId) -> Record:
         """The record of a study, fit to be compared. Raises StateError."""
-        path = self._custody.path(study)
+        where = self._custody.name(study)
         try:
             record = self._custody.read(study)
         except OSError as error:
-            raise StateError(f"{path}: the custody record cannot be read ({error.strerror})") from error
+            raise StateError(f"{where}: the custody record cannot be read ({error.strerror})") from error
         if record is None:
-            raise StateError(f"{path}: the custody record is gone")
+            raise StateError(f"{where}: the custody record is gone")
         if record.study != study or not _names_are_sound(record):
-            raise StateError(f"{path}: the custody record is damaged (its names are not those of a study)")
+            raise StateError(f"{where}: the custody record is damaged (its names are not those of a study)")
         return record
 
     def _may_be(self, study: OrthancId, name: str, patients: set[str], damaged_too: bool) -> bool:
@@ -155,17 +155,8 @@ class Prover:
         return name in names or record.folder.partition("/")[0] in patients
 
     def assert_listable(self) -> None:
-        """Refuse to take folders that cannot be listed for empty ones."""
-        try:
-            for shard in self._paths.custody.iterdir():
-                if shard.is_dir():
-                    os.scandir(shard).close()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StateError(
-                f"{self._paths.custody}: {error.strerror}; the custody records are for root and group ddwd"
-            ) from error
+        """Refuse to take records that this user may not see for none. Raises StateError."""
+        self._custody.assert_listable()
 
     def _compare(self, record: Record, seen: Callable[[float], None]) -> Iterator[Finding]:
         folder = self._paths.output / record.folder

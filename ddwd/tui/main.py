@@ -15,13 +15,13 @@ from ddwd.config import CONFIG_FILE, DEFAULTS_FILE, Config, load
 from ddwd.errors import ConfigError, DdwdError
 from ddwd.paths import Paths
 from ddwd.pipeline.quarantine import read_entries
-from ddwd.state.custody import Custody
 from ddwd.state.proof import Prover
 from ddwd.state.requests import Requests
+from ddwd.state.stores import custody_of
 from ddwd.tui.text import Eyes, page
 from ddwd.view import peers
 from ddwd.view.board import Watcher
-from ddwd.view.events import Tail
+from ddwd.view.events import tail_of
 from ddwd.view.people import People
 from ddwd.view.report import real_ports
 from ddwd.view.trace import Trace, trace
@@ -135,7 +135,7 @@ class RealPortal:
     def find(self, name: str) -> list[OrthancId]:
         """See Portal."""
         nodes = peers.both(self._config)
-        prover = Prover(Custody(self._paths.custody), self._paths)
+        prover = Prover(custody_of(self._config), self._paths)
         return peers.studies_named(name, nodes, prover, or_patient=True)
 
     def quarantine(self) -> list[Entry]:
@@ -144,7 +144,7 @@ class RealPortal:
 
     def tail(self) -> Callable[[], list[Happened]]:
         """See Portal."""
-        return Tail(self._paths.ledger, last=_LAST_EVENTS).new
+        return tail_of(self._config, last=_LAST_EVENTS)
 
     def submit(self, request: Request) -> None:
         """See Portal."""

@@ -10,6 +10,7 @@ from textual.containers import VerticalScroll
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
+from ddwd.errors import DdwdError
 from ddwd.view.words import plain
 
 if TYPE_CHECKING:
@@ -103,6 +104,9 @@ class AuditPage(Page):
             fresh = [_event_line(one) for one in self._new()]
         except OSError as error:
             self.show([f"! the ledger cannot be read ({error.strerror}): it is for root and group ddwd"])
+            return
+        except DdwdError as error:
+            self.show([f"! {error}"])
             return
         if fresh:
             self.show([*self._lines, *fresh][-500:])

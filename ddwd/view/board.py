@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 from ddwd.audit import Event
 from ddwd.clock import stamp
+from ddwd.errors import DdwdError
 from ddwd.model import SELF_TEST_AET
 from ddwd.paths import Paths
 from ddwd.view import report as reports
-from ddwd.view.events import Tail
+from ddwd.view.events import of_this_machine, tail_of
 from ddwd.view.flow import Flow, Hop, Light
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ddwd.config import Config
     from ddwd.view.events import Happened
@@ -91,7 +92,7 @@ class Watcher:
         self._ports = replace(ports, systemctl=self._systemctl)
         self._flow = Flow()
         self._today: Today | None = None
-        self._tail: Tail | None = None
+        self._tail: Callable[[], list[Happened]] | None = None
 
     def look(self) -> Board:
         """The portal now. Takes as long as the slowest Orthanc, and never longer than `Ports.patience`."""
@@ -109,10 +110,10 @@ class Watcher:
         day = self._clock.utc().astimezone().date().isoformat()
         try:
             if self._tail is None or self._today is None or self._today.day != day:
-                self._tail = Tail(self._paths.ledger, since=_midnight(self._clock.utc()))
+                self._tail = tail_of(self._config, since=_midnight(self._clock.utc()))
                 self._today = Today(day)
-            self._today = self._today.plus(self._tail.new())
-        except OSError:
+            self._today = self._today.plus(of_this_machine(self._config, self._tail()))
+        except (DdwdError, OSError):
             self._today = None
         return self._today
 

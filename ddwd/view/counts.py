@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd.pipeline.quarantine import read_entries
 from ddwd.state.ledger import parse_line
+from ddwd.state.stores import history_of
 from ddwd.view.events import contents
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ _MOST_BYTES = 64 * 1024 * 1024
 def counts(paths: Paths) -> dict[str, Any]:
     """Everything that is counted. Raises OSError where this user may not look."""
     return {
-        "ledger": _ledger(paths.ledger),
-        "custody": {"records": _files(paths.custody)["files"]},
+        **_kept(paths),
         "quarantine": dict(Counter(entry.subject.kind for entry in read_entries(paths.quarantine))),
         "requests": _files(paths.requests),
         "incoming": _files(paths.incoming),
@@ -30,6 +30,14 @@ def counts(paths: Paths) -> dict[str, Any]:
         "staging": _files(paths.staging),
         "audit_queue": _files(paths.audit_queue),
     }
+
+
+def _kept(paths: Paths) -> dict[str, Any]:
+    """Ledger and custody records, wherever they are. Raises PeerDownError too."""
+    shared = history_of(paths.config)
+    if shared is None:
+        return {"ledger": _ledger(paths.ledger), "custody": {"records": _files(paths.custody)["files"]}}
+    return shared.counts()
 
 
 def _ledger(folder: Path) -> dict[str, Any]:

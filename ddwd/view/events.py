@@ -11,11 +11,16 @@ import io
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ddwd.paths import Paths
 from ddwd.state.ledger import parse_line
+from ddwd.state.stores import history_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from ddwd.config import Config
+    from ddwd.state.shared import SharedHistory
 
 _EVENT = b'"kind":"event"'
 _PREFIX = "DDWD_"
@@ -24,7 +29,10 @@ _SHOWN_APART = frozenset({"event", "study", "study_uid"})
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """One event: `at` in UTC, `event` as audit.Event spells it, the study by Orthanc ID and UID where it is about one."""
+    """One event: `at` in UTC, `event` as audit.Event spells it, the study by Orthanc ID and UID where it is about one.
+
+    `extractor` wrote it, by its AE title, where several share the ledger.
+    """
 
     at: str
     event: str
@@ -32,6 +40,36 @@ class Happened:
     study_uid: str
     message: str
     fields: dict[str, str] = field(default_factory=dict)
+    extractor: str = ""
+
+
+def of_study(config: Config, study: str) -> list[Happened]:
+    """Every event of a study, by whichever extractor; raises OSError where this user may not look, PeerDownError, StateError."""
+    shared = history_of(config)
+    if shared is None:
+        return read(Paths(config).ledger, study=study)
+    return list(map(_happened, shared.events(study=study)))
+
+
+def all_since(config: Config, since: str) -> Iterator[Happened]:
+    """Every event since a stamp, in no order; raises as `of_study`."""
+    shared = history_of(config)
+    if shared is None:
+        return past(Paths(config).ledger, since)
+    return map(_happened, shared.events(since=since))
+
+
+def tail_of(config: Config, *, last: int = 0, since: str = "") -> Callable[[], list[Happened]]:
+    """What gives the new events each time, as Tail does; it raises as `of_study`."""
+    shared = history_of(config)
+    if shared is None:
+        return Tail(Paths(config).ledger, last=last, since=since).new
+    return _SharedTail(shared, last=last, since=since).new
+
+
+def of_this_machine(config: Config, events: list[Happened]) -> list[Happened]:
+    """Those that were not written by another extractor."""
+    return [one for one in events if one.extractor in {"", config.scp.aet}]
 
 
 def read(folder: Path, *, study: str = "", since: str = "", limit: int | None = None) -> list[Happened]:
@@ -111,6 +149,27 @@ class Tail:
         return found if self._last is None else found[-self._last :]
 
 
+class _SharedTail:
+    """The same over a shared ledger."""
+
+    def __init__(self, history: SharedHistory, *, last: int, since: str) -> None:
+        self._history = history
+        self._last = last
+        self._since = since
+        self._seq = -1
+
+    def new(self) -> list[Happened]:
+        """See Tail."""
+        if self._seq >= 0:
+            rows = self._history.after(self._seq)
+        else:
+            self._seq = self._history.last()
+            limit = None if self._since else self._last
+            rows = self._history.events(since=self._since, limit=limit)
+        self._seq = max([self._seq, *(row["seq"] for row in rows)])
+        return list(map(_happened, rows))
+
+
 def _segments(folder: Path) -> set[int]:
     """Numbers of the segments; one that is just being compressed stands there twice."""
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
@@ -146,4 +205,5 @@ def _happened(record: dict[str, Any]) -> Happened:
         study_uid=fields.get("study_uid", ""),
         message=record["message"],
         fields={key: value for key, value in fields.items() if key not in _SHOWN_APART},
+        extractor=record.get("extractor", ""),
     )

@@ -352,5 +352,5 @@ def _not_reached(report: Report) -> Iterator[str]:
     answering = {server.name for server in report.servers if not server.problem}
     if not extractor.problem:
         for name, state in extractor.facts.get("peers", {}).items():
-            if name in answering and state != "ok":
+            if name in answering | {"ledger"} and state != "ok":
                 yield f"for the extractor: {state}"

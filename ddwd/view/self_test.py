@@ -23,8 +23,8 @@ from ddwd.dicom.store_scu import Answer, Outgoing, examine, send
 from ddwd.errors import DdwdError, DeliveryError
 from ddwd.model import SELF_TEST_AET, SELF_TEST_PATIENT
 from ddwd.pipeline.verify import difference_of
-from ddwd.state.custody import Custody
 from ddwd.state.requests import Request, Requests
+from ddwd.state.stores import custody_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +91,7 @@ class SelfTest:
 
     def sweep(self) -> None:
         """Remove what earlier tests left, where it has arrived by now."""
-        custody = Custody(self.paths.custody)
+        custody = custody_of(self.config)
         for study in {one for node in self.nodes for one in node.find_patient(SELF_TEST_PATIENT)}:
             if custody.has(study):
                 self._remove(study)
@@ -134,7 +134,7 @@ class SelfTest:
         return study, seconds
 
     def _record(self, study: OrthancId, began: float, images: int) -> Record:
-        custody = Custody(self.paths.custody)
+        custody = custody_of(self.config)
         while (record := custody.read(study)) is None or len(record.images) < images:
             self._wait(began, "the study is on storage and does not get to the disk")
         return record

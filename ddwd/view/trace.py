@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ddwd.audit import WARNINGS
-from ddwd.errors import DdwdError, NotFoundError, StateError
+from ddwd.errors import DdwdError, NotFoundError, PeerDownError, StateError
 from ddwd.model import OrthancId
 from ddwd.paths import Paths
 from ddwd.pipeline.quarantine import read_entries
-from ddwd.state.custody import Custody, Record, lacks
+from ddwd.state.custody import Record, lacks
+from ddwd.state.stores import custody_of
 from ddwd.view import events
 from ddwd.view.meaning import explain
 from ddwd.view.words import many, plain, time
@@ -137,14 +138,14 @@ def _ask_extractor(known: _Known, paths: Paths) -> None:
 
 def _ask_disk(known: _Known, paths: Paths) -> None:
     try:
-        known.record = Custody(paths.custody).read(known.study)
+        known.record = custody_of(paths.config).read(known.study)
         if known.record is not None:
             folder = paths.output / known.record.folder
             known.gone = sum(lacks(folder, kept) for kept in known.record.images.values())
         known.entries = [
             entry for entry in read_entries(paths.quarantine) if entry.subject.study == known.study
         ]
-    except StateError as error:
+    except (PeerDownError, StateError) as error:
         known.problems["disk"] = str(error)
     except OSError as error:
         known.problems["disk"] = (
@@ -154,7 +155,9 @@ def _ask_disk(known: _Known, paths: Paths) -> None:
 
 def _ask_ledger(known: _Known, paths: Paths) -> None:
     try:
-        known.happened = events.read(paths.ledger, study=known.study)
+        known.happened = events.of_study(paths.config, known.study)
+    except (PeerDownError, StateError) as error:
+        known.problems["events"] = str(error)
     except OSError as error:
         known.problems["events"] = f"the ledger is for root and group ddwd ({error.strerror})"
 

@@ -1,17 +1,21 @@
-"""The portals the tests here share: one as it comes, one that forwards only stable studies."""
+"""What the tests here share: a portal as it comes, portals of a test's own, a PostgreSQL server."""
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ddwd.appliance.sandbox import settings
+from tests.integration.postgresql import PostgresServer
 from tests.integration.trial import Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+_NUMBERS = count(1)
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +27,22 @@ def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
         yield trial
     finally:
         trial.stop()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server; whoever stops it starts it again."""
+    made = PostgresServer()
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def ledger(server: PostgresServer) -> str:
+    """Name of an empty database on it."""
+    name = f"ledger{next(_NUMBERS)}"
+    server.sql(f"create database {name}", "postgres")
+    return name
 
 
 @pytest.fixture

@@ -20,10 +20,12 @@ from ddwd.pipeline.publish import Publisher
 from ddwd.pipeline.quarantine import Quarantine
 from ddwd.pipeline.retrieve import Retriever
 from ddwd.pipeline.verify import Verifier
+from ddwd.state.claims import Alone
 from ddwd.state.custody import Custody
 from ddwd.state.ledger import Ledger
 from ddwd.state.notices import Notices
 from ddwd.state.requests import Requests
+from ddwd.state.stores import Stores
 from tests.unit.fakes import FakeClock, FakeDisk, FakeMover, FakeOrthanc, InlineExecutor
 
 if TYPE_CHECKING:
@@ -32,22 +34,38 @@ if TYPE_CHECKING:
 
 
 class Portal:
-    """Gateway, storage, SCP spool and extractor in one folder; `restart` throws all memory away."""
+    """Gateway, storage, SCP spool and extractor in one folder; `start` throws all memory away.
 
-    def __init__(self, folder: Path, segment_bytes: int = 4096) -> None:
+    With `beside`, one more extractor of the same Orthancs.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        segment_bytes: int = 4096,
+        config: Config | None = None,
+        beside: Portal | None = None,
+    ) -> None:
         self._segment_bytes = segment_bytes
-        self.config = replace(
+        self.config = config or replace(
             Config(), output_dir=folder / "received_dicom", data_dir=folder, run_dir=folder / "run"
         )
         self.paths = Paths(self.config)
         self.paths.output.mkdir(exist_ok=True)
-        self.clock = FakeClock()
-        self.storage = FakeOrthanc("storage", self.clock)
-        self.gateway = FakeOrthanc("gateway", self.clock, peer=self.storage)
+        self.clock: FakeClock = beside.clock if beside else FakeClock()
+        self.storage: FakeOrthanc = beside.storage if beside else FakeOrthanc("storage", self.clock)
+        self.gateway: FakeOrthanc = (
+            beside.gateway if beside else FakeOrthanc("gateway", self.clock, peer=self.storage)
+        )
         self.mover = FakeMover(self.storage, self.paths.spool)
         self.disk = FakeDisk()
         self.events: list[tuple[Event, dict[str, str]]] = []
         self.start()
+
+    def stores(self) -> Stores:
+        """Where its state is."""
+        ledger = Ledger.open(self.paths.ledger, self.clock, segment_bytes=self._segment_bytes, keep_days=1)
+        return Stores(ledger, Custody(self.paths.custody), Alone())
 
     def start(self) -> None:
         """Start an extractor on whatever the folder holds."""
@@ -71,8 +89,8 @@ class Portal:
             audit,
             self.disk.measure,
         )
-        ledger = Ledger.open(self.paths.ledger, self.clock, segment_bytes=self._segment_bytes, keep_days=1)
-        audit.also(ledger.note)
+        stores = self.stores()
+        audit.also(stores.ledger.note)
         ports = Ports(
             gateway=self.gateway,
             storage=self.storage,
@@ -89,8 +107,9 @@ class Portal:
             ),
             leftovers=Leftovers(self.paths, (self.storage, self.gateway), quarantine),
             finished=Finished(self.config.routes, self.paths, publisher, Notices(self.paths.hooks)),
-            ledger=ledger,
-            custody=Custody(self.paths.custody),
+            ledger=stores.ledger,
+            custody=stores.custody,
+            claims=stores.claims,
             audit=audit,
             clock=self.clock,
             executor=InlineExecutor(),
@@ -98,7 +117,7 @@ class Portal:
             alive=lambda: None,
         )
         self.cycle = Cycle(self.config, ports)
-        self.custody = ports.custody
+        self.custody = Custody(self.paths.custody)
         self.quarantine = quarantine
 
     def deliver(self, *images: Image) -> None:

@@ -231,6 +231,17 @@ def test_empty_variable_is_no_setting(sources: Sources) -> None:
             ),
         ),
         (
+            "ledger:\n  shared: postgresql://ddwd:s3cret@db1/ddwd_ledger",
+            "ddwd.yaml:2: ledger.shared: it has a password in it; put the password into ledger.password_file",
+        ),
+        (
+            "ledger:\n  shared: db1",
+            (
+                "ddwd.yaml:2: ledger.shared: it is not the URL of a PostgreSQL database; "
+                "write postgresql://USER@HOST:PORT/NAME, several servers as HOST1:PORT,HOST2:PORT"
+            ),
+        ),
+        (
             "gateway:\n  http_port: 4242",
             "ddwd.yaml:2: gateway.http_port: port 4242 is used by gateway.dicom_port too; give each its own port",
         ),
@@ -243,6 +254,16 @@ def test_empty_variable_is_no_setting(sources: Sources) -> None:
 def test_one_problem_is_one_line(sources: Sources, text: str, expected: str) -> None:
     sources.yaml.write_text(text)
     assert sources.problems() == [expected]
+
+
+def test_the_shared_ledger_may_be_on_any_of_several_servers(sources: Sources) -> None:
+    sources.yaml.write_text(
+        "ledger:\n  shared: postgresql://ddwd@db1:5432,[fd00::2]:5433,10.0.0.3/l?sslmode=require"
+    )
+    ledger = sources.config().ledger
+    assert ledger.is_shared
+    assert ledger.hosts == ("db1", "fd00::2", "10.0.0.3")
+    assert Config().ledger.hosts == ()
 
 
 def test_broken_yaml_names_the_line(sources: Sources) -> None:

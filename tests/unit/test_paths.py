@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ddwd.config import Config
+from ddwd.config import Config, LedgerConfig, Scp
 from ddwd.paths import Paths, orthanc_share
 
 REPOSITORY = Path(__file__).parents[2]
@@ -31,6 +31,14 @@ def test_output_dir_elsewhere_takes_its_spool_along() -> None:
     assert paths.output == Path("/srv/dicom")
     assert paths.spool.is_relative_to(paths.output)
     assert paths.state == Path("/var/lib/ddwd/state")
+
+
+def test_each_of_several_extractors_has_folders_of_its_own_in_the_output_that_they_share() -> None:
+    ledger = LedgerConfig(shared="postgresql://ddwd@db/l")
+    here, there = (Paths(replace(Config(), ledger=ledger, scp=Scp(aet=name))) for name in ("SCP_A", "SCP_B"))
+    assert here.output == there.output
+    assert here.spool == Path("/var/lib/ddwd/received_dicom/.ddwd/SCP_A/spool")
+    assert there.incoming == Path("/var/lib/ddwd/received_dicom/.ddwd/SCP_B/incoming")
 
 
 def test_share_of_a_clone_and_of_the_package() -> None:

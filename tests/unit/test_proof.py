@@ -203,7 +203,7 @@ def _edited(portal: Portal, before: str, after: str) -> bytes:
     ("before", "after"),
     [
         ("{", ""),
-        ('"schema": 1', '"schema": 99'),
+        ('"schema": 2', '"schema": 99'),
         (f'"study": "{_ONE.study_id}"', f'"study": "{_UNKNOWN}"'),
         (f'"folder": "{_PATIENT}/', '"folder": "../'),
         (f'"folder": "{_PATIENT}/', '"folder": "/'),

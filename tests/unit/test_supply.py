@@ -98,7 +98,11 @@ def test_every_package_that_the_deb_depends_on_is_named(bill: dict[str, Any]) ->
         "python3",
         "systemd",
     } <= named.keys()
-    assert {name for name, scope in named.items() if scope == "optional"} == {"nftables", "stunnel4"}
+    assert {name for name, scope in named.items() if scope == "optional"} == {
+        "nftables",
+        "python3-psycopg",
+        "stunnel4",
+    }
     assert all(re.search(rf"^[ ,A-Za-z:]*\b{re.escape(name)}\b", control, re.MULTILINE) for name in named)
 
 

@@ -1,0 +1,234 @@
+"""One connection to the PostgreSQL database that several extractors share; its tables are made and versioned here.
+
+The only module that speaks to the driver, psycopg. Everything that goes wrong with the server is one PeerDownError, after which the
+connection is gone, and with it all that its session held: nobody connects again but by `open`. Safe to use from several threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any, LiteralString
+
+from ddwd.errors import DdwdError, PeerDownError, StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from psycopg import Connection
+
+    Rows = list[tuple[Any, ...]]
+
+SCHEMA = 1
+_MAKING = 0x64647764_00000001
+"""Advisory lock of whoever makes the tables."""
+_CONNECT_SECONDS = 5
+_ANSWER_SECONDS = 10
+_LOST_SECONDS = 15
+"""A host that is silent for so long is given up, by either side: its session ends, and what that held is free."""
+_SESSION = f"""
+    set statement_timeout = '{_ANSWER_SECONDS}s';
+    set lock_timeout = '{_ANSWER_SECONDS // 2}s';
+    set tcp_keepalives_idle = {_LOST_SECONDS // 3};
+    set tcp_keepalives_interval = {_LOST_SECONDS // 3};
+    set tcp_keepalives_count = 2;
+    set tcp_user_timeout = '{_LOST_SECONDS}s'
+"""
+_TABLES = """
+    create table if not exists ddwd_schema (version integer not null);
+    create table if not exists custody (
+        study text primary key,
+        revision integer not null,
+        body text not null,
+        extractor text not null,
+        written timestamptz not null default now()
+    );
+    create index if not exists custody_written on custody (written);
+    create table if not exists open_study (
+        study text primary key,
+        key bigint not null,
+        extractor text not null,
+        since timestamptz not null default now()
+    );
+    create table if not exists extractor (
+        name text primary key,
+        body text not null,
+        written timestamptz not null default now()
+    );
+    create table if not exists ledger (
+        seq bigint generated always as identity primary key,
+        extractor text not null,
+        at text not null,
+        kind text not null,
+        study text not null,
+        study_uid text not null,
+        written timestamptz not null default now(),
+        body text not null
+    );
+    create index if not exists ledger_study on ledger (study) where study <> '';
+    create index if not exists ledger_study_uid on ledger (study_uid) where study_uid <> '';
+    create index if not exists ledger_at on ledger (at);
+    create index if not exists ledger_written on ledger (written)
+"""
+
+
+class Database:
+    """`open`, then `rows` and `together`; `term` counts the connections, so that one can tell its session from the one before.
+
+    `waiting` hears for how many seconds the calling thread may now be kept waiting by the server.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        password_file: Path | None = None,
+        name: str = "reader",
+        waiting: Callable[[float], None] = lambda _seconds: None,
+    ) -> None:
+        self._url = url
+        self._password_file = password_file
+        self._name = name
+        self._waiting = waiting
+        self._lock = threading.RLock()
+        self._connection: Connection[tuple[Any, ...]] | None = None
+        self.term = 0
+
+    def open(self, *, make: bool = False) -> None:
+        """Connect, unless connected; `make` the tables where there are none.
+
+        Raises PeerDownError, and StateError for tables that this version does not know.
+        """
+        with self._lock:
+            if self._connection is not None:
+                return
+            self._connection = self._connected()
+            self.term += 1
+            try:
+                self._check(make=make)
+            except DdwdError:
+                self.close()
+                raise
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the session is there, as far as is known here."""
+        return self._connection is not None
+
+    def close(self) -> None:
+        """End the session."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+
+    def rows(self, statement: LiteralString, values: Sequence[object] = ()) -> Rows:
+        """Run one statement, by itself or as part of `together`; what it answers. Raises PeerDownError."""
+        with self._lock, self._translated() as connection:
+            cursor = connection.execute(statement, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """All statements within, or none. Raises PeerDownError."""
+        with self._lock, self._translated() as connection, connection.transaction():
+            yield
+
+    def _connected(self) -> Connection[tuple[Any, ...]]:
+        try:
+            import psycopg  # noqa: PLC0415 - a recommended package, and only this mode needs it
+            from psycopg.conninfo import make_conninfo  # noqa: PLC0415
+        except ImportError as error:
+            raise StateError(
+                "ledger.shared needs the package python3-psycopg: apt install python3-psycopg"
+            ) from error
+        more = {} if "target_session_attrs=" in self._url else {"target_session_attrs": "read-write"}
+        password = self._password()
+        if password:
+            more["password"] = password
+        self._waiting(_CONNECT_SECONDS)
+        try:
+            connection = psycopg.connect(
+                make_conninfo(self._url, **more),
+                autocommit=True,
+                application_name=f"ddwd {self._name}",
+                connect_timeout=_CONNECT_SECONDS,
+                keepalives_idle=_LOST_SECONDS // 3,
+                keepalives_interval=_LOST_SECONDS // 3,
+                keepalives_count=2,
+                tcp_user_timeout=_LOST_SECONDS * 1000,
+            )
+            connection.execute(_SESSION)
+        except psycopg.Error as error:
+            raise PeerDownError(_said(error)) from error
+        return connection
+
+    def _password(self) -> str:
+        if self._password_file is None:
+            return ""
+        try:
+            return self._password_file.read_text(encoding="utf-8").rstrip("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise PeerDownError(f"ledger.password_file: {self._password_file}: {why}") from error
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[Connection[tuple[Any, ...]]]:
+        """The connection; what goes wrong on it ends it."""
+        if self._connection is None:
+            raise PeerDownError("the shared ledger is not connected")
+        import psycopg  # noqa: PLC0415 - as above
+
+        self._waiting(_LOST_SECONDS)
+        try:
+            yield self._connection
+        except psycopg.Error as error:
+            self.close()
+            raise PeerDownError(_said(error)) from error
+        finally:
+            self._waiting(0.0)
+
+    def _check(self, *, make: bool) -> None:
+        """Look at the version of the tables; make them where they are to be made. What cannot be used is left as it is."""
+        version = self._version()
+        if version is None and make:
+            version = self._make()
+        if version is None:
+            raise PeerDownError("the shared ledger has no tables yet: an extractor makes them at its start")
+        if version != SCHEMA:
+            raise StateError(f"the shared ledger has schema {version}, this version reads {SCHEMA}")
+
+    def _version(self) -> int | None:
+        [(table,)] = Database.rows(self, "select to_regclass('ddwd_schema')")
+        found = Database.rows(self, "select version from ddwd_schema") if table is not None else []
+        return int(found[0][0]) if found else None
+
+    def _make(self) -> int:
+        """Make the tables, one extractor at a time; the version that is there then."""
+        with self.together():
+            self.rows("select pg_advisory_xact_lock(%s)", [_MAKING])
+            if (version := self._version()) is not None:
+                return version
+            self.rows(_TABLES)
+            self.rows("insert into ddwd_schema values (%s)", [SCHEMA])
+        return SCHEMA
+
+
+class ReadDatabase(Database):
+    """For whoever only reads, and holds nothing in the session: it is opened whenever it is needed."""
+
+    def rows(self, statement: LiteralString, values: Sequence[object] = ()) -> Rows:
+        """See Database. Raises StateError too."""
+        if not self.is_open:
+            self.open()
+        return super().rows(statement, values)
+
+    def __del__(self) -> None:
+        """The session ends with its reader."""
+        self.close()
+
+
+def _said(error: Exception) -> str:
+    """The first line of what server or driver said; the others may repeat values."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"the shared ledger does not answer: {lines[0]}"

@@ -1,0 +1,213 @@
+"""Ledger and custody records of several extractors, in the database that they share. See ledger.py and custody.py for those of one.
+
+A custody record is written in the session that holds the study's claim (claims.py), so nobody writes one who has lost it. An
+extractor's own memory (cursors, sweep, pause) is one row by its name; what it has open are its claims.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ddwd.clock import stamp
+from ddwd.errors import PeerDownError, StateError
+from ddwd.model import OrthancId
+from ddwd.state.custody import parse, render
+from ddwd.state.ledger import CLOSED, MOST_EVENTS, LedgerState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ddwd.clock import Clock
+    from ddwd.state.custody import Record
+    from ddwd.state.database import Database
+
+_APPENDING = 0x64647764_00000002
+"""Advisory lock under which the ledger grows, so that whoever reads on from a number misses none below it."""
+_PAGE = 1000
+_FORGET_SECONDS = 3600.0
+
+
+class SharedCustody:
+    """The table of records. See CustodyPort; every method raises PeerDownError."""
+
+    def __init__(self, database: Database, extractor: str = "") -> None:
+        self._database = database
+        self._extractor = extractor
+
+    def name(self, study: OrthancId) -> str:
+        """See CustodyPort."""
+        return f"custody record {study} in the shared ledger"
+
+    def has(self, study: OrthancId) -> bool:
+        """See CustodyPort."""
+        return bool(self._database.rows("select 1 from custody where study = %s", [study]))
+
+    def read(self, study: OrthancId) -> Record | None:
+        """See CustodyPort."""
+        found = self._database.rows("select body from custody where study = %s", [study])
+        return parse(str(found[0][0]).encode(), self.name(study)) if found else None
+
+    def write(self, record: Record) -> None:
+        """See CustodyPort."""
+        self._database.rows(
+            "insert into custody (study, revision, body, extractor) values (%s, %s, %s, %s) on conflict (study)"
+            " do update set (revision, body, extractor, written) = (excluded.revision, excluded.body, excluded.extractor, now())",
+            [record.study, record.revision, render(record).decode("ascii"), self._extractor],
+        )
+
+    def remove(self, study: OrthancId) -> None:
+        """See CustodyPort."""
+        self._database.rows("delete from custody where study = %s", [study])
+
+    def studies(self) -> Iterator[OrthancId]:
+        """See CustodyPort."""
+        last = ""
+        while page := self._database.rows(
+            "select study from custody where study > %s order by study limit %s", [last, _PAGE]
+        ):
+            yield from (OrthancId(study) for (study,) in page)
+            last = page[-1][0]
+
+    def assert_listable(self) -> None:
+        """See CustodyPort."""
+        try:
+            self._database.rows("select 1")
+        except PeerDownError as error:
+            raise StateError(str(error)) from error
+
+
+class SharedLedger:
+    """See LedgerPort; `load` at the begin of each session, `append`, `commit`."""
+
+    def __init__(self, database: Database, extractor: str, clock: Clock, keep_days: int) -> None:
+        self._database = database
+        self._extractor = extractor
+        self._clock = clock
+        self._keep_days = keep_days
+        self._batch: list[dict[str, Any]] = []
+        self._memory = ""
+        self._forget_at = float("-inf")
+        self.state = LedgerState()
+        self.damaged = False
+
+    def load(self) -> None:
+        """Read what this extractor knew; nothing is open in a session that begins. Raises PeerDownError."""
+        found = self._database.rows("select body from extractor where name = %s", [self._extractor])
+        known = json.loads(found[0][0]) if found else {}
+        self._memory = found[0][0] if found else ""
+        last = self._database.rows("select study from custody order by written desc limit %s", [CLOSED])
+        self.state.cursors = {str(node): int(seq) for node, seq in known.get("cursors", {}).items()}
+        self.state.swept, self.state.paused = str(known.get("swept", "")), bool(known.get("paused"))
+        self.state.closed.clear()
+        self.state.closed.extend(OrthancId(study) for (study,) in reversed(last))
+
+    def append(self, kind: str, **values: object) -> None:
+        """See LedgerPort."""
+        record = {"kind": kind, "at": stamp(self._clock.utc()), **values}
+        self.state.apply(record)
+        self._batch.append(record)
+
+    def note(self, event: str, message: str, fields: dict[str, str]) -> None:
+        """See LedgerPort."""
+        if len(self._batch) < MOST_EVENTS:  # while the database is away they wait in memory
+            self.append("event", event=event, message=message, fields=fields)
+
+    def commit(self) -> None:
+        """See LedgerPort."""
+        batch, memory = tuple(self._batch), self._remembered()
+        if not batch:
+            return
+        with self._database.together():
+            self._database.rows("select pg_advisory_xact_lock(%s)", [_APPENDING])
+            self._insert(batch)
+            if memory != self._memory:
+                self._database.rows(
+                    "insert into extractor (name, body) values (%s, %s)"
+                    " on conflict (name) do update set body = excluded.body, written = now()",
+                    [self._extractor, memory],
+                )
+        self._memory = memory
+        del self._batch[: len(batch)]  # and no more: an event of another thread may have come meanwhile
+        self._forget_old()
+
+    def _insert(self, batch: tuple[dict[str, Any], ...]) -> None:
+        names = [_names(record) for record in batch]
+        self._database.rows(
+            "insert into ledger (extractor, at, kind, study, study_uid, body)"
+            " select %s, * from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[])",
+            [
+                self._extractor,
+                [str(record["at"]) for record in batch],
+                [str(record["kind"]) for record in batch],
+                [study for study, _uid in names],
+                [uid for _study, uid in names],
+                [json.dumps(record, separators=(",", ":"), ensure_ascii=True) for record in batch],
+            ],
+        )
+
+    def _remembered(self) -> str:
+        state = self.state
+        return json.dumps({"cursors": state.cursors, "swept": state.swept, "paused": state.paused})
+
+    def _forget_old(self) -> None:
+        now = self._clock.monotonic()
+        if now >= self._forget_at:
+            self._forget_at = now + _FORGET_SECONDS
+            self._database.rows(
+                "delete from ledger where written < now() - make_interval(days => %s)", [self._keep_days]
+            )
+
+
+class SharedHistory:
+    """The records of the shared ledger, for people: each with its number and the extractor that wrote it. Reads only."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def events(self, *, study: str = "", since: str = "", limit: int | None = None) -> list[dict[str, Any]]:
+        """Audit events, oldest first: those of one study (either of its names), since a stamp, or the latest so many."""
+        found = self._database.rows(
+            "select seq, extractor, body from ledger where kind = 'event'"
+            " and (%s = '' or study = %s or study_uid = %s)"
+            " and at >= %s order by seq desc limit %s",
+            [study, study, study, since, limit],
+        )
+        return [_record(row) for row in reversed(found)]
+
+    def after(self, seq: int) -> list[dict[str, Any]]:
+        """The events since that number, oldest first."""
+        found = self._database.rows(
+            "select seq, extractor, body from ledger where seq > %s and kind = 'event' order by seq", [seq]
+        )
+        return [_record(row) for row in found]
+
+    def last(self) -> int:
+        """The newest number."""
+        [(seq,)] = self._database.rows("select coalesce(max(seq), 0) from ledger")
+        return int(seq)
+
+    def counts(self) -> dict[str, Any]:
+        """Records by kind and extractor, and custody records, for the support bundle."""
+        kinds = self._database.rows(
+            "select extractor, kind, count(*) from ledger group by 1, 2 order by 1, 2"
+        )
+        opened = self._database.rows("select extractor, count(*) from open_study group by 1 order by 1")
+        [(records,)] = self._database.rows("select count(*) from custody")
+        return {
+            "ledger": {"shared": [list(row) for row in kinds], "open": dict(opened)},
+            "custody": {"records": records},
+        }
+
+
+def _record(row: tuple[Any, ...]) -> dict[str, Any]:
+    seq, extractor, body = row
+    return {**json.loads(body), "seq": seq, "extractor": extractor}
+
+
+def _names(record: dict[str, Any]) -> tuple[str, str]:
+    """Orthanc ID and StudyInstanceUID of what a record is about."""
+    fields = record.get("fields", {})
+    study = record.get("study") or fields.get("DDWD_STUDY", "")
+    uid = str(fields.get("DDWD_STUDY_UID", ""))
+    return str(study), uid.replace("\0", "")  # which PostgreSQL has no place for

@@ -1,0 +1,67 @@
+"""Where ledger, custody records and claims of this portal are: in files, or with `ledger.shared` in the database. The one place that chooses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ddwd.paths import Paths
+from ddwd.state.claims import Alone, SharedClaims
+from ddwd.state.custody import Custody
+from ddwd.state.database import Database, ReadDatabase
+from ddwd.state.ledger import Ledger
+from ddwd.state.shared import SharedCustody, SharedHistory, SharedLedger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ddwd.clock import Clock
+    from ddwd.config import Config
+    from ddwd.state.claims import Claims
+    from ddwd.state.custody import CustodyPort
+    from ddwd.state.ledger import LedgerPort
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What the extractor writes."""
+
+    ledger: LedgerPort
+    custody: CustodyPort
+    claims: Claims
+
+
+def stores_of(config: Config, clock: Clock, waiting: Callable[[float], None]) -> Stores:
+    """For the extractor; `waiting` is told of every wait. Raises StateError; a database that is away is waited for later on."""
+    settings, paths = config.ledger, Paths(config)
+    if settings.shared is None:
+        ledger = Ledger.open(
+            paths.ledger, clock, segment_bytes=settings.segment_bytes, keep_days=settings.keep_days
+        )
+        return Stores(ledger, Custody(paths.custody), Alone())
+    name = config.scp.aet
+    database = Database(settings.shared, settings.password_file, f"extractor {name}", waiting)
+    return shared_stores(database, name, clock, settings.keep_days)
+
+
+def shared_stores(database: Database, name: str, clock: Clock, keep_days: int) -> Stores:
+    """Those of the extractor `name`, in one session of the database."""
+    ledger = SharedLedger(database, name, clock, keep_days)
+    return Stores(ledger, SharedCustody(database, name), SharedClaims(database, name, clock, ledger.load))
+
+
+def custody_of(config: Config) -> CustodyPort:
+    """The records, for whoever only reads. Raises PeerDownError where the database is away."""
+    database = _reader(config)
+    return Custody(Paths(config).custody) if database is None else SharedCustody(database)
+
+
+def history_of(config: Config) -> SharedHistory | None:
+    """The shared ledger, for people; None where it is in files."""
+    database = _reader(config)
+    return None if database is None else SharedHistory(database)
+
+
+def _reader(config: Config) -> ReadDatabase | None:
+    settings = config.ledger
+    return None if settings.shared is None else ReadDatabase(settings.shared, settings.password_file)

@@ -1,0 +1,269 @@
+"""Several extractors on one PostgreSQL database and one OUTPUT_DIR: each study once, whoever of them dies. The Orthancs are fakes."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor, Future
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ddwd.audit import Event
+from ddwd.config import Config, Scp
+from ddwd.lifecycle import Stage
+from ddwd.state.database import Database
+from ddwd.state.requests import Request
+from ddwd.state.stores import Stores, custody_of, shared_stores
+from tests.unit.fakes import Image, image
+from tests.unit.portal import Portal, names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from ddwd.model import OrthancId, Study
+    from tests.integration.postgresql import PostgresServer
+
+
+class Extractor(Portal):
+    """One of several; `kill` ends its session, as the end of its process or of its host does."""
+
+    def __init__(self, folder: Path, name: str, url: str, beside: Extractor | None) -> None:
+        self._url = url
+        config = Config(
+            output_dir=folder / "received_dicom", data_dir=folder / name, run_dir=folder / name / "run"
+        )
+        ledger = replace(config.ledger, shared=url)
+        super().__init__(folder, config=replace(config, scp=Scp(aet=name), ledger=ledger), beside=beside)
+
+    def stores(self) -> Stores:
+        """See Portal."""
+        self.database = Database(self._url, name=self.config.scp.aet)
+        return shared_stores(self.database, self.config.scp.aet, self.clock, keep_days=1)
+
+    def kill(self) -> None:
+        """It takes no more turns."""
+        self.database.close()
+
+    @property
+    def told(self) -> list[Event]:
+        """Every event of its audit."""
+        return [event for event, _fields in self.events]
+
+
+@pytest.fixture
+def pair(tmp_path: Path, server: PostgresServer, ledger: str) -> Iterator[tuple[Extractor, Extractor]]:
+    """Two extractors of the same Orthancs."""
+    first = Extractor(tmp_path, "SCP_A", server.url(ledger), None)
+    second = Extractor(tmp_path, "SCP_B", server.url(ledger), first)
+    yield first, second
+    first.kill()
+    second.kill()
+
+
+def _together(pair: tuple[Extractor, Extractor], seconds: float) -> None:
+    """Both take turns."""
+    for _ in range(int(seconds * 2)):
+        for one in pair:
+            one.cycle.run()
+        pair[0].clock.advance(0.5)
+
+
+def _studies(count: int) -> list[Image]:
+    return [image(study=n, number=number) for n in range(1, count + 1) for number in range(1, 4)]
+
+
+def _published(pair: tuple[Extractor, Extractor]) -> int:
+    return sum(event is Event.PUBLISHED for one in pair for event in one.told)
+
+
+def _held_up(one: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on it fetches for ever."""
+    monkeypatch.setattr(one.cycle._ports, "executor", _Never())
+
+
+class _Never(Executor):
+    """Begins what it is given, and never ends."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        work: Future[Any] = Future()
+        work.set_running_or_notify_cancel()
+        return work
+
+
+def test_each_study_is_published_once(pair: tuple[Extractor, Extractor]) -> None:
+    images = _studies(20)
+    pair[0].deliver(*images)
+    _together(pair, 30)
+    assert pair[0].published() == names(*images)
+    assert _published(pair) == 20
+    assert [one.leftovers() for one in pair] == [[], []]
+    moved = [len(one.mover.moved) for one in pair]
+    assert all(moved), "one did all the work"
+
+
+def test_a_study_in_work_is_taken_over_from_one_that_dies(
+    pair: tuple[Extractor, Extractor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = pair
+    images = _studies(3)
+    _held_up(here, monkeypatch)
+    here.deliver(*images)
+    here.cycle.run()
+    assert len(here.cycle.open) == 3
+    there.run(20)
+    assert there.published() == {}, "they are the other's"
+    here.kill()
+    there.run(10)
+    assert there.published() == names(*images)
+    assert there.told.count(Event.PUBLISHED) == 3
+
+
+def test_images_that_came_while_another_had_the_study_are_not_forgotten(
+    pair: tuple[Extractor, Extractor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = pair
+    first, late = image(number=1), image(number=2)
+    here.deliver(first)
+    here.run(10)
+    _held_up(here, monkeypatch)
+    here.deliver(late)
+    here.storage.settle(late.study_id)
+    here.cycle.run()
+    assert here.cycle.open.keys() == {late.study_id}
+    there.run(5)
+    here.kill()
+    there.run(10)
+    assert there.published() == names(first, late)
+    assert there.told.count(Event.LATE_IMAGE) == 1
+
+
+def test_one_that_lost_its_connection_publishes_nothing_more(
+    pair: tuple[Extractor, Extractor], server: PostgresServer, ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = pair
+    images = _studies(1)
+    here.deliver(*images)
+    here.cycle.run()  # fetched, and not stable yet
+    assert here.leftovers() and not here.published()
+    here.clock.advance(10)
+    ask = here.storage.study
+
+    def cut(study: OrthancId) -> Study | None:
+        server.sql(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'ddwd SCP_A'",
+            ledger,
+        )
+        return ask(study)
+
+    monkeypatch.setattr(here.storage, "study", cut)
+    here.cycle.run()
+    monkeypatch.undo()
+    assert here.published() == {}
+    there.run(10)
+    assert there.published() == names(*images)
+    here.run(700)  # and what it had fetched goes away by itself
+    assert here.leftovers() == []
+    assert _published(pair) == 1
+    assert Event.CONFLICT not in here.told + there.told
+
+
+def test_files_that_a_dead_one_had_published_without_a_record_are_taken_as_they_are(
+    pair: tuple[Extractor, Extractor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = pair
+    images = _studies(1)
+    here.deliver(*images)
+    here.cycle.run()
+    here.clock.advance(10)
+
+    def dies(_record: object) -> None:
+        here.kill()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(here.cycle._ports.custody, "write", dies)
+    with pytest.raises(KeyboardInterrupt):
+        here.cycle.run()
+    assert here.published() == names(*images)
+    assert custody_of(here.config).read(images[0].study_id) is None
+    before = {path: path.stat().st_ino for path in here.paths.output.rglob("*.dcm")}
+    there.run(10)
+    assert there.published() == names(*images)
+    assert {path: path.stat().st_ino for path in here.paths.output.rglob("*.dcm")} == before
+    record = custody_of(there.config).read(images[0].study_id)
+    assert record is not None
+    assert (record.revision, len(record.images)) == (1, 3)
+
+
+def test_while_postgresql_is_away_studies_wait_and_the_status_says_so(
+    pair: tuple[Extractor, Extractor], server: PostgresServer
+) -> None:
+    here, _ = pair
+    images = _studies(2)
+    here.deliver(*images)
+    here.cycle.run()
+    server.stop()
+    try:
+        here.run(20)
+        assert here.published() == {}
+        assert "does not answer" in here.cycle.peers["ledger"]
+        assert {study.stage for study in here.cycle.open.values()} == {Stage.WAITING}
+    finally:
+        server.start()
+    here.run(20)
+    assert here.cycle.peers["ledger"] == "ok"
+    assert here.published() == names(*images)
+    assert here.told.count(Event.PEER_DOWN) == here.told.count(Event.PEER_UP) == 1
+    assert here.told.count(Event.PUBLISHED) == 2
+
+
+def test_an_extractor_that_starts_while_postgresql_is_away_begins_once_it_is_there(
+    pair: tuple[Extractor, Extractor], server: PostgresServer
+) -> None:
+    here, _ = pair
+    here.deliver(*_studies(1))
+    server.stop()
+    try:
+        here.kill()
+        here.start()
+        here.run(5)
+    finally:
+        server.start()
+    here.run(10)
+    assert here.published() == names(*_studies(1))
+
+
+def test_one_that_starts_again_goes_on_from_where_it_was(pair: tuple[Extractor, Extractor]) -> None:
+    here, _ = pair
+    here.deliver(*_studies(2))
+    here.run(20)
+    here.kill()
+    here.start()
+    here.run(20)
+    assert here.told.count(Event.PUBLISHED) == 2
+    assert here.cycle.swept()["ended_at"]
+
+
+def test_a_retry_asked_of_one_is_done_once_the_other_is_done_with_the_study(
+    pair: tuple[Extractor, Extractor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = pair
+    images = _studies(2)
+    here.deliver(*images)
+    here.run(10)
+    _held_up(here, monkeypatch)
+    late = image(study=1, number=9)
+    here.deliver(late)
+    here.storage.settle(late.study_id)
+    here.cycle.run()
+    assert here.cycle.open.keys() == {late.study_id}
+    for gone in here.paths.output.rglob("*.dcm"):
+        gone.unlink()
+    requests = [there.requests.submit(Request("retry", images[n].study_id)) for n in (0, -1)]
+    there.run(10)
+    assert requests[0].exists(), "the other has it"
+    assert not requests[1].exists(), "nobody has it"
+    here.kill()
+    there.run(10)
+    assert not requests[0].exists()
+    assert there.published() == names(*images, late)

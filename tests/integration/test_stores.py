@@ -1,0 +1,229 @@
+"""Ledger, custody records and claims in PostgreSQL: what several extractors may rely on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddwd.errors import HeldElsewhereError, PeerDownError, StateError
+from ddwd.model import OrthancId
+from ddwd.state.custody import Kept, Record
+from ddwd.state.database import SCHEMA, Database, ReadDatabase
+from ddwd.state.shared import SharedCustody, SharedHistory
+from ddwd.state.stores import Stores, shared_stores
+from tests.unit.fakes import FakeClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.integration.postgresql import PostgresServer
+
+_ONE = OrthancId("-".join(["0123abcd"] * 5))
+_OTHER = OrthancId("-".join(["fedc4321"] * 5))
+_KEPT = Kept(
+    OrthancId("-".join(["00000001"] * 5)),
+    "1.2.3",
+    "1.2/1.2.3.dcm",
+    7,
+    "ab" * 32,
+    "cd" * 16,
+    "identical",
+    at_gateway=True,
+)
+_RECORD = Record(_ONE, "1.2", "ACC", "P/1.2", 1, "2026-11-25T08:00:00Z", {_KEPT.orthanc_id: _KEPT})
+
+
+@pytest.fixture
+def stores(server: PostgresServer, ledger: str) -> Iterator[Callable[..., tuple[Stores, Database]]]:
+    """Make an extractor's stores, in a session of its own."""
+    opened: list[Database] = []
+
+    def make(extractor: str, clock: FakeClock | None = None) -> tuple[Stores, Database]:
+        database = Database(server.url(ledger), name=extractor)
+        opened.append(database)
+        made = shared_stores(database, extractor, clock or FakeClock(), keep_days=1)
+        assert made.claims.look()
+        return made, database
+
+    yield make
+    for database in opened:
+        database.close()
+
+
+def test_a_study_is_one_extractors_at_a_time(stores: Callable[..., tuple[Stores, Database]]) -> None:
+    (here, _), (there, _) = stores("A"), stores("B")
+    here.claims.take(_ONE)
+    here.claims.take(_ONE)  # it has it already
+    with pytest.raises(HeldElsewhereError):
+        there.claims.take(_ONE)
+    there.claims.take(_OTHER)
+    here.claims.drop(_ONE)
+    there.claims.take(_ONE)
+    assert there.claims.holds(_ONE)
+    assert not here.claims.holds(_ONE)
+
+
+def test_what_an_extractor_leaves_when_it_dies_is_told_to_the_others(
+    stores: Callable[..., tuple[Stores, Database]],
+) -> None:
+    clock = FakeClock()
+    (here, session), (there, _) = stores("A"), stores("B", clock)
+    here.claims.take(_ONE)
+    assert there.claims.left() == ([], [])
+    session.close()  # as the end of the process does
+    clock.advance(5)
+    assert there.claims.left() == ([_ONE], [])
+    there.claims.take(_ONE)
+    clock.advance(5)
+    assert there.claims.left() == ([], [])
+
+
+def test_a_study_that_was_held_elsewhere_is_told_of_once_it_is_free(
+    stores: Callable[..., tuple[Stores, Database]],
+) -> None:
+    clock = FakeClock()
+    (here, _), (there, _) = stores("A"), stores("B", clock)
+    here.claims.take(_ONE)
+    with pytest.raises(HeldElsewhereError):
+        there.claims.take(_ONE)
+    assert there.claims.left() == ([], [])
+    here.claims.drop(_ONE)
+    clock.advance(5)
+    assert there.claims.left() == ([], [_ONE])
+    clock.advance(5)
+    assert there.claims.left() == ([], [])
+
+
+def test_who_lost_the_connection_holds_nothing_and_writes_nothing(
+    server: PostgresServer, ledger: str, stores: Callable[..., tuple[Stores, Database]]
+) -> None:
+    (here, _), (there, _) = stores("A"), stores("B")
+    here.claims.take(_ONE)
+    server.sql(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'ddwd A'", ledger
+    )
+    there.claims.take(_ONE)
+    with pytest.raises(PeerDownError):
+        here.claims.make_sure(_ONE)
+    with pytest.raises(PeerDownError):
+        here.custody.write(_RECORD)
+    assert not here.claims.holds(_ONE)
+    assert here.claims.look()  # a new session, and it begins with nothing
+    assert not here.claims.holds(_ONE)
+    with pytest.raises(HeldElsewhereError):
+        here.claims.take(_ONE)
+    assert there.custody.read(_ONE) is None
+
+
+def test_a_record_is_the_same_for_all_and_damage_is_noticed(
+    server: PostgresServer, ledger: str, stores: Callable[..., tuple[Stores, Database]]
+) -> None:
+    (here, _), (there, _) = stores("A"), stores("B")
+    assert not there.custody.has(_ONE)
+    here.custody.write(_RECORD)
+    here.custody.write(replace(_RECORD, revision=2))
+    assert there.custody.has(_ONE)
+    assert there.custody.read(_ONE) == replace(_RECORD, revision=2)
+    assert list(SharedCustody(ReadDatabase(server.url(ledger))).studies()) == [_ONE]
+    server.sql("update custody set body = replace(body, '1.2.3', '1.2.4')", ledger)
+    with pytest.raises(StateError, match="checksum"):
+        there.custody.read(_ONE)
+    there.custody.remove(_ONE)
+    assert here.custody.read(_ONE) is None
+
+
+def test_an_extractor_finds_its_memory_again_and_not_anothers(
+    stores: Callable[..., tuple[Stores, Database]],
+) -> None:
+    (here, session), (there, _) = stores("A"), stores("B")
+    here.ledger.append("cursor", node="storage", seq=7)
+    here.ledger.append("paused")
+    here.ledger.commit()
+    there.ledger.append("cursor", node="storage", seq=9)
+    there.ledger.commit()
+    here.custody.write(_RECORD)
+    session.close()
+    again, _ = stores("A")
+    assert again.ledger.state.cursors == {"storage": 7}
+    assert again.ledger.state.paused
+    assert list(again.ledger.state.closed) == [_ONE]
+
+
+def test_the_history_tells_of_a_study_whoever_worked_at_it(
+    server: PostgresServer, ledger: str, stores: Callable[..., tuple[Stores, Database]]
+) -> None:
+    (here, _), (there, _) = stores("A"), stores("B")
+    for one, event in ((here, "received"), (there, "published")):
+        one.ledger.note(event, f"{event}.", {"DDWD_STUDY": _ONE, "DDWD_STUDY_UID": "1.2"})
+        one.ledger.note("started", "another.", {})
+        one.ledger.commit()
+    history = SharedHistory(ReadDatabase(server.url(ledger)))
+    for known in (_ONE, "1.2"):
+        found = history.events(study=known)
+        assert [(row["event"], row["extractor"]) for row in found] == [("received", "A"), ("published", "B")]
+    assert len(history.events()) == 4
+    assert [row["event"] for row in history.events(limit=1)] == ["started"]
+    last = history.last()
+    there.ledger.note("stopped", "it.", {})
+    there.ledger.commit()
+    assert [row["event"] for row in history.after(last)] == ["stopped"]
+
+
+def test_what_is_noted_while_the_server_is_away_waits(
+    server: PostgresServer, stores: Callable[..., tuple[Stores, Database]]
+) -> None:
+    here, _ = stores("A")
+    here.ledger.note("received", "it.", {})
+    server.stop()
+    try:
+        for refused in (here.ledger.commit, here.claims.look, lambda: here.custody.read(_ONE)):
+            with pytest.raises(PeerDownError, match=r"does not answer|not connected"):
+                refused()
+    finally:
+        server.start()
+    assert here.claims.look()
+    here.ledger.commit()
+    assert here.custody.read(_ONE) is None
+
+
+def test_tables_of_a_newer_version_are_left_alone(server: PostgresServer, ledger: str) -> None:
+    ReadDatabase(server.url(ledger)).open(make=True)
+    server.sql("update ddwd_schema set version = version + 1", ledger)
+    database = Database(server.url(ledger))
+    with pytest.raises(StateError, match=f"schema {SCHEMA + 1}, this version reads {SCHEMA}"):
+        database.open(make=True)
+    assert not database.is_open
+
+
+def test_a_reader_makes_no_tables(server: PostgresServer, ledger: str) -> None:
+    with pytest.raises(PeerDownError, match="an extractor makes them"):
+        SharedCustody(ReadDatabase(server.url(ledger))).has(_ONE)
+    with pytest.raises(StateError, match="an extractor makes them"):
+        SharedCustody(ReadDatabase(server.url(ledger))).assert_listable()
+
+
+def test_of_several_servers_the_one_that_can_be_written_to_is_found(
+    server: PostgresServer, ledger: str
+) -> None:
+    ReadDatabase(server.url(ledger)).open(make=True)
+    two = f"postgresql://ddwd@/{ledger}?host={server.folder}/nobody,{server.folder}"
+    database = Database(two)
+    database.open()
+    assert database.rows("select 1") == [(1,)]
+    database.close()
+    server.sql(f"alter database {ledger} set default_transaction_read_only = on", "postgres")
+    with pytest.raises(PeerDownError, match="read-only"):
+        Database(two).open()
+
+
+def test_a_server_that_takes_too_long_is_one_that_is_away(
+    stores: Callable[..., tuple[Stores, Database]],
+) -> None:
+    _, session = stores("A")
+    assert session.rows("select setting from pg_settings where name = 'statement_timeout'") == [("10000",)]
+    session.rows("set statement_timeout = 1")
+    with pytest.raises(PeerDownError, match="statement timeout"):
+        session.rows("select pg_sleep(5)")
+    assert not session.is_open
