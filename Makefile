@@ -7,6 +7,7 @@ VENV := $(CACHE)/venv-$(shell { cat tests/requirements.lock; $(PYTHON) -V; } 2>/
 BIN := $(VENV)/bin
 FUZZ_VENV := $(CACHE)/venv-fuzz-$(shell { cat tests/fuzz/requirements.lock; $(PYTHON) -V; } 2>/dev/null | sha256sum | cut -c1-12)
 AUDIT_VENV := $(CACHE)/venv-supply-$(shell { cat packaging/supply/requirements.lock; $(PYTHON) -V; } 2>/dev/null | sha256sum | cut -c1-12)
+DOCS_VENV := $(CACHE)/venv-docs-$(shell { cat packaging/site/requirements.lock; $(PYTHON) -V; } 2>/dev/null | sha256sum | cut -c1-12)
 SHELL_FILES := $(shell packaging/shell-files)
 
 export DDWD_CACHE := $(CACHE)
@@ -19,7 +20,7 @@ COVERAGE := $(BIN)/coverage run -m pytest
 MACHINE := $(BIN)/python -m tests.machine
 
 .DEFAULT_GOAL := help
-.PHONY: help venv deb lint unit pictures manual integration appliance shell stop demo bench fuzz identifiers audit faults appliance-tests coverage test lock clean
+.PHONY: help venv deb lint unit pictures manual integration appliance shell stop demo bench fuzz identifiers audit docs faults appliance-tests coverage test lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -96,6 +97,14 @@ $(AUDIT_VENV)/ready:
 audit: deb $(AUDIT_VENV)/ready ## what is known against the vendored libraries, Orthanc and DCMTK, by the SBOM of the .deb
 	@$(AUDIT_VENV)/bin/python packaging/supply/audit.py dist/ddwd_*_all.deb
 
+$(DOCS_VENV)/ready:
+	@packaging/host venv
+	@packaging/venv $(PYTHON) $(DOCS_VENV) packaging/site/requirements.lock
+
+docs: venv $(DOCS_VENV)/ready ## the site of README.md, docs/ and the reference made from the code, in build/site
+	@$(BIN)/python packaging/site/pages.py build/docs
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --config-file packaging/site/mkdocs.yml
+
 faults: venv deb ## fault rounds in a throw-away machine: SEED=... ROUNDS=... (100), or ROUND=... to replay one
 	@packaging/host dcmsend
 	$(AS_ROOT) $(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ROUND),--only $(ROUND))
@@ -109,6 +118,7 @@ test: ## everything, on a fresh machine
 	$(MAKE) lint
 	$(MAKE) unit
 	$(MAKE) audit
+	$(MAKE) docs
 	$(MAKE) -j2 --output-sync=target integration appliance-tests
 	$(MAKE) bench QUICK=1
 	$(MAKE) coverage

@@ -10,7 +10,10 @@ import re
 import sys
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -58,7 +61,8 @@ def roff(text: str) -> str:
     return "\n".join(f"\\&{line}" if line[:1] in {".", "'"} else line for line in escaped.splitlines())
 
 
-def _synopsis(action: argparse.Action) -> str:
+def synopsis(action: argparse.Action) -> str:
+    """Its name or names, with the word for its value."""
     value = action.metavar or action.dest.upper()
     name = ", ".join(action.option_strings)
     if not name:
@@ -79,7 +83,7 @@ def _listed(parser: argparse.ArgumentParser) -> list[str]:
     lines = []
     for action in options(parser):
         help_text = (action.help or "").replace("%(default)s", str(action.default))
-        lines += [".TP", f".B {roff(_synopsis(action))}", roff(help_text)]
+        lines += [".TP", f".B {roff(synopsis(action))}", roff(help_text)]
     return lines
 
 
@@ -94,7 +98,7 @@ def _verb(verb: Verb, before: str) -> list[str]:
     for below in verb.actions:
         lines += [".TP", f".B {roff(f'{name} {below.name}')}", roff(below.help)]
         for action in options(below.parser):
-            lines += [".RS", ".TP", f".B {roff(_synopsis(action))}", roff(action.help or ""), ".RE"]
+            lines += [".RS", ".TP", f".B {roff(synopsis(action))}", roff(action.help or ""), ".RE"]
     return lines + _epilog(verb.parser)
 
 
@@ -178,9 +182,33 @@ def ddwd_top_1() -> str:
     return _page("ddwd-top", 1, "dashboard of D-DW-D Portal", body)
 
 
+class Explained(NamedTuple):
+    """One key of ddwd.yaml as the file itself has it: what stands after the colon, and the lines of the comment above it."""
+
+    key: str
+    value: str
+    said: list[str]
+
+
+def explained() -> Iterator[Explained]:
+    """Every setting of etc/ddwd.yaml, and every section that has a comment, in order."""
+    section, said = "", list[str]()
+    for line in (HERE.parent / "etc/ddwd.yaml").read_text(encoding="utf-8").splitlines():
+        if line.strip().startswith("#"):
+            said.append(_VARIABLES.sub("", line.strip().removeprefix("#").removeprefix(" ").rstrip()))
+        elif found := _SETTING.match(line):
+            indent, name, value = found.groups()
+            key = f"{section}.{name}" if indent else name
+            section = section if indent else name
+            if key in SETTINGS or said:
+                yield Explained(key, value or "", said)
+            said = []
+        elif not line.strip() and not section:
+            said = []
+
+
 def ddwd_yaml_5() -> str:
     """ddwd.yaml(5), from the comments of the file itself."""
-    text = (HERE.parent / "etc/ddwd.yaml").read_text(encoding="utf-8")
     body = [
         ".SH SYNOPSIS",
         f".I {CONFIG_FILE}",
@@ -193,40 +221,32 @@ def ddwd_yaml_5() -> str:
         ),
         ".SH SETTINGS",
     ]
-    section, said = "", list[str]()
-    for line in text.splitlines():
-        if line.strip().startswith("#"):
-            said.append(_VARIABLES.sub("", line.strip().removeprefix("#").removeprefix(" ").rstrip()))
-        elif found := _SETTING.match(line):
-            indent, name, value = found.groups()
-            key = f"{section}.{name}" if indent else name
-            section = section if indent else name
-            if key in SETTINGS:
-                body += _setting(key, value or "", said)
-            elif said:
-                body += [f'.SS "{roff(key)}"', *_prose(said)]
-            said = []
-        elif not line.strip() and not section:
-            said = []
+    for one in explained():
+        if one.key in SETTINGS:
+            body += _setting(one)
+        else:
+            body += [f'.SS "{roff(one.key)}"', *_prose(one.said)]
     body += [".SH SEE ALSO", ".BR ddwd (1)"]
     return _page("ddwd.yaml", 5, "settings of D-DW-D Portal", body)
 
 
-def _setting(key: str, default: str, said: list[str]) -> list[str]:
-    variables = ", ".join(SETTINGS[key].variables)
-    notes = [f"Default: {default}." if default else "No default."]
+def _setting(one: Explained) -> list[str]:
+    variables = ", ".join(SETTINGS[one.key].variables)
+    notes = [f"Default: {one.value}." if one.value else "No default."]
     notes += [f"Variable: {variables}."] if variables else []
-    return [".TP", f".B {roff(key)}", *_prose([*said, *notes])]
+    return [".TP", f".B {roff(one.key)}", *_prose([*one.said, *notes])]
+
+
+def prose(lines: list[str]) -> Iterator[tuple[bool, str]]:
+    """Comment lines as running text (False); those that are indented are an example (True), and stay as they are."""
+    for is_example, block in groupby(lines, key=lambda line: line.startswith("  ")):
+        yield is_example, ("\n" if is_example else " ").join(block)
 
 
 def _prose(lines: list[str]) -> list[str]:
-    """Comment lines as running text; those that are indented are an example, and stay as they are."""
     body = list[str]()
-    for is_example, block in groupby(lines, key=lambda line: line.startswith("  ")):
-        if is_example:
-            body += [".nf", *(roff(line) for line in block), ".fi"]
-        else:
-            body.append(roff(" ".join(block)))
+    for is_example, text in prose(lines):
+        body += [".nf", roff(text), ".fi"] if is_example else [roff(text)]
     return body
 
 

@@ -1,6 +1,6 @@
 """`ddwd config check|show`: whether the portal can run with its settings, and where each comes from.
 
-`check` is what ddwd.service runs before anything else starts. Exit status: 0 sound, 78 not (one line for each problem).
+`check` is what ddwd.service runs before anything else starts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import shutil
 import socket
 import subprocess
+from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -38,12 +39,23 @@ _UNIT_OF = {
     "web.gateway_port": "ddwd-tls@gateway",
     "web.storage_port": "ddwd-tls@storage",
 }
+_EPILOG = """check is what ddwd.service runs before anything else starts. show hides passwords.
+
+exit status:
+  0   the settings are sound, and this machine can run with them
+  64  wrong usage
+  78  they are not: one line for each mistake, with file, line, key, and what to write"""
 _LISTENING = "0A"  # state column of /proc/self/net/tcp; /proc/net is hidden by ProcSubset=pid
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb and its arguments."""
-    parser = subparsers.add_parser("config", help="check or show the settings")
+    parser = subparsers.add_parser(
+        "config",
+        help="check or show the settings",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
     parser.add_argument("action", choices=["check", "show"], help="check them, or show each with its source")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.set_defaults(run=run, needs_config=False)

@@ -1,10 +1,11 @@
-"""`ddwd send PATH...`: files and folders over C-STORE to the gateway. Exit status: 0 all accepted, 1 some not, 69 peer down."""
+"""`ddwd send PATH...`: files and folders over C-STORE to the gateway."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -22,11 +23,25 @@ if TYPE_CHECKING:
 
 
 _HERE = "127.0.0.1"
+_EPILOG = """Files that are no DICOM are named and left out. Elements, pixel data and compression stay as they are.
+
+exit status:
+  0   every image was accepted
+  1   some were not, or there was none; each is named with the reason
+  64  wrong usage
+  69  nobody answers there, or the connection broke; how many were not sent is said
+  76  the association was refused, with the reason
+  78  the configuration cannot be used"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb and its arguments."""
-    parser = subparsers.add_parser("send", help="send DICOM files or folders to the gateway by C-STORE")
+    parser = subparsers.add_parser(
+        "send",
+        help="send DICOM files or folders to the gateway by C-STORE",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="a file, or a folder with all below it"
     )

@@ -1,5 +1,4 @@
-"""`ddwd try [DIR]`: the whole portal in the foreground, in one folder, as any user. Exit status: 0 stopped on request,
-1 one of its processes ended, 69 it did not come up, 78 the folder's settings cannot be used (a taken port, ...).
+"""`ddwd try [DIR]`: the whole portal in the foreground, in one folder, as any user.
 
 Everything lies in DIR (a fresh folder below the temporary one where none is given) and stays there.
 """
@@ -10,6 +9,7 @@ import json
 import signal
 import sys
 import tempfile
+from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
     from ddwd.config import Config
 
+_EPILOG = """Without systemd and PostgreSQL, on free ports, to be tried; everything stays in DIR.
+
+exit status:
+  0   stopped on request
+  1   one of its processes ended, or the folder cannot be used
+  64  wrong usage
+  69  it did not come up
+  78  the settings in DIR cannot be used (a taken port, ...)"""
 _LOOK_SECONDS = 0.2
 _DIED = 1
 _STOPPERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -29,7 +37,12 @@ _STOPPERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb and its arguments."""
-    parser = subparsers.add_parser("try", help="run the whole portal in one folder, until Ctrl-C")
+    parser = subparsers.add_parser(
+        "try",
+        help="run the whole portal in one folder, until Ctrl-C",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "folder", nargs="?", type=Path, metavar="DIR", help="where everything is kept (default: a new folder)"
     )

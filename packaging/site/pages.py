@@ -1,0 +1,41 @@
+"""Lays out what the site is built from, for `make docs`: README.md, docs/ and CHANGELOG.md as they stand, and the reference made from the code.
+
+$1: the folder to write to, which is made anew. Links between the pages are those of the clone; here they are turned to where the pages lie.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPO = HERE.parents[1]
+sys.path[:0] = [str(REPO), str(HERE), str(HERE.parent)]
+
+import reference  # noqa: E402 - the path comes first
+
+_FRONT = ("README.md", "CHANGELOG.md", "LICENSE")
+
+
+def lay_out(folder: Path) -> None:
+    """All pages, pictures and the reference."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(REPO / "docs", folder)
+    for page in folder.glob("*.md"):
+        _rewrite(page, r"\]\(\.\./(README\.md|CHANGELOG\.md|LICENSE)", r"](\1")
+    for name in _FRONT:
+        shutil.copy(REPO / name, folder / name)
+        _rewrite(folder / name, r"\]\(docs/", "](")
+    (folder / "reference").mkdir()
+    for name, make in reference.PAGES.items():
+        (folder / "reference" / name).write_text(make(), encoding="utf-8")
+
+
+def _rewrite(page: Path, pattern: str, instead: str) -> None:
+    page.write_text(re.sub(pattern, instead, page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    lay_out(Path(sys.argv[1]))
