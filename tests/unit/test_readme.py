@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from argparse import ArgumentParser, _SubParsersAction
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -147,6 +148,38 @@ def test_every_audit_event_named_is_one() -> None:
 def _words_of(picture: Path) -> set[str]:
     root = ElementTree.parse(picture).getroot()  # noqa: S314 - our own file
     return set(re.findall(r"[\w/-]+", " ".join(root.itertext())))
+
+
+# --- the map of the code ---------------------------------------------------------------------------------------------
+
+ARCHITECTURE = readme.DOCS / "architecture.md"
+
+
+def test_the_map_of_the_code_has_every_package_and_module_in_the_order_of_the_layers() -> None:
+    """docs/architecture.md, against the tree and the contract of import-linter."""
+    rows = re.findall(r"^\| `(\w+)` \|", readme.sections(ARCHITECTURE)["The map"], flags=re.MULTILINE)
+    package = readme.REPO / "ddwd"
+    there = {path.parent.name for path in package.glob("*/__init__.py")}
+    there |= {path.stem for path in package.glob("*.py")} - {"__init__"}
+    assert set(rows) == there
+    settings = tomllib.loads((readme.REPO / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    layers = settings["importlinter"]["contracts"][0]["layers"]
+    depth = {name: number for number, layer in enumerate(layers) for name in re.findall(r"\w+", layer)}
+    assert [depth[name] for name in rows] == sorted(depth.values())
+
+
+def test_the_map_of_the_tests_has_every_folder() -> None:
+    rows = re.findall(r"^\| `tests/(\w+)` \|", readme.sections(ARCHITECTURE)["The tests"], flags=re.MULTILINE)
+    assert set(rows) == {path.name for path in (readme.REPO / "tests").iterdir() if path.is_dir()} - {
+        "__pycache__"
+    }
+
+
+@pytest.mark.parametrize("page", readme.pages(), ids=lambda page: page.name)
+def test_every_file_of_the_clone_that_a_page_names_is_there(page: Path) -> None:
+    pattern = r"(?:ddwd|docs|etc|orthanc|packaging|systemd|tests)/[\w./@-]*\.\w+"
+    named = [span for span in readme.code(page) if re.fullmatch(pattern, span)]
+    assert [name for name in named if not (readme.REPO / name).exists()] == []
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------
