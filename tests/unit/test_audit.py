@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from ddwd.audit import FIELDS, MESSAGE_IDS, Audit, Event
-from ddwd.config import Config, Scp
+from ddwd.config import SECRET_KEYS, Config, Scp
 from ddwd.monitor.refusals import Refusals
 from ddwd.state.settings import changed_settings
 from tests import readme
@@ -94,6 +95,6 @@ def test_changed_settings_are_named_once_and_no_password_is_kept(tmp_path: Path)
     changed = Config(poll_interval=7.0, scp=Scp(port=11113))
     assert changed_settings(changed, path) == ["poll_interval", "scp.port"]
     assert changed_settings(changed, path) == []
-    assert "password" not in path.read_text()
+    assert not SECRET_KEYS & set(json.loads(path.read_text()))
     path.write_text("{")
     assert changed_settings(Config(), path) == []
