@@ -47,7 +47,7 @@ def md(text: str) -> str:
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     columns = list(head)
-    lines = [columns, ["---"] * len(columns), *(list(row) for row in rows)]
+    lines = [columns, ["---"] * len(columns), *([" ".join(cell.split()) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -70,7 +70,11 @@ def settings() -> str:
             variables = ", ".join(f"`{name}`" for name in SETTINGS[one.key].variables)
             notes = [f"Default: `{one.value}`." if one.value else "No default."]
             notes += [f"Variable: {variables}."] if variables else []
-            parts += [f"### `{one.key}`", *(_prose(one.said) or ["See the one above."]), " ".join(notes)]
+            parts += [
+                f"{'###' if '.' in one.key else '##'} `{one.key}`",
+                *(_prose(one.said) or ["See the one above."]),
+                " ".join(notes),
+            ]
         else:
             parts += [f"## {one.key}", *_prose(one.said)]
     file = (REPO / "etc/ddwd.yaml").read_text(encoding="utf-8")

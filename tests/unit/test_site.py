@@ -34,7 +34,7 @@ PAGE = {name: make() for name, make in REFERENCE.PAGES.items()}
 
 
 def test_every_setting_has_its_place_with_its_variables() -> None:
-    parts = dict(re.findall(r"^### `(.*?)`\n(.*?)(?=^#|\Z)", PAGE["settings.md"], re.MULTILINE | re.DOTALL))
+    parts = dict(re.findall(r"^###? `(.*?)`\n(.*?)(?=^#|\Z)", PAGE["settings.md"], re.MULTILINE | re.DOTALL))
     assert list(parts) == list(SETTINGS)
     for key, setting in SETTINGS.items():
         assert all(f"`{variable}`" in parts[key] for variable in setting.variables)
@@ -92,7 +92,7 @@ def test_every_file_has_its_place_and_its_writer() -> None:
     told = [one for name, one in vars(Paths).items() if not name.startswith("_") and one.__doc__]
     assert len(told) > 20
     for one in told:
-        assert REFERENCE.md(one.__doc__.strip()) in PAGE["files.md"]
+        assert REFERENCE.md(" ".join(one.__doc__.split())) in PAGE["files.md"]
 
 
 def test_every_module_has_its_place() -> None:
