@@ -10,13 +10,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ddwd.clock import stamp
-from ddwd.errors import PeerDownError, StateError
+from ddwd.errors import HeldElsewhereError, PeerDownError, StateError
 from ddwd.model import OrthancId
 from ddwd.state.custody import parse, render
 from ddwd.state.ledger import CLOSED, MOST_EVENTS, LedgerState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ddwd.clock import Clock
     from ddwd.state.custody import Record
@@ -29,11 +29,20 @@ _FORGET_SECONDS = 3600.0
 
 
 class SharedCustody:
-    """The table of records. See CustodyPort; every method raises PeerDownError."""
+    """The table of records. See CustodyPort; every method raises PeerDownError.
 
-    def __init__(self, database: Database, extractor: str = "") -> None:
+    `holds` tells whether this `extractor` has claimed a study: nobody else's record is written. Without, it is for reading.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        extractor: str = "",
+        holds: Callable[[OrthancId], bool] = lambda _study: False,
+    ) -> None:
         self._database = database
         self._extractor = extractor
+        self._holds = holds
 
     def name(self, study: OrthancId) -> str:
         """See CustodyPort."""
@@ -49,7 +58,8 @@ class SharedCustody:
         return parse(str(found[0][0]).encode(), self.name(study)) if found else None
 
     def write(self, record: Record) -> None:
-        """See CustodyPort."""
+        """See CustodyPort. Raises HeldElsewhereError for a study that is not claimed."""
+        self._assert_held(record.study)
         self._database.rows(
             "insert into custody (study, revision, body, extractor) values (%s, %s, %s, %s) on conflict (study)"
             " do update set (revision, body, extractor, written) = (excluded.revision, excluded.body, excluded.extractor, now())",
@@ -57,8 +67,13 @@ class SharedCustody:
         )
 
     def remove(self, study: OrthancId) -> None:
-        """See CustodyPort."""
+        """See CustodyPort. Raises HeldElsewhereError for a study that is not claimed."""
+        self._assert_held(study)
         self._database.rows("delete from custody where study = %s", [study])
+
+    def _assert_held(self, study: OrthancId) -> None:
+        if not self._holds(study):
+            raise HeldElsewhereError(f"study {study} is not claimed by this extractor")
 
     def studies(self) -> Iterator[OrthancId]:
         """See CustodyPort."""

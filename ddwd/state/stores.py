@@ -47,7 +47,8 @@ def stores_of(config: Config, clock: Clock, waiting: Callable[[float], None]) ->
 def shared_stores(database: Database, name: str, clock: Clock, keep_days: int) -> Stores:
     """Those of the extractor `name`, in one session of the database."""
     ledger = SharedLedger(database, name, clock, keep_days)
-    return Stores(ledger, SharedCustody(database, name), SharedClaims(database, name, clock, ledger.load))
+    claims = SharedClaims(database, name, clock, ledger.load)
+    return Stores(ledger, SharedCustody(database, name, claims.holds), claims)
 
 
 def custody_of(config: Config) -> CustodyPort:

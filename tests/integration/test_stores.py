@@ -107,7 +107,7 @@ def test_who_lost_the_connection_holds_nothing_and_writes_nothing(
     there.claims.take(_ONE)
     with pytest.raises(PeerDownError):
         here.claims.make_sure(_ONE)
-    with pytest.raises(PeerDownError):
+    with pytest.raises(HeldElsewhereError, match="not claimed"):
         here.custody.write(_RECORD)
     assert not here.claims.holds(_ONE)
     assert here.claims.look()  # a new session, and it begins with nothing
@@ -122,6 +122,9 @@ def test_a_record_is_the_same_for_all_and_damage_is_noticed(
 ) -> None:
     (here, _), (there, _) = stores("A"), stores("B")
     assert not there.custody.has(_ONE)
+    with pytest.raises(HeldElsewhereError, match="not claimed"):
+        here.custody.write(_RECORD)
+    here.claims.take(_ONE)
     here.custody.write(_RECORD)
     here.custody.write(replace(_RECORD, revision=2))
     assert there.custody.has(_ONE)
@@ -130,8 +133,8 @@ def test_a_record_is_the_same_for_all_and_damage_is_noticed(
     server.sql("update custody set body = replace(body, '1.2.3', '1.2.4')", ledger)
     with pytest.raises(StateError, match="checksum"):
         there.custody.read(_ONE)
-    there.custody.remove(_ONE)
-    assert here.custody.read(_ONE) is None
+    here.custody.remove(_ONE)
+    assert there.custody.read(_ONE) is None
 
 
 def test_an_extractor_finds_its_memory_again_and_not_anothers(
@@ -143,6 +146,7 @@ def test_an_extractor_finds_its_memory_again_and_not_anothers(
     here.ledger.commit()
     there.ledger.append("cursor", node="storage", seq=9)
     there.ledger.commit()
+    here.claims.take(_ONE)
     here.custody.write(_RECORD)
     session.close()
     again, _ = stores("A")
