@@ -207,12 +207,14 @@ class Cycle:
         try:
             if claims.look():
                 self._feeds = self._new_feeds()
-            begun, free = claims.left()
-            for study in begun:
+            left = claims.left()
+            for study in left.free:
+                self._candidates.again(study)
+            for study in left.asked:
+                self._wishes.retry(study)
+            for study in left.begun:
                 if self._has_room:
                     self._reopened(study)
-            for study in free:
-                self._candidates.again(study)
         except HeldElsewhereError:
             pass  # another one was faster
         except PeerDownError as error:

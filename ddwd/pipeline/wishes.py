@@ -5,14 +5,16 @@ A request is removed once it can no longer be forgotten: what it changed is in t
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ddwd.audit import Event
-from ddwd.errors import DdwdError, HeldElsewhereError
+from ddwd.errors import DdwdError, HeldElsewhereError, PeerDownError
 from ddwd.model import SELF_TEST_PATIENT, OrthancId, safe_component
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from ddwd.pipeline.candidates import Candidates
     from ddwd.pipeline.cycle import Ports
@@ -37,6 +39,8 @@ class Wishes:
         self._quarantine = ports.quarantine
         self._publisher = ports.publisher
         self._audit = ports.audit
+        self._claims = ports.claims
+        self._passed: set[Path] = set()
         self._candidates = candidates
         self._reopened = reopened
         self._dropped = dropped
@@ -48,10 +52,12 @@ class Wishes:
                 self._grant(request)
                 self._ledger.commit()
             except HeldElsewhereError:
-                continue  # it waits until the other extractor is done with the study
+                self._pass_on(path, request)
+                continue
             except (DdwdError, OSError):
                 return  # no room to write it down: the request waits for the next turn
             self._requests.done(path)
+            self._passed.discard(path)
             self._audit.record(
                 Event.REQUESTED,
                 f"the operator asks: {request.kind}",
@@ -60,12 +66,19 @@ class Wishes:
                 by=request.by,
             )
 
+    def _pass_on(self, path: Path, request: Request) -> None:
+        """Another extractor has the study: it is told, once, and the request waits until it is done with it."""
+        if request.kind == "retry" and path not in self._passed:
+            self._passed.add(path)
+            with suppress(PeerDownError):
+                self._claims.ask(OrthancId(request.study))
+
     def _grant(self, request: Request) -> None:
         match request.kind:
             case "reconcile":
                 self._candidates.look_at(OrthancId(request.study) if request.study else None)
             case "retry":
-                self._retry(OrthancId(request.study))
+                self.retry(OrthancId(request.study))
             case "release":
                 self._release(request.item)
             case "pause":
@@ -95,7 +108,7 @@ class Wishes:
         self._custody.remove(study)
         self._dropped(study)
 
-    def _retry(self, study_id: OrthancId) -> None:
+    def retry(self, study_id: OrthancId) -> None:
         """Begin a study anew: every failure forgotten, what is set aside tried again, what is gone from disk fetched again."""
         study = self._reopened(study_id)
         study.begin_anew()

@@ -6,6 +6,7 @@ clock decides about it. What is claimed stands in a table too, so that the other
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 2.0
 """Between two looks at what others left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Studies that were begun and are nobody's; that could not be claimed and are free by now; that another's operator wants anew."""
+
+    begun: list[OrthancId] = field(default_factory=list)
+    free: list[OrthancId] = field(default_factory=list)
+    asked: list[OrthancId] = field(default_factory=list)
 
 
 class Claims(Protocol):
@@ -44,8 +54,11 @@ class Claims(Protocol):
     def drop(self, study: OrthancId) -> None:
         """The study is done with."""
 
-    def left(self) -> tuple[list[OrthancId], list[OrthancId]]:
-        """Now and then: what was begun and is nobody's; what could not be claimed and is free by now. Raises PeerDownError."""
+    def ask(self, study: OrthancId) -> None:
+        """Tell whoever holds the study that the operator wants it begun anew. Raises PeerDownError."""
+
+    def left(self) -> Left:
+        """What there is to do because of the others; they are asked now and then. Raises PeerDownError."""
 
 
 class Alone:
@@ -70,9 +83,12 @@ class Alone:
     def drop(self, study: OrthancId) -> None:
         """See Claims."""
 
-    def left(self) -> tuple[list[OrthancId], list[OrthancId]]:
+    def ask(self, study: OrthancId) -> None:
         """See Claims."""
-        return [], []
+
+    def left(self) -> Left:
+        """See Claims."""
+        return Left()
 
 
 class SharedClaims:
@@ -134,15 +150,20 @@ class SharedClaims:
             return
         self._held.discard(study)
         try:
+            self._database.rows("delete from wish where study = %s", [study])
             self._database.rows("delete from open_study where study = %s", [study])
             self._database.rows("select pg_advisory_unlock(%s)", [_key(study)])
         except PeerDownError:
             return
 
-    def left(self) -> tuple[list[OrthancId], list[OrthancId]]:
+    def ask(self, study: OrthancId) -> None:
+        """See Claims."""
+        self._database.rows("insert into wish (study) values (%s) on conflict do nothing", [study])
+
+    def left(self) -> Left:
         """See Claims."""
         if self._clock.monotonic() < self._next_look:
-            return [], []
+            return Left()
         self._next_look = self._clock.monotonic() + _LOOK_SECONDS
         begun = [
             (OrthancId(study), key) for study, key in self._database.rows("select study, key from open_study")
@@ -153,7 +174,13 @@ class SharedClaims:
         free = self._free(asked.items()) if asked else set()
         self._elsewhere -= free
         names = {study for study, _key in begun}
-        return sorted(free & names), sorted(free - names)
+        return Left(sorted(free & names), sorted(free - names), self._asked())
+
+    def _asked(self) -> list[OrthancId]:
+        wanted = self._database.rows(
+            "delete from wish where study = any(%s::text[]) returning study", [sorted(self._held)]
+        )
+        return [OrthancId(study) for (study,) in wanted]
 
     def _free(self, asked: Iterable[tuple[OrthancId, int]]) -> set[OrthancId]:
         """Those that no session holds: a lock on 64 bits stands in pg_locks as two halves (PostgreSQL, system views)."""

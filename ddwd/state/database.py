@@ -1,6 +1,6 @@
 """One connection to the PostgreSQL database that several extractors share; its tables are made and versioned here.
 
-The only module that speaks to the driver, psycopg. Everything that goes wrong with the server is one PeerDownError, after which the
+Everything that goes wrong with the server is one PeerDownError, after which the
 connection is gone, and with it all that its session held: nobody connects again but by `open`. Safe to use from several threads.
 """
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from psycopg import Connection
+    from ddwd.state.driver import Connection
 
     Rows = list[tuple[Any, ...]]
 
@@ -24,17 +24,8 @@ SCHEMA = 1
 _MAKING = 0x64647764_00000001
 """Advisory lock of whoever makes the tables."""
 _CONNECT_SECONDS = 5
-_ANSWER_SECONDS = 10
 _LOST_SECONDS = 15
-"""A host that is silent for so long is given up, by either side: its session ends, and what that held is free."""
-_SESSION = f"""
-    set statement_timeout = '{_ANSWER_SECONDS}s';
-    set lock_timeout = '{_ANSWER_SECONDS // 2}s';
-    set tcp_keepalives_idle = {_LOST_SECONDS // 3};
-    set tcp_keepalives_interval = {_LOST_SECONDS // 3};
-    set tcp_keepalives_count = 2;
-    set tcp_user_timeout = '{_LOST_SECONDS}s'
-"""
+"""See driver.py, which keeps to them."""
 _TABLES = """
     create table if not exists ddwd_schema (version integer not null);
     create table if not exists custody (
@@ -51,6 +42,7 @@ _TABLES = """
         extractor text not null,
         since timestamptz not null default now()
     );
+    create table if not exists wish (study text primary key);
     create table if not exists extractor (
         name text primary key,
         body text not null,
@@ -91,7 +83,7 @@ class Database:
         self._name = name
         self._waiting = waiting
         self._lock = threading.RLock()
-        self._connection: Connection[tuple[Any, ...]] | None = None
+        self._connection: Connection | None = None
         self.term = 0
 
     def open(self, *, make: bool = False) -> None:
@@ -134,34 +126,17 @@ class Database:
         with self._lock, self._translated() as connection, connection.transaction():
             yield
 
-    def _connected(self) -> Connection[tuple[Any, ...]]:
+    def _connected(self) -> Connection:
         try:
-            import psycopg  # noqa: PLC0415 - a recommended package, and only this mode needs it
-            from psycopg.conninfo import make_conninfo  # noqa: PLC0415
+            from ddwd.state import driver  # noqa: PLC0415 - a recommended package, and only this mode needs it
         except ImportError as error:
-            raise StateError(
-                "ledger.shared needs the package python3-psycopg: apt install python3-psycopg"
-            ) from error
-        more = {} if "target_session_attrs=" in self._url else {"target_session_attrs": "read-write"}
+            raise StateError(f"ledger.shared needs the package python3-psycopg ({error})") from error
         password = self._password()
-        if password:
-            more["password"] = password
         self._waiting(_CONNECT_SECONDS)
         try:
-            connection = psycopg.connect(
-                make_conninfo(self._url, **more),
-                autocommit=True,
-                application_name=f"ddwd {self._name}",
-                connect_timeout=_CONNECT_SECONDS,
-                keepalives_idle=_LOST_SECONDS // 3,
-                keepalives_interval=_LOST_SECONDS // 3,
-                keepalives_count=2,
-                tcp_user_timeout=_LOST_SECONDS * 1000,
-            )
-            connection.execute(_SESSION)
-        except psycopg.Error as error:
+            return driver.connect(self._url, f"ddwd {self._name}", password)
+        except driver.Error as error:
             raise PeerDownError(_said(error)) from error
-        return connection
 
     def _password(self) -> str:
         if self._password_file is None:
@@ -173,16 +148,16 @@ class Database:
             raise PeerDownError(f"ledger.password_file: {self._password_file}: {why}") from error
 
     @contextlib.contextmanager
-    def _translated(self) -> Iterator[Connection[tuple[Any, ...]]]:
+    def _translated(self) -> Iterator[Connection]:
         """The connection; what goes wrong on it ends it."""
         if self._connection is None:
             raise PeerDownError("the shared ledger is not connected")
-        import psycopg  # noqa: PLC0415 - as above
+        from ddwd.state import driver  # noqa: PLC0415 - as below
 
         self._waiting(_LOST_SECONDS)
         try:
             yield self._connection
-        except psycopg.Error as error:
+        except driver.Error as error:
             self.close()
             raise PeerDownError(_said(error)) from error
         finally:

@@ -244,6 +244,26 @@ def test_one_that_starts_again_goes_on_from_where_it_was(pair: tuple[Extractor, 
     assert here.cycle.swept()["ended_at"]
 
 
+def test_a_retry_asked_of_one_reaches_the_other_that_has_the_study(pair: tuple[Extractor, Extractor]) -> None:
+    here, there = pair
+    one = image()
+    here.deliver(one)
+    here.mover.scp_up = False
+    here.run(60)
+    (stuck,) = here.cycle.open.values()
+    assert stuck.failures > 3
+    request = there.requests.submit(Request("retry", one.study_id))
+    there.run(1)
+    assert request.exists()
+    here.clock.advance(2)
+    here.cycle.run()
+    assert stuck.failures <= 1
+    here.mover.scp_up = True
+    _together(pair, 40)
+    assert here.published() == names(one)
+    assert not request.exists()
+
+
 def test_a_retry_asked_of_one_is_done_once_the_other_is_done_with_the_study(
     pair: tuple[Extractor, Extractor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

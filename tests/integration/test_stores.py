@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,8 @@ import pytest
 
 from ddwd.errors import HeldElsewhereError, PeerDownError, StateError
 from ddwd.model import OrthancId
+from ddwd.state import driver
+from ddwd.state.claims import Left
 from ddwd.state.custody import Kept, Record
 from ddwd.state.database import SCHEMA, Database, ReadDatabase
 from ddwd.state.shared import SharedCustody, SharedHistory
@@ -71,13 +75,13 @@ def test_what_an_extractor_leaves_when_it_dies_is_told_to_the_others(
     clock = FakeClock()
     (here, session), (there, _) = stores("A"), stores("B", clock)
     here.claims.take(_ONE)
-    assert there.claims.left() == ([], [])
+    assert there.claims.left() == Left()
     session.close()  # as the end of the process does
     clock.advance(5)
-    assert there.claims.left() == ([_ONE], [])
+    assert there.claims.left() == Left(begun=[_ONE])
     there.claims.take(_ONE)
     clock.advance(5)
-    assert there.claims.left() == ([], [])
+    assert there.claims.left() == Left()
 
 
 def test_a_study_that_was_held_elsewhere_is_told_of_once_it_is_free(
@@ -88,12 +92,12 @@ def test_a_study_that_was_held_elsewhere_is_told_of_once_it_is_free(
     here.claims.take(_ONE)
     with pytest.raises(HeldElsewhereError):
         there.claims.take(_ONE)
-    assert there.claims.left() == ([], [])
+    assert there.claims.left() == Left()
     here.claims.drop(_ONE)
     clock.advance(5)
-    assert there.claims.left() == ([], [_ONE])
+    assert there.claims.left() == Left(free=[_ONE])
     clock.advance(5)
-    assert there.claims.left() == ([], [])
+    assert there.claims.left() == Left()
 
 
 def test_who_lost_the_connection_holds_nothing_and_writes_nothing(
@@ -190,6 +194,24 @@ def test_what_is_noted_while_the_server_is_away_waits(
     assert here.claims.look()
     here.ledger.commit()
     assert here.custody.read(_ONE) is None
+
+
+def test_a_server_that_was_stopped_in_the_middle_is_one_that_is_away(
+    server: PostgresServer,
+    ledger: str,
+    stores: Callable[..., tuple[Stores, Database]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here, _ = stores("A")
+    backend = int(server.sql("select pid from pg_stat_activity where application_name = 'ddwd A'", ledger))
+    monkeypatch.setattr(driver, "LOST_SECONDS", 1)
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        with pytest.raises(PeerDownError, match="no answer within"):
+            here.custody.read(_ONE)
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    assert here.claims.look()
 
 
 def test_tables_of_a_newer_version_are_left_alone(server: PostgresServer, ledger: str) -> None:
