@@ -16,7 +16,7 @@ from ddwd.state.custody import parse, render
 from ddwd.state.ledger import CLOSED, MOST_EVENTS, LedgerState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ddwd.clock import Clock
     from ddwd.state.custody import Record
@@ -108,9 +108,11 @@ class SharedLedger:
 
     def load(self) -> None:
         """Read what this extractor knew; nothing is open in a session that begins. Raises PeerDownError."""
-        found = self._database.rows("select body from extractor where name = %s", [self._extractor])
-        known = json.loads(found[0][0]) if found else {}
-        self._memory = found[0][0] if found else ""
+        found = {
+            name: json.loads(body) for name, body in self._database.rows("select name, body from extractor")
+        }
+        known = found.get(self._extractor) or {"cursors": _seen_by_all(found.values())}
+        self._memory = json.dumps(known)
         last = self._database.rows("select study from custody order by written desc limit %s", [CLOSED])
         self.state.cursors = {str(node): int(seq) for node, seq in known.get("cursors", {}).items()}
         self.state.swept, self.state.paused = str(known.get("swept", "")), bool(known.get("paused"))
@@ -213,6 +215,13 @@ class SharedHistory:
             "ledger": {"shared": [list(row) for row in kinds], "open": dict(opened)},
             "custody": {"records": records},
         }
+
+
+def _seen_by_all(others: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """From where an extractor that is new here reads the changes: what the others have not all seen. The sweep compares the rest."""
+    cursors = [one["cursors"] for one in others]
+    nodes = {node for one in cursors for node in one}
+    return {node: min(one.get(node, 0) for one in cursors) for node in nodes}
 
 
 def _record(row: tuple[Any, ...]) -> dict[str, Any]:

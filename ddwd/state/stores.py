@@ -9,11 +9,13 @@ from ddwd.paths import Paths
 from ddwd.state.claims import Alone, SharedClaims
 from ddwd.state.custody import Custody
 from ddwd.state.database import Database, ReadDatabase
+from ddwd.state.intake import take_in
 from ddwd.state.ledger import Ledger
 from ddwd.state.shared import SharedCustody, SharedHistory, SharedLedger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from ddwd.clock import Clock
     from ddwd.config import Config
@@ -41,13 +43,18 @@ def stores_of(config: Config, clock: Clock, waiting: Callable[[float], None]) ->
         return Stores(ledger, Custody(paths.custody), Alone())
     name = config.scp.aet
     database = Database(settings.shared, settings.password_file, f"extractor {name}", waiting)
-    return shared_stores(database, name, clock, settings.keep_days)
+    return shared_stores(database, name, clock, settings.keep_days, paths.custody)
 
 
-def shared_stores(database: Database, name: str, clock: Clock, keep_days: int) -> Stores:
-    """Those of the extractor `name`, in one session of the database."""
+def shared_stores(database: Database, name: str, clock: Clock, keep_days: int, before: Path) -> Stores:
+    """Those of the extractor `name`, in one session of the database; `before` has its records of when it was alone, if any."""
     ledger = SharedLedger(database, name, clock, keep_days)
-    claims = SharedClaims(database, name, clock, ledger.load)
+
+    def begun() -> None:
+        take_in(before, database, name, clock)
+        ledger.load()
+
+    claims = SharedClaims(database, name, clock, begun)
     return Stores(ledger, SharedCustody(database, name, claims.holds), claims)
 
 

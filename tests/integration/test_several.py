@@ -28,18 +28,19 @@ if TYPE_CHECKING:
 class Extractor(Portal):
     """One of several; `kill` ends its session, as the end of its process or of its host does."""
 
-    def __init__(self, folder: Path, name: str, url: str, beside: Extractor | None) -> None:
+    def __init__(
+        self, folder: Path, name: str, url: str, beside: Portal | None, data_dir: Path | None = None
+    ) -> None:
         self._url = url
-        config = Config(
-            output_dir=folder / "received_dicom", data_dir=folder / name, run_dir=folder / name / "run"
-        )
+        data_dir = data_dir or folder / name
+        config = Config(output_dir=folder / "received_dicom", data_dir=data_dir, run_dir=data_dir / "run")
         ledger = replace(config.ledger, shared=url)
         super().__init__(folder, config=replace(config, scp=Scp(aet=name), ledger=ledger), beside=beside)
 
     def stores(self) -> Stores:
         """See Portal."""
         self.database = Database(self._url, name=self.config.scp.aet)
-        return shared_stores(self.database, self.config.scp.aet, self.clock, keep_days=1)
+        return shared_stores(self.database, self.config.scp.aet, self.clock, 1, self.paths.custody)
 
     def kill(self) -> None:
         """It takes no more turns."""
@@ -231,6 +232,34 @@ def test_an_extractor_that_starts_while_postgresql_is_away_begins_once_it_is_the
         server.start()
     here.run(10)
     assert here.published() == names(*_studies(1))
+
+
+def test_an_archive_of_before_is_taken_over_and_nothing_is_fetched_again(
+    tmp_path: Path, server: PostgresServer, ledger: str
+) -> None:
+    alone = Portal(tmp_path)
+    images = _studies(5)
+    alone.deliver(*images)
+    alone.run(20)
+    records = {one: alone.custody.read(one) for one in alone.custody.studies()}
+    alone.custody.path(images[0].study_id).write_bytes(b"{")  # a damaged one is proved anew
+    here = Extractor(tmp_path, "SCP_A", server.url(ledger), alone, data_dir=tmp_path)
+    there = Extractor(tmp_path, "SCP_B", server.url(ledger), alone)
+    try:
+        _together((here, there), 20)
+        found = {one: custody_of(there.config).read(one) for one in records}
+        assert {one: record for one, record in found.items() if one != images[0].study_id} == {
+            one: record for one, record in records.items() if one != images[0].study_id
+        }
+        damaged = found[images[0].study_id]
+        assert damaged is not None
+        assert len(damaged.images) == 3
+        assert here.mover.moved + there.mover.moved == []
+        assert not here.paths.custody.exists()
+        assert here.published() == names(*images)
+    finally:
+        here.kill()
+        there.kill()
 
 
 def test_one_that_starts_again_goes_on_from_where_it_was(pair: tuple[Extractor, Extractor]) -> None:

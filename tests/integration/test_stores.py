@@ -21,6 +21,7 @@ from tests.unit.fakes import FakeClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.integration.postgresql import PostgresServer
 
@@ -40,14 +41,16 @@ _RECORD = Record(_ONE, "1.2", "ACC", "P/1.2", 1, "2026-11-25T08:00:00Z", {_KEPT.
 
 
 @pytest.fixture
-def stores(server: PostgresServer, ledger: str) -> Iterator[Callable[..., tuple[Stores, Database]]]:
+def stores(
+    server: PostgresServer, ledger: str, tmp_path: Path
+) -> Iterator[Callable[..., tuple[Stores, Database]]]:
     """Make an extractor's stores, in a session of its own."""
     opened: list[Database] = []
 
     def make(extractor: str, clock: FakeClock | None = None) -> tuple[Stores, Database]:
         database = Database(server.url(ledger), name=extractor)
         opened.append(database)
-        made = shared_stores(database, extractor, clock or FakeClock(), keep_days=1)
+        made = shared_stores(database, extractor, clock or FakeClock(), 1, tmp_path / extractor)
         assert made.claims.look()
         return made, database
 
@@ -157,6 +160,9 @@ def test_an_extractor_finds_its_memory_again_and_not_anothers(
     assert again.ledger.state.cursors == {"storage": 7}
     assert again.ledger.state.paused
     assert list(again.ledger.state.closed) == [_ONE]
+    third, _ = stores("C")
+    assert third.ledger.state.cursors == {"storage": 7}  # what both of them have seen
+    assert not third.ledger.state.paused
 
 
 def test_the_history_tells_of_a_study_whoever_worked_at_it(

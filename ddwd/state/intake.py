@@ -1,0 +1,68 @@
+"""Custody records in files, from before this machine shared a ledger, are taken into the database: once, by the extractor.
+
+Without them every study of an archive would have to be proved again. The events before stay in the old ledger's files.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ddwd import durable
+from ddwd.errors import StateError
+from ddwd.state.custody import Custody, render
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from ddwd.clock import Clock
+    from ddwd.model import OrthancId
+    from ddwd.state.custody import Record
+    from ddwd.state.database import Database
+
+_AT_ONCE = 200
+
+
+def take_in(folder: Path, database: Database, extractor: str, clock: Clock) -> None:
+    """Copy each sound record that the database has none of; then the folder gets another name.
+
+    May be broken off and called again. Raises PeerDownError, and StateError where the files cannot be read.
+    """
+    if not folder.is_dir():
+        return
+    try:
+        studies = Custody(folder).studies()
+        while some := list(islice(studies, _AT_ONCE)):
+            _insert(list(_sound(Custody(folder), some)), database, extractor)
+        durable.rename(folder, folder.with_name(f"{folder.name}-until-{clock.utc():%Y%m%dT%H%M%SZ}"))
+    except OSError as error:
+        raise StateError(
+            f"{folder}: the records before ledger.shared cannot be taken over ({error.strerror})"
+        ) from error
+
+
+def _sound(custody: Custody, studies: Iterable[OrthancId]) -> Iterator[Record]:
+    """What a damaged one was about is proved anew, as ever."""
+    for study in studies:
+        with suppress(StateError):
+            record = custody.read(study)
+            if record is not None:
+                yield record
+
+
+def _insert(records: list[Record], database: Database, extractor: str) -> None:
+    database.rows(
+        "insert into custody (study, revision, body, written, extractor)"
+        " select study, revision, body, written::timestamptz, %s"
+        " from unnest(%s::text[], %s::integer[], %s::text[], %s::text[]) as taken (study, revision, body, written)"
+        " on conflict (study) do nothing",
+        [
+            extractor,
+            [record.study for record in records],
+            [record.revision for record in records],
+            [render(record).decode("ascii") for record in records],
+            [record.published_at for record in records],
+        ],
+    )
