@@ -344,7 +344,7 @@ class _Parts:
 def configuration_files(config: Config, settings: Iterable[Path]) -> Iterator[Path]:
     """Every file that the settings stand in or name: passwords, additions to the Orthancs, certificates and keys."""
     named = [config.tls.gateway_certificate, config.tls.gateway_key, config.tls.senders_ca]
-    named += [config.audit.ca, config.audit.certificate, config.audit.key]
+    named += [config.audit.ca, config.audit.certificate, config.audit.key, config.ledger.password_file]
     yield from (path for path in settings if path.is_file())
     for folder in configuration_folders(config):
         yield from (path for path in sorted(folder.iterdir()) if path.is_file())

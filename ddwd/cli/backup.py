@@ -91,6 +91,10 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     Audit().record(Event.REQUESTED, "the operator asks: backup, and has it")
     words = {name: tree.words for name, tree in vault.trees(Paths(config)).items()}
     _show(made, order, words, out, as_json=args.json)
+    if config.ledger.is_shared and not args.json:
+        out.write(
+            "without ledger and custody records, which are in ledger.shared: back that database up itself\n"
+        )
     return 0
 
 
