@@ -58,6 +58,7 @@ class Event(StrEnum):
     ALERT = "alert"
     INBOX_SENT = "inbox-sent"
     INBOX_REJECTED = "inbox-rejected"
+    HELD = "held"
     HOOK_DONE = "hook-done"
     HOOK_FAILED = "hook-failed"
 
@@ -94,6 +95,7 @@ MESSAGE_IDS = {
     Event.ALERT: "9a6f0f1c4f0b4c5c8d2e6b7a10d4001d",
     Event.INBOX_SENT: "9a6f0f1c4f0b4c5c8d2e6b7a10d4001e",
     Event.INBOX_REJECTED: "9a6f0f1c4f0b4c5c8d2e6b7a10d4001f",
+    Event.HELD: "9a6f0f1c4f0b4c5c8d2e6b7a10d40042",
     Event.HOOK_DONE: "9a6f0f1c4f0b4c5c8d2e6b7a10d40040",
     Event.HOOK_FAILED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40041",
 }
@@ -113,6 +115,7 @@ WARNINGS = frozenset(
         Event.ALERT,
         Event.INBOX_REJECTED,
         Event.HOOK_FAILED,
+        Event.HELD,
     },
 )
 _LOG_WARNING, _LOG_NOTICE = 4, 5  # syslog(3)
@@ -122,7 +125,7 @@ FIELDS = frozenset(
     {
         *("study", "study_uid", "series_uid", "sop_uid", "instance", "accession", "aet"),
         *("instances", "added", "bytes", "revision", "seconds", "status", "entry"),
-        *("peer", "open", "level", "keys", "by"),
+        *("peer", "open", "level", "keys", "by", "route"),
     },
 )
 """Fields an event may have, as DDWD_* in upper case. None of them identifies a patient; what has another name is left out."""

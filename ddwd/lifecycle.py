@@ -29,6 +29,7 @@ class Stage(StrEnum):
     READY = "ready"
     PUBLISHED = "published"
     WAITING = "waiting"
+    HELD = "held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +61,19 @@ class Decision:
     reason: str
 
 
-def decide(seen: Observation, *, stable_age: float, grace: float) -> Decision:
-    """Compare gateway, storage and disk; say which instances to send on, which to fetch, and whether all is there."""
-    behind = (seen.gateway or frozenset()) - seen.storage - seen.set_aside
-    retrieve = seen.storage - seen.held - seen.set_aside
+def decide(
+    seen: Observation, *, stable_age: float, grace: float, may_forward: bool = True, may_extract: bool = True
+) -> Decision:
+    """Compare gateway, storage and disk; say which instances to send on, which to fetch, and whether all is there.
+
+    A rule may keep a study from being forwarded, or from being extracted: then it is whole without that hop.
+    """
+    none: frozenset[OrthancId] = frozenset()
+    behind = (seen.gateway or none) - seen.storage - seen.set_aside if may_forward else none
+    retrieve = seen.storage - seen.held - seen.set_aside if may_extract else none
     forward: frozenset[OrthancId] = behind if seen.unmoved >= grace else frozenset()
     stage, reason = _stage(seen, behind, retrieve, stable_age)
-    publish = stage is Stage.READY and bool(seen.held or seen.set_aside)
+    publish = stage is Stage.READY and bool(seen.held or seen.set_aside or not may_extract)
     return Decision(stage, forward, retrieve, publish, reason)
 
 
@@ -86,6 +93,13 @@ def _stage(
     if retrieve:
         return Stage.RETRIEVING, f"{len(retrieve)} images are not on disk yet"
     return Stage.READY, "gateway, storage and disk agree"
+
+
+def waiting_for_a_rule(*, held: bool) -> Decision:
+    """What is done with a study that no rule has taken, or not yet: nothing."""
+    stage = Stage.HELD if held else Stage.ARRIVING
+    reason = "no rule of routes takes it: ddwd routes" if held else "which rule takes it is not decided yet"
+    return Decision(stage, frozenset(), frozenset(), publish=False, reason=reason)
 
 
 def retry_delay(failures: int) -> float:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NewType
 from urllib.parse import unquote_to_bytes
@@ -31,10 +32,15 @@ EXTRACTOR_AET = "DDWD_EXTRACTOR"
 """Calling AE title of the extractor's C-MOVE, the only one that ORTHANC2 answers."""
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_FIELD = re.compile(r"\{(\w+)\}")
 _UID_LENGTH = 64  # PS3.5 section 9.1
 _AET_LENGTH = 16  # PS3.5 section 6.2, VR AE
 _NAME_BYTES = 120
 """Longest encoded component before it is cut and given a digest: well under NAME_MAX (255) with room for suffixes."""
+_PART_BYTES = 200
+"""The same for a folder or file of a layout, which may have several components in its name."""
+TREE = "{PatientID}/{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}"
+"""Where an image stands below OUTPUT_DIR, unless the rule that took its study has another layout."""
 _PADDING = " \0"
 _EMPTY, _CASES, _DIGEST = "%EMPTY", "%-", "%_"
 """What no encoding of a real value begins an escape with: none of the three goes on with two hexadecimal digits."""
@@ -112,6 +118,25 @@ def identifier_of(component: str) -> str | None:
     return value if safe_component(value) == component else None
 
 
+def split_layout(layout: str) -> tuple[str, str]:
+    """The part of a layout that is the study's folder, up to the one that has its UID, and the part below it."""
+    parts = layout.split("/")
+    study = next(at for at, part in enumerate(parts) if "{StudyInstanceUID}" in part)
+    return "/".join(parts[: study + 1]), "/".join(parts[study + 1 :])
+
+
+def laid_out(layout: str, tags: Mapping[str, str]) -> str:
+    """A path with the value of each {Tag} in it, encoded; a part that becomes too long is cut and ends in its SHA-256."""
+    return "/".join(_part(part, tags) for part in layout.split("/"))
+
+
+def _part(part: str, tags: Mapping[str, str]) -> str:
+    name = _FIELD.sub(lambda found: safe_component(tags.get(found[1], "")), part)
+    if len(name) <= _PART_BYTES:
+        return name
+    return name[:100].rstrip("%") + _DIGEST + hashlib.sha256(name.encode("ascii")).hexdigest()
+
+
 def _confusing(byte: int, index: int, last: int) -> bool:
     """A dot at either end (hidden, `..`, dropped by some file servers) or a leading dash (an option)."""
     return (byte == ord(".") and index in {0, last}) or (byte == ord("-") and index == 0)
@@ -119,22 +144,29 @@ def _confusing(byte: int, index: int, last: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series as an Orthanc lists it, with every instance it holds at the moment of asking."""
+    """One series as an Orthanc lists it, with every instance it holds at the moment of asking; `tags` are its main DICOM tags."""
 
     orthanc_id: OrthancId
     series_uid: str
     instances: frozenset[OrthancId]
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
 class Study:
-    """One study as an Orthanc lists it: the sets that all comparisons are made on."""
+    """One study as an Orthanc lists it: the sets that all comparisons are made on.
+
+    `tags` are its main DICOM tags and its patient's. `layout` says where its images stand, `placed` where it stands already.
+    """
 
     orthanc_id: OrthancId
     study_uid: str
     patient_id: str
     accession: str
     series: tuple[Series, ...]
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False)
+    layout: str = TREE
+    placed: str = ""
 
     @cached_property
     def ids(self) -> frozenset[OrthancId]:
@@ -142,14 +174,29 @@ class Study:
         return frozenset().union(*(series.instances for series in self.series))
 
     @cached_property
-    def series_of(self) -> dict[OrthancId, str]:
-        """Instance Orthanc ID to SeriesInstanceUID."""
-        return {one: series.series_uid for series in self.series for one in series.instances}
+    def series_of(self) -> dict[OrthancId, Series]:
+        """Instance Orthanc ID to its series."""
+        return {one: series for series in self.series for one in series.instances}
 
-    @property
+    @cached_property
     def folder(self) -> str:
-        """Where the study stands below OUTPUT_DIR: `PatientID/StudyInstanceUID`, encoded."""
-        return f"{safe_component(self.patient_id)}/{safe_component(self.study_uid)}"
+        """Where the study stands below OUTPUT_DIR, encoded; `PatientID/StudyInstanceUID` by default."""
+        named = {**self.tags, "PatientID": self.patient_id, "StudyInstanceUID": self.study_uid}
+        return self.placed or laid_out(split_layout(self.layout)[0], named)
+
+    def wanted(self, instance: OrthancId, sop_uid: str) -> Wanted:
+        """One of its instances, with its place."""
+        return self.wanted_of(self.series_of[instance], instance, sop_uid)
+
+    def wanted_of(self, series: Series, instance: OrthancId, sop_uid: str) -> Wanted:
+        """The same where its series is known."""
+        named = {
+            **self.tags,
+            **series.tags,
+            "SeriesInstanceUID": series.series_uid,
+            "SOPInstanceUID": sop_uid,
+        }
+        return Wanted(instance, series.series_uid, sop_uid, laid_out(split_layout(self.layout)[1], named))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +206,9 @@ class Wanted:
     orthanc_id: OrthancId
     series_uid: str
     sop_uid: str
+    place: str
 
     @property
     def file(self) -> str:
-        """Where the instance stands below its study's folder: `SeriesInstanceUID/SOPInstanceUID.dcm`, encoded."""
-        return f"{safe_component(self.series_uid)}/{safe_component(self.sop_uid)}.dcm"
+        """Where the instance stands below its study's folder, encoded; `SeriesInstanceUID/SOPInstanceUID.dcm` by default."""
+        return f"{self.place}.dcm"

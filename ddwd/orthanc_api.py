@@ -23,6 +23,7 @@ from urllib3.util.retry import Retry
 
 from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.model import OrthancId, Series, Study, is_uid
+from ddwd.routing import CALLING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -59,6 +60,8 @@ _NOT_WHOLE = frozenset({400, 13, 20, 2006})
 _PADDING = " \0"
 _WILDCARDS = "*?\\"  # PS3.4 section C.2.2.2.4, and the backslash that lists values
 _SOP_TAG = "0008,0018"
+_ROUTE = "DdwdRoute"
+"""Metadata of a study, declared in both Orthancs' configuration, that routes.lua writes too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,15 @@ class OrthancPort(Protocol):
     def sender(self, instance: OrthancId) -> str:
         """Calling AE title of the association that brought the instance; nothing where it came otherwise or is gone."""
 
+    def route(self, study: OrthancId) -> str | None:
+        """The rule that took the study, as its metadata has it; None where that was not decided, or the study is gone."""
+
+    def set_route(self, study: OrthancId, name: str) -> None:
+        """Keep the rule that took the study."""
+
+    def first_image(self, study: OrthancId) -> dict[str, str]:
+        """What rules are held against: tags of the image that came first, and its sender as `CallingAET`. NotFoundError where it is gone."""
+
     def md5(self, instance: OrthancId) -> str:
         """Orthanc's own MD5 of the stored file; NotFoundError where the instance is gone."""
 
@@ -168,7 +180,7 @@ class OrthancPort(Protocol):
     def forget(self, instance: OrthancId) -> None:
         """Delete the instance; one that is gone is fine."""
 
-    def stow(self, server: str, resources: Iterable[OrthancId]) -> str:
+    def stow(self, server: str, resources: Iterable[OrthancId], priority: int = 0) -> str:
         """Submit an asynchronous STOW-RS job that sends the resources to a DICOMweb server; its job ID."""
 
     def jobs(self) -> dict[str, Job]:
@@ -332,6 +344,7 @@ class Orthanc:
             patient_id=main["PatientMainDicomTags"].get("PatientID", ""),
             accession=tags.get("AccessionNumber", ""),
             series=tuple(_series(row) for row in listed),
+            tags=tags,
         )
 
     def instances(self, studies: Sequence[OrthancId]) -> dict[OrthancId, frozenset[OrthancId]]:
@@ -437,6 +450,28 @@ class Orthanc:
         except NotFoundError:
             return ""
 
+    def route(self, study: OrthancId) -> str | None:
+        """See OrthancPort."""
+        try:
+            return self._bytes(f"/studies/{study}/metadata/{_ROUTE}").decode("utf-8", "replace")
+        except NotFoundError:
+            return None
+
+    def set_route(self, study: OrthancId, name: str) -> None:
+        """See OrthancPort."""
+        self._request("PUT", f"/studies/{study}/metadata/{_ROUTE}", data=name.encode())
+
+    def first_image(self, study: OrthancId) -> dict[str, str]:
+        """See OrthancPort. Of those that came in one second, the one with the lowest place in its series."""
+        body = {"Resources": [study], "Level": "Instance", "Metadata": True}
+        rows = self._json("POST", "/tools/bulk-content", body)
+        if not rows:
+            raise NotFoundError(f"{self.name}: the study is gone")
+        first = min(rows, key=_arrival)["ID"]
+        tags = self._json("GET", f"/instances/{first}/simplified-tags")
+        found = {key: value for key, value in tags.items() if isinstance(value, str)}
+        return found | {CALLING: self.sender(OrthancId(first))}
+
     def md5(self, instance: OrthancId) -> str:
         """See OrthancPort."""
         return self._bytes(f"/instances/{instance}/attachments/dicom/md5").decode("ascii")
@@ -469,9 +504,9 @@ class Orthanc:
         with suppress(NotFoundError):
             self._request("DELETE", f"/instances/{instance}")
 
-    def stow(self, server: str, resources: Iterable[OrthancId]) -> str:
+    def stow(self, server: str, resources: Iterable[OrthancId], priority: int = 0) -> str:
         """See OrthancPort. Always a new job: a resubmitted one reports success having sent nothing."""
-        body = {"Resources": list(resources), "Synchronous": False}
+        body = {"Resources": list(resources), "Synchronous": False, "Priority": priority}
         return str(self._json("POST", f"/dicom-web/servers/{server}/stow", body)["ID"])
 
     def jobs(self) -> dict[str, Job]:
@@ -558,6 +593,13 @@ def _orthanc_status(content: bytes) -> int:
         return 0
 
 
+def _arrival(row: dict[str, Any]) -> tuple[str, int, str]:
+    """What images are put in the order of their coming by."""
+    known = row.get("Metadata", {})
+    return str(known.get("ReceptionDate", "")), int(known.get("IndexInSeries") or 0), str(row["ID"])
+
+
 def _series(row: dict[str, Any]) -> Series:
     uid = row["MainDicomTags"].get("SeriesInstanceUID", "")
-    return Series(OrthancId(row["ID"]), uid, frozenset(map(OrthancId, row["Instances"])))
+    instances = frozenset(map(OrthancId, row["Instances"]))
+    return Series(OrthancId(row["ID"]), uid, instances, row["MainDicomTags"])

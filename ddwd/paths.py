@@ -142,6 +142,11 @@ class Paths:
         return self.config.run_dir / "orthanc" / node
 
     @property
+    def routes(self) -> Path:
+        """The table of rules that the gateway's Lua and the extractor judge by; provision writes it anew at each start."""
+        return self.config.run_dir / "routes.json"
+
+    @property
     def tls(self) -> Path:
         """What is rendered for TLS: the terminators' settings, and whom the gateway trusts; provision writes it anew at each start."""
         return self.config.run_dir / "tls"

@@ -6,10 +6,13 @@ both must answer the same. A study's first image decides, once; the gateway's me
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ddwd.model import SELF_TEST_AET, SELF_TEST_PATIENT, TREE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +29,6 @@ TAGS = (
     *("PerformedProcedureStepDescription", "AcquisitionDeviceProcessingDescription"),
 )  # fmt: skip
 """Main DICOM tags of patient, study and series, as Orthanc keeps them, that a rule may match."""
-TREE = "{PatientID}/{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}"
 PRIORITIES = {"low": -10, "normal": 0, "high": 10}
 """What each priority is among Orthanc's jobs, where a higher number goes first."""
 
@@ -65,6 +67,10 @@ class Route:
 
 EVERYTHING = Route("")
 """The one rule there is where `routes` is empty: all is forwarded and extracted."""
+OWN = Route("_selftest", (Condition("PatientID", (SELF_TEST_PATIENT,)), Condition(CALLING, (SELF_TEST_AET,))))
+"""Before all others where there are any: the portal's self test goes all the way. No rule of an operator has such a name."""
+HOLD = Route("-", forward=False, extract=False)
+"""What no rule takes: it stays where it is, and is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +108,13 @@ def table(routes: Sequence[Route]) -> list[dict[str, Any]]:
             "Forward": one.forward,
             "Priority": PRIORITIES[one.priority],
         }
-        for one in routes
+        for one in ((OWN, *routes) if routes else ())
     ]
+
+
+def rendered(routes: Sequence[Route]) -> bytes:
+    """The table as the file that both read."""
+    return json.dumps(table(routes), indent=2).encode("ascii") + b"\n"
 
 
 def choose(rules: Sequence[Mapping[str, Any]], tags: Mapping[str, str]) -> str | None:

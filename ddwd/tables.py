@@ -32,7 +32,7 @@ Say = Callable[[yaml.Node, str, str, str], None]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _FIELDS = (
     *("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "AccessionNumber", "StudyDate", "StudyID"),
-    *("StudyDescription", "Modality", "StationName", "InstitutionName", "SeriesNumber", "SeriesDescription", CALLING),
+    *("StudyDescription", "Modality", "StationName", "InstitutionName", "SeriesNumber", "SeriesDescription"),
 )  # fmt: skip
 """What may stand in braces in a layout: nothing that names a person but the PatientID."""
 _OF_A_FILE = frozenset(
@@ -221,12 +221,12 @@ def _route(walk: _Entries, entry: yaml.Node, keys: dict[str, yaml.Node], say: Sa
             "a rule has one hook",
             "leave out run or webhook, or let run call the other",
         )
-    if route.speaks and not route.extract:
+    if (route.speaks or route.marker) and not route.extract:
         say(
             entry,
             "routes.run",
             "a study that is not extracted is never finished",
-            "leave out run and webhook, or write extract: true",
+            "leave out run, webhook and marker, or write extract: true",
         )
     return route
 

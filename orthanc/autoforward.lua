@@ -2,6 +2,7 @@
 --   streaming: instances are collected as they are stored; a full batch, the heart beat (1 s) or a stable study sends them.
 --   stable:    a study is sent once it is stable (StableAge).
 -- The guarantee is the extractor: it compares both Orthancs and sends what is missing, so a job lost here is healed there.
+-- Where ddwd.yaml has rules (routes.lua), a study is forwarded only if its rule says so, and its job has the rule's priority.
 -- All callbacks run in one thread of Orthanc. Loaded after doorbell.lua, whose callbacks it calls first.
 
 local settings = (GetOrthancConfiguration() or {})['Ddwd'] or {}
@@ -12,7 +13,10 @@ local HEALED = "ddwd's extractor will send again; check storage with: ddwd statu
 local SUBMITS = 3        -- tries at a batch before it is left to the extractor
 local KEPT = 20000       -- ids kept while submits fail
 
-local waiting = {}       -- ids of instances not yet in a job, oldest first
+local EVERYTHING = { Forward = true, Priority = 0 }  -- the rule where there are none
+
+local waiting = {}       -- priority -> ids of instances not yet in a job, oldest first
+local priorities = {}    -- those that were seen, the highest first
 local failures = 0       -- submits refused in a row
 
 local function say(text)
@@ -21,39 +25,48 @@ end
 
 -- Hand `ids` to a STOW job. The third argument must be false to reach the plugin; DumpJson must not be given true, which
 -- would turn the booleans into strings.
-local function submit(ids)
-  local body = { Resources = ids, Synchronous = false, Asynchronous = true }
+local function submit(ids, priority)
+  local body = { Resources = ids, Synchronous = false, Asynchronous = true, Priority = priority }
   local answer = RestApiPost('/dicom-web/servers/storage/stow', DumpJson(body), false)
   return answer ~= nil
 end
 
-local function take(count)
+local function queue(priority)
+  if not waiting[priority] then
+    waiting[priority] = {}
+    priorities[#priorities + 1] = priority
+    table.sort(priorities, function(one, other) return one > other end)
+  end
+  return waiting[priority]
+end
+
+local function take(priority, count)
   local ids, rest = {}, {}
-  for index, id in ipairs(waiting) do
+  for index, id in ipairs(waiting[priority]) do
     if index <= count then
       ids[#ids + 1] = id
     else
       rest[#rest + 1] = id
     end
   end
-  waiting = rest
+  waiting[priority] = rest
   return ids
 end
 
-local function put_back(ids)
-  for _, id in ipairs(waiting) do
+local function put_back(ids, priority)
+  for _, id in ipairs(waiting[priority]) do
     ids[#ids + 1] = id
   end
-  waiting = ids
+  waiting[priority] = ids
 end
 
-local function refused(ids)
+local function refused(ids, priority)
   failures = failures + 1
-  if failures >= SUBMITS or #ids + #waiting > KEPT then
+  if failures >= SUBMITS or #ids + #waiting[priority] > KEPT then
     say('could not submit ' .. #ids .. ' instances to storage in ' .. failures .. ' tries; ' .. HEALED)
     failures = 0
   else
-    put_back(ids)
+    put_back(ids, priority)
   end
 end
 
@@ -67,24 +80,36 @@ local function paused()
   return flag ~= nil and flag ~= false
 end
 
--- Send what waits, in batches; stops at the first refusal, the next heart beat goes on.
-local function flush()
-  if #waiting > 0 and paused() then
-    waiting = {}
-  end
-  while #waiting > 0 do
-    local ids = take(batch)
-    if not submit(ids) then
-      refused(ids)
-      return
+local function anything_waits()
+  for _, priority in ipairs(priorities) do
+    if #waiting[priority] > 0 then
+      return true
     end
-    failures = 0
+  end
+  return false
+end
+
+-- Send what waits, in batches, the highest priority first; stops at the first refusal, the next heart beat goes on.
+local function flush()
+  if anything_waits() and paused() then
+    waiting, priorities = {}, {}
+  end
+  for _, priority in ipairs(priorities) do
+    while #waiting[priority] > 0 do
+      local ids = take(priority, batch)
+      if not submit(ids, priority) then
+        refused(ids, priority)
+        return
+      end
+      failures = 0
+    end
   end
 end
 
-local function collect(instance)
-  waiting[#waiting + 1] = instance
-  if #waiting >= batch and failures == 0 then
+local function collect(instance, priority)
+  local ids = queue(priority)
+  ids[#ids + 1] = instance
+  if #ids >= batch and failures == 0 then
     flush()
   end
 end
@@ -94,8 +119,12 @@ function OnStoredInstance(instance, tags, metadata, origin)
   if stored_before then
     stored_before(instance, tags, metadata, origin)
   end
-  if streaming then
-    collect(instance)
+  local rule = EVERYTHING
+  if DdwdRoutes then
+    rule = DdwdRoutes.of(instance, tags, origin)
+  end
+  if streaming and rule and rule.Forward then
+    collect(instance, rule.Priority)
   end
 end
 
@@ -107,6 +136,21 @@ function OnHeartBeat()
   flush()
 end
 
+local function forward_stable(study, metadata)
+  local rule = EVERYTHING
+  if DdwdRoutes then
+    rule = DdwdRoutes.kept(metadata)
+  end
+  if not (rule and rule.Forward) or paused() then
+    return
+  end
+  if not submit({ study }, rule.Priority) then
+    local ids = queue(rule.Priority)
+    ids[#ids + 1] = study
+    say('could not submit study ' .. study .. ' to storage, trying again; ' .. HEALED)
+  end
+end
+
 local stable_before = OnStableStudy
 function OnStableStudy(study, tags, metadata)
   if stable_before then
@@ -114,9 +158,8 @@ function OnStableStudy(study, tags, metadata)
   end
   if streaming then
     flush()
-  elseif not paused() and not submit({ study }) then
-    waiting[#waiting + 1] = study
-    say('could not submit study ' .. study .. ' to storage, trying again; ' .. HEALED)
+  else
+    forward_stable(study, metadata)
   end
 end
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ddwd import clock, tls
+from ddwd import clock, routing, tls
 from ddwd.appliance import credentials as passwords
 from ddwd.appliance import terminator
 from ddwd.appliance.render import RENDERED_NAME, render, senders_bundle
@@ -142,6 +142,7 @@ def provision(config: Config, host: Host) -> None:
         ensure_databases(config, host)
     for node, text in texts.items():
         write_rendered(config, node, text, host)
+    write_routes(config)
     write_hooks(config, host)
 
 
@@ -168,6 +169,11 @@ def write_rendered(config: Config, node: NodeName, text: str, host: Host) -> Non
             stray.unlink()
     replace_file(target, text.encode(), 0o600)
     host.give(target, "root", f"ddwd-{node}", 0o640)
+
+
+def write_routes(config: Config) -> None:
+    """Write the one table of rules, which the gateway's Lua and the extractor read."""
+    replace_file(Paths(config).routes, routing.rendered(config.routes), 0o644)
 
 
 def write_hooks(config: Config, host: Host) -> None:

@@ -32,6 +32,8 @@ PYTHON_PLUGIN = "libOrthancPython.so"
 DOOR = "door.py"
 """Loaded by the Python plugin in both Orthancs; without it other content under a known UID would be dropped with Success."""
 SOCKET_DIR = "/var/run/postgresql"
+ROUTES = "routes.lua"
+"""Loaded in the gateway where there are rules; reads the table that ddwd-provision writes."""
 STORAGE_SERVER = "storage"
 """Name of the storage among the gateway's DICOMweb servers; autoforward.lua and the extractor POST to it."""
 _STOW_SECONDS = 3600
@@ -100,7 +102,8 @@ def senders_bundle(config: Config) -> Path:
 def _scripts(config: Config, node: NodeName) -> tuple[str, ...]:
     if node == "storage":
         return ("doorbell.lua",)
-    return ("doorbell.lua", "autoforward.lua", *((senders.SCRIPT,) if config.senders else ()))
+    rules = (ROUTES,) if config.routes else ()
+    return ("doorbell.lua", *rules, "autoforward.lua", *((senders.SCRIPT,) if config.senders else ()))
 
 
 def _plugins(config: Config, *, door: bool) -> list[str]:
@@ -113,9 +116,13 @@ def _plugins(config: Config, *, door: bool) -> list[str]:
 
 
 def _settings_for_scripts(config: Config, node: NodeName) -> Json:
-    """What the scripts inside Orthanc read: Lua the first five, the door the rest."""
+    """What the scripts inside Orthanc read: Lua the first six, the door the rest."""
     paths = Paths(config)
-    listed = {"Senders": senders.rules(config.senders)} if node == "gateway" and config.senders else {}
+    listed: Json = {}
+    if node == "gateway" and config.senders:
+        listed["Senders"] = senders.rules(config.senders)
+    if node == "gateway" and config.routes:
+        listed["Routes"] = str(paths.routes)
     return listed | {
         "Mode": config.forward.mode,
         "Batch": config.forward.batch,

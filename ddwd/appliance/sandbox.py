@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddwd import clock
+from ddwd import clock, routing
 from ddwd.appliance import credentials as passwords
 from ddwd.appliance.render import PLUGIN_DIR, PYTHON_PLUGIN, RENDERED_NAME, render
 from ddwd.config import VARIABLES, load
@@ -285,6 +285,7 @@ class Sandbox:
         if not self.config.credentials_file.exists():
             passwords.write(self.config.credentials_file, passwords.generate(), mode=0o600)
         login = passwords.read(self.config.credentials_file)
+        replace_file(paths.routes, routing.rendered(self.config.routes))
         for name in NODES:
             paths.doorbell(name).touch()
             text = render(self.config, login, name, door=keeps_conflicts())

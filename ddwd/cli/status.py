@@ -6,7 +6,7 @@ import json
 import textwrap
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ddwd import __version__
 from ddwd.clock import sleep
@@ -166,19 +166,27 @@ def _swept_lines(report: Report) -> list[str]:
     return [f"compared  {report.swept['compared']:,} of {studies:,} studies; {last}"]
 
 
+_TROUBLE = frozenset({Stage.WAITING.value, Stage.HELD.value})
+
+
 def _flight_lines(report: Report) -> list[str]:
     stages = ", ".join(f"{count} {stage}" for stage, count in sorted(report.counts.items()))
     lines = [f"studies in flight: {stages or 'none'}"]
     if report.paused:
         lines.append("  fetching is PAUSED by the operator; go on with: ddwd resume")
-    # those that wait after a failure first: they are what one looks for
-    rows = sorted(report.in_flight, key=lambda row: row["state"] != Stage.WAITING.value)
+    # those that wait after a failure, or for a rule, first: they are what one looks for
+    rows = sorted(report.in_flight, key=lambda row: row["state"] not in _TROUBLE)
     for row in rows[:_SHOWN]:
         lines.append(f"  {row['study_uid'] or '(not listed yet)'}")
         lines.append(
-            _cut(f"    {row['on_disk']}/{row['instances']} on disk, {row['state']}: {row['reason']}")
+            _cut(f"    {row['on_disk']}/{row['instances']} on disk, {_stands(row)}: {row['reason']}")
         )
     return lines + _more(len(rows))
+
+
+def _stands(row: dict[str, Any]) -> str:
+    """Its state, and the rule that took it where there are rules."""
+    return f"{row['state']} by rule {row['route']}" if row.get("route") else str(row["state"])
 
 
 def _recent_lines(report: Report) -> list[str]:

@@ -36,6 +36,7 @@ from ddwd.pipeline.progress import Progress
 from ddwd.pipeline.publish import Publisher
 from ddwd.pipeline.quarantine import Quarantine
 from ddwd.pipeline.retrieve import Retriever
+from ddwd.pipeline.route import Router, read_table
 from ddwd.pipeline.verify import Verifier
 from ddwd.state.notices import Notices
 from ddwd.state.requests import Requests
@@ -118,11 +119,11 @@ class Extractor:
         )
         paths, clock, audit = self._paths, self._clock, self._audit
         quarantine = Quarantine(paths.quarantine, clock, audit)
-        publisher = Publisher(paths, quarantine)
         mover = StorageMover(self._config, paths.incoming, self._progress, self._ending)
         requests = Requests(paths.requests, clock)
         requests.prepare()
         stores = stores_of(self._config, clock, self._waiting)
+        publisher = Publisher(paths, quarantine, stores.custody)
         audit.also(stores.ledger.note)
         if changed := changed_settings(self._config, paths.settings):
             audit.record(
@@ -135,6 +136,7 @@ class Extractor:
         return Ports(
             gateway=gateway,
             storage=storage,
+            router=self._router(gateway, storage),
             forwarder=Forwarder(gateway),
             retriever=Retriever(
                 paths,
@@ -165,6 +167,11 @@ class Extractor:
             sweeper=self._sweeper,
             alive=self._alive,
         )
+
+    def _router(self, gateway: Orthanc, storage: Orthanc) -> Router:
+        routes = self._config.routes
+        rules = read_table(self._paths.routes, routes)
+        return Router(routes, rules, gateway, storage, self._config.forward.grace)
 
     def _alive(self) -> None:
         self._waiting(0.0)

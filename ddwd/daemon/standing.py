@@ -97,6 +97,7 @@ def _row(study: OpenStudy, cycle: Cycle) -> dict[str, Any]:
         "study_uid": study.listing.study_uid if study.listing else "",
         "aet": study.journey.aet,
         "state": study.stage.value,
+        "route": study.route.name if study.route else "",
         "reason": study.reason,
         "instances": len(study.known),
         "on_gateway": len(study.on_gateway),
@@ -114,7 +115,9 @@ def _backlog(studies: Iterable[OpenStudy]) -> dict[str, int]:
     waiting = Counter(storage=0, disk=0, publish=0)
     for study in studies:
         aside, held = study.set_aside.keys(), study.held.keys()
-        waiting["storage"] += len(study.on_gateway - study.on_storage - aside)
-        waiting["disk"] += len(study.on_storage - held - aside)
+        if study.route is None or study.route.forward:
+            waiting["storage"] += len(study.on_gateway - study.on_storage - aside)
+        if study.route is None or study.route.extract:
+            waiting["disk"] += len(study.on_storage - held - aside)
         waiting["publish"] += len(held - (study.record.images.keys() if study.record else frozenset()))
     return dict(waiting)

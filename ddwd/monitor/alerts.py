@@ -55,6 +55,11 @@ def _volumes(report: Report) -> Iterator[tuple[str, str]]:
 def _waiting(report: Report) -> Iterator[tuple[str, str]]:
     if waiting := report.counts.get("waiting", 0):
         yield "waiting", f"{many(waiting, 'study waits', 'studies wait')} after a failure: ddwd-top"
+    if held := report.counts.get("held", 0):
+        yield (
+            "held",
+            f"{many(held, 'study is', 'studies are')} held on ORTHANC1, for no rule takes them: ddwd routes list",
+        )
     if report.hooks:
         yield (
             "hooks",

@@ -31,6 +31,8 @@ class Chronicle:
         """Tell what came, and how far it is on its way to storage."""
         journey = study.journey
         at_gateway, at_storage = journey.count("gateway"), journey.count("storage")
+        if decision.stage is Stage.HELD and journey.untold(Event.HELD, 1):
+            self._tell(Event.HELD, decision.reason, study, instances=len(study.known))
         if decision.stage in _SETTLED and (more := journey.untold(Event.RECEIVED, at_gateway or at_storage)):
             where = "the gateway" if at_gateway else "storage, past the gateway"
             self._tell(Event.RECEIVED, f"{more} images received by {where}", study, instances=more)
@@ -123,6 +125,8 @@ class Chronicle:
         said = {key: value for key, value in fields.items() if value != ""}
         if study.journey.aet:
             said["aet"] = study.journey.aet
+        if study.route is not None and study.route.name:
+            said["route"] = study.route.name
         if listing is not None and listing.accession:
             said["accession"] = listing.accession
         self._audit.record(

@@ -21,7 +21,7 @@ from ddwd.errors import (
     StateError,
     StorageFullError,
 )
-from ddwd.lifecycle import Decision, Observation, Stage, decide, retry_delay
+from ddwd.lifecycle import Decision, Observation, Stage, decide, retry_delay, waiting_for_a_rule
 from ddwd.model import OrthancId
 from ddwd.pipeline.blame import Blame
 from ddwd.pipeline.candidates import Candidates
@@ -32,6 +32,7 @@ from ddwd.pipeline.retrieve import next_block, reason_of
 from ddwd.pipeline.sweep import Sweep
 from ddwd.pipeline.watch import ChangeFeed
 from ddwd.pipeline.wishes import Wishes
+from ddwd.routing import HOLD
 from ddwd.state.custody import Record
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from ddwd.pipeline.publish import Publisher
     from ddwd.pipeline.quarantine import Quarantine
     from ddwd.pipeline.retrieve import Retriever
+    from ddwd.pipeline.route import Router
     from ddwd.state.claims import Claims
     from ddwd.state.custody import CustodyPort
     from ddwd.state.ledger import LedgerPort
@@ -64,6 +66,8 @@ _LOOK_SECONDS = 0.3
 _QUICK_SECONDS = 0.1
 """One that grew is compared again this soon, or after eight times what comparing it costs: the last image is to be seen at once."""
 _LOOK_SHARE = 8.0
+_HELD_SECONDS = 30.0
+"""And one that no rule takes this often."""
 _CURSOR_SECONDS = 5.0
 _RECENT = 20
 _AT_ONCE = 6
@@ -76,6 +80,7 @@ class Ports:
 
     gateway: OrthancPort
     storage: OrthancPort
+    router: Router
     forwarder: Forwarder
     retriever: Retriever
     publisher: Publisher
@@ -102,6 +107,7 @@ class Published:
     study: OrthancId
     study_uid: str
     aet: str
+    route: str
     instances: int
     added: int
     bytes: int
@@ -157,7 +163,7 @@ class Cycle:
         for feed in self._feeds:
             self._look(feed, report)
         self._check_candidates(report)
-        for study in list(self.open.values()):
+        for study in sorted(self.open.values(), key=lambda one: -one.priority):
             self._ports.alive()
             self._advance(study, report)
         self._commit()
@@ -337,14 +343,14 @@ class Cycle:
         """What gateway and storage have of these studies."""
         return self._ports.gateway.instances(studies), self._ports.storage.instances(studies)
 
-    @staticmethod
-    def _differs(study: OrthancId, record: Record, listed: Iterable[_Sets]) -> bool:
+    def _differs(self, study: OrthancId, record: Record, listed: Iterable[_Sets]) -> bool:
         """Whether an Orthanc lists what the record does not account for, or storage lacks what the gateway has."""
-        known = record.images.keys() | record.set_aside.keys()
+        known = record.images.keys() | record.set_aside.keys() | frozenset(record.passed)
         gateway, storage = (sets.get(study, frozenset()) for sets in listed)
+        stays = frozenset() if self._ports.router.named(record.route).forward else frozenset(record.passed)
         return (
             not (gateway | storage) <= known
-            or not gateway - record.set_aside.keys() <= storage
+            or not gateway - record.set_aside.keys() - stays <= storage
             or bool(uncompared(record.images, gateway))
         )
 
@@ -362,7 +368,9 @@ class Cycle:
     def _open(self, study: OrthancId) -> None:
         now = self._ports.clock.monotonic()
         tries = self._config.retrieve.tries
-        self.open[study] = OpenStudy(study, self._read_record(study), now, now, Blame(tries), Blame(tries))
+        one = OpenStudy(study, self._read_record(study), now, now, Blame(tries), Blame(tries))
+        one.opened, one.route = now, self._ports.router.at_first()
+        self.open[study] = one
 
     def _collect_conflicts(self) -> None:
         """What the doors of the Orthancs kept aside goes to quarantine, unless it only is encoded otherwise."""
@@ -418,6 +426,9 @@ class Cycle:
         if study.behind & ids_of(storage):
             self._forwarded_at = now
         study.see(gateway, storage, now, stamp(self._ports.clock.utc()))
+        if study.route is None and gateway_known:
+            study.route = self._ports.router.decide(study, now)
+        study.place()
         self._ask_sender(study, gateway)
         return study.observation(gateway, storage, now, gateway_known=gateway_known)
 
@@ -449,8 +460,8 @@ class Cycle:
             return None, False
 
     def _act(self, study: OpenStudy, seen: Observation, report: CycleReport) -> None:
-        config, guard = self._config, self._ports.guard
-        decision = decide(seen, stable_age=config.stable_age, grace=config.forward.grace)
+        guard = self._ports.guard
+        decision = self._decide(study, seen)
         study.stage, study.reason = decision.stage, decision.reason
         self._chronicle.observed(study, seen, decision)
         study.not_before = self._next_look(study)
@@ -465,9 +476,23 @@ class Cycle:
             if decision.retrieve and self.is_paused:
                 study.reason = "retrieving is paused by the operator; see: ddwd resume"
 
+    def _decide(self, study: OpenStudy, seen: Observation) -> Decision:
+        route, config = study.route, self._config
+        if route is None or route is HOLD:
+            return waiting_for_a_rule(held=route is HOLD)
+        return decide(
+            seen,
+            stable_age=config.stable_age,
+            grace=config.forward.grace,
+            may_forward=route.forward,
+            may_extract=route.extract,
+        )
+
     def _next_look(self, study: OpenStudy) -> float:
         """In a while, and at the very moment at which the study may have become whole."""
         now = self._ports.clock.monotonic()
+        if study.stage is Stage.HELD:
+            return now + _HELD_SECONDS
         soon = now + _LOOK_SECONDS
         quiet_at = study.grew_at + self._config.stable_age
         return min(soon, max(now, quiet_at)) if study.stage is Stage.ARRIVING else soon
@@ -475,7 +500,7 @@ class Cycle:
     def _forward(self, study: OpenStudy, decision: Decision) -> int:
         now = self._ports.clock.monotonic()
         last, study.moved_at = study.moved_at, now
-        sent = self._ports.forwarder.send(decision.forward)
+        sent = self._ports.forwarder.send(decision.forward, study.priority)
         if sent and study.listing:
             self._chronicle.forwarding(study, sent, self._ports.forwarder.last_error)
         if sent and self._forwarded_at >= last:  # others passed meanwhile: these are at fault
@@ -563,7 +588,7 @@ class Cycle:
             if added:
                 self._chronicle.verified(study, added)
             self._ports.custody.write(record)
-            if record.history[-1]["added"] or study.restored or record.revision == 1:
+            if record.history[-1]["added"] or study.restored or (record.revision == 1 and not record.passed):
                 self._announce(study, record, report)
             study.record, study.restored = record, 0
         others = any(
@@ -616,9 +641,9 @@ class Cycle:
             images=dict(sorted(study.held.items())),
             set_aside=dict(sorted(study.set_aside.items())),
             history=history,
-            route=study.record.route if study.record else "",
+            route=study.route.name if study.route else "",
             retired=dict(study.record.retired) if study.record else {},
-            passed=list(study.record.passed) if study.record else [],
+            passed=sorted(study.passed | frozenset(study.record.passed if study.record else ())),
         )
 
     def _announce(self, study: OpenStudy, record: Record, report: CycleReport) -> None:
@@ -627,6 +652,7 @@ class Cycle:
             study=record.study,
             study_uid=record.study_uid,
             aet=study.journey.aet,
+            route=record.route,
             instances=len(record.images),
             added=record.history[-1]["added"],
             bytes=sum(kept.size for kept in record.images.values()),

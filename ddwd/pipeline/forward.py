@@ -27,8 +27,8 @@ class Forwarder:
         self.last_error = ""
         """What the gateway says of the latest STOW job that failed, as far as it remembers."""
 
-    def send(self, missing: frozenset[OrthancId]) -> int:
-        """Submit new jobs for `missing`; the number of instances submitted, 0 while the gateway's jobs are full.
+    def send(self, missing: frozenset[OrthancId], priority: int = 0) -> int:
+        """Submit new jobs for `missing`, of that priority; the number of instances submitted, 0 while the gateway's jobs are full.
 
         Raises PeerDownError or PeerRefusedError; what was submitted before is harmless, a duplicate changes nothing.
         """
@@ -39,7 +39,7 @@ class Forwarder:
             block = wanted[sent : sent + _BLOCK]
             if not block:
                 break
-            self._gateway.stow(SERVER, block)
+            self._gateway.stow(SERVER, block, priority)
             sent += len(block)
         return sent
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ddwd.lifecycle import Observation, Stage
 from ddwd.pipeline.journey import Journey
+from ddwd.routing import EVERYTHING, HOLD, PRIORITIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ddwd.model import OrthancId, Study
     from ddwd.pipeline.blame import Blame
     from ddwd.pipeline.retrieve import Fetched
+    from ddwd.routing import Route
     from ddwd.state.custody import Kept, Record
 
 
@@ -37,6 +39,9 @@ class OpenStudy:
     held: dict[OrthancId, Kept] = field(default_factory=dict)
     set_aside: dict[OrthancId, str] = field(default_factory=dict)
     restored: int = 0
+    opened: float = 0.0
+    route: Route | None = EVERYTHING
+    """The rule that took it; None until that is decided."""
     failures: int = 0
     not_before: float = 0.0
     look_again_at: float = 0.0
@@ -80,6 +85,24 @@ class OpenStudy:
         )
 
     @property
+    def passed(self) -> frozenset[OrthancId]:
+        """What the rule leaves where it is: all images, where it has none extracted."""
+        if self.route is None or self.route.extract:
+            return frozenset()
+        return self.on_gateway | self.on_storage
+
+    @property
+    def priority(self) -> int:
+        """What its rule says; a higher one goes first."""
+        return PRIORITIES[self.route.priority] if self.route else 0
+
+    def place(self) -> None:
+        """Have the listing say where the study stands on disk, or will stand by its rule."""
+        if self.listing is not None and self.route is not None:
+            placed = self.record.folder if self.record else ""
+            self.listing = replace(self.listing, layout=self.route.layout, placed=placed)
+
+    @property
     def control(self) -> str:
         """SOPInstanceUID of an image that came before, or nothing."""
         return next((kept.sop_uid for kept in self.held.values()), "")
@@ -90,12 +113,17 @@ class OpenStudy:
         if self.record is None:
             return True
         return bool(
-            self.restored or self.held != self.record.images or self.set_aside != self.record.set_aside
+            self.restored
+            or self.held != self.record.images
+            or self.set_aside != self.record.set_aside
+            or not self.passed <= frozenset(self.record.passed)
         )
 
     def begin_anew(self) -> None:
         """Forget all failures and waits: the operator asked for it."""
         self.failures, self.not_before = 0, 0.0
+        if self.route is HOLD:
+            self.route = None
         self.forward_blame.clear()
         self.retrieve_blame.clear()
 

@@ -9,27 +9,32 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ddwd import durable
+from ddwd.errors import StateError
+from ddwd.model import safe_component
 from ddwd.pipeline.quarantine import Subject
 from ddwd.state.custody import lacks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ddwd.model import OrthancId, Study, Wanted
     from ddwd.paths import Paths
     from ddwd.pipeline.quarantine import Quarantine
-    from ddwd.state.custody import Record
+    from ddwd.state.custody import CustodyPort, Record
 
 
 class Publisher:
     """Lays studies out below OUTPUT_DIR."""
 
-    def __init__(self, paths: Paths, quarantine: Quarantine) -> None:
+    def __init__(self, paths: Paths, quarantine: Quarantine, custody: CustodyPort) -> None:
         self._paths = paths
         self._quarantine = quarantine
+        self._custody = custody
 
     def staged(self, study: OrthancId, file: str) -> Path:
         """Where a verified file of a study waits."""
@@ -38,6 +43,22 @@ class Publisher:
     def final(self, study: Study, file: str) -> Path:
         """Where a published file stands."""
         return self._paths.output / study.folder / file
+
+    def files_named(self, study: Study, name: str) -> Iterator[Path]:
+        """The files of a study for an encoded SOPInstanceUID: where its record has them, else where they would stand by default."""
+        try:
+            record = self._custody.read(study.orthanc_id)
+        except StateError:
+            record = None
+        if record is not None:
+            folder = self._paths.output / record.folder
+            yield from (
+                folder / kept.file for kept in record.images.values() if safe_component(kept.sop_uid) == name
+            )
+            return
+        for series in study.series:
+            for one in islice(series.instances, 1):
+                yield self.final(study, study.wanted_of(series, one, "").file).with_name(f"{name}.dcm")
 
     def gone(self, record: Record) -> list[OrthancId]:
         """The images of a record whose files are not there as recorded, by name and size. Raises OSError."""
@@ -49,8 +70,11 @@ class Publisher:
         folder = self._paths.output / record.folder
         for kept in record.images.values():
             durable.unlink(folder / kept.file, self._paths.output)
-        for inner in [*sorted(folder.glob("*")), folder, folder.parent]:
-            durable.remove_folder(inner, self._paths.output)
+        self._remove_empty(folder)
+        above = folder.parent
+        while above != self._paths.output and above.is_relative_to(self._paths.output):
+            durable.remove_folder(above, self._paths.output)
+            above = above.parent
 
     def stage(self, source: Path, study: OrthancId, wanted: Wanted) -> Path:
         """Give a verified file of the spool its place in staging too: its name in the spool goes once this one is durable.
@@ -102,16 +126,20 @@ class Publisher:
 
     def _add(self, study: Study, staging: Path, target: Path) -> list[str]:
         conflicts = []
-        for source in sorted(staging.glob("*/*.dcm")):
+        for source in sorted(staging.rglob("*.dcm")):
             file = source.relative_to(staging)
             durable.make_dirs((target / file).parent, below=self._paths.output)
             if not self._place(source, target / file):
                 self._quarantine.put(source, _taken(study, file.as_posix()))
                 conflicts.append(file.as_posix())
-        for folder in sorted(staging.glob("*")):
-            folder.rmdir()
-        staging.rmdir()
+        self._remove_empty(staging)
         return conflicts
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Remove a folder and those in it, where nothing is in them."""
+        for inner in [*sorted(folder.rglob("*"), reverse=True), folder]:
+            if inner.is_dir() and not inner.is_symlink():
+                durable.remove_folder(inner, self._paths.output)
 
     def _place(self, source: Path, final: Path) -> bool:
         """Give `source` its final name and drop the old one; False where other content has that name."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ddwd import durable
 from ddwd.errors import DdwdError, NotFoundError, PeerDownError, PeerRefusedError
-from ddwd.model import OrthancId, Wanted, is_uid, safe_component
+from ddwd.model import OrthancId, is_uid, safe_component
 from ddwd.pipeline.quarantine import Subject
 from ddwd.pipeline.verify import Known, difference_of, foretold
 from ddwd.state.custody import Kept
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence, Set
     from pathlib import Path
 
-    from ddwd.model import Series, Study
+    from ddwd.model import Series, Study, Wanted
     from ddwd.orthanc_api import OrthancPort, Stored
     from ddwd.paths import Paths
     from ddwd.pipeline.mend import Mender
@@ -239,7 +239,7 @@ class Retriever:
         uids = {one: stored.sop_uid for one, stored in this.on_storage.items()}
         this.on_gateway = self._gateway.stored(study, uids, uids)
         wanted = sorted(
-            (Wanted(one, study.series_of[one], uid) for one, uid in uids.items()),
+            (study.wanted(one, uid) for one, uid in uids.items()),
             key=lambda one: (one.series_uid, one.sop_uid),
         )
         for one in wanted:
@@ -406,9 +406,7 @@ class Retriever:
         for one in self._storage.find_study(study.study_uid):
             if (namesake := self._storage.study(one)) is None:
                 continue
-            for series in namesake.series:
-                file = Wanted(one, series.series_uid, "").file
-                path = self._publisher.final(namesake, file).with_name(f"{_uid_of(spooled)}.dcm")
+            for path in self._publisher.files_named(namesake, _uid_of(spooled)):
                 if path.exists():
                     yield path
 

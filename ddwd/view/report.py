@@ -41,12 +41,12 @@ _STOPPED = {
     "receive": "nothing is accepted",
 }
 _FLIGHT = (
-    *("study", "study_uid", "aet", "state", "reason", "instances", "on_gateway", "on_storage", "on_disk"),
-    *("set_aside", "failures", "opened_at", "newest_at"),
+    *("study", "study_uid", "aet", "state", "route", "reason", "instances", "on_gateway", "on_storage"),
+    *("on_disk", "set_aside", "failures", "opened_at", "newest_at"),
 )
 _RECENT = (
-    *("study", "study_uid", "aet", "state", "instances", "added", "bytes", "revision", "published_at"),
-    "seconds",
+    *("study", "study_uid", "aet", "state", "route", "instances", "added", "bytes", "revision"),
+    *("published_at", "seconds"),
 )
 """What is shown of a study: named one by one, so that nothing about a patient can slip in."""
 _STAMPS = {"scp": "at", "extractor": "updated"}
@@ -342,6 +342,8 @@ def _all_wrong(report: Report) -> Iterator[str]:
         yield f"the last self test failed: {report.self_test.get('text')}; see: ddwd doctor"
     if waiting := report.counts.get(Stage.WAITING.value, 0):
         yield f"{many(waiting, 'study waits', 'studies wait')} after a failure, and will be tried again"
+    if held := report.counts.get(Stage.HELD.value, 0):
+        yield f"{many(held, 'study is', 'studies are')} held: no rule of routes takes them; see: ddwd routes list"
     if report.hooks:
         yield f"the hook of {many(report.hooks, 'finished study', 'finished studies')} failed, and will be tried again; see: ddwd hooks list"
 

@@ -26,7 +26,7 @@ _ddwd_paths() {
 _ddwd() {
     local cur="${COMP_WORDS[COMP_CWORD]}"
     if ((COMP_CWORD == 1)); then
-        _ddwd_words "--help --version status doctor trace verify reconcile retry pause resume quarantine hooks send alert credentials tls config support-bundle backup restore try"
+        _ddwd_words "--help --version status doctor trace verify reconcile retry pause resume quarantine routes hooks send alert credentials tls config support-bundle backup restore try"
         return
     fi
     case "${COMP_WORDS[1]}" in
@@ -73,6 +73,15 @@ _ddwd() {
         show:[3-9]) words="--help --json $(_ddwd_quarantined)" ;;
         release:[3-9]) words="--help --all --json $(_ddwd_quarantined)" ;;
         *) words="--help list show release" ;;
+        esac
+        _ddwd_words "$words"
+        ;;
+    routes)
+        local words="--help"
+        case "${COMP_WORDS[2]-}:$COMP_CWORD" in
+        list:[3-9]) words="--help --json" ;;
+        test:[3-9]) words="--help --aet --json" ;;
+        *) words="--help list test" ;;
         esac
         _ddwd_words "$words"
         ;;

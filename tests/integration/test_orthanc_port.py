@@ -184,6 +184,25 @@ def test_a_study_is_its_identifiers_and_its_sets(subject: Subject, images: list[
     assert images[0].study_id in set(subject.port.study_ids())
 
 
+def test_a_study_keeps_the_rule_that_took_it(subject: Subject, images: list[Image]) -> None:
+    subject.store(*images)
+    study = images[0].study_id
+    assert (subject.port.route(study), subject.port.route(UNKNOWN)) == (None, None)
+    for name in ("research", "-"):
+        subject.port.set_route(study, name)
+        assert subject.port.route(study) == name
+
+
+def test_rules_are_held_against_the_image_that_came_first(subject: Subject, images: list[Image]) -> None:
+    for one in images:
+        subject.store(one)
+    found = subject.port.first_image(images[0].study_id)
+    assert (found["PatientID"], found["StudyInstanceUID"]) == (images[0].patient_id, images[0].study_uid)
+    assert "CallingAET" in found
+    with pytest.raises(NotFoundError):
+        subject.port.first_image(UNKNOWN)
+
+
 def test_all_studies_come_page_by_page(subject: Subject, images: list[Image]) -> None:
     subject.store(*images, image(next(_study), 1))
     listed = list(subject.port.study_ids())

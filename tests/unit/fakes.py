@@ -121,9 +121,12 @@ class FakeOrthanc:
     images: dict[OrthancId, Image] = field(default_factory=dict)
     rows: list[Change] = field(default_factory=list)
     stowed: list[list[OrthancId]] = field(default_factory=list)
+    priorities: list[int] = field(default_factory=list)
     lose_jobs: bool = False
     unsendable: set[OrthancId] = field(default_factory=set)
     fileless: set[OrthancId] = field(default_factory=set)
+    routes: dict[OrthancId, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
     _seq: int = 0
     _told: set[OrthancId] = field(default_factory=set)
 
@@ -215,6 +218,7 @@ class FakeOrthanc:
                 Series(key, some[0].series_uid, frozenset(one.orthanc_id for one in some))
                 for key, some in series.items()
             ),
+            self.tags,
         )
 
     def find_study(self, text: str) -> list[OrthancId]:
@@ -251,6 +255,22 @@ class FakeOrthanc:
         self._answer()
         return "CT1" if instance in self.images and self.name == "gateway" else ""
 
+    def route(self, study: OrthancId) -> str | None:
+        self._answer()
+        return self.routes.get(study)
+
+    def set_route(self, study: OrthancId, name: str) -> None:
+        self._answer()
+        self.routes[study] = name
+
+    def first_image(self, study: OrthancId) -> dict[str, str]:
+        self._answer()
+        for one in self.images.values():
+            if one.study_id == study:
+                tags = {"PatientID": one.patient_id, "StudyInstanceUID": one.study_uid, **self.tags}
+                return tags | {"CallingAET": self.sender(one.orthanc_id)}
+        raise NotFoundError(f"{self.name}: the study is gone")
+
     def md5(self, instance: OrthancId) -> str:
         return hashlib.md5(self.file(instance), usedforsecurity=False).hexdigest()
 
@@ -273,11 +293,12 @@ class FakeOrthanc:
         self.fileless.discard(instance)
         self.rows = [row for row in self.rows if row.orthanc_id != instance]
 
-    def stow(self, server: str, resources: Iterable[OrthancId]) -> str:
+    def stow(self, server: str, resources: Iterable[OrthancId], priority: int = 0) -> str:
         self._answer()
         assert server == "storage"
         block = list(resources)
         self.stowed.append(block)
+        self.priorities.append(priority)
         block = [one for one in block if one not in self.unsendable]
         if self.peer is not None and not self.peer.down and not self.lose_jobs:
             self.peer.store(*(self.images[one] for one in block if one in self.images))

@@ -19,7 +19,9 @@ from ddwd.pipeline.mend import Mender
 from ddwd.pipeline.publish import Publisher
 from ddwd.pipeline.quarantine import Quarantine
 from ddwd.pipeline.retrieve import Retriever
+from ddwd.pipeline.route import Router
 from ddwd.pipeline.verify import Verifier
+from ddwd.routing import Route, table
 from ddwd.state.claims import Alone
 from ddwd.state.custody import Custody
 from ddwd.state.ledger import Ledger
@@ -71,7 +73,8 @@ class Portal:
         """Start an extractor on whatever the folder holds."""
         audit = Audit(lambda event, _message, fields: self.events.append((event, fields)))
         quarantine = Quarantine(self.paths.quarantine, self.clock, audit)
-        publisher = Publisher(self.paths, quarantine)
+        stores = self.stores()
+        publisher = Publisher(self.paths, quarantine, stores.custody)
         verifier = Verifier(self.storage, self.gateway)
         mender = Mender(self.gateway, self.storage, audit)
         nodes = (self.gateway, self.storage)
@@ -89,11 +92,11 @@ class Portal:
             audit,
             self.disk.measure,
         )
-        stores = self.stores()
         audit.also(stores.ledger.note)
         ports = Ports(
             gateway=self.gateway,
             storage=self.storage,
+            router=self._router(),
             forwarder=Forwarder(self.gateway),
             retriever=retriever,
             publisher=publisher,
@@ -119,6 +122,15 @@ class Portal:
         self.cycle = Cycle(self.config, ports)
         self.custody = Custody(self.paths.custody)
         self.quarantine = quarantine
+
+    def _router(self) -> Router:
+        routes = self.config.routes
+        return Router(routes, table(routes), self.gateway, self.storage, self.config.forward.grace)
+
+    def rule(self, *routes: Route) -> None:
+        """Other rules, as after a restart."""
+        self.config = replace(self.config, routes=routes)
+        self.start()
 
     def deliver(self, *images: Image) -> None:
         """Images come to the gateway, and Lua forwards them at once."""

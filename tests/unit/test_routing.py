@@ -10,7 +10,7 @@ import pytest
 
 from ddwd.config import Config, load
 from ddwd.errors import ConfigError
-from ddwd.routing import Condition, Destination, Judged, Route, choose, judge, table
+from ddwd.routing import OWN, Condition, Destination, Judged, Route, choose, judge, table
 
 CASES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "routes.json").read_text(encoding="utf-8")
@@ -113,8 +113,22 @@ def test_the_first_that_matches_takes_it_and_the_others_say_why_not() -> None:
         Route("never"),
     ]
     said = judge(table(routes), {"Modality": "MR", "StationName": "B"})
-    assert said == [Judged("ct", "Modality"), Judged("mr", "StationName"), Judged("rest", None)]
+    assert said == [
+        Judged(OWN.name, "PatientID"),
+        Judged("ct", "Modality"),
+        Judged("mr", "StationName"),
+        Judged("rest", None),
+    ]
 
 
 def test_what_no_rule_takes_is_nobodys() -> None:
     assert choose(table([Route("ct", (Condition("Modality", ("CT",)),))]), {"Modality": "MR"}) is None
+
+
+def test_the_self_test_goes_all_the_way_whatever_the_rules_are() -> None:
+    nothing = [Route("none", forward=False, extract=False)]
+    own = {"PatientID": "DDWD-SELFTEST", "CallingAET": "DDWD_SELFTEST"}
+    assert choose(table(nothing), own) == OWN.name
+    assert choose(table(nothing), own | {"CallingAET": "CT1"}) == "none"
+    assert (OWN.forward, OWN.extract) == (True, True)
+    assert table([]) == []

@@ -1,0 +1,155 @@
+"""`ddwd routes`: the rules as they stand, and which of them takes a file and why. Reads the settings, changes nothing."""
+
+from __future__ import annotations
+
+import json
+from argparse import RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
+
+from ddwd.errors import NotFoundError
+from ddwd.model import SEND_AET, TREE
+from ddwd.routing import CALLING, OWN, TAGS, Judged, Route, judge, table
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from ddwd.config import Config
+
+_EPILOG = """test says which rule takes a study whose first image the file is, and for each rule before it
+which condition does not hold. It judges by ddwd.yaml as it is now, also before a restart. Values of
+the file are not shown.
+
+exit status:
+  0   list: done; test: a rule takes each file
+  1   test: no rule takes one of the files: its study would be held
+  64  wrong usage
+  66  one of the files cannot be read, or is not DICOM
+  78  the configuration cannot be used"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb and what it can do."""
+    parser = subparsers.add_parser(
+        "routes",
+        help="the rules of routes, and which of them takes a file",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
+    listed = what.add_parser("list", help="the rules in their order, and what each does")
+    tested = what.add_parser("test", help="which rule takes a file, and why")
+    tested.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a DICOM file")
+    tested.add_argument(
+        "--aet", default=SEND_AET, help="AE title it would come from (default: that of ddwd send)"
+    )
+    for one in (listed, tested):
+        one.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    """Show it; the exit status. Raises NotFoundError."""
+    if args.what == "list":
+        _list(config.routes, out, as_json=args.json)
+        return 0
+    return _test(args.files, args.aet, config.routes, out, as_json=args.json)
+
+
+def _list(routes: Sequence[Route], out: TextIO, *, as_json: bool) -> None:
+    rows = [_row(route) for route in routes]
+    if as_json:
+        out.write(json.dumps({"routes": rows}) + "\n")
+        return
+    if not rows:
+        out.write("there are no rules: every study is forwarded and extracted\n")
+    for number, row in enumerate(rows, start=1):
+        when = "; ".join(f"{tag} is {' or '.join(texts)}" for tag, texts in row["when"].items())
+        out.write(f"{number}  {row['name']}: {when or 'everything'}\n")
+        out.write(f"   {', '.join(_done_with(row))}\n")
+
+
+def _row(route: Route) -> dict[str, Any]:
+    return {
+        "name": route.name,
+        "when": {tag: list(texts) for tag, texts in route.when},
+        "forward": route.forward,
+        "also": list(route.also),
+        "extract": route.extract,
+        "layout": route.layout,
+        "priority": route.priority,
+        "run": str(route.run) if route.run else None,
+        "webhook": route.webhook is not None,
+        "marker": route.marker,
+    }
+
+
+def _done_with(row: dict[str, Any]) -> list[str]:
+    said = ["forwarded" if row["forward"] else "stays on ORTHANC1"]
+    said += [f"sent to {' and '.join(row['also'])}"] if row["also"] else []
+    if row["extract"]:
+        said.append("extracted" + ("" if row["layout"] == TREE else f" to {row['layout']}"))
+    said += [f"{row['priority']} priority"] if row["priority"] != "normal" else []
+    hook = row["run"] or ("a webhook" if row["webhook"] else "")
+    return (
+        said + ([f"told to {hook}"] if hook else []) + ([f"marked {row['marker']}"] if row["marker"] else [])
+    )
+
+
+def _test(files: Sequence[Path], aet: str, routes: Sequence[Route], out: TextIO, *, as_json: bool) -> int:
+    rules = table(routes)
+    answers = [(path, judge(rules, {**_tags(path), CALLING: aet})) for path in files]
+    if as_json:
+        out.write(json.dumps({"files": [_answer(path, said, routes) for path, said in answers]}) + "\n")
+    else:
+        for path, said in answers:
+            out.writelines(_told(path, said, routes))
+    return int(any(_taker(said) is None and routes for _, said in answers))
+
+
+def _taker(said: list[Judged]) -> str | None:
+    return said[-1].route if said and said[-1].failed is None else None
+
+
+def _answer(path: Path, said: list[Judged], routes: Sequence[Route]) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "route": _taker(said) if routes else "",
+        "not": {one.route: one.failed for one in said if one.failed and one.route != OWN.name},
+    }
+
+
+def _told(path: Path, said: list[Judged], routes: Sequence[Route]) -> list[str]:
+    if not routes:
+        return [f"{path}: there are no rules: it is forwarded and extracted\n"]
+    taker = _taker(said)
+    head = f"taken by rule {taker}" if taker else "no rule takes it: its study would be held on ORTHANC1"
+    why = [
+        f"  not by {one.route}: {one.failed} is another\n"
+        for one in said
+        if one.failed and one.route != OWN.name
+    ]
+    return [f"{path}: {head}\n", *why]
+
+
+def _tags(path: Path) -> dict[str, str]:
+    """The tags that rules know, as Orthanc would have them. Raises NotFoundError."""
+    try:
+        data_set = dcmread(path, stop_before_pixels=True, specific_tags=["SpecificCharacterSet", *TAGS])
+        return {tag: _text(data_set.get(tag)) for tag in TAGS}
+    except InvalidDicomError as error:
+        raise NotFoundError(f"{path} is not a DICOM file") from error
+    except OSError as error:
+        raise NotFoundError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _text(value: object) -> str:
+    """One text; several values are parted by a backslash."""
+    if isinstance(value, MultiValue):
+        return "\\".join(str(one) for one in value)
+    return "" if value is None else str(value)

@@ -1,0 +1,74 @@
+"""Which rule takes a study in flight. Lua decides at its first image; what Lua did not decide is decided here, by the same table. Part of the cycle."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ddwd.errors import NotFoundError
+from ddwd.routing import EVERYTHING, HOLD, OWN, choose, table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from ddwd.orthanc_api import OrthancPort
+    from ddwd.pipeline.open_study import OpenStudy
+    from ddwd.routing import Route
+
+
+def read_table(path: Path, routes: Sequence[Route]) -> list[Mapping[str, Any]]:
+    """The table that the gateway's Lua reads too; made from the settings where none is rendered. Raises ValueError."""
+    try:
+        found: list[Mapping[str, Any]] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return list(table(routes))
+    return found
+
+
+class Router:
+    """Knows the rules; without any, each study is taken by the one that does everything, and nobody is asked."""
+
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        rules: Sequence[Mapping[str, Any]],
+        gateway: OrthancPort,
+        storage: OrthancPort,
+        grace: float,
+    ) -> None:
+        self._routes = {one.name: one for one in (OWN, *routes)} if routes else {}
+        self._rules = rules
+        self._gateway = gateway
+        self._storage = storage
+        self._grace = grace
+
+    def at_first(self) -> Route | None:
+        """The rule of a study that was just opened: None where it has still to be decided."""
+        return None if self._routes else EVERYTHING
+
+    def named(self, name: str) -> Route:
+        """The rule of that name; the one that does everything where there is none such any more."""
+        return self._routes.get(name, EVERYTHING)
+
+    def decide(self, study: OpenStudy, now: float) -> Route | None:
+        """The rule that takes the study, HOLD where none does, None where Lua still may decide. Raises PeerDownError, PeerRefusedError."""
+        if study.record is not None and (route := self._routes.get(study.record.route)):
+            return route
+        node = self._gateway if study.on_gateway else self._storage
+        kept = node.route(study.study_id)
+        if route := self._routes.get(kept or ""):
+            return route
+        if kept is None and study.on_gateway and now - study.opened < self._grace:
+            return None
+        return self._judged(study, node, kept)
+
+    def _judged(self, study: OpenStudy, node: OrthancPort, kept: str | None) -> Route | None:
+        try:
+            chosen = choose(self._rules, node.first_image(study.study_id))
+        except NotFoundError:
+            return None
+        route = self._routes.get(chosen or "", HOLD)
+        if kept != route.name:
+            node.set_route(study.study_id, route.name)
+        return route

@@ -1,0 +1,106 @@
+-- Which rule of `routes` in ddwd.yaml takes a study. Loaded in ORTHANC1 where there are rules, before autoforward.lua, which asks here.
+-- A study's first image decides, once; the study's metadata DdwdRoute keeps the name of the rule, or HELD where none takes it. The
+-- table is made by ddwd/routing.py, which judges by it in the same way: tests/routes.json has the cases that both answer.
+
+local settings = (GetOrthancConfiguration() or {})['Ddwd'] or {}
+
+local HELD = '-'
+local REMEMBERED = 2000  -- studies whose rule is kept in memory
+
+local function read(path)
+  local file = assert(io.open(path, 'r'))
+  local text = file:read('a')
+  file:close()
+  return ParseJson(text)
+end
+
+local function lower(text)
+  return (text:gsub('[A-Z]', function(letter) return string.char(letter:byte() + 32) end))
+end
+
+-- "MR*" as a pattern of Lua; ? is one character, however many bytes it has.
+local function as_pattern(text)
+  local escaped = text:gsub('[%^%$%(%)%%%.%[%]%+%-]', '%%%0')
+  return '^' .. escaped:gsub('[*?]', { ['*'] = '.*', ['?'] = utf8.charpattern }) .. '$'
+end
+
+local rules, named = read(settings['Routes']), {}
+for _, rule in ipairs(rules) do
+  named[rule.Name] = rule
+  for _, condition in ipairs(rule.When) do
+    for index, text in ipairs(condition.Patterns) do
+      condition.Patterns[index] = as_pattern(text)
+    end
+  end
+end
+
+local function holds(condition, tags)
+  local value = tags[condition.Tag]
+  local text = (type(value) == 'string' or type(value) == 'number') and tostring(value) or ''
+  for one in (text .. '\\'):gmatch('([^\\]*)\\') do
+    local plain = lower(one:match('^[ \0]*(.-)[ \0]*$'))
+    for _, pattern in ipairs(condition.Patterns) do
+      if plain:match(pattern) then
+        return true
+      end
+    end
+  end
+  return false
+end
+
+local function takes(rule, tags)
+  for _, condition in ipairs(rule.When) do
+    if not holds(condition, tags) then
+      return false
+    end
+  end
+  return true
+end
+
+local function judge(tags)
+  for _, rule in ipairs(rules) do
+    if takes(rule, tags) then
+      return rule
+    end
+  end
+  return nil
+end
+
+local known, count = {}, 0   -- PatientID and StudyInstanceUID -> the rule, or false for one that is held
+
+local function remember(key, rule)
+  if count >= REMEMBERED then
+    known, count = {}, 0
+  end
+  known[key], count = rule or false, count + 1
+end
+
+-- Decide by this image, unless it was decided before; nil where no rule takes the study.
+local function decide(instance, tags, origin)
+  local study = ParseJson(RestApiGet('/instances/' .. instance .. '/study', false))['ID']
+  local place = '/studies/' .. study .. '/metadata'
+  local kept = ParseJson(RestApiGet(place .. '?expand', false))['DdwdRoute']
+  if kept == HELD or named[kept or ''] then
+    return named[kept]
+  end
+  local facts = setmetatable({ CallingAET = origin['RemoteAet'] or '' }, { __index = tags })
+  local rule = judge(facts)
+  RestApiPut(place .. '/DdwdRoute', rule and rule.Name or HELD, false)
+  return rule
+end
+
+DdwdRoutes = { judge = judge }
+
+-- The rule of the study of an image that was just stored; nil where it is held.
+function DdwdRoutes.of(instance, tags, origin)
+  local key = tostring(tags['PatientID']) .. '\\' .. tostring(tags['StudyInstanceUID'])
+  if known[key] == nil then
+    remember(key, decide(instance, tags, origin))
+  end
+  return known[key] or nil
+end
+
+-- The rule of a study by its metadata; nil where it is held.
+function DdwdRoutes.kept(metadata)
+  return named[metadata['DdwdRoute'] or '']
+end
