@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tests.readme import Command
 
 OPERATOR = "colleague"
+SETTINGS = "/etc/ddwd/ddwd.yaml"
 FOLDER = f"{INBOX}/to-send"
 FILLED_IN: dict[str, Callable[[Study], str]] = {
     "HOST": lambda _study: MACHINE_ADDRESS,
@@ -96,7 +97,19 @@ def _as_a_new_machine(own: Portal) -> None:
     _settle(own)
 
 
-BEFORE: dict[str, Callable[[Portal], None]] = {"ddwd restore --dry-run": _as_a_new_machine}
+def _takes_tls(own: Portal) -> None:
+    """A second port for DICOM by TLS, as docs/modalities.md has it before that command."""
+    own.machine.run(f"sed -i 's/^  gateway: off$/  gateway: both/' {SETTINGS} && systemctl restart ddwd")
+    _settle(own)
+    own.machine.wait_for(
+        lambda: ":2762" in own.machine.run(["ss", "-ltnH"]).stdout, limit=20, what="nobody takes TLS"
+    )
+
+
+BEFORE: dict[str, Callable[[Portal], None]] = {
+    "ddwd restore --dry-run": _as_a_new_machine,
+    "storescu +tls": _takes_tls,
+}
 """Beginning of a command -> what the machine is brought to first."""
 
 
@@ -195,9 +208,22 @@ def _nothing_is_left(own: Portal, _study: Study, _said: str) -> None:
     assert "ddwd" not in own.machine.run(LIST_ROLES).stdout
 
 
+def _is_plain_again(own: Portal, study: Study, _said: str) -> None:
+    own.machine.run(f"sed -i 's/^  gateway: both$/  gateway: off/' {SETTINGS} && systemctl restart ddwd")
+    _works(own, study, "")
+
+
+def _names_what_was_received(_own: Portal, study: Study, said: str) -> None:
+    assert f"DDWD_STUDY_UID={study.uid}" in said
+
+
 AFTER: dict[str, Callable[[Portal, Study, str], None]] = {
     "apt install": _runs,
     "dcmsend": _is_delivered,
+    "storescu": _is_delivered,
+    "storescu +tls": _is_plain_again,
+    "TCP_NODELAY=1 dcmsend": _is_delivered,
+    "journalctl -t ddwd-audit DDWD_EVENT=received": _names_what_was_received,
     "ddwd send": _is_delivered,
     "runuser -u ddwd -- cp -r": _is_sent_from_the_drop_folder,
     "ddwd config check && systemctl restart ddwd": _runs,

@@ -136,13 +136,24 @@ def test_every_path_of_the_portal_named_is_one_it_has() -> None:
 def test_every_file_of_the_clone_named_is_there() -> None:
     links = re.findall(r"\]\((?!#|http)([^)]+)\)", readme.text())
     spans = [text for text in readme.code() if re.fullmatch(r"(docs|etc|systemd|tests)/[\w./-]+", text)]
-    assert [name for name in links + spans if not (readme.REPO / name).exists()] == []
+    assert [name for name in links + spans if not (readme.REPO / name.partition("#")[0]).exists()] == []
 
 
 def test_every_audit_event_named_is_one() -> None:
-    named = set(re.findall(r"DDWD_EVENT=([\w-]+)", readme.text()))
+    named = {
+        name for page in readme.pages() for name in re.findall(r"DDWD_EVENT=([\w-]+)", readme.text(page))
+    }
     assert named
     assert named <= {event.value for event in audit.Event}
+
+
+@pytest.mark.parametrize("page", readme.pages(), ids=lambda page: page.name)
+def test_every_setting_that_a_page_names_is_one(page: Path) -> None:
+    sections = {key.partition(".")[0] for key in SETTINGS if "." in key}
+    keys = {re.split(r"[:= ]", span)[0] for span in readme.code(page)}
+    dotted = {key for key in keys if re.fullmatch(r"[a-z_]+\.[a-z_]+", key)}
+    named = {key for key in dotted if key.partition(".")[0] in sections}
+    assert {key for key in named if not key.endswith((".pem", ".lua", ".py"))} <= set(SETTINGS)
 
 
 def _words_of(picture: Path) -> set[str]:
