@@ -14,8 +14,9 @@ from ddwd.cli.main import parser
 from ddwd.config import SETTINGS
 from ddwd.errors import DdwdError
 from ddwd.paths import Paths
+from ddwd.view.doctor import CHECKS
 from ddwd.view.meaning import MEANINGS
-from tests.readme import DOCS, REPO
+from tests.readme import DOCS, REPO, code, sections
 
 SITE = REPO / "packaging/site"
 
@@ -102,6 +103,29 @@ def test_every_module_has_its_place() -> None:
                 PAGE["modules.md"].partition(f"## `{path.parent.relative_to(REPO)}`\n")[2].partition("## ")[0]
             )
             assert f"| `{path.stem}` |" in part, path
+
+
+def _commands_of_the_catalog() -> list[str]:
+    lines = [line.strip() for entry in REFERENCE.catalog().values() for line in entry.text.splitlines()]
+    return sorted({line for line in lines if line.startswith("ddwd ")})
+
+
+@pytest.mark.parametrize("command", _commands_of_the_catalog())
+def test_every_ddwd_command_that_an_event_advises_is_understood(command: str) -> None:
+    words = re.sub(r"@\w+@", "1.2.3", command).partition(" && ")[0].split()[1:]
+    assert parser().parse_args(words).verb == words[0]
+
+
+def test_troubleshooting_tells_of_every_check_of_the_doctor() -> None:
+    told = sections(DOCS / "troubleshoot.md")["Is every part as it should be"]
+    cells = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", told, flags=re.MULTILINE)
+    assert [name for cell in cells[2:] for name in cell.split(", ")] == list(CHECKS)
+
+
+def test_every_man_page_that_is_named_exists() -> None:
+    named = {name for text in code() for name in re.findall(r"^man ([\w.-]+)$", text)}
+    assert named
+    assert named <= {path.stem for path in (REPO / "packaging/manual").glob("*.[1-8]")}
 
 
 def test_markdown_shows_a_comment_as_it_stands() -> None:
