@@ -61,6 +61,9 @@ class Event(StrEnum):
     HELD = "held"
     HOOK_DONE = "hook-done"
     HOOK_FAILED = "hook-failed"
+    COMMITMENT_ASKED = "commitment-asked"
+    COMMITMENT_ANSWERED = "commitment-answered"
+    COMMITMENT_FAILED = "commitment-failed"
 
 
 MESSAGE_IDS = {
@@ -98,6 +101,9 @@ MESSAGE_IDS = {
     Event.HELD: "9a6f0f1c4f0b4c5c8d2e6b7a10d40042",
     Event.HOOK_DONE: "9a6f0f1c4f0b4c5c8d2e6b7a10d40040",
     Event.HOOK_FAILED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40041",
+    Event.COMMITMENT_ASKED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40030",
+    Event.COMMITMENT_ANSWERED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40031",
+    Event.COMMITMENT_FAILED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40032",
 }
 WARNINGS = frozenset(
     {
@@ -116,6 +122,7 @@ WARNINGS = frozenset(
         Event.INBOX_REJECTED,
         Event.HOOK_FAILED,
         Event.HELD,
+        Event.COMMITMENT_FAILED,
     },
 )
 _LOG_WARNING, _LOG_NOTICE = 4, 5  # syslog(3)
@@ -125,7 +132,7 @@ FIELDS = frozenset(
     {
         *("study", "study_uid", "series_uid", "sop_uid", "instance", "accession", "aet"),
         *("instances", "added", "bytes", "revision", "seconds", "status", "entry"),
-        *("peer", "open", "level", "keys", "by", "route"),
+        *("peer", "open", "level", "keys", "by", "route", "transaction", "failed"),
     },
 )
 """Fields an event may have, as DDWD_* in upper case. None of them identifies a patient; what has another name is left out."""

@@ -29,6 +29,7 @@ from ddwd.values import (
     Raw,
     Sender,
     Source,
+    Station,
     WrongValueError,
     address,
     aet,
@@ -43,6 +44,7 @@ from ddwd.values import (
     secret,
     sender,
     size,
+    station,
     switch,
     url,
     whole,
@@ -263,6 +265,15 @@ class InboxConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CommitmentConfig:
+    """Storage commitment: who may ask, and where each is answered; what it is given on, and the seconds to wait for that."""
+
+    modalities: tuple[Station, ...] = ()
+    after: str = "stored"
+    wait: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
 class SelfTestConfig:
     """Whether the portal sends itself a made-up study every hour (ddwd-doctor.timer)."""
 
@@ -296,6 +307,7 @@ class Config:
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
     mail: Mail = field(default_factory=Mail)
     inbox: InboxConfig = field(default_factory=InboxConfig)
+    commitment: CommitmentConfig = field(default_factory=CommitmentConfig)
     self_test: SelfTestConfig = field(default_factory=SelfTestConfig)
     data_dir: Path = Path("/var/lib/ddwd")
     run_dir: Path = Path("/run/ddwd")
@@ -419,6 +431,9 @@ SETTINGS: Mapping[str, _Setting] = {
     "inbox.enabled": _Setting(switch),
     "inbox.folder": _Setting(folder),
     "inbox.settle": _Setting(seconds(1, 3600)),
+    "commitment.modalities": _Setting(station, many=True),
+    "commitment.after": _Setting(choice("stored", "verified")),
+    "commitment.wait": _Setting(seconds(1, 86400)),
     "self_test.hourly": _Setting(switch),
     "data_dir": _Setting(folder),
     "run_dir": _Setting(folder),
@@ -489,6 +504,7 @@ def load_with_sources(path: Path | None = None, environ: Mapping[str, str] | Non
     problems += _clashes(loaded, [key for key in ports(loaded.config) if key not in wrong], "port")
     problems += _clashes(loaded, [key for key in AET_KEYS if key not in wrong], "AE title")
     problems += _nowhere(loaded)
+    problems += _asked_twice(loaded)
     if problems:
         raise ConfigError(sorted(problems, key=lambda problem: (problem.source, problem.line or 0)))
     return loaded
@@ -737,6 +753,18 @@ def _clashes(loaded: Loaded, keys: list[str], what: str) -> list[Problem]:
             taken = f"{what} {value} is used by {other} too"
             problems.append(loaded.problem(blamed, taken, f"give each its own {what}"))
     return problems
+
+
+def _asked_twice(loaded: Loaded) -> list[Problem]:
+    """Name each AE title that is to be answered at two places."""
+    titles = [one.aet.lower() for one in loaded.config.commitment.modalities]
+    return [
+        loaded.problem(
+            "commitment.modalities", f"{one.aet} stands there twice", "give each AE title one place"
+        )
+        for number, one in enumerate(loaded.config.commitment.modalities)
+        if one.aet.lower() in titles[:number]
+    ]
 
 
 def _nowhere(loaded: Loaded) -> list[Problem]:

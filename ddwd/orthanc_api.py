@@ -92,6 +92,16 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """One stored object as it is found by its SOPInstanceUID; `series` is the Orthanc ID of the one it is in."""
+
+    orthanc_id: OrthancId
+    series: OrthancId
+    sop_uid: str
+    sop_class: str
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One job of Orthanc's engine; `state` is Pending, Running, Success, Failure, Paused or Retry."""
 
@@ -408,6 +418,35 @@ class Orthanc:
         if len(answer) < len(wanted) and (listed := self.study(study.orthanc_id)) is not None:
             answer |= self._one_by_one((wanted & listed.ids) - answer.keys())
         return answer
+
+    def find_images(self, sop_uids: Iterable[str]) -> list[Held]:
+        """What is stored under these SOPInstanceUIDs: one for each patient, study and series that it is known in.
+
+        What a search leaves out is searched for by itself: LimitFindInstances may have cut its answer. Raises PeerDownError, PeerRefusedError.
+        """
+        wanted = sorted(filter(is_uid, set(sop_uids)))
+        found: list[Held] = []
+        for start in range(0, len(wanted), _UID_BLOCK):
+            found += self._find_images(wanted[start : start + _UID_BLOCK])
+        for one in sorted(set(wanted) - {one.sop_uid for one in found}):
+            found += self._find_images([one])
+        return found
+
+    def _find_images(self, sop_uids: Sequence[str]) -> list[Held]:
+        body = {
+            "Level": "Instance",
+            "Query": {"SOPInstanceUID": "\\".join(sop_uids)},
+            "ResponseContent": ["MainDicomTags", "Metadata", "Parent"],
+        }
+        return [
+            Held(
+                OrthancId(row["ID"]),
+                OrthancId(row["ParentSeries"]),
+                row["MainDicomTags"].get("SOPInstanceUID", ""),
+                row["Metadata"].get("SopClassUid", ""),
+            )
+            for row in self._json("POST", "/tools/find", body)
+        ]
 
     def _search_uids(self, sop_uids: Mapping[OrthancId, str]) -> dict[OrthancId, Stored]:
         uids = sorted(filter(is_uid, sop_uids.values()))

@@ -120,6 +120,11 @@ class Paths:
         return self.config.data_dir / "conflicts" / node
 
     @property
+    def commitments(self) -> Path:
+        """Requests for storage commitment that wait for their answer; each Orthanc (door.py) adds, ddwd-commitment takes away."""
+        return self.config.data_dir / "commitment"
+
+    @property
     def gateway_storage(self) -> Path:
         """Storage area of the gateway Orthanc, which alone writes it."""
         return self.config.data_dir / "gateway"

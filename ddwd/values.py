@@ -16,6 +16,7 @@ from ddwd.errors import InvalidValueError
 from ddwd.model import parse_aet
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_LAST_PORT = 65535
 _EVERY_ADDRESS = ipaddress.IPv4Network("0.0.0.0/0")
 
 
@@ -48,6 +49,19 @@ class Sender:
     def is_pattern(self) -> bool:
         """Whether it stands for more than one AE title."""
         return bool(set("*?") & set(self.aet))
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """One entry of `commitment.modalities`: an AE title, and where it takes associations."""
+
+    aet: str
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        """As it is written in ddwd.yaml."""
+        return f"{self.aet} at {self.address}:{self.port}"
 
 
 class Raw(NamedTuple):
@@ -213,6 +227,22 @@ def sender(raw: Raw) -> Sender:
     if isinstance(found, ipaddress.IPv6Network):
         wrong(f"{raw.text!r}: Orthanc takes DICOM by IPv4 only", wanted)
     return Sender(aet, found)
+
+
+def station(raw: Raw) -> Station:
+    """An AE title, and the IPv4 address and port where it takes associations."""
+    wanted = 'write "AET at ADDRESS:PORT", as "CT1 at 10.1.2.3:104"'
+    title, _, place = raw.text.rpartition(" at ")
+    found = re.fullmatch(r"([0-9.]+):([0-9]{1,5})", place.strip())
+    if found is None:
+        wrong(f"{raw.text!r} is not an AE title with its address and port", wanted)
+    try:
+        station = Station(parse_aet(title), str(ipaddress.IPv4Address(found[1])), int(found[2]))
+    except (InvalidValueError, ValueError) as error:
+        wrong(f"{raw.text!r}: {error}", wanted)
+    if not 0 < station.port <= _LAST_PORT:
+        wrong(f"{raw.text!r}: there is no port {station.port}", wanted)
+    return station
 
 
 def url(raw: Raw) -> str:

@@ -19,8 +19,10 @@ _DICOM_PORT = _CONFIGURATION["DicomPort"]
 sys.path.insert(0, _SETTINGS["Package"])
 
 from ddwd.audit import Audit, Event  # noqa: E402 - the path comes first
+from ddwd.clock import SystemClock  # noqa: E402 - as above
 from ddwd.door import Door, NotDicomError, Settings, Verdict, may  # noqa: E402 - as above
 from ddwd.listener import keep_silent  # noqa: E402 - as above
+from ddwd.state.commitments import Commitments, Counter  # noqa: E402 - as above
 
 _ACTIONS = {
     Verdict.KEEP: (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None),
@@ -122,6 +124,27 @@ def _changed(change, level, resource):
         _audit.record(Event.DELETED, f"a study was deleted on the {_node}", study=resource, peer=_node)
 
 
+_counter = Counter(
+    Commitments(pathlib.Path(_SETTINGS["Commitments"])) if "Commitments" in _SETTINGS else None,
+    _audit,
+    SystemClock(),
+)
+
+
+def _asked(job, transaction, sop_classes, sop_uids, aet, _called):
+    """Storage commitment: what is asked is written down for ddwd-commitment, and the job that would answer by the index alone ends here."""
+    try:
+        _counter.take(aet, transaction, sop_classes, sop_uids)
+    finally:
+        orthanc.RestApiPost(f"/jobs/{job}/cancel", b"")
+
+
+def _never(_sop_class, _sop_uid, _data):
+    """What that job would ask next."""
+    return orthanc.StorageCommitmentFailureReason.PROCESSING_FAILURE
+
+
 orthanc.RegisterReceivedInstanceCallback(_received)
+orthanc.RegisterStorageCommitmentScpCallback(_asked, _never)
 orthanc.RegisterIncomingHttpRequestFilter(_requested)
 orthanc.RegisterOnChangeCallback(_changed)

@@ -234,9 +234,10 @@ def drop_ins(config: Config) -> dict[tuple[str, str], str | None]:
     """Unit and file name -> text, None where there is to be none."""
     output = {(unit, "50-output-dir.conf"): output_drop_in(config) for unit in _PYTHON_UNITS}
     inbox = {("ddwd-inbox", "50-folder.conf"): inbox_drop_in(config)}
+    asked = {("ddwd-commitment", "50-modalities.conf"): commitment_drop_in(config)}
     keys = {(unit, "50-tls.conf"): tls_drop_in(config, name) for unit, name in _KEYS_OF.items()}
     ports = {(unit, "50-low-port.conf"): port_drop_in(*used) for unit, used in _ports_of(config).items()}
-    return output | inbox | keys | ports
+    return output | inbox | asked | keys | ports
 
 
 def _ports_of(config: Config) -> dict[str, tuple[int, ...]]:
@@ -272,6 +273,14 @@ def inbox_drop_in(config: Config) -> str | None:
     if folder.is_relative_to(_SYSTEM_DATA):
         return None
     return f'# Written by ddwd-provision: inbox.folder of ddwd.yaml.\n[Service]\nReadWritePaths="{_escaped(folder)}"\n'
+
+
+def commitment_drop_in(config: Config) -> str | None:
+    """Lets ddwd-commitment speak to the modalities that it answers."""
+    places = sorted({one.address for one in config.commitment.modalities})
+    if not places:
+        return None
+    return f"# Written by ddwd-provision: commitment.modalities of ddwd.yaml.\n[Service]\nIPAddressAllow={' '.join(places)}\n"
 
 
 def tls_drop_in(config: Config, name: tls.Name) -> str | None:

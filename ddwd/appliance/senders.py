@@ -3,6 +3,7 @@
 Orthanc's own list knows whole AE titles, and one address for each: by it a stranger gets no association (PS3.8 section 9.3.4, calling
 AE title not recognized). It has no networks and no patterns, so orthanc/senders.lua looks at the pair of both again, before an
 image is stored; what it refuses is answered 0xA700. Either way Orthanc logs it, and the monitor tells the audit.
+Who may ask for storage commitment stands there too, where the answer goes does not: ddwd-commitment gives it.
 The portal's own commands come from this machine; for what else does, only the AE title counts: TLS may have ended here.
 """
 
@@ -16,13 +17,15 @@ from ddwd.model import INBOX_AET, SELF_TEST_AET, SEND_AET
 from ddwd.values import Sender
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ddwd.config import Config
 
 SCRIPT = "senders.lua"
+_ASKING = ("StorageCommitment",)
 _HERE = ipaddress.IPv4Network("127.0.0.0/8")
 _OWN = tuple(Sender(aet, ipaddress.IPv4Network("127.0.0.1")) for aet in (SELF_TEST_AET, SEND_AET, INBOX_AET))
+_NOBODYS_PORT = 1
 _REQUESTS = ("Echo", "Find", "FindWorklist", "Get", "Move", "Store", "StorageCommitment")
 
 
@@ -55,7 +58,12 @@ def orthanc(config: Config) -> dict[str, Any]:
     """What becomes of `senders` in the gateway's configuration."""
     senders = (*config.senders, *_OWN)
     if not config.senders or any(one.is_pattern for one in senders):
-        return {"DicomAlwaysAllowStore": True, "DicomAlwaysAllowEcho": True, "DicomCheckModalityHost": False}
+        return {
+            "DicomAlwaysAllowStore": True,
+            "DicomAlwaysAllowEcho": True,
+            "DicomCheckModalityHost": False,
+            "DicomModalities": _modalities(config, {}),
+        }
     titles = {one.aet.lower(): one for one in senders}
     return {
         "DicomAlwaysAllowStore": False,
@@ -65,20 +73,30 @@ def orthanc(config: Config) -> dict[str, Any]:
             and all(map(_is_one_address, senders))
             and config.tls.gateway != "both"  # who comes by TLS then comes from this machine
         ),
-        "DicomModalities": {
-            f"sender-{number}": modality(one) for number, one in enumerate(titles.values(), start=1)
-        },
+        "DicomModalities": _modalities(config, titles),
     }
 
 
-def modality(sender: Sender) -> dict[str, Any]:
-    """An entry of DicomModalities for one that may send, and nothing else. It is never called: the port is nobody's."""
+def _modalities(config: Config, titles: Mapping[str, Sender]) -> dict[str, Any]:
+    """One entry for each AE title: those that may send, and those that may ask for storage commitment."""
+    askers = {one.aet.lower(): one for one in config.commitment.modalities}
+    listed = [
+        modality(one.aet, str(one.network.network_address), "Store", *(_ASKING if title in askers else ()))
+        for title, one in titles.items()
+    ]
+    others = [
+        modality(one.aet, one.address, *_ASKING) for title, one in askers.items() if title not in titles
+    ]
     return {
-        "AET": sender.aet,
-        "Host": str(sender.network.network_address),
-        "Port": 104,
-        **allowing("Echo", "Store"),
+        f"{what}-{number}": entry
+        for what, entries in (("sender", listed), ("asker", others))
+        for number, entry in enumerate(entries, start=1)
     }
+
+
+def modality(aet: str, host: str, *requests: str) -> dict[str, Any]:
+    """An entry of DicomModalities for one that may ask for this, and C-ECHO. Orthanc itself never calls it: the port is nobody's."""
+    return {"AET": aet, "Host": host, "Port": _NOBODYS_PORT, **allowing("Echo", *requests)}
 
 
 def allowing(*requests: str) -> dict[str, bool]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MOVE_MODEL = "1.2.840.10008.5.1.4.1.2.2.2"  # Study Root Query/Retrieve Information Model - MOVE
+COMMITMENT_MODEL = "1.2.840.10008.1.20.1"  # Storage Commitment Push Model
 VERIFICATION = "1.2.840.10008.1.1"
 LIMIT = 128
 """A requestor has the odd numbers from 1 to 255 as context IDs (PS3.8 section 9.3.2.2)."""
@@ -62,6 +63,11 @@ def for_echo() -> list[PresentationContext]:
 def for_move() -> list[PresentationContext]:
     """Proposal of a C-MOVE SCU: implicit VR only, where a list of UIDs is not bound to 64 KiB."""
     return [build_context(MOVE_MODEL, ImplicitVRLittleEndian), *for_echo()]
+
+
+def for_report() -> list[PresentationContext]:
+    """Proposal of a storage commitment SCP that reports (PS3.4 section J.3.3); the role of SCP is negotiated beside it."""
+    return [build_context(COMMITMENT_MODEL, [ImplicitVRLittleEndian, ExplicitVRLittleEndian])]
 
 
 def for_store(pairs: Iterable[tuple[str, str]]) -> Iterator[list[PresentationContext]]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pynetdicom.association import Association
+    from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
     from pynetdicom.presentation import PresentationContext
 
 log = logging.getLogger("ddwd.dicom")
@@ -112,6 +113,10 @@ class UpperLayer(DULServiceProvider):
             os.close(bell)
             if self._connection is not None:
                 self._connection.close()  # pynetdicom forgets to, where the peer was faster
+
+    def closes(self, connection: socket.socket | None) -> None:
+        """Close it when the association is over: pynetdicom forgets one that nobody listened to."""
+        self._connection = connection
 
     def released(self) -> None:
         """Hook: the reactor has ended, however it ended."""
@@ -397,9 +402,11 @@ class _Requestor(AE):
     """An application entity whose associations use UpperLayer and Checkpoint."""
 
     def _create_socket(self, assoc: Association, *args: Any, **kwargs: Any) -> Any:
-        assoc.dul = UpperLayer(assoc)
+        layer = assoc.dul = UpperLayer(assoc)
         assoc._reactor_checkpoint = Checkpoint(assoc)
-        return super()._create_socket(assoc, *args, **kwargs)
+        created = super()._create_socket(assoc, *args, **kwargs)
+        layer.closes(created.socket)
+        return created
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,11 +421,17 @@ class Peer:
 
 
 def associate(
-    peer: Peer, proposal: Sequence[PresentationContext], *, connect: float = 10.0, silence: float = 60.0
+    peer: Peer,
+    proposal: Sequence[PresentationContext],
+    *,
+    connect: float = 10.0,
+    silence: float = 60.0,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
 ) -> Association:
     """Request an association; look at `is_established`, `is_rejected` for what became of it.
 
-    `connect` and `silence` are seconds: for TCP and the A-ASSOCIATE-AC, and for any DIMSE response.
+    `connect` and `silence` are seconds: for TCP and the A-ASSOCIATE-AC, and for any DIMSE response. `roles` are asked for where
+    they are not those of an SCU (PS3.7 section D.3.3.4).
     """
     contexts.configure()
     entity = _Requestor(peer.calling)
@@ -432,6 +445,7 @@ def associate(
         contexts=list(proposal),
         ae_title=peer.called,
         max_pdu=MAX_PDU,
+        ext_neg=list(roles),
         tls_args=None if peer.tls is None else (peer.tls, peer.host),
         evt_handlers=[(evt.EVT_CONN_OPEN, _opened)],
     )

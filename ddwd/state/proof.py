@@ -190,6 +190,14 @@ def _names_are_sound(record: Record) -> bool:
     return not any(name.is_absolute() or ".." in name.parts or not name.parts for name in below)
 
 
+def is_as_recorded(output: Path, record: Record, kept: Kept) -> bool:
+    """Tell whether the published file of that image has the recorded SHA-256; one that cannot be read has not."""
+    try:
+        return _names_are_sound(record) and not _difference(output / record.folder / kept.file, kept)
+    except OSError:
+        return False
+
+
 def _image(study_uid: str, path: Path, kept: Kept) -> Finding | None:
     try:
         reason = _difference(path, kept)

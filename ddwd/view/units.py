@@ -29,6 +29,7 @@ UNITS = (
     "ddwd-quickack",
     "ddwd-inbox",
     "ddwd-hooks",
+    "ddwd-commitment",
 )
 """The umbrella, then the others in the order they start."""
 OPTIONAL = ("ddwd-tls@gateway", "ddwd-tls@storage")

@@ -19,7 +19,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from ddwd import durable
 from ddwd.errors import NotFoundError, PeerDownError
 from ddwd.model import OrthancId, Series, Study, safe_component
-from ddwd.orthanc_api import Change, ChangePage, Job, Stored
+from ddwd.orthanc_api import Change, ChangePage, Held, Job, Stored
 from ddwd.room import Space
 
 if TYPE_CHECKING:
@@ -250,6 +250,14 @@ class FakeOrthanc:
             for one in instances
             if one in self.images and one in study.ids
         }
+
+    def find_images(self, sop_uids: Iterable[str]) -> list[Held]:
+        self._answer()
+        return [
+            Held(one.orthanc_id, one.series_id, one.sop_uid, CTImageStorage)
+            for one in self.images.values()
+            if one.sop_uid in set(sop_uids)
+        ]
 
     def sender(self, instance: OrthancId) -> str:
         self._answer()

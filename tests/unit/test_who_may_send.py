@@ -12,15 +12,16 @@ import pytest
 from ddwd.appliance import credentials
 from ddwd.appliance.render import render
 from ddwd.appliance.senders import admits
-from ddwd.config import Config, load
+from ddwd.config import CommitmentConfig, Config, load
 from ddwd.errors import ConfigError
-from ddwd.values import Sender
+from ddwd.values import Sender, Station
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 CT = Sender("CT1", IPv4Network("10.1.2.3"))
 MR = Sender("MR*", IPv4Network("10.2.0.0/16"))
+CT_LISTENS = Station("CT1", "10.1.2.9", 11112)
 ANY = Sender("*", IPv4Network("10.3.0.0/24"))
 
 
@@ -99,8 +100,8 @@ def test_without_a_list_anyone_may_send() -> None:
     assert admits((), "ANYONE", "203.0.113.9")
 
 
-def _gateway(*senders: Sender) -> dict[str, Any]:
-    config = replace(Config(), senders=senders)
+def _gateway(*senders: Sender, askers: tuple[Station, ...] = ()) -> dict[str, Any]:
+    config = replace(Config(), senders=senders, commitment=CommitmentConfig(askers))
     found: dict[str, Any] = json.loads(render(config, credentials.generate(), "gateway"))
     return found
 
@@ -146,6 +147,39 @@ def test_orthanc_itself_refuses_all_that_it_can_tell_apart(
     assert {key for _, key in allowed} <= {"AllowEcho", "AllowStore"}
     titles = {one.aet.upper() for one in senders} | {"DDWD_SELFTEST", "DDWD_SEND", "DDWD_INBOX"}
     assert {title.upper() for title, _ in allowed} == (set() if locks[0] else titles)
+
+
+def _may(tree: dict[str, Any], request: str) -> set[tuple[str, str]]:
+    """AE title and address of those that may ask for that."""
+    listed = tree["DicomModalities"].values()
+    return {(one["AET"], one["Host"]) for one in listed if one[f"Allow{request}"]}
+
+
+@pytest.mark.parametrize(
+    ("senders", "askers", "may_ask", "may_send"),
+    [
+        ((), (CT_LISTENS,), {("CT1", "10.1.2.9")}, set()),
+        ((MR,), (CT_LISTENS,), {("CT1", "10.1.2.9")}, set()),
+        ((CT,), (CT_LISTENS,), {("CT1", "10.1.2.3")}, {"CT1"}),
+        ((CT,), (Station("MR1", "10.2.0.7", 104),), {("MR1", "10.2.0.7")}, {"CT1"}),
+        ((CT,), (), set(), {"CT1"}),
+    ],
+)
+def test_who_is_in_commitment_may_ask_for_it_and_for_nothing_more(
+    senders: tuple[Sender, ...],
+    askers: tuple[Station, ...],
+    may_ask: set[tuple[str, str]],
+    may_send: set[str],
+) -> None:
+    tree = _gateway(*senders, askers=askers)
+    assert _may(tree, "StorageCommitment") == may_ask
+    own = {"DDWD_SELFTEST", "DDWD_SEND", "DDWD_INBOX"}
+    assert {aet for aet, _ in _may(tree, "Store")} - own == may_send
+    assert {one["Port"] for one in tree["DicomModalities"].values()} <= {1}
+    titles = [one["AET"].lower() for one in tree["DicomModalities"].values()]
+    assert len(titles) == len(set(titles))
+    assert _locks(tree) == _locks(_gateway(*senders))
+    assert tree["Ddwd"].get("Commitments") == ("/var/lib/ddwd/commitment" if askers else None)
 
 
 def test_a_list_makes_no_image_of_the_web_or_of_the_storage_a_strangers() -> None:

@@ -1,0 +1,165 @@
+"""Answers the requests for storage commitment that wait: each once it is settled, or its time is over, by what is true then.
+
+Only what was asked is on disk (state/commitments.py); after a restart each request is looked at anew. A modality that does not
+take its report is tried again, ever more rarely, for a day; after that it has heard nothing, which commits nobody to anything.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ddwd.audit import Event
+from ddwd.errors import InvalidValueError, PeerDownError, PeerRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from ddwd.audit import Audit
+    from ddwd.clock import Clock
+    from ddwd.commitment.truth import Answer, Found, Truth
+    from ddwd.state.commitments import Asked, Commitments
+    from ddwd.values import Station
+
+    Report = Callable[[Station, str, Answer], None]
+    """Tells a station the answer to a transaction. Raises PeerDownError, PeerRefusedError."""
+
+log = logging.getLogger("ddwd.commitment")
+
+_DAY = 86400.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0
+
+
+@dataclass
+class _Open:
+    """One request that waits: until when it may wait for images, until when its answer is tried, by the monotonic clock."""
+
+    path: Path
+    asked: Asked
+    settled_by: float
+    tried_until: float
+    found: Found | None = None
+
+
+class _Pauses:
+    """Who is not to be tried just now: each failure doubles the pause."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until: dict[object, tuple[float, float]] = {}
+
+    def holds(self, who: object) -> bool:
+        return self._clock.monotonic() < self._until.get(who, (0.0, 0.0))[0]
+
+    def failed(self, who: object) -> None:
+        pause = min(2 * self._until[who][1], _LONGEST_PAUSE) if who in self._until else _FIRST_PAUSE
+        self._until[who] = (self._clock.monotonic() + pause, pause)
+
+    def over(self, who: object) -> None:
+        self._until.pop(who, None)
+
+
+class Keeper:
+    """The requests that wait, and how they are answered; `wait` is in seconds."""
+
+    def __init__(
+        self,
+        commitments: Commitments,
+        truth: Truth,
+        stations: Iterable[Station],
+        report: Report,
+        audit: Audit,
+        clock: Clock,
+        wait: float,
+    ) -> None:
+        self._commitments = commitments
+        self._truth = truth
+        self._stations: Mapping[str, Station] = {one.aet.lower(): one for one in stations}
+        self._report = report
+        self._audit = audit
+        self._clock = clock
+        self._wait = wait
+        self._open: dict[Path, _Open] = {}
+        self._pauses = _Pauses(clock)
+
+    def turn(self, alive: Callable[[], None] = lambda: None) -> str:
+        """Look at each request once; how it stands, in one line. `alive` is called before each. Raises OSError."""
+        waiting = self._commitments.waiting()
+        for gone in self._open.keys() - set(waiting):
+            del self._open[gone]
+        for path in waiting:
+            alive()
+            one = self._opened(path)
+            if one is not None:
+                self._attend(one)
+        return f"{len(self._open)} requests wait"
+
+    def _opened(self, path: Path) -> _Open | None:
+        if path not in self._open:
+            try:
+                asked = self._commitments.read(path)
+            except InvalidValueError as error:
+                self._give_up(path, "?", f"a request is no request: {error}")
+                return None
+            age = max(
+                0.0, (self._clock.utc() - asked.at).total_seconds()
+            )  # a clock put back makes none older
+            now = self._clock.monotonic()
+            self._open[path] = _Open(path, asked, now + self._wait - age, now + self._wait + _DAY - age)
+        return self._open[path]
+
+    def _attend(self, one: _Open) -> None:
+        station = self._stations.get(one.asked.aet.lower())
+        if station is None:
+            self._give_up(one.path, one.asked.aet, f"{one.asked.aet} is not in commitment.modalities")
+        elif not self._pauses.holds(station) and not self._pauses.holds(one.path):
+            try:
+                self._answer(one, station)
+            except (PeerDownError, PeerRefusedError) as error:
+                log.info("%s: %s", one.path.stem, error)
+            except OSError as error:  # nothing is said that could not be proved
+                log.warning("%s: cannot be looked into: %s", one.path.stem, error.strerror)
+
+    def _answer(self, one: _Open, station: Station) -> None:
+        """Raises PeerDownError, PeerRefusedError of the Orthancs: then it is not known what is true, and nothing is said."""
+        if one.found is None:
+            one.found = self._truth.look(one.asked.references)
+        if not self._truth.is_settled(one.found) and self._clock.monotonic() < one.settled_by:
+            return
+        answer = self._truth.answer(self._truth.look(one.asked.references))
+        try:
+            self._report(station, one.asked.transaction, answer)
+        except (PeerDownError, PeerRefusedError) as error:
+            self._pauses.failed(station if isinstance(error, PeerDownError) else one.path)
+            if self._clock.monotonic() >= one.tried_until:
+                self._give_up(one.path, station.aet, f"it was not told for a day: {error}")
+            raise
+        self._pauses.over(station)
+        self._close(one.path)
+        self._tell(one.asked, answer)
+
+    def _tell(self, asked: Asked, answer: Answer) -> None:
+        kept, failed = len(answer.committed), len(answer.failed)
+        reasons = {f"0x{reason:04X}" for reason in answer.failed.values()}
+        why = f" ({', '.join(sorted(reasons))})" if reasons else ""
+        self._audit.record(
+            Event.COMMITMENT_ANSWERED,
+            f"{asked.aet} was told: {kept} objects are committed, {failed} are not{why}",
+            aet=asked.aet,
+            instances=kept,
+            failed=failed,
+            transaction=asked.transaction,
+        )
+
+    def _give_up(self, path: Path, aet: str, why: str) -> None:
+        self._close(path)
+        self._audit.record(
+            Event.COMMITMENT_FAILED, f"a request for storage commitment is not answered: {why}", aet=aet
+        )
+
+    def _close(self, path: Path) -> None:
+        self._commitments.done(path)
+        self._pauses.over(path)
+        self._open.pop(path, None)

@@ -1,0 +1,114 @@
+"""Entry point of ddwd-commitment: answers what modalities ask by storage commitment. Nothing else depends on it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+from ddwd.appliance import credentials
+from ddwd.audit import Audit
+from ddwd.clock import SystemClock
+from ddwd.commitment.keeper import Keeper
+from ddwd.commitment.truth import Truth
+from ddwd.config import load
+from ddwd.daemon import doorbell
+from ddwd.daemon.loop import Beat, Loop
+from ddwd.dicom import commitment_scu
+from ddwd.dicom.upper_layer import Peer
+from ddwd.errors import DdwdError
+from ddwd.orthanc_api import Orthanc
+from ddwd.paths import Paths
+from ddwd.state.commitments import Commitments
+from ddwd.state.stores import custody_of
+
+if TYPE_CHECKING:
+    from ddwd.commitment.truth import Answer
+    from ddwd.config import Config, NodeName
+    from ddwd.values import Station
+
+log = logging.getLogger("ddwd.commitment")
+
+_SKIP, _FAILED = 1, 255
+"""Exit statuses of ExecCondition=: skip the unit, or fail it."""
+
+
+class StoppedError(Exception):
+    """Told to stop in the middle of a turn; what waits stays."""
+
+
+class Commitment:
+    """The parts, and the loop they run in."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        paths, settings = Paths(config), config.commitment
+        self.loop = Loop(self._turn, config.poll_interval, breath=0.2)
+        self._folder = paths.commitments
+        truth = Truth(
+            [self._orthanc("gateway"), self._orthanc("storage")],
+            custody_of(config),
+            paths,
+            verified=settings.after == "verified",
+            alive=self._alive,
+        )
+        self._keeper = Keeper(
+            Commitments(self._folder),
+            truth,
+            settings.modalities,
+            self._report,
+            Audit(),
+            SystemClock(),
+            settings.wait,
+        )
+
+    def run(self) -> None:
+        """Run until told to stop."""
+        ear = doorbell.listen([self._folder], self.loop.wake)
+        self.loop.listen()
+        try:
+            self.loop.run()
+        finally:
+            ear.stop()
+
+    def _orthanc(self, name: NodeName) -> Orthanc:
+        user, password = credentials.read(self._config.credentials_file).login(name)
+        return Orthanc(name, self._config.node(name).url, user, password, waiting=self.loop.alive)
+
+    def _turn(self) -> Beat:
+        try:
+            return Beat(self._keeper.turn(self._alive))
+        except StoppedError:
+            return Beat("stopping; what waits stays")
+        except OSError as error:
+            log.warning("the requests cannot be read: %s", error.strerror)
+            return Beat(f"the requests cannot be read: {error.strerror}")
+
+    def _alive(self) -> None:
+        if self.loop.stopping.is_set():
+            raise StoppedError
+        self.loop.alive()
+
+    def _report(self, station: Station, transaction: str, answer: Answer) -> None:
+        self.loop.alive(commitment_scu.SILENCE)
+        peer = Peer(station.address, station.port, station.aet, self._config.gateway.aet)
+        commitment_scu.report(peer, transaction, answer.committed, list(answer.failed.items()))
+
+
+def main() -> int:
+    """Run until told to stop; the exit status is that of the error tree. With `--wanted` only tell whether the settings want it."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    asked = sys.argv[1:] == ["--wanted"]
+    try:
+        config = load()
+        if asked:
+            return 0 if config.commitment.modalities else _SKIP
+        Commitment(config).run()
+    except DdwdError as error:
+        sys.stderr.write(f"ddwd-commitment: {error}\n")
+        return _FAILED if asked else error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
