@@ -64,6 +64,7 @@ class Event(StrEnum):
     COMMITMENT_ASKED = "commitment-asked"
     COMMITMENT_ANSWERED = "commitment-answered"
     COMMITMENT_FAILED = "commitment-failed"
+    RETIRED = "retired"
 
 
 MESSAGE_IDS = {
@@ -104,6 +105,7 @@ MESSAGE_IDS = {
     Event.COMMITMENT_ASKED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40030",
     Event.COMMITMENT_ANSWERED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40031",
     Event.COMMITMENT_FAILED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40032",
+    Event.RETIRED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40050",
 }
 WARNINGS = frozenset(
     {
@@ -132,7 +134,7 @@ FIELDS = frozenset(
     {
         *("study", "study_uid", "series_uid", "sop_uid", "instance", "accession", "aet"),
         *("instances", "added", "bytes", "revision", "seconds", "status", "entry"),
-        *("peer", "open", "level", "keys", "by", "route", "transaction", "failed"),
+        *("peer", "open", "level", "keys", "by", "route", "place", "transaction", "failed"),
     },
 )
 """Fields an event may have, as DDWD_* in upper case. None of them identifies a patient; what has another name is left out."""

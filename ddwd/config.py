@@ -20,6 +20,7 @@ import yaml
 
 from ddwd import tables
 from ddwd.errors import ConfigError, Problem
+from ddwd.keeping import Retention
 from ddwd.routing import Destination, Route
 from ddwd.values import (
     DEFAULT,
@@ -36,6 +37,7 @@ from ddwd.values import (
     choice,
     database_hosts,
     database_url,
+    days,
     folder,
     host,
     identifier,
@@ -43,6 +45,7 @@ from ddwd.values import (
     seconds,
     secret,
     sender,
+    share,
     size,
     station,
     switch,
@@ -301,6 +304,7 @@ class Config:
     finished: FinishedConfig = field(default_factory=FinishedConfig)
     retrieve: Retrieve = field(default_factory=Retrieve)
     disk: Disk = field(default_factory=Disk)
+    retention: Retention = field(default_factory=Retention)
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
@@ -406,6 +410,14 @@ SETTINGS: Mapping[str, _Setting] = {
     "retrieve.timeout": _Setting(seconds(10, 86400)),
     "retrieve.tries": _Setting(whole(2, 1000)),
     "disk.reserve": _Setting(size(64 * 1024**2, 1024**4)),
+    "retention.gateway_days": _Setting(days, optional=True),
+    "retention.storage_days": _Setting(days, optional=True),
+    "retention.output_days": _Setting(days, optional=True),
+    "retention.gateway_free": _Setting(share, optional=True),
+    "retention.storage_free": _Setting(share, optional=True),
+    "retention.output_free": _Setting(share, optional=True),
+    "retention.least_days": _Setting(days),
+    "retention.remove_last_copy": _Setting(switch),
     "ledger.segment_bytes": _Setting(whole(64 * 1024, 1024**3)),
     "ledger.keep_days": _Setting(whole(1, 36500)),
     "ledger.shared": _Setting(database_url, optional=True),
@@ -505,6 +517,7 @@ def load_with_sources(path: Path | None = None, environ: Mapping[str, str] | Non
     problems += _clashes(loaded, [key for key in AET_KEYS if key not in wrong], "AE title")
     problems += _nowhere(loaded)
     problems += _asked_twice(loaded)
+    problems += _unkeepable(loaded)
     if problems:
         raise ConfigError(sorted(problems, key=lambda problem: (problem.source, problem.line or 0)))
     return loaded
@@ -778,3 +791,9 @@ def _nowhere(loaded: Loaded) -> list[Problem]:
         for name in route.also
         if name not in known
     ]
+
+
+def _unkeepable(loaded: Loaded) -> list[Problem]:
+    """Name what `retention` and the routes say that can never be done, or would lose the last copy unasked."""
+    config = loaded.config
+    return [loaded.problem(*said) for said in config.retention.contradictions(config.routes)]

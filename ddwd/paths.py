@@ -13,6 +13,7 @@ from ddwd.model import safe_component
 
 if TYPE_CHECKING:
     from ddwd.config import Config, NodeName
+    from ddwd.keeping import Place
 
 Daemon = Literal["scp", "extractor"]
 
@@ -91,6 +92,11 @@ class Paths:
         return self.state / "custody"
 
     @property
+    def retention(self) -> Path:
+        """What retention removed last, and what it could not; the extractor."""
+        return self.state / "retention.json"
+
+    @property
     def requests(self) -> Path:
         """The operator's wishes, one file each; the CLI and the TUI add, the extractor consumes."""
         return self.state / "requests"
@@ -137,6 +143,10 @@ class Paths:
     def storage_area(self, node: NodeName) -> Path:
         """Storage area of that Orthanc, which alone writes it."""
         return self.gateway_storage if node == "gateway" else self.storage_storage
+
+    def of_place(self, place: Place) -> Path:
+        """A folder on the volume of one of the places that retention knows (ddwd/keeping.py)."""
+        return self.output if place == "output" else self.storage_area(place)
 
     def database_area(self) -> list[Path]:
         """Where PostgreSQL keeps the indexes, if it is the one of this machine; PostgreSQL alone writes there."""

@@ -42,7 +42,10 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One entry of `routes`: what it takes, and what is done with a study it takes."""
+    """One entry of `routes`: what it takes, and what is done with a study it takes.
+
+    `keep_*` are days until retention may remove it there, infinite for ever, None as `retention` says.
+    """
 
     name: str
     when: tuple[Condition, ...] = ()
@@ -54,6 +57,9 @@ class Route:
     run: Path | None = None
     webhook: str | None = field(default=None, repr=False)
     marker: str | None = None
+    keep_gateway: float | None = None
+    keep_storage: float | None = None
+    keep_output: float | None = None
 
     @property
     def speaks(self) -> bool:

@@ -17,6 +17,7 @@ from ddwd.values import (
     WrongValueError,
     aet,
     choice,
+    days_or_forever,
     folder,
     host,
     secret,
@@ -100,6 +101,9 @@ _ROUTE: Mapping[str, Parser] = {
     "run": folder,
     "webhook": url,
     "marker": _marker,
+    "keep_gateway": days_or_forever,
+    "keep_storage": days_or_forever,
+    "keep_output": days_or_forever,
 }
 _DESTINATION: Mapping[str, Parser] = {
     "name": _name,

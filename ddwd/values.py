@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, cast
 
 from ddwd.errors import InvalidValueError
 from ddwd.model import parse_aet
@@ -32,6 +32,23 @@ class Source(NamedTuple):
 
 
 DEFAULT = Source("default")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Room on a volume: `percent` of it, or where that is 0 so many bytes; `text` is how it was written."""
+
+    text: str
+    percent: float = 0.0
+    bytes: int = 0
+
+    def __str__(self) -> str:
+        """As it is written in ddwd.yaml."""
+        return self.text
+
+    def of(self, total: int) -> int:
+        """Bytes of a volume of `total` bytes."""
+        return int(total * self.percent / 100) if self.percent else self.bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +131,7 @@ def whole(low: int, high: int) -> Parser:
     return parse
 
 
+_MOST_DAYS = 36500
 _UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 
 
@@ -133,6 +151,9 @@ def size(low: int, high: int) -> Parser:
     return parse
 
 
+_SIZE = cast("Callable[[Raw], int]", size(64 * 1024**2, 1024**5))
+
+
 def seconds(low: float, high: float) -> Parser:
     """Seconds between these."""
 
@@ -147,6 +168,42 @@ def seconds(low: float, high: float) -> Parser:
         return float(raw.text)
 
     return parse
+
+
+FOREVER = float("inf")
+"""Days that never are over."""
+
+
+def days(raw: Raw) -> float:
+    """Days, or parts of one; 0 is at once."""
+    return _days(raw, "write a number of days from 0 to 36500, without quotes or unit; nothing: for ever")
+
+
+def days_or_forever(raw: Raw) -> float:
+    """The same, or the word for what never is over."""
+    if raw.text == "forever":
+        return FOREVER
+    return _days(raw, "write a number of days from 0 to 36500, or forever")
+
+
+def _days(raw: Raw, wanted: str) -> float:
+    if re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,9})?", raw.text) is None or not raw.bare:
+        wrong(f"{raw.text!r} is not a number of days", wanted)
+    if float(raw.text) > _MOST_DAYS:
+        wrong(f"{raw.text} is out of range", wanted)
+    return float(raw.text)
+
+
+def share(raw: Raw) -> Share:
+    """A percentage of a volume, or bytes with or without a unit."""
+    if found := re.fullmatch(r"([0-9]{1,2}(?:\.[0-9]{1,3})?) ?%", raw.text):
+        if float(found[1]) == 0:
+            wrong(f"{raw.text} is out of range", "write more than 0%; nothing: no bound")
+        return Share(raw.text, percent=float(found[1]))
+    try:
+        return Share(raw.text, bytes=_SIZE(raw))
+    except WrongValueError:
+        wrong(f"{raw.text!r} is neither a percentage nor a size", "write 10% or 500 GiB; nothing: no bound")
 
 
 def choice(*known: str) -> Parser:

@@ -20,7 +20,7 @@ from ddwd.appliance import firewall, terminator
 from ddwd.config import SECRET_KEYS, Loaded, flatten, load_with_sources, ports
 from ddwd.errors import ConfigError, Problem
 from ddwd.paths import Paths
-from ddwd.values import DEFAULT
+from ddwd.values import DEFAULT, Share
 
 if TYPE_CHECKING:
     import argparse
@@ -268,4 +268,4 @@ def _shown(key: str, value: object) -> object:
         return "true" if value else "false"  # as it is written
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
-    return str(value) if isinstance(value, Path) else value
+    return str(value) if isinstance(value, (Path, Share)) else value

@@ -81,7 +81,7 @@ def as_json(report: Report) -> str:
     """The whole Report as one JSON object, with `well` and `wrong` in front."""
     body = {"well": not report.wrong, "wrong": report.wrong, "version": __version__, **asdict(report)}
     for heart in body["hearts"]:
-        for shown_elsewhere in ("in_flight", "recent", "counts", "swept"):
+        for shown_elsewhere in ("in_flight", "recent", "counts", "swept", "retention"):
             heart["facts"].pop(shown_elsewhere, None)
     return json.dumps(body) + "\n"
 
@@ -97,6 +97,7 @@ def render(report: Report) -> str:
         _flight_lines(report),
         _recent_lines(report),
         _room_lines(report),
+        _retention_lines(report),
         _wrong_lines(report),
     ]
     return "\n".join(line for part in parts for line in part) + "\n"
@@ -218,6 +219,23 @@ def _room_lines(report: Report) -> list[str]:
             lines.append(_cut(f"    {said}"))
     waiting = "not readable by this user" if report.quarantine is None else f"{report.quarantine:,}"
     return [*lines, f"quarantine: {waiting}"]
+
+
+def _retention_lines(report: Report) -> list[str]:
+    """What the last round removed, and whether something had to stay."""
+    if not report.retention:
+        return []
+    last = report.retention.get("last")
+    if not last:
+        return ["retention: no round yet"]
+    places = last["places"].values()
+    studies, freed = sum(one["studies"] for one in places), sum(one["bytes"] for one in places)
+    line = (
+        f"retention: {many(studies, 'study', 'studies')} removed ({size(freed)}) at {time(last['ended_at'])}"
+    )
+    if stay := sum(kept["studies"] for one in places for kept in one["kept"]):
+        line += f"; {stay:,} have to stay, see: ddwd retention"
+    return [_cut(line)]
 
 
 def _outlook(volume: Volume) -> str:

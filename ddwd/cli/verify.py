@@ -40,6 +40,7 @@ _EPILOG = """exit status:
   78  the configuration cannot be used
 Without --storage no server is asked: the files are held against the size and SHA-256
 recorded when they were published, also where ORTHANC2's copies were deleted since.
+What retention removed from the output counts as recorded, and is told in the last line.
 A damaged record is named with every UID and accession number, since it may be that
 study's. An image that is being added at this moment can be shown as extra: run it again."""
 
@@ -108,7 +109,7 @@ def _with_progress(prover: Prover, studies: list[OrthancId], *, shown: bool) -> 
 
 def as_json(proof: Proof, kinds: tuple[Kind, ...]) -> str:
     """The counts, and each finding as an object in the list of its kind."""
-    body: dict[str, object] = {"studies": proof.studies, "images": proof.images}
+    body: dict[str, object] = {"studies": proof.studies, "images": proof.images, "removed": proof.removed}
     body |= {kind: [_row(one) for one in proof.of(kind)] for kind in kinds}
     body["damaged"] = [{"study": one.study, "reason": one.reason} for one in proof.damaged]
     return json.dumps(body) + "\n"
@@ -125,7 +126,8 @@ def render(proof: Proof, kinds: tuple[Kind, ...]) -> str:
     lines += [f"damaged  {one.reason}" for one in proof.damaged]
     counts = ", ".join(f"{len(proof.of(kind))} {kind}" for kind in kinds)
     verdict = "all as recorded" if proof.holds else f"{counts}; {len(proof.damaged)} damaged records"
-    lines.append(f"{proof.studies} studies, {proof.images} images: {verdict}")
+    removed = f", {proof.removed} of them removed by retention" if proof.removed else ""
+    lines.append(f"{proof.studies} studies, {proof.images} images{removed}: {verdict}")
     return "\n".join(lines) + "\n"
 
 

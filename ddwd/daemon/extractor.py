@@ -22,7 +22,7 @@ from ddwd.daemon import doorbell
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.standing import Totals, standing
 from ddwd.daemon.workers import Ending, StorageMover, Workers
-from ddwd.errors import DdwdError
+from ddwd.errors import DdwdError, PeerDownError
 from ddwd.orthanc_api import Orthanc
 from ddwd.paths import Paths
 from ddwd.pipeline.conflicts import Conflicts
@@ -35,6 +35,9 @@ from ddwd.pipeline.mend import Mender
 from ddwd.pipeline.progress import Progress
 from ddwd.pipeline.publish import Publisher
 from ddwd.pipeline.quarantine import Quarantine
+from ddwd.pipeline.retention.examine import Examiner, owed
+from ddwd.pipeline.retention.keeper import Keeper, Tools
+from ddwd.pipeline.retention.remove import Remover
 from ddwd.pipeline.retrieve import Retriever
 from ddwd.pipeline.route import Router, read_table
 from ddwd.pipeline.verify import Verifier
@@ -133,6 +136,18 @@ class Extractor:
             audit.record(
                 Event.STATE_REBUILT, "the ledger was damaged: everything is compared with both Orthancs"
             )
+        nodes, routes = (gateway, storage), self._config.routes
+        tools = Tools(
+            paths=paths,
+            nodes=nodes,
+            custody=stores.custody,
+            claims=stores.claims,
+            examiner=Examiner(nodes, paths, stores.custody, owed(paths), self._unhurried),
+            remover=Remover(nodes, publisher, stores.custody, routes, self._unhurried),
+            audit=audit,
+            clock=clock,
+            executor=self._sweeper,
+        )
         return Ports(
             gateway=gateway,
             storage=storage,
@@ -158,6 +173,7 @@ class Extractor:
             ),
             leftovers=Leftovers(paths, (storage, gateway), quarantine),
             finished=Finished(self._config.routes, paths, publisher, Notices(paths.hooks)),
+            keeper=Keeper(self._config, tools),
             ledger=stores.ledger,
             custody=stores.custody,
             claims=stores.claims,
@@ -175,6 +191,12 @@ class Extractor:
 
     def _alive(self) -> None:
         self._waiting(0.0)
+
+    def _unhurried(self) -> None:
+        """A sign of life of work that can wait until after the next start. Raises PeerDownError once a stop is asked for."""
+        self._alive()
+        if self._ending.is_asked:
+            raise PeerDownError("the extractor stops")
 
     def _waiting(self, seconds: float) -> None:
         """The calling thread moves, and may now be kept waiting by a peer; the main thread tells systemd, unless a worker hangs."""

@@ -83,6 +83,7 @@ def standing(cycle: Cycle, totals: Totals, guard: Guard, clock: Clock) -> dict[s
         "totals": totals.as_dict(),
         "turn_seconds": totals.turn_seconds,
         "swept": cycle.swept(),
+        "retention": cycle.retention(),
         "backlog": _backlog(studies),
         "peers": cycle.peers,
         "disk": guard.state(),

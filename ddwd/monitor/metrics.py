@@ -71,6 +71,14 @@ class Metrics:
             "ddwd_disk_full_hours", "Hours until a volume is full, where it fills up.", "volume"
         )
         self._paused = gauge("ddwd_paused", "1 while the operator has paused the fetching.")
+        self._retired = counter("ddwd_retention_images_removed", "Images that retention removed.", "place")
+        self._freed = counter("ddwd_retention_freed_bytes", "Bytes that retention removed.", "place")
+        self._stay = gauge(
+            "ddwd_retention_studies_kept", "Studies whose time is over and that have to stay.", "place"
+        )
+        self._round = gauge(
+            "ddwd_retention_round_timestamp_seconds", "When the last round of retention ended."
+        )
         self._test = gauge("ddwd_self_test_ok", "1 where the last self test passed.")
         self._tested = gauge("ddwd_self_test_timestamp_seconds", "When the last self test was.")
         for kind in _FAILURES.values():
@@ -90,6 +98,9 @@ class Metrics:
             self._images.inc(_number(one, "added"))
             self._studies.inc(one.event == Event.PUBLISHED)
             self._seconds.observe(_number(one, "seconds"))
+        elif one.event == Event.RETIRED:
+            self._retired.labels(one.fields.get("place", "")).inc(_number(one, "instances"))
+            self._freed.labels(one.fields.get("place", "")).inc(_number(one, "bytes"))
         elif one.event in _FAILURES:
             self._failures.labels(_FAILURES[Event(one.event)]).inc()
 
@@ -109,6 +120,7 @@ class Metrics:
             self._age,
             self._free,
             self._held,
+            self._stay,
         ):
             gauge.clear()
         self._show_parts(report)
@@ -120,6 +132,7 @@ class Metrics:
         self._quarantine.set(report.quarantine or 0)
         self._paused.set(report.paused)
         self._show_test(report)
+        self._show_retention(report)
 
     def _show_parts(self, report: Report) -> None:
         for unit in report.units:
@@ -142,6 +155,12 @@ class Metrics:
         if report.self_test is not None:
             self._test.set(bool(report.self_test.get("ok")))
             self._tested.set(datetime.fromisoformat(str(report.self_test["at"])).timestamp())
+
+    def _show_retention(self, report: Report) -> None:
+        if last := report.retention.get("last"):
+            self._round.set(datetime.fromisoformat(last["ended_at"]).timestamp())
+            for place, tally in last["places"].items():
+                self._stay.labels(place).set(sum(kept["studies"] for kept in tally["kept"]))
 
     def write(self) -> None:
         """Put the file in place, whole. Raises StateError where that cannot be."""

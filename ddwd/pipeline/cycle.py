@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from ddwd.pipeline.leftovers import Leftovers
     from ddwd.pipeline.publish import Publisher
     from ddwd.pipeline.quarantine import Quarantine
+    from ddwd.pipeline.retention.keeper import Keeper
     from ddwd.pipeline.retrieve import Retriever
     from ddwd.pipeline.route import Router
     from ddwd.state.claims import Claims
@@ -89,6 +90,7 @@ class Ports:
     conflicts: Conflicts
     leftovers: Leftovers
     finished: Finished
+    keeper: Keeper
     guard: Guard
     ledger: LedgerPort
     custody: CustodyPort
@@ -166,6 +168,8 @@ class Cycle:
         for study in sorted(self.open.values(), key=lambda one: -one.priority):
             self._ports.alive()
             self._advance(study, report)
+        if self._both_answer:
+            self._ports.keeper.step(self.open.keys())
         self._commit()
         return report
 
@@ -191,6 +195,10 @@ class Cycle:
             "ended_at": self._ports.ledger.state.swept,
         }
 
+    def retention(self) -> dict[str, Any]:
+        """The last round of retention, and what the one at work has done so far; nothing where nothing may ever be removed."""
+        return self._ports.keeper.state()
+
     def opened_at(self, study: OrthancId) -> str:
         """Stamp of when the study was opened, over restarts."""
         return self._ports.ledger.state.open.get(study, "")
@@ -200,7 +208,7 @@ class Cycle:
         now = self._ports.clock.monotonic()
         due = [study.not_before - now for study in self.open.values() if study.work is None]
         if self._both_answer:
-            due.append(self._candidates.sweep.wait())
+            due += [self._candidates.sweep.wait(), self._ports.keeper.wait()]
         return max(0.0, min([self._config.poll_interval, *due]))
 
     # --- sharing ----------------------------------------------------------------------------------------------
@@ -396,6 +404,8 @@ class Cycle:
     # --- acting -----------------------------------------------------------------------------------------------
 
     def _advance(self, study: OpenStudy, report: CycleReport) -> None:
+        if self._ports.keeper.holds(study.study_id):
+            return
         if study.work is not None:
             if not study.work.done():
                 return
@@ -616,6 +626,8 @@ class Cycle:
         """The new revision of the study's record, or None where it says all already."""
         before = study.record.images if study.record else {}
         added = len(study.held.keys() - before.keys())
+        # what retention removed, and no Orthanc has to give back, is not forgotten
+        removed = {one: kept for one, kept in before.items() if kept.removed and one not in study.set_aside}
         if not study.is_changed:
             return None
         now = stamp(self._ports.clock.utc())
@@ -638,7 +650,7 @@ class Cycle:
             folder=study.record.folder if study.record else listing.folder,
             revision=revision,
             published_at=now,
-            images=dict(sorted(study.held.items())),
+            images=dict(sorted((removed | study.held).items())),
             set_aside=dict(sorted(study.set_aside.items())),
             history=history,
             route=study.route.name if study.route else "",

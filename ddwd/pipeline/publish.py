@@ -16,10 +16,10 @@ from ddwd import durable
 from ddwd.errors import StateError
 from ddwd.model import safe_component
 from ddwd.pipeline.quarantine import Subject
-from ddwd.state.custody import lacks
+from ddwd.state.custody import lacks, present
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from ddwd.model import OrthancId, Study, Wanted
@@ -65,16 +65,25 @@ class Publisher:
         folder = self._paths.output / record.folder
         return [one for one, kept in record.images.items() if lacks(folder, kept)]
 
-    def remove(self, record: Record) -> None:
-        """Take a study of the portal's own away again: its files, and the folders that are empty then. Raises OSError."""
-        folder = self._paths.output / record.folder
-        for kept in record.images.values():
-            durable.unlink(folder / kept.file, self._paths.output)
-        self._remove_empty(folder)
-        above = folder.parent
-        while above != self._paths.output and above.is_relative_to(self._paths.output):
-            durable.remove_folder(above, self._paths.output)
-            above = above.parent
+    def there(self, record: Record) -> frozenset[OrthancId]:
+        """The images of a record that have a file under their name, whatever is in it. Raises OSError."""
+        return present(self._paths.output / record.folder, record)
+
+    def remove(self, record: Record, images: Iterable[OrthancId] | None = None) -> None:
+        """Take images away again, all of them unless some are named, and the folders that are empty then. Raises OSError.
+
+        Only for who has a right to: the portal's own study, and what retention has proved elsewhere.
+        """
+        folder, names = self._paths.output / record.folder, record.images if images is None else images
+        self._remove([folder / record.images[one].file for one in names])
+
+    def _remove(self, files: Sequence[Path]) -> None:
+        output = self._paths.output
+        for file in files:
+            durable.unlink(file, output)
+        folders = {folder for file in files for folder in file.parents if output in folder.parents}
+        for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
+            durable.remove_folder(folder, output)
 
     def stage(self, source: Path, study: OrthancId, wanted: Wanted) -> Path:
         """Give a verified file of the spool its place in staging too: its name in the spool goes once this one is durable.
@@ -106,6 +115,8 @@ class Publisher:
     def mark(self, record: Record, name: str, content: bytes) -> None:
         """Put the marker of a rule into the study's folder, in one step. Raises StorageFullError, LinkedError and OSError."""
         target, below = self._paths.output / record.folder / name, self._paths.output
+        if not target.parent.is_dir():  # retention has taken all of it away
+            return
         with suppress(FileNotFoundError), durable.opened(target, below) as file:
             if file.read(len(content) + 1) == content:
                 return
@@ -121,8 +132,8 @@ class Publisher:
             raise
 
     def unmark(self, record: Record, name: str) -> None:
-        """Take the marker away again. Raises OSError."""
-        durable.unlink(self._paths.output / record.folder / name, self._paths.output)
+        """Take the marker away again, and the folders that are empty then. Raises OSError."""
+        self._remove([self._paths.output / record.folder / name])
 
     def _add(self, study: Study, staging: Path, target: Path) -> list[str]:
         conflicts = []

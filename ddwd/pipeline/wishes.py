@@ -1,4 +1,4 @@
-"""The operator's wishes, granted: retry, release, reconcile, pause, resume. Part of the cycle, which gives it its own hands.
+"""The operator's wishes, granted: retry, release, reconcile, pause, resume, retention. Part of the cycle, which gives it its own hands.
 
 A request is removed once it can no longer be forgotten: what it changed is in the ledger, in a custody record or in the quarantine.
 """
@@ -38,6 +38,7 @@ class Wishes:
         self._custody = ports.custody
         self._quarantine = ports.quarantine
         self._publisher = ports.publisher
+        self._keeper = ports.keeper
         self._audit = ports.audit
         self._claims = ports.claims
         self._passed: set[Path] = set()
@@ -87,6 +88,8 @@ class Wishes:
                 self._resume()
             case "forget":
                 self._forget(OrthancId(request.study))
+            case "retention":
+                self._keeper.ask()
 
     def _pause(self) -> None:
         if not self._ledger.state.paused:
@@ -109,14 +112,19 @@ class Wishes:
         self._dropped(study)
 
     def retry(self, study_id: OrthancId) -> None:
-        """Begin a study anew: every failure forgotten, what is set aside tried again, what is gone from disk fetched again."""
+        """Begin a study anew: every failure forgotten, what is set aside tried again, what is gone from disk fetched again.
+
+        That is so for what retention removed too: its days begin anew.
+        """
         study = self._reopened(study_id)
         study.begin_anew()
         for entry in self._quarantine.entries():
             if entry.subject.study == study_id and entry.subject.kind == "undeliverable":
                 self._try_again(entry)
         if study.record is not None:
-            gone = self._publisher.gone(study.record)
+            there = self._publisher.there(study.record)
+            removed = (one for one, kept in study.record.images.items() if kept.removed and one not in there)
+            gone = [*self._publisher.gone(study.record), *removed]
             for one in gone:
                 study.held.pop(one, None)
             study.restored += len(gone)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SCHEMA = 2
 _READS = (1, 2)
 """What older versions wrote is read as it is, and written as it is now when the study changes: 1 had no rules and no retention."""
+PEEK_BYTES = 4096
+_PEEKED = (b' "published_at"', b' "folder"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Kept:
 
     `verdict` is `identical` (the data set's bytes equal storage's) or `equal` (every element equal, encoded otherwise).
     `md5` is Orthanc's digest of the stored file. `at_gateway` says that the gateway's copy was compared too: an image put straight
-    onto storage has none, until someone sends one with its UIDs.
+    onto storage has none, until someone sends one with its UIDs. `removed` is the stamp of when retention took the file from the disk.
     """
 
     orthanc_id: OrthancId
@@ -42,10 +44,16 @@ class Kept:
     md5: str
     verdict: str
     at_gateway: bool
+    removed: str = ""
 
 
 def lacks(folder: Path, kept: Kept) -> bool:
-    """Tell whether the study's folder does not have the file as recorded, by name and size. Raises OSError where it cannot look."""
+    """Tell whether the study's folder does not have the file as recorded, by name and size. Raises OSError where it cannot look.
+
+    One that retention removed is not missed.
+    """
+    if kept.removed:
+        return False
     try:
         return (folder / kept.file).lstat().st_size != kept.size
     except (FileNotFoundError, NotADirectoryError):
@@ -74,6 +82,29 @@ class Record:
     passed: list[OrthancId] = field(default_factory=list)
 
 
+def present(folder: Path, record: Record) -> frozenset[OrthancId]:
+    """The images of a record that have a file under their name in the study's folder, whatever is in it. Raises OSError."""
+    return frozenset(one for one, kept in record.images.items() if _is_there(folder / kept.file))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """What the first lines of a record say, unproved: enough to know whether the whole of it is worth reading."""
+
+    published_at: str
+    folder: str
+    route: str
+    retired: bool
+
+
 class CustodyPort(Protocol):
     """All records: in a folder, or in the database that several extractors share (shared.py), which raises PeerDownError everywhere."""
 
@@ -85,6 +116,9 @@ class CustodyPort(Protocol):
 
     def read(self, study: OrthancId) -> Record | None:
         """The record, or None where there is none. Raises StateError where it cannot be trusted."""
+
+    def peek(self, study: OrthancId) -> Peek | None:
+        """What the record says first, at little cost; None where there is none, or it was written otherwise."""
 
     def write(self, record: Record) -> None:
         """Make the record durable in one step."""
@@ -125,6 +159,14 @@ class Custody:
         except FileNotFoundError:
             return None
         return parse(content, str(path))
+
+    def peek(self, study: OrthancId) -> Peek | None:
+        """The first lines of the record alone; None where there is none, or they are not as this version writes them."""
+        try:
+            with self.path(study).open("rb") as file:
+                return peeked(file.read(PEEK_BYTES))
+        except FileNotFoundError:
+            return None
 
     def write(self, record: Record) -> None:
         """Make the record durable in one step."""
@@ -168,6 +210,7 @@ def as_json(record: Record) -> dict[str, Any]:
             "md5": kept.md5,
             "verdict": kept.verdict,
             "at_gateway": kept.at_gateway,
+            **({"removed": kept.removed} if kept.removed else {}),
         }
         for kept in record.images.values()
     ]
@@ -179,10 +222,10 @@ def as_json(record: Record) -> dict[str, Any]:
         "folder": record.folder,
         "revision": record.revision,
         "published_at": record.published_at,
-        "set_aside": record.set_aside,
-        "history": record.history,
         "route": record.route,
         "retired": record.retired,
+        "set_aside": record.set_aside,
+        "history": record.history,
         "passed": record.passed,
         "images": images,
     }
@@ -193,6 +236,18 @@ def as_json(record: Record) -> dict[str, Any]:
 def render(record: Record) -> bytes:
     """The record as it is kept."""
     return json.dumps(as_json(record), indent=1, ensure_ascii=True).encode("ascii") + b"\n"
+
+
+def peeked(head: bytes) -> Peek | None:
+    """What the first PEEK_BYTES of a record say; None where they are not as `render` has them."""
+    lines = [line.rstrip(b",").partition(b": ") for line in head.split(b"\n")[1:-1]]
+    found = {key: value for key, _, value in lines}
+    try:
+        published_at, folder = (str(json.loads(found[key])) for key in _PEEKED)
+        route = str(json.loads(found.get(b' "route"', b'""')))
+    except (KeyError, ValueError):
+        return None
+    return Peek(published_at, folder, route, found.get(b' "retired"', b"{}") != b"{}")
 
 
 def _checksum(body: dict[str, Any]) -> str:
@@ -220,6 +275,7 @@ def parse(content: bytes, where: str) -> Record:
                 row["md5"],
                 row["verdict"],
                 row["at_gateway"],
+                row.get("removed", ""),
             )
             for row in body["images"]
         ]

@@ -32,6 +32,7 @@ SecondLook = Callable[[Path, "Kept"], tuple[Kind, str] | None]
 
 _ORTHANC_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 _PADDING = " \0"
+_CHUNK = 1024 * 1024
 _GONE = (FileNotFoundError, NotADirectoryError)
 
 
@@ -56,10 +57,14 @@ class Damage:
 
 @dataclass(slots=True)
 class Proof:
-    """What was compared (studies with a readable record, and the images these name) and what differs."""
+    """What was compared (studies with a readable record, and the images these name) and what differs.
+
+    `removed` counts the images whose files retention took away: they are among `images`, and no finding.
+    """
 
     studies: int = 0
     images: int = 0
+    removed: int = 0
     findings: list[Finding] = field(default_factory=list)
     damaged: list[Damage] = field(default_factory=list)
 
@@ -124,6 +129,7 @@ class Prover:
             record, found = newer, list(self._compare(newer, lambda _share: None))
         proof.studies += 1
         proof.images += len(record.images)
+        proof.removed += sum(bool(kept.removed) for kept in record.images.values())
         proof.findings += found
 
     def _newer(self, record: Record) -> Record | None:
@@ -131,7 +137,7 @@ class Prover:
             again = self.record(record.study)
         except StateError:  # it could be read a moment ago, and what it said then is what was compared
             return None
-        return again if again.revision != record.revision else None
+        return again if again != record else None
 
     def record(self, study: OrthancId) -> Record:
         """The record of a study, fit to be compared. Raises StateError."""
@@ -161,18 +167,21 @@ class Prover:
     def _compare(self, record: Record, seen: Callable[[float], None]) -> Iterator[Finding]:
         folder = self._paths.output / record.folder
         for kept in sorted(record.images.values(), key=lambda one: one.file):
-            finding = _image(record.study_uid, folder / kept.file, kept)
-            finding = finding or self._second_look(record.study_uid, folder / kept.file, kept)
-            if finding is not None:
-                yield finding
+            if not _is_removed(folder / kept.file, kept):
+                finding = _image(record.study_uid, folder / kept.file, kept)
+                finding = finding or self._second_look(record, folder / kept.file, kept)
+                if finding is not None:
+                    yield finding
             seen(1 / len(record.images))
         if not record.images:
             seen(1.0)
         yield from _extras(record, folder)
 
-    def _second_look(self, study_uid: str, path: Path, kept: Kept) -> Finding | None:
+    def _second_look(self, record: Record, path: Path, kept: Kept) -> Finding | None:
         answer = self._second(path, kept) if self._second is not None else None
-        return Finding(answer[0], study_uid, kept.file, kept.sop_uid, answer[1]) if answer else None
+        if answer is None or (answer[0] == "gone" and "storage" in record.retired):
+            return None
+        return Finding(answer[0], record.study_uid, kept.file, kept.sop_uid, answer[1])
 
 
 def as_orthanc_id(text: str) -> OrthancId | None:
@@ -193,14 +202,19 @@ def _names_are_sound(record: Record) -> bool:
 def is_as_recorded(output: Path, record: Record, kept: Kept) -> bool:
     """Tell whether the published file of that image has the recorded SHA-256; one that cannot be read has not."""
     try:
-        return _names_are_sound(record) and not _difference(output / record.folder / kept.file, kept)
+        return _names_are_sound(record) and not difference(output / record.folder / kept.file, kept)
     except OSError:
         return False
 
 
+def _is_removed(path: Path, kept: Kept) -> bool:
+    """Whether retention took the file away; one that a power cut kept it from removing is compared as any other."""
+    return bool(kept.removed) and not path.exists()
+
+
 def _image(study_uid: str, path: Path, kept: Kept) -> Finding | None:
     try:
-        reason = _difference(path, kept)
+        reason = difference(path, kept)
     except _GONE:
         return Finding("missing", study_uid, kept.file, kept.sop_uid)
     except OSError as error:  # its own text would have the path, and with it the PatientID
@@ -208,8 +222,8 @@ def _image(study_uid: str, path: Path, kept: Kept) -> Finding | None:
     return Finding("changed", study_uid, kept.file, kept.sop_uid, reason) if reason else None
 
 
-def _difference(path: Path, kept: Kept) -> str:
-    """How the file differs from its record; nothing when it does not. Raises OSError."""
+def difference(path: Path, kept: Kept, alive: Callable[[], None] = lambda: None) -> str:
+    """How the file differs from its record; nothing when it does not. Calls `alive` while it reads. Raises OSError."""
     # O_NONBLOCK: a pipe under an image's name must not hold up the others
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:  # noqa: PTH123 - opens a descriptor, not a path
@@ -220,8 +234,11 @@ def _difference(path: Path, kept: Kept) -> str:
             return f"it has {status.st_size} bytes, recorded are {kept.size}"
         # what the page cache need not keep is read from the disk, which is what is to be proved
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return "" if digest == kept.sha256 else "its SHA-256 is not the recorded one"
+        digest = hashlib.sha256()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            alive()
+    return "" if digest.hexdigest() == kept.sha256 else "its SHA-256 is not the recorded one"
 
 
 def _extras(record: Record, folder: Path) -> Iterator[Finding]:

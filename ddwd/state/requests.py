@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ddwd.clock import Clock
 
 SCHEMA = 1
-Kind = Literal["retry", "release", "reconcile", "pause", "resume", "forget"]
+Kind = Literal["retry", "release", "reconcile", "pause", "resume", "forget", "retention"]
 
 _KINDS = frozenset(get_args(Kind))
 _STUDY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Request:
     """What the operator wants: `retry` a study, `release` an entry of the quarantine (`item`), `reconcile` one study or, without,
-    all, `pause` and `resume` the retrieving, `forget` a study of the portal's own.
+    all, `pause` and `resume` the retrieving, `forget` a study of the portal's own, a round of `retention` now.
 
     `by` is the user who asked, as that user's program said. Raises InvalidValueError for anything else, so that a request that exists can be used in file names.
     """
@@ -73,7 +73,7 @@ class Request:
             self.kind in {"retry", "forget"} and not self.study
         ):
             raise InvalidValueError(f"a request to {self.kind} does not say of what")
-        if self.study and self.kind in {"pause", "resume"}:
+        if self.study and self.kind in {"pause", "resume", "retention"}:
             raise InvalidValueError(f"a request to {self.kind} is about all studies")
 
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from ddwd.clock import stamp
 from ddwd.errors import HeldElsewhereError, PeerDownError, StateError
 from ddwd.model import OrthancId
-from ddwd.state.custody import parse, render
+from ddwd.state.custody import PEEK_BYTES, parse, peeked, render
 from ddwd.state.ledger import CLOSED, MOST_EVENTS, LedgerState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from ddwd.clock import Clock
-    from ddwd.state.custody import Record
+    from ddwd.state.custody import Peek, Record
     from ddwd.state.database import Database
 
 _APPENDING = 0x64647764_00000002
@@ -56,6 +56,13 @@ class SharedCustody:
         """See CustodyPort."""
         found = self._database.rows("select body from custody where study = %s", [study])
         return parse(str(found[0][0]).encode(), self.name(study)) if found else None
+
+    def peek(self, study: OrthancId) -> Peek | None:
+        """See CustodyPort."""
+        found = self._database.rows(
+            "select left(body, %s) from custody where study = %s", [PEEK_BYTES, study]
+        )
+        return peeked(str(found[0][0]).encode()) if found else None
 
     def write(self, record: Record) -> None:
         """See CustodyPort. Raises HeldElsewhereError for a study that is not claimed."""

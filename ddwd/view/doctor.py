@@ -39,6 +39,7 @@ Part = Literal["gateway", "storage", "scp"]
 _SKEW_SECONDS = 5.0
 EXPIRES_DAYS = 30
 _SWEEP = timedelta(weeks=1)
+_ROUND = timedelta(days=2)
 _FLAWS = (
     ((1, 12, 0), "CVE-2023-33466: a login may overwrite files on the machine"),
     ((1, 12, 11), "CVE-2026-5437 to CVE-2026-5445: a crafted file or request may crash it, or worse"),
@@ -308,6 +309,32 @@ def _disks(bench: Bench) -> Iterator[Finding]:
             )
         elif volume.level not in {"", "ok"}:
             yield Finding("disk", Level.WARN, f"{volume.path} gets short of room", "make room")
+    yield from _retention(bench)
+
+
+def _retention(bench: Bench) -> Iterator[Finding]:
+    """Whether what may be removed is, where room gets short."""
+    is_short = any(volume.level not in {"", "ok"} for volume in bench.report.volumes)
+    if not bench.config.retention.places(bench.config.routes):
+        if is_short:
+            text = "room gets short, and nothing is ever removed"
+            yield Finding(
+                "retention", Level.WARN, text, f"set retention in {CONFIG_FILE} (docs/retention.md)"
+            )
+        return
+    last = bench.report.retention.get("last") or {}
+    if last.get("problem"):
+        text = f"the last round of retention was broken off: {last['problem']}"
+        yield Finding("disk", Level.WARN, text, "ddwd status")
+    for place, tally in last.get("places", {}).items():
+        for kept in tally["kept"]:
+            studies = many(kept["studies"], "study has", "studies have")
+            text = f"{studies} to stay on the {place}, as {kept['example']}: {kept['reason']}"
+            yield Finding("disk", Level.WARN, text, "ddwd retention --dry-run")
+    since = last.get("ended_at")
+    if since and bench.clock.utc() - datetime.fromisoformat(since) > _ROUND:
+        text = f"no round of retention has ended since {since[:10]}"
+        yield Finding("disk", Level.WARN, text, "journalctl -u ddwd-extractor -n 50")
 
 
 def _permissions(bench: Bench) -> Iterator[Finding]:

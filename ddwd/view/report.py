@@ -130,6 +130,7 @@ class Report:
     paused: bool = False
     self_test: dict[str, Any] | None = None
     swept: dict[str, Any] = field(default_factory=dict)
+    retention: dict[str, Any] = field(default_factory=dict)
     hooks: int = 0
     """Studies whose hook has failed, and is tried again."""
 
@@ -166,6 +167,7 @@ def collect(config: Config, ports: Ports) -> Report:
         paused=bool(extractor.facts.get("paused")),
         self_test=_last_self_test(paths.self_test),
         swept=dict(extractor.facts.get("swept", {})),
+        retention=dict(extractor.facts.get("retention", {})),
         hooks=_failed_hooks(paths.hooks_status),
     )
 

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One hop: images there now (None: not known), stamps of the first and last seen there, why it could not be asked."""
+    """One hop: images there now (None: not known), stamps of the first and last seen there, why it could not be asked.
+
+    `retired` is the stamp of when retention removed images there last.
+    """
 
     name: str
     title: str
@@ -41,6 +44,7 @@ class Hop:
     first: str = ""
     last: str = ""
     problem: str = ""
+    retired: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,11 @@ class _Known:
     @property
     def published(self) -> frozenset[OrthancId]:
         return frozenset(self.record.images) if self.record else frozenset()
+
+    @property
+    def removed(self) -> int:
+        """Images that retention took from the disk."""
+        return sum(bool(kept.removed) for kept in self.record.images.values()) if self.record else 0
 
     @property
     def aside(self) -> frozenset[OrthancId]:
@@ -185,13 +194,17 @@ def _told(known: _Known, config: Config) -> Trace:
 
 
 def _hops(known: _Known, config: Config) -> Iterator[Hop]:
-    spans = _spans(known)
+    spans, retired = _spans(known), known.record.retired if known.record else {}
     for name, title in (("gateway", config.gateway.aet), ("storage", config.storage.aet)):
         problem = known.problems.get(name, "")
-        yield Hop(name, title, None if problem else len(known.ids(name)), *spans.get(name, ("", "")), problem)
-    on_disk = len(known.published) - known.gone if known.record else known.row.get("on_disk", 0)
+        images = None if problem else len(known.ids(name))
+        yield Hop(name, title, images, *spans.get(name, ("", "")), problem, retired.get(name, ""))
+    on_disk = (
+        len(known.published) - known.gone - known.removed if known.record else known.row.get("on_disk", 0)
+    )
     problem = known.problems.get("disk", "")
-    yield Hop("disk", "disk", None if problem else on_disk, *spans.get("disk", ("", "")), problem)
+    images = None if problem else on_disk
+    yield Hop("disk", "disk", images, *spans.get("disk", ("", "")), problem, retired.get("output", ""))
 
 
 def _spans(known: _Known) -> dict[str, tuple[str, str]]:
@@ -252,6 +265,11 @@ def _at_rest(known: _Known) -> tuple[str, str, bool]:
     if known.record is None:
         return "no image of it is left on either Orthanc", "send it again from the modality", False
     images = many(len(known.record.images), "image", "images")
+    if known.removed:
+        gone = many(known.removed, "image", "images")
+        when = time(known.record.retired.get("output"))
+        verdict = f"it was complete on disk ({images}), and retention removed {gone} there, last {when}"
+        return verdict, f"nothing; to have it there again: ddwd retry {known.study}", True
     when = time(known.record.published_at)
     return (
         f"it is complete on disk: {images}, revision {known.record.revision}, published {when}",
@@ -309,7 +327,7 @@ def lines(told: Trace, width: int) -> list[str]:
         *_wrapped("do         ", told.next_step, width),
         "",
         "hop              images  first                last",
-        *(_hop_line(hop) for hop in told.hops),
+        *(line for hop in told.hops for line in _hop_lines(hop)),
     ]
     shown += [f"  {line}" for line in told.missing]
     if told.steps:
@@ -321,11 +339,14 @@ def lines(told: Trace, width: int) -> list[str]:
     return shown
 
 
-def _hop_line(hop: Hop) -> str:
+def _hop_lines(hop: Hop) -> Iterator[str]:
     if hop.problem:
-        return f"  {hop.title:<14} not known: {plain(hop.problem)}"
+        yield f"  {hop.title:<14} not known: {plain(hop.problem)}"
+        return
     count = "-" if hop.images is None else f"{hop.images:,}"
-    return f"  {hop.title:<14} {count:>6}  {_moment(hop.first):<19}  {_moment(hop.last)}".rstrip()
+    yield f"  {hop.title:<14} {count:>6}  {_moment(hop.first):<19}  {_moment(hop.last)}".rstrip()
+    if hop.retired:
+        yield f"    removed by retention {_moment(hop.retired)}"
 
 
 def _moment(at: str) -> str:

@@ -26,7 +26,7 @@ _ddwd_paths() {
 _ddwd() {
     local cur="${COMP_WORDS[COMP_CWORD]}"
     if ((COMP_CWORD == 1)); then
-        _ddwd_words "--help --version status doctor trace verify reconcile retry pause resume quarantine routes hooks send alert credentials tls config support-bundle backup restore try"
+        _ddwd_words "--help --version status doctor trace verify reconcile retry retention pause resume quarantine routes hooks send alert credentials tls config support-bundle backup restore try"
         return
     fi
     case "${COMP_WORDS[1]}" in
@@ -56,6 +56,10 @@ _ddwd() {
     retry)
         local words="--help --gone --json"
         [[ $cur == -* ]] || words="$(_ddwd_studies)"
+        _ddwd_words "$words"
+        ;;
+    retention)
+        local words="--help --dry-run --now --json"
         _ddwd_words "$words"
         ;;
     pause)

@@ -297,9 +297,14 @@ class FakeOrthanc:
 
     def forget(self, instance: OrthancId) -> None:
         self._answer()
-        self.images.pop(instance, None)
         self.fileless.discard(instance)
-        self.rows = [row for row in self.rows if row.orthanc_id != instance]
+        if (gone := self.images.pop(instance, None)) is None:
+            return
+        # what has nothing in it any more is deleted too
+        left = {parent for one in self.images.values() for parent in (one.series_id, one.study_id)}
+        deleted = {instance, gone.series_id, gone.study_id} - left
+        self.rows = [row for row in self.rows if row.orthanc_id not in deleted]
+        self._told -= deleted
 
     def stow(self, server: str, resources: Iterable[OrthancId], priority: int = 0) -> str:
         self._answer()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.audit import Audit
 from ddwd.config import Config
+from ddwd.keeping import Retention
 from ddwd.paths import Paths
 from ddwd.pipeline.conflicts import Conflicts
 from ddwd.pipeline.cycle import Cycle, CycleReport, Ports
@@ -18,6 +19,9 @@ from ddwd.pipeline.leftovers import Leftovers
 from ddwd.pipeline.mend import Mender
 from ddwd.pipeline.publish import Publisher
 from ddwd.pipeline.quarantine import Quarantine
+from ddwd.pipeline.retention.examine import Examiner, owed
+from ddwd.pipeline.retention.keeper import Keeper, Tools
+from ddwd.pipeline.retention.remove import Remover
 from ddwd.pipeline.retrieve import Retriever
 from ddwd.pipeline.route import Router
 from ddwd.pipeline.verify import Verifier
@@ -47,10 +51,15 @@ class Portal:
         segment_bytes: int = 4096,
         config: Config | None = None,
         beside: Portal | None = None,
+        retention: Retention | None = None,
     ) -> None:
         self._segment_bytes = segment_bytes
         self.config = config or replace(
-            Config(), output_dir=folder / "received_dicom", data_dir=folder, run_dir=folder / "run"
+            Config(),
+            output_dir=folder / "received_dicom",
+            data_dir=folder,
+            run_dir=folder / "run",
+            retention=retention or Retention(),
         )
         self.paths = Paths(self.config)
         self.paths.output.mkdir(exist_ok=True)
@@ -93,6 +102,18 @@ class Portal:
             self.disk.measure,
         )
         audit.also(stores.ledger.note)
+        tools = Tools(
+            paths=self.paths,
+            nodes=nodes,
+            custody=stores.custody,
+            claims=stores.claims,
+            examiner=Examiner(nodes, self.paths, stores.custody, owed(self.paths)),
+            remover=Remover(nodes, publisher, stores.custody, self.config.routes),
+            audit=audit,
+            clock=self.clock,
+            executor=InlineExecutor(),
+            measure=self.disk.measure,
+        )
         ports = Ports(
             gateway=self.gateway,
             storage=self.storage,
@@ -110,6 +131,7 @@ class Portal:
             ),
             leftovers=Leftovers(self.paths, (self.storage, self.gateway), quarantine),
             finished=Finished(self.config.routes, self.paths, publisher, Notices(self.paths.hooks)),
+            keeper=Keeper(self.config, tools),
             ledger=stores.ledger,
             custody=stores.custody,
             claims=stores.claims,

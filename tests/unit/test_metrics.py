@@ -31,9 +31,17 @@ LIFE = [
     _happened("received", aet="CT1", instances="2"),
     _happened("verified", bytes="800", instances="2"),
     _happened("late-image", added="2", seconds="3.5", bytes="5800"),
+    _happened("retired", place="gateway", instances="9", bytes="4000"),
     _happened("retrieve-failed"),
     _happened("quarantined"),
 ]
+LAST_ROUND = {
+    "ended_at": "2026-01-02T03:00:00Z",
+    "problem": "",
+    "places": {
+        "gateway": {"studies": 1, "kept": [{"reason": "x", "studies": 2}, {"reason": "y", "studies": 3}]}
+    },
+}
 
 
 def _figures(path: Path) -> dict[tuple[str, ...], float]:
@@ -57,6 +65,7 @@ def metrics(tmp_path: Path) -> Metrics:
             volumes=(volume,),
             quarantine=1,
             self_test={"ok": True, "at": "2026-01-02T03:00:00Z"},
+            retention={"last": LAST_ROUND, "now": None},
         )
     )
     made.write()
@@ -71,6 +80,8 @@ def test_what_was_done_is_counted_once(metrics: Metrics, tmp_path: Path) -> None
     assert found["ddwd_studies_published_total",] == 1
     assert found["ddwd_time_to_disk_seconds_count",] == 2
     assert found["ddwd_time_to_disk_seconds_sum",] == 8.0
+    assert found["ddwd_retention_images_removed_total", "gateway"] == 9
+    assert found["ddwd_retention_freed_bytes_total", "gateway"] == 4000
     assert found["ddwd_failures_total", "retrieve"] == 1
     assert found["ddwd_failures_total", "quarantined"] == 1
     assert found["ddwd_failures_total", "forward"] == 0
@@ -83,6 +94,7 @@ def test_how_things_stand_is_shown(metrics: Metrics, tmp_path: Path) -> None:
     assert found["ddwd_orthanc_up", "gateway"] == 1
     assert found["ddwd_disk_free_bytes", "output"] == 10**9
     assert found["ddwd_disk_full_hours", "output"] == 7.5
+    assert found["ddwd_retention_studies_kept", "gateway"] == 5
     assert found["ddwd_quarantine_images",] == 1
     assert found["ddwd_self_test_ok",] == 1
 

@@ -1,0 +1,217 @@
+"""`ddwd retention`: what may be removed and what was; `--dry-run` proves and shows, `--now` asks the extractor. Removes nothing itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import RawDescriptionHelpFormatter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ddwd.clock import SystemClock
+from ddwd.keeping import PLACES, Place
+from ddwd.paths import Paths
+from ddwd.pipeline.retention import account
+from ddwd.pipeline.retention.account import Tally
+from ddwd.pipeline.retention.keeper import WHERE
+from ddwd.pipeline.retention.plan import Plan
+from ddwd.pipeline.retention.remove import Removed
+from ddwd.state.proof import Prover
+from ddwd.state.requests import Request, Requests
+from ddwd.state.stores import custody_of
+from ddwd.values import FOREVER
+from ddwd.view import peers
+from ddwd.view.words import many, plain, size, time
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator
+
+    from ddwd.config import Config
+    from ddwd.pipeline.retention.examine import Finding
+
+_EPILOG = """Without an option: after how many days each place may lose a study (retention and
+routes in ddwd.yaml), what went in the last round, and what had to stay, and why.
+With --dry-run every study whose time is over is looked at as the extractor would: the
+lists of both Orthancs, and every file that is to be left is read. Nothing is changed. What
+a place may lose only after another has is not foretold.
+With --now the extractor is asked to do so, and to remove, at once; by itself it does once
+an hour, and when room is short.
+
+exit status:
+  0   nothing whose time is over has to stay; with --now: the extractor is asked
+  1   something has to; each is named with the reason (without --dry-run: in the last round)
+  64  wrong usage
+  65  this user may not look or ask
+  69  an Orthanc does not answer
+  74  no room on the disk
+  76  an Orthanc refused to answer
+  78  the configuration cannot be used"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb and its arguments."""
+    parser = subparsers.add_parser(
+        "retention",
+        help="what may be removed once it is verified downstream, and what was",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--dry-run", action="store_true", help="show what would be removed now, and what not")
+    which.add_argument("--now", action="store_true", help="have the extractor remove at once what may go")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    """Show or ask; the exit status."""
+    paths = Paths(config)
+    if args.now:
+        Requests(paths.requests).submit(Request("retention"))
+        said = "the extractor is asked to remove what may go; see: ddwd retention\n"
+        out.write(json.dumps({"asked": "retention"}) + "\n" if args.json else said)
+        return 0
+    if args.dry_run:
+        return _dry_run(config, paths, out, as_json=args.json)
+    last = account.read(paths.retention)
+    policy = {place: _policy(config, place) for place in PLACES}
+    if args.json:
+        out.write(json.dumps({"policy": policy, "last": last or None}) + "\n")
+    else:
+        out.write("".join(f"{line}\n" for line in [*_policy_lines(policy), *_last_lines(last)]))
+    return 1 if any(place["kept"] for place in last.get("places", {}).values()) else 0
+
+
+# --- policy and last round --------------------------------------------------------------------------------------------
+
+
+def _policy(config: Config, place: Place) -> dict[str, Any]:
+    """What ddwd.yaml says of a place; None: for ever, or no bound."""
+    retention = config.retention
+    own = {one.name: retention.days(place, one) for one in config.routes}
+    free = retention.free(place)
+    return {
+        "days": _finite(retention.days(place)),
+        "free": str(free) if free else None,
+        "routes": {name: _finite(days) for name, days in own.items() if days != retention.days(place)},
+    }
+
+
+def _finite(days: float) -> float | None:
+    return None if days == FOREVER else days
+
+
+def _policy_lines(policy: dict[Place, dict[str, Any]]) -> Iterator[str]:
+    for place, said in policy.items():
+        line = f"{place:<8} keeps a study {_for(said['days'])}"
+        line += f", the oldest go while less than {said['free']} is free" if said["free"] else ""
+        yield line
+        yield from (f"           of route {name} {_for(days)}" for name, days in said["routes"].items())
+
+
+def _for(days: float | None) -> str:
+    return "for ever" if days is None else f"for {days:g} {'day' if days == 1 else 'days'}"
+
+
+def _last_lines(last: dict[str, Any]) -> Iterator[str]:
+    if not last:
+        yield "nothing was removed yet"
+        return
+    yield f"last round: {time(last['ended_at'])}"
+    if last["problem"]:
+        yield f"  broken off: {plain(last['problem'])}"
+    for place, tally in last["places"].items():
+        if tally["studies"] or tally["kept"]:
+            yield f"  {_sum(place, tally, 'were removed from')}"
+        for kept in tally["kept"]:
+            count = many(kept["studies"], "study stays", "studies stay")
+            yield f"    {count}: {plain(kept['reason'])}, as {plain(kept['example'])}"
+
+
+def _sum(place: Place, tally: dict[str, Any], verb: str) -> str:
+    images, studies = many(tally["images"], "image", "images"), many(tally["studies"], "study", "studies")
+    return f"{images} of {studies} ({size(tally['bytes'])}) {verb} {WHERE[place]}"
+
+
+# --- dry run ----------------------------------------------------------------------------------------------------------
+
+
+def _dry_run(config: Config, paths: Paths, out: TextIO, *, as_json: bool) -> int:
+    custody = custody_of(config)
+    Prover(custody, paths).assert_listable()
+    plan = Plan(config, paths, peers.both(config), custody, SystemClock().utc())
+    tallies = {place: Tally() for place in PLACES}
+    show: Callable[[Finding], None] = (lambda _finding: None) if as_json else _show_to(out)
+    found = []
+    for finding in _with_progress(plan, shown=sys.stderr.isatty() and not as_json):
+        if as_json:
+            found.append(_row(finding))
+        _count(tallies[finding.place], finding)
+        show(finding)
+    sums = {place: tally.as_dict() for place, tally in tallies.items()}
+    if as_json:
+        out.write(json.dumps({"studies": found, "places": sums}) + "\n")
+    else:
+        out.write(
+            "".join(f"{_sum(place, tally, 'would be removed from')}\n" for place, tally in sums.items())
+        )
+    return 1 if any(tally.kept for tally in tallies.values()) else 0
+
+
+def _count(tally: Tally, finding: Finding) -> None:
+    if finding.reason:
+        tally.stays(finding, finding.reason)
+    else:
+        tally.removed(Removed(len(finding.images), finding.bytes))
+
+
+def _row(finding: Finding) -> dict[str, Any]:
+    return {
+        "place": finding.place,
+        "study": finding.study,
+        "study_uid": finding.study_uid,
+        "images": len(finding.images),
+        "bytes": finding.bytes,
+        "reason": finding.reason,
+    }
+
+
+def _show_to(out: TextIO) -> Callable[[Finding], None]:
+    """A line for each study as it is found."""
+
+    def show(finding: Finding) -> None:
+        name = plain(finding.study_uid) or finding.study
+        said = f"stays: {finding.reason}" if finding.reason else f"goes: {_images(finding)}"
+        out.write(f"{finding.place:<8} {name} {said}\n")
+
+    return show
+
+
+def _images(finding: Finding) -> str:
+    return f"{many(len(finding.images), 'image', 'images')}, {size(finding.bytes)}"
+
+
+def _with_progress(plan: Plan, *, shown: bool) -> Iterator[Finding]:
+    """What the plan finds, behind a progress bar, which a terminal gets and nothing else."""
+    if not shown:
+        yield from plan.findings()
+        return
+    with _progress() as (due, seen):
+        yield from plan.findings(due, seen)
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Callable[[int], None], Callable[[], None]]]:
+    from rich.console import Console  # noqa: PLC0415 - other verbs and pipes need not load it
+    from rich.progress import Progress  # noqa: PLC0415
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task, total = progress.add_task("proving", total=None), 0
+
+        def due(count: int) -> None:
+            nonlocal total
+            total += count
+            progress.update(task, total=total)
+
+        yield due, lambda: progress.advance(task)

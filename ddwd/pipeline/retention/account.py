@@ -1,0 +1,97 @@
+"""What a round of retention did, for people: what went, what had to stay and why. The extractor alone writes the file.
+
+It holds no patient: studies are named by their StudyInstanceUID, one for each reason.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ddwd import durable
+from ddwd.keeping import PLACES, Place
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ddwd.pipeline.retention.examine import Finding
+    from ddwd.pipeline.retention.remove import Removed
+
+SCHEMA = 1
+
+
+@dataclass
+class Kept:
+    """Studies that should have gone, and could not for this reason; `example` is the StudyInstanceUID of one."""
+
+    reason: str
+    studies: int = 0
+    example: str = ""
+
+
+@dataclass
+class Tally:
+    """What went from one place, and what had to stay."""
+
+    studies: int = 0
+    images: int = 0
+    bytes: int = 0
+    kept: dict[str, Kept] = field(default_factory=dict)
+
+    def removed(self, gone: Removed) -> None:
+        """Count what went."""
+        self.studies += 1
+        self.images += gone.images
+        self.bytes += gone.bytes
+
+    def stays(self, finding: Finding, reason: str) -> None:
+        """Count one that had to stay."""
+        kept = self.kept.setdefault(reason, Kept(reason, example=finding.study_uid or finding.study))
+        kept.studies += 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; the reasons that hold back most first."""
+        kept = sorted(self.kept.values(), key=lambda one: -one.studies)
+        return {
+            "studies": self.studies,
+            "images": self.images,
+            "bytes": self.bytes,
+            "kept": [asdict(one) for one in kept],
+        }
+
+
+@dataclass
+class Account:
+    """One round: stamps of its begin and end, a tally for each place, and what broke it off."""
+
+    began_at: str = ""
+    ended_at: str = ""
+    problem: str = ""
+    places: dict[Place, Tally] = field(default_factory=lambda: {place: Tally() for place in PLACES})
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the status and the file."""
+        places = {place: tally.as_dict() for place, tally in self.places.items()}
+        return {
+            "began_at": self.began_at,
+            "ended_at": self.ended_at,
+            "problem": self.problem,
+            "places": places,
+        }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The last round as `Account.as_dict` has it; nothing where there was none, or its file cannot be read."""
+    try:
+        body = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return body if isinstance(body, dict) and body.get("schema") == SCHEMA else {}
+
+
+def write(path: Path, account: Account) -> None:
+    """Put the round in place of the one before. Raises StorageFullError and OSError."""
+    durable.make_dirs(path.parent)
+    body = {"schema": SCHEMA} | account.as_dict()
+    durable.replace_file(path, json.dumps(body, indent=1).encode("ascii") + b"\n")

@@ -1,0 +1,98 @@
+"""What a round would do at this moment, with every proof made: for `ddwd retention --dry-run`. Changes nothing.
+
+What a round does to one place makes room for the next (storage goes after the gateway): that is not foretold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ddwd import room
+from ddwd.pipeline.retention.examine import Examiner, owed
+from ddwd.pipeline.retention.rules import Terms
+from ddwd.pipeline.retention.survey import Survey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+    from ddwd.config import Config
+    from ddwd.keeping import Place
+    from ddwd.model import OrthancId
+    from ddwd.orthanc_api import OrthancPort
+    from ddwd.paths import Paths
+    from ddwd.pipeline.retention.examine import Finding
+    from ddwd.room import Space
+    from ddwd.state.custody import CustodyPort
+
+
+class Plan:
+    """One look at all places; `due` is told how many studies are to be looked at, `seen` of each that was."""
+
+    def __init__(
+        self,
+        config: Config,
+        paths: Paths,
+        nodes: tuple[OrthancPort, OrthancPort],
+        custody: CustodyPort,
+        now: datetime,
+        measure: Callable[[Path], Space] = room.space_of,
+    ) -> None:
+        self._config, self._paths, self._nodes, self._custody = config, paths, nodes, custody
+        self._now, self._measure = now, measure
+        self._examiner = Examiner(nodes, paths, custody, owed(paths))
+        self._freed: Counter[int] = Counter()
+
+    def findings(
+        self, due: Callable[[int], None] = lambda _count: None, seen: Callable[[], None] = lambda: None
+    ) -> Iterator[Finding]:
+        """What would go and what would have to stay, place by place, the oldest first. Raises PeerDownError and PeerRefusedError."""
+        flying = self._in_flight()
+        for place in self._config.retention.places(self._config.routes):
+            looked_at = set(flying)
+            for for_room in (False, True):
+                yield from self._of(place, looked_at, due, seen, for_room=for_room)
+
+    def _of(
+        self,
+        place: Place,
+        looked_at: set[OrthancId],
+        due: Callable[[int], None],
+        seen: Callable[[], None],
+        *,
+        for_room: bool,
+    ) -> Iterator[Finding]:
+        routes, is_whole = {one.name: one for one in self._config.routes}, False
+        terms = Terms(place, self._config.retention, routes, self._now, for_room)
+        while not is_whole and (not for_room or self._is_short(place)):
+            survey = Survey(terms, self._nodes, self._custody, self._paths, looked_at.__contains__)
+            while survey.go_on():
+                pass
+            is_whole = survey.is_whole
+            due(len(survey.found))
+            for study in survey.found:
+                if for_room and not self._is_short(place):
+                    return
+                looked_at.add(study)
+                if finding := self._examiner.look(study, terms):
+                    self._freed[self._measure(self._paths.of_place(place)).device] += finding.bytes
+                    yield finding
+                seen()
+
+    def _is_short(self, place: Place) -> bool:
+        """With what would be freed by then."""
+        share = self._config.retention.free(place)
+        if share is None:
+            return False
+        space = self._measure(self._paths.of_place(place))
+        return space.free + self._freed[space.device] < share.of(space.total)
+
+    def _in_flight(self) -> frozenset[OrthancId]:
+        try:
+            facts = json.loads(self._paths.heartbeat("extractor").read_bytes())
+            return frozenset(row["study"] for row in facts["in_flight"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return frozenset()

@@ -1,0 +1,89 @@
+"""Takes away what was proved, image by image: never a whole study, so that one which arrives meanwhile stays. Runs in a worker thread.
+
+What was removed is what is no longer listed afterwards. It may be cut off anywhere: what is left is found, and proved, again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ddwd.errors import DdwdError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ddwd.model import OrthancId
+    from ddwd.orthanc_api import OrthancPort
+    from ddwd.pipeline.publish import Publisher
+    from ddwd.pipeline.retention.examine import Finding
+    from ddwd.routing import Route
+    from ddwd.state.custody import CustodyPort
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """Images and bytes that are gone, and why the others are not."""
+
+    images: int = 0
+    bytes: int = 0
+    problem: str = ""
+
+
+class Remover:
+    """The hands of retention; with the mender the only ones that delete anything of a modality's."""
+
+    def __init__(
+        self,
+        nodes: tuple[OrthancPort, OrthancPort],
+        publisher: Publisher,
+        custody: CustodyPort,
+        routes: Iterable[Route] = (),
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._gateway, self._storage = nodes
+        self._publisher = publisher
+        self._custody = custody
+        self._markers = {one.name: one.marker for one in routes}
+        self._alive = alive
+
+    def remove(self, finding: Finding) -> Removed:
+        """Remove the images of the finding. Never raises for what a peer or a disk does: it is part of the answer."""
+        problem = ""
+        try:
+            if finding.place == "output":
+                self._from_output(finding)
+            else:
+                self._from_orthanc(self._node(finding), finding)
+        except (DdwdError, OSError) as error:
+            problem = str(error) if isinstance(error, DdwdError) else type(error).__name__
+        try:
+            gone = finding.images.keys() - self._left(finding)
+        except (DdwdError, OSError):
+            return Removed(problem=problem or "nobody can say whether it was removed")
+        size = sum(finding.images[one] for one in gone)
+        if len(gone) < len(finding.images):
+            problem = problem or "not all of it was removed"
+        return Removed(len(gone), size, problem)
+
+    def _node(self, finding: Finding) -> OrthancPort:
+        return self._gateway if finding.place == "gateway" else self._storage
+
+    def _from_orthanc(self, node: OrthancPort, finding: Finding) -> None:
+        for one in finding.images:
+            self._alive()
+            node.forget(one)
+
+    def _from_output(self, finding: Finding) -> None:
+        if (record := self._custody.read(finding.study)) is None:
+            return
+        if marker := self._markers.get(record.route):  # first: it says that all of it is there
+            self._publisher.unmark(record, marker)
+        self._publisher.remove(record, finding.images)
+
+    def _left(self, finding: Finding) -> frozenset[OrthancId]:
+        """What is still there of the study."""
+        if finding.place != "output":
+            return self._node(finding).instances([finding.study]).get(finding.study, frozenset())
+        record = self._custody.read(finding.study)
+        return self._publisher.there(record) if record is not None else frozenset()
