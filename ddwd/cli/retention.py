@@ -16,6 +16,7 @@ from ddwd.pipeline.retention.account import Tally
 from ddwd.pipeline.retention.keeper import WHERE
 from ddwd.pipeline.retention.plan import Plan
 from ddwd.pipeline.retention.remove import Removed
+from ddwd.room import space_of as measure
 from ddwd.state.proof import Prover
 from ddwd.state.requests import Request, Requests
 from ddwd.state.stores import custody_of
@@ -140,7 +141,7 @@ def _sum(place: Place, tally: dict[str, Any], verb: str) -> str:
 def _dry_run(config: Config, paths: Paths, out: TextIO, *, as_json: bool) -> int:
     custody = custody_of(config)
     Prover(custody, paths).assert_listable()
-    plan = Plan(config, paths, peers.both(config), custody, SystemClock().utc())
+    plan = Plan(config, paths, peers.both(config), custody, SystemClock().utc(), measure)
     tallies = {place: Tally() for place in PLACES}
     show: Callable[[Finding], None] = (lambda _finding: None) if as_json else _show_to(out)
     found = []

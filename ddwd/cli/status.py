@@ -230,12 +230,11 @@ def _retention_lines(report: Report) -> list[str]:
         return ["retention: no round yet"]
     places = last["places"].values()
     studies, freed = sum(one["studies"] for one in places), sum(one["bytes"] for one in places)
-    line = (
-        f"retention: {many(studies, 'study', 'studies')} removed ({size(freed)}) at {time(last['ended_at'])}"
-    )
+    removed = f"{many(studies, 'study', 'studies')} removed ({size(freed)})"
+    lines = [f"retention: {removed} at {time(last['ended_at'])}"]
     if stay := sum(kept["studies"] for one in places for kept in one["kept"]):
-        line += f"; {stay:,} have to stay, see: ddwd retention"
-    return [_cut(line)]
+        lines.append(f"  {many(stay, 'study has', 'studies have')} to stay; why: ddwd retention")
+    return lines
 
 
 def _outlook(volume: Volume) -> str:

@@ -318,9 +318,7 @@ def _retention(bench: Bench) -> Iterator[Finding]:
     if not bench.config.retention.places(bench.config.routes):
         if is_short:
             text = "room gets short, and nothing is ever removed"
-            yield Finding(
-                "retention", Level.WARN, text, f"set retention in {CONFIG_FILE} (docs/retention.md)"
-            )
+            yield Finding("disk", Level.WARN, text, f"set retention in {CONFIG_FILE} (docs/retention.md)")
         return
     last = bench.report.retention.get("last") or {}
     if last.get("problem"):

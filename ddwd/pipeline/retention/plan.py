@@ -78,17 +78,23 @@ class Plan:
                     return
                 looked_at.add(study)
                 if finding := self._examiner.look(study, terms):
-                    self._freed[self._measure(self._paths.of_place(place)).device] += finding.bytes
+                    if space := self._space(place):
+                        self._freed[space.device] += finding.bytes
                     yield finding
                 seen()
 
     def _is_short(self, place: Place) -> bool:
         """With what would be freed by then."""
-        share = self._config.retention.free(place)
-        if share is None:
+        share, space = self._config.retention.free(place), self._space(place)
+        if share is None or space is None:
             return False
-        space = self._measure(self._paths.of_place(place))
         return space.free + self._freed[space.device] < share.of(space.total)
+
+    def _space(self, place: Place) -> Space | None:
+        try:
+            return self._measure(self._paths.of_place(place))
+        except OSError:
+            return None
 
     def _in_flight(self) -> frozenset[OrthancId]:
         try:
