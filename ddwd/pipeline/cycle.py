@@ -207,6 +207,7 @@ class Cycle:
         """Seconds until some open study wants to be looked at again, or the sweep to go on."""
         now = self._ports.clock.monotonic()
         due = [study.not_before - now for study in self.open.values() if study.work is None]
+        due.append(self._ports.claims.wait())
         if self._both_answer:
             due += [self._candidates.sweep.wait(), self._ports.keeper.wait()]
         return max(0.0, min([self._config.poll_interval, *due]))

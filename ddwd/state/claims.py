@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from ddwd.errors import HeldElsewhereError, PeerDownError
@@ -60,6 +61,9 @@ class Claims(Protocol):
     def left(self) -> Left:
         """What there is to do because of the others; they are asked now and then. Raises PeerDownError."""
 
+    def wait(self) -> float:
+        """Seconds until they are asked again."""
+
 
 class Alone:
     """The only extractor: every study is its own."""
@@ -89,6 +93,10 @@ class Alone:
     def left(self) -> Left:
         """See Claims."""
         return Left()
+
+    def wait(self) -> float:
+        """See Claims."""
+        return inf
 
 
 class SharedClaims:
@@ -175,6 +183,10 @@ class SharedClaims:
         self._elsewhere -= free
         names = {study for study, _key in begun}
         return Left(sorted(free & names), sorted(free - names), self._asked())
+
+    def wait(self) -> float:
+        """See Claims."""
+        return max(0.0, self._next_look - self._clock.monotonic())
 
     def _asked(self) -> list[OrthancId]:
         wanted = self._database.rows(

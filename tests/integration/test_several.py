@@ -115,6 +115,7 @@ def test_a_study_in_work_is_taken_over_from_one_that_dies(
     there.run(20)
     assert there.published() == {}, "they are the other's"
     here.kill()
+    assert there.cycle.next_due() <= 2.0, "an extractor that has nothing to do looks for what others left"
     there.run(10)
     assert there.published() == names(*images)
     assert there.told.count(Event.PUBLISHED) == 3
