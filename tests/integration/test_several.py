@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Executor, Future
 from dataclasses import replace
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from ddwd.lifecycle import Stage
 from ddwd.state.database import Database
 from ddwd.state.requests import Request
 from ddwd.state.stores import Stores, custody_of, shared_stores
-from tests.unit.fakes import Image, image
+from tests.unit.fakes import Image, image, power_cut
 from tests.unit.portal import Portal, names
 
 if TYPE_CHECKING:
@@ -195,6 +196,43 @@ def test_files_that_a_dead_one_had_published_without_a_record_are_taken_as_they_
     record = custody_of(there.config).read(images[0].study_id)
     assert record is not None
     assert (record.revision, len(record.images)) == (1, 3)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whoever_dies_whenever_each_study_is_published_once(
+    pair: tuple[Extractor, Extractor], seed: int
+) -> None:
+    chance = Random(seed)  # noqa: S311 - the order of mishaps
+    images = _studies(8)
+    for one in [*chance.sample(images, len(images)), *[None] * 60]:
+        if one is not None:
+            pair[0].deliver(one)
+            pair[0].storage.settle(one.study_id)
+        _mishap(chance.choice(pair), chance)
+        for extractor in chance.sample(pair, chance.randrange(3)):
+            extractor.cycle.run()
+        pair[0].clock.advance(0.5)
+    for extractor in pair:
+        extractor.mover.lies = False
+    _together(pair, 80)
+    assert pair[0].published() == names(*images)
+    told = [fields["DDWD_STUDY"] for one in pair for event, fields in one.events if event is Event.PUBLISHED]
+    assert sorted(told) == sorted({one.study_id for one in images})
+    assert [entry for one in pair for entry in one.quarantine.entries()] == []
+    assert pair[0].database.rows("select * from open_study") == []
+
+
+def _mishap(victim: Extractor, chance: Random) -> None:
+    """Mostly nothing; or it dies between two turns or in one, loses its connection, or is sent nothing for a while."""
+    match chance.randrange(10):
+        case 0:
+            power_cut(chance.randrange(30), victim.cycle.run)
+            victim.kill()
+            victim.start()
+        case 1:
+            victim.database.close()
+        case 2:
+            victim.mover.lies = not victim.mover.lies
 
 
 def test_while_postgresql_is_away_studies_wait_and_the_status_says_so(
