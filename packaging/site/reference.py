@@ -289,13 +289,13 @@ def _places(paths: Paths, name: str) -> list[str]:
     return [str(one) for one in found] if isinstance(found, list) else [str(found)]
 
 
-_ASKED = {"node": ("gateway", "storage"), "daemon": ("scp", "extractor")}
+_ASKED = {"node": ("gateway", "storage"), "daemon": ("scp", "extractor"), "place": ("output",)}
 
 
 def modules() -> str:
     """Every module with the first line of its docstring."""
     parts = list[str]()
-    for folder in [REPO / "ddwd", *sorted(path.parent for path in (REPO / "ddwd").glob("*/__init__.py"))]:
+    for folder in [REPO / "ddwd", *sorted(path.parent for path in (REPO / "ddwd").rglob("*/__init__.py"))]:
         told = [(path, _first_line(path)) for path in sorted(folder.glob("*.py"))]
         rows = [[f"`{path.stem}`", md(line)] for path, line in told if line]
         parts += [f"## `{folder.relative_to(REPO)}`", _table(["module", "what it is"], rows)]
