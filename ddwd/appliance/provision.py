@@ -7,6 +7,7 @@ settings and the operator's additions, writes credentials.json, Paths.rendered, 
 from __future__ import annotations
 
 import grp
+import ipaddress
 import json
 import os
 import pwd
@@ -235,6 +236,7 @@ def drop_ins(config: Config) -> dict[tuple[str, str], str | None]:
     output = {(unit, "50-output-dir.conf"): output_drop_in(config) for unit in _PYTHON_UNITS}
     inbox = {("ddwd-inbox", "50-folder.conf"): inbox_drop_in(config)}
     asked = {("ddwd-commitment", "50-modalities.conf"): commitment_drop_in(config)}
+    asked |= {(unit, "50-ledger.conf"): ledger_drop_in(config) for unit in ("ddwd-extractor", "ddwd-doctor")}
     keys = {(unit, "50-tls.conf"): tls_drop_in(config, name) for unit, name in _KEYS_OF.items()}
     ports = {(unit, "50-low-port.conf"): port_drop_in(*used) for unit, used in _ports_of(config).items()}
     return output | inbox | asked | keys | ports
@@ -281,6 +283,23 @@ def commitment_drop_in(config: Config) -> str | None:
     if not places:
         return None
     return f"# Written by ddwd-provision: commitment.modalities of ddwd.yaml.\n[Service]\nIPAddressAllow={' '.join(places)}\n"
+
+
+def ledger_drop_in(config: Config) -> str | None:
+    """Lets a unit reach the shared ledger. Of servers by name it is not known what addresses they have next, nor where names are asked."""
+    if not config.ledger.is_shared:
+        return None
+    hosts = config.ledger.hosts
+    places = " ".join(sorted(hosts)) if all(map(_is_address, hosts)) else "any"
+    return f"# Written by ddwd-provision: ledger.shared of ddwd.yaml.\n[Service]\nIPAddressAllow={places}\n"
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def tls_drop_in(config: Config, name: tls.Name) -> str | None:

@@ -15,7 +15,7 @@ import pytest
 from ddwd.appliance import credentials, provision
 from ddwd.appliance.provision import Answer, SystemHost
 from ddwd.appliance.render import RENDERED_NAME
-from ddwd.config import Config, InboxConfig
+from ddwd.config import Config, InboxConfig, LedgerConfig
 from ddwd.errors import ConfigError, DdwdError, PeerDownError, PeerRefusedError
 from ddwd.paths import Paths
 
@@ -230,6 +230,19 @@ def test_a_drop_folder_elsewhere_is_opened_to_its_own_unit_alone(config: Config,
     (path,) = host.units.rglob("*.conf")
     assert str(path.relative_to(host.units)) == "ddwd-inbox.service.d/50-folder.conf"
     assert path.read_text().endswith('[Service]\nReadWritePaths="/srv/100%% new"\n')
+
+
+@pytest.mark.parametrize(
+    ("servers", "allowed"),
+    [("10.0.0.7:5432,[fd00::2]:5432", "10.0.0.7 fd00::2"), ("db1,10.0.0.7", "any")],
+)
+def test_the_shared_ledger_is_opened_to_the_units_that_use_it(servers: str, allowed: str) -> None:
+    ledger = LedgerConfig(shared=f"postgresql://ddwd@{servers}/ddwd_ledger")
+    found = provision.drop_ins(replace(Config(), ledger=ledger))
+    units = {unit: text for (unit, name), text in found.items() if name == "50-ledger.conf"}
+    assert units.keys() == {"ddwd-extractor", "ddwd-doctor"}
+    assert all(text and f"\nIPAddressAllow={allowed}\n" in text for text in units.values())
+    assert provision.drop_ins(Config())["ddwd-extractor", "50-ledger.conf"] is None
 
 
 @pytest.mark.parametrize(
