@@ -4,4 +4,4 @@ Read the package in the order the data moves:
 watch -> forward -> retrieve -> (store_scp) -> verify -> publish -> ledger -> view -> cli | tui.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ddwd import __version__
 from ddwd.model import safe_component
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ class Paths:
     def custody(self) -> Path:
         """One record for each finished study; the extractor."""
         return self.state / "custody"
+
+    @property
+    def before(self) -> Path:
+        """The ledger and the custody records as the version before left them, to go back to; the extractor, once at its first start."""
+        return self.state / f"before-{__version__}"
 
     @property
     def retention(self) -> Path:

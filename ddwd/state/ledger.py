@@ -5,6 +5,9 @@ begins with a snapshot of the open studies and the cursors, so that a start read
 line means the rest of the segment cannot be trusted: what was read before it is kept, and `damaged` tells the extractor to
 compare everything with both Orthancs and the disk. Finished studies live in the custody records, not here.
 Closed segments are compressed and kept for a set time.
+
+A segment of an older schema is read, and a new one begun; one of a newer schema is refused and nothing is written, so that no older
+version ever works beside what a newer one knows. Whoever changes the meaning of any state file raises SCHEMA.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from ddwd.model import OrthancId
 if TYPE_CHECKING:
     from pathlib import Path
 
-SCHEMA = 1
+SCHEMA = 2
+_READS = (1, 2)
+"""1 (ddwd 0.1) has the same records; its custody records knew no rules and no retention."""
 _DAY_SECONDS = 86400
 MOST_EVENTS = 10_000
 CLOSED = 500
@@ -48,8 +53,6 @@ class LedgerState:
         """Fold one record in; unknown kinds are for people and change nothing."""
         match record["kind"]:
             case "snapshot":
-                if record["schema"] != SCHEMA:
-                    raise StateError(f"the ledger has schema {record['schema']}, this version reads {SCHEMA}")
                 cursors = {str(node): int(seq) for node, seq in record["cursors"].items()}
                 opened = {OrthancId(str(key)): str(value) for key, value in record["open"].items()}
                 self.closed = deque((OrthancId(str(one)) for one in record.get("closed", ())), maxlen=CLOSED)
@@ -163,6 +166,11 @@ class Ledger:
     def _read(self) -> None:
         """Fold the segment in; whatever stands behind the last sound line is cut off."""
         data = self._path().read_bytes()
+        if (schema := _schema(data)) > SCHEMA:
+            raise StateError(
+                f"{self._path()}: schema {schema}, from a newer ddwd; this one reads {SCHEMA} and before, and has changed nothing: "
+                "install the newer one again, or go back as it said (docs/upgrade.md)"
+            )
         sound = 0
         first = True
         for raw in data.splitlines(keepends=True):
@@ -172,6 +180,8 @@ class Ledger:
             sound += len(raw)
             first = False
         if sound == len(data) and not first:
+            if schema < SCHEMA:
+                self._begin(self._number + 1)
             return
         torn_tail = (
             not first and b"\n" not in data[sound:]
@@ -215,6 +225,18 @@ class Ledger:
         for path in self._folder.glob("*.gz"):
             if path.stat().st_mtime < limit:
                 durable.unlink(path)
+
+
+def schema_of(folder: Path) -> int:
+    """The schema of the newest segment; 0 where there is none, or none that can be trusted."""
+    newest = max(folder.glob("*.jsonl"), default=None)
+    return 0 if newest is None else _schema(newest.read_bytes())
+
+
+def _schema(data: bytes) -> int:
+    record = parse_line(data[: data.find(b"\n") + 1])
+    found = record.get("schema") if record is not None and record["kind"] == "snapshot" else None
+    return found if isinstance(found, int) else 0
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.paths import Paths
+from ddwd.state.before import keep_before
 from ddwd.state.claims import Alone, SharedClaims
 from ddwd.state.custody import Custody
 from ddwd.state.database import Database, ReadDatabase
@@ -37,6 +38,7 @@ def stores_of(config: Config, clock: Clock, waiting: Callable[[float], None]) ->
     """For the extractor; `waiting` is told of every wait. Raises StateError; a database that is away is waited for later on."""
     settings, paths = config.ledger, Paths(config)
     if settings.shared is None:
+        keep_before(paths)
         ledger = Ledger.open(
             paths.ledger, clock, segment_bytes=settings.segment_bytes, keep_days=settings.keep_days
         )

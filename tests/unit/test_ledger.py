@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 
 from ddwd import durable
 from ddwd.errors import StateError, StorageFullError
-from ddwd.state.ledger import Ledger
+from ddwd.state.ledger import SCHEMA, Ledger, schema_of
 from tests.unit.fakes import FakeClock, one_error, orthanc_id
 
 if TYPE_CHECKING:
@@ -168,15 +169,41 @@ def test_a_line_whose_checksum_holds_and_whose_record_is_none_is_damage(tmp_path
     assert STUDIES[20] in open_ledger(tmp_path).state.open
 
 
-def test_an_unknown_schema_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    filled(tmp_path)
-    path = tmp_path / "00000001.jsonl"
-    text = b'{"kind":"snapshot","schema":99,"cursors":{},"open":{}}'
+def segment(folder: Path, schema: int) -> bytes:
+    """A sound segment 3 as a version with that schema leaves it, and an older one beside it that is not packed yet."""
+    text = b'{"kind":"snapshot","schema":%d,"cursors":{"storage":7},"open":{"%s":"then"}}' % (
+        schema,
+        STUDIES[3].encode(),
+    )
     content = b"%08x %s\n" % (zlib.crc32(text), text)
-    path.write_bytes(content)
-    with pytest.raises(StateError, match="schema 99"):
-        open_ledger(tmp_path)
-    assert path.read_bytes() == content
+    (folder / "00000002.jsonl").write_bytes(content)
+    (folder / "00000003.jsonl").write_bytes(content)
+    return content
+
+
+@pytest.mark.parametrize("schema", [SCHEMA + 1, 99])
+def test_a_ledger_of_a_newer_version_is_refused_and_nothing_is_written(tmp_path: Path, schema: int) -> None:
+    content = segment(tmp_path, schema)
+    (tmp_path / "00000001.jsonl.gz").write_bytes(b"packed")
+    os.utime(tmp_path / "00000001.jsonl.gz", (0, 0))  # long past its days
+    with pytest.raises(StateError, match=rf"00000003.jsonl: schema {schema}, .*install the newer one again"):
+        Ledger.open(tmp_path, FakeClock(), segment_bytes=10, keep_days=1)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "00000001.jsonl.gz": b"packed",
+        "00000002.jsonl": content,
+        "00000003.jsonl": content,
+    }
+
+
+def test_a_ledger_of_the_version_before_is_read_and_goes_on_in_a_segment_of_this_one(tmp_path: Path) -> None:
+    content = segment(tmp_path, 1)
+    ledger = open_ledger(tmp_path)
+    assert not ledger.damaged
+    assert ledger.state.cursors == {"storage": 7}
+    assert (tmp_path / "00000003.jsonl").read_bytes() == content
+    assert schema_of(tmp_path) == SCHEMA
+    assert set(open_ledger(tmp_path).state.open) == {STUDIES[3]}
+    assert not (tmp_path / "00000005.jsonl").exists(), "it is migrated once"
 
 
 def test_a_full_disk_keeps_the_batch_for_the_next_commit(
