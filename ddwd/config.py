@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import chain, combinations
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
@@ -28,6 +28,7 @@ from ddwd.values import (
     Network,
     Parser,
     Raw,
+    Receiver,
     Sender,
     Source,
     Station,
@@ -42,9 +43,11 @@ from ddwd.values import (
     host,
     identifier,
     network,
+    receiver,
     seconds,
     secret,
     sender,
+    servers_url,
     share,
     size,
     station,
@@ -54,7 +57,10 @@ from ddwd.values import (
 )
 
 NodeName = Literal["gateway", "storage"]
+Role = Literal["gateway", "storage", "extractor"]
+ROLES: tuple[Role, ...] = get_args(Role)
 
+HERE = "127.0.0.1"
 CONFIG_FILE = Path("/etc/ddwd/ddwd.yaml")
 DEFAULTS_FILE = Path("/etc/default/ddwd")
 READ_HINT = "run it with sudo, or as a member of group ddwd (adduser NAME ddwd, then log in again)"
@@ -62,12 +68,13 @@ READ_HINT = "run it with sudo, or as a member of group ddwd (adduser NAME ddwd, 
 
 @dataclass(frozen=True, slots=True)
 class OrthancNode:
-    """One of the two Orthancs as the others reach it."""
+    """One of the two Orthancs. Its ports are on this machine's loopback, also where it runs on `host`: the link leads there."""
 
     name: NodeName
     aet: str
     dicom_port: int
     http_port: int
+    host: str = HERE
 
     @property
     def url(self) -> str:
@@ -82,6 +89,18 @@ class Scp:
     aet: str = "PYTHON_SCP"
     host: str = "127.0.0.1"
     port: int = 11112
+
+
+@dataclass(frozen=True, slots=True)
+class LinkConfig:
+    """How the machines of one portal reach each other: one port on each, by TLS with certificates on both sides.
+
+    `networks` may reach it where ddwd-firewall closes ports; () is every one.
+    """
+
+    port: int = 8450
+    networks: tuple[Network, ...] = ()
+    folder: Path = Path("/etc/ddwd/link")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +160,13 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """Where the two indexes live; `host` None is the local server, by Unix socket and peer authentication."""
+    """Where the two indexes live; `host` and `url` None is the local server, by Unix socket and peer authentication.
+
+    `url` names the servers of a cluster, without role, password and database.
+    """
 
     engine: str = "postgresql"
+    url: str | None = None
     host: str | None = None
     port: int = 5432
     gateway_name: str = "ddwd_gateway"
@@ -151,11 +174,12 @@ class Database:
     gateway_user: str = "ddwd-gateway"
     storage_user: str = "ddwd-storage"
     password: str | None = field(default=None, repr=False)
+    password_file: Path | None = None
 
     @property
     def is_local(self) -> bool:
         """Whether the indexes are on this machine's PostgreSQL server."""
-        return self.engine == "postgresql" and self.host is None
+        return self.engine == "postgresql" and self.host is None and self.url is None
 
     def name_for(self, node: NodeName) -> str:
         """Database of that Orthanc."""
@@ -285,11 +309,14 @@ class SelfTestConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Every setting; `poll_interval` and `stable_age` are seconds."""
+    """Every setting; `roles` is what runs here; `poll_interval` and `stable_age` are seconds."""
 
+    roles: tuple[Role, ...] = ROLES
     gateway: OrthancNode = field(default_factory=lambda: OrthancNode("gateway", "ORTHANC1", 4242, 8042))
     storage: OrthancNode = field(default_factory=lambda: OrthancNode("storage", "ORTHANC2", 4243, 8043))
     scp: Scp = field(default_factory=Scp)
+    extractors: tuple[Receiver, ...] = ()
+    link: LinkConfig = field(default_factory=LinkConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     senders: tuple[Sender, ...] = ()
     tls: TlsConfig = field(default_factory=TlsConfig)
@@ -320,6 +347,25 @@ class Config:
     def node(self, name: NodeName) -> OrthancNode:
         """The Orthanc of that name."""
         return self.gateway if name == "gateway" else self.storage
+
+    def has(self, role: Role) -> bool:
+        """Whether that part runs on this machine."""
+        return role in self.roles
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether other machines belong to this portal."""
+        return set(self.roles) != set(ROLES) or bool(self.extractors)
+
+    @property
+    def own_nodes(self) -> tuple[OrthancNode, ...]:
+        """The Orthancs of this machine."""
+        return tuple(node for node in (self.gateway, self.storage) if self.has(node.name))
+
+    @property
+    def known_nodes(self) -> tuple[OrthancNode, ...]:
+        """The Orthancs that are asked by REST from this machine: both where an extractor is, else its own."""
+        return (self.gateway, self.storage) if self.has("extractor") else self.own_nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,15 +409,22 @@ class _Setting(NamedTuple):
 _PORT = whole(1, 65535)
 
 SETTINGS: Mapping[str, _Setting] = {
+    "roles": _Setting(choice(*ROLES), many=True),
     "gateway.aet": _Setting(aet),
+    "gateway.host": _Setting(host),
     "gateway.dicom_port": _Setting(_PORT, ("DICOM_PORT1",)),
     "gateway.http_port": _Setting(_PORT, ("HTTP_PORT1",)),
     "storage.aet": _Setting(aet),
+    "storage.host": _Setting(host),
     "storage.dicom_port": _Setting(_PORT, ("DICOM_PORT2",)),
     "storage.http_port": _Setting(_PORT, ("HTTP_PORT2",)),
     "scp.aet": _Setting(aet),
     "scp.host": _Setting(host),
     "scp.port": _Setting(_PORT),
+    "extractors": _Setting(receiver, many=True),
+    "link.port": _Setting(_PORT),
+    "link.networks": _Setting(network, many=True),
+    "link.folder": _Setting(folder),
     "network.quickack": _Setting(network, many=True),
     "network.firewall": _Setting(switch),
     "senders": _Setting(sender, many=True),
@@ -396,6 +449,7 @@ SETTINGS: Mapping[str, _Setting] = {
     "forward.batch": _Setting(whole(1, 1000)),
     "forward.grace": _Setting(seconds(1, 86400)),
     "database.engine": _Setting(choice("postgresql", "sqlite")),
+    "database.url": _Setting(servers_url, optional=True),
     "database.host": _Setting(host, optional=True),
     "database.port": _Setting(_PORT),
     "database.gateway_name": _Setting(identifier),
@@ -403,6 +457,7 @@ SETTINGS: Mapping[str, _Setting] = {
     "database.gateway_user": _Setting(identifier),
     "database.storage_user": _Setting(identifier),
     "database.password": _Setting(secret, ("POSTGRES_PASSWORD",), optional=True),
+    "database.password_file": _Setting(folder, optional=True),
     "routes": _Setting(tables.one_line, table=tables.routes),
     "destinations": _Setting(tables.one_line, table=tables.destinations),
     "finished.timeout": _Setting(seconds(1, 86400)),
@@ -464,6 +519,7 @@ PORT_KEYS = (
     "tls.dicomweb_port",
     "web.gateway_port",
     "web.storage_port",
+    "link.port",
 )
 """Every key of a port; those of TLS are listened on where TLS has them (`ports`)."""
 AET_KEYS = ("gateway.aet", "storage.aet", "scp.aet")
@@ -481,7 +537,16 @@ def ports(config: Config) -> list[str]:
     unused = set() if config.tls.gateway == "both" else {"tls.gateway_port"}
     unused |= set() if config.tls.dicomweb else {"tls.dicomweb_port"}
     unused |= set() if config.web.open else {"web.gateway_port", "web.storage_port"}
+    unused |= set() if config.is_linked else {"link.port"}
+    if not config.has("extractor"):
+        unused |= {"scp.port", *(key for key in PORT_KEYS if key.startswith(_away(config)))}
     return [key for key in PORT_KEYS if key not in unused]
+
+
+def _away(config: Config) -> tuple[str, ...]:
+    """How the keys of Orthancs begin that this machine neither has nor reaches."""
+    away = () if config.has("gateway") else ("gateway.",)
+    return away if config.has("storage") or config.has("gateway") else (*away, "storage.")
 
 
 def _get(config: Config, key: str) -> object:

@@ -13,7 +13,7 @@ from ddwd import __version__
 from ddwd.model import safe_component
 
 if TYPE_CHECKING:
-    from ddwd.config import Config, NodeName
+    from ddwd.config import Config, NodeName, Role
     from ddwd.keeping import Place
 
 Daemon = Literal["scp", "extractor"]
@@ -171,6 +171,10 @@ class Paths:
     def tls(self) -> Path:
         """What is rendered for TLS: the terminators' settings, and whom the gateway trusts; provision writes it anew at each start."""
         return self.config.run_dir / "tls"
+
+    def role(self, role: Role) -> Path:
+        """Stands where that role is this machine's: the units look for it; provision writes it anew at each start."""
+        return self.config.run_dir / "roles" / role
 
     def additions(self, node: NodeName) -> Path:
         """The operator's own JSON for that Orthanc; only the operator writes it."""

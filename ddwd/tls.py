@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Name = Literal["gateway", "storage", "scp", "extractor", "operator"]
 NAMES: tuple[Name, ...] = get_args(Name)
 CA, SENDERS_CA = "ca", "senders-ca"
+LINK_CA, LINK, LINK_KEY = "ca.pem", "machine.pem", "machine.key"
+"""Files of the link between machines, in link.folder."""
 CREDENTIAL = "tls.key"
 """Name of a service's key among its credentials."""
 
@@ -65,6 +67,11 @@ def in_use(config: Config) -> tuple[Name, ...]:
         "operator": tls.gateway != "off" or tls.storage or tls.scp,
     }
     return tuple(name for name in NAMES if wanted[name])
+
+
+def of_link(config: Config) -> list[Path]:
+    """The authority of the link between machines and this machine's certificate, where there are more machines than this."""
+    return [config.link.folder / name for name in (LINK_CA, LINK)] if config.is_linked else []
 
 
 def certificates_in_use(config: Config) -> list[Path]:

@@ -81,6 +81,18 @@ class Station:
         return f"{self.aet} at {self.address}:{self.port}"
 
 
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """One entry of `extractors`: the AE title of a C-STORE receiver on another machine, and that machine."""
+
+    aet: str
+    host: str
+
+    def __str__(self) -> str:
+        """As it is written in ddwd.yaml."""
+        return f"{self.aet} at {self.host}"
+
+
 class Raw(NamedTuple):
     """A value as written: its text, whether it is bare (numbers must be), and where it stands."""
 
@@ -302,6 +314,19 @@ def station(raw: Raw) -> Station:
     return station
 
 
+def receiver(raw: Raw) -> Receiver:
+    """The AE title of an extractor's receiver and the machine it runs on."""
+    title, _, place = raw.text.partition(" at ")
+    wanted = 'write "AET at HOST", as "PYTHON_SCP_B at 10.0.0.2"'
+    try:
+        found = parse_aet(title)
+    except InvalidValueError as error:
+        wrong(f"{raw.text!r} has no AE title: {error}", wanted)
+    if re.fullmatch(r"[A-Za-z0-9_.-]{1,253}", place) is None:
+        wrong(f"{raw.text!r} has no host", wanted)
+    return Receiver(found, place)
+
+
 def url(raw: Raw) -> str:
     """A URL of HTTP or HTTPS."""
     if re.fullmatch(r"https?://[^\s/]+(/\S*)?", raw.text) is None:
@@ -320,6 +345,24 @@ def database_url(raw: Raw) -> str:
         wrong("it has a password in it", "put the password into ledger.password_file")
     if _DATABASE_URL.fullmatch(raw.text) is None:
         wrong("it is not the URL of a PostgreSQL database", wanted)
+    return raw.text
+
+
+_SERVERS_URL = re.compile(rf"postgresql://({_HOST}(?:,{_HOST})*)/?(\?\S*)?")
+
+
+def servers_url(raw: Raw) -> str:
+    """The servers of a PostgreSQL cluster as libpq takes them, without role, password and database."""
+    if "@" in raw.text or re.search(r"[?&](user|password|dbname)=", raw.text):
+        wrong(
+            "it has a role or a password in it",
+            "write the roles at database.gateway_user and storage_user, the password into database.password_file",
+        )
+    if _SERVERS_URL.fullmatch(raw.text) is None:
+        wrong(
+            "it is not a URL of PostgreSQL servers",
+            "write postgresql://HOST1:PORT,HOST2:PORT/?sslmode=verify-full, without a database",
+        )
     return raw.text
 
 

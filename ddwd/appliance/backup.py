@@ -280,7 +280,7 @@ class _Backup:
         name = self._config.database.name_for(node)
         self._progress.step(f"database {name}", 0)
         how = vault.login(self._config, node)
-        argv = ["pg_dump", "--format=custom", *how.options, "-d", name]
+        argv = ["pg_dump", "--format=custom", *how.options, "-d", how.name]
         answer = self._machine.pipe(argv, user=how.user, env=how.env, target=target)
         vault.must(answer, f"pg_dump of {name}")
         dump = vault.digest(target)
@@ -344,7 +344,8 @@ class _Parts:
 def configuration_files(config: Config, settings: Iterable[Path]) -> Iterator[Path]:
     """Every file that the settings stand in or name: passwords, additions to the Orthancs, certificates and keys."""
     named = [config.tls.gateway_certificate, config.tls.gateway_key, config.tls.senders_ca]
-    named += [config.audit.ca, config.audit.certificate, config.audit.key, config.ledger.password_file]
+    named += [config.audit.ca, config.audit.certificate, config.audit.key]
+    named += [config.database.password_file, config.ledger.password_file]
     yield from (path for path in settings if path.is_file())
     for folder in configuration_folders(config):
         yield from (path for path in sorted(folder.iterdir()) if path.is_file())
@@ -353,7 +354,7 @@ def configuration_files(config: Config, settings: Iterable[Path]) -> Iterator[Pa
 
 def configuration_folders(config: Config) -> Iterator[Path]:
     """The folders of the settings and keys, with all below them, from above."""
-    for folder in dict.fromkeys([config.credentials_file.parent, config.tls.folder]):
+    for folder in dict.fromkeys([config.credentials_file.parent, config.tls.folder, config.link.folder]):
         if folder.is_dir():
             yield from (folder, *(path for path in sorted(folder.rglob("*")) if path.is_dir()))
 

@@ -105,6 +105,26 @@ def issue(config: Config, name: str, folder: Path | None = None) -> tls.Files:
     return found
 
 
+def link(config: Config, folder: Path, names: Sequence[str], common: str) -> list[Path]:
+    """Make a certificate of the link's authority, and its key, in `folder`; the authority too where there is none yet. Raises DdwdError.
+
+    `names` is what it says of its machine: the roles that it has (ddwd/appliance/link.py).
+    """
+    home = config.link.folder
+    home.mkdir(mode=0o755, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o755, exist_ok=True)
+    authority = home / tls.LINK_CA
+    if not authority.exists():
+        own = tls.Files(authority, authority.with_suffix(".key"))
+        _request(f"link authority of {socket.gethostname()}", "authority", AUTHORITY_DAYS, own, ())
+    _require(authority.with_suffix(".key"))
+    files = tls.Files(folder / tls.LINK, folder / tls.LINK_KEY)
+    _request(common, "node", CERTIFICATE_DAYS, files, _signed_by(authority), [f"DNS:{one}" for one in names])
+    if folder != home:
+        replace_file(folder / tls.LINK_CA, authority.read_bytes(), 0o644)
+    return [folder / tls.LINK_CA, *files]
+
+
 def show(config: Config) -> list[Shown]:
     """Every certificate there is. Raises DdwdError for one that cannot be read."""
     return [read(role, path) for role, path in _all(config) if path.exists()]
@@ -130,6 +150,8 @@ def read(role: str, path: Path) -> Shown:
 
 
 def _all(config: Config) -> Iterator[tuple[str, Path]]:
+    yield "link authority", config.link.folder / tls.LINK_CA
+    yield "link", config.link.folder / tls.LINK
     yield tls.CA, tls.authority(config)
     yield tls.SENDERS_CA, tls.senders_authority(config)
     for name in tls.NAMES:
@@ -157,19 +179,30 @@ def _make_authority(folder: Path, name: str, common: str) -> Path:
 
 
 def _make(folder: Path, authority: Path, files: tls.Files, name: str) -> Path:
-    signing = ("-CA", str(authority.with_suffix(".pem")), "-CAkey", str(authority.with_suffix(".key")))
+    signing = _signed_by(authority.with_suffix(".pem"))
     _request(f"{name} of {socket.gethostname()}", "node", CERTIFICATE_DAYS, files, signing)
     if name == "operator" and folder.name != ISSUED:
         _give_to_group(files.key)
     return files.certificate
 
 
-def _request(common: str, kind: str, days: int, files: tls.Files, signing: Sequence[str]) -> None:
+def _signed_by(authority: Path) -> tuple[str, ...]:
+    return ("-CA", str(authority), "-CAkey", str(authority.with_suffix(".key")))
+
+
+def _request(
+    common: str,
+    kind: str,
+    days: int,
+    files: tls.Files,
+    signing: Sequence[str],
+    names: Sequence[str] | None = None,
+) -> None:
     """A new key with its certificate; both are put in place whole, the key first."""
     fresh = tls.Files(files.certificate.with_suffix(".pem.new"), files.key.with_suffix(".key.new"))
     command = ["req", "-x509", "-config", "/dev/stdin", "-extensions", kind, "-days", str(days), "-sha256"]
     command += ["-newkey", "rsa:3072", "-noenc", "-out", str(fresh.certificate), "-keyout", str(fresh.key)]
-    text = _CONFIG.format(common=common[:64], names=", ".join(_names()))
+    text = _CONFIG.format(common=common[:64], names=", ".join(names or _names()))
     try:
         _openssl([*command, *signing], "no certificate could be made", text)
         replace_file(files.key, fresh.key.read_bytes(), 0o600)

@@ -20,10 +20,10 @@ from ddwd.errors import ConfigError, Problem
 from ddwd.model import VIEWER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from ddwd.config import NodeName
+    from ddwd.config import NodeName, Role
 
 USERS: Mapping[NodeName, tuple[str, ...]] = {
     "gateway": ("admin", VIEWER, "ddwd"),
@@ -50,6 +50,23 @@ def generate() -> Credentials:
     """Make fresh passwords, 192 bits each."""
     return Credentials(
         {node: {user: secrets.token_urlsafe(24) for user in users} for node, users in USERS.items()}
+    )
+
+
+def shared(own: Credentials, roles: Sequence[Role]) -> Credentials:
+    """For another machine of the portal that has these roles: the passwords that it needs there, and fresh ones, good for nothing, else."""
+    known = generate().passwords
+    needed: dict[NodeName, Iterable[str]] = {
+        "gateway": USERS["gateway"] if "gateway" in roles else ("ddwd",) if "extractor" in roles else (),
+        "storage": USERS["storage"] if "storage" in roles else ("ddwd",) if "extractor" in roles else (),
+    }
+    if "gateway" in roles:
+        needed["storage"] = {*needed["storage"], "gateway"}
+    return Credentials(
+        {
+            node: dict(known[node]) | {user: own.of(node)[user] for user in users}
+            for node, users in needed.items()
+        }
     )
 
 

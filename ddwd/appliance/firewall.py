@@ -43,6 +43,8 @@ def ports(config: Config) -> tuple[Port, ...]:
     everyone = (ipaddress.IPv4Network("0.0.0.0/0"),)
     browsers = config.web.networks or everyone
     senders = tuple(dict.fromkeys(one.network for one in config.senders)) or everyone
+    if not config.has("gateway"):
+        senders = ()
     known = (
         Port(config.gateway.dicom_port, "gateway.dicom_port", f"DICOM of {config.gateway.aet}", senders),
         Port(config.gateway.http_port, "gateway.http_port", f"web pages and REST of {config.gateway.aet}"),
@@ -66,6 +68,12 @@ def ports(config: Config) -> tuple[Port, ...]:
             "web.storage_port",
             f"web pages of {config.storage.aet} by HTTPS",
             browsers,
+        ),
+        Port(
+            config.link.port,
+            "link.port",
+            "the other machines of the portal",
+            config.link.networks or everyone,
         ),
     )
     used = keys_of_ports(config)

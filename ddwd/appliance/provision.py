@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ddwd import clock, routing, tls
 from ddwd.appliance import credentials as passwords
-from ddwd.appliance import terminator
+from ddwd.appliance import databases, link, terminator
 from ddwd.appliance.render import RENDERED_NAME, render, senders_bundle
 from ddwd.config import load
 from ddwd.durable import replace_file
@@ -134,9 +134,11 @@ def main() -> int:
 
 def provision(config: Config, host: Host) -> None:
     """Bring the machine to what `config` says; raises a DdwdError at the first step that cannot be done."""
+    ensure_roles(config)
     credentials = ensure_credentials(config, host)
-    texts = {node: render(config, credentials, node) for node in NODES}
-    ensure_output_dir(config, host)
+    texts = {node.name: render(config, credentials, node.name) for node in config.own_nodes}
+    if config.has("extractor"):
+        ensure_output_dir(config, host)
     ensure_tls(config)
     ensure_drop_ins(config, host)
     if config.database.engine == "postgresql":
@@ -145,6 +147,16 @@ def provision(config: Config, host: Host) -> None:
         write_rendered(config, node, text, host)
     write_routes(config)
     write_hooks(config, host)
+
+
+def ensure_roles(config: Config) -> None:
+    """Tell the units which of them this machine has: the others are skipped by a condition."""
+    for path, is_here in link.flags(config).items():
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if is_here:
+            path.touch()
+        else:
+            path.unlink(missing_ok=True)
 
 
 def ensure_credentials(config: Config, host: Host) -> Credentials:
@@ -238,13 +250,16 @@ def drop_ins(config: Config) -> dict[tuple[str, str], str | None]:
     asked = {("ddwd-commitment", "50-modalities.conf"): commitment_drop_in(config)}
     asked |= {(unit, "50-ledger.conf"): ledger_drop_in(config) for unit in ("ddwd-extractor", "ddwd-doctor")}
     keys = {(unit, "50-tls.conf"): tls_drop_in(config, name) for unit, name in _KEYS_OF.items()}
+    keys[link.UNIT, "50-tls.conf"] = link_drop_in(config)
     ports = {(unit, "50-low-port.conf"): port_drop_in(*used) for unit, used in _ports_of(config).items()}
     return output | inbox | asked | keys | ports
 
 
 def _ports_of(config: Config) -> dict[str, tuple[int, ...]]:
     """What each unit listens on that may be given a port below 1024."""
+    led = [int(way.accept.rpartition(":")[2]) for way in link.ways(config)]
     return {
+        link.UNIT: (config.link.port, *led),
         "ddwd-gateway": (config.gateway.dicom_port, config.gateway.http_port),
         "ddwd-storage": (config.storage.dicom_port, config.storage.http_port),
         "ddwd-tls@gateway": (config.tls.gateway_port, config.web.gateway_port),
@@ -306,10 +321,17 @@ def tls_drop_in(config: Config, name: tls.Name) -> str | None:
     """Gives a unit its own key, which only root can read where it lies."""
     if name not in tls.in_use(config):
         return None
-    key = str(tls.files(config, name).key).replace("%", "%%")  # to the end of the line, without quotes
-    return (
-        f"# Written by ddwd-provision: tls of ddwd.yaml.\n[Service]\nLoadCredential={tls.CREDENTIAL}:{key}\n"
-    )
+    return _key_drop_in("tls", tls.files(config, name).key)
+
+
+def link_drop_in(config: Config) -> str | None:
+    """Gives ddwd-tls@link the key of this machine."""
+    return _key_drop_in("link", config.link.folder / tls.LINK_KEY) if config.is_linked else None
+
+
+def _key_drop_in(section: str, path: Path) -> str:
+    key = str(path).replace("%", "%%")  # to the end of the line, without quotes
+    return f"# Written by ddwd-provision: {section} of ddwd.yaml.\n[Service]\nLoadCredential={tls.CREDENTIAL}:{key}\n"
 
 
 def _escaped(path: Path) -> str:
@@ -322,6 +344,7 @@ def ensure_tls(config: Config) -> None:
     folder = Paths(config).tls
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     texts = {f"{node}.conf": terminator.render(config, node) for node in NODES}
+    texts["link.conf"] = link.render(config)
     if config.tls.gateway != "off":
         trusted = (tls.senders_authority(config), tls.authority(config))
         texts[senders_bundle(config).name] = "".join(path.read_text(encoding="ascii") for path in trusted)
@@ -334,8 +357,8 @@ def ensure_tls(config: Config) -> None:
 
 def ensure_databases(config: Config, host: Host) -> None:
     """Wait for PostgreSQL; locally make the roles and databases that are missing, elsewhere only look."""
-    for node in NODES:
-        if config.database.host is None:
+    for node in (own.name for own in config.own_nodes):
+        if config.database.is_local:
             _ensure_local(config, node, host)
         else:
             _await_external(config, node, host)
@@ -376,11 +399,10 @@ class _LocalPostgres:
 
 def _await_external(config: Config, node: NodeName, host: Host) -> None:
     database = config.database
-    argv = ["psql", "-X", "-A", "-t", "-q", "-w", "-h", str(database.host), "-p", str(database.port)]
-    argv += ["-U", database.user_for(node), "-d", database.name_for(node), "-c", "SELECT 1"]
-    env = {"PGPASSWORD": database.password or "", "PGCONNECT_TIMEOUT": "5"}
-    where = f"PostgreSQL at {database.host}:{database.port} (database {database.name_for(node)})"
-    hint = "check database.host, its roles and POSTGRES_PASSWORD, and pg_hba.conf over there"
+    argv = ["psql", "-X", "-A", "-t", "-q", "-w", "-d", databases.address(config, node), "-c", "SELECT 1"]
+    env = {"PGPASSWORD": databases.password(config) or "", "PGCONNECT_TIMEOUT": "5"}
+    where = f"PostgreSQL at {databases.place(config)} (database {database.name_for(node)})"
+    hint = "check database.*, the roles and pg_hba.conf over there, and the password"
     _await(lambda: host.run(argv, env=env), host, where, hint)
 
 

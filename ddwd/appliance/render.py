@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddwd import tls
-from ddwd.appliance import senders
+from ddwd.appliance import databases, link, senders
 from ddwd.errors import ConfigError, Problem
 from ddwd.model import EXTRACTOR_AET, VIEWER
 from ddwd.paths import Paths, orthanc_share
@@ -138,7 +138,7 @@ def _settings_for_scripts(config: Config, node: NodeName) -> Json:
 
 
 def _postgresql(config: Config, node: NodeName) -> Json:
-    """The index; without a host libpq takes the folder of the Unix socket for one, and peer authentication."""
+    """The index; locally libpq takes the folder of the Unix socket for a host, and peer authentication."""
     database = config.database
     section: Json = {
         "EnableIndex": True,
@@ -152,13 +152,15 @@ def _postgresql(config: Config, node: NodeName) -> Json:
         "MaximumConnectionRetries": 10,
         "ConnectionRetryInterval": 5,
     }
-    if database.host is not None and database.password is not None:
-        section["Password"] = database.password
+    if database.url is not None:
+        section["ConnectionUri"] = databases.address(config, node, databases.password(config))
+    elif database.host is not None and (password := databases.password(config)) is not None:
+        section["Password"] = password
     return section
 
 
 def _add_peer(rendered: Json, config: Config, credentials: Credentials, node: NodeName) -> None:
-    """The gateway knows the storage by DICOMweb; the storage sends to the SCP, and answers the extractor of this machine alone."""
+    """The gateway knows the storage by DICOMweb; the storage sends to the SCP, and answers an extractor that calls from this machine alone."""
     if node == "gateway":
         user, password = credentials.login("storage", "gateway")
         server: Json = {
@@ -177,15 +179,17 @@ def _add_peer(rendered: Json, config: Config, credentials: Credentials, node: No
         rendered["DicomWeb"]["Servers"] = {STORAGE_SERVER: server}
         return
     rendered["DicomModalities"] |= {
-        config.scp.aet: {
-            "AET": config.scp.aet,
-            "Host": config.scp.host,
-            "Port": config.scp.port,
+        one.aet: {
+            "AET": one.aet,
+            "Host": one.host,
+            "Port": one.port,
             **senders.allowing(),
             "AllowTranscoding": False,
             "Timeout": _SCP_SECONDS,
             "UseDicomTls": config.tls.scp,
-        },
+        }
+        for one in link.receivers(config)
+    } | {
         EXTRACTOR_AET: {
             "AET": EXTRACTOR_AET,
             "Host": "127.0.0.1",
@@ -400,19 +404,20 @@ def _own_paths(config: Config, node: NodeName) -> list[tuple[str, ...]]:
     if node == "gateway":
         server = ("DicomWeb", "Servers", STORAGE_SERVER)
         return [*logins, *_TLS_KEYS, *((*server, key) for key in ("Url", "Username", "Password"))]
-    modality = ("DicomModalities", config.scp.aet)
-    return [
-        *logins,
-        *_TLS_KEYS,
-        ("RegisteredUsers", "gateway"),
-        *((*modality, key) for key in ("AET", "Host", "Port", "UseDicomTls")),
-        ("DicomModalities", EXTRACTOR_AET),
+    known = [
+        ("DicomModalities", one.aet, key)
+        for one in link.receivers(config)
+        for key in ("AET", "Host", "Port", "UseDicomTls")
     ]
+    return [*logins, *_TLS_KEYS, ("RegisteredUsers", "gateway"), *known, ("DicomModalities", EXTRACTOR_AET)]
 
 
 def _storage_rules(config: Config) -> tuple[_Rule, ...]:
-    modality = ("DicomModalities", config.scp.aet)
-    return (_exactly(*modality, "AllowTranscoding", value=False), _at_least(*modality, "Timeout", low=120))
+    known = [("DicomModalities", one.aet) for one in link.receivers(config)]
+    return (
+        *(_exactly(*modality, "AllowTranscoding", value=False) for modality in known),
+        *(_at_least(*modality, "Timeout", low=120) for modality in known),
+    )
 
 
 def _at(tree: Json, path: tuple[str, ...]) -> object:

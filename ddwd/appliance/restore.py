@@ -311,7 +311,7 @@ def _put_database(backup: Backup, node: NodeName, machine: Machine, progress: Pr
     database, name = backup.config.database, backup.config.database.name_for(node)
     progress.step(f"database {name}", 0)
     how = vault.login(backup.config, node)
-    argv = ["pg_restore", "--exit-on-error", "--single-transaction", *how.options, "-d", name]
+    argv = ["pg_restore", "--exit-on-error", "--single-transaction", *how.options, "-d", how.name]
     if database.is_local:
         drop = f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'
         argv_drop = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *how.options, "-d", "postgres", "-c", drop]

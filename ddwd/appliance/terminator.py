@@ -59,6 +59,8 @@ TIMEOUTconnect = 10
 
 def render(config: Config, node: NodeName) -> str | None:
     """The settings of the terminator before that Orthanc; None where it needs none."""
+    if not config.has(node):
+        return None
     services = (_dicom(config) if node == "gateway" else _dicomweb(config)) + _web(config, node)
     return _BASE + services if services else None
 

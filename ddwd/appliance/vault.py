@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ddwd import durable
+from ddwd.appliance import databases
 from ddwd.appliance.provision import Answer, Host, SystemHost
 from ddwd.errors import LinkedError, NotFoundError, PeerDownError, PeerRefusedError, StateError
 from ddwd.paths import PRIVATE, Paths
@@ -259,26 +260,27 @@ class Login(NamedTuple):
     options: list[str]
     user: str | None
     env: Mapping[str, str]
+    name: str
+    """What it is given as the database: its name, or for a server elsewhere its URI."""
 
 
 def login(config: Config, node: NodeName) -> Login:
     """The superuser by the Unix socket, or the role of that Orthanc on a server elsewhere."""
     database = config.database
-    options = ["-p", str(database.port)]
-    if database.host is None:
-        return Login(options, "postgres", {})
-    options += ["-w", "-h", database.host, "-U", database.user_for(node)]
-    return Login(options, None, {"PGPASSWORD": database.password or "", "PGCONNECT_TIMEOUT": "10"})
+    if database.is_local:
+        return Login(["-p", str(database.port)], "postgres", {}, database.name_for(node))
+    env = {"PGPASSWORD": databases.password(config) or "", "PGCONNECT_TIMEOUT": "10"}
+    return Login(["-w"], None, env, databases.address(config, node))
 
 
 def ask(config: Config, node: NodeName, statement: str, machine: Machine) -> str:
     """What the server of that database answers. Raises PeerDownError with its words."""
     how = login(config, node)
     argv = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", *how.options]
-    argv += ["-d", config.database.name_for(node), "-c", statement]
+    argv += ["-d", how.name, "-c", statement]
     answer = machine.run(argv, how.user, how.env)
     if answer.status:
-        hint = "see: systemctl status postgresql" if config.database.is_local else "check database.host"
+        hint = "see: systemctl status postgresql" if config.database.is_local else "check database.*"
         raise PeerDownError(f"PostgreSQL: {answer.complaint}; {hint}")
     return answer.out
 

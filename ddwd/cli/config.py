@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ddwd import tls
-from ddwd.appliance import firewall, terminator
+from ddwd.appliance import databases, firewall, link, terminator
 from ddwd.config import SECRET_KEYS, Loaded, flatten, load_with_sources, ports
 from ddwd.errors import ConfigError, Problem
 from ddwd.paths import Paths
@@ -38,6 +38,7 @@ _UNIT_OF = {
     "tls.dicomweb_port": "ddwd-tls@storage",
     "web.gateway_port": "ddwd-tls@gateway",
     "web.storage_port": "ddwd-tls@storage",
+    "link.port": link.UNIT,
 }
 _EPILOG = """check is what ddwd.service runs before anything else starts. show hides passwords.
 
@@ -45,6 +46,8 @@ exit status:
   0   the settings are sound, and this machine can run with them
   64  wrong usage
   78  they are not: one line for each mistake, with file, line, key, and what to write"""
+_IN_ITS_PLACE = {key: (link.UNIT,) for key in _UNIT_OF if key.startswith(("gateway.", "storage."))}
+"""The link listens at the ports of an Orthanc that is elsewhere, as that one did here until `roles` was changed."""
 _LISTENING = "0A"  # state column of /proc/self/net/tcp; /proc/net is hidden by ProcSubset=pid
 
 
@@ -88,6 +91,8 @@ def _checked() -> Config:
         *hook_problems(loaded),
         *tls_problems(loaded),
         *firewall_problems(loaded),
+        *link.problems(loaded),
+        *database_problems(loaded),
         *restore_problems(loaded.config),
     ]
     if problems:
@@ -114,7 +119,7 @@ def port_problems(loaded: Loaded) -> list[Problem]:
     for key in ports(loaded.config):
         port = int(str(values[key]))
         host = loaded.config.scp.host if key == "scp.port" else ""
-        if _UNIT_OF[key] not in running and _is_taken(host, port):
+        if not {_UNIT_OF[key], *_IN_ITS_PLACE.get(key, ())} & running and _is_taken(host, port):
             what = f"port {port} is taken{_holder(port)}"
             problems.append(loaded.problem(key, what, "stop what holds it, or set another port here"))
     return problems
@@ -123,6 +128,8 @@ def port_problems(loaded: Loaded) -> list[Problem]:
 def output_problems(loaded: Loaded) -> list[Problem]:
     """Whether OUTPUT_DIR can be written by the user who runs this: ddwd, when the service does."""
     folder = loaded.config.output_dir
+    if not loaded.config.has("extractor"):
+        return []
     if not folder.is_dir():
         hint = f"make it: install -d -o ddwd -g ddwd -m 0750 {folder}"
         return [loaded.problem("output_dir", f"the folder {folder} does not exist", hint)]
@@ -153,7 +160,7 @@ def tls_problems(loaded: Loaded) -> list[Problem]:
         (
             key
             for key, source in loaded.sources.items()
-            if key.startswith(("tls.", "web.")) and source != DEFAULT
+            if key.startswith(("tls.", "web.", "roles", "extractors")) and source != DEFAULT
         ),
         "tls",
     )
@@ -161,8 +168,25 @@ def tls_problems(loaded: Loaded) -> list[Problem]:
     keys = [tls.files(config, name).key for name in tls.in_use(config)]
     missing = [path for path in [*tls.certificates_in_use(config), *keys] if not path.is_file()]
     problems = [loaded.problem(key, f"{path} does not exist", hint) for path in missing]
-    if any(terminator.render(config, node) for node in terminator.NODES) and not terminator.PROGRAM.exists():
+    ended = [terminator.render(config, node) for node in terminator.NODES]
+    if any([*ended, link.render(config)]) and not terminator.PROGRAM.exists():
         problems.append(loaded.problem(key, "needs stunnel, which is not here", "apt install stunnel4"))
+    return problems
+
+
+def database_problems(loaded: Loaded) -> list[Problem]:
+    """What was said twice of the external server, and a password that cannot be read."""
+    database, problems = loaded.config.database, []
+    if database.url is not None and database.host is not None:
+        problems.append(loaded.problem("database.url", "database.host is given too", "keep one of them"))
+    if database.password_file is not None and database.password is not None:
+        problems.append(
+            loaded.problem("database.password_file", "database.password is given too", "keep one of them")
+        )
+    try:
+        databases.password(loaded.config)
+    except ConfigError as error:
+        problems += error.problems
     return problems
 
 
@@ -221,11 +245,11 @@ def _is_taken(host: str, port: int) -> bool:
 def _holder(port: int) -> str:
     """Who listens on the port, as far as /proc tells this user."""
     for inode in _listeners(port):
-        for link in Path("/proc").glob("[0-9]*/fd/*"):
+        for held in Path("/proc").glob("[0-9]*/fd/*"):
             try:
-                if link.readlink() == Path(f"socket:[{inode}]"):
-                    name = (link.parents[1] / "comm").read_text(encoding="utf-8").strip()
-                    return f" by {name} (process {link.parents[1].name})"
+                if held.readlink() == Path(f"socket:[{inode}]"):
+                    name = (held.parents[1] / "comm").read_text(encoding="utf-8").strip()
+                    return f" by {name} (process {held.parents[1].name})"
             except OSError:
                 continue
     return ""

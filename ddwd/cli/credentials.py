@@ -64,7 +64,7 @@ def _show(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     found = credentials.read(config.credentials_file)
     rows = [
         (node.aet, node.url, user, found.login(node.name, user)[1])
-        for node in (config.gateway, config.storage)
+        for node in config.own_nodes
         for user in _PEOPLE
     ]
     if args.json:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.appliance import credentials, firewall, quickack
+from ddwd.appliance import credentials, firewall, quickack, vault
 from ddwd.audit import Audit
 from ddwd.clock import SystemClock, sleep
 from ddwd.config import CONFIG_FILE, DEFAULTS_FILE
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import argparse
 
     from ddwd.appliance.credentials import Credentials
-    from ddwd.config import Config
+    from ddwd.config import Config, NodeName
     from ddwd.dicom.upper_layer import Peer
     from ddwd.view.doctor import Part
 
@@ -69,6 +69,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Examine, or send; the exit status."""
+    if args.send and not config.has("extractor"):
+        out.write("the study of our own is sent from the machine of the extractor (roles in ddwd.yaml)\n")
+        return 0 if args.hourly else 1
     if args.hourly and not config.self_test.hourly:
         out.write("the hourly self test is off: self_test.hourly in ddwd.yaml\n")
         return 0
@@ -130,14 +133,15 @@ def _told(result: Result) -> str:
 def bench(config: Config) -> Bench:
     """This machine, to be examined."""
     login = _login(config)
-    asked = dict(zip(("gateway", "storage"), peers.both(config), strict=True)) if login else {}
+    asked = {node.name: peers.one(node, login) for node in config.known_nodes} if login else {}
     return Bench(
         config=config,
         report=view.collect(config, view.real_ports()),
-        nodes=asked,  # type: ignore[arg-type] # the keys are the names of the nodes
+        nodes=asked,
         login=login,
         systemctl=units.systemctl,
         echo=lambda part: echo(_peer(config, part)),
+        ask_database=lambda node: _ask_database(config, node),
         clock_is_synchronised=_synchronised,
         expiry=expiry_of,
         routes=quickack.read,
@@ -158,6 +162,10 @@ def _has_firewall(config: Config) -> bool:
     if os.geteuid() != 0:
         return config.network.firewall
     return Path(firewall.PROGRAM).exists() and firewall.is_there()
+
+
+def _ask_database(config: Config, node: NodeName) -> None:
+    vault.ask(config, node, "SELECT 1", vault.SystemMachine())
 
 
 def _login(config: Config) -> Credentials | None:

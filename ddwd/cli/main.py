@@ -19,6 +19,7 @@ from ddwd.cli import (
     credentials,
     doctor,
     hooks,
+    link,
     pause,
     quarantine,
     reconcile,
@@ -34,11 +35,13 @@ from ddwd.cli import (
     try_,
     verify,
 )
-from ddwd.config import load
-from ddwd.errors import DdwdError
+from ddwd.config import ROLES, load
+from ddwd.errors import DdwdError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from ddwd.config import Config, Role
 
 VERBS = (
     status,
@@ -56,12 +59,21 @@ VERBS = (
     alert,
     credentials,
     tls,
+    link,
     config,
     support_bundle,
     backup,
     restore,
     try_,
 )
+_NEEDED: Mapping[str, tuple[Role, ...]] = {
+    **dict.fromkeys(
+        ("trace", "verify", "reconcile", "retry", "retention", "pause", "resume", "quarantine", "hooks"),
+        ("extractor",),
+    ),
+    **dict.fromkeys(("backup", "restore"), ROLES),
+}
+"""What must run on the machine that a verb is asked for on."""
 _USAGE = 64  # EX_USAGE of sysexits.h
 _INTERRUPTED = 130
 _EPILOG = """exit status: 0 done, 1 the answer is no, 64 usage, 65 not for this user, 66 not found,
@@ -87,11 +99,22 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _require(verb: str, settings: Config) -> None:
+    """Raise NotFoundError for a verb whose part runs on another machine."""
+    missing = [role for role in _NEEDED.get(verb, ()) if not settings.has(role)]
+    if missing:
+        raise NotFoundError(
+            f"{' and '.join(missing)} not on this machine (roles in ddwd.yaml): ask for {verb} where it runs"
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the exit status."""
     args = parser().parse_args(argv)
     try:
         settings = load() if getattr(args, "needs_config", True) else None
+        if settings is not None:
+            _require(args.verb, settings)
         found: int = args.run(args, settings, sys.stdout)
         sys.stdout.flush()
     except DdwdError as error:

@@ -101,7 +101,7 @@ def _show(config: Config, out: TextIO, *, as_json: bool) -> int:
     found = certificates.show(config)
     now = SystemClock().utc()
     soon = [one for one in found if one.expires - now < timedelta(days=EXPIRES_DAYS)]
-    used = {str(path) for path in tls.certificates_in_use(config)}
+    used = {str(path) for path in [*tls.certificates_in_use(config), *tls.of_link(config)]}
     if as_json:
         out.write(json.dumps(facts(config, found)) + "\n")
     elif not found:
@@ -113,7 +113,7 @@ def _show(config: Config, out: TextIO, *, as_json: bool) -> int:
 
 def facts(config: Config, found: Sequence[Shown]) -> list[dict[str, object]]:
     """What is told of each certificate as JSON."""
-    used = {str(path) for path in tls.certificates_in_use(config)}
+    used = {str(path) for path in [*tls.certificates_in_use(config), *tls.of_link(config)]}
     return [_facts(one, used) for one in found]
 
 

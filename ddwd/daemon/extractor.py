@@ -105,8 +105,8 @@ class Extractor:
         return Guard(
             {
                 "retrieve": [paths.output, paths.state, paths.quarantine],
-                "forward": [paths.storage_storage, *database],
-                "receive": [paths.gateway_storage, *database],
+                "forward": [paths.storage_storage, *database] if self._config.has("storage") else [],
+                "receive": [paths.gateway_storage, *database] if self._config.has("gateway") else [],
             },
             self._config.disk.reserve,
             paths.forwarding_paused,
@@ -167,7 +167,7 @@ class Extractor:
             requests=requests,
             guard=self._guard,
             conflicts=Conflicts(
-                {"gateway": paths.conflicts("gateway"), "storage": paths.conflicts("storage")},
+                {node.name: paths.conflicts(node.name) for node in self._config.own_nodes},
                 {"gateway": gateway, "storage": storage},
                 quarantine,
             ),

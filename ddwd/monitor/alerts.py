@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ddwd import durable
+from ddwd.view.report import aside_text
 from ddwd.view.words import many, span
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def _waiting(report: Report) -> Iterator[tuple[str, str]]:
             "held",
             f"{many(held, 'study is', 'studies are')} held on ORTHANC1, for no rule takes them: ddwd routes list",
         )
+    for folder, images in report.aside.items():
+        yield f"aside {folder}", aside_text(folder, images)
     if report.hooks:
         yield (
             "hooks",

@@ -125,7 +125,8 @@ class Metrics:
             gauge.clear()
         self._show_parts(report)
         self._show_volumes(report)
-        for hop, count in report.hearts[-1].facts.get("backlog", {}).items():
+        extractor = report.hearts[-1].facts if report.hearts else {}
+        for hop, count in extractor.get("backlog", {}).items():
             self._backlog.labels(hop).set(count)
         for stage, count in report.counts.items():
             self._flight.labels(stage).set(count)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ddwd import __version__
 from ddwd.config import CONFIG_FILE, DEFAULTS_FILE, Config, load
-from ddwd.errors import ConfigError, DdwdError
+from ddwd.errors import ConfigError, DdwdError, NotFoundError
 from ddwd.paths import Paths
 from ddwd.pipeline.quarantine import read_entries
 from ddwd.state.proof import Prover
@@ -43,6 +43,7 @@ _EPILOG = """With group ddwd it asks and acts; without, it shows what every user
 exit status of --once and --json:
   0   all is well
   1   something is wrong; it is named
+  66  the extractor runs on another machine
   78  the configuration cannot be used"""
 
 
@@ -69,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _USAGE if end.code else 0
     try:
         config = _config()
+        if not config.has("extractor"):
+            raise NotFoundError(
+                "the extractor runs on another machine (roles in ddwd.yaml): look there, or: ddwd status"
+            )
         if args.once or args.json or not sys.stdout.isatty():
             return _once(config, as_json=args.json)
         return _live(config)

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ddwd import tls
-from ddwd.appliance import quickack, render
+from ddwd.appliance import databases, link, quickack, render
 from ddwd.config import CONFIG_FILE, SECRET_KEYS, flatten
-from ddwd.errors import ConfigError, DdwdError, Problem
+from ddwd.errors import ConfigError, DdwdError, PeerDownError, Problem
 from ddwd.paths import Paths
-from ddwd.view.units import UNITS
+from ddwd.view.report import aside_text
 from ddwd.view.words import many, span
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ class Bench:
     login: Credentials | None
     systemctl: Systemctl
     echo: Callable[[Part], bool]
+    ask_database: Callable[[NodeName], None]
+    """Ask the server of that Orthanc's index. Raises PeerDownError with its words."""
     clock_is_synchronised: Callable[[], bool | None]
     expiry: Callable[[Path], datetime]
     routes: Callable[[], list[JsonRoute]]
@@ -167,7 +169,7 @@ def _settings(bench: Bench) -> Iterator[Finding]:
             "settings", Level.NOTE, "the additions to the Orthancs were not looked at", "run it with sudo"
         )
         return
-    for node in _nodes():
+    for node in _nodes(bench.config):
         for problem in render.problems_of(bench.config, bench.login, node):
             yield Finding(
                 "settings", Level.BROKEN, f"{problem.source}: {problem.key}: {problem.what}", problem.instead
@@ -179,7 +181,7 @@ def _rendered(bench: Bench) -> Iterator[Finding]:
     if bench.login is None:
         yield Finding("configuration", Level.NOTE, "not looked at: this user may not", "run it with sudo")
         return
-    for node in _nodes():
+    for node in _nodes(bench.config):
         for path in sorted(bench.paths.rendered(node).glob("*.json")):
             tree = json.loads(path.read_text(encoding="utf-8"))
             yield from _against_minimum(node, tree)
@@ -229,6 +231,20 @@ def _orthancs(bench: Bench) -> Iterator[Finding]:
             yield Finding(
                 "Orthancs", Level.BROKEN, text, "apt install orthanc-dicomweb, then systemctl restart ddwd"
             )
+    yield from _external(bench)
+
+
+def _external(bench: Bench) -> Iterator[Finding]:
+    """A server elsewhere is reached, as each Orthanc's role; the local one is told of with the units."""
+    if bench.config.database.is_local or bench.config.database.engine != "postgresql":
+        return
+    for node in _nodes(bench.config):
+        try:
+            bench.ask_database(node)
+        except PeerDownError as error:
+            text = f"the index of {node} at {databases.place(bench.config)}: {error}"
+            remedy = "look at the servers, their pg_hba.conf and the password"
+            yield Finding("Orthancs", Level.BROKEN, text, remedy)
 
 
 def _versions(bench: Bench) -> Iterator[Finding]:
@@ -252,8 +268,11 @@ def _echoes(bench: Bench) -> Iterator[Finding]:
         ("storage", config.storage.dicom_port, config.storage.aet),
         ("scp", config.scp.port, config.scp.aet),
     )
+    reached = (
+        {"scp", "gateway", "storage"} if config.has("extractor") else {node.name for node in config.own_nodes}
+    )
     for part, port, aet in known:
-        if not bench.echo(part):
+        if part in reached and not bench.echo(part):
             text = f"{aet} does not answer a C-ECHO on port {port}"
             yield Finding(
                 "C-ECHO", Level.BROKEN, text, f"ss -ltnp 'sport = :{port}'; journalctl -u ddwd-{part} -n 50"
@@ -262,21 +281,31 @@ def _echoes(bench: Bench) -> Iterator[Finding]:
 
 def _hops(bench: Bench) -> Iterator[Finding]:
     """Each part reaches the next as it will have to: STOW-RS by DICOMweb, C-MOVE by C-ECHO."""
-    if not bench.nodes:
+    if bench.login is None:
         yield Finding("hops", Level.NOTE, "not asked: this user may not", "run it with sudo")
         return
+    if "gateway" in bench.nodes:
+        yield from _reaches_storage(bench.nodes["gateway"])
+    if "storage" in bench.nodes:
+        for one in link.receivers(bench.config):
+            yield from _reaches_receiver(bench.nodes["storage"], one.aet)
+
+
+def _reaches_storage(gateway: Node) -> Iterator[Finding]:
     try:
-        bench.nodes["gateway"].reaches(render.STORAGE_SERVER)
+        gateway.reaches(render.STORAGE_SERVER)
     except DdwdError as error:
         yield Finding(
             "hops", Level.BROKEN, f"ORTHANC1 does not reach ORTHANC2 by DICOMweb: {error}", "ddwd status"
         )
+
+
+def _reaches_receiver(storage: Node, aet: str) -> Iterator[Finding]:
     try:
-        bench.nodes["storage"].echoes(bench.config.scp.aet)
+        storage.echoes(aet)
     except DdwdError as error:
-        yield Finding(
-            "hops", Level.BROKEN, f"ORTHANC2 does not reach the SCP: {error}", "journalctl -u ddwd-scp -n 50"
-        )
+        text = f"ORTHANC2 does not reach the SCP {aet}: {error}"
+        yield Finding("hops", Level.BROKEN, text, "journalctl -u ddwd-scp -n 50, on its machine")
 
 
 def _daemons(bench: Bench) -> Iterator[Finding]:
@@ -285,11 +314,11 @@ def _daemons(bench: Bench) -> Iterator[Finding]:
             yield Finding("daemons", Level.BROKEN, heart.problem, f"journalctl -u ddwd-{heart.daemon} -n 50")
     if bench.report.paused:
         yield Finding("daemons", Level.WARN, "fetching is paused by the operator", "ddwd resume")
-    for name, state in bench.report.hearts[-1].facts.get("peers", {}).items():
-        if state != "ok":
-            yield Finding(
-                "daemons", Level.BROKEN, f"the extractor cannot reach {name}: {state}", "ddwd status"
-            )
+    for extractor in bench.report.hearts[-1:]:
+        for name, state in extractor.facts.get("peers", {}).items():
+            if state != "ok":
+                text = f"the extractor cannot reach {name}: {state}"
+                yield Finding("daemons", Level.BROKEN, text, "ddwd status")
 
 
 def _sweep(bench: Bench) -> Iterator[Finding]:
@@ -338,7 +367,8 @@ def _retention(bench: Bench) -> Iterator[Finding]:
 def _permissions(bench: Bench) -> Iterator[Finding]:
     """Patient data is for the portal and group ddwd alone; and the portal can write where it must."""
     paths = bench.paths
-    for path in (paths.output, paths.state, paths.quarantine):
+    output = [paths.output] if bench.config.has("extractor") else []
+    for path in (*output, paths.state, paths.quarantine):
         try:
             found = path.stat()
         except FileNotFoundError:
@@ -410,8 +440,8 @@ def _certificates(bench: Bench) -> Iterator[Finding]:
 
 def certificate_files(config: Config, login: Credentials) -> Iterator[Path]:
     """Every file of the configuration that holds certificates."""
-    found = dict.fromkeys(tls.certificates_in_use(config))
-    for node in _nodes():
+    found = dict.fromkeys([*tls.certificates_in_use(config), *tls.of_link(config)])
+    for node in _nodes(config):
         tree = render.merged(config, login, node)[0].tree
         found |= dict.fromkeys(Path(str(tree[key])) for key in _CERTIFICATE_KEYS if tree.get(key))
     yield from found
@@ -421,7 +451,7 @@ def certificate_files(config: Config, login: Credentials) -> Iterator[Path]:
 def _senders(bench: Bench) -> Iterator[Finding]:
     """Who may send."""
     config = bench.config
-    if not config.senders:
+    if not config.senders and config.has("gateway"):
         text = f"anyone who reaches port {config.gateway.dicom_port} may send, by any AE title"
         remedy = f"list your modalities in senders in {CONFIG_FILE}"
         yield Finding("senders", Level.WARN, text, remedy)
@@ -459,6 +489,8 @@ def _waiting(bench: Bench) -> Iterator[Finding]:
     if bad:
         text = f"{many(len(bad), 'request was', 'requests were')} damaged and not done"
         yield Finding("waiting", Level.WARN, text, f"rm {bench.paths.requests}/*.bad")
+    for folder, count in bench.report.aside.items():
+        yield Finding("waiting", Level.WARN, aside_text(folder, count), f"ls -l {folder}")
     if waiting := bench.report.counts.get("waiting", 0):
         text = f"{many(waiting, 'study waits', 'studies wait')} after a failure"
         yield Finding("waiting", Level.WARN, text, "ddwd-top, or ddwd trace STUDY")
@@ -467,7 +499,9 @@ def _waiting(bench: Bench) -> Iterator[Finding]:
 def _self_test(bench: Bench) -> Iterator[Finding]:
     """What the last study of our own did."""
     last = bench.report.self_test
-    if last is None:
+    if not bench.config.has("extractor"):
+        yield Finding("self test", Level.NOTE, "the extractor's machine makes it")
+    elif last is None:
         yield Finding("self test", Level.NOTE, "none was made yet", "ddwd doctor --send")
     elif not last.get("ok"):
         yield Finding(
@@ -475,8 +509,9 @@ def _self_test(bench: Bench) -> Iterator[Finding]:
         )
 
 
-def _nodes() -> tuple[NodeName, NodeName]:
-    return "gateway", "storage"
+def _nodes(config: Config) -> tuple[NodeName, ...]:
+    """The Orthancs whose settings are made on this machine."""
+    return tuple(node.name for node in config.own_nodes)
 
 
 CHECKS: dict[str, Callable[[Bench], Iterator[Finding]]] = {
@@ -500,7 +535,7 @@ CHECKS: dict[str, Callable[[Bench], Iterator[Finding]]] = {
     "self test": _self_test,
 }
 _FINE = {
-    "units": f"all {len(UNITS)} active, enabled at boot",
+    "units": "all active, enabled at boot",
     "settings": "sound, with every addition",
     "configuration": "both Orthancs run with what was set, and lose nothing by it",
     "Orthancs": "both answer, with PostgreSQL and DICOMweb",

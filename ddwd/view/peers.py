@@ -18,7 +18,8 @@ from ddwd.state.proof import as_orthanc_id
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ddwd.config import Config
+    from ddwd.appliance.credentials import Credentials
+    from ddwd.config import Config, OrthancNode
     from ddwd.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
     from ddwd.state.proof import Prover
@@ -29,10 +30,12 @@ _PADDING = " \0"
 def both(config: Config) -> tuple[Orthanc, Orthanc]:
     """Gateway and storage; no connection is made yet. Raises ConfigError where the credentials cannot be read."""
     login = credentials.read(config.credentials_file)
-    gateway, storage = (
-        Orthanc(node.name, node.url, *login.login(node.name)) for node in (config.gateway, config.storage)
-    )
-    return gateway, storage
+    return one(config.gateway, login), one(config.storage, login)
+
+
+def one(node: OrthancNode, login: Credentials) -> Orthanc:
+    """That Orthanc; no connection is made yet."""
+    return Orthanc(node.name, node.url, *login.login(node.name))
 
 
 def studies_named(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -133,6 +134,8 @@ class Report:
     retention: dict[str, Any] = field(default_factory=dict)
     hooks: int = 0
     """Studies whose hook has failed, and is tried again."""
+    aside: dict[str, int] = field(default_factory=dict)
+    """Folder -> objects of other content than the stored ones, that no extractor of this machine takes to quarantine."""
 
     @property
     def wrong(self) -> tuple[str, ...]:
@@ -152,13 +155,14 @@ def _orthanc(node: OrthancNode, login: Credentials) -> Orthanc:
 def collect(config: Config, ports: Ports) -> Report:
     """Ask every source; none of them failing keeps the others from being shown."""
     paths = Paths(config)
-    scp, extractor = (_heart(config, daemon, ports.clock) for daemon in _daemons())
+    hearts = tuple(_heart(config, daemon, ports.clock) for daemon in _daemons(config))
+    extractor = hearts[-1] if hearts else Heart("extractor", None, {}, "it runs on another machine")
     return Report(
         at=stamp(ports.clock.utc()),
         # `ddwd try` alone has the embedded database, and no unit is its own
-        units=units.ask(ports.systemctl) if config.database.engine == "postgresql" else (),
+        units=units.ask(ports.systemctl, config.roles) if config.database.engine == "postgresql" else (),
         servers=_servers(config, ports),
-        hearts=(scp, extractor),
+        hearts=hearts,
         volumes=_watched(config, extractor) or _volumes(config),
         counts=dict(extractor.facts.get("counts", {})),
         in_flight=_rows(extractor, "in_flight", _FLIGHT),
@@ -169,11 +173,12 @@ def collect(config: Config, ports: Ports) -> Report:
         swept=dict(extractor.facts.get("swept", {})),
         retention=dict(extractor.facts.get("retention", {})),
         hooks=_failed_hooks(paths.hooks_status),
+        aside=_aside(config),
     )
 
 
-def _daemons() -> tuple[Daemon, Daemon]:
-    return "scp", "extractor"
+def _daemons(config: Config) -> tuple[Daemon, ...]:
+    return ("scp", "extractor") if config.has("extractor") else ()
 
 
 def _heart(config: Config, daemon: Daemon, clock: Clock) -> Heart:
@@ -207,7 +212,7 @@ def _rows(heart: Heart, of: str, names: tuple[str, ...]) -> tuple[dict[str, Any]
 
 def _servers(config: Config, ports: Ports) -> tuple[Server, ...]:
     """Ask both Orthancs at once; one that hangs has `patience` seconds."""
-    nodes = (config.gateway, config.storage)
+    nodes = config.known_nodes
     try:
         login = credentials.read(config.credentials_file)
     except ConfigError as error:
@@ -331,6 +336,23 @@ def _failed_hooks(path: Path) -> int:
         return 0
 
 
+def _aside(config: Config) -> dict[str, int]:
+    """What lies there for good, where no extractor is beside that Orthanc; nothing of a folder that this user may not look into."""
+    if config.has("extractor"):
+        return {}
+    found = {}
+    for node in config.own_nodes:
+        folder = Paths(config).conflicts(node.name)
+        with suppress(OSError):
+            found[str(folder)] = sum(path.suffix == ".dcm" for path in folder.iterdir())
+    return {folder: count for folder, count in found.items() if count}
+
+
+def aside_text(folder: str, count: int) -> str:
+    """One line of it for people."""
+    return f"{many(count, 'image', 'images')} of other content than the stored ones in {folder}: look, and remove them"
+
+
 def _all_wrong(report: Report) -> Iterator[str]:
     for unit in report.units:
         if not unit.is_well:
@@ -346,15 +368,17 @@ def _all_wrong(report: Report) -> Iterator[str]:
         yield f"{many(waiting, 'study waits', 'studies wait')} after a failure, and will be tried again"
     if held := report.counts.get(Stage.HELD.value, 0):
         yield f"{many(held, 'study is', 'studies are')} held: no rule of routes takes them; see: ddwd routes list"
+    yield from (aside_text(folder, count) for folder, count in report.aside.items())
     if report.hooks:
         yield f"the hook of {many(report.hooks, 'finished study', 'finished studies')} failed, and will be tried again; see: ddwd hooks list"
 
 
 def _not_reached(report: Report) -> Iterator[str]:
     """The peers that the extractor cannot reach although they answered us."""
-    extractor = report.hearts[-1]
     answering = {server.name for server in report.servers if not server.problem}
-    if not extractor.problem:
+    for extractor in report.hearts[-1:]:
+        if extractor.problem:
+            continue
         for name, state in extractor.facts.get("peers", {}).items():
             if name in answering | {"ledger"} and state != "ok":
                 yield f"for the extractor: {state}"

@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddwd.config import ROLES
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from ddwd.config import Role
 
     Systemctl = Callable[[Sequence[str]], str | None]
     """Runs systemctl with these arguments: its output, or None where systemd cannot be asked."""
@@ -32,8 +36,17 @@ UNITS = (
     "ddwd-commitment",
 )
 """The umbrella, then the others in the order they start."""
-OPTIONAL = ("ddwd-tls@gateway", "ddwd-tls@storage")
+OPTIONAL = ("ddwd-tls@gateway", "ddwd-tls@storage", "ddwd-tls@link")
 """Those that the settings may want; they have a condition, which says whether they do."""
+ROLE_OF: Mapping[str, Role] = {
+    "ddwd-gateway": "gateway",
+    "ddwd-inbox": "gateway",
+    "ddwd-storage": "storage",
+    "ddwd-scp": "extractor",
+    "ddwd-extractor": "extractor",
+    "ddwd-hooks": "extractor",
+}
+"""Those that start only where that role is this machine's; the others start everywhere."""
 _PROPERTIES = "Id,ConditionResult,LoadState,ActiveState,SubState,Result,NRestarts,StatusText"
 _SKIPPED = "exec-condition"
 """Result= of a unit that the settings do not need: ddwd-quickack without a network."""
@@ -74,8 +87,8 @@ def systemctl(arguments: Sequence[str]) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def ask(run: Systemctl) -> tuple[Unit, ...]:
-    """Every unit, in the order of UNITS, then those of OPTIONAL that are wanted; none where systemd cannot be asked."""
+def ask(run: Systemctl, roles: Collection[Role] = ROLES) -> tuple[Unit, ...]:
+    """Every unit of these roles, in the order of UNITS, then those of OPTIONAL that are wanted; none where systemd cannot be asked."""
     names = [f"{name}.service" for name in (*UNITS, *OPTIONAL)]
     found = run(["show", f"--property={_PROPERTIES}", "--", *names])
     if found is None:
@@ -83,7 +96,8 @@ def ask(run: Systemctl) -> tuple[Unit, ...]:
     blocks = [_properties(block) for block in found.strip().split("\n\n")]
     by_name = {block.get("Id", ""): block for block in blocks}
     wanted = [name for name in OPTIONAL if by_name.get(f"{name}.service", {}).get("ConditionResult") == "yes"]
-    return tuple(_unit(name, by_name.get(f"{name}.service", {})) for name in (*UNITS, *wanted))
+    here = [name for name in UNITS if ROLE_OF.get(name) is None or ROLE_OF[name] in roles]
+    return tuple(_unit(name, by_name.get(f"{name}.service", {})) for name in (*here, *wanted))
 
 
 def _properties(block: str) -> dict[str, str]:

@@ -26,7 +26,7 @@ _ddwd_paths() {
 _ddwd() {
     local cur="${COMP_WORDS[COMP_CWORD]}"
     if ((COMP_CWORD == 1)); then
-        _ddwd_words "--help --version status doctor trace verify reconcile retry retention pause resume quarantine routes hooks send alert credentials tls config support-bundle backup restore try"
+        _ddwd_words "--help --version status doctor trace verify reconcile retry retention pause resume quarantine routes hooks send alert credentials tls link config support-bundle backup restore try"
         return
     fi
     case "${COMP_WORDS[1]}" in
@@ -119,6 +119,10 @@ _ddwd() {
         issue:[3-9]) words="--help --into --json" ;;
         *) words="--help init show issue" ;;
         esac
+        _ddwd_words "$words"
+        ;;
+    link)
+        local words="--help --roles --json"
         _ddwd_words "$words"
         ;;
     config)

@@ -289,7 +289,12 @@ def _places(paths: Paths, name: str) -> list[str]:
     return [str(one) for one in found] if isinstance(found, list) else [str(found)]
 
 
-_ASKED = {"node": ("gateway", "storage"), "daemon": ("scp", "extractor"), "place": ("output",)}
+_ASKED = {
+    "node": ("gateway", "storage"),
+    "role": ("gateway", "storage", "extractor"),
+    "daemon": ("scp", "extractor"),
+    "place": ("output",),
+}
 
 
 def modules() -> str:

@@ -96,6 +96,7 @@ class Machine:
         self.said = {"is-enabled": "enabled\n", "show": "ActiveState=active\n"}
         self.silent: set[str] = set()
         self.synchronised: bool | None = True
+        self.database_says = ""
         self.ends = self.clock.utc() + timedelta(days=300)
         self.routes = with_twins(LOOPBACK)
         self.has_firewall = False
@@ -114,6 +115,10 @@ class Machine:
         (folder / "own.json").write_text(json.dumps(addition))
         self.render("gateway")
 
+    def _ask_database(self, _node: str) -> None:
+        if self.database_says:
+            raise PeerDownError(self.database_says)
+
     def examine(self) -> list[Finding]:
         """All findings."""
         return examine(
@@ -124,6 +129,7 @@ class Machine:
                 login=self.login,
                 systemctl=lambda words: self.said.get(words[0]),
                 echo=lambda part: part not in self.silent,
+                ask_database=self._ask_database,
                 clock_is_synchronised=lambda: self.synchronised,
                 expiry=lambda _path: self.ends,
                 routes=lambda: self.routes,
@@ -144,6 +150,21 @@ def _worst(findings: list[Finding]) -> dict[str, Level]:
         part: max(one.level for one in findings if one.part == part)
         for part in dict.fromkeys(one.part for one in findings)
     }
+
+
+def test_an_external_server_that_refuses_is_named_with_its_words_and_without_the_password(
+    machine: Machine,
+) -> None:
+    secret = "made up"  # noqa: S105 - it is
+    database = replace(
+        machine.config.database, url="postgresql://db1,db2/?sslmode=verify-full", password=secret
+    )
+    machine.config = replace(machine.config, database=database)
+    machine.database_says = "PostgreSQL: FATAL: no pg_hba.conf entry"
+    found = [one for one in machine.examine() if one.part == "Orthancs"]
+    assert [one.level for one in found] == [Level.BROKEN, Level.BROKEN]
+    assert "the index of gateway at db1,db2: PostgreSQL: FATAL: no pg_hba.conf entry" in found[0].text
+    assert secret not in str(found)
 
 
 def test_a_sound_machine_has_a_line_for_each_part_and_nothing_to_do(machine: Machine) -> None:

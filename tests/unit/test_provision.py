@@ -362,7 +362,10 @@ def test_external_server_is_only_looked_at_with_the_password_in_the_environment(
     provision.ensure_databases(config, host)
     assert host.statements == ["SELECT 1", "SELECT 1"]
     assert set(host.users) == {None}
-    assert [argv[argv.index("-U") + 1] for argv in host.commands] == ["ddwd-gateway", "ddwd-storage"]
+    assert [argv[argv.index("-d") + 1] for argv in host.commands] == [
+        f"postgresql://ddwd-{node}@db.example:5432/ddwd_{node}?target_session_attrs=read-write"
+        for node in ("gateway", "storage")
+    ]
     assert all(environment["PGPASSWORD"] == "made up" for environment in host.environments)
     assert not any("made up" in " ".join(argv) for argv in host.commands)
 

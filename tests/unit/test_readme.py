@@ -123,7 +123,13 @@ def _known_paths() -> set[str]:
     paths = Paths(config)
     ours = [CONFIG_FILE, DEFAULTS_FILE, config.credentials_file, config.data_dir, config.run_dir]
     ours += [paths.output, paths.quarantine, paths.additions("gateway"), paths.additions("storage")]
-    ours += [config.metrics.textfile, config.tls.folder, config.inbox.folder, paths.hooks / "output"]
+    ours += [
+        config.metrics.textfile,
+        config.tls.folder,
+        config.link.folder,
+        config.inbox.folder,
+        paths.hooks / "output",
+    ]
     return {str(path) for path in ours}
 
 

@@ -1,0 +1,50 @@
+"""An external PostgreSQL as libpq is told of it: by psql, and by Orthanc's PostgreSQL plugin (ConnectionUri). Pure, but for `password`."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from ddwd.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from ddwd.config import Config, NodeName
+
+_WRITABLE = "target_session_attrs=read-write"
+"""Of the servers of a cluster the one that can be written to; libpq looks for it with each new connection."""
+
+
+def address(config: Config, node: NodeName, password: str | None = None) -> str:
+    """The database of that Orthanc as a URI of libpq; with a password it is a secret."""
+    database = config.database
+    servers, _, options = _servers(config).partition("?")
+    servers = servers.removeprefix("postgresql://").rstrip("/")
+    if "target_session_attrs=" not in options:
+        options = f"{options}&{_WRITABLE}".lstrip("&")
+    secret = "" if password is None else f":{quote(password, safe='')}"
+    user, name = quote(database.user_for(node), safe=""), quote(database.name_for(node), safe="")
+    return f"postgresql://{user}{secret}@{servers}/{name}?{options}"
+
+
+def place(config: Config) -> str:
+    """Where it is, for people."""
+    return re.sub(r"^postgresql://|/?\?.*$|/$", "", _servers(config))
+
+
+def password(config: Config) -> str | None:
+    """What both roles log in with. Raises ConfigError where the file cannot be read."""
+    path = config.database.password_file
+    if path is None:
+        return config.database.password
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        what = f"cannot be read ({getattr(error, 'strerror', None) or 'not text'})"
+        hint = f"write the password there, then: chgrp ddwd {path}; chmod 640 {path}"
+        raise ConfigError([Problem(str(path), None, "database.password_file", what, hint)]) from None
+
+
+def _servers(config: Config) -> str:
+    database = config.database
+    return database.url or f"postgresql://{database.host}:{database.port}"

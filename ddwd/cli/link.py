@@ -1,0 +1,89 @@
+"""`ddwd link FOLDER`: what another machine of the portal needs, in a folder to be copied there. Writes that folder and link.folder."""
+
+from __future__ import annotations
+
+import json
+import socket
+from argparse import RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from ddwd.appliance import certificates, credentials, link
+from ddwd.config import ROLES
+from ddwd.errors import InvalidValueError, StateError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ddwd.config import Config, Role
+
+_EPILOG = """On one of the machines, the one that you trust most: FOLDER gets a certificate that says which
+roles the other machine has, and credentials.json with the passwords that these roles need, and no
+other. Copy what is in it to /etc/ddwd over there, remove it here, and restart ddwd on both:
+
+  ddwd link --roles gateway FOLDER
+  scp -r FOLDER/. root@OTHER:/etc/ddwd/
+
+The authority of the link stays on this machine (link.folder), and this machine gets a certificate
+too. Done again, both are good for another 825 days.
+
+exit status:
+  0   FOLDER holds what the other machine needs
+  1   openssl failed
+  64  wrong usage
+  65  not for this user, or FOLDER is there already
+  78  the configuration cannot be used, or there are no passwords yet: start ddwd once"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb and its arguments."""
+    parser = subparsers.add_parser(
+        "link",
+        help="make what another machine of the portal needs",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to put it; a new folder")
+    parser.add_argument(
+        "--roles",
+        required=True,
+        metavar="ROLES",
+        help=f"what runs on the other machine: some of {', '.join(ROLES)}, with commas",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    """Make both certificates and the folder; the exit status."""
+    roles = [role for role in ROLES if role in args.roles.split(",")]
+    if set(args.roles.split(",")) != set(roles):
+        raise InvalidValueError(
+            f"{args.roles!r} is no list of roles: write some of {', '.join(ROLES)}, with commas"
+        )
+    try:
+        made = _make(args.folder, config, roles)
+    except PermissionError as error:
+        raise StateError(f"{error.filename}: not for this user; run it with sudo") from error
+    except OSError as error:
+        raise StateError(f"{error.filename}: {error.strerror}") from error
+    if args.json:
+        out.write(json.dumps([str(path) for path in made]) + "\n")
+        return 0
+    out.writelines(f"made {path}\n" for path in made)
+    out.write(f"copy what is in {args.folder} to /etc/ddwd of the other machine, then remove it here\n")
+    return 0
+
+
+def _make(folder: Path, config: Config, roles: list[Role]) -> list[Path]:
+    own = credentials.read(config.credentials_file)
+    folder.mkdir(mode=0o700)
+    name = socket.gethostname()
+    made = certificates.link(
+        config, config.link.folder, [link.subject(role) for role in ROLES], f"machine {name}"
+    )
+    there = [link.subject(role) for role in roles]
+    made += certificates.link(config, folder / "link", there, f"machine of {', '.join(roles)}, by {name}")
+    passwords = folder / config.credentials_file.name
+    credentials.write(passwords, credentials.shared(own, roles))
+    return [*made, passwords]
