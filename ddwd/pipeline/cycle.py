@@ -252,9 +252,11 @@ class Cycle:
 
     @property
     def _has_room(self) -> bool:
-        """Whether one more study may be taken up; alone, always."""
+        """Whether one more study may be taken up; alone, always. What this machine may not fetch is left to the others."""
         if not self._ports.claims.are_shared:
             return True
+        if self.is_paused or not self._ports.guard.may_retrieve:
+            return False
         return sum(one.work is not None or one.listing is None for one in self.open.values()) < _AT_ONCE
 
     def _lose(self, study: OpenStudy) -> None:
@@ -262,6 +264,12 @@ class Cycle:
         self._ports.ledger.append("lost", study=study.study_id)
         del self.open[study.study_id]
         self._candidates.again(study.study_id)
+
+    def _leave(self, study: OpenStudy) -> None:
+        """For another extractor; nobody else takes it while all are paused."""
+        self._ports.claims.leave(study.study_id)
+        self._ports.ledger.append("lost", study=study.study_id)
+        del self.open[study.study_id]
 
     # --- seeing -----------------------------------------------------------------------------------------------
 
@@ -486,6 +494,8 @@ class Cycle:
             study.reason = guard.reason or study.reason
             if decision.retrieve and self.is_paused:
                 study.reason = "retrieving is paused by the operator; see: ddwd resume"
+                if self._ports.claims.are_shared:
+                    self._leave(study)
 
     def _decide(self, study: OpenStudy, seen: Observation) -> Decision:
         route, config = study.route, self._config

@@ -55,6 +55,9 @@ class Claims(Protocol):
     def drop(self, study: OrthancId) -> None:
         """The study is done with."""
 
+    def leave(self, study: OrthancId) -> None:
+        """The study is not done with, and for another one now. Raises PeerDownError."""
+
     def ask(self, study: OrthancId) -> None:
         """Tell whoever holds the study that the operator wants it begun anew. Raises PeerDownError."""
 
@@ -85,6 +88,9 @@ class Alone:
         """See Claims."""
 
     def drop(self, study: OrthancId) -> None:
+        """See Claims."""
+
+    def leave(self, study: OrthancId) -> None:
         """See Claims."""
 
     def ask(self, study: OrthancId) -> None:
@@ -163,6 +169,12 @@ class SharedClaims:
             self._database.rows("select pg_advisory_unlock(%s)", [_key(study)])
         except PeerDownError:
             return
+
+    def leave(self, study: OrthancId) -> None:
+        """See Claims."""
+        if self.holds(study):
+            self._held.discard(study)
+            self._database.rows("select pg_advisory_unlock(%s)", [_key(study)])
 
     def ask(self, study: OrthancId) -> None:
         """See Claims."""

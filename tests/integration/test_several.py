@@ -301,6 +301,27 @@ def test_an_archive_of_before_is_taken_over_and_nothing_is_fetched_again(
         there.kill()
 
 
+def test_what_a_paused_one_has_begun_the_other_finishes(pair: tuple[Extractor, Extractor]) -> None:
+    here, there = pair
+    images = _studies(2)
+    here.mover.scp_up = False
+    here.deliver(*images)
+    here.run(5)
+    assert len(here.cycle.open) == 2
+    here.requests.submit(Request("pause"))
+    _together(pair, 40)
+    assert there.published() == names(*images)
+    assert there.told.count(Event.PUBLISHED) == 2
+    here.deliver(image(study=9))
+    here.run(10)
+    assert here.cycle.open == {}, "it takes nothing up"
+    there.kill()
+    here.mover.scp_up = True
+    here.requests.submit(Request("resume"))
+    here.run(20)
+    assert here.published() == names(*images, image(study=9))
+
+
 def test_one_that_starts_again_goes_on_from_where_it_was(pair: tuple[Extractor, Extractor]) -> None:
     here, _ = pair
     here.deliver(*_studies(2))
