@@ -155,13 +155,14 @@ class Truth:
             return True
 
     def _is_proved(self, copy: Copy, records: dict[OrthancId, Record | None]) -> bool:
-        if not self._verified:
+        record = self._record(copy, records) if self._verified else None
+        kept = record.images.get(copy.held.orthanc_id) if record else None
+        if not self._verified or (kept is not None and kept.removed):
+            # what retention took from the disk was proved there, and goes only while an Orthanc has it
             try:
                 return copy.holder.is_whole(copy.held.orthanc_id)
             except NotFoundError:  # deleted a moment ago
                 return False
-        record = self._record(copy, records)
-        kept = record.images.get(copy.held.orthanc_id) if record else None
         return record is not None and kept is not None and is_as_recorded(self._paths.output, record, kept)
 
     def _record(self, copy: Copy, records: dict[OrthancId, Record | None]) -> Record | None:

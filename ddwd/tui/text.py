@@ -223,8 +223,8 @@ def _bar(count: int | None, known: int) -> str:
 
 
 def foot(board: Board, width: int) -> Text:
-    """Room, today, quarantine, self test: one line, or two where it is narrow."""
-    parts = [*_room(board), *_today(board), _quarantine(board), *_self_test(board)]
+    """Room, retention, today, quarantine, self test: one line, or two where it is narrow."""
+    parts = [*_room(board), *_retention(board), *_today(board), _quarantine(board), *_self_test(board)]
     if not board.may_ask:
         parts.append("read only: to act, be in group ddwd")
     lines = [""]
@@ -241,6 +241,12 @@ def _room(board: Board) -> Iterable[str]:
     for volume in board.report.volumes:
         left = f", full in {span(volume.hours_left * 3600)}" if volume.hours_left is not None else ""
         yield f"disk ({volume.use.split(',')[0]}) {size(volume.free)} free{left}"
+
+
+def _retention(board: Board) -> Iterable[str]:
+    if last := board.report.retention.get("last"):
+        freed = sum(tally["bytes"] for tally in last["places"].values())
+        yield f"retention freed {size(freed)} {span(_seconds(last['ended_at'], board.report.at))} ago"
 
 
 def _today(board: Board) -> Iterable[str]:

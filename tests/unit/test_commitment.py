@@ -14,7 +14,9 @@ from ddwd.commitment.keeper import Keeper
 from ddwd.commitment.truth import Answer, Reason, Truth
 from ddwd.config import Config, load
 from ddwd.errors import ConfigError, InvalidValueError, PeerDownError, PeerRefusedError
+from ddwd.keeping import Retention
 from ddwd.state.commitments import Asked, Commitments, Counter, Reference, asked
+from ddwd.state.requests import Request
 from ddwd.values import Station
 from tests.unit.fakes import FakeClock, Image, image, one_error, power_cut
 from tests.unit.portal import Portal
@@ -162,6 +164,21 @@ def test_verified_is_what_is_on_disk_as_recorded(strict: Site) -> None:
     assert strict.judge(wanted) == {wanted: Reason.PROCESSING_FAILURE}
     strict.portal.run()
     assert strict.judge(wanted) == {wanted: None}
+
+
+def test_verified_stays_so_once_retention_has_taken_the_file_and_storage_has_it_whole(strict: Site) -> None:
+    portal = strict.portal
+    portal.config = replace(portal.config, retention=Retention(output_days=0))
+    portal.start()
+    portal.deliver(ONE)
+    portal.run(10)
+    portal.requests.submit(Request("retention"))
+    portal.run(10)
+    (wanted,) = _of(ONE)
+    assert (portal.published(), strict.judge(wanted)) == ({}, {wanted: None})
+    portal.gateway.fileless.add(ONE.orthanc_id)
+    portal.storage.fileless.add(ONE.orthanc_id)
+    assert strict.judge(wanted) == {wanted: Reason.PROCESSING_FAILURE}
 
 
 @pytest.mark.parametrize("damage", ["gone", "flipped", "link", "record"])
