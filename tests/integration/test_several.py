@@ -11,6 +11,7 @@ import pytest
 
 from ddwd.audit import Event
 from ddwd.config import Config, Scp
+from ddwd.keeping import Retention
 from ddwd.lifecycle import Stage
 from ddwd.state.database import Database
 from ddwd.state.requests import Request
@@ -376,3 +377,24 @@ def test_a_retry_asked_of_one_is_done_once_the_other_is_done_with_the_study(
     there.run(10)
     assert not requests[0].exists()
     assert there.published() == names(*images, late)
+
+
+def test_what_may_go_is_removed_by_one_of_them_at_a_time(pair: tuple[Extractor, Extractor]) -> None:
+    for one in pair:
+        one.kill()
+        one.config = replace(one.config, retention=Retention(gateway_days=0, output_days=0))
+        one.start()
+    images = _studies(4)
+    pair[0].deliver(*images)
+    _together(pair, 30)
+    assert pair[0].published() == names(*images)
+    for one in pair:
+        one.requests.submit(Request("retention"))
+    _together(pair, 30)
+    assert (pair[0].gateway.images, pair[0].published()) == ({}, {})
+    assert len(pair[0].storage.images) == len(images)
+    assert sum(one.told.count(Event.RETIRED) for one in pair) == 8, "each study once, in each of two places"
+    assert [one.cycle.open for one in pair] == [{}, {}]
+    pair[0].requests.submit(Request("retry", images[0].study_id))
+    _together(pair, 20)
+    assert pair[0].published() == names(*images[:3])

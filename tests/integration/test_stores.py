@@ -13,7 +13,7 @@ from ddwd.errors import HeldElsewhereError, PeerDownError, StateError
 from ddwd.model import OrthancId
 from ddwd.state import driver
 from ddwd.state.claims import Left
-from ddwd.state.custody import Kept, Record
+from ddwd.state.custody import Custody, Kept, Peek, Record
 from ddwd.state.database import SCHEMA, Database, ReadDatabase
 from ddwd.state.shared import SharedCustody, SharedHistory
 from ddwd.state.stores import Stores, shared_stores
@@ -259,3 +259,17 @@ def test_a_server_that_takes_too_long_is_one_that_is_away(
     with pytest.raises(PeerDownError, match="statement timeout"):
         session.rows("select pg_sleep(5)")
     assert not session.is_open
+
+
+def test_the_first_lines_of_a_record_say_the_same_from_the_database_as_from_a_file(
+    stores: Callable[..., tuple[Stores, Database]], tmp_path: Path
+) -> None:
+    (here, _) = stores("A")
+    record = replace(_RECORD, route="trial", retired={"gateway": "2026-11-26T08:00:00Z"})
+    here.claims.take(_ONE)
+    here.custody.write(record)
+    in_files = Custody(tmp_path / "files")
+    in_files.write(record)
+    found = here.custody.peek(_ONE)
+    assert found == in_files.peek(_ONE) == Peek("2026-11-25T08:00:00Z", "P/1.2", "trial", retired=True)
+    assert here.custody.peek(_OTHER) is None
