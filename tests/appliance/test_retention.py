@@ -55,10 +55,17 @@ def _ddwd(portal: Portal, *words: str, status: int = 0) -> Any:
     return json.loads(answer.stdout)
 
 
+def _trace(portal: Portal, study: Study) -> dict[str, Any]:
+    (told,) = json.loads(portal.machine.run(["ddwd", "trace", study.uid, "--json"], check=False).stdout)[
+        "studies"
+    ]
+    found: dict[str, Any] = told
+    return found
+
+
 def _counts(portal: Portal, study: Study) -> dict[str, int]:
     """Images at each hop."""
-    told = json.loads(portal.machine.run(["ddwd", "trace", study.uid, "--json"], check=False).stdout)
-    return {hop["name"]: hop["images"] for hop in told["hops"]}
+    return {hop["name"]: hop["images"] for hop in _trace(portal, study)["hops"]}
 
 
 def _deliver(portal: Portal, *studies: Study) -> None:
@@ -72,8 +79,7 @@ def _deliver(portal: Portal, *studies: Study) -> None:
 
 
 def _events(portal: Portal, study: Study) -> list[str]:
-    told = json.loads(portal.machine.run(["ddwd", "trace", study.uid, "--json"], check=False).stdout)
-    return [step["event"] for step in told["steps"]]
+    return [step["event"] for step in _trace(portal, study)["steps"]]
 
 
 def _round(portal: Portal) -> dict[str, Any]:
