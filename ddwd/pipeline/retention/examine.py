@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 HOOK_WAITS = "its hook has not succeeded yet: ddwd hooks list"
 UNKNOWN_ROUTE = "its route is no longer in ddwd.yaml"
 UNREADABLE = "its custody record is damaged: ddwd reconcile STUDY"
-REFUSED = "an Orthanc did not give what was asked for"
+REFUSED = "not all could be asked that was to be asked about it"
 UNLOOKED = "its files in the output cannot be read"
 
 
@@ -94,7 +94,7 @@ class Examiner:
             return None
         try:
             found = self._judge(record, terms)
-        except (NotFoundError, PeerRefusedError):
+        except (NotFoundError, PeerRefusedError, StateError):
             found = REFUSED
         except OSError:
             found = UNLOOKED
