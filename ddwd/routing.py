@@ -147,7 +147,10 @@ def _holds(condition: Mapping[str, Any], tags: Mapping[str, str]) -> bool:
 
 @cache
 def _pattern(text: str) -> re.Pattern[str]:
-    return re.compile(re.escape(text).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
+    """Each piece between two stars has the first place it can (an atomic group): no pattern makes a long value slow."""
+    first, *others = (re.escape(piece).replace(r"\?", ".") for piece in text.split("*"))
+    between = "".join(f"(?>.*?{piece})" for piece in others[:-1])
+    return re.compile(first + between + "".join(f".*{piece}" for piece in others[-1:]), re.DOTALL)
 
 
 def _lower(text: str) -> str:

@@ -40,6 +40,8 @@ _OF_A_FILE = frozenset(
     {"SeriesInstanceUID", "SOPInstanceUID", "Modality", "StationName", "SeriesNumber", "SeriesDescription"}
 )
 """What differs between the images of one study: it may only stand after the folder that has the StudyInstanceUID."""
+_TOUCHING = re.compile(r"\}\{|[0-9.]\{\w*UID\}|\{\w*UID\}[0-9.]")
+"""Where a value could end in the middle of what comes after it: 1 and 12.3, or 11 and 2.3."""
 _LITERAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -70,6 +72,16 @@ def _layout(raw: Raw) -> str:
         wrong(
             "two images could have one name",
             "let one folder have {StudyInstanceUID} in it, and the last part {SOPInstanceUID}",
+        )
+    if "{PatientID}" not in "/".join(parts[: study + 1]):
+        wrong(
+            "two patients could share a folder",
+            "let a folder at or above that of {StudyInstanceUID} have {PatientID} in it",
+        )
+    if _TOUCHING.search(raw.text):
+        wrong(
+            "two values would run into each other",
+            "part them by a letter, _ or -, as {StudyDate}_{StudyInstanceUID}",
         )
     if early := [one for one in re.findall(r"\{(\w+)\}", "/".join(parts[: study + 1])) if one in _OF_A_FILE]:
         wrong(

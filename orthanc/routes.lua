@@ -18,10 +18,28 @@ local function lower(text)
   return (text:gsub('[A-Z]', function(letter) return string.char(letter:byte() + 32) end))
 end
 
--- "MR*" as a pattern of Lua; ? is one character, however many bytes it has.
-local function as_pattern(text)
-  local escaped = text:gsub('[%^%$%(%)%%%.%[%]%+%-]', '%%%0')
-  return '^' .. escaped:gsub('[*?]', { ['*'] = '.*', ['?'] = utf8.charpattern }) .. '$'
+-- "MR*" as what stands before, between and after its stars, as patterns of Lua; ? is one character, however many bytes it has.
+local function pieces_of(text)
+  local pieces = {}
+  for piece in (text .. '*'):gmatch('([^*]*)%*') do
+    local escaped = piece:gsub('[%^%$%(%)%%%.%[%]%+%-]', '%%%0')
+    pieces[#pieces + 1] = escaped:gsub('%?', (utf8.charpattern:gsub('%%', '%%%%')))
+  end
+  return pieces
+end
+
+-- Piece by piece, each at the first place it can have: no pattern of stars makes a long value slow.
+local function matches(pieces, value)
+  if #pieces == 1 then
+    return value:find('^' .. pieces[1] .. '$') ~= nil
+  end
+  local _, at = value:find('^' .. pieces[1])
+  for index = 2, #pieces - 1 do
+    if at then
+      _, at = value:find(pieces[index], at + 1)
+    end
+  end
+  return at ~= nil and value:find(pieces[#pieces] .. '$', at + 1) ~= nil
 end
 
 local rules, named = read(settings['Routes']), {}
@@ -29,7 +47,7 @@ for _, rule in ipairs(rules) do
   named[rule.Name] = rule
   for _, condition in ipairs(rule.When) do
     for index, text in ipairs(condition.Patterns) do
-      condition.Patterns[index] = as_pattern(text)
+      condition.Patterns[index] = pieces_of(text)
     end
   end
 end
@@ -40,7 +58,7 @@ local function holds(condition, tags)
   for one in (text .. '\\'):gmatch('([^\\]*)\\') do
     local plain = lower(one:match('^[ \0]*(.-)[ \0]*$'))
     for _, pattern in ipairs(condition.Patterns) do
-      if plain:match(pattern) then
+      if matches(pattern, plain) then
         return true
       end
     end
@@ -67,17 +85,23 @@ local function judge(tags)
 end
 
 local known, count = {}, 0   -- PatientID and StudyInstanceUID -> the rule, or false for one that is held
+local keys = {}              -- the same by Orthanc's ID of the study
 
-local function remember(key, rule)
+local function remember(key, study, rule)
   if count >= REMEMBERED then
-    known, count = {}, 0
+    known, keys, count = {}, {}, 0
   end
-  known[key], count = rule or false, count + 1
+  known[key], keys[study], count = rule or false, key, count + 1
+end
+
+local function forget(study)
+  if keys[study] then
+    known[keys[study]], keys[study] = nil, nil
+  end
 end
 
 -- Decide by this image, unless it was decided before; nil where no rule takes the study.
-local function decide(instance, tags, origin)
-  local study = ParseJson(RestApiGet('/instances/' .. instance .. '/study', false))['ID']
+local function decide(study, tags, origin)
   local place = '/studies/' .. study .. '/metadata'
   local kept = ParseJson(RestApiGet(place .. '?expand', false))['DdwdRoute']
   if kept == HELD or named[kept or ''] then
@@ -89,13 +113,14 @@ local function decide(instance, tags, origin)
   return rule
 end
 
-DdwdRoutes = { judge = judge }
+DdwdRoutes = {}
 
 -- The rule of the study of an image that was just stored; nil where it is held.
 function DdwdRoutes.of(instance, tags, origin)
   local key = tostring(tags['PatientID']) .. '\\' .. tostring(tags['StudyInstanceUID'])
   if known[key] == nil then
-    remember(key, decide(instance, tags, origin))
+    local study = ParseJson(RestApiGet('/instances/' .. instance .. '/study', false))['ID']
+    remember(key, study, decide(study, tags, origin))
   end
   return known[key] or nil
 end
@@ -103,4 +128,13 @@ end
 -- The rule of a study by its metadata; nil where it is held.
 function DdwdRoutes.kept(metadata)
   return named[metadata['DdwdRoute'] or '']
+end
+
+-- A study that is sent again after it was deleted, by retention too, is decided anew: its metadata went with it.
+local deleted_before = OnDeletedStudy
+function OnDeletedStudy(study)
+  if deleted_before then
+    deleted_before(study)
+  end
+  forget(study)
 end

@@ -364,7 +364,7 @@ class Cycle:
         """Whether an Orthanc lists what the record does not account for, or storage lacks what the gateway has."""
         known = record.images.keys() | record.set_aside.keys() | frozenset(record.passed)
         gateway, storage = (sets.get(study, frozenset()) for sets in listed)
-        stays = frozenset() if self._ports.router.named(record.route).forward else frozenset(record.passed)
+        stays = frozenset() if self._ports.router.forwards(record.route) else frozenset(record.passed)
         return (
             not (gateway | storage) <= known
             or not gateway - record.set_aside.keys() - stays <= storage
@@ -666,7 +666,7 @@ class Cycle:
             history=history,
             route=study.route.name if study.route else "",
             retired=dict(study.record.retired) if study.record else {},
-            passed=sorted(study.passed | frozenset(study.record.passed if study.record else ())),
+            passed=sorted(study.all_passed),
         )
 
     def _announce(self, study: OpenStudy, record: Record, report: CycleReport) -> None:

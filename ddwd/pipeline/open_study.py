@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.lifecycle import Observation, Stage
 from ddwd.pipeline.journey import Journey
-from ddwd.routing import EVERYTHING, HOLD, PRIORITIES
+from ddwd.routing import EVERYTHING, PRIORITIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +42,8 @@ class OpenStudy:
     opened: float = 0.0
     route: Route | None = EVERYTHING
     """The rule that took it; None until that is decided."""
+    asked: bool = False
+    """Whether the operator wants it looked at from the beginning, by the rules as they are now."""
     failures: int = 0
     not_before: float = 0.0
     look_again_at: float = 0.0
@@ -79,7 +81,7 @@ class OpenStudy:
             gateway_known=gateway_known,
             storage=ids_of(storage),
             held=frozenset(self.held) - uncompared(self.held, ids_of(gateway)),
-            set_aside=frozenset(self.set_aside),
+            set_aside=frozenset(self.set_aside) | self.settled,
             quiet=now - self.grew_at,
             unmoved=now - self.moved_at,
         )
@@ -95,6 +97,20 @@ class OpenStudy:
     def priority(self) -> int:
         """What its rule says; a higher one goes first."""
         return PRIORITIES[self.route.priority] if self.route else 0
+
+    @property
+    def all_passed(self) -> frozenset[OrthancId]:
+        """What its rule leaves, or an earlier one has left, and is not on disk all the same."""
+        before = frozenset(self.record.passed) if self.record else frozenset()
+        return (before | self.passed) - self.held.keys()
+
+    @property
+    def settled(self) -> frozenset[OrthancId]:
+        """What an earlier rule has left where it is: other rules do not touch it, unless the operator asks for it."""
+        if self.record is None or self.asked or self.route is None:
+            return frozenset()
+        is_same = self.route.name == self.record.route and self.route.forward
+        return frozenset() if is_same else frozenset(self.record.passed)
 
     def place(self) -> None:
         """Have the listing say where the study stands on disk, or will stand by its rule."""
@@ -116,13 +132,14 @@ class OpenStudy:
             self.restored
             or self.held != self.record.images
             or self.set_aside != self.record.set_aside
-            or not self.passed <= frozenset(self.record.passed)
+            or self.all_passed != frozenset(self.record.passed)
         )
 
     def begin_anew(self) -> None:
         """Forget all failures and waits: the operator asked for it."""
         self.failures, self.not_before = 0, 0.0
-        if self.route is HOLD:
+        self.asked = True
+        if self.route is not EVERYTHING:
             self.route = None
         self.forward_blame.clear()
         self.retrieve_blame.clear()

@@ -47,9 +47,9 @@ class Router:
         """The rule of a study that was just opened: None where it has still to be decided."""
         return None if self._routes else EVERYTHING
 
-    def named(self, name: str) -> Route:
-        """The rule of that name; the one that does everything where there is none such any more."""
-        return self._routes.get(name, EVERYTHING)
+    def forwards(self, name: str) -> bool:
+        """Whether the rule of that name has studies forwarded; one that is gone has nothing done any more."""
+        return name in self._routes and self._routes[name].forward
 
     def decide(self, study: OpenStudy, now: float) -> Route | None:
         """The rule that takes the study, HOLD where none does, None where Lua still may decide. Raises PeerDownError, PeerRefusedError."""

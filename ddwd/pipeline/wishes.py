@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ddwd.audit import Event
 from ddwd.errors import DdwdError, HeldElsewhereError, PeerDownError
 from ddwd.model import SELF_TEST_PATIENT, OrthancId, safe_component
+from ddwd.routing import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ddwd.pipeline.cycle import Ports
     from ddwd.pipeline.open_study import OpenStudy
     from ddwd.pipeline.quarantine import Entry
+    from ddwd.state.custody import Record
     from ddwd.state.requests import Request
 
 
@@ -104,7 +106,7 @@ class Wishes:
     def _forget(self, study: OrthancId) -> None:
         """Remove a self test's study from disk, which the Orthancs were told to forget before; no other study, whoever asks."""
         record = self._custody.read(study)
-        if record is None or record.folder.partition("/")[0] != safe_component(SELF_TEST_PATIENT):
+        if record is None or not _is_own(record):
             return
         self._reopened(study)  # nobody else works at it then
         self._publisher.remove(record)
@@ -147,3 +149,10 @@ class Wishes:
             study.record.set_aside = dict(study.set_aside)
             self._custody.write(study.record)
         self._quarantine.release(entry)
+
+
+def _is_own(record: Record) -> bool:
+    """Whether it is a self test's: by its rule, or where there are none by its patient, which begins the path then."""
+    if record.route:
+        return record.route == OWN.name
+    return record.folder.partition("/")[0] == safe_component(SELF_TEST_PATIENT)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd.audit import WARNINGS
 from ddwd.errors import DdwdError, NotFoundError, PeerDownError, StateError
+from ddwd.lifecycle import Stage
 from ddwd.model import OrthancId
 from ddwd.paths import Paths
 from ddwd.pipeline.quarantine import read_entries
@@ -67,6 +68,7 @@ class Trace:
     accession: str
     aet: str
     stage: str
+    route: str
     complete: bool
     hops: tuple[Hop, ...]
     steps: tuple[Step, ...]
@@ -104,6 +106,10 @@ class _Known:
     @property
     def aside(self) -> frozenset[OrthancId]:
         return frozenset(self.record.set_aside) if self.record else frozenset()
+
+    @property
+    def passed(self) -> frozenset[OrthancId]:
+        return frozenset(self.record.passed) if self.record else frozenset()
 
     @property
     def listing(self) -> Study | None:
@@ -184,6 +190,7 @@ def _told(known: _Known, config: Config) -> Trace:
         accession=(listing.accession if listing else "") or (record.accession if record else ""),
         aet=next((one.fields["aet"] for one in known.happened if one.fields.get("aet")), ""),
         stage=str(known.row.get("state") or ("published" if record else "unknown")),
+        route=str(known.row.get("route") or (record.route if record else "")),
         complete=complete,
         hops=tuple(_hops(known, config)),
         steps=tuple(_step(one) for one in known.happened),
@@ -224,8 +231,10 @@ def _step(one: events.Happened) -> Step:
 
 
 def _missing(known: _Known) -> Iterator[str]:
-    not_on_storage = known.ids("gateway") - known.ids("storage") - known.aside
-    not_on_disk = known.ids("storage") - known.published - known.aside
+    if known.row.get("state") == Stage.HELD.value:
+        return
+    not_on_storage = known.ids("gateway") - known.ids("storage") - known.aside - known.passed
+    not_on_disk = known.ids("storage") - known.published - known.aside - known.passed
     if not_on_storage and "storage" not in known.problems:
         yield f"{many(len(not_on_storage), 'image is', 'images are')} on the gateway and not on storage"
     if not_on_disk and "disk" not in known.problems:
@@ -264,6 +273,9 @@ def _unasked(known: _Known) -> tuple[str, str] | None:
 def _at_rest(known: _Known) -> tuple[str, str, bool]:
     if known.record is None:
         return "no image of it is left on either Orthanc", "send it again from the modality", False
+    if known.record.passed and not known.record.images:
+        count = many(len(known.record.passed), "image stays", "images stay")
+        return f"its {count} where they are: rule {known.record.route} has it not extracted", "nothing", True
     images = many(len(known.record.images), "image", "images")
     if known.removed:
         gone = many(known.removed, "image", "images")
@@ -287,17 +299,24 @@ def _in_flight(known: _Known) -> tuple[str, str] | None:
         return verdict, known.problems["extractor"]
     if "paused" in reason:
         return verdict, "ddwd resume"
-    meaning = explain(reason)
-    if state == "waiting":
+    return verdict, _to_do(state, explain(reason))
+
+
+def _to_do(state: str, meaning: str) -> str:
+    """What the operator does about a study in flight, if anything."""
+    if state == Stage.WAITING.value:
         return (
-            verdict,
             f"{meaning}; it is tried again by itself"
             if meaning
-            else "nothing yet: it is tried again by itself",
+            else "nothing yet: it is tried again by itself"
         )
-    if state == "arriving":
-        return verdict, "nothing: it is published once no image has come for stable_age seconds"
-    return verdict, "nothing: it is being worked at"
+    if state == Stage.HELD.value:
+        return (
+            "a rule for it in routes of ddwd.yaml, perhaps a last one that takes the rest; then restart ddwd"
+        )
+    if state == Stage.ARRIVING.value:
+        return "nothing: it is published once no image has come for stable_age seconds"
+    return "nothing: it is being worked at"
 
 
 def _in_quarantine(known: _Known) -> tuple[str, str] | None:
@@ -322,6 +341,7 @@ def lines(told: Trace, width: int) -> list[str]:
     shown = [
         f"study      {plain(told.study_uid) or told.study}",
         f"accession  {plain(told.accession) or '-'}    from {plain(told.aet) or '-'}    Orthanc ID {told.study}",
+        *_rule_line(told),
         "",
         *_wrapped("verdict    ", told.verdict, width),
         *_wrapped("do         ", told.next_step, width),
@@ -337,6 +357,10 @@ def lines(told: Trace, width: int) -> list[str]:
         text = f"{step.event}: {plain(step.text)}" + (f" ({step.meaning})" if step.meaning else "")
         shown += _wrapped(f"{mark} {step.at[:19].replace('T', ' ')}  ", text, width)
     return shown
+
+
+def _rule_line(told: Trace) -> list[str]:
+    return [f"rule       {told.route}"] if told.route else []
 
 
 def _hop_lines(hop: Hop) -> Iterator[str]:

@@ -115,6 +115,20 @@ def test_lua_and_python_answer_alike(ruled: Trial, tmp_path: Path, number: int, 
     assert (choose(table(config.routes), port.first_image(found)) or "-") == wanted
 
 
+def test_a_study_that_was_deleted_and_comes_again_is_decided_anew(ruled: Trial, tmp_path: Path) -> None:
+    first = _made(tmp_path / "first", 8300, "ROUTINE-8")
+    _send(ruled, "CT1", first)
+    wait_for(lambda: _route(ruled, first) == "routine", 10, "Lua did not decide")
+    ruled.wait_complete(first)
+    for name in ("gateway", "storage"):
+        port = ruled.orthanc("gateway" if name == "gateway" else "storage")
+        for found in port.find_study(first.uid):
+            port.delete_study(found)
+    again = _made(tmp_path / "again", 8300, "ROUTINE-8", StationName="ARCHIVE1")
+    _send(ruled, "CT1", again)
+    wait_for(lambda: _route(ruled, again) == "archive", 10, "Lua went by what it remembered")
+
+
 def test_each_study_goes_where_its_rule_says(ruled: Trial, tmp_path: Path) -> None:
     stays = _made(tmp_path, 8201, "STAYS")
     archived = _made(tmp_path, 8202, "ANYBODY", StationName="ARCHIVE1")

@@ -168,6 +168,7 @@ def told() -> Trace:
         accession="A-2026-0001",
         aet="CT1",
         stage="waiting",
+        route="",
         complete=False,
         hops=(
             TraceHop("gateway", "ORTHANC1", 250, _at(40), _at(8)),

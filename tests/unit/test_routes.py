@@ -11,6 +11,7 @@ from ddwd.audit import Event
 from ddwd.lifecycle import Stage
 from ddwd.routing import Condition, Route
 from ddwd.state.notices import Notices
+from ddwd.state.requests import Request
 from tests.unit.fakes import Image, image, one_error, power_cut
 from tests.unit.portal import Portal, names
 
@@ -53,10 +54,13 @@ def test_without_rules_nobody_is_asked_for_one(portal: Portal) -> None:
 
 
 def test_a_study_follows_the_rule_that_lua_has_chosen(portal: Portal) -> None:
-    portal.rule(Route("pat1", PAT1), Route("research", layout="research/{StudyInstanceUID}/{SOPInstanceUID}"))
+    portal.rule(
+        Route("pat1", PAT1),
+        Route("research", layout="research/{PatientID}_{StudyInstanceUID}/{SOPInstanceUID}"),
+    )
     images = _arrives(portal, "research")
     portal.run(30)
-    assert set(portal.published()) == {f"research/{one.study_uid}/{one.sop_uid}.dcm" for one in images}
+    assert set(portal.published()) == {f"research/PAT1_{one.study_uid}/{one.sop_uid}.dcm" for one in images}
     assert _record(portal, images[0].study_id).route == "research"
 
 
@@ -163,8 +167,8 @@ def test_a_published_study_stays_where_it_is_when_the_rules_change(portal: Porta
 @pytest.mark.parametrize(
     "layout",
     [
-        "{StudyInstanceUID}/{SOPInstanceUID}",
-        "a/b/c/{StudyInstanceUID}/{SeriesInstanceUID}/x/{SeriesNumber}_{SOPInstanceUID}",
+        "{PatientID}_{StudyInstanceUID}/{SOPInstanceUID}",
+        "a/{PatientID}/b/c/{StudyInstanceUID}/{SeriesInstanceUID}/x/{SeriesNumber}_{SOPInstanceUID}",
         "{PatientID}_{AccessionNumber}/{StudyDate}-{StudyInstanceUID}/{Modality}/{SOPInstanceUID}",
     ],
 )
@@ -183,18 +187,21 @@ def test_any_layout_is_published_in_one_step_and_grows(portal: Portal, layout: s
 
 
 def test_a_tag_that_is_absent_or_strange_leads_nowhere_else(portal: Portal) -> None:
-    layout = "{StudyDescription}/{AccessionNumber}/{StudyInstanceUID}/{SOPInstanceUID}"
+    layout = "{StudyDescription}/{AccessionNumber}/{PatientID}_{StudyInstanceUID}/{SOPInstanceUID}"
     portal.rule(replace(REST, layout=layout))
     portal.gateway.tags = portal.storage.tags = {"StudyDescription": "../../x/..", "AccessionNumber": "."}
     _arrives(portal, "rest", 1)
     portal.run(30)
     (name,) = portal.published()
-    assert name.startswith("%2E.%2F..%2Fx%2F.%2E%-1/%2E/1.2.3.1/")
+    assert name.startswith("%2E.%2F..%2Fx%2F.%2E%-1/%2E/PAT1_1.2.3.1/")
 
 
 def test_long_values_are_cut_and_stay_different(portal: Portal) -> None:
     portal.rule(
-        replace(REST, layout="{StudyDescription}{StudyDescription}_{StudyInstanceUID}/{SOPInstanceUID}")
+        replace(
+            REST,
+            layout="{StudyDescription}_{StudyDescription}_{PatientID}_{StudyInstanceUID}/{SOPInstanceUID}",
+        )
     )
     portal.gateway.tags = portal.storage.tags = {"StudyDescription": "X" * 118}
     portal.gateway.store(image(study=1), image(study=2))
@@ -235,3 +242,65 @@ def test_a_finished_study_is_marked_and_its_hook_told_wherever_the_power_is_cut(
         if not stopped:
             return
     pytest.fail("it never ran to its end")
+
+
+# --- what a reviewer found --------------------------------------------------------------------------------------------
+
+
+def test_taking_a_rule_away_sends_nothing_that_was_to_stay(portal: Portal) -> None:
+    portal.rule(Route("stay", PAT1, forward=False, extract=False), REST)
+    images = _arrives(portal, "stay")
+    portal.run(30)
+    for rules in ((REST,), ()):
+        portal.rule(*rules)
+        portal.run(700)
+        assert portal.storage.images == {}
+    late = image(number=9)
+    portal.gateway.store(late)
+    portal.run(700)
+    assert set(portal.storage.images) == {late.orthanc_id}
+    assert set(_record(portal, late.study_id).passed) == {one.orthanc_id for one in images}
+    assert portal.published() == names(late)
+
+
+def test_at_the_operators_request_what_stayed_goes_by_the_rules_as_they_are_now(portal: Portal) -> None:
+    portal.rule(Route("stay", PAT1, forward=False, extract=False), REST)
+    images = _arrives(portal, "stay")
+    portal.run(30)
+    portal.rule(REST)
+    portal.requests.submit(Request("retry", images[0].study_id))
+    portal.run(60)
+    assert portal.published() == names(*images)
+    assert _record(portal, images[0].study_id).passed == []
+
+
+def test_a_rule_with_a_new_name_has_no_study_opened_again_and_again(portal: Portal) -> None:
+    portal.rule(Route("stay", PAT1, forward=False, extract=False), REST)
+    _arrives(portal, "stay")
+    portal.run(30)
+    portal.rule(Route("keep", PAT1, forward=False, extract=False), REST)
+    assert sum(report.opened for report in portal.run(3000)) == 0
+
+
+def test_a_study_that_only_looks_like_a_self_test_is_not_forgotten(portal: Portal) -> None:
+    portal.rule(replace(REST, layout="{AccessionNumber}/{PatientID}_{StudyInstanceUID}/{SOPInstanceUID}"))
+    portal.gateway.tags = portal.storage.tags = {"AccessionNumber": "DDWD-SELFTEST"}
+    images = _arrives(portal, "rest", 1)
+    portal.run(30)
+    portal.requests.submit(Request("forget", images[0].study_id))
+    portal.run(10)
+    assert len(portal.published()) == 1
+
+
+def test_two_patients_with_one_study_uid_are_two_studies_in_any_layout(portal: Portal) -> None:
+    portal.rule(
+        replace(REST, layout="all/{PatientID}_{StudyInstanceUID}/{SOPInstanceUID}", marker="study.done")
+    )
+    for patient in ("PAT1", "PAT2"):
+        portal.gateway.store(image(patient=patient))
+    portal.run(60)
+    assert {_record(portal, image(patient=one).study_id).folder for one in ("PAT1", "PAT2")} == {
+        "all/PAT1_1.2.3.1",
+        "all/PAT2_1.2.3.1",
+    }
+    assert portal.leftovers() == []

@@ -20,7 +20,7 @@ routes:
   - name: research
     when: {CallingAET: [CT1, MR*], StudyDescription: "*trial*"}
     also: [teaching, pacs]
-    layout: research/{StudyDate}_{StudyInstanceUID}/{SeriesNumber}/{SOPInstanceUID}
+    layout: research/{PatientID}/{StudyDate}_{StudyInstanceUID}/{SeriesNumber}/{SOPInstanceUID}
     priority: high
   - name: pass
     when: {Modality: SR}
@@ -47,7 +47,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             "research",
             (Condition("CallingAET", ("CT1", "MR*")), Condition("StudyDescription", ("*trial*",))),
             also=("teaching", "pacs"),
-            layout="research/{StudyDate}_{StudyInstanceUID}/{SeriesNumber}/{SOPInstanceUID}",
+            layout="research/{PatientID}/{StudyDate}_{StudyInstanceUID}/{SeriesNumber}/{SOPInstanceUID}",
             priority="high",
         ),
         Route("pass", (Condition("Modality", ("SR",)),), forward=False, also=("pacs",), extract=False),
@@ -82,8 +82,11 @@ def test_without_rules_there_are_none(tmp_path: Path, text: str) -> None:
         ("routes:\n  - name: a\n    also: [b]\n", "'b' in also of a is no destination; name it in destinations"),
         ("routes:\n  - name: a\n    layout: '{PatientName}/{StudyInstanceUID}/{SOPInstanceUID}'\n", "{PatientName} is not for a layout"),
         ("routes:\n  - name: a\n    layout: '{PatientID}/{SOPInstanceUID}'\n", "two images could have one name"),
-        ("routes:\n  - name: a\n    layout: '{StudyInstanceUID}/{InstanceNumber}'\n", "{InstanceNumber} is not for a layout"),
-        ("routes:\n  - name: a\n    layout: '{Modality}/{StudyInstanceUID}/{SOPInstanceUID}'\n", "{Modality} differs within a study"),
+        ("routes:\n  - name: a\n    layout: '{PatientID}/{StudyInstanceUID}/{InstanceNumber}'\n", "{InstanceNumber} is not for a layout"),
+        ("routes:\n  - name: a\n    layout: '{Modality}/{PatientID}/{StudyInstanceUID}/{SOPInstanceUID}'\n", "{Modality} differs within a study"),
+        ("routes:\n  - name: a\n    layout: 'x/{StudyInstanceUID}/{SOPInstanceUID}'\n", "two patients could share a folder"),
+        ("routes:\n  - name: a\n    layout: '{PatientID}/{StudyID}{StudyInstanceUID}/{SOPInstanceUID}'\n", "two values would run into each other"),
+        ("routes:\n  - name: a\n    layout: '{PatientID}/7{StudyInstanceUID}/{SOPInstanceUID}'\n", "two values would run into each other"),
         ("routes:\n  - name: a\n    layout: '../{StudyInstanceUID}/{SOPInstanceUID}'\n", "is not a layout"),
         ("routes:\n  - name: a\n    layout: '/srv/{StudyInstanceUID}/{SOPInstanceUID}'\n", "is not a layout"),
         ("routes:\n  - name: a\n    layout: '.ddwd/{StudyInstanceUID}/{SOPInstanceUID}'\n", "is not a layout"),
@@ -132,3 +135,9 @@ def test_the_self_test_goes_all_the_way_whatever_the_rules_are() -> None:
     assert choose(table(nothing), own | {"CallingAET": "CT1"}) == "none"
     assert (OWN.forward, OWN.extract) == (True, True)
     assert table([]) == []
+
+
+def test_no_pattern_makes_a_long_value_slow() -> None:
+    rules = table([Route("it", (Condition("StudyDescription", ("*a" * 20 + "*x",)),))])
+    assert choose(rules, {"StudyDescription": "a" * 2000}) is None
+    assert choose(rules, {"StudyDescription": "a" * 2000 + "x"}) == "it"

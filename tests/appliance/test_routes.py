@@ -1,4 +1,4 @@
-"""A finished study speaks: an executable and a marker by rule, in the booted machine, under the hook's own confinement."""
+"""Rules in the booted machine: each study goes where its rule says, and a finished one speaks, by a hook under its own confinement."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.studies import made_up_ct
+from tests.studies import Study, made_up_ct
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,19 @@ routes:
     when: {{PatientID: "HOOK*"}}
     run: {HOOK}
     marker: study.done
+  - name: research
+    when: {{CallingAET: RESEARCH, Modality: CT}}
+    layout: research/{{PatientID}}_{{StudyInstanceUID}}/{{SOPInstanceUID}}
+    priority: high
+  - name: archive
+    when: {{PatientID: ARCHIVE-1}}
+    extract: false
+  - name: stays
+    when: {{PatientID: STAYS-1}}
+    forward: false
+    extract: false
   - name: rest
+    when: {{PatientID: "MADEUP*"}}
 finished:
   timeout: 20
 """
@@ -108,7 +120,7 @@ def test_a_hook_that_fails_is_shown_and_told_over_a_restart(portal: Portal, tmp_
         limit=60,
         what="the failure is not shown",
     )
-    assert "see: ddwd hooks list" in machine.run("ddwd status", check=False).stdout
+    assert "the hook of 1 finished study failed" in machine.run("ddwd status", check=False).stdout
     log = machine.run("journalctl -u ddwd-hooks -t ddwd-audit --no-pager").stdout
     assert "HOOK-2" not in log
     assert "HOOK-2" in machine.run("cat /var/lib/ddwd/hooks/output/*.txt").stdout
@@ -117,3 +129,47 @@ def test_a_hook_that_fails_is_shown_and_told_over_a_restart(portal: Portal, tmp_
     machine.wait_for(
         lambda: machine.run("ddwd hooks list", check=False).returncode == 0, limit=30, what="it still waits"
     )
+
+
+def test_each_study_goes_where_its_rule_says_and_what_none_takes_is_held_and_shown(
+    portal: Portal, tmp_path: Path
+) -> None:
+    machine = portal.machine
+    research, archived, stays, held, rest = (
+        made_up_ct(tmp_path / patient, 3, seed=7310 + number, size=32, patient_id=patient)
+        for number, patient in enumerate(("MADEUP-R", "ARCHIVE-1", "STAYS-1", "NOBODY-1", "MADEUP-REST"))
+    )
+    argv = portal.modality.storescu_argv(*research.paths, options=["-aet", "RESEARCH"])
+    portal.modality.run(argv, timeout=120)
+    portal.send(archived, stays, held, rest)
+    portal.wait_complete(rest)
+    folder = portal.output / "research" / f"MADEUP-R_{research.uid}"
+    machine.wait_for(folder.is_dir, limit=60, what="the study of the rule with a layout is not there")
+    assert {path.name for path in folder.iterdir()} == {f"{one.sop_uid}.dcm" for one in research.instances}
+    machine.wait_for(
+        lambda: "1 study is held" in _status(portal), limit=60, what="what no rule takes is not shown"
+    )
+    assert "ddwd routes list" in _status(portal)
+    machine.wait_for(
+        lambda: "rule archive has it not extracted" in _traced(portal, archived),
+        limit=60,
+        what="what is not extracted is not finished",
+    )
+    there = {path.name for path in portal.output.rglob("*.dcm")}
+    unseen = {f"{one.sop_uid}.dcm" for study in (archived, stays, held) for one in study.instances}
+    assert there.isdisjoint(unseen)
+    for study in (research, rest, archived, stays):
+        machine.run(f"ddwd verify {study.uid}")
+    told = machine.run("journalctl -t ddwd-audit -o verbose DDWD_EVENT=held").stdout
+    assert f"DDWD_STUDY_UID={held.uid}" in told
+    machine.copy_in(held.paths[0], f"{TOLD}/held.dcm")
+    said = machine.run(f"ddwd routes test {TOLD}/held.dcm", check=False)
+    assert (said.returncode, "no rule takes it" in said.stdout) == (1, True)
+
+
+def _status(portal: Portal) -> str:
+    return portal.machine.run("ddwd status", check=False).stdout
+
+
+def _traced(portal: Portal, study: Study) -> str:
+    return portal.machine.run(f"ddwd trace {study.uid}", check=False).stdout
