@@ -116,10 +116,17 @@ _node = pathlib.Path(_SETTINGS["Conflicts"]).name
 _audit = Audit()
 
 
+_ended = set()
+"""Jobs that `_asked` ended. Orthanc would remember each with all its objects, and save it anew whenever another job begins or ends."""
+
+
 def _changed(change, level, resource):
     """Deletions are in no list that could be asked for later, so they are told as they happen."""
     if change == orthanc.ChangeType.ORTHANC_STARTED and not keep_silent(_DICOM_PORT):
         orthanc.LogWarning("ddwd: no listening DICOM port was found: a silent connection may hold up others")
+    if change == orthanc.ChangeType.JOB_FAILURE and resource in _ended:
+        _ended.discard(resource)
+        orthanc.RestApiDelete(f"/jobs/{resource}")
     if change == orthanc.ChangeType.DELETED and level == orthanc.ResourceType.STUDY:
         _audit.record(Event.DELETED, f"a study was deleted on the {_node}", study=resource, peer=_node)
 
@@ -136,6 +143,7 @@ def _asked(job, transaction, sop_classes, sop_uids, aet, _called):
     try:
         _counter.take(aet, transaction, sop_classes, sop_uids)
     finally:
+        _ended.add(job)
         orthanc.RestApiPost(f"/jobs/{job}/cancel", b"")
 
 
@@ -145,6 +153,9 @@ def _never(_sop_class, _sop_uid, _data):
 
 
 orthanc.RegisterReceivedInstanceCallback(_received)
-orthanc.RegisterStorageCommitmentScpCallback(_asked, _never)
+if hasattr(
+    orthanc, "RegisterStorageCommitmentScpCallback"
+):  # since 4.1: `ddwd try` takes Debian 12's 4.0 too
+    orthanc.RegisterStorageCommitmentScpCallback(_asked, _never)
 orthanc.RegisterIncomingHttpRequestFilter(_requested)
 orthanc.RegisterOnChangeCallback(_changed)
