@@ -422,14 +422,21 @@ class Orthanc:
     def find_images(self, sop_uids: Iterable[str]) -> list[Held]:
         """What is stored under these SOPInstanceUIDs: one for each patient, study and series that it is known in.
 
-        What a search leaves out is searched for by itself: LimitFindInstances may have cut its answer. Raises PeerDownError, PeerRefusedError.
+        Raises PeerDownError, PeerRefusedError.
         """
         wanted = sorted(filter(is_uid, set(sop_uids)))
+        blocks = (wanted[start : start + _UID_BLOCK] for start in range(0, len(wanted), _UID_BLOCK))
+        return [one for block in blocks for one in self._find_block(block)]
+
+    def _find_block(self, sop_uids: Sequence[str]) -> list[Held]:
+        """What a search leaves out is searched for again, until one finds nothing: LimitFindInstances may have cut its answer."""
         found: list[Held] = []
-        for start in range(0, len(wanted), _UID_BLOCK):
-            found += self._find_images(wanted[start : start + _UID_BLOCK])
-        for one in sorted(set(wanted) - {one.sop_uid for one in found}):
-            found += self._find_images([one])
+        missing = set(sop_uids)
+        while missing and (more := self._find_images(sorted(missing))):
+            found += more
+            if missing.isdisjoint(one.sop_uid for one in more):
+                break
+            missing -= {one.sop_uid for one in more}
         return found
 
     def _find_images(self, sop_uids: Sequence[str]) -> list[Held]:

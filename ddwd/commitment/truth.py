@@ -146,7 +146,7 @@ class Truth:
         record = self._record(copy, records)
         kept = record.images.get(copy.held.orthanc_id) if record else None
         if record is not None and copy.held.orthanc_id in record.passed:
-            return False  # its rule leaves it where it is
+            return False  # its rule leaves it where it is: it will not come
         if record is None or kept is None:
             return True
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +15,7 @@ from ddwd.commitment.truth import Answer, Reason, Truth
 from ddwd.config import Config, load
 from ddwd.errors import ConfigError, InvalidValueError, PeerDownError, PeerRefusedError
 from ddwd.keeping import Retention
+from ddwd.orthanc_api import Orthanc
 from ddwd.state.commitments import Asked, Commitments, Counter, Reference, asked
 from ddwd.state.requests import Request
 from ddwd.values import Station
@@ -158,6 +159,47 @@ def test_an_image_of_which_other_content_came_too_is_not_committed_until_a_perso
     assert site.judge(disputed) == {disputed: None}
 
 
+class _Limited(Orthanc):
+    """An Orthanc with LimitFindInstances 2 that holds five images."""
+
+    def __init__(self) -> None:
+        super().__init__("gateway", "http://127.0.0.1:1", "u", "p")
+        self.searches = 0
+
+    def _json(self, _method: str, _path: str, body: Any = None) -> Any:
+        self.searches += 1
+        asked_for = body["Query"]["SOPInstanceUID"].split("\\")
+        known = [uid for uid in (f"1.2.{number}" for number in range(5)) if uid in asked_for]
+        return [
+            {
+                "ID": uid,
+                "ParentSeries": "s",
+                "MainDicomTags": {"SOPInstanceUID": uid},
+                "Metadata": {"SopClassUid": CT},
+            }
+            for uid in known[:2]
+        ]
+
+
+def test_a_limit_of_orthancs_answers_makes_no_image_unknown() -> None:
+    orthanc = _Limited()
+    found = orthanc.find_images([f"1.2.{number}" for number in range(9)] + ["no UID", "*"])
+    assert {one.sop_uid: one.sop_class for one in found} == {f"1.2.{number}": CT for number in range(5)}
+    assert orthanc.searches == 4
+
+
+def test_what_a_rule_leaves_where_it_is_is_not_waited_for(strict: Site) -> None:
+    strict.portal.deliver(ONE, OTHER)
+    strict.portal.run()
+    record = strict.portal.custody.read(ONE.study_id)
+    assert record is not None
+    others = {OTHER.orthanc_id: record.images[OTHER.orthanc_id]}
+    strict.portal.custody.write(replace(record, images=others, passed=[ONE.orthanc_id]))
+    strict.ask(ONE)
+    strict.keeper.turn()
+    assert [list(answer.failed.values()) for _, _, answer in strict.told] == [[Reason.PROCESSING_FAILURE]]
+
+
 def test_verified_is_what_is_on_disk_as_recorded(strict: Site) -> None:
     strict.portal.deliver(ONE)
     (wanted,) = _of(ONE)
@@ -176,6 +218,7 @@ def test_verified_stays_so_once_retention_has_taken_the_file_and_storage_has_it_
     portal.run(10)
     (wanted,) = _of(ONE)
     assert (portal.published(), strict.judge(wanted)) == ({}, {wanted: None})
+    assert strict.truth.is_settled(strict.truth.look([wanted]))
     portal.gateway.fileless.add(ONE.orthanc_id)
     portal.storage.fileless.add(ONE.orthanc_id)
     assert strict.judge(wanted) == {wanted: Reason.PROCESSING_FAILURE}
