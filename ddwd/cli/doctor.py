@@ -7,7 +7,7 @@ import os
 import subprocess
 import textwrap
 from argparse import RawDescriptionHelpFormatter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -17,7 +17,7 @@ from ddwd.clock import SystemClock, sleep
 from ddwd.config import CONFIG_FILE, DEFAULTS_FILE
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
-from ddwd.errors import ConfigError
+from ddwd.errors import ConfigError, DdwdError
 from ddwd.model import SELF_TEST_AET
 from ddwd.paths import Paths
 from ddwd.view import peers, units
@@ -28,12 +28,15 @@ from ddwd.view.words import plain
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from ddwd.appliance.credentials import Credentials
+    from ddwd.clock import Clock
     from ddwd.config import Config, NodeName
     from ddwd.dicom.upper_layer import Peer
     from ddwd.view.doctor import Part
 
+_LOOK_SECONDS = 1.0
 _WIDTH = 80
 _PART = 15
 _EPILOG = """Every part is looked at: units, settings, what the Orthancs really run with, their versions,
@@ -63,6 +66,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--hourly", action="store_true", help="with --send: only where self_test.hourly is on"
     )
+    parser.add_argument(
+        "--within",
+        type=float,
+        metavar="SECONDS",
+        help="with --send: right after a start, wait until every hop answers; all of it together takes at most so long",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.set_defaults(run=run)
 
@@ -71,12 +80,12 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Examine, or send; the exit status."""
     if args.send and not config.has("extractor"):
         out.write("the study of our own is sent from the machine of the extractor (roles in ddwd.yaml)\n")
-        return 0 if args.hourly else 1
+        return 0 if args.hourly or args.within is not None else 1  # neither asks which machine it is on
     if args.hourly and not config.self_test.hourly:
         out.write("the hourly self test is off: self_test.hourly in ddwd.yaml\n")
         return 0
     if args.send:
-        return _send(config, out, as_json=args.json)
+        return _send(config, out, as_json=args.json, within=args.within)
     findings = examine(bench(config))
     broken = any(one.level is Level.BROKEN for one in findings)
     if args.json:
@@ -114,11 +123,35 @@ def _wrapped(head: str, text: str) -> list[str]:
     )
 
 
-def _send(config: Config, out: TextIO, *, as_json: bool) -> int:
-    test = SelfTest(config, Paths(config), peers.both(config), SystemClock(), sleep)
+def _send(config: Config, out: TextIO, *, as_json: bool, within: float | None) -> int:
+    clock = SystemClock()
+    test = SelfTest(config, Paths(config), peers.both(config), clock, sleep)
+    if within is not None:
+        left = until_up(lambda: _all_answer(config), clock, sleep, within / 2)
+        test = replace(test, limit=within / 2 + left)
     result = test.run(Audit())
     out.write(json.dumps(asdict(result)) + "\n" if as_json else _told(result))
     return 0 if result.ok else 1
+
+
+def until_up(
+    answer: Callable[[], bool], clock: Clock, sleep: Callable[[float], None], within: float
+) -> float:
+    """Wait until all answer, at most `within` seconds; how many of them are left. What does not answer is the self test's to tell."""
+    end = clock.monotonic() + within
+    while clock.monotonic() < end and not answer():
+        sleep(_LOOK_SECONDS)
+    return end - clock.monotonic()
+
+
+def _all_answer(config: Config) -> bool:
+    try:
+        for node in peers.both(config):
+            node.system()
+    except DdwdError:
+        return False
+    parts: tuple[Part, ...] = ("gateway", "storage", "scp")
+    return all(echo(_peer(config, part)) for part in parts)
 
 
 def _told(result: Result) -> str:

@@ -35,7 +35,7 @@ _ddwd() {
         _ddwd_words "$words"
         ;;
     doctor)
-        local words="--help --send --hourly --json"
+        local words="--help --send --hourly --within --json"
         _ddwd_words "$words"
         ;;
     trace)

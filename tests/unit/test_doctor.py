@@ -397,3 +397,11 @@ def test_the_firewall_is_held_against_the_setting(
     machine.config = replace(machine.config, network=replace(machine.config.network, firewall=wanted))
     machine.has_firewall = there
     assert _worst(machine.examine())["firewall"] is level
+
+
+@pytest.mark.parametrize(("up_after", "left"), [(0, 120.0), (7, 113.0), (500, 0.0)])
+def test_after_an_upgrade_the_self_test_waits_for_every_hop_and_no_longer_than_it_was_given(
+    up_after: float, left: float
+) -> None:
+    clock = FakeClock()
+    assert cli.until_up(lambda: clock.now >= 1000 + up_after, clock, clock.advance, 120.0) == left
