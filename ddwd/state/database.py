@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from ddwd.errors import DdwdError, PeerDownError, StateError
+from ddwd.state.ledger import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     Rows = list[tuple[Any, ...]]
 
-SCHEMA = 1
+VERSION = 1000 + SCHEMA
+"""Of the tables, and of what is kept in them: no older extractor works beside one that writes what it cannot read."""
 _MAKING = 0x64647764_00000001
 """Advisory lock of whoever makes the tables."""
 _CONNECT_SECONDS = 5
@@ -164,14 +166,17 @@ class Database:
             self._waiting(0.0)
 
     def _check(self, *, make: bool) -> None:
-        """Look at the version of the tables; make them where they are to be made. What cannot be used is left as it is."""
+        """Look at the version; make the tables, or bring it up, where they are to be made. What is newer is left as it is."""
         version = self._version()
-        if version is None and make:
+        if make and (version is None or version < VERSION):
             version = self._make()
         if version is None:
             raise PeerDownError("the shared ledger has no tables yet: an extractor makes them at its start")
-        if version != SCHEMA:
-            raise StateError(f"the shared ledger has schema {version}, this version reads {SCHEMA}")
+        if version > VERSION:
+            raise StateError(
+                f"the shared ledger is of a newer ddwd (schema {version}, this one reads {VERSION} and before): "
+                "apt upgrade this machine too"
+            )
 
     def _version(self) -> int | None:
         [(table,)] = Database.rows(self, "select to_regclass('ddwd_schema')")
@@ -179,14 +184,19 @@ class Database:
         return int(found[0][0]) if found else None
 
     def _make(self) -> int:
-        """Make the tables, one extractor at a time; the version that is there then."""
+        """Make the tables, one extractor at a time; the version that is there then. Sessions of older ones end, and are refused."""
         with self.together():
             self.rows("select pg_advisory_xact_lock(%s)", [_MAKING])
-            if (version := self._version()) is not None:
+            if (version := self._version()) is not None and version >= VERSION:
                 return version
             self.rows(_TABLES)
-            self.rows("insert into ddwd_schema values (%s)", [SCHEMA])
-        return SCHEMA
+            self.rows("delete from ddwd_schema")
+            self.rows("insert into ddwd_schema values (%s)", [VERSION])
+        self.rows(
+            "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()"
+            " and datname = current_database() and usename = current_user and application_name like 'ddwd extractor %'"
+        )
+        return VERSION
 
 
 class ReadDatabase(Database):

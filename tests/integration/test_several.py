@@ -155,7 +155,7 @@ def test_one_that_lost_its_connection_publishes_nothing_more(
 
     def cut(study: OrthancId) -> Study | None:
         server.sql(
-            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'ddwd SCP_A'",
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = 'ddwd SCP_A'",
             ledger,
         )
         return ask(study)

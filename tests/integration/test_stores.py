@@ -11,10 +11,10 @@ import pytest
 
 from ddwd.errors import HeldElsewhereError, PeerDownError, StateError
 from ddwd.model import OrthancId
-from ddwd.state import driver
+from ddwd.state import database, driver
 from ddwd.state.claims import Left
 from ddwd.state.custody import Custody, Kept, Peek, Record
-from ddwd.state.database import SCHEMA, Database, ReadDatabase
+from ddwd.state.database import VERSION, Database, ReadDatabase
 from ddwd.state.shared import SharedCustody, SharedHistory
 from ddwd.state.stores import Stores, shared_stores
 from tests.unit.fakes import FakeClock
@@ -48,15 +48,15 @@ def stores(
     opened: list[Database] = []
 
     def make(extractor: str, clock: FakeClock | None = None) -> tuple[Stores, Database]:
-        database = Database(server.url(ledger), name=extractor)
-        opened.append(database)
-        made = shared_stores(database, extractor, clock or FakeClock(), 1, tmp_path / extractor)
+        session = Database(server.url(ledger), name=extractor)
+        opened.append(session)
+        made = shared_stores(session, extractor, clock or FakeClock(), 1, tmp_path / extractor)
         assert made.claims.look()
-        return made, database
+        return made, session
 
     yield make
-    for database in opened:
-        database.close()
+    for session in opened:
+        session.close()
 
 
 def test_a_study_is_one_extractors_at_a_time(stores: Callable[..., tuple[Stores, Database]]) -> None:
@@ -109,7 +109,8 @@ def test_who_lost_the_connection_holds_nothing_and_writes_nothing(
     (here, _), (there, _) = stores("A"), stores("B")
     here.claims.take(_ONE)
     server.sql(
-        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'ddwd A'", ledger
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = 'ddwd A'",
+        ledger,
     )
     there.claims.take(_ONE)
     with pytest.raises(PeerDownError):
@@ -223,10 +224,27 @@ def test_a_server_that_was_stopped_in_the_middle_is_one_that_is_away(
 def test_tables_of_a_newer_version_are_left_alone(server: PostgresServer, ledger: str) -> None:
     ReadDatabase(server.url(ledger)).open(make=True)
     server.sql("update ddwd_schema set version = version + 1", ledger)
-    database = Database(server.url(ledger))
-    with pytest.raises(StateError, match=f"schema {SCHEMA + 1}, this version reads {SCHEMA}"):
-        database.open(make=True)
-    assert not database.is_open
+    session = Database(server.url(ledger))
+    with pytest.raises(
+        StateError, match=rf"newer ddwd \(schema {VERSION + 1}, this one reads {VERSION} and before\)"
+    ):
+        session.open(make=True)
+    assert not session.is_open
+
+
+def test_when_one_extractor_is_upgraded_those_of_before_end(
+    stores: Callable[..., tuple[Stores, Database]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (older, _), claimed = stores("extractor A"), _ONE
+    older.claims.take(claimed)
+    with monkeypatch.context() as upgraded:
+        upgraded.setattr(database, "VERSION", VERSION + 1)
+        newer, _ = stores("extractor B")
+        newer.claims.take(claimed)
+    with pytest.raises(PeerDownError):
+        older.claims.make_sure(claimed)
+    with pytest.raises(StateError, match="newer ddwd"):
+        older.claims.look()
 
 
 def test_a_reader_makes_no_tables(server: PostgresServer, ledger: str) -> None:
@@ -241,10 +259,10 @@ def test_of_several_servers_the_one_that_can_be_written_to_is_found(
 ) -> None:
     ReadDatabase(server.url(ledger)).open(make=True)
     two = f"postgresql://ddwd@/{ledger}?host={server.folder}/nobody,{server.folder}"
-    database = Database(two)
-    database.open()
-    assert database.rows("select 1") == [(1,)]
-    database.close()
+    session = Database(two)
+    session.open()
+    assert session.rows("select 1") == [(1,)]
+    session.close()
     server.sql(f"alter database {ledger} set default_transaction_read_only = on", "postgres")
     with pytest.raises(PeerDownError, match="read-only"):
         Database(two).open()
