@@ -61,16 +61,19 @@ KINDS = {
     Event.QUARANTINED: _Kind(_TRANSFERRED, "C", way=("storage", "scp"), outcome=_MINOR),
     Event.DELETED: _Kind(_DELETED, "D"),
     Event.VANISHED: _Kind(_DELETED, "D"),
+    Event.RETIRED: _Kind(_DELETED, "D"),
     Event.ASSOCIATION_REFUSED: _Kind(_ALERT, "E", ("110126", "Node Authentication"), outcome=_MINOR),
     Event.CONFIG_CHANGED: _Kind(_ALERT, "E", ("110131", "Software Configuration")),
 }
 """The events that are told."""
+_TOLD_BY_DOORS = frozenset({"gateway", "storage"})
+"""Where retention deletes, that Orthanc's own door tells of it (Event.DELETED)."""
 
 
 def message(record: Mapping[str, str], config: Config) -> bytes | None:
     """The message for one record of the journal (its fields by name), or None where it is none that is told."""
     kind = KINDS.get(Event(record["DDWD_EVENT"])) if record.get("DDWD_EVENT") in set(Event) else None
-    if kind is None:
+    if kind is None or record.get("DDWD_PLACE") in _TOLD_BY_DOORS:
         return None
     root = Xml.Element("AuditMessage")
     _identify(root, kind, record)

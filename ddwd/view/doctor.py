@@ -358,6 +358,10 @@ def _retention(bench: Bench) -> Iterator[Finding]:
             studies = many(kept["studies"], "study has", "studies have")
             text = f"{studies} to stay on the {place}, as {kept['example']}: {kept['reason']}"
             yield Finding("disk", Level.WARN, text, "ddwd retention --dry-run")
+    places = last.get("places", {}).values()
+    if is_short and places and not any(tally["studies"] or tally["kept"] for tally in places):
+        text = "room gets short, and nothing that may go is old enough"
+        yield Finding("disk", Level.WARN, text, "fewer days in retention, or a larger disk")
     since = last.get("ended_at")
     if since and bench.clock.utc() - datetime.fromisoformat(since) > _ROUND:
         text = f"no round of retention has ended since {since[:10]}"

@@ -64,6 +64,15 @@ def test_what_is_not_for_the_repository_makes_no_message() -> None:
     assert message(_record("nonsense"), Config()) is None
 
 
+def test_what_retention_removes_is_told_once() -> None:
+    """By the door of an Orthanc, or by the extractor."""
+    assert message(_record("retired", **FULL, PLACE="gateway"), Config()) is None
+    assert message(_record("retired", **FULL, PLACE="storage"), Config()) is None
+    told = message(_record("retired", **FULL, PLACE="output"), Config())
+    assert told is not None
+    assert b'csd-code="110105"' in told
+
+
 def test_a_transfer_names_both_ends_the_study_and_one_patient() -> None:
     content = message(_record("received", **FULL), Config())
     assert content is not None

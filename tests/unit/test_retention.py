@@ -401,6 +401,19 @@ def test_however_short_room_is_nothing_younger_than_the_least_days_goes(
     assert portal.gateway.images == {}
 
 
+def test_a_start_waits_a_moment_however_short_room_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of a machine that was just switched on may still be wrong."""
+    portal = delivered(tmp_path, Retention(gateway_free=Share("20%", percent=20), least_days=0))
+    _room(portal, monkeypatch, "gateway", GIB)
+    portal.start()
+    portal.run(290)
+    assert len(portal.gateway.images) == 3
+    portal.run(20)
+    assert portal.gateway.images == {}
+
+
 def test_while_there_is_room_nothing_goes(tmp_path: Path) -> None:
     portal = delivered(tmp_path, Retention(gateway_free=Share("20%", percent=20)))
     pass_days(portal, 100)

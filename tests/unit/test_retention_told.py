@@ -232,6 +232,20 @@ def test_the_doctor_warns_where_room_gets_short_and_nothing_is_ever_removed(tmp_
     assert "room gets short, and nothing is ever removed" in _disk(machine)
 
 
+def test_the_doctor_warns_where_room_gets_short_and_all_is_too_young(tmp_path: Path) -> None:
+    (tmp_path / "portal").mkdir()
+    portal = delivered(tmp_path / "portal", Retention(gateway_days=100))
+    pass_days(portal, 1)
+    machine = Machine(tmp_path / "machine")
+    machine.config = replace(machine.config, retention=Retention(gateway_days=100))
+    for node in ("gateway", "storage"):
+        machine.render(node)
+    said = standing(portal.cycle, Totals(), portal.guard, portal.clock)["retention"]
+    machine.clock.advance(86400)
+    _short(machine, retention=said)
+    assert "room gets short, and nothing that may go is old enough" in _disk(machine)
+
+
 def test_the_doctor_tells_what_has_to_stay_and_why(tmp_path: Path) -> None:
     (tmp_path / "portal").mkdir()
     portal = delivered(tmp_path / "portal", GATEWAY)

@@ -87,8 +87,9 @@ class Keeper:
         self._work: Future[tuple[Any, float]] | None = None
         self._holds: OrthancId | None = None
         self._asked = self._hurries = False
-        self._due = self._now() + _ROUND_SECONDS
-        self._short_due = self._trusted_from = float("-inf")
+        # not at once: after a boot the clock may still have to be set
+        self._due, self._short_due = self._now() + _ROUND_SECONDS, self._now() + _SHORT_SECONDS
+        self._trusted_from = float("-inf")
         self._offset = self._wall_offset()
         self._account = Account()
         self._last = accounts.read(tools.paths.retention)
