@@ -29,6 +29,10 @@ ELSEWHERE: dict[tuple[str, str], str] = {
         "make demo",
     ): "tests/appliance/test_demo.py::test_make_demo_carries_real_studies_through_a_machine_and_throws_it_away",
     ("README.md", "make test"): ".ci/run",
+    (
+        "docs/several.md",
+        "ddwd link --roles gateway /root/other",
+    ): "tests/appliance/test_roles.py::test_each_machine_is_well_and_runs_its_own_parts_alone",
 }
 """(page, beginning of a command) -> the test (`tests/appliance/test_x.py::test_y`, in whose module that text stands) that runs it instead."""
 

@@ -55,10 +55,18 @@ class Machine:
     """A throw-away appliance; a context manager that boots on entry and leaves nothing behind.
 
     `kept` machines (make appliance) survive this process and are ended by `attach(ID).stop()`. `volumes` gives folders inside a
-    file system of their own, of that size (say, "1g"): a tmpfs of the host's, so that it outlives restarts of the machine.
+    file system of their own, of that size (say, "1g"): a tmpfs of the host's, so that it outlives restarts of the machine. `shares`
+    are folders of the host that stand inside, and in other machines at the same time. `beside`: on that machine's LAN.
     """
 
-    def __init__(self, *, kept: bool = False, volumes: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        kept: bool = False,
+        volumes: Mapping[str, str] | None = None,
+        shares: Mapping[str, Path] | None = None,
+        beside: Machine | None = None,
+    ) -> None:
         if os.geteuid() != 0:
             msg = "booting a machine needs root"
             raise MachineError(msg)
@@ -66,13 +74,15 @@ class Machine:
         sweep()
         self.kept = kept
         self.volumes = dict(volumes or {})
+        self.shares = dict(shares or {})
+        self.lan: Network | None = beside.network if beside else None
         self.ident, self._owned = _claim()
         self._prepare()
 
     def _prepare(self) -> None:
         self.folder = machines_folder() / self.ident
         self.root = self.folder / "root"
-        self.network = Network(self.folder)
+        self.network: Network = Network(self.folder, self.lan)
         self.modality = Modality(self.image, self.network, _cgroup2() / f"ddwd-{self.ident}-modality")
         self.leader = 0
         self._nspawn: subprocess.Popen[bytes] | None = None
@@ -83,7 +93,7 @@ class Machine:
         record = _record(ident)
         machine = cls.__new__(cls)
         machine.image, machine.kept, machine.ident, machine._owned = Path(record["image"]), True, ident, None
-        machine.volumes = {}
+        machine.volumes, machine.shares, machine.lan = {}, {}, None
         machine._prepare()
         machine.leader = int(record["leader"])
         if not _runs(record):
@@ -150,6 +160,7 @@ class Machine:
             f"--directory={self.root}", f"--machine=ddwd-{self.ident}", "--hostname=ddwd",
             f"--network-namespace-path={self.network.machine}", "--capability=CAP_NET_ADMIN",
             *(f"--bind={self._volume(inside)}:{inside}" for inside in self.volumes),
+            *(f"--bind={there}:{inside}" for inside, there in self.shares.items()),
             "--resolv-conf=off", "--timezone=off", "--link-journal=no",
         ]  # fmt: skip
 
@@ -266,6 +277,9 @@ class Machine:
         for volume in self.volumes:
             if Path(inside).is_relative_to(volume):
                 return self._volume(volume) / Path(inside).relative_to(volume)
+        for share, there in self.shares.items():
+            if Path(inside).is_relative_to(share):
+                return there / Path(inside).relative_to(share)
         return self.root / str(inside).lstrip("/")
 
     def copy_in(self, source: Path, inside: str) -> None:

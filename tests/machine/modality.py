@@ -79,10 +79,14 @@ class Modality:
 
     def start(self, command: Sequence[str]) -> Sending:
         """Start COMMAND of the image and return at once; it is killed when the machine ends."""
+        return self.start_on_host(self.argv(command))
+
+    def start_on_host(self, command: Sequence[str]) -> Sending:
+        """Do the same with a command of the host, which finds its own way into the modality's network."""
         log = self._network.folder / f"modality-{len(self._started)}.log"
         # a cgroup of its own: it outlives a crash of the machine, but not the machine's owner
         self._cgroup.mkdir(exist_ok=True)
-        joined = ["sh", "-c", JOIN, str(self._cgroup), *self.argv(command)]
+        joined = ["sh", "-c", JOIN, str(self._cgroup), *command]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 joined,

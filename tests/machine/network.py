@@ -15,26 +15,32 @@ if TYPE_CHECKING:
 
 MACHINE_ADDRESS = "10.99.0.1"
 MODALITY_ADDRESS = "10.99.0.2"
+SECOND_ADDRESS = "10.99.0.3"
+_SWITCH = "br0"
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The pair of namespaces of one machine, by the files that hold them."""
+    """The pair of namespaces of one machine, by the files that hold them; with `lan` it is plugged into another one's LAN instead."""
 
     folder: Path
+    lan: Network | None = None
 
     @property
     def machine(self) -> Path:
-        """The namespace the machine boots in (10.99.0.1 and its own 127.0.0.1)."""
+        """The namespace the machine boots in (10.99.0.1, a second one on the same LAN 10.99.0.3; and its own 127.0.0.1)."""
         return self.folder / "net-machine"
 
     @property
     def modality(self) -> Path:
         """The namespace the sending side lives in (10.99.0.2)."""
-        return self.folder / "net-modality"
+        return self.lan.modality if self.lan else self.folder / "net-modality"
 
     def create(self) -> None:
         """Make both namespaces, the cable between them, the addresses; MTU 1500 as on a hospital's LAN."""
+        if self.lan:
+            self._join(self.lan)
+            return
         for holder in (self.machine, self.modality):
             holder.touch()
             _do("unshare", f"--net={holder}", "true")
@@ -46,9 +52,25 @@ class Network:
             self._in(holder, "link", "set", "lo", "up")
             self._in(holder, "link", "set", "eth0", "up")
 
+    def _join(self, lan: Network) -> None:
+        """Plug the machine into that LAN, whose modality's end of the cable becomes a switch with its address."""
+        self.machine.touch()
+        _do("unshare", f"--net={self.machine}", "true")
+        self._in(self.machine, "link", "add", "eth0", "type", "veth", "peer", "name", "port")
+        self._in(self.machine, "link", "set", "port", "netns", str(lan.modality), "name", "eth1")
+        self._in(self.machine, "addr", "add", f"{SECOND_ADDRESS}/24", "dev", "eth0")
+        self._in(lan.modality, "link", "add", _SWITCH, "type", "bridge")
+        self._in(lan.modality, "addr", "flush", "dev", "eth0")
+        self._in(lan.modality, "addr", "add", f"{MODALITY_ADDRESS}/24", "dev", _SWITCH)
+        for port in ("eth0", "eth1"):
+            self._in(lan.modality, "link", "set", port, "master", _SWITCH, "up")
+        self._in(lan.modality, "link", "set", _SWITCH, "up")
+        for device in ("lo", "eth0"):
+            self._in(self.machine, "link", "set", device, "up")
+
     def destroy(self) -> None:
         """Let go of both namespaces; the kernel removes them with their last process."""
-        for holder in (self.machine, self.modality):
+        for holder in (self.machine, self.folder / "net-modality"):
             subprocess.run(["umount", "-l", str(holder)], capture_output=True, check=False)
 
     @staticmethod
