@@ -60,7 +60,7 @@ def test_a_study_sent_to_the_gateway_lands_on_the_disk_of_the_other_machine(
     output = split.one.machine.path(OUTPUT_DIR)
     split.one.machine.wait_for(lambda: is_complete(study, output), limit=90, what="the study is not on disk")
     assert faults(study, output) == []
-    assert not list(split.two.machine.path(OUTPUT_DIR).glob("*"))
+    assert not list(split.two.machine.path(OUTPUT_DIR).glob("[!.]*"))
 
 
 def test_each_machine_is_well_and_runs_its_own_parts_alone(split: Pair) -> None:
