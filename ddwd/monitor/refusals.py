@@ -30,6 +30,7 @@ _UNITS = {
     "ddwd-storage.service": "storage",
     "ddwd-tls@gateway.service": "gateway",
     "ddwd-tls@storage.service": "storage",
+    "ddwd-tls@link.service": "link",
 }
 _LINES = (
     (re.compile(r"\] Rejected association for remote AET (?P<aet>.*) on IP (?P<ip>\S+)$"), "an association"),

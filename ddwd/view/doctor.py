@@ -220,7 +220,8 @@ def _orthancs(bench: Bench) -> Iterator[Finding]:
             yield Finding("Orthancs", Level.NOTE, "not asked: this user may not", "run it with sudo")
             return
         if server.problem:
-            yield Finding("Orthancs", Level.BROKEN, server.problem, f"journalctl -u ddwd-{server.name} -n 50")
+            remedy = _log_of(bench.config, "gateway" if server.name == "gateway" else "storage")
+            yield Finding("Orthancs", Level.BROKEN, server.problem, remedy)
             continue
         if server.database != "PostgreSQL" and bench.config.database.engine == "postgresql":
             text = f"{server.name} keeps its index in {server.database}, not in PostgreSQL"
@@ -232,6 +233,13 @@ def _orthancs(bench: Bench) -> Iterator[Finding]:
                 "Orthancs", Level.BROKEN, text, "apt install orthanc-dicomweb, then systemctl restart ddwd"
             )
     yield from _external(bench)
+
+
+def _log_of(config: Config, node: NodeName) -> str:
+    """Where an Orthanc's log is; one elsewhere may be well, and the link to it broken."""
+    there = config.node(node).host
+    log = f"journalctl -u ddwd-{node} -n 50"
+    return log if config.has(node) else f"journalctl -u ddwd-tls@link -n 50; on {there}: {log}"
 
 
 def _external(bench: Bench) -> Iterator[Finding]:
@@ -274,9 +282,8 @@ def _echoes(bench: Bench) -> Iterator[Finding]:
     for part, port, aet in known:
         if part in reached and not bench.echo(part):
             text = f"{aet} does not answer a C-ECHO on port {port}"
-            yield Finding(
-                "C-ECHO", Level.BROKEN, text, f"ss -ltnp 'sport = :{port}'; journalctl -u ddwd-{part} -n 50"
-            )
+            log = f"journalctl -u ddwd-{part} -n 50" if part == "scp" else _log_of(config, part)
+            yield Finding("C-ECHO", Level.BROKEN, text, f"ss -ltnp 'sport = :{port}'; {log}")
 
 
 def _hops(bench: Bench) -> Iterator[Finding]:
