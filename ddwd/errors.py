@@ -114,6 +114,12 @@ class StateError(DdwdError):
     exit_status = 65
 
 
+class NewerStateError(StateError):
+    """A sound state file of a newer version, which this one neither reads nor replaces."""
+
+    code = "newer-state"
+
+
 class DeliveryError(DdwdError):
     """Some of what was asked for could not be delivered; nothing is lost, the summary names each."""
 

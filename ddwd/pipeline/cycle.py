@@ -16,6 +16,7 @@ from ddwd.clock import Clock, stamp
 from ddwd.errors import (
     DdwdError,
     HeldElsewhereError,
+    NewerStateError,
     PeerDownError,
     PeerRefusedError,
     StateError,
@@ -377,6 +378,8 @@ class Cycle:
     def _read_record(self, study: OrthancId) -> Record | None:
         try:
             return self._ports.custody.read(study)
+        except NewerStateError:
+            raise  # an older version has no business here
         except StateError as error:
             # the files are still there: the study is opened, verified against storage and recorded anew
             self._ports.audit.record(Event.STATE_REBUILT, str(error))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ddwd import durable
-from ddwd.errors import StateError
+from ddwd.errors import NewerStateError, StateError
 from ddwd.model import OrthancId
 
 if TYPE_CHECKING:
@@ -258,13 +258,16 @@ def _checksum(body: dict[str, Any]) -> str:
 
 
 def parse(content: bytes, where: str) -> Record:
-    """The record that is kept as `content`; `where` is for people. Raises StateError where it cannot be trusted."""
+    """The record that is kept as `content`; `where` is for people. Raises StateError where it cannot be trusted, or is newer."""
     try:
         body = json.loads(content)
-        if body["schema"] not in _READS:
-            raise StateError(f"{where}: schema {body['schema']}, this version reads {SCHEMA} and before")
         if body["checksum"] != _checksum(body):
             raise StateError(f"{where}: the custody record is damaged (checksum)")
+        if body["schema"] not in _READS:
+            raise NewerStateError(
+                f"{where}: schema {body['schema']}, from a newer ddwd; this one reads {SCHEMA} and before, and has changed nothing: "
+                "install the newer one again, or go back as it said (docs/upgrade.md)"
+            )
         images = [
             Kept(
                 OrthancId(row["id"]),

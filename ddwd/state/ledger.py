@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ddwd import durable
 from ddwd.clock import Clock, stamp
-from ddwd.errors import StateError
+from ddwd.errors import NewerStateError
 from ddwd.model import OrthancId
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Ledger:
     def open(cls, folder: Path, clock: Clock, *, segment_bytes: int, keep_days: int) -> Ledger:
         """Read the newest segment, cut its torn tail, and begin a new one where it cannot be continued.
 
-        Raises StateError for a schema this version does not know: that file is left as it is.
+        Raises NewerStateError for a schema this version does not know: everything is left as it is.
         """
         durable.make_dirs(folder)
         ledger = cls(folder, clock, segment_bytes, keep_days)
@@ -167,7 +167,7 @@ class Ledger:
         """Fold the segment in; whatever stands behind the last sound line is cut off."""
         data = self._path().read_bytes()
         if (schema := _schema(data)) > SCHEMA:
-            raise StateError(
+            raise NewerStateError(
                 f"{self._path()}: schema {schema}, from a newer ddwd; this one reads {SCHEMA} and before, and has changed nothing: "
                 "install the newer one again, or go back as it said (docs/upgrade.md)"
             )

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.errors import StateError, StorageFullError
+from ddwd.errors import NewerStateError, StateError, StorageFullError
 from ddwd.model import OrthancId
 from ddwd.state.custody import SCHEMA, Custody, Kept, Record
 from tests.unit.fakes import image, one_error, power_cut
+from tests.unit.portal import Portal, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,12 +107,46 @@ def test_what_the_version_before_wrote_is_read_and_written_anew_as_it_is_now(tmp
     assert custody.read(ONE.study_id) == found
 
 
+def newer(path: Path) -> bytes:
+    """The record as a later version would have written it."""
+    body = json.loads(path.read_bytes()) | {"schema": SCHEMA + 1, "further": 7}
+    del body["checksum"]
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    path.write_text(json.dumps(body | {"checksum": f"{zlib.crc32(text.encode()):08x}"}))
+    return path.read_bytes()
+
+
 def test_what_a_later_version_wrote_is_left_alone(tmp_path: Path) -> None:
+    custody = Custody(tmp_path)
+    custody.write(record())
+    before = newer(custody.path(ONE.study_id))
+    with pytest.raises(
+        NewerStateError, match=r"schema 3, .*this one reads 2 and before.*install the newer one"
+    ):
+        custody.read(ONE.study_id)
+    assert custody.path(ONE.study_id).read_bytes() == before
+
+
+def test_an_extractor_that_meets_the_record_of_a_later_version_ends_and_leaves_it_as_it_is(
+    tmp_path: Path,
+) -> None:
+    """The ledger would have kept it out: someone has taken that away."""
+    portal = Portal(tmp_path)
+    portal.deliver(image(1))
+    portal.run()
+    before = newer(portal.paths.custody / image(1).study_id[:2] / f"{image(1).study_id}.json")
+    portal.deliver(image(2))
+    portal.start()
+    with pytest.raises(NewerStateError, match="install the newer one again"):
+        portal.run()
+    assert (portal.paths.custody / image(1).study_id[:2] / f"{image(1).study_id}.json").read_bytes() == before
+    assert portal.published() == names(image(1))
+
+
+def test_a_flipped_bit_in_the_schema_is_damage_and_no_later_version(tmp_path: Path) -> None:
     custody = Custody(tmp_path)
     custody.write(record())
     path = custody.path(ONE.study_id)
     path.write_text(path.read_text().replace('"schema": 2', '"schema": 3'))
-    before = path.read_bytes()
-    with pytest.raises(StateError, match="schema 3, this version reads 2 and before"):
+    with pytest.raises(StateError, match=r"damaged \(checksum\)"):
         custody.read(ONE.study_id)
-    assert path.read_bytes() == before
