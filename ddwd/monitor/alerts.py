@@ -44,6 +44,8 @@ def _parts(report: Report) -> Iterator[tuple[str, str]]:
     for heart in report.hearts:
         if heart.problem:
             yield f"heart {heart.daemon}", heart.problem
+        elif (ledger := heart.facts.get("peers", {}).get("ledger", "ok")) != "ok":
+            yield "ledger", f"{ledger}: studies wait on ORTHANC2 until it is back"
 
 
 def _volumes(report: Report) -> Iterator[tuple[str, str]]:

@@ -85,6 +85,14 @@ def test_a_restart_tells_nothing_twice(tmp_path: Path) -> None:
     assert alerts.load(tmp_path / "alerts.json", AFTER).standing == {}
 
 
+def test_a_shared_ledger_that_is_away_is_a_condition() -> None:
+    away = {"peers": {"gateway": "ok", "ledger": "the shared ledger does not answer: timeout"}}
+    found = conditions(report(hearts=(Heart("extractor", 1.0, away),)), {})
+    assert list(found) == ["ledger"]
+    well = {"peers": {"gateway": "ok", "ledger": "ok"}}
+    assert conditions(report(hearts=(Heart("extractor", 1.0, well),)), {}) == {}
+
+
 def test_every_kind_of_trouble_is_a_condition_and_a_sound_portal_has_none() -> None:
     assert conditions(report(), {}) == {}
     bad = report(
