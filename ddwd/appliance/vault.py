@@ -64,9 +64,12 @@ class Tree:
 def trees(paths: Paths) -> dict[str, Tree]:
     """Every folder that a backup may carry, in the order in which they are copied."""
     aets = {"storage": paths.config.storage.aet, "gateway": paths.config.gateway.aet}
+    # what hooks were told before the records, what they still are to be told after: so that none is left out
     found = [
+        Tree("hooks-told", "studies that hooks know", paths.hooks / "told", "ddwd-hooks", "ddwd", 0o2750),
         Tree("ledger", "ledger segments", paths.ledger, "ddwd", "ddwd"),
         Tree("custody", "custody records", paths.custody, "ddwd", "ddwd"),
+        Tree("hooks-waiting", "notices for hooks", paths.hooks / "waiting", "ddwd-hooks", "ddwd", 0o2770),
     ]
     for node in NODES:
         user = f"ddwd-{node}"
