@@ -25,9 +25,8 @@ VERSION = 1000 + SCHEMA
 """Of the tables, and of what is kept in them: no older extractor works beside one that writes what it cannot read."""
 _MAKING = 0x64647764_00000001
 """Advisory lock of whoever makes the tables."""
-_CONNECT_SECONDS = 5
 _LOST_SECONDS = 15
-"""See driver.py, which keeps to them."""
+"""See driver.py, which keeps to it."""
 _TABLES = """
     create table if not exists ddwd_schema (version integer not null);
     create table if not exists custody (
@@ -134,7 +133,7 @@ class Database:
         except ImportError as error:
             raise StateError(f"ledger.shared needs the package python3-psycopg ({error})") from error
         password = self._password()
-        self._waiting(_CONNECT_SECONDS)
+        self._waiting(_LOST_SECONDS * (1 + self._url.count(",")))  # each server in turn, and its name
         try:
             return driver.connect(self._url, f"ddwd {self._name}", password)
         except driver.Error as error:
