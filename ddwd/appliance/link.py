@@ -166,9 +166,7 @@ def problems(loaded: Loaded) -> Iterator[Problem]:
         return
     yield from _hosts(loaded)
     yield from _inner_tls(loaded)
-    if config.commitment.modalities and not (config.has("gateway") and config.has("extractor")):
-        what = "storage commitment is answered where both gateway and extractor are"
-        yield loaded.problem("commitment.modalities", what, "write [] here")
+    yield from _whole(loaded)
     if config.has("storage") and not receivers(config):
         yield loaded.problem(
             "extractors", "nobody would fetch from storage", "name the extractors of the other machines"
@@ -204,6 +202,18 @@ def _hosts(loaded: Loaded) -> Iterator[Problem]:
                 f"{node.name} is not in roles, and nothing says where it runs",
                 "write the other machine here",
             )
+
+
+def _whole(loaded: Loaded) -> Iterator[Problem]:
+    """What looks at the disks of more than one part."""
+    config = loaded.config
+    if config.commitment.modalities and set(config.roles) != set(ROLES):
+        what = "storage commitment is answered by a machine with all roles"
+        yield loaded.problem("commitment.modalities", what, "write []")
+    for node in (config.gateway, config.storage):
+        if not config.has(node.name) and config.retention.free(node.name) is not None:
+            what = f"the room of {node.name} is on another machine"
+            yield loaded.problem(f"retention.{node.name}_free", what, f"set retention.{node.name}_days")
 
 
 def _inner_tls(loaded: Loaded) -> Iterator[Problem]:

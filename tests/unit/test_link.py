@@ -18,10 +18,22 @@ from ddwd.appliance.render import base, problems_of
 from ddwd.cli.config import database_problems
 from ddwd.cli.main import main
 from ddwd.cli.main import parser as command_line
-from ddwd.config import ROLES, Config, Database, LinkConfig, Loaded, OrthancNode, Role, load, ports
+from ddwd.config import (
+    ROLES,
+    CommitmentConfig,
+    Config,
+    Database,
+    LinkConfig,
+    Loaded,
+    OrthancNode,
+    Role,
+    load,
+    ports,
+)
 from ddwd.errors import ConfigError, NotFoundError
+from ddwd.keeping import Retention
 from ddwd.paths import Paths
-from ddwd.values import Receiver
+from ddwd.values import Receiver, Share, Station
 from ddwd.view import report, units
 from tests.unit.fakes import FakeClock
 
@@ -235,6 +247,16 @@ def test_the_firewall_opens_the_link_to_the_other_machines_alone() -> None:
             replace(OUTSIDE, tls=replace(OUTSIDE.tls, dicomweb=True)),
             "tls.dicomweb",
             "is for hops within one machine",
+        ),
+        (
+            replace(WITHIN, commitment=CommitmentConfig((Station("CT1", "10.1.2.3", 104),))),
+            "commitment.modalities",
+            "with all roles",
+        ),
+        (
+            replace(WITHIN, retention=Retention(gateway_free=Share("10%", 10))),
+            "retention.gateway_free",
+            "is on another machine",
         ),
         (OUTSIDE, "roles", "/etc/ddwd/link/machine.key does not exist"),
     ],
