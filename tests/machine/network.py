@@ -73,6 +73,14 @@ class Network:
         for holder in (self.machine, self.folder / "net-modality"):
             subprocess.run(["umount", "-l", str(holder)], capture_output=True, check=False)
 
+    def cut(self) -> None:
+        """Pull the machine's plug: nobody whom it spoke to is told."""
+        self._in(self.machine, "link", "set", "eth0", "down")
+
+    def mend(self) -> None:
+        """Put it in again."""
+        self._in(self.machine, "link", "set", "eth0", "up")
+
     @staticmethod
     def _in(holder: Path, *arguments: str) -> None:
         _do("nsenter", f"--net={holder}", "ip", *arguments)
