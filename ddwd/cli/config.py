@@ -103,12 +103,11 @@ def _checked() -> Config:
 def _sound(config: Config, *, as_json: bool) -> str:
     if as_json:
         return json.dumps({"sound": True, "problems": []})
-    gateway, storage, scp = config.gateway, config.storage, config.scp
-    return (
-        f"the configuration is sound: {gateway.aet} on {gateway.dicom_port} (web {gateway.http_port}), "
-        f"{storage.aet} on {storage.dicom_port} (web {storage.http_port}), {scp.aet} on {scp.host}:{scp.port}, "
-        f"output in {config.output_dir}; see `ddwd status`"
-    )
+    scp = config.scp
+    parts = [f"{node.aet} on {node.dicom_port} (web {node.http_port})" for node in config.own_nodes]
+    if config.has("extractor"):
+        parts += [f"{scp.aet} on {scp.host}:{scp.port}", f"output in {config.output_dir}"]
+    return f"the configuration is sound: {', '.join(parts)}; see `ddwd status`"
 
 
 def port_problems(loaded: Loaded) -> list[Problem]:

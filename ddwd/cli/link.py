@@ -14,6 +14,7 @@ from ddwd.errors import InvalidValueError, StateError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from ddwd.config import Config, Role
 
@@ -32,6 +33,7 @@ exit status:
   1   openssl failed
   64  wrong usage
   65  not for this user, or FOLDER is there already
+  66  the key of the link's authority is on another machine: ask there
   78  the configuration cannot be used, or there are no passwords yet: start ddwd once"""
 
 
@@ -76,14 +78,17 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
 
 
 def _make(folder: Path, config: Config, roles: list[Role]) -> list[Path]:
-    own = credentials.read(config.credentials_file)
-    folder.mkdir(mode=0o700)
+    passwords = credentials.read(config.credentials_file)
     name = socket.gethostname()
-    made = certificates.link(
-        config, config.link.folder, [link.subject(role) for role in ROLES], f"machine {name}"
-    )
-    there = [link.subject(role) for role in roles]
-    made += certificates.link(config, folder / "link", there, f"machine of {', '.join(roles)}, by {name}")
-    passwords = folder / config.credentials_file.name
-    credentials.write(passwords, credentials.shared(own, roles))
-    return [*made, passwords]
+    made = _certificate(
+        config, config.link.folder, ROLES, f"machine {name}"
+    )  # refused where the authority's key is not
+    folder.mkdir(mode=0o700)
+    made += _certificate(config, folder / "link", roles, f"machine of {', '.join(roles)}, by {name}")
+    target = folder / config.credentials_file.name
+    credentials.write(target, credentials.shared(passwords, roles))
+    return [*made, target]
+
+
+def _certificate(config: Config, folder: Path, roles: Sequence[Role], common: str) -> list[Path]:
+    return certificates.link(config, folder, [link.subject(role) for role in roles], common)

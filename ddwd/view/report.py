@@ -16,6 +16,7 @@ from ddwd import room
 from ddwd.appliance import credentials
 from ddwd.audit import Audit
 from ddwd.clock import SystemClock, stamp
+from ddwd.config import HERE
 from ddwd.errors import ConfigError, DdwdError
 from ddwd.lifecycle import Stage
 from ddwd.orthanc_api import Orthanc
@@ -233,7 +234,12 @@ def _servers(config: Config, ports: Ports) -> tuple[Server, ...]:
 
 def _silent(node: OrthancNode, patience: float) -> Server:
     problem = f"{node.name} does not answer on {node.url} (nothing within {patience:g} s)"
-    return Server(node.name, node.aet, problem=problem)
+    return Server(node.name, node.aet, problem=problem + _elsewhere(node))
+
+
+def _elsewhere(node: OrthancNode) -> str:
+    """Said of an Orthanc that answers at this machine's port by the link: the one of the two may be well, and the other not."""
+    return "" if node.host == HERE else f"; it runs on {node.host}, ddwd-tls@link leads there"
 
 
 def _server(node: OrthancNode, orthanc: OrthancView, clock: Clock) -> Server:
@@ -243,7 +249,7 @@ def _server(node: OrthancNode, orthanc: OrthancView, clock: Clock) -> Server:
         seconds = clock.monotonic() - began
         statistics = orthanc.statistics()
     except DdwdError as error:
-        return Server(node.name, node.aet, problem=str(error))
+        return Server(node.name, node.aet, problem=f"{error}{_elsewhere(node)}")
     return Server(
         name=node.name,
         aet=str(system.get("DicomAet", node.aet)),

@@ -9,7 +9,7 @@ import stat
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -30,7 +30,7 @@ from ddwd.config import (
     load,
     ports,
 )
-from ddwd.errors import ConfigError, NotFoundError
+from ddwd.errors import ConfigError, NotFoundError, PeerDownError
 from ddwd.keeping import Retention
 from ddwd.paths import Paths
 from ddwd.values import Receiver, Share, Station
@@ -183,6 +183,28 @@ def test_a_gateway_alone_asks_nobody_else_and_shows_what_its_door_put_aside(tmp_
     assert any("1 image of other content" in line for line in found.wrong)
 
 
+def test_an_orthanc_elsewhere_that_does_not_answer_is_told_with_its_machine(tmp_path: Path) -> None:
+    config = replace(
+        WITHIN, data_dir=tmp_path, run_dir=tmp_path / "run", credentials_file=tmp_path / "credentials.json"
+    )
+    credentials.write(config.credentials_file, LOGIN)
+    found = report.collect(config, report.Ports(lambda _: None, _silent, FakeClock()))
+    gateway, storage = (server.problem for server in found.servers)
+    assert gateway == f"no answer; it runs on {DMZ}, ddwd-tls@link leads there"
+    assert storage == "no answer"
+
+
+class _Silent:
+    def system(self) -> dict[str, Any]:
+        raise PeerDownError("no answer")
+
+    statistics = system
+
+
+def _silent(_node: OrthancNode, _login: credentials.Credentials) -> report.OrthancView:
+    return _Silent()
+
+
 def _nobody(_node: OrthancNode, _login: credentials.Credentials) -> report.OrthancView:
     raise AssertionError
 
@@ -330,6 +352,14 @@ def test_the_other_machine_gets_a_certificate_of_its_roles_and_not_the_authority
     authority = (here.link.folder / "ca.pem").read_bytes()
     _link(here, tmp_path / "second", "extractor")
     assert (tmp_path / "second/link/ca.pem").read_bytes() == authority
+
+
+def test_only_the_machine_with_the_authority_s_key_makes_more(here: Config, tmp_path: Path) -> None:
+    _link(here, tmp_path / "dmz", "gateway")
+    (here.link.folder / "ca.key").unlink()
+    with pytest.raises(NotFoundError, match=r"ca\.key does not exist"):
+        _link(here, tmp_path / "third", "extractor")
+    assert not (tmp_path / "third").exists()
 
 
 def _der(path: Path) -> bytes:
