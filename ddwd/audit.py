@@ -65,6 +65,9 @@ class Event(StrEnum):
     COMMITMENT_ANSWERED = "commitment-answered"
     COMMITMENT_FAILED = "commitment-failed"
     RETIRED = "retired"
+    DELIVERED = "delivered"
+    DESTINATION_DOWN = "destination-down"
+    DESTINATION_UP = "destination-up"
 
 
 MESSAGE_IDS = {
@@ -106,6 +109,9 @@ MESSAGE_IDS = {
     Event.COMMITMENT_ANSWERED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40031",
     Event.COMMITMENT_FAILED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40032",
     Event.RETIRED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40050",
+    Event.DELIVERED: "9a6f0f1c4f0b4c5c8d2e6b7a10d40060",
+    Event.DESTINATION_DOWN: "9a6f0f1c4f0b4c5c8d2e6b7a10d40061",
+    Event.DESTINATION_UP: "9a6f0f1c4f0b4c5c8d2e6b7a10d40062",
 }
 WARNINGS = frozenset(
     {
@@ -125,6 +131,7 @@ WARNINGS = frozenset(
         Event.HOOK_FAILED,
         Event.HELD,
         Event.COMMITMENT_FAILED,
+        Event.DESTINATION_DOWN,
     },
 )
 _LOG_WARNING, _LOG_NOTICE = 4, 5  # syslog(3)

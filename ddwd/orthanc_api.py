@@ -169,6 +169,9 @@ class OrthancPort(Protocol):
     def route(self, study: OrthancId) -> str | None:
         """The rule that took the study, as its metadata has it; None where that was not decided, or the study is gone."""
 
+    def routes_of(self, studies: Sequence[OrthancId]) -> dict[OrthancId, str]:
+        """The rule of each of these studies, in one request; those without one, or gone, are left out."""
+
     def set_route(self, study: OrthancId, name: str) -> None:
         """Keep the rule that took the study."""
 
@@ -195,6 +198,9 @@ class OrthancPort(Protocol):
 
     def jobs(self) -> dict[str, Job]:
         """The jobs Orthanc still remembers."""
+
+    def job(self, job_id: str) -> Job | None:
+        """One job, or None where Orthanc does not remember it (any more)."""
 
 
 class _Again(Retry):
@@ -503,6 +509,15 @@ class Orthanc:
         except NotFoundError:
             return None
 
+    def routes_of(self, studies: Sequence[OrthancId]) -> dict[OrthancId, str]:
+        """See OrthancPort."""
+        body = {"Resources": list(studies), "Level": "Study", "Short": True, "Metadata": True}
+        return {
+            OrthancId(row["ID"]): row["Metadata"][_ROUTE]
+            for row in self._json("POST", "/tools/bulk-content", body)
+            if _ROUTE in row["Metadata"]
+        }
+
     def set_route(self, study: OrthancId, name: str) -> None:
         """See OrthancPort."""
         self._request("PUT", f"/studies/{study}/metadata/{_ROUTE}", data=name.encode())
@@ -555,13 +570,40 @@ class Orthanc:
         body = {"Resources": list(resources), "Synchronous": False, "Priority": priority}
         return str(self._json("POST", f"/dicom-web/servers/{server}/stow", body)["ID"])
 
+    def store(self, modality: str, instances: Iterable[OrthancId], priority: int = 0) -> str:
+        """Submit an asynchronous job that sends the instances by C-STORE, and fails at the first that is refused; its job ID."""
+        body = {
+            "Resources": list(instances),
+            "Synchronous": False,
+            "Permissive": False,
+            "Priority": priority,
+        }
+        return str(self._json("POST", f"/modalities/{modality}/store", body)["ID"])
+
+    def search(self, server: str, uri: str, arguments: Mapping[str, str]) -> list[dict[str, Any]]:
+        """What one of its DICOMweb servers answers by QIDO-RS (PS3.18 section 10.6), as DICOM JSON (PS3.18 annex F)."""
+        body = {
+            "Uri": uri,
+            "Arguments": dict(arguments),
+            "HttpHeaders": {"Accept": "application/dicom+json"},
+        }
+        path = f"/dicom-web/servers/{server}/get"
+        content = self._request("POST", path, json=body)
+        found = self._parsed(path, content or b"[]")  # 204 without a body: nothing was found
+        if not isinstance(found, list):
+            raise PeerRefusedError(f"{self.name}: {server} answers a search with something else")
+        return found
+
     def jobs(self) -> dict[str, Job]:
         """See OrthancPort."""
-        rows = self._json("GET", "/jobs?expand")
-        return {
-            row["ID"]: Job(row["ID"], row["State"], row["Type"], row.get("ErrorDescription", ""))
-            for row in rows
-        }
+        return {row["ID"]: _job(row) for row in self._json("GET", "/jobs?expand")}
+
+    def job(self, job_id: str) -> Job | None:
+        """See OrthancPort."""
+        try:
+            return _job(self._json("GET", f"/jobs/{job_id}"))
+        except NotFoundError:
+            return None
 
     def _json(self, method: str, path: str, body: object = None) -> Any:
         return self._parsed(path, self._request(method, path, json=body))
@@ -637,6 +679,12 @@ def _orthanc_status(content: bytes) -> int:
         return int(json.loads(content)["OrthancStatus"])
     except (ValueError, KeyError, TypeError):
         return 0
+
+
+def _job(row: dict[str, Any]) -> Job:
+    """What a plugin's job failed of stands in its content: for Orthanc it is all one error."""
+    said = (row.get("Content") or {}).get("FunctionErrorDescription") or row.get("ErrorDetails")
+    return Job(row["ID"], row["State"], row["Type"], str(said or row.get("ErrorDescription", "")))
 
 
 def _arrival(row: dict[str, Any]) -> tuple[str, int, str]:

@@ -123,6 +123,16 @@ class Paths:
         return self.config.run_dir / "hooks" / "status.json"
 
     @property
+    def deliveries(self) -> Path:
+        """What each of `destinations` was proved to have, one file for a destination and a study; ddwd-courier."""
+        return self.config.data_dir / "courier"
+
+    @property
+    def courier_status(self) -> Path:
+        """How each of `destinations` stands, and what waits for it; ddwd-courier."""
+        return self.config.run_dir / "courier" / "status.json"
+
+    @property
     def quarantine(self) -> Path:
         """What could not be delivered as it should, with the reason beside it; the extractor."""
         return self.config.data_dir / "quarantine"

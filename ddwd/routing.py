@@ -79,6 +79,10 @@ HOLD = Route("-", forward=False, extract=False)
 """What no rule takes: it stays where it is, and is shown."""
 
 
+JOBS_ELSEWHERE = 2
+"""Jobs of the gateway's at once for one destination."""
+
+
 @dataclass(frozen=True, slots=True)
 class Destination:
     """One entry of `destinations`: by DICOMweb where it has a `url`, else by DIMSE."""
@@ -93,9 +97,24 @@ class Destination:
     port: int = 104
     tls: bool = False
 
+    @property
+    def server(self) -> str:
+        """Its name among the gateway's DICOMweb servers or modalities: none of the portal's own is called so."""
+        return f"to-{self.name}"
+
+    @property
+    def asked(self) -> str:
+        """The same server, as it is only asked: with a short time-out."""
+        return f"ask-{self.name}"
+
     def __str__(self) -> str:
         """Its name: what a list of destinations shows."""
         return self.name
+
+
+def stow_jobs_elsewhere(destinations: Sequence[Destination]) -> int:
+    """STOW-RS jobs of the gateway's that may go to other destinations at once."""
+    return JOBS_ELSEWHERE * sum(one.url is not None for one in destinations)
 
 
 class Judged(NamedTuple):

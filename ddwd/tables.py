@@ -130,6 +130,10 @@ _DESTINATION: Mapping[str, Parser] = {
 }
 
 
+_OF_DIMSE, _OF_DICOMWEB = ("aet", "host", "port", "tls"), ("user", "password")
+"""Keys of the one kind, which say nothing of the other."""
+
+
 class _Entries:
     """Walks a list of mappings."""
 
@@ -287,4 +291,22 @@ def _destination(walk: _Entries, entry: yaml.Node, keys: dict[str, yaml.Node], s
             "is neither DICOMweb nor DIMSE",
             "write a url, or an aet with host and port",
         )
+    else:
+        _against_its_kind(one, keys, say)
     return one
+
+
+def _against_its_kind(one: Destination, keys: dict[str, yaml.Node], say: Say) -> None:
+    """Tell of what says nothing, or of a login that would be shown."""
+    kind, strange = ("DIMSE", _OF_DICOMWEB) if one.url is None else ("DICOMweb", _OF_DIMSE)
+    for key in strange:
+        if key in keys:
+            say(keys[key], f"destinations.{key}", f"is not for {kind}", "leave it out")
+    if one.url is not None and ("@" in one.url or "?" in one.url):
+        what, instead = "has a login or a query in it", "write user and password as keys of their own"
+        say(keys["url"], "destinations.url", what, instead)
+    if one.password is not None and one.user is None:
+        say(keys["password"], "destinations.password", "has no user", "write user too")
+    if one.ca is not None and not (one.tls or (one.url or "").startswith("https:")):
+        what, instead = "is for what is encrypted", "write https:// in url, or tls: true"
+        say(keys["ca"], "destinations.ca", what, instead)

@@ -60,7 +60,7 @@ def in_use(config: Config) -> tuple[Name, ...]:
     """Who needs a certificate with these settings."""
     tls = config.tls
     wanted: dict[Name, bool] = {
-        "gateway": tls.gateway != "off" or tls.dicomweb or config.web.open,
+        "gateway": tls.gateway != "off" or tls.dicomweb or config.web.open or sends_elsewhere(config),
         "storage": tls.dicomweb or tls.storage or tls.scp or config.web.open,
         "scp": tls.scp,
         "extractor": tls.storage or tls.scp,
@@ -74,10 +74,17 @@ def of_link(config: Config) -> list[Path]:
     return [config.link.folder / name for name in (LINK_CA, LINK)] if config.is_linked else []
 
 
+def sends_elsewhere(config: Config) -> bool:
+    """Whether the gateway sends to a destination by DIMSE and TLS."""
+    return any(one.tls for one in config.destinations)
+
+
 def certificates_in_use(config: Config) -> list[Path]:
     """Every file of certificates that these settings need."""
-    found = [authority(config)] if config.tls.is_used else []
+    own = config.tls.is_used or any(one.tls and one.ca is None for one in config.destinations)
+    found = [authority(config)] if own else []
     found += [senders_authority(config)] if config.tls.gateway != "off" else []
+    found += [one.ca for one in config.destinations if one.ca is not None]
     return found + [files(config, name).certificate for name in in_use(config)]
 
 

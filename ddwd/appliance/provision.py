@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ddwd import clock, routing, tls
 from ddwd.appliance import credentials as passwords
-from ddwd.appliance import databases, link, terminator
+from ddwd.appliance import databases, elsewhere, link, terminator
 from ddwd.appliance.render import RENDERED_NAME, render, senders_bundle
 from ddwd.config import load
 from ddwd.durable import replace_file
@@ -345,14 +345,22 @@ def ensure_tls(config: Config) -> None:
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     texts = {f"{node}.conf": terminator.render(config, node) for node in NODES}
     texts["link.conf"] = link.render(config)
-    if config.tls.gateway != "off":
-        trusted = (tls.senders_authority(config), tls.authority(config))
+    if trusted := trusted_by_gateway(config):
         texts[senders_bundle(config).name] = "".join(path.read_text(encoding="ascii") for path in trusted)
+    if trusted := elsewhere.authorities(config):
+        texts[elsewhere.bundle(config).name] = "".join(path.read_text(encoding="utf-8") for path in trusted)
     for name, text in texts.items():
         if text is None:
             (folder / name).unlink(missing_ok=True)
         else:
             replace_file(folder / name, text.encode(), 0o644)
+
+
+def trusted_by_gateway(config: Config) -> list[Path]:
+    """Whose certificates the gateway takes by DIMSE; Orthanc has one list for those that call it and those that it calls."""
+    served = [tls.senders_authority(config), tls.authority(config)] if config.tls.gateway != "off" else []
+    called = [one.ca or tls.authority(config) for one in config.destinations if one.tls]
+    return list(dict.fromkeys([*served, *called]))
 
 
 def ensure_databases(config: Config, host: Host) -> None:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddwd import tls
-from ddwd.appliance import databases, link, senders
+from ddwd.appliance import databases, elsewhere, link, senders
 from ddwd.errors import ConfigError, Problem
 from ddwd.model import EXTRACTOR_AET, VIEWER
 from ddwd.paths import Paths, orthanc_share
+from ddwd.routing import JOBS_ELSEWHERE
 
 if TYPE_CHECKING:
     from ddwd.appliance.credentials import Credentials
@@ -71,6 +72,7 @@ def base(config: Config, credentials: Credentials, node: NodeName, *, door: bool
         del rendered["RegisteredUsers"][VIEWER]  # nobody would hold it to looking
     if node == "gateway":
         rendered |= senders.orthanc(config)
+        rendered["ConcurrentJobs"] += JOBS_ELSEWHERE * len(config.destinations)
     if config.database.engine == "postgresql":
         rendered["PostgreSQL"] = _postgresql(config, node)
     rendered |= _dicom_tls(config, node)
@@ -81,7 +83,8 @@ def base(config: Config, credentials: Credentials, node: NodeName, *, door: bool
 def _dicom_tls(config: Config, node: NodeName) -> Json:
     """DIMSE by TLS: as a server where the settings have it, and as what ORTHANC2 shows the SCP."""
     serves = config.tls.storage if node == "storage" else config.tls.gateway == "only"
-    if not serves and not (node == "storage" and config.tls.scp):
+    asks = config.tls.scp if node == "storage" else tls.sends_elsewhere(config)
+    if not serves and not asks:
         return {}
     trusted = tls.authority(config) if node == "storage" else senders_bundle(config)
     return {
@@ -95,7 +98,7 @@ def _dicom_tls(config: Config, node: NodeName) -> Json:
 
 
 def senders_bundle(config: Config) -> Path:
-    """The authorities of the modalities, and the portal's own for the self test; ddwd-provision writes it."""
+    """The authorities of the modalities and of destinations by DIMSE, and the portal's own for the self test; ddwd-provision writes it."""
     return Paths(config).tls / "senders.pem"
 
 
@@ -176,7 +179,11 @@ def _add_peer(rendered: Json, config: Config, credentials: Credentials, node: No
             server["CertificateKeyFile"] = KEY_OF_UNIT.format(unit="gateway")
             rendered["HttpsVerifyPeers"] = True
             rendered["HttpsCACertificates"] = str(tls.authority(config))
-        rendered["DicomWeb"]["Servers"] = {STORAGE_SERVER: server}
+        rendered["DicomWeb"]["Servers"] = {STORAGE_SERVER: server, **elsewhere.servers(config.destinations)}
+        rendered["DicomModalities"] |= elsewhere.modalities(config.destinations, rendered["DicomModalities"])
+        if elsewhere.authorities(config):
+            rendered["HttpsVerifyPeers"] = True
+            rendered["HttpsCACertificates"] = str(elsewhere.bundle(config))
         return
     rendered["DicomModalities"] |= {
         one.aet: {
@@ -403,7 +410,10 @@ def _own_paths(config: Config, node: NodeName) -> list[tuple[str, ...]]:
     logins = [("RegisteredUsers", "ddwd")]
     if node == "gateway":
         server = ("DicomWeb", "Servers", STORAGE_SERVER)
-        return [*logins, *_TLS_KEYS, *((*server, key) for key in ("Url", "Username", "Password"))]
+        others = [(*("DicomWeb", "Servers"), name) for name in elsewhere.servers(config.destinations)] + [
+            ("DicomModalities", name) for name in elsewhere.modalities(config.destinations, {})
+        ]
+        return [*logins, *_TLS_KEYS, *((*server, key) for key in ("Url", "Username", "Password")), *others]
     known = [
         ("DicomModalities", one.aet, key)
         for one in link.receivers(config)

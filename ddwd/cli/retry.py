@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 from ddwd.clock import SystemClock, sleep
 from ddwd.paths import Paths
 from ddwd.pipeline.regain import Regain
+from ddwd.state.deliveries import Deliveries
 from ddwd.state.proof import Prover
 from ddwd.state.requests import Request, Requests
 from ddwd.state.stores import custody_of
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 _EPILOG = """The extractor then forgets its failures with this study and looks at it at once: what is
 missing in ORTHANC2 is forwarded, what is missing on disk is fetched (files deleted from the
-output too), images that were set aside are tried again. See the outcome with: ddwd status
+output too), images that were set aside are tried again. So is all that waits for another
+destination. See the outcome with: ddwd status
 --gone does so with every study of which a published file is gone from the output, some at a
 time, and waits for them: after a lost disk, or a restore that was broken off.
 
@@ -70,6 +72,8 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     requests = Requests(paths.requests)
     for study in studies:
         requests.submit(Request("retry", study))
+    if config.destinations:
+        Deliveries(paths.deliveries).wish()
     if args.json:
         out.write(json.dumps({"asked": "retry", "studies": studies}) + "\n")
     else:

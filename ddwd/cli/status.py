@@ -98,6 +98,7 @@ def render(report: Report) -> str:
         _recent_lines(report),
         _room_lines(report),
         _retention_lines(report),
+        _destination_lines(report),
         _wrong_lines(report),
     ]
     return "\n".join(line for part in parts for line in part) + "\n"
@@ -235,6 +236,18 @@ def _retention_lines(report: Report) -> list[str]:
     if stay := sum(kept["studies"] for one in places for kept in one["kept"]):
         lines.append(f"  {many(stay, 'study has', 'studies have')} to stay; why: ddwd retention")
     return lines
+
+
+def _destination_lines(report: Report) -> list[str]:
+    """The other destinations, where there are any."""
+    if not report.destinations:
+        return []
+    lines = [
+        f"  {row['name']:<12} {row['state']:<5} {many(row['studies'], 'study', 'studies')} "
+        f"({many(row['images'], 'image', 'images')}) waiting"
+        for row in report.destinations
+    ]
+    return ["destinations", *map(_cut, lines)]
 
 
 def _outlook(volume: Volume) -> str:

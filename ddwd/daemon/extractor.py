@@ -41,6 +41,7 @@ from ddwd.pipeline.retention.remove import Remover
 from ddwd.pipeline.retrieve import Retriever
 from ddwd.pipeline.route import Router, read_table
 from ddwd.pipeline.verify import Verifier
+from ddwd.routing import stow_jobs_elsewhere
 from ddwd.state.notices import Notices
 from ddwd.state.requests import Requests
 from ddwd.state.settings import changed_settings
@@ -152,7 +153,7 @@ class Extractor:
             gateway=gateway,
             storage=storage,
             router=self._router(gateway, storage),
-            forwarder=Forwarder(gateway),
+            forwarder=Forwarder(gateway, beside=stow_jobs_elsewhere(self._config.destinations)),
             retriever=Retriever(
                 paths,
                 (gateway, storage),

@@ -65,6 +65,13 @@ def _waiting(report: Report) -> Iterator[tuple[str, str]]:
         )
     for folder, images in report.aside.items():
         yield f"aside {folder}", aside_text(folder, images)
+    for row in report.destinations:
+        if row["state"] == "away":
+            studies = many(row["studies"], "study waits", "studies wait")
+            yield (
+                f"destination {row['name']}",
+                f"{row['name']} does not answer, and {studies} for it: ddwd destinations list",
+            )
     if report.hooks:
         yield (
             "hooks",

@@ -60,6 +60,12 @@ class Metrics:
             registry=registry,
         )
         self._backlog = gauge("ddwd_backlog_images", "Images that wait before a hop.", "hop")
+        self._reached = gauge(
+            "ddwd_destination_up", "1 where the destination answered last time.", "destination"
+        )
+        self._unsent = gauge(
+            "ddwd_destination_backlog_images", "Images that wait for the destination.", "destination"
+        )
         self._flight = gauge("ddwd_studies_in_flight", "Studies on their way, by stage.", "stage")
         self._quarantine = gauge("ddwd_quarantine_images", "Entries of the quarantine.")
         self._unit = gauge("ddwd_unit_up", "1 where the systemd unit is active, or not needed.", "unit")
@@ -120,6 +126,8 @@ class Metrics:
             self._age,
             self._free,
             self._held,
+            self._reached,
+            self._unsent,
             self._stay,
         ):
             gauge.clear()
@@ -128,6 +136,9 @@ class Metrics:
         extractor = report.hearts[-1].facts if report.hearts else {}
         for hop, count in extractor.get("backlog", {}).items():
             self._backlog.labels(hop).set(count)
+        for row in report.destinations:
+            self._reached.labels(row["name"]).set(row["state"] == "ok")
+            self._unsent.labels(row["name"]).set(row["images"])
         for stage, count in report.counts.items():
             self._flight.labels(stage).set(count)
         self._quarantine.set(report.quarantine or 0)

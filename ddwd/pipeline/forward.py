@@ -22,8 +22,10 @@ _STOW_KIND = "DicomWebStowClient"
 class Forwarder:
     """Submits STOW-RS jobs on the gateway."""
 
-    def __init__(self, gateway: OrthancPort) -> None:
+    def __init__(self, gateway: OrthancPort, beside: int = 0) -> None:
+        """`beside` jobs of the same kind may go elsewhere (ddwd-courier), and take no room from these."""
         self._gateway = gateway
+        self._at_once = _JOBS_AT_ONCE + beside
         self.last_error = ""
         """What the gateway says of the latest STOW job that failed, as far as it remembers."""
 
@@ -32,7 +34,7 @@ class Forwarder:
 
         Raises PeerDownError or PeerRefusedError; what was submitted before is harmless, a duplicate changes nothing.
         """
-        room = _JOBS_AT_ONCE - self._in_flight()
+        room = self._at_once - self._in_flight()
         wanted = sorted(missing)
         sent = 0
         for _ in range(room):

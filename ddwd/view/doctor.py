@@ -21,7 +21,7 @@ from ddwd.config import CONFIG_FILE, SECRET_KEYS, flatten
 from ddwd.errors import ConfigError, DdwdError, PeerDownError, Problem
 from ddwd.paths import Paths
 from ddwd.view.report import aside_text
-from ddwd.view.words import many, span
+from ddwd.view.words import many, span, time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -287,7 +287,8 @@ def _echoes(bench: Bench) -> Iterator[Finding]:
 
 
 def _hops(bench: Bench) -> Iterator[Finding]:
-    """Each part reaches the next as it will have to: STOW-RS by DICOMweb, C-MOVE by C-ECHO."""
+    """Each part reaches the next as it will have to: STOW-RS by DICOMweb, C-MOVE by C-ECHO; and the other destinations."""
+    yield from _destinations(bench)
     if bench.login is None:
         yield Finding("hops", Level.NOTE, "not asked: this user may not", "run it with sudo")
         return
@@ -313,6 +314,23 @@ def _reaches_receiver(storage: Node, aet: str) -> Iterator[Finding]:
     except DdwdError as error:
         text = f"ORTHANC2 does not reach the SCP {aet}: {error}"
         yield Finding("hops", Level.BROKEN, text, "journalctl -u ddwd-scp -n 50, on its machine")
+
+
+def _destinations(bench: Bench) -> Iterator[Finding]:
+    """Each answers, and takes what it is sent."""
+    told = {row["name"]: row for row in bench.report.destinations}
+    for one in bench.config.destinations:
+        row = told.get(one.name)
+        if row is None:
+            text = f"ddwd-courier has not told of {one.name} yet"
+            yield Finding("hops", Level.NOTE, text, "systemctl status ddwd-courier")
+        elif row["state"] == "away":
+            text = f"{one.name} does not answer since {time(row['since'])}: {row['reason']}"
+            yield Finding("hops", Level.BROKEN, text, "ddwd destinations list")
+        elif row["reason"]:
+            studies = many(row["studies"], "study", "studies")
+            text = f"{one.name} answers, and {studies} could not be sent: {row['reason']}"
+            yield Finding("hops", Level.WARN, text, "ddwd destinations list")
 
 
 def _daemons(bench: Bench) -> Iterator[Finding]:
@@ -407,7 +425,8 @@ def _permissions(bench: Bench) -> Iterator[Finding]:
 def _with_secrets(bench: Bench) -> list[Path]:
     """The files of the settings, where a password is among them."""
     values = flatten(bench.config)
-    secret = any(values[key] is not None for key in SECRET_KEYS)
+    passwords = [values[key] for key in SECRET_KEYS] + [one.password for one in bench.config.destinations]
+    secret = any(one is not None for one in passwords)
     return [file for file in bench.settings if secret and file.exists()]
 
 

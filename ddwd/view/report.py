@@ -23,7 +23,7 @@ from ddwd.orthanc_api import Orthanc
 from ddwd.paths import Paths
 from ddwd.pipeline.quarantine import Quarantine
 from ddwd.view import units
-from ddwd.view.words import many, size, span
+from ddwd.view.words import many, size, span, time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -133,6 +133,8 @@ class Report:
     self_test: dict[str, Any] | None = None
     swept: dict[str, Any] = field(default_factory=dict)
     retention: dict[str, Any] = field(default_factory=dict)
+    destinations: tuple[dict[str, Any], ...] = ()
+    """How each of `destinations` stands, as ddwd-courier tells it."""
     hooks: int = 0
     """Studies whose hook has failed, and is tried again."""
     aside: dict[str, int] = field(default_factory=dict)
@@ -173,6 +175,7 @@ def collect(config: Config, ports: Ports) -> Report:
         self_test=_last_self_test(paths.self_test),
         swept=dict(extractor.facts.get("swept", {})),
         retention=dict(extractor.facts.get("retention", {})),
+        destinations=told_by_courier(config),
         hooks=_failed_hooks(paths.hooks_status),
         aside=_aside(config),
     )
@@ -334,6 +337,16 @@ def _last_self_test(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def told_by_courier(config: Config) -> tuple[dict[str, Any], ...]:
+    """How each destination of the settings stands; none where ddwd-courier has told nothing yet."""
+    known = {one.name for one in config.destinations}
+    try:
+        rows = json.loads(Paths(config).courier_status.read_bytes())["destinations"]
+        return tuple(dict(row) for row in rows if row["name"] in known)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
 def _failed_hooks(path: Path) -> int:
     """How many ddwd-hooks tells of; none where it does not run."""
     try:
@@ -375,6 +388,9 @@ def _all_wrong(report: Report) -> Iterator[str]:
     if held := report.counts.get(Stage.HELD.value, 0):
         yield f"{many(held, 'study is', 'studies are')} held: no rule of routes takes them; see: ddwd routes list"
     yield from (aside_text(folder, count) for folder, count in report.aside.items())
+    for row in report.destinations:
+        if row["state"] == "away":
+            yield f"{row['name']} does not answer since {time(row['since'])} ({row['reason']}); {many(row['studies'], 'study waits', 'studies wait')} for it; see: ddwd destinations list"
     if report.hooks:
         yield f"the hook of {many(report.hooks, 'finished study', 'finished studies')} failed, and will be tried again; see: ddwd hooks list"
 

@@ -35,9 +35,13 @@ _QUERY = re.compile(r"(?P<url>https?://[^\s?]+)\?(?P<query>\S+)")
 _WITH_LOGINS = frozenset({"Servers", "OrthancPeers"})
 """Sections of Orthanc that may hold [URL, user, password]."""
 _ASSIGNED = re.compile(
-    r"^[ \t]*\w*(?:password|webhook)[ \t]*[:=][ \t]*(?P<value>[^\s#].*?)(?:[ \t]+#.*)?$",
+    r"^[ \t-]*\w*(?:password|webhook)[ \t]*[:=][ \t]*(?P<value>[^\s#].*?)(?:[ \t]+#.*)?$",
     re.IGNORECASE | re.MULTILINE,
 )
+_INLINE = re.compile(
+    r"[{,][ \t]*\w*(?:password|webhook)[ \t]*:[ \t]*(?P<value>[^\s,}][^,}\n]*)", re.IGNORECASE
+)
+"""The same between braces."""
 _SHORT = 6
 _LONG_SEGMENT = 16
 _LEAST = 4
@@ -51,7 +55,10 @@ def secrets_of(config: Config, login: Credentials | None, texts: Iterable[str]) 
     """Every secret that is known here: of the settings, of the Orthancs, and as it stands in files that may not even be sound."""
     values = flatten(config)
     found = {str(values[key]) for key in SECRET_KEYS if values[key] is not None}
-    found |= {word.strip("\"'") for text in texts for word in _ASSIGNED.findall(text)}
+    found |= {one.password for one in config.destinations if one.password}
+    found |= {one.webhook for one in config.routes if one.webhook}
+    for text in texts:
+        found |= {word.strip("\"'") for word in (*_ASSIGNED.findall(text), *_INLINE.findall(text))}
     for users in login.passwords.values() if login else ():
         found |= set(users.values())
     return found | {part for one in found for part in _parts(one)}

@@ -18,6 +18,7 @@ from ddwd.model import OrthancId
 from ddwd.paths import Paths
 from ddwd.pipeline.quarantine import read_entries
 from ddwd.state.custody import Record, lacks
+from ddwd.state.deliveries import Deliveries
 from ddwd.state.stores import custody_of
 from ddwd.view import events
 from ddwd.view.meaning import explain
@@ -212,6 +213,20 @@ def _hops(known: _Known, config: Config) -> Iterator[Hop]:
     problem = known.problems.get("disk", "")
     images = None if problem else on_disk
     yield Hop("disk", "disk", images, *spans.get("disk", ("", "")), problem, retired.get("output", ""))
+    yield from _elsewhere(known, config)
+
+
+def _elsewhere(known: _Known, config: Config) -> Iterator[Hop]:
+    """The other destinations of its rule, each with what it was proved to have."""
+    rule = known.row.get("route") or (known.record.route if known.record else "")
+    deliveries = Deliveries(Paths(config).deliveries)
+    for name in next((one.also for one in config.routes if one.name == rule), ()):
+        try:
+            images, last = len(deliveries.of(name, known.study)), deliveries.last(name, known.study)
+        except StateError as error:
+            yield Hop(f"to {name}", name, None, problem=str(error))
+        else:
+            yield Hop(f"to {name}", name, images, last=last)
 
 
 def _spans(known: _Known) -> dict[str, tuple[str, str]]:

@@ -34,6 +34,7 @@ UNITS = (
     "ddwd-inbox",
     "ddwd-hooks",
     "ddwd-commitment",
+    "ddwd-courier",
 )
 """The umbrella, then the others in the order they start."""
 OPTIONAL = ("ddwd-tls@gateway", "ddwd-tls@storage", "ddwd-tls@link")

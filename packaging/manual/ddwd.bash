@@ -26,7 +26,7 @@ _ddwd_paths() {
 _ddwd() {
     local cur="${COMP_WORDS[COMP_CWORD]}"
     if ((COMP_CWORD == 1)); then
-        _ddwd_words "--help --version status doctor trace verify reconcile retry retention pause resume quarantine routes hooks send alert credentials tls link config support-bundle backup restore try"
+        _ddwd_words "--help --version status doctor trace verify reconcile retry retention pause resume quarantine routes destinations hooks send alert credentials tls link config support-bundle backup restore try"
         return
     fi
     case "${COMP_WORDS[1]}" in
@@ -86,6 +86,15 @@ _ddwd() {
         list:[3-9]) words="--help --json" ;;
         test:[3-9]) words="--help --aet --json" ;;
         *) words="--help list test" ;;
+        esac
+        _ddwd_words "$words"
+        ;;
+    destinations)
+        local words="--help"
+        case "${COMP_WORDS[2]-}:$COMP_CWORD" in
+        list:[3-9]) words="--help --json" ;;
+        retry:[3-9]) words="--help --json" ;;
+        *) words="--help list retry" ;;
         esac
         _ddwd_words "$words"
         ;;

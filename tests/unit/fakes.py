@@ -126,6 +126,7 @@ class FakeOrthanc:
     unsendable: set[OrthancId] = field(default_factory=set)
     fileless: set[OrthancId] = field(default_factory=set)
     routes: dict[OrthancId, str] = field(default_factory=dict)
+    remembered: dict[str, Job] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     _seq: int = 0
     _told: set[OrthancId] = field(default_factory=set)
@@ -267,6 +268,10 @@ class FakeOrthanc:
         self._answer()
         return self.routes.get(study)
 
+    def routes_of(self, studies: Sequence[OrthancId]) -> dict[OrthancId, str]:
+        self._answer()
+        return {study: self.routes[study] for study in studies if study in self.routes}
+
     def set_route(self, study: OrthancId, name: str) -> None:
         self._answer()
         self.routes[study] = name
@@ -319,7 +324,11 @@ class FakeOrthanc:
 
     def jobs(self) -> dict[str, Job]:
         self._answer()
-        return {}
+        return dict(self.remembered)
+
+    def job(self, job_id: str) -> Job | None:
+        self._answer()
+        return self.remembered.get(job_id)
 
 
 class FakeDisk:

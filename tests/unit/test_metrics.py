@@ -66,6 +66,7 @@ def metrics(tmp_path: Path) -> Metrics:
             quarantine=1,
             self_test={"ok": True, "at": "2026-01-02T03:00:00Z"},
             retention={"last": LAST_ROUND, "now": None},
+            destinations=({"name": "teaching", "state": "away", "images": 12},),
         )
     )
     made.write()

@@ -93,6 +93,11 @@ def test_without_rules_there_are_none(tmp_path: Path, text: str) -> None:
         ("destinations:\n  - name: a\n", "ddwd.yaml:2: destinations: is neither DICOMweb nor DIMSE"),
         ("destinations:\n  - {name: a, aet: PACS}\n", "is neither DICOMweb nor DIMSE"),
         ("destinations:\n  - {name: a, url: pacs}\n", "destinations.url: it is not a URL"),
+        ("destinations:\n  - {name: a, url: 'https://u:p@h/'}\n", "destinations.url: has a login or a query in it"),
+        ("destinations:\n  - {name: a, url: 'https://h/', password: p}\n", "destinations.password: has no user"),
+        ("destinations:\n  - {name: a, url: 'https://h/', tls: true}\n", "destinations.tls: is not for DICOMweb"),
+        ("destinations:\n  - {name: a, url: 'http://h/', ca: /ca.pem}\n", "destinations.ca: is for what is encrypted"),
+        ("destinations:\n  - {name: a, aet: A, host: h, user: u}\n", "destinations.user: is not for DIMSE"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, said: str) -> None:

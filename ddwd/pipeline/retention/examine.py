@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ddwd.errors import DdwdError, NotFoundError, PeerRefusedError, StateError
 from ddwd.pipeline.retention import rules
 from ddwd.pipeline.retention.rules import Copies, Proved
+from ddwd.state import deliveries
 from ddwd.state.custody import present
 from ddwd.state.notices import Notices
 from ddwd.state.proof import Prover, difference
@@ -37,7 +38,10 @@ UNLOOKED = "its files in the output cannot be read"
 def owed(paths: Paths) -> list[Callable[[Record], str]]:
     """The preconditions of every place: what is still to be done with a study before any copy of it may go."""
     notices = Notices(paths.hooks)
-    return [lambda record: HOOK_WAITS if notices.is_waiting(record.study) else ""]
+    return [
+        lambda record: HOOK_WAITS if notices.is_waiting(record.study) else "",
+        deliveries.owed(deliveries.Deliveries(paths.deliveries), paths.config.routes),
+    ]
 
 
 @dataclass(frozen=True, slots=True)

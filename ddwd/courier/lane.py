@@ -1,0 +1,342 @@
+"""One destination's own backlog: what it still lacks of which study, and when that is sent. Knows nothing of the other destinations.
+
+What it lacks is always the gateway's instance set less what was proved before; only that is remembered on disk. So a crash, a job
+that the gateway forgot, and an image that came late are all the same: the sets are compared again. Sending twice is harmless.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ddwd.audit import Event
+from ddwd.clock import stamp
+from ddwd.courier.ways import kind
+from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError
+from ddwd.routing import JOBS_ELSEWHERE, PRIORITIES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ddwd.audit import Audit
+    from ddwd.clock import Clock
+    from ddwd.courier.ways import Way
+    from ddwd.model import OrthancId
+    from ddwd.orthanc_api import OrthancPort
+    from ddwd.routing import Destination, Route
+    from ddwd.state.deliveries import Deliveries
+
+_BLOCKS = (200, 20, 1)
+"""Images in one job: fewer after each failure, until one that is refused holds up itself alone."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 300.0
+_LOOKED_AT = 50
+"""Studies compared, or begun, in one turn: they bound it."""
+_POLL_SECONDS = 0.5
+"""Between two looks at jobs that are under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one destination stands; `state` is ok or away, `since` when that began, stamps UTC. `wait` is in seconds."""
+
+    name: str
+    kind: str
+    state: str
+    since: str
+    reason: str
+    studies: int
+    images: int
+    oldest: str
+    delivered: int
+    delivered_at: str
+    wait: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the status file."""
+        return {key: value for key, value in asdict(self).items() if key != "wait"}
+
+
+@dataclass
+class _Study:
+    """One study that the destination may lack images of."""
+
+    since: str
+    changed: bool = True
+    study_uid: str = ""
+    priority: int = 0
+    missing: frozenset[OrthancId] = frozenset()
+    jobs: dict[str, frozenset[OrthancId]] = field(default_factory=dict)
+    refused: dict[OrthancId, int] = field(default_factory=dict)
+    proved: int = 0
+    failures: int = 0
+    due: float = 0.0
+    reason: str = ""
+    innocent: bool = False
+
+    @property
+    def block(self) -> int:
+        """Images in its next job."""
+        return _BLOCKS[min(self.failures, len(_BLOCKS) - 1)]
+
+
+class Lane:
+    """Takes a turn at each call of `turn`; `routes` are the rules by name."""
+
+    def __init__(
+        self,
+        destination: Destination,
+        way: Way,
+        gateway: OrthancPort,
+        routes: Mapping[str, Route],
+        deliveries: Deliveries,
+        audit: Audit,
+        clock: Clock,
+    ) -> None:
+        self.name = destination.name
+        self._kind = kind(destination)
+        self._way = way
+        self._gateway = gateway
+        self._routes = routes
+        self._deliveries = deliveries
+        self._audit = audit
+        self._clock = clock
+        self._open: dict[OrthancId, _Study] = {}
+        self._away = ""
+        self._since = stamp(clock.utc())
+        self._failures = 0
+        self._due = 0.0
+        self._delivered = 0
+        self._delivered_at = ""
+        self._gateway_failed = False
+
+    def turn(self, offered: Iterable[OrthancId], *, hasten: bool = False) -> Standing:
+        """Look at what is offered, take in what jobs have done, send what is due. Raises StateError, StorageFullError and OSError."""
+        for study in offered:
+            self._open.setdefault(study, _Study(stamp(self._clock.utc()))).changed = True
+        if hasten:
+            self._hasten()
+        try:
+            self._settle()
+            self._compare()
+            self._send()
+            self._gateway_failed = False
+        except (PeerDownError, PeerRefusedError):
+            self._gateway_failed = True  # the sets are still as they were: the next turn goes on
+        return self._standing()
+
+    def _hasten(self) -> None:
+        self._due = 0.0
+        for one in self._open.values():
+            one.due, one.changed = 0.0, True
+
+    # --- what the destination lacks ---------------------------------------------------------------------------------
+
+    def _compare(self) -> None:
+        changed = [study for study, one in self._open.items() if one.changed]
+        for study in changed[:_LOOKED_AT]:
+            self._look_at(study, self._open[study])
+
+    def _look_at(self, study: OrthancId, one: _Study) -> None:
+        route = self._routes.get(self._gateway.route(study) or "")
+        listing = self._gateway.study(study) if route and self.name in route.also else None
+        if (
+            route is None or listing is None
+        ):  # its rule does not send it here (any more), or retention took it
+            del self._open[study]
+            return
+        missing = listing.ids - self._deliveries.of(self.name, study)
+        if missing - one.missing:
+            one.due = min(one.due, self._clock.monotonic())
+        one.missing, one.changed = missing, False
+        one.study_uid, one.priority = listing.study_uid, PRIORITIES[route.priority]
+        if not missing:
+            self._whole(study, one, len(listing.ids))
+
+    def _whole(self, study: OrthancId, one: _Study, images: int) -> None:
+        del self._open[study]
+        if one.proved:
+            self._audit.record(
+                Event.DELIVERED,
+                f"{images} images are at {self.name}",
+                study=study,
+                study_uid=one.study_uid,
+                instances=images,
+                peer=self.name,
+            )
+
+    # --- what the jobs did --------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        for study, one in list(self._open.items()):
+            for job_id, block in list(one.jobs.items()):
+                job = self._gateway.job(job_id)
+                if job is not None and job.in_flight:
+                    continue
+                if job is None:  # the gateway was restarted: nobody knows what became of it
+                    one.changed = True
+                elif job.state == "Success":
+                    self._sent(study, one, block)
+                else:
+                    self._failed(one, block, job.error)
+                del one.jobs[job_id]
+
+    def _sent(self, study: OrthancId, one: _Study, block: frozenset[OrthancId]) -> None:
+        """A destination that can be asked must list them; of another the job's own success is the proof."""
+        self._is_back()
+        listed = self._listed(one, block)
+        self._prove(study, one, block if listed is None else listed)
+        if listed is not None and block - listed:
+            said = f"it answers that it stored them, and does not list {len(block - listed)}"
+            self._put_off(one, said)
+        one.changed = True
+
+    def _failed(self, one: _Study, block: frozenset[OrthancId], reason: str) -> None:
+        if len(block) == 1:
+            one.refused.update({image: one.refused.get(image, 0) + 1 for image in block})
+        self._put_off(one, reason)
+        if self._way.answers():
+            self._is_back()
+        else:
+            one.innocent = True
+            self._is_away(reason)
+
+    def _put_off(self, one: _Study, reason: str) -> None:
+        """Only of this study: another may be sent at once."""
+        one.failures += 1
+        one.reason, one.innocent = reason, False
+        one.due = self._clock.monotonic() + pause(one.failures)
+        one.changed = True
+
+    def _listed(self, one: _Study, images: Iterable[OrthancId]) -> frozenset[OrthancId] | None:
+        """Which of these images the destination lists; None where it does not tell."""
+        listed = self._way.listed(one.study_uid)
+        if listed is None:
+            return None
+        if not listed:
+            return frozenset()
+        uids = self._gateway.sop_uids(images)
+        return frozenset(image for image, uid in uids.items() if uid in listed)
+
+    def _prove(self, study: OrthancId, one: _Study, images: frozenset[OrthancId]) -> None:
+        if not images:
+            return
+        at = stamp(self._clock.utc())
+        self._deliveries.add(self.name, study, images, at)
+        self._delivered_at = at
+        self._delivered += len(images)
+        one.proved += len(images)
+        one.missing -= images
+
+    # --- sending ------------------------------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        room = self._room()
+        if not room:
+            return
+        now = self._clock.monotonic()
+        ready = [study for study, one in self._open.items() if one.missing and one.due <= now]
+        first = sorted(ready, key=lambda study: (-self._open[study].priority, self._open[study].since))
+        for study in first[:_LOOKED_AT]:
+            room -= self._send_of(study, self._open[study], room)
+            if room <= 0:
+                return
+
+    def _room(self) -> int:
+        """Jobs that may be submitted now; a single one, to try, where it did not answer last time."""
+        running = sum(len(one.jobs) for one in self._open.values())
+        if not self._away:
+            return JOBS_ELSEWHERE - running
+        if running or self._clock.monotonic() < self._due:
+            return 0
+        if self._way.answers():
+            self._is_back()
+            return JOBS_ELSEWHERE
+        self._is_away(self._away)
+        return 1
+
+    def _send_of(self, study: OrthancId, one: _Study, room: int) -> int:
+        """Submit jobs for this study, at most `room`, those last that were refused by themselves; how many."""
+        if not one.jobs:
+            self._ask(study, one)
+        flying: frozenset[OrthancId] = frozenset().union(*one.jobs.values())
+        queue = sorted(one.missing - flying, key=lambda image: (one.refused.get(image, 0), image))
+        submitted = 0
+        while queue and submitted < room:
+            block, queue = queue[: one.block], queue[one.block :]
+            try:
+                job = self._way.submit(block, one.priority)
+            except (
+                PeerRefusedError,
+                NotFoundError,
+            ) as error:  # an image that is gone from the gateway meanwhile
+                self._put_off(one, str(error))
+                break
+            one.jobs[job] = frozenset(block)
+            submitted += 1
+        return submitted
+
+    def _ask(self, study: OrthancId, one: _Study) -> None:
+        """What it lists already need not be sent."""
+        self._prove(study, one, self._listed(one, one.missing) or frozenset())
+        one.changed = one.changed or not one.missing
+
+    # --- the destination itself -----------------------------------------------------------------------------------
+
+    def _is_away(self, reason: str) -> None:
+        self._failures += 1
+        self._due = self._clock.monotonic() + pause(self._failures)
+        if not self._away:
+            self._since = stamp(self._clock.utc())
+            self._audit.record(
+                Event.DESTINATION_DOWN, f"{self.name} does not answer: {reason}", peer=self.name
+            )
+        self._away = reason
+
+    def _is_back(self) -> None:
+        if self._away:
+            self._since = stamp(self._clock.utc())
+            self._audit.record(
+                Event.DESTINATION_UP,
+                f"{self.name} answers again; {len(self._open)} studies wait for it",
+                peer=self.name,
+                open=len(self._open),
+            )
+            for one in self._open.values():
+                if one.innocent:
+                    one.failures, one.due, one.reason, one.innocent = 0, 0.0, "", False
+        self._away, self._failures, self._due = "", 0, 0.0
+
+    def _standing(self) -> Standing:
+        waiting = [one for one in self._open.values() if one.missing or one.changed]
+        failed = [one.reason for one in waiting if one.reason]
+        return Standing(
+            self.name,
+            self._kind,
+            "away" if self._away else "ok",
+            self._since,
+            self._away or (failed[0] if failed else ""),
+            len(waiting),
+            sum(len(one.missing) for one in waiting),
+            min((one.since for one in waiting), default=""),
+            self._delivered,
+            self._delivered_at,
+            self._wait(),
+        )
+
+    def _wait(self) -> float | None:
+        """Seconds until there is something to do; None where nothing waits."""
+        if not self._open:
+            return None
+        if self._gateway_failed:
+            return 5.0
+        if any(one.jobs for one in self._open.values()):
+            return _POLL_SECONDS
+        if any(one.changed for one in self._open.values()):
+            return 0.0
+        due = max(self._due, min(one.due for one in self._open.values()))
+        return max(0.0, due - self._clock.monotonic())
+
+
+def pause(failures: int) -> float:
+    """Seconds to wait after the n-th failure in a row: 1, 2, 4 ... 300."""
+    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(max(failures, 1) - 1, 10))

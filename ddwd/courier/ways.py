@@ -1,0 +1,130 @@
+"""How one destination is reached: jobs of the gateway's that send, and what it says of itself. By DICOMweb or by DIMSE, under one port."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ddwd.errors import NotFoundError, PeerRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ddwd.model import OrthancId
+    from ddwd.routing import Destination
+
+_PAGE = 1000
+_PAGES = 100
+_SOP_INSTANCE_UID = "00080018"
+
+
+class Sender(Protocol):
+    """What a way asks of the gateway; every method raises PeerDownError, and PeerRefusedError or NotFoundError for what the destination answers too."""
+
+    def stow(self, server: str, resources: Iterable[OrthancId], priority: int = 0) -> str:
+        """Submit a job that sends by STOW-RS; its ID."""
+
+    def store(self, modality: str, instances: Iterable[OrthancId], priority: int = 0) -> str:
+        """Submit a job that sends by C-STORE; its ID."""
+
+    def search(self, server: str, uri: str, arguments: Mapping[str, str]) -> list[dict[str, Any]]:
+        """QIDO-RS."""
+
+    def echoes(self, modality: str) -> None:
+        """C-ECHO."""
+
+
+class Way(Protocol):
+    """One destination, as the courier sees it. Raises PeerDownError where the gateway itself does not answer."""
+
+    def submit(self, images: Iterable[OrthancId], priority: int) -> str:
+        """Have the gateway send these; the job's ID. Raises PeerRefusedError, NotFoundError."""
+
+    def listed(self, study_uid: str) -> frozenset[str] | None:
+        """The SOPInstanceUIDs that the destination has of the study; None where it cannot be asked, or does not answer that."""
+
+    def answers(self) -> bool:
+        """Whether it answers at all, be it with an error."""
+
+
+def kind(destination: Destination) -> str:
+    """What people call it."""
+    return "DICOMweb" if destination.url is not None else "DIMSE"
+
+
+def way_to(destination: Destination, gateway: Sender) -> Way:
+    """The way to it."""
+    return Dicomweb(destination, gateway) if destination.url is not None else Dimse(destination, gateway)
+
+
+class Dicomweb:
+    """STOW-RS and QIDO-RS (PS3.18 sections 10.5 and 10.6): what it lists is what it has.
+
+    It is asked by a server entry of its own, which gives up early.
+    """
+
+    def __init__(self, destination: Destination, gateway: Sender) -> None:
+        self._server, self._asked = destination.server, destination.asked
+        self._gateway = gateway
+
+    def submit(self, images: Iterable[OrthancId], priority: int) -> str:
+        """See Way."""
+        return self._gateway.stow(self._server, images, priority)
+
+    def listed(self, study_uid: str) -> frozenset[str] | None:
+        """See Way. Page by page, for a server may answer fewer than it is asked for."""
+        found: set[str] = set()
+        try:
+            for _ in range(_PAGES):
+                arguments = {"limit": str(_PAGE), "offset": str(len(found))}
+                rows = self._gateway.search(self._asked, f"/studies/{study_uid}/instances", arguments)
+                new = {_sop_uid(row) for row in rows} - found - {""}
+                if not new:
+                    break
+                found |= new
+        except (PeerRefusedError, NotFoundError):
+            return None
+        return frozenset(found)
+
+    def answers(self) -> bool:
+        """See Way."""
+        try:
+            self._gateway.search(self._asked, "/studies", {"limit": "1"})
+        except PeerRefusedError as error:
+            return error.reason not in _UNREACHABLE
+        except NotFoundError:
+            return True
+        return True
+
+
+class Dimse:
+    """C-STORE (PS3.4 annex B): what its job brought is what it has. A warning is success there; 0x0111, duplicate SOP instance, too."""
+
+    def __init__(self, destination: Destination, gateway: Sender) -> None:
+        self._modality = destination.server
+        self._gateway = gateway
+
+    def submit(self, images: Iterable[OrthancId], priority: int) -> str:
+        """See Way."""
+        return self._gateway.store(self._modality, images, priority)
+
+    def listed(self, study_uid: str) -> frozenset[str] | None:
+        """See Way. A storage SCP need not answer queries."""
+        del study_uid
+        return None
+
+    def answers(self) -> bool:
+        """See Way."""
+        try:
+            self._gateway.echoes(self._modality)
+        except (PeerRefusedError, NotFoundError):
+            return False
+        return True
+
+
+_UNREACHABLE = frozenset({9, 43})
+"""Orthanc's NetworkProtocol, which it makes of an HTTP status of 5xx too, and Timeout."""
+
+
+def _sop_uid(row: dict[str, Any]) -> str:
+    values = row.get(_SOP_INSTANCE_UID, {}).get("Value") or [""]
+    return str(values[0])
