@@ -414,6 +414,18 @@ def test_a_start_waits_a_moment_however_short_room_is(
     assert portal.gateway.images == {}
 
 
+def test_the_room_of_another_machine_is_not_taken_for_this_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portal = Portal(tmp_path, retention=Retention(gateway_free=Share("20%", percent=20)))
+    portal.config = replace(portal.config, roles=("storage", "extractor"))
+    portal.start()
+    portal.deliver(*IMAGES)
+    _room(portal, monkeypatch, "gateway", GIB)
+    pass_days(portal, 100)
+    assert len(portal.gateway.images) == 3
+
+
 def test_while_there_is_room_nothing_goes(tmp_path: Path) -> None:
     portal = delivered(tmp_path, Retention(gateway_free=Share("20%", percent=20)))
     pass_days(portal, 100)

@@ -21,6 +21,7 @@ from ddwd.pipeline.retention import account as accounts
 from ddwd.pipeline.retention.account import Account
 from ddwd.pipeline.retention.remove import Removed
 from ddwd.pipeline.retention.rules import Terms
+from ddwd.pipeline.retention.shortage import Shortage
 from ddwd.pipeline.retention.survey import Survey
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Keeper:
         self._policy, self._routes = config.retention, {one.name: one for one in config.routes}
         self._places = config.retention.places(config.routes)
         self._tools = tools
+        self._shortage = Shortage(config, tools.paths, tools.measure)
         self._in_flight: Collection[OrthancId] = ()
         self._round: _Steps | None = None
         self._piece: _Piece | None = None
@@ -155,17 +157,7 @@ class Keeper:
         if now < self._short_due:
             return False
         self._short_due = now + _SHORT_SECONDS
-        return any(map(self._is_short, self._places))
-
-    def _is_short(self, place: Place) -> bool:
-        share = self._policy.free(place)
-        if share is None:
-            return False
-        try:
-            space = self._tools.measure(self._tools.paths.of_place(place))
-        except OSError:
-            return False
-        return space.free < share.of(space.total)
+        return any(map(self._shortage.at, self._places))
 
     def _wall_offset(self) -> timedelta:
         return timedelta(seconds=self._tools.clock.utc().timestamp() - self._now())
@@ -242,16 +234,16 @@ class Keeper:
     def _clear(self, place: Place, looked_at: set[OrthancId], *, for_room: bool) -> _Steps:
         """Remove what may go from a place, the oldest first: all whose days are over, or until there is room."""
         tools, is_whole = self._tools, False
-        while not is_whole and (not for_room or self._is_short(place)):
+        while not is_whole and (not for_room or self._shortage.at(place)):
             self._assert_time()
-            self._hurries = self._is_short(place)
+            self._hurries = self._shortage.at(place)
             terms = Terms(place, self._policy, self._routes, tools.clock.utc(), for_room)
             survey = Survey(terms, tools.nodes, tools.custody, tools.paths, looked_at.__contains__)
             while (yield survey.go_on):
                 pass
             is_whole = survey.is_whole
             for study in survey.found:
-                if for_room and not self._is_short(place):
+                if for_room and not self._shortage.at(place):
                     return
                 looked_at.add(study)
                 yield from self._one(study, terms)

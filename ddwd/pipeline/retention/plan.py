@@ -6,12 +6,12 @@ What a round does to one place makes room for the next (storage goes after the g
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from ddwd import room
 from ddwd.pipeline.retention.examine import Examiner, owed
 from ddwd.pipeline.retention.rules import Terms
+from ddwd.pipeline.retention.shortage import Shortage
 from ddwd.pipeline.retention.survey import Survey
 
 if TYPE_CHECKING:
@@ -42,9 +42,8 @@ class Plan:
         measure: Callable[[Path], Space] = room.space_of,
     ) -> None:
         self._config, self._paths, self._nodes, self._custody = config, paths, nodes, custody
-        self._now, self._measure = now, measure
+        self._now, self._shortage = now, Shortage(config, paths, measure)
         self._examiner = Examiner(nodes, paths, custody, owed(paths))
-        self._freed: Counter[int] = Counter()
 
     def findings(
         self, due: Callable[[int], None] = lambda _count: None, seen: Callable[[], None] = lambda: None
@@ -67,34 +66,20 @@ class Plan:
     ) -> Iterator[Finding]:
         routes, is_whole = {one.name: one for one in self._config.routes}, False
         terms = Terms(place, self._config.retention, routes, self._now, for_room)
-        while not is_whole and (not for_room or self._is_short(place)):
+        while not is_whole and (not for_room or self._shortage.at(place)):
             survey = Survey(terms, self._nodes, self._custody, self._paths, looked_at.__contains__)
             while survey.go_on():
                 pass
             is_whole = survey.is_whole
             due(len(survey.found))
             for study in survey.found:
-                if for_room and not self._is_short(place):
+                if for_room and not self._shortage.at(place):
                     return
                 looked_at.add(study)
                 if finding := self._examiner.look(study, terms):
-                    if space := self._space(place):
-                        self._freed[space.device] += finding.bytes
+                    self._shortage.frees(place, finding.bytes)
                     yield finding
                 seen()
-
-    def _is_short(self, place: Place) -> bool:
-        """With what would be freed by then."""
-        share, space = self._config.retention.free(place), self._space(place)
-        if share is None or space is None:
-            return False
-        return space.free + self._freed[space.device] < share.of(space.total)
-
-    def _space(self, place: Place) -> Space | None:
-        try:
-            return self._measure(self._paths.of_place(place))
-        except OSError:
-            return None
 
     def _in_flight(self) -> frozenset[OrthancId]:
         try:
