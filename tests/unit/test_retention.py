@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,15 @@ from ddwd.state.notices import Notices
 from ddwd.state.proof import Prover
 from ddwd.state.requests import Request
 from ddwd.values import FOREVER, Share
-from tests.unit.fakes import FakeOrthanc, Image, image, power_cut
+from tests.unit.fakes import FakeOrthanc, Image, InlineExecutor, image, power_cut
 from tests.unit.portal import Portal, names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ddwd.model import OrthancId
+    from ddwd.state.custody import Record
 
 DAY = 86400.0
 GIB = 1024**3
@@ -607,3 +610,136 @@ def test_a_power_cut_before_any_deletion_changes_nothing_in_the_end(
         assert portal.gateway.images == portal.storage.images == {}
         assert portal.published() == names(*IMAGES)
         assert is_proved(portal)
+
+
+# --- between the steps ------------------------------------------------------------------------------------------------
+
+
+def test_what_storage_loses_after_the_proof_is_seen_before_the_deletion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portal = delivered(tmp_path, GATEWAY)
+    custody = portal.cycle._ports.keeper._tools.custody
+    write = custody.write
+
+    def writing(record: Record) -> None:
+        write(record)
+        portal.storage.delete_study(STUDY)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(custody, "write", writing)
+        portal.clock.advance(2 * DAY)
+        portal.run(2)
+    assert len(portal.gateway.images) == 3
+    assert kept(portal, "gateway") == [rules.NOT_ON_STORAGE]
+    portal.run(400)
+    pass_days(portal, 1)
+    assert (len(portal.gateway.images), len(portal.storage.images)) == (0, 3)
+
+
+def test_a_record_that_changes_after_the_proof_keeps_its_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portal = delivered(tmp_path, GATEWAY)
+    is_whole = portal.storage.is_whole
+
+    def looking(instance: OrthancId) -> bool:
+        record = portal.custody.read(STUDY)
+        assert record is not None
+        portal.custody.write(replace(record, set_aside={LATE.orthanc_id: "just now"}))
+        return is_whole(instance)
+
+    monkeypatch.setattr(portal.storage, "is_whole", looking)
+    pass_days(portal, 2)
+    assert len(portal.gateway.images) == 3
+    assert kept(portal, "gateway") == [keeper.CHANGED]
+
+
+def test_a_record_whose_first_lines_do_not_tell_is_judged_by_the_whole(tmp_path: Path) -> None:
+    portal = delivered(tmp_path, GATEWAY)
+    path = portal.custody.path(STUDY)
+    path.write_text(json.dumps(json.loads(path.read_bytes())))
+    assert portal.custody.peek(STUDY) is None
+    pass_days(portal, 0.9)
+    assert len(portal.gateway.images) == 3
+    pass_days(portal, 0.2)
+    assert portal.gateway.images == {}
+
+
+class _Later(InlineExecutor):
+    """Does what it is given when it is told to."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.waiting.append((future, lambda: fn(*args, **kwargs)))
+        return future
+
+    def work(self) -> None:
+        """Do what waits."""
+        for future, piece in self.waiting:
+            future.set_result(piece())
+        self.waiting.clear()
+
+
+def _slowly(portal: Portal) -> _Later:
+    """From now on retention's pieces wait to be told; up to where the removal waits."""
+    later = _Later()
+    worker = portal.cycle._ports.keeper
+    worker._tools = replace(worker._tools, executor=later)
+    portal.requests.submit(Request("retention"))
+    for _ in range(20):
+        portal.run(1)
+        if worker.holds(STUDY):
+            return later
+        later.work()
+    pytest.fail("it never came to a removal")
+
+
+def test_what_comes_while_a_study_goes_is_published_when_it_is_gone(tmp_path: Path) -> None:
+    portal = delivered(tmp_path, Retention(output_days=0))
+    later = _slowly(portal)
+    portal.deliver(LATE)
+    portal.storage.settle(STUDY)
+    portal.run(20)
+    assert portal.published() == names(*IMAGES)
+    later.work()
+    portal.run(20)
+    assert portal.published() == names(LATE)
+    assert is_proved(portal)
+
+
+def test_a_study_that_is_opened_while_it_goes_stays_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portal = delivered(tmp_path, Retention(output_days=0))
+    dropped: list[OrthancId] = []
+    later = _slowly(portal)
+    monkeypatch.setattr(portal.cycle._ports.claims, "drop", dropped.append)
+    portal.deliver(LATE)
+    portal.storage.settle(STUDY)
+    portal.run(20)
+    later.work()
+    portal.run(20)
+    assert dropped == [STUDY]
+    assert portal.published() == names(LATE)
+
+
+def test_the_marker_of_a_rule_goes_with_the_files_and_holds_up_nothing_later(tmp_path: Path) -> None:
+    portal = Portal(tmp_path)
+    portal.config = replace(portal.config, routes=(Route("all", marker="study.done", keep_output=0),))
+    portal.start()
+    portal.deliver(*IMAGES)
+    portal.run(10)
+    assert (portal.paths.output / "PAT1" / "1.2.3.1" / "study.done").exists()
+    portal.requests.submit(Request("retention"))
+    portal.run(10)
+    assert not (portal.paths.output / "PAT1").exists()
+    portal.mover.poisoned = {LATE.sop_uid}
+    portal.deliver(LATE)
+    portal.storage.settle(STUDY)
+    portal.run(300)
+    assert len(portal.quarantine.entries()) == 1
+    assert portal.cycle.open == {}
