@@ -137,6 +137,8 @@ def _server_lines(report: Report) -> list[str]:
 
 
 def _heart_lines(report: Report) -> list[str]:
+    if not report.hearts:
+        return ["the extractor runs on another machine: studies are told of there"]
     return ["heartbeats", *(_heart_line(heart) for heart in report.hearts)]
 
 
@@ -172,6 +174,8 @@ _TROUBLE = frozenset({Stage.WAITING.value, Stage.HELD.value})
 
 
 def _flight_lines(report: Report) -> list[str]:
+    if not report.hearts:
+        return []
     stages = ", ".join(f"{count} {stage}" for stage, count in sorted(report.counts.items()))
     lines = [f"studies in flight: {stages or 'none'}"]
     if report.paused:
@@ -192,6 +196,8 @@ def _stands(row: dict[str, Any]) -> str:
 
 
 def _recent_lines(report: Report) -> list[str]:
+    if not report.hearts:
+        return []
     if not report.recent:
         return ["last studies: none since the extractor started"]
     lines = ["last studies        images seconds  StudyInstanceUID"]

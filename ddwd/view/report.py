@@ -297,6 +297,8 @@ def _use(config: Config, place: str) -> str:
 
 def _volumes(config: Config) -> tuple[Volume, ...]:
     """Room for the output and for the portal's own data; one line where both are the same volume."""
+    if not config.has("extractor"):
+        return (_volume(config, "data", config.data_dir),)
     output, data = (
         _volume(config, use, path) for use, path in (("output", config.output_dir), ("data", config.data_dir))
     )

@@ -15,6 +15,7 @@ import pytest
 
 from ddwd.appliance import credentials, databases, firewall, link, provision, terminator
 from ddwd.appliance.render import base, problems_of
+from ddwd.cli import status
 from ddwd.cli.config import database_problems
 from ddwd.cli.main import main
 from ddwd.cli.main import parser as command_line
@@ -180,6 +181,9 @@ def test_a_gateway_alone_asks_nobody_else_and_shows_what_its_door_put_aside(tmp_
     assert [server.name for server in found.servers] == ["gateway"]
     assert found.hearts == ()
     assert found.aside == {str(aside): 1}
+    assert [volume.use for volume in found.volumes] == ["data"]
+    assert "the extractor runs on another machine" in status.render(found)
+    assert "in flight" not in status.render(found)
     assert any("1 image of other content" in line for line in found.wrong)
 
 
