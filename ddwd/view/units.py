@@ -42,6 +42,7 @@ OPTIONAL = ("ddwd-tls@gateway", "ddwd-tls@storage", "ddwd-tls@link")
 ROLE_OF: Mapping[str, Role] = {
     "ddwd-gateway": "gateway",
     "ddwd-inbox": "gateway",
+    "ddwd-courier": "gateway",
     "ddwd-storage": "storage",
     "ddwd-scp": "extractor",
     "ddwd-extractor": "extractor",
