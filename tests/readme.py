@@ -33,6 +33,18 @@ ELSEWHERE: dict[tuple[str, str], str] = {
         "docs/several.md",
         "ddwd link --roles gateway /root/other",
     ): "tests/appliance/test_roles.py::test_each_machine_is_well_and_runs_its_own_parts_alone",
+    (
+        "docs/upgrade.md",
+        "systemctl stop ddwd-extractor && mv /var/lib/ddwd/state /var/lib/ddwd/state-newer",
+    ): "tests/appliance/test_upgrade.py::test_the_way_back_that_the_upgrade_said_works_too",
+    (
+        "docs/upgrade.md",
+        "mv /var/lib/ddwd/state-newer/before-0.2.0 /var/lib/ddwd/state",
+    ): "tests/appliance/test_upgrade.py::test_the_way_back_that_the_upgrade_said_works_too",
+    (
+        "docs/upgrade.md",
+        "apt install --allow-downgrades ./ddwd_0.1.0_all.deb",
+    ): "tests/appliance/test_upgrade.py::test_the_way_back_that_the_upgrade_said_works_too",
 }
 """(page, beginning of a command) -> the test (`tests/appliance/test_x.py::test_y`, in whose module that text stands) that runs it instead."""
 
