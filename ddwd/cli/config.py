@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
 import shutil
 import socket
+import stat
 import subprocess
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
@@ -93,6 +95,7 @@ def _checked() -> Config:
         *firewall_problems(loaded),
         *link.problems(loaded),
         *database_problems(loaded),
+        *ledger_problems(loaded),
         *restore_problems(loaded.config),
     ]
     if problems:
@@ -187,6 +190,29 @@ def database_problems(loaded: Loaded) -> list[Problem]:
     except ConfigError as error:
         problems += error.problems
     return problems
+
+
+def ledger_problems(loaded: Loaded) -> list[Problem]:
+    """What a shared ledger needs on this machine; its server may be away, and is waited for."""
+    settings, problems = loaded.config.ledger, []
+    if not settings.is_shared:
+        return []
+    if importlib.util.find_spec("psycopg") is None:
+        what = "needs psycopg, which is not here"
+        problems.append(loaded.problem("ledger.shared", what, "apt install python3-psycopg"))
+    path = settings.password_file
+    if path is not None and (what := _secret_problem(path)):
+        hint = f"chown root:ddwd {path} && chmod 640 {path}"
+        problems.append(loaded.problem("ledger.password_file", f"{path} {what}", hint))
+    return problems
+
+
+def _secret_problem(path: Path) -> str:
+    try:
+        path.read_bytes()
+        return "is readable for everyone" if path.stat().st_mode & stat.S_IROTH else ""
+    except OSError as error:
+        return f"cannot be read by this user ({error.strerror})"
 
 
 def firewall_problems(loaded: Loaded) -> list[Problem]:
