@@ -74,6 +74,7 @@ _NEEDED: Mapping[str, tuple[Role, ...]] = {
         ("extractor",),
     ),
     **dict.fromkeys(("backup", "restore"), ROLES),
+    "destinations": ("gateway",),
 }
 """What must run on the machine that a verb is asked for on."""
 _USAGE = 64  # EX_USAGE of sysexits.h

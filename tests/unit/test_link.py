@@ -214,19 +214,30 @@ def _nobody(_node: OrthancNode, _login: credentials.Credentials) -> report.Ortha
 
 
 @pytest.mark.parametrize(
-    "verb", [["trace", "1.2"], ["retry", "1.2"], ["pause"], ["quarantine", "list"], ["backup", "/mnt"]]
+    ("here", "verb", "missing"),
+    [
+        ("gateway", ["trace", "1.2"], "extractor"),
+        ("gateway", ["retry", "1.2"], "extractor"),
+        ("gateway", ["pause"], "extractor"),
+        ("gateway", ["quarantine", "list"], "extractor"),
+        ("gateway", ["backup", "/mnt"], "storage and extractor"),
+        ("storage", ["destinations", "list"], "gateway"),
+    ],
 )
 def test_a_verb_of_a_part_elsewhere_says_so(
-    verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: str,
+    verb: list[str],
+    missing: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     settings = tmp_path / "ddwd.yaml"
-    settings.write_text("roles: [gateway]\n", encoding="utf-8")
+    settings.write_text(f"roles: [{here}]\n", encoding="utf-8")
     monkeypatch.setenv("DDWD_CONFIG", str(settings))
     assert main(verb) == NotFoundError.exit_status
-    assert (
-        f"extractor not on this machine (roles in ddwd.yaml): ask for {verb[0]} where it runs"
-        in capsys.readouterr().err
-    )
+    wanted = f"ddwd: {missing} not on this machine (roles in ddwd.yaml): ask for {verb[0]} where it runs"
+    assert wanted in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("node", ["gateway", "storage"])
