@@ -13,8 +13,11 @@ import pytest
 from ddwd.audit import Event
 from ddwd.errors import PeerDownError
 from ddwd.keeping import Place, Retention
+from ddwd.paths import Paths
 from ddwd.pipeline.retention import examine, keeper, rules
-from ddwd.routing import Route
+from ddwd.pipeline.retention.account import Tally
+from ddwd.routing import Destination, Route
+from ddwd.state.deliveries import Deliveries
 from ddwd.state.notices import Notices
 from ddwd.state.proof import Prover
 from ddwd.state.requests import Request
@@ -486,6 +489,37 @@ def test_a_study_whose_route_is_gone_from_the_settings_is_kept(tmp_path: Path) -
     _by_route(portal, "gone")
     pass_days(portal, 5)
     assert kept(portal, "gateway") == [examine.UNKNOWN_ROUTE]
+
+
+def test_a_study_is_kept_until_all_other_destinations_have_it(tmp_path: Path) -> None:
+    portal = Portal(tmp_path)
+    portal.config = replace(
+        portal.config,
+        routes=(Route("all", also=("teaching",), keep_gateway=0),),
+        destinations=(Destination("teaching", url="https://teaching/dicom-web/"),),
+    )
+    portal.paths = Paths(portal.config)
+    portal.start()
+    portal.deliver(*IMAGES)
+    portal.run(10)
+    portal.requests.submit(Request("retention"))
+    portal.run(10)
+    assert kept(portal, "gateway") == ["3 of its images are not at teaching yet"]
+    assert len(portal.gateway.images) == 3
+    there = [one.orthanc_id for one in IMAGES]
+    Deliveries(portal.paths.deliveries).add("teaching", STUDY, there, "2026-01-02T00:00:00Z")
+    portal.requests.submit(Request("retention"))
+    portal.run(10)
+    assert portal.gateway.images == {}
+
+
+def test_the_reasons_that_are_told_are_bounded() -> None:
+    tally = Tally()
+    finding = examine.Finding(STUDY, "gateway", None)
+    for count in range(1000):
+        tally.stays(finding, f"{count} of its images")
+    assert len(tally.kept) < 60
+    assert sum(one.studies for one in tally.kept.values()) == 1000
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ddwd.pipeline.retention.remove import Removed
 
 SCHEMA = 1
+_MOST_REASONS = 50
+"""Some have a number in them; beyond so many they are told as one."""
 
 
 @dataclass
@@ -47,6 +49,8 @@ class Tally:
 
     def stays(self, finding: Finding, reason: str) -> None:
         """Count one that had to stay."""
+        if len(self.kept) >= _MOST_REASONS and reason not in self.kept:
+            reason = "other reasons"
         kept = self.kept.setdefault(reason, Kept(reason, example=finding.study_uid or finding.study))
         kept.studies += 1
 
