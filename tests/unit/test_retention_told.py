@@ -14,7 +14,7 @@ from ddwd.cli import status, verify
 from ddwd.cli.main import parser
 from ddwd.config import load
 from ddwd.daemon.standing import Totals, standing
-from ddwd.errors import ConfigError, PeerDownError
+from ddwd.errors import ConfigError, PeerDownError, StateError
 from ddwd.keeping import Retention
 from ddwd.model import SELF_TEST_PATIENT
 from ddwd.pipeline.retention import keeper, rules
@@ -149,6 +149,14 @@ def test_a_round_that_was_broken_off_is_told(tmp_path: Path, monkeypatch: pytest
     pass_days(portal, 2)
     assert "broken off: ZeroDivisionError" in _run(portal, monkeypatch)[1]
     assert len(portal.gateway.images) == 3
+
+
+def test_who_may_not_look_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    portal = delivered(tmp_path, GATEWAY)
+    portal.paths.retention.mkdir()  # a file that cannot be read, to whoever runs this
+    with pytest.raises(StateError, match="for root and group ddwd"):
+        _run(portal, monkeypatch)
+    portal.start()
 
 
 def test_now_asks_the_extractor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

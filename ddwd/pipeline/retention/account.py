@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ddwd import durable
+from ddwd.errors import StateError
 from ddwd.keeping import PLACES, Place
 
 if TYPE_CHECKING:
@@ -86,11 +87,13 @@ class Account:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The last round as `Account.as_dict` has it; nothing where there was none, or its file cannot be read."""
+    """The last round as `Account.as_dict` has it; nothing where there was none, or its file is damaged. Raises StateError."""
     try:
         body = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return {}
+    except OSError as error:
+        raise StateError(f"{path}: {error.strerror}; it is for root and group ddwd") from error
     return body if isinstance(body, dict) and body.get("schema") == SCHEMA else {}
 
 

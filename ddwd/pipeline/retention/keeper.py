@@ -8,6 +8,7 @@ record explains, and a round that was cut off anywhere is done again from what i
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -94,7 +95,9 @@ class Keeper:
         self._trusted_from = float("-inf")
         self._offset = self._wall_offset()
         self._account = Account()
-        self._last = accounts.read(tools.paths.retention)
+        self._last: dict[str, Any] = {}
+        with suppress(StateError):
+            self._last = accounts.read(tools.paths.retention)
 
     @property
     def is_used(self) -> bool:
