@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd.audit import Event
 from ddwd.clock import stamp
-from ddwd.courier.ways import kind
 from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.routing import JOBS_ELSEWHERE, PRIORITIES
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from ddwd.courier.ways import Way
     from ddwd.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
-    from ddwd.routing import Destination, Route
+    from ddwd.routing import Route
     from ddwd.state.deliveries import Deliveries
 
 _BLOCKS = (200, 20, 1)
@@ -84,16 +83,17 @@ class Lane:
 
     def __init__(
         self,
-        destination: Destination,
         way: Way,
         gateway: OrthancPort,
         routes: Mapping[str, Route],
         deliveries: Deliveries,
         audit: Audit,
         clock: Clock,
+        settle: float = 0.0,
     ) -> None:
-        self.name = destination.name
-        self._kind = kind(destination)
+        """`settle` are the seconds after which images that are new to it are sent: a study goes in few jobs, and is told of once."""
+        self._settle_seconds = settle
+        self.name = way.name
         self._way = way
         self._gateway = gateway
         self._routes = routes
@@ -146,7 +146,8 @@ class Lane:
             return
         missing = listing.ids - self._deliveries.of(self.name, study)
         if missing - one.missing:
-            one.due = min(one.due, self._clock.monotonic())
+            soon = self._clock.monotonic() + self._settle_seconds
+            one.due = min(one.due, soon) if one.failures else soon
         one.missing, one.changed = missing, False
         one.study_uid, one.priority = listing.study_uid, PRIORITIES[route.priority]
         if not missing:
@@ -311,7 +312,7 @@ class Lane:
         failed = [one.reason for one in waiting if one.reason]
         return Standing(
             self.name,
-            self._kind,
+            self._way.kind,
             "away" if self._away else "ok",
             self._since,
             self._away or (failed[0] if failed else ""),

@@ -36,6 +36,9 @@ class Sender(Protocol):
 class Way(Protocol):
     """One destination, as the courier sees it. Raises PeerDownError where the gateway itself does not answer."""
 
+    name: str
+    kind: str
+
     def submit(self, images: Iterable[OrthancId], priority: int) -> str:
         """Have the gateway send these; the job's ID. Raises PeerRefusedError, NotFoundError."""
 
@@ -63,6 +66,7 @@ class Dicomweb:
     """
 
     def __init__(self, destination: Destination, gateway: Sender) -> None:
+        self.name, self.kind = destination.name, kind(destination)
         self._server, self._asked = destination.server, destination.asked
         self._gateway = gateway
 
@@ -100,6 +104,7 @@ class Dimse:
     """C-STORE (PS3.4 annex B): what its job brought is what it has. A warning is success there; 0x0111, duplicate SOP instance, too."""
 
     def __init__(self, destination: Destination, gateway: Sender) -> None:
+        self.name, self.kind = destination.name, kind(destination)
         self._modality = destination.server
         self._gateway = gateway
 

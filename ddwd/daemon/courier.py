@@ -34,6 +34,8 @@ log = logging.getLogger("ddwd.courier")
 
 _BREATH_SECONDS = 0.5
 """Between two turns, however often the bell rings: nothing waits for the courier."""
+_BEYOND_STABLE = 1.0
+"""Seconds more than Orthanc waits before it calls a study stable, which is the last change that tells of its images."""
 _SKIP, _FAILED = 1, 255
 """Exit statuses of ExecCondition=: skip the unit, or fail it."""
 
@@ -77,7 +79,8 @@ class Daemon:
         """With a connection of its own: a destination that hangs holds up the requests of no other."""
         gateway = self._gateway()
         way = way_to(destination, gateway)
-        return Lane(destination, way, gateway, self._routes, self._deliveries, Audit(), self._clock)
+        settle = self._config.stable_age + _BEYOND_STABLE
+        return Lane(way, gateway, self._routes, self._deliveries, Audit(), self._clock, settle)
 
     def _gateway(self) -> Orthanc:
         return Orthanc("gateway", self._config.gateway.url, *self._login)

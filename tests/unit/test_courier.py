@@ -15,7 +15,7 @@ from ddwd.errors import PeerRefusedError
 from ddwd.orthanc_api import Job
 from ddwd.pipeline.sweep import Sweep
 from ddwd.pipeline.watch import ChangeFeed
-from ddwd.routing import Destination, Route
+from ddwd.routing import Route
 from ddwd.state.custody import Kept, Record
 from ddwd.state.deliveries import Deliveries, owed
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image, power_cut
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from ddwd.model import OrthancId
 
-TEACHING = Destination("teaching", url="https://teach.example/dicom-web")
-PACS = Destination("pacs", aet="PACS", host="10.1.2.9")
 ROUTES = {
     one.name: one
     for one in (
@@ -45,6 +43,7 @@ class FakeWay:
 
     gateway: FakeOrthanc
     name: str
+    kind: str = "DIMSE"
     lists: bool = True
     down: bool = False
     held: bool = False
@@ -105,13 +104,13 @@ class Town:
         self.lanes: dict[str, Lane] = {}
         self.restart()
 
-    def restart(self) -> None:
+    def restart(self, settle: float = 0.0) -> None:
         """What was only in memory is gone; the jobs too, as after a restart of the gateway."""
         self.gateway.remembered.clear()
         audit = Audit(lambda event, said, _: self.events.append((event, said)))
-        for one in (TEACHING, PACS):
-            self.lanes[one.name] = Lane(
-                one, self.ways[one.name], self.gateway, self.routes, self.deliveries, audit, self.clock
+        for name, way in self.ways.items():
+            self.lanes[name] = Lane(
+                way, self.gateway, self.routes, self.deliveries, audit, self.clock, settle
             )
 
     def study(self, number: int = 1, images: int = 3, route: str = "both") -> list[Image]:
@@ -211,6 +210,22 @@ def test_a_study_that_is_gone_from_the_gateway_waits_no_more(town: Town) -> None
     town.turns("pacs", images[0].study_id)
     town.gateway.delete_study(images[0].study_id)
     assert town.turns("pacs", images[0].study_id).studies == 0
+
+
+def test_a_study_that_still_arrives_is_waited_for_a_little(town: Town) -> None:
+    town.restart(settle=4.0)
+    images = town.study()
+    standing = town.turns("pacs", images[0].study_id)
+    assert (standing.images, standing.wait, town.ways["pacs"].sent) == (3, 4.0, [])
+    town.clock.advance(3.0)
+    late = image(1, 9)
+    town.gateway.store(late)
+    town.turns("pacs", late.study_id)
+    town.clock.advance(3.0)
+    assert town.turns("pacs").images == 4
+    town.clock.advance(2.0)
+    assert town.turns("pacs").images == 0
+    assert [set(block) for block in town.ways["pacs"].sent] == [ids([*images, late])]
 
 
 def test_urgent_studies_go_first(town: Town) -> None:

@@ -13,6 +13,9 @@ from ddwd.daemon.standing import Totals, standing
 from ddwd.errors import NotFoundError
 from ddwd.model import OrthancId
 from ddwd.pipeline.quarantine import Subject
+from ddwd.routing import Route
+from ddwd.state.custody import Custody
+from ddwd.state.deliveries import Deliveries
 from ddwd.state.requests import Request
 from ddwd.view import trace as view
 from ddwd.view.meaning import MEANINGS, explain
@@ -150,3 +153,20 @@ def test_every_status_has_a_meaning_that_is_one_line() -> None:
     assert "no room" in explain("C-MOVE ended with 0xA700, 3 failed")
     assert explain("storage: HTTP 503 for /x") == MEANINGS["HTTP 503"]
     assert explain("all is well") == ""
+
+
+def test_other_destinations_of_its_rule_are_told_with_what_they_have(portal: Portal) -> None:
+    portal.deliver(*_images(3))
+    portal.run(20)
+    custody = Custody(portal.paths.custody)
+    record = custody.read(_STUDY)
+    assert record is not None
+    record.route = "all"
+    custody.write(record)
+    portal.config = replace(portal.config, routes=(Route("all", also=("teaching", "pacs")),))
+    Deliveries(portal.paths.deliveries).add(
+        "teaching", _STUDY, list(record.images)[:2], "2026-01-02T03:04:05Z"
+    )
+    told = _trace(portal)
+    assert [(hop.title, hop.images) for hop in told.hops[3:]] == [("teaching", 2), ("pacs", 0)]
+    assert told.complete
