@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from ddwd.errors import DdwdError, PeerDownError, PeerRefusedError
+from ddwd.errors import DdwdError, PeerDownError, PeerRefusedError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,7 +46,7 @@ class Recipients:
         return {study: also for study, also in named.items() if also}
 
     def lacking(self, studies: Sequence[OrthancId]) -> list[OrthancId]:
-        """Those of which a destination is not proved to have every image. Raises PeerDownError, PeerRefusedError, StateError."""
+        """Those of which a destination is not proved to have every image. Raises PeerDownError, PeerRefusedError."""
         also = self.of(studies)
         held = self._gateway.instances(list(also)) if also else {}
         return [
@@ -56,7 +56,10 @@ class Recipients:
         ]
 
     def _lacks(self, name: str, study: OrthancId, images: frozenset[OrthancId]) -> bool:
-        return bool(images - self._deliveries.of(name, study))
+        try:
+            return bool(images - self._deliveries.of(name, study))
+        except StateError:  # its lane says so, and tries again
+            return True
 
 
 class _Runner:
@@ -139,7 +142,7 @@ class Courier:
         self._held_over: set[OrthancId] = set()
 
     def turn(self, *, hasten: bool = False) -> list[Standing]:
-        """Look what has moved, hand it over, let each lane go on; how the destinations stand. Raises StateError."""
+        """Look what has moved, hand it over, let each lane go on; how the destinations stand."""
         if hasten:
             self._sweep.hasten()
         self._find()

@@ -191,6 +191,7 @@ def test_a_study_keeps_the_rule_that_took_it(subject: Subject, images: list[Imag
     for name in ("research", "-"):
         subject.port.set_route(study, name)
         assert subject.port.route(study) == name
+        assert subject.port.routes_of([study, UNKNOWN]) == {study: name}
 
 
 def test_rules_are_held_against_the_image_that_came_first(subject: Subject, images: list[Image]) -> None:
@@ -366,6 +367,8 @@ def test_a_stow_job_is_listed_and_brings_the_instances_to_storage(portal: Trial)
     assert gateway.jobs()[job_id].kind == "DicomWebStowClient"
     wait_for(lambda: not gateway.jobs()[job_id].in_flight, 20, "the job did not end")
     assert gateway.jobs()[job_id].state == "Success"
+    assert gateway.job(job_id) == gateway.jobs()[job_id]
+    assert gateway.job("00000000-0000-0000-0000-000000000000") is None
     assert storage.sop_uids([one.orthanc_id]) == {one.orthanc_id: one.sop_uid}
 
 

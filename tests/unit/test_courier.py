@@ -11,7 +11,7 @@ import pytest
 from ddwd.audit import Audit, Event
 from ddwd.courier.courier import Courier, Recipients
 from ddwd.courier.lane import Lane, Standing, pause
-from ddwd.errors import PeerRefusedError
+from ddwd.errors import DdwdError, PeerRefusedError, StorageFullError
 from ddwd.orthanc_api import Job
 from ddwd.pipeline.sweep import Sweep
 from ddwd.pipeline.watch import ChangeFeed
@@ -396,7 +396,10 @@ class Later:
 
         future: Future[object] = Future()
         if getattr(getattr(work, "__self__", None), "name", "") not in self.hung:
-            future.set_result(work(*args, **kwargs))
+            try:
+                future.set_result(work(*args, **kwargs))
+            except DdwdError as error:
+                future.set_exception(error)
         return future
 
 
@@ -497,3 +500,20 @@ def test_a_study_is_owed_until_each_destination_of_its_rule_has_all_of_it(town: 
     assert owes(record) == "1 of its images are not at teaching yet"
     record.route = "none"
     assert owes(record) == ""
+
+
+def test_a_disk_that_takes_no_proof_costs_a_pause_and_no_image(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(town)
+    images = town.study()
+    with monkeypatch.context() as patch:
+        patch.setattr(town.deliveries, "add", _full)
+        house.turns(count=20)
+    assert town.proved("pacs", images[0].study_id) == frozenset()
+    house.turns(count=20)
+    assert town.proved("pacs", images[0].study_id) == ids(images)
+
+
+def _full(*_arguments: object) -> None:
+    raise StorageFullError("no room left on the volume of the data")
