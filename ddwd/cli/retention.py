@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 _EPILOG = """Without an option: after how many days each place may lose a study (retention and
 routes in ddwd.yaml), what went in the last round, and what had to stay, and why.
 With --dry-run every study whose time is over is looked at as the extractor would: the
-lists of both Orthancs, and every file that is to be left is read. Nothing is changed. What
-a place may lose only after another has is not foretold.
+lists of both Orthancs, and every file that is to be left is read. Nothing is changed.
 With --now the extractor is asked to do so, and to remove, at once; by itself it does once
 an hour, and when room is short.
 

@@ -90,6 +90,18 @@ def test_a_dry_run_foretells_what_a_round_does(tmp_path: Path, monkeypatch: pyte
     assert portal.published() == names(*_OTHER)
 
 
+def test_a_dry_run_foretells_that_storage_goes_after_the_gateway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portal = delivered(tmp_path, Retention(gateway_days=0, storage_days=0))
+    code, said = _json(portal, monkeypatch, "--dry-run")
+    assert (code, [row["place"] for row in said["studies"]]) == (0, ["gateway", "storage"])
+    assert (len(portal.gateway.images), len(portal.storage.images)) == (3, 3)
+    portal.requests.submit(Request("retention"))
+    portal.run(10)
+    assert _json(portal, monkeypatch)[1]["last"]["places"] == said["places"]
+
+
 def test_a_dry_run_takes_for_want_of_room_no_more_than_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from ddwd.state.notices import Notices
 from ddwd.state.proof import Prover, difference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from ddwd.keeping import Place
     from ddwd.model import OrthancId
@@ -71,7 +71,7 @@ class Finding:
 class Examiner:
     """Looks at one study after the other; calls `alive` as it goes, and lets pass what that raises.
 
-    Each of the preconditions says of a record why the study must be kept for someone else (another destination, a hook), or nothing.
+    `leaving` are studies that the gateway is taken to have nothing of any more: what a round would do before. Each of the preconditions says of a record why the study must be kept for someone else (another destination, a hook), or nothing.
     """
 
     def __init__(
@@ -81,9 +81,11 @@ class Examiner:
         custody: CustodyPort,
         preconditions: Sequence[Callable[[Record], str]] = (),
         alive: Callable[[], None] = lambda: None,
+        leaving: Collection[OrthancId] = (),
     ) -> None:
         self._gateway, self._storage = nodes
         self._paths = paths
+        self._leaving = leaving
         self._prover = Prover(custody, paths)
         self._preconditions = preconditions
         self._alive = alive
@@ -136,7 +138,8 @@ class Examiner:
     def _copies(self, record: Record) -> Copies:
         folder = self._paths.output / record.folder
         there = present(folder, record)
-        return Copies(record, self._listed(self._gateway, record), self._listed(self._storage, record), there)
+        gateway = {} if record.study in self._leaving else self._listed(self._gateway, record)
+        return Copies(record, gateway, self._listed(self._storage, record), there)
 
     @staticmethod
     def _listed(node: OrthancPort, record: Record) -> dict[OrthancId, str]:

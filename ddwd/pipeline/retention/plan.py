@@ -1,7 +1,4 @@
-"""What a round would do at this moment, with every proof made: for `ddwd retention --dry-run`. Changes nothing.
-
-What a round does to one place makes room for the next (storage goes after the gateway): that is not foretold.
-"""
+"""What a round would do at this moment, with every proof made: for `ddwd retention --dry-run`. Changes nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +40,8 @@ class Plan:
     ) -> None:
         self._config, self._paths, self._nodes, self._custody = config, paths, nodes, custody
         self._now, self._shortage = now, Shortage(config, paths, measure)
-        self._examiner = Examiner(nodes, paths, custody, owed(paths))
+        self._leaving: set[OrthancId] = set()
+        self._examiner = Examiner(nodes, paths, custody, owed(paths), leaving=self._leaving)
 
     def findings(
         self, due: Callable[[int], None] = lambda _count: None, seen: Callable[[], None] = lambda: None
@@ -78,6 +76,8 @@ class Plan:
                 looked_at.add(study)
                 if finding := self._examiner.look(study, terms):
                     self._shortage.frees(place, finding.bytes)
+                    if place == "gateway" and finding.images:
+                        self._leaving.add(study)
                     yield finding
                 seen()
 
