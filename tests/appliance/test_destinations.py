@@ -86,8 +86,9 @@ class Elsewhere:
 
     def open_pacs(self) -> None:
         """Start the one by DIMSE."""
-        command = ["storescp", "--aetitle", "PACS", "--output-directory", str(self._received), str(PACS_PORT)]
-        self._pacs = subprocess.Popen([*self.portal.modality.netns_argv(), *command])
+        folder = f"/mnt{self._received}"
+        command = ["storescp", "--aetitle", "PACS", "--output-directory", folder, str(PACS_PORT)]
+        self._pacs = self.portal.modality.start(command).process
 
     def close_pacs(self) -> None:
         """Stop it."""
