@@ -46,6 +46,8 @@ _PROBE = "/changes?last"
 """The cheapest question that needs the database too."""
 _PAST_ALL = 2**63 - 1
 """As `since`: Orthanc answers an empty page, whose `Last` is the database's own counter."""
+_ECHO_SECONDS = 10
+"""A C-ECHO has so long, whatever the modality may take for an image: shorter than our own patience."""
 _CHUNK = 1024 * 1024
 _UID_BLOCK = 200
 """Instances in one bulk-content request: about 0.2 s of Orthanc's time."""
@@ -302,7 +304,7 @@ class Orthanc:
 
     def echoes(self, modality: str) -> None:
         """Have it C-ECHO one of its modalities."""
-        self._request("POST", f"/modalities/{modality}/echo", json={})
+        self._request("POST", f"/modalities/{modality}/echo", json={"Timeout": _ECHO_SECONDS})
 
     def delete_study(self, study: OrthancId) -> None:
         """Delete a whole study; one that is gone is fine."""

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from ddwd.clock import Clock
-    from ddwd.courier.lane import Lane, Standing
+    from ddwd.courier.lane import Lane
+    from ddwd.courier.standing import Standing
     from ddwd.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
     from ddwd.pipeline.sweep import Sweep

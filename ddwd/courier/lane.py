@@ -6,11 +6,12 @@ that the gateway forgot, and an image that came late are all the same: the sets 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 from ddwd.audit import Event
 from ddwd.clock import stamp
+from ddwd.courier.standing import Standing
 from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.routing import JOBS_ELSEWHERE, PRIORITIES
 
@@ -30,29 +31,19 @@ _BLOCKS = (200, 20, 1)
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 300.0
 _LOOKED_AT = 50
 """Studies compared, or begun, in one turn: they bound it."""
+_LONG_SECONDS = 60.0
+"""After which a job is doubted, and again."""
+_GATEWAY_SECONDS = 5.0
+"""Before a gateway that did not answer is asked again."""
 _POLL_SECONDS = 0.5
 """Between two looks at jobs that are under way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How one destination stands; `state` is ok or away, `since` when that began, stamps UTC. `wait` is in seconds."""
+class _Job(NamedTuple):
+    """One job of the gateway's: the images it sends, and when it was submitted, by the monotonic clock."""
 
-    name: str
-    kind: str
-    state: str
-    since: str
-    reason: str
-    studies: int
-    images: int
-    oldest: str
-    delivered: int
-    delivered_at: str
-    wait: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the status file."""
-        return {key: value for key, value in asdict(self).items() if key != "wait"}
+    images: frozenset[OrthancId]
+    began: float
 
 
 @dataclass
@@ -64,7 +55,7 @@ class _Study:
     study_uid: str = ""
     priority: int = 0
     missing: frozenset[OrthancId] = frozenset()
-    jobs: dict[str, frozenset[OrthancId]] = field(default_factory=dict)
+    jobs: dict[str, _Job] = field(default_factory=dict)
     refused: dict[OrthancId, int] = field(default_factory=dict)
     proved: int = 0
     failures: int = 0
@@ -139,9 +130,8 @@ class Lane:
     def _look_at(self, study: OrthancId, one: _Study) -> None:
         route = self._routes.get(self._gateway.route(study) or "")
         listing = self._gateway.study(study) if route and self.name in route.also else None
-        if (
-            route is None or listing is None
-        ):  # its rule does not send it here (any more), or retention took it
+        # its rule does not send it here (any more), or retention took it
+        if route is None or listing is None:
             del self._open[study]
             return
         missing = listing.ids - self._deliveries.of(self.name, study)
@@ -169,9 +159,10 @@ class Lane:
 
     def _settle(self) -> None:
         for study, one in list(self._open.items()):
-            for job_id, block in list(one.jobs.items()):
+            for job_id, (block, began) in list(one.jobs.items()):
                 job = self._gateway.job(job_id)
                 if job is not None and job.in_flight:
+                    self._doubt(began)
                     continue
                 if job is None:  # the gateway was restarted: nobody knows what became of it
                     one.changed = True
@@ -180,6 +171,17 @@ class Lane:
                 else:
                     self._failed(one, block, job.error)
                 del one.jobs[job_id]
+
+    def _doubt(self, began: float) -> None:
+        """A job that takes long may wait for a destination that hangs: then that is told before the job ends."""
+        now = self._clock.monotonic()
+        if now - began < _LONG_SECONDS or now < self._due:
+            return
+        if self._way.answers():
+            self._is_back()
+            self._due = now + _LONG_SECONDS
+        else:
+            self._is_away("it does not answer, and a job does not end")
 
     def _sent(self, study: OrthancId, one: _Study, block: frozenset[OrthancId]) -> None:
         """A destination that can be asked must list them; of another the job's own success is the proof."""
@@ -259,20 +261,17 @@ class Lane:
         """Submit jobs for this study, at most `room`, those last that were refused by themselves; how many."""
         if not one.jobs:
             self._ask(study, one)
-        flying: frozenset[OrthancId] = frozenset().union(*one.jobs.values())
+        flying: frozenset[OrthancId] = frozenset().union(*(job.images for job in one.jobs.values()))
         queue = sorted(one.missing - flying, key=lambda image: (one.refused.get(image, 0), image))
         submitted = 0
         while queue and submitted < room:
             block, queue = queue[: one.block], queue[one.block :]
             try:
                 job = self._way.submit(block, one.priority)
-            except (
-                PeerRefusedError,
-                NotFoundError,
-            ) as error:  # an image that is gone from the gateway meanwhile
-                self._put_off(one, str(error))
+            except (PeerRefusedError, NotFoundError) as error:
+                self._put_off(one, str(error))  # an image that is gone from the gateway meanwhile
                 break
-            one.jobs[job] = frozenset(block)
+            one.jobs[job] = _Job(frozenset(block), self._clock.monotonic())
             submitted += 1
         return submitted
 
@@ -326,10 +325,10 @@ class Lane:
 
     def _wait(self) -> float | None:
         """Seconds until there is something to do; None where nothing waits."""
-        if not self._open:
-            return None
         if self._gateway_failed:
-            return 5.0
+            return _GATEWAY_SECONDS
+        if not self._open:
+            return max(0.0, self._due - self._clock.monotonic()) if self._away else None
         if any(one.jobs for one in self._open.values()):
             return _POLL_SECONDS
         if any(one.changed for one in self._open.values()):

@@ -27,7 +27,7 @@ from ddwd.state.deliveries import Deliveries
 
 if TYPE_CHECKING:
     from ddwd.config import Config
-    from ddwd.courier.lane import Standing
+    from ddwd.courier.standing import Standing
     from ddwd.routing import Destination
 
 log = logging.getLogger("ddwd.courier")

@@ -10,7 +10,8 @@ import pytest
 
 from ddwd.audit import Audit, Event
 from ddwd.courier.courier import Courier, Recipients
-from ddwd.courier.lane import Lane, Standing, pause
+from ddwd.courier.lane import Lane, pause
+from ddwd.courier.standing import Standing
 from ddwd.errors import DdwdError, PeerRefusedError, StorageFullError
 from ddwd.orthanc_api import Job
 from ddwd.pipeline.sweep import Sweep
@@ -267,6 +268,33 @@ def test_a_destination_that_is_away_is_tried_ever_more_rarely_and_caught_up_with
     assert way.has.keys() == ids([*first, *second])
     told = [event for event, _ in town.events]
     assert told == [Event.DESTINATION_DOWN, Event.DESTINATION_UP, Event.DELIVERED, Event.DELIVERED]
+
+
+def test_one_that_hangs_is_told_of_before_its_job_ends_and_so_is_its_return(town: Town) -> None:
+    images = town.study()
+    way = town.ways["pacs"]
+    way.held = way.down = True
+    assert town.turns("pacs", images[0].study_id, count=50, seconds=1.0).state == "ok"
+    standing = town.turns("pacs", count=20, seconds=1.0)
+    assert (standing.state, standing.images, len(way.sent)) == ("away", 3, 1)
+    way.down = False
+    assert town.turns("pacs", count=400, seconds=1.0).state == "ok"
+    way.finish("pacs-1")
+    assert town.turns("pacs").studies == 0
+
+
+def test_one_that_is_away_is_asked_on_when_nothing_waits_for_it_any_more(town: Town) -> None:
+    images = town.study()
+    way = town.ways["pacs"]
+    way.down = True
+    town.turns("pacs", images[0].study_id)
+    town.gateway.delete_study(images[0].study_id)
+    standing = town.turns("pacs", count=30, seconds=1.0)
+    assert (standing.state, standing.studies) == ("away", 0)
+    assert standing.wait is not None
+    way.down = False
+    standing = town.turns("pacs", count=100, seconds=1.0)
+    assert (standing.state, standing.wait) == ("ok", None)
 
 
 def test_the_operator_has_it_tried_at_once(town: Town) -> None:
