@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 _USER = "postgres"
@@ -43,6 +44,14 @@ class PostgresServer:
     def url(self, database: str) -> str:
         """How libpq finds a database of it."""
         return f"postgresql://ddwd@/{database}?host={self.folder}"
+
+    def wait_ended(self, session: str) -> None:
+        """Wait until the server has ended the sessions of that name: a closed one holds its locks for a moment longer."""
+        statement = f"select count(*) from pg_stat_activity where application_name = '{session}'"  # noqa: S608 - ours
+        deadline = time.monotonic() + 10
+        while self.sql(statement, "postgres") != "0":
+            assert time.monotonic() < deadline, f"session {session} did not end"
+            time.sleep(0.02)
 
     def sql(self, statement: str, database: str) -> str:
         """What psql answers to a statement, as bare text."""

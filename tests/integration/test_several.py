@@ -31,13 +31,19 @@ class Extractor(Portal):
     """One of several; `kill` ends its session, as the end of its process or of its host does."""
 
     def __init__(
-        self, folder: Path, name: str, url: str, beside: Portal | None, data_dir: Path | None = None
+        self,
+        folder: Path,
+        name: str,
+        server: PostgresServer,
+        ledger: str,
+        beside: Portal | None,
+        data_dir: Path | None = None,
     ) -> None:
-        self._url = url
+        self._server, self._url = server, server.url(ledger)
         data_dir = data_dir or folder / name
         config = Config(output_dir=folder / "received_dicom", data_dir=data_dir, run_dir=data_dir / "run")
-        ledger = replace(config.ledger, shared=url)
-        super().__init__(folder, config=replace(config, scp=Scp(aet=name), ledger=ledger), beside=beside)
+        shared = replace(config.ledger, shared=self._url)
+        super().__init__(folder, config=replace(config, scp=Scp(aet=name), ledger=shared), beside=beside)
 
     def stores(self) -> Stores:
         """See Portal."""
@@ -47,6 +53,7 @@ class Extractor(Portal):
     def kill(self) -> None:
         """It takes no more turns."""
         self.database.close()
+        self._server.wait_ended(f"ddwd {self.config.scp.aet}")
 
     @property
     def told(self) -> list[Event]:
@@ -57,8 +64,8 @@ class Extractor(Portal):
 @pytest.fixture
 def pair(tmp_path: Path, server: PostgresServer, ledger: str) -> Iterator[tuple[Extractor, Extractor]]:
     """Two extractors of the same Orthancs."""
-    first = Extractor(tmp_path, "SCP_A", server.url(ledger), None)
-    second = Extractor(tmp_path, "SCP_B", server.url(ledger), first)
+    first = Extractor(tmp_path, "SCP_A", server, ledger, None)
+    second = Extractor(tmp_path, "SCP_B", server, ledger, first)
     yield first, second
     first.kill()
     second.kill()
@@ -263,9 +270,9 @@ def test_an_extractor_that_starts_while_postgresql_is_away_begins_once_it_is_the
 ) -> None:
     here, _ = pair
     here.deliver(*_studies(1))
+    here.kill()
     server.stop()
     try:
-        here.kill()
         here.start()
         here.run(5)
     finally:
@@ -283,8 +290,8 @@ def test_an_archive_of_before_is_taken_over_and_nothing_is_fetched_again(
     alone.run(20)
     records = {one: alone.custody.read(one) for one in alone.custody.studies()}
     alone.custody.path(images[0].study_id).write_bytes(b"{")  # a damaged one is proved anew
-    here = Extractor(tmp_path, "SCP_A", server.url(ledger), alone, data_dir=tmp_path)
-    there = Extractor(tmp_path, "SCP_B", server.url(ledger), alone)
+    here = Extractor(tmp_path, "SCP_A", server, ledger, alone, data_dir=tmp_path)
+    there = Extractor(tmp_path, "SCP_B", server, ledger, alone)
     try:
         _together((here, there), 20)
         found = {one: custody_of(there.config).read(one) for one in records}

@@ -73,13 +73,14 @@ def test_a_study_is_one_extractors_at_a_time(stores: Callable[..., tuple[Stores,
 
 
 def test_what_an_extractor_leaves_when_it_dies_is_told_to_the_others(
-    stores: Callable[..., tuple[Stores, Database]],
+    server: PostgresServer, stores: Callable[..., tuple[Stores, Database]]
 ) -> None:
     clock = FakeClock()
     (here, session), (there, _) = stores("A"), stores("B", clock)
     here.claims.take(_ONE)
     assert there.claims.left() == Left()
     session.close()  # as the end of the process does
+    server.wait_ended("ddwd A")
     clock.advance(5)
     assert there.claims.left() == Left(begun=[_ONE])
     there.claims.take(_ONE)
@@ -233,13 +234,14 @@ def test_tables_of_a_newer_version_are_left_alone(server: PostgresServer, ledger
 
 
 def test_when_one_extractor_is_upgraded_those_of_before_end(
-    stores: Callable[..., tuple[Stores, Database]], monkeypatch: pytest.MonkeyPatch
+    server: PostgresServer, stores: Callable[..., tuple[Stores, Database]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (older, _), claimed = stores("extractor A"), _ONE
     older.claims.take(claimed)
     with monkeypatch.context() as upgraded:
         upgraded.setattr(database, "VERSION", VERSION + 1)
         newer, _ = stores("extractor B")
+        server.wait_ended("ddwd extractor A")
         newer.claims.take(claimed)
     with pytest.raises(PeerDownError):
         older.claims.make_sure(claimed)
