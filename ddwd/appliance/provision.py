@@ -38,6 +38,8 @@ _PATIENCE = 90
 """Seconds that PostgreSQL may take to come up; a recovery after a power cut takes some."""
 _COMMAND_SECONDS = 60
 _PYTHON_UNITS = ("ddwd-scp", "ddwd-extractor")
+_LEDGER_UNITS = ("ddwd-extractor", "ddwd-doctor", "ddwd-commitment")
+"""What reads the custody records and may reach nothing but this machine."""
 _KEYS_OF: Mapping[str, tls.Name] = {
     "ddwd-gateway": "gateway",
     "ddwd-tls@gateway": "gateway",
@@ -248,7 +250,7 @@ def drop_ins(config: Config) -> dict[tuple[str, str], str | None]:
     output = {(unit, "50-output-dir.conf"): output_drop_in(config) for unit in _PYTHON_UNITS}
     inbox = {("ddwd-inbox", "50-folder.conf"): inbox_drop_in(config)}
     asked = {("ddwd-commitment", "50-modalities.conf"): commitment_drop_in(config)}
-    asked |= {(unit, "50-ledger.conf"): ledger_drop_in(config) for unit in ("ddwd-extractor", "ddwd-doctor")}
+    asked |= {(unit, "50-ledger.conf"): ledger_drop_in(config) for unit in _LEDGER_UNITS}
     keys = {(unit, "50-tls.conf"): tls_drop_in(config, name) for unit, name in _KEYS_OF.items()}
     keys[link.UNIT, "50-tls.conf"] = link_drop_in(config)
     ports = {(unit, "50-low-port.conf"): port_drop_in(*used) for unit, used in _ports_of(config).items()}

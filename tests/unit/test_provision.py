@@ -240,7 +240,7 @@ def test_the_shared_ledger_is_opened_to_the_units_that_use_it(servers: str, allo
     ledger = LedgerConfig(shared=f"postgresql://ddwd@{servers}/ddwd_ledger")
     found = provision.drop_ins(replace(Config(), ledger=ledger))
     units = {unit: text for (unit, name), text in found.items() if name == "50-ledger.conf"}
-    assert units.keys() == {"ddwd-extractor", "ddwd-doctor"}
+    assert units.keys() == {"ddwd-extractor", "ddwd-doctor", "ddwd-commitment"}
     assert all(text and f"\nIPAddressAllow={allowed}\n" in text for text in units.values())
     assert provision.drop_ins(Config())["ddwd-extractor", "50-ledger.conf"] is None
 
