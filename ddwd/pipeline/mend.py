@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Mender:
-    """Compares the two Orthancs' files of one image; the only code that deletes anything on an Orthanc."""
+    """Compares the two Orthancs' files of one image; but for retention the only code that deletes anything of a modality's on an Orthanc."""
 
     def __init__(self, gateway: OrthancPort, storage: OrthancPort, audit: Audit) -> None:
         self._gateway = gateway

@@ -71,7 +71,8 @@ class Finding:
 class Examiner:
     """Looks at one study after the other; calls `alive` as it goes, and lets pass what that raises.
 
-    `leaving` are studies that the gateway is taken to have nothing of any more: what a round would do before. Each of the preconditions says of a record why the study must be kept for someone else (another destination, a hook), or nothing.
+    Each of the preconditions says of a record why the study must be kept for someone else (another destination, a hook), or nothing.
+    `leaving` are studies that the gateway is taken to have nothing of any more: what a round would do before.
     """
 
     def __init__(
