@@ -34,6 +34,7 @@ ORTHANC = {
 }
 TLS = f"""
 foreground = yes
+pid =
 [teaching]
 accept = 127.0.0.1:{HTTPS_PORT}
 connect = 127.0.0.1:{HTTP_PORT}
@@ -77,7 +78,7 @@ class Elsewhere:
             ("teaching", "/usr/sbin/Orthanc", f"{FOLDER}/orthanc.json"),
             ("teaching-tls", "/usr/bin/stunnel4", f"{FOLDER}/tls.conf"),
         ):
-            self.portal.machine.run(["systemd-run", f"--unit={unit}", "--uid=orthanc", *command])
+            self.portal.machine.run(["systemd-run", "--collect", f"--unit={unit}", "--uid=orthanc", *command])
         self.portal.machine.wait_for(lambda: self._ask("/system"), limit=30, what="teaching does not answer")
 
     def close_teaching(self) -> None:
@@ -170,11 +171,8 @@ def test_both_have_every_image_and_each_is_told_of(elsewhere: Elsewhere, tmp_pat
     portal, study = elsewhere.portal, _made(tmp_path, 45, 9101)
     portal.deliver(study)
     elsewhere.wait_served(study, "teaching", "pacs")
-    traced = json.loads(portal.machine.run(f"ddwd trace --json {study.uid}").stdout)
-    hops = {
-        hop["title"]: hop["images"]
-        for hop in (traced["studies"][0] if "studies" in traced else traced)["hops"]
-    }
+    (traced,) = json.loads(portal.machine.run(f"ddwd trace --json {study.uid}").stdout)["studies"]
+    hops = {hop["title"]: hop["images"] for hop in traced["hops"]}
     assert hops == {"ORTHANC1": 45, "ORTHANC2": 45, "disk": 45, "teaching": 45, "pacs": 45}
     audit = portal.machine.run("journalctl -t ddwd-audit -o cat DDWD_EVENT=delivered").stdout
     assert "45 images are at teaching" in audit
