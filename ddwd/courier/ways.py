@@ -81,13 +81,14 @@ class Dicomweb:
             for _ in range(_PAGES):
                 arguments = {"limit": str(_PAGE), "offset": str(len(found))}
                 rows = self._gateway.search(self._asked, f"/studies/{study_uid}/instances", arguments)
-                new = {_sop_uid(row) for row in rows} - found - {""}
-                if not new:
-                    break
+                if not rows:
+                    return frozenset(found)
+                if not (new := {_sop_uid(row) for row in rows} - found - {""}):
+                    return None  # it gives no page but the first: what it leaves out is not known
                 found |= new
         except (PeerRefusedError, NotFoundError):
-            return None
-        return frozenset(found)
+            pass
+        return None
 
     def answers(self) -> bool:
         """See Way."""
