@@ -54,11 +54,9 @@ class Life:
         return self.portal.deb.name.split("_")[1]
 
     def apt(self, deb: Path) -> str:
-        """Install that package as an unattended upgrade does: nobody is asked, and the operator's settings are kept."""
+        """Install that package as an unattended upgrade does: nobody is there to answer a question."""
         self.machine.copy_in(deb, f"{INBOX}/{deb.name}")
-        command = (
-            f"apt-get install -y --allow-downgrades -o Dpkg::Options::=--force-confold ./{deb.name} 2>&1"
-        )
+        command = f"apt-get install -y --allow-downgrades ./{deb.name} 2>&1"
         self.said = self.machine.run(f"cd {INBOX} && {command}", timeout=300).stdout
         return self.said
 
@@ -164,6 +162,7 @@ def test_the_operators_settings_are_kept_hold_for_the_new_version_and_stand_asid
         text = life.machine.path(where).read_text(encoding="utf-8")
         assert "  reserve: 123 MiB\n" in text
         assert "retention:" not in text, "it is the file of the old version"
+    assert "retention:" in life.machine.path(f"{SETTINGS}.ucf-dist").read_text(encoding="utf-8")
     life.machine.run(["ddwd", "config", "check"])
     assert "128974848" in life.machine.run(["ddwd", "config", "show"]).stdout
     assert life.machine.path(f"/etc/ddwd/before-{life.version}").stat().st_mode & 0o007 == 0
@@ -233,7 +232,7 @@ def test_the_way_back_that_the_upgrade_said_works_too(life: Life) -> None:
     ]
     for command in commands:
         life.machine.run(
-            f"cd {INBOX} && {command.replace('install', 'install -y -o Dpkg::Options::=--force-confold')} 2>&1",
+            f"cd {INBOX} && {command.replace('install', 'install -y')} 2>&1",
             timeout=300,
         )
     life.portal.wait_active()
