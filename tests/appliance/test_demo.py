@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def test_make_demo_carries_real_studies_through_a_machine_and_throws_it_away(deb: Path) -> None:
     # the package is there, and the tests that come after this one are to have the same
-    command = ["make", "--old-file=deb", "--old-file=venv", "demo"]
+    command = ["make", "--no-print-directory", "--old-file=deb", "--old-file=venv", "demo"]
     done = subprocess.run(command, cwd=readme.REPO, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, f"make demo: {done.stdout}{done.stderr}"
     assert f"apt install ./{deb.name}" in done.stdout

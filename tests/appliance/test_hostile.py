@@ -130,7 +130,7 @@ def test_the_gateway_bears_it_or_comes_back(
         assert "0x0000" in row.outcomes  # a real image got through meanwhile
     # what the gateway acknowledged must not bring ORTHANC2 down when it is forwarded
     assert portal.machine.show("ddwd-storage", "NRestarts") == storage
-    assert _outside(portal) == []
+    portal.machine.wait_for(lambda: not _outside(portal), limit=60, what="unfinished objects stay")
     if name in HEAVY:  # it may go on inflating: the next attack's figure is to be its own
         portal.machine.run(["systemctl", "restart", "ddwd-gateway"])
         portal.wait_active(COMES_BACK)
