@@ -11,12 +11,11 @@ from ddwd.audit import Audit
 from ddwd.clock import SystemClock
 from ddwd.commitment.keeper import Keeper
 from ddwd.commitment.truth import Truth
-from ddwd.config import load
 from ddwd.daemon import doorbell
 from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.optional import enter
 from ddwd.dicom import commitment_scu
 from ddwd.dicom.upper_layer import Peer
-from ddwd.errors import DdwdError
 from ddwd.orthanc_api import Orthanc
 from ddwd.paths import Paths
 from ddwd.state.commitments import Commitments
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from ddwd.values import Station
 
 log = logging.getLogger("ddwd.commitment")
-
-_SKIP, _FAILED = 1, 255
-"""Exit statuses of ExecCondition=: skip the unit, or fail it."""
 
 
 class StoppedError(Exception):
@@ -96,18 +92,12 @@ class Commitment:
 
 
 def main() -> int:
-    """Run until told to stop; the exit status is that of the error tree. With `--wanted` only tell whether the settings want it."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    asked = sys.argv[1:] == ["--wanted"]
-    try:
-        config = load()
-        if asked:
-            return 0 if config.commitment.modalities else _SKIP
-        Commitment(config).run()
-    except DdwdError as error:
-        sys.stderr.write(f"ddwd-commitment: {error}\n")
-        return _FAILED if asked else error.exit_status
-    return 0
+    """Run until told to stop; with `--wanted` only tell whether the settings want it. The exit status."""
+    return enter(
+        "ddwd-commitment",
+        lambda config: bool(config.commitment.modalities),
+        lambda config: Commitment(config).run(),
+    )
 
 
 if __name__ == "__main__":

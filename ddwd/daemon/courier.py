@@ -12,12 +12,12 @@ from ddwd import durable
 from ddwd.appliance import credentials
 from ddwd.audit import Audit
 from ddwd.clock import SystemClock, stamp
-from ddwd.config import load
 from ddwd.courier.courier import Courier, Recipients
 from ddwd.courier.lane import Lane
 from ddwd.courier.ways import way_to
 from ddwd.daemon import doorbell
 from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.optional import enter
 from ddwd.errors import DdwdError, PeerDownError, PeerRefusedError
 from ddwd.orthanc_api import Orthanc
 from ddwd.paths import Paths
@@ -36,8 +36,6 @@ _BREATH_SECONDS = 0.5
 """Between two turns, however often the bell rings: nothing waits for the courier."""
 _BEYOND_STABLE = 1.0
 """Seconds more than Orthanc waits before it calls a study stable, which is the last change that tells of its images."""
-_SKIP, _FAILED = 1, 255
-"""Exit statuses of ExecCondition=: skip the unit, or fail it."""
 
 
 class Daemon:
@@ -110,18 +108,12 @@ def _said(standings: list[Standing]) -> str:
 
 
 def main() -> int:
-    """Run until told to stop; the exit status is that of the error tree. With `--wanted` only tell whether the settings want it."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    asked = sys.argv[1:] == ["--wanted"]
-    try:
-        config = load()
-        if asked:
-            return 0 if config.destinations and config.has("gateway") else _SKIP
-        Daemon(config).run()
-    except DdwdError as error:
-        sys.stderr.write(f"ddwd-courier: {error}\n")
-        return _FAILED if asked else error.exit_status
-    return 0
+    """Run until told to stop; with `--wanted` only tell whether the settings want it. The exit status."""
+    return enter(
+        "ddwd-courier",
+        lambda config: bool(config.destinations) and config.has("gateway"),
+        lambda config: Daemon(config).run(),
+    )
 
 
 if __name__ == "__main__":

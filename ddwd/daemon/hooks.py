@@ -17,6 +17,7 @@ from ddwd.audit import Audit
 from ddwd.clock import SystemClock, stamp
 from ddwd.daemon import doorbell
 from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.optional import FAILED, SKIP
 from ddwd.errors import DdwdError, StateError
 from ddwd.hooks.runner import Hook, tell
 from ddwd.hooks.teller import Teller
@@ -31,8 +32,6 @@ log = logging.getLogger("ddwd.hooks")
 
 _INTERVAL = 30.0
 _AT_ONCE = 4
-_SKIP, _FAILED = 1, 255
-"""Exit statuses of ExecCondition=: skip the unit, or fail it."""
 
 
 class Hooks:
@@ -85,12 +84,12 @@ def main() -> int:
     asked = words[:1] == ["--wanted"]
     try:
         if asked:
-            return 0 if read_table(Path(words[1])) else _SKIP
+            return 0 if read_table(Path(words[1])) else SKIP
         table, folder, status = map(Path, words)
         Hooks(read_table(table), folder, status).run()
     except DdwdError as error:
         sys.stderr.write(f"ddwd-hooks: {error}\n")
-        return _FAILED if asked else error.exit_status
+        return FAILED if asked else error.exit_status
     return 0
 
 

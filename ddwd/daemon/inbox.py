@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from ddwd.audit import Audit
 from ddwd.clock import SystemClock
-from ddwd.config import load
 from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.optional import enter
 from ddwd.dicom import nodes, store_scu
-from ddwd.errors import DdwdError, StateError
+from ddwd.errors import StateError
 from ddwd.inbox.arrivals import Arrivals
 from ddwd.inbox.keeper import Keeper, Stopped
 from ddwd.inbox.writers import Writers
@@ -28,8 +28,6 @@ log = logging.getLogger("ddwd.inbox")
 _INTERVAL = 2.0
 _SILENCE = 300.0
 """Seconds that the gateway may take over one image (store_scu)."""
-_SKIP, _FAILED = 1, 255
-"""Exit statuses of ExecCondition=: skip the unit, or fail it."""
 
 
 class Inbox:
@@ -74,18 +72,8 @@ class Inbox:
 
 
 def main() -> int:
-    """Run until told to stop; the exit status is that of the error tree. With `--wanted` only tell whether the settings want it."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    asked = sys.argv[1:] == ["--wanted"]
-    try:
-        config = load()
-        if asked:
-            return 0 if config.inbox.enabled else _SKIP
-        _run(config)
-    except DdwdError as error:
-        sys.stderr.write(f"ddwd-inbox: {error}\n")
-        return _FAILED if asked else error.exit_status
-    return 0
+    """Run until told to stop; with `--wanted` only tell whether the settings want it. The exit status."""
+    return enter("ddwd-inbox", lambda config: config.inbox.enabled, _run)
 
 
 def _run(config: Config) -> None:
