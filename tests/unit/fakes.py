@@ -376,6 +376,18 @@ def one_error(steps: int, error: Exception, work: Callable[[], object]) -> bool:
     return _with_step(fail, work, type(error)) or left < 0
 
 
+def count_steps(work: Callable[[], object]) -> int:
+    """Do `work` and count its durable steps."""
+    total = 0
+
+    def count(_name: str, _path: Path) -> None:
+        nonlocal total
+        total += 1
+
+    _with_step(count, work, PowerCut)
+    return total
+
+
 def _with_step(
     step: Callable[[str, Path], None], work: Callable[[], object], expected: type[BaseException]
 ) -> bool:

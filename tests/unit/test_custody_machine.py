@@ -1,22 +1,23 @@
 """Whatever is lost, broken, repeated, restored or cut, in whatever order: what an Orthanc holds ends on disk once, unchanged.
 
-A hypothesis state machine plays with the whole pipeline over a model of both Orthancs. DDWD_EXAMPLES=1000 plays longer.
+A hypothesis state machine plays with the whole pipeline over a model of both Orthancs; how long, says tests/depth.py.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ddwd.state.requests import Request
+from tests.depth import examples
 from tests.unit.fakes import FakeOrthanc, Image, image, power_cut
 from tests.unit.portal import Portal
 
@@ -217,11 +218,5 @@ class Custody(RuleBasedStateMachine):
         return self.portal.gateway if side == "gateway" else self.portal.storage
 
 
-Custody.TestCase.settings = settings(
-    max_examples=int(os.environ.get("DDWD_EXAMPLES", "12")),
-    stateful_step_count=25,
-    deadline=None,
-    derandomize="DDWD_EXAMPLES" not in os.environ,
-    suppress_health_check=list(HealthCheck),
-)
-TestCustody = Custody.TestCase
+Custody.TestCase.settings = settings(examples(4, 100), stateful_step_count=25)
+TestCustody = pytest.mark.deep(Custody.TestCase)

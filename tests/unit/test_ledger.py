@@ -12,6 +12,7 @@ import pytest
 from ddwd import durable
 from ddwd.errors import StateError, StorageFullError
 from ddwd.state.ledger import SCHEMA, Ledger, schema_of
+from tests.depth import spread
 from tests.unit.fakes import FakeClock, one_error, orthanc_id
 
 if TYPE_CHECKING:
@@ -59,11 +60,12 @@ def test_rotation_keeps_the_open_studies_and_packs_the_old_segments(tmp_path: Pa
     assert set(open_ledger(tmp_path).state.open) == set(STUDIES)
 
 
+@pytest.mark.deep
 def test_a_tail_torn_at_any_byte_is_cut_and_the_rest_is_kept(tmp_path: Path) -> None:
     filled(tmp_path / "whole")
     whole = (tmp_path / "whole" / "00000001.jsonl").read_bytes()
     first_line = whole.index(b"\n") + 1
-    for cut in range(first_line, len(whole)):
+    for cut in spread(range(first_line, len(whole)), 40):
         folder = tmp_path / str(cut)
         folder.mkdir()
         (folder / "00000001.jsonl").write_bytes(whole[:cut])
@@ -89,13 +91,14 @@ def test_a_segment_cut_inside_its_first_line_is_damage(tmp_path: Path) -> None:
         assert set(open_ledger(folder).state.open) == {STUDIES[20]}
 
 
+@pytest.mark.deep
 def test_every_flipped_bit_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path)
     whole = (tmp_path / "00000001.jsonl").read_bytes()
     # thousands of fsyncs, and no page cache is lost here
     monkeypatch.setattr("os.fsync", lambda _descriptor: None)
     last_newline = len(whole) - 1  # without it the last line is a torn tail, and is cut
-    for place in range(last_newline):
+    for place in spread(range(last_newline), 60):
         for bit in range(8):
             for path in tmp_path.iterdir():
                 path.unlink()

@@ -10,7 +10,8 @@ import pytest
 
 from ddwd.errors import StorageFullError
 from ddwd.state.requests import Request
-from tests.unit.fakes import image, one_error, power_cut
+from tests.depth import spread
+from tests.unit.fakes import count_steps, image, one_error, power_cut
 from tests.unit.portal import Portal, names
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 IMAGES = [image(study, number=n) for study in (1, 2) for n in range(1, 4)]
 TINY_SEGMENT = 200
+MOST_STEPS = 6
+"""Of each scene and kind of fault, unless at full depth."""
 LONG_SECONDS = 400.0
 """More than any back-off, and a sweep."""
 
@@ -131,14 +134,26 @@ def _memory_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _descriptor: None)
 
 
+def _portal(scene: Scene, home: Path) -> Portal:
+    home.mkdir()
+    portal = Portal(home, scene.segment_bytes)
+    scene.before(portal)
+    return portal
+
+
 def _portals(scene: Scene, folder: Path) -> Iterator[tuple[int, Portal]]:
-    """A portal of its own for each durable step, as long as it is asked for the next."""
-    for step in range(1000):
-        home = folder / str(step)
-        home.mkdir()
-        portal = Portal(home, scene.segment_bytes)
-        scene.before(portal)
-        yield step, portal
+    """A portal of its own for each durable step of the scene."""
+    for step in spread(range(_steps(scene, folder / "whole")), MOST_STEPS):
+        yield step, _portal(scene, folder / str(step))
+
+
+def _steps(scene: Scene, home: Path) -> int:
+    """How many durable steps the scene has when nothing goes wrong; it must end well then too."""
+    portal = _portal(scene, home)
+    total = count_steps(partial(scene.meanwhile, portal))
+    _judge(scene, portal, total)
+    assert total > 10
+    return total
 
 
 def _judge(scene: Scene, portal: Portal, step: int) -> None:
@@ -150,18 +165,16 @@ def _judge(scene: Scene, portal: Portal, step: int) -> None:
         raise
 
 
+@pytest.mark.deep
 def test_a_power_cut_at_any_durable_step_changes_nothing_in_the_end(scene: Scene, tmp_path: Path) -> None:
     for step, portal in _portals(scene, tmp_path):
-        cut = power_cut(step, partial(scene.meanwhile, portal))
-        if cut:
-            portal.start()
-            portal.run(LONG_SECONDS)
+        assert power_cut(step, partial(scene.meanwhile, portal))
+        portal.start()
+        portal.run(LONG_SECONDS)
         _judge(scene, portal, step)
-        if not cut:
-            break
-    assert step > 10
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     "error", [StorageFullError("no room"), OSError(errno.EIO, "i/o error")], ids=["full", "i/o"]
 )
@@ -169,10 +182,6 @@ def test_an_error_at_any_durable_step_changes_nothing_in_the_end(
     scene: Scene, error: Exception, tmp_path: Path
 ) -> None:
     for step, portal in _portals(scene, tmp_path):
-        failed = one_error(step, error, partial(scene.meanwhile, portal))
-        if failed:
-            portal.run(LONG_SECONDS)
+        assert one_error(step, error, partial(scene.meanwhile, portal))
+        portal.run(LONG_SECONDS)
         _judge(scene, portal, step)
-        if not failed:
-            break
-    assert step > 10

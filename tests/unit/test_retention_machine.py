@@ -1,14 +1,11 @@
-"""The custody machine with retention at work: whatever else happens, nothing goes that is not somewhere else at that very moment.
-
-DDWD_EXAMPLES=1000 plays longer.
-"""
+"""The custody machine with retention at work: whatever else happens, nothing goes that is not somewhere else at that very moment."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hypothesis import settings
+import pytest
 from hypothesis.stateful import invariant, rule
 
 from ddwd.keeping import Retention
@@ -116,8 +113,6 @@ class Archived(Emptied):
 
 
 for machine in (Emptied, Archived):
-    machine.TestCase.settings = settings(
-        Custody.TestCase.settings, max_examples=max(10, Custody.TestCase.settings.max_examples)
-    )
-TestEmptied = Emptied.TestCase
-TestArchived = Archived.TestCase
+    machine.TestCase.settings = Custody.TestCase.settings
+TestEmptied = pytest.mark.deep(Emptied.TestCase)
+TestArchived = pytest.mark.deep(Archived.TestCase)

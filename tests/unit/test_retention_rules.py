@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ddwd.clock import stamp
@@ -26,6 +26,7 @@ from ddwd.pipeline.retention.survey import MOST, Survey
 from ddwd.routing import Route
 from ddwd.state.custody import Custody, Kept, Record
 from ddwd.values import FOREVER, Share
+from tests.depth import examples
 from tests.unit.portal import Portal
 
 if TYPE_CHECKING:
@@ -82,9 +83,10 @@ def states(draw: st.DrawFn) -> tuple[Place, Copies, Proved]:
     return place, state, Proved(wanted.output - draw(lacks), wanted.storage - draw(lacks))
 
 
-MANY = settings(max_examples=400, deadline=None)
+MANY = examples(100, 1000)
 
 
+@pytest.mark.deep
 @MANY
 @given(states(), st.booleans())
 def test_nothing_is_ever_chosen_that_is_not_proved_elsewhere(
@@ -107,6 +109,7 @@ def test_nothing_is_ever_chosen_that_is_not_proved_elsewhere(
         assert one in proved.output or one not in found.output
 
 
+@pytest.mark.deep
 @MANY
 @given(states(), st.booleans())
 def test_what_is_chosen_has_one_content_everywhere(
@@ -121,6 +124,7 @@ def test_what_is_chosen_has_one_content_everywhere(
         assert len(known) == 1
 
 
+@pytest.mark.deep
 @MANY
 @given(states(), st.booleans())
 def test_storage_is_left_only_once_the_gateway_has_nothing(
@@ -131,6 +135,7 @@ def test_storage_is_left_only_once_the_gateway_has_nothing(
     assert isinstance(chosen, str) or place != "storage" or not found.gateway
 
 
+@pytest.mark.deep
 @MANY
 @given(states(), st.booleans())
 def test_a_file_that_is_missing_without_retention_keeps_everything(
