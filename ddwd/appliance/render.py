@@ -251,20 +251,40 @@ def merged(
 def read_addition(path: Path, problems: list[Problem]) -> Json:
     """One of the operator's files; what is wrong with it is added to `problems`, and nothing of it taken then."""
     try:
-        found = json.loads(_without_comments(path.read_text(encoding="utf-8")))
+        text = _without_comments(path.read_text(encoding="utf-8"))
+        found = json.loads(text)
     except OSError as error:
         problems.append(
             Problem(str(path), None, "file", f"cannot be read ({error.strerror})", "make it readable")
         )
         return {}
+    except json.JSONDecodeError as error:
+        line, reason = _json_mistake(text, error)
+        problems.append(Problem(str(path), line, "syntax", f"not JSON: {reason}", "write one JSON object"))
+        return {}
     except ValueError as error:
-        line = getattr(error, "lineno", None)
-        problems.append(Problem(str(path), line, "syntax", f"not JSON: {error}", "write one JSON object"))
+        problems.append(Problem(str(path), None, "syntax", f"not JSON: {error}", "write one JSON object"))
         return {}
     if isinstance(found, dict):
         return found
     problems.append(Problem(str(path), 1, "syntax", "is not a JSON object", "write { ... } around it"))
     return {}
+
+
+def _json_mistake(text: str, error: json.JSONDecodeError) -> tuple[int, str]:
+    """Return the line to edit and the reason, the same with every Python.
+
+    Python 3.13 places a trailing comma at the comma; earlier versions place it at the bracket, which may be lines below.
+    """
+    before = text[: error.pos].rstrip()
+    if error.pos < len(text) and text[error.pos] in "]}" and before.endswith(","):
+        comma = len(before) - 1
+    elif re.match(r",\s*[]}]", text[error.pos :]):
+        comma = error.pos
+    else:
+        return error.lineno, f"{error.msg} (column {error.colno})"
+    column = comma - text.rfind("\n", 0, comma)
+    return text.count("\n", 0, comma) + 1, f"trailing comma before the closing bracket (column {column})"
 
 
 def _without_comments(text: str) -> str:

@@ -325,8 +325,34 @@ def test_all_problems_at_once_each_with_its_file(site: Site) -> None:
     problems = site.problems("gateway")
     assert len(problems) == 5
     assert {problem.partition(": ")[0] for problem in problems} == {
-        str(first), str(second), f"{third}:3", f"{fourth}:1",
+        str(first), str(second), f"{third}:2", f"{fourth}:1",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "line", "reason"),
+    [
+        ('{\n"a": 1,\n}', 2, "trailing comma before the closing bracket (column 7)"),
+        ('{"a": [1,\n2, // the last\n\n]}', 2, "trailing comma before the closing bracket (column 2)"),
+        ('{"a": 1,}', 1, "trailing comma before the closing bracket (column 8)"),
+        ('{"a": 1\n"b": 2}', 2, "Expecting ',' delimiter (column 1)"),
+        ('{\n"a": }', 2, "Expecting value (column 6)"),
+        ('{"a": 1,\n', 2, "Expecting property name enclosed in double quotes (column 1)"),
+    ],
+)
+def test_json_mistake_is_reported_at_the_line_to_edit(
+    site: Site, written: str, line: int, reason: str
+) -> None:
+    path = site.add("gateway", written)
+    (problem,) = site.problems("gateway")
+    assert problem.startswith(f"{path}:{line}: syntax: not JSON: {reason};")
+
+
+def test_addition_that_is_not_text(site: Site) -> None:
+    path = site.add("gateway", {})
+    path.write_bytes(b"\xff\xfe{}")
+    (problem,) = site.problems("gateway")
+    assert problem.startswith(f"{path}: syntax: not JSON: 'utf-8' codec can't decode")
 
 
 def test_addition_that_cannot_be_read(site: Site) -> None:
