@@ -14,12 +14,23 @@ export DDWD_CACHE := $(CACHE)
 export PIP_CACHE_DIR := $(CACHE)/pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# The machine and the tests in it need root: nothing in front as root, otherwise sudo with what they need of our environment.
-AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env DDWD_CACHE=$(CACHE) PATH=$(PATH) PYTHONDONTWRITEBYTECODE=1)
+# The machine and the tests in it need root.
+AS_ROOT := packaging/as-root
 COVERAGE := $(BIN)/coverage run -m pytest
 MACHINE := $(BIN)/python -m tests.machine
 
 .DEFAULT_GOAL := help
+
+# The version of Python is in the names of the environments: where there is no Python yet, make installs it and starts over.
+ifeq ($(shell command -v $(PYTHON)),)
+ifneq ($(filter-out help clean,$(MAKECMDGOALS)),)
+include build/python
+build/python:
+	@packaging/host venv
+	@mkdir -p build && touch $@
+endif
+endif
+
 .PHONY: help venv deb lint unit pictures manual integration appliance shell stop demo bench fuzz identifiers audit docs faults appliance-tests coverage test lock clean
 
 help: ## list the targets
@@ -32,7 +43,7 @@ $(VENV)/ready:
 	@packaging/venv $(PYTHON) $(VENV) tests/requirements.lock
 
 deb: ## build dist/ddwd_VERSION_all.deb
-	@packaging/host dh dpkg-buildpackage venv
+	@packaging/host dh dpkg-buildpackage build-essential venv
 	@packaging/build-deb
 
 $(FUZZ_VENV)/ready:

@@ -1,6 +1,6 @@
-"""`python -m tests.machine build|boot|shell|run|send|stop|demo`: the throw-away machine from a terminal.
+"""`python -m tests.machine build|boot|shell|run|send|stop|demo|newcomer`: the throw-away machine from a terminal.
 
-Called by the Makefile (appliance, shell, stop, demo). Standard library only, but for demo, which needs the venv.
+Called by the Makefile (appliance, shell, stop, demo) and packaging/newcomer. Standard library only, but for demo, which needs the venv.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from tests.machine.host import REPO, MachineError, become_root, say
 from tests.machine.image import ensure_image
 from tests.machine.machine import Machine, running
+from tests.machine.newcomer import SUITES as BARE_SUITES
+from tests.machine.newcomer import try_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,10 +108,15 @@ def demo(options: argparse.Namespace) -> int:
     return demonstrate(options.deb)
 
 
+def newcomer(options: argparse.Namespace) -> int:
+    """Run make targets in a throw-away bare Debian host, from a clone of HEAD with an empty cache."""
+    return try_out(options.suite, options.user, options.targets)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tests.machine", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for verb in (build, boot, shell, run, send, stop, demo):
+    for verb in (build, boot, shell, run, send, stop, demo, newcomer):
         sub = verbs.add_parser(verb.__name__, help=(verb.__doc__ or "").rstrip("."))
         sub.set_defaults(verb=verb)
         if verb in (boot, demo):
@@ -120,6 +127,10 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("command", nargs=argparse.REMAINDER)
         if verb is stop:
             sub.add_argument("machines", nargs="*", metavar="ID")
+        if verb is newcomer:
+            sub.add_argument("suite", choices=BARE_SUITES)
+            sub.add_argument("user", choices=("root", "user"), help="user: an ordinary one with sudo")
+            sub.add_argument("targets", nargs="+", metavar="TARGET")
         if verb is send:
             sub.add_argument("paths", nargs="+", type=Path)
     return parser

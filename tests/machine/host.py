@@ -5,23 +5,20 @@ Read by every module of this package. Nothing here names a mirror: it is taken f
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 REPO = Path(__file__).resolve().parents[2]
-PACKAGE_OF_TOOL = {
-    "systemd-nspawn": "systemd-container",
-    "mmdebstrap": "mmdebstrap",
-    "ip": "iproute2",
-    "unshare": "util-linux",
-}
+ROOT_CACHE = Path("/var/cache/ddwd")
+TOOLS = ("systemd-nspawn", "mmdebstrap", "ip", "unshare")
 SUITES = ("bookworm", "trixie", "forky", "sid", "oldstable", "stable", "testing", "unstable")
 
 
@@ -36,7 +33,12 @@ def say(line: str = "") -> None:
 
 
 def cache_folder() -> Path:
-    """Return the one folder outside the clone that is written to; DDWD_CACHE overrides it."""
+    """Return the one folder outside the clone that this process writes to; DDWD_CACHE overrides it.
+
+    Root reached through sudo writes no file in the user's cache: its images and machines are in a folder of root's own.
+    """
+    if os.geteuid() == 0 and os.environ.get("SUDO_UID", "0") != "0":
+        return ROOT_CACHE
     named = os.environ.get("DDWD_CACHE")
     if named:
         return Path(named).absolute()
@@ -53,15 +55,21 @@ def become_root(arguments: Sequence[str]) -> None:
     if subprocess.run(["sudo", "-v"], check=False).returncode:
         msg = "booting a machine needs root, and sudo refused it"
         raise MachineError(msg)
-    _through_sudo(arguments)
-
-
-def _through_sudo(arguments: Sequence[str]) -> NoReturn:
-    kept = {"DDWD_CACHE": str(cache_folder()), "PATH": os.environ["PATH"]}
-    kept |= {name: os.environ[name] for name in ("DDWD_MIRROR", "http_proxy") if name in os.environ}
-    settings = [f"{name}={value}" for name, value in kept.items()]
     os.chdir(REPO)
-    os.execvp("sudo", ["sudo", "env", *settings, sys.executable, "-m", "tests.machine", *arguments])  # noqa: S606
+    os.environ["DDWD_CACHE"] = str(cache_folder())
+    os.execv("packaging/as-root", ["as-root", sys.executable, "-m", "tests.machine", *arguments])  # noqa: S606
+
+
+def give_back(clone: Path = REPO) -> None:
+    """Give the user who called sudo what root wrote in the user's clone (dist/, build/); links are not followed."""
+    owner = clone.stat()
+    if os.geteuid() != 0 or owner.st_uid == 0 or str(owner.st_uid) != os.environ.get("SUDO_UID"):
+        return
+    for folder, names, files in os.walk(clone):
+        for path in (Path(folder) / name for name in (*names, *files)):
+            with contextlib.suppress(FileNotFoundError):
+                if path.lstat().st_uid == 0:
+                    os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def require_tools() -> None:
@@ -69,17 +77,12 @@ def require_tools() -> None:
 
     Raises MachineError where apt cannot bring them.
     """
-    missing = sorted({package for tool, package in PACKAGE_OF_TOOL.items() if shutil.which(tool) is None})
-    if not missing:
-        return
-    say(f"installing on this host: {' '.join(missing)}")
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing]
-    for command in (["apt-get", "update", "-q"], install):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            msg = f"{' '.join(command)} failed; a machine cannot be booted here:\n{done.stderr.strip()}"
-            raise MachineError(msg)
+    done = subprocess.run(
+        [REPO / "packaging" / "host", *TOOLS], stderr=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        msg = f"a machine cannot be booted here:\n{done.stderr.strip()}"
+        raise MachineError(msg)
 
 
 def mirror() -> str:

@@ -13,10 +13,11 @@ import shutil
 import subprocess
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.machine.host import MachineError, cache_folder, mirror, require_tools, say
+from tests.machine.host import ROOT_CACHE, MachineError, cache_folder, mirror, require_tools, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,66 +61,75 @@ HOOKS = (
 )
 
 
-def recipe() -> dict[str, object]:
-    """Return all that decides what is in the image; its hash names the image."""
-    return {"suite": SUITE, "packages": [*SYSTEM, *PORTAL, *TOOLS], "hooks": list(HOOKS)}
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that decides what is in a tree made by mmdebstrap; its hash names the tree in `folder` of the cache."""
+
+    folder: str
+    suite: str
+    packages: tuple[str, ...]
+    hooks: tuple[str, ...] = ()
+
+    def path(self) -> Path:
+        """Return where the tree of this recipe is, built or not."""
+        written = {"suite": self.suite, "packages": self.packages, "hooks": self.hooks}
+        digest = hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:12]
+        return cache_folder() / self.folder / f"{self.suite}-{digest}"
 
 
-def image_path() -> Path:
-    """Return where the image of this recipe lies, built or not."""
-    digest = hashlib.sha256(json.dumps(recipe(), sort_keys=True).encode()).hexdigest()[:12]
-    return cache_folder() / "images" / f"{SUITE}-{digest}"
+APPLIANCE = Recipe("images", SUITE, (*SYSTEM, *PORTAL, *TOOLS), HOOKS)
 
 
-def ensure_image() -> Path:
+def ensure_image(recipe: Recipe = APPLIANCE) -> Path:
     """Return the image's folder, building it first where this recipe has none yet (root; one to three minutes).
 
     Raises MachineError where it cannot be built.
     """
     require_tools()
-    image = image_path()
-    with _locked(image.parent):
+    image = recipe.path()
+    with locked(image.parent):
         if not image.exists():
-            _forget_older(image.parent)
-            _build(image)
+            _forget_older(image.parent, recipe.suite)
+            _build(image, recipe)
     return image
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder where it is missing, and wait until no other process holds its lock."""
+    if not folder.exists() and ROOT_CACHE in folder.parents:
+        ROOT_CACHE.mkdir(mode=0o700, exist_ok=True)  # its programs may be old and setuid
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _forget_older(folder: Path) -> None:
+def _forget_older(folder: Path, suite: str) -> None:
     """Remove images of earlier recipes and torn builds, except one that a running machine still uses."""
     mounts = Path("/proc/self/mounts").read_text(encoding="utf-8")
-    for old in folder.iterdir():
-        if old.is_dir() and f"lowerdir={old}," not in mounts:
+    for old in folder.glob(f"{suite}-*"):
+        if f"lowerdir={old}," not in mounts:
             shutil.rmtree(old)
 
 
-def _build(image: Path) -> None:
-    say(f"building the Debian 13 image (once): {image}")
+def _build(image: Path, recipe: Recipe) -> None:
+    say(f"building the {recipe.suite} image (once): {image}")
     began = time.monotonic()
     growing = image.with_name(image.name + ".part")
-    include = ",".join([*SYSTEM, *PORTAL, *TOOLS])
-    hooks = [f"--customize-hook={hook}" for hook in HOOKS]
     command = [
         "mmdebstrap",
         "--variant=minbase",
-        f"--include={include}",
-        *hooks,
-        SUITE,
+        f"--include={','.join(recipe.packages)}",
+        *(f"--customize-hook={hook}" for hook in recipe.hooks),
+        recipe.suite,
         str(growing),
         mirror(),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         shutil.rmtree(growing, ignore_errors=True)
-        msg = f"mmdebstrap could not build {SUITE}:\n{done.stderr[-3000:]}"
+        msg = f"mmdebstrap could not build {recipe.suite}:\n{done.stderr[-3000:]}"
         raise MachineError(msg)
     growing.rename(image)
     say(f"image ready after {time.monotonic() - began:.0f} s")

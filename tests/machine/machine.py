@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from tests.machine.host import MachineError, cache_folder
+from tests.machine.host import MachineError, cache_folder, give_back
 from tests.machine.image import ensure_image
 from tests.machine.modality import Modality
 from tests.machine.network import Network
@@ -406,10 +406,7 @@ def _runs(record: Mapping[str, Any]) -> bool:
 def _remove(ident: str) -> None:
     """Unmount and delete everything of machine IDENT; its processes are killed where any are left."""
     folder = machines_folder() / ident
-    for cgroup in (_cgroup2() / f"ddwd-{ident}", _cgroup2() / f"ddwd-{ident}-modality"):
-        with contextlib.suppress(OSError):
-            (cgroup / "cgroup.kill").write_text("1", encoding="ascii")
-        _remove_cgroup(cgroup)
+    remove_cgroups(ident)
     Network(folder).destroy()
     subprocess.run(["umount", "-l", str(folder / "root")], capture_output=True, check=False)
     for volume in (folder / "volumes").glob("*"):
@@ -419,6 +416,14 @@ def _remove(ident: str) -> None:
         raise MachineError(msg)
     shutil.rmtree(folder, ignore_errors=True)
     (machines_folder() / f"{ident}.lock").unlink(missing_ok=True)
+
+
+def remove_cgroups(ident: str) -> None:
+    """Kill what is left of machine IDENT and its modality, and remove their cgroups."""
+    for cgroup in (_cgroup2() / f"ddwd-{ident}", _cgroup2() / f"ddwd-{ident}-modality"):
+        with contextlib.suppress(OSError):
+            (cgroup / "cgroup.kill").write_text("1", encoding="ascii")
+        _remove_cgroup(cgroup)
 
 
 def _remove_cgroup(cgroup: Path) -> None:
@@ -488,6 +493,7 @@ def _until(
 def _clean_up_at_exit() -> None:
     if _alive:
         return
+    atexit.register(give_back)
     atexit.register(_stop_all)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
