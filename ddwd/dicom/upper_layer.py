@@ -47,7 +47,10 @@ _HEADER = struct.Struct(">BxL")
 _PDV = struct.Struct(">LB")
 _P_DATA_TF = 0x04
 _READ_AHEAD = 64 * 1024
+_LEFT_OVER = 1024 * 1024
+"""Bytes that are still taken from a peer after our last PDU, so that it can read that one; then the connection is cut."""
 _ESTABLISHED = "Sta6"  # PS3.8 table 9-5: association established and ready for data transfer
+_CLOSING = "Sta13"  # the same: awaiting the close of the transport connection
 _EVENT_PDATA, _EVENT_CLOSED, _EVENT_INVALID = "Evt10", "Evt17", "Evt19"  # PS3.8 table 9-10
 
 
@@ -93,6 +96,7 @@ class UpperLayer(DULServiceProvider):
         self._bell_lock = threading.Lock()
         self._poller: select.poll | None = None
         self._received = Received()
+        self._left_over = 0
         self.socket = former.socket
         self.event_queue = former.event_queue
         self.artim_timer.timeout = former.artim_timer.timeout
@@ -164,6 +168,9 @@ class UpperLayer(DULServiceProvider):
         if self.state_machine.current_state == _ESTABLISHED:
             self._exchange()
             return False
+        if self.state_machine.current_state == _CLOSING:
+            self._close()
+            return True
         if not self._received.size and self.event_queue.empty() and not self._kill_thread:
             self._wait()
         if self._received.size:
@@ -178,6 +185,18 @@ class UpperLayer(DULServiceProvider):
                 return
             self._read_pdu_data()
             self._idle_timer.restart()
+
+    def _close(self) -> None:
+        """Discard what the peer still sends, and close the connection once it pauses or has gone, or after _LEFT_OVER bytes.
+
+        pynetdicom decodes it and answers every piece that is no PDU with another A-ABORT. A peer that sends and never reads would
+        occupy a processor until the send buffer is full, and the thread for as long as one PDU may take to be sent.
+        """
+        peer = self.socket.socket if self.socket else None
+        came = self._received.discard(peer) if peer is not None and self._wait() else 0
+        self._left_over += came
+        if self.socket and (not came or self._left_over > _LEFT_OVER):
+            self.socket.close()
 
     def _wait(self) -> bool:
         """Wait for bytes, a primitive to send, or the next look at the timers; whether there are bytes, or their end."""
@@ -286,6 +305,16 @@ class Received:
             return True  # found again by the next take
         self.size += received or 0
         return received is not None
+
+    def discard(self, peer: socket.socket) -> int:
+        """Drop all that is here, and read ahead once more; the number of bytes, 0 where the peer has closed."""
+        dropped, self.size = self.size, 0
+        if dropped:
+            return dropped
+        try:
+            return _receive_now(peer, memoryview(self._buffer)[:_READ_AHEAD]) or 0
+        except OSError:
+            return 0
 
     def _make_room(self, length: int) -> None:
         """Move what is there to the front of a buffer that is long enough."""

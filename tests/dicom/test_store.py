@@ -235,6 +235,16 @@ def test_an_oversized_pdu_is_refused_before_it_is_read(portal: Portal, kind: int
     assert portal.scp.answers()
 
 
+def test_what_follows_an_invalid_pdu_is_not_read_as_pdus(portal: Portal) -> None:
+    """Each of them would be answered, by a thread that has nothing left to do for this peer."""
+    with socket.create_connection(("127.0.0.1", portal.scp.port)) as peer:
+        peer.sendall(struct.pack(">BxL", 4, MAX_PDU + 1) + bytes(6 * 1000))
+        answers = b""
+        while part := peer.recv(4096):
+            answers += part
+    assert (answers[0], len(answers)) == (7, 10)  # one A-ABORT
+
+
 def test_idle_connections_do_not_keep_a_sender_out(portal: Portal) -> None:
     idle = [socket.create_connection(("127.0.0.1", portal.scp.port)) for _ in range(30)]
     idle[0].sendall(b"\x01")
