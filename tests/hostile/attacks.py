@@ -6,9 +6,11 @@ None of them may do more than waste the target's time: the tests look at its mem
 from __future__ import annotations
 
 import random
+import select
 import socket
 import struct
 import threading
+import time
 import zlib
 from collections import Counter
 from contextlib import ExitStack, suppress
@@ -49,6 +51,8 @@ _ITEM_END, _SEQUENCE_END = struct.pack("<HHL", 0xFFFE, 0xE00D, 0), struct.pack("
 _SEQUENCE = tagged(8, 0x1115, "SQ", b"", UNDEFINED)
 DEPTHS = (100, 1_000, 10_000, 100_000)
 IDLE = 1000
+_OPEN_SECONDS = 1.0
+"""For all of them to be open; those whose SYN was dropped by a full backlog the kernel goes on to open beside the image."""
 HELD = 200
 _SILENT = 8
 """Silences after which no more of an attack is sent: each takes its time, and shows nothing new."""
@@ -84,7 +88,7 @@ def forged_pdu_length(target: Target) -> Outcome:
 def _pour(sender: Sender, first: bytes, most: int) -> int:
     """Send until the peer takes no more; the bytes that went."""
     sent = 0
-    sender.connection.settimeout(10)
+    sender.connection.settimeout(sender.target.within(10))
     with suppress(OSError):
         sender.send(first)
         while sent < most:
@@ -125,15 +129,18 @@ def _end(sender: Sender, content: bytes) -> str:
 
 def idle_connections(target: Target) -> Outcome:
     """A thousand connections that say nothing stand open while an image is sent."""
-    failed = 0
     with ExitStack() as held:
+        opening = select.poll()
         for _ in range(IDLE):
-            try:
-                held.enter_context(socket.create_connection((target.host, target.port), 1))
-            except OSError:
-                failed += 1
-            if failed > _SILENT:  # it takes no more: each further one would only take its time
-                break
+            one = held.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex((target.host, target.port))
+            opening.register(one, select.POLLOUT)
+        waiting, until = IDLE, time.monotonic() + _OPEN_SECONDS
+        while waiting and (rest := until - time.monotonic()) > 0:
+            for descriptor, _ in opening.poll(rest * 1000):
+                opening.unregister(descriptor)
+                waiting -= 1
         return Counter({store_image(target, image(3)): 1})
 
 
@@ -333,10 +340,10 @@ def deflate_bomb(target: Target) -> Outcome:
 
 
 def _deflated(start: bytes, block: bytes, times: int) -> Iterator[bytes]:
+    """A deflate stream of `start` and so many blocks; each block is flushed in full (RFC 1951), so that one stands for all."""
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    yield deflater.compress(start)
-    for _ in range(times):
-        yield deflater.compress(block)
+    yield deflater.compress(start) + deflater.flush(zlib.Z_FULL_FLUSH)
+    yield (deflater.compress(block) + deflater.flush(zlib.Z_FULL_FLUSH)) * times
     yield deflater.flush()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,10 +32,20 @@ def high_water(status: str) -> float:
 
 
 def note(row: Row) -> None:
-    """Keep a row in the file, in the place of an earlier one of the same attack and target."""
-    rows = [one for one in read() if (one.target, one.attack) != (row.target, row.attack)]
+    """Keep a row in the file, in the place of an earlier one of the same attack and target.
+
+    `make test` attacks the receiver alone and the appliance at the same time: the folder is locked, and the file is never half written.
+    """
     FILE.parent.mkdir(exist_ok=True)
-    FILE.write_text(json.dumps([asdict(one) for one in [*rows, row]], indent=1) + "\n", encoding="utf-8")
+    folder = os.open(FILE.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        rows = [one for one in read() if (one.target, one.attack) != (row.target, row.attack)]
+        fresh = FILE.with_suffix(".new")
+        fresh.write_text(json.dumps([asdict(one) for one in [*rows, row]], indent=1) + "\n", encoding="utf-8")
+        fresh.replace(FILE)
+    finally:
+        os.close(folder)
 
 
 def read() -> list[Row]:

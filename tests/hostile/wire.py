@@ -153,12 +153,19 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The SCP that is attacked, and the seconds after which it counts as silent."""
+    """The SCP that is attacked, and the seconds after which it counts as silent.
+
+    Without a patience every answer is waited for until it comes or the connection ends: how long that takes is the machine's affair.
+    """
 
     host: str
     port: int
     called: str
-    patience: float = 10.0
+    patience: float | None = 10.0
+
+    def within(self, seconds: float) -> float | None:
+        """The limit of a step that has `seconds`, where there is a patience at all."""
+        return None if self.patience is None else seconds
 
 
 class Sender:
@@ -166,7 +173,8 @@ class Sender:
 
     def __init__(self, target: Target, seconds: float = 0.0) -> None:
         self.target = target
-        self.connection = socket.create_connection((target.host, target.port), seconds or target.patience)
+        patience = target.within(seconds) if seconds else target.patience
+        self.connection = socket.create_connection((target.host, target.port), patience)
 
     def __enter__(self) -> Self:
         return self
