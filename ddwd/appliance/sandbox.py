@@ -44,6 +44,7 @@ _PORTS = 5
 _PORT_RANGE = range(15000, 32000, 10)
 """Below the kernel's ephemeral ports, so that no outgoing connection takes one between the look and the start."""
 _TRIES = 50
+_reserved: list[socket.socket] = []
 _CONNECT_SECONDS = 0.5
 _LAST_LINES = 15
 
@@ -136,13 +137,25 @@ def is_free(port: int) -> bool:
 
 
 def free_ports() -> range:
-    """Five ports in a row that nothing holds."""
+    """Five ports in a row that nothing holds, reserved until this process ends: other trials that start at the same time choose others."""
     for _ in range(_TRIES):
         base = secrets.choice(_PORT_RANGE)
         ports = range(base, base + _PORTS)
-        if all(map(is_free, ports)):
+        if _reserve(base) and all(map(is_free, ports)):
             return ports
     raise DdwdError("no five free ports in a row were found; name them with --port-base")
+
+
+def _reserve(base: int) -> bool:
+    """Take a name that only one process can have: an abstract Unix socket, which like a port belongs to the network namespace (unix(7))."""
+    name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        name.bind(f"\0ddwd-try-{base}")
+    except OSError:
+        name.close()
+        return False
+    _reserved.append(name)
+    return True
 
 
 @dataclass(slots=True)

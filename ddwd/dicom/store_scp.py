@@ -334,7 +334,7 @@ class _Server(ThreadedAssociationServer):
     def shutdown(self) -> None:
         """Refuse connections from now on and end: what the listener waits on is closed, so that it does not sleep its half second out."""
         with suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
+            cast("socket.socket", self.socket).shutdown(socket.SHUT_RDWR)
         super().shutdown()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
