@@ -30,6 +30,27 @@ def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
 
 
 @pytest.fixture(scope="session")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    """A portal that waits one second for late images, and not three."""
+    folder = tmp_path_factory.mktemp("quick") / "portal"
+    folder.mkdir()
+    write_settings(folder, "stable_age: 1\n")
+    trial = Trial(folder)
+    try:
+        trial.wait_up()
+        yield trial
+    finally:
+        trial.stop()
+
+
+def write_settings(folder: Path, extra: str) -> None:
+    """Write a trial's ddwd.yaml with more settings; its ports are reserved until the test run ends, over every restart of the trial."""
+    settings(folder)
+    with (folder / "ddwd.yaml").open("a", encoding="utf-8") as file:
+        file.write(extra)
+
+
+@pytest.fixture(scope="session")
 def server() -> Iterator[PostgresServer]:
     """A PostgreSQL server; whoever stops it starts it again."""
     made = PostgresServer()
@@ -54,9 +75,7 @@ def begin(tmp_path: Path) -> Iterator[Callable[..., Trial]]:
         folder = tmp_path / "portal"
         if extra:
             folder.mkdir()
-            settings(folder)
-            with (folder / "ddwd.yaml").open("a") as file:
-                file.write(extra)
+            write_settings(folder, extra)
         trials.append(Trial(folder, *options))
         return trials[-1]
 

@@ -22,6 +22,12 @@ HOSTILE = (
 )  # fmt: skip
 
 
+@pytest.fixture
+def portal(quick: Trial) -> Trial:
+    """Most tests here wait for a study to be complete; tests/integration/test_operator.py does with every setting at its default."""
+    return quick
+
+
 def test_a_study_sent_by_dcmsend_is_complete_on_disk_and_unchanged(portal: Trial, tmp_path: Path) -> None:
     study = made_up_ct(tmp_path, 60, seed=10, size=128)
     portal.dcmsend(study.paths)
@@ -94,7 +100,8 @@ def test_several_senders_at_once_lose_nothing(portal: Trial, tmp_path: Path) -> 
 def test_stable_mode_sends_a_study_once_it_is_stable_and_delivers(
     begin: Callable[..., Trial], tmp_path: Path
 ) -> None:
-    portal = begin(extra="stable_age: 1\nforward:\n  mode: stable\n")
+    # the default stable_age: one job means that no pause of the sender was that long
+    portal = begin(extra="forward:\n  mode: stable\n")
     portal.wait_up()
     study = made_up_ct(tmp_path / "ct", 50, seed=16, size=16)
     portal.dcmsend(study.paths)

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
+from ddwd.appliance.sandbox import free_ports
+from tests.integration.conftest import write_settings
 from tests.integration.trial import CLONE, Trial, ddwd, wait_for
 from tests.studies import made_up_ct
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 LIMIT = 40.0
 RULES = """
+stable_age: 1
 destinations:
   - {{name: teaching, url: "http://127.0.0.1:{http}/dicom-web", user: ddwd, password: made-up}}
   - {{name: pacs, aet: PACS, host: 127.0.0.1, port: {dicom}}}
@@ -33,25 +35,14 @@ routes:
 """
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 class Town:
     """A portal, and one Orthanc that is both destinations: by DICOMweb as `teaching`, by DIMSE as `pacs`."""
 
     def __init__(self, folder: Path) -> None:
-        from ddwd.appliance.sandbox import settings  # noqa: PLC0415 - as in conftest
-
-        self.http, self.dicom = _free_port(), _free_port()
+        self.http, self.dicom = free_ports()[:2]
         self.folder = folder / "portal"
         self.folder.mkdir()
-        settings(self.folder)
-        with (self.folder / "ddwd.yaml").open("a", encoding="utf-8") as file:
-            file.write(RULES.format(http=self.http, dicom=self.dicom))
+        write_settings(self.folder, RULES.format(http=self.http, dicom=self.dicom))
         self._configuration = folder / "teaching.json"
         self._configuration.write_text(json.dumps(self._settings(folder / "teaching")), encoding="utf-8")
         self._said = (folder / "said").open("wb")

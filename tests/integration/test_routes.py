@@ -14,6 +14,7 @@ from ddwd.dicom import store_scu
 from ddwd.dicom.nodes import gateway
 from ddwd.dicom.store_scu import Outgoing
 from ddwd.routing import choose, table
+from tests.integration.conftest import write_settings
 from tests.integration.trial import Trial, ddwd, wait_for
 from tests.studies import made_up_ct, read_studies
 
@@ -27,6 +28,7 @@ CASES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "routes.json").read_text(encoding="utf-8")
 )
 RULES = """
+stable_age: 1
 forward:
   grace: 3600  # so that nobody but Lua decides and forwards
 routes:
@@ -56,13 +58,11 @@ def _rule(number: int, case: dict[str, Any]) -> str:
 @pytest.fixture(scope="module")
 def ruled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     """A portal with rules: one for each case, then those of a hospital."""
-    from ddwd.appliance.sandbox import settings  # noqa: PLC0415 - as in conftest
-
     folder = tmp_path_factory.mktemp("routes") / "portal"
     folder.mkdir()
-    settings(folder)
-    with (folder / "ddwd.yaml").open("a", encoding="utf-8") as file:
-        file.write(RULES.format(cases="\n".join(_rule(number, case) for number, case in enumerate(CASES))))
+    write_settings(
+        folder, RULES.format(cases="\n".join(_rule(number, case) for number, case in enumerate(CASES)))
+    )
     trial = Trial(folder)
     try:
         trial.wait_up()
