@@ -56,7 +56,7 @@ def test_a_second_run_on_the_folder_goes_on_where_the_first_stopped(
     begin: Callable[..., Trial], tmp_path: Path
 ) -> None:
     study = made_up_ct(tmp_path / "ct", 4, seed=31, size=16)
-    trial = begin(extra="stable_age: 3\n")  # the default
+    trial = begin(extra="stable_age: 1\n")
     trial.wait_up()
     trial.dcmsend(study.paths)
     trial.stop()  # in mid-study: nothing is published yet, or all is
