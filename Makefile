@@ -16,7 +16,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # The machine and the tests in it need root.
 AS_ROOT := packaging/as-root
-COVERAGE := $(BIN)/coverage run -m pytest
+# COVERAGE=1 measures which lines are run. Each test runs in one of several processes, a module in the same one.
+PYTEST := $(BIN)/$(if $(COVERAGE),coverage run -m pytest,pytest) -p no:cacheprovider -q --dist loadfile
+HOST_TESTS := $(PYTEST) --numprocesses $(shell nproc)
+MACHINE_TESTS := $(AS_ROOT) $(PYTEST) --numprocesses 4 --no-loadscope-reorder tests/appliance tests/faults
 MACHINE := $(BIN)/python -m tests.machine
 
 .DEFAULT_GOAL := help
@@ -31,7 +34,7 @@ build/python:
 endif
 endif
 
-.PHONY: help venv deb lint unit pictures manual integration appliance shell stop demo bench fuzz identifiers audit docs faults appliance-tests coverage test lock clean
+.PHONY: help venv deb check lint unit unit-deep pictures manual integration appliance shell stop demo bench fuzz identifiers audit docs faults machines machines-certify newcomers coverage test certify lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -63,16 +66,23 @@ lint: venv ## format, defects, types, layers, dead code, spelling, shell, versio
 	packaging/check-manual
 	packaging/check-versions
 
-unit: venv ## the fast tests: no root, no socket, seconds
+check: ## after each change: lint, unit and dashboard tests; a minute or so, no root
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory unit
+
+unit: venv ## the tests of all that is decided, and of the dashboard: no root, no socket, less than a minute
 	@packaging/host openssl
-	$(COVERAGE) tests/unit tests/tui
+	$(HOST_TESTS) tests/unit tests/tui
+
+unit-deep: venv ## of these the ones that try every case or many examples, at full depth
+	DDWD_DEPTH=full $(HOST_TESTS) -m deep tests/unit
 
 pictures: venv ## the pictures of the dashboard in docs/, made by Textual from fixed data
 	$(BIN)/python -m tests.tui.pictures docs
 
 integration: venv ## real DICOM sockets, PostgreSQL, and the whole portal in one folder by `ddwd try`
 	@packaging/host Orthanc dicomweb dcmsend initdb
-	$(COVERAGE) tests/dicom tests/integration
+	$(HOST_TESTS) tests/dicom tests/integration
 
 coverage: venv
 	$(BIN)/coverage combine --quiet
@@ -120,19 +130,24 @@ faults: venv deb ## fault rounds in a throw-away machine: SEED=... ROUNDS=... (1
 	@packaging/host dcmsend
 	$(AS_ROOT) $(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ROUND),--only $(ROUND))
 
-appliance-tests: venv deb
+machines: venv deb ## what make test runs in booted machines, four at a time
 	@packaging/host dcmsend
-	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/appliance tests/faults
+	$(MACHINE_TESTS) -m 'appliance and not certify'
 
-test: ## everything, on a fresh machine
+machines-certify: venv deb ## all other tests in booted machines
+	@packaging/host dcmsend
+	$(MACHINE_TESTS) -m certify
+
+newcomers: ## demo and check on a bare Debian 12 and a bare Debian 13, as root and as a user with sudo
+	packaging/newcomer bookworm user demo check
+	packaging/newcomer trixie user demo check
+
+test: venv deb ## the promises: lint, unit, integration, and in booted machines what must never break; a quarter of an hour
 	@rm -rf build/coverage
-	$(MAKE) lint
-	$(MAKE) unit
-	$(MAKE) audit
-	$(MAKE) docs
-	$(MAKE) -j2 --output-sync=target integration appliance-tests
-	$(MAKE) bench QUICK=1
-	$(MAKE) coverage
+	@$(BIN)/python -m tests.tiers test
+
+certify: venv deb ## all that is left, at full depth
+	@$(BIN)/python -m tests.tiers certify
 
 lock: ## pin newer versions of the libraries and tools
 	packaging/lock $(CACHE)

@@ -1,10 +1,20 @@
-"""What all tests share: the examples of Hypothesis are the same in each run (tests/depth.py)."""
+"""What all tests share: the same examples of Hypothesis in each run (tests/depth.py), and which machine tests are left to `make certify`."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 
 from tests.depth import examples
+from tests.tiers import is_certify, rank
 
 settings.register_profile("ddwd", examples(40, 400))
 settings.load_profile("ddwd")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test` leaves to `make certify`; put the modules of the machine tests that take longest first."""
+    for item in items:
+        if item.get_closest_marker("appliance") and is_certify(item.path.stem, item.name):
+            item.add_marker(pytest.mark.certify)
+    items.sort(key=lambda item: rank(item.path.stem) if item.get_closest_marker("appliance") else 0)
