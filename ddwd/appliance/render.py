@@ -251,15 +251,14 @@ def merged(
 def read_addition(path: Path, problems: list[Problem]) -> Json:
     """One of the operator's files; what is wrong with it is added to `problems`, and nothing of it taken then."""
     try:
-        text = _without_comments(path.read_text(encoding="utf-8"))
-        found = json.loads(text)
+        found = json.loads(_without_comments(path.read_text(encoding="utf-8")))
     except OSError as error:
         problems.append(
             Problem(str(path), None, "file", f"cannot be read ({error.strerror})", "make it readable")
         )
         return {}
     except json.JSONDecodeError as error:
-        line, reason = _json_mistake(text, error)
+        line, reason = _json_mistake(error)
         problems.append(Problem(str(path), line, "syntax", f"not JSON: {reason}", "write one JSON object"))
         return {}
     except ValueError as error:
@@ -271,11 +270,12 @@ def read_addition(path: Path, problems: list[Problem]) -> Json:
     return {}
 
 
-def _json_mistake(text: str, error: json.JSONDecodeError) -> tuple[int, str]:
+def _json_mistake(error: json.JSONDecodeError) -> tuple[int, str]:
     """Return the line to edit and the reason, the same with every Python.
 
     Python 3.13 places a trailing comma at the comma; earlier versions place it at the bracket, which may be lines below.
     """
+    text = error.doc
     before = text[: error.pos].rstrip()
     if error.pos < len(text) and text[error.pos] in "]}" and before.endswith(","):
         comma = len(before) - 1

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from tests.machine.host import REPO, MachineError, cache_folder, mirror, say
+from tests.machine.host import REPO, cache_folder, mirror, say
 from tests.machine.image import Recipe, ensure_image, locked
 from tests.machine.machine import remove_cgroups
 
@@ -177,8 +177,8 @@ class Host:
             for name in (".config/pip", ".pip"):
                 self._copy(own / name, f"{home}/{name}")
         settings = [_text(path) for path in _pip_files(own)]
-        for path in _local_paths([acquire, *settings, *_carried_environment().values()]):
-            self._show(path)
+        for named in _local_paths([acquire, *settings, *_carried_environment().values()]):
+            self._show(named)
 
     def _show(self, path: Path) -> None:
         """Copy a file that a setting names; show a folder read-only, from the first part of its path that is missing here."""
