@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ddwd.config import Config, Scp
 from ddwd.dicom.store_scp import Bounds, StoreScp
-from ddwd.dicom.upper_layer import Limits, Peer
+from ddwd.dicom.upper_layer import Limits, Peer, UpperLayer
 from ddwd.paths import Paths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -23,14 +26,16 @@ class Portal:
         self.config = Config(scp=Scp(port=0), output_dir=folder / "out", run_dir=folder / "run")
         self.paths = Paths(self.config)
         self.paths.output.mkdir()
-        self.scp = StoreScp(
-            self.config, bounds=Bounds(connections=8, limits=Limits(negotiation=0.5, transfer=2.0))
-        )
+        self.scp = StoreScp(self.config, bounds=Bounds(connections=8))
 
     @property
     def peer(self) -> Peer:
         """The SCP as a sender reaches it."""
         return Peer("127.0.0.1", self.scp.port, self.config.scp.aet, "TEST")
+
+    def hurry(self, *, negotiation: float = 5.0, transfer: float = 60.0) -> None:
+        """Shorten the seconds that a PDU of the connections to come may take: for a test that waits for the end of them."""
+        self.scp._bounds = replace(self.scp._bounds, limits=Limits(negotiation, transfer))
 
     def spooled(self) -> list[Path]:
         """Acknowledged objects."""
@@ -39,6 +44,25 @@ class Portal:
     def unfinished(self) -> list[Path]:
         """Objects that were not acknowledged."""
         return list(self.paths.incoming.iterdir())
+
+    def wait_begun(self) -> None:
+        """Wait until an object is on its way in."""
+        wait_until(self.unfinished)
+
+    def wait_ended(self) -> None:
+        """Wait until each association whose peer has gone has ended, and what was cut off is removed."""
+        scp = self.scp
+        with scp._changed:
+            scp._changed.wait_for(lambda: not scp._open)
+        for thread in threading.enumerate():
+            if isinstance(thread, UpperLayer) and thread.assoc.is_acceptor:
+                thread.join()
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    """Look every few milliseconds until it holds; where it never does, pytest's limit for a hang ends the test."""
+    while not holds():
+        time.sleep(0.005)
 
 
 @pytest.fixture

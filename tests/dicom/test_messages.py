@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ddwd.dicom.upper_layer import UpperLayer
+from tests.dicom.conftest import wait_until
 from tests.dicom.test_store import CT, body_of, data_set
 from tests.hostile import wire
 from tests.hostile.wire import (
@@ -50,7 +50,7 @@ class Raw(Sender):
     """A requestor that sends whatever it is told, in an established association."""
 
     def __init__(self, portal: Portal, longest: int) -> None:
-        super().__init__(Target("127.0.0.1", portal.scp.port, portal.config.scp.aet), 20)
+        super().__init__(Target("127.0.0.1", portal.scp.port, portal.config.scp.aet, None))
         self.associate(longest=longest)
 
     def is_aborted(self) -> bool:
@@ -74,9 +74,7 @@ def stored(portal: Portal) -> list[bytes]:
 
 def nothing_stays(portal: Portal) -> bool:
     """Whether no file is there, or is about to go."""
-    until = time.monotonic() + 5
-    while portal.unfinished() and time.monotonic() < until:
-        time.sleep(0.01)
+    wait_until(lambda: not portal.unfinished())
     return (portal.unfinished(), portal.spooled()) == ([], [])
 
 
@@ -236,18 +234,18 @@ def test_a_command_set_without_an_end_aborts(portal: Portal, raw: Raw) -> None:
 
 def test_without_a_last_fragment_there_is_no_answer_and_no_file(portal: Portal, raw: Raw) -> None:
     raw.send(pdu(pdv(STORE, COMMAND | LAST, command(*request())), pdv(STORE, DATA, data_set())))
-    until = time.monotonic() + 5
-    while not portal.unfinished() and time.monotonic() < until:
-        time.sleep(0.01)
-    assert portal.unfinished()
+    portal.wait_begun()
     raw.close()
     assert nothing_stays(portal)
 
 
-def test_half_a_pdu_ends_in_time(portal: Portal, raw: Raw) -> None:
+def test_half_a_pdu_ends_in_time(portal: Portal) -> None:
+    portal.hurry(transfer=0.5)
+    raw = Raw(portal, 0)
     raw.send(pdu(pdv(STORE, COMMAND | LAST, command(*request()))) + pdu(pdv(STORE, DATA, bytes(5000)))[:900])
     assert raw.receive()[0] in {0, 7}
     assert nothing_stays(portal)
+    raw.close()
 
 
 def test_a_peer_that_takes_small_pdus_gets_its_answer_in_pieces(portal: Portal) -> None:
@@ -267,6 +265,6 @@ def test_an_event_that_cannot_be_ends_its_association_and_nothing_else(
     reactor.event_queue.put("Evt7")
     reactor.wake()
     assert raw.receive()[0] == 0
-    reactor.join(5)
+    reactor.join()
     assert "an association ends: Invalid event 'Evt7' for the current state 'Sta6'" in caplog.text
     assert portal.scp.answers()

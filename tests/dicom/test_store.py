@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from io import BytesIO
 from ipaddress import IPv4Address
@@ -32,6 +31,7 @@ from ddwd.dicom import store_scu
 from ddwd.dicom.store_scp import StoreScp
 from ddwd.dicom.upper_layer import MAX_PDU, Peer, associate
 from ddwd.errors import LinkedError
+from tests.dicom.conftest import wait_until
 from tests.hostile.wire import command, pdu, pdv, request
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def store(
 ) -> int | None:
     """One C-STORE of given bytes; its status, or None where the association broke."""
     peer = portal if isinstance(portal, Peer) else portal.peer
-    association = associate(peer, [build_context(sop_class, syntax)], connect=5, silence=20)
+    association = associate(peer, [build_context(sop_class, syntax)], connect=60, silence=60)
     assert association.is_established
     association._reactor_checkpoint.clear()  # its own thread must not take the response, as in send_c_store
     while not association._is_paused:
@@ -229,7 +229,6 @@ def test_a_big_object_is_not_held_in_memory(tmp_path: Path) -> None:
 def test_an_oversized_pdu_is_refused_before_it_is_read(portal: Portal, kind: int, length: int) -> None:
     with socket.create_connection(("127.0.0.1", portal.scp.port)) as peer:
         peer.sendall(struct.pack(">BxL", kind, length))
-        peer.settimeout(5)
         while peer.recv(4096):
             pass
     assert portal.scp.answers()
@@ -261,10 +260,7 @@ def test_associations_that_say_nothing_do_not_keep_a_sender_out(portal: Portal) 
     held = [associate(portal.peer, [build_context(CT, ExplicitVRLittleEndian)]) for _ in range(30)]
     assert store(portal, data_set("1.2.3.5"), "1.2.3.5") == 0
     busy.dul.socket.send(pdu(pdv(1, 2, last)))  # type: ignore[union-attr]
-    until = time.monotonic() + 10
-    while len(portal.spooled()) < 2 and time.monotonic() < until:
-        time.sleep(0.01)
-    assert len(portal.spooled()) == 2
+    wait_until(lambda: len(portal.spooled()) == 2)
     for one in (busy, *held):
         one.abort()
 
@@ -277,6 +273,7 @@ def test_an_abort_in_the_middle_leaves_nothing(portal: Portal) -> None:
     request.DataSet = BytesIO(data_set(body=bytes(4 * 1024 * 1024)))
     association.dimse.send_msg(request, 1)
     association.abort()
+    portal.wait_ended()
     assert portal.scp.stop(5)
     assert portal.unfinished() == []
 
@@ -365,7 +362,6 @@ def test_only_this_machine_may_speak_to_it_wherever_it_listens(
 def test_a_stranger_is_cut_off_before_a_byte_is_read(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(portal.scp, "_is_here", lambda _source: False)
     with socket.create_connection(("127.0.0.1", portal.scp.port)) as stranger:
-        stranger.settimeout(5)
         assert stranger.recv(1) == b""
     assert portal.scp.counts().associations == 0
     assert portal.scp.counts().strangers == 1

@@ -15,7 +15,7 @@ from ddwd.config import TlsConfig
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
 from ddwd.dicom.store_scp import Bounds, StoreScp
-from ddwd.dicom.upper_layer import Limits, Peer
+from ddwd.dicom.upper_layer import Peer
 from ddwd.errors import ConfigError
 from tests import certificates
 from tests.dicom.conftest import Portal
@@ -36,8 +36,7 @@ class SecurePortal(Portal):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.config = replace(self.config, tls=TlsConfig(scp=True, folder=certificates.own()))
-        limits = Limits(negotiation=0.5, transfer=2.0)
-        self.scp = StoreScp(self.config, bounds=Bounds(connections=8, limits=limits))
+        self.scp = StoreScp(self.config, bounds=Bounds(connections=8))
         self.told: list[tuple[str, str]] = []
         self.scp.on_refused(lambda calling, called: self.told.append((calling, called)))
 
@@ -138,13 +137,14 @@ def test_what_is_older_than_tls_1_2_is_not_spoken(secure: SecurePortal, version:
 
 
 def test_peers_that_begin_a_handshake_and_fall_silent_hold_up_nobody(secure: SecurePortal) -> None:
+    secure.hurry(negotiation=2.0)
     silent = [socket.create_connection(("127.0.0.1", secure.scp.port), 5) for _ in range(6)]
     try:
         for one in silent:
             one.sendall(b"\x16\x03\x01\x02\x00")
         assert store(secure, data_set()) == 0
         for one in silent:
-            one.settimeout(10)
+            one.settimeout(None)
             assert one.recv(1024) == b""
     finally:
         for one in silent:
