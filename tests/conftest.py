@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import settings
 
 from tests.depth import examples
+from tests.machine.machine import accounts
 from tests.tiers import is_certify, rank
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 settings.register_profile("ddwd", examples(40, 400))
 settings.load_profile("ddwd")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add to a failed machine test what its machines have to say: units that failed, the end of the journal."""
+    report = yield
+    if report.failed and item.get_closest_marker("appliance"):
+        report.sections += [(f"machine {name}", text) for name, text in accounts()]
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -165,10 +165,10 @@ class Run:
             if time.monotonic() < due:
                 continue
             due = time.monotonic() + _EVERY_SECONDS
-            now = time.monotonic()
             at_work = [step for step in self.steps if step.began and step.status is None]
             for step in at_work:
                 step.look()
+            now = time.monotonic()
             self._say(" · ".join(step.state(now) for step in at_work))
 
     def _say(self, text: str) -> None:

@@ -27,7 +27,7 @@ from tests.machine.modality import Modality
 from tests.machine.network import Network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType, TracebackType
 
 BOOT_LIMIT = 120.0
@@ -371,6 +371,16 @@ def running() -> list[str]:
     return [
         ident for ident in idents if (found := _record(ident, missing_ok=True)).get("kept") and _runs(found)
     ]
+
+
+def accounts() -> Iterator[tuple[str, str]]:
+    """ID and account of each machine of this process that runs: units that failed, and the end of the journal."""
+    ask = "systemctl --failed --plain --no-legend; journalctl --no-pager -o short-precise -n 300"
+    for machine in list(_alive):
+        try:
+            yield machine.ident, machine.run(ask, check=False, timeout=30).stdout
+        except (OSError, subprocess.SubprocessError) as error:
+            yield machine.ident, f"does not answer: {error}"
 
 
 def _claim() -> tuple[str, Any]:
