@@ -1,6 +1,6 @@
 """A pytest plugin (`-p tests.progress`): writes what starts and what ends to the file that DDWD_PROGRESS names, for tests/tiers.py.
 
-One JSON object a line: `{"total": 1935}`, `{"begun": ID}`, `{"ended": ID, "outcome": "passed", "seconds": 0.1}`. With pytest-xdist
+One JSON object a line: `{"total": 1935}`, `{"begun": ID}`, `{"failed": ID, "text": WHY}`, `{"ended": ID, "outcome": "passed", "seconds": 0.1}`. With pytest-xdist
 the controlling process alone writes.
 """
 
@@ -51,6 +51,7 @@ class Writer:
         self._seconds[report.nodeid] += report.duration
         if report.outcome != "passed":
             self._outcome[report.nodeid] = report.outcome
+            self._write(failed=report.nodeid, text=report.longreprtext)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """A test has ended."""

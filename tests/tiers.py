@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -60,7 +61,9 @@ class Step:
     total: int = 0
     running: dict[str, float] = field(default_factory=dict)
     ended: list[tuple[float, str, str]] = field(default_factory=list)
+    news: list[str] = field(default_factory=list)
     _read: int = 0
+    _process: subprocess.Popen[bytes] | None = None
 
     @property
     def name(self) -> str:
@@ -88,13 +91,20 @@ class Step:
         own = {VARIABLE: str(self._progress), "PYTEST_ADDOPTS": "-p tests.progress"}
         self.began = time.monotonic()
         with self.log.open("wb") as output:
-            done = subprocess.run(
+            self._process = subprocess.Popen(
                 ["make", "--no-print-directory", *self.target.split()],
-                cwd=REPO, env=os.environ | own, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False,
+                cwd=REPO, env=os.environ | own, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True,
             )  # fmt: skip
+            status = self._process.wait()
         self.look()
         self.seconds = time.monotonic() - self.began
-        self.status = done.returncode
+        self.status = status
+
+    def end(self) -> None:
+        """End it before its time, with all that it started."""
+        if self._process and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
 
     def look(self) -> None:
         """Read what its tests have reported since the last look."""
@@ -111,6 +121,8 @@ class Step:
             self.total = line["total"]
         elif "begun" in line:
             self.running[line["begun"]] = time.monotonic()
+        elif "failed" in line:
+            self.news.append(f"FAILED {line['failed']}\n{line['text']}")
         else:
             self.running.pop(line["ended"], None)
             self.ended.append((line["seconds"], line["outcome"], line["ended"]))
@@ -137,21 +149,31 @@ class Run:
         self.steps = [step for lane in self.lanes for step in lane]
         self.began = time.monotonic()
         self._lock = threading.Lock()
+        self._ended = False
 
     def go(self) -> int:
         """Run all lanes, those that need the machine for themselves last; 0 if every step passed."""
         LOGS.mkdir(parents=True, exist_ok=True)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         together = [lane for lane in self.lanes if lane[0].name != ALONE]
         for group in (together, [lane for lane in self.lanes if lane not in together]):
             threads = [threading.Thread(target=self._run_lane, args=(lane,)) for lane in group]
             for one in threads:
                 one.start()
-            self._report_until_ended(threads)
+            try:
+                self._report_until_ended(threads)
+            except KeyboardInterrupt:
+                self._ended = True
+                for step in self.steps:
+                    step.end()
+                return 130
         self._table()
         return int(any(step.status for step in self.steps))
 
     def _run_lane(self, lane: Sequence[Step]) -> None:
         for step in lane:
+            if self._ended:
+                return
             step.run()
             self._say(f"{step.name}: {'passed' if step.status == 0 else 'FAILED'} in {step.seconds:.0f} s")
             if step.status:
@@ -168,6 +190,8 @@ class Run:
             at_work = [step for step in self.steps if step.began and step.status is None]
             for step in at_work:
                 step.look()
+                while step.news:
+                    self._say(step.news.pop(0))
             now = time.monotonic()
             self._say(" · ".join(step.state(now) for step in at_work))
 

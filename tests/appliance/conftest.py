@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.machine import Machine
+from tests.machine import Machine, ensure_installed
 from tests.machine.__main__ import newest_deb
 from tests.studies import Study, faults, is_complete
 
@@ -88,6 +89,15 @@ class Portal:
         assert [line for study in studies for line in faults(study, self.output)] == []
 
 
+@contextmanager
+def installed(deb: Path, **options: Any) -> Iterator[Portal]:
+    """A machine of its own with the portal installed and active; `options` are those of Machine."""
+    with Machine(layer=ensure_installed(deb), **options) as machine:
+        portal = Portal(machine, deb)
+        portal.wait_active()
+        yield portal
+
+
 @pytest.fixture(scope="session")
 def deb() -> Path:
     """The package `make deb` built."""
@@ -102,7 +112,5 @@ def deb() -> Path:
 @pytest.fixture(scope="session")
 def portal(deb: Path) -> Iterator[Portal]:
     """The machine most tests share, with the portal installed and active."""
-    with Machine() as machine:
-        shared = Portal(machine, deb)
-        shared.install()
+    with installed(deb) as shared:
         yield shared

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from lxml import etree
 
-from tests.appliance.conftest import Portal
-from tests.machine import Machine
+from tests.appliance.conftest import Portal, installed
 from tests.studies import made_up_ct
 
 if TYPE_CHECKING:
@@ -33,9 +32,8 @@ START = "systemd-run --unit=repository rsyslogd -n -f /etc/repo/rsyslog.conf -i 
 @pytest.fixture(scope="module")
 def own(deb: Path) -> Iterator[Portal]:
     """A machine with a repository of its own."""
-    with Machine() as machine:
-        fresh = Portal(machine, deb)
-        fresh.install()
+    with installed(deb) as fresh:
+        machine = fresh.machine
         machine.run("mkdir -p /etc/repo /var/lib/rsyslog-test")
         machine.path("/etc/repo/rsyslog.conf").write_text(RSYSLOG, encoding="utf-8")
         machine.run(

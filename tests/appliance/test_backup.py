@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import signal
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.appliance.conftest import UNITS, Portal
+from tests.appliance.conftest import UNITS, Portal, installed
 from tests.machine import Machine
 from tests.studies import Study, made_up_ct, published
 
@@ -15,7 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.machine.modality import Sending
+
 BACKUP = "/mnt/backup"
+GOING = 400
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +33,15 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> list[Study]:
 @pytest.fixture(scope="module")
 def going(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """The study that is being sent when the backup is taken, and when the machine dies."""
-    return made_up_ct(tmp_path_factory.mktemp("going"), 400, seed=910, size=256)
+    return made_up_ct(tmp_path_factory.mktemp("going"), GOING, seed=910, size=256)
 
 
 @pytest.fixture(scope="module")
 def rescued(deb: Path, done: list[Study], going: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is left of the first machine: its backup, and beside it its passwords."""
     folder = tmp_path_factory.mktemp("rescued")
-    with Machine() as machine:
-        portal = Portal(machine, deb)
-        portal.install()
+    with installed(deb) as portal:
+        machine = portal.machine
         portal.deliver(*done)
         with machine.path("/etc/default/ddwd").open("a", encoding="utf-8") as file:
             file.write("\nSTABLE_AGE=2\n")
@@ -45,8 +49,7 @@ def rescued(deb: Path, done: list[Study], going: Study, tmp_path_factory: pytest
         machine.wait_for(
             lambda: len(sending.acknowledged()) >= 10, limit=60, every=0.02, what="nothing is acknowledged"
         )
-        said = json.loads(machine.run(["ddwd", "backup", "--json", BACKUP]).stdout)
-        assert sending.process.poll() is None, "the study was sent before the backup was taken"
+        said = _backup_meanwhile(machine, sending)
         assert said["files"]["custody"] == len(done)
         assert said["files"]["gateway"] > sum(len(study.instances) for study in done)
         assert machine.path(BACKUP).stat().st_mode & 0o077 == 0
@@ -56,12 +59,24 @@ def rescued(deb: Path, done: list[Study], going: Study, tmp_path_factory: pytest
     return folder
 
 
+def _backup_meanwhile(machine: Machine, sending: Sending) -> dict[str, Any]:
+    """Take a backup while images come. A sender that is faster is stopped with the last hundred, and goes on when it is taken."""
+    with ThreadPoolExecutor(1) as pool:
+        backup = pool.submit(machine.run, ["ddwd", "backup", "--json", BACKUP])
+        while not backup.done() and len(sending.acknowledged()) < GOING - 100:
+            wait([backup], timeout=0.02)
+        sending.process.send_signal(signal.SIGSTOP)
+        said: dict[str, Any] = json.loads(backup.result().stdout)
+    assert sending.process.poll() is None, "the study was sent before the backup was taken"
+    sending.process.send_signal(signal.SIGCONT)
+    return said
+
+
 @pytest.fixture(scope="module")
 def new(deb: Path, rescued: Path) -> Iterator[Portal]:
     """A fresh machine with the portal installed, onto which the backup was restored."""
-    with Machine() as machine:
-        portal = Portal(machine, deb)
-        portal.install()
+    with installed(deb) as portal:
+        machine = portal.machine
         machine.copy_in(rescued / "backup", BACKUP)
         looked = machine.run(["ddwd", "restore", "--dry-run", BACKUP]).stdout
         assert "it can be restored here" in looked

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.appliance.conftest import Portal
-from tests.machine import Machine
+from tests.appliance.conftest import Portal, installed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,10 +20,8 @@ OPERATOR = "examiner"
 @pytest.fixture(scope="module")
 def own(deb: Path) -> Iterator[Portal]:
     """A machine of its own: it is spoiled again and again."""
-    with Machine() as machine:
-        fresh = Portal(machine, deb)
-        fresh.install()
-        machine.run(["useradd", "--create-home", "--groups", "ddwd", OPERATOR])
+    with installed(deb) as fresh:
+        fresh.machine.run(["useradd", "--create-home", "--groups", "ddwd", OPERATOR])
         yield fresh
 
 

@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.appliance.conftest import DAEMONS, UNITS, Portal
+from tests.machine import Machine
 from tests.machine.machine import INBOX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def portal(deb: Path) -> Iterator[Portal]:
+    """A machine of its own, on which the package was just installed."""
+    with Machine() as machine:
+        fresh = Portal(machine, deb)
+        fresh.install()
+        yield fresh
 
 
 def test_all_units_are_active_within_a_minute_of_apt_install(portal: Portal) -> None:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.appliance.conftest import Portal
-from tests.machine import Machine
+from tests.appliance.conftest import Portal, installed
 from tests.studies import made_up_ct
 
 if TYPE_CHECKING:
@@ -30,10 +29,8 @@ http.server.HTTPServer(('127.0.0.1', 9099), Hook).serve_forever()
 @pytest.fixture(scope="module")
 def own(deb: Path) -> Iterator[Portal]:
     """A machine of its own, with alerts at once and a receiver for them."""
-    with Machine() as machine:
-        machine.run("mkdir -p /etc/ddwd")
-        fresh = Portal(machine, deb)
-        fresh.install()
+    with installed(deb) as fresh:
+        machine = fresh.machine
         machine.path("/root/hook.py").write_text(HOOK, encoding="utf-8")
         machine.run("systemd-run --unit=hook python3 /root/hook.py")
         machine.run(

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.appliance.conftest import UNITS, Portal
-from tests.machine import Machine
+from tests.appliance.conftest import UNITS, Portal, installed
 from tests.machine.network import MACHINE_ADDRESS
 from tests.studies import made_up_ct
 
@@ -52,9 +51,7 @@ print(*sorted(found))
 @pytest.fixture(scope="module")
 def own(deb: Path) -> Iterator[Portal]:
     """A machine whose firewall is switched."""
-    with Machine() as machine:
-        fresh = Portal(machine, deb)
-        fresh.install()
+    with installed(deb) as fresh:
         yield fresh
 
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.appliance.conftest import OUTPUT_DIR, Portal
-from tests.machine import Machine
+from tests.appliance.conftest import OUTPUT_DIR, Portal, installed
 from tests.studies import made_up_ct, published
 
 if TYPE_CHECKING:
@@ -33,9 +32,7 @@ FLAG = "/run/ddwd/extractor/forwarding-paused"
 @pytest.fixture(scope="module")
 def portal(deb: Path) -> Iterator[Portal]:
     """A portal whose three areas are small volumes of their own."""
-    with Machine(volumes=dict.fromkeys((OUTPUT_DIR, STORAGE, GATEWAY), str(SIZE))) as machine:
-        small = Portal(machine, deb)
-        small.install()
+    with installed(deb, volumes=dict.fromkeys((OUTPUT_DIR, STORAGE, GATEWAY), str(SIZE))) as small:
         yield small
 
 

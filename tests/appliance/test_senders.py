@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.appliance.conftest import Portal
-from tests.machine import Machine
+from tests.appliance.conftest import Portal, installed
 from tests.machine.network import MACHINE_ADDRESS, MODALITY_ADDRESS
 from tests.studies import made_up_ct
 
@@ -23,9 +22,7 @@ REFUSED = "Refused: OutOfResources"
 @pytest.fixture(scope="module")
 def own(deb: Path) -> Iterator[Portal]:
     """A machine whose list of senders is changed again and again."""
-    with Machine() as machine:
-        fresh = Portal(machine, deb)
-        fresh.install()
+    with installed(deb) as fresh:
         yield fresh
 
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.appliance.conftest import Portal
-from tests.machine import Machine
+from tests.appliance.conftest import Portal, installed
 from tests.machine.host import MachineError
 from tests.studies import Study, made_up_ct
 
@@ -66,9 +65,7 @@ class Screen:
 @pytest.fixture(scope="module")
 def portal(deb: Path) -> Iterator[Portal]:
     """A machine of its own: what other tests left in quarantine is trouble on the screen."""
-    with Machine() as machine:
-        fresh = Portal(machine, deb)
-        fresh.install()
+    with installed(deb) as fresh:
         yield fresh
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.appliance.conftest import Portal
-from tests.machine import Machine
+from tests.appliance.conftest import Portal, installed
 from tests.machine.machine import HTTP_PORTS
 from tests.machine.network import MACHINE_ADDRESS
 from tests.studies import made_up_ct
@@ -24,9 +23,7 @@ CREDENTIALS = "/etc/ddwd/credentials.json"
 @pytest.fixture(scope="module")
 def own(deb: Path) -> Iterator[Portal]:
     """A machine whose passwords change."""
-    with Machine() as machine:
-        fresh = Portal(machine, deb)
-        fresh.install()
+    with installed(deb) as fresh:
         yield fresh
 
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.appliance.conftest import Portal, deb
+from tests.appliance.conftest import Portal, deb, installed
 from tests.faults.__main__ import VOLUMES
-from tests.machine import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +27,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def portal(deb: Path) -> Iterator[Portal]:
     """A fresh machine for each test: the faults and mutations of one must not reach another."""
-    with Machine(volumes=VOLUMES) as machine:
-        fresh = Portal(machine, deb)
-        fresh.install()
+    with installed(deb, volumes=VOLUMES) as fresh:
         fresh.machine.run("systemctl mask --now ddwd-doctor.timer")  # its study would be nobody's
         yield fresh

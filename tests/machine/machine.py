@@ -56,7 +56,8 @@ class Machine:
 
     `kept` machines (make appliance) survive this process and are ended by `attach(ID).stop()`. `volumes` gives folders inside a
     file system of their own, of that size (say, "1g"): a tmpfs of the host's, so that it outlives restarts of the machine. `shares`
-    are folders of the host that stand inside, and in other machines at the same time. `beside`: on that machine's LAN.
+    are folders of the host that stand inside, and in other machines at the same time. `beside`: on that machine's LAN. `layer`: what
+    stands over the image from the beginning (tests/machine/installed.py).
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Machine:
         volumes: Mapping[str, str] | None = None,
         shares: Mapping[str, Path] | None = None,
         beside: Machine | None = None,
+        layer: Path | None = None,
     ) -> None:
         if os.geteuid() != 0:
             msg = "booting a machine needs root"
@@ -76,6 +78,7 @@ class Machine:
         self.volumes = dict(volumes or {})
         self.shares = dict(shares or {})
         self.lan: Network | None = beside.network if beside else None
+        self.layer = layer
         self.ident, self._owned = _claim()
         self._prepare()
 
@@ -93,7 +96,7 @@ class Machine:
         record = _record(ident)
         machine = cls.__new__(cls)
         machine.image, machine.kept, machine.ident, machine._owned = Path(record["image"]), True, ident, None
-        machine.volumes, machine.shares, machine.lan = {}, {}, None
+        machine.volumes, machine.shares, machine.lan, machine.layer = {}, {}, None, None
         machine._prepare()
         machine.leader = int(record["leader"])
         if not _runs(record):
@@ -125,11 +128,20 @@ class Machine:
     def _lay(self) -> None:
         for name in ("root", "upper", "work"):
             (self.folder / name).mkdir(parents=True)
-        layers = f"lowerdir={self.image},upperdir={self.folder}/upper,workdir={self.folder}/work"
+        lower = [layer for layer in (self.layer, self.image) if layer]
+        layers = (
+            f"lowerdir={':'.join(map(str, lower))},upperdir={self.folder}/upper,workdir={self.folder}/work"
+        )
         mount = ["mount", "-t", "overlay", f"ddwd-{self.ident}", "-o", layers, str(self.root)]
         if subprocess.run(mount, capture_output=True, check=False).returncode:
             # a cache on a file system that cannot carry an upper layer: a full copy does the same, slower
+            if self.layer:
+                msg = f"{self.folder} is on a file system that carries no overlay, which an installed machine needs"
+                raise MachineError(msg)
             subprocess.run(["cp", "-a", "--reflink=auto", f"{self.image}/.", str(self.root)], check=True)
+        if self.layer:
+            # each machine has its own identity; an empty file would be a first boot, with all units as Debian presets them
+            (self.root / "etc/machine-id").write_text(secrets.token_hex(16) + "\n", encoding="ascii")
         for inside, size in self.volumes.items():
             volume = self._volume(inside)
             volume.mkdir(parents=True)
@@ -169,6 +181,16 @@ class Machine:
         self.run(["systemctl", "--no-block", "reboot"])
         self._ended(_SHUTDOWN_SECONDS)
         self.boot()
+
+    def shut_down(self) -> None:
+        """Shut down in order; the disk is kept."""
+        self.run(["systemctl", "--no-block", "poweroff"])
+        self._ended(_SHUTDOWN_SECONDS)
+
+    def unmount(self) -> Path:
+        """Unmount the disk of a machine that has ended, and return the folder with what differs from the image."""
+        subprocess.run(["umount", str(self.root)], check=True)
+        return self.folder / "upper"
 
     def crash(self) -> None:
         """Kill every process of the machine at one blow (the files stay as they are) and boot again."""
