@@ -62,7 +62,7 @@ def become_root(arguments: Sequence[str]) -> None:
 
 def give_back(clone: Path = REPO) -> None:
     """Give the user who called sudo what root wrote in the user's clone (dist/, build/); links are not followed."""
-    owner = clone.stat()
+    owner = clone.lstat()
     if os.geteuid() != 0 or owner.st_uid == 0 or str(owner.st_uid) != os.environ.get("SUDO_UID"):
         return
     for folder, names, files in os.walk(clone):

@@ -177,7 +177,7 @@ class Host:
             for name in (".config/pip", ".pip"):
                 self._copy(own / name, f"{home}/{name}")
         settings = [_text(path) for path in _pip_files(own)]
-        for named in _local_paths([acquire, *settings, *_carried_environment().values()]):
+        for named in local_paths([acquire, *settings, *_carried_environment().values()]):
             self._show(named)
 
     def _show(self, path: Path) -> None:
@@ -275,7 +275,7 @@ def _carried_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if CARRIED.fullmatch(name)}
 
 
-def _local_paths(texts: Iterable[str]) -> list[Path]:
+def local_paths(texts: Iterable[str]) -> list[Path]:
     """Return the files and folders of this host that settings name, by path or file: URL."""
     words = [
         word for text in texts for word in re.findall(r"(?:(?<=file://)|(?<![\w/:.]))/[^\s\"';,:]+", text)
