@@ -24,13 +24,20 @@ def lay_out(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(REPO / "docs", folder)
     for page in folder.glob("*.md"):
-        _rewrite(page, r"\]\(\.\./(README\.md|CHANGELOG\.md|LICENSE)", r"](\1")
+        _to_the_reference(page, "../")
+        _rewrite(page, rf"\]\(\.\./({'|'.join(map(re.escape, _FRONT))})", r"](\1")
     for name in _FRONT:
         shutil.copy(REPO / name, folder / name)
+        _to_the_reference(folder / name, "")
         _rewrite(folder / name, r"\]\(docs/", "](")
     (folder / "reference").mkdir()
     for name, make in reference.PAGES.items():
         (folder / "reference" / name).write_text(make(), encoding="utf-8")
+
+
+def _to_the_reference(page: Path, root: str) -> None:
+    for name, source in reference.SOURCES.items():
+        _rewrite(page, rf"\]\({re.escape(root + source)}\)", f"](reference/{name})")
 
 
 def _rewrite(page: Path, pattern: str, instead: str) -> None:

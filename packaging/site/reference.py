@@ -1,6 +1,7 @@
 """The reference pages of the site, made from the code: settings, commands, events, exit statuses, statuses, metrics, files, modules.
 
-PAGES: name of the page -> what makes it, as Markdown. Used by pages.py and held against the code by tests/unit/test_site.py.
+PAGES: name of the page -> what makes it, as Markdown. SOURCES: name of the page -> the file or folder of the clone that it is made from.
+Used by pages.py and held against the code by tests/unit/test_site.py.
 """
 
 from __future__ import annotations
@@ -325,3 +326,15 @@ PAGES: dict[str, Callable[[], str]] = {
     "files.md": files,
     "modules.md": modules,
 }
+
+SOURCES: dict[str, str] = {
+    "settings.md": "etc/ddwd.yaml",
+    "commands.md": "packaging/manual/ddwd.1",
+    "events.md": "systemd/ddwd.catalog",
+    "exit-statuses.md": "ddwd/errors.py",
+    "statuses.md": "ddwd/view/meaning.py",
+    "metrics.md": "ddwd/monitor/metrics.py",
+    "files.md": "ddwd/paths.py",
+    "modules.md": "ddwd",
+}
+"""Pages of the clone link to the source, which is always there; on the site such a link leads to the page made from it."""

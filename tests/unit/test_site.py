@@ -128,6 +128,11 @@ def test_every_man_page_that_is_named_exists() -> None:
     assert named <= {path.stem for path in (REPO / "packaging/manual").glob("*.[1-8]")}
 
 
+def test_every_page_of_the_reference_has_a_source_that_the_clone_links_to() -> None:
+    assert list(REFERENCE.SOURCES) == list(PAGE)
+    assert [source for source in REFERENCE.SOURCES.values() if not (REPO / source).exists()] == []
+
+
 def test_markdown_shows_a_comment_as_it_stands() -> None:
     assert REFERENCE.md("MR* from [a_b] | <x> `a*b`") == r"MR\* from \[a\_b\] \| \<x\> `a*b`"
 
