@@ -40,6 +40,7 @@ class Portal:
         self.deb = deb
         self.modality = machine.modality
         self.active_after = 0.0
+        self.apt_said = ""
 
     @property
     def output(self) -> Path:
@@ -47,10 +48,10 @@ class Portal:
         return self.machine.path(OUTPUT_DIR)
 
     def install(self) -> str:
-        """Install the package and wait until all units are active; note how long that took after apt."""
-        said = self.machine.install(self.deb)
+        """Install the package and wait until all units are active; note apt's output and how long the units took after it."""
+        self.apt_said = self.machine.install(self.deb)
         self.active_after = self.wait_active()
-        return said
+        return self.apt_said
 
     def wait_active(self, limit: float = 60.0) -> float:
         """Wait until all units are active and the gateway answers a C-ECHO; return the seconds of the first."""

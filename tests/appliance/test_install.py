@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.appliance.conftest import DAEMONS, UNITS, Portal
 from tests.machine import Machine
 from tests.machine.machine import INBOX
+from tests.machine.network import MACHINE_ADDRESS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +30,26 @@ def portal(deb: Path) -> Iterator[Portal]:
 def test_all_units_are_active_within_a_minute_of_apt_install(portal: Portal) -> None:
     assert portal.active_after < 60
     assert portal.machine.is_active(*UNITS)
+
+
+def test_apt_install_ends_with_what_to_do_next(portal: Portal) -> None:
+    lines = [
+        line.removeprefix("ddwd: ") for line in portal.apt_said.splitlines() if line.startswith("ddwd: ")
+    ]
+    at_the_modality, *commands = [line.strip() for line in lines if line.startswith("  ")]
+    assert lines[0] == "The portal runs, and starts at each boot. What to do next:"
+    assert f"AE title ORTHANC1, address {MACHINE_ADDRESS}, port 4242" in at_the_modality
+    assert [re.split(r" {2,}", line)[0] for line in commands] == ["ddwd status", "ddwd-top", "man ddwd"]
+    assert lines[-1].startswith(
+        "Any host that reaches port 4242 can send until 'senders' in /etc/ddwd/ddwd.yaml"
+    )
+    after = portal.apt_said.rpartition("\nddwd: ")[2].splitlines()[1:]
+    assert [line for line in after if not line.startswith("Processing triggers for ")] == []
+
+
+@pytest.mark.parametrize("page", ["ddwd", "ddwd-top", "ddwd.yaml"])
+def test_the_manual_that_apt_names_is_installed(portal: Portal, page: str) -> None:
+    assert portal.machine.run(["sh", "-c", f"ls /usr/share/man/man*/{page}.[0-9].gz"]).stdout != ""
 
 
 def test_nothing_failed_in_the_machine(portal: Portal) -> None:
