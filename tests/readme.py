@@ -1,8 +1,9 @@
-"""README.md and the pages of docs/ as the tests read them: commands, code spans and tables. Used by tests/unit and tests/appliance.
+"""README.md, CONTRIBUTING.md and the pages of docs/ as the tests read them: commands, code spans and tables. Used by tests/unit and
+tests/appliance.
 
 How a command gets its test. Write it into a ```console block of README.md or of any docs/*.md, with `# ` before it where it is for root and
 `$ ` where any member of group `ddwd` may run it; what is in capitals is filled in (`FILLED_IN` of tests/appliance/test_readme.py). It then
-runs on the machine of tests/appliance/test_readme.py: README.md up to its last chapter, the pages of docs/ by name, the last chapter. It
+runs on the machine of tests/appliance/test_readme.py: README.md, the pages of docs/ by name, docs/remove.md as the last one. It
 must exit with 0. There, `BEFORE` says what the machine is brought to first, and `AFTER` what must be so then. A block that stands word
 for word on an earlier page ran there. What needs another machine than that one stands in `ELSEWHERE` below, with the test that runs it.
 """
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 REPO = Path(__file__).resolve().parents[1]
 README = REPO / "README.md"
 DOCS = REPO / "docs"
-LAST = "Stop, remove, delete"
-"""The chapter of README.md after which nothing is left to run a command on."""
+CONTRIBUTING = REPO / "CONTRIBUTING.md"
+LAST = DOCS / "remove.md"
+"""The page after which nothing is left to run a command on."""
 
 ELSEWHERE: dict[tuple[str, str], str] = {
     (
@@ -74,8 +76,8 @@ class Command:
 
 
 def pages() -> list[Path]:
-    """README.md, then the pages of docs/ by name."""
-    return [README, *sorted(DOCS.glob("*.md"))]
+    """README.md and CONTRIBUTING.md, then the pages of docs/ by name."""
+    return [README, CONTRIBUTING, *sorted(DOCS.glob("*.md"))]
 
 
 def text(page: Path = README) -> str:
@@ -107,14 +109,13 @@ def commands(page: Path = README) -> list[Command]:
 def to_run() -> list[Command]:
     """What one machine runs, in order: see above."""
     seen: set[str] = set()
-    first: list[Command] = []
-    last: list[Command] = []
-    for page in pages():
+    found: list[Command] = []
+    for page in [*(one for one in pages() if one != LAST), LAST]:
         for section, block in blocks(page, "console"):
-            if page == README or block not in seen:
-                (last if (page, section) == (README, LAST) else first).extend(_prompted(page, section, block))
+            if page in {README, LAST} or block not in seen:
+                found.extend(_prompted(page, section, block))
             seen.add(block)
-    return [one for one in first + last if not one.elsewhere]
+    return [one for one in found if not one.elsewhere]
 
 
 def _prompted(page: Path, section: str, block: str) -> list[Command]:
@@ -132,9 +133,9 @@ def code(*of: Path) -> Iterator[str]:
         yield from (command.text for command in commands(page))
 
 
-def table(section: str, heading: str) -> list[list[str]]:
-    """Rows of the table of that section of README.md whose first heading is `heading`; cells stripped."""
-    rows = [line for line in sections()[section].splitlines() if line.startswith("|")]
+def table(page: Path, heading: str) -> list[list[str]]:
+    """Rows of the table of that page whose first heading is `heading`; cells stripped."""
+    rows = [line for line in text(page).splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in _CELL.split(row)[1:-1]] for row in rows]
     begin = next(index for index, row in enumerate(cells) if row[0] == heading) + 2
     found: list[list[str]] = []

@@ -1,4 +1,4 @@
-"""Lays out what the site is built from, for `make docs`: README.md, docs/ and CHANGELOG.md as they stand, and the reference made from the code.
+"""Lays out what the site is built from, for `make docs`: README.md, CONTRIBUTING.md, CHANGELOG.md and docs/, and the reference made from the code.
 
 $1: the folder to write to, which is made anew. Links between the pages are those of the clone; here they are turned to where the pages lie.
 """
@@ -16,7 +16,7 @@ sys.path[:0] = [str(REPO), str(HERE), str(HERE.parent)]
 
 import reference  # noqa: E402 - the path comes first
 
-_FRONT = ("README.md", "CHANGELOG.md", "LICENSE")
+_FRONT = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE")
 
 
 def lay_out(folder: Path) -> None:

@@ -53,7 +53,7 @@ def own(deb: Path) -> Iterator[Portal]:
 
 @pytest.fixture(scope="module")
 def study(own: Portal, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """A study that lies in the machine, to be sent by the README's commands."""
+    """A study that lies in the machine, to be sent by the commands of the pages."""
     folder = tmp_path_factory.mktemp("readme") / "ct"
     made = made_up_ct(folder, 4, seed=60, patient_id="4711", size=64)
     own.machine.copy_in(folder, FOLDER)

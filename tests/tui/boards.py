@@ -1,4 +1,4 @@
-"""Fixed boards: a portal through which images flow, and one in trouble. Used by the tests and for the pictures of the README."""
+"""Fixed boards: a portal through which images flow, and one in trouble. Used by the tests and for the pictures of README.md and docs/."""
 
 from __future__ import annotations
 

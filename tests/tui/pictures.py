@@ -1,4 +1,4 @@
-"""The README's pictures of the dashboard, drawn by Textual from the fixed boards: `make pictures` writes them, a test compares them."""
+"""The pictures of the dashboard in README.md and docs/, drawn by Textual from the fixed boards: `make pictures` writes them, a test compares them."""
 
 from __future__ import annotations
 

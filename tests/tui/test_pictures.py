@@ -1,4 +1,4 @@
-"""The pictures in the README show the dashboard as it is."""
+"""The pictures in README.md and docs/ show the dashboard as it is."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ async def test_the_picture_in_the_readme_is_that_of_now(name: str) -> None:
     assert await pictures.draw(name) == (REPO / "docs" / name).read_text(encoding="utf-8"), (
         "run: make pictures"
     )
-    assert f"docs/{name}" in (REPO / "README.md").read_text(encoding="utf-8")
+    assert f"]({name})" in (REPO / "docs/watch.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""README.md and docs/ say what the code does: settings, verbs, units, paths, events and folder names are held against it."""
+"""README.md, CONTRIBUTING.md and docs/ say what the code does: settings, verbs, units, paths, events and folder names are held against it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,26 @@ from tests import readme
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Units of Debian that the README speaks of.
+SETTINGS_PAGE = readme.DOCS / "settings.md"
+WATCH_PAGE = readme.DOCS / "watch.md"
+FRONT_LINES = 150
+EXAMPLES = {
+    "/srv/dicom",
+    "/etc/ssl/teaching.pem",
+    "/etc/ddwd/database.password",
+    "/etc/ddwd/db-ca.pem",
+    "/etc/ddwd/ledger.password",
+    "/etc/systemd/journald.conf",
+    "/usr/share/ddwd/sbom.cdx.json",
+    "/etc/ddwd/ddwd.yaml.ucf-dist",
+    "/etc/ddwd/before-0.2.0",
+    "/etc/ddwd/before-VERSION",
+    "/var/lib/ddwd/state-newer",
+    "/var/lib/ddwd/state-newer/before-0.2.0",
+    "/var/lib/ddwd/state/before-VERSION",
+}
+"""Paths on the pages that the operator chooses, or that Debian, the package or an upgrade makes."""
+# Units of Debian that the pages speak of.
 DEBIANS_UNITS = {"orthanc", "postgresql"}
 
 
@@ -51,11 +70,11 @@ def test_the_table_of_settings_is_the_one_of_the_code() -> None:
         [_cells(key), _cells(*setting.variables), _cells(_default(defaults[key]))]
         for key, setting in SETTINGS.items()
     ]
-    assert [row[:3] for row in readme.table("Settings", "key")] == wanted
+    assert [row[:3] for row in readme.table(SETTINGS_PAGE, "key")] == wanted
 
 
 def test_every_setting_has_a_meaning() -> None:
-    assert [row[0] for row in readme.table("Settings", "key") if not row[3]] == []
+    assert [row[0] for row in readme.table(SETTINGS_PAGE, "key") if not row[3]] == []
 
 
 def test_every_make_target_named_exists() -> None:
@@ -100,7 +119,7 @@ def test_every_unit_named_exists_and_all_of_ours_are_named() -> None:
     named = {word for text in readme.code() for word in re.findall(r"(?<![\w/.])ddwd-[a-z]+", text)}
     programs = {path.name for path in (readme.REPO / "packaging/launchers").iterdir()}
     assert named - {audit.IDENTIFIER} <= {unit.rstrip("@") for unit in ours} | programs
-    assert {_unquoted(row[0]) for row in readme.table("Watch", "unit")} == {
+    assert {_unquoted(row[0]) for row in readme.table(WATCH_PAGE, "unit")} == {
         f"{unit}.service" for unit in ours
     }
 
@@ -130,13 +149,26 @@ def _known_paths() -> set[str]:
         config.inbox.folder,
         paths.hooks / "output",
     ]
+    ours += [paths.state, paths.restoring, config.credentials_file.parent]
+    ours += [paths.additions("gateway").parent]
+    ours += [paths.commitments, paths.deliveries, paths.conflicts("storage").parent]
+    ours += [
+        paths.gateway_storage,
+        paths.storage_storage,
+        paths.rendered("gateway").parent / "NODE/00-ddwd.json",
+    ]
+    ours += [config.tls.folder / name for name in ("ca.pem", "issued", "issued/CT1.key", "issued/CT1.pem")]
     return {str(path) for path in ours}
 
 
 def test_every_path_of_the_portal_named_is_one_it_has() -> None:
-    prefix = r"/(?:etc|run|usr|srv|var/lib)/[\w./*-]*"
-    named = {found.rstrip("/") for found in re.findall(prefix, readme.text())}
-    assert named <= _known_paths()
+    prefix = r"(?<![\w.])/(?:etc|run|usr|srv|var/lib)/[\w./*-]*"
+    named = {found.rstrip("/") for page in readme.pages() for found in re.findall(prefix, readme.text(page))}
+    assert named - EXAMPLES <= _known_paths()
+
+
+def test_the_front_page_is_short() -> None:
+    assert len(readme.text().splitlines()) <= FRONT_LINES
 
 
 def test_every_file_of_the_clone_named_is_there() -> None:
