@@ -74,7 +74,7 @@ def test_the_explanation_says_what_to_do_with_fields_that_exist(event: Event) ->
     assert re.match(r"\nSubject: [A-Z].+\nDefined-By: ddwd\n\n.+", entry)
     assert {name.lower() for name in re.findall(r"@DDWD_([A-Z_]+)@", entry)} <= FIELDS
     assert re.search(r"Nothing to do|ddwd |systemctl|journalctl|send|give it|may want|goes on", entry)
-    assert f"`{event.value}`" in readme.text()
+    assert f"`{event.value}`" in readme.text(readme.DOCS / "watch.md")
 
 
 def test_refused_associations_are_told_and_a_flood_of_them_is_counted() -> None:
