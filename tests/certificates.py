@@ -1,4 +1,4 @@
-"""Certificates of the portal for tests, made once in a process by `ddwd tls` itself: RSA keys take a second or two."""
+"""Certificates of the portal for tests, made once in a process by `ddwd tls` itself, with shorter keys: a dozen of the real ones take ten seconds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 from ddwd.appliance import certificates
 from ddwd.config import Config
@@ -19,11 +20,16 @@ def folder() -> Path:
     """A folder as `ddwd tls init` leaves it, with one issued to a modality, CT1; and one of a stranger's authority beside it."""
     made = Path(tempfile.mkdtemp(prefix="ddwd-tls-"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
+    with patch.object(certificates, "KEY", "rsa:2048"):
+        _make(made)
+    return made
+
+
+def _make(made: Path) -> None:
     for name in ("portal", "stranger"):
         config = with_tls(Config(), made / name)
         certificates.init(config)
         certificates.issue(config, "CT1")
-    return made
 
 
 def own() -> Path:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 825
 ISSUED = "issued"
+KEY = "rsa:3072"
+"""The kind of every key, as openssl req -newkey names it."""
 """Sub-folder for what was made for modalities and people."""
 
 _SECONDS = 60
@@ -201,7 +203,7 @@ def _request(
     """A new key with its certificate; both are put in place whole, the key first."""
     fresh = tls.Files(files.certificate.with_suffix(".pem.new"), files.key.with_suffix(".key.new"))
     command = ["req", "-x509", "-config", "/dev/stdin", "-extensions", kind, "-days", str(days), "-sha256"]
-    command += ["-newkey", "rsa:3072", "-noenc", "-out", str(fresh.certificate), "-keyout", str(fresh.key)]
+    command += ["-newkey", KEY, "-noenc", "-out", str(fresh.certificate), "-keyout", str(fresh.key)]
     text = _CONFIG.format(common=common[:64], names=", ".join(names or _names()))
     try:
         _openssl([*command, *signing], "no certificate could be made", text)
