@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,10 +14,15 @@ from ddwd.config import Config, Scp
 from ddwd.dicom.store_scp import Bounds, StoreScp
 from ddwd.dicom.upper_layer import Limits, Peer, UpperLayer
 from ddwd.paths import Paths
+from tests.patience import limit_hangs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Limit hangs only: how long a test waits depends on what else the machine does."""
+    limit_hangs(items, Path(__file__).parent)
 
 
 class Portal:

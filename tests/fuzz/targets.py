@@ -44,7 +44,7 @@ _SYNTAXES = (
     DeflatedExplicitVRLittleEndian,
 )
 _AETS = b"PYTHON_SCP".ljust(16) + b"FUZZ".ljust(16)
-_SECONDS = 5.0
+_SECONDS = 20.0
 _DEEPEST = 32
 _MOST = 60_000
 """Bytes of one conversation: what a socket takes without being read."""
@@ -115,7 +115,7 @@ def receiver() -> tuple[StoreScp, Paths]:
     folder = scratch() / "scp"
     (folder / "out").mkdir(parents=True)
     settings = Config(scp=Scp(port=0), output_dir=folder / "out", run_dir=folder / "run")
-    scp = StoreScp(settings, bounds=Bounds(connections=16, limits=Limits(negotiation=1.0, transfer=1.0)))
+    scp = StoreScp(settings, bounds=Bounds(connections=16, limits=Limits(negotiation=5.0, transfer=1.0)))
     scp.start()
     return scp, Paths(settings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,12 +11,17 @@ import pytest
 from ddwd.appliance.sandbox import settings
 from tests.integration.postgresql import PostgresServer
 from tests.integration.trial import Trial
+from tests.patience import limit_hangs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 _NUMBERS = count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Limit hangs only: how long a test waits depends on what else the machine does."""
+    limit_hangs(items, Path(__file__).parent)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.patience import HANG_SECONDS
+
 _USER = "postgres"
 """Who runs it where the tests are root, which PostgreSQL refuses to be; the package makes this user."""
 
@@ -48,7 +50,7 @@ class PostgresServer:
     def wait_ended(self, session: str) -> None:
         """Wait until the server has ended the sessions of that name: a closed one holds its locks for a moment longer."""
         statement = f"select count(*) from pg_stat_activity where application_name = '{session}'"  # noqa: S608 - ours
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + HANG_SECONDS - 20
         while self.sql(statement, "postgres") != "0":
             assert time.monotonic() < deadline, f"session {session} did not end"
             time.sleep(0.02)

@@ -144,6 +144,4 @@ def test_nothing_is_left_in_the_spool(portal: Trial, tmp_path: Path) -> None:
     portal.send(study.paths)
     portal.wait_complete(study)
     private = portal.output / ".ddwd"
-    wait_for(
-        lambda: not [path for path in private.rglob("*") if path.is_file()], 10, "the spool was not empty"
-    )
+    wait_for(lambda: not [path for path in private.rglob("*") if path.is_file()], "the spool was not empty")

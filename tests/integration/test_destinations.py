@@ -73,7 +73,7 @@ class Town:
             commands[name], stdout=self._said, stderr=self._said, cwd=CLONE, env={**os.environ, **own}
         )
         if name == "destination":
-            wait_for(self._answers, LIMIT, "the destination does not answer")
+            wait_for(self._answers, "the destination does not answer")
 
     def close(self, name: str, sign: signal.Signals = signal.SIGKILL) -> None:
         """End it."""
@@ -133,15 +133,14 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
 
 def test_both_ways_bring_every_image_and_what_comes_late(town: Town, tmp_path: Path) -> None:
     town.send(made_up_ct(tmp_path / "first", 12, seed=9201, patient_id="ELSEWHERE", size=32))
-    wait_for(lambda: (town.proved("teaching"), town.proved("pacs")) == (12, 12), LIMIT, "not all is proved")
+    wait_for(lambda: (town.proved("teaching"), town.proved("pacs")) == (12, 12), "not all is proved")
     assert town.count() == 12
     town.send(made_up_ct(tmp_path / "late", 15, seed=9201, patient_id="ELSEWHERE", size=32))
     wait_for(
         lambda: (town.proved("teaching"), town.proved("pacs")) == (15, 15),
-        LIMIT,
         "late images are not proved",
     )
-    wait_for(lambda: [one["studies"] for one in town.told().values()] == [0, 0], LIMIT, "something waits")
+    wait_for(lambda: [one["studies"] for one in town.told().values()] == [0, 0], "something waits")
     assert {one["state"] for one in town.told().values()} == {"ok"}
 
 
@@ -153,7 +152,6 @@ def test_one_that_is_away_is_told_of_and_caught_up_with_after_a_crash_of_the_cou
     town.send(made_up_ct(tmp_path / "second", 9, seed=9202, patient_id="ELSEWHERE", size=32))
     wait_for(
         lambda: {one["state"] for one in town.told().values()} == {"away"},
-        LIMIT,
         "nobody sees that it is away",
     )
     assert {one["images"] for one in town.told().values()} == {9}
@@ -162,6 +160,5 @@ def test_one_that_is_away_is_told_of_and_caught_up_with_after_a_crash_of_the_cou
     town.open("courier")
     wait_for(
         lambda: (town.proved("teaching"), town.proved("pacs")) == (before + 9, before + 9),
-        LIMIT,
         "it is not caught up with",
     )

@@ -20,7 +20,7 @@ def test_a_file_deleted_from_the_output_is_named_and_fetched_again(portal: Trial
     def agrees() -> bool:
         return ddwd(portal.folder, "reconcile", "--dry-run", study.uid).returncode == 0
 
-    wait_for(agrees, 20, "gateway, storage and disk did not agree")
+    wait_for(agrees, "gateway, storage and disk did not agree")
     (path,) = published(study.uid, portal.output)[study.instances[0].sop_uid]
     path.unlink()
     told = ddwd(portal.folder, "reconcile", "--dry-run", "--json", study.uid)
@@ -28,6 +28,6 @@ def test_a_file_deleted_from_the_output_is_named_and_fetched_again(portal: Trial
     assert json.loads(told.stdout)["totals"]["gone_from_disk"] == 1
     assert ddwd(portal.folder, "retry", study.uid).returncode == 0
     portal.wait_complete(study)
-    wait_for(agrees, 20, "gateway, storage and disk did not agree again")
+    wait_for(agrees, "gateway, storage and disk did not agree again")
     proof = ddwd(portal.folder, "verify", study.uid, "--storage")
     assert (proof.returncode, proof.stderr) == (0, "")

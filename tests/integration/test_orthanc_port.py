@@ -85,7 +85,7 @@ class Real:
         def told() -> bool:
             return any(row.kind == "StableStudy" for row in rows_of(self.port, 0, 100, {study}))
 
-        wait_for(told, 20, "no StableStudy row")
+        wait_for(told, "no StableStudy row")
 
 
 @pytest.fixture(params=["fake", "real"])
@@ -365,7 +365,7 @@ def test_a_stow_job_is_listed_and_brings_the_instances_to_storage(portal: Trial)
     ).raise_for_status()
     job_id = gateway.stow("storage", [one.orthanc_id])
     assert gateway.jobs()[job_id].kind == "DicomWebStowClient"
-    wait_for(lambda: not gateway.jobs()[job_id].in_flight, 20, "the job did not end")
+    wait_for(lambda: not gateway.jobs()[job_id].in_flight, "the job did not end")
     assert gateway.jobs()[job_id].state == "Success"
     assert gateway.job(job_id) == gateway.jobs()[job_id]
     assert gateway.job("00000000-0000-0000-0000-000000000000") is None

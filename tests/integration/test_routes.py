@@ -107,7 +107,7 @@ def test_lua_and_python_answer_alike(ruled: Trial, tmp_path: Path, number: int, 
     study = _made(tmp_path, 8100 + number, f"CASE-{number}", **absent, **tags)
     _send(ruled, aet, study)
     wanted = f"case-{number}" if case["takes"] else "-"
-    wait_for(lambda: _route(ruled, study) is not None, 10, "Lua did not decide")
+    wait_for(lambda: _route(ruled, study) is not None, "Lua did not decide")
     assert _route(ruled, study) == wanted
     port = ruled.orthanc("gateway")
     (found,) = port.find_study(study.uid)
@@ -118,7 +118,7 @@ def test_lua_and_python_answer_alike(ruled: Trial, tmp_path: Path, number: int, 
 def test_a_study_that_was_deleted_and_comes_again_is_decided_anew(ruled: Trial, tmp_path: Path) -> None:
     first = _made(tmp_path / "first", 8300, "ROUTINE-8")
     _send(ruled, "CT1", first)
-    wait_for(lambda: _route(ruled, first) == "routine", 10, "Lua did not decide")
+    wait_for(lambda: _route(ruled, first) == "routine", "Lua did not decide")
     ruled.wait_complete(first)
     for name in ("gateway", "storage"):
         port = ruled.orthanc("gateway" if name == "gateway" else "storage")
@@ -126,7 +126,7 @@ def test_a_study_that_was_deleted_and_comes_again_is_decided_anew(ruled: Trial, 
             port.delete_study(found)
     again = _made(tmp_path / "again", 8300, "ROUTINE-8", StationName="ARCHIVE1")
     _send(ruled, "CT1", again)
-    wait_for(lambda: _route(ruled, again) == "archive", 10, "Lua went by what it remembered")
+    wait_for(lambda: _route(ruled, again) == "archive", "Lua went by what it remembered")
 
 
 def test_each_study_goes_where_its_rule_says(ruled: Trial, tmp_path: Path) -> None:
@@ -139,13 +139,13 @@ def test_each_study_goes_where_its_rule_says(ruled: Trial, tmp_path: Path) -> No
     _send(ruled, "RESEARCH", research)
     ruled.wait_complete(routine)
     folder = ruled.output / "research" / f"RES-1_{research.uid}"
-    wait_for((folder / "study.done").exists, 30, "the marker is not there")
+    wait_for((folder / "study.done").exists, "the marker is not there")
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.dcm"))
     assert names == sorted(f"1-{research.uid}.1/{one.sop_uid}.dcm" for one in research.instances)
     storage = ruled.orthanc("storage")
-    wait_for(lambda: storage.find_study(archived.uid), 30, "the archive has nothing")
+    wait_for(lambda: storage.find_study(archived.uid), "the archive has nothing")
     assert {_route(ruled, one) for one in (stays, held)} == {"nowhere", "-"}
-    wait_for(lambda: "held" in _status(ruled), 30, "the held study is not shown")
+    wait_for(lambda: "held" in _status(ruled), "the held study is not shown")
     assert storage.find_study(stays.uid) == storage.find_study(held.uid) == []
     there = {path.name for path in ruled.output.rglob("*.dcm")}
     assert there.isdisjoint(

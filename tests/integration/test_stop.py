@@ -11,7 +11,7 @@ import pytest
 
 from ddwd.appliance import sandbox
 from ddwd.errors import DdwdError
-from tests.integration.trial import Trial, ddwd, wait_for
+from tests.integration.trial import STOP_LIMIT, Trial, ddwd, wait_for
 from tests.studies import Study, made_up_ct, published
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def test_when_one_part_dies_it_is_named_and_the_others_are_stopped(
     trial = begin()
     trial.wait_up()
     os.kill(trial.pid(part), signal.SIGKILL)
-    wait_for(trial.ended, 40, "`ddwd try` did not stop")
+    wait_for(trial.ended, "`ddwd try` did not stop", STOP_LIMIT)
     assert trial.process.returncode == 1
     assert trial.processes() == {}
     name = part.removeprefix("orthanc/").removeprefix("daemon.")
@@ -49,7 +49,7 @@ def test_killed_it_takes_its_processes_with_it(begin: Callable[..., Trial]) -> N
     trial = begin()
     trial.wait_up()
     trial.process.kill()
-    wait_for(lambda: not trial.processes(), 40, "processes were left")
+    wait_for(lambda: not trial.processes(), "processes were left", STOP_LIMIT)
 
 
 def test_a_second_run_on_the_folder_goes_on_where_the_first_stopped(

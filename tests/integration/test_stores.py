@@ -212,10 +212,10 @@ def test_a_server_that_was_stopped_in_the_middle_is_one_that_is_away(
 ) -> None:
     here, _ = stores("A")
     backend = int(server.sql("select pid from pg_stat_activity where application_name = 'ddwd A'", ledger))
-    monkeypatch.setattr(driver, "LOST_SECONDS", 1)
     os.kill(backend, signal.SIGSTOP)
     try:
-        with pytest.raises(PeerDownError, match="no answer within"):
+        with monkeypatch.context() as impatient, pytest.raises(PeerDownError, match="no answer within"):
+            impatient.setattr(driver, "LOST_SECONDS", 1)
             here.custody.read(_ONE)
     finally:
         os.kill(backend, signal.SIGCONT)

@@ -44,7 +44,7 @@ def ris() -> Iterator[str]:
 
 
 def test_a_webhook_gets_the_notice_as_json(ris: str, tmp_path: Path) -> None:
-    tell(Hook(None, f"{ris}/204", 5.0), NOTICE, tmp_path / "said.txt", threading.Event())
+    tell(Hook(None, f"{ris}/204", 60.0), NOTICE, tmp_path / "said.txt", threading.Event())
     assert json.loads(_Ris.bodies.pop())["study_uid"] == "1.2.3"
 
 
@@ -54,7 +54,7 @@ def test_a_webhook_that_does_not_take_it_is_told_by_its_host_alone(
 ) -> None:
     with pytest.raises(HookFailedError) as caught:
         tell(
-            Hook(None, f"{ris}/{status}?token=SECRET", 5.0), NOTICE, tmp_path / "said.txt", threading.Event()
+            Hook(None, f"{ris}/{status}?token=SECRET", 60.0), NOTICE, tmp_path / "said.txt", threading.Event()
         )
     assert str(caught.value) == f"the webhook at 127.0.0.1 answered HTTP {status}"
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd.appliance import credentials
 from ddwd.orthanc_api import Orthanc
+from tests.patience import HANG_SECONDS
 from tests.studies import faults, is_complete
 
 if TYPE_CHECKING:
@@ -22,21 +23,21 @@ if TYPE_CHECKING:
     from tests.studies import Study
 
 CLONE = Path(__file__).parents[2]
-UP_LIMIT = 45.0
-COMPLETE_LIMIT = 40.0
 STOP_LIMIT = 40.0
+"""The seconds that `ddwd try` promises to stop in are five less (sandbox.STOP_ORDER)."""
+_LIMIT = HANG_SECONDS - 20
 _DDWD = (sys.executable, "-m", "ddwd.cli.main")
 
 
-def wait_for(holds: Callable[[], object], limit: float, what: str) -> None:
-    """Look every 0.05 s until `holds` is true; fail with `what` after `limit` seconds."""
+def wait_for(holds: Callable[[], object], what: str, limit: float = _LIMIT) -> None:
+    """Look every 0.05 s until `holds` is true; fail with `what` after `limit` seconds, which is given where the portal promises it."""
     deadline = time.monotonic() + limit
     while not holds():
         assert time.monotonic() < deadline, f"{what} within {limit:.0f} s"
         time.sleep(0.05)
 
 
-def ddwd(folder: Path, *words: str | Path, limit: float = 60.0) -> subprocess.CompletedProcess[str]:
+def ddwd(folder: Path, *words: str | Path, limit: float = _LIMIT) -> subprocess.CompletedProcess[str]:
     """Run the command line on the settings of the trial in `folder`, to its end."""
     return subprocess.run(
         [*_DDWD, *map(str, words)],
@@ -67,7 +68,7 @@ class Trial:
 
     def wait_up(self) -> None:
         """Wait for try.json; a trial that ended before fails with what it said."""
-        wait_for(lambda: self.up() or self.ended(), UP_LIMIT, "`ddwd try` was not up")
+        wait_for(lambda: self.up() or self.ended(), "`ddwd try` was not up")
         assert not self.ended(), self.said.read_text()
 
     def up(self) -> bool:
@@ -127,16 +128,16 @@ class Trial:
         """Send as a modality does; every image must be accepted."""
         node = self.facts[name]
         call = ["dcmsend", "-dn", "-aec", node["aet"], "127.0.0.1", str(node["dicom_port"]), *map(str, paths)]
-        subprocess.run(call, check=True, capture_output=True, timeout=60, env=_environment(self.folder))
+        subprocess.run(call, check=True, capture_output=True, timeout=_LIMIT, env=_environment(self.folder))
 
     def send(self, paths: Sequence[Path]) -> None:
         """Send by `ddwd send`; every image must be accepted."""
         done = ddwd(self.folder, "send", "--json", *paths)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def wait_complete(self, *studies: Study, limit: float = COMPLETE_LIMIT) -> None:
+    def wait_complete(self, *studies: Study) -> None:
         """Wait until every image is on disk, then demand that each is what was sent."""
         output = self.output
         for study in studies:
-            wait_for(lambda one=study: is_complete(one, output), limit, f"study {study.uid} was not complete")  # type: ignore[misc]
+            wait_for(lambda one=study: is_complete(one, output), f"study {study.uid} was not complete")  # type: ignore[misc]
         assert [line for study in studies for line in faults(study, output)] == []
