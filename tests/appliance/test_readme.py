@@ -76,7 +76,7 @@ def test_each_command_does_what_its_page_says(own: Portal, study: Study, command
         _settle(own)
     for beginning, prepare in BEFORE.items():
         if command.text.startswith(beginning):
-            prepare(own)
+            prepare(own, study)
     line = f"cd {INBOX} && {_filled_in(command.text, study)}"
     said = own.machine.run(line, user="root" if command.as_root else OPERATOR, timeout=240).stdout
     for beginning, holds in AFTER.items():
@@ -87,7 +87,7 @@ def test_each_command_does_what_its_page_says(own: Portal, study: Study, command
 # --- what must be so before a command --------------------------------------------------------------------------------
 
 
-def _as_a_new_machine(own: Portal) -> None:
+def _as_a_new_machine(own: Portal, _study: Study) -> None:
     """Nothing received, nothing in the databases, the passwords of another install: the portal runs all the same."""
     own.machine.run(["systemctl", "stop", "ddwd"])
     own.machine.run("find /var/lib/ddwd -mindepth 2 -delete && rm /etc/ddwd/credentials.json")
@@ -97,7 +97,7 @@ def _as_a_new_machine(own: Portal) -> None:
     _settle(own)
 
 
-def _takes_tls(own: Portal) -> None:
+def _takes_tls(own: Portal, _study: Study) -> None:
     """A second port for DICOM by TLS, as docs/modalities.md has it before that command."""
     own.machine.run(f"sed -i 's/^  gateway: off$/  gateway: both/' {SETTINGS} && systemctl restart ddwd")
     _settle(own)
@@ -106,9 +106,21 @@ def _takes_tls(own: Portal) -> None:
     )
 
 
-BEFORE: dict[str, Callable[[Portal], None]] = {
+def _has_a_record_of_now(own: Portal, study: Study) -> None:
+    """Have the audit record a request for the study: the pages before restart the portal, which fills the last records with others."""
+    _settle(own)
+    own.machine.run(["ddwd", "retry", study.uid])
+    own.machine.wait_for(
+        lambda: own.machine.run("ls /var/lib/ddwd/state/requests").stdout == "",
+        limit=20,
+        what="the extractor did not take the request",
+    )
+
+
+BEFORE: dict[str, Callable[[Portal, Study], None]] = {
     "ddwd restore --dry-run": _as_a_new_machine,
     "storescu +tls": _takes_tls,
+    "journalctl -t ddwd-audit -o verbose": _has_a_record_of_now,
 }
 """Beginning of a command -> what the machine is brought to first."""
 
