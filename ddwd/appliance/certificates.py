@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 825
 ISSUED = "issued"
+"""Sub-folder for what was made for modalities and people."""
 KEY = "rsa:3072"
 """The kind of every key, as openssl req -newkey names it."""
-"""Sub-folder for what was made for modalities and people."""
 
 _SECONDS = 60
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
