@@ -138,8 +138,8 @@ machines-certify: venv deb ## all other tests in booted machines
 	@packaging/host dcmsend
 	$(MACHINE_TESTS) -m certify
 
-newcomers: ## demo and check on a bare Debian 12 and a bare Debian 13, as root and as a user with sudo
-	packaging/newcomer bookworm user demo check
+newcomers: ## demo and check on a bare Debian 12 as root, and on a bare Debian 13 as a user with sudo
+	packaging/newcomer bookworm root demo check
 	packaging/newcomer trixie user demo check
 
 test: venv deb ## the promises: lint, unit, integration, and in booted machines what must never break; a quarter of an hour

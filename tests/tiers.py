@@ -114,9 +114,10 @@ class Step:
             file.seek(self._read)
             while (line := file.readline()).endswith("\n"):
                 self._read = file.tell()
-                self._take(json.loads(line))
+                self.take(json.loads(line))
 
-    def _take(self, line: dict[str, Any]) -> None:
+    def take(self, line: dict[str, Any]) -> None:
+        """One line of what tests.progress writes."""
         if "total" in line:
             self.total = line["total"]
         elif "begun" in line:
