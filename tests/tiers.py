@@ -45,6 +45,8 @@ TIERS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """Tier -> lanes -> make targets. The last lane of certify measures, and waits until it is alone."""
 ALONE = "bench"
+MAKE = ("make", "--no-print-directory", "--old-file=deb", "--old-file=venv")
+"""The tools and the package were made before the first step, and stay as they are while steps use them."""
 _EVERY_SECONDS = 20.0
 _TAIL = 400
 _SLOWEST = 10
@@ -92,7 +94,7 @@ class Step:
         self.began = time.monotonic()
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
-                ["make", "--no-print-directory", *self.target.split()],
+                [*MAKE, *self.target.split()],
                 cwd=REPO, env=os.environ | own, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip
