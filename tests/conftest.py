@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from tests.depth import examples
+from tests.depth import FULL, examples
 from tests.machine.machine import accounts
 from tests.tiers import is_certify, rank
 
@@ -28,8 +28,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make test` leaves to `make certify`; put the modules of the machine tests that take longest first."""
+    """Mark what `make test` leaves to `make certify`, let what goes to full depth take its time; put the modules of the machine tests that take longest first."""
     for item in items:
+        if FULL and item.get_closest_marker("deep"):
+            item.add_marker(pytest.mark.timeout(1200))
         if item.get_closest_marker("appliance") and is_certify(item.path.stem, item.name):
             item.add_marker(pytest.mark.certify)
     items.sort(key=lambda item: rank(item.path.stem) if item.get_closest_marker("appliance") else 0)

@@ -218,5 +218,5 @@ class Custody(RuleBasedStateMachine):
         return self.portal.gateway if side == "gateway" else self.portal.storage
 
 
-Custody.TestCase.settings = settings(examples(4, 100), stateful_step_count=25)
+Custody.TestCase.settings = settings(examples(4, 40), stateful_step_count=25)
 TestCustody = pytest.mark.deep(Custody.TestCase)
