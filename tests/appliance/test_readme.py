@@ -107,13 +107,15 @@ def _takes_tls(own: Portal, _study: Study) -> None:
 
 
 def _has_a_record_of_now(own: Portal, study: Study) -> None:
-    """Have the audit record a request for the study: the pages before restart the portal, which fills the last records with others."""
-    _settle(own)
-    own.machine.run(["ddwd", "retry", study.uid])
+    """Have one file of the study fetched again, which the audit records: restarts before this page fill the last records with others."""
+    records = f"journalctl -q -t ddwd-audit DDWD_EVENT=late-image DDWD_STUDY_UID={study.uid} | wc -l"
+    before = own.machine.run(records).stdout
+    own.machine.run(
+        f"find /var/lib/ddwd/received_dicom -name {study.instances[0].sop_uid}.dcm -delete && ddwd retry {study.uid}"
+    )
+    own.wait_complete(study)
     own.machine.wait_for(
-        lambda: own.machine.run("ls /var/lib/ddwd/state/requests").stdout == "",
-        limit=20,
-        what="the extractor did not take the request",
+        lambda: own.machine.run(records).stdout != before, limit=20, what="no record of the fetched file"
     )
 
 
