@@ -13,6 +13,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +65,7 @@ class Step:
     total: int = 0
     running: dict[str, float] = field(default_factory=dict)
     ended: list[tuple[float, str, str]] = field(default_factory=list)
-    news: list[str] = field(default_factory=list)
+    news: deque[str] = field(default_factory=deque)
     _read: int = 0
     _process: subprocess.Popen[bytes] | None = None
 
@@ -178,6 +180,7 @@ class Run:
             if self._ended:
                 return
             step.run()
+            self._tell_news(step)
             self._say(f"{step.name}: {'passed' if step.status == 0 else 'FAILED'} in {step.seconds:.0f} s")
             if step.status:
                 lines = step.log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -193,10 +196,15 @@ class Run:
             at_work = [step for step in self.steps if step.began and step.status is None]
             for step in at_work:
                 step.look()
-                while step.news:
-                    self._say(step.news.pop(0))
+                self._tell_news(step)
             now = time.monotonic()
             self._say(" · ".join(step.state(now) for step in at_work))
+
+    def _tell_news(self, step: Step) -> None:
+        """Show each failure once."""
+        with suppress(IndexError):
+            while True:
+                self._say(step.news.popleft())
 
     def _say(self, text: str) -> None:
         with self._lock:
