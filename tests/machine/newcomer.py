@@ -151,9 +151,19 @@ class Host:
     def stray(self, name: str, home: Path) -> list[str]:
         """Return what was left outside the clone and the cache folder, and what root left in the user's home."""
         inside = Path(f"{self._root}{home}")
-        found = [path for path in inside.iterdir() if path.name not in self._known and path.name != ".cache"]
+        known = {
+            *self._known,
+            ".cache",
+            *((".ssh",) if name == "root" else ()),
+        }  # systemd's package makes /root/.ssh
+        found = [path for path in inside.iterdir() if path.name not in known]
         found += [path for path in inside.glob(".cache/*") if path.name != "ddwd"]
-        found += [path for folder in ("tmp", "var/tmp") for path in (self._root / folder).iterdir()]
+        found += [
+            path
+            for folder in ("tmp", "var/tmp")
+            for path in (self._root / folder).iterdir()
+            if not path.name.startswith("pytest-of-")  # pytest keeps the folders of its last three runs there
+        ]
         lines = [f"outside the clone and the cache: {path.relative_to(self._root)}" for path in found]
         if name == "root":
             return lines
