@@ -203,6 +203,12 @@ def _is_asked(own: Portal, study: Study, said: str) -> None:
         what="the extractor did not take the request",
     )
     own.assert_equal([study])
+    # until then other commands say that the study is on its way, and end with status 1
+    own.machine.wait_for(
+        lambda: own.machine.run(["ddwd", "trace", study.uid], check=False).returncode == 0,
+        limit=60,
+        what="the study that was retried is not published again",
+    )
 
 
 def _no_image_is_left(own: Portal, _study: Study, _said: str) -> None:
