@@ -68,6 +68,7 @@ class Step:
     news: deque[str] = field(default_factory=deque)
     _read: int = 0
     _process: subprocess.Popen[bytes] | None = None
+    _looking: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def name(self) -> str:
@@ -114,7 +115,8 @@ class Step:
         """Read what its tests have reported since the last look."""
         if not self._progress.exists():
             return
-        with self._progress.open(encoding="utf-8") as file:
+        # the thread that runs the step looks once more at its end
+        with self._looking, self._progress.open(encoding="utf-8") as file:
             file.seek(self._read)
             while (line := file.readline()).endswith("\n"):
                 self._read = file.tell()
