@@ -20,6 +20,7 @@ CUSTODY = ("ddwd-gateway", "ddwd-storage", "ddwd-scp", "ddwd-extractor")
 """The daemons that images pass through."""
 DAEMONS = (*CUSTODY, "ddwd-monitor", "ddwd-quickack", "ddwd-inbox")
 UNITS = ("ddwd", *DAEMONS)
+SETTINGS = "/etc/ddwd/ddwd.yaml"
 OUTPUT_DIR = "/var/lib/ddwd/received_dicom"
 COMPLETE_LIMIT = 60.0
 
@@ -52,6 +53,15 @@ class Portal:
         self.apt_said = self.machine.install(self.deb)
         self.active_after = self.wait_active()
         return self.apt_said
+
+    def configure(self, settings: str) -> bool:
+        """Check these settings (the whole ddwd.yaml) and restart with them; False where they are in force already."""
+        path = self.machine.path(SETTINGS)
+        if path.read_text(encoding="utf-8") == settings and self.machine.is_active(*UNITS):
+            return False
+        path.write_text(settings, encoding="utf-8")
+        self.machine.run("ddwd config check && systemctl restart ddwd", timeout=300)
+        return True
 
     def wait_active(self, limit: float = 60.0) -> float:
         """Wait until all units are active and the gateway answers a C-ECHO; return the seconds of the first."""

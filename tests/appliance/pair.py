@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.appliance.conftest import Portal
+from tests.appliance.conftest import SETTINGS, Portal
 from tests.machine import Machine
 from tests.machine.network import MODALITY_ADDRESS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-SETTINGS = "/etc/ddwd/ddwd.yaml"
 _SERVER = """
 mount --bind "$1" "$0/srv" && mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" \
 setpriv --reuid=postgres --regid=postgres --clear-groups /srv/run "$2"
@@ -42,12 +41,10 @@ class Pair:
         self, portal: Portal, lines: Mapping[str, str], units: tuple[str, ...], *, limit: float = 90
     ) -> None:
         """Write settings (`key` or `section.key` -> value) over the defaults, restart, and wait for these units."""
-        path = portal.machine.path(SETTINGS)
-        text = path.read_text(encoding="utf-8")
+        text = portal.machine.path(SETTINGS).read_text(encoding="utf-8")
         for key, value in lines.items():
             text = _with(text, key, value)
-        path.write_text(text, encoding="utf-8")
-        portal.machine.run("ddwd config check && systemctl restart ddwd", timeout=300)
+        portal.configure(text)
         portal.machine.wait_for(
             lambda: portal.machine.is_active(*units), limit=limit, what=f"not all of {units} active"
         )

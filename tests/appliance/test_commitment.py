@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.appliance.conftest import SETTINGS
 from tests.machine import asker
 from tests.studies import is_complete, made_up_ct
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from tests.studies import Study
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
-SETTINGS = "/etc/ddwd/ddwd.yaml"
 LISTEN = 11199
 UNKNOWN = "2.25.99.3399"
 ENTRY = f"modalities: [CT1 at 10.99.0.2:{LISTEN}]"
@@ -85,11 +85,9 @@ def _asking(portal: Portal, transaction: str, *references: tuple[str, str], **ho
 @contextmanager
 def _set(portal: Portal, text: str) -> Iterator[None]:
     """Run the portal with these settings of `commitment`, and as it was afterwards."""
-    path = portal.machine.path(SETTINGS)
-    before = path.read_text(encoding="utf-8")
-    path.write_text(f"commitment: {{{text}}}\n", encoding="utf-8")
+    before = portal.machine.path(SETTINGS).read_text(encoding="utf-8")
     try:
-        portal.machine.run("ddwd config check && systemctl restart ddwd")
+        portal.configure(f"commitment: {{{text}}}\n")
         portal.wait_active()
         portal.machine.wait_for(
             lambda: portal.machine.is_active("ddwd-commitment"),
@@ -98,8 +96,7 @@ def _set(portal: Portal, text: str) -> Iterator[None]:
         )
         yield
     finally:
-        path.write_text(before, encoding="utf-8")
-        portal.machine.run("systemctl restart ddwd")
+        portal.configure(before)
         portal.wait_active()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.appliance.conftest import CUSTODY, DAEMONS, OUTPUT_DIR, Portal
+from tests.appliance.conftest import CUSTODY, DAEMONS, OUTPUT_DIR, SETTINGS, Portal
 from tests.studies import is_complete, made_up_ct
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _capabilities(portal: Portal, unit: str) -> dict[str, set[int]]:
 @contextlib.contextmanager
 def _setting(portal: Portal, before: str, after: str) -> Iterator[None]:
     """Another line in ddwd.yaml and the portal restarted with it, and back again."""
-    path = portal.machine.path("/etc/ddwd/ddwd.yaml")
+    path = portal.machine.path(SETTINGS)
     text = path.read_text(encoding="utf-8")
     assert text.count(before) == 1
     path.write_text(text.replace(before, after), encoding="utf-8")

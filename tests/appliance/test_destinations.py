@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import certificates
+from tests.appliance.conftest import SETTINGS
 from tests.studies import made_up_ct
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from tests.appliance.conftest import Portal
     from tests.studies import Study
 
-SETTINGS = "/etc/ddwd/ddwd.yaml"
 FOLDER = "/srv/teaching"
 HTTP_PORT, HTTPS_PORT, PACS_PORT = 8742, 8743, 11197
 PASSWORD = "never-shown-4711"  # noqa: S105 - made up
@@ -31,6 +31,7 @@ ORTHANC = {
     "IndexDirectory": FOLDER,
     "Plugins": ["/usr/share/orthanc/plugins/libOrthancDicomWeb.so"],
     "RegisteredUsers": {"ddwd": PASSWORD},
+    "Warnings": {"W001_TagsBeingReadFromStorage": False},
 }
 TLS = f"""
 foreground = yes
@@ -141,19 +142,16 @@ def elsewhere(portal: Portal, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """The portal with two destinations, and as it was afterwards."""
     machine = portal.machine
     both = Elsewhere(portal, tmp_path_factory.mktemp("pacs"))
-    path = machine.path(SETTINGS)
-    before = path.read_text(encoding="utf-8")
-    path.write_text(RULES, encoding="utf-8")
+    before = machine.path(SETTINGS).read_text(encoding="utf-8")
     try:
-        machine.run("ddwd config check && systemctl restart ddwd")
+        portal.configure(RULES)
         portal.wait_active()
         machine.wait_for(
             lambda: machine.is_active("ddwd-courier"), limit=30, what="ddwd-courier is not active"
         )
         yield both
     finally:
-        path.write_text(before, encoding="utf-8")
-        machine.run("systemctl restart ddwd")
+        portal.configure(before)
         portal.wait_active()
         both.close_pacs()
         machine.run(f"systemctl stop teaching teaching-tls; rm -rf {FOLDER}", check=False)

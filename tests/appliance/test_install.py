@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.appliance.conftest import DAEMONS, UNITS, Portal
+from tests.appliance.conftest import DAEMONS, SETTINGS, UNITS, Portal
 from tests.machine import Machine
 from tests.machine.machine import INBOX
 from tests.machine.network import MACHINE_ADDRESS
@@ -136,7 +136,7 @@ def test_lintian_finds_nothing(portal: Portal) -> None:
 @pytest.fixture
 def broken_configuration(portal: Portal) -> Iterator[None]:
     """A misspelt key and an impossible port in ddwd.yaml, for the time of one test."""
-    path = portal.machine.path("/etc/ddwd/ddwd.yaml")
+    path = portal.machine.path(SETTINGS)
     before = path.read_text(encoding="utf-8")
     path.write_text(before + "\nstabel_age: 3\npoll_interval: often\n", encoding="utf-8")
     yield

@@ -63,8 +63,8 @@ def _open_ports(portal: Portal) -> set[int]:
 
 
 def _set(portal: Portal, text: str) -> None:
-    portal.machine.path("/etc/ddwd/ddwd.yaml").write_text(text, encoding="utf-8")
-    portal.machine.run("ddwd config check && systemctl restart ddwd")
+    if not portal.configure(text):
+        return
     portal.machine.wait_for(
         lambda: portal.machine.is_active(*UNITS, "ddwd-firewall"), limit=60, what="not all units active"
     )

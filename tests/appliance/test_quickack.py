@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.appliance.conftest import SETTINGS
 from tests.machine.network import MODALITY_ADDRESS
 from tests.studies import made_up_ct
 
@@ -57,7 +58,7 @@ def operators(portal: Portal) -> Iterator[list[str]]:
 @pytest.fixture
 def setting(portal: Portal, operators: list[str]) -> Iterator[list[str]]:
     """Networks of modalities in ddwd.yaml, and the unit started with them, for one test."""
-    path = portal.machine.path("/etc/ddwd/ddwd.yaml")
+    path = portal.machine.path(SETTINGS)
     before = path.read_text(encoding="utf-8")
     assert SETTING in before
     path.write_text(before.replace(SETTING, WANTED), encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import readme
-from tests.appliance.conftest import UNITS, Portal
+from tests.appliance.conftest import SETTINGS, UNITS, Portal
 from tests.machine import Machine
 from tests.machine.machine import INBOX
 from tests.machine.network import MACHINE_ADDRESS
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tests.readme import Command
 
 OPERATOR = "colleague"
-SETTINGS = "/etc/ddwd/ddwd.yaml"
 FOLDER = f"{INBOX}/to-send"
 FILLED_IN: dict[str, Callable[[Study], str]] = {
     "HOST": lambda _study: MACHINE_ADDRESS,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.appliance.conftest import SETTINGS
 from tests.studies import Study, is_complete, made_up_ct, published
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from tests.appliance.conftest import Portal
 
-SETTINGS = "/etc/ddwd/ddwd.yaml"
 RULES = """
 routes:
   - name: emptied
@@ -38,14 +38,11 @@ routes:
 def rules(portal: Portal) -> Iterator[None]:
     """Days for the studies of this module; the settings are put back."""
     machine = portal.machine
-    settings = machine.path(SETTINGS)
-    before = settings.read_text(encoding="utf-8")
-    settings.write_text(before.replace("\nroutes: []\n", "\n") + RULES, encoding="utf-8")
-    machine.run("ddwd config check && systemctl restart ddwd")
+    before = machine.path(SETTINGS).read_text(encoding="utf-8")
+    portal.configure(before.replace("\nroutes: []\n", "\n") + RULES)
     portal.wait_active()
     yield
-    settings.write_text(before, encoding="utf-8")
-    machine.run("systemctl restart ddwd")
+    portal.configure(before)
     portal.wait_active()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.appliance.conftest import SETTINGS
 from tests.studies import Study, made_up_ct
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from tests.appliance.conftest import Portal
 
-SETTINGS = "/etc/ddwd/ddwd.yaml"
 HOOK = "/opt/ris/finished"
 TOLD = "/srv/told"
 RULES = f"""

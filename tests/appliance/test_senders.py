@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.appliance.conftest import Portal, installed
+from tests.appliance.conftest import SETTINGS, Portal, installed
 from tests.machine.network import MACHINE_ADDRESS, MODALITY_ADDRESS
 from tests.studies import made_up_ct
 
@@ -28,10 +28,10 @@ def own(deb: Path) -> Iterator[Portal]:
 
 def _set(portal: Portal, *senders: str) -> None:
     """Run the portal with this list."""
-    text = f"senders: {json.dumps(senders)}\n"
-    portal.machine.path("/etc/ddwd/ddwd.yaml").write_text(text, encoding="utf-8")
-    portal.machine.run("ddwd config check && systemctl restart ddwd")
-    portal.machine.wait_for(lambda: _doctor(portal, "C-ECHO"), limit=60, what="the DICOM ports do not answer")
+    if portal.configure(f"senders: {json.dumps(senders)}\n"):
+        portal.machine.wait_for(
+            lambda: _doctor(portal, "C-ECHO"), limit=60, what="the DICOM ports do not answer"
+        )
 
 
 def _doctor(portal: Portal, part: str) -> bool:
@@ -63,6 +63,16 @@ def _is_stored(portal: Portal, uid: str) -> bool:
     return bool(portal.machine.rest("gateway", "/tools/find", method="POST", body=query))
 
 
+def test_a_known_image_with_other_content_of_a_stranger_is_not_acknowledged(
+    own: Portal, tmp_path: Path
+) -> None:
+    _set(own, "CT1 from 10.99.0.2")
+    study = made_up_ct(tmp_path / "ct", 2, seed=320, size=16)
+    assert _send(own, tmp_path / "ct", "CT1").count("(Success)") == 2
+    own.wait_complete(study)
+    assert "(Success)" not in _send(own, tmp_path / "ct", "STRANGER")
+
+
 @pytest.mark.parametrize(
     ("senders", "stranger", "answer", "seed"),
     [
@@ -88,16 +98,6 @@ def test_the_pair_of_title_and_address_decides(
     own.assert_equal([ours])
     assert not _is_stored(own, theirs.uid)
     _wait_told(own, stranger, MODALITY_ADDRESS)
-
-
-def test_a_known_image_with_other_content_of_a_stranger_is_not_acknowledged(
-    own: Portal, tmp_path: Path
-) -> None:
-    _set(own, "CT1 from 10.99.0.2")
-    study = made_up_ct(tmp_path / "ct", 2, seed=320, size=16)
-    assert _send(own, tmp_path / "ct", "CT1").count("(Success)") == 2
-    own.wait_complete(study)
-    assert "(Success)" not in _send(own, tmp_path / "ct", "STRANGER")
 
 
 def test_the_portals_own_study_and_ddwd_send_are_let_in(own: Portal, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_receiver_that_listens_everywhere_still_speaks_to_this_machine_alone(o
     own.machine.run(
         "printf '[Service]\\nIPAddressDeny=\\nIPAddressAllow=any\\n' > /run/systemd/system/ddwd-scp.service.d/open.conf"
     )
-    path = own.machine.path("/etc/ddwd/ddwd.yaml")
+    path = own.machine.path(SETTINGS)
     path.write_text("scp:\n  host: 0.0.0.0\n", encoding="utf-8")
     own.machine.run("systemctl daemon-reload; systemctl restart ddwd")
     own.wait_active()

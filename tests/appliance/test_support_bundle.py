@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pydicom
 import pytest
 
-from tests.appliance.conftest import UNITS
+from tests.appliance.conftest import SETTINGS, UNITS
 from tests.machine.machine import INBOX
 from tests.studies import Study, made_up_ct, read_studies
 
@@ -81,7 +81,7 @@ def words() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def study(portal: Portal, words: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     """Delivered, and sent again with other content; with every kind of secret set, and a unit that prints what it should not."""
-    settings = portal.machine.path("/etc/ddwd/ddwd.yaml")
+    settings = portal.machine.path(SETTINGS)
     before = settings.read_text(encoding="utf-8")
     changed = before.replace("  webhook:\n", f"  webhook: http://127.0.0.1:9/hook/{words['webhook']}\n")
     changed = changed.replace("  server:\n", "  server: 127.0.0.1\n").replace(
@@ -169,7 +169,7 @@ def test_no_secret_is_in_it(portal: Portal, made: Bundle, words: dict[str, str])
 def test_it_comes_while_the_portal_is_stopped_and_its_settings_are_wrong(
     portal: Portal, words: dict[str, str]
 ) -> None:
-    settings = portal.machine.path("/etc/ddwd/ddwd.yaml")
+    settings = portal.machine.path(SETTINGS)
     sound = settings.read_text(encoding="utf-8")
     portal.machine.run(["systemctl", "stop", "ddwd"])
     settings.write_text(sound + "nonsense: 1\n", encoding="utf-8")

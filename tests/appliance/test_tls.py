@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.appliance.conftest import SETTINGS
 from tests.machine.machine import INBOX
 from tests.studies import Study, made_up_ct
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from tests.appliance.conftest import Portal
 
-SETTINGS = "/etc/ddwd/ddwd.yaml"
 FOLDER = "/etc/ddwd/tls"
 TLS_PORT = 2762
 EVERYWHERE = {"gateway": "both", "dicomweb": "true", "storage": "true", "scp": "true"}
@@ -26,12 +26,11 @@ PLAIN = {"gateway": "off", "dicomweb": "false", "storage": "false", "scp": "fals
 
 def _set(portal: Portal, **wanted: str) -> None:
     """Set keys of the section tls, check, restart, wait."""
-    path = portal.machine.path(SETTINGS)
-    before, section, after = path.read_text(encoding="utf-8").partition("\ntls:\n")
+    settings = portal.machine.path(SETTINGS).read_text(encoding="utf-8")
+    before, section, after = settings.partition("\ntls:\n")
     for key, value in wanted.items():
         after = re.sub(rf"^  {key}: .*$", f"  {key}: {value}", after, count=1, flags=re.MULTILINE)
-    path.write_text(before + section + after, encoding="utf-8")
-    portal.machine.run("ddwd config check && systemctl restart ddwd", timeout=300)
+    portal.configure(before + section + after)
     portal.machine.wait_for(
         lambda: portal.machine.run("ddwd doctor --json", check=False).returncode == 0,
         limit=90,

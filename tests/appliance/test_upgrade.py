@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.appliance.conftest import Portal
+from tests.appliance.conftest import SETTINGS, Portal
 from tests.machine import Machine
 from tests.machine.host import cache_folder
 from tests.machine.machine import INBOX
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 (PREVIOUS,) = (Path(__file__).with_name("previous")).glob("ddwd-*.tar.xz")
 OLD = PREVIOUS.name.removeprefix("ddwd-").removesuffix(".tar.xz")
 STATE = "/var/lib/ddwd/state"
-SETTINGS = "/etc/ddwd/ddwd.yaml"
 BOOKWORM = 'ID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\n'
 SENDING = 'for one in "$@"; do until storescu -aec ORTHANC1 {} 4242 "$one"; do sleep 0.2; done; echo "acknowledged"; sleep 0.1; done'
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.appliance.conftest import Portal, installed
+from tests.appliance.conftest import SETTINGS, Portal, installed
 from tests.machine.machine import HTTP_PORTS
 from tests.machine.network import MACHINE_ADDRESS
 from tests.studies import made_up_ct
@@ -151,7 +151,7 @@ def _wait_page(portal: Portal, port: int, login: str) -> None:
 
 
 def test_pages_are_opened_by_https_and_login_and_in_no_other_way(own: Portal) -> None:
-    path = own.machine.path("/etc/ddwd/ddwd.yaml")
+    path = own.machine.path(SETTINGS)
     before = path.read_text(encoding="utf-8")
     assert {_https(own, 8442), _https(own, 8443)} == {0}
     path.write_text("web:\n  open: true\n", encoding="utf-8")
