@@ -29,6 +29,8 @@ REPO = Path(__file__).resolve().parents[2]
 MOST_MEGABYTES = {"ddwd-gateway": 1000.0, "ddwd-scp": 300.0}
 HEAVY = {"huge-sequence": 4000.0, "deflate-bomb": 16000.0}
 """DCMTK keeps some 650 bytes for each empty item, and inflates without a bound: what limits it is the unit's MemoryMax."""
+GATEWAY_MEMORY = "4G"
+"""What the unit's share (60 %) is on a machine of 7 GB: the share of this host's memory would be taken from other tests' machines."""
 KEPT_BY_THE_KERNEL = {"idle-connections", "association-flood"}
 """Who says nothing does not reach Orthanc (ddwd/listener.py), and held associations are no hindrance to it."""
 COMES_BACK = 90.0
@@ -67,6 +69,11 @@ class Victim:
 def portal(deb: Path) -> Iterator[Portal]:
     """A machine of their own: what the attacks leave (images in quarantine, studies that wait) is nothing for other tests."""
     with installed(deb) as attacked:
+        drop_in = attacked.machine.path("/etc/systemd/system/ddwd-gateway.service.d/memory.conf")
+        drop_in.parent.mkdir(parents=True)
+        drop_in.write_text(f"[Service]\nMemoryMax={GATEWAY_MEMORY}\n", encoding="utf-8")
+        attacked.machine.run("systemctl daemon-reload && systemctl restart ddwd-gateway")
+        attacked.wait_active()
         yield attacked
 
 

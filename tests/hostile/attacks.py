@@ -90,9 +90,9 @@ def _pour(sender: Sender, first: bytes, most: int) -> int:
     sent = 0
     sender.connection.settimeout(sender.target.within(10))
     with suppress(OSError):
-        sender.send(first)
+        sender.connection.sendall(first)
         while sent < most:
-            sender.send(_BLOCK)
+            sender.connection.sendall(_BLOCK)
             sent += len(_BLOCK)
     return sent
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 import struct
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -23,6 +23,8 @@ ACCEPTED, REJECTED, PDATA, RELEASED, ABORT, CLOSED = 2, 3, 4, 6, 7, 0
 UNDEFINED = 0xFFFFFFFF
 _IMAGE_SECONDS = 90.0
 """The same for a sound image amid an attack."""
+_STEP_SECONDS = 60.0
+"""For what a busy machine merely does late: to take a connection, an association request, and what is sent."""
 _FRAGMENT = 16000
 _LONG = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"])
 
@@ -173,8 +175,10 @@ class Sender:
 
     def __init__(self, target: Target, seconds: float = 0.0) -> None:
         self.target = target
-        patience = target.within(seconds) if seconds else target.patience
-        self.connection = socket.create_connection((target.host, target.port), patience)
+        self._patience = target.within(seconds) if seconds else target.patience
+        self._unhurried = target.within(seconds or _STEP_SECONDS)
+        self.connection = socket.create_connection((target.host, target.port), self._unhurried)
+        self.connection.settimeout(self._patience)
 
     def __enter__(self) -> Self:
         return self
@@ -185,13 +189,15 @@ class Sender:
         self.connection.close()
 
     def send(self, content: bytes) -> None:
-        """Send bytes. Raises OSError where the peer has gone."""
-        self.connection.sendall(content)
+        """Send bytes, however slowly they are taken: patience is for answers. Raises OSError where the peer has gone."""
+        with self._without_haste():
+            self.connection.sendall(content)
 
     def associate(self, *contexts: bytes, longest: int = 0) -> dict[int, str]:
         """Request an association; the accepted contexts with their transfer syntaxes. Raises ConnectionError where refused."""
         self.send(association(self.target.called, contexts, longest=longest))
-        kind, body = self.receive()
+        with self._without_haste():  # so far nothing is wrong with this sender: a busy machine answers late
+            kind, body = self.receive()
         if kind != ACCEPTED:
             raise ConnectionRefusedError(f"the association was not accepted: PDU {kind}")
         return _accepted(body)
@@ -231,6 +237,14 @@ class Sender:
         with suppress(ConnectionError):
             self.send(content)
         return self.answer()
+
+    @contextmanager
+    def _without_haste(self) -> Iterator[None]:
+        self.connection.settimeout(self._unhurried)
+        try:
+            yield
+        finally:
+            self.connection.settimeout(self._patience)
 
     def _exactly(self, length: int) -> bytes:
         content = b""
