@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import yaml
 
 from ddwd import tables
-from ddwd.errors import ConfigError, Problem
+from ddwd.core.errors import ConfigError, Problem
 from ddwd.keeping import Retention
 from ddwd.routing import Destination, Route
 from ddwd.values import (
@@ -211,7 +211,7 @@ class Retrieve:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Bytes kept free on each volume, but at most a twentieth of it (ddwd/room.py)."""
+    """Bytes kept free on each volume, but at most a twentieth of it (ddwd/core/disk_space.py)."""
 
     reserve: int = 2 * 1024**3
 

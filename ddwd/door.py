@@ -19,10 +19,10 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ddwd import durable
+from ddwd.core import durable
+from ddwd.core.disk_space import Level, level_of, space_of
+from ddwd.core.model import VIEWER
 from ddwd.dicom.head import UnreadableError, is_nested_deeper, read_identity
-from ddwd.model import VIEWER
-from ddwd.room import Level, level_of, space_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

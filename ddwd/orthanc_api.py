@@ -21,8 +21,8 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ReadTimeoutError
 from urllib3.util.retry import Retry
 
-from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError
-from ddwd.model import OrthancId, Series, Study, is_uid
+from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
+from ddwd.core.model import OrthancId, Series, Study, is_uid
 from ddwd.routing import CALLING
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ddwd import __version__
-from ddwd.model import safe_component
+from ddwd.core.model import safe_component
 
 if TYPE_CHECKING:
     from ddwd.config import Config, NodeName, Role

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ddwd.model import SELF_TEST_AET, SELF_TEST_PATIENT, TREE
+from ddwd.core.model import SELF_TEST_AET, SELF_TEST_PATIENT, TREE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

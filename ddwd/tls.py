@@ -12,7 +12,7 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
-from ddwd.errors import ConfigError, Problem
+from ddwd.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from ddwd.config import Config

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn, cast
 
-from ddwd.errors import InvalidValueError
-from ddwd.model import parse_aet
+from ddwd.core.errors import InvalidValueError
+from ddwd.core.model import parse_aet
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _LAST_PORT = 65535

@@ -18,8 +18,8 @@ _SETTINGS = _CONFIGURATION["Ddwd"]
 _DICOM_PORT = _CONFIGURATION["DicomPort"]
 sys.path.insert(0, _SETTINGS["Package"])
 
-from ddwd.audit import Audit, Event  # noqa: E402 - the path comes first
-from ddwd.clock import SystemClock  # noqa: E402 - as above
+from ddwd.core.audit import Audit, Event  # noqa: E402 - the path comes first
+from ddwd.core.clock import SystemClock  # noqa: E402 - as above
 from ddwd.door import Door, NotDicomError, Settings, Verdict, may  # noqa: E402 - as above
 from ddwd.listener import keep_silent  # noqa: E402 - as above
 from ddwd.state.commitments import Commitments, Counter  # noqa: E402 - as above

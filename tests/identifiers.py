@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
-from ddwd.model import identifier_of, safe_component
+from ddwd.core.model import identifier_of, safe_component
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,19 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd import durable
 from ddwd.appliance import vault
 from ddwd.appliance.vault import Dump, Manifest, Owned, Sum
-from ddwd.clock import stamp
-from ddwd.errors import InvalidValueError, NotFoundError, StateError, StorageFullError
+from ddwd.core import durable
+from ddwd.core.clock import stamp
+from ddwd.core.errors import InvalidValueError, NotFoundError, StateError, StorageFullError
 from ddwd.paths import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from ddwd.appliance.vault import Found, Machine, Progress, Tree
-    from ddwd.clock import Clock
     from ddwd.config import Config, NodeName
+    from ddwd.core.clock import Clock
 
 _LOCK = ".lock"
 _WORKING, _CUT = ".part", ".cut"

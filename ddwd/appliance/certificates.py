@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddwd import tls
-from ddwd.durable import replace_file
-from ddwd.errors import DdwdError, InvalidValueError, NotFoundError
+from ddwd.core.durable import replace_file
+from ddwd.core.errors import DdwdError, InvalidValueError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -14,10 +14,10 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ddwd import durable
 from ddwd.config import READ_HINT
-from ddwd.errors import ConfigError, Problem
-from ddwd.model import VIEWER
+from ddwd.core import durable
+from ddwd.core.errors import ConfigError, Problem
+from ddwd.core.model import VIEWER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

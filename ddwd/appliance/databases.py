@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from ddwd.errors import ConfigError, Problem
+from ddwd.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from ddwd.config import Config, NodeName

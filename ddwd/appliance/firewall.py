@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.config import ports as keys_of_ports
-from ddwd.errors import PeerRefusedError
+from ddwd.core.errors import PeerRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

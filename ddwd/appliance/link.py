@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ddwd.config import Config, Loaded, Role
-    from ddwd.errors import Problem
+    from ddwd.core.errors import Problem
 
 UNIT = "ddwd-tls@link"
 _KEY_OF_UNIT = f"/run/credentials/{UNIT}.service/{CREDENTIAL}"

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ddwd import clock, routing, tls
+from ddwd import routing, tls
 from ddwd.appliance import credentials as passwords
 from ddwd.appliance import databases, elsewhere, link, terminator
 from ddwd.appliance.render import RENDERED_NAME, render, senders_bundle
 from ddwd.config import load
-from ddwd.durable import replace_file
-from ddwd.errors import DdwdError, PeerDownError, PeerRefusedError
+from ddwd.core import clock
+from ddwd.core.durable import replace_file
+from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError
 from ddwd.paths import Paths
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddwd import tls
 from ddwd.appliance import databases, elsewhere, link, senders
-from ddwd.errors import ConfigError, Problem
-from ddwd.model import EXTRACTOR_AET, VIEWER
+from ddwd.core.errors import ConfigError, Problem
+from ddwd.core.model import EXTRACTOR_AET, VIEWER
 from ddwd.paths import Paths, orthanc_share
 from ddwd.routing import JOBS_ELSEWHERE
 

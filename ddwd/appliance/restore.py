@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd import durable
 from ddwd.appliance import provision, vault
 from ddwd.config import load
-from ddwd.errors import DdwdError, InvalidValueError, StateError, StorageFullError
+from ddwd.core import durable
+from ddwd.core.errors import DdwdError, InvalidValueError, StateError, StorageFullError
 from ddwd.paths import Paths
 
 if TYPE_CHECKING:

@@ -22,12 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddwd import clock, routing
+from ddwd import routing
 from ddwd.appliance import credentials as passwords
 from ddwd.appliance.render import PLUGIN_DIR, PYTHON_PLUGIN, RENDERED_NAME, render
 from ddwd.config import VARIABLES, load
-from ddwd.durable import replace_file, replace_volatile
-from ddwd.errors import ConfigError, DdwdError, PeerDownError, Problem
+from ddwd.core import clock
+from ddwd.core.durable import replace_file, replace_volatile
+from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, Problem
 from ddwd.paths import Paths
 
 if TYPE_CHECKING:

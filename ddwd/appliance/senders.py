@@ -13,7 +13,7 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Any
 
-from ddwd.model import INBOX_AET, SELF_TEST_AET, SEND_AET
+from ddwd.core.model import INBOX_AET, SELF_TEST_AET, SEND_AET
 from ddwd.values import Sender
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ddwd import durable
 from ddwd.appliance import databases
 from ddwd.appliance.provision import Answer, Host, SystemHost
-from ddwd.errors import LinkedError, NotFoundError, PeerDownError, PeerRefusedError, StateError
+from ddwd.core import durable
+from ddwd.core.errors import LinkedError, NotFoundError, PeerDownError, PeerRefusedError, StateError
 from ddwd.paths import PRIVATE, Paths
 
 if TYPE_CHECKING:

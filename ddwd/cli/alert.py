@@ -6,8 +6,8 @@ import json
 from argparse import RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.clock import SystemClock, stamp
-from ddwd.errors import DdwdError
+from ddwd.core.clock import SystemClock, stamp
+from ddwd.core.errors import DdwdError
 from ddwd.monitor.alerts import Message
 from ddwd.monitor.senders import ways
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, TextIO
 from ddwd import __version__
 from ddwd.appliance import vault
 from ddwd.appliance.backup import Order, back_up
-from ddwd.audit import Audit, Event
-from ddwd.clock import SystemClock
 from ddwd.config import CONFIG_FILE, DEFAULTS_FILE
-from ddwd.errors import InvalidValueError, StateError
+from ddwd.core.audit import Audit, Event
+from ddwd.core.clock import SystemClock
+from ddwd.core.errors import InvalidValueError, StateError
 from ddwd.paths import Paths
 from ddwd.state import custody, ledger
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TextIO
 from ddwd import tls
 from ddwd.appliance import databases, firewall, link, terminator
 from ddwd.config import SECRET_KEYS, Loaded, flatten, load_with_sources, ports
-from ddwd.errors import ConfigError, Problem
+from ddwd.core.errors import ConfigError, Problem
 from ddwd.paths import Paths
 from ddwd.values import DEFAULT, Share
 

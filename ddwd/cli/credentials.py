@@ -10,9 +10,9 @@ from argparse import RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, TextIO
 
 from ddwd.appliance import credentials
-from ddwd.audit import Audit, Event
-from ddwd.errors import InvalidValueError, PeerRefusedError, StateError
-from ddwd.model import VIEWER
+from ddwd.core.audit import Audit, Event
+from ddwd.core.errors import InvalidValueError, PeerRefusedError, StateError
+from ddwd.core.model import VIEWER
 from ddwd.view import units
 
 if TYPE_CHECKING:

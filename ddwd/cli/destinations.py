@@ -6,8 +6,8 @@ import json
 from argparse import RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ddwd.core.errors import StateError
 from ddwd.courier.ways import kind
-from ddwd.errors import StateError
 from ddwd.paths import Paths
 from ddwd.state.deliveries import Deliveries
 from ddwd.view.report import told_by_courier

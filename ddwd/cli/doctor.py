@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ddwd.appliance import credentials, firewall, quickack, vault
-from ddwd.audit import Audit
-from ddwd.clock import SystemClock, sleep
 from ddwd.config import CONFIG_FILE, DEFAULTS_FILE
+from ddwd.core.audit import Audit
+from ddwd.core.clock import SystemClock, sleep
+from ddwd.core.errors import ConfigError, DdwdError
+from ddwd.core.model import SELF_TEST_AET
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
-from ddwd.errors import ConfigError, DdwdError
-from ddwd.model import SELF_TEST_AET
 from ddwd.paths import Paths
 from ddwd.view import peers, units
 from ddwd.view import report as view
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ddwd.appliance.credentials import Credentials
-    from ddwd.clock import Clock
     from ddwd.config import Config, NodeName
+    from ddwd.core.clock import Clock
     from ddwd.dicom.upper_layer import Peer
     from ddwd.view.doctor import Part
 

@@ -6,7 +6,7 @@ import json
 from argparse import RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ddwd.errors import NotFoundError, StateError
+from ddwd.core.errors import NotFoundError, StateError
 from ddwd.paths import Paths
 from ddwd.state.notices import Notices
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ddwd.appliance import certificates, credentials, link
 from ddwd.config import ROLES
-from ddwd.errors import InvalidValueError, StateError
+from ddwd.core.errors import InvalidValueError, StateError
 
 if TYPE_CHECKING:
     import argparse

@@ -37,7 +37,7 @@ from ddwd.cli import (
     verify,
 )
 from ddwd.config import ROLES, load
-from ddwd.errors import DdwdError, NotFoundError
+from ddwd.core.errors import DdwdError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,7 +7,7 @@ from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ddwd.errors import InvalidValueError, NotFoundError, StateError
+from ddwd.core.errors import InvalidValueError, NotFoundError, StateError
 from ddwd.paths import Paths
 from ddwd.pipeline.quarantine import read_entries
 from ddwd.state.requests import Request, Requests

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.errors import DdwdError
+from ddwd.core.errors import DdwdError
 from ddwd.paths import Paths
 from ddwd.pipeline.difference import Comparison, Totals
 from ddwd.state.proof import Prover
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ddwd.config import Config
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.orthanc_api import Orthanc
     from ddwd.pipeline.difference import Difference
     from ddwd.state.custody import CustodyPort

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ddwd import __version__
 from ddwd.appliance import vault
 from ddwd.appliance.restore import assert_possible, assert_whole, open_backup, restore, would_be_lost
-from ddwd.audit import Audit, Event
 from ddwd.cli.backup import SCHEMAS, assert_root, contents, progress_on_terminal, telling
 from ddwd.cli.doctor import bench
 from ddwd.cli.retry import bring_back
-from ddwd.clock import SystemClock, sleep
 from ddwd.config import load
-from ddwd.errors import DdwdError, PeerRefusedError
+from ddwd.core.audit import Audit, Event
+from ddwd.core.clock import SystemClock, sleep
+from ddwd.core.errors import DdwdError, PeerRefusedError
 from ddwd.paths import Paths
 from ddwd.state.requests import Request, Requests
 from ddwd.view.doctor import Level, examine

@@ -8,7 +8,8 @@ from argparse import RawDescriptionHelpFormatter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ddwd.clock import SystemClock
+from ddwd.core.clock import SystemClock
+from ddwd.core.disk_space import space_of as measure
 from ddwd.keeping import PLACES, Place
 from ddwd.paths import Paths
 from ddwd.pipeline.retention import account
@@ -16,7 +17,6 @@ from ddwd.pipeline.retention.account import Tally
 from ddwd.pipeline.retention.keeper import WHERE
 from ddwd.pipeline.retention.plan import Plan
 from ddwd.pipeline.retention.remove import Removed
-from ddwd.room import space_of as measure
 from ddwd.state.proof import Prover
 from ddwd.state.requests import Request, Requests
 from ddwd.state.stores import custody_of

@@ -11,7 +11,7 @@ from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.clock import SystemClock, sleep
+from ddwd.core.clock import SystemClock, sleep
 from ddwd.paths import Paths
 from ddwd.pipeline.regain import Regain
 from ddwd.state.deliveries import Deliveries

@@ -11,8 +11,8 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
-from ddwd.errors import NotFoundError
-from ddwd.model import SEND_AET, TREE
+from ddwd.core.errors import NotFoundError
+from ddwd.core.model import SEND_AET, TREE
 from ddwd.routing import CALLING, OWN, TAGS, Judged, Route, judge, table
 
 if TYPE_CHECKING:

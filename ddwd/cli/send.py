@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ddwd import tls
+from ddwd.core.errors import DeliveryError, PeerDownError, PeerRefusedError
+from ddwd.core.model import SEND_AET
 from ddwd.dicom.store_scu import Answer, Outgoing, examine, files, send
 from ddwd.dicom.upper_layer import Peer
-from ddwd.errors import DeliveryError, PeerDownError, PeerRefusedError
-from ddwd.model import SEND_AET
 
 if TYPE_CHECKING:
     import argparse

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ddwd import __version__
-from ddwd.clock import sleep
+from ddwd.core.clock import sleep
 from ddwd.lifecycle import Stage
 from ddwd.view import report as view
 from ddwd.view.words import many, size, span, time

@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ddwd import __version__, audit, durable
+from ddwd import __version__
 from ddwd.appliance import certificates, credentials, render
 from ddwd.cli import config as config_verb
 from ddwd.cli import doctor, status, tls
-from ddwd.clock import SystemClock, stamp
 from ddwd.config import CONFIG_FILE, DEFAULTS_FILE, READ_HINT, Config, Loaded, load_with_sources
-from ddwd.errors import ConfigError, DdwdError, StateError
+from ddwd.core import audit, durable
+from ddwd.core.clock import SystemClock, stamp
+from ddwd.core.errors import ConfigError, DdwdError, StateError
 from ddwd.paths import Paths
 from ddwd.view import bundle, machine, scrub
 from ddwd.view import report as view
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from ddwd.appliance.credentials import Credentials
     from ddwd.config import NodeName
-    from ddwd.errors import Problem
+    from ddwd.core.errors import Problem
 
 _EPILOG = """One .tar.gz, readable for you alone: settings and the additions to the Orthancs without passwords,
 states of the units, status and doctor, versions, the journal of the last day, counts of the

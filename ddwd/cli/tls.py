@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from ddwd import tls
 from ddwd.appliance import certificates
-from ddwd.clock import SystemClock, stamp
-from ddwd.errors import StateError
+from ddwd.core.clock import SystemClock, stamp
+from ddwd.core.errors import StateError
 from ddwd.view.doctor import EXPIRES_DAYS
 
 if TYPE_CHECKING:

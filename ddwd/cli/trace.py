@@ -8,7 +8,7 @@ from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.clock import sleep
+from ddwd.core.clock import sleep
 from ddwd.paths import Paths
 from ddwd.state.proof import Prover
 from ddwd.state.stores import custody_of

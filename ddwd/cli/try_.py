@@ -13,9 +13,9 @@ from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd import clock
 from ddwd.appliance.sandbox import Sandbox, keeps_conflicts, wait_up
-from ddwd.errors import DdwdError
+from ddwd.core import clock
+from ddwd.core.errors import DdwdError
 
 if TYPE_CHECKING:
     import argparse

@@ -11,7 +11,7 @@ import sys
 from argparse import RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, TextIO, get_args
 
-from ddwd.errors import NotFoundError, PeerRefusedError
+from ddwd.core.errors import NotFoundError, PeerRefusedError
 from ddwd.paths import Paths
 from ddwd.pipeline.verify import Verifier
 from ddwd.state.proof import Kind, Prover
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.config import Config
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.state.custody import Kept
     from ddwd.state.proof import Finding, Proof, SecondLook
 

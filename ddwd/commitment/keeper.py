@@ -10,16 +10,16 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ddwd.audit import Event
-from ddwd.errors import InvalidValueError, PeerDownError, PeerRefusedError
+from ddwd.core.audit import Event
+from ddwd.core.errors import InvalidValueError, PeerDownError, PeerRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from ddwd.audit import Audit
-    from ddwd.clock import Clock
     from ddwd.commitment.truth import Answer, Found, Truth
+    from ddwd.core.audit import Audit
+    from ddwd.core.clock import Clock
     from ddwd.state.commitments import Asked, Commitments
     from ddwd.values import Station
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ddwd.errors import NotFoundError, StateError
+from ddwd.core.errors import NotFoundError, StateError
 from ddwd.pipeline.quarantine import read_entries
 from ddwd.state.custody import lacks
 from ddwd.state.proof import is_as_recorded
@@ -19,7 +19,7 @@ from ddwd.state.proof import is_as_recorded
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.orthanc_api import Held
     from ddwd.paths import Paths
     from ddwd.state.commitments import Reference

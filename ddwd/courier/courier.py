@@ -8,16 +8,16 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from ddwd.errors import DdwdError, PeerDownError, PeerRefusedError, StateError
+from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Executor, Future
 
-    from ddwd.clock import Clock
+    from ddwd.core.clock import Clock
+    from ddwd.core.model import OrthancId
     from ddwd.courier.lane import Lane
     from ddwd.courier.standing import Standing
-    from ddwd.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
     from ddwd.pipeline.sweep import Sweep
     from ddwd.pipeline.watch import ChangeFeed

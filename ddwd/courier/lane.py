@@ -9,19 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from ddwd.audit import Event
-from ddwd.clock import stamp
+from ddwd.core.audit import Event
+from ddwd.core.clock import stamp
+from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.courier.standing import Standing
-from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.routing import JOBS_ELSEWHERE, PRIORITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ddwd.audit import Audit
-    from ddwd.clock import Clock
+    from ddwd.core.audit import Audit
+    from ddwd.core.clock import Clock
+    from ddwd.core.model import OrthancId
     from ddwd.courier.ways import Way
-    from ddwd.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
     from ddwd.routing import Route
     from ddwd.state.deliveries import Deliveries

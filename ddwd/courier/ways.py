@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ddwd.errors import NotFoundError, PeerRefusedError
+from ddwd.core.errors import NotFoundError, PeerRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.routing import Destination
 
 _PAGE = 1000

@@ -7,10 +7,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from ddwd.appliance import credentials
-from ddwd.audit import Audit
-from ddwd.clock import SystemClock
 from ddwd.commitment.keeper import Keeper
 from ddwd.commitment.truth import Truth
+from ddwd.core.audit import Audit
+from ddwd.core.clock import SystemClock
 from ddwd.daemon import doorbell
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.optional import enter

@@ -8,17 +8,17 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from ddwd import durable
 from ddwd.appliance import credentials
-from ddwd.audit import Audit
-from ddwd.clock import SystemClock, stamp
+from ddwd.core import durable
+from ddwd.core.audit import Audit
+from ddwd.core.clock import SystemClock, stamp
+from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError
 from ddwd.courier.courier import Courier, Recipients
 from ddwd.courier.lane import Lane
 from ddwd.courier.ways import way_to
 from ddwd.daemon import doorbell
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.optional import enter
-from ddwd.errors import DdwdError, PeerDownError, PeerRefusedError
 from ddwd.orthanc_api import Orthanc
 from ddwd.paths import Paths
 from ddwd.pipeline.sweep import Sweep

@@ -13,16 +13,17 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from ddwd import durable
 from ddwd.appliance import credentials
-from ddwd.audit import Audit, Event
-from ddwd.clock import SystemClock
 from ddwd.config import load
+from ddwd.core import durable
+from ddwd.core.audit import Audit, Event
+from ddwd.core.clock import SystemClock
+from ddwd.core.errors import DdwdError, PeerDownError
+from ddwd.core.watchdog import Progress
 from ddwd.daemon import doorbell
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.standing import Totals, standing
 from ddwd.daemon.workers import Ending, StorageMover, Workers
-from ddwd.errors import DdwdError, PeerDownError
 from ddwd.orthanc_api import Orthanc
 from ddwd.paths import Paths
 from ddwd.pipeline.conflicts import Conflicts
@@ -32,7 +33,6 @@ from ddwd.pipeline.forward import Forwarder
 from ddwd.pipeline.guard import Guard
 from ddwd.pipeline.leftovers import Leftovers
 from ddwd.pipeline.mend import Mender
-from ddwd.pipeline.progress import Progress
 from ddwd.pipeline.publish import Publisher
 from ddwd.pipeline.quarantine import Quarantine
 from ddwd.pipeline.retention.examine import Examiner, owed

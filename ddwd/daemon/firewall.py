@@ -9,7 +9,7 @@ import sys
 
 from ddwd.appliance import firewall
 from ddwd.config import load
-from ddwd.errors import DdwdError
+from ddwd.core.errors import DdwdError
 
 
 def main() -> int:

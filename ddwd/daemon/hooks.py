@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd import durable
-from ddwd.audit import Audit
-from ddwd.clock import SystemClock, stamp
+from ddwd.core import durable
+from ddwd.core.audit import Audit
+from ddwd.core.clock import SystemClock, stamp
+from ddwd.core.errors import DdwdError, StateError
 from ddwd.daemon import doorbell
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.optional import FAILED, SKIP
-from ddwd.errors import DdwdError, StateError
 from ddwd.hooks.runner import Hook, tell
 from ddwd.hooks.teller import Teller
 from ddwd.state.notices import Notices

@@ -6,16 +6,16 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from ddwd.audit import Audit
-from ddwd.clock import SystemClock
+from ddwd.core.audit import Audit
+from ddwd.core.clock import SystemClock
+from ddwd.core.errors import StateError
+from ddwd.core.model import INBOX_AET
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.optional import enter
 from ddwd.dicom import nodes, store_scu
-from ddwd.errors import StateError
 from ddwd.inbox.arrivals import Arrivals
 from ddwd.inbox.keeper import Keeper, Stopped
 from ddwd.inbox.writers import Writers
-from ddwd.model import INBOX_AET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -13,11 +13,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from ddwd.appliance import credentials
-from ddwd.audit import Audit, Event
-from ddwd.clock import SystemClock, stamp
 from ddwd.config import load
+from ddwd.core.audit import Audit, Event
+from ddwd.core.clock import SystemClock, stamp
+from ddwd.core.errors import DdwdError
 from ddwd.daemon.loop import Beat, Loop
-from ddwd.errors import DdwdError
 from ddwd.monitor import alerts, senders
 from ddwd.monitor.metrics import Metrics
 from ddwd.monitor.outbox import Outbox
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from ddwd.clock import Clock
     from ddwd.config import Config
+    from ddwd.core.clock import Clock
     from ddwd.view.events import Happened
     from ddwd.view.report import Report
 

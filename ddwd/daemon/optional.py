@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ddwd.config import load
-from ddwd.errors import DdwdError
+from ddwd.core.errors import DdwdError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from ddwd.appliance import quickack
 from ddwd.config import load
+from ddwd.core.errors import DdwdError, PeerRefusedError
 from ddwd.daemon.loop import Beat, Loop
-from ddwd.errors import DdwdError, PeerRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

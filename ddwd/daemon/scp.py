@@ -13,19 +13,19 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ddwd.audit import Audit, Event
-from ddwd.clock import SystemClock, stamp
 from ddwd.config import load
+from ddwd.core.audit import Audit, Event
+from ddwd.core.clock import SystemClock, stamp
+from ddwd.core.errors import DdwdError
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.dicom.store_scp import Counts, StoreScp
-from ddwd.errors import DdwdError
 from ddwd.monitor.refusals import Refusals
 from ddwd.paths import Paths
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.clock import Clock
+    from ddwd.core.clock import Clock
 
 log = logging.getLogger("ddwd.scp")
 

@@ -11,13 +11,13 @@ from dataclasses import asdict
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ddwd.audit import Event
-from ddwd.clock import stamp
+from ddwd.core.audit import Event
+from ddwd.core.clock import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ddwd.clock import Clock
+    from ddwd.core.clock import Clock
     from ddwd.pipeline.cycle import Cycle, CycleReport
     from ddwd.pipeline.guard import Guard
     from ddwd.pipeline.open_study import OpenStudy

@@ -11,18 +11,18 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from ddwd.core.errors import PeerDownError
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import Mover, echo
-from ddwd.errors import PeerDownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ddwd.clock import Clock
     from ddwd.config import Config
-    from ddwd.model import Study
-    from ddwd.pipeline.progress import Progress
+    from ddwd.core.clock import Clock
+    from ddwd.core.model import Study
+    from ddwd.core.watchdog import Progress
 
 log = logging.getLogger("ddwd.extractor")
 

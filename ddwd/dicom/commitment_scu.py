@@ -12,9 +12,9 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pynetdicom import build_role
 
+from ddwd.core.errors import PeerDownError, PeerRefusedError
 from ddwd.dicom import contexts
 from ddwd.dicom.upper_layer import Peer, associate
-from ddwd.errors import PeerDownError, PeerRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,11 +13,11 @@ import threading
 from itertools import count
 from typing import TYPE_CHECKING
 
-from ddwd import durable, room
+from ddwd.core import disk_space, durable
+from ddwd.core.errors import StorageFullError
+from ddwd.core.model import safe_component
 from ddwd.dicom import contexts
 from ddwd.dicom.head import HEAD_BYTES, Head, read_head
-from ddwd.errors import StorageFullError
-from ddwd.model import safe_component
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +81,7 @@ class Spool:
 
     def open(self) -> durable.NewFile:
         """A new file for an object on its way in. Raises StorageFullError where less than the reserve is free."""
-        if room.level_of(room.space_of(self._incoming), self._reserve) is room.Level.REFUSE:
+        if disk_space.level_of(disk_space.space_of(self._incoming), self._reserve) is disk_space.Level.REFUSE:
             raise StorageFullError("less room is left on the volume of the output than the reserve")
         path = self._incoming / f"{self._run}-{next(self._numbers)}{_PART}"
         return durable.NewFile(path, below=self._below)

@@ -17,9 +17,9 @@ from pydicom.dataset import Dataset
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.status import QR_MOVE_SERVICE_CLASS_STATUS
 
+from ddwd.core.errors import PeerDownError, PeerRefusedError
 from ddwd.dicom import contexts
 from ddwd.dicom.upper_layer import Peer, associate, notice_loss
-from ddwd.errors import PeerDownError, PeerRefusedError
 
 if TYPE_CHECKING:
     import threading

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddwd import tls
+from ddwd.core.model import EXTRACTOR_AET
 from ddwd.dicom.upper_layer import Peer
-from ddwd.model import EXTRACTOR_AET
 
 if TYPE_CHECKING:
     from ddwd.config import Config

@@ -23,15 +23,16 @@ from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from ddwd import durable, tls
-from ddwd.clock import SystemClock
+from ddwd import tls
+from ddwd.core import durable
+from ddwd.core.clock import SystemClock
+from ddwd.core.errors import LinkedError, StorageFullError
 from ddwd.dicom import contexts
 from ddwd.dicom.command import StoreRequest, read_store, store_response
 from ddwd.dicom.head import UnreadableError
 from ddwd.dicom.incoming import Incoming, Spool
 from ddwd.dicom.move_scu import echo
 from ddwd.dicom.upper_layer import MAX_PDU, Announced, Fragments, Limits, Peer, UpperLayer, no_delay
-from ddwd.errors import LinkedError, StorageFullError
 from ddwd.paths import Paths
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 
     from pynetdicom.association import Association
 
-    from ddwd.clock import Clock
     from ddwd.config import Config, Scp
+    from ddwd.core.clock import Clock
     from ddwd.dicom.head import Head
 
 log = logging.getLogger("ddwd.scp")

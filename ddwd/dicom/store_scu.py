@@ -19,9 +19,9 @@ from pynetdicom import _config
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
+from ddwd.core.errors import PeerDownError, PeerRefusedError
 from ddwd.dicom import contexts
 from ddwd.dicom.upper_layer import Peer, associate
-from ddwd.errors import PeerDownError, PeerRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

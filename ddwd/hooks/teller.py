@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ddwd.audit import Audit, Event
-from ddwd.clock import Clock, stamp
+from ddwd.core.audit import Audit, Event
+from ddwd.core.clock import Clock, stamp
 from ddwd.hooks.runner import HookFailedError, StoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Executor, Future
 
+    from ddwd.core.model import OrthancId
     from ddwd.hooks.runner import Hook
-    from ddwd.model import OrthancId
     from ddwd.state.notices import Notice, Notices
 
 _PAUSES = (10.0, 30.0, 120.0, 600.0, 3600.0)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ddwd.clock import Clock
+    from ddwd.core.clock import Clock
 
 SENT, REJECTED, WAITING = "sent", "rejected", "waiting"
 OURS = frozenset({SENT, REJECTED, WAITING})

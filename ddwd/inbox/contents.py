@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from pydicom import dcmread
 from pydicom.uid import MediaStorageDirectoryStorage
 
+from ddwd.core.errors import StateError
 from ddwd.dicom.store_scu import Answer, Outgoing, examine
-from ddwd.errors import StateError
 from ddwd.inbox import zips
 
 if TYPE_CHECKING:

@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING
 
 from pydicom import dcmread
 
-from ddwd import durable
-from ddwd.audit import Event
-from ddwd.clock import stamp
-from ddwd.errors import DdwdError, InvalidValueError, PeerDownError, PeerRefusedError
+from ddwd.core import durable
+from ddwd.core.audit import Event
+from ddwd.core.clock import stamp
+from ddwd.core.errors import DdwdError, InvalidValueError, PeerDownError, PeerRefusedError
+from ddwd.core.model import INBOX_AET
 from ddwd.inbox import arrivals, contents
 from ddwd.inbox.arrivals import REJECTED, SENT, WAITING
-from ddwd.model import INBOX_AET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ddwd.audit import Audit
-    from ddwd.clock import Clock
+    from ddwd.core.audit import Audit
+    from ddwd.core.clock import Clock
     from ddwd.dicom.store_scu import Answer, Outgoing
     from ddwd.inbox.arrivals import Arrivals, Item
     from ddwd.inbox.contents import Contents

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from watchdog.observers.inotify_c import InotifyEvent
 
-    from ddwd.clock import Clock
+    from ddwd.core.clock import Clock
 
 log = logging.getLogger("ddwd.inbox")
 

@@ -11,8 +11,8 @@ import zipfile
 import zlib
 from typing import IO, TYPE_CHECKING, BinaryIO
 
-from ddwd import durable, room
-from ddwd.errors import InvalidValueError, StorageFullError
+from ddwd.core import disk_space, durable
+from ddwd.core.errors import InvalidValueError, StorageFullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,8 +82,8 @@ def _is_dicom(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
 
 def _check_room(into: Path, wanted: int, reserve: int) -> None:
     """At most what is free beside twice the reserve, below which nothing is retrieved."""
-    space = room.space_of(into)
-    kept = 2 * room.reserve_of(space.total, reserve)
+    space = disk_space.space_of(into)
+    kept = 2 * disk_space.reserve_of(space.total, reserve)
     if wanted > space.total - kept:
         raise InvalidValueError(f"the zip unpacks to {wanted} bytes, more than this disk can hold")
     if wanted > space.free - kept:

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ddwd import durable
+from ddwd.core import durable
 from ddwd.view.report import aside_text
 from ddwd.view.words import many, span
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as Xml
 
-from ddwd.audit import Event
+from ddwd.core.audit import Event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

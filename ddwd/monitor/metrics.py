@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import prometheus_client as prometheus
 
-from ddwd.audit import Event
-from ddwd.errors import StateError
+from ddwd.core.audit import Event
+from ddwd.core.errors import StateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,7 +11,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
-from ddwd.errors import DdwdError
+from ddwd.core.errors import DdwdError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,16 +11,16 @@ import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ddwd import durable
-from ddwd.audit import Event, journal
-from ddwd.errors import StateError
+from ddwd.core import durable
+from ddwd.core.audit import Event, journal
+from ddwd.core.errors import StateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from ddwd.audit import Audit
-    from ddwd.clock import Clock
+    from ddwd.core.audit import Audit
+    from ddwd.core.clock import Clock
 
 _MINUTE = 60.0
 _TOLD_A_MINUTE = 10

@@ -12,8 +12,8 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING
 
-from ddwd import durable
-from ddwd.errors import DdwdError, StateError
+from ddwd.core import durable
+from ddwd.core.errors import DdwdError, StateError
 from ddwd.monitor.dicom_audit import message
 from ddwd.monitor.syslog import send
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import requests
 
-from ddwd.errors import PeerDownError
+from ddwd.core.errors import PeerDownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

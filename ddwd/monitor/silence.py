@@ -10,8 +10,8 @@ from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ddwd.audit import Event
-from ddwd.model import SELF_TEST_AET
+from ddwd.core.audit import Event
+from ddwd.core.model import SELF_TEST_AET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

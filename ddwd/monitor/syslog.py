@@ -8,7 +8,7 @@ import ssl
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from ddwd.errors import PeerDownError
+from ddwd.core.errors import PeerDownError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

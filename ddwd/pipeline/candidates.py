@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.pipeline.sweep import Sweep
 
 _LEFTOVERS_SECONDS = 300.0

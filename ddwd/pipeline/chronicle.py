@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ddwd.audit import Audit, Event
+from ddwd.core.audit import Audit, Event
 from ddwd.lifecycle import Stage
 
 if TYPE_CHECKING:

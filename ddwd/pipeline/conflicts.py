@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from pydicom import dcmread
 
-from ddwd import durable
+from ddwd.core import durable
+from ddwd.core.errors import NotFoundError
+from ddwd.core.model import OrthancId
 from ddwd.dicom.head import UnreadableError, read_identity
-from ddwd.errors import NotFoundError
-from ddwd.model import OrthancId
 from ddwd.pipeline.quarantine import Subject
 from ddwd.pipeline.verify import difference_of
 

@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ddwd.audit import Audit, Event
-from ddwd.clock import Clock, stamp
-from ddwd.errors import (
+from ddwd.core.audit import Audit, Event
+from ddwd.core.clock import Clock, stamp
+from ddwd.core.errors import (
     DdwdError,
     HeldElsewhereError,
     NewerStateError,
@@ -22,8 +22,8 @@ from ddwd.errors import (
     StateError,
     StorageFullError,
 )
+from ddwd.core.model import OrthancId
 from ddwd.lifecycle import Decision, Observation, Stage, decide, retry_delay, waiting_for_a_rule
-from ddwd.model import OrthancId
 from ddwd.pipeline.blame import Blame
 from ddwd.pipeline.candidates import Candidates
 from ddwd.pipeline.chronicle import Chronicle
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ddwd.config import Config
-    from ddwd.model import Study
+    from ddwd.core.model import Study
     from ddwd.orthanc_api import OrthancPort
     from ddwd.pipeline.conflicts import Conflicts
     from ddwd.pipeline.finished import Finished

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ddwd.errors import StateError
+from ddwd.core.errors import StateError
 from ddwd.pipeline.open_study import ids_of
 from ddwd.state.custody import lacks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
     from ddwd.paths import Paths
     from ddwd.state.custody import CustodyPort, Record

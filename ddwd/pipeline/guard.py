@@ -11,16 +11,16 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ddwd import durable, room
-from ddwd.audit import Audit, Event
-from ddwd.room import Level
+from ddwd.core import disk_space, durable
+from ddwd.core.audit import Audit, Event
+from ddwd.core.disk_space import Level
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from ddwd.clock import Clock
-    from ddwd.room import Space
+    from ddwd.core.clock import Clock
+    from ddwd.core.disk_space import Space
 
 Purpose = Literal["retrieve", "forward", "receive"]
 
@@ -69,7 +69,7 @@ class Guard:
         flag: Path,
         clock: Clock,
         audit: Audit,
-        measure: Callable[[Path], Space] = room.space_of,
+        measure: Callable[[Path], Space] = disk_space.space_of,
     ) -> None:
         self._places = places
         self._reserve = reserve
@@ -130,8 +130,8 @@ class Guard:
                 "total": volume.space.total,
                 "inodes_free": volume.space.inodes_free,
                 "inodes": volume.space.inodes,
-                "reserve": (reserve := room.reserve_of(volume.space.total, self._reserve)),
-                "level": room.word(volume.level),
+                "reserve": (reserve := disk_space.reserve_of(volume.space.total, self._reserve)),
+                "level": disk_space.word(volume.level),
                 "stops": self._stops(volume),
                 "hours_left": volume.hours_left(reserve),
             }
@@ -159,14 +159,14 @@ class Guard:
 
     def _judge(self, volume: _Volume, now: float) -> None:
         volume.sample(now)
-        before, volume.level = volume.level, room.level_of(volume.space, self._reserve, volume.level)
+        before, volume.level = volume.level, disk_space.level_of(volume.space, self._reserve, volume.level)
         if volume.level == before:
             return
         event = Event.DISK_LOW if volume.level > before else Event.DISK_OK
         self._audit.record(
             event,
             f"the volume of {volume.path} {self._said(volume)} ({volume.space.free / 1e9:.2f} GB free)",
-            level=room.word(volume.level),
+            level=disk_space.word(volume.level),
             bytes=volume.space.free,
         )
 

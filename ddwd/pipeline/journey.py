@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from ddwd.audit import Event
-    from ddwd.model import OrthancId
+    from ddwd.core.audit import Event
+    from ddwd.core.model import OrthancId
 
 Hop = Literal["gateway", "storage", "disk"]
 

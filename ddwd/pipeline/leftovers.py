@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddwd import durable
-from ddwd.model import OrthancId, identifier_of, safe_component
+from ddwd.core import durable
+from ddwd.core.model import OrthancId, identifier_of, safe_component
 from ddwd.pipeline.quarantine import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
-    from ddwd.model import Study
+    from ddwd.core.model import Study
     from ddwd.orthanc_api import OrthancPort
     from ddwd.paths import Paths
     from ddwd.pipeline.quarantine import Quarantine

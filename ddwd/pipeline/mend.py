@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddwd.audit import Audit, Event
-from ddwd.errors import NotFoundError, PeerRefusedError
+from ddwd.core.audit import Audit, Event
+from ddwd.core.errors import NotFoundError, PeerRefusedError
 
 if TYPE_CHECKING:
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from concurrent.futures import Future
 
-    from ddwd.model import OrthancId, Study
+    from ddwd.core.model import OrthancId, Study
     from ddwd.pipeline.blame import Blame
     from ddwd.pipeline.retrieve import Fetched
     from ddwd.routing import Route

@@ -12,9 +12,9 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ddwd import durable
-from ddwd.errors import StateError
-from ddwd.model import safe_component
+from ddwd.core import durable
+from ddwd.core.errors import StateError
+from ddwd.core.model import safe_component
 from ddwd.pipeline.quarantine import Subject
 from ddwd.state.custody import lacks, present
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from ddwd.model import OrthancId, Study, Wanted
+    from ddwd.core.model import OrthancId, Study, Wanted
     from ddwd.paths import Paths
     from ddwd.pipeline.quarantine import Quarantine
     from ddwd.state.custody import CustodyPort, Record

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ddwd import durable
-from ddwd.audit import Audit, Event
-from ddwd.clock import Clock, stamp
-from ddwd.model import OrthancId, safe_component
+from ddwd.core import durable
+from ddwd.core.audit import Audit, Event
+from ddwd.core.clock import Clock, stamp
+from ddwd.core.model import OrthancId, safe_component
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ddwd.clock import stamp
-from ddwd.errors import StateError
+from ddwd.core.clock import stamp
+from ddwd.core.errors import StateError
 from ddwd.state.custody import lacks
 from ddwd.state.requests import Request
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from ddwd.clock import Clock
-    from ddwd.model import OrthancId
+    from ddwd.core.clock import Clock
+    from ddwd.core.model import OrthancId
     from ddwd.paths import Paths
     from ddwd.state.custody import CustodyPort
     from ddwd.state.requests import Requests

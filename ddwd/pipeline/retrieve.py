@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from ddwd import durable
-from ddwd.errors import DdwdError, NotFoundError, PeerDownError, PeerRefusedError
-from ddwd.model import OrthancId, is_uid, safe_component
+from ddwd.core import durable
+from ddwd.core.errors import DdwdError, NotFoundError, PeerDownError, PeerRefusedError
+from ddwd.core.model import OrthancId, is_uid, safe_component
 from ddwd.pipeline.quarantine import Subject
 from ddwd.pipeline.verify import Known, difference_of, foretold
 from ddwd.state.custody import Kept
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence, Set
     from pathlib import Path
 
-    from ddwd.model import Series, Study, Wanted
+    from ddwd.core.model import Series, Study, Wanted
     from ddwd.orthanc_api import OrthancPort, Stored
     from ddwd.paths import Paths
     from ddwd.pipeline.mend import Mender

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ddwd.errors import NotFoundError
+from ddwd.core.errors import NotFoundError
 from ddwd.routing import EVERYTHING, HOLD, OWN, choose, table
 
 if TYPE_CHECKING:

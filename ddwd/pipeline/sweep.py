@@ -14,15 +14,15 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ddwd.clock import stamp
-from ddwd.errors import PeerDownError, PeerRefusedError
+from ddwd.core.clock import stamp
+from ddwd.core.errors import PeerDownError, PeerRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor, Future
 
-    from ddwd.clock import Clock
-    from ddwd.model import OrthancId
+    from ddwd.core.clock import Clock
+    from ddwd.core.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
 
 _ROUND_SECONDS = 300.0

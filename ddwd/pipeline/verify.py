@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from pydicom import dcmread
 from pydicom.dataelem import DataElement, RawDataElement
 
-from ddwd import durable
-from ddwd.errors import NotFoundError
+from ddwd.core import durable
+from ddwd.core.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset, FileDataset
     from pydicom.tag import BaseTag
 
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
 
 IDENTICAL = "identical"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ddwd.clock import Clock
-    from ddwd.model import OrthancId
+    from ddwd.core.clock import Clock
+    from ddwd.core.model import OrthancId
     from ddwd.orthanc_api import Change, OrthancPort
 
 _PAGE = 1000

@@ -8,9 +8,9 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ddwd.audit import Event
-from ddwd.errors import DdwdError, HeldElsewhereError, PeerDownError
-from ddwd.model import SELF_TEST_PATIENT, OrthancId, safe_component
+from ddwd.core.audit import Event
+from ddwd.core.errors import DdwdError, HeldElsewhereError, PeerDownError
+from ddwd.core.model import SELF_TEST_PATIENT, OrthancId, safe_component
 from ddwd.routing import OWN
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ddwd import durable
-from ddwd.errors import StateError
+from ddwd.core import durable
+from ddwd.core.errors import StateError
 from ddwd.state.ledger import SCHEMA, schema_of
 
 if TYPE_CHECKING:

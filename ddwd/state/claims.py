@@ -11,13 +11,13 @@ from hashlib import blake2b
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
-from ddwd.errors import HeldElsewhereError, PeerDownError
-from ddwd.model import OrthancId
+from ddwd.core.errors import HeldElsewhereError, PeerDownError
+from ddwd.core.model import OrthancId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ddwd.clock import Clock
+    from ddwd.core.clock import Clock
     from ddwd.state.database import Database
 
 _LOOK_SECONDS = 2.0

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from ddwd import durable
-from ddwd.audit import Event
-from ddwd.clock import stamp
-from ddwd.errors import DdwdError, InvalidValueError, StateError
-from ddwd.model import is_uid, parse_aet
+from ddwd.core import durable
+from ddwd.core.audit import Event
+from ddwd.core.clock import stamp
+from ddwd.core.errors import DdwdError, InvalidValueError, StateError
+from ddwd.core.model import is_uid, parse_aet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from ddwd.audit import Audit
-    from ddwd.clock import Clock
+    from ddwd.core.audit import Audit
+    from ddwd.core.clock import Clock
 
 SCHEMA = 1
 _MOST = 1000

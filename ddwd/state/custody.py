@@ -12,9 +12,9 @@ import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ddwd import durable
-from ddwd.errors import NewerStateError, StateError
-from ddwd.model import OrthancId
+from ddwd.core import durable
+from ddwd.core.errors import NewerStateError, StateError
+from ddwd.core.model import OrthancId
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

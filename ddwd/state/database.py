@@ -10,7 +10,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any, LiteralString
 
-from ddwd.errors import DdwdError, PeerDownError, StateError
+from ddwd.core.errors import DdwdError, PeerDownError, StateError
 from ddwd.state.ledger import SCHEMA
 
 if TYPE_CHECKING:

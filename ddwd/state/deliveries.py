@@ -9,9 +9,9 @@ import json
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from ddwd import durable
-from ddwd.errors import StateError
-from ddwd.model import OrthancId
+from ddwd.core import durable
+from ddwd.core.errors import StateError
+from ddwd.core.model import OrthancId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -9,16 +9,16 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ddwd import durable
-from ddwd.errors import StateError
+from ddwd.core import durable
+from ddwd.core.errors import StateError
 from ddwd.state.custody import Custody, render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from ddwd.clock import Clock
-    from ddwd.model import OrthancId
+    from ddwd.core.clock import Clock
+    from ddwd.core.model import OrthancId
     from ddwd.state.custody import Record
     from ddwd.state.database import Database
 

@@ -21,10 +21,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ddwd import durable
-from ddwd.clock import Clock, stamp
-from ddwd.errors import NewerStateError
-from ddwd.model import OrthancId
+from ddwd.core import durable
+from ddwd.core.clock import Clock, stamp
+from ddwd.core.errors import NewerStateError
+from ddwd.core.model import OrthancId
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ddwd import durable
-from ddwd.model import OrthancId
+from ddwd.core import durable
+from ddwd.core.model import OrthancId
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-from ddwd.errors import StateError
-from ddwd.model import OrthancId, safe_component
+from ddwd.core.errors import StateError
+from ddwd.core.model import OrthancId, safe_component
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -19,14 +19,14 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
-from ddwd import durable
-from ddwd.clock import SystemClock, stamp
-from ddwd.errors import InvalidValueError, StateError
+from ddwd.core import durable
+from ddwd.core.clock import SystemClock, stamp
+from ddwd.core.errors import InvalidValueError, StateError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.clock import Clock
+    from ddwd.core.clock import Clock
 
 SCHEMA = 1
 Kind = Literal["retry", "release", "reconcile", "pause", "resume", "forget", "retention"]

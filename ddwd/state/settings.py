@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from ddwd import durable
 from ddwd.config import SECRET_KEYS, flatten
+from ddwd.core import durable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ddwd.clock import stamp
-from ddwd.errors import HeldElsewhereError, PeerDownError, StateError
-from ddwd.model import OrthancId
+from ddwd.core.clock import stamp
+from ddwd.core.errors import HeldElsewhereError, PeerDownError, StateError
+from ddwd.core.model import OrthancId
 from ddwd.state.custody import PEEK_BYTES, parse, peeked, render
 from ddwd.state.ledger import CLOSED, MOST_EVENTS, LedgerState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ddwd.clock import Clock
+    from ddwd.core.clock import Clock
     from ddwd.state.custody import Peek, Record
     from ddwd.state.database import Database
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ddwd.clock import Clock
     from ddwd.config import Config
+    from ddwd.core.clock import Clock
     from ddwd.state.claims import Claims
     from ddwd.state.custody import CustodyPort
     from ddwd.state.ledger import LedgerPort

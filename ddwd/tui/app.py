@@ -10,8 +10,8 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.worker import get_current_worker
 
-from ddwd.errors import DdwdError
-from ddwd.model import OrthancId
+from ddwd.core.errors import DdwdError
+from ddwd.core.model import OrthancId
 from ddwd.state.requests import Request
 from ddwd.tui.ask import Ask, Find
 from ddwd.tui.overview import Overview

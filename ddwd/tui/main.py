@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ddwd import __version__
 from ddwd.config import CONFIG_FILE, DEFAULTS_FILE, Config, load
-from ddwd.errors import ConfigError, DdwdError, NotFoundError
+from ddwd.core.errors import ConfigError, DdwdError, NotFoundError
 from ddwd.paths import Paths
 from ddwd.pipeline.quarantine import read_entries
 from ddwd.state.proof import Prover
@@ -29,7 +29,7 @@ from ddwd.view.trace import Trace, trace
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
     from ddwd.pipeline.quarantine import Entry
     from ddwd.state.requests import Request

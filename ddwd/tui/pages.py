@@ -10,7 +10,7 @@ from textual.containers import VerticalScroll
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
-from ddwd.errors import DdwdError
+from ddwd.core.errors import DdwdError
 from ddwd.view.words import plain
 
 if TYPE_CHECKING:

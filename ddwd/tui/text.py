@@ -19,7 +19,7 @@ from ddwd.view.words import many, plain, size, span
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.view.board import Board
     from ddwd.view.flow import Hop
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from ddwd.audit import Event
-from ddwd.clock import stamp
-from ddwd.errors import DdwdError
-from ddwd.model import SELF_TEST_AET
+from ddwd.core.audit import Event
+from ddwd.core.clock import stamp
+from ddwd.core.errors import DdwdError
+from ddwd.core.model import SELF_TEST_AET
 from ddwd.paths import Paths
 from ddwd.view import report as reports
 from ddwd.view.events import of_this_machine, tail_of

@@ -10,7 +10,7 @@ import tarfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ddwd.errors import DdwdError
+from ddwd.core.errors import DdwdError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

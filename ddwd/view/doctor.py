@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from ddwd import tls
 from ddwd.appliance import databases, link, quickack, render
 from ddwd.config import CONFIG_FILE, SECRET_KEYS, flatten
-from ddwd.errors import ConfigError, DdwdError, PeerDownError, Problem
+from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, Problem
 from ddwd.paths import Paths
 from ddwd.view.report import aside_text
 from ddwd.view.words import many, span, time
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from ddwd.appliance.credentials import Credentials
     from ddwd.appliance.quickack import JsonRoute
-    from ddwd.clock import Clock
     from ddwd.config import Config, NodeName
+    from ddwd.core.clock import Clock
     from ddwd.view.report import Report
     from ddwd.view.units import Systemctl
 

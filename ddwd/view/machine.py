@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddwd import audit
-from ddwd.clock import stamp
-from ddwd.errors import NotFoundError, PeerDownError
+from ddwd.core import audit
+from ddwd.core.clock import stamp
+from ddwd.core.errors import NotFoundError, PeerDownError
 from ddwd.view.words import plain
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddwd.appliance import credentials
-from ddwd.errors import NotFoundError, PeerDownError
-from ddwd.model import identifier_of
+from ddwd.core.errors import NotFoundError, PeerDownError
+from ddwd.core.model import identifier_of
 from ddwd.orthanc_api import Orthanc
 from ddwd.state.proof import as_orthanc_id
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ddwd.appliance.credentials import Credentials
     from ddwd.config import Config, OrthancNode
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
     from ddwd.state.proof import Prover
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ddwd import room
 from ddwd.appliance import credentials
-from ddwd.audit import Audit
-from ddwd.clock import SystemClock, stamp
 from ddwd.config import HERE
-from ddwd.errors import ConfigError, DdwdError
+from ddwd.core import disk_space
+from ddwd.core.audit import Audit
+from ddwd.core.clock import SystemClock, stamp
+from ddwd.core.errors import ConfigError, DdwdError
 from ddwd.lifecycle import Stage
 from ddwd.orthanc_api import Orthanc
 from ddwd.paths import Paths
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.appliance.credentials import Credentials
-    from ddwd.clock import Clock
     from ddwd.config import Config, OrthancNode
+    from ddwd.core.clock import Clock
     from ddwd.paths import Daemon
     from ddwd.view.units import Systemctl, Unit
 
@@ -309,14 +309,14 @@ def _volumes(config: Config) -> tuple[Volume, ...]:
 
 def _volume(config: Config, use: str, path: Path) -> Volume:
     try:
-        space = room.space_of(path)
+        space = disk_space.space_of(path)
     except OSError as error:
         return Volume(use, str(path), problem=f"{path}: {error.strerror}")
-    level = room.level_of(space, config.disk.reserve)
+    level = disk_space.level_of(space, config.disk.reserve)
     problem = ""
-    if level >= room.Level.NO_RETRIEVE:
+    if level >= disk_space.Level.NO_RETRIEVE:
         problem = f"{path}: only {size(space.free)} free; the portal stops taking images before it is full"
-    return Volume(use, str(path), space.free, space.total, room.word(level), problem=problem)
+    return Volume(use, str(path), space.free, space.total, disk_space.word(level), problem=problem)
 
 
 def _quarantined(folder: Path) -> int | None:

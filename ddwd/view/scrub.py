@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from ddwd.config import SECRET_KEYS, flatten
-from ddwd.model import identifier_of
+from ddwd.core.model import identifier_of
 from ddwd.paths import PRIVATE
 
 if TYPE_CHECKING:

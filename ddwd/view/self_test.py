@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from ddwd import durable
-from ddwd.audit import Audit, Event
-from ddwd.clock import stamp
+from ddwd.core import durable
+from ddwd.core.audit import Audit, Event
+from ddwd.core.clock import stamp
+from ddwd.core.errors import DdwdError, DeliveryError
+from ddwd.core.model import SELF_TEST_AET, SELF_TEST_PATIENT
 from ddwd.dicom import nodes
 from ddwd.dicom.store_scu import Answer, Outgoing, examine, send
-from ddwd.errors import DdwdError, DeliveryError
-from ddwd.model import SELF_TEST_AET, SELF_TEST_PATIENT
 from ddwd.pipeline.verify import difference_of
 from ddwd.state.requests import Request, Requests
 from ddwd.state.stores import custody_of
@@ -29,9 +29,9 @@ from ddwd.state.stores import custody_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddwd.clock import Clock
     from ddwd.config import Config
-    from ddwd.model import OrthancId
+    from ddwd.core.clock import Clock
+    from ddwd.core.model import OrthancId
     from ddwd.paths import Paths
     from ddwd.state.custody import Record
 

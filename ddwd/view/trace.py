@@ -11,10 +11,10 @@ import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ddwd.audit import WARNINGS
-from ddwd.errors import DdwdError, NotFoundError, PeerDownError, StateError
+from ddwd.core.audit import WARNINGS
+from ddwd.core.errors import DdwdError, NotFoundError, PeerDownError, StateError
+from ddwd.core.model import OrthancId
 from ddwd.lifecycle import Stage
-from ddwd.model import OrthancId
 from ddwd.paths import Paths
 from ddwd.pipeline.quarantine import read_entries
 from ddwd.state.custody import Record, lacks
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ddwd.config import Config
-    from ddwd.model import Study
+    from ddwd.core.model import Study
     from ddwd.orthanc_api import OrthancPort
     from ddwd.pipeline.quarantine import Entry
 

@@ -20,10 +20,10 @@ sys.path[:0] = [str(REPO), str(HERE.parent)]
 
 import manual  # noqa: E402 - the path comes first
 
-from ddwd import errors  # noqa: E402
-from ddwd.audit import FIELDS, MESSAGE_IDS, WARNINGS, Event  # noqa: E402
 from ddwd.cli import main as ddwd  # noqa: E402
 from ddwd.config import CONFIG_FILE, DEFAULTS_FILE, SETTINGS, Config  # noqa: E402
+from ddwd.core import errors  # noqa: E402
+from ddwd.core.audit import FIELDS, MESSAGE_IDS, WARNINGS, Event  # noqa: E402
 from ddwd.monitor.metrics import Metrics  # noqa: E402
 from ddwd.paths import Paths  # noqa: E402
 from ddwd.view.meaning import MEANINGS  # noqa: E402
@@ -331,7 +331,7 @@ SOURCES: dict[str, str] = {
     "settings.md": "etc/ddwd.yaml",
     "commands.md": "packaging/manual/ddwd.1",
     "events.md": "systemd/ddwd.catalog",
-    "exit-statuses.md": "ddwd/errors.py",
+    "exit-statuses.md": "ddwd/core/errors.py",
     "statuses.md": "ddwd/view/meaning.py",
     "metrics.md": "ddwd/monitor/metrics.py",
     "files.md": "ddwd/paths.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from ddwd.model import safe_component
+from ddwd.core.model import safe_component
 from tests.appliance.conftest import OUTPUT_DIR, Portal
 from tests.studies import made_up_ct
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from ddwd.model import EXTRACTOR_AET
+from ddwd.core.model import EXTRACTOR_AET
 from tests.bench import growth
 from tests.bench.inside import memory, standing
 from tests.bench.rows import Row

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from ddwd.config import load
-from ddwd.model import OrthancId
+from ddwd.core.model import OrthancId
 from ddwd.paths import Paths
 from ddwd.state.custody import Custody, Record
 from ddwd.state.ledger import Ledger, parse_line

@@ -8,9 +8,9 @@ import pytest
 from pydicom.config import disable_value_validation
 from pynetdicom import AE, evt
 
+from ddwd.core.errors import PeerDownError, PeerRefusedError
 from ddwd.dicom import commitment_scu, contexts
 from ddwd.dicom.upper_layer import Peer
-from ddwd.errors import PeerDownError, PeerRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,11 +15,11 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.presentation import build_context
 
+from ddwd.core.errors import PeerDownError, PeerRefusedError
 from ddwd.dicom import contexts, move_scu
 from ddwd.dicom.incoming import file_head
 from ddwd.dicom.move_scu import MoveOutcome, Mover
 from ddwd.dicom.upper_layer import Peer
-from ddwd.errors import PeerDownError, PeerRefusedError
 from tests.dicom.test_store import CT, data_set
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd import orthanc_api
-from ddwd.errors import PeerDownError
-from ddwd.model import OrthancId
+from ddwd.core.errors import PeerDownError
+from ddwd.core.model import OrthancId
 from ddwd.orthanc_api import Orthanc
 
 if TYPE_CHECKING:

@@ -25,19 +25,19 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode, split_dataset
 from pynetdicom.presentation import build_context
 
-from ddwd import durable, room
 from ddwd.config import Config, Scp
+from ddwd.core import disk_space, durable
+from ddwd.core.errors import LinkedError
 from ddwd.dicom import store_scu
 from ddwd.dicom.store_scp import StoreScp
 from ddwd.dicom.upper_layer import MAX_PDU, Peer, associate
-from ddwd.errors import LinkedError
 from tests.dicom.conftest import wait_until
 from tests.hostile.wire import command, pdu, pdv, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ddwd.room import Space
+    from ddwd.core.disk_space import Space
     from tests.dicom.conftest import Portal
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -184,13 +184,13 @@ def test_a_full_disk_is_out_of_resources(portal: Portal, faults: Any) -> None:
 def test_below_the_reserve_is_out_of_resources_and_above_it_is_taken(
     portal: Portal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = room.space_of
+    real = disk_space.space_of
 
     def nearly_full(path: Path) -> Space:
         found = real(path)
-        return replace(found, free=room.reserve_of(found.total, portal.config.disk.reserve) - 1)
+        return replace(found, free=disk_space.reserve_of(found.total, portal.config.disk.reserve) - 1)
 
-    monkeypatch.setattr(room, "space_of", nearly_full)
+    monkeypatch.setattr(disk_space, "space_of", nearly_full)
     assert store(portal, data_set()) == 0xA700
     assert (portal.spooled(), portal.unfinished()) == ([], [])
     monkeypatch.undo()

@@ -12,11 +12,11 @@ import pytest
 
 from ddwd import tls
 from ddwd.config import TlsConfig
+from ddwd.core.errors import ConfigError
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
 from ddwd.dicom.store_scp import Bounds, StoreScp
 from ddwd.dicom.upper_layer import Peer
-from ddwd.errors import ConfigError
 from tests import certificates
 from tests.dicom.conftest import Portal, wait_until
 from tests.dicom.test_store import body_of, data_set, store

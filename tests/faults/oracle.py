@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from ddwd.model import safe_component
+from ddwd.core.model import safe_component
 from tests.studies import differences
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 import requests
 
-from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError
-from ddwd.model import OrthancId
+from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
+from ddwd.core.model import OrthancId
 from ddwd.orthanc_api import Change, Orthanc, OrthancPort, Stored
 from ddwd.pipeline.open_study import ids_of
 from tests.integration.trial import Trial, wait_for

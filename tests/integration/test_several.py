@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.audit import Event
 from ddwd.config import Config, Scp
+from ddwd.core.audit import Event
 from ddwd.keeping import Retention
 from ddwd.lifecycle import Stage
 from ddwd.state.database import Database
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from ddwd.model import OrthancId, Study
+    from ddwd.core.model import OrthancId, Study
     from tests.integration.postgresql import PostgresServer
 
 

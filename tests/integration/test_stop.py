@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd.appliance import sandbox
-from ddwd.errors import DdwdError
+from ddwd.core.errors import DdwdError
 from tests.integration.trial import STOP_LIMIT, Trial, ddwd, wait_for
 from tests.studies import Study, made_up_ct, published
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.errors import HeldElsewhereError, PeerDownError, StateError
-from ddwd.model import OrthancId
+from ddwd.core.errors import HeldElsewhereError, PeerDownError, StateError
+from ddwd.core.model import OrthancId
 from ddwd.state import database, driver
 from ddwd.state.claims import Left
 from ddwd.state.custody import Custody, Kept, Peek, Record

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddwd.clock import stamp
-from ddwd.model import OrthancId
+from ddwd.core.clock import stamp
+from ddwd.core.model import OrthancId
 from ddwd.pipeline.quarantine import Entry, Subject
 from ddwd.view.board import Board, Today
 from ddwd.view.events import Happened

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from textual.widgets import DataTable, Static
 
-from ddwd.errors import StateError
+from ddwd.core.errors import StateError
 from ddwd.state.requests import Request
 from ddwd.tui.app import Dashboard, Looked
 from tests.tui import boards

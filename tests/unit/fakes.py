@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from ddwd import durable
-from ddwd.errors import NotFoundError, PeerDownError
-from ddwd.model import OrthancId, Series, Study, safe_component
+from ddwd.core import durable
+from ddwd.core.disk_space import Space
+from ddwd.core.errors import NotFoundError, PeerDownError
+from ddwd.core.model import OrthancId, Series, Study, safe_component
 from ddwd.orthanc_api import Change, ChangePage, Held, Job, Stored
-from ddwd.room import Space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.audit import Audit
 from ddwd.config import Config
+from ddwd.core.audit import Audit
 from ddwd.keeping import Retention
 from ddwd.paths import Paths
 from ddwd.pipeline.conflicts import Conflicts
@@ -35,7 +35,7 @@ from ddwd.state.stores import Stores
 from tests.unit.fakes import FakeClock, FakeDisk, FakeMover, FakeOrthanc, InlineExecutor
 
 if TYPE_CHECKING:
-    from ddwd.audit import Event
+    from ddwd.core.audit import Event
     from tests.unit.fakes import Image
 
 

@@ -28,7 +28,7 @@ from ddwd.appliance.restore import (
 from ddwd.cli.config import restore_problems
 from ddwd.cli.main import main
 from ddwd.config import Config
-from ddwd.errors import (
+from ddwd.core.errors import (
     DdwdError,
     InvalidValueError,
     LinkedError,

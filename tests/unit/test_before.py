@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd import __version__, durable
+from ddwd import __version__
 from ddwd.config import Config
-from ddwd.errors import StateError, StorageFullError
+from ddwd.core import durable
+from ddwd.core.errors import StateError, StorageFullError
 from ddwd.paths import Paths
 from ddwd.state.before import keep_before
 from ddwd.state.ledger import SCHEMA, Ledger, schema_of

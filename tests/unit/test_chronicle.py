@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.audit import Event
-from ddwd.clock import stamp
+from ddwd.core.audit import Event
+from ddwd.core.clock import stamp
 from ddwd.daemon.standing import Totals, standing
 from ddwd.state.requests import Request
 from ddwd.view import events

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.audit import Audit, Event
 from ddwd.commitment.keeper import Keeper
 from ddwd.commitment.truth import Answer, Reason, Truth
 from ddwd.config import Config, load
-from ddwd.errors import ConfigError, InvalidValueError, PeerDownError, PeerRefusedError
+from ddwd.core.audit import Audit, Event
+from ddwd.core.errors import ConfigError, InvalidValueError, PeerDownError, PeerRefusedError
 from ddwd.keeping import Retention
 from ddwd.orthanc_api import Orthanc
 from ddwd.state.commitments import Asked, Commitments, Counter, Reference, asked

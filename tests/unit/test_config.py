@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ddwd.config import SETTINGS, VARIABLES, Config, flatten, load, load_with_sources
-from ddwd.errors import ConfigError
+from ddwd.core.errors import ConfigError
 
 SHIPPED = Path(__file__).parents[2] / "etc" / "ddwd.yaml"
 

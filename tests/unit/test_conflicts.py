@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from pydicom import dcmread
 
-from ddwd.audit import Audit, Event
-from ddwd.errors import PeerDownError
+from ddwd.core.audit import Audit, Event
+from ddwd.core.errors import PeerDownError
 from ddwd.pipeline.conflicts import Conflicts
 from ddwd.pipeline.quarantine import Quarantine
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image

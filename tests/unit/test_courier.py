@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.audit import Audit, Event
+from ddwd.core.audit import Audit, Event
+from ddwd.core.errors import DdwdError, PeerRefusedError, StorageFullError
 from ddwd.courier.courier import Courier, Recipients
 from ddwd.courier.lane import Lane, pause
 from ddwd.courier.standing import Standing
-from ddwd.errors import DdwdError, PeerRefusedError, StorageFullError
 from ddwd.orthanc_api import Job
 from ddwd.pipeline.sweep import Sweep
 from ddwd.pipeline.watch import ChangeFeed
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
 
 ROUTES = {
     one.name: one

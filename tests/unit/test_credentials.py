@@ -12,8 +12,8 @@ from ddwd.appliance import credentials
 from ddwd.cli import credentials as verb
 from ddwd.cli.main import parser
 from ddwd.config import Config
+from ddwd.core.errors import ConfigError, InvalidValueError
 from ddwd.door import may
-from ddwd.errors import ConfigError, InvalidValueError
 
 
 def test_round_trip_and_mode(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.errors import NewerStateError, StateError, StorageFullError
-from ddwd.model import OrthancId
+from ddwd.core.errors import NewerStateError, StateError, StorageFullError
+from ddwd.core.model import OrthancId
 from ddwd.state.custody import SCHEMA, Custody, Kept, Record
 from tests.depth import spread
 from tests.unit.fakes import image, one_error, power_cut

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.audit import Event
-from ddwd.errors import PeerDownError
+from ddwd.core.audit import Event
+from ddwd.core.errors import PeerDownError
 from tests.unit.fakes import image
 from tests.unit.portal import Portal, names
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ddwd.model import Study
+    from ddwd.core.model import Study
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from ddwd.appliance.render import problems_of, render
 from ddwd.cli import destinations as cli
 from ddwd.cli.config import shown, tls_problems
 from ddwd.config import Config, TlsConfig, flatten, load_with_sources
+from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.courier.ways import Dicomweb, Dimse, way_to
-from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.monitor import alerts
 from ddwd.paths import Paths
 from ddwd.routing import Destination, Route, stow_jobs_elsewhere
@@ -29,7 +29,7 @@ from tests.unit.test_flow import report
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
 
 TEACHING = Destination("teaching", "https://teach.example/dicom-web", "u", "s3cret", Path("/etc/teach.pem"))
 PACS = Destination("pacs", aet="PACS", host="10.1.2.9", port=11112)

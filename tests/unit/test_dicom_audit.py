@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import pytest
 from lxml import etree
 
-from ddwd.audit import Event
 from ddwd.config import AuditConfig, Config
-from ddwd.errors import PeerDownError
+from ddwd.core.audit import Event
+from ddwd.core.errors import PeerDownError
 from ddwd.monitor import relay as relaying
 from ddwd.monitor.dicom_audit import KINDS, NOT_DISCLOSED, message
 from ddwd.monitor.relay import Relay

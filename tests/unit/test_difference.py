@@ -9,8 +9,8 @@ from weakref import WeakSet
 
 import pytest
 
-from ddwd.errors import PeerDownError, StateError
-from ddwd.model import OrthancId, Study
+from ddwd.core.errors import PeerDownError, StateError
+from ddwd.core.model import OrthancId, Study
 from ddwd.pipeline.difference import Comparison, Difference, Totals
 from ddwd.state.proof import Prover
 from tests.unit.fakes import FakeOrthanc, image, orthanc_id

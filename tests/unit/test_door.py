@@ -12,9 +12,9 @@ import pytest
 from pydicom import dcmread
 
 from ddwd import door as door_module
-from ddwd import durable
+from ddwd.core import durable
+from ddwd.core.disk_space import Space
 from ddwd.door import Door, NotDicomError, Settings, Verdict, orthanc_ids
-from ddwd.room import Space
 from tests.unit.fakes import FakeClock, Image, image
 
 if TYPE_CHECKING:

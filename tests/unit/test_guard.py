@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd import room
-from ddwd.audit import Event
-from ddwd.room import Level, Space
+from ddwd.core import disk_space
+from ddwd.core.audit import Event
+from ddwd.core.disk_space import Level, Space
 from tests.unit.fakes import image
 from tests.unit.portal import Portal
 
@@ -36,23 +36,23 @@ def portal(tmp_path: Path) -> Portal:
     ],
 )
 def test_the_less_room_the_graver_the_stage(free: float, level: Level) -> None:
-    assert room.level_of(Space(1, int(free * GIB), 100 * GIB, 900, 1000), RESERVE) is level
+    assert disk_space.level_of(Space(1, int(free * GIB), 100 * GIB, 900, 1000), RESERVE) is level
 
 
 def test_of_a_small_volume_a_twentieth_is_kept() -> None:
-    assert room.reserve_of(10 * GIB, RESERVE) == GIB // 2
-    assert room.level_of(Space(1, 3 * GIB, 10 * GIB, 900, 1000), RESERVE) is Level.OK
+    assert disk_space.reserve_of(10 * GIB, RESERVE) == GIB // 2
+    assert disk_space.level_of(Space(1, 3 * GIB, 10 * GIB, 900, 1000), RESERVE) is Level.OK
 
 
 def test_inodes_run_out_like_bytes() -> None:
-    assert room.level_of(Space(1, 90 * GIB, 100 * GIB, 9, 1000), RESERVE) is Level.REFUSE
-    assert room.level_of(Space(1, 90 * GIB, 100 * GIB, 0, 0), RESERVE) is Level.OK
+    assert disk_space.level_of(Space(1, 90 * GIB, 100 * GIB, 9, 1000), RESERVE) is Level.REFUSE
+    assert disk_space.level_of(Space(1, 90 * GIB, 100 * GIB, 0, 0), RESERVE) is Level.OK
 
 
 def test_a_stage_is_left_late() -> None:
     just_above = Space(1, int(4.1 * GIB), 100 * GIB, 900, 1000)
-    assert room.level_of(just_above, RESERVE) is Level.WARN
-    assert room.level_of(just_above, RESERVE, Level.NO_RETRIEVE) is Level.NO_RETRIEVE
+    assert disk_space.level_of(just_above, RESERVE) is Level.WARN
+    assert disk_space.level_of(just_above, RESERVE, Level.NO_RETRIEVE) is Level.NO_RETRIEVE
 
 
 def test_no_image_is_retrieved_onto_a_volume_short_of_room_and_all_are_once_there_is_room(

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ddwd.audit import Audit, Event
+from ddwd.core.audit import Audit, Event
+from ddwd.core.model import OrthancId
 from ddwd.hooks.runner import Hook, HookFailedError, StoppedError, environment, tell
 from ddwd.hooks.teller import Teller
-from ddwd.model import OrthancId
 from ddwd.state.notices import Notice, Notices
 from tests.unit.fakes import FakeClock, InlineExecutor, power_cut
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ddwd.model import identifier_of, safe_component
+from ddwd.core.model import identifier_of, safe_component
 from tests.depth import FULL
 from tests.identifiers import PADDING, escapes, look
 from tests.readme import REPO

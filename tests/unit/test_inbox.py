@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pydicom
 import pytest
 
-from ddwd.audit import Audit, Event
+from ddwd.core.audit import Audit, Event
+from ddwd.core.errors import InvalidValueError, PeerDownError, StorageFullError
 from ddwd.dicom.store_scu import Answer
-from ddwd.errors import InvalidValueError, PeerDownError, StorageFullError
 from ddwd.inbox import zips
 from ddwd.inbox.arrivals import Arrivals
 from ddwd.inbox.keeper import Keeper, Stopped

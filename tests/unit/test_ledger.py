@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd import durable
-from ddwd.errors import StateError, StorageFullError
+from ddwd.core import durable
+from ddwd.core.errors import StateError, StorageFullError
 from ddwd.state.ledger import SCHEMA, Ledger, schema_of
 from tests.depth import spread
 from tests.unit.fakes import FakeClock, one_error, orthanc_id

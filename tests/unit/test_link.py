@@ -31,7 +31,7 @@ from ddwd.config import (
     load,
     ports,
 )
-from ddwd.errors import ConfigError, NotFoundError, PeerDownError
+from ddwd.core.errors import ConfigError, NotFoundError, PeerDownError
 from ddwd.keeping import Retention
 from ddwd.paths import Paths
 from ddwd.values import Receiver, Share, Station

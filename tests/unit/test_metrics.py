@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ddwd.errors import StateError
+from ddwd.core.errors import StateError
 from ddwd.monitor.metrics import Metrics
 from ddwd.view.events import Happened
 from ddwd.view.report import Volume

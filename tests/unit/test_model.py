@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ddwd.errors import InvalidValueError
-from ddwd.model import is_uid, parse_aet
+from ddwd.core.errors import InvalidValueError
+from ddwd.core.model import is_uid, parse_aet
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ddwd.cli.main import parser
-from ddwd.errors import DdwdError, InvalidValueError, NotFoundError, PeerDownError, StateError
-from ddwd.model import safe_component
+from ddwd.core.errors import DdwdError, InvalidValueError, NotFoundError, PeerDownError, StateError
+from ddwd.core.model import safe_component
 from ddwd.pipeline.quarantine import Subject
 from ddwd.state.requests import Request
 from ddwd.view import peers
@@ -130,7 +130,7 @@ def test_who_may_not_ask_is_told_in_one_line(
     def refuse(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("ddwd.durable.write_new", refuse)
+    monkeypatch.setattr("ddwd.core.durable.write_new", refuse)
     with pytest.raises(StateError, match="only root and group ddwd") as caught:
         _said(portal, *words)
     assert "\n" not in str(caught.value)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from ddwd.core.watchdog import ALLOWANCE_SECONDS, Progress
 from ddwd.daemon.loop import Beat, Loop
-from ddwd.pipeline.progress import ALLOWANCE_SECONDS, Progress
 from tests.unit.fakes import FakeClock
 
 WATCHDOG_SECONDS = 30.0

@@ -12,7 +12,7 @@ import pytest
 
 from ddwd.cli import verify
 from ddwd.cli.main import parser
-from ddwd.errors import NotFoundError, PeerDownError, PeerRefusedError, StateError
+from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError, StateError
 from ddwd.paths import Paths
 from ddwd.state.custody import Custody
 from ddwd.state.proof import Prover
@@ -23,7 +23,7 @@ from tests.unit.portal import Portal
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.state.custody import Record
 
 _PATIENT = "PAT1"

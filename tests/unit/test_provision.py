@@ -16,7 +16,7 @@ from ddwd.appliance import credentials, provision
 from ddwd.appliance.provision import Answer, SystemHost
 from ddwd.appliance.render import RENDERED_NAME
 from ddwd.config import Config, InboxConfig, LedgerConfig
-from ddwd.errors import ConfigError, DdwdError, PeerDownError, PeerRefusedError
+from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, PeerRefusedError
 from ddwd.paths import Paths
 
 if TYPE_CHECKING:

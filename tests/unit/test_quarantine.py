@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.audit import Event
+from ddwd.core.audit import Event
 from ddwd.state.requests import Request
 from tests.unit.fakes import image, spool
 from tests.unit.portal import Portal, names

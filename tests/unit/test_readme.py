@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ddwd import audit
 from ddwd.cli.main import parser
 from ddwd.config import CONFIG_FILE, DEFAULTS_FILE, SETTINGS, Config, flatten
+from ddwd.core import audit
 from ddwd.paths import Paths
 from tests import readme
 

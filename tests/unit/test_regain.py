@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.clock import stamp
 from ddwd.config import Config
-from ddwd.model import OrthancId
+from ddwd.core.clock import stamp
+from ddwd.core.model import OrthancId
 from ddwd.paths import Paths
 from ddwd.pipeline.regain import Outcome, Regain
 from ddwd.state.custody import Custody, Kept, Record

@@ -13,7 +13,7 @@ import ddwd
 from ddwd.appliance import credentials
 from ddwd.appliance.render import MINIMUM, STORAGE_SERVER, problems_of, render
 from ddwd.config import Config, Forward
-from ddwd.errors import ConfigError
+from ddwd.core.errors import ConfigError
 from ddwd.paths import Paths, orthanc_share
 
 if TYPE_CHECKING:

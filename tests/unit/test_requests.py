@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd import durable
-from ddwd.errors import InvalidValueError, StateError, StorageFullError
+from ddwd.core import durable
+from ddwd.core.errors import InvalidValueError, StateError, StorageFullError
 from ddwd.state.requests import Kind, Request, Requests
 from tests.unit.fakes import FakeClock, orthanc_id
 

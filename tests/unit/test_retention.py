@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.audit import Event
-from ddwd.errors import PeerDownError
+from ddwd.core.audit import Event
+from ddwd.core.errors import PeerDownError
 from ddwd.keeping import Place, Retention
 from ddwd.paths import Paths
 from ddwd.pipeline.retention import examine, keeper, rules
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.state.custody import Record
 
 DAY = 86400.0

@@ -17,7 +17,7 @@ from tests.unit.test_custody_machine import Custody
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.state.custody import Record
 
 

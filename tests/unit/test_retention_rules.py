@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddwd.clock import stamp
+from ddwd.core.clock import stamp
+from ddwd.core.model import OrthancId
 from ddwd.keeping import PLACES, Place, Retention
-from ddwd.model import OrthancId
 from ddwd.pipeline.retention.rules import (
     LAST_COPY,
     NOT_RECORDED,

@@ -13,10 +13,10 @@ from ddwd.cli import retention as cli
 from ddwd.cli import status, verify
 from ddwd.cli.main import parser
 from ddwd.config import load
+from ddwd.core.errors import ConfigError, PeerDownError, StateError
+from ddwd.core.model import SELF_TEST_PATIENT
 from ddwd.daemon.standing import Totals, standing
-from ddwd.errors import ConfigError, PeerDownError, StateError
 from ddwd.keeping import Retention
-from ddwd.model import SELF_TEST_PATIENT
 from ddwd.pipeline.retention import keeper, rules
 from ddwd.state.requests import Request
 from ddwd.values import Share
@@ -110,7 +110,7 @@ def test_a_dry_run_takes_for_want_of_room_no_more_than_is_needed(
     portal.run(10)
     portal.clock.advance(5 * 86400)
     portal.disk.free["gateway"] = 1
-    monkeypatch.setattr("ddwd.room.space_of", portal.disk.measure)
+    monkeypatch.setattr("ddwd.core.disk_space.space_of", portal.disk.measure)
     monkeypatch.setattr(cli, "measure", portal.disk.measure)
     _, said = _json(portal, monkeypatch, "--dry-run")
     assert [row["study_uid"] for row in said["studies"]] == ["1.2.3.1"]

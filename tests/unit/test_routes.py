@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.audit import Event
+from ddwd.core.audit import Event
 from ddwd.lifecycle import Stage
 from ddwd.routing import Condition, Route
 from ddwd.state.notices import Notices
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.state.custody import Record
 
 PAT1 = (Condition("PatientID", ("PAT1",)),)

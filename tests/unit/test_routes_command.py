@@ -13,7 +13,7 @@ import pytest
 
 from ddwd.cli.main import parser
 from ddwd.config import Config, load
-from ddwd.errors import NotFoundError
+from ddwd.core.errors import NotFoundError
 from tests.studies import made_up_ct
 
 if TYPE_CHECKING:

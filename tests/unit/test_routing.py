@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ddwd.config import Config, load
-from ddwd.errors import ConfigError
+from ddwd.core.errors import ConfigError
 from ddwd.routing import OWN, Condition, Destination, Judged, Route, choose, judge, table
 
 CASES: list[dict[str, Any]] = json.loads(

@@ -12,7 +12,7 @@ import pytest
 from aiosmtpd.controller import Controller
 
 from ddwd.config import Mail
-from ddwd.errors import PeerDownError
+from ddwd.core.errors import PeerDownError
 from ddwd.monitor import senders
 from ddwd.monitor.alerts import Message
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from ddwd.audit import FIELDS, MESSAGE_IDS, Event
 from ddwd.cli.main import parser
 from ddwd.config import SETTINGS
-from ddwd.errors import DdwdError
+from ddwd.core.audit import FIELDS, MESSAGE_IDS, Event
+from ddwd.core.errors import DdwdError
 from ddwd.paths import Paths
 from ddwd.view.doctor import CHECKS
 from ddwd.view.meaning import MEANINGS

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd import room
 from ddwd.appliance import credentials
 from ddwd.cli import status
-from ddwd.clock import stamp
 from ddwd.config import Config, OrthancNode
-from ddwd.errors import PeerDownError
+from ddwd.core import disk_space
+from ddwd.core.clock import stamp
+from ddwd.core.disk_space import Space
+from ddwd.core.errors import PeerDownError
 from ddwd.paths import Paths
-from ddwd.room import Space
 from ddwd.view import report as view
 from ddwd.view import units
 from tests.unit.fakes import FakeClock
@@ -97,7 +97,7 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     plenty = Space(1, 90 * GIB, 100 * GIB, 0, 0)  # how full the disk of the tests is does not matter
-    monkeypatch.setattr(room, "space_of", lambda path: replace(plenty, device=path.stat().st_dev))
+    monkeypatch.setattr(disk_space, "space_of", lambda path: replace(plenty, device=path.stat().st_dev))
     config = replace(
         Config(),
         output_dir=tmp_path / "data" / "received_dicom",
@@ -332,7 +332,7 @@ def test_json_has_the_same_data(machine: Machine) -> None:
 
 
 def test_little_room_is_wrong(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "space_of", lambda _path: Space(1, 3 * GIB, 100 * GIB, 0, 0))
+    monkeypatch.setattr(disk_space, "space_of", lambda _path: Space(1, 3 * GIB, 100 * GIB, 0, 0))
     wrong = machine.report().wrong
     assert len(wrong) == 1  # output and data are one volume here
     assert "stops taking images" in wrong[0]

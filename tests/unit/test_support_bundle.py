@@ -17,8 +17,8 @@ import pytest
 from ddwd.appliance.credentials import generate
 from ddwd.cli import support_bundle
 from ddwd.config import AlertsConfig, Config, Mail
-from ddwd.errors import NotFoundError, StateError
-from ddwd.model import safe_component
+from ddwd.core.errors import NotFoundError, StateError
+from ddwd.core.model import safe_component
 from ddwd.view import bundle, machine, scrub
 from ddwd.view.bundle import Missed, Part
 from ddwd.view.counts import counts

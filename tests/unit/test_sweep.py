@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.errors import PeerDownError
+from ddwd.core.errors import PeerDownError
 from ddwd.pipeline.sweep import Sweep
 from ddwd.state.requests import Request
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, InlineExecutor, image
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
 
 COMPARISON_SECONDS = 0.002
 ROUND_SECONDS = 300.0

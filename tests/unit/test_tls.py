@@ -18,7 +18,7 @@ from ddwd.appliance.render import base, problems_of
 from ddwd.cli.main import main
 from ddwd.cli.main import parser as command_line
 from ddwd.config import Config, TlsConfig, WebConfig, load, ports
-from ddwd.errors import ConfigError, InvalidValueError, NotFoundError
+from ddwd.core.errors import ConfigError, InvalidValueError, NotFoundError
 from tests import certificates
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ddwd.core.errors import NotFoundError
+from ddwd.core.model import OrthancId
 from ddwd.daemon.standing import Totals, standing
-from ddwd.errors import NotFoundError
-from ddwd.model import OrthancId
 from ddwd.pipeline.quarantine import Subject
 from ddwd.routing import Route
 from ddwd.state.custody import Custody

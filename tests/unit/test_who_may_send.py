@@ -13,7 +13,7 @@ from ddwd.appliance import credentials
 from ddwd.appliance.render import render
 from ddwd.appliance.senders import admits
 from ddwd.config import CommitmentConfig, Config, load
-from ddwd.errors import ConfigError
+from ddwd.core.errors import ConfigError
 from ddwd.values import Sender, Station
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.clock import SystemClock
 from ddwd.config import Config
+from ddwd.core.clock import SystemClock
+from ddwd.core.errors import PeerDownError
+from ddwd.core.model import OrthancId, Study
+from ddwd.core.watchdog import ALLOWANCE_SECONDS, Progress
 from ddwd.daemon.workers import Arrivals, Ending, StorageMover, Workers
-from ddwd.errors import PeerDownError
-from ddwd.model import OrthancId, Study
-from ddwd.pipeline.progress import ALLOWANCE_SECONDS, Progress
 from tests.unit.fakes import FakeClock
 
 if TYPE_CHECKING:

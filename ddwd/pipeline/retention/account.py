@@ -9,8 +9,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ddwd import durable
-from ddwd.errors import StateError
+from ddwd.core import durable
+from ddwd.core.errors import StateError
 from ddwd.keeping import PLACES, Place
 
 if TYPE_CHECKING:

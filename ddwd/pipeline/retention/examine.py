@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from ddwd.errors import DdwdError, NotFoundError, PeerRefusedError, StateError
+from ddwd.core.errors import DdwdError, NotFoundError, PeerRefusedError, StateError
 from ddwd.pipeline.retention import rules
 from ddwd.pipeline.retention.rules import Copies, Proved
 from ddwd.state import deliveries
@@ -21,8 +21,8 @@ from ddwd.state.proof import Prover, difference
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from ddwd.core.model import OrthancId
     from ddwd.keeping import Place
-    from ddwd.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
     from ddwd.paths import Paths
     from ddwd.pipeline.retention.rules import Terms

@@ -14,10 +14,10 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ddwd import room
-from ddwd.audit import Audit, Event
-from ddwd.clock import Clock, stamp
-from ddwd.errors import DdwdError, HeldElsewhereError, StateError, StorageFullError
+from ddwd.core import disk_space
+from ddwd.core.audit import Audit, Event
+from ddwd.core.clock import Clock, stamp
+from ddwd.core.errors import DdwdError, HeldElsewhereError, StateError, StorageFullError
 from ddwd.pipeline.retention import account as accounts
 from ddwd.pipeline.retention.account import Account
 from ddwd.pipeline.retention.remove import Removed
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.config import Config
+    from ddwd.core.disk_space import Space
+    from ddwd.core.model import OrthancId
     from ddwd.keeping import Place
-    from ddwd.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
     from ddwd.paths import Paths
     from ddwd.pipeline.retention.examine import Examiner, Finding
     from ddwd.pipeline.retention.remove import Remover
-    from ddwd.room import Space
     from ddwd.state.claims import Claims
     from ddwd.state.custody import CustodyPort, Record
 
@@ -73,7 +73,7 @@ class Tools:
     audit: Audit
     clock: Clock
     executor: Executor
-    measure: Callable[[Path], Space] = room.space_of
+    measure: Callable[[Path], Space] = disk_space.space_of
 
 
 class Keeper:

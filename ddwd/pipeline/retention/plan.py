@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from ddwd import room
+from ddwd.core import disk_space
 from ddwd.pipeline.retention.examine import Examiner, owed
 from ddwd.pipeline.retention.rules import Terms
 from ddwd.pipeline.retention.shortage import Shortage
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.config import Config
+    from ddwd.core.disk_space import Space
+    from ddwd.core.model import OrthancId
     from ddwd.keeping import Place
-    from ddwd.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
     from ddwd.paths import Paths
     from ddwd.pipeline.retention.examine import Finding
-    from ddwd.room import Space
     from ddwd.state.custody import CustodyPort
 
 
@@ -36,7 +36,7 @@ class Plan:
         nodes: tuple[OrthancPort, OrthancPort],
         custody: CustodyPort,
         now: datetime,
-        measure: Callable[[Path], Space] = room.space_of,
+        measure: Callable[[Path], Space] = disk_space.space_of,
     ) -> None:
         self._config, self._paths, self._nodes, self._custody = config, paths, nodes, custody
         self._now, self._shortage = now, Shortage(config, paths, measure)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ddwd.errors import DdwdError
+from ddwd.core.errors import DdwdError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
     from ddwd.pipeline.publish import Publisher
     from ddwd.pipeline.retention.examine import Finding

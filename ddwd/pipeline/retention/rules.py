@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ddwd.clock import stamp
+from ddwd.core.clock import stamp
 from ddwd.keeping import Place, Retention
 from ddwd.values import FOREVER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.routing import Route
     from ddwd.state.custody import Record
 

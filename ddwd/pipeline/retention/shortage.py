@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.config import Config
+    from ddwd.core.disk_space import Space
     from ddwd.keeping import Place
     from ddwd.paths import Paths
-    from ddwd.room import Space
 
 
 class Shortage:

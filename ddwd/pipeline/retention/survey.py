@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ddwd.model import OrthancId
+    from ddwd.core.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
     from ddwd.paths import Paths
     from ddwd.pipeline.retention.rules import Terms

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import NewType
 from urllib.parse import unquote_to_bytes
 
-from ddwd.errors import InvalidValueError
+from ddwd.core.errors import InvalidValueError
 
 OrthancId = NewType("OrthancId", str)
 """Orthanc's own identifier of a study, series or instance: SHA-1 of the DICOM identifiers, equal on both servers."""

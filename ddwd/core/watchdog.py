@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ddwd.clock import Clock
+    from ddwd.core.clock import Clock
 
 ALLOWANCE_SECONDS = 15.0
 """Silence that no one declared: the disk may be this slow. Half of WatchdogSec, so one slow fsync never restarts anything."""

@@ -14,7 +14,7 @@ import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ddwd.errors import LinkedError, StorageFullError
+from ddwd.core.errors import LinkedError, StorageFullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
