@@ -21,9 +21,9 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ReadTimeoutError
 from urllib3.util.retry import Retry
 
+from ddwd.config.routing import CALLING
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.core.model import OrthancId, Series, Study, is_uid
-from ddwd.routing import CALLING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

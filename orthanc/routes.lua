@@ -1,6 +1,6 @@
 -- Which rule of `routes` in ddwd.yaml takes a study. Loaded in ORTHANC1 where there are rules, before autoforward.lua, which asks here.
 -- A study's first image decides, once; the study's metadata DdwdRoute keeps the name of the rule, or HELD where none takes it. The
--- table is made by ddwd/routing.py, which judges by it in the same way: tests/routes.json has the cases that both answer.
+-- table is made by ddwd/config/routing.py, which judges by it in the same way: tests/routes.json has the cases that both answer.
 
 local settings = (GetOrthancConfiguration() or {})['Ddwd'] or {}
 

@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from ddwd.cli import main as ddwd  # noqa: E402 - the path comes first
-from ddwd.config import CONFIG_FILE, DEFAULTS_FILE, SETTINGS  # noqa: E402
+from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, SETTINGS  # noqa: E402
 from ddwd.tui import main as ddwd_top  # noqa: E402
 
 _VARIABLES = re.compile(r" \[[A-Z0-9_, ]+\]$")

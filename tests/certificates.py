@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from ddwd.appliance import certificates
-from ddwd.config import Config
+from ddwd.config.loader import Config
 
 
 @cache

@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING
 
 from ddwd.appliance import vault
 from ddwd.appliance.vault import Dump, Manifest, Owned, Sum
+from ddwd.config.paths import Paths
 from ddwd.core import durable
 from ddwd.core.clock import stamp
 from ddwd.core.errors import InvalidValueError, NotFoundError, StateError, StorageFullError
-from ddwd.paths import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from ddwd.appliance.vault import Found, Machine, Progress, Tree
-    from ddwd.config import Config, NodeName
+    from ddwd.config.loader import Config, NodeName
     from ddwd.core.clock import Clock
 
 _LOCK = ".lock"

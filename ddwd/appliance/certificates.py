@@ -18,14 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd import tls
+from ddwd.config import tls
 from ddwd.core.durable import replace_file
 from ddwd.core.errors import DdwdError, InvalidValueError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
 
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 825
 ISSUED = "issued"

@@ -14,7 +14,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ddwd.config import READ_HINT
+from ddwd.config.loader import READ_HINT
 from ddwd.core import durable
 from ddwd.core.errors import ConfigError, Problem
 from ddwd.core.model import VIEWER
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from ddwd.config import NodeName, Role
+    from ddwd.config.loader import NodeName, Role
 
 USERS: Mapping[NodeName, tuple[str, ...]] = {
     "gateway": ("admin", VIEWER, "ddwd"),

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from ddwd.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from ddwd.config import Config, NodeName
+    from ddwd.config.loader import Config, NodeName
 
 _WRITABLE = "target_session_attrs=read-write"
 """Of the servers of a cluster the one that can be written to; libpq looks for it with each new connection."""

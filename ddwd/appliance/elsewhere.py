@@ -9,15 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddwd import tls
 from ddwd.appliance import senders
-from ddwd.paths import Paths
+from ddwd.config import tls
+from ddwd.config.paths import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ddwd.config import Config
-    from ddwd.routing import Destination
+    from ddwd.config.loader import Config
+    from ddwd.config.routing import Destination
 
 _SEND_SECONDS = 900
 """One job, whatever it holds: Orthanc's time-out is that of the whole transfer."""

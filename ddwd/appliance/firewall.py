@@ -12,14 +12,14 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ddwd.config import ports as keys_of_ports
+from ddwd.config.loader import ports as keys_of_ports
 from ddwd.core.errors import PeerRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ddwd.config import Config
-    from ddwd.values import Network
+    from ddwd.config.loader import Config
+    from ddwd.config.parsers import Network
 
 TABLE = "inet ddwd"
 PROGRAM = "/usr/sbin/nft"

@@ -11,14 +11,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ddwd.config import HERE, ROLES
-from ddwd.paths import Paths
-from ddwd.tls import CREDENTIAL, LINK, LINK_CA, LINK_KEY, of_link
+from ddwd.config.loader import HERE, ROLES
+from ddwd.config.paths import Paths
+from ddwd.config.tls import CREDENTIAL, LINK, LINK_CA, LINK_KEY, of_link
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ddwd.config import Config, Loaded, Role
+    from ddwd.config.loader import Config, Loaded, Role
     from ddwd.core.errors import Problem
 
 UNIT = "ddwd-tls@link"

@@ -18,21 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ddwd import routing, tls
 from ddwd.appliance import credentials as passwords
 from ddwd.appliance import databases, elsewhere, link, terminator
 from ddwd.appliance.render import RENDERED_NAME, render, senders_bundle
-from ddwd.config import load
+from ddwd.config import routing, tls
+from ddwd.config.loader import load
+from ddwd.config.paths import Paths
 from ddwd.core import clock
 from ddwd.core.durable import replace_file
 from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError
-from ddwd.paths import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ddwd.appliance.credentials import Credentials
-    from ddwd.config import Config, NodeName
+    from ddwd.config.loader import Config, NodeName
 
 NODES: tuple[NodeName, ...] = ("gateway", "storage")
 _PATIENCE = 90

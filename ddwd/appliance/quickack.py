@@ -23,7 +23,7 @@ from ddwd.core.errors import PeerRefusedError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from ddwd.values import Network
+    from ddwd.config.parsers import Network
 
     JsonRoute = Mapping[str, Any]
     """One route as `ip -json route` prints it, and the IP `version` that was asked for."""

@@ -14,16 +14,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ddwd import tls
 from ddwd.appliance import databases, elsewhere, link, senders
+from ddwd.config import tls
+from ddwd.config.paths import Paths, orthanc_share
+from ddwd.config.routing import JOBS_ELSEWHERE
 from ddwd.core.errors import ConfigError, Problem
 from ddwd.core.model import EXTRACTOR_AET, VIEWER
-from ddwd.paths import Paths, orthanc_share
-from ddwd.routing import JOBS_ELSEWHERE
 
 if TYPE_CHECKING:
     from ddwd.appliance.credentials import Credentials
-    from ddwd.config import Config, NodeName
+    from ddwd.config.loader import Config, NodeName
 
 Json = dict[str, Any]
 

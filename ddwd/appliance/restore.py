@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddwd.appliance import provision, vault
-from ddwd.config import load
+from ddwd.config.loader import load
+from ddwd.config.paths import Paths
 from ddwd.core import durable
 from ddwd.core.errors import DdwdError, InvalidValueError, StateError, StorageFullError
-from ddwd.paths import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ddwd.appliance.vault import Machine, Manifest, Progress, Sum, Tree
-    from ddwd.config import Config, NodeName
+    from ddwd.config.loader import Config, NodeName
 
 _UNITS = ("ddwd-doctor.timer", "ddwd-doctor.service", "ddwd.service")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -22,19 +22,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddwd import routing
 from ddwd.appliance import credentials as passwords
 from ddwd.appliance.render import PLUGIN_DIR, PYTHON_PLUGIN, RENDERED_NAME, render
-from ddwd.config import VARIABLES, load
+from ddwd.config import routing
+from ddwd.config.loader import VARIABLES, load
+from ddwd.config.paths import Paths
 from ddwd.core import clock
 from ddwd.core.durable import replace_file, replace_volatile
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, Problem
-from ddwd.paths import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ddwd.config import Config, NodeName
+    from ddwd.config.loader import Config, NodeName
 
 NODES: tuple[NodeName, ...] = ("gateway", "storage")
 STOP_ORDER = (("extractor", 10.0), ("scp", 5.0), ("gateway", 10.0), ("storage", 10.0))

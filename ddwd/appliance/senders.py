@@ -13,13 +13,13 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Any
 
+from ddwd.config.parsers import Sender
 from ddwd.core.model import INBOX_AET, SELF_TEST_AET, SEND_AET
-from ddwd.values import Sender
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
 
 SCRIPT = "senders.lua"
 _ASKING = ("StorageCommitment",)

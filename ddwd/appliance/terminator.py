@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd import tls
 from ddwd.appliance.render import KEY_OF_UNIT, senders_bundle
+from ddwd.config import tls
 
 if TYPE_CHECKING:
-    from ddwd.config import Config, NodeName
+    from ddwd.config.loader import Config, NodeName
 
 NODES: tuple[NodeName, ...] = ("gateway", "storage")
 PROGRAM = Path("/usr/bin/stunnel4")

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ddwd.appliance import databases
 from ddwd.appliance.provision import Answer, Host, SystemHost
+from ddwd.config.paths import PRIVATE, Paths
 from ddwd.core import durable
 from ddwd.core.errors import LinkedError, NotFoundError, PeerDownError, PeerRefusedError, StateError
-from ddwd.paths import PRIVATE, Paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from ddwd.config import Config, NodeName
+    from ddwd.config.loader import Config, NodeName
 
 SCHEMA = 1
 MANIFEST = "manifest.json"

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, TextIO
 from ddwd import __version__
 from ddwd.appliance import vault
 from ddwd.appliance.backup import Order, back_up
-from ddwd.config import CONFIG_FILE, DEFAULTS_FILE
+from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
+from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import InvalidValueError, StateError
-from ddwd.paths import Paths
 from ddwd.state import custody, ledger
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ddwd.appliance.backup import Made
     from ddwd.appliance.vault import Progress
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
 
 _EPILOG = """Taken while the portal runs: the ledger and custody records, both databases, the files of both
 Orthancs, conflicts and quarantine, settings, certificates and passwords. DIR is for root alone.

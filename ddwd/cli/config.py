@@ -17,18 +17,18 @@ from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd import tls
 from ddwd.appliance import databases, firewall, link, terminator
-from ddwd.config import SECRET_KEYS, Loaded, flatten, load_with_sources, ports
+from ddwd.config import tls
+from ddwd.config.loader import SECRET_KEYS, Loaded, flatten, load_with_sources, ports
+from ddwd.config.parsers import DEFAULT, Share
+from ddwd.config.paths import Paths
 from ddwd.core.errors import ConfigError, Problem
-from ddwd.paths import Paths
-from ddwd.values import DEFAULT, Share
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
 
 _UNIT_OF = {
     "gateway.dicom_port": "ddwd-gateway",

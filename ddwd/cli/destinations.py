@@ -6,9 +6,9 @@ import json
 from argparse import RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ddwd.config.paths import Paths
 from ddwd.core.errors import StateError
 from ddwd.courier.ways import kind
-from ddwd.paths import Paths
 from ddwd.state.deliveries import Deliveries
 from ddwd.view.report import told_by_courier
 from ddwd.view.words import many, time
@@ -16,7 +16,7 @@ from ddwd.view.words import many, time
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
 
 _EPILOG = """A rule of ddwd.yaml with `also` has its studies sent to these destinations too, by ORTHANC1. What
 a destination does not take, or cannot while it is away, waits for it alone and is tried again for

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ddwd.appliance import credentials, firewall, quickack, vault
-from ddwd.config import CONFIG_FILE, DEFAULTS_FILE
+from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
+from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, sleep
 from ddwd.core.errors import ConfigError, DdwdError
 from ddwd.core.model import SELF_TEST_AET
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
-from ddwd.paths import Paths
 from ddwd.view import peers, units
 from ddwd.view import report as view
 from ddwd.view.doctor import Bench, Finding, Level, examine, expiry_of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ddwd.appliance.credentials import Credentials
-    from ddwd.config import Config, NodeName
+    from ddwd.config.loader import Config, NodeName
     from ddwd.core.clock import Clock
     from ddwd.dicom.upper_layer import Peer
     from ddwd.view.doctor import Part

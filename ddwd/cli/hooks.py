@@ -6,14 +6,14 @@ import json
 from argparse import RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, StateError
-from ddwd.paths import Paths
 from ddwd.state.notices import Notices
 
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
     from ddwd.state.notices import Notice
 
 _EPILOG = """A rule of ddwd.yaml with `run` or `webhook` has it called when a study of it is published, and

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ddwd.appliance import certificates, credentials, link
-from ddwd.config import ROLES
+from ddwd.config.loader import ROLES
 from ddwd.core.errors import InvalidValueError, StateError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from ddwd.config import Config, Role
+    from ddwd.config.loader import Config, Role
 
 _EPILOG = """On one of the machines, the one that you trust most: FOLDER gets a certificate that says which
 roles the other machine has, and credentials.json with the passwords that these roles need, and no

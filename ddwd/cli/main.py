@@ -36,13 +36,13 @@ from ddwd.cli import (
     try_,
     verify,
 )
-from ddwd.config import ROLES, load
+from ddwd.config.loader import ROLES, load
 from ddwd.core.errors import DdwdError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ddwd.config import Config, Role
+    from ddwd.config.loader import Config, Role
 
 VERBS = (
     status,

@@ -6,13 +6,13 @@ import json
 from argparse import RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, TextIO, cast
 
-from ddwd.paths import Paths
+from ddwd.config.paths import Paths
 from ddwd.state.requests import Request, Requests
 
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
     from ddwd.state.requests import Kind
 
 _EPILOG = """Images are still received and forwarded while it is paused: they wait on ORTHANC2, nothing

@@ -7,15 +7,15 @@ from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ddwd.config.paths import Paths
 from ddwd.core.errors import InvalidValueError, NotFoundError, StateError
-from ddwd.paths import Paths
 from ddwd.pipeline.quarantine import read_entries
 from ddwd.state.requests import Request, Requests
 
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
     from ddwd.pipeline.quarantine import Entry
 
 _SHORT = 4

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
+from ddwd.config.paths import Paths
 from ddwd.core.errors import DdwdError
-from ddwd.paths import Paths
 from ddwd.pipeline.difference import Comparison, Totals
 from ddwd.state.proof import Prover
 from ddwd.state.requests import Request, Requests
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
     from ddwd.core.model import OrthancId
     from ddwd.orthanc_api import Orthanc
     from ddwd.pipeline.difference import Difference

@@ -14,11 +14,11 @@ from ddwd.appliance.restore import assert_possible, assert_whole, open_backup, r
 from ddwd.cli.backup import SCHEMAS, assert_root, contents, progress_on_terminal, telling
 from ddwd.cli.doctor import bench
 from ddwd.cli.retry import bring_back
-from ddwd.config import load
+from ddwd.config.loader import load
+from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, sleep
 from ddwd.core.errors import DdwdError, PeerRefusedError
-from ddwd.paths import Paths
 from ddwd.state.requests import Request, Requests
 from ddwd.view.doctor import Level, examine
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import argparse
 
     from ddwd.appliance.restore import Backup
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
     from ddwd.pipeline.regain import Outcome
     from ddwd.view.doctor import Finding
 

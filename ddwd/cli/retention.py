@@ -8,10 +8,11 @@ from argparse import RawDescriptionHelpFormatter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ddwd.config.parsers import FOREVER
+from ddwd.config.paths import Paths
+from ddwd.config.retention import PLACES, Place
 from ddwd.core.clock import SystemClock
 from ddwd.core.disk_space import space_of as measure
-from ddwd.keeping import PLACES, Place
-from ddwd.paths import Paths
 from ddwd.pipeline.retention import account
 from ddwd.pipeline.retention.account import Tally
 from ddwd.pipeline.retention.keeper import WHERE
@@ -20,7 +21,6 @@ from ddwd.pipeline.retention.remove import Removed
 from ddwd.state.proof import Prover
 from ddwd.state.requests import Request, Requests
 from ddwd.state.stores import custody_of
-from ddwd.values import FOREVER
 from ddwd.view import peers
 from ddwd.view.words import many, plain, size, time
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
     from ddwd.pipeline.retention.examine import Finding
 
 _EPILOG = """Without an option: after how many days each place may lose a study (retention and

@@ -11,8 +11,8 @@ from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
+from ddwd.config.paths import Paths
 from ddwd.core.clock import SystemClock, sleep
-from ddwd.paths import Paths
 from ddwd.pipeline.regain import Regain
 from ddwd.state.deliveries import Deliveries
 from ddwd.state.proof import Prover
@@ -23,7 +23,7 @@ from ddwd.view import peers
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
     from ddwd.pipeline.regain import Outcome
 
 _EPILOG = """The extractor then forgets its failures with this study and looks at it at once: what is

@@ -11,15 +11,15 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
+from ddwd.config.routing import CALLING, OWN, TAGS, Judged, Route, judge, table
 from ddwd.core.errors import NotFoundError
 from ddwd.core.model import SEND_AET, TREE
-from ddwd.routing import CALLING, OWN, TAGS, Judged, Route, judge, table
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
 
 _EPILOG = """test says which rule takes a study whose first image the file is, and for each rule before it
 which condition does not hold. It judges by ddwd.yaml as it is now, also before a restart. Values of

@@ -9,7 +9,7 @@ from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd import tls
+from ddwd.config import tls
 from ddwd.core.errors import DeliveryError, PeerDownError, PeerRefusedError
 from ddwd.core.model import SEND_AET
 from ddwd.dicom.store_scu import Answer, Outgoing, examine, files, send
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
 
 
 _HERE = "127.0.0.1"

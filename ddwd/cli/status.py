@@ -17,7 +17,7 @@ from ddwd.view.words import many, size, span, time
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
     from ddwd.view.report import Heart, Report, Volume
     from ddwd.view.units import Unit
 

@@ -17,11 +17,11 @@ from ddwd import __version__
 from ddwd.appliance import certificates, credentials, render
 from ddwd.cli import config as config_verb
 from ddwd.cli import doctor, status, tls
-from ddwd.config import CONFIG_FILE, DEFAULTS_FILE, READ_HINT, Config, Loaded, load_with_sources
+from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, READ_HINT, Config, Loaded, load_with_sources
+from ddwd.config.paths import Paths
 from ddwd.core import audit, durable
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import ConfigError, DdwdError, StateError
-from ddwd.paths import Paths
 from ddwd.view import bundle, machine, scrub
 from ddwd.view import report as view
 from ddwd.view.bundle import Part
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ddwd.appliance.credentials import Credentials
-    from ddwd.config import NodeName
+    from ddwd.config.loader import NodeName
     from ddwd.core.errors import Problem
 
 _EPILOG = """One .tar.gz, readable for you alone: settings and the additions to the Orthancs without passwords,

@@ -8,8 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd import tls
 from ddwd.appliance import certificates
+from ddwd.config import tls
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import StateError
 from ddwd.view.doctor import EXPIRES_DAYS
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ddwd.appliance.certificates import Shown
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
 
 _EPILOG = """init makes two authorities (ca for the portal's own parts, senders-ca for the modalities) and a
 certificate with its key for gateway, storage, scp, extractor and operator; what is there stays,

@@ -8,8 +8,8 @@ from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
+from ddwd.config.paths import Paths
 from ddwd.core.clock import sleep
-from ddwd.paths import Paths
 from ddwd.state.proof import Prover
 from ddwd.state.stores import custody_of
 from ddwd.view import peers
@@ -18,7 +18,7 @@ from ddwd.view.trace import Trace, lines, trace
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
 
 _WIDTH = 80
 _LOOK_SECONDS = 1.0

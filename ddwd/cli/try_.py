@@ -20,7 +20,7 @@ from ddwd.core.errors import DdwdError
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
 
 _EPILOG = """Without systemd and PostgreSQL, on free ports, to be tried; everything stays in DIR.
 

@@ -11,8 +11,8 @@ import sys
 from argparse import RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, TextIO, get_args
 
+from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, PeerRefusedError
-from ddwd.paths import Paths
 from ddwd.pipeline.verify import Verifier
 from ddwd.state.proof import Kind, Prover
 from ddwd.state.stores import custody_of
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
     from ddwd.core.model import OrthancId
     from ddwd.state.custody import Kept
     from ddwd.state.proof import Finding, Proof, SecondLook

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.commitment.truth import Answer, Found, Truth
+    from ddwd.config.parsers import Station
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
     from ddwd.state.commitments import Asked, Commitments
-    from ddwd.values import Station
 
     Report = Callable[[Station, str, Answer], None]
     """Tells a station the answer to a transaction. Raises PeerDownError, PeerRefusedError."""

@@ -19,9 +19,9 @@ from ddwd.state.proof import is_as_recorded
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId
     from ddwd.orthanc_api import Held
-    from ddwd.paths import Paths
     from ddwd.state.commitments import Reference
     from ddwd.state.custody import CustodyPort, Record
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Executor, Future
 
+    from ddwd.config.routing import Route
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
     from ddwd.courier.lane import Lane
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from ddwd.orthanc_api import OrthancPort
     from ddwd.pipeline.sweep import Sweep
     from ddwd.pipeline.watch import ChangeFeed
-    from ddwd.routing import Route
     from ddwd.state.deliveries import Deliveries
 
 log = logging.getLogger("ddwd.courier")

@@ -9,21 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from ddwd.config.routing import JOBS_ELSEWHERE, PRIORITIES
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.courier.standing import Standing
-from ddwd.routing import JOBS_ELSEWHERE, PRIORITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from ddwd.config.routing import Route
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
     from ddwd.courier.ways import Way
     from ddwd.orthanc_api import OrthancPort
-    from ddwd.routing import Route
     from ddwd.state.deliveries import Deliveries
 
 _BLOCKS = (200, 20, 1)

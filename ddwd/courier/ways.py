@@ -9,8 +9,8 @@ from ddwd.core.errors import NotFoundError, PeerRefusedError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from ddwd.config.routing import Destination
     from ddwd.core.model import OrthancId
-    from ddwd.routing import Destination
 
 _PAGE = 1000
 _PAGES = 100

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ddwd.appliance import credentials
 from ddwd.commitment.keeper import Keeper
 from ddwd.commitment.truth import Truth
+from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock
 from ddwd.daemon import doorbell
@@ -17,14 +18,13 @@ from ddwd.daemon.optional import enter
 from ddwd.dicom import commitment_scu
 from ddwd.dicom.upper_layer import Peer
 from ddwd.orthanc_api import Orthanc
-from ddwd.paths import Paths
 from ddwd.state.commitments import Commitments
 from ddwd.state.stores import custody_of
 
 if TYPE_CHECKING:
     from ddwd.commitment.truth import Answer
-    from ddwd.config import Config, NodeName
-    from ddwd.values import Station
+    from ddwd.config.loader import Config, NodeName
+    from ddwd.config.parsers import Station
 
 log = logging.getLogger("ddwd.commitment")
 

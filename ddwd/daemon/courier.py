@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ddwd.appliance import credentials
+from ddwd.config.paths import Paths
 from ddwd.core import durable
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
@@ -20,15 +21,14 @@ from ddwd.daemon import doorbell
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.optional import enter
 from ddwd.orthanc_api import Orthanc
-from ddwd.paths import Paths
 from ddwd.pipeline.sweep import Sweep
 from ddwd.pipeline.watch import ChangeFeed
 from ddwd.state.deliveries import Deliveries
 
 if TYPE_CHECKING:
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
+    from ddwd.config.routing import Destination
     from ddwd.courier.standing import Standing
-    from ddwd.routing import Destination
 
 log = logging.getLogger("ddwd.courier")
 

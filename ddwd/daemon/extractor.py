@@ -14,7 +14,9 @@ import threading
 from typing import TYPE_CHECKING
 
 from ddwd.appliance import credentials
-from ddwd.config import load
+from ddwd.config.loader import load
+from ddwd.config.paths import Paths
+from ddwd.config.routing import stow_jobs_elsewhere
 from ddwd.core import durable
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock
@@ -25,7 +27,6 @@ from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.standing import Totals, standing
 from ddwd.daemon.workers import Ending, StorageMover, Workers
 from ddwd.orthanc_api import Orthanc
-from ddwd.paths import Paths
 from ddwd.pipeline.conflicts import Conflicts
 from ddwd.pipeline.cycle import Cycle, Ports
 from ddwd.pipeline.finished import Finished
@@ -41,14 +42,13 @@ from ddwd.pipeline.retention.remove import Remover
 from ddwd.pipeline.retrieve import Retriever
 from ddwd.pipeline.route import Router, read_table
 from ddwd.pipeline.verify import Verifier
-from ddwd.routing import stow_jobs_elsewhere
 from ddwd.state.notices import Notices
 from ddwd.state.requests import Requests
 from ddwd.state.settings import changed_settings
 from ddwd.state.stores import stores_of
 
 if TYPE_CHECKING:
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
 
 log = logging.getLogger("ddwd.extractor")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from ddwd.appliance import firewall
-from ddwd.config import load
+from ddwd.config.loader import load
 from ddwd.core.errors import DdwdError
 
 

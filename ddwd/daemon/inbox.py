@@ -20,7 +20,7 @@ from ddwd.inbox.writers import Writers
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
     from ddwd.dicom.store_scu import Answer, Outgoing
 
 log = logging.getLogger("ddwd.inbox")

@@ -13,7 +13,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from ddwd.appliance import credentials
-from ddwd.config import load
+from ddwd.config.loader import load
+from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
@@ -24,7 +25,6 @@ from ddwd.monitor.outbox import Outbox
 from ddwd.monitor.refusals import Refusals, Watch
 from ddwd.monitor.relay import Relay
 from ddwd.monitor.silence import WEEKS, Habits
-from ddwd.paths import Paths
 from ddwd.view import report as view
 from ddwd.view.doctor import certificates, expiry_of
 from ddwd.view.events import all_since, of_this_machine, tail_of
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
     from ddwd.core.clock import Clock
     from ddwd.view.events import Happened
     from ddwd.view.report import Report

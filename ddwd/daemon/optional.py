@@ -6,13 +6,13 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from ddwd.config import load
+from ddwd.config.loader import load
 from ddwd.core.errors import DdwdError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
 
 SKIP, FAILED = 1, 255
 """Exit statuses of ExecCondition=: skip the unit, or fail it."""

@@ -15,7 +15,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from ddwd.appliance import quickack
-from ddwd.config import load
+from ddwd.config.loader import load
 from ddwd.core.errors import DdwdError, PeerRefusedError
 from ddwd.daemon.loop import Beat, Loop
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ddwd.appliance.quickack import JsonRoute, Plan
-    from ddwd.values import Network
+    from ddwd.config.parsers import Network
 
 log = logging.getLogger("ddwd.quickack")
 

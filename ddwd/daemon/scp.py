@@ -13,14 +13,14 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ddwd.config import load
+from ddwd.config.loader import load
+from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.dicom.store_scp import Counts, StoreScp
 from ddwd.monitor.refusals import Refusals
-from ddwd.paths import Paths
 
 if TYPE_CHECKING:
     from pathlib import Path

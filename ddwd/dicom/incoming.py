@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ddwd.paths import Paths
+    from ddwd.config.paths import Paths
 
 PREAMBLE = bytes(128) + b"DICM"
 DIGEST_DIGITS = 64

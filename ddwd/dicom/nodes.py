@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddwd import tls
+from ddwd.config import tls
 from ddwd.core.model import EXTRACTOR_AET
 from ddwd.dicom.upper_layer import Peer
 
 if TYPE_CHECKING:
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
 
 _HERE = "127.0.0.1"
 

@@ -23,7 +23,8 @@ from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from ddwd import tls
+from ddwd.config import tls
+from ddwd.config.paths import Paths
 from ddwd.core import durable
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import LinkedError, StorageFullError
@@ -33,7 +34,6 @@ from ddwd.dicom.head import UnreadableError
 from ddwd.dicom.incoming import Incoming, Spool
 from ddwd.dicom.move_scu import echo
 from ddwd.dicom.upper_layer import MAX_PDU, Announced, Fragments, Limits, Peer, UpperLayer, no_delay
-from ddwd.paths import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from pynetdicom.association import Association
 
-    from ddwd.config import Config, Scp
+    from ddwd.config.loader import Config, Scp
     from ddwd.core.clock import Clock
     from ddwd.dicom.head import Head
 

@@ -17,7 +17,7 @@ from ddwd.core.audit import Event
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
 
 NOT_DISCLOSED = "not disclosed"
 """Stands for the patient where audit.patient_id is false; the standard demands a patient in these messages (A.5.3.7)."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
 
     Journal = Callable[[Sequence[str]], str]
     """Runs journalctl with these arguments: its output. Raises StateError."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from ddwd.config import NodeName
+    from ddwd.config.loader import NodeName
     from ddwd.orthanc_api import OrthancPort
     from ddwd.pipeline.quarantine import Quarantine
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ddwd.config.routing import HOLD
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, stamp
 from ddwd.core.errors import (
@@ -33,13 +34,12 @@ from ddwd.pipeline.retrieve import next_block, reason_of
 from ddwd.pipeline.sweep import Sweep
 from ddwd.pipeline.watch import ChangeFeed
 from ddwd.pipeline.wishes import Wishes
-from ddwd.routing import HOLD
 from ddwd.state.custody import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
     from ddwd.core.model import Study
     from ddwd.orthanc_api import OrthancPort
     from ddwd.pipeline.conflicts import Conflicts

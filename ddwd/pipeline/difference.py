@@ -16,9 +16,9 @@ from ddwd.state.custody import lacks
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
-    from ddwd.paths import Paths
     from ddwd.state.custody import CustodyPort, Record
     from ddwd.state.proof import Prover
 

@@ -15,9 +15,9 @@ from ddwd.state.notices import Notice
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ddwd.paths import Paths
+    from ddwd.config.paths import Paths
+    from ddwd.config.routing import Route
     from ddwd.pipeline.publish import Publisher
-    from ddwd.routing import Route
     from ddwd.state.custody import Record
     from ddwd.state.notices import Notices
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
+    from ddwd.config.paths import Paths
     from ddwd.core.model import Study
     from ddwd.orthanc_api import OrthancPort
-    from ddwd.paths import Paths
     from ddwd.pipeline.quarantine import Quarantine
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ddwd.config.routing import EVERYTHING, PRIORITIES
 from ddwd.lifecycle import Observation, Stage
 from ddwd.pipeline.journey import Journey
-from ddwd.routing import EVERYTHING, PRIORITIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from concurrent.futures import Future
 
+    from ddwd.config.routing import Route
     from ddwd.core.model import OrthancId, Study
     from ddwd.pipeline.blame import Blame
     from ddwd.pipeline.retrieve import Fetched
-    from ddwd.routing import Route
     from ddwd.state.custody import Kept, Record
 
 

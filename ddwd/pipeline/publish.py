@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId, Study, Wanted
-    from ddwd.paths import Paths
     from ddwd.pipeline.quarantine import Quarantine
     from ddwd.state.custody import CustodyPort, Record
 

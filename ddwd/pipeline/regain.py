@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from ddwd.config.paths import Paths
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.paths import Paths
     from ddwd.state.custody import CustodyPort
     from ddwd.state.requests import Requests
 

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence, Set
     from pathlib import Path
 
+    from ddwd.config.paths import Paths
     from ddwd.core.model import Series, Study, Wanted
     from ddwd.orthanc_api import OrthancPort, Stored
-    from ddwd.paths import Paths
     from ddwd.pipeline.mend import Mender
     from ddwd.pipeline.publish import Publisher
     from ddwd.pipeline.quarantine import Quarantine

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from ddwd.config.routing import EVERYTHING, HOLD, OWN, choose, table
 from ddwd.core.errors import NotFoundError
-from ddwd.routing import EVERYTHING, HOLD, OWN, choose, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from ddwd.config.routing import Route
     from ddwd.orthanc_api import OrthancPort
     from ddwd.pipeline.open_study import OpenStudy
-    from ddwd.routing import Route
 
 
 def read_table(path: Path, routes: Sequence[Route]) -> list[Mapping[str, Any]]:

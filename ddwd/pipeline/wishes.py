@@ -8,10 +8,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ddwd.config.routing import OWN
 from ddwd.core.audit import Event
 from ddwd.core.errors import DdwdError, HeldElsewhereError, PeerDownError
 from ddwd.core.model import SELF_TEST_PATIENT, OrthancId, safe_component
-from ddwd.routing import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable

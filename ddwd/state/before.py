@@ -17,7 +17,7 @@ from ddwd.state.ledger import SCHEMA, schema_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.paths import Paths
+    from ddwd.config.paths import Paths
 
 
 def keep_before(paths: Paths) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from ddwd.routing import Route
+    from ddwd.config.routing import Route
     from ddwd.state.custody import Record
 
 SCHEMA = 1

@@ -22,7 +22,7 @@ from ddwd.core.model import OrthancId, safe_component
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ddwd.paths import Paths
+    from ddwd.config.paths import Paths
     from ddwd.state.custody import CustodyPort, Kept, Record
 
 Kind = Literal["missing", "changed", "extra", "differs", "gone"]

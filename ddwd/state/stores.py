@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ddwd.paths import Paths
+from ddwd.config.paths import Paths
 from ddwd.state.before import keep_before
 from ddwd.state.claims import Alone, SharedClaims
 from ddwd.state.custody import Custody
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
     from ddwd.core.clock import Clock
     from ddwd.state.claims import Claims
     from ddwd.state.custody import CustodyPort

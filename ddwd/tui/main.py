@@ -11,9 +11,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ddwd import __version__
-from ddwd.config import CONFIG_FILE, DEFAULTS_FILE, Config, load
+from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, Config, load
+from ddwd.config.paths import Paths
 from ddwd.core.errors import ConfigError, DdwdError, NotFoundError
-from ddwd.paths import Paths
 from ddwd.pipeline.quarantine import read_entries
 from ddwd.state.proof import Prover
 from ddwd.state.requests import Requests

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from ddwd.config.paths import Paths
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
 from ddwd.core.errors import DdwdError
 from ddwd.core.model import SELF_TEST_AET
-from ddwd.paths import Paths
 from ddwd.view import report as reports
 from ddwd.view.events import of_this_machine, tail_of
 from ddwd.view.flow import Flow, Hop, Light
@@ -22,7 +22,7 @@ from ddwd.view.flow import Flow, Hop, Light
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
     from ddwd.view.events import Happened
     from ddwd.view.report import Ports, Report
 

@@ -14,7 +14,7 @@ from ddwd.view.events import contents
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.paths import Paths
+    from ddwd.config.paths import Paths
 
 _MOST_BYTES = 64 * 1024 * 1024
 

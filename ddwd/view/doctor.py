@@ -15,11 +15,11 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ddwd import tls
 from ddwd.appliance import databases, link, quickack, render
-from ddwd.config import CONFIG_FILE, SECRET_KEYS, flatten
+from ddwd.config import tls
+from ddwd.config.loader import CONFIG_FILE, SECRET_KEYS, flatten
+from ddwd.config.paths import Paths
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, Problem
-from ddwd.paths import Paths
 from ddwd.view.report import aside_text
 from ddwd.view.words import many, span, time
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ddwd.appliance.credentials import Credentials
     from ddwd.appliance.quickack import JsonRoute
-    from ddwd.config import Config, NodeName
+    from ddwd.config.loader import Config, NodeName
     from ddwd.core.clock import Clock
     from ddwd.view.report import Report
     from ddwd.view.units import Systemctl

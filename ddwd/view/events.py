@@ -11,7 +11,7 @@ import io
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ddwd.paths import Paths
+from ddwd.config.paths import Paths
 from ddwd.state.ledger import parse_line
 from ddwd.state.stores import history_of
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
     from ddwd.state.shared import SharedHistory
 
 _EVENT = b'"kind":"event"'

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ddwd.appliance.credentials import Credentials
-    from ddwd.config import Config, OrthancNode
+    from ddwd.config.loader import Config, OrthancNode
     from ddwd.core.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
     from ddwd.state.proof import Prover

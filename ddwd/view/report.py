@@ -13,14 +13,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ddwd.appliance import credentials
-from ddwd.config import HERE
+from ddwd.config.loader import HERE
+from ddwd.config.paths import Paths
 from ddwd.core import disk_space
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import ConfigError, DdwdError
 from ddwd.lifecycle import Stage
 from ddwd.orthanc_api import Orthanc
-from ddwd.paths import Paths
 from ddwd.pipeline.quarantine import Quarantine
 from ddwd.view import units
 from ddwd.view.words import many, size, span, time
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.appliance.credentials import Credentials
-    from ddwd.config import Config, OrthancNode
+    from ddwd.config.loader import Config, OrthancNode
+    from ddwd.config.paths import Daemon
     from ddwd.core.clock import Clock
-    from ddwd.paths import Daemon
     from ddwd.view.units import Systemctl, Unit
 
 _STALE_SECONDS = 10.0

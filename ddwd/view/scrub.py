@@ -12,16 +12,16 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from ddwd.config import SECRET_KEYS, flatten
+from ddwd.config.loader import SECRET_KEYS, flatten
+from ddwd.config.paths import PRIVATE
 from ddwd.core.model import identifier_of
-from ddwd.paths import PRIVATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from ddwd.appliance.credentials import Credentials
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
 
 HIDDEN = "(hidden)"
 _SECRET_KEY = re.compile(

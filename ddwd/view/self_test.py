@@ -29,10 +29,10 @@ from ddwd.state.stores import custody_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
+    from ddwd.config.paths import Paths
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.paths import Paths
     from ddwd.state.custody import Record
 
 _SERIES, _IMAGES = 2, 3

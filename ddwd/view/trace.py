@@ -11,11 +11,11 @@ import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ddwd.config.paths import Paths
 from ddwd.core.audit import WARNINGS
 from ddwd.core.errors import DdwdError, NotFoundError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
 from ddwd.lifecycle import Stage
-from ddwd.paths import Paths
 from ddwd.pipeline.quarantine import read_entries
 from ddwd.state.custody import Record, lacks
 from ddwd.state.deliveries import Deliveries
@@ -27,7 +27,7 @@ from ddwd.view.words import many, plain, time
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
     from ddwd.core.model import Study
     from ddwd.orthanc_api import OrthancPort
     from ddwd.pipeline.quarantine import Entry

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.config import ROLES
+from ddwd.config.loader import ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from ddwd.config import Role
+    from ddwd.config.loader import Role
 
     Systemctl = Callable[[Sequence[str]], str | None]
     """Runs systemctl with these arguments: its output, or None where systemd cannot be asked."""

@@ -21,11 +21,11 @@ sys.path[:0] = [str(REPO), str(HERE.parent)]
 import manual  # noqa: E402 - the path comes first
 
 from ddwd.cli import main as ddwd  # noqa: E402
-from ddwd.config import CONFIG_FILE, DEFAULTS_FILE, SETTINGS, Config  # noqa: E402
+from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, SETTINGS, Config  # noqa: E402
+from ddwd.config.paths import Paths  # noqa: E402
 from ddwd.core import errors  # noqa: E402
 from ddwd.core.audit import FIELDS, MESSAGE_IDS, WARNINGS, Event  # noqa: E402
 from ddwd.monitor.metrics import Metrics  # noqa: E402
-from ddwd.paths import Paths  # noqa: E402
 from ddwd.view.meaning import MEANINGS  # noqa: E402
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ def metrics() -> str:
 
 
 def files() -> str:
-    """Every path that the portal owns with its one writer, from ddwd/paths.py."""
+    """Every path that the portal owns with its one writer, from ddwd/config/paths.py."""
     paths = Paths(Config())
     rows = [
         [f"`{where}`", md(told)]
@@ -334,7 +334,7 @@ SOURCES: dict[str, str] = {
     "exit-statuses.md": "ddwd/core/errors.py",
     "statuses.md": "ddwd/view/meaning.py",
     "metrics.md": "ddwd/monitor/metrics.py",
-    "files.md": "ddwd/paths.py",
+    "files.md": "ddwd/config/paths.py",
     "modules.md": "ddwd",
 }
 """Pages of the clone link to the source, which is always there; on the site such a link leads to the page made from it."""

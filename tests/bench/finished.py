@@ -16,9 +16,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from ddwd.config import load
+from ddwd.config.loader import load
+from ddwd.config.paths import Paths
 from ddwd.core.model import OrthancId
-from ddwd.paths import Paths
 from ddwd.state.custody import Custody, Record
 from ddwd.state.ledger import Ledger, parse_line
 

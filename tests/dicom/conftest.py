@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.config import Config, Scp
+from ddwd.config.loader import Config, Scp
+from ddwd.config.paths import Paths
 from ddwd.dicom.store_scp import Bounds, StoreScp
 from ddwd.dicom.upper_layer import Limits, Peer, UpperLayer
-from ddwd.paths import Paths
 from tests.patience import limit_hangs
 
 if TYPE_CHECKING:

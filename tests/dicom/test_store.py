@@ -25,7 +25,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode, split_dataset
 from pynetdicom.presentation import build_context
 
-from ddwd.config import Config, Scp
+from ddwd.config.loader import Config, Scp
 from ddwd.core import disk_space, durable
 from ddwd.core.errors import LinkedError
 from ddwd.dicom import store_scu

@@ -23,14 +23,14 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from ddwd.config import Config, Scp, load_with_sources
+from ddwd.config.loader import Config, Scp, load_with_sources
+from ddwd.config.paths import Paths
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import ConfigError, StateError
 from ddwd.core.model import identifier_of, safe_component
 from ddwd.dicom.head import UnreadableError, is_nested_deeper, read_head, read_identity
 from ddwd.dicom.store_scp import Bounds, StoreScp
 from ddwd.dicom.upper_layer import Limits
-from ddwd.paths import Paths
 from ddwd.state.ledger import Ledger
 from tests.identifiers import PADDING, escapes
 

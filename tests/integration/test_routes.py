@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pydicom
 import pytest
 
-from ddwd.config import load
+from ddwd.config.loader import load
+from ddwd.config.routing import choose, table
 from ddwd.dicom import store_scu
 from ddwd.dicom.nodes import gateway
 from ddwd.dicom.store_scu import Outgoing
-from ddwd.routing import choose, table
 from tests.integration.conftest import write_settings
 from tests.integration.trial import Trial, ddwd, wait_for
 from tests.studies import made_up_ct, read_studies

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.config import Config, Scp
+from ddwd.config.loader import Config, Scp
+from ddwd.config.retention import Retention
 from ddwd.core.audit import Event
-from ddwd.keeping import Retention
 from ddwd.lifecycle import Stage
 from ddwd.state.database import Database
 from ddwd.state.requests import Request

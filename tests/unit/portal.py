@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.config import Config
+from ddwd.config.loader import Config
+from ddwd.config.paths import Paths
+from ddwd.config.retention import Retention
+from ddwd.config.routing import Route, table
 from ddwd.core.audit import Audit
-from ddwd.keeping import Retention
-from ddwd.paths import Paths
 from ddwd.pipeline.conflicts import Conflicts
 from ddwd.pipeline.cycle import Cycle, CycleReport, Ports
 from ddwd.pipeline.finished import Finished
@@ -25,7 +26,6 @@ from ddwd.pipeline.retention.remove import Remover
 from ddwd.pipeline.retrieve import Retriever
 from ddwd.pipeline.route import Router
 from ddwd.pipeline.verify import Verifier
-from ddwd.routing import Route, table
 from ddwd.state.claims import Alone
 from ddwd.state.custody import Custody
 from ddwd.state.ledger import Ledger

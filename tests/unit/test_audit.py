@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ddwd.config import SECRET_KEYS, Config, Scp
+from ddwd.config.loader import SECRET_KEYS, Config, Scp
 from ddwd.core.audit import FIELDS, MESSAGE_IDS, Audit, Event
 from ddwd.monitor.refusals import Refusals
 from ddwd.state.settings import changed_settings

@@ -27,7 +27,8 @@ from ddwd.appliance.restore import (
 )
 from ddwd.cli.config import restore_problems
 from ddwd.cli.main import main
-from ddwd.config import Config
+from ddwd.config.loader import Config
+from ddwd.config.paths import Paths
 from ddwd.core.errors import (
     DdwdError,
     InvalidValueError,
@@ -37,7 +38,6 @@ from ddwd.core.errors import (
     StateError,
     StorageFullError,
 )
-from ddwd.paths import Paths
 from tests.unit.fakes import FakeClock
 
 SCHEMAS = {"ledger": 1, "custody": 1}

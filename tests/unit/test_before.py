@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd import __version__
-from ddwd.config import Config
+from ddwd.config.loader import Config
+from ddwd.config.paths import Paths
 from ddwd.core import durable
 from ddwd.core.errors import StateError, StorageFullError
-from ddwd.paths import Paths
 from ddwd.state.before import keep_before
 from ddwd.state.ledger import SCHEMA, Ledger, schema_of
 from tests.unit.fakes import FakeClock

@@ -11,14 +11,14 @@ import pytest
 
 from ddwd.commitment.keeper import Keeper
 from ddwd.commitment.truth import Answer, Reason, Truth
-from ddwd.config import Config, load
+from ddwd.config.loader import Config, load
+from ddwd.config.parsers import Station
+from ddwd.config.retention import Retention
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, InvalidValueError, PeerDownError, PeerRefusedError
-from ddwd.keeping import Retention
 from ddwd.orthanc_api import Orthanc
 from ddwd.state.commitments import Asked, Commitments, Counter, Reference, asked
 from ddwd.state.requests import Request
-from ddwd.values import Station
 from tests.unit.fakes import FakeClock, Image, image, one_error, power_cut
 from tests.unit.portal import Portal
 

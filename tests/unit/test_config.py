@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ddwd.config import SETTINGS, VARIABLES, Config, flatten, load, load_with_sources
+from ddwd.config.loader import SETTINGS, VARIABLES, Config, flatten, load, load_with_sources
 from ddwd.core.errors import ConfigError
 
 SHIPPED = Path(__file__).parents[2] / "etc" / "ddwd.yaml"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ddwd.config.routing import Route
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import DdwdError, PeerRefusedError, StorageFullError
 from ddwd.courier.courier import Courier, Recipients
@@ -16,7 +17,6 @@ from ddwd.courier.standing import Standing
 from ddwd.orthanc_api import Job
 from ddwd.pipeline.sweep import Sweep
 from ddwd.pipeline.watch import ChangeFeed
-from ddwd.routing import Route
 from ddwd.state.custody import Kept, Record
 from ddwd.state.deliveries import Deliveries, owed
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image, power_cut

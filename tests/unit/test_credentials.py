@@ -11,7 +11,7 @@ import pytest
 from ddwd.appliance import credentials
 from ddwd.cli import credentials as verb
 from ddwd.cli.main import parser
-from ddwd.config import Config
+from ddwd.config.loader import Config
 from ddwd.core.errors import ConfigError, InvalidValueError
 from ddwd.door import may
 

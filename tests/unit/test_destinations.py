@@ -15,12 +15,12 @@ from ddwd.appliance import credentials, elsewhere, provision
 from ddwd.appliance.render import problems_of, render
 from ddwd.cli import destinations as cli
 from ddwd.cli.config import shown, tls_problems
-from ddwd.config import Config, TlsConfig, flatten, load_with_sources
+from ddwd.config.loader import Config, TlsConfig, flatten, load_with_sources
+from ddwd.config.paths import Paths
+from ddwd.config.routing import Destination, Route, stow_jobs_elsewhere
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.courier.ways import Dicomweb, Dimse, way_to
 from ddwd.monitor import alerts
-from ddwd.paths import Paths
-from ddwd.routing import Destination, Route, stow_jobs_elsewhere
 from ddwd.state.settings import changed_settings
 from ddwd.view.report import told_by_courier
 from ddwd.view.scrub import secrets_of

@@ -14,11 +14,11 @@ import pytest
 
 from ddwd.appliance import credentials, render
 from ddwd.cli import doctor as cli
-from ddwd.config import Config, NetworkConfig
+from ddwd.config.loader import Config, NetworkConfig
+from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, PeerDownError
 from ddwd.core.model import SELF_TEST_PATIENT
-from ddwd.paths import Paths
 from ddwd.state.requests import Request
 from ddwd.view.doctor import CHECKS, Bench, Level, examine, expiry_of
 from ddwd.view.report import Heart, Server, Volume

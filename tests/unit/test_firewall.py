@@ -11,8 +11,8 @@ import pytest
 
 from ddwd.appliance import firewall
 from ddwd.cli.config import firewall_problems
-from ddwd.config import Config, Loaded, TlsConfig, WebConfig, flatten, ports
-from ddwd.values import Sender, Source
+from ddwd.config.loader import Config, Loaded, TlsConfig, WebConfig, flatten, ports
+from ddwd.config.parsers import Sender, Source
 
 if TYPE_CHECKING:
     from pathlib import Path

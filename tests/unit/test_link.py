@@ -19,7 +19,7 @@ from ddwd.cli import status
 from ddwd.cli.config import database_problems
 from ddwd.cli.main import main
 from ddwd.cli.main import parser as command_line
-from ddwd.config import (
+from ddwd.config.loader import (
     ROLES,
     CommitmentConfig,
     Config,
@@ -31,17 +31,17 @@ from ddwd.config import (
     load,
     ports,
 )
+from ddwd.config.parsers import Receiver, Share, Station
+from ddwd.config.paths import Paths
+from ddwd.config.retention import Retention
 from ddwd.core.errors import ConfigError, NotFoundError, PeerDownError
-from ddwd.keeping import Retention
-from ddwd.paths import Paths
-from ddwd.values import Receiver, Share, Station
 from ddwd.view import report, units
 from tests.unit.fakes import FakeClock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ddwd.config import NodeName
+    from ddwd.config.loader import NodeName
 
 LOGIN = credentials.generate()
 INSIDE, DMZ, THIRD = "10.0.0.2", "10.0.0.1", "10.0.0.3"

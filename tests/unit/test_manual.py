@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ddwd.cli.main import parser
-from ddwd.config import SETTINGS
+from ddwd.config.loader import SETTINGS
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 

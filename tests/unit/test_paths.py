@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ddwd.config import Config, LedgerConfig, Scp
-from ddwd.paths import Paths, orthanc_share
+from ddwd.config.loader import Config, LedgerConfig, Scp
+from ddwd.config.paths import Paths, orthanc_share
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -12,8 +12,8 @@ import pytest
 
 from ddwd.cli import verify
 from ddwd.cli.main import parser
+from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError, StateError
-from ddwd.paths import Paths
 from ddwd.state.custody import Custody
 from ddwd.state.proof import Prover
 from ddwd.view import peers

@@ -15,9 +15,9 @@ import pytest
 from ddwd.appliance import credentials, provision
 from ddwd.appliance.provision import Answer, SystemHost
 from ddwd.appliance.render import RENDERED_NAME
-from ddwd.config import Config, InboxConfig, LedgerConfig
+from ddwd.config.loader import Config, InboxConfig, LedgerConfig
+from ddwd.config.paths import Paths
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, PeerRefusedError
-from ddwd.paths import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.appliance.quickack import JsonRoute, Plan
-    from ddwd.values import Network
+    from ddwd.config.parsers import Network
 
 
 def route(dst: str, version: int = 4, **facts: Any) -> JsonRoute:

@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 import pytest
 
 from ddwd.cli.main import parser
-from ddwd.config import CONFIG_FILE, DEFAULTS_FILE, SETTINGS, Config, flatten
+from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, SETTINGS, Config, flatten
+from ddwd.config.paths import Paths
 from ddwd.core import audit
-from ddwd.paths import Paths
 from tests import readme
 
 if TYPE_CHECKING:

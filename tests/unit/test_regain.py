@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.config import Config
+from ddwd.config.loader import Config
+from ddwd.config.paths import Paths
 from ddwd.core.clock import stamp
 from ddwd.core.model import OrthancId
-from ddwd.paths import Paths
 from ddwd.pipeline.regain import Outcome, Regain
 from ddwd.state.custody import Custody, Kept, Record
 from ddwd.state.requests import Requests

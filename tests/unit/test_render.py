@@ -12,12 +12,12 @@ import pytest
 import ddwd
 from ddwd.appliance import credentials
 from ddwd.appliance.render import MINIMUM, STORAGE_SERVER, problems_of, render
-from ddwd.config import Config, Forward
+from ddwd.config.loader import Config, Forward
+from ddwd.config.paths import Paths, orthanc_share
 from ddwd.core.errors import ConfigError
-from ddwd.paths import Paths, orthanc_share
 
 if TYPE_CHECKING:
-    from ddwd.config import NodeName
+    from ddwd.config.loader import NodeName
 
 NODES: tuple[NodeName, ...] = ("gateway", "storage")
 # Not taken from render.py: the same minimum, written down a second time, so that neither can drift alone.

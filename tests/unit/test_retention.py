@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ddwd.config.parsers import FOREVER, Share
+from ddwd.config.paths import Paths
+from ddwd.config.retention import Place, Retention
+from ddwd.config.routing import Destination, Route
 from ddwd.core.audit import Event
 from ddwd.core.errors import PeerDownError
-from ddwd.keeping import Place, Retention
-from ddwd.paths import Paths
 from ddwd.pipeline.retention import examine, keeper, rules
 from ddwd.pipeline.retention.account import Tally
-from ddwd.routing import Destination, Route
 from ddwd.state.deliveries import Deliveries
 from ddwd.state.notices import Notices
 from ddwd.state.proof import Prover
 from ddwd.state.requests import Request
-from ddwd.values import FOREVER, Share
 from tests.unit.fakes import FakeOrthanc, Image, InlineExecutor, image, power_cut
 from tests.unit.portal import Portal, names
 

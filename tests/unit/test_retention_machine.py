@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis.stateful import invariant, rule
 
-from ddwd.keeping import Retention
+from ddwd.config.retention import Retention
 from ddwd.state.requests import Request
 from tests.unit.fakes import FakeOrthanc
 from tests.unit.portal import Portal

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddwd.config.parsers import FOREVER, Share
+from ddwd.config.retention import PLACES, Place, Retention
+from ddwd.config.routing import Route
 from ddwd.core.clock import stamp
 from ddwd.core.model import OrthancId
-from ddwd.keeping import PLACES, Place, Retention
 from ddwd.pipeline.retention.rules import (
     LAST_COPY,
     NOT_RECORDED,
@@ -23,9 +25,7 @@ from ddwd.pipeline.retention.rules import (
     to_prove,
 )
 from ddwd.pipeline.retention.survey import MOST, Survey
-from ddwd.routing import Route
 from ddwd.state.custody import Custody, Kept, Record
-from ddwd.values import FOREVER, Share
 from tests.depth import examples
 from tests.unit.portal import Portal
 

@@ -12,14 +12,14 @@ import pytest
 from ddwd.cli import retention as cli
 from ddwd.cli import status, verify
 from ddwd.cli.main import parser
-from ddwd.config import load
+from ddwd.config.loader import load
+from ddwd.config.parsers import Share
+from ddwd.config.retention import Retention
 from ddwd.core.errors import ConfigError, PeerDownError, StateError
 from ddwd.core.model import SELF_TEST_PATIENT
 from ddwd.daemon.standing import Totals, standing
-from ddwd.keeping import Retention
 from ddwd.pipeline.retention import keeper, rules
 from ddwd.state.requests import Request
-from ddwd.values import Share
 from ddwd.view import peers
 from ddwd.view import trace as view
 from ddwd.view.doctor import Level

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ddwd.config.routing import Condition, Route
 from ddwd.core.audit import Event
 from ddwd.lifecycle import Stage
-from ddwd.routing import Condition, Route
 from ddwd.state.notices import Notices
 from ddwd.state.requests import Request
 from tests.unit.fakes import Image, image, one_error, power_cut

@@ -12,7 +12,7 @@ import pydicom
 import pytest
 
 from ddwd.cli.main import parser
-from ddwd.config import Config, load
+from ddwd.config.loader import Config, load
 from ddwd.core.errors import NotFoundError
 from tests.studies import made_up_ct
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ddwd.config import Config, load
+from ddwd.config.loader import Config, load
+from ddwd.config.routing import OWN, Condition, Destination, Judged, Route, choose, judge, table
 from ddwd.core.errors import ConfigError
-from ddwd.routing import OWN, Condition, Destination, Judged, Route, choose, judge, table
 
 CASES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "routes.json").read_text(encoding="utf-8")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd.cli.config import ledger_problems
-from ddwd.config import load_with_sources
+from ddwd.config.loader import load_with_sources
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.config import Loaded
+    from ddwd.config.loader import Loaded
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from ddwd.cli.main import parser
-from ddwd.config import SETTINGS
+from ddwd.config.loader import SETTINGS
+from ddwd.config.paths import Paths
 from ddwd.core.audit import FIELDS, MESSAGE_IDS, Event
 from ddwd.core.errors import DdwdError
-from ddwd.paths import Paths
 from ddwd.view.doctor import CHECKS
 from ddwd.view.meaning import MEANINGS
 from tests.readme import DOCS, REPO, code, sections

@@ -14,12 +14,12 @@ import pytest
 
 from ddwd.appliance import credentials
 from ddwd.cli import status
-from ddwd.config import Config, OrthancNode
+from ddwd.config.loader import Config, OrthancNode
+from ddwd.config.paths import Paths
 from ddwd.core import disk_space
 from ddwd.core.clock import stamp
 from ddwd.core.disk_space import Space
 from ddwd.core.errors import PeerDownError
-from ddwd.paths import Paths
 from ddwd.view import report as view
 from ddwd.view import units
 from tests.unit.fakes import FakeClock
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.appliance.credentials import Credentials
-    from ddwd.paths import Daemon
+    from ddwd.config.paths import Daemon
 
 _LONG_UID = "1.2.826.0.1.3680043.8.498." + "9" * 38  # 64 characters, the most that PS3.5 allows
 GIB = 1024**3

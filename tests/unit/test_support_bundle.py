@@ -16,7 +16,7 @@ import pytest
 
 from ddwd.appliance.credentials import generate
 from ddwd.cli import support_bundle
-from ddwd.config import AlertsConfig, Config, Mail
+from ddwd.config.loader import AlertsConfig, Config, Mail
 from ddwd.core.errors import NotFoundError, StateError
 from ddwd.core.model import safe_component
 from ddwd.view import bundle, machine, scrub

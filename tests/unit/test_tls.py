@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd import tls
 from ddwd.appliance import certificates as made
 from ddwd.appliance import credentials, provision, terminator
 from ddwd.appliance.render import base, problems_of
 from ddwd.cli.main import main
 from ddwd.cli.main import parser as command_line
-from ddwd.config import Config, TlsConfig, WebConfig, load, ports
+from ddwd.config import tls
+from ddwd.config.loader import Config, TlsConfig, WebConfig, load, ports
 from ddwd.core.errors import ConfigError, InvalidValueError, NotFoundError
 from tests import certificates
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ddwd.config.routing import Route
 from ddwd.core.errors import NotFoundError
 from ddwd.core.model import OrthancId
 from ddwd.daemon.standing import Totals, standing
 from ddwd.pipeline.quarantine import Subject
-from ddwd.routing import Route
 from ddwd.state.custody import Custody
 from ddwd.state.deliveries import Deliveries
 from ddwd.state.requests import Request

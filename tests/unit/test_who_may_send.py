@@ -12,9 +12,9 @@ import pytest
 from ddwd.appliance import credentials
 from ddwd.appliance.render import render
 from ddwd.appliance.senders import admits
-from ddwd.config import CommitmentConfig, Config, load
+from ddwd.config.loader import CommitmentConfig, Config, load
+from ddwd.config.parsers import Sender, Station
 from ddwd.core.errors import ConfigError
-from ddwd.values import Sender, Station
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.config import Config
+from ddwd.config.loader import Config
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import PeerDownError
 from ddwd.core.model import OrthancId, Study

@@ -9,9 +9,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ddwd.config.retention import PLACES, Place
 from ddwd.core import durable
 from ddwd.core.errors import StateError
-from ddwd.keeping import PLACES, Place
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,10 +21,10 @@ from ddwd.state.proof import Prover, difference
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from ddwd.config.paths import Paths
+    from ddwd.config.retention import Place
     from ddwd.core.model import OrthancId
-    from ddwd.keeping import Place
     from ddwd.orthanc_api import OrthancPort
-    from ddwd.paths import Paths
     from ddwd.pipeline.retention.rules import Terms
     from ddwd.state.custody import CustodyPort, Record
 

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
+    from ddwd.config.paths import Paths
+    from ddwd.config.retention import Place
     from ddwd.core.disk_space import Space
     from ddwd.core.model import OrthancId
-    from ddwd.keeping import Place
     from ddwd.orthanc_api import OrthancPort
-    from ddwd.paths import Paths
     from ddwd.pipeline.retention.examine import Finding
     from ddwd.state.custody import CustodyPort
 

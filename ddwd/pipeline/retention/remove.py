@@ -13,11 +13,11 @@ from ddwd.core.errors import DdwdError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from ddwd.config.routing import Route
     from ddwd.core.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
     from ddwd.pipeline.publish import Publisher
     from ddwd.pipeline.retention.examine import Finding
-    from ddwd.routing import Route
     from ddwd.state.custody import CustodyPort
 
 

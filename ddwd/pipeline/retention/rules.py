@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from ddwd.config.parsers import FOREVER
+from ddwd.config.retention import Place, Retention
 from ddwd.core.clock import stamp
-from ddwd.keeping import Place, Retention
-from ddwd.values import FOREVER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ddwd.config.routing import Route
     from ddwd.core.model import OrthancId
-    from ddwd.routing import Route
     from ddwd.state.custody import Record
 
 IN_QUARANTINE = "images of it are in quarantine: ddwd quarantine list"

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ddwd.config import Config
+    from ddwd.config.loader import Config
+    from ddwd.config.paths import Paths
+    from ddwd.config.retention import Place
     from ddwd.core.disk_space import Space
-    from ddwd.keeping import Place
-    from ddwd.paths import Paths
 
 
 class Shortage:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId
     from ddwd.orthanc_api import OrthancPort
-    from ddwd.paths import Paths
     from ddwd.pipeline.retention.rules import Terms
     from ddwd.state.custody import CustodyPort
 

@@ -18,11 +18,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
-from ddwd import tables
-from ddwd.core.errors import ConfigError, Problem
-from ddwd.keeping import Retention
-from ddwd.routing import Destination, Route
-from ddwd.values import (
+from ddwd.config import sections
+from ddwd.config.parsers import (
     DEFAULT,
     Many,
     Network,
@@ -55,6 +52,9 @@ from ddwd.values import (
     url,
     whole,
 )
+from ddwd.config.retention import Retention
+from ddwd.config.routing import Destination, Route
+from ddwd.core.errors import ConfigError, Problem
 
 NodeName = Literal["gateway", "storage"]
 Role = Literal["gateway", "storage", "extractor"]
@@ -396,14 +396,14 @@ class _Setting(NamedTuple):
     """One key: how it is parsed, which variables set it (the first wins), whether nothing is a value.
 
     `many`: a tuple of values, each parsed by itself; written as a YAML list, or in one line with commas.
-    `table`: a list of sections, read as a whole (ddwd/tables.py).
+    `table`: a list of sections, read as a whole (ddwd/config/sections.py).
     """
 
     parse: Parser
     variables: tuple[str, ...] = ()
     optional: bool = False
     many: bool = False
-    table: Callable[[yaml.Node, str, tables.Say], tuple[object, ...]] | None = None
+    table: Callable[[yaml.Node, str, sections.Say], tuple[object, ...]] | None = None
 
 
 _PORT = whole(1, 65535)
@@ -458,8 +458,8 @@ SETTINGS: Mapping[str, _Setting] = {
     "database.storage_user": _Setting(identifier),
     "database.password": _Setting(secret, ("POSTGRES_PASSWORD",), optional=True),
     "database.password_file": _Setting(folder, optional=True),
-    "routes": _Setting(tables.one_line, table=tables.routes),
-    "destinations": _Setting(tables.one_line, table=tables.destinations),
+    "routes": _Setting(sections.one_line, table=sections.routes),
+    "destinations": _Setting(sections.one_line, table=sections.destinations),
     "finished.timeout": _Setting(seconds(1, 86400)),
     "retrieve.batch": _Setting(whole(1, 10_000)),
     "retrieve.timeout": _Setting(seconds(10, 86400)),

@@ -9,8 +9,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from ddwd.routing import CALLING, PRIORITIES, TAGS, Condition, Destination, Route
-from ddwd.values import (
+from ddwd.config.parsers import (
     Parser,
     Raw,
     Source,
@@ -26,6 +25,7 @@ from ddwd.values import (
     whole,
     wrong,
 )
+from ddwd.config.routing import CALLING, PRIORITIES, TAGS, Condition, Destination, Route
 
 Say = Callable[[yaml.Node, str, str, str], None]
 """Told of a mistake: the node, the key, what is wrong, what to write instead."""

@@ -13,8 +13,8 @@ from ddwd import __version__
 from ddwd.core.model import safe_component
 
 if TYPE_CHECKING:
-    from ddwd.config import Config, NodeName, Role
-    from ddwd.keeping import Place
+    from ddwd.config.loader import Config, NodeName, Role
+    from ddwd.config.retention import Place
 
 Daemon = Literal["scp", "extractor"]
 
@@ -28,7 +28,7 @@ PRIVATE = ".ddwd"
 
 def orthanc_share(package: Path | None = None) -> Path:
     """Folder of the Orthanc JSON and Lua scripts: the installed one, or the clone's `orthanc/`."""
-    home = (package or Path(__file__).parent).resolve()
+    home = (package or Path(__file__).parents[1]).resolve()
     return _INSTALLED_SHARE if home.is_relative_to(_INSTALLED_TREE) else home.parent / "orthanc"
 
 
@@ -161,7 +161,7 @@ class Paths:
         return self.gateway_storage if node == "gateway" else self.storage_storage
 
     def of_place(self, place: Place) -> Path:
-        """A folder on the volume of one of the places that retention knows (ddwd/keeping.py)."""
+        """A folder on the volume of one of the places that retention knows (ddwd/config/retention.py)."""
         return self.output if place == "output" else self.storage_area(place)
 
     def database_area(self) -> list[Path]:

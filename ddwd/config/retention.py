@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from ddwd.values import FOREVER, Share
+from ddwd.config.parsers import FOREVER, Share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ddwd.routing import Route
+    from ddwd.config.routing import Route
 
 Place = Literal["gateway", "storage", "output"]
 PLACES: tuple[Place, ...] = get_args(Place)
