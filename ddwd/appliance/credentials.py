@@ -1,7 +1,7 @@
 """The passwords of the two Orthancs, generated once for each installation; never a default one.
 
 Written by provision (and `ddwd try`) when missing, anew by `ddwd credentials rotate`; read by render, the extractor and the CLI.
-`admin` and `viewer` are web logins for people, the second one held to looking by ddwd/door.py; `ddwd` is the extractor and the
+`admin` and `viewer` are web logins for people, the second one held to looking by ddwd/orthanc/plugin/admission.py; `ddwd` is the extractor and the
 CLI, `gateway` (on the storage) what STOW-RS logs in with.
 """
 

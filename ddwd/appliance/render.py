@@ -30,7 +30,7 @@ Json = dict[str, Any]
 RENDERED_NAME = "00-ddwd.json"
 PLUGIN_DIR = Path("/usr/share/orthanc/plugins")
 PYTHON_PLUGIN = "libOrthancPython.so"
-DOOR = "door.py"
+PLUGIN = "plugin.py"
 """Loaded by the Python plugin in both Orthancs; without it other content under a known UID would be dropped with Success."""
 SOCKET_DIR = "/var/run/postgresql"
 ROUTES = "routes.lua"
@@ -67,7 +67,7 @@ def base(config: Config, credentials: Credentials, node: NodeName, *, door: bool
         "Ddwd": _settings_for_scripts(config, node),
     }
     if door:
-        rendered["PythonScript"] = str(share / DOOR)
+        rendered["PythonScript"] = str(share / PLUGIN)
     else:
         del rendered["RegisteredUsers"][VIEWER]  # nobody would hold it to looking
     if node == "gateway":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.loader import Config
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc_api import Orthanc
+    from ddwd.orthanc.client import Orthanc
     from ddwd.pipeline.difference import Difference
     from ddwd.state.custody import CustodyPort
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc_api import Held
+    from ddwd.orthanc.client import Held
     from ddwd.state.commitments import Reference
     from ddwd.state.custody import CustodyPort, Record
 
@@ -134,7 +134,7 @@ class Truth:
         return Answer(tuple(one for one in found if one not in failed), failed)
 
     def _aside(self) -> set[str]:
-        """What came under identifiers that were taken, and was not compared with what is stored yet (ddwd/door.py)."""
+        """What came under identifiers that were taken, and was not compared with what is stored yet (ddwd/orthanc/plugin/admission.py)."""
         folders = (self._paths.conflicts("gateway"), self._paths.conflicts("storage"))
         return {path.name.partition(".")[0] for folder in folders for path in folder.glob("*.dcm")}
 

@@ -138,12 +138,12 @@ class Paths:
         return self.config.data_dir / "quarantine"
 
     def conflicts(self, node: NodeName) -> Path:
-        """Objects of other content than the stored ones; that Orthanc (door.py) adds, the extractor takes away."""
+        """Objects of other content than the stored ones; that Orthanc (plugin.py) adds, the extractor takes away."""
         return self.config.data_dir / "conflicts" / node
 
     @property
     def commitments(self) -> Path:
-        """Requests for storage commitment that wait for their answer; each Orthanc (door.py) adds, ddwd-commitment takes away."""
+        """Requests for storage commitment that wait for their answer; each Orthanc (plugin.py) adds, ddwd-commitment takes away."""
         return self.config.data_dir / "commitment"
 
     @property

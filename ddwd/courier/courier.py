@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.courier.lane import Lane
     from ddwd.courier.standing import Standing
-    from ddwd.orthanc_api import OrthancPort
+    from ddwd.orthanc.client import OrthancPort
     from ddwd.pipeline.sweep import Sweep
     from ddwd.pipeline.watch import ChangeFeed
     from ddwd.state.deliveries import Deliveries

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
     from ddwd.courier.ways import Way
-    from ddwd.orthanc_api import OrthancPort
+    from ddwd.orthanc.client import OrthancPort
     from ddwd.state.deliveries import Deliveries
 
 _BLOCKS = (200, 20, 1)

@@ -17,7 +17,7 @@ from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.optional import enter
 from ddwd.dicom import commitment_scu
 from ddwd.dicom.upper_layer import Peer
-from ddwd.orthanc_api import Orthanc
+from ddwd.orthanc.client import Orthanc
 from ddwd.state.commitments import Commitments
 from ddwd.state.stores import custody_of
 

@@ -20,7 +20,7 @@ from ddwd.courier.ways import way_to
 from ddwd.daemon import doorbell
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.optional import enter
-from ddwd.orthanc_api import Orthanc
+from ddwd.orthanc.client import Orthanc
 from ddwd.pipeline.sweep import Sweep
 from ddwd.pipeline.watch import ChangeFeed
 from ddwd.state.deliveries import Deliveries

@@ -26,7 +26,7 @@ from ddwd.daemon import doorbell
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.standing import Totals, standing
 from ddwd.daemon.workers import Ending, StorageMover, Workers
-from ddwd.orthanc_api import Orthanc
+from ddwd.orthanc.client import Orthanc
 from ddwd.pipeline.conflicts import Conflicts
 from ddwd.pipeline.cycle import Cycle, Ports
 from ddwd.pipeline.finished import Finished

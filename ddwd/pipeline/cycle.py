@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.loader import Config
     from ddwd.core.model import Study
-    from ddwd.orthanc_api import OrthancPort
+    from ddwd.orthanc.client import OrthancPort
     from ddwd.pipeline.conflicts import Conflicts
     from ddwd.pipeline.finished import Finished
     from ddwd.pipeline.forward import Forwarder

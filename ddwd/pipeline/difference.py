@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc_api import OrthancPort
+    from ddwd.orthanc.client import OrthancPort
     from ddwd.state.custody import CustodyPort, Record
     from ddwd.state.proof import Prover
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc_api import OrthancPort
+    from ddwd.orthanc.client import OrthancPort
 
 SERVER = "storage"
 """Name of the storage among the gateway's DICOMweb servers (appliance/render.py)."""

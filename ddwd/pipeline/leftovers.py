@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.paths import Paths
     from ddwd.core.model import Study
-    from ddwd.orthanc_api import OrthancPort
+    from ddwd.orthanc.client import OrthancPort
     from ddwd.pipeline.quarantine import Quarantine
 
 

@@ -14,7 +14,7 @@ from ddwd.core.errors import NotFoundError, PeerRefusedError
 
 if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc_api import OrthancPort
+    from ddwd.orthanc.client import OrthancPort
 
 
 class Mender:

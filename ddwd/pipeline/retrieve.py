@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.paths import Paths
     from ddwd.core.model import Series, Study, Wanted
-    from ddwd.orthanc_api import OrthancPort, Stored
+    from ddwd.orthanc.client import OrthancPort, Stored
     from ddwd.pipeline.mend import Mender
     from ddwd.pipeline.publish import Publisher
     from ddwd.pipeline.quarantine import Quarantine

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.config.routing import Route
-    from ddwd.orthanc_api import OrthancPort
+    from ddwd.orthanc.client import OrthancPort
     from ddwd.pipeline.open_study import OpenStudy
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc_api import OrthancPort
+    from ddwd.orthanc.client import OrthancPort
 
 _ROUND_SECONDS = 300.0
 """A round begins no sooner after the one before."""

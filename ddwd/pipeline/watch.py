@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc_api import Change, OrthancPort
+    from ddwd.orthanc.client import Change, OrthancPort
 
 _PAGE = 1000
 _PAGES_A_LOOK = 2

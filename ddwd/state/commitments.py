@@ -1,6 +1,6 @@
 """Requests for storage commitment (PS3.4 annex J) that wait for their answer: one small file each, so that a restart loses none.
 
-Added inside the Orthanc that was asked (orthanc/door.py), taken away by ddwd-commitment once it was answered. The folder is shared
+Added inside the Orthanc that was asked (orthanc/plugin.py), taken away by ddwd-commitment once it was answered. The folder is shared
 by two users, and what stands in a request is the modality's own words: nothing is believed before it was parsed.
 """
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc_api import OrthancPort
+    from ddwd.orthanc.client import OrthancPort
     from ddwd.pipeline.quarantine import Entry
     from ddwd.state.requests import Request
     from ddwd.view.board import Board

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ddwd.appliance import credentials
 from ddwd.core.errors import NotFoundError, PeerDownError
 from ddwd.core.model import identifier_of
-from ddwd.orthanc_api import Orthanc
+from ddwd.orthanc.client import Orthanc
 from ddwd.state.proof import as_orthanc_id
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ddwd.appliance.credentials import Credentials
     from ddwd.config.loader import Config, OrthancNode
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc_api import OrthancPort
+    from ddwd.orthanc.client import OrthancPort
     from ddwd.state.proof import Prover
 
 _PADDING = " \0"

@@ -32,7 +32,7 @@ HEAVY = {"huge-sequence": 4000.0, "deflate-bomb": 16000.0}
 GATEWAY_MEMORY = "4G"
 """What the unit's share (60 %) is on a machine of 7 GB: the share of this host's memory would be taken from other tests' machines."""
 KEPT_BY_THE_KERNEL = {"idle-connections", "association-flood"}
-"""Who says nothing does not reach Orthanc (ddwd/listener.py), and held associations are no hindrance to it."""
+"""Who says nothing does not reach Orthanc (ddwd/orthanc/plugin/defer_accept.py), and held associations are no hindrance to it."""
 COMES_BACK = 90.0
 CRASHES = {"nested-sequences", *HEAVY}
 """What Orthanc 1.12.7 itself may not survive (CVE-2026-10528, memory); docs/security.md names what limits it."""

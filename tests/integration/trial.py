@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddwd.appliance import credentials
-from ddwd.orthanc_api import Orthanc
+from ddwd.orthanc.client import Orthanc
 from tests.patience import HANG_SECONDS
 from tests.studies import faults, is_complete
 

@@ -16,7 +16,7 @@ from ddwd.config.parsers import Station
 from ddwd.config.retention import Retention
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, InvalidValueError, PeerDownError, PeerRefusedError
-from ddwd.orthanc_api import Orthanc
+from ddwd.orthanc.client import Orthanc
 from ddwd.state.commitments import Asked, Commitments, Counter, Reference, asked
 from ddwd.state.requests import Request
 from tests.unit.fakes import FakeClock, Image, image, one_error, power_cut

@@ -14,7 +14,7 @@ from ddwd.core.errors import DdwdError, PeerRefusedError, StorageFullError
 from ddwd.courier.courier import Courier, Recipients
 from ddwd.courier.lane import Lane, pause
 from ddwd.courier.standing import Standing
-from ddwd.orthanc_api import Job
+from ddwd.orthanc.client import Job
 from ddwd.pipeline.sweep import Sweep
 from ddwd.pipeline.watch import ChangeFeed
 from ddwd.state.custody import Kept, Record

@@ -13,7 +13,7 @@ from ddwd.cli import credentials as verb
 from ddwd.cli.main import parser
 from ddwd.config.loader import Config
 from ddwd.core.errors import ConfigError, InvalidValueError
-from ddwd.door import may
+from ddwd.orthanc.plugin.admission import may
 
 
 def test_round_trip_and_mode(tmp_path: Path) -> None:

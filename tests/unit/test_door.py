@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 from pydicom import dcmread
 
-from ddwd import door as door_module
 from ddwd.core import durable
 from ddwd.core.disk_space import Space
-from ddwd.door import Door, NotDicomError, Settings, Verdict, orthanc_ids
+from ddwd.orthanc.plugin import admission as door_module
+from ddwd.orthanc.plugin.admission import Door, NotDicomError, Settings, Verdict, orthanc_ids
 from tests.unit.fakes import FakeClock, Image, image
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
-from ddwd.listener import keep_silent
+from ddwd.orthanc.plugin.defer_accept import keep_silent
 
 
 def test_only_who_speaks_is_accepted_however_many_are_silent() -> None:

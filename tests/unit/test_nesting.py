@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 
 from ddwd.dicom.head import UnreadableError, is_nested_deeper
-from ddwd.door import Verdict
+from ddwd.orthanc.plugin.admission import Verdict
 from tests.studies import real_studies
 from tests.unit.test_door import Site
 

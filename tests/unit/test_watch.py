@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from ddwd.core.errors import PeerDownError
-from ddwd.orthanc_api import Change, ChangePage
+from ddwd.orthanc.client import Change, ChangePage
 from ddwd.pipeline.watch import ChangeFeed
 from tests.unit.fakes import FakeClock, FakeOrthanc, image
 

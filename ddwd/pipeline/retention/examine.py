@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
     from ddwd.config.retention import Place
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc_api import OrthancPort
+    from ddwd.orthanc.client import OrthancPort
     from ddwd.pipeline.retention.rules import Terms
     from ddwd.state.custody import CustodyPort, Record
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ddwd.config.retention import Place
     from ddwd.core.disk_space import Space
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc_api import OrthancPort
+    from ddwd.orthanc.client import OrthancPort
     from ddwd.pipeline.retention.examine import Examiner, Finding
     from ddwd.pipeline.retention.remove import Remover
     from ddwd.state.claims import Claims

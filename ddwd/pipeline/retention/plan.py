@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ddwd.config.retention import Place
     from ddwd.core.disk_space import Space
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc_api import OrthancPort
+    from ddwd.orthanc.client import OrthancPort
     from ddwd.pipeline.retention.examine import Finding
     from ddwd.state.custody import CustodyPort
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.routing import Route
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc_api import OrthancPort
+    from ddwd.orthanc.client import OrthancPort
     from ddwd.pipeline.publish import Publisher
     from ddwd.pipeline.retention.examine import Finding
     from ddwd.state.custody import CustodyPort

@@ -1,4 +1,4 @@
-"""At the door of both Orthancs: which object may go in, which is kept aside, which is refused. Run by orthanc/door.py inside Orthanc.
+"""At the door of both Orthancs: which object may go in, which is kept aside, which is refused. Run by orthanc/plugin.py inside Orthanc.
 
 Orthanc answers Success for an object whose identifiers it already holds and drops the newcomer, even one of other content.
 So each object is judged before Orthanc stores it: one of other content than the stored one is written, durably, to

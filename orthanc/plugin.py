@@ -1,5 +1,5 @@
 """The door of an Orthanc: every object passes here before it is stored, by C-STORE, STOW-RS or REST, and every request of the web
-pages before it is served. Loaded by Orthanc's Python plugin in both Orthancs; what is decided, and why, stands in ddwd/door.py.
+pages before it is served. Loaded by Orthanc's Python plugin in both Orthancs; what is decided, and why, stands in ddwd/orthanc/plugin/admission.py.
 
 An exception that left the callback would let the object in, and be lost in the case this is for: so it is refused.
 """
@@ -20,8 +20,8 @@ sys.path.insert(0, _SETTINGS["Package"])
 
 from ddwd.core.audit import Audit, Event  # noqa: E402 - the path comes first
 from ddwd.core.clock import SystemClock  # noqa: E402 - as above
-from ddwd.door import Door, NotDicomError, Settings, Verdict, may  # noqa: E402 - as above
-from ddwd.listener import keep_silent  # noqa: E402 - as above
+from ddwd.orthanc.plugin.admission import Door, NotDicomError, Settings, Verdict, may  # noqa: E402 - as above
+from ddwd.orthanc.plugin.defer_accept import keep_silent  # noqa: E402 - as above
 from ddwd.state.commitments import Commitments, Counter  # noqa: E402 - as above
 
 _ACTIONS = {
