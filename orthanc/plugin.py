@@ -22,7 +22,7 @@ from ddwd.core.audit import Audit, Event  # noqa: E402 - the path comes first
 from ddwd.core.clock import SystemClock  # noqa: E402 - as above
 from ddwd.orthanc.plugin.admission import Door, NotDicomError, Settings, Verdict, may  # noqa: E402 - as above
 from ddwd.orthanc.plugin.defer_accept import keep_silent  # noqa: E402 - as above
-from ddwd.state.commitments import Commitments, Counter  # noqa: E402 - as above
+from ddwd.store.commitment_queue import Commitments, Counter  # noqa: E402 - as above
 
 _ACTIONS = {
     Verdict.KEEP: (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None),

@@ -19,7 +19,7 @@ from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import InvalidValueError, StateError
-from ddwd.state import custody, ledger
+from ddwd.store import custody, ledger
 
 if TYPE_CHECKING:
     import argparse

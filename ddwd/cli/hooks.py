@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, StateError
-from ddwd.state.notices import Notices
+from ddwd.store.hook_queue import Notices
 
 if TYPE_CHECKING:
     import argparse
 
     from ddwd.config.loader import Config
-    from ddwd.state.notices import Notice
+    from ddwd.store.hook_queue import Notice
 
 _EPILOG = """A rule of ddwd.yaml with `run` or `webhook` has it called when a study of it is published, and
 again when images came late. What fails is tried again for ever: after 10 and 30 seconds, 2 and

@@ -7,13 +7,13 @@ from argparse import RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, TextIO, cast
 
 from ddwd.config.paths import Paths
-from ddwd.state.requests import Request, Requests
+from ddwd.store.operator_requests import Request, Requests
 
 if TYPE_CHECKING:
     import argparse
 
     from ddwd.config.loader import Config
-    from ddwd.state.requests import Kind
+    from ddwd.store.operator_requests import Kind
 
 _EPILOG = """Images are still received and forwarded while it is paused: they wait on ORTHANC2, nothing
 is lost, and a restart does not end it. `ddwd status` and the dashboard say that it is paused.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ddwd.config.paths import Paths
 from ddwd.core.errors import InvalidValueError, NotFoundError, StateError
 from ddwd.pipeline.quarantine import read_entries
-from ddwd.state.requests import Request, Requests
+from ddwd.store.operator_requests import Request, Requests
 
 if TYPE_CHECKING:
     import argparse

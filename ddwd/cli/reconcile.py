@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TextIO
 from ddwd.config.paths import Paths
 from ddwd.core.errors import DdwdError
 from ddwd.pipeline.difference import Comparison, Totals
-from ddwd.state.proof import Prover
-from ddwd.state.requests import Request, Requests
-from ddwd.state.stores import custody_of
+from ddwd.store.backends import custody_of
+from ddwd.store.operator_requests import Request, Requests
+from ddwd.store.record_check import Prover
 from ddwd.view import peers
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.client import Orthanc
     from ddwd.pipeline.difference import Difference
-    from ddwd.state.custody import CustodyPort
+    from ddwd.store.custody import CustodyPort
 
 _EPILOG = """Without --dry-run the extractor is asked to compare all three places now, and to send and
 fetch what is missing. By itself it does so at its start, after every fault and every five

@@ -19,7 +19,7 @@ from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, sleep
 from ddwd.core.errors import DdwdError, PeerRefusedError
-from ddwd.state.requests import Request, Requests
+from ddwd.store.operator_requests import Request, Requests
 from ddwd.view.doctor import Level, examine
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from ddwd.pipeline.retention.account import Tally
 from ddwd.pipeline.retention.keeper import WHERE
 from ddwd.pipeline.retention.plan import Plan
 from ddwd.pipeline.retention.remove import Removed
-from ddwd.state.proof import Prover
-from ddwd.state.requests import Request, Requests
-from ddwd.state.stores import custody_of
+from ddwd.store.backends import custody_of
+from ddwd.store.operator_requests import Request, Requests
+from ddwd.store.record_check import Prover
 from ddwd.view import peers
 from ddwd.view.words import many, plain, size, time
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, TextIO
 from ddwd.config.paths import Paths
 from ddwd.core.clock import SystemClock, sleep
 from ddwd.pipeline.regain import Regain
-from ddwd.state.deliveries import Deliveries
-from ddwd.state.proof import Prover
-from ddwd.state.requests import Request, Requests
-from ddwd.state.stores import custody_of
+from ddwd.store.backends import custody_of
+from ddwd.store.delivery_log import Deliveries
+from ddwd.store.operator_requests import Request, Requests
+from ddwd.store.record_check import Prover
 from ddwd.view import peers
 
 if TYPE_CHECKING:

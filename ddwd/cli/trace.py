@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from ddwd.config.paths import Paths
 from ddwd.core.clock import sleep
-from ddwd.state.proof import Prover
-from ddwd.state.stores import custody_of
+from ddwd.store.backends import custody_of
+from ddwd.store.record_check import Prover
 from ddwd.view import peers
 from ddwd.view.trace import Trace, lines, trace
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TextIO, get_args
 from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, PeerRefusedError
 from ddwd.pipeline.verify import Verifier
-from ddwd.state.proof import Kind, Prover
-from ddwd.state.stores import custody_of
+from ddwd.store.backends import custody_of
+from ddwd.store.record_check import Kind, Prover
 from ddwd.view import peers
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from ddwd.config.loader import Config
     from ddwd.core.model import OrthancId
-    from ddwd.state.custody import Kept
-    from ddwd.state.proof import Finding, Proof, SecondLook
+    from ddwd.store.custody import Kept
+    from ddwd.store.record_check import Finding, Proof, SecondLook
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _KINDS_OF_RECORDS: tuple[Kind, ...] = ("missing", "changed", "extra")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ddwd.config.parsers import Station
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
-    from ddwd.state.commitments import Asked, Commitments
+    from ddwd.store.commitment_queue import Asked, Commitments
 
     Report = Callable[[Station, str, Answer], None]
     """Tells a station the answer to a transaction. Raises PeerDownError, PeerRefusedError."""

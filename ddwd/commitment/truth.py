@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ddwd.core.errors import NotFoundError, StateError
 from ddwd.pipeline.quarantine import read_entries
-from ddwd.state.custody import lacks
-from ddwd.state.proof import is_as_recorded
+from ddwd.store.custody import lacks
+from ddwd.store.record_check import is_as_recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.client import Held
-    from ddwd.state.commitments import Reference
-    from ddwd.state.custody import CustodyPort, Record
+    from ddwd.store.commitment_queue import Reference
+    from ddwd.store.custody import CustodyPort, Record
 
 
 class Reason(IntEnum):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ddwd.orthanc.client import OrthancPort
     from ddwd.pipeline.sweep import Sweep
     from ddwd.pipeline.watch import ChangeFeed
-    from ddwd.state.deliveries import Deliveries
+    from ddwd.store.delivery_log import Deliveries
 
 log = logging.getLogger("ddwd.courier")
 

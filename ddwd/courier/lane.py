@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.courier.ways import Way
     from ddwd.orthanc.client import OrthancPort
-    from ddwd.state.deliveries import Deliveries
+    from ddwd.store.delivery_log import Deliveries
 
 _BLOCKS = (200, 20, 1)
 """Images in one job: fewer after each failure, until one that is refused holds up itself alone."""

@@ -18,8 +18,8 @@ from ddwd.daemon.optional import enter
 from ddwd.dicom import commitment_scu
 from ddwd.dicom.upper_layer import Peer
 from ddwd.orthanc.client import Orthanc
-from ddwd.state.commitments import Commitments
-from ddwd.state.stores import custody_of
+from ddwd.store.backends import custody_of
+from ddwd.store.commitment_queue import Commitments
 
 if TYPE_CHECKING:
     from ddwd.commitment.truth import Answer

@@ -23,7 +23,7 @@ from ddwd.daemon.optional import enter
 from ddwd.orthanc.client import Orthanc
 from ddwd.pipeline.sweep import Sweep
 from ddwd.pipeline.watch import ChangeFeed
-from ddwd.state.deliveries import Deliveries
+from ddwd.store.delivery_log import Deliveries
 
 if TYPE_CHECKING:
     from ddwd.config.loader import Config

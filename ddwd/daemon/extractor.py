@@ -42,10 +42,10 @@ from ddwd.pipeline.retention.remove import Remover
 from ddwd.pipeline.retrieve import Retriever
 from ddwd.pipeline.route import Router, read_table
 from ddwd.pipeline.verify import Verifier
-from ddwd.state.notices import Notices
-from ddwd.state.requests import Requests
-from ddwd.state.settings import changed_settings
-from ddwd.state.stores import stores_of
+from ddwd.store.backends import stores_of
+from ddwd.store.hook_queue import Notices
+from ddwd.store.operator_requests import Requests
+from ddwd.store.settings_snapshot import changed_settings
 
 if TYPE_CHECKING:
     from ddwd.config.loader import Config

@@ -21,12 +21,12 @@ from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.optional import FAILED, SKIP
 from ddwd.hooks.runner import Hook, tell
 from ddwd.hooks.teller import Teller
-from ddwd.state.notices import Notices
+from ddwd.store.hook_queue import Notices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ddwd.state.notices import Notice
+    from ddwd.store.hook_queue import Notice
 
 log = logging.getLogger("ddwd.hooks")
 

@@ -22,7 +22,7 @@ import requests
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ddwd.state.notices import Notice
+    from ddwd.store.hook_queue import Notice
 
 _KEPT_OUTPUT = 64 * 1024
 _GRACE_SECONDS = 5.0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ddwd.core.model import OrthancId
     from ddwd.hooks.runner import Hook
-    from ddwd.state.notices import Notice, Notices
+    from ddwd.store.hook_queue import Notice, Notices
 
 _PAUSES = (10.0, 30.0, 120.0, 600.0, 3600.0)
 """Seconds before it is tried again after the first, second ... failure, and after every later one."""

@@ -15,7 +15,7 @@ from ddwd.lifecycle import Stage
 if TYPE_CHECKING:
     from ddwd.lifecycle import Decision, Observation
     from ddwd.pipeline.open_study import OpenStudy
-    from ddwd.state.custody import Kept, Record
+    from ddwd.store.custody import Kept, Record
 
 _STATUS = re.compile(r"0x[0-9A-Fa-f]{4}|HTTP \d{3}")
 _SETTLED = frozenset({Stage.FORWARDING, Stage.RETRIEVING, Stage.READY})

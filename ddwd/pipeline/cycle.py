@@ -34,7 +34,7 @@ from ddwd.pipeline.retrieve import next_block, reason_of
 from ddwd.pipeline.sweep import Sweep
 from ddwd.pipeline.watch import ChangeFeed
 from ddwd.pipeline.wishes import Wishes
-from ddwd.state.custody import Record
+from ddwd.store.custody import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,10 +52,10 @@ if TYPE_CHECKING:
     from ddwd.pipeline.retention.keeper import Keeper
     from ddwd.pipeline.retrieve import Retriever
     from ddwd.pipeline.route import Router
-    from ddwd.state.claims import Claims
-    from ddwd.state.custody import CustodyPort
-    from ddwd.state.ledger import LedgerPort
-    from ddwd.state.requests import Requests
+    from ddwd.store.claims import Claims
+    from ddwd.store.custody import CustodyPort
+    from ddwd.store.ledger import LedgerPort
+    from ddwd.store.operator_requests import Requests
 
     _Sets = Mapping[OrthancId, frozenset[OrthancId]]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core.errors import StateError
 from ddwd.pipeline.open_study import ids_of
-from ddwd.state.custody import lacks
+from ddwd.store.custody import lacks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.client import OrthancPort
-    from ddwd.state.custody import CustodyPort, Record
-    from ddwd.state.proof import Prover
+    from ddwd.store.custody import CustodyPort, Record
+    from ddwd.store.record_check import Prover
 
 _ID_DIGITS = 16
 """Hexadecimal digits of an Orthanc ID that tell studies apart here: two of 100,000 are taken for one once in a billion runs."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from ddwd.state.custody import as_json
-from ddwd.state.notices import Notice
+from ddwd.store.custody import as_json
+from ddwd.store.hook_queue import Notice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
     from ddwd.config.routing import Route
     from ddwd.pipeline.publish import Publisher
-    from ddwd.state.custody import Record
-    from ddwd.state.notices import Notices
+    from ddwd.store.custody import Record
+    from ddwd.store.hook_queue import Notices
 
 
 class Finished:

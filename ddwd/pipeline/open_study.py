@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId, Study
     from ddwd.pipeline.blame import Blame
     from ddwd.pipeline.retrieve import Fetched
-    from ddwd.state.custody import Kept, Record
+    from ddwd.store.custody import Kept, Record
 
 
 @dataclass

@@ -16,7 +16,7 @@ from ddwd.core import durable
 from ddwd.core.errors import StateError
 from ddwd.core.model import safe_component
 from ddwd.pipeline.quarantine import Subject
-from ddwd.state.custody import lacks, present
+from ddwd.store.custody import lacks, present
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId, Study, Wanted
     from ddwd.pipeline.quarantine import Quarantine
-    from ddwd.state.custody import CustodyPort, Record
+    from ddwd.store.custody import CustodyPort, Record
 
 
 class Publisher:

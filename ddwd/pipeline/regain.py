@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from ddwd.core.clock import stamp
 from ddwd.core.errors import StateError
-from ddwd.state.custody import lacks
-from ddwd.state.requests import Request
+from ddwd.store.custody import lacks
+from ddwd.store.operator_requests import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.state.custody import CustodyPort
-    from ddwd.state.requests import Requests
+    from ddwd.store.custody import CustodyPort
+    from ddwd.store.operator_requests import Requests
 
 _AT_ONCE = 30
 _LOOK_SECONDS = 0.5

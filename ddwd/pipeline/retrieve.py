@@ -21,7 +21,7 @@ from ddwd.core.errors import DdwdError, NotFoundError, PeerDownError, PeerRefuse
 from ddwd.core.model import OrthancId, is_uid, safe_component
 from ddwd.pipeline.quarantine import Subject
 from ddwd.pipeline.verify import Known, difference_of, foretold
-from ddwd.state.custody import Kept
+from ddwd.store.custody import Kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence, Set

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ddwd.pipeline.cycle import Ports
     from ddwd.pipeline.open_study import OpenStudy
     from ddwd.pipeline.quarantine import Entry
-    from ddwd.state.custody import Record
-    from ddwd.state.requests import Request
+    from ddwd.store.custody import Record
+    from ddwd.store.operator_requests import Request
 
 
 class Wishes:

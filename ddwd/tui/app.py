@@ -12,7 +12,7 @@ from textual.worker import get_current_worker
 
 from ddwd.core.errors import DdwdError
 from ddwd.core.model import OrthancId
-from ddwd.state.requests import Request
+from ddwd.store.operator_requests import Request
 from ddwd.tui.ask import Ask, Find
 from ddwd.tui.overview import Overview
 from ddwd.tui.pages import AuditPage, Page, help_page

@@ -15,9 +15,9 @@ from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, Config, load
 from ddwd.config.paths import Paths
 from ddwd.core.errors import ConfigError, DdwdError, NotFoundError
 from ddwd.pipeline.quarantine import read_entries
-from ddwd.state.proof import Prover
-from ddwd.state.requests import Requests
-from ddwd.state.stores import custody_of
+from ddwd.store.backends import custody_of
+from ddwd.store.operator_requests import Requests
+from ddwd.store.record_check import Prover
 from ddwd.tui.text import Eyes, page
 from ddwd.view import peers
 from ddwd.view.board import Watcher
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.client import OrthancPort
     from ddwd.pipeline.quarantine import Entry
-    from ddwd.state.requests import Request
+    from ddwd.store.operator_requests import Request
     from ddwd.view.board import Board
     from ddwd.view.events import Happened
 

@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static
 
-from ddwd.state.requests import Request
+from ddwd.store.operator_requests import Request
 from ddwd.view.words import plain
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ddwd.pipeline.quarantine import read_entries
-from ddwd.state.ledger import parse_line
-from ddwd.state.stores import history_of
+from ddwd.store.backends import history_of
+from ddwd.store.ledger import parse_line
 from ddwd.view.events import contents
 
 if TYPE_CHECKING:

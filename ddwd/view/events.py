@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ddwd.config.paths import Paths
-from ddwd.state.ledger import parse_line
-from ddwd.state.stores import history_of
+from ddwd.store.backends import history_of
+from ddwd.store.ledger import parse_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ddwd.config.loader import Config
-    from ddwd.state.shared import SharedHistory
+    from ddwd.store.postgres_store import SharedHistory
 
 _EVENT = b'"kind":"event"'
 _PREFIX = "DDWD_"

@@ -13,7 +13,7 @@ from ddwd.appliance import credentials
 from ddwd.core.errors import NotFoundError, PeerDownError
 from ddwd.core.model import identifier_of
 from ddwd.orthanc.client import Orthanc
-from ddwd.state.proof import as_orthanc_id
+from ddwd.store.record_check import as_orthanc_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ddwd.config.loader import Config, OrthancNode
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.client import OrthancPort
-    from ddwd.state.proof import Prover
+    from ddwd.store.record_check import Prover
 
 _PADDING = " \0"
 

@@ -23,8 +23,8 @@ from ddwd.core.model import SELF_TEST_AET, SELF_TEST_PATIENT
 from ddwd.dicom import nodes
 from ddwd.dicom.store_scu import Answer, Outgoing, examine, send
 from ddwd.pipeline.verify import difference_of
-from ddwd.state.requests import Request, Requests
-from ddwd.state.stores import custody_of
+from ddwd.store.backends import custody_of
+from ddwd.store.operator_requests import Request, Requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.state.custody import Record
+    from ddwd.store.custody import Record
 
 _SERIES, _IMAGES = 2, 3
 _SIDE = 64

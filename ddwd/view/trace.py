@@ -17,9 +17,9 @@ from ddwd.core.errors import DdwdError, NotFoundError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
 from ddwd.lifecycle import Stage
 from ddwd.pipeline.quarantine import read_entries
-from ddwd.state.custody import Record, lacks
-from ddwd.state.deliveries import Deliveries
-from ddwd.state.stores import custody_of
+from ddwd.store.backends import custody_of
+from ddwd.store.custody import Record, lacks
+from ddwd.store.delivery_log import Deliveries
 from ddwd.view import events
 from ddwd.view.meaning import explain
 from ddwd.view.words import many, plain, time

@@ -19,8 +19,8 @@ from unittest.mock import patch
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.core.model import OrthancId
-from ddwd.state.custody import Custody, Record
-from ddwd.state.ledger import Ledger, parse_line
+from ddwd.store.custody import Custody, Record
+from ddwd.store.ledger import Ledger, parse_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -31,7 +31,7 @@ from ddwd.core.model import identifier_of, safe_component
 from ddwd.dicom.head import UnreadableError, is_nested_deeper, read_head, read_identity
 from ddwd.dicom.store_scp import Bounds, StoreScp
 from ddwd.dicom.upper_layer import Limits
-from ddwd.state.ledger import Ledger
+from ddwd.store.ledger import Ledger
 from tests.identifiers import PADDING, escapes
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from ddwd.config.loader import Config, Scp
 from ddwd.config.retention import Retention
 from ddwd.core.audit import Event
 from ddwd.lifecycle import Stage
-from ddwd.state.database import Database
-from ddwd.state.requests import Request
-from ddwd.state.stores import Stores, custody_of, shared_stores
+from ddwd.store.backends import Stores, custody_of, shared_stores
+from ddwd.store.operator_requests import Request
+from ddwd.store.postgres import Database
 from tests.unit.fakes import Image, image, power_cut
 from tests.unit.portal import Portal, names
 

@@ -11,12 +11,12 @@ import pytest
 
 from ddwd.core.errors import HeldElsewhereError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
-from ddwd.state import database, driver
-from ddwd.state.claims import Left
-from ddwd.state.custody import Custody, Kept, Peek, Record
-from ddwd.state.database import VERSION, Database, ReadDatabase
-from ddwd.state.shared import SharedCustody, SharedHistory
-from ddwd.state.stores import Stores, shared_stores
+from ddwd.store import postgres, psycopg_driver
+from ddwd.store.backends import Stores, shared_stores
+from ddwd.store.claims import Left
+from ddwd.store.custody import Custody, Kept, Peek, Record
+from ddwd.store.postgres import VERSION, Database, ReadDatabase
+from ddwd.store.postgres_store import SharedCustody, SharedHistory
 from tests.unit.fakes import FakeClock
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def test_a_server_that_was_stopped_in_the_middle_is_one_that_is_away(
     os.kill(backend, signal.SIGSTOP)
     try:
         with monkeypatch.context() as impatient, pytest.raises(PeerDownError, match="no answer within"):
-            impatient.setattr(driver, "LOST_SECONDS", 1)
+            impatient.setattr(psycopg_driver, "LOST_SECONDS", 1)
             here.custody.read(_ONE)
     finally:
         os.kill(backend, signal.SIGCONT)
@@ -239,7 +239,7 @@ def test_when_one_extractor_is_upgraded_those_of_before_end(
     (older, _), claimed = stores("extractor A"), _ONE
     older.claims.take(claimed)
     with monkeypatch.context() as upgraded:
-        upgraded.setattr(database, "VERSION", VERSION + 1)
+        upgraded.setattr(postgres, "VERSION", VERSION + 1)
         newer, _ = stores("extractor B")
         server.wait_ended("ddwd extractor A")
         newer.claims.take(claimed)

@@ -23,7 +23,7 @@ from ddwd.view.units import UNITS, Unit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddwd.state.requests import Request
+    from ddwd.store.operator_requests import Request
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 _ROOT = "1.2.826.0.1.3680043.8.498"

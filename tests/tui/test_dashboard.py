@@ -8,7 +8,7 @@ import pytest
 from textual.widgets import DataTable, Static
 
 from ddwd.core.errors import StateError
-from ddwd.state.requests import Request
+from ddwd.store.operator_requests import Request
 from ddwd.tui.app import Dashboard, Looked
 from tests.tui import boards
 from tests.tui.boards import MadeUpPortal, StillFeed

@@ -26,12 +26,12 @@ from ddwd.pipeline.retention.remove import Remover
 from ddwd.pipeline.retrieve import Retriever
 from ddwd.pipeline.route import Router
 from ddwd.pipeline.verify import Verifier
-from ddwd.state.claims import Alone
-from ddwd.state.custody import Custody
-from ddwd.state.ledger import Ledger
-from ddwd.state.notices import Notices
-from ddwd.state.requests import Requests
-from ddwd.state.stores import Stores
+from ddwd.store.backends import Stores
+from ddwd.store.claims import Alone
+from ddwd.store.custody import Custody
+from ddwd.store.hook_queue import Notices
+from ddwd.store.ledger import Ledger
+from ddwd.store.operator_requests import Requests
 from tests.unit.fakes import FakeClock, FakeDisk, FakeMover, FakeOrthanc, InlineExecutor
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from ddwd.config.loader import Config
 from ddwd.config.paths import Paths
 from ddwd.core import durable
 from ddwd.core.errors import StateError, StorageFullError
-from ddwd.state.before import keep_before
-from ddwd.state.ledger import SCHEMA, Ledger, schema_of
+from ddwd.store.ledger import SCHEMA, Ledger, schema_of
+from ddwd.store.pre_upgrade_copy import keep_before
 from tests.unit.fakes import FakeClock
 
 if TYPE_CHECKING:

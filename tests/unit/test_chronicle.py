@@ -9,7 +9,7 @@ import pytest
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
 from ddwd.daemon.standing import Totals, standing
-from ddwd.state.requests import Request
+from ddwd.store.operator_requests import Request
 from ddwd.view import events
 from tests.unit.fakes import image
 from tests.unit.portal import Portal, names

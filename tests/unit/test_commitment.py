@@ -17,8 +17,8 @@ from ddwd.config.retention import Retention
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, InvalidValueError, PeerDownError, PeerRefusedError
 from ddwd.orthanc.client import Orthanc
-from ddwd.state.commitments import Asked, Commitments, Counter, Reference, asked
-from ddwd.state.requests import Request
+from ddwd.store.commitment_queue import Asked, Commitments, Counter, Reference, asked
+from ddwd.store.operator_requests import Request
 from tests.unit.fakes import FakeClock, Image, image, one_error, power_cut
 from tests.unit.portal import Portal
 

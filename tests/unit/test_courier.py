@@ -17,8 +17,8 @@ from ddwd.courier.standing import Standing
 from ddwd.orthanc.client import Job
 from ddwd.pipeline.sweep import Sweep
 from ddwd.pipeline.watch import ChangeFeed
-from ddwd.state.custody import Kept, Record
-from ddwd.state.deliveries import Deliveries, owed
+from ddwd.store.custody import Kept, Record
+from ddwd.store.delivery_log import Deliveries, owed
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image, power_cut
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 
 from ddwd.core.errors import NewerStateError, StateError, StorageFullError
 from ddwd.core.model import OrthancId
-from ddwd.state.custody import SCHEMA, Custody, Kept, Record
+from ddwd.store.custody import SCHEMA, Custody, Kept, Record
 from tests.depth import spread
 from tests.unit.fakes import image, one_error, power_cut
 from tests.unit.portal import Portal, names

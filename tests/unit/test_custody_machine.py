@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ddwd.state.requests import Request
+from ddwd.store.operator_requests import Request
 from tests.depth import examples
 from tests.unit.fakes import FakeOrthanc, Image, image, power_cut
 from tests.unit.portal import Portal

@@ -21,7 +21,7 @@ from ddwd.config.routing import Destination, Route, stow_jobs_elsewhere
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.courier.ways import Dicomweb, Dimse, way_to
 from ddwd.monitor import alerts
-from ddwd.state.settings import changed_settings
+from ddwd.store.settings_snapshot import changed_settings
 from ddwd.view.report import told_by_courier
 from ddwd.view.scrub import secrets_of
 from tests.unit.test_flow import report

@@ -19,7 +19,7 @@ from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, PeerDownError
 from ddwd.core.model import SELF_TEST_PATIENT
-from ddwd.state.requests import Request
+from ddwd.store.operator_requests import Request
 from ddwd.view.doctor import CHECKS, Bench, Level, examine, expiry_of
 from ddwd.view.report import Heart, Server, Volume
 from ddwd.view.self_test import make

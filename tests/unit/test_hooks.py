@@ -14,7 +14,7 @@ from ddwd.core.audit import Audit, Event
 from ddwd.core.model import OrthancId
 from ddwd.hooks.runner import Hook, HookFailedError, StoppedError, environment, tell
 from ddwd.hooks.teller import Teller
-from ddwd.state.notices import Notice, Notices
+from ddwd.store.hook_queue import Notice, Notices
 from tests.unit.fakes import FakeClock, InlineExecutor, power_cut
 
 STUDY = OrthancId("0123abcd-0123abcd-0123abcd-0123abcd-0123abcd")

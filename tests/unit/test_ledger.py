@@ -11,7 +11,7 @@ import pytest
 
 from ddwd.core import durable
 from ddwd.core.errors import StateError, StorageFullError
-from ddwd.state.ledger import SCHEMA, Ledger, schema_of
+from ddwd.store.ledger import SCHEMA, Ledger, schema_of
 from tests.depth import spread
 from tests.unit.fakes import FakeClock, one_error, orthanc_id
 

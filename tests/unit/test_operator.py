@@ -14,7 +14,7 @@ from ddwd.cli.main import parser
 from ddwd.core.errors import DdwdError, InvalidValueError, NotFoundError, PeerDownError, StateError
 from ddwd.core.model import safe_component
 from ddwd.pipeline.quarantine import Subject
-from ddwd.state.requests import Request
+from ddwd.store.operator_requests import Request
 from ddwd.view import peers
 from tests.unit.fakes import FakeOrthanc, Image, image
 from tests.unit.portal import Portal

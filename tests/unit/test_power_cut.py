@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd.core.errors import StorageFullError
-from ddwd.state.requests import Request
+from ddwd.store.operator_requests import Request
 from tests.depth import spread
 from tests.unit.fakes import count_steps, image, one_error, power_cut
 from tests.unit.portal import Portal, names

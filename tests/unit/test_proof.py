@@ -14,8 +14,8 @@ from ddwd.cli import verify
 from ddwd.cli.main import parser
 from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError, StateError
-from ddwd.state.custody import Custody
-from ddwd.state.proof import Prover
+from ddwd.store.custody import Custody
+from ddwd.store.record_check import Prover
 from ddwd.view import peers
 from tests.unit.fakes import FakeOrthanc, Image, image
 from tests.unit.portal import Portal
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.core.model import OrthancId
-    from ddwd.state.custody import Record
+    from ddwd.store.custody import Record
 
 _PATIENT = "PAT1"
 _ACCESSION = "ACC-17"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd.core.audit import Event
-from ddwd.state.requests import Request
+from ddwd.store.operator_requests import Request
 from tests.unit.fakes import image, spool
 from tests.unit.portal import Portal, names
 

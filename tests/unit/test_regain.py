@@ -13,8 +13,8 @@ from ddwd.config.paths import Paths
 from ddwd.core.clock import stamp
 from ddwd.core.model import OrthancId
 from ddwd.pipeline.regain import Outcome, Regain
-from ddwd.state.custody import Custody, Kept, Record
-from ddwd.state.requests import Requests
+from ddwd.store.custody import Custody, Kept, Record
+from ddwd.store.operator_requests import Requests
 from tests.unit.fakes import FakeClock, orthanc_id
 
 if TYPE_CHECKING:

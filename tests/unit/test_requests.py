@@ -12,7 +12,7 @@ import pytest
 
 from ddwd.core import durable
 from ddwd.core.errors import InvalidValueError, StateError, StorageFullError
-from ddwd.state.requests import Kind, Request, Requests
+from ddwd.store.operator_requests import Kind, Request, Requests
 from tests.unit.fakes import FakeClock, orthanc_id
 
 if TYPE_CHECKING:

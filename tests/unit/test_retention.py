@@ -18,10 +18,10 @@ from ddwd.core.audit import Event
 from ddwd.core.errors import PeerDownError
 from ddwd.pipeline.retention import examine, keeper, rules
 from ddwd.pipeline.retention.account import Tally
-from ddwd.state.deliveries import Deliveries
-from ddwd.state.notices import Notices
-from ddwd.state.proof import Prover
-from ddwd.state.requests import Request
+from ddwd.store.delivery_log import Deliveries
+from ddwd.store.hook_queue import Notices
+from ddwd.store.operator_requests import Request
+from ddwd.store.record_check import Prover
 from tests.unit.fakes import FakeOrthanc, Image, InlineExecutor, image, power_cut
 from tests.unit.portal import Portal, names
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.core.model import OrthancId
-    from ddwd.state.custody import Record
+    from ddwd.store.custody import Record
 
 DAY = 86400.0
 GIB = 1024**3

@@ -9,7 +9,7 @@ import pytest
 from hypothesis.stateful import invariant, rule
 
 from ddwd.config.retention import Retention
-from ddwd.state.requests import Request
+from ddwd.store.operator_requests import Request
 from tests.unit.fakes import FakeOrthanc
 from tests.unit.portal import Portal
 from tests.unit.test_custody_machine import Custody
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ddwd.core.model import OrthancId
-    from ddwd.state.custody import Record
+    from ddwd.store.custody import Record
 
 
 class Emptied(Custody):

@@ -25,7 +25,7 @@ from ddwd.pipeline.retention.rules import (
     to_prove,
 )
 from ddwd.pipeline.retention.survey import MOST, Survey
-from ddwd.state.custody import Custody, Kept, Record
+from ddwd.store.custody import Custody, Kept, Record
 from tests.depth import examples
 from tests.unit.portal import Portal
 

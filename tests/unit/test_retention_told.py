@@ -19,7 +19,7 @@ from ddwd.core.errors import ConfigError, PeerDownError, StateError
 from ddwd.core.model import SELF_TEST_PATIENT
 from ddwd.daemon.standing import Totals, standing
 from ddwd.pipeline.retention import keeper, rules
-from ddwd.state.requests import Request
+from ddwd.store.operator_requests import Request
 from ddwd.view import peers
 from ddwd.view import trace as view
 from ddwd.view.doctor import Level

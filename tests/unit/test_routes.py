@@ -10,8 +10,8 @@ import pytest
 from ddwd.config.routing import Condition, Route
 from ddwd.core.audit import Event
 from ddwd.lifecycle import Stage
-from ddwd.state.notices import Notices
-from ddwd.state.requests import Request
+from ddwd.store.hook_queue import Notices
+from ddwd.store.operator_requests import Request
 from tests.unit.fakes import Image, image, one_error, power_cut
 from tests.unit.portal import Portal, names
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.core.model import OrthancId
-    from ddwd.state.custody import Record
+    from ddwd.store.custody import Record
 
 PAT1 = (Condition("PatientID", ("PAT1",)),)
 REST = Route("rest")

@@ -10,7 +10,7 @@ import pytest
 
 from ddwd.core.errors import PeerDownError
 from ddwd.pipeline.sweep import Sweep
-from ddwd.state.requests import Request
+from ddwd.store.operator_requests import Request
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, InlineExecutor, image
 from tests.unit.portal import Portal, names
 

@@ -14,9 +14,9 @@ from ddwd.core.errors import NotFoundError
 from ddwd.core.model import OrthancId
 from ddwd.daemon.standing import Totals, standing
 from ddwd.pipeline.quarantine import Subject
-from ddwd.state.custody import Custody
-from ddwd.state.deliveries import Deliveries
-from ddwd.state.requests import Request
+from ddwd.store.custody import Custody
+from ddwd.store.delivery_log import Deliveries
+from ddwd.store.operator_requests import Request
 from ddwd.view import trace as view
 from ddwd.view.meaning import MEANINGS, explain
 from tests.unit.fakes import image

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from ddwd.core.errors import DdwdError, NotFoundError, PeerRefusedError, StateError
 from ddwd.pipeline.retention import rules
 from ddwd.pipeline.retention.rules import Copies, Proved
-from ddwd.state import deliveries
-from ddwd.state.custody import present
-from ddwd.state.notices import Notices
-from ddwd.state.proof import Prover, difference
+from ddwd.store import delivery_log
+from ddwd.store.custody import present
+from ddwd.store.hook_queue import Notices
+from ddwd.store.record_check import Prover, difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.client import OrthancPort
     from ddwd.pipeline.retention.rules import Terms
-    from ddwd.state.custody import CustodyPort, Record
+    from ddwd.store.custody import CustodyPort, Record
 
 HOOK_WAITS = "its hook has not succeeded yet: ddwd hooks list"
 UNKNOWN_ROUTE = "its route is no longer in ddwd.yaml"
@@ -40,7 +40,7 @@ def owed(paths: Paths) -> list[Callable[[Record], str]]:
     notices = Notices(paths.hooks)
     return [
         lambda record: HOOK_WAITS if notices.is_waiting(record.study) else "",
-        deliveries.owed(deliveries.Deliveries(paths.deliveries), paths.config.routes),
+        delivery_log.owed(delivery_log.Deliveries(paths.deliveries), paths.config.routes),
     ]
 
 

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from ddwd.orthanc.client import OrthancPort
     from ddwd.pipeline.retention.examine import Examiner, Finding
     from ddwd.pipeline.retention.remove import Remover
-    from ddwd.state.claims import Claims
-    from ddwd.state.custody import CustodyPort, Record
+    from ddwd.store.claims import Claims
+    from ddwd.store.custody import CustodyPort, Record
 
 _ROUND_SECONDS = 3600.0
 _SHORT_SECONDS = 300.0

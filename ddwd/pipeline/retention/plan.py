@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.client import OrthancPort
     from ddwd.pipeline.retention.examine import Finding
-    from ddwd.state.custody import CustodyPort
+    from ddwd.store.custody import CustodyPort
 
 
 class Plan:

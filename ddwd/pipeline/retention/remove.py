@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ddwd.orthanc.client import OrthancPort
     from ddwd.pipeline.publish import Publisher
     from ddwd.pipeline.retention.examine import Finding
-    from ddwd.state.custody import CustodyPort
+    from ddwd.store.custody import CustodyPort
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.routing import Route
     from ddwd.core.model import OrthancId
-    from ddwd.state.custody import Record
+    from ddwd.store.custody import Record
 
 IN_QUARANTINE = "images of it are in quarantine: ddwd quarantine list"
 NOT_RECORDED = "it has images that are not published"

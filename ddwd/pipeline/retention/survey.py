@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.client import OrthancPort
     from ddwd.pipeline.retention.rules import Terms
-    from ddwd.state.custody import CustodyPort
+    from ddwd.store.custody import CustodyPort
 
 _PIECE = 200
 MOST = 2000

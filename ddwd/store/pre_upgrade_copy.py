@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core import durable
 from ddwd.core.errors import StateError
-from ddwd.state.ledger import SCHEMA, schema_of
+from ddwd.store.ledger import SCHEMA, schema_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.config.paths import Paths
-from ddwd.state.before import keep_before
-from ddwd.state.claims import Alone, SharedClaims
-from ddwd.state.custody import Custody
-from ddwd.state.database import Database, ReadDatabase
-from ddwd.state.intake import take_in
-from ddwd.state.ledger import Ledger
-from ddwd.state.shared import SharedCustody, SharedHistory, SharedLedger
+from ddwd.store.claims import Alone, SharedClaims
+from ddwd.store.custody import Custody
+from ddwd.store.import_records import take_in
+from ddwd.store.ledger import Ledger
+from ddwd.store.postgres import Database, ReadDatabase
+from ddwd.store.postgres_store import SharedCustody, SharedHistory, SharedLedger
+from ddwd.store.pre_upgrade_copy import keep_before
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from ddwd.config.loader import Config
     from ddwd.core.clock import Clock
-    from ddwd.state.claims import Claims
-    from ddwd.state.custody import CustodyPort
-    from ddwd.state.ledger import LedgerPort
+    from ddwd.store.claims import Claims
+    from ddwd.store.custody import CustodyPort
+    from ddwd.store.ledger import LedgerPort
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core import durable
 from ddwd.core.errors import StateError
-from ddwd.state.custody import Custody, render
+from ddwd.store.custody import Custody, render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.state.custody import Record
-    from ddwd.state.database import Database
+    from ddwd.store.custody import Record
+    from ddwd.store.postgres import Database
 
 _AT_ONCE = 200
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from ddwd.core.clock import stamp
 from ddwd.core.errors import HeldElsewhereError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
-from ddwd.state.custody import PEEK_BYTES, parse, peeked, render
-from ddwd.state.ledger import CLOSED, MOST_EVENTS, LedgerState
+from ddwd.store.custody import PEEK_BYTES, parse, peeked, render
+from ddwd.store.ledger import CLOSED, MOST_EVENTS, LedgerState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from ddwd.core.clock import Clock
-    from ddwd.state.custody import Peek, Record
-    from ddwd.state.database import Database
+    from ddwd.store.custody import Peek, Record
+    from ddwd.store.postgres import Database
 
 _APPENDING = 0x64647764_00000002
 """Advisory lock under which the ledger grows, so that whoever reads on from a number misses none below it."""

@@ -11,13 +11,13 @@ import threading
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from ddwd.core.errors import DdwdError, PeerDownError, StateError
-from ddwd.state.ledger import SCHEMA
+from ddwd.store.ledger import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from ddwd.state.driver import Connection
+    from ddwd.store.psycopg_driver import Connection
 
     Rows = list[tuple[Any, ...]]
 
@@ -129,14 +129,14 @@ class Database:
 
     def _connected(self) -> Connection:
         try:
-            from ddwd.state import driver  # noqa: PLC0415 - a recommended package, and only this mode needs it
+            from ddwd.store import psycopg_driver  # noqa: PLC0415 - a recommended package, and only this mode needs it
         except ImportError as error:
             raise StateError(f"ledger.shared needs the package python3-psycopg ({error})") from error
         password = self._password()
         self._waiting(_LOST_SECONDS * (1 + self._url.count(",")))  # each server in turn, and its name
         try:
-            return driver.connect(self._url, f"ddwd {self._name}", password)
-        except driver.Error as error:
+            return psycopg_driver.connect(self._url, f"ddwd {self._name}", password)
+        except psycopg_driver.Error as error:
             raise PeerDownError(_said(error)) from error
 
     def _password(self) -> str:
@@ -153,12 +153,12 @@ class Database:
         """The connection; what goes wrong on it ends it."""
         if self._connection is None:
             raise PeerDownError("the shared ledger is not connected")
-        from ddwd.state import driver  # noqa: PLC0415 - as below
+        from ddwd.store import psycopg_driver  # noqa: PLC0415 - as below
 
         self._waiting(_LOST_SECONDS)
         try:
             yield self._connection
-        except driver.Error as error:
+        except psycopg_driver.Error as error:
             self.close()
             raise PeerDownError(_said(error)) from error
         finally:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ddwd.config.paths import Paths
-    from ddwd.state.custody import CustodyPort, Kept, Record
+    from ddwd.store.custody import CustodyPort, Kept, Record
 
 Kind = Literal["missing", "changed", "extra", "differs", "gone"]
 """`differs` and `gone` are about a second copy of the image (see Prover), where one is asked."""

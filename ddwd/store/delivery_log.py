@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.config.routing import Route
-    from ddwd.state.custody import Record
+    from ddwd.store.custody import Record
 
 SCHEMA = 1
 _WISH = "now"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ddwd.core.clock import Clock
-    from ddwd.state.database import Database
+    from ddwd.store.postgres import Database
 
 _LOOK_SECONDS = 2.0
 """Between two looks at what others left."""
