@@ -45,6 +45,7 @@ from ddwd.pipeline.verify import Verifier
 from ddwd.store.backends import stores_of
 from ddwd.store.hook_queue import Notices
 from ddwd.store.operator_requests import Requests
+from ddwd.store.output_tree import OutputTree
 from ddwd.store.settings_snapshot import changed_settings
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ class Extractor:
         requests = Requests(paths.requests, clock)
         requests.prepare()
         stores = stores_of(self._config, clock, self._waiting)
-        publisher = Publisher(paths, quarantine, stores.custody)
+        tree = OutputTree(paths, stores.custody)
+        publisher = Publisher(paths, tree, quarantine)
         audit.also(stores.ledger.note)
         if changed := changed_settings(self._config, paths.settings):
             audit.record(
@@ -144,7 +146,7 @@ class Extractor:
             custody=stores.custody,
             claims=stores.claims,
             examiner=Examiner(nodes, paths, stores.custody, owed(paths), self._unhurried),
-            remover=Remover(nodes, publisher, stores.custody, routes, self._unhurried),
+            remover=Remover(nodes, tree, stores.custody, routes, self._unhurried),
             audit=audit,
             clock=clock,
             executor=self._sweeper,
@@ -164,6 +166,7 @@ class Extractor:
                 Mender(gateway, storage, audit),
             ),
             publisher=publisher,
+            output=tree,
             quarantine=quarantine,
             requests=requests,
             guard=self._guard,
@@ -173,7 +176,7 @@ class Extractor:
                 quarantine,
             ),
             leftovers=Leftovers(paths, (storage, gateway), quarantine),
-            finished=Finished(self._config.routes, paths, publisher, Notices(paths.hooks)),
+            finished=Finished(self._config.routes, paths, tree, Notices(paths.hooks)),
             keeper=Keeper(self._config, tools),
             ledger=stores.ledger,
             custody=stores.custody,

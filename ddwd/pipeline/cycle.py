@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from ddwd.store.custody import CustodyPort
     from ddwd.store.ledger import LedgerPort
     from ddwd.store.operator_requests import Requests
+    from ddwd.store.output_tree import OutputTree
 
     _Sets = Mapping[OrthancId, frozenset[OrthancId]]
 
@@ -86,6 +87,7 @@ class Ports:
     forwarder: Forwarder
     retriever: Retriever
     publisher: Publisher
+    output: OutputTree
     quarantine: Quarantine
     requests: Requests
     conflicts: Conflicts

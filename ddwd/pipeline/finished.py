@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
     from ddwd.config.paths import Paths
     from ddwd.config.routing import Route
-    from ddwd.pipeline.publish import Publisher
     from ddwd.store.custody import Record
     from ddwd.store.hook_queue import Notices
+    from ddwd.store.output_tree import OutputTree
 
 
 class Finished:
     """Knows the rules that have something to say."""
 
-    def __init__(self, routes: Iterable[Route], paths: Paths, publisher: Publisher, notices: Notices) -> None:
+    def __init__(self, routes: Iterable[Route], paths: Paths, output: OutputTree, notices: Notices) -> None:
         self._routes = {one.name: one for one in routes if one.speaks or one.marker}
         self._paths = paths
-        self._publisher = publisher
+        self._output = output
         self._notices = notices
 
     def tell(self, record: Record) -> None:
@@ -37,7 +37,7 @@ class Finished:
         if route is None:
             return
         if route.marker:
-            self._publisher.mark(record, route.marker, _marked(record))
+            self._output.mark(record, route.marker, _marked(record))
         if route.speaks:
             self._notices.put(self._notice(record))
 

@@ -131,6 +131,7 @@ class Retriever:
         self._mover = mover
         self._verifier = verifier
         self._publisher = publisher
+        self._output = publisher.output
         self._quarantine = quarantine
         self._mender = mender
         self._second = threading.Semaphore()
@@ -163,7 +164,7 @@ class Retriever:
         folders = (
             self._spool(study),
             self._publisher.staged(study.orthanc_id, ""),
-            self._publisher.final(study, ""),
+            self._output.final(study, ""),
         )
         return any(folder.is_dir() for folder in folders)
 
@@ -294,14 +295,14 @@ class Retriever:
         """Count what an earlier round staged, or what is published although no record says so."""
         study = this.study
         if not (
-            self._publisher.staged(study.orthanc_id, "").is_dir() or self._publisher.final(study, "").is_dir()
+            self._publisher.staged(study.orthanc_id, "").is_dir() or self._output.final(study, "").is_dir()
         ):
             return
         for one in this.still_lacking:
             this.alive()
             for path in (
                 self._publisher.staged(study.orthanc_id, one.file),
-                self._publisher.final(study, one.file),
+                self._output.final(study, one.file),
             ):
                 if path.exists() and (kept := self._compare(this, path, one)):
                     this.touched.add(path.parent)
@@ -406,7 +407,7 @@ class Retriever:
         for one in self._storage.find_study(study.study_uid):
             if (namesake := self._storage.study(one)) is None:
                 continue
-            for path in self._publisher.files_named(namesake, _uid_of(spooled)):
+            for path in self._output.files_named(namesake, _uid_of(spooled)):
                 if path.exists():
                     yield path
 

@@ -39,7 +39,7 @@ class Wishes:
         self._ledger = ports.ledger
         self._custody = ports.custody
         self._quarantine = ports.quarantine
-        self._publisher = ports.publisher
+        self._output = ports.output
         self._keeper = ports.keeper
         self._audit = ports.audit
         self._claims = ports.claims
@@ -109,7 +109,7 @@ class Wishes:
         if record is None or not _is_own(record):
             return
         self._reopened(study)  # nobody else works at it then
-        self._publisher.remove(record)
+        self._output.remove(record)
         self._custody.remove(study)
         self._dropped(study)
 
@@ -124,9 +124,9 @@ class Wishes:
             if entry.subject.study == study_id and entry.subject.kind == "undeliverable":
                 self._try_again(entry)
         if study.record is not None:
-            there = self._publisher.there(study.record)
+            there = self._output.present(study.record)
             removed = (one for one, kept in study.record.images.items() if kept.removed and one not in there)
-            gone = [*self._publisher.gone(study.record), *removed]
+            gone = [*self._output.missing(study.record), *removed]
             for one in gone:
                 study.held.pop(one, None)
             study.restored += len(gone)

@@ -32,6 +32,7 @@ from ddwd.store.custody import Custody
 from ddwd.store.hook_queue import Notices
 from ddwd.store.ledger import Ledger
 from ddwd.store.operator_requests import Requests
+from ddwd.store.output_tree import OutputTree
 from tests.unit.fakes import FakeClock, FakeDisk, FakeMover, FakeOrthanc, InlineExecutor
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ class Portal:
         audit = Audit(lambda event, _message, fields: self.events.append((event, fields)))
         quarantine = Quarantine(self.paths.quarantine, self.clock, audit)
         stores = self.stores()
-        publisher = Publisher(self.paths, quarantine, stores.custody)
+        tree = OutputTree(self.paths, stores.custody)
+        publisher = Publisher(self.paths, tree, quarantine)
         verifier = Verifier(self.storage, self.gateway)
         mender = Mender(self.gateway, self.storage, audit)
         nodes = (self.gateway, self.storage)
@@ -108,7 +110,7 @@ class Portal:
             custody=stores.custody,
             claims=stores.claims,
             examiner=Examiner(nodes, self.paths, stores.custody, owed(self.paths)),
-            remover=Remover(nodes, publisher, stores.custody, self.config.routes),
+            remover=Remover(nodes, tree, stores.custody, self.config.routes),
             audit=audit,
             clock=self.clock,
             executor=InlineExecutor(),
@@ -121,6 +123,7 @@ class Portal:
             forwarder=Forwarder(self.gateway),
             retriever=retriever,
             publisher=publisher,
+            output=tree,
             quarantine=quarantine,
             requests=self.requests,
             guard=self.guard,
@@ -130,7 +133,7 @@ class Portal:
                 quarantine,
             ),
             leftovers=Leftovers(self.paths, (self.storage, self.gateway), quarantine),
-            finished=Finished(self.config.routes, self.paths, publisher, Notices(self.paths.hooks)),
+            finished=Finished(self.config.routes, self.paths, tree, Notices(self.paths.hooks)),
             keeper=Keeper(self.config, tools),
             ledger=stores.ledger,
             custody=stores.custody,

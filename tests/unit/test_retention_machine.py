@@ -70,15 +70,15 @@ class Archived(Emptied):
         self._watch_output()
 
     def _watch_output(self) -> None:
-        publisher = self.portal.cycle._ports.publisher
-        remove = publisher.remove
+        tree = self.portal.cycle._ports.output
+        remove = tree.remove
 
         def watched(record: Record, images: Iterable[OrthancId] | None = None) -> None:
             for one in images or ():
                 assert one in self.portal.storage.images, "a file goes that storage has not"
             remove(record, images)
 
-        publisher.remove = watched  # type: ignore[method-assign]
+        tree.remove = watched  # type: ignore[method-assign]
 
     @invariant()
     def nothing_published_is_ever_taken_back_or_changed(self) -> None:

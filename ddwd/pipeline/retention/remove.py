@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from ddwd.config.routing import Route
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.client import OrthancPort
-    from ddwd.pipeline.publish import Publisher
     from ddwd.pipeline.retention.examine import Finding
     from ddwd.store.custody import CustodyPort
+    from ddwd.store.output_tree import OutputTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,13 @@ class Remover:
     def __init__(
         self,
         nodes: tuple[OrthancPort, OrthancPort],
-        publisher: Publisher,
+        output: OutputTree,
         custody: CustodyPort,
         routes: Iterable[Route] = (),
         alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._gateway, self._storage = nodes
-        self._publisher = publisher
+        self._output = output
         self._custody = custody
         self._markers = {one.name: one.marker for one in routes}
         self._alive = alive
@@ -78,12 +78,12 @@ class Remover:
         if (record := self._custody.read(finding.study)) is None:
             return
         if marker := self._markers.get(record.route):  # first: it says that all of it is there
-            self._publisher.unmark(record, marker)
-        self._publisher.remove(record, finding.images)
+            self._output.unmark(record, marker)
+        self._output.remove(record, finding.images)
 
     def _left(self, finding: Finding) -> frozenset[OrthancId]:
         """What is still there of the study."""
         if finding.place != "output":
             return self._node(finding).instances([finding.study]).get(finding.study, frozenset())
         record = self._custody.read(finding.study)
-        return self._publisher.there(record) if record is not None else frozenset()
+        return self._output.present(record) if record is not None else frozenset()

@@ -1,0 +1,98 @@
+"""Published files below OUTPUT_DIR: where they are, which are missing, how they and their markers are removed.
+
+Written by the extractor alone. No link below OUTPUT_DIR is followed.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ddwd.core import durable
+from ddwd.core.errors import StateError
+from ddwd.core.model import safe_component
+from ddwd.store.custody import lacks, present
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from ddwd.config.paths import Paths
+    from ddwd.core.model import OrthancId, Study
+    from ddwd.store.custody import CustodyPort, Record
+
+
+class OutputTree:
+    """The folders of published studies."""
+
+    def __init__(self, paths: Paths, custody: CustodyPort) -> None:
+        self._output = paths.output
+        self._custody = custody
+
+    def final(self, study: Study, file: str) -> Path:
+        """Return the path of a published file of the study."""
+        return self._output / study.folder / file
+
+    def files_named(self, study: Study, name: str) -> Iterator[Path]:
+        """Yield the paths of the study's files for an encoded SOPInstanceUID, from its record, else by the default layout."""
+        try:
+            record = self._custody.read(study.orthanc_id)
+        except StateError:
+            record = None
+        if record is not None:
+            folder = self._output / record.folder
+            yield from (
+                folder / kept.file for kept in record.images.values() if safe_component(kept.sop_uid) == name
+            )
+            return
+        for series in study.series:
+            for one in islice(series.instances, 1):
+                yield self.final(study, study.wanted_of(series, one, "").file).with_name(f"{name}.dcm")
+
+    def missing(self, record: Record) -> list[OrthancId]:
+        """Return the images whose files differ from the record in name or size. Raises OSError."""
+        folder = self._output / record.folder
+        return [one for one, kept in record.images.items() if lacks(folder, kept)]
+
+    def present(self, record: Record) -> frozenset[OrthancId]:
+        """Return the images that have a file under their name, whatever its content. Raises OSError."""
+        return present(self._output / record.folder, record)
+
+    def remove(self, record: Record, images: Iterable[OrthancId] | None = None) -> None:
+        """Remove the files of these images (default: all), then the folders that became empty. Raises OSError.
+
+        Callers: self-test cleanup and retention only.
+        """
+        folder, names = self._output / record.folder, record.images if images is None else images
+        self._remove([folder / record.images[one].file for one in names])
+
+    def mark(self, record: Record, name: str, content: bytes) -> None:
+        """Write the route's marker file into the study's folder, atomically. Raises StorageFullError, LinkedError and OSError."""
+        target, below = self._output / record.folder / name, self._output
+        if not target.parent.is_dir():  # retention has removed the whole study
+            return
+        with suppress(FileNotFoundError), durable.opened(target, below) as file:
+            if file.read(len(content) + 1) == content:
+                return
+        temporary = target.with_name(f".{name}.part")
+        durable.unlink(temporary, below)
+        new = durable.NewFile(temporary, below=below)
+        try:
+            new.write(content)
+            new.sync()
+            durable.rename(temporary, target, below=below)
+        except BaseException:
+            new.abandon()
+            raise
+
+    def unmark(self, record: Record, name: str) -> None:
+        """Remove the marker file, then the folders that became empty. Raises OSError."""
+        self._remove([self._output / record.folder / name])
+
+    def _remove(self, files: Sequence[Path]) -> None:
+        for file in files:
+            durable.unlink(file, self._output)
+        folders = {folder for file in files for folder in file.parents if self._output in folder.parents}
+        for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
+            durable.remove_folder(folder, self._output)
