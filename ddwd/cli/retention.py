@@ -13,11 +13,11 @@ from ddwd.config.paths import Paths
 from ddwd.config.retention import PLACES, Place
 from ddwd.core.clock import SystemClock
 from ddwd.core.disk_space import space_of as measure
-from ddwd.pipeline.retention import account
-from ddwd.pipeline.retention.account import Tally
-from ddwd.pipeline.retention.keeper import WHERE
-from ddwd.pipeline.retention.plan import Plan
-from ddwd.pipeline.retention.remove import Removed
+from ddwd.retention import round_report
+from ddwd.retention.dry_run import Plan
+from ddwd.retention.remove import Removed
+from ddwd.retention.round_report import Tally
+from ddwd.retention.scheduler import WHERE
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Request, Requests
 from ddwd.store.record_check import Prover
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ddwd.config.loader import Config
-    from ddwd.pipeline.retention.examine import Finding
+    from ddwd.retention.eligibility import Finding
 
 _EPILOG = """Without an option: after how many days each place may lose a study (retention and
 routes in ddwd.yaml), what went in the last round, and what had to stay, and why.
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
         return 0
     if args.dry_run:
         return _dry_run(config, paths, out, as_json=args.json)
-    last = account.read(paths.retention)
+    last = round_report.read(paths.retention)
     policy = {place: _policy(config, place) for place in PLACES}
     if args.json:
         out.write(json.dumps({"policy": policy, "last": last or None}) + "\n")

@@ -36,12 +36,12 @@ from ddwd.pipeline.leftovers import Leftovers
 from ddwd.pipeline.mend import Mender
 from ddwd.pipeline.publish import Publisher
 from ddwd.pipeline.quarantine import Quarantine
-from ddwd.pipeline.retention.examine import Examiner, owed
-from ddwd.pipeline.retention.keeper import Keeper, Tools
-from ddwd.pipeline.retention.remove import Remover
 from ddwd.pipeline.retrieve import Retriever
 from ddwd.pipeline.route import Router, read_table
 from ddwd.pipeline.verify import Verifier
+from ddwd.retention.eligibility import Examiner, owed
+from ddwd.retention.remove import Remover
+from ddwd.retention.scheduler import Keeper, Tools
 from ddwd.store.backends import stores_of
 from ddwd.store.hook_queue import Notices
 from ddwd.store.operator_requests import Requests

@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from ddwd.pipeline.leftovers import Leftovers
     from ddwd.pipeline.publish import Publisher
     from ddwd.pipeline.quarantine import Quarantine
-    from ddwd.pipeline.retention.keeper import Keeper
     from ddwd.pipeline.retrieve import Retriever
     from ddwd.pipeline.route import Router
+    from ddwd.retention.scheduler import Keeper
     from ddwd.store.claims import Claims
     from ddwd.store.custody import CustodyPort
     from ddwd.store.ledger import LedgerPort

@@ -20,12 +20,12 @@ from ddwd.pipeline.leftovers import Leftovers
 from ddwd.pipeline.mend import Mender
 from ddwd.pipeline.publish import Publisher
 from ddwd.pipeline.quarantine import Quarantine
-from ddwd.pipeline.retention.examine import Examiner, owed
-from ddwd.pipeline.retention.keeper import Keeper, Tools
-from ddwd.pipeline.retention.remove import Remover
 from ddwd.pipeline.retrieve import Retriever
 from ddwd.pipeline.route import Router
 from ddwd.pipeline.verify import Verifier
+from ddwd.retention.eligibility import Examiner, owed
+from ddwd.retention.remove import Remover
+from ddwd.retention.scheduler import Keeper, Tools
 from ddwd.store.backends import Stores
 from ddwd.store.claims import Alone
 from ddwd.store.custody import Custody

@@ -16,8 +16,8 @@ from ddwd.config.retention import Place, Retention
 from ddwd.config.routing import Destination, Route
 from ddwd.core.audit import Event
 from ddwd.core.errors import PeerDownError
-from ddwd.pipeline.retention import examine, keeper, rules
-from ddwd.pipeline.retention.account import Tally
+from ddwd.retention import eligibility, rules, scheduler
+from ddwd.retention.round_report import Tally
 from ddwd.store.delivery_log import Deliveries
 from ddwd.store.hook_queue import Notices
 from ddwd.store.operator_requests import Request
@@ -352,7 +352,7 @@ def test_a_study_whose_hook_waits_is_kept(tmp_path: Path) -> None:
     waiting.mkdir(parents=True)
     (waiting / f"{STUDY}.1.json").write_text("{}")
     pass_days(portal, 5)
-    assert kept(portal, "gateway") == [examine.HOOK_WAITS]
+    assert kept(portal, "gateway") == [eligibility.HOOK_WAITS]
     assert len(portal.gateway.images) == 3
 
 
@@ -488,7 +488,7 @@ def test_a_study_whose_route_is_gone_from_the_settings_is_kept(tmp_path: Path) -
     portal = delivered(tmp_path, GATEWAY)
     _by_route(portal, "gone")
     pass_days(portal, 5)
-    assert kept(portal, "gateway") == [examine.UNKNOWN_ROUTE]
+    assert kept(portal, "gateway") == [eligibility.UNKNOWN_ROUTE]
 
 
 def test_a_study_is_kept_until_all_other_destinations_have_it(tmp_path: Path) -> None:
@@ -515,7 +515,7 @@ def test_a_study_is_kept_until_all_other_destinations_have_it(tmp_path: Path) ->
 
 def test_the_reasons_that_are_told_are_bounded() -> None:
     tally = Tally()
-    finding = examine.Finding(STUDY, "gateway", None)
+    finding = eligibility.Finding(STUDY, "gateway", None)
     for count in range(1000):
         tally.stays(finding, f"{count} of its images")
     assert len(tally.kept) < 60
@@ -551,9 +551,9 @@ def test_a_proof_that_is_old_by_the_time_of_the_deletion_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     portal = delivered(tmp_path, GATEWAY)
-    monkeypatch.setattr(keeper, "_FRESH_SECONDS", -1.0)
+    monkeypatch.setattr(scheduler, "_FRESH_SECONDS", -1.0)
     pass_days(portal, 2)
-    assert kept(portal, "gateway") == [keeper.STALE]
+    assert kept(portal, "gateway") == [scheduler.STALE]
     assert len(portal.gateway.images) == 3
 
 
@@ -686,7 +686,7 @@ def test_a_record_that_changes_after_the_proof_keeps_its_study(
     monkeypatch.setattr(portal.storage, "is_whole", looking)
     pass_days(portal, 2)
     assert len(portal.gateway.images) == 3
-    assert kept(portal, "gateway") == [keeper.CHANGED]
+    assert kept(portal, "gateway") == [scheduler.CHANGED]
 
 
 def test_a_record_whose_first_lines_do_not_tell_is_judged_by_the_whole(tmp_path: Path) -> None:

@@ -14,17 +14,8 @@ from ddwd.config.retention import PLACES, Place, Retention
 from ddwd.config.routing import Route
 from ddwd.core.clock import stamp
 from ddwd.core.model import OrthancId
-from ddwd.pipeline.retention.rules import (
-    LAST_COPY,
-    NOT_RECORDED,
-    Copies,
-    Proved,
-    Terms,
-    obstacle,
-    removable,
-    to_prove,
-)
-from ddwd.pipeline.retention.survey import MOST, Survey
+from ddwd.retention.candidates import MOST, Survey
+from ddwd.retention.rules import LAST_COPY, NOT_RECORDED, Copies, Proved, Terms, obstacle, removable, to_prove
 from ddwd.store.custody import Custody, Kept, Record
 from tests.depth import examples
 from tests.unit.portal import Portal
@@ -249,7 +240,7 @@ def test_the_oldest_come_first_whatever_their_names(portal: Portal) -> None:
 def test_a_pass_takes_a_bounded_number_and_those_are_the_oldest(
     portal: Portal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ddwd.pipeline.retention.survey.MOST", 3)
+    monkeypatch.setattr("ddwd.retention.candidates.MOST", 3)
     assert MOST > 3
     studies = [_published(portal.custody, f"{name:03}", 1 + (name * 37) % 101) for name in range(100)]
     survey = _survey(portal, 0)

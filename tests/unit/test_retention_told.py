@@ -18,7 +18,7 @@ from ddwd.config.retention import Retention
 from ddwd.core.errors import ConfigError, PeerDownError, StateError
 from ddwd.core.model import SELF_TEST_PATIENT
 from ddwd.daemon.standing import Totals, standing
-from ddwd.pipeline.retention import keeper, rules
+from ddwd.retention import rules, scheduler
 from ddwd.store.operator_requests import Request
 from ddwd.view import peers
 from ddwd.view import trace as view
@@ -293,7 +293,7 @@ def test_a_self_test_needs_no_retention(tmp_path: Path) -> None:
     portal.requests.submit(Request("forget", own.study_id))
     portal.run(2)
     assert portal.published() == {}
-    assert keeper.IN_FLIGHT not in json.dumps(portal.cycle.retention())
+    assert scheduler.IN_FLIGHT not in json.dumps(portal.cycle.retention())
 
 
 # --- ddwd.yaml --------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import DdwdError, NotFoundError, PeerRefusedError, StateError
-from ddwd.pipeline.retention import rules
-from ddwd.pipeline.retention.rules import Copies, Proved
+from ddwd.retention import rules
+from ddwd.retention.rules import Copies, Proved
 from ddwd.store import delivery_log
 from ddwd.store.custody import present
 from ddwd.store.hook_queue import Notices
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ddwd.config.retention import Place
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.client import OrthancPort
-    from ddwd.pipeline.retention.rules import Terms
+    from ddwd.retention.rules import Terms
     from ddwd.store.custody import CustodyPort, Record
 
 HOOK_WAITS = "its hook has not succeeded yet: ddwd hooks list"

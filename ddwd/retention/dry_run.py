@@ -6,10 +6,10 @@ import json
 from typing import TYPE_CHECKING
 
 from ddwd.core import disk_space
-from ddwd.pipeline.retention.examine import Examiner, owed
-from ddwd.pipeline.retention.rules import Terms
-from ddwd.pipeline.retention.shortage import Shortage
-from ddwd.pipeline.retention.survey import Survey
+from ddwd.retention.candidates import Survey
+from ddwd.retention.disk_pressure import Shortage
+from ddwd.retention.eligibility import Examiner, owed
+from ddwd.retention.rules import Terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ddwd.core.disk_space import Space
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.client import OrthancPort
-    from ddwd.pipeline.retention.examine import Finding
+    from ddwd.retention.eligibility import Finding
     from ddwd.store.custody import CustodyPort
 
 

@@ -18,12 +18,12 @@ from ddwd.core import disk_space
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, stamp
 from ddwd.core.errors import DdwdError, HeldElsewhereError, StateError, StorageFullError
-from ddwd.pipeline.retention import account as accounts
-from ddwd.pipeline.retention.account import Account
-from ddwd.pipeline.retention.remove import Removed
-from ddwd.pipeline.retention.rules import Terms
-from ddwd.pipeline.retention.shortage import Shortage
-from ddwd.pipeline.retention.survey import Survey
+from ddwd.retention import round_report as accounts
+from ddwd.retention.candidates import Survey
+from ddwd.retention.disk_pressure import Shortage
+from ddwd.retention.remove import Removed
+from ddwd.retention.round_report import Account
+from ddwd.retention.rules import Terms
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from ddwd.core.disk_space import Space
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.client import OrthancPort
-    from ddwd.pipeline.retention.examine import Examiner, Finding
-    from ddwd.pipeline.retention.remove import Remover
+    from ddwd.retention.eligibility import Examiner, Finding
+    from ddwd.retention.remove import Remover
     from ddwd.store.claims import Claims
     from ddwd.store.custody import CustodyPort, Record
 

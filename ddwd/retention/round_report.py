@@ -16,8 +16,8 @@ from ddwd.core.errors import StateError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.pipeline.retention.examine import Finding
-    from ddwd.pipeline.retention.remove import Removed
+    from ddwd.retention.eligibility import Finding
+    from ddwd.retention.remove import Removed
 
 SCHEMA = 1
 _MOST_REASONS = 50
