@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ddwd.config.paths import Paths
 from ddwd.core.errors import InvalidValueError, NotFoundError, StateError
-from ddwd.pipeline.quarantine import read_entries
+from ddwd.extractor.quarantine import read_entries
 from ddwd.store.operator_requests import Request, Requests
 
 if TYPE_CHECKING:
     import argparse
 
     from ddwd.config.loader import Config
-    from ddwd.pipeline.quarantine import Entry
+    from ddwd.extractor.quarantine import Entry
 
 _SHORT = 4
 """Digits of an ID that an operator has to type at least."""

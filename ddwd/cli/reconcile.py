@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ddwd.config.paths import Paths
 from ddwd.core.errors import DdwdError
-from ddwd.pipeline.difference import Comparison, Totals
+from ddwd.extractor.consistency import Comparison, Totals
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Request, Requests
 from ddwd.store.record_check import Prover
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from ddwd.config.loader import Config
     from ddwd.core.model import OrthancId
+    from ddwd.extractor.consistency import Difference
     from ddwd.orthanc.client import Orthanc
-    from ddwd.pipeline.difference import Difference
     from ddwd.store.custody import CustodyPort
 
 _EPILOG = """Without --dry-run the extractor is asked to compare all three places now, and to send and

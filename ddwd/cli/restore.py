@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ddwd.appliance.restore import Backup
     from ddwd.config.loader import Config
-    from ddwd.pipeline.regain import Outcome
+    from ddwd.extractor.refetch import Outcome
     from ddwd.view.doctor import Finding
 
 _PATIENCE = 120.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ddwd.config.paths import Paths
 from ddwd.core.clock import SystemClock, sleep
-from ddwd.pipeline.regain import Regain
+from ddwd.extractor.refetch import Regain
 from ddwd.store.backends import custody_of
 from ddwd.store.delivery_log import Deliveries
 from ddwd.store.operator_requests import Request, Requests
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import argparse
 
     from ddwd.config.loader import Config
-    from ddwd.pipeline.regain import Outcome
+    from ddwd.extractor.refetch import Outcome
 
 _EPILOG = """The extractor then forgets its failures with this study and looks at it at once: what is
 missing in ORTHANC2 is forwarded, what is missing on disk is fetched (files deleted from the

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ddwd import __version__
 from ddwd.core.clock import sleep
-from ddwd.lifecycle import Stage
+from ddwd.extractor.decision import Stage
 from ddwd.view import report as view
 from ddwd.view.words import many, size, span, time
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO, get_args
 
 from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, PeerRefusedError
-from ddwd.pipeline.verify import Verifier
+from ddwd.extractor.steps.verify import Verifier
 from ddwd.store.backends import custody_of
 from ddwd.store.record_check import Kind, Prover
 from ddwd.view import peers

@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ddwd.core.errors import NotFoundError, StateError
-from ddwd.pipeline.quarantine import read_entries
+from ddwd.extractor.quarantine import read_entries
 from ddwd.store.custody import lacks
 from ddwd.store.record_check import is_as_recorded
 

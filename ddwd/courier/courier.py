@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.courier.lane import Lane
     from ddwd.courier.standing import Standing
+    from ddwd.extractor.change_feed import ChangeFeed
+    from ddwd.extractor.sweep import Sweep
     from ddwd.orthanc.client import OrthancPort
-    from ddwd.pipeline.sweep import Sweep
-    from ddwd.pipeline.watch import ChangeFeed
     from ddwd.store.delivery_log import Deliveries
 
 log = logging.getLogger("ddwd.courier")

@@ -20,9 +20,9 @@ from ddwd.courier.ways import way_to
 from ddwd.daemon import doorbell
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.optional import enter
+from ddwd.extractor.change_feed import ChangeFeed
+from ddwd.extractor.sweep import Sweep
 from ddwd.orthanc.client import Orthanc
-from ddwd.pipeline.sweep import Sweep
-from ddwd.pipeline.watch import ChangeFeed
 from ddwd.store.delivery_log import Deliveries
 
 if TYPE_CHECKING:

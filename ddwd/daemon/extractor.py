@@ -25,20 +25,20 @@ from ddwd.core.watchdog import Progress
 from ddwd.daemon import doorbell
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.standing import Totals, standing
-from ddwd.daemon.workers import Ending, StorageMover, Workers
+from ddwd.extractor.conflicts import Conflicts
+from ddwd.extractor.disk_guard import Guard
+from ddwd.extractor.loop import Cycle, Ports
+from ddwd.extractor.orphans import Leftovers
+from ddwd.extractor.quarantine import Quarantine
+from ddwd.extractor.router import Router, read_table
+from ddwd.extractor.steps.forward import Forwarder
+from ddwd.extractor.steps.notify import Finished
+from ddwd.extractor.steps.publish import Publisher
+from ddwd.extractor.steps.repair import Mender
+from ddwd.extractor.steps.retrieve import Retriever
+from ddwd.extractor.steps.verify import Verifier
+from ddwd.extractor.workers import Ending, StorageMover, Workers
 from ddwd.orthanc.client import Orthanc
-from ddwd.pipeline.conflicts import Conflicts
-from ddwd.pipeline.cycle import Cycle, Ports
-from ddwd.pipeline.finished import Finished
-from ddwd.pipeline.forward import Forwarder
-from ddwd.pipeline.guard import Guard
-from ddwd.pipeline.leftovers import Leftovers
-from ddwd.pipeline.mend import Mender
-from ddwd.pipeline.publish import Publisher
-from ddwd.pipeline.quarantine import Quarantine
-from ddwd.pipeline.retrieve import Retriever
-from ddwd.pipeline.route import Router, read_table
-from ddwd.pipeline.verify import Verifier
 from ddwd.retention.eligibility import Examiner, owed
 from ddwd.retention.remove import Remover
 from ddwd.retention.scheduler import Keeper, Tools

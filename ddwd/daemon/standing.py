@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ddwd.core.clock import Clock
-    from ddwd.pipeline.cycle import Cycle, CycleReport
-    from ddwd.pipeline.guard import Guard
-    from ddwd.pipeline.open_study import OpenStudy
+    from ddwd.extractor.disk_guard import Guard
+    from ddwd.extractor.loop import Cycle, CycleReport
+    from ddwd.extractor.study import OpenStudy
 
 _FAILURES = (
     Event.FORWARD_FAILED,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from textual.screen import Screen
 
-    from ddwd.pipeline.quarantine import Entry
+    from ddwd.extractor.quarantine import Entry
     from ddwd.tui.feed import Feed
     from ddwd.view.events import Happened
     from ddwd.view.people import People

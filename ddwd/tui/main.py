@@ -14,7 +14,7 @@ from ddwd import __version__
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, Config, load
 from ddwd.config.paths import Paths
 from ddwd.core.errors import ConfigError, DdwdError, NotFoundError
-from ddwd.pipeline.quarantine import read_entries
+from ddwd.extractor.quarantine import read_entries
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Requests
 from ddwd.store.record_check import Prover
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ddwd.core.model import OrthancId
+    from ddwd.extractor.quarantine import Entry
     from ddwd.orthanc.client import OrthancPort
-    from ddwd.pipeline.quarantine import Entry
     from ddwd.store.operator_requests import Request
     from ddwd.view.board import Board
     from ddwd.view.events import Happened

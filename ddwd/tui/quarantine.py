@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from textual.app import ComposeResult
 
-    from ddwd.pipeline.quarantine import Entry
+    from ddwd.extractor.quarantine import Entry
 
 
 class QuarantineScreen(Screen[None]):

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ddwd.pipeline.quarantine import read_entries
+from ddwd.extractor.quarantine import read_entries
 from ddwd.store.backends import history_of
 from ddwd.store.ledger import parse_line
 from ddwd.view.events import contents

@@ -19,9 +19,9 @@ from ddwd.core import disk_space
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import ConfigError, DdwdError
-from ddwd.lifecycle import Stage
+from ddwd.extractor.decision import Stage
+from ddwd.extractor.quarantine import Quarantine
 from ddwd.orthanc.client import Orthanc
-from ddwd.pipeline.quarantine import Quarantine
 from ddwd.view import units
 from ddwd.view.words import many, size, span, time
 

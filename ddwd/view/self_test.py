@@ -22,7 +22,7 @@ from ddwd.core.errors import DdwdError, DeliveryError
 from ddwd.core.model import SELF_TEST_AET, SELF_TEST_PATIENT
 from ddwd.dicom import nodes
 from ddwd.dicom.store_scu import Answer, Outgoing, examine, send
-from ddwd.pipeline.verify import difference_of
+from ddwd.extractor.steps.verify import difference_of
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Request, Requests
 

@@ -15,8 +15,8 @@ from ddwd.config.paths import Paths
 from ddwd.core.audit import WARNINGS
 from ddwd.core.errors import DdwdError, NotFoundError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
-from ddwd.lifecycle import Stage
-from ddwd.pipeline.quarantine import read_entries
+from ddwd.extractor.decision import Stage
+from ddwd.extractor.quarantine import read_entries
 from ddwd.store.backends import custody_of
 from ddwd.store.custody import Record, lacks
 from ddwd.store.delivery_log import Deliveries
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from ddwd.config.loader import Config
     from ddwd.core.model import Study
+    from ddwd.extractor.quarantine import Entry
     from ddwd.orthanc.client import OrthancPort
-    from ddwd.pipeline.quarantine import Entry
 
 
 @dataclass(frozen=True, slots=True)

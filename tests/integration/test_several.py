@@ -12,7 +12,7 @@ import pytest
 from ddwd.config.loader import Config, Scp
 from ddwd.config.retention import Retention
 from ddwd.core.audit import Event
-from ddwd.lifecycle import Stage
+from ddwd.extractor.decision import Stage
 from ddwd.store.backends import Stores, custody_of, shared_stores
 from ddwd.store.operator_requests import Request
 from ddwd.store.postgres import Database

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd.core.clock import stamp
 from ddwd.core.model import OrthancId
-from ddwd.pipeline.quarantine import Entry, Subject
+from ddwd.extractor.quarantine import Entry, Subject
 from ddwd.view.board import Board, Today
 from ddwd.view.events import Happened
 from ddwd.view.flow import HISTORY, Hop, Light

@@ -11,18 +11,18 @@ from ddwd.config.paths import Paths
 from ddwd.config.retention import Retention
 from ddwd.config.routing import Route, table
 from ddwd.core.audit import Audit
-from ddwd.pipeline.conflicts import Conflicts
-from ddwd.pipeline.cycle import Cycle, CycleReport, Ports
-from ddwd.pipeline.finished import Finished
-from ddwd.pipeline.forward import Forwarder
-from ddwd.pipeline.guard import Guard
-from ddwd.pipeline.leftovers import Leftovers
-from ddwd.pipeline.mend import Mender
-from ddwd.pipeline.publish import Publisher
-from ddwd.pipeline.quarantine import Quarantine
-from ddwd.pipeline.retrieve import Retriever
-from ddwd.pipeline.route import Router
-from ddwd.pipeline.verify import Verifier
+from ddwd.extractor.conflicts import Conflicts
+from ddwd.extractor.disk_guard import Guard
+from ddwd.extractor.loop import Cycle, CycleReport, Ports
+from ddwd.extractor.orphans import Leftovers
+from ddwd.extractor.quarantine import Quarantine
+from ddwd.extractor.router import Router
+from ddwd.extractor.steps.forward import Forwarder
+from ddwd.extractor.steps.notify import Finished
+from ddwd.extractor.steps.publish import Publisher
+from ddwd.extractor.steps.repair import Mender
+from ddwd.extractor.steps.retrieve import Retriever
+from ddwd.extractor.steps.verify import Verifier
 from ddwd.retention.eligibility import Examiner, owed
 from ddwd.retention.remove import Remover
 from ddwd.retention.scheduler import Keeper, Tools

@@ -11,8 +11,8 @@ from pydicom import dcmread
 
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import PeerDownError
-from ddwd.pipeline.conflicts import Conflicts
-from ddwd.pipeline.quarantine import Quarantine
+from ddwd.extractor.conflicts import Conflicts
+from ddwd.extractor.quarantine import Quarantine
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image
 
 if TYPE_CHECKING:

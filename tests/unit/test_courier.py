@@ -14,9 +14,9 @@ from ddwd.core.errors import DdwdError, PeerRefusedError, StorageFullError
 from ddwd.courier.courier import Courier, Recipients
 from ddwd.courier.lane import Lane, pause
 from ddwd.courier.standing import Standing
+from ddwd.extractor.change_feed import ChangeFeed
+from ddwd.extractor.sweep import Sweep
 from ddwd.orthanc.client import Job
-from ddwd.pipeline.sweep import Sweep
-from ddwd.pipeline.watch import ChangeFeed
 from ddwd.store.custody import Kept, Record
 from ddwd.store.delivery_log import Deliveries, owed
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image, power_cut

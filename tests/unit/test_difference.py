@@ -11,7 +11,7 @@ import pytest
 
 from ddwd.core.errors import PeerDownError, StateError
 from ddwd.core.model import OrthancId, Study
-from ddwd.pipeline.difference import Comparison, Difference, Totals
+from ddwd.extractor.consistency import Comparison, Difference, Totals
 from ddwd.store.record_check import Prover
 from tests.unit.fakes import FakeOrthanc, image, orthanc_id
 from tests.unit.portal import Portal

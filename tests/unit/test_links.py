@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd.core.errors import LinkedError
-from ddwd.pipeline.quarantine import Subject
+from ddwd.extractor.quarantine import Subject
 from tests.unit.fakes import image, spool
 from tests.unit.portal import Portal, names
 

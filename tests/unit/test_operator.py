@@ -13,7 +13,7 @@ import pytest
 from ddwd.cli.main import parser
 from ddwd.core.errors import DdwdError, InvalidValueError, NotFoundError, PeerDownError, StateError
 from ddwd.core.model import safe_component
-from ddwd.pipeline.quarantine import Subject
+from ddwd.extractor.quarantine import Subject
 from ddwd.store.operator_requests import Request
 from ddwd.view import peers
 from tests.unit.fakes import FakeOrthanc, Image, image

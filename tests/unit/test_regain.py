@@ -12,7 +12,7 @@ from ddwd.config.loader import Config
 from ddwd.config.paths import Paths
 from ddwd.core.clock import stamp
 from ddwd.core.model import OrthancId
-from ddwd.pipeline.regain import Outcome, Regain
+from ddwd.extractor.refetch import Outcome, Regain
 from ddwd.store.custody import Custody, Kept, Record
 from ddwd.store.operator_requests import Requests
 from tests.unit.fakes import FakeClock, orthanc_id

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd.core.model import OrthancId, Series, Study
-from ddwd.pipeline.retrieve import next_block, whole_series
+from ddwd.extractor.steps.retrieve import next_block, whole_series
 from tests.unit.fakes import image, spool
 from tests.unit.portal import Portal, names
 

@@ -9,7 +9,7 @@ import pytest
 
 from ddwd.config.routing import Condition, Route
 from ddwd.core.audit import Event
-from ddwd.lifecycle import Stage
+from ddwd.extractor.decision import Stage
 from ddwd.store.hook_queue import Notices
 from ddwd.store.operator_requests import Request
 from tests.unit.fakes import Image, image, one_error, power_cut

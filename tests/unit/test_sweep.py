@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ddwd.core.errors import PeerDownError
-from ddwd.pipeline.sweep import Sweep
+from ddwd.extractor.sweep import Sweep
 from ddwd.store.operator_requests import Request
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, InlineExecutor, image
 from tests.unit.portal import Portal, names

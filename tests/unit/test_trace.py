@@ -13,7 +13,7 @@ from ddwd.config.routing import Route
 from ddwd.core.errors import NotFoundError
 from ddwd.core.model import OrthancId
 from ddwd.daemon.standing import Totals, standing
-from ddwd.pipeline.quarantine import Subject
+from ddwd.extractor.quarantine import Subject
 from ddwd.store.custody import Custody
 from ddwd.store.delivery_log import Deliveries
 from ddwd.store.operator_requests import Request

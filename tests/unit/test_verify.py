@@ -12,7 +12,16 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
-from ddwd.pipeline.verify import DIFFERENT, EQUAL, IDENTICAL, Known, Verdict, Verifier, foretold, meta_end
+from ddwd.extractor.steps.verify import (
+    DIFFERENT,
+    EQUAL,
+    IDENTICAL,
+    Known,
+    Verdict,
+    Verifier,
+    foretold,
+    meta_end,
+)
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from ddwd.core.errors import PeerDownError
+from ddwd.extractor.change_feed import ChangeFeed
 from ddwd.orthanc.client import Change, ChangePage
-from ddwd.pipeline.watch import ChangeFeed
 from tests.unit.fakes import FakeClock, FakeOrthanc, image
 
 

@@ -13,7 +13,7 @@ from ddwd.core.clock import SystemClock
 from ddwd.core.errors import PeerDownError
 from ddwd.core.model import OrthancId, Study
 from ddwd.core.watchdog import ALLOWANCE_SECONDS, Progress
-from ddwd.daemon.workers import Arrivals, Ending, StorageMover, Workers
+from ddwd.extractor.workers import Arrivals, Ending, StorageMover, Workers
 from tests.unit.fakes import FakeClock
 
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from ddwd.core import durable
-from ddwd.pipeline.quarantine import Subject
+from ddwd.extractor.quarantine import Subject
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId, Study, Wanted
-    from ddwd.pipeline.quarantine import Quarantine
+    from ddwd.extractor.quarantine import Quarantine
     from ddwd.store.output_tree import OutputTree
 
 

@@ -24,16 +24,16 @@ from ddwd.core.errors import (
     StorageFullError,
 )
 from ddwd.core.model import OrthancId
-from ddwd.lifecycle import Decision, Observation, Stage, decide, retry_delay, waiting_for_a_rule
-from ddwd.pipeline.blame import Blame
-from ddwd.pipeline.candidates import Candidates
-from ddwd.pipeline.chronicle import Chronicle
-from ddwd.pipeline.open_study import OpenStudy, ids_of, uncompared
-from ddwd.pipeline.quarantine import Subject
-from ddwd.pipeline.retrieve import next_block, reason_of
-from ddwd.pipeline.sweep import Sweep
-from ddwd.pipeline.watch import ChangeFeed
-from ddwd.pipeline.wishes import Wishes
+from ddwd.extractor.blame import Blame
+from ddwd.extractor.change_feed import ChangeFeed
+from ddwd.extractor.decision import Decision, Observation, Stage, decide, retry_delay, waiting_for_a_rule
+from ddwd.extractor.operator_commands import Wishes
+from ddwd.extractor.quarantine import Subject
+from ddwd.extractor.steps.retrieve import next_block, reason_of
+from ddwd.extractor.study import OpenStudy, ids_of, uncompared
+from ddwd.extractor.study_events import Chronicle
+from ddwd.extractor.sweep import Sweep
+from ddwd.extractor.work_queue import Candidates
 from ddwd.store.custody import Record
 
 if TYPE_CHECKING:
@@ -41,16 +41,16 @@ if TYPE_CHECKING:
 
     from ddwd.config.loader import Config
     from ddwd.core.model import Study
+    from ddwd.extractor.conflicts import Conflicts
+    from ddwd.extractor.disk_guard import Guard
+    from ddwd.extractor.orphans import Leftovers
+    from ddwd.extractor.quarantine import Quarantine
+    from ddwd.extractor.router import Router
+    from ddwd.extractor.steps.forward import Forwarder
+    from ddwd.extractor.steps.notify import Finished
+    from ddwd.extractor.steps.publish import Publisher
+    from ddwd.extractor.steps.retrieve import Retriever
     from ddwd.orthanc.client import OrthancPort
-    from ddwd.pipeline.conflicts import Conflicts
-    from ddwd.pipeline.finished import Finished
-    from ddwd.pipeline.forward import Forwarder
-    from ddwd.pipeline.guard import Guard
-    from ddwd.pipeline.leftovers import Leftovers
-    from ddwd.pipeline.publish import Publisher
-    from ddwd.pipeline.quarantine import Quarantine
-    from ddwd.pipeline.retrieve import Retriever
-    from ddwd.pipeline.route import Router
     from ddwd.retention.scheduler import Keeper
     from ddwd.store.claims import Claims
     from ddwd.store.custody import CustodyPort

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.config.routing import Route
+    from ddwd.extractor.study import OpenStudy
     from ddwd.orthanc.client import OrthancPort
-    from ddwd.pipeline.open_study import OpenStudy
 
 
 def read_table(path: Path, routes: Sequence[Route]) -> list[Mapping[str, Any]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import StateError
-from ddwd.pipeline.open_study import ids_of
+from ddwd.extractor.study import ids_of
 from ddwd.store.custody import lacks
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ddwd.core.model import OrthancId
-    from ddwd.pipeline.sweep import Sweep
+    from ddwd.extractor.sweep import Sweep
 
 _LEFTOVERS_SECONDS = 300.0
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Protocol
 from ddwd.core import durable
 from ddwd.core.errors import DdwdError, NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.core.model import OrthancId, is_uid, safe_component
-from ddwd.pipeline.quarantine import Subject
-from ddwd.pipeline.verify import Known, difference_of, foretold
+from ddwd.extractor.quarantine import Subject
+from ddwd.extractor.steps.verify import Known, difference_of, foretold
 from ddwd.store.custody import Kept
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
     from ddwd.config.paths import Paths
     from ddwd.core.model import Series, Study, Wanted
+    from ddwd.extractor.quarantine import Quarantine
+    from ddwd.extractor.steps.publish import Publisher
+    from ddwd.extractor.steps.repair import Mender
+    from ddwd.extractor.steps.verify import Verdict, Verifier
     from ddwd.orthanc.client import OrthancPort, Stored
-    from ddwd.pipeline.mend import Mender
-    from ddwd.pipeline.publish import Publisher
-    from ddwd.pipeline.quarantine import Quarantine
-    from ddwd.pipeline.verify import Verdict, Verifier
 
 _SHORT_DIGEST = 16
 _WHOLE_DIGEST = 64

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ddwd.config.routing import EVERYTHING, PRIORITIES
-from ddwd.lifecycle import Observation, Stage
-from ddwd.pipeline.journey import Journey
+from ddwd.extractor.decision import Observation, Stage
+from ddwd.extractor.journey import Journey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from ddwd.config.routing import Route
     from ddwd.core.model import OrthancId, Study
-    from ddwd.pipeline.blame import Blame
-    from ddwd.pipeline.retrieve import Fetched
+    from ddwd.extractor.blame import Blame
+    from ddwd.extractor.steps.retrieve import Fetched
     from ddwd.store.custody import Kept, Record
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core import durable
 from ddwd.core.model import OrthancId, identifier_of, safe_component
-from ddwd.pipeline.quarantine import Subject
+from ddwd.extractor.quarantine import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from ddwd.config.paths import Paths
     from ddwd.core.model import Study
+    from ddwd.extractor.quarantine import Quarantine
     from ddwd.orthanc.client import OrthancPort
-    from ddwd.pipeline.quarantine import Quarantine
 
 
 _UNKNOWN = "the SCP acknowledged it, and no Orthanc knows its study"

@@ -15,16 +15,16 @@ from ddwd.core import durable
 from ddwd.core.errors import NotFoundError
 from ddwd.core.model import OrthancId
 from ddwd.dicom.head import UnreadableError, read_identity
-from ddwd.pipeline.quarantine import Subject
-from ddwd.pipeline.verify import difference_of
+from ddwd.extractor.quarantine import Subject
+from ddwd.extractor.steps.verify import difference_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from ddwd.config.loader import NodeName
+    from ddwd.extractor.quarantine import Quarantine
     from ddwd.orthanc.client import OrthancPort
-    from ddwd.pipeline.quarantine import Quarantine
 
 _NAME = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{8}){4})\.[0-9a-f]{32}\.dcm")
 _PADDING = " \0"

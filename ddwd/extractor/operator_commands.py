@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ddwd.pipeline.candidates import Candidates
-    from ddwd.pipeline.cycle import Ports
-    from ddwd.pipeline.open_study import OpenStudy
-    from ddwd.pipeline.quarantine import Entry
+    from ddwd.extractor.loop import Ports
+    from ddwd.extractor.quarantine import Entry
+    from ddwd.extractor.study import OpenStudy
+    from ddwd.extractor.work_queue import Candidates
     from ddwd.store.custody import Record
     from ddwd.store.operator_requests import Request
 

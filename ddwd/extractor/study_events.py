@@ -10,11 +10,11 @@ import re
 from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Audit, Event
-from ddwd.lifecycle import Stage
+from ddwd.extractor.decision import Stage
 
 if TYPE_CHECKING:
-    from ddwd.lifecycle import Decision, Observation
-    from ddwd.pipeline.open_study import OpenStudy
+    from ddwd.extractor.decision import Decision, Observation
+    from ddwd.extractor.study import OpenStudy
     from ddwd.store.custody import Kept, Record
 
 _STATUS = re.compile(r"0x[0-9A-Fa-f]{4}|HTTP \d{3}")
