@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ddwd.config.paths import Paths
 from ddwd.core.errors import StateError
-from ddwd.courier.ways import kind
+from ddwd.delivery.transports import kind
 from ddwd.store.delivery_log import Deliveries
 from ddwd.view.report import told_by_courier
 from ddwd.view.words import many, time

@@ -14,12 +14,12 @@ from ddwd.core import durable
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError
-from ddwd.courier.courier import Courier, Recipients
-from ddwd.courier.lane import Lane
-from ddwd.courier.ways import way_to
 from ddwd.daemon import doorbell
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.optional import enter
+from ddwd.delivery.destination_queue import Lane
+from ddwd.delivery.dispatcher import Courier, Recipients
+from ddwd.delivery.transports import way_to
 from ddwd.extractor.change_feed import ChangeFeed
 from ddwd.extractor.sweep import Sweep
 from ddwd.orthanc.client import Orthanc
@@ -28,9 +28,9 @@ from ddwd.store.delivery_log import Deliveries
 if TYPE_CHECKING:
     from ddwd.config.loader import Config
     from ddwd.config.routing import Destination
-    from ddwd.courier.standing import Standing
+    from ddwd.delivery.standing import Standing
 
-log = logging.getLogger("ddwd.courier")
+log = logging.getLogger("ddwd.delivery")
 
 _BREATH_SECONDS = 0.5
 """Between two turns, however often the bell rings: nothing waits for the courier."""

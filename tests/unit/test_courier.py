@@ -11,9 +11,9 @@ import pytest
 from ddwd.config.routing import Route
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import DdwdError, PeerRefusedError, StorageFullError
-from ddwd.courier.courier import Courier, Recipients
-from ddwd.courier.lane import Lane, pause
-from ddwd.courier.standing import Standing
+from ddwd.delivery.destination_queue import Lane, pause
+from ddwd.delivery.dispatcher import Courier, Recipients
+from ddwd.delivery.standing import Standing
 from ddwd.extractor.change_feed import ChangeFeed
 from ddwd.extractor.sweep import Sweep
 from ddwd.orthanc.client import Job

@@ -13,7 +13,7 @@ from ddwd.config.routing import JOBS_ELSEWHERE, PRIORITIES
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
-from ddwd.courier.standing import Standing
+from ddwd.delivery.standing import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.courier.ways import Way
+    from ddwd.delivery.transports import Way
     from ddwd.orthanc.client import OrthancPort
     from ddwd.store.delivery_log import Deliveries
 

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from ddwd.config.routing import Route
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.courier.lane import Lane
-    from ddwd.courier.standing import Standing
+    from ddwd.delivery.destination_queue import Lane
+    from ddwd.delivery.standing import Standing
     from ddwd.extractor.change_feed import ChangeFeed
     from ddwd.extractor.sweep import Sweep
     from ddwd.orthanc.client import OrthancPort
     from ddwd.store.delivery_log import Deliveries
 
-log = logging.getLogger("ddwd.courier")
+log = logging.getLogger("ddwd.delivery")
 
 _BROKEN_SECONDS = 5.0
 """Before a lane that could not write is given its next turn."""
