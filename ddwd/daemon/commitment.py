@@ -7,8 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from ddwd.appliance import credentials
-from ddwd.commitment.keeper import Keeper
-from ddwd.commitment.truth import Truth
+from ddwd.commitment.responder import Keeper
+from ddwd.commitment.verifier import Truth
 from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock
@@ -22,7 +22,7 @@ from ddwd.store.backends import custody_of
 from ddwd.store.commitment_queue import Commitments
 
 if TYPE_CHECKING:
-    from ddwd.commitment.truth import Answer
+    from ddwd.commitment.verifier import Answer
     from ddwd.config.loader import Config, NodeName
     from ddwd.config.parsers import Station
 

@@ -19,8 +19,8 @@ from ddwd.core.errors import DdwdError, StateError
 from ddwd.daemon import doorbell
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.optional import FAILED, SKIP
+from ddwd.hooks.dispatcher import Teller
 from ddwd.hooks.runner import Hook, tell
-from ddwd.hooks.teller import Teller
 from ddwd.store.hook_queue import Notices
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from ddwd.core.model import INBOX_AET
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.optional import enter
 from ddwd.dicom import nodes, store_scu
-from ddwd.inbox.arrivals import Arrivals
-from ddwd.inbox.keeper import Keeper, Stopped
-from ddwd.inbox.writers import Writers
+from ddwd.inbox.open_files import Writers
+from ddwd.inbox.processor import Keeper, Stopped
+from ddwd.inbox.scanner import Arrivals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

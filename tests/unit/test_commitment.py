@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.commitment.keeper import Keeper
-from ddwd.commitment.truth import Answer, Reason, Truth
+from ddwd.commitment.responder import Keeper
+from ddwd.commitment.verifier import Answer, Reason, Truth
 from ddwd.config.loader import Config, load
 from ddwd.config.parsers import Station
 from ddwd.config.retention import Retention

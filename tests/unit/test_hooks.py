@@ -12,8 +12,8 @@ import pytest
 
 from ddwd.core.audit import Audit, Event
 from ddwd.core.model import OrthancId
+from ddwd.hooks.dispatcher import Teller
 from ddwd.hooks.runner import Hook, HookFailedError, StoppedError, environment, tell
-from ddwd.hooks.teller import Teller
 from ddwd.store.hook_queue import Notice, Notices
 from tests.unit.fakes import FakeClock, InlineExecutor, power_cut
 

@@ -15,10 +15,10 @@ import pytest
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import InvalidValueError, PeerDownError, StorageFullError
 from ddwd.dicom.store_scu import Answer
-from ddwd.inbox import zips
-from ddwd.inbox.arrivals import Arrivals
-from ddwd.inbox.keeper import Keeper, Stopped
-from ddwd.inbox.writers import Writers
+from ddwd.inbox import unzip
+from ddwd.inbox.open_files import Writers
+from ddwd.inbox.processor import Keeper, Stopped
+from ddwd.inbox.scanner import Arrivals
 from tests.studies import made_up_ct, write_disc
 from tests.unit.fakes import FakeClock, power_cut
 
@@ -322,7 +322,7 @@ def test_a_zip_is_unpacked_with_signs_of_life_and_a_stop_leaves_nothing(
 ) -> None:
     packed = _zip(tmp_path / "x.zip", {"a": images[0].read_bytes() + bytes(3 * 1024**2)})
     signs: list[int] = []
-    zips.unpack(packed, tmp_path, RESERVE, lambda: signs.append(1))
+    unzip.unpack(packed, tmp_path, RESERVE, lambda: signs.append(1))
     assert len(signs) >= 4
     (tmp_path / "000001.dcm").unlink()
 
@@ -333,20 +333,20 @@ def test_a_zip_is_unpacked_with_signs_of_life_and_a_stop_leaves_nothing(
             raise Stopped
 
     with pytest.raises(Stopped):
-        zips.unpack(packed, tmp_path, RESERVE, stop)
+        unzip.unpack(packed, tmp_path, RESERVE, stop)
     assert not list(tmp_path.glob("*.dcm"))
 
 
 def test_a_zip_that_lists_millions_is_not_read(tmp_path: Path) -> None:
     names = {f"{number:>0200}": b"" for number in range(40_000)}
     with pytest.raises(InvalidValueError, match="lists more files"):
-        zips.unpack(_zip(tmp_path / "many.zip", names, zipfile.ZIP_STORED), tmp_path, RESERVE, _nothing)
+        unzip.unpack(_zip(tmp_path / "many.zip", names, zipfile.ZIP_STORED), tmp_path, RESERVE, _nothing)
 
 
 def test_of_a_bomb_only_the_first_bytes_are_unpacked(tmp_path: Path) -> None:
     bomb = _zip(tmp_path / "bomb.zip", {"zeros": bytes(64 * 1024**2)})
     (tmp_path / "work").mkdir()
-    assert zips.unpack(bomb, tmp_path / "work", RESERVE, _nothing) == ([], ["zeros"])
+    assert unzip.unpack(bomb, tmp_path / "work", RESERVE, _nothing) == ([], ["zeros"])
     assert list((tmp_path / "work").iterdir()) == []
 
 
@@ -365,7 +365,7 @@ def test_a_zip_for_which_there_is_no_room_waits_and_one_larger_than_the_disk_is_
     facts = os.statvfs_result((4096, 1, total, 0, free, 0, 0, 1000, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda _path: facts)
     with pytest.raises(error):
-        zips.unpack(packed, tmp_path, RESERVE, _nothing)
+        unzip.unpack(packed, tmp_path, RESERVE, _nothing)
     assert not list(tmp_path.glob("*.dcm"))
 
 

@@ -23,8 +23,8 @@ from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
 from ddwd.core.errors import DdwdError, InvalidValueError, PeerDownError, PeerRefusedError
 from ddwd.core.model import INBOX_AET
-from ddwd.inbox import arrivals, contents
-from ddwd.inbox.arrivals import REJECTED, SENT, WAITING
+from ddwd.inbox import classify, scanner
+from ddwd.inbox.scanner import REJECTED, SENT, WAITING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
     from ddwd.dicom.store_scu import Answer, Outgoing
-    from ddwd.inbox.arrivals import Arrivals, Item
-    from ddwd.inbox.contents import Contents
+    from ddwd.inbox.classify import Contents
+    from ddwd.inbox.scanner import Arrivals, Item
 
     Send = Callable[[Sequence[Outgoing], Callable[[Answer], None]], None]
     """Sends each file and tells the answer; raises PeerDownError or PeerRefusedError."""
@@ -127,7 +127,7 @@ class Keeper:
     def _deal(self, item: Item, alive: Callable[[], None]) -> None:
         try:
             self._work.mkdir(mode=0o700, exist_ok=True)
-            found = contents.look(item, self._work, self._reserve, alive)
+            found = classify.look(item, self._work, self._reserve, alive)
             if not found.outgoing:
                 self._reject(item, _nothing(found), found.left)
             elif refused := self._refused(found.outgoing, alive):
@@ -135,7 +135,7 @@ class Keeper:
                     item,
                     f"{len(refused)} of {len(found.outgoing)} images were not taken: {refused[0].reason}",
                 )
-            elif arrivals.read(item.path).signature != item.signature:
+            elif scanner.read(item.path).signature != item.signature:
                 self._wait(item, "it was changed while it was sent, and is sent again")
             else:
                 self._sent(item, found)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from ddwd.commitment.truth import Answer, Found, Truth
+    from ddwd.commitment.verifier import Answer, Found, Truth
     from ddwd.config.parsers import Station
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock

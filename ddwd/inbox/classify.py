@@ -13,12 +13,12 @@ from pydicom.uid import MediaStorageDirectoryStorage
 
 from ddwd.core.errors import StateError
 from ddwd.dicom.store_scu import Answer, Outgoing, examine
-from ddwd.inbox import zips
+from ddwd.inbox import unzip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ddwd.inbox.arrivals import Item
+    from ddwd.inbox.scanner import Item
 
 _DICOMDIR_BYTES = 64 * 1024 * 1024
 
@@ -41,8 +41,8 @@ def look(item: Item, work: Path, reserve: int, alive: Callable[[], None]) -> Con
         (str(one.relative_to(item.path.parent)), "not a file: links are not followed") for one in item.others
     ]
     files = list(item.files)
-    if files == [item.path] and zips.is_zip(item.path) and isinstance(examine(item.path), Answer):
-        files, others = zips.unpack(item.path, work, reserve, alive)
+    if files == [item.path] and unzip.is_zip(item.path) and isinstance(examine(item.path), Answer):
+        files, others = unzip.unpack(item.path, work, reserve, alive)
         left += [(name, "not a DICOM file") for name in others]
     outgoing = []
     for file in files:
