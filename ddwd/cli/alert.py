@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
-from ddwd.monitor.alerts import Message
-from ddwd.monitor.senders import ways
+from ddwd.monitoring.alerts import Message
+from ddwd.monitoring.notifiers import ways
 
 if TYPE_CHECKING:
     import argparse

@@ -19,12 +19,12 @@ from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
 from ddwd.daemon.loop import Beat, Loop
-from ddwd.monitor import alerts, senders
-from ddwd.monitor.metrics import Metrics
-from ddwd.monitor.outbox import Outbox
-from ddwd.monitor.refusals import Refusals, Watch
-from ddwd.monitor.relay import Relay
-from ddwd.monitor.silence import WEEKS, Habits
+from ddwd.monitoring import alerts, notifiers
+from ddwd.monitoring.audit_relay import Relay
+from ddwd.monitoring.expected_senders import WEEKS, Habits
+from ddwd.monitoring.metrics import Metrics
+from ddwd.monitoring.outbox import Outbox
+from ddwd.monitoring.rejected_associations import Refusals, Watch
 from ddwd.view import report as view
 from ddwd.view.doctor import certificates, expiry_of
 from ddwd.view.events import all_since, of_this_machine, tail_of
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ddwd.view.events import Happened
     from ddwd.view.report import Report
 
-log = logging.getLogger("ddwd.monitor")
+log = logging.getLogger("ddwd.monitoring")
 
 _INTERVAL = 5.0
 _CERTIFICATES_SECONDS = 600.0
@@ -77,7 +77,7 @@ class Alerts:
         self._certificates: dict[str, str] = {}
         self._next_certificates = float("-inf")
         self._book = alerts.load(self._path, config.alerts.after * 60.0)
-        self._ways = [Outbox(name, send) for name, send in senders.ways(config).items()]
+        self._ways = [Outbox(name, send) for name, send in notifiers.ways(config).items()]
 
     def step(self, report: Report, happened: list[Happened]) -> None:
         """Take in what holds now, and have sent what is due."""

@@ -20,7 +20,7 @@ from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.dicom.store_scp import Counts, StoreScp
-from ddwd.monitor.refusals import Refusals
+from ddwd.monitoring.rejected_associations import Refusals
 
 if TYPE_CHECKING:
     from pathlib import Path

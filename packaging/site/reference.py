@@ -25,7 +25,7 @@ from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, SETTINGS, Config  # n
 from ddwd.config.paths import Paths  # noqa: E402
 from ddwd.core import errors  # noqa: E402
 from ddwd.core.audit import FIELDS, MESSAGE_IDS, WARNINGS, Event  # noqa: E402
-from ddwd.monitor.metrics import Metrics  # noqa: E402
+from ddwd.monitoring.metrics import Metrics  # noqa: E402
 from ddwd.view.meaning import MEANINGS  # noqa: E402
 
 if TYPE_CHECKING:
@@ -333,7 +333,7 @@ SOURCES: dict[str, str] = {
     "events.md": "systemd/ddwd.catalog",
     "exit-statuses.md": "ddwd/core/errors.py",
     "statuses.md": "ddwd/view/meaning.py",
-    "metrics.md": "ddwd/monitor/metrics.py",
+    "metrics.md": "ddwd/monitoring/metrics.py",
     "files.md": "ddwd/config/paths.py",
     "modules.md": "ddwd",
 }

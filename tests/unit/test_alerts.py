@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.monitor import alerts
-from ddwd.monitor.alerts import Book, conditions
-from ddwd.monitor.silence import WEEKS, Habits
+from ddwd.monitoring import alerts
+from ddwd.monitoring.alerts import Book, conditions
+from ddwd.monitoring.expected_senders import WEEKS, Habits
 from ddwd.view.events import Happened
 from ddwd.view.report import Heart, Server, Volume
 from ddwd.view.units import UNITS, Unit
@@ -18,7 +18,7 @@ from tests.unit.test_flow import report
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.monitor.alerts import Message
+    from ddwd.monitoring.alerts import Message
 
 AFTER = 300.0
 DOWN = {"unit ddwd-scp": "ddwd-scp is failed"}

@@ -10,7 +10,7 @@ import pytest
 
 from ddwd.config.loader import SECRET_KEYS, Config, Scp
 from ddwd.core.audit import FIELDS, MESSAGE_IDS, Audit, Event
-from ddwd.monitor.refusals import Refusals
+from ddwd.monitoring.rejected_associations import Refusals
 from ddwd.store.settings_snapshot import changed_settings
 from tests import readme
 from tests.unit.fakes import FakeClock

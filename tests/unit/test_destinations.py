@@ -20,7 +20,7 @@ from ddwd.config.paths import Paths
 from ddwd.config.routing import Destination, Route, stow_jobs_elsewhere
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.delivery.transports import Dicomweb, Dimse, way_to
-from ddwd.monitor import alerts
+from ddwd.monitoring import alerts
 from ddwd.store.settings_snapshot import changed_settings
 from ddwd.view.report import told_by_courier
 from ddwd.view.scrub import secrets_of

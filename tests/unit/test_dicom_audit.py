@@ -19,10 +19,10 @@ from lxml import etree
 from ddwd.config.loader import AuditConfig, Config
 from ddwd.core.audit import Event
 from ddwd.core.errors import PeerDownError
-from ddwd.monitor import relay as relaying
-from ddwd.monitor.dicom_audit import KINDS, NOT_DISCLOSED, message
-from ddwd.monitor.relay import Relay
-from ddwd.monitor.syslog import frame, send
+from ddwd.monitoring import audit_relay as relaying
+from ddwd.monitoring.audit_relay import Relay
+from ddwd.monitoring.dicom_audit import KINDS, NOT_DISCLOSED, message
+from ddwd.monitoring.syslog import frame, send
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ddwd.core.errors import StateError
-from ddwd.monitor.metrics import Metrics
+from ddwd.monitoring.metrics import Metrics
 from ddwd.view.events import Happened
 from ddwd.view.report import Volume
 from tests.readme import REPO

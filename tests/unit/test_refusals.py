@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.monitor.refusals import Refusals, Watch
+from ddwd.monitoring.rejected_associations import Refusals, Watch
 from tests.unit.fakes import FakeClock
 from tests.unit.test_audit import Told
 

@@ -13,8 +13,8 @@ from aiosmtpd.controller import Controller
 
 from ddwd.config.loader import Mail
 from ddwd.core.errors import PeerDownError
-from ddwd.monitor import senders
-from ddwd.monitor.alerts import Message
+from ddwd.monitoring import notifiers
+from ddwd.monitoring.alerts import Message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ def test_a_mail_says_what_is_wrong_and_what_is_over(inbox: tuple[_Inbox, int]) -
     settings = Mail(
         server="127.0.0.1", port=port, tls="none", sender="ddwd@example.org", recipient="it@example.org"
     )
-    senders.mail(settings, MESSAGE)
+    notifiers.mail(settings, MESSAGE)
     (mail,) = handler.mails
     assert "Subject: [ddwd] ddwd-scp is failed" in mail
     assert "! ddwd-scp is failed" in mail
@@ -61,7 +61,7 @@ def test_a_mail_server_that_is_away_or_without_tls_is_one_clear_line(
 ) -> None:
     port = 1 if tls == "none" else inbox[1]
     with pytest.raises(PeerDownError, match=f"mail server 127.0.0.1:{port}: ") as raised:
-        senders.mail(
+        notifiers.mail(
             Mail(server="127.0.0.1", port=port, tls=tls, user="u", password="hunter2"),  # noqa: S106 - of nobody
             MESSAGE,
         )
@@ -98,10 +98,10 @@ def hook(request: pytest.FixtureRequest) -> Iterator[tuple[type[_Hook], str]]:
 def test_a_webhook_gets_the_whole_message_and_its_refusal_is_told(hook: tuple[type[_Hook], str]) -> None:
     handler, url = hook
     if handler.status == 200:
-        senders.webhook(url, MESSAGE)
+        notifiers.webhook(url, MESSAGE)
     else:
         with pytest.raises(PeerDownError, match="HTTP 500"):
-            senders.webhook(url, MESSAGE)
+            notifiers.webhook(url, MESSAGE)
     assert handler.received == [
         {
             "at": MESSAGE.at,

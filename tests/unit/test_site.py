@@ -83,7 +83,7 @@ def test_every_status_has_its_meaning() -> None:
 
 
 def test_every_metric_has_its_place() -> None:
-    source = (REPO / "ddwd/monitor/metrics.py").read_text(encoding="utf-8")
+    source = (REPO / "ddwd/monitoring/metrics.py").read_text(encoding="utf-8")
     names = re.findall(r'"(ddwd_\w+)"', source)
     assert len(names) > 10
     assert re.findall(r"^\| `(ddwd_\w+)` \|", PAGE["metrics.md"], re.MULTILINE) == names

@@ -16,9 +16,9 @@ from ddwd.core.errors import DdwdError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddwd.monitor.alerts import Message
+    from ddwd.monitoring.alerts import Message
 
-log = logging.getLogger("ddwd.monitor")
+log = logging.getLogger("ddwd.monitoring")
 
 _KEPT = 20
 _PAUSES = (30.0, 60.0, 300.0, 900.0, 1800.0)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ddwd.config.loader import Config, Mail
-    from ddwd.monitor.alerts import Message
+    from ddwd.monitoring.alerts import Message
 
 _SECONDS = 20.0
 _FIRST_ERROR = 400

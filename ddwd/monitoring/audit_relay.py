@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from ddwd.core import durable
 from ddwd.core.errors import DdwdError, StateError
-from ddwd.monitor.dicom_audit import message
-from ddwd.monitor.syslog import send
+from ddwd.monitoring.dicom_audit import message
+from ddwd.monitoring.syslog import send
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Journal = Callable[[Sequence[str]], str]
     """Runs journalctl with these arguments: its output. Raises StateError."""
 
-log = logging.getLogger("ddwd.monitor")
+log = logging.getLogger("ddwd.monitoring")
 
 _MOST_QUEUED = 50_000
 _RECORDS_A_STEP = 500
