@@ -13,7 +13,7 @@ from ddwd.appliance import credentials
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import InvalidValueError, PeerRefusedError, StateError
 from ddwd.core.model import VIEWER
-from ddwd.view import units
+from ddwd.status import units
 
 if TYPE_CHECKING:
     import argparse

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ddwd.config.paths import Paths
 from ddwd.core.errors import StateError
 from ddwd.delivery.transports import kind
+from ddwd.status.formatting import many, time
+from ddwd.status.report import told_by_courier
 from ddwd.store.delivery_log import Deliveries
-from ddwd.view.report import told_by_courier
-from ddwd.view.words import many, time
 
 if TYPE_CHECKING:
     import argparse

@@ -20,11 +20,11 @@ from ddwd.core.errors import ConfigError, DdwdError
 from ddwd.core.model import SELF_TEST_AET
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
-from ddwd.view import peers, units
-from ddwd.view import report as view
-from ddwd.view.doctor import Bench, Finding, Level, examine, expiry_of
-from ddwd.view.self_test import Result, SelfTest
-from ddwd.view.words import plain
+from ddwd.status import report as view
+from ddwd.status import study_lookup, units
+from ddwd.status.doctor import Bench, Finding, Level, examine, expiry_of
+from ddwd.status.formatting import plain
+from ddwd.status.self_test import Result, SelfTest
 
 if TYPE_CHECKING:
     import argparse
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ddwd.config.loader import Config, NodeName
     from ddwd.core.clock import Clock
     from ddwd.dicom.upper_layer import Peer
-    from ddwd.view.doctor import Part
+    from ddwd.status.doctor import Part
 
 _LOOK_SECONDS = 1.0
 _WIDTH = 80
@@ -125,7 +125,7 @@ def _wrapped(head: str, text: str) -> list[str]:
 
 def _send(config: Config, out: TextIO, *, as_json: bool, within: float | None) -> int:
     clock = SystemClock()
-    test = SelfTest(config, Paths(config), peers.both(config), clock, sleep)
+    test = SelfTest(config, Paths(config), study_lookup.both(config), clock, sleep)
     if within is not None:
         left = until_up(lambda: _all_answer(config), clock, sleep, within / 2)
         test = replace(test, limit=within / 2 + left)
@@ -146,7 +146,7 @@ def until_up(
 
 def _all_answer(config: Config) -> bool:
     try:
-        for node in peers.both(config):
+        for node in study_lookup.both(config):
             node.system()
     except DdwdError:
         return False
@@ -166,7 +166,7 @@ def _told(result: Result) -> str:
 def bench(config: Config) -> Bench:
     """This machine, to be examined."""
     login = _login(config)
-    asked = {node.name: peers.one(node, login) for node in config.known_nodes} if login else {}
+    asked = {node.name: study_lookup.one(node, login) for node in config.known_nodes} if login else {}
     return Bench(
         config=config,
         report=view.collect(config, view.real_ports()),

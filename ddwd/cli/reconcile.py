@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, TextIO
 from ddwd.config.paths import Paths
 from ddwd.core.errors import DdwdError
 from ddwd.extractor.consistency import Comparison, Totals
+from ddwd.status import study_lookup
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Request, Requests
 from ddwd.store.record_check import Prover
-from ddwd.view import peers
 
 if TYPE_CHECKING:
     import argparse
@@ -72,11 +72,11 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     prover = Prover(custody, paths)
     studies = None
     if args.study is not None:
-        studies = peers.studies_named(args.study, peers.both(config), prover)
+        studies = study_lookup.studies_named(args.study, study_lookup.both(config), prover)
     if not args.dry_run:
         _ask(Requests(paths.requests), studies, out, as_json=args.json)
         return 0
-    nodes = peers.both(config)
+    nodes = study_lookup.both(config)
     comparison = Comparison(*nodes, custody, prover, paths)
     show = _show_json if args.json else _show
     if not sys.stderr.isatty() or args.json:

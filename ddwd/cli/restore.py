@@ -19,8 +19,8 @@ from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, sleep
 from ddwd.core.errors import DdwdError, PeerRefusedError
+from ddwd.status.doctor import Level, examine
 from ddwd.store.operator_requests import Request, Requests
-from ddwd.view.doctor import Level, examine
 
 if TYPE_CHECKING:
     import argparse
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ddwd.appliance.restore import Backup
     from ddwd.config.loader import Config
     from ddwd.extractor.refetch import Outcome
-    from ddwd.view.doctor import Finding
+    from ddwd.status.doctor import Finding
 
 _PATIENCE = 120.0
 _EPILOG = """For a machine on which the portal is installed and has received nothing; otherwise it refuses

@@ -18,11 +18,11 @@ from ddwd.retention.dry_run import Plan
 from ddwd.retention.remove import Removed
 from ddwd.retention.round_report import Tally
 from ddwd.retention.scheduler import WHERE
+from ddwd.status import study_lookup
+from ddwd.status.formatting import many, plain, size, time
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Request, Requests
 from ddwd.store.record_check import Prover
-from ddwd.view import peers
-from ddwd.view.words import many, plain, size, time
 
 if TYPE_CHECKING:
     import argparse
@@ -140,7 +140,7 @@ def _sum(place: Place, tally: dict[str, Any], verb: str) -> str:
 def _dry_run(config: Config, paths: Paths, out: TextIO, *, as_json: bool) -> int:
     custody = custody_of(config)
     Prover(custody, paths).assert_listable()
-    plan = Plan(config, paths, peers.both(config), custody, SystemClock().utc(), measure)
+    plan = Plan(config, paths, study_lookup.both(config), custody, SystemClock().utc(), measure)
     tallies = {place: Tally() for place in PLACES}
     show: Callable[[Finding], None] = (lambda _finding: None) if as_json else _show_to(out)
     found = []

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, TextIO
 from ddwd.config.paths import Paths
 from ddwd.core.clock import SystemClock, sleep
 from ddwd.extractor.refetch import Regain
+from ddwd.status import study_lookup
 from ddwd.store.backends import custody_of
 from ddwd.store.delivery_log import Deliveries
 from ddwd.store.operator_requests import Request, Requests
 from ddwd.store.record_check import Prover
-from ddwd.view import peers
 
 if TYPE_CHECKING:
     import argparse
@@ -68,7 +68,9 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     if args.gone:
         Prover(custody_of(config), paths).assert_listable()
         return show_outcome(bring_back(config, shown=not args.json), out, as_json=args.json)
-    studies = peers.studies_named(args.study, peers.both(config), Prover(custody_of(config), paths))
+    studies = study_lookup.studies_named(
+        args.study, study_lookup.both(config), Prover(custody_of(config), paths)
+    )
     requests = Requests(paths.requests)
     for study in studies:
         requests.submit(Request("retry", study))

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ddwd import __version__
 from ddwd.core.clock import sleep
 from ddwd.extractor.decision import Stage
-from ddwd.view import report as view
-from ddwd.view.words import many, size, span, time
+from ddwd.status import report as view
+from ddwd.status.formatting import many, size, span, time
 
 if TYPE_CHECKING:
     import argparse
 
     from ddwd.config.loader import Config
-    from ddwd.view.report import Heart, Report, Volume
-    from ddwd.view.units import Unit
+    from ddwd.status.report import Heart, Report, Volume
+    from ddwd.status.units import Unit
 
 _WIDTH = 80
 _SHOWN = 5

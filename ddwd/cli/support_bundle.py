@@ -22,12 +22,12 @@ from ddwd.config.paths import Paths
 from ddwd.core import audit, durable
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import ConfigError, DdwdError, StateError
-from ddwd.view import bundle, machine, scrub
-from ddwd.view import report as view
-from ddwd.view.bundle import Part
-from ddwd.view.counts import counts
-from ddwd.view.doctor import examine
-from ddwd.view.words import size
+from ddwd.status import bundle, redaction, system_info
+from ddwd.status import report as view
+from ddwd.status.bundle import Part
+from ddwd.status.doctor import examine
+from ddwd.status.formatting import size
+from ddwd.status.inventory import counts
 
 if TYPE_CHECKING:
     import argparse
@@ -135,9 +135,9 @@ class Subject:
         self._loaded, self._problems = _settings()
         self.config = self._loaded.config
         self.paths = Paths(self.config)
-        self._secrets = scrub.secrets_of(self.config, self._login(), _texts())
+        self._secrets = redaction.secrets_of(self.config, self._login(), _texts())
         self._additions = dict(self._read_additions())
-        self.scrub = scrub.Scrub(self._secrets, self._patients(), self.paths.output)
+        self.scrub = redaction.Scrub(self._secrets, self._patients(), self.paths.output)
 
     def _login(self) -> Credentials | None:
         try:
@@ -147,7 +147,7 @@ class Subject:
 
     def _patients(self) -> set[str]:
         try:
-            return scrub.patients(self.paths.output)
+            return redaction.patients(self.paths.output)
         except OSError as error:
             self.missed.append(
                 bundle.Missed("(the folders in OUTPUT_DIR)", f"{error.strerror}: no PatientID was looked for")
@@ -166,12 +166,12 @@ class Subject:
                     bundle.Missed(_name_of(path), f"{one.what}; {one.instead}") for one in problems
                 ]
                 if not problems:
-                    found.append((_name_of(path), scrub.without_secrets(tree, self._secrets)))
+                    found.append((_name_of(path), redaction.without_secrets(tree, self._secrets)))
         return found
 
     def parts(self) -> list[Part]:
         """Everything that is collected, in the order in which one would read it."""
-        config, paths, ask = self.config, self.paths, machine.run
+        config, paths, ask = self.config, self.paths, system_info.run
         places = [paths.output, config.data_dir, *paths.database_area(), config.run_dir, Path("/tmp")]  # noqa: S108 - only its volume
         return [
             Part("settings.json", "each setting and its source", self._shown_settings),
@@ -181,15 +181,15 @@ class Subject:
             ),
             Part("status.json", "ddwd status", lambda: json.loads(status.as_json(self._report()))),
             Part("doctor.json", "ddwd doctor", lambda: [asdict(one) for one in examine(doctor.bench(config))]),
-            Part("units.txt", "states of the units", lambda: machine.unit_states(ask, machine.units(ask))),
-            Part("versions.txt", "versions", lambda: machine.versions(ask)),
+            Part("units.txt", "states of the units", lambda: system_info.unit_states(ask, system_info.units(ask))),
+            Part("versions.txt", "versions", lambda: system_info.versions(ask)),
             Part("counts.json", "ledger and files, counted", lambda: counts(paths)),
-            Part("disks.txt", "disks", lambda: machine.disks(ask, places)),
-            Part("memory.txt", "memory and load", machine.memory),
-            Part("network.txt", "addresses, routes and ports", lambda: machine.network(ask)),
-            Part("clock.txt", "clock", lambda: machine.clock(ask)),
+            Part("disks.txt", "disks", lambda: system_info.disks(ask, places)),
+            Part("memory.txt", "memory and load", system_info.memory),
+            Part("network.txt", "addresses, routes and ports", lambda: system_info.network(ask)),
+            Part("clock.txt", "clock", lambda: system_info.clock(ask)),
             Part("certificates.json", "certificates and their ends", self._certificates),
-            Part("journal/audit.log", "journal: the audit trail", lambda: machine.journal(identifier=audit.IDENTIFIER)),
+            Part("journal/audit.log", "journal: the audit trail", lambda: system_info.journal(identifier=audit.IDENTIFIER)),
             *self._journals(),
         ]  # fmt: skip
 
@@ -204,12 +204,12 @@ class Subject:
 
     def _journals(self) -> list[Part]:
         try:
-            names = machine.units(machine.run)
+            names = system_info.units(system_info.run)
         except DdwdError as error:
             self.missed.append(bundle.Missed("journal", str(error)))
             return []
         return [
-            Part(f"journal/{name}.log", f"journal: {name}", partial(machine.journal, unit=name))
+            Part(f"journal/{name}.log", f"journal: {name}", partial(system_info.journal, unit=name))
             for name in names
         ]
 

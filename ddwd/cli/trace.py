@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, TextIO
 
 from ddwd.config.paths import Paths
 from ddwd.core.clock import sleep
+from ddwd.status import study_lookup
+from ddwd.status.trace import Trace, lines, trace
 from ddwd.store.backends import custody_of
 from ddwd.store.record_check import Prover
-from ddwd.view import peers
-from ddwd.view.trace import Trace, lines, trace
 
 if TYPE_CHECKING:
     import argparse
@@ -56,8 +56,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Tell of each study of that name; the exit status."""
     paths = Paths(config)
-    nodes = peers.both(config)
-    studies = peers.studies_named(args.study, nodes, Prover(custody_of(config), paths), or_patient=True)
+    nodes = study_lookup.both(config)
+    studies = study_lookup.studies_named(
+        args.study, nodes, Prover(custody_of(config), paths), or_patient=True
+    )
     while True:
         told = [trace(study, config, nodes) for study in studies]
         complete = all(one.complete for one in told)

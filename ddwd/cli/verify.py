@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, TextIO, get_args
 from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, PeerRefusedError
 from ddwd.extractor.steps.verify import Verifier
+from ddwd.status import study_lookup
 from ddwd.store.backends import custody_of
 from ddwd.store.record_check import Kind, Prover
-from ddwd.view import peers
 
 if TYPE_CHECKING:
     import argparse
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
 
 def _storage_look(config: Config) -> SecondLook:
     """Compare a file with ORTHANC2's copy as before its publication. Raises PeerDownError and ConfigError."""
-    gateway, storage = peers.both(config)
+    gateway, storage = study_lookup.both(config)
     verifier = Verifier(storage, gateway)
 
     def look(path: Path, kept: Kept) -> tuple[Kind, str] | None:

@@ -25,9 +25,9 @@ from ddwd.monitoring.expected_senders import WEEKS, Habits
 from ddwd.monitoring.metrics import Metrics
 from ddwd.monitoring.outbox import Outbox
 from ddwd.monitoring.rejected_associations import Refusals, Watch
-from ddwd.view import report as view
-from ddwd.view.doctor import certificates, expiry_of
-from ddwd.view.events import all_since, of_this_machine, tail_of
+from ddwd.status import report as view
+from ddwd.status.doctor import certificates, expiry_of
+from ddwd.status.events import all_since, of_this_machine, tail_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from ddwd.config.loader import Config
     from ddwd.core.clock import Clock
-    from ddwd.view.events import Happened
-    from ddwd.view.report import Report
+    from ddwd.status.events import Happened
+    from ddwd.status.report import Report
 
 log = logging.getLogger("ddwd.monitoring")
 

@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ddwd.core import durable
-from ddwd.view.report import aside_text
-from ddwd.view.words import many, span
+from ddwd.status.formatting import many, span
+from ddwd.status.report import aside_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
     from pathlib import Path
 
-    from ddwd.view.report import Report
+    from ddwd.status.report import Report
 
 _REMIND = (3600.0, 4 * 3600.0, 24 * 3600.0)
 """Seconds until a condition that still holds is told again; the last one from then on."""

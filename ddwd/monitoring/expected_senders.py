@@ -16,7 +16,7 @@ from ddwd.core.model import SELF_TEST_AET
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ddwd.view.events import Happened
+    from ddwd.status.events import Happened
 
 WEEKS = 4
 """So many weeks in a row make a habit."""

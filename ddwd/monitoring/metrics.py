@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from ddwd.view.events import Happened
-    from ddwd.view.report import Report
+    from ddwd.status.events import Happened
+    from ddwd.status.report import Report
 
 _FAILURES = {
     Event.FORWARD_FAILED: "forward",

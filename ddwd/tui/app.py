@@ -12,14 +12,14 @@ from textual.worker import get_current_worker
 
 from ddwd.core.errors import DdwdError
 from ddwd.core.model import OrthancId
+from ddwd.status.dashboard import Board
+from ddwd.status.trace import lines
 from ddwd.store.operator_requests import Request
 from ddwd.tui.ask import Ask, Find
 from ddwd.tui.overview import Overview
 from ddwd.tui.pages import AuditPage, Page, help_page
 from ddwd.tui.quarantine import QuarantineScreen
 from ddwd.tui.text import Eyes
-from ddwd.view.board import Board
-from ddwd.view.trace import lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from textual.screen import Screen
 
     from ddwd.extractor.quarantine import Entry
+    from ddwd.status.events import Happened
+    from ddwd.status.patients import People
+    from ddwd.status.trace import Trace
     from ddwd.tui.feed import Feed
-    from ddwd.view.events import Happened
-    from ddwd.view.people import People
-    from ddwd.view.trace import Trace
 
 
 _Found = TypeVar("_Found")

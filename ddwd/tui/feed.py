@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ddwd.view.board import Board
+    from ddwd.status.dashboard import Board
 
 _IDLE_SECONDS = 2.5
 _LEAST_SECONDS = 0.5

@@ -15,16 +15,16 @@ from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, Config, load
 from ddwd.config.paths import Paths
 from ddwd.core.errors import ConfigError, DdwdError, NotFoundError
 from ddwd.extractor.quarantine import read_entries
+from ddwd.status import study_lookup
+from ddwd.status.dashboard import Watcher
+from ddwd.status.events import tail_of
+from ddwd.status.patients import People
+from ddwd.status.report import real_ports
+from ddwd.status.trace import Trace, trace
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Requests
 from ddwd.store.record_check import Prover
 from ddwd.tui.text import Eyes, page
-from ddwd.view import peers
-from ddwd.view.board import Watcher
-from ddwd.view.events import tail_of
-from ddwd.view.people import People
-from ddwd.view.report import real_ports
-from ddwd.view.trace import Trace, trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.extractor.quarantine import Entry
     from ddwd.orthanc.client import OrthancPort
+    from ddwd.status.dashboard import Board
+    from ddwd.status.events import Happened
     from ddwd.store.operator_requests import Request
-    from ddwd.view.board import Board
-    from ddwd.view.events import Happened
 
 _LAST_EVENTS = 200
 _USAGE = 64  # EX_USAGE of sysexits.h
@@ -135,13 +135,13 @@ class RealPortal:
 
     def trace(self, study: OrthancId) -> Trace:
         """See Portal."""
-        return trace(study, self._config, peers.both(self._config))
+        return trace(study, self._config, study_lookup.both(self._config))
 
     def find(self, name: str) -> list[OrthancId]:
         """See Portal."""
-        nodes = peers.both(self._config)
+        nodes = study_lookup.both(self._config)
         prover = Prover(custody_of(self._config), self._paths)
-        return peers.studies_named(name, nodes, prover, or_patient=True)
+        return study_lookup.studies_named(name, nodes, prover, or_patient=True)
 
     def quarantine(self) -> list[Entry]:
         """See Portal."""
@@ -157,7 +157,7 @@ class RealPortal:
 
     def _nodes_or_none(self) -> Sequence[OrthancPort]:
         try:
-            return peers.both(self._config)
+            return study_lookup.both(self._config)
         except DdwdError:
             return ()
 

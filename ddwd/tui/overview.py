@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.events import Resize
 
+    from ddwd.status.dashboard import Board
     from ddwd.tui.text import Column, Eyes
-    from ddwd.view.board import Board
 
 
 class Overview(Screen[None]):

@@ -11,7 +11,7 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from ddwd.core.errors import DdwdError
-from ddwd.view.words import plain
+from ddwd.status.formatting import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.timer import Timer
 
-    from ddwd.view.events import Happened
+    from ddwd.status.events import Happened
 
 HELP = """\
 The flow: modality, ORTHANC1 (receives), ORTHANC2 (stores), PYTHON_SCP (fetches), disk.

@@ -9,8 +9,8 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static
 
+from ddwd.status.formatting import plain
 from ddwd.store.operator_requests import Request
-from ddwd.view.words import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable

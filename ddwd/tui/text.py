@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from ddwd import __version__
-from ddwd.view.flow import Light
-from ddwd.view.people import Person
-from ddwd.view.words import many, plain, size, span
+from ddwd.status.flow import Light
+from ddwd.status.formatting import many, plain, size, span
+from ddwd.status.patients import Person
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ddwd.core.model import OrthancId
-    from ddwd.view.board import Board
-    from ddwd.view.flow import Hop
+    from ddwd.status.dashboard import Board
+    from ddwd.status.flow import Hop
 
 COLOURS = {Light.OK: "green", Light.SLOW: "yellow", Light.WAITING: "yellow", Light.BROKEN: "bold red"}
 _STAGES = {"waiting": "yellow", "ready": "green", "published": "green"}

@@ -26,7 +26,7 @@ from ddwd.config.paths import Paths  # noqa: E402
 from ddwd.core import errors  # noqa: E402
 from ddwd.core.audit import FIELDS, MESSAGE_IDS, WARNINGS, Event  # noqa: E402
 from ddwd.monitoring.metrics import Metrics  # noqa: E402
-from ddwd.view.meaning import MEANINGS  # noqa: E402
+from ddwd.status.status_codes import MEANINGS  # noqa: E402
 
 if TYPE_CHECKING:
     import argparse
@@ -332,7 +332,7 @@ SOURCES: dict[str, str] = {
     "commands.md": "packaging/manual/ddwd.1",
     "events.md": "systemd/ddwd.catalog",
     "exit-statuses.md": "ddwd/core/errors.py",
-    "statuses.md": "ddwd/view/meaning.py",
+    "statuses.md": "ddwd/status/status_codes.py",
     "metrics.md": "ddwd/monitoring/metrics.py",
     "files.md": "ddwd/config/paths.py",
     "modules.md": "ddwd",

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from ddwd.core.clock import stamp
 from ddwd.core.model import OrthancId
 from ddwd.extractor.quarantine import Entry, Subject
-from ddwd.view.board import Board, Today
-from ddwd.view.events import Happened
-from ddwd.view.flow import HISTORY, Hop, Light
-from ddwd.view.people import Person
-from ddwd.view.report import Heart, Report, Server, Volume
-from ddwd.view.trace import Hop as TraceHop
-from ddwd.view.trace import Step, Trace
-from ddwd.view.units import UNITS, Unit
+from ddwd.status.dashboard import Board, Today
+from ddwd.status.events import Happened
+from ddwd.status.flow import HISTORY, Hop, Light
+from ddwd.status.patients import Person
+from ddwd.status.report import Heart, Report, Server, Volume
+from ddwd.status.trace import Hop as TraceHop
+from ddwd.status.trace import Step, Trace
+from ddwd.status.units import UNITS, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable

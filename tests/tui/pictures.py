@@ -11,8 +11,8 @@ from ddwd.tui.app import Dashboard, Looked
 from tests.tui import boards
 
 if TYPE_CHECKING:
+    from ddwd.status.dashboard import Board
     from ddwd.tui.feed import Feed
-    from ddwd.view.board import Board
 
 _SIZE = (100, 26)
 PICTURES = {

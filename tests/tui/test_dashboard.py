@@ -16,8 +16,8 @@ from tests.tui.boards import MadeUpPortal, StillFeed
 if TYPE_CHECKING:
     from textual.pilot import Pilot
 
+    from ddwd.status.dashboard import Board
     from ddwd.tui.feed import Feed
-    from ddwd.view.board import Board
 
 NARROW, WIDE = (80, 24), (120, 40)
 

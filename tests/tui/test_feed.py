@@ -14,7 +14,7 @@ from tests.tui import boards
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.view.board import Board
+    from ddwd.status.dashboard import Board
 
 
 class Watched:

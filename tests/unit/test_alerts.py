@@ -10,9 +10,9 @@ import pytest
 from ddwd.monitoring import alerts
 from ddwd.monitoring.alerts import Book, conditions
 from ddwd.monitoring.expected_senders import WEEKS, Habits
-from ddwd.view.events import Happened
-from ddwd.view.report import Heart, Server, Volume
-from ddwd.view.units import UNITS, Unit
+from ddwd.status.events import Happened
+from ddwd.status.report import Heart, Server, Volume
+from ddwd.status.units import UNITS, Unit
 from tests.unit.test_flow import report
 
 if TYPE_CHECKING:

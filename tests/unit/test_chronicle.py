@@ -9,8 +9,8 @@ import pytest
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
 from ddwd.daemon.standing import Totals, standing
+from ddwd.status import events
 from ddwd.store.operator_requests import Request
-from ddwd.view import events
 from tests.unit.fakes import image
 from tests.unit.portal import Portal, names
 

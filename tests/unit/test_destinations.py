@@ -21,9 +21,9 @@ from ddwd.config.routing import Destination, Route, stow_jobs_elsewhere
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.delivery.transports import Dicomweb, Dimse, way_to
 from ddwd.monitoring import alerts
+from ddwd.status.redaction import secrets_of
+from ddwd.status.report import told_by_courier
 from ddwd.store.settings_snapshot import changed_settings
-from ddwd.view.report import told_by_courier
-from ddwd.view.scrub import secrets_of
 from tests.unit.test_flow import report
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, PeerDownError
 from ddwd.core.model import SELF_TEST_PATIENT
+from ddwd.status.doctor import CHECKS, Bench, Level, examine, expiry_of
+from ddwd.status.report import Heart, Server, Volume
+from ddwd.status.self_test import make
+from ddwd.status.units import UNITS, Unit
 from ddwd.store.operator_requests import Request
-from ddwd.view.doctor import CHECKS, Bench, Level, examine, expiry_of
-from ddwd.view.report import Heart, Server, Volume
-from ddwd.view.self_test import make
-from ddwd.view.units import UNITS, Unit
 from tests.unit.fakes import FakeClock, image
 from tests.unit.portal import Portal, names
 from tests.unit.test_flow import report
@@ -32,7 +32,7 @@ from tests.unit.test_quickack import LOOPBACK, with_twins
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddwd.view.doctor import Finding
+    from ddwd.status.doctor import Finding
 
 
 class _Node:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.view.board import Today
-from ddwd.view.events import Happened
-from ddwd.view.flow import BUCKET_SECONDS, HISTORY, Flow, Light
-from ddwd.view.report import Heart, Report, Server, Volume
-from ddwd.view.units import UNITS, Unit
+from ddwd.status.dashboard import Today
+from ddwd.status.events import Happened
+from ddwd.status.flow import BUCKET_SECONDS, HISTORY, Flow, Light
+from ddwd.status.report import Heart, Report, Server, Volume
+from ddwd.status.units import UNITS, Unit
 
 if TYPE_CHECKING:
-    from ddwd.view.flow import Hop
+    from ddwd.status.flow import Hop
 
 
 def report(images: int = 0, *, waiting: int = 0, **changes: Any) -> Report:

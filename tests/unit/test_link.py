@@ -35,7 +35,7 @@ from ddwd.config.parsers import Receiver, Share, Station
 from ddwd.config.paths import Paths
 from ddwd.config.retention import Retention
 from ddwd.core.errors import ConfigError, NotFoundError, PeerDownError
-from ddwd.view import report, units
+from ddwd.status import report, units
 from tests.unit.fakes import FakeClock
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ddwd.core.errors import StateError
 from ddwd.monitoring.metrics import Metrics
-from ddwd.view.events import Happened
-from ddwd.view.report import Volume
+from ddwd.status.events import Happened
+from ddwd.status.report import Volume
 from tests.readme import REPO
 from tests.unit.test_flow import report
 

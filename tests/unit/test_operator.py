@@ -14,8 +14,8 @@ from ddwd.cli.main import parser
 from ddwd.core.errors import DdwdError, InvalidValueError, NotFoundError, PeerDownError, StateError
 from ddwd.core.model import safe_component
 from ddwd.extractor.quarantine import Subject
+from ddwd.status import study_lookup
 from ddwd.store.operator_requests import Request
-from ddwd.view import peers
 from tests.unit.fakes import FakeOrthanc, Image, image
 from tests.unit.portal import Portal
 
@@ -39,7 +39,7 @@ def portal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Portal:
     made.gateway.store(*_FIRST, *_SECOND)
     made.run()
     assert len(made.published()) == 5
-    monkeypatch.setattr(peers, "both", lambda _config: (made.gateway, made.storage))
+    monkeypatch.setattr(study_lookup, "both", lambda _config: (made.gateway, made.storage))
     return made
 
 

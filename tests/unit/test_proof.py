@@ -14,9 +14,9 @@ from ddwd.cli import verify
 from ddwd.cli.main import parser
 from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError, StateError
+from ddwd.status import study_lookup
 from ddwd.store.custody import Custody
 from ddwd.store.record_check import Prover
-from ddwd.view import peers
 from tests.unit.fakes import FakeOrthanc, Image, image
 from tests.unit.portal import Portal
 
@@ -285,7 +285,7 @@ def test_the_progress_adds_up(portal: Portal) -> None:
 @pytest.fixture
 def asked(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> Portal:
     """The same, with both Orthancs for --storage to ask."""
-    monkeypatch.setattr(peers, "both", lambda _config: (portal.gateway, portal.storage))
+    monkeypatch.setattr(study_lookup, "both", lambda _config: (portal.gateway, portal.storage))
     return portal
 
 

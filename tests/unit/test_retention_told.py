@@ -19,11 +19,11 @@ from ddwd.core.errors import ConfigError, PeerDownError, StateError
 from ddwd.core.model import SELF_TEST_PATIENT
 from ddwd.daemon.standing import Totals, standing
 from ddwd.retention import rules, scheduler
+from ddwd.status import study_lookup
+from ddwd.status import trace as view
+from ddwd.status.doctor import Level
+from ddwd.status.report import Volume
 from ddwd.store.operator_requests import Request
-from ddwd.view import peers
-from ddwd.view import trace as view
-from ddwd.view.doctor import Level
-from ddwd.view.report import Volume
 from tests.unit.fakes import image
 from tests.unit.portal import Portal, names
 from tests.unit.test_doctor import Machine
@@ -37,7 +37,7 @@ _OTHER = [image(2, number=n) for n in (1, 2)]
 
 
 def _run(portal: Portal, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
-    monkeypatch.setattr(peers, "both", lambda _config: (portal.gateway, portal.storage))
+    monkeypatch.setattr(study_lookup, "both", lambda _config: (portal.gateway, portal.storage))
     monkeypatch.setattr(cli, "SystemClock", lambda: portal.clock)
     out = io.StringIO()
     args = parser().parse_args(["retention", *words])
@@ -195,7 +195,7 @@ def test_verify_with_storage_does_not_miss_what_retention_took_there(
     portal = delivered(tmp_path, STORAGE)
     pass_days(portal, 1.5)
     pass_days(portal, 2)
-    monkeypatch.setattr(peers, "both", lambda _config: (portal.gateway, portal.storage))
+    monkeypatch.setattr(study_lookup, "both", lambda _config: (portal.gateway, portal.storage))
     args = parser().parse_args(["verify", "--all", "--storage"])
     assert verify.run(args, portal.config, io.StringIO()) == 0
 

@@ -14,8 +14,8 @@ from ddwd.config.loader import SETTINGS
 from ddwd.config.paths import Paths
 from ddwd.core.audit import FIELDS, MESSAGE_IDS, Event
 from ddwd.core.errors import DdwdError
-from ddwd.view.doctor import CHECKS
-from ddwd.view.meaning import MEANINGS
+from ddwd.status.doctor import CHECKS
+from ddwd.status.status_codes import MEANINGS
 from tests.readme import DOCS, REPO, code, sections
 
 SITE = REPO / "packaging/site"

@@ -20,8 +20,8 @@ from ddwd.core import disk_space
 from ddwd.core.clock import stamp
 from ddwd.core.disk_space import Space
 from ddwd.core.errors import PeerDownError
-from ddwd.view import report as view
-from ddwd.view import units
+from ddwd.status import report as view
+from ddwd.status import units
 from tests.unit.fakes import FakeClock
 
 if TYPE_CHECKING:

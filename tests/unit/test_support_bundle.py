@@ -19,9 +19,9 @@ from ddwd.cli import support_bundle
 from ddwd.config.loader import AlertsConfig, Config, Mail
 from ddwd.core.errors import NotFoundError, StateError
 from ddwd.core.model import safe_component
-from ddwd.view import bundle, machine, scrub
-from ddwd.view.bundle import Missed, Part
-from ddwd.view.counts import counts
+from ddwd.status import bundle, redaction, system_info
+from ddwd.status.bundle import Missed, Part
+from ddwd.status.inventory import counts
 from tests.unit.fakes import image
 from tests.unit.portal import Portal
 
@@ -29,8 +29,8 @@ OUTPUT = Path("/var/lib/ddwd/received_dicom")
 NOW = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)
 
 
-def _scrub(*, secrets: tuple[str, ...] = (), patients: tuple[str, ...] = ()) -> scrub.Scrub:
-    return scrub.Scrub(secrets, patients, OUTPUT)
+def _scrub(*, secrets: tuple[str, ...] = (), patients: tuple[str, ...] = ()) -> redaction.Scrub:
+    return redaction.Scrub(secrets, patients, OUTPUT)
 
 
 # --- what is taken out ------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def test_what_is_taken_out_is_counted_and_numbers_and_keys_of_a_tree_stay() -> N
 def test_the_patients_are_those_with_a_folder_in_either_form(tmp_path: Path) -> None:
     for name in ("4711", safe_component("Smith/7"), ".ddwd"):
         (tmp_path / name).mkdir()
-    assert scrub.patients(tmp_path) == {"4711", "Smith/7", safe_component("Smith/7")}
+    assert redaction.patients(tmp_path) == {"4711", "Smith/7", safe_component("Smith/7")}
 
 
 def test_every_secret_of_settings_logins_and_files_that_are_not_sound_is_known() -> None:
@@ -90,7 +90,7 @@ def test_every_secret_of_settings_logins_and_files_that_are_not_sound_is_known()
     config = replace(Config(), alerts=AlertsConfig(webhook=webhook), mail=Mail(password="of-mail"))  # noqa: S106
     login = generate()
     torn = 'mail:\n  password: "of torn"  # ours\nPOSTGRES_PASSWORD=of-defaults\n# password: [\n  password:\n  port: 9\n'
-    known = scrub.secrets_of(config, login, [torn])
+    known = redaction.secrets_of(config, login, [torn])
     assert {webhook, "pw-of-me", "T0123456789ABCDEFG", "of-mail", "of torn", "of-defaults"} <= known
     assert {word for users in login.passwords.values() for word in users.values()} <= known
     assert not {"port: 9", "9", "["} & known
@@ -111,7 +111,7 @@ ADDITION = {
 
 def test_an_addition_is_shown_without_passwords_in_whatever_form_orthanc_takes_them() -> None:
     found: set[str] = set()
-    shown = scrub.without_secrets(ADDITION, found)
+    shown = redaction.without_secrets(ADDITION, found)
     assert "s-" not in json.dumps(shown)
     words = {f"s-{number}" for number in ("one", "two", "three", "four", "five", "six", "seven", "nine")}
     assert words <= found
@@ -147,7 +147,7 @@ def test_an_audit_record_is_told_without_patient_and_accession_number(journalctl
         "DDWD_EVENT": "x",
     }
     journalctl.write_text(_record("done", **fields), encoding="utf-8")
-    told = machine.journal(identifier="ddwd-audit")
+    told = system_info.journal(identifier="ddwd-audit")
     assert told == "2025-11-25T03:00:00.000Z ddwd-audit[7] warning: done DDWD_EVENT=x DDWD_STUDY_UID=1.2.3\n"
 
 
@@ -156,14 +156,14 @@ def test_the_newest_records_come_in_order_and_what_is_too_much_is_said(journalct
         _record(text, SYSLOG_IDENTIFIER="ddwd-scp") for text in ("third", [104, 105, 255], None, "first")
     ]
     journalctl.write_text("".join(lines), encoding="utf-8")
-    told = machine.journal(unit="ddwd-scp.service", limit=sum(map(len, lines[:3]))).splitlines()
+    told = system_info.journal(unit="ddwd-scp.service", limit=sum(map(len, lines[:3]))).splitlines()
     assert told[0].startswith("(older lines are left out")
     assert [line.partition("warning: ")[2] for line in told[1:]] == ["(too long)", "hi�", "third"]
 
 
 def test_further_lines_of_a_message_are_indented_and_control_characters_are_no_more(journalctl: Path) -> None:
     journalctl.write_text(_record("one\ntwo\x1b[31m", SYSLOG_IDENTIFIER="a"), encoding="utf-8")
-    assert machine.journal(unit="a").splitlines()[1:] == ["    two?[31m"]
+    assert system_info.journal(unit="a").splitlines()[1:] == ["    two?[31m"]
 
 
 # --- collecting and packing -------------------------------------------------------------------------------------------
@@ -243,11 +243,11 @@ def test_counts_of_a_portal_that_never_ran_are_nothing(tmp_path: Path) -> None:
 
 
 def test_one_question_without_an_answer_leaves_the_others_on_the_page() -> None:
-    said = machine.together(machine.run, ["no-such-program"], ["echo", "here"])
+    said = system_info.together(system_info.run, ["no-such-program"], ["echo", "here"])
     assert said == "$ no-such-program\n(no-such-program is not here)\n\n$ echo here\nhere\n"
 
 
 def test_only_installed_packages_are_told() -> None:
     answers = "ii  ddwd 0.1\nun  orthanc-gdcm \nii  python3-yaml 6\n"
-    told = machine.versions(lambda command: answers if command[0] == "dpkg-query" else "Linux\n")
+    told = system_info.versions(lambda command: answers if command[0] == "dpkg-query" else "Linux\n")
     assert told.splitlines()[:3] == ["ii  ddwd 0.1", "ii  python3-yaml 6", ""]

@@ -14,18 +14,18 @@ from ddwd.core.errors import NotFoundError
 from ddwd.core.model import OrthancId
 from ddwd.daemon.standing import Totals, standing
 from ddwd.extractor.quarantine import Subject
+from ddwd.status import trace as view
+from ddwd.status.status_codes import MEANINGS, explain
 from ddwd.store.custody import Custody
 from ddwd.store.delivery_log import Deliveries
 from ddwd.store.operator_requests import Request
-from ddwd.view import trace as view
-from ddwd.view.meaning import MEANINGS, explain
 from tests.unit.fakes import image
 from tests.unit.portal import Portal
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.view.trace import Trace
+    from ddwd.status.trace import Trace
 
 _STUDY = image().study_id
 

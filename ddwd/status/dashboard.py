@@ -15,16 +15,16 @@ from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
 from ddwd.core.errors import DdwdError
 from ddwd.core.model import SELF_TEST_AET
-from ddwd.view import report as reports
-from ddwd.view.events import of_this_machine, tail_of
-from ddwd.view.flow import Flow, Hop, Light
+from ddwd.status import report as reports
+from ddwd.status.events import of_this_machine, tail_of
+from ddwd.status.flow import Flow, Hop, Light
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ddwd.config.loader import Config
-    from ddwd.view.events import Happened
-    from ddwd.view.report import Ports, Report
+    from ddwd.status.events import Happened
+    from ddwd.status.report import Ports, Report
 
 _UNITS_SECONDS = 2.5
 _PUBLICATIONS = frozenset({Event.PUBLISHED.value, Event.LATE_IMAGE.value})

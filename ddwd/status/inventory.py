@@ -7,9 +7,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ddwd.extractor.quarantine import read_entries
+from ddwd.status.events import contents
 from ddwd.store.backends import history_of
 from ddwd.store.ledger import parse_line
-from ddwd.view.events import contents
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ddwd.core import audit
 from ddwd.core.clock import stamp
 from ddwd.core.errors import NotFoundError, PeerDownError
-from ddwd.view.words import plain
+from ddwd.status.formatting import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -20,8 +20,8 @@ from ddwd.config import tls
 from ddwd.config.loader import CONFIG_FILE, SECRET_KEYS, flatten
 from ddwd.config.paths import Paths
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, Problem
-from ddwd.view.report import aside_text
-from ddwd.view.words import many, span, time
+from ddwd.status.formatting import many, span, time
+from ddwd.status.report import aside_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ddwd.appliance.quickack import JsonRoute
     from ddwd.config.loader import Config, NodeName
     from ddwd.core.clock import Clock
-    from ddwd.view.report import Report
-    from ddwd.view.units import Systemctl
+    from ddwd.status.report import Report
+    from ddwd.status.units import Systemctl
 
 Part = Literal["gateway", "storage", "scp"]
 """What answers a C-ECHO."""

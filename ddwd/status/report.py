@@ -22,8 +22,8 @@ from ddwd.core.errors import ConfigError, DdwdError
 from ddwd.extractor.decision import Stage
 from ddwd.extractor.quarantine import Quarantine
 from ddwd.orthanc.client import Orthanc
-from ddwd.view import units
-from ddwd.view.words import many, size, span, time
+from ddwd.status import units
+from ddwd.status.formatting import many, size, span, time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ddwd.config.loader import Config, OrthancNode
     from ddwd.config.paths import Daemon
     from ddwd.core.clock import Clock
-    from ddwd.view.units import Systemctl, Unit
+    from ddwd.status.units import Systemctl, Unit
 
 _STALE_SECONDS = 10.0
 _PATIENCE_SECONDS = 10.0

@@ -17,12 +17,12 @@ from ddwd.core.errors import DdwdError, NotFoundError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
 from ddwd.extractor.decision import Stage
 from ddwd.extractor.quarantine import read_entries
+from ddwd.status import events
+from ddwd.status.formatting import many, plain, time
+from ddwd.status.status_codes import explain
 from ddwd.store.backends import custody_of
 from ddwd.store.custody import Record, lacks
 from ddwd.store.delivery_log import Deliveries
-from ddwd.view import events
-from ddwd.view.meaning import explain
-from ddwd.view.words import many, plain, time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from ddwd.view.scrub import Scrub
+    from ddwd.status.redaction import Scrub
 
 NEVER = {
     "images and their heads": "patient data",

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ddwd.view.report import Report
+    from ddwd.status.report import Report
 
 HISTORY = 60
 """Values in a hop's history."""
