@@ -1,5 +1,5 @@
 -- Who may send to ORTHANC1 where `senders` of ddwd.yaml has a list: the AE title and the address of each image's sender must be in one
--- entry. Loaded then only, and last, so that this is the filter that counts. The rules are made by ddwd/appliance/senders.py.
+-- entry. Loaded then only, and last, so that this is the filter that counts. The rules are made by ddwd/provisioning/sender_acl.py.
 -- An error, and nothing else, makes Orthanc answer 0xA700; the answer `false` would drop the image with Success.
 
 local rules = ((GetOrthancConfiguration() or {})['Ddwd'] or {})['Senders']

@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
-from ddwd.appliance import certificates
 from ddwd.config.loader import Config
+from ddwd.provisioning import certificates
 
 
 @cache

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ddwd import __version__
-from ddwd.appliance import vault
-from ddwd.appliance.backup import Order, back_up
+from ddwd.backup import archive
+from ddwd.backup.backup import Order, back_up
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
 from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from ddwd.appliance.backup import Made
-    from ddwd.appliance.vault import Progress
+    from ddwd.backup.archive import Progress
+    from ddwd.backup.backup import Made
     from ddwd.config.loader import Config
 
 _EPILOG = """Taken while the portal runs: the ledger and custody records, both databases, the files of both
@@ -87,9 +87,9 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
         schemas=SCHEMAS,
     )
     with telling(args.folder), progress_on_terminal(shown=not args.json) as progress:
-        made = back_up(config, order, vault.SystemMachine(), progress, SystemClock())
+        made = back_up(config, order, archive.SystemMachine(), progress, SystemClock())
     Audit().record(Event.REQUESTED, "the operator asks: backup, and has it")
-    words = {name: tree.words for name, tree in vault.trees(Paths(config)).items()}
+    words = {name: tree.words for name, tree in archive.trees(Paths(config)).items()}
     _show(made, order, words, out, as_json=args.json)
     if config.ledger.is_shared and not args.json:
         out.write(
@@ -131,7 +131,7 @@ def _show(made: Made, order: Order, words: dict[str, str], out: TextIO, *, as_js
         out.write(json.dumps(facts) + "\n")
         return
     out.writelines(f"{line}\n" for line in contents(manifest, words))
-    size, copied = vault.as_written(manifest.bytes), vault.as_written(made.copied)
+    size, copied = archive.as_written(manifest.bytes), archive.as_written(made.copied)
     out.write(f"the backup in {order.folder} is whole: {size}, {copied} of it new, as of {manifest.began}\n")
     if made.same_volume:
         out.write("it lies on the volume of the images and is lost with that disk: copy it elsewhere\n")
@@ -139,13 +139,13 @@ def _show(made: Made, order: Order, words: dict[str, str], out: TextIO, *, as_js
         out.write("without the files of the Orthancs: make the snapshot of /var/lib/ddwd now, not before\n")
 
 
-def contents(manifest: vault.Manifest, words: dict[str, str]) -> Iterator[str]:
+def contents(manifest: archive.Manifest, words: dict[str, str]) -> Iterator[str]:
     """One line for each part of a backup."""
     for node, dump in manifest.databases.items():
-        yield f"  database of {words[node].removeprefix('files of ')}: {vault.as_written(dump.bytes)}"
+        yield f"  database of {words[node].removeprefix('files of ')}: {archive.as_written(dump.bytes)}"
     for name, one in manifest.trees.items():
         if one.files:
-            yield f"  {words[name]}: {one.files}, {vault.as_written(one.bytes)}"
+            yield f"  {words[name]}: {one.files}, {archive.as_written(one.bytes)}"
     yield f"  files of the settings: {len(manifest.configuration)}"
 
 
@@ -179,7 +179,7 @@ def progress_on_terminal(*, shown: bool) -> Iterator[Progress]:
 
             def moved(self, amount: int) -> None:
                 self._done += amount
-                of = f" of {vault.as_written(self._total)}" if self._total else ""
-                line.update(f"{self._words}: {vault.as_written(self._done)}{of}")
+                of = f" of {archive.as_written(self._total)}" if self._total else ""
+                line.update(f"{self._words}: {archive.as_written(self._done)}{of}")
 
         yield _Line()

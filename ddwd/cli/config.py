@@ -17,12 +17,12 @@ from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.appliance import databases, firewall, link, terminator
 from ddwd.config import tls
 from ddwd.config.loader import SECRET_KEYS, Loaded, flatten, load_with_sources, ports
 from ddwd.config.parsers import DEFAULT, Share
 from ddwd.config.paths import Paths
 from ddwd.core.errors import ConfigError, Problem
+from ddwd.provisioning import databases, firewall, machine_link, tls_proxy
 
 if TYPE_CHECKING:
     import argparse
@@ -40,7 +40,7 @@ _UNIT_OF = {
     "tls.dicomweb_port": "ddwd-tls@storage",
     "web.gateway_port": "ddwd-tls@gateway",
     "web.storage_port": "ddwd-tls@storage",
-    "link.port": link.UNIT,
+    "link.port": machine_link.UNIT,
 }
 _EPILOG = """check is what ddwd.service runs before anything else starts. show hides passwords.
 
@@ -48,7 +48,7 @@ exit status:
   0   the settings are sound, and this machine can run with them
   64  wrong usage
   78  they are not: one line for each mistake, with file, line, key, and what to write"""
-_IN_ITS_PLACE = {key: (link.UNIT,) for key in _UNIT_OF if key.startswith(("gateway.", "storage."))}
+_IN_ITS_PLACE = {key: (machine_link.UNIT,) for key in _UNIT_OF if key.startswith(("gateway.", "storage."))}
 """The link listens at the ports of an Orthanc that is elsewhere, as that one did here until `roles` was changed."""
 _LISTENING = "0A"  # state column of /proc/self/net/tcp; /proc/net is hidden by ProcSubset=pid
 
@@ -93,7 +93,7 @@ def _checked() -> Config:
         *hook_problems(loaded),
         *tls_problems(loaded),
         *firewall_problems(loaded),
-        *link.problems(loaded),
+        *machine_link.problems(loaded),
         *database_problems(loaded),
         *ledger_problems(loaded),
         *restore_problems(loaded.config),
@@ -170,8 +170,8 @@ def tls_problems(loaded: Loaded) -> list[Problem]:
     keys = [tls.files(config, name).key for name in tls.in_use(config)]
     missing = [path for path in [*tls.certificates_in_use(config), *keys] if not path.is_file()]
     problems = [loaded.problem(key, f"{path} does not exist", hint) for path in missing]
-    ended = [terminator.render(config, node) for node in terminator.NODES]
-    if any([*ended, link.render(config)]) and not terminator.PROGRAM.exists():
+    ended = [tls_proxy.render(config, node) for node in tls_proxy.NODES]
+    if any([*ended, machine_link.render(config)]) and not tls_proxy.PROGRAM.exists():
         problems.append(loaded.problem(key, "needs stunnel, which is not here", "apt install stunnel4"))
     return problems
 

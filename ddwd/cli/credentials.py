@@ -9,10 +9,10 @@ import sys
 from argparse import RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.appliance import credentials
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import InvalidValueError, PeerRefusedError, StateError
 from ddwd.core.model import VIEWER
+from ddwd.provisioning import credentials
 from ddwd.status import units
 
 if TYPE_CHECKING:

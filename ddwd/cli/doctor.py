@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.appliance import credentials, firewall, quickack, vault
+from ddwd.backup import archive
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
 from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit
@@ -20,6 +20,7 @@ from ddwd.core.errors import ConfigError, DdwdError
 from ddwd.core.model import SELF_TEST_AET
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
+from ddwd.provisioning import credentials, firewall, quickack
 from ddwd.status import report as view
 from ddwd.status import study_lookup, units
 from ddwd.status.doctor import Bench, Finding, Level, examine, expiry_of
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from ddwd.appliance.credentials import Credentials
     from ddwd.config.loader import Config, NodeName
     from ddwd.core.clock import Clock
     from ddwd.dicom.upper_layer import Peer
+    from ddwd.provisioning.credentials import Credentials
     from ddwd.status.doctor import Part
 
 _LOOK_SECONDS = 1.0
@@ -198,7 +199,7 @@ def _has_firewall(config: Config) -> bool:
 
 
 def _ask_database(config: Config, node: NodeName) -> None:
-    vault.ask(config, node, "SELECT 1", vault.SystemMachine())
+    archive.ask(config, node, "SELECT 1", archive.SystemMachine())
 
 
 def _login(config: Config) -> Credentials | None:

@@ -8,9 +8,9 @@ from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.appliance import certificates, credentials, link
 from ddwd.config.loader import ROLES
 from ddwd.core.errors import InvalidValueError, StateError
+from ddwd.provisioning import certificates, credentials, machine_link
 
 if TYPE_CHECKING:
     import argparse
@@ -91,4 +91,4 @@ def _make(folder: Path, config: Config, roles: list[Role]) -> list[Path]:
 
 
 def _certificate(config: Config, folder: Path, roles: Sequence[Role], common: str) -> list[Path]:
-    return certificates.link(config, folder, [link.subject(role) for role in roles], common)
+    return certificates.link(config, folder, [machine_link.subject(role) for role in roles], common)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ddwd import __version__
-from ddwd.appliance import vault
-from ddwd.appliance.restore import assert_possible, assert_whole, open_backup, restore, would_be_lost
+from ddwd.backup import archive
+from ddwd.backup.restore import assert_possible, assert_whole, open_backup, restore, would_be_lost
 from ddwd.cli.backup import SCHEMAS, assert_root, contents, progress_on_terminal, telling
 from ddwd.cli.doctor import bench
 from ddwd.cli.retry import bring_back
@@ -25,7 +25,7 @@ from ddwd.store.operator_requests import Request, Requests
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.appliance.restore import Backup
+    from ddwd.backup.restore import Backup
     from ddwd.config.loader import Config
     from ddwd.extractor.refetch import Outcome
     from ddwd.status.doctor import Finding
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int:
         assert_whole(backup, progress)
         assert_possible(backup)
         lost = [
-            f"{words}: {one.files}, {vault.as_written(one.bytes)}" for words, one in would_be_lost(backup)
+            f"{words}: {one.files}, {archive.as_written(one.bytes)}" for words, one in would_be_lost(backup)
         ]
         if args.dry_run:
             return _could_be(backup, lost, out, as_json=args.json)
@@ -88,9 +88,9 @@ def run(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int:
     return _start(args, out, backup)
 
 
-def _put(backup: Backup, progress: vault.Progress) -> None:
+def _put(backup: Backup, progress: archive.Progress) -> None:
     try:
-        restore(backup, vault.SystemMachine(), progress)
+        restore(backup, archive.SystemMachine(), progress)
     except BaseException:
         if Paths(backup.config).restoring.exists():
             sys.stderr.write("ddwd: the restore is not finished and the portal stays stopped: run it again\n")
@@ -104,7 +104,7 @@ def _could_be(backup: Backup, lost: list[str], out: TextIO, *, as_json: bool) ->
         out.write(json.dumps(facts | {"bytes": manifest.bytes}) + "\n")
         return 1 if lost else 0
     out.write(f"backup of {manifest.host} by ddwd {manifest.portal}, as of {manifest.began}: whole\n")
-    words = {name: tree.words for name, tree in vault.trees(Paths(backup.config)).items()}
+    words = {name: tree.words for name, tree in archive.trees(Paths(backup.config)).items()}
     out.writelines(f"{line}\n" for line in contents(manifest, words))
     out.writelines(f"would be removed here: {line}\n" for line in lost)
     out.write("it needs --replace here\n" if lost else "it can be restored here\n")
@@ -113,7 +113,7 @@ def _could_be(backup: Backup, lost: list[str], out: TextIO, *, as_json: bool) ->
 
 def _start(args: argparse.Namespace, out: TextIO, backup: Backup) -> int:
     """Start the portal with what was put in place, wait until it is well, have the gap closed."""
-    answer = vault.SystemMachine().pipe(["systemctl", "start", "ddwd.service"])
+    answer = archive.SystemMachine().pipe(["systemctl", "start", "ddwd.service"])
     if answer.status:
         raise PeerRefusedError(
             f"restored, and the portal does not start: {answer.complaint}; see: systemctl status ddwd"

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ddwd import __version__
-from ddwd.appliance import certificates, credentials, render
 from ddwd.cli import config as config_verb
 from ddwd.cli import doctor, status, tls
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, READ_HINT, Config, Loaded, load_with_sources
@@ -22,6 +21,7 @@ from ddwd.config.paths import Paths
 from ddwd.core import audit, durable
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import ConfigError, DdwdError, StateError
+from ddwd.provisioning import certificates, credentials, orthanc_config
 from ddwd.status import bundle, redaction, system_info
 from ddwd.status import report as view
 from ddwd.status.bundle import Part
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from ddwd.appliance.credentials import Credentials
     from ddwd.config.loader import NodeName
     from ddwd.core.errors import Problem
+    from ddwd.provisioning.credentials import Credentials
 
 _EPILOG = """One .tar.gz, readable for you alone: settings and the additions to the Orthancs without passwords,
 states of the units, status and doctor, versions, the journal of the last day, counts of the
@@ -161,7 +161,7 @@ class Subject:
         for node in nodes:
             for path in sorted(self.paths.additions(node).glob("*.json")):
                 problems: list[Problem] = []
-                tree = render.read_addition(path, problems)
+                tree = orthanc_config.read_addition(path, problems)
                 self.missed += [
                     bundle.Missed(_name_of(path), f"{one.what}; {one.instead}") for one in problems
                 ]

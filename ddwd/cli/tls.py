@@ -8,18 +8,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.appliance import certificates
 from ddwd.config import tls
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import StateError
+from ddwd.provisioning import certificates
 from ddwd.status.doctor import EXPIRES_DAYS
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from ddwd.appliance.certificates import Shown
     from ddwd.config.loader import Config
+    from ddwd.provisioning.certificates import Shown
 
 _EPILOG = """init makes two authorities (ca for the portal's own parts, senders-ca for the modalities) and a
 certificate with its key for gateway, storage, scp, extractor and operator; what is there stays,

@@ -13,9 +13,9 @@ from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.appliance.sandbox import Sandbox, keeps_conflicts, wait_up
 from ddwd.core import clock
 from ddwd.core.errors import DdwdError
+from ddwd.trial.sandbox import Sandbox, keeps_conflicts, wait_up
 
 if TYPE_CHECKING:
     import argparse

@@ -6,7 +6,6 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from ddwd.appliance import credentials
 from ddwd.commitment.responder import Keeper
 from ddwd.commitment.verifier import Truth
 from ddwd.config.paths import Paths
@@ -18,6 +17,7 @@ from ddwd.daemon.optional import enter
 from ddwd.dicom import commitment_scu
 from ddwd.dicom.upper_layer import Peer
 from ddwd.orthanc.client import Orthanc
+from ddwd.provisioning import credentials
 from ddwd.store.backends import custody_of
 from ddwd.store.commitment_queue import Commitments
 

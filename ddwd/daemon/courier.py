@@ -8,7 +8,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from ddwd.appliance import credentials
 from ddwd.config.paths import Paths
 from ddwd.core import durable
 from ddwd.core.audit import Audit
@@ -23,6 +22,7 @@ from ddwd.delivery.transports import way_to
 from ddwd.extractor.change_feed import ChangeFeed
 from ddwd.extractor.sweep import Sweep
 from ddwd.orthanc.client import Orthanc
+from ddwd.provisioning import credentials
 from ddwd.store.delivery_log import Deliveries
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from ddwd.appliance import credentials
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.config.routing import stow_jobs_elsewhere
@@ -39,6 +38,7 @@ from ddwd.extractor.steps.retrieve import Retriever
 from ddwd.extractor.steps.verify import Verifier
 from ddwd.extractor.workers import Ending, StorageMover, Workers
 from ddwd.orthanc.client import Orthanc
+from ddwd.provisioning import credentials
 from ddwd.retention.eligibility import Examiner, owed
 from ddwd.retention.remove import Remover
 from ddwd.retention.scheduler import Keeper, Tools

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from ddwd.appliance import firewall
 from ddwd.config.loader import load
 from ddwd.core.errors import DdwdError
+from ddwd.provisioning import firewall
 
 
 def main() -> int:

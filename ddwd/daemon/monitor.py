@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from ddwd.appliance import credentials
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
@@ -25,6 +24,7 @@ from ddwd.monitoring.expected_senders import WEEKS, Habits
 from ddwd.monitoring.metrics import Metrics
 from ddwd.monitoring.outbox import Outbox
 from ddwd.monitoring.rejected_associations import Refusals, Watch
+from ddwd.provisioning import credentials
 from ddwd.status import report as view
 from ddwd.status.doctor import certificates, expiry_of
 from ddwd.status.events import all_since, of_this_machine, tail_of

@@ -14,16 +14,16 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from ddwd.appliance import quickack
 from ddwd.config.loader import load
 from ddwd.core.errors import DdwdError, PeerRefusedError
 from ddwd.daemon.loop import Beat, Loop
+from ddwd.provisioning import quickack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ddwd.appliance.quickack import JsonRoute, Plan
     from ddwd.config.parsers import Network
+    from ddwd.provisioning.quickack import JsonRoute, Plan
 
 log = logging.getLogger("ddwd.quickack")
 

@@ -15,21 +15,21 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ddwd.appliance import databases, link, quickack, render
 from ddwd.config import tls
 from ddwd.config.loader import CONFIG_FILE, SECRET_KEYS, flatten
 from ddwd.config.paths import Paths
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, Problem
+from ddwd.provisioning import databases, machine_link, orthanc_config, quickack
 from ddwd.status.formatting import many, span, time
 from ddwd.status.report import aside_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from ddwd.appliance.credentials import Credentials
-    from ddwd.appliance.quickack import JsonRoute
     from ddwd.config.loader import Config, NodeName
     from ddwd.core.clock import Clock
+    from ddwd.provisioning.credentials import Credentials
+    from ddwd.provisioning.quickack import JsonRoute
     from ddwd.status.report import Report
     from ddwd.status.units import Systemctl
 
@@ -170,7 +170,7 @@ def _settings(bench: Bench) -> Iterator[Finding]:
         )
         return
     for node in _nodes(bench.config):
-        for problem in render.problems_of(bench.config, bench.login, node):
+        for problem in orthanc_config.problems_of(bench.config, bench.login, node):
             yield Finding(
                 "settings", Level.BROKEN, f"{problem.source}: {problem.key}: {problem.what}", problem.instead
             )
@@ -192,13 +192,13 @@ def _rendered(bench: Bench) -> Iterator[Finding]:
 
 def _wanted(bench: Bench, login: Credentials, node: NodeName) -> str:
     try:
-        return render.render(bench.config, login, node)
+        return orthanc_config.render(bench.config, login, node)
     except ConfigError:  # told by the check of the settings
         return "{}"
 
 
 def _against_minimum(node: NodeName, tree: dict[str, Any]) -> Iterator[Finding]:
-    for rule in render.MINIMUM:
+    for rule in orthanc_config.MINIMUM:
         if not rule.holds(_at(tree, rule.path)):
             key = ".".join(rule.path)
             text = f"{node} runs with {key} set so that images may be lost"
@@ -295,13 +295,13 @@ def _hops(bench: Bench) -> Iterator[Finding]:
     if "gateway" in bench.nodes:
         yield from _reaches_storage(bench.nodes["gateway"])
     if "storage" in bench.nodes:
-        for one in link.receivers(bench.config):
+        for one in machine_link.receivers(bench.config):
             yield from _reaches_receiver(bench.nodes["storage"], one.aet)
 
 
 def _reaches_storage(gateway: Node) -> Iterator[Finding]:
     try:
-        gateway.reaches(render.STORAGE_SERVER)
+        gateway.reaches(orthanc_config.STORAGE_SERVER)
     except DdwdError as error:
         yield Finding(
             "hops", Level.BROKEN, f"ORTHANC1 does not reach ORTHANC2 by DICOMweb: {error}", "ddwd status"
@@ -472,7 +472,7 @@ def certificate_files(config: Config, login: Credentials) -> Iterator[Path]:
     """Every file of the configuration that holds certificates."""
     found = dict.fromkeys([*tls.certificates_in_use(config), *tls.of_link(config)])
     for node in _nodes(config):
-        tree = render.merged(config, login, node)[0].tree
+        tree = orthanc_config.merged(config, login, node)[0].tree
         found |= dict.fromkeys(Path(str(tree[key])) for key in _CERTIFICATE_KEYS if tree.get(key))
     yield from found
     yield from (path for path in (config.audit.ca, config.audit.certificate) if path is not None)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from ddwd.appliance.credentials import Credentials
     from ddwd.config.loader import Config
+    from ddwd.provisioning.credentials import Credentials
 
 HIDDEN = "(hidden)"
 _SECRET_KEY = re.compile(

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ddwd.appliance import credentials
 from ddwd.config.loader import HERE
 from ddwd.config.paths import Paths
 from ddwd.core import disk_space
@@ -22,6 +21,7 @@ from ddwd.core.errors import ConfigError, DdwdError
 from ddwd.extractor.decision import Stage
 from ddwd.extractor.quarantine import Quarantine
 from ddwd.orthanc.client import Orthanc
+from ddwd.provisioning import credentials
 from ddwd.status import units
 from ddwd.status.formatting import many, size, span, time
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from ddwd.appliance.credentials import Credentials
     from ddwd.config.loader import Config, OrthancNode
     from ddwd.config.paths import Daemon
     from ddwd.core.clock import Clock
+    from ddwd.provisioning.credentials import Credentials
     from ddwd.status.units import Systemctl, Unit
 
 _STALE_SECONDS = 10.0

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddwd.appliance import credentials
 from ddwd.core.errors import NotFoundError, PeerDownError
 from ddwd.core.model import identifier_of
 from ddwd.orthanc.client import Orthanc
+from ddwd.provisioning import credentials
 from ddwd.store.record_check import as_orthanc_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ddwd.appliance.credentials import Credentials
     from ddwd.config.loader import Config, OrthancNode
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.client import OrthancPort
+    from ddwd.provisioning.credentials import Credentials
     from ddwd.store.record_check import Prover
 
 _PADDING = " \0"

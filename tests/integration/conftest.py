@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.appliance.sandbox import settings
+from ddwd.trial.sandbox import settings
 from tests.integration.postgresql import PostgresServer
 from tests.integration.trial import Trial
 from tests.patience import limit_hangs

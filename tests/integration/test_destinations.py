@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from ddwd.appliance.sandbox import free_ports
+from ddwd.trial.sandbox import free_ports
 from tests.integration.conftest import write_settings
 from tests.integration.trial import CLONE, Trial, ddwd, wait_for
 from tests.studies import made_up_ct

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.appliance import sandbox
 from ddwd.core.errors import DdwdError
+from ddwd.trial import sandbox
 from tests.integration.trial import STOP_LIMIT, Trial, ddwd, wait_for
 from tests.studies import Study, made_up_ct, published
 

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddwd.appliance import credentials
 from ddwd.orthanc.client import Orthanc
+from ddwd.provisioning import credentials
 from tests.patience import HANG_SECONDS
 from tests.studies import faults, is_complete
 

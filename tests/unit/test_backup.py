@@ -14,17 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from ddwd.appliance import vault
-from ddwd.appliance.backup import Made, Order, back_up
-from ddwd.appliance.provision import Answer
-from ddwd.appliance.restore import (
-    Backup,
-    assert_possible,
-    assert_whole,
-    open_backup,
-    restore,
-    would_be_lost,
-)
+from ddwd.backup import archive
+from ddwd.backup.backup import Made, Order, back_up
+from ddwd.backup.restore import Backup, assert_possible, assert_whole, open_backup, restore, would_be_lost
 from ddwd.cli.config import restore_problems
 from ddwd.cli.main import main
 from ddwd.config.loader import Config
@@ -38,6 +30,7 @@ from ddwd.core.errors import (
     StateError,
     StorageFullError,
 )
+from ddwd.provisioning.provision import Answer
 from tests.unit.fakes import FakeClock
 
 SCHEMAS = {"ledger": 1, "custody": 1}
@@ -194,7 +187,7 @@ def portal(tmp_path: Path) -> Portal:
     made.write(paths.additions("gateway") / "more.json", "{}")
     made.write(paths.ledger / "00000001.jsonl", "a snapshot\n")
     made.write(paths.custody / "ab" / "ab.json", "a record")
-    for node in vault.NODES:
+    for node in archive.NODES:
         made.write(paths.storage_area(node) / "01" / "23" / "0123-uuid", f"an image of {node}")
         made.write(paths.conflicts(node) / "x.dcm", f"a conflict of {node}")
     made.write(paths.quarantine / "q.dcm", "set aside")
@@ -254,7 +247,7 @@ def test_owners_are_given_by_name_and_keys_stay_closed(portal: Portal) -> None:
 def test_the_backup_is_closed_to_everyone_else(portal: Portal) -> None:
     portal.backups.mkdir(mode=0o755)
     made = portal.back_up()
-    for path in (portal.backups, portal.backups / made.manifest.set, portal.backups / vault.MANIFEST):
+    for path in (portal.backups, portal.backups / made.manifest.set, portal.backups / archive.MANIFEST):
         assert path.stat().st_mode & 0o077 == 0
 
 
@@ -300,7 +293,7 @@ def test_the_backup_before_stays_whole_until_the_next_one_is(portal: Portal) -> 
     portal.machine.fails = ""
     third = portal.back_up().manifest
     assert portal.open().manifest == third
-    assert [path.name for path in portal.backups.iterdir() if vault.is_set(path.name)] == [third.set]
+    assert [path.name for path in portal.backups.iterdir() if archive.is_set(path.name)] == [third.set]
 
 
 def test_a_further_run_copies_only_what_is_new(portal: Portal) -> None:
@@ -336,7 +329,7 @@ def test_damage_is_named_before_anything_changes(portal: Portal, part: str) -> N
 @pytest.mark.parametrize("text", ["", "{}", '{"schema": 1}', "[]", '{"schema": 1, "set": "../../etc"}'])
 def test_a_damaged_manifest_is_no_backup(portal: Portal, text: str) -> None:
     portal.back_up()
-    (portal.backups / vault.MANIFEST).write_text(text, encoding="utf-8")
+    (portal.backups / archive.MANIFEST).write_text(text, encoding="utf-8")
     with pytest.raises(StateError, match=r"manifest\.json: (the manifest is damaged|schema)"):
         portal.open()
 
@@ -346,7 +339,7 @@ def test_a_backup_of_a_newer_version_is_refused_and_one_of_an_older_taken(portal
     assert portal.open("0.2.0").manifest.portal == "0.1.0"
     with pytest.raises(StateError, match=r"of ddwd 0\.1\.0, and this is 0\.0\.9"):
         portal.open("0.0.9")
-    path = portal.backups / vault.MANIFEST
+    path = portal.backups / archive.MANIFEST
     body = json.loads(path.read_text(encoding="utf-8"))
     body["schemas"]["ledger"] = 2
     path.write_text(json.dumps(body), encoding="utf-8")
@@ -394,7 +387,7 @@ def test_without_room_nothing_is_copied(portal: Portal) -> None:
     portal.machine = Huge(portal.machine.databases)
     with pytest.raises(StorageFullError, match=r"TiB are needed, .* free; nothing was copied"):
         portal.back_up()
-    assert not [path for path in portal.backups.iterdir() if vault.is_set(path.name)]
+    assert not [path for path in portal.backups.iterdir() if archive.is_set(path.name)]
 
 
 # --- what a restore leaves alone --------------------------------------------------------------------------------------
@@ -403,7 +396,7 @@ def test_without_room_nothing_is_copied(portal: Portal) -> None:
 def test_a_machine_that_holds_studies_is_told_of(portal: Portal) -> None:
     portal.back_up()
     lost = dict(would_be_lost(portal.open()))
-    assert lost["files of ORTHANC1"] == vault.Sum(1, len("an image of gateway"))
+    assert lost["files of ORTHANC1"] == archive.Sum(1, len("an image of gateway"))
     assert {"files of ORTHANC2", "custody records", "files in quarantine"} <= lost.keys()
     portal.destroy()
     assert would_be_lost(portal.open()) == []

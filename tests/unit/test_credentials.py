@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ddwd.appliance import credentials
 from ddwd.cli import credentials as verb
 from ddwd.cli.main import parser
 from ddwd.config.loader import Config
 from ddwd.core.errors import ConfigError, InvalidValueError
 from ddwd.orthanc.plugin.admission import may
+from ddwd.provisioning import credentials
 
 
 def test_round_trip_and_mode(tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.appliance import credentials, elsewhere, provision
-from ddwd.appliance.render import problems_of, render
 from ddwd.cli import destinations as cli
 from ddwd.cli.config import shown, tls_problems
 from ddwd.config.loader import Config, TlsConfig, flatten, load_with_sources
@@ -21,6 +19,8 @@ from ddwd.config.routing import Destination, Route, stow_jobs_elsewhere
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.delivery.transports import Dicomweb, Dimse, way_to
 from ddwd.monitoring import alerts
+from ddwd.provisioning import credentials, destinations, provision
+from ddwd.provisioning.orthanc_config import problems_of, render
 from ddwd.status.redaction import secrets_of
 from ddwd.status.report import told_by_courier
 from ddwd.store.settings_snapshot import changed_settings
@@ -98,7 +98,7 @@ def test_a_destination_may_ask_the_gateway_for_nothing(config: Config) -> None:
 
 
 def test_one_that_is_a_sender_too_may_send_as_before(config: Config) -> None:
-    known = elsewhere.modalities(
+    known = destinations.modalities(
         (PACS,), {"sender-1": {"AET": "pacs", "AllowStore": True, "AllowEcho": True}}
     )
     assert [key for key, value in known["to-pacs"].items() if value is True] == ["AllowEcho", "AllowStore"]
@@ -122,13 +122,13 @@ def test_https_takes_the_authority_of_the_destination_beside_the_portals_own(con
     tree = _tree(config)
     assert tree["HttpsVerifyPeers"] is True
     assert tree["HttpsCACertificates"] == str(Paths(config).tls / "destinations.pem")
-    assert elsewhere.authorities(config) == [TEACHING.ca]
+    assert destinations.authorities(config) == [TEACHING.ca]
     both = replace(config, tls=TlsConfig(dicomweb=True))
-    assert elsewhere.authorities(both) == [Path("/etc/ddwd/tls/ca.pem"), TEACHING.ca]
+    assert destinations.authorities(both) == [Path("/etc/ddwd/tls/ca.pem"), TEACHING.ca]
     plain = replace(config, destinations=(replace(TEACHING, url="http://teach.example/", ca=None),))
-    assert elsewhere.authorities(plain) == []
+    assert destinations.authorities(plain) == []
     public = replace(config, destinations=(replace(TEACHING, ca=None),))
-    assert elsewhere.authorities(public) == [Path("/etc/ssl/certs/ca-certificates.crt")]
+    assert destinations.authorities(public) == [Path("/etc/ssl/certs/ca-certificates.crt")]
 
 
 def test_dimse_by_tls_shows_the_gateways_certificate_and_opens_no_port(config: Config) -> None:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import certifi
 import pytest
 
-from ddwd.appliance import credentials, render
 from ddwd.cli import doctor as cli
 from ddwd.config.loader import Config, NetworkConfig
 from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, PeerDownError
 from ddwd.core.model import SELF_TEST_PATIENT
+from ddwd.provisioning import credentials, orthanc_config
 from ddwd.status.doctor import CHECKS, Bench, Level, examine, expiry_of
 from ddwd.status.report import Heart, Server, Volume
 from ddwd.status.self_test import make
@@ -105,7 +105,7 @@ class Machine:
         """What that Orthanc runs with."""
         folder = self.paths.rendered(node)
         folder.mkdir(parents=True, exist_ok=True)
-        tree = json.loads(render.render(self.config, self.login, node)) | changes
+        tree = json.loads(orthanc_config.render(self.config, self.login, node)) | changes
         (folder / "orthanc.json").write_text(json.dumps(tree))
 
     def add(self, **addition: Any) -> None:

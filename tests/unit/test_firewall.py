@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.appliance import firewall
 from ddwd.cli.config import firewall_problems
 from ddwd.config.loader import Config, Loaded, TlsConfig, WebConfig, flatten, ports
 from ddwd.config.parsers import Sender, Source
+from ddwd.provisioning import firewall
 
 if TYPE_CHECKING:
     from pathlib import Path

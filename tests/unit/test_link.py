@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.appliance import credentials, databases, firewall, link, provision, terminator
-from ddwd.appliance.render import base, problems_of
 from ddwd.cli import status
 from ddwd.cli.config import database_problems
 from ddwd.cli.main import main
@@ -35,6 +33,8 @@ from ddwd.config.parsers import Receiver, Share, Station
 from ddwd.config.paths import Paths
 from ddwd.config.retention import Retention
 from ddwd.core.errors import ConfigError, NotFoundError, PeerDownError
+from ddwd.provisioning import credentials, databases, firewall, machine_link, provision, tls_proxy
+from ddwd.provisioning.orthanc_config import base, problems_of
 from ddwd.status import report, units
 from tests.unit.fakes import FakeClock
 
@@ -70,13 +70,17 @@ FIRST = _config(*ROLES, extractors=(Receiver("SCP_B", THIRD),))
 
 def test_one_machine_has_no_link_and_every_unit() -> None:
     assert not Config().is_linked
-    assert (link.ways(Config()), link.offers(Config()), link.render(Config())) == ((), (), None)
+    assert (machine_link.ways(Config()), machine_link.offers(Config()), machine_link.render(Config())) == (
+        (),
+        (),
+        None,
+    )
     assert "link.port" not in ports(Config())
-    assert set(link.flags(Config()).values()) == {True}
+    assert set(machine_link.flags(Config()).values()) == {True}
 
 
 def test_a_part_elsewhere_is_found_at_its_usual_port_of_this_machine() -> None:
-    assert [(way.part, way.host, way.accept) for way in link.ways(HELPER)] == [
+    assert [(way.part, way.host, way.accept) for way in machine_link.ways(HELPER)] == [
         ("gateway-dicom", DMZ, "127.0.0.1:4242"),
         ("gateway-http", DMZ, "127.0.0.1:8042"),
         ("storage-dicom", INSIDE, "127.0.0.1:4243"),
@@ -86,15 +90,15 @@ def test_a_part_elsewhere_is_found_at_its_usual_port_of_this_machine() -> None:
 
 
 def test_a_gateway_reaches_nothing_but_stow_of_storage() -> None:
-    assert [way.part for way in link.ways(OUTSIDE)] == ["storage-http"]
-    allowed = {offer.part: offer.roles for offer in link.offers(WITHIN)}
+    assert [way.part for way in machine_link.ways(OUTSIDE)] == ["storage-http"]
+    allowed = {offer.part: offer.roles for offer in machine_link.offers(WITHIN)}
     assert [part for part, roles in allowed.items() if "gateway" in roles] == ["storage-http"]
 
 
 def test_what_one_machine_needs_the_other_offers_to_it() -> None:
     for here, there in ((OUTSIDE, WITHIN), (WITHIN, OUTSIDE), (HELPER, FIRST), (FIRST, HELPER)):
-        offered = {offer.part: set(offer.roles) for offer in link.offers(there)}
-        for way in link.ways(here):
+        offered = {offer.part: set(offer.roles) for offer in machine_link.offers(there)}
+        for way in machine_link.ways(here):
             assert offered[way.part] & set(here.roles)
             assert there.has(way.role)
 
@@ -102,7 +106,9 @@ def test_what_one_machine_needs_the_other_offers_to_it() -> None:
 def test_orthanc2_knows_each_extractor_and_is_asked_from_this_machine_alone() -> None:
     tree = base(FIRST, LOGIN, "storage")["DicomModalities"]
     assert (tree["PYTHON_SCP"]["Host"], tree["SCP_B"]["Host"]) == ("127.0.0.1", "127.0.1.1")
-    assert ("scp", THIRD, "127.0.1.1:11112") in [(way.part, way.host, way.accept) for way in link.ways(FIRST)]
+    assert ("scp", THIRD, "127.0.1.1:11112") in [
+        (way.part, way.host, way.accept) for way in machine_link.ways(FIRST)
+    ]
     assert tree["DDWD_EXTRACTOR"]["Host"] == "127.0.0.1"
     assert not tree["SCP_B"]["AllowTranscoding"]
     assert (
@@ -113,12 +119,12 @@ def test_orthanc2_knows_each_extractor_and_is_asked_from_this_machine_alone() ->
 
 @pytest.mark.parametrize("config", [OUTSIDE, WITHIN, HELPER, FIRST])
 def test_every_way_and_every_offer_of_the_link_checks_the_other_side(config: Config) -> None:
-    text = link.render(config) or ""
+    text = machine_link.render(config) or ""
     common, *services = text.split("\n[")
     assert "verifyChain = yes" in common
     assert "requireCert = yes" in common
     assert "sessionResume = no" in common
-    assert len(services) == 1 + len(link.offers(config)) + len(link.ways(config))
+    assert len(services) == 1 + len(machine_link.offers(config)) + len(machine_link.ways(config))
     for service in services:
         assert "checkHost = " in service
         listens = (
@@ -248,8 +254,8 @@ def test_what_is_rendered_for_each_machine_keeps_the_minimum(node: NodeName) -> 
 
 def test_no_terminator_stands_before_an_orthanc_that_is_elsewhere() -> None:
     config = replace(WITHIN, web=replace(WITHIN.web, open=True))
-    assert terminator.render(config, "gateway") is None
-    assert terminator.render(config, "storage") is not None
+    assert tls_proxy.render(config, "gateway") is None
+    assert tls_proxy.render(config, "storage") is not None
 
 
 def test_the_firewall_opens_the_link_to_the_other_machines_alone() -> None:
@@ -299,12 +305,12 @@ def test_the_firewall_opens_the_link_to_the_other_machines_alone() -> None:
     ],
 )
 def test_what_cannot_be_is_refused_with_one_line(config: Config, key: str, words: str) -> None:
-    found = [str(problem) for problem in link.problems(Loaded(config, {}))]
+    found = [str(problem) for problem in machine_link.problems(Loaded(config, {}))]
     assert [line for line in found if f": {key}: " in line and words in line and "\n" not in line]
 
 
 def test_one_machine_has_nothing_to_refuse() -> None:
-    assert list(link.problems(Loaded(Config(), {}))) == []
+    assert list(machine_link.problems(Loaded(Config(), {}))) == []
 
 
 def test_the_settings_are_read(tmp_path: Path) -> None:
@@ -362,8 +368,8 @@ def test_the_other_machine_gets_a_certificate_of_its_roles_and_not_the_authority
     given = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "dmz/link").iterdir()}
     assert given == {"ca.pem": 0o644, "machine.pem": 0o644, "machine.key": 0o600}
     assert stat.S_IMODE((tmp_path / "dmz").stat().st_mode) == 0o700
-    assert link.subject("gateway").encode() in _der(tmp_path / "dmz/link/machine.pem")
-    assert link.subject("storage").encode() not in _der(tmp_path / "dmz/link/machine.pem")
+    assert machine_link.subject("gateway").encode() in _der(tmp_path / "dmz/link/machine.pem")
+    assert machine_link.subject("storage").encode() not in _der(tmp_path / "dmz/link/machine.pem")
     authority = (here.link.folder / "ca.pem").read_bytes()
     _link(here, tmp_path / "second", "extractor")
     assert (tmp_path / "second/link/ca.pem").read_bytes() == authority

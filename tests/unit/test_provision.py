@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.appliance import credentials, provision
-from ddwd.appliance.provision import Answer, SystemHost
-from ddwd.appliance.render import RENDERED_NAME
 from ddwd.config.loader import Config, InboxConfig, LedgerConfig
 from ddwd.config.paths import Paths
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, PeerRefusedError
+from ddwd.provisioning import credentials, provision
+from ddwd.provisioning.orthanc_config import RENDERED_NAME
+from ddwd.provisioning.provision import Answer, SystemHost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.appliance import quickack
-from ddwd.appliance.quickack import PROTOCOL, Twin, plan
 from ddwd.daemon.quickack import Keeper, main, protocols
+from ddwd.provisioning import quickack
+from ddwd.provisioning.quickack import PROTOCOL, Twin, plan
 from tests.readme import REPO
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.appliance.quickack import JsonRoute, Plan
     from ddwd.config.parsers import Network
+    from ddwd.provisioning.quickack import JsonRoute, Plan
 
 
 def route(dst: str, version: int = 4, **facts: Any) -> JsonRoute:

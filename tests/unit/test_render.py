@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import ddwd
-from ddwd.appliance import credentials
-from ddwd.appliance.render import MINIMUM, STORAGE_SERVER, problems_of, render
 from ddwd.config.loader import Config, Forward
 from ddwd.config.paths import Paths, orthanc_share
 from ddwd.core.errors import ConfigError
+from ddwd.provisioning import credentials
+from ddwd.provisioning.orthanc_config import MINIMUM, STORAGE_SERVER, problems_of, render
 
 if TYPE_CHECKING:
     from ddwd.config.loader import NodeName

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.appliance import credentials
 from ddwd.cli import status
 from ddwd.config.loader import Config, OrthancNode
 from ddwd.config.paths import Paths
@@ -20,6 +19,7 @@ from ddwd.core import disk_space
 from ddwd.core.clock import stamp
 from ddwd.core.disk_space import Space
 from ddwd.core.errors import PeerDownError
+from ddwd.provisioning import credentials
 from ddwd.status import report as view
 from ddwd.status import units
 from tests.unit.fakes import FakeClock
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from ddwd.appliance.credentials import Credentials
     from ddwd.config.paths import Daemon
+    from ddwd.provisioning.credentials import Credentials
 
 _LONG_UID = "1.2.826.0.1.3680043.8.498." + "9" * 38  # 64 characters, the most that PS3.5 allows
 GIB = 1024**3

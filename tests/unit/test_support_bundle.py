@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from ddwd.appliance.credentials import generate
 from ddwd.cli import support_bundle
 from ddwd.config.loader import AlertsConfig, Config, Mail
 from ddwd.core.errors import NotFoundError, StateError
 from ddwd.core.model import safe_component
+from ddwd.provisioning.credentials import generate
 from ddwd.status import bundle, redaction, system_info
 from ddwd.status.bundle import Missed, Part
 from ddwd.status.inventory import counts

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.appliance import certificates as made
-from ddwd.appliance import credentials, provision, terminator
-from ddwd.appliance.render import base, problems_of
 from ddwd.cli.main import main
 from ddwd.cli.main import parser as command_line
 from ddwd.config import tls
 from ddwd.config.loader import Config, TlsConfig, WebConfig, load, ports
 from ddwd.core.errors import ConfigError, InvalidValueError, NotFoundError
+from ddwd.provisioning import certificates as made
+from ddwd.provisioning import credentials, provision, tls_proxy
+from ddwd.provisioning.orthanc_config import base, problems_of
 from tests import certificates
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ def test_each_hop_needs_the_certificates_of_its_two_ends(
 
 
 def test_without_tls_nothing_of_it_is_rendered() -> None:
-    for node in terminator.NODES:
+    for node in tls_proxy.NODES:
         assert not [key for key in base(Config(), LOGIN, node) if "Tls" in key or "Https" in key]
-        assert terminator.render(Config(), node) is None
+        assert tls_proxy.render(Config(), node) is None
     assert set(provision.drop_ins(Config()).values()) == {None}
 
 
@@ -64,8 +64,8 @@ def test_only_has_orthanc_itself_speak_tls_and_both_leaves_it_plain() -> None:
     assert only["DicomTlsEnabled"] and only["DicomTlsRemoteCertificateRequired"]
     assert only["DicomTlsTrustedCertificates"] == "/run/ddwd/tls/senders.pem"
     assert "DicomTlsEnabled" not in both
-    assert terminator.render(_config(gateway="only"), "gateway") is None
-    text = terminator.render(_config(gateway="both"), "gateway")
+    assert tls_proxy.render(_config(gateway="only"), "gateway") is None
+    text = tls_proxy.render(_config(gateway="both"), "gateway")
     assert text is not None
     assert {"accept = 2762", "connect = 127.0.0.1:4242", "requireCert = yes", "verifyChain = yes"} <= set(
         text.splitlines()
@@ -80,7 +80,7 @@ def test_stow_goes_by_https_with_a_certificate_of_our_own_authority_on_both_side
     assert server["CertificateFile"] == "/etc/ddwd/tls/gateway.pem"
     assert rendered["HttpsVerifyPeers"] is True
     assert rendered["HttpsCACertificates"] == "/etc/ddwd/tls/ca.pem"
-    text = terminator.render(config, "storage")
+    text = tls_proxy.render(config, "storage")
     assert text is not None
     assert {"accept = 127.0.0.1:8444", "CAfile = /etc/ddwd/tls/ca.pem"} <= set(text.splitlines())
 
@@ -94,9 +94,7 @@ def test_orthanc2_has_its_certificate_for_either_direction(scp: bool, storage: b
 
 
 def test_each_unit_is_given_its_own_key_and_no_other() -> None:
-    config = replace(
-        Config(), tls=replace(EVERYWHERE, gateway_key=terminator.PROGRAM.parent / "100% own.key")
-    )
+    config = replace(Config(), tls=replace(EVERYWHERE, gateway_key=tls_proxy.PROGRAM.parent / "100% own.key"))
     given = {
         unit: text.splitlines()[-1]
         for (unit, name), text in provision.drop_ins(config).items()
@@ -306,13 +304,13 @@ def test_an_unreadable_output_is_no_crash(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_web_pages_are_opened_by_https_without_a_certificate_of_the_browser() -> None:
     config = Config(web=WebConfig(open=True))
     for node, port, behind in (("gateway", 8442, 8042), ("storage", 8443, 8043)):
-        text = terminator.render(config, "gateway" if node == "gateway" else "storage")
+        text = tls_proxy.render(config, "gateway" if node == "gateway" else "storage")
         assert text is not None
         assert f"accept = {port}\nconnect = 127.0.0.1:{behind}\ncert = /etc/ddwd/tls/{node}.pem\n" in text
         assert "sslVersionMin = TLSv1.2" in text
         assert "requireCert" not in text
     assert tls.in_use(config) == ("gateway", "storage")
-    assert terminator.render(replace(config, web=WebConfig()), "gateway") is None
+    assert tls_proxy.render(replace(config, web=WebConfig()), "gateway") is None
 
 
 @pytest.mark.parametrize("node", ["gateway", "storage"])

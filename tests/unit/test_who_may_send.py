@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.appliance import credentials
-from ddwd.appliance.render import render
-from ddwd.appliance.senders import admits
 from ddwd.config.loader import CommitmentConfig, Config, load
 from ddwd.config.parsers import Sender, Station
 from ddwd.core.errors import ConfigError
+from ddwd.provisioning import credentials
+from ddwd.provisioning.orthanc_config import render
+from ddwd.provisioning.sender_acl import admits
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.appliance import vault
-from ddwd.appliance.vault import Dump, Manifest, Owned, Sum
+from ddwd.backup import archive
+from ddwd.backup.archive import Dump, Manifest, Owned, Sum
 from ddwd.config.paths import Paths
 from ddwd.core import durable
 from ddwd.core.clock import stamp
@@ -32,14 +32,14 @@ from ddwd.core.errors import InvalidValueError, NotFoundError, StateError, Stora
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from ddwd.appliance.vault import Found, Machine, Progress, Tree
+    from ddwd.backup.archive import Found, Machine, Progress, Tree
     from ddwd.config.loader import Config, NodeName
     from ddwd.core.clock import Clock
 
 _LOCK = ".lock"
 _WORKING, _CUT = ".part", ".cut"
 """Suffixes of a set that is being written, and of one that was broken off with all that it holds on disk."""
-_NOT_OURS = frozenset({vault.MANIFEST, _LOCK, "lost+found"})
+_NOT_OURS = frozenset({archive.MANIFEST, _LOCK, "lost+found"})
 _MARGIN = 64 * 1024**2
 _LEDGER_TRIES = 5
 _FIRST = ("ledger", "custody")
@@ -105,7 +105,7 @@ def _take_place(folder: Path) -> None:
         raise NotFoundError(f"{folder.parent} does not exist; make it, or mount the volume for backups there")
     folder.mkdir(mode=0o700, exist_ok=True)
     others = sorted(
-        one.name for one in folder.iterdir() if one.name not in _NOT_OURS and not vault.is_set(one.name)
+        one.name for one in folder.iterdir() if one.name not in _NOT_OURS and not archive.is_set(one.name)
     )
     if others:
         raise InvalidValueError(
@@ -139,9 +139,9 @@ class _Backup:
         self._progress = progress
         self._copied = 0
         self._device = order.folder.stat().st_dev
-        wanted = vault.trees(Paths(config))
+        wanted = archive.trees(Paths(config))
         left_out = set() if order.output else {"output"}
-        left_out |= set() if order.images else vault.IMAGES
+        left_out |= set() if order.images else archive.IMAGES
         self._trees = {name: tree for name, tree in wanted.items() if name not in left_out}
         self._before = self._earlier()
 
@@ -173,14 +173,14 @@ class _Backup:
             databases=parts.databases,
             trees=parts.trees,
         )
-        vault.write_manifest(self._order.folder, manifest)
+        archive.write_manifest(self._order.folder, manifest)
         for one in self._sets():
             if one.name != name:
                 shutil.rmtree(one)
         return Made(manifest, self._copied, self._is_same_volume())
 
     def _sets(self) -> list[Path]:
-        return sorted(one for one in self._order.folder.iterdir() if vault.is_set(one.name))
+        return sorted(one for one in self._order.folder.iterdir() if archive.is_set(one.name))
 
     def _earlier(self) -> list[Path]:
         """The sets that hold files to be named again: of the backup before, and of runs that were broken off since.
@@ -188,7 +188,7 @@ class _Backup:
         What a power cut left may be torn, and is removed; so is what no manifest names.
         """
         try:
-            named = vault.read_manifest(self._order.folder).set
+            named = archive.read_manifest(self._order.folder).set
         except NotFoundError:
             named = ""
         found = []
@@ -211,19 +211,21 @@ class _Backup:
         """Before anything is written: does it fit."""
         self._progress.step("looking what there is to copy", 0)
         needed = sum(self._to_copy(tree) for tree in self._trees.values())
-        for node in vault.NODES:
-            size = vault.ask(self._config, node, "SELECT pg_database_size(current_database())", self._machine)
+        for node in archive.NODES:
+            size = archive.ask(
+                self._config, node, "SELECT pg_database_size(current_database())", self._machine
+            )
             needed += int(size or 0)
         free = shutil.disk_usage(self._order.folder).free
         if needed + _MARGIN > free:
-            sizes = f"{vault.as_written(needed)} are needed, {vault.as_written(free)} free"
+            sizes = f"{archive.as_written(needed)} are needed, {archive.as_written(free)} free"
             raise StorageFullError(f"{self._order.folder}: {sizes}; nothing was copied")
 
     def _to_copy(self, tree: Tree) -> int:
         if tree.linked and self._is_beside(tree):
             return 0
         return sum(
-            one.status.st_size for one in vault.files(tree.folder) if self._same_before(tree, one) is None
+            one.status.st_size for one in archive.files(tree.folder) if self._same_before(tree, one) is None
         )
 
     def _same_before(self, tree: Tree, found: Found) -> Path | None:
@@ -243,9 +245,9 @@ class _Backup:
 
     def _fill(self, target: Path) -> _Parts:
         self._progress.step("settings, certificates and passwords", 0)
-        configuration = tuple(self._configuration(target / vault.CONFIGURATION))
+        configuration = tuple(self._configuration(target / archive.CONFIGURATION))
         sums = {name: self._tree(self._trees[name], target) for name in _FIRST}
-        databases = {str(node): self._dump(node, target / vault.DATABASES) for node in vault.NODES}
+        databases = {str(node): self._dump(node, target / archive.DATABASES) for node in archive.NODES}
         sums |= {name: self._tree(tree, target) for name, tree in self._trees.items() if name not in _FIRST}
         return _Parts(configuration, databases, sums)
 
@@ -266,7 +268,7 @@ class _Backup:
             descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             status = os.fstat(source)
-            size = vault.copy(source, descriptor)
+            size = archive.copy(source, descriptor)
             os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))
         finally:
             os.close(descriptor)
@@ -279,11 +281,11 @@ class _Backup:
         target = folder / f"{node}.dump"
         name = self._config.database.name_for(node)
         self._progress.step(f"database {name}", 0)
-        how = vault.login(self._config, node)
+        how = archive.login(self._config, node)
         argv = ["pg_dump", "--format=custom", *how.options, "-d", how.name]
         answer = self._machine.pipe(argv, user=how.user, env=how.env, target=target)
-        vault.must(answer, f"pg_dump of {name}")
-        dump = vault.digest(target)
+        archive.must(answer, f"pg_dump of {name}")
+        dump = archive.digest(target)
         self._copied += dump.bytes
         return dump
 
@@ -301,7 +303,7 @@ class _Backup:
         self._progress.step(tree.words, 0)
         target.mkdir(mode=0o700)
         count, size, folder = 0, 0, ""
-        for found in vault.files(tree.folder):
+        for found in archive.files(tree.folder):
             inner = found.below.rpartition("/")[0]
             if inner != folder:
                 (target / inner).mkdir(mode=0o700, parents=True, exist_ok=True)

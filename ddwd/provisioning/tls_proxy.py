@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.appliance.render import KEY_OF_UNIT, senders_bundle
 from ddwd.config import tls
+from ddwd.provisioning.orthanc_config import KEY_OF_UNIT, senders_bundle
 
 if TYPE_CHECKING:
     from ddwd.config.loader import Config, NodeName

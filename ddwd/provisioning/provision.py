@@ -18,21 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ddwd.appliance import credentials as passwords
-from ddwd.appliance import databases, elsewhere, link, terminator
-from ddwd.appliance.render import RENDERED_NAME, render, senders_bundle
 from ddwd.config import routing, tls
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.core import clock
 from ddwd.core.durable import replace_file
 from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError
+from ddwd.provisioning import credentials as passwords
+from ddwd.provisioning import databases, destinations, machine_link, tls_proxy
+from ddwd.provisioning.orthanc_config import RENDERED_NAME, render, senders_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddwd.appliance.credentials import Credentials
     from ddwd.config.loader import Config, NodeName
+    from ddwd.provisioning.credentials import Credentials
 
 NODES: tuple[NodeName, ...] = ("gateway", "storage")
 _PATIENCE = 90
@@ -154,7 +154,7 @@ def provision(config: Config, host: Host) -> None:
 
 def ensure_roles(config: Config) -> None:
     """Tell the units which of them this machine has: the others are skipped by a condition."""
-    for path, is_here in link.flags(config).items():
+    for path, is_here in machine_link.flags(config).items():
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         if is_here:
             path.touch()
@@ -253,16 +253,16 @@ def drop_ins(config: Config) -> dict[tuple[str, str], str | None]:
     asked = {("ddwd-commitment", "50-modalities.conf"): commitment_drop_in(config)}
     asked |= {(unit, "50-ledger.conf"): ledger_drop_in(config) for unit in _LEDGER_UNITS}
     keys = {(unit, "50-tls.conf"): tls_drop_in(config, name) for unit, name in _KEYS_OF.items()}
-    keys[link.UNIT, "50-tls.conf"] = link_drop_in(config)
+    keys[machine_link.UNIT, "50-tls.conf"] = link_drop_in(config)
     ports = {(unit, "50-low-port.conf"): port_drop_in(*used) for unit, used in _ports_of(config).items()}
     return output | inbox | asked | keys | ports
 
 
 def _ports_of(config: Config) -> dict[str, tuple[int, ...]]:
     """What each unit listens on that may be given a port below 1024."""
-    led = [int(way.accept.rpartition(":")[2]) for way in link.ways(config)]
+    led = [int(way.accept.rpartition(":")[2]) for way in machine_link.ways(config)]
     return {
-        link.UNIT: (config.link.port, *led),
+        machine_link.UNIT: (config.link.port, *led),
         "ddwd-gateway": (config.gateway.dicom_port, config.gateway.http_port),
         "ddwd-storage": (config.storage.dicom_port, config.storage.http_port),
         "ddwd-tls@gateway": (config.tls.gateway_port, config.web.gateway_port),
@@ -346,12 +346,14 @@ def ensure_tls(config: Config) -> None:
     """Render what stands before the Orthancs, and whom the gateway trusts; nothing of it is secret."""
     folder = Paths(config).tls
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    texts = {f"{node}.conf": terminator.render(config, node) for node in NODES}
-    texts["link.conf"] = link.render(config)
+    texts = {f"{node}.conf": tls_proxy.render(config, node) for node in NODES}
+    texts["link.conf"] = machine_link.render(config)
     if trusted := trusted_by_gateway(config):
         texts[senders_bundle(config).name] = "".join(path.read_text(encoding="ascii") for path in trusted)
-    if trusted := elsewhere.authorities(config):
-        texts[elsewhere.bundle(config).name] = "".join(path.read_text(encoding="utf-8") for path in trusted)
+    if trusted := destinations.authorities(config):
+        texts[destinations.bundle(config).name] = "".join(
+            path.read_text(encoding="utf-8") for path in trusted
+        )
     for name, text in texts.items():
         if text is None:
             (folder / name).unlink(missing_ok=True)

@@ -22,14 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddwd.appliance import credentials as passwords
-from ddwd.appliance.render import PLUGIN_DIR, PYTHON_PLUGIN, RENDERED_NAME, render
 from ddwd.config import routing
 from ddwd.config.loader import VARIABLES, load
 from ddwd.config.paths import Paths
 from ddwd.core import clock
 from ddwd.core.durable import replace_file, replace_volatile
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, Problem
+from ddwd.provisioning import credentials as passwords
+from ddwd.provisioning.orthanc_config import PLUGIN_DIR, PYTHON_PLUGIN, RENDERED_NAME, render
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

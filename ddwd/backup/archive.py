@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ddwd.appliance import databases
-from ddwd.appliance.provision import Answer, Host, SystemHost
 from ddwd.config.paths import PRIVATE, Paths
 from ddwd.core import durable
 from ddwd.core.errors import LinkedError, NotFoundError, PeerDownError, PeerRefusedError, StateError
+from ddwd.provisioning import databases
+from ddwd.provisioning.provision import Answer, Host, SystemHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -14,16 +14,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ddwd.appliance import databases, elsewhere, link, senders
 from ddwd.config import tls
 from ddwd.config.paths import Paths, orthanc_share
 from ddwd.config.routing import JOBS_ELSEWHERE
 from ddwd.core.errors import ConfigError, Problem
 from ddwd.core.model import EXTRACTOR_AET, VIEWER
+from ddwd.provisioning import databases, destinations, machine_link, sender_acl
 
 if TYPE_CHECKING:
-    from ddwd.appliance.credentials import Credentials
     from ddwd.config.loader import Config, NodeName
+    from ddwd.provisioning.credentials import Credentials
 
 Json = dict[str, Any]
 
@@ -71,7 +71,7 @@ def base(config: Config, credentials: Credentials, node: NodeName, *, door: bool
     else:
         del rendered["RegisteredUsers"][VIEWER]  # nobody would hold it to looking
     if node == "gateway":
-        rendered |= senders.orthanc(config)
+        rendered |= sender_acl.orthanc(config)
         rendered["ConcurrentJobs"] += JOBS_ELSEWHERE * len(config.destinations)
     if config.database.engine == "postgresql":
         rendered["PostgreSQL"] = _postgresql(config, node)
@@ -106,7 +106,7 @@ def _scripts(config: Config, node: NodeName) -> tuple[str, ...]:
     if node == "storage":
         return ("doorbell.lua",)
     rules = (ROUTES,) if config.routes else ()
-    return ("doorbell.lua", *rules, "autoforward.lua", *((senders.SCRIPT,) if config.senders else ()))
+    return ("doorbell.lua", *rules, "autoforward.lua", *((sender_acl.SCRIPT,) if config.senders else ()))
 
 
 def _plugins(config: Config, *, door: bool) -> list[str]:
@@ -123,7 +123,7 @@ def _settings_for_scripts(config: Config, node: NodeName) -> Json:
     paths = Paths(config)
     listed: Json = {}
     if node == "gateway" and config.senders:
-        listed["Senders"] = senders.rules(config.senders)
+        listed["Senders"] = sender_acl.rules(config.senders)
     if node == "gateway" and config.routes:
         listed["Routes"] = str(paths.routes)
     if node == "gateway" and config.commitment.modalities:
@@ -179,29 +179,34 @@ def _add_peer(rendered: Json, config: Config, credentials: Credentials, node: No
             server["CertificateKeyFile"] = KEY_OF_UNIT.format(unit="gateway")
             rendered["HttpsVerifyPeers"] = True
             rendered["HttpsCACertificates"] = str(tls.authority(config))
-        rendered["DicomWeb"]["Servers"] = {STORAGE_SERVER: server, **elsewhere.servers(config.destinations)}
-        rendered["DicomModalities"] |= elsewhere.modalities(config.destinations, rendered["DicomModalities"])
-        if elsewhere.authorities(config):
+        rendered["DicomWeb"]["Servers"] = {
+            STORAGE_SERVER: server,
+            **destinations.servers(config.destinations),
+        }
+        rendered["DicomModalities"] |= destinations.modalities(
+            config.destinations, rendered["DicomModalities"]
+        )
+        if destinations.authorities(config):
             rendered["HttpsVerifyPeers"] = True
-            rendered["HttpsCACertificates"] = str(elsewhere.bundle(config))
+            rendered["HttpsCACertificates"] = str(destinations.bundle(config))
         return
     rendered["DicomModalities"] |= {
         one.aet: {
             "AET": one.aet,
             "Host": one.host,
             "Port": one.port,
-            **senders.allowing(),
+            **sender_acl.allowing(),
             "AllowTranscoding": False,
             "Timeout": _SCP_SECONDS,
             "UseDicomTls": config.tls.scp,
         }
-        for one in link.receivers(config)
+        for one in machine_link.receivers(config)
     } | {
         EXTRACTOR_AET: {
             "AET": EXTRACTOR_AET,
             "Host": "127.0.0.1",
             "Port": config.scp.port,
-            **senders.allowing("Echo", "Move"),
+            **sender_acl.allowing("Echo", "Move"),
         },
     }
 
@@ -430,20 +435,20 @@ def _own_paths(config: Config, node: NodeName) -> list[tuple[str, ...]]:
     logins = [("RegisteredUsers", "ddwd")]
     if node == "gateway":
         server = ("DicomWeb", "Servers", STORAGE_SERVER)
-        others = [(*("DicomWeb", "Servers"), name) for name in elsewhere.servers(config.destinations)] + [
-            ("DicomModalities", name) for name in elsewhere.modalities(config.destinations, {})
+        others = [(*("DicomWeb", "Servers"), name) for name in destinations.servers(config.destinations)] + [
+            ("DicomModalities", name) for name in destinations.modalities(config.destinations, {})
         ]
         return [*logins, *_TLS_KEYS, *((*server, key) for key in ("Url", "Username", "Password")), *others]
     known = [
         ("DicomModalities", one.aet, key)
-        for one in link.receivers(config)
+        for one in machine_link.receivers(config)
         for key in ("AET", "Host", "Port", "UseDicomTls")
     ]
     return [*logins, *_TLS_KEYS, ("RegisteredUsers", "gateway"), *known, ("DicomModalities", EXTRACTOR_AET)]
 
 
 def _storage_rules(config: Config) -> tuple[_Rule, ...]:
-    known = [("DicomModalities", one.aet) for one in link.receivers(config)]
+    known = [("DicomModalities", one.aet) for one in machine_link.receivers(config)]
     return (
         *(_exactly(*modality, "AllowTranscoding", value=False) for modality in known),
         *(_at_least(*modality, "Timeout", low=120) for modality in known),
@@ -479,7 +484,7 @@ def _lint_scripts(rendered: Rendered) -> list[Problem]:
     scripts = rendered.tree.get("LuaScripts")
     for script in scripts if isinstance(scripts, list) else []:
         path = Path(str(script))
-        if path == orthanc_share() / senders.SCRIPT:
+        if path == orthanc_share() / sender_acl.SCRIPT:
             continue
         try:
             found = _FILTERS.search(path.read_text(encoding="utf-8", errors="replace"))

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddwd.appliance import senders
 from ddwd.config import tls
 from ddwd.config.paths import Paths
+from ddwd.provisioning import sender_acl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,7 +56,7 @@ def _modality(one: Destination, known: Mapping[str, Any]) -> dict[str, Any]:
         "AET": one.aet,
         "Host": one.host,
         "Port": one.port,
-        **{key: bool(twin.get(key)) for key in senders.allowing()},
+        **{key: bool(twin.get(key)) for key in sender_acl.allowing()},
         "AllowTranscoding": False,
         "Timeout": _ACKNOWLEDGE_SECONDS,
         "UseDicomTls": one.tls,

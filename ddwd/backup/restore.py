@@ -16,16 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.appliance import provision, vault
+from ddwd.backup import archive
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.core import durable
 from ddwd.core.errors import DdwdError, InvalidValueError, StateError, StorageFullError
+from ddwd.provisioning import provision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ddwd.appliance.vault import Machine, Manifest, Progress, Sum, Tree
+    from ddwd.backup.archive import Machine, Manifest, Progress, Sum, Tree
     from ddwd.config.loader import Config, NodeName
 
 _UNITS = ("ddwd-doctor.timer", "ddwd-doctor.service", "ddwd.service")
@@ -50,7 +51,9 @@ class Backup:
 
     def trees(self) -> list[Tree]:
         """The trees in it, and where they belong."""
-        return [tree for name, tree in vault.trees(Paths(self.config)).items() if name in self.manifest.trees]
+        return [
+            tree for name, tree in archive.trees(Paths(self.config)).items() if name in self.manifest.trees
+        ]
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -61,13 +64,13 @@ def open_backup(folder: Path, portal: str, schemas: Mapping[str, int]) -> Backup
 
     Raises NotFoundError where there is no finished one, StateError for one of a newer version, ConfigError for its settings.
     """
-    manifest = vault.read_manifest(folder)
+    manifest = archive.read_manifest(folder)
     newer = [name for name, number in manifest.schemas.items() if number > schemas.get(name, 0)]
     if newer or _numbers(manifest.portal) > _numbers(portal):
         raise StateError(
             f"{folder}: the backup is of ddwd {manifest.portal}, and this is {portal}: install that version here first"
         )
-    yaml, defaults = (folder / manifest.set / vault.CONFIGURATION / one[1:] for one in manifest.settings)
+    yaml, defaults = (folder / manifest.set / archive.CONFIGURATION / one[1:] for one in manifest.settings)
     config = load(yaml if yaml.exists() else Path(os.devnull), {"DDWD_DEFAULTS": str(defaults)})
     return Backup(folder, manifest, config)
 
@@ -80,12 +83,12 @@ def assert_whole(backup: Backup, progress: Progress) -> None:
     """Hold every dump and the files against the manifest. Raises StateError that names what is not as it was written."""
     for node, dump in backup.manifest.databases.items():
         progress.step(f"looking at the database of {backup.config.node(_node(node)).aet}", 0)
-        path = backup.set / vault.DATABASES / f"{node}.dump"
-        if not path.is_file() or vault.digest(path) != dump:
+        path = backup.set / archive.DATABASES / f"{node}.dump"
+        if not path.is_file() or archive.digest(path) != dump:
             raise StateError(f"{path} is not as it was written (SHA-256): the backup is damaged")
     for tree in backup.trees():
         progress.step(f"looking at {tree.words}", 0)
-        there, wanted = vault.measure(backup.set / tree.name), backup.manifest.trees[tree.name]
+        there, wanted = archive.measure(backup.set / tree.name), backup.manifest.trees[tree.name]
         if there != wanted:
             raise StateError(
                 f"{backup.set / tree.name} holds {there.files} files, {there.bytes} bytes; written were {wanted.files}, "
@@ -101,7 +104,7 @@ def _node(name: str) -> NodeName:
 
 
 def _of_configuration(backup: Backup, path: str) -> Path:
-    return backup.set / vault.CONFIGURATION / path[1:]
+    return backup.set / archive.CONFIGURATION / path[1:]
 
 
 def would_be_lost(backup: Backup) -> list[tuple[str, Sum]]:
@@ -111,10 +114,10 @@ def would_be_lost(backup: Backup) -> list[tuple[str, Sum]]:
 
 def _here(backup: Backup) -> list[tuple[str, Sum]]:
     """The trees that are emptied, in words, each with what is in it."""
-    kept = _KEPT if backup.manifest.has_images else _KEPT | vault.IMAGES
+    kept = _KEPT if backup.manifest.has_images else _KEPT | archive.IMAGES
     found = [
-        (tree.words, vault.measure(tree.folder))
-        for name, tree in vault.trees(Paths(backup.config)).items()
+        (tree.words, archive.measure(tree.folder))
+        for name, tree in archive.trees(Paths(backup.config)).items()
         if name not in kept and name != "ledger"
     ]
     return [(words, one) for words, one in found if one.files]
@@ -130,14 +133,14 @@ def assert_possible(backup: Backup) -> None:
         raise DdwdError(
             f"{output}, the output_dir of the backup, does not exist here; mount it, or: install -d -o ddwd -g ddwd -m 0750 {output}"
         )
-    for tree in vault.trees(Paths(config)).values():
+    for tree in archive.trees(Paths(config)).values():
         if Path(os.path.realpath(backup.folder)).is_relative_to(os.path.realpath(tree.folder)):
             raise InvalidValueError(f"{backup.folder} lies in {tree.folder}, which is to be restored")
     _assert_images_are_here(backup)
     free = shutil.disk_usage(config.data_dir).free + sum(one.bytes for _, one in _here(backup))
-    needed = manifest.bytes - manifest.trees.get("output", vault.Sum()).bytes
+    needed = manifest.bytes - manifest.trees.get("output", archive.Sum()).bytes
     if needed > free:
-        sizes = f"{vault.as_written(needed)} are needed, {vault.as_written(free)} free"
+        sizes = f"{archive.as_written(needed)} are needed, {archive.as_written(free)} free"
         raise StorageFullError(f"{config.data_dir}: {sizes}; nothing was changed")
 
 
@@ -145,9 +148,9 @@ def _assert_images_are_here(backup: Backup) -> None:
     """A backup without images is for storage areas that the operator has brought back, from a snapshot say."""
     if backup.manifest.has_images:
         return
-    for name in vault.NODES:
+    for name in archive.NODES:
         area = Paths(backup.config).storage_area(name)
-        if not any(True for _ in vault.files(area)):
+        if not any(True for _ in archive.files(area)):
             raise StateError(
                 f"the backup was made with --without-images, and {area} is empty: bring its files back first (your snapshot)"
             )
@@ -162,15 +165,15 @@ def restore(backup: Backup, machine: Machine, progress: Progress) -> None:
     Raises PeerDownError and PeerRefusedError (PostgreSQL, systemd), StorageFullError, LinkedError and OSError: the marker stays then.
     """
     progress.step("stopping the portal", 0)
-    vault.must(machine.pipe(["systemctl", "stop", *_UNITS]), "systemctl stop ddwd")
+    archive.must(machine.pipe(["systemctl", "stop", *_UNITS]), "systemctl stop ddwd")
     marker = Paths(backup.config).restoring
     durable.replace_file(marker, f"{backup.folder}\n".encode(), 0o644)
     _put_configuration(backup, machine, progress)
-    for tree in vault.trees(Paths(backup.config)).values():
+    for tree in archive.trees(Paths(backup.config)).values():
         _put_tree(backup, tree, machine, progress)
     for request in Paths(backup.config).requests.glob("*.json"):
         request.unlink()  # asked of what was here before
-    for node in vault.NODES:
+    for node in archive.NODES:
         _put_database(backup, node, machine, progress)
     os.sync()
     durable.unlink(marker)
@@ -190,7 +193,7 @@ def _put_configuration(backup: Backup, machine: Machine, progress: Progress) -> 
         machine.give(path, one.user, one.group, one.mode)
     wanted = {one.path for one in backup.manifest.configuration}
     here = [Path(one) for one in backup.manifest.settings]
-    here += [path for node in vault.NODES for path in Paths(backup.config).additions(node).glob("*.json")]
+    here += [path for node in archive.NODES for path in Paths(backup.config).additions(node).glob("*.json")]
     for path in here:
         if str(path) not in wanted:
             path.unlink(missing_ok=True)
@@ -205,7 +208,7 @@ def _put_tree(backup: Backup, tree: Tree, machine: Machine, progress: Progress) 
     with _entered(tree) as target:
         machine.give(Path(f"/proc/self/fd/{target}"), tree.user, tree.group, tree.folder_mode)
         owners = _Owners(tree, target)
-        if not carried and tree.name in vault.IMAGES:
+        if not carried and tree.name in archive.IMAGES:
             _own_again(tree, owners)
             return
         if tree.name not in _KEPT:
@@ -286,7 +289,7 @@ def _put_file(name: str, source: int, target: int, owners: _Owners) -> int:
         return status.st_size
     old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
     try:
-        vault.copy(old, new)
+        archive.copy(old, new)
         owners.file(new)
         os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
     finally:
@@ -297,7 +300,7 @@ def _put_file(name: str, source: int, target: int, owners: _Owners) -> int:
 
 def _own_again(tree: Tree, owners: _Owners) -> None:
     """Files that the operator has brought back belong to the user of that name, whatever its number was."""
-    for found in vault.files(tree.folder):
+    for found in archive.files(tree.folder):
         descriptor = os.open(found.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.folder)
         try:
             owners.file(descriptor)
@@ -310,14 +313,14 @@ def _put_database(backup: Backup, node: NodeName, machine: Machine, progress: Pr
     """One database from its dump, in one transaction; on the local server it is made anew."""
     database, name = backup.config.database, backup.config.database.name_for(node)
     progress.step(f"database {name}", 0)
-    how = vault.login(backup.config, node)
+    how = archive.login(backup.config, node)
     argv = ["pg_restore", "--exit-on-error", "--single-transaction", *how.options, "-d", how.name]
     if database.is_local:
         drop = f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'
         argv_drop = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *how.options, "-d", "postgres", "-c", drop]
-        vault.must(machine.pipe(argv_drop, user=how.user), "PostgreSQL")
+        archive.must(machine.pipe(argv_drop, user=how.user), "PostgreSQL")
     else:
         argv[1:1] = ["--clean", "--if-exists", "--no-owner", "--no-privileges"]
     provision.ensure_databases(backup.config, machine)
-    dump = backup.set / vault.DATABASES / f"{node}.dump"
-    vault.must(machine.pipe(argv, user=how.user, env=how.env, source=dump), f"pg_restore of {name}")
+    dump = backup.set / archive.DATABASES / f"{node}.dump"
+    archive.must(machine.pipe(argv, user=how.user, env=how.env, source=dump), f"pg_restore of {name}")

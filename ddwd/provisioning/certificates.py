@@ -110,7 +110,7 @@ def issue(config: Config, name: str, folder: Path | None = None) -> tls.Files:
 def link(config: Config, folder: Path, names: Sequence[str], common: str) -> list[Path]:
     """Make a certificate of the link's authority, and its key, in `folder`; the authority too where there is none yet. Raises DdwdError.
 
-    `names` is what it says of its machine: the roles that it has (ddwd/appliance/link.py).
+    `names` is what it says of its machine: the roles that it has (ddwd/provisioning/machine_link.py).
     """
     home = config.link.folder
     home.mkdir(mode=0o755, parents=True, exist_ok=True)
