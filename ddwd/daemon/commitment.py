@@ -11,9 +11,9 @@ from ddwd.commitment.verifier import Truth
 from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock
-from ddwd.daemon import doorbell
+from ddwd.daemon import file_watch
 from ddwd.daemon.loop import Beat, Loop
-from ddwd.daemon.optional import enter
+from ddwd.daemon.service_main import enter
 from ddwd.dicom import commitment_scu
 from ddwd.dicom.upper_layer import Peer
 from ddwd.orthanc.client import Orthanc
@@ -60,7 +60,7 @@ class Commitment:
 
     def run(self) -> None:
         """Run until told to stop."""
-        ear = doorbell.listen([self._folder], self.loop.wake)
+        ear = file_watch.listen([self._folder], self.loop.wake)
         self.loop.listen()
         try:
             self.loop.run()

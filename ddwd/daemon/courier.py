@@ -13,9 +13,9 @@ from ddwd.core import durable
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError
-from ddwd.daemon import doorbell
+from ddwd.daemon import file_watch
 from ddwd.daemon.loop import Beat, Loop
-from ddwd.daemon.optional import enter
+from ddwd.daemon.service_main import enter
 from ddwd.delivery.destination_queue import Lane
 from ddwd.delivery.dispatcher import Courier, Recipients
 from ddwd.delivery.transports import way_to
@@ -56,7 +56,7 @@ class Daemon:
         """Run until told to stop; what was not proved yet is compared again after the next start."""
         self._paths.courier_status.parent.mkdir(parents=True, exist_ok=True)  # systemd-tmpfiles has made it
         bells = [self._paths.doorbell("gateway").parent, self._paths.deliveries]
-        ears = doorbell.listen(bells, self.loop.wake)
+        ears = file_watch.listen(bells, self.loop.wake)
         self.loop.listen()
         try:
             self.loop.run()

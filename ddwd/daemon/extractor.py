@@ -21,9 +21,9 @@ from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import DdwdError, PeerDownError
 from ddwd.core.watchdog import Progress
-from ddwd.daemon import doorbell
+from ddwd.daemon import file_watch
+from ddwd.daemon.extractor_status import Totals, standing
 from ddwd.daemon.loop import Beat, Loop
-from ddwd.daemon.standing import Totals, standing
 from ddwd.extractor.conflicts import Conflicts
 from ddwd.extractor.disk_guard import Guard
 from ddwd.extractor.loop import Cycle, Ports
@@ -87,7 +87,7 @@ class Extractor:
             self._paths.doorbell("storage").parent,
             self._paths.requests,
         }
-        ears = doorbell.listen(folders, self._loop.wake)
+        ears = file_watch.listen(folders, self._loop.wake)
         self._audit.record(Event.STARTED, "the extractor starts", open=len(self._cycle.open))
         self._loop.listen()
         try:

@@ -16,9 +16,9 @@ from ddwd.core import durable
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError, StateError
-from ddwd.daemon import doorbell
+from ddwd.daemon import file_watch
 from ddwd.daemon.loop import Beat, Loop
-from ddwd.daemon.optional import FAILED, SKIP
+from ddwd.daemon.service_main import FAILED, SKIP
 from ddwd.hooks.dispatcher import Teller
 from ddwd.hooks.runner import Hook, tell
 from ddwd.store.hook_queue import Notices
@@ -50,7 +50,7 @@ class Hooks:
 
     def run(self) -> None:
         """Until told to stop; hooks that run then are ended, and run again after the next start."""
-        ears = doorbell.listen([self._notices.waiting], self.loop.wake)
+        ears = file_watch.listen([self._notices.waiting], self.loop.wake)
         self.loop.listen()
         try:
             self.loop.run()

@@ -11,7 +11,7 @@ from ddwd.core.clock import SystemClock
 from ddwd.core.errors import StateError
 from ddwd.core.model import INBOX_AET
 from ddwd.daemon.loop import Beat, Loop
-from ddwd.daemon.optional import enter
+from ddwd.daemon.service_main import enter
 from ddwd.dicom import nodes, store_scu
 from ddwd.inbox.open_files import Writers
 from ddwd.inbox.processor import Keeper, Stopped

@@ -8,7 +8,7 @@ import pytest
 
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
-from ddwd.daemon.standing import Totals, standing
+from ddwd.daemon.extractor_status import Totals, standing
 from ddwd.status import events
 from ddwd.store.operator_requests import Request
 from tests.unit.fakes import image

@@ -12,7 +12,7 @@ import pytest
 from ddwd.config.routing import Route
 from ddwd.core.errors import NotFoundError
 from ddwd.core.model import OrthancId
-from ddwd.daemon.standing import Totals, standing
+from ddwd.daemon.extractor_status import Totals, standing
 from ddwd.extractor.quarantine import Subject
 from ddwd.status import trace as view
 from ddwd.status.status_codes import MEANINGS, explain
