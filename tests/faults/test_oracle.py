@@ -50,7 +50,7 @@ def _change(portal: Portal, module: str, old: str, new: str) -> None:
 
 
 def test_without_the_reconciler_the_oracle_reports_loss(portal: Portal, tmp_path: Path) -> None:
-    _change(portal, "lifecycle.py", "behind if seen.unmoved >= grace else frozenset()", "frozenset()")
+    _change(portal, "extractor/decision.py", "behind if seen.unmoved >= grace else frozenset()", "frozenset()")
     study = made_up_ct(tmp_path / "ct", 6, seed=41, size=32)
     portal.machine.run(["systemctl", "stop", "ddwd-storage"])
     portal.send(study)
@@ -62,7 +62,7 @@ def test_without_the_reconciler_the_oracle_reports_loss(portal: Portal, tmp_path
     marker = made_up_ct(tmp_path / "next", 2, seed=42, size=32)
     portal.deliver(marker)  # the portal works, and has had time
     assert len(_judged(portal, study, marker).lost) == len(study.paths)
-    _change(portal, "lifecycle.py", "frozenset()\n    stage", "behind\n    stage")
+    _change(portal, "extractor/decision.py", "frozenset()\n    stage", "behind\n    stage")
     portal.wait_complete(study)
     assert _judged(portal, study, marker).holds
 
@@ -72,7 +72,7 @@ def test_a_lost_page_cache_takes_only_what_was_never_synced(
     portal: Portal, tmp_path: Path, honest: bool
 ) -> None:
     code = portal.machine.path(f"{TREE}/durable.py").read_text(encoding="utf-8")
-    _change(portal, "durable.py", code, code + (NOTE if honest else WITHOUT))
+    _change(portal, "core/durable.py", code, code + (NOTE if honest else WITHOUT))
     study = made_up_ct(tmp_path / "ct", 6, seed=43, size=32)
     portal.send(study)
     portal.wait_complete(study)
