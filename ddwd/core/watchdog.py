@@ -1,7 +1,8 @@
-"""Who is working at what, and whether it moves: what the watchdog is answered by.
+"""Which thread is busy, and whether it moves: systemd's watchdog is answered only while all do.
 
-Each thread reports life by `alive`; before a wait on a peer it declares how long that may take. A thread that is neither moving
-nor in a declared wait is stuck, and `stuck` names it; the main loop then stops answering systemd, which restarts the service.
+Code that works or waits calls `alive()`: a no-op unless the daemon has installed its own. Before a wait on a peer it declares how
+long that may take. A thread that neither moves nor is in a declared wait is stuck: the main loop then stops answering systemd,
+which restarts the service.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ddwd.core.clock import Clock
 
 ALLOWANCE_SECONDS = 15.0
 """Silence that no one declared: the disk may be this slow. Half of WatchdogSec, so one slow fsync never restarts anything."""
 
 
-class Progress:
+class Watchdog:
     """Deadlines by thread; safe to use from all of them."""
 
     def __init__(self, clock: Clock) -> None:
@@ -39,3 +42,21 @@ class Progress:
         now = self._clock.monotonic()
         with self._lock:
             return [thread.name for thread, due in self._due.items() if due < now]
+
+
+def _ignore(_wait: float) -> None:
+    """No-op watchdog callback."""
+
+
+_hook: Callable[[float], None] = _ignore
+
+
+def install(hook: Callable[[float], None]) -> None:
+    """Have every `alive` of this process call `hook` with the seconds of the declared wait; what it raises ends the work."""
+    global _hook  # noqa: PLW0603 - one process has one watchdog, as it has one NOTIFY_SOCKET
+    _hook = hook
+
+
+def alive(wait: float = 0.0) -> None:
+    """Report that the calling thread moves; a peer may now keep it waiting for `wait` seconds."""
+    _hook(wait)

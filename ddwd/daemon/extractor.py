@@ -16,36 +16,20 @@ from typing import TYPE_CHECKING
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.config.routing import stow_jobs_elsewhere
-from ddwd.core import durable
+from ddwd.core import durable, watchdog
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import DdwdError, PeerDownError
-from ddwd.core.watchdog import Progress
+from ddwd.core.watchdog import Watchdog
 from ddwd.daemon import file_watch
 from ddwd.daemon.extractor_status import Totals, standing
 from ddwd.daemon.loop import Beat, Loop
-from ddwd.extractor.conflicts import Conflicts
-from ddwd.extractor.disk_guard import Guard
-from ddwd.extractor.loop import Cycle, Ports
-from ddwd.extractor.orphans import Leftovers
-from ddwd.extractor.quarantine import Quarantine
-from ddwd.extractor.router import Router, read_table
-from ddwd.extractor.steps.forward import Forwarder
-from ddwd.extractor.steps.notify import Finished
-from ddwd.extractor.steps.publish import Publisher
-from ddwd.extractor.steps.repair import Mender
-from ddwd.extractor.steps.retrieve import Retriever
-from ddwd.extractor.steps.verify import Verifier
+from ddwd.extractor.router import read_table
+from ddwd.extractor.services import Extractor, Services
 from ddwd.extractor.workers import Ending, StorageMover, Workers
 from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
-from ddwd.retention.eligibility import Examiner, owed
-from ddwd.retention.remove import Remover
-from ddwd.retention.scheduler import Keeper, Tools
 from ddwd.store.backends import stores_of
-from ddwd.store.hook_queue import Notices
-from ddwd.store.operator_requests import Requests
-from ddwd.store.output_tree import OutputTree
 from ddwd.store.settings_snapshot import changed_settings
 
 if TYPE_CHECKING:
@@ -60,25 +44,26 @@ _BREATH_SECONDS = 0.1
 """Between two turns, however often the bell rings: each turn costs both Orthancs a look at their changes."""
 
 
-class Extractor:
-    """The cycle with its real ports, and the status file that people's views are made from."""
+class ExtractorDaemon:
+    """The extractor with its real services, and the status file that people's views are made from."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._paths = Paths(config)
         self._clock = SystemClock()
-        self._progress = Progress(self._clock)
+        self._watchdog = Watchdog(self._clock)
         self._audit = Audit(patient_ids=config.audit.patient_id)
         self._loop = Loop(self._turn, config.poll_interval, breath=_BREATH_SECONDS)
         self._ending = Ending(self._loop.stopping, self._clock)
-        self._workers = Workers(self._progress, self._loop.wake)
-        self._sweeper = Workers(self._progress, self._loop.wake)
+        self._workers = Workers(self._watchdog, self._loop.wake)
+        self._sweeper = Workers(self._watchdog, self._loop.wake)
         self._main = threading.get_ident()
         self._totals = Totals()
         self._audit.also(self._totals.happened)
         self._status_at = 0.0
-        self._guard = self._make_guard()
-        self._cycle = Cycle(config, self._ports())
+        watchdog.install(self._waiting)
+        self._extractor = Extractor(config, self._services())
+        self._extractor.requests.prepare()
 
     def run(self) -> bool:
         """Work until told to stop; finish what runs, in bounded time. False where a worker had to be left behind."""
@@ -88,50 +73,29 @@ class Extractor:
             self._paths.requests,
         }
         ears = file_watch.listen(folders, self._loop.wake)
-        self._audit.record(Event.STARTED, "the extractor starts", open=len(self._cycle.open))
+        self._audit.record(Event.STARTED, "the extractor starts", open=len(self._extractor.sharing.open))
         self._loop.listen()
         try:
             self._loop.run()
         finally:
             finished = self._workers.finish()
             finished = self._sweeper.finish(_PIECE_SECONDS) and finished
-            self._audit.record(Event.STOPPED, "the extractor stops", open=len(self._cycle.open))
-            self._cycle.drain()
+            self._audit.record(Event.STOPPED, "the extractor stops", open=len(self._extractor.sharing.open))
+            self._extractor.loop.drain()
             ears.stop()
             self._write_status()
         return finished
 
-    def _make_guard(self) -> Guard:
-        paths = self._paths
-        database = paths.database_area()
-        return Guard(
-            {
-                "retrieve": [paths.output, paths.state, paths.quarantine],
-                "forward": [paths.storage_storage, *database] if self._config.has("storage") else [],
-                "receive": [paths.gateway_storage, *database] if self._config.has("gateway") else [],
-            },
-            self._config.disk.reserve,
-            paths.forwarding_paused,
-            self._clock,
-            self._audit,
-        )
-
-    def _ports(self) -> Ports:
+    def _services(self) -> Services:
         login = credentials.read(self._config.credentials_file)
         gateway, storage = (
             Orthanc(node.name, node.url, *login.login(node.name), self._waiting)
             for node in (self._config.gateway, self._config.storage)
         )
-        paths, clock, audit = self._paths, self._clock, self._audit
-        quarantine = Quarantine(paths.quarantine, clock, audit)
-        mover = StorageMover(self._config, paths.incoming, self._progress, self._ending)
-        requests = Requests(paths.requests, clock)
-        requests.prepare()
-        stores = stores_of(self._config, clock, self._waiting)
-        tree = OutputTree(paths, stores.custody)
-        publisher = Publisher(paths, tree, quarantine)
+        paths, config, audit = self._paths, self._config, self._audit
+        stores = stores_of(config, self._clock, self._waiting)
         audit.also(stores.ledger.note)
-        if changed := changed_settings(self._config, paths.settings):
+        if changed := changed_settings(config, paths.settings):
             audit.record(
                 Event.CONFIG_CHANGED, f"settings changed: {', '.join(changed)}", keys=",".join(changed)
             )
@@ -139,59 +103,26 @@ class Extractor:
             audit.record(
                 Event.STATE_REBUILT, "the ledger was damaged: everything is compared with both Orthancs"
             )
-        nodes, routes = (gateway, storage), self._config.routes
-        tools = Tools(
-            paths=paths,
-            nodes=nodes,
-            custody=stores.custody,
-            claims=stores.claims,
-            examiner=Examiner(nodes, paths, stores.custody, owed(paths), self._unhurried),
-            remover=Remover(nodes, tree, stores.custody, routes, self._unhurried),
-            audit=audit,
-            clock=clock,
-            executor=self._sweeper,
-        )
-        return Ports(
+        database = paths.database_area()
+        return Services(
             gateway=gateway,
             storage=storage,
-            router=self._router(gateway, storage),
-            forwarder=Forwarder(gateway, beside=stow_jobs_elsewhere(self._config.destinations)),
-            retriever=Retriever(
-                paths,
-                (gateway, storage),
-                mover,
-                Verifier(storage, gateway),
-                publisher,
-                quarantine,
-                Mender(gateway, storage, audit),
-            ),
-            publisher=publisher,
-            output=tree,
-            quarantine=quarantine,
-            requests=requests,
-            guard=self._guard,
-            conflicts=Conflicts(
-                {node.name: paths.conflicts(node.name) for node in self._config.own_nodes},
-                {"gateway": gateway, "storage": storage},
-                quarantine,
-            ),
-            leftovers=Leftovers(paths, (storage, gateway), quarantine),
-            finished=Finished(self._config.routes, paths, tree, Notices(paths.hooks)),
-            keeper=Keeper(self._config, tools),
-            ledger=stores.ledger,
-            custody=stores.custody,
-            claims=stores.claims,
+            mover=StorageMover(config, paths.incoming, self._watchdog, self._ending),
+            stores=stores,
+            rules=read_table(paths.routes, config.routes),
+            volumes={
+                "retrieve": [paths.output, paths.state, paths.quarantine],
+                "forward": [paths.storage_storage, *database] if config.has("storage") else [],
+                "receive": [paths.gateway_storage, *database] if config.has("gateway") else [],
+            },
             audit=audit,
-            clock=clock,
-            executor=self._workers,
+            clock=self._clock,
+            workers=self._workers,
             sweeper=self._sweeper,
-            alive=self._alive,
+            unhurried=self._unhurried,
+            wake=self._loop.wake,
+            jobs_elsewhere=stow_jobs_elsewhere(config.destinations),
         )
-
-    def _router(self, gateway: Orthanc, storage: Orthanc) -> Router:
-        routes = self._config.routes
-        rules = read_table(self._paths.routes, routes)
-        return Router(routes, rules, gateway, storage, self._config.forward.grace)
 
     def _alive(self) -> None:
         self._waiting(0.0)
@@ -204,35 +135,35 @@ class Extractor:
 
     def _waiting(self, seconds: float) -> None:
         """The calling thread moves, and may now be kept waiting by a peer; the main thread tells systemd, unless a worker hangs."""
-        self._progress.alive(seconds)
+        self._watchdog.alive(seconds)
         if threading.get_ident() != self._main:
             self._ending.check()
-        elif not self._progress.stuck():
+        elif not self._watchdog.stuck():
             self._loop.alive(seconds)
 
     def _turn(self) -> Beat:
         began = self._clock.monotonic()
-        self._progress.alive()
-        report = self._cycle.run()
-        self._progress.idle()
+        self._watchdog.alive()
+        report = self._extractor.loop.run()
+        self._watchdog.idle()
         now = self._clock.monotonic()
         self._totals.add(report, now - began)
         if now - self._status_at >= _STATUS_SECONDS or report.published:
             self._status_at = now
             self._write_status()
-        wait = 0.0 if report.more else self._cycle.next_due()
-        stuck = self._progress.stuck()
+        wait = 0.0 if report.more else self._extractor.loop.next_due()
+        stuck = self._watchdog.stuck()
         if stuck:
             log.error("no sign of life: %s; the watchdog will restart the extractor", ", ".join(stuck))
         return Beat(self._summary(), healthy=not stuck, wait=wait)
 
     def _summary(self) -> str:
-        down = [name for name, state in self._cycle.peers.items() if state != "ok"]
-        text = f"{len(self._cycle.open)} studies in flight, {self._totals.studies} published since the start"
+        down = [name for name, state in self._extractor.peers.states.items() if state != "ok"]
+        text = f"{len(self._extractor.sharing.open)} studies in flight, {self._totals.studies} published since the start"
         return text + (f"; does not answer: {', '.join(down)}" if down else "")
 
     def _write_status(self) -> None:
-        body = standing(self._cycle, self._totals, self._guard, self._clock)
+        body = standing(self._extractor, self._totals, self._clock)
         path = self._paths.heartbeat("extractor")
         path.parent.mkdir(parents=True, exist_ok=True)
         durable.replace_volatile(path, json.dumps(body, indent=1).encode() + b"\n")
@@ -242,7 +173,7 @@ def main() -> int:
     """Run the daemon; the exit status is that of the error tree."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        finished = Extractor(load()).run()
+        finished = ExtractorDaemon(load()).run()
     except DdwdError as error:
         sys.stderr.write(f"ddwd-extractor: {error}\n")
         return error.exit_status

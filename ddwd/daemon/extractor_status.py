@@ -1,4 +1,4 @@
-"""How things stand, as the extractor tells it to people: the content of its status file. Reads the cycle, decides nothing.
+"""How things stand, as the extractor tells it to people: the content of its status file. Reads the extractor, decides nothing.
 
 Every user of the machine may read that file: it never holds a patient ID or an accession number, and no path that begins with one.
 """
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ddwd.core.clock import Clock
-    from ddwd.extractor.disk_guard import Guard
-    from ddwd.extractor.loop import Cycle, CycleReport
-    from ddwd.extractor.study import OpenStudy
+    from ddwd.extractor.loop import TurnReport
+    from ddwd.extractor.services import Extractor
+    from ddwd.extractor.study import StudyState
 
 _FAILURES = (
     Event.FORWARD_FAILED,
@@ -43,7 +43,7 @@ class Totals:
         self._failures: Counter[str] = Counter({event.name.lower(): 0 for event in _FAILURES})
         self._turns: deque[float] = deque(maxlen=_TURNS)
 
-    def add(self, report: CycleReport, seconds: float) -> None:
+    def add(self, report: TurnReport, seconds: float) -> None:
         """Take in what one turn did, and how long it took."""
         self._turns.append(seconds)
         self._done["studies"] += sum(one.revision == 1 for one in report.published)
@@ -72,31 +72,31 @@ class Totals:
         return dict(self._done) | {"failures": dict(self._failures)}
 
 
-def standing(cycle: Cycle, totals: Totals, guard: Guard, clock: Clock) -> dict[str, Any]:
+def standing(extractor: Extractor, totals: Totals, clock: Clock) -> dict[str, Any]:
     """The whole status file. Counts of images are those of the open studies, of which the published ones are part."""
-    studies = list(cycle.open.values())
+    studies = list(extractor.sharing.open.values())
     return {
         "updated": stamp(clock.utc()),
         "pid": os.getpid(),
-        "paused": cycle.is_paused,
+        "paused": extractor.flow.is_paused,
         "counts": dict(Counter(study.stage.value for study in studies)),
         "totals": totals.as_dict(),
         "turn_seconds": totals.turn_seconds,
-        "swept": cycle.swept(),
-        "retention": cycle.retention(),
+        "swept": extractor.sources.swept(),
+        "retention": extractor.retention.state(),
         "backlog": _backlog(studies),
-        "peers": cycle.peers,
-        "disk": guard.state(),
-        "in_flight": [_row(study, cycle) for study in studies],
-        "recent": [asdict(one) | {"state": "published"} for one in cycle.recent],
+        "peers": extractor.peers.states,
+        "disk": extractor.guard.state(),
+        "in_flight": [_row(study, extractor) for study in studies],
+        "recent": [asdict(one) | {"state": "published"} for one in extractor.loop.recent],
     }
 
 
-def _row(study: OpenStudy, cycle: Cycle) -> dict[str, Any]:
+def _row(study: StudyState, extractor: Extractor) -> dict[str, Any]:
     return {
         "study": study.study_id,
         "study_uid": study.listing.study_uid if study.listing else "",
-        "aet": study.journey.aet,
+        "aet": study.timeline.aet,
         "state": study.stage.value,
         "route": study.route.name if study.route else "",
         "reason": study.reason,
@@ -106,12 +106,12 @@ def _row(study: OpenStudy, cycle: Cycle) -> dict[str, Any]:
         "on_disk": len(study.held),
         "set_aside": len(study.set_aside),
         "failures": study.failures,
-        "opened_at": cycle.opened_at(study.study_id),
-        "newest_at": study.journey.newest_at,
+        "opened_at": extractor.sharing.opened_at(study.study_id),
+        "newest_at": study.timeline.newest_at,
     }
 
 
-def _backlog(studies: Iterable[OpenStudy]) -> dict[str, int]:
+def _backlog(studies: Iterable[StudyState]) -> dict[str, int]:
     """Images that wait before each hop."""
     waiting = Counter(storage=0, disk=0, publish=0)
     for study in studies:

@@ -10,17 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ddwd.core.errors import PeerDownError, PeerRefusedError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
+    from ddwd.extractor.peers import Peers
+    from ddwd.extractor.work_queue import WorkQueue
     from ddwd.orthanc.client import Change, OrthancPort
+    from ddwd.store.ledger import LedgerPort
 
 _PAGE = 1000
 _PAGES_A_LOOK = 2
 """Bounds one look to about a second: a database that was restored is read from its beginning, and studies in flight go on meanwhile."""
 _OVERLAP = 500
+_CURSOR_SECONDS = 5.0
 _AGAIN_SECONDS = 2.0
 """The window is read again so often, or after half of it is new: at each look it cost Orthanc more than all else together."""
 
@@ -95,3 +101,53 @@ class ChangeFeed:
         self.cursor = max([self.cursor, *(row.seq for row in rows)])
         if len(self._seen) > 4 * _OVERLAP:
             self._seen = {seq for seq in self._seen if seq > self.cursor - _OVERLAP}
+
+
+class ChangeFeeds:
+    """The feeds of both Orthancs; how far each was read is kept in the ledger."""
+
+    def __init__(
+        self, peers: Peers, ledger: LedgerPort, queue: WorkQueue, clock: Clock, poll_interval: float
+    ) -> None:
+        """`poll_interval` is the longest time in seconds between two looks."""
+        self._peers = peers
+        self._ledger = ledger
+        self._queue = queue
+        self._clock = clock
+        self.poll_interval = poll_interval
+        self._feeds: list[ChangeFeed] = []
+        self._committed_at = 0.0
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Read on from the ledger's cursors."""
+        cursors = self._ledger.state.cursors
+        self._feeds = [ChangeFeed(node, cursors.get(node.name, 0), self._clock) for node in self._peers.nodes]
+
+    def look(self) -> bool:
+        """Add the studies that moved to the work queue; return whether there are more changes to read."""
+        has_more = [self._read(feed) for feed in self._feeds]
+        return any(has_more)
+
+    def commit(self, *, force: bool = False) -> None:
+        """Write the cursors to the ledger now and then; they move only past studies that are in the ledger by now."""
+        now = self._clock.monotonic()
+        if self._queue.has_added or not (force or now - self._committed_at >= _CURSOR_SECONDS):
+            return
+        self._committed_at = now
+        cursors = self._ledger.state.cursors
+        for feed in self._feeds:
+            if cursors.get(feed.node.name, 0) != feed.cursor:
+                self._ledger.append("cursor", node=feed.node.name, seq=feed.cursor)
+
+    def _read(self, feed: ChangeFeed) -> bool:
+        try:
+            touched = feed.look()
+        except (PeerDownError, PeerRefusedError) as error:
+            self._peers.is_away(feed.node.name, str(error))
+            return False
+        self._peers.answers(feed.node.name)
+        self._queue.add_moved(touched.studies)
+        if touched.grew:
+            self._queue.hasten()
+        return touched.more

@@ -15,10 +15,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
 
-_FIRST_RETRY_SECONDS = 1.0
-_LONGEST_RETRY_SECONDS = 30.0
-"""Below the 60 s within which everything must be delivered once the last fault has healed."""
-
 
 class Stage(StrEnum):
     """Where a study stands; the order is the order of the flow."""
@@ -100,10 +96,3 @@ def waiting_for_a_rule(*, held: bool) -> Decision:
     stage = Stage.HELD if held else Stage.ARRIVING
     reason = "no rule of routes takes it: ddwd routes" if held else "which rule takes it is not decided yet"
     return Decision(stage, frozenset(), frozenset(), publish=False, reason=reason)
-
-
-def retry_delay(failures: int) -> float:
-    """Seconds to wait after the n-th failure in a row: 1, 2, 4 ... 30."""
-    if failures <= 0:
-        return 0.0
-    return min(_LONGEST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 10))

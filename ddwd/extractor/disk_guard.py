@@ -59,7 +59,7 @@ class _Volume:
         return max(0, last - reserve) / (first - last) * (ended - began) / 3600
 
 
-class Guard:
+class DiskGuard:
     """`look` at each turn; then `may_retrieve`, `may_forward` and `reason` say what that means."""
 
     def __init__(

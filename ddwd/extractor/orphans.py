@@ -27,7 +27,7 @@ _UNKNOWN = "the SCP acknowledged it, and no Orthanc knows its study"
 _DELETED = "its study was deleted on both Orthancs before it was published"
 
 
-class Leftovers:
+class OrphanSweeper:
     """Remembers from one sweep to the next what nobody wanted."""
 
     def __init__(self, paths: Paths, nodes: tuple[OrthancPort, OrthancPort], quarantine: Quarantine) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.config.routing import Route
-    from ddwd.extractor.study import OpenStudy
+    from ddwd.extractor.study import StudyState
     from ddwd.orthanc.client import OrthancPort
 
 
@@ -51,7 +51,7 @@ class Router:
         """Whether the rule of that name has studies forwarded; one that is gone has nothing done any more."""
         return name in self._routes and self._routes[name].forward
 
-    def decide(self, study: OpenStudy, now: float) -> Route | None:
+    def decide(self, study: StudyState, now: float) -> Route | None:
         """The rule that takes the study, HOLD where none does, None where Lua still may decide. Raises PeerDownError, PeerRefusedError."""
         if study.record is not None and (route := self._routes.get(study.record.route)):
             return route
@@ -63,7 +63,7 @@ class Router:
             return None
         return self._judged(study, node, kept)
 
-    def _judged(self, study: OpenStudy, node: OrthancPort, kept: str | None) -> Route | None:
+    def _judged(self, study: StudyState, node: OrthancPort, kept: str | None) -> Route | None:
         try:
             chosen = choose(self._rules, node.first_image(study.study_id))
         except NotFoundError:

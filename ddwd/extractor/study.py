@@ -1,52 +1,130 @@
-"""What is known of one study in flight; lives in memory only, and is made anew from the record and both Orthancs after a restart."""
+"""State of one study in flight. Memory only: rebuilt from the custody record and both Orthancs after a restart.
+
+Times are seconds of the monotonic clock unless a name ends in `_at` and holds a UTC stamp.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ddwd.config.routing import EVERYTHING, PRIORITIES
 from ddwd.extractor.decision import Observation, Stage
-from ddwd.extractor.journey import Journey
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from concurrent.futures import Future
 
     from ddwd.config.routing import Route
+    from ddwd.core.audit import Event
     from ddwd.core.model import OrthancId, Study
-    from ddwd.extractor.blame import Blame
     from ddwd.extractor.steps.retrieve import Fetched
     from ddwd.store.custody import Kept, Record
 
+Hop = Literal["gateway", "storage", "disk"]
+
+
+class AttemptCounter:
+    """Failed attempts for each image of one study at one hop.
+
+    An image that fails is tried again with growing pauses. It is set aside only after `limit` attempts that failed while a sound
+    image passed the same hop, so an outage sends no image to quarantine, and one bad image does not hold up its study.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._attempts: Counter[OrthancId] = Counter()
+
+    def count(self, failed: Iterable[OrthancId]) -> list[OrthancId]:
+        """Add one failed attempt for each image; return those that reached the limit."""
+        spent = []
+        for instance in failed:
+            self._attempts[instance] += 1
+            if self._attempts[instance] >= self._limit:
+                spent.append(instance)
+        return spent
+
+    def attempts(self, instance: OrthancId) -> int:
+        """Return the number of failed attempts."""
+        return self._attempts[instance]
+
+    def clear(self) -> None:
+        """Forget all attempts."""
+        self._attempts.clear()
+
+
+class HopTimeline:
+    """First and last moment at which images not published before were seen at each hop, and which events were reported.
+
+    Moments are UTC stamps of the extractor's clock, not of the Orthancs'.
+    """
+
+    def __init__(self, published: Collection[OrthancId]) -> None:
+        self._published = frozenset(published)
+        self._seen: dict[Hop, frozenset[OrthancId]] = {}
+        self._reported: dict[Event, int] = {}
+        self.hops: dict[Hop, list[str]] = {}
+        self.aet = ""
+        self.sender_asked = False
+        self.newest_at = ""
+
+    def note(self, hop: Hop, images: Collection[OrthancId], at: str) -> None:
+        """Record that these images are at the hop now."""
+        seen = self._seen.get(hop, self._published)
+        fresh = frozenset(images) - seen
+        if not fresh:
+            return
+        self._seen[hop] = seen | fresh
+        self.hops.setdefault(hop, [at, at])[1] = at
+        if hop != "disk":
+            self.newest_at = at
+
+    def count(self, hop: Hop) -> int:
+        """Return how many images were seen at the hop that were not published before."""
+        return len(self._seen.get(hop, self._published)) - len(self._published)
+
+    def was_reported(self, event: Event) -> bool:
+        """Return whether the event was reported at all."""
+        return event in self._reported
+
+    def unreported(self, event: Event, count: int) -> int:
+        """Return how many more there are than when the event was last reported, and count them as reported."""
+        more = count - self._reported.get(event, 0)
+        if more > 0:
+            self._reported[event] = count
+        return max(0, more)
+
 
 @dataclass
-class OpenStudy:
-    """A study in flight: what was seen of it, and what is on disk and proved. Times are monotonic seconds."""
+class StudyState:
+    """What was seen of one study, and what of it is on disk and verified."""
 
     study_id: OrthancId
     record: Record | None
     grew_at: float
+    """When its newest image was seen."""
     moved_at: float
-    forward_blame: Blame
-    retrieve_blame: Blame
+    """When the set of images that wait to be forwarded last changed."""
+    forward_attempts: AttemptCounter
+    retrieve_attempts: AttemptCounter
     listing: Study | None = None
     known: frozenset[OrthancId] = frozenset()
     behind: frozenset[OrthancId] = frozenset()
     on_gateway: frozenset[OrthancId] = frozenset()
     on_storage: frozenset[OrthancId] = frozenset()
-    journey: Journey = field(default_factory=lambda: Journey(()))
+    timeline: HopTimeline = field(default_factory=lambda: HopTimeline(()))
     held: dict[OrthancId, Kept] = field(default_factory=dict)
+    """Verified images, staged or published."""
     set_aside: dict[OrthancId, str] = field(default_factory=dict)
+    """Images in quarantine, with the reason."""
     restored: int = 0
     opened: float = 0.0
     route: Route | None = EVERYTHING
-    """The rule that took it; None until that is decided."""
+    """None until the route is decided."""
     asked: bool = False
-    """Whether the operator wants it looked at from the beginning, by the rules as they are now."""
+    """Whether the operator asked for it: it is judged from the beginning, by the routes as they are now."""
     failures: int = 0
-    not_before: float = 0.0
-    look_again_at: float = 0.0
     work: Future[Fetched] | None = None
     stage: Stage = Stage.ARRIVING
     reason: str = ""
@@ -56,10 +134,15 @@ class OpenStudy:
         if self.record is not None:
             self.held.update(self.record.images)
             self.set_aside.update(self.record.set_aside)
-            self.journey = Journey(self.record.images)
+            self.timeline = HopTimeline(self.record.images)
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a worker is retrieving images of it."""
+        return self.work is not None and not self.work.done()
 
     def see(self, gateway: Study | None, storage: Study | None, now: float, at: str) -> None:
-        """Take in what both Orthancs list at this moment (`at` in UTC); None where one does not hold the study."""
+        """Take in what both Orthancs list at this moment (`at` in UTC); None where an Orthanc does not hold the study."""
         # storage's listing is what a C-MOVE is asked from; the gateway's serves until storage has one
         self.listing = storage or gateway or self.listing
         listed = ids_of(gateway) | ids_of(storage)
@@ -68,14 +151,14 @@ class OpenStudy:
             self.grew_at = now
         if (behind := ids_of(gateway) - ids_of(storage) - self.set_aside.keys()) != self.behind:
             self.behind, self.moved_at = behind, now
-        self.journey.note("gateway", ids_of(gateway), at)
-        self.journey.note("storage", ids_of(storage), at)
+        self.timeline.note("gateway", ids_of(gateway), at)
+        self.timeline.note("storage", ids_of(storage), at)
         self.on_gateway, self.on_storage = ids_of(gateway), ids_of(storage)
 
     def observation(
         self, gateway: Study | None, storage: Study | None, now: float, *, gateway_known: bool
     ) -> Observation:
-        """The sets that decide; what is set aside counts as dealt with."""
+        """Return the instance sets that decide; images in quarantine count as dealt with."""
         return Observation(
             gateway=gateway.ids if gateway else None,
             gateway_known=gateway_known,
@@ -88,44 +171,44 @@ class OpenStudy:
 
     @property
     def passed(self) -> frozenset[OrthancId]:
-        """What the rule leaves where it is: all images, where it has none extracted."""
+        """Images that the route leaves where they are: all of them if it does not extract."""
         if self.route is None or self.route.extract:
             return frozenset()
         return self.on_gateway | self.on_storage
 
     @property
     def priority(self) -> int:
-        """What its rule says; a higher one goes first."""
+        """Priority of its route; higher goes first."""
         return PRIORITIES[self.route.priority] if self.route else 0
 
     @property
     def all_passed(self) -> frozenset[OrthancId]:
-        """What its rule leaves, or an earlier one has left, and is not on disk all the same."""
+        """Images that this or an earlier route left where they were, and that are not on disk."""
         before = frozenset(self.record.passed) if self.record else frozenset()
         return (before | self.passed) - self.held.keys()
 
     @property
     def settled(self) -> frozenset[OrthancId]:
-        """What an earlier rule has left where it is: other rules do not touch it, unless the operator asks for it."""
+        """Images that an earlier route left where they were: another route does not take them unless the operator asks."""
         if self.record is None or self.asked or self.route is None:
             return frozenset()
         is_same = self.route.name == self.record.route and self.route.forward
         return frozenset() if is_same else frozenset(self.record.passed)
 
     def place(self) -> None:
-        """Have the listing say where the study stands on disk, or will stand by its rule."""
+        """Set in the listing the folder below OUTPUT_DIR, by the record or else by the route."""
         if self.listing is not None and self.route is not None:
             placed = self.record.folder if self.record else ""
             self.listing = replace(self.listing, layout=self.route.layout, placed=placed)
 
     @property
     def control(self) -> str:
-        """SOPInstanceUID of an image that came before, or nothing."""
+        """SOPInstanceUID of an image that arrived before; empty if there is none."""
         return next((kept.sop_uid for kept in self.held.values()), "")
 
     @property
     def is_changed(self) -> bool:
-        """Whether the record does not say yet what is so now."""
+        """Whether the record differs from the present state."""
         if self.record is None:
             return True
         return bool(
@@ -136,20 +219,20 @@ class OpenStudy:
         )
 
     def begin_anew(self) -> None:
-        """Forget all failures and waits: the operator asked for it."""
-        self.failures, self.not_before = 0, 0.0
+        """Forget all failures, at the operator's request."""
+        self.failures = 0
         self.asked = True
         if self.route is not EVERYTHING:
             self.route = None
-        self.forward_blame.clear()
-        self.retrieve_blame.clear()
+        self.forward_attempts.clear()
+        self.retrieve_attempts.clear()
 
 
 def uncompared(held: Mapping[OrthancId, Kept], gateway: frozenset[OrthancId]) -> frozenset[OrthancId]:
-    """Images that came to the gateway after they were proved against storage alone: they are to be proved again."""
+    """Return the images that reached the gateway after they were verified against storage alone: verify them again."""
     return frozenset(one for one in gateway if one in held and not held[one].at_gateway)
 
 
 def ids_of(study: Study | None) -> frozenset[OrthancId]:
-    """The instances of a listing; none where there is no listing."""
+    """Return the instances of a listing; empty without a listing."""
     return study.ids if study else frozenset()

@@ -14,45 +14,47 @@ from ddwd.extractor.decision import Stage
 
 if TYPE_CHECKING:
     from ddwd.extractor.decision import Decision, Observation
-    from ddwd.extractor.study import OpenStudy
+    from ddwd.extractor.study import StudyState
     from ddwd.store.custody import Kept, Record
 
 _STATUS = re.compile(r"0x[0-9A-Fa-f]{4}|HTTP \d{3}")
 _SETTLED = frozenset({Stage.FORWARDING, Stage.RETRIEVING, Stage.READY})
 
 
-class Chronicle:
+class StudyEvents:
     """Writes the events of studies; the audit sends them to the journal and the ledger."""
 
     def __init__(self, audit: Audit) -> None:
         self._audit = audit
 
-    def observed(self, study: OpenStudy, seen: Observation, decision: Decision) -> None:
+    def observed(self, study: StudyState, seen: Observation, decision: Decision) -> None:
         """Tell what came, and how far it is on its way to storage."""
-        journey = study.journey
-        at_gateway, at_storage = journey.count("gateway"), journey.count("storage")
-        if decision.stage is Stage.HELD and journey.untold(Event.HELD, 1):
+        timeline = study.timeline
+        at_gateway, at_storage = timeline.count("gateway"), timeline.count("storage")
+        if decision.stage is Stage.HELD and timeline.unreported(Event.HELD, 1):
             self._tell(Event.HELD, decision.reason, study, instances=len(study.known))
-        if decision.stage in _SETTLED and (more := journey.untold(Event.RECEIVED, at_gateway or at_storage)):
+        if decision.stage in _SETTLED and (
+            more := timeline.unreported(Event.RECEIVED, at_gateway or at_storage)
+        ):
             where = "the gateway" if at_gateway else "storage, past the gateway"
             self._tell(Event.RECEIVED, f"{more} images received by {where}", study, instances=more)
         if not at_gateway:
             return
-        if at_storage and not journey.was_told(Event.FORWARD_STARTED):
-            journey.untold(Event.FORWARD_STARTED, 1)
+        if at_storage and not timeline.was_reported(Event.FORWARD_STARTED):
+            timeline.unreported(Event.FORWARD_STARTED, 1)
             self._tell(Event.FORWARD_STARTED, "the first images are on storage", study, instances=at_storage)
         behind = (seen.gateway or frozenset()) - seen.storage
         if (
             not behind
             and decision.stage in _SETTLED
-            and (more := journey.untold(Event.FORWARDED, at_gateway))
+            and (more := timeline.unreported(Event.FORWARDED, at_gateway))
         ):
             self._tell(Event.FORWARDED, f"storage has all {at_gateway} images", study, instances=more)
 
-    def forwarding(self, study: OpenStudy, sent: int, error: str) -> None:
+    def forwarding(self, study: StudyState, sent: int, error: str) -> None:
         """Tell that the extractor sends what the gateway's own forwarding left behind, or sends it once more."""
-        if not study.journey.was_told(Event.FORWARD_FAILED):
-            study.journey.untold(Event.FORWARD_FAILED, 1)
+        if not study.timeline.was_reported(Event.FORWARD_FAILED):
+            study.timeline.unreported(Event.FORWARD_FAILED, 1)
             self._tell(
                 Event.FORWARD_STARTED,
                 f"sending {sent} images to storage that the gateway's own forwarding left behind",
@@ -69,13 +71,13 @@ class Chronicle:
             status=error,
         )
 
-    def retrieving(self, study: OpenStudy) -> None:
+    def retrieving(self, study: StudyState) -> None:
         """Tell that the first images are asked for."""
-        missing = study.journey.count("storage")
-        if study.journey.untold(Event.RETRIEVE_STARTED, 1):
+        missing = study.timeline.count("storage")
+        if study.timeline.unreported(Event.RETRIEVE_STARTED, 1):
             self._tell(Event.RETRIEVE_STARTED, "images are asked for by C-MOVE", study, instances=missing)
 
-    def failed(self, study: OpenStudy, reason: str) -> None:
+    def failed(self, study: StudyState, reason: str) -> None:
         """Tell that the study has to wait."""
         found = _STATUS.search(reason)
         self._tell(
@@ -85,7 +87,7 @@ class Chronicle:
             status=found.group() if found else "",
         )
 
-    def verified(self, study: OpenStudy, added: list[Kept]) -> None:
+    def verified(self, study: StudyState, added: list[Kept]) -> None:
         """Tell that every new file was compared with storage's copy."""
         identical = sum(kept.verdict == "identical" for kept in added)
         self._tell(
@@ -97,7 +99,7 @@ class Chronicle:
             bytes=sum(kept.size for kept in added),
         )
 
-    def published(self, study: OpenStudy, record: Record, seconds: float) -> None:
+    def published(self, study: StudyState, record: Record, seconds: float) -> None:
         """Tell that the study, or what came late of it, is visible."""
         added = record.history[-1]["added"]
         self._tell(
@@ -111,7 +113,7 @@ class Chronicle:
             seconds=seconds,
         )
 
-    def vanished(self, study: OpenStudy, reason: str, files: int) -> None:
+    def vanished(self, study: StudyState, reason: str, files: int) -> None:
         """Tell that both Orthancs forgot a study before it was whole."""
         self._tell(
             Event.VANISHED,
@@ -120,11 +122,11 @@ class Chronicle:
             instances=len(study.known),
         )
 
-    def _tell(self, event: Event, message: str, study: OpenStudy, **fields: object) -> None:
+    def _tell(self, event: Event, message: str, study: StudyState, **fields: object) -> None:
         listing = study.listing
         said = {key: value for key, value in fields.items() if value != ""}
-        if study.journey.aet:
-            said["aet"] = study.journey.aet
+        if study.timeline.aet:
+            said["aet"] = study.timeline.aet
         if study.route is not None and study.route.name:
             said["route"] = study.route.name
         if listing is not None and listing.accession:

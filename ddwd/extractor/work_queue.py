@@ -1,61 +1,128 @@
-"""Which studies are compared next: those that moved on an Orthanc, and those that the sweep over all of them finds. Part of the cycle."""
+"""Studies to work on: each once, those in flight by due time and priority, the others in the order in which they are compared.
+
+A study in flight is scheduled; it costs nothing until it is due. A study that moved, or that the sweep suspects, is added; it is
+compared with its record before it is taken up. Safe to use from several threads.
+"""
 
 from __future__ import annotations
 
+import heapq
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.extractor.sweep import Sweep
-
-_LEFTOVERS_SECONDS = 300.0
 
 
-class Candidates:
-    """A queue of studies to compare; `next` empties it."""
+@dataclass(frozen=True, slots=True)
+class _Appointment:
+    """When a study in flight is due, and the earliest moment a change may bring that forward to. Monotonic seconds."""
 
-    def __init__(self, sweep: Sweep) -> None:
-        self.sweep = sweep
-        self._moved: dict[OrthancId, None] = {}
-        self._next_leftovers = float("-inf")
+    due: float
+    no_sooner: float
+    priority: int
 
-    def __bool__(self) -> bool:
-        """Whether studies still wait to be compared."""
-        return bool(self._moved)
 
-    def moved(self, studies: Iterable[OrthancId]) -> None:
-        """These moved just now: they come first."""
-        self._moved = dict.fromkeys(studies) | self._moved
+class WorkQueue:
+    """What the extractor's loop works off, and what it waits for."""
 
-    def again(self, study: OrthancId) -> None:
-        """It could not be compared now, or is no more than suspected: it comes last."""
-        self._moved[study] = None
+    def __init__(self, clock: Clock, wake: Callable[[], None] = lambda: None) -> None:
+        """`wake` is called when another thread has scheduled a study."""
+        self._clock = clock
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._scheduled: dict[OrthancId, _Appointment] = {}
+        self._heap: list[tuple[float, OrthancId]] = []
+        self._added: OrderedDict[OrthancId, None] = OrderedDict()
 
-    def look_at(self, study: OrthancId | None) -> None:
-        """Compare this study soon, or all of them."""
-        if study is not None:
-            self._moved[study] = None
-        else:
-            self.sweep.everything()
-            self._next_leftovers = float("-inf")
+    def now(self) -> float:
+        """Return the monotonic seconds that appointments are made in."""
+        return self._clock.monotonic()
 
-    def after_a_fault(self) -> None:
-        """Everything is compared as soon as both Orthancs answer."""
-        self.sweep.hasten()
-        self._next_leftovers = float("-inf")
+    # --- studies in flight --------------------------------------------------------------------------------------------
 
-    def is_time_for_leftovers(self, now: float) -> bool:
-        """Whether spool and staging are to be looked through: at the start, after a fault, every few minutes."""
-        if now < self._next_leftovers:
-            return False
-        self._next_leftovers = now + _LEFTOVERS_SECONDS
-        return True
+    def schedule(
+        self, study: OrthancId, after: float = 0.0, *, no_sooner: float = 0.0, priority: int = 0
+    ) -> None:
+        """Have a study in flight reconciled in `after` seconds; a change brings that forward to `no_sooner` seconds from now."""
+        now = self._clock.monotonic()
+        with self._lock:
+            self._put(study, _Appointment(now + after, now + min(no_sooner, after), priority))
 
-    def next(self) -> OrthancId | None:
-        """The next study to compare, or None."""
-        study = next(iter(self._moved), None)
-        if study is not None:
-            del self._moved[study]
-        return study
+    def work_ended(self, study: OrthancId, priority: int) -> None:
+        """Have a study reconciled at once; called by the worker that was busy with it."""
+        self.schedule(study, priority=priority)
+        self._wake()
+
+    def forget(self, study: OrthancId) -> None:
+        """Drop the appointment of a study that is no longer in flight."""
+        with self._lock:
+            self._scheduled.pop(study, None)
+
+    def hasten(self) -> None:
+        """Bring all appointments forward as far as each allows: images arrived, and nobody knows yet whose they are."""
+        now = self._clock.monotonic()
+        with self._lock:
+            for study, one in list(self._scheduled.items()):
+                if (sooner := max(now, one.no_sooner)) < one.due:
+                    self._put(study, _Appointment(sooner, one.no_sooner, one.priority))
+
+    def due(self) -> list[OrthancId]:
+        """Remove and return the studies in flight that are due now, the highest priority first."""
+        now = self._clock.monotonic()
+        found: list[tuple[int, OrthancId]] = []
+        with self._lock:
+            while self._heap and self._heap[0][0] <= now:
+                due, study = heapq.heappop(self._heap)
+                one = self._scheduled.get(study)
+                if one is not None and one.due == due:
+                    del self._scheduled[study]
+                    found.append((-one.priority, study))
+        found.sort(key=lambda pair: pair[0])
+        return [study for _, study in found]
+
+    def next_due(self) -> float:
+        """Return the seconds until the next study in flight is due; infinity if none is scheduled."""
+        with self._lock:
+            while self._heap and not self._is_current(*self._heap[0]):
+                heapq.heappop(self._heap)
+            if not self._heap:
+                return float("inf")
+            return max(0.0, self._heap[0][0] - self._clock.monotonic())
+
+    def _put(self, study: OrthancId, one: _Appointment) -> None:
+        self._scheduled[study] = one
+        heapq.heappush(self._heap, (one.due, study))
+
+    def _is_current(self, due: float, study: OrthancId) -> bool:
+        one = self._scheduled.get(study)
+        return one is not None and one.due == due
+
+    # --- studies to compare -------------------------------------------------------------------------------------------
+
+    def add(self, study: OrthancId) -> None:
+        """Have a study compared, after all others."""
+        with self._lock:
+            self._added.setdefault(study)
+
+    def add_moved(self, studies: Iterable[OrthancId]) -> None:
+        """Have studies that moved just now compared, before all others."""
+        with self._lock:
+            for study in studies:
+                self._added[study] = None
+                self._added.move_to_end(study, last=False)
+
+    def next_added(self) -> OrthancId | None:
+        """Remove and return the next study to compare, or None."""
+        with self._lock:
+            return self._added.popitem(last=False)[0] if self._added else None
+
+    @property
+    def has_added(self) -> bool:
+        """Whether studies wait to be compared."""
+        return bool(self._added)

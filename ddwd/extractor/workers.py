@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ddwd.config.loader import Config
     from ddwd.core.clock import Clock
     from ddwd.core.model import Study
-    from ddwd.core.watchdog import Progress
+    from ddwd.core.watchdog import Watchdog
 
 log = logging.getLogger("ddwd.extractor")
 
@@ -99,7 +99,7 @@ class Arrivals:
 class StorageMover:
     """C-MOVE from ORTHANC2 to our SCP, one association for each."""
 
-    def __init__(self, config: Config, incoming: Path, progress: Progress, ending: Ending) -> None:
+    def __init__(self, config: Config, incoming: Path, progress: Watchdog, ending: Ending) -> None:
         self._config = config
         self._incoming = incoming
         self._progress = progress
@@ -153,7 +153,7 @@ class StorageMover:
 class Workers(ThreadPoolExecutor):
     """Threads for C-MOVE and verification; each is on the watchdog's list while it works, and wakes the loop at its end."""
 
-    def __init__(self, progress: Progress, wake: Callable[[], None]) -> None:
+    def __init__(self, progress: Watchdog, wake: Callable[[], None]) -> None:
         super().__init__(_THREADS, thread_name_prefix="ddwd-retrieve")
         self._progress = progress
         self._wake = wake

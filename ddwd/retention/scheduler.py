@@ -76,7 +76,7 @@ class Tools:
     measure: Callable[[Path], Space] = disk_space.space_of
 
 
-class Keeper:
+class RetentionScheduler:
     """Rounds over the places, for as long as `step` is called."""
 
     def __init__(self, config: Config, tools: Tools) -> None:

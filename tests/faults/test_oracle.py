@@ -50,7 +50,9 @@ def _change(portal: Portal, module: str, old: str, new: str) -> None:
 
 
 def test_without_the_reconciler_the_oracle_reports_loss(portal: Portal, tmp_path: Path) -> None:
-    _change(portal, "extractor/decision.py", "behind if seen.unmoved >= grace else frozenset()", "frozenset()")
+    _change(
+        portal, "extractor/decision.py", "behind if seen.unmoved >= grace else frozenset()", "frozenset()"
+    )
     study = made_up_ct(tmp_path / "ct", 6, seed=41, size=32)
     portal.machine.run(["systemctl", "stop", "ddwd-storage"])
     portal.send(study)

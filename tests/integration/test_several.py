@@ -75,7 +75,7 @@ def _together(pair: tuple[Extractor, Extractor], seconds: float) -> None:
     """Both take turns."""
     for _ in range(int(seconds * 2)):
         for one in pair:
-            one.cycle.run()
+            one.loop.run()
         pair[0].clock.advance(0.5)
 
 
@@ -89,7 +89,7 @@ def _published(pair: tuple[Extractor, Extractor]) -> int:
 
 def _held_up(one: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on it fetches for ever."""
-    monkeypatch.setattr(one.cycle._ports, "executor", _Never())
+    monkeypatch.setattr(one.extractor.loop._reconciler._steps.retrieve, "_executor", _Never())
 
 
 class _Never(Executor):
@@ -119,12 +119,12 @@ def test_a_study_in_work_is_taken_over_from_one_that_dies(
     images = _studies(3)
     _held_up(here, monkeypatch)
     here.deliver(*images)
-    here.cycle.run()
-    assert len(here.cycle.open) == 3
+    here.loop.run()
+    assert len(here.open) == 3
     there.run(20)
     assert there.published() == {}, "they are the other's"
     here.kill()
-    assert there.cycle.next_due() <= 2.0, "an extractor that has nothing to do looks for what others left"
+    assert there.loop.next_due() <= 2.0, "an extractor that has nothing to do looks for what others left"
     there.run(10)
     assert there.published() == names(*images)
     assert there.told.count(Event.PUBLISHED) == 3
@@ -140,8 +140,8 @@ def test_images_that_came_while_another_had_the_study_are_not_forgotten(
     _held_up(here, monkeypatch)
     here.deliver(late)
     here.storage.settle(late.study_id)
-    here.cycle.run()
-    assert here.cycle.open.keys() == {late.study_id}
+    here.loop.run()
+    assert here.open.keys() == {late.study_id}
     there.run(5)
     here.kill()
     there.run(10)
@@ -155,7 +155,7 @@ def test_one_that_lost_its_connection_publishes_nothing_more(
     here, there = pair
     images = _studies(1)
     here.deliver(*images)
-    here.cycle.run()  # fetched, and not stable yet
+    here.loop.run()  # fetched, and not stable yet
     assert here.leftovers() and not here.published()
     here.clock.advance(10)
     ask = here.storage.study
@@ -168,7 +168,7 @@ def test_one_that_lost_its_connection_publishes_nothing_more(
         return ask(study)
 
     monkeypatch.setattr(here.storage, "study", cut)
-    here.cycle.run()
+    here.loop.run()
     monkeypatch.undo()
     assert here.published() == {}
     there.run(10)
@@ -185,16 +185,16 @@ def test_files_that_a_dead_one_had_published_without_a_record_are_taken_as_they_
     here, there = pair
     images = _studies(1)
     here.deliver(*images)
-    here.cycle.run()
+    here.loop.run()
     here.clock.advance(10)
 
     def dies(_record: object) -> None:
         here.kill()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(here.cycle._ports.custody, "write", dies)
+    monkeypatch.setattr(here.extractor.loop._reconciler._steps.publish._custody, "write", dies)
     with pytest.raises(KeyboardInterrupt):
-        here.cycle.run()
+        here.loop.run()
     assert here.published() == names(*images)
     assert custody_of(here.config).read(images[0].study_id) is None
     before = {path: path.stat().st_ino for path in here.paths.output.rglob("*.dcm")}
@@ -218,7 +218,7 @@ def test_whoever_dies_whenever_each_study_is_published_once(
             pair[0].storage.settle(one.study_id)
         _mishap(chance.choice(pair), chance)
         for extractor in chance.sample(pair, chance.randrange(3)):
-            extractor.cycle.run()
+            extractor.loop.run()
         pair[0].clock.advance(0.5)
     for extractor in pair:
         extractor.mover.lies = False
@@ -234,7 +234,7 @@ def _mishap(victim: Extractor, chance: Random) -> None:
     """Mostly nothing; or it dies between two turns or in one, loses its connection, or is sent nothing for a while."""
     match chance.randrange(10):
         case 0:
-            power_cut(chance.randrange(30), victim.cycle.run)
+            power_cut(chance.randrange(30), victim.loop.run)
             victim.kill()
             victim.start()
         case 1:
@@ -249,17 +249,17 @@ def test_while_postgresql_is_away_studies_wait_and_the_status_says_so(
     here, _ = pair
     images = _studies(2)
     here.deliver(*images)
-    here.cycle.run()
+    here.loop.run()
     server.stop()
     try:
         here.run(20)
         assert here.published() == {}
-        assert "does not answer" in here.cycle.peers["ledger"]
-        assert {study.stage for study in here.cycle.open.values()} == {Stage.WAITING}
+        assert "does not answer" in here.peer_states()["ledger"]
+        assert {study.stage for study in here.open.values()} == {Stage.WAITING}
     finally:
         server.start()
     here.run(20)
-    assert here.cycle.peers["ledger"] == "ok"
+    assert here.peer_states()["ledger"] == "ok"
     assert here.published() == names(*images)
     assert here.told.count(Event.PEER_DOWN) == here.told.count(Event.PEER_UP) == 1
     assert here.told.count(Event.PUBLISHED) == 2
@@ -315,14 +315,14 @@ def test_what_a_paused_one_has_begun_the_other_finishes(pair: tuple[Extractor, E
     here.mover.scp_up = False
     here.deliver(*images)
     here.run(5)
-    assert len(here.cycle.open) == 2
+    assert len(here.open) == 2
     here.requests.submit(Request("pause"))
     _together(pair, 40)
     assert there.published() == names(*images)
     assert there.told.count(Event.PUBLISHED) == 2
     here.deliver(image(study=9))
     here.run(10)
-    assert here.cycle.open == {}, "it takes nothing up"
+    assert here.open == {}, "it takes nothing up"
     there.kill()
     here.mover.scp_up = True
     here.requests.submit(Request("resume"))
@@ -338,7 +338,7 @@ def test_one_that_starts_again_goes_on_from_where_it_was(pair: tuple[Extractor, 
     here.start()
     here.run(20)
     assert here.told.count(Event.PUBLISHED) == 2
-    assert here.cycle.swept()["ended_at"]
+    assert here.extractor.sources.swept()["ended_at"]
 
 
 def test_a_retry_asked_of_one_reaches_the_other_that_has_the_study(pair: tuple[Extractor, Extractor]) -> None:
@@ -347,13 +347,13 @@ def test_a_retry_asked_of_one_reaches_the_other_that_has_the_study(pair: tuple[E
     here.deliver(one)
     here.mover.scp_up = False
     here.run(60)
-    (stuck,) = here.cycle.open.values()
+    (stuck,) = here.open.values()
     assert stuck.failures > 3
     request = there.requests.submit(Request("retry", one.study_id))
     there.run(1)
     assert request.exists()
     here.clock.advance(2)
-    here.cycle.run()
+    here.loop.run()
     assert stuck.failures <= 1
     here.mover.scp_up = True
     _together(pair, 40)
@@ -372,8 +372,8 @@ def test_a_retry_asked_of_one_is_done_once_the_other_is_done_with_the_study(
     late = image(study=1, number=9)
     here.deliver(late)
     here.storage.settle(late.study_id)
-    here.cycle.run()
-    assert here.cycle.open.keys() == {late.study_id}
+    here.loop.run()
+    assert here.open.keys() == {late.study_id}
     for gone in here.paths.output.rglob("*.dcm"):
         gone.unlink()
     requests = [there.requests.submit(Request("retry", images[n].study_id)) for n in (0, -1)]
@@ -401,7 +401,7 @@ def test_what_may_go_is_removed_by_one_of_them_at_a_time(pair: tuple[Extractor, 
     assert (pair[0].gateway.images, pair[0].published()) == ({}, {})
     assert len(pair[0].storage.images) == len(images)
     assert sum(one.told.count(Event.RETIRED) for one in pair) == 8, "each study once, in each of two places"
-    assert [one.cycle.open for one in pair] == [{}, {}]
+    assert [one.open for one in pair] == [{}, {}]
     pair[0].requests.submit(Request("retry", images[0].study_id))
     _together(pair, 20)
     assert pair[0].published() == names(*images[:3])

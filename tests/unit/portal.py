@@ -1,4 +1,4 @@
-"""The whole pipeline over the fakes, on a real folder: what the unit tests of the cycle play with."""
+"""The whole pipeline over the fakes, on a real folder: what the unit tests of the extractor play with."""
 
 from __future__ import annotations
 
@@ -11,32 +11,20 @@ from ddwd.config.paths import Paths
 from ddwd.config.retention import Retention
 from ddwd.config.routing import Route, table
 from ddwd.core.audit import Audit
-from ddwd.extractor.conflicts import Conflicts
-from ddwd.extractor.disk_guard import Guard
-from ddwd.extractor.loop import Cycle, CycleReport, Ports
-from ddwd.extractor.orphans import Leftovers
-from ddwd.extractor.quarantine import Quarantine
-from ddwd.extractor.router import Router
-from ddwd.extractor.steps.forward import Forwarder
-from ddwd.extractor.steps.notify import Finished
-from ddwd.extractor.steps.publish import Publisher
-from ddwd.extractor.steps.repair import Mender
-from ddwd.extractor.steps.retrieve import Retriever
-from ddwd.extractor.steps.verify import Verifier
-from ddwd.retention.eligibility import Examiner, owed
-from ddwd.retention.remove import Remover
-from ddwd.retention.scheduler import Keeper, Tools
+from ddwd.extractor.services import Extractor, Services
 from ddwd.store.backends import Stores
 from ddwd.store.claims import Alone
 from ddwd.store.custody import Custody
-from ddwd.store.hook_queue import Notices
 from ddwd.store.ledger import Ledger
-from ddwd.store.operator_requests import Requests
-from ddwd.store.output_tree import OutputTree
 from tests.unit.fakes import FakeClock, FakeDisk, FakeMover, FakeOrthanc, InlineExecutor
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ddwd.core.audit import Event
+    from ddwd.core.model import OrthancId
+    from ddwd.extractor.loop import TurnReport
+    from ddwd.extractor.study import StudyState
     from tests.unit.fakes import Image
 
 
@@ -82,75 +70,42 @@ class Portal:
     def start(self) -> None:
         """Start an extractor on whatever the folder holds."""
         audit = Audit(lambda event, _message, fields: self.events.append((event, fields)))
-        quarantine = Quarantine(self.paths.quarantine, self.clock, audit)
         stores = self.stores()
-        tree = OutputTree(self.paths, stores.custody)
-        publisher = Publisher(self.paths, tree, quarantine)
-        verifier = Verifier(self.storage, self.gateway)
-        mender = Mender(self.gateway, self.storage, audit)
-        nodes = (self.gateway, self.storage)
-        retriever = Retriever(self.paths, nodes, self.mover, verifier, publisher, quarantine, mender)
-        self.requests = Requests(self.paths.requests)
-        self.guard = Guard(
-            {
-                "retrieve": [self.paths.output],
-                "forward": [Path("/storage")],
-                "receive": [Path("/gateway")],
-            },
-            self.config.disk.reserve,
-            self.paths.forwarding_paused,
-            self.clock,
-            audit,
-            self.disk.measure,
-        )
         audit.also(stores.ledger.note)
-        tools = Tools(
-            paths=self.paths,
-            nodes=nodes,
-            custody=stores.custody,
-            claims=stores.claims,
-            examiner=Examiner(nodes, self.paths, stores.custody, owed(self.paths)),
-            remover=Remover(nodes, tree, stores.custody, self.config.routes),
-            audit=audit,
-            clock=self.clock,
-            executor=InlineExecutor(),
-            measure=self.disk.measure,
-        )
-        ports = Ports(
-            gateway=self.gateway,
-            storage=self.storage,
-            router=self._router(),
-            forwarder=Forwarder(self.gateway),
-            retriever=retriever,
-            publisher=publisher,
-            output=tree,
-            quarantine=quarantine,
-            requests=self.requests,
-            guard=self.guard,
-            conflicts=Conflicts(
-                {"gateway": self.paths.conflicts("gateway"), "storage": self.paths.conflicts("storage")},
-                {"gateway": self.gateway, "storage": self.storage},
-                quarantine,
+        self.extractor = Extractor(
+            self.config,
+            Services(
+                gateway=self.gateway,
+                storage=self.storage,
+                mover=self.mover,
+                stores=stores,
+                rules=list(table(self.config.routes)),
+                volumes={
+                    "retrieve": [self.paths.output],
+                    "forward": [Path("/storage")],
+                    "receive": [Path("/gateway")],
+                },
+                audit=audit,
+                clock=self.clock,
+                workers=InlineExecutor(),
+                sweeper=InlineExecutor(),
+                measure=self.disk.measure,
             ),
-            leftovers=Leftovers(self.paths, (self.storage, self.gateway), quarantine),
-            finished=Finished(self.config.routes, self.paths, tree, Notices(self.paths.hooks)),
-            keeper=Keeper(self.config, tools),
-            ledger=stores.ledger,
-            custody=stores.custody,
-            claims=stores.claims,
-            audit=audit,
-            clock=self.clock,
-            executor=InlineExecutor(),
-            sweeper=InlineExecutor(),
-            alive=lambda: None,
         )
-        self.cycle = Cycle(self.config, ports)
+        self.loop = self.extractor.loop
+        self.guard = self.extractor.guard
+        self.requests = self.extractor.requests
+        self.quarantine = self.extractor.quarantine
         self.custody = Custody(self.paths.custody)
-        self.quarantine = quarantine
 
-    def _router(self) -> Router:
-        routes = self.config.routes
-        return Router(routes, table(routes), self.gateway, self.storage, self.config.forward.grace)
+    @property
+    def open(self) -> Mapping[OrthancId, StudyState]:
+        """The studies in flight."""
+        return self.extractor.sharing.open
+
+    def peer_states(self) -> Mapping[str, str]:
+        """What is said of each peer."""
+        return self.extractor.peers.states
 
     def rule(self, *routes: Route) -> None:
         """Other rules, as after a restart."""
@@ -162,11 +117,11 @@ class Portal:
         self.gateway.store(*images)
         self.storage.store(*images)
 
-    def run(self, seconds: float = 60.0) -> list[CycleReport]:
+    def run(self, seconds: float = 60.0) -> list[TurnReport]:
         """Let time pass, one turn each half second."""
         reports = []
         for _ in range(int(seconds * 2)):
-            reports.append(self.cycle.run())
+            reports.append(self.loop.run())
             self.clock.advance(0.5)
         return reports
 

@@ -144,7 +144,7 @@ def test_paused_nothing_is_fetched_over_a_restart_and_resumed_everything_is(port
     portal.start()
     portal.run(30)
     assert portal.published() == {}
-    (study,) = portal.cycle.open.values()
+    (study,) = portal.open.values()
     assert "ddwd resume" in study.reason
     portal.requests.submit(Request("resume"))
     portal.run(10)
@@ -158,7 +158,7 @@ def test_standing_counts_what_waits_before_each_hop_and_names_no_patient(portal:
     portal.storage.store(image(number=1), image(number=2))
     portal.requests.submit(Request("pause"))
     portal.run(2)
-    body = standing(portal.cycle, Totals(), portal.guard, portal.clock)
+    body = standing(portal.extractor, Totals(), portal.clock)
     assert body["paused"] is True
     assert body["backlog"] == {"storage": 3, "disk": 2, "publish": 0}
     (row,) = body["in_flight"]

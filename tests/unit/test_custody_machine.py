@@ -208,7 +208,7 @@ class Custody(RuleBasedStateMachine):
                 in_quarantine = hashlib.sha256(one.content).hexdigest() in digests
                 assert there[name] == one.content or in_quarantine
         assert set(self.portal.gateway.images) <= set(self.portal.storage.images)
-        assert self.portal.cycle.open == {}
+        assert self.portal.open == {}
         assert self.portal.leftovers() == []
         assert [
             entry for entry in self.portal.quarantine.entries() if entry.subject.kind == "undeliverable"

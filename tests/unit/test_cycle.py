@@ -115,14 +115,14 @@ def test_nothing_is_done_twice_after_a_restart(portal: Portal) -> None:
 @pytest.mark.parametrize("stops", [True, False])
 def test_a_retrieve_that_a_stop_cut_off_is_no_failure_in_the_journal(portal: Portal, stops: bool) -> None:
     portal.deliver(image())
-    portal.cycle.run()
-    (study,) = portal.cycle.open.values()
+    portal.loop.run()
+    (study,) = portal.open.values()
     study.work = Future()
     study.work.set_exception(PeerDownError("a stop is wanted"))
     if stops:
-        portal.cycle.drain()
+        portal.loop.drain()
     else:
-        portal.cycle.run()
+        portal.loop.run()
     assert (Event.RETRIEVE_FAILED in [event for event, _ in portal.events]) is not stops
 
 

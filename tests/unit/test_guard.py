@@ -62,7 +62,7 @@ def test_no_image_is_retrieved_onto_a_volume_short_of_room_and_all_are_once_ther
     portal.deliver(image(number=1), image(number=2))
     portal.run(600)
     assert portal.mover.moved == []
-    assert "short of room" in next(iter(portal.cycle.open.values())).reason
+    assert "short of room" in next(iter(portal.open.values())).reason
     assert portal.quarantine.entries() == []
     portal.disk.free.clear()
     portal.run(60)

@@ -140,5 +140,5 @@ def test_an_output_folder_that_is_a_link_itself_is_the_operators_choice(tmp_path
 
 
 def _reason(portal: Portal) -> str:
-    (study,) = portal.cycle.open.values()
+    (study,) = portal.open.values()
     return study.reason

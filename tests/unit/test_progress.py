@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from ddwd.core.watchdog import ALLOWANCE_SECONDS, Progress
+from ddwd.core.watchdog import ALLOWANCE_SECONDS, Watchdog
 from ddwd.daemon.loop import Beat, Loop
 from tests.unit.fakes import FakeClock
 
@@ -24,7 +24,7 @@ def test_silence_that_no_one_declared_is_shorter_than_the_watchdog() -> None:
 
 def test_a_silent_thread_is_stuck_after_its_allowance_and_named() -> None:
     clock = FakeClock()
-    progress = Progress(clock)
+    progress = Watchdog(clock)
     in_thread("worker-1", progress.alive)
     clock.advance(ALLOWANCE_SECONDS)
     assert progress.stuck() == []
@@ -34,7 +34,7 @@ def test_a_silent_thread_is_stuck_after_its_allowance_and_named() -> None:
 
 def test_a_declared_wait_is_not_silence_and_ends_with_the_next_sign() -> None:
     clock = FakeClock()
-    progress = Progress(clock)
+    progress = Watchdog(clock)
     progress.alive(3600.0)
     clock.advance(3600.0)
     assert progress.stuck() == []
@@ -45,7 +45,7 @@ def test_a_declared_wait_is_not_silence_and_ends_with_the_next_sign() -> None:
 
 def test_an_idle_thread_owes_nothing_and_others_still_do() -> None:
     clock = FakeClock()
-    progress = Progress(clock)
+    progress = Watchdog(clock)
     in_thread("busy", progress.alive)
     progress.alive()
     progress.idle()
@@ -55,7 +55,7 @@ def test_an_idle_thread_owes_nothing_and_others_still_do() -> None:
 
 def test_a_stuck_worker_silences_the_loop() -> None:
     clock = FakeClock()
-    progress = Progress(clock)
+    progress = Watchdog(clock)
     said: list[str] = []
     turns = iter([0.0, ALLOWANCE_SECONDS + 1.0])
 

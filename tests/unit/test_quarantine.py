@@ -109,7 +109,7 @@ def test_a_release_outlives_a_crash_right_after_it(portal: Portal) -> None:
     (entry,) = portal.quarantine.entries()
     portal.mover.poisoned = set()
     portal.requests.submit(Request("release", item=entry.id))
-    portal.cycle.run()
+    portal.loop.run()
     portal.start()
     portal.run(30)
     assert portal.published() == names(*images)

@@ -113,7 +113,7 @@ def test_what_is_removed_is_not_sent_fetched_or_published_again(tmp_path: Path) 
     portal.requests.submit(Request("reconcile"))
     pass_days(portal, 1)
     assert portal.gateway.images == portal.storage.images == {}
-    assert (portal.mover.moved, portal.gateway.stowed, portal.cycle.open) == (moved, stowed, {})
+    assert (portal.mover.moved, portal.gateway.stowed, portal.open) == (moved, stowed, {})
     assert portal.published() == names(*IMAGES)
     assert is_proved(portal)
 
@@ -246,7 +246,7 @@ def test_a_study_that_is_sent_again_changes_nothing_and_goes_again(
     portal.storage.settle(STUDY)
     portal.run(10)
     assert portal.published() == names(*IMAGES)
-    assert (portal.mover.moved, portal.quarantine.entries(), portal.cycle.open) == (moved, [], {})
+    assert (portal.mover.moved, portal.quarantine.entries(), portal.open) == (moved, [], {})
     pass_days(portal, 3)
     pass_days(portal, 3)
     assert portal.gateway.images == {}
@@ -320,7 +320,7 @@ def test_what_is_sent_again_while_storage_is_emptied_gets_there_again(
     portal.run(60)
     assert portal.storage.images.keys() >= portal.gateway.images.keys()
     assert portal.published() == names(*IMAGES)
-    assert portal.cycle.open == {}
+    assert portal.open == {}
 
 
 def test_a_study_with_an_image_in_quarantine_stays_whole(tmp_path: Path) -> None:
@@ -598,7 +598,7 @@ def test_a_power_cut_at_any_durable_step_changes_nothing_in_the_end(
             portal.requests.submit(Request("retention"))
             portal.run(10)
         counts = len(portal.gateway.images), len(portal.storage.images), len(portal.published())
-        assert (counts, is_proved(portal), portal.cycle.open, step) == (left, True, {}, step)
+        assert (counts, is_proved(portal), portal.open, step) == (left, True, {}, step)
         if not cut:
             break
     assert step > 5
@@ -653,7 +653,7 @@ def test_what_storage_loses_after_the_proof_is_seen_before_the_deletion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     portal = delivered(tmp_path, GATEWAY)
-    custody = portal.cycle._ports.keeper._tools.custody
+    custody = portal.extractor.retention._tools.custody
     write = custody.write
 
     def writing(record: Record) -> None:
@@ -721,7 +721,7 @@ class _Later(InlineExecutor):
 def _slowly(portal: Portal) -> _Later:
     """From now on retention's pieces wait to be told; up to where the removal waits."""
     later = _Later()
-    worker = portal.cycle._ports.keeper
+    worker = portal.extractor.retention
     worker._tools = replace(worker._tools, executor=later)
     portal.requests.submit(Request("retention"))
     for _ in range(20):
@@ -751,7 +751,7 @@ def test_a_study_that_is_opened_while_it_goes_stays_claimed(
     portal = delivered(tmp_path, Retention(output_days=0))
     dropped: list[OrthancId] = []
     later = _slowly(portal)
-    monkeypatch.setattr(portal.cycle._ports.claims, "drop", dropped.append)
+    monkeypatch.setattr(portal.extractor.sharing._claims, "drop", dropped.append)
     portal.deliver(LATE)
     portal.storage.settle(STUDY)
     portal.run(20)
@@ -776,4 +776,4 @@ def test_the_marker_of_a_rule_goes_with_the_files_and_holds_up_nothing_later(tmp
     portal.storage.settle(STUDY)
     portal.run(300)
     assert len(portal.quarantine.entries()) == 1
-    assert portal.cycle.open == {}
+    assert portal.open == {}

@@ -70,7 +70,7 @@ class Archived(Emptied):
         self._watch_output()
 
     def _watch_output(self) -> None:
-        tree = self.portal.cycle._ports.output
+        tree = self.portal.extractor.output
         remove = tree.remove
 
         def watched(record: Record, images: Iterable[OrthancId] | None = None) -> None:
@@ -108,7 +108,7 @@ class Archived(Emptied):
                 assert record is not None
                 assert one.orthanc_id in record.images
         assert set(self.portal.gateway.images) <= set(self.portal.storage.images)
-        assert self.portal.cycle.open == {}
+        assert self.portal.open == {}
         assert self.portal.leftovers() == []
 
 

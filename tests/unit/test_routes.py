@@ -88,7 +88,7 @@ def test_what_is_not_to_be_forwarded_stays_and_is_never_sent(portal: Portal) -> 
     assert portal.storage.images == {}
     record = _record(portal, images[0].study_id)
     assert (record.images, set(record.passed)) == ({}, {one.orthanc_id for one in images})
-    assert portal.cycle.open == {}
+    assert portal.open == {}
     opened = sum(report.opened for report in portal.run(700))
     assert opened == 0, "the sweep takes it for unfinished"
 
@@ -130,7 +130,7 @@ def test_a_study_that_no_rule_takes_is_held_and_shown(portal: Portal) -> None:
     portal.run(700)
     assert (portal.gateway.stowed, portal.published()) == ([], {})
     assert len(portal.gateway.images) == len(images)
-    (study,) = portal.cycle.open.values()
+    (study,) = portal.open.values()
     assert (study.stage, study.reason) == (Stage.HELD, "no rule of routes takes it: ddwd routes")
     assert [event for event, _ in portal.events].count(Event.HELD) == 1
 

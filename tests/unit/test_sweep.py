@@ -197,11 +197,11 @@ def test_a_whole_round_is_told_of_and_remembered_over_a_restart(tmp_path: Path) 
     portal = Portal(tmp_path)
     portal.deliver(image())
     portal.run(20)
-    ended = portal.cycle.swept()["ended_at"]
+    ended = portal.extractor.sources.swept()["ended_at"]
     portal.start()
-    assert portal.cycle.swept()["ended_at"] == ended > ""
+    assert portal.extractor.sources.swept()["ended_at"] == ended > ""
     portal.run(2)
-    assert portal.cycle.swept()["compared"] == 1
+    assert portal.extractor.sources.swept()["compared"] == 1
 
 
 def test_a_turn_does_not_wait_for_the_sweep_and_the_loop_goes_on_when_it_wants(tmp_path: Path) -> None:
@@ -209,11 +209,11 @@ def test_a_turn_does_not_wait_for_the_sweep_and_the_loop_goes_on_when_it_wants(t
     portal.deliver(image())
     portal.run(20)
     portal.requests.submit(Request("reconcile"))
-    portal.cycle.run()
-    assert portal.cycle.next_due() == 0.0
+    portal.loop.run()
+    assert portal.loop.next_due() == 0.0
     portal.storage.down = True
     portal.run(2)
-    assert portal.cycle.next_due() > 0.0
+    assert portal.loop.next_due() > 0.0
 
 
 def test_an_orthanc_that_fails_while_it_is_compared_leaves_the_study_to_the_cycle() -> None:

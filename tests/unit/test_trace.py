@@ -39,7 +39,7 @@ def _trace(portal: Portal, *, extractor: bool = True) -> Trace:
     path = portal.paths.heartbeat("extractor")
     path.parent.mkdir(parents=True, exist_ok=True)
     if extractor:
-        path.write_text(json.dumps(standing(portal.cycle, Totals(), portal.guard, portal.clock)))
+        path.write_text(json.dumps(standing(portal.extractor, Totals(), portal.clock)))
     else:
         path.unlink(missing_ok=True)
     return view.trace(_STUDY, portal.config, (portal.gateway, portal.storage))

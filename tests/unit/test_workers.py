@@ -12,7 +12,7 @@ from ddwd.config.loader import Config
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import PeerDownError
 from ddwd.core.model import OrthancId, Study
-from ddwd.core.watchdog import ALLOWANCE_SECONDS, Progress
+from ddwd.core.watchdog import ALLOWANCE_SECONDS, Watchdog
 from ddwd.extractor.workers import Arrivals, Ending, StorageMover, Workers
 from tests.unit.fakes import FakeClock
 
@@ -39,7 +39,7 @@ def hang(begun: Callable[[], None], release: threading.Event) -> None:
 
 def test_a_worker_that_hangs_is_named_and_one_that_is_done_owes_nothing(release: threading.Event) -> None:
     clock = FakeClock()
-    progress = Progress(clock)
+    progress = Watchdog(clock)
     woken = threading.Event()
     workers = Workers(progress, woken.set)
     assert workers.submit(lambda: 7).result(5) == 7
@@ -56,7 +56,7 @@ def test_a_worker_that_hangs_is_named_and_one_that_is_done_owes_nothing(release:
 
 
 def test_a_stop_begins_nothing_new_and_waits_for_what_runs(release: threading.Event) -> None:
-    workers = Workers(Progress(FakeClock()), lambda: None)
+    workers = Workers(Watchdog(FakeClock()), lambda: None)
     began = threading.Semaphore(0)
     running = [workers.submit(lambda: hang(began.release, release)) for _ in range(2)]
     waiting = workers.submit(lambda: pytest.fail("begun after the stop"))
@@ -69,7 +69,7 @@ def test_a_stop_begins_nothing_new_and_waits_for_what_runs(release: threading.Ev
 
 
 def test_a_worker_that_does_not_end_is_left_behind_in_time(release: threading.Event) -> None:
-    workers = Workers(Progress(FakeClock()), lambda: None)
+    workers = Workers(Watchdog(FakeClock()), lambda: None)
     began = threading.Event()
     workers.submit(lambda: hang(began.set, release))
     assert began.wait(5)
@@ -98,7 +98,7 @@ def test_the_grace_begins_with_the_wish_and_then_all_is_broken_off() -> None:
 def test_no_move_begins_after_the_wish_to_stop(tmp_path: Path) -> None:
     asked = threading.Event()
     clock = SystemClock()
-    mover = StorageMover(Config(), tmp_path, Progress(clock), Ending(asked, clock))
+    mover = StorageMover(Config(), tmp_path, Watchdog(clock), Ending(asked, clock))
     asked.set()
     with pytest.raises(PeerDownError, match="the extractor stops"):
         mover.move(STUDY, [], ["1.2.3.4"], lambda: None)

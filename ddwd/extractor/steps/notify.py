@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ddwd.store.output_tree import OutputTree
 
 
-class Finished:
+class PublishNotifier:
     """Knows the rules that have something to say."""
 
     def __init__(self, routes: Iterable[Route], paths: Paths, output: OutputTree, notices: Notices) -> None:
@@ -31,7 +31,7 @@ class Finished:
         self._output = output
         self._notices = notices
 
-    def tell(self, record: Record) -> None:
+    def notify(self, record: Record) -> None:
         """Say it. Raises StorageFullError, LinkedError and OSError: then it is to be called again."""
         route = self._routes.get(record.route)
         if route is None:

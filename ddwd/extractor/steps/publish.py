@@ -1,24 +1,35 @@
-"""Sixth stage: verified files become the study's folder in OUTPUT_DIR. The extractor alone writes here.
+"""Publish step: verified files become the study's folder in OUTPUT_DIR, then the custody record proves it. Written by the extractor alone.
 
 A new study is laid out in `staging/` (same file system) and appears in one rename of the finished folder. Images that come
-later are added one by one, each by a link that cannot replace a file. No link below OUTPUT_DIR is followed. Nothing is ever overwritten: another content under a
-name that is taken is a conflict and goes to quarantine with its reason.
+later are added one by one, each by a link that cannot replace a file. No link below OUTPUT_DIR is followed. No file is ever
+overwritten: other content under a name that is taken is a conflict and goes to quarantine with its reason.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.core import durable
+from ddwd.core.clock import stamp
 from ddwd.extractor.quarantine import Subject
+from ddwd.extractor.revision import leave_out, next_revision
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from ddwd.config.paths import Paths
+    from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId, Study, Wanted
     from ddwd.extractor.quarantine import Quarantine
+    from ddwd.extractor.spool import Spool
+    from ddwd.extractor.steps.notify import PublishNotifier
+    from ddwd.extractor.study import StudyState
+    from ddwd.extractor.study_events import StudyEvents
+    from ddwd.store.backends import Stores
+    from ddwd.store.custody import Record
     from ddwd.store.output_tree import OutputTree
 
 
@@ -101,3 +112,91 @@ def _taken(study: Study, file: str) -> Subject:
         reason=f"other content is already published as {file}",
         study=study.orthanc_id,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One study that was just published; `seconds` from its newest image seen on either Orthanc to publication."""
+
+    study: OrthancId
+    study_uid: str
+    aet: str
+    route: str
+    instances: int
+    added: int
+    bytes: int
+    revision: int
+    published_at: str
+    seconds: float
+
+
+class PublishStep:
+    """Files, record, notification, spool: in this order, so that a crash between two of them repeats the rest."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        stores: Stores,
+        notifier: PublishNotifier,
+        spool: Spool,
+        events: StudyEvents,
+        clock: Clock,
+    ) -> None:
+        self._publisher = publisher
+        self._custody = stores.custody
+        self._claims = stores.claims
+        self._notifier = notifier
+        self._spool = spool
+        self._events = events
+        self._clock = clock
+
+    def publish(self, study: StudyState, in_flight: Collection[StudyState]) -> Published | None:
+        """Make the study visible and record it; return what was published, None if no image was.
+
+        `in_flight` are all studies in flight: files in the spool of one with the same StudyInstanceUID are left alone.
+        Raises DdwdError and OSError; call it again then.
+        """
+        listing = study.listing
+        if listing is None:
+            return None
+        self._claims.make_sure(study.study_id)
+        leave_out(study, self._publisher.publish(listing))
+        published = self._record(study, listing)
+        if study.record is not None:
+            self._notifier.notify(study.record)
+        has_namesake = any(
+            one is not study and one.listing is not None and one.listing.study_uid == listing.study_uid
+            for one in in_flight
+        )
+        self._spool.clear(listing, study.held, others=has_namesake)
+        return published
+
+    def _record(self, study: StudyState, listing: Study) -> Published | None:
+        record = next_revision(study, listing, stamp(self._clock.utc()))
+        if record is None:
+            return None
+        before = study.record.images if study.record else {}
+        added = [kept for one, kept in record.images.items() if one not in before]
+        if added:
+            self._events.verified(study, added)
+        self._custody.write(record)
+        is_new = record.history[-1]["added"] or (record.revision == 1 and not record.passed)
+        published = self._published(study, record) if is_new or study.restored else None
+        study.record, study.restored = record, 0
+        return published
+
+    def _published(self, study: StudyState, record: Record) -> Published:
+        seconds = round(self._clock.monotonic() - study.grew_at, 3)
+        self._events.published(study, record, seconds)
+        return Published(
+            study=record.study,
+            study_uid=record.study_uid,
+            aet=study.timeline.aet,
+            route=record.route,
+            instances=len(record.images),
+            added=record.history[-1]["added"],
+            bytes=sum(kept.size for kept in record.images.values()),
+            revision=record.revision,
+            published_at=record.published_at,
+            seconds=seconds,
+        )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ddwd.orthanc.client import OrthancPort
 
 
-class Mender:
+class StorageRepair:
     """Compares the two Orthancs' files of one image; but for retention the only code that deletes anything of a modality's on an Orthanc."""
 
     def __init__(self, gateway: OrthancPort, storage: OrthancPort, audit: Audit) -> None:
@@ -25,7 +25,7 @@ class Mender:
         self._storage = storage
         self._audit = audit
 
-    def mend(self, study_uid: str, instance: OrthancId) -> bool:
+    def repair(self, study_uid: str, instance: OrthancId) -> bool:
         """Have storage forget the image where its file is lost or damaged and the gateway has the same file, whole.
 
         Whether it did. Raises PeerDownError.

@@ -16,28 +16,27 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from ddwd.core import durable
-from ddwd.core.errors import DdwdError, NotFoundError, PeerDownError, PeerRefusedError
+from ddwd.core import durable, watchdog
+from ddwd.core.errors import DdwdError, NotFoundError, PeerDownError
 from ddwd.core.model import OrthancId, is_uid, safe_component
 from ddwd.extractor.quarantine import Subject
-from ddwd.extractor.steps.verify import Known, difference_of, foretold
+from ddwd.extractor.spool import WHOLE_DIGEST, digest_of, uid_of
+from ddwd.extractor.steps.verify import Known, foretold
 from ddwd.store.custody import Kept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+    from collections.abc import Callable, Iterable, Sequence, Set
+    from concurrent.futures import Executor, Future
     from pathlib import Path
 
-    from ddwd.config.paths import Paths
     from ddwd.core.model import Series, Study, Wanted
     from ddwd.extractor.quarantine import Quarantine
+    from ddwd.extractor.spool import Spool
     from ddwd.extractor.steps.publish import Publisher
-    from ddwd.extractor.steps.repair import Mender
+    from ddwd.extractor.steps.repair import StorageRepair
     from ddwd.extractor.steps.verify import Verdict, Verifier
     from ddwd.orthanc.client import OrthancPort, Stored
 
-_SHORT_DIGEST = 16
-_WHOLE_DIGEST = 64
-"""Hexadecimal digits of the SHA-256 in a spool file's name (dicom/incoming.py); the short one is an earlier version's."""
 _WHOLE_SERIES = 5000
 """Images that are asked for at once by whole series: more would keep a worker from the other studies for too long."""
 _NAMED = 500
@@ -118,22 +117,22 @@ class Retriever:
 
     def __init__(
         self,
-        paths: Paths,
+        spool: Spool,
         nodes: tuple[OrthancPort, OrthancPort],
         mover: MoverPort,
         verifier: Verifier,
         publisher: Publisher,
         quarantine: Quarantine,
-        mender: Mender,
+        repair: StorageRepair,
     ) -> None:
-        self._paths = paths
+        self._spool = spool
         self._gateway, self._storage = nodes
         self._mover = mover
         self._verifier = verifier
         self._publisher = publisher
         self._output = publisher.output
         self._quarantine = quarantine
-        self._mender = mender
+        self._repair = repair
         self._second = threading.Semaphore()
         """One study at a time has a second C-MOVE, so that ORTHANC2 keeps threads for others that speak to it."""
 
@@ -162,7 +161,7 @@ class Retriever:
     def _has_leftovers(self, study: Study) -> bool:
         """Whether anything of the study may be on this disk already."""
         folders = (
-            self._spool(study),
+            self._spool.folder(study),
             self._publisher.staged(study.orthanc_id, ""),
             self._output.final(study, ""),
         )
@@ -225,9 +224,9 @@ class Retriever:
     def _settle(self, this: _Round) -> None:
         """Make the names of what was staged durable, then remove the old ones: before anyone hears that it is there."""
         for folder in this.touched:
-            durable.fsync_dir(folder, self._paths.output)
+            durable.fsync_dir(folder, self._spool.below)
         for path in this.doubled:
-            durable.unlink(path, self._paths.output)
+            durable.unlink(path, self._spool.below)
         this.touched.clear()
         this.doubled.clear()
 
@@ -268,7 +267,7 @@ class Retriever:
                 self._ask(this, part)
 
     def _note_failure(self, this: _Round, one: Wanted, refusal: str) -> None:
-        if self._mender.mend(this.study.study_uid, one.orthanc_id):
+        if self._repair.repair(this.study.study_uid, one.orthanc_id):
             this.found.failed[one.orthanc_id] = "storage had lost its file; the gateway sends it again"
             return
         reason = refusal or "ORTHANC2 reported success, and no sound file came"
@@ -289,7 +288,7 @@ class Retriever:
     def _arrivals(self, this: _Round) -> set[int]:
         """Inodes of the control's spool files: the same content coming again is a new file under the old name."""
         control = safe_component(this.control)
-        return {path.stat().st_ino for path in self._spooled(this.study) if _uid_of(path) == control}
+        return {path.stat().st_ino for path in self._spool.files(this.study) if uid_of(path) == control}
 
     def _take_back(self, this: _Round) -> None:
         """Count what an earlier round staged, or what is published although no record says so."""
@@ -313,8 +312,8 @@ class Retriever:
     def _take_over(self, this: _Round) -> None:
         """Verify and stage what has come."""
         lacking = self._name(this)
-        for path in self._spooled(this.study):
-            for one in this.by_name.get(_uid_of(path), ()):
+        for path in self._spool.files(this.study):
+            for one in this.by_name.get(uid_of(path), ()):
                 if one.orthanc_id not in lacking:
                     continue
                 this.alive()
@@ -327,7 +326,7 @@ class Retriever:
             attempt = path.name, path.stat().st_ino, one.orthanc_id
             if attempt in this.refused:
                 return False
-            kept = self._compare(this, path, one, _digest_of(path))
+            kept = self._compare(this, path, one, digest_of(path))
             if kept is None:
                 this.refused.add(attempt)
                 return False
@@ -372,58 +371,20 @@ class Retriever:
             )
         return at_gateway
 
-    def _spool(self, study: Study) -> Path:
-        return self._paths.spool / safe_component(study.study_uid)
 
-    def _spooled(self, study: Study) -> list[Path]:
-        """What the SCP acknowledged for this StudyInstanceUID."""
-        folder = self._spool(study)
-        if folder.is_symlink() or not folder.is_dir():
-            return []
-        return [path for path in folder.iterdir() if not path.is_symlink()]
+class RetrieveStep:
+    """Starts the retrieval of a study's missing images in a worker."""
 
-    def clear_spool(self, study: Study, kept: dict[OrthancId, Kept], *, others: bool) -> None:
-        """Empty the study's spool once it is published: repeats of a kept image are dropped, strangers kept in quarantine.
+    def __init__(self, retriever: Retriever, executor: Executor, batch: int) -> None:
+        """`batch` is how many images one piece of work fetches by name at most."""
+        self._retriever = retriever
+        self._executor = executor
+        self._batch = batch
 
-        `others` is True while another study in flight has the same StudyInstanceUID: what is not ours may be its own.
-        """
-        folder = self._spool(study)
-        if not folder.is_dir() or folder.is_symlink():
-            return
-        digests = {one.sha256[:digits] for one in kept.values() for digits in (_SHORT_DIGEST, _WHOLE_DIGEST)}
-        files = {safe_component(one.sop_uid): one for one in kept.values()}
-        for path in folder.iterdir():
-            if path.is_symlink() or _digest_of(path) in digests:
-                durable.unlink(path, self._paths.output)
-            elif not others:
-                self._put_away(study, path, files.get(_uid_of(path)))
-        durable.remove_folder(folder, self._paths.output)
-
-    def _published(self, study: Study, spooled: Path) -> Iterator[Path]:
-        """Files of this SOPInstanceUID under this StudyInstanceUID, by whatever patient: a C-MOVE brings those of all.
-
-        Raises PeerDownError and PeerRefusedError.
-        """
-        for one in self._storage.find_study(study.study_uid):
-            if (namesake := self._storage.study(one)) is None:
-                continue
-            for path in self._output.files_named(namesake, _uid_of(spooled)):
-                if path.exists():
-                    yield path
-
-    def _put_away(self, study: Study, path: Path, ours: Kept | None) -> None:
-        """A file of the spool that no image was made of: what is published already, encoded otherwise or not, or other content."""
-        try:
-            if any(not difference_of(path, there.read_bytes()) for there in self._published(study, path)):
-                durable.unlink(path, self._paths.output)
-                return
-        except (PeerDownError, PeerRefusedError):
-            return  # found again by the sweep for leftovers
-        reason = "the SCP acknowledged it, and it is not what ORTHANC2 holds of this study"
-        self._quarantine.put(
-            path,
-            Subject("stray", study.study_uid, reason, study.orthanc_id, sop_uid=ours.sop_uid if ours else ""),
-        )
+    def start(self, study: Study, missing: frozenset[OrthancId], control: str) -> Future[Fetched]:
+        """Return the work that retrieves a block of the missing images; `control`: see Retriever.fetch."""
+        block = next_block(study, missing, self._batch)
+        return self._executor.submit(self._retriever.fetch, study, block, watchdog.alive, control)
 
 
 def whole_series(study: Study, lacking: Set[OrthancId]) -> list[Series]:
@@ -448,22 +409,12 @@ def _count(series: Iterable[Series]) -> int:
     return sum(len(one.instances) for one in series)
 
 
-def _uid_of(spooled: Path) -> str:
-    """The encoded SOPInstanceUID in a spool file's name."""
-    return spooled.name.rsplit(".", 2)[0]
-
-
-def _digest_of(spooled: Path) -> str:
-    """The SHA-256 in a spool file's name, or how it begins."""
-    return spooled.name.rsplit(".", 2)[-2]
-
-
 def _known(this: _Round, one: Wanted, digest: str) -> Known:
     stored, head = this.on_storage[one.orthanc_id], this.heads.get(one.series_uid)
     return Known(
         stored.md5,
         foretold(head, one.sop_uid) if head else b"",
-        digest if len(digest) == _WHOLE_DIGEST else "",
+        digest if len(digest) == WHOLE_DIGEST else "",
     )
 
 
