@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
-from ddwd.config.routing import stow_jobs_elsewhere
 from ddwd.core import durable, watchdog
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock
@@ -24,8 +23,7 @@ from ddwd.core.watchdog import Watchdog
 from ddwd.daemon import file_watch
 from ddwd.daemon.extractor_status import Totals, standing
 from ddwd.daemon.loop import Beat, Loop
-from ddwd.extractor.router import read_table
-from ddwd.extractor.services import Extractor, Services
+from ddwd.extractor.services import Extractor, Services, Threads, Volumes
 from ddwd.extractor.workers import Ending, StorageMover, Workers
 from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
@@ -109,19 +107,16 @@ class ExtractorDaemon:
             storage=storage,
             mover=StorageMover(config, paths.incoming, self._watchdog, self._ending),
             stores=stores,
-            rules=read_table(paths.routes, config.routes),
-            volumes={
-                "retrieve": [paths.output, paths.state, paths.quarantine],
-                "forward": [paths.storage_storage, *database] if config.has("storage") else [],
-                "receive": [paths.gateway_storage, *database] if config.has("gateway") else [],
-            },
+            volumes=Volumes(
+                {
+                    "retrieve": [paths.output, paths.state, paths.quarantine],
+                    "forward": [paths.storage_storage, *database] if config.has("storage") else [],
+                    "receive": [paths.gateway_storage, *database] if config.has("gateway") else [],
+                }
+            ),
+            threads=Threads(self._workers, self._sweeper, self._loop.wake, self._unhurried),
             audit=audit,
             clock=self._clock,
-            workers=self._workers,
-            sweeper=self._sweeper,
-            unhurried=self._unhurried,
-            wake=self._loop.wake,
-            jobs_elsewhere=stow_jobs_elsewhere(config.destinations),
         )
 
     def _alive(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.config.paths import Paths
+from ddwd.config.routing import stow_jobs_elsewhere
 from ddwd.core import disk_space
 from ddwd.extractor.change_feed import ChangeFeeds
 from ddwd.extractor.comparison import Comparison
@@ -20,7 +21,7 @@ from ddwd.extractor.peers import Peers
 from ddwd.extractor.quarantine import Quarantine
 from ddwd.extractor.reconciler import Steps, StudyReconciler
 from ddwd.extractor.redo import Redo
-from ddwd.extractor.router import Router
+from ddwd.extractor.router import Router, read_table
 from ddwd.extractor.set_aside import SetAside
 from ddwd.extractor.sharing import Sharing
 from ddwd.extractor.sources import Sources
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
-    from typing import Any
 
     from ddwd.config.loader import Config
     from ddwd.core.audit import Audit
@@ -57,32 +57,44 @@ if TYPE_CHECKING:
     from ddwd.store.backends import Stores
 
 
-def _nothing() -> None:
-    """No-op."""
+def _ignore() -> None:
+    """No-op callback."""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """Where long work runs."""
+
+    workers: Executor
+    """For C-MOVE and verification."""
+    sweeper: Executor
+    """For the sweep and retention."""
+    wake: Callable[[], None] = _ignore
+    """Begins the loop's next turn."""
+    unhurried: Callable[[], None] = _ignore
+    """Reports that work which can wait is alive; raises PeerDownError once a stop is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """The paths whose volumes limit each purpose, and how their space is measured."""
+
+    paths: Mapping[Purpose, Sequence[Path]]
+    measure: Callable[[Path], Space] = disk_space.space_of
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
-    """What the extractor acts on outside itself. `unhurried` reports that work which can wait is alive; `wake`: see WorkQueue."""
+    """What the extractor acts on outside itself."""
 
     gateway: OrthancPort
     storage: OrthancPort
     mover: MoverPort
     stores: Stores
-    rules: Sequence[Mapping[str, Any]]
-    """The routing table that the gateway's Lua reads too."""
-    volumes: Mapping[Purpose, Sequence[Path]]
+    volumes: Volumes
+    threads: Threads
     audit: Audit
     clock: Clock
-    workers: Executor
-    """For C-MOVE and verification."""
-    sweeper: Executor
-    """For the sweep and retention."""
-    measure: Callable[[Path], Space] = disk_space.space_of
-    unhurried: Callable[[], None] = _nothing
-    wake: Callable[[], None] = _nothing
-    jobs_elsewhere: int = 0
-    """STOW-RS jobs of the gateway that go to other destinations."""
 
 
 class Extractor:
@@ -91,16 +103,19 @@ class Extractor:
     def __init__(self, config: Config, services: Services) -> None:
         self._services = services
         paths, audit, clock, stores = Paths(config), services.audit, services.clock, services.stores
+        volumes = services.volumes
         self.peers = Peers(services.gateway, services.storage, audit, shared_ledger=stores.claims.are_shared)
         self.guard = DiskGuard(
-            services.volumes, config.disk.reserve, paths.forwarding_paused, clock, audit, services.measure
+            volumes.paths, config.disk.reserve, paths.forwarding_paused, clock, audit, volumes.measure
         )
         self.flow = FlowControl(self.guard, stores.ledger, audit)
         self.quarantine = Quarantine(paths.quarantine, clock, audit)
         self.output = OutputTree(paths, stores.custody)
         self.requests = Requests(paths.requests, clock)
-        self.queue = WorkQueue(clock, services.wake)
-        router = Router(config.routes, services.rules, *self.peers.nodes, config.forward.grace)
+        self.queue = WorkQueue(clock, services.threads.wake)
+        router = Router(
+            config.routes, read_table(paths.routes, config.routes), *self.peers.nodes, config.forward.grace
+        )
         comparison = Comparison(self.peers, stores.custody, router, audit)
         self.sharing = Sharing(
             stores, comparison, router, self.peers, self.flow, self.queue, config.retrieve.tries
@@ -110,7 +125,7 @@ class Extractor:
             self.peers.nodes,
             comparison.suspects,
             lambda: reversed(stores.ledger.state.closed),
-            services.sweeper,
+            services.threads.sweeper,
             clock,
         )
         feeds = ChangeFeeds(self.peers, stores.ledger, self.queue, clock, config.poll_interval)
@@ -155,8 +170,8 @@ class Extractor:
         )
         notifier = PublishNotifier(config.routes, paths, self.output, Notices(paths.hooks))
         steps = Steps(
-            Forwarder(self.peers.gateway, beside=services.jobs_elsewhere),
-            RetrieveStep(retriever, services.workers, config.retrieve.batch),
+            Forwarder(self.peers.gateway, beside=stow_jobs_elsewhere(config.destinations)),
+            RetrieveStep(retriever, services.threads.workers, config.retrieve.batch),
             PublishStep(publisher, services.stores, notifier, spool, events, services.clock),
             SetAside(self.peers, self.quarantine),
             orphans,
@@ -171,11 +186,11 @@ class Extractor:
             nodes=nodes,
             custody=custody,
             claims=services.stores.claims,
-            examiner=Examiner(nodes, paths, custody, owed(paths), services.unhurried),
-            remover=Remover(nodes, self.output, custody, config.routes, services.unhurried),
+            examiner=Examiner(nodes, paths, custody, owed(paths), services.threads.unhurried),
+            remover=Remover(nodes, self.output, custody, config.routes, services.threads.unhurried),
             audit=services.audit,
             clock=services.clock,
-            executor=services.sweeper,
-            measure=services.measure,
+            executor=services.threads.sweeper,
+            measure=services.volumes.measure,
         )
         return RetentionScheduler(config, tools)

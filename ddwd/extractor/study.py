@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ddwd.config.routing import Route
     from ddwd.core.audit import Event
     from ddwd.core.model import OrthancId, Study
-    from ddwd.extractor.steps.retrieve import Fetched
     from ddwd.store.custody import Kept, Record
 
 Hop = Literal["gateway", "storage", "disk"]
@@ -94,6 +93,18 @@ class HopTimeline:
         if more > 0:
             self._reported[event] = count
         return max(0, more)
+
+
+@dataclass
+class Fetched:
+    """What one piece of retrieval work brought: images verified and staged, and why others failed.
+
+    `blamed` are those of the failed that did not arrive although the path was proved open.
+    """
+
+    kept: list[Kept] = field(default_factory=list)
+    failed: dict[OrthancId, str] = field(default_factory=dict)
+    blamed: set[OrthancId] = field(default_factory=set)
 
 
 @dataclass

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from ddwd.config.loader import Config
 from ddwd.config.paths import Paths
 from ddwd.config.retention import Retention
-from ddwd.config.routing import Route, table
+from ddwd.config.routing import Route
 from ddwd.core.audit import Audit
-from ddwd.extractor.services import Extractor, Services
+from ddwd.extractor.services import Extractor, Services, Threads, Volumes
 from ddwd.store.backends import Stores
 from ddwd.store.claims import Alone
 from ddwd.store.custody import Custody
@@ -79,17 +79,17 @@ class Portal:
                 storage=self.storage,
                 mover=self.mover,
                 stores=stores,
-                rules=list(table(self.config.routes)),
-                volumes={
-                    "retrieve": [self.paths.output],
-                    "forward": [Path("/storage")],
-                    "receive": [Path("/gateway")],
-                },
+                volumes=Volumes(
+                    {
+                        "retrieve": [self.paths.output],
+                        "forward": [Path("/storage")],
+                        "receive": [Path("/gateway")],
+                    },
+                    self.disk.measure,
+                ),
+                threads=Threads(InlineExecutor(), InlineExecutor()),
                 audit=audit,
                 clock=self.clock,
-                workers=InlineExecutor(),
-                sweeper=InlineExecutor(),
-                measure=self.disk.measure,
             ),
         )
         self.loop = self.extractor.loop

@@ -22,6 +22,7 @@ from ddwd.core.model import OrthancId, is_uid, safe_component
 from ddwd.extractor.quarantine import Subject
 from ddwd.extractor.spool import WHOLE_DIGEST, digest_of, uid_of
 from ddwd.extractor.steps.verify import Known, foretold
+from ddwd.extractor.study import Fetched
 from ddwd.store.custody import Kept
 
 if TYPE_CHECKING:
@@ -64,18 +65,6 @@ class MoverPort(Protocol):
 
     def scp_answers(self) -> bool:
         """Tell whether our SCP answers a C-ECHO: an image is blamed only while the way is open."""
-
-
-@dataclass
-class Fetched:
-    """What one round brought: images verified and staged, and why the others did not come.
-
-    `blamed` are those of the failed that did not come although the way was open.
-    """
-
-    kept: list[Kept] = field(default_factory=list)
-    failed: dict[OrthancId, str] = field(default_factory=dict)
-    blamed: set[OrthancId] = field(default_factory=set)
 
 
 @dataclass
