@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ddwd.core.model import OrthancId
+from ddwd.store.operator_requests import Request, Requests
 from tests.appliance.conftest import DAEMONS, SETTINGS, UNITS, Portal
 from tests.machine import Machine
 from tests.machine.machine import INBOX
@@ -154,3 +157,13 @@ def test_systemctl_status_shows_every_mistake_in_the_configuration(portal: Porta
     assert "stable_age" in shown
     assert "poll_interval" in shown
     assert "/etc/ddwd/ddwd.yaml:" in shown
+
+
+def test_a_folder_that_root_makes_belongs_to_the_owner_of_the_one_above(tmp_path: Path) -> None:
+    """Here and not among the unit tests: only root gives files away, and those run as anyone."""
+    state = tmp_path / "state"
+    state.mkdir()
+    os.chown(state, 12, 34)
+    request = Request("retry", OrthancId("-".join(["0123abcd"] * 5)))
+    made = Requests(state / "requests").submit(request).parent.stat()
+    assert (made.st_uid, made.st_gid) == (12, 34)

@@ -62,15 +62,6 @@ def test_a_request_is_readable_whatever_the_umask_and_its_folder_is_not(tmp_path
     assert json.loads(path.read_bytes()).items() >= {"schema": 1, "kind": "retry", "study": STUDY}.items()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_a_folder_that_root_makes_belongs_to_the_owner_of_the_one_above(tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    state.mkdir()
-    os.chown(state, 12, 34)
-    made = Requests(state / "requests").submit(RETRY).parent.stat()
-    assert (made.st_uid, made.st_gid) == (12, 34)
-
-
 def test_nothing_there_is_no_request(tmp_path: Path) -> None:
     assert taken(tmp_path / "none") == []
 
