@@ -224,6 +224,7 @@ class Machine:
 
         _until(limit, gone, f"machine {self.ident} did not end")
         _remove_cgroup(self._cgroup)
+        _remove_export(self.ident)
         self.leader = 0
 
     def _within(self, limit: float, question: Callable[[], int], what: str) -> int:
@@ -456,6 +457,16 @@ def remove_cgroups(ident: str) -> None:
         with contextlib.suppress(OSError):
             (cgroup / "cgroup.kill").write_text("1", encoding="ascii")
         _remove_cgroup(cgroup)
+    _remove_export(ident)
+
+
+def _remove_export(ident: str) -> None:
+    """Remove the folder for a machine's sockets, which systemd-nspawn has since 256: one that was killed leaves it, and none starts over it."""
+    folder = Path("/run/systemd/nspawn/unix-export", f"ddwd-{ident}")
+    if folder.is_dir():
+        subprocess.run(["umount", "--lazy", str(folder)], stderr=subprocess.DEVNULL, check=False)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _remove_cgroup(cgroup: Path) -> None:
