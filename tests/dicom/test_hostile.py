@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -63,6 +65,12 @@ EXPECTED = {
 }
 
 
+def _environment() -> dict[str, str]:
+    """What the unit of the receiver sets."""
+    unit = (REPO / "systemd" / "ddwd-scp.service").read_text(encoding="utf-8")
+    return dict(re.findall(r"^Environment=(\w+)=(.*)$", unit, re.MULTILINE))
+
+
 class Receiver:
     """The SCP in a process of its own, and its folders."""
 
@@ -71,6 +79,7 @@ class Receiver:
         self.process = subprocess.Popen(
             [sys.executable, "-c", ALONE, str(self.output)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=REPO,
+            env=os.environ | _environment(),
         )  # fmt: skip
         self.target = Target("127.0.0.1", int(self._said()), "PYTHON_SCP", None)
 

@@ -106,8 +106,14 @@ def test_stable_mode_sends_a_study_once_it_is_stable_and_delivers(
     study = made_up_ct(tmp_path / "ct", 50, seed=16, size=16)
     portal.dcmsend(study.paths)
     portal.wait_complete(study)
-    jobs = [job for job in portal.orthanc("gateway").jobs().values() if job.kind == "DicomWebStowClient"]
-    assert [job.state for job in jobs] == ["Success"]
+
+    def states() -> list[str]:
+        jobs = portal.orthanc("gateway").jobs().values()
+        return [job.state for job in jobs if job.kind == "DicomWebStowClient"]
+
+    # the images are on disk before the gateway has noted that its job is done
+    wait_for(lambda: not {"Pending", "Running"} & set(states()), "the gateway's job did not end")
+    assert states() == ["Success"]
 
 
 @pytest.fixture
