@@ -143,6 +143,27 @@ def test_sudo_is_called_without_any_variable_too(tools: Path) -> None:
     assert _as_root(tools)[0] == "env"
 
 
+def test_two_targets_that_need_tools_install_one_after_the_other(tools: Path, tmp_path: Path) -> None:
+    """`make test` runs its steps side by side: the second one finds what the first has brought."""
+    began, brought = tmp_path / "began", tools / "ddwd-made-up"
+    apt = f'echo "$$" >> {began}; sleep 0.5; printf "#!/bin/sh\\n" > {brought}; chmod 755 {brought}'
+    for name, body in (("apt-get", apt), ("sudo", 'exec "$@"'), ("tee", "cat >/dev/null"), ("id", "echo 0")):
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+        (tools / name).chmod(0o755)
+    copies = tmp_path / "packaging"
+    copies.mkdir()
+    for name in ("host", "as-root"):
+        text = (host.REPO / "packaging" / name).read_text(encoding="utf-8")
+        (copies / name).write_text(text.replace("/usr/sbin/policy-rc.d", str(tmp_path)), encoding="utf-8")
+        (copies / name).chmod(0o755)
+    both = [
+        subprocess.Popen([copies / "host", "ddwd-made-up"], env={"PATH": f"{tools}:/usr/bin:/bin"})
+        for _ in range(2)
+    ]
+    assert [one.wait(60) for one in both] == [0, 0]
+    assert len(began.read_text(encoding="utf-8").split()) == 1
+
+
 # --- packaging/newcomer ----------------------------------------------------------------------------------------------
 
 
