@@ -1,8 +1,7 @@
-"""Pure: what a study needs next, decided from instance sets alone, and when to try again.
+"""What a study needs next, decided from instance sets alone. Pure.
 
-A stage is derived from the sets, never stepped from one to the next: a remembered step can be wrong after a crash, a
-comparison cannot. `decide` is entered again from any interrupted moment and gives the same end
-(tests/unit/test_custody_machine.py).
+A stage is derived from the sets, never stepped from one to the next: a remembered step can be wrong after a crash, a comparison
+cannot. Called again after any interruption, `decide` leads to the same end (tests/unit/test_custody_machine.py).
 Durations are seconds of the monotonic clock.
 """
 
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
@@ -32,9 +31,8 @@ class Stage(StrEnum):
 class Observation:
     """What is known of one study at one moment.
 
-    `gateway` is None where the gateway answered that it does not hold the study, and `gateway_known` is False where it
-    did not answer. `quiet` and `unmoved` are seconds since the newest instance was seen anywhere, and since the set of
-    instances that wait to be forwarded last shrank or grew.
+    `gateway` is None if the gateway answered that it does not hold the study; `gateway_known` is False if it did not answer.
+    `quiet` is the seconds since the newest instance was seen anywhere, `unmoved` those since the set of instances to forward changed.
     """
 
     gateway: frozenset[OrthancId] | None
@@ -48,7 +46,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do now; empty sets and `publish=False` mean: wait."""
+    """What to do now. With empty sets and without `publish`: wait."""
 
     stage: Stage
     forward: frozenset[OrthancId]
@@ -57,12 +55,42 @@ class Decision:
     reason: str
 
 
+class Rule(NamedTuple):
+    """One row of the decision table; a condition that is None does not matter."""
+
+    gateway_answers: bool | None
+    is_quiet: bool | None
+    """Whether no image was seen for `stable_age` seconds."""
+    to_forward: bool | None
+    """Whether the gateway has images that storage is missing."""
+    to_retrieve: bool | None
+    """Whether storage has images that the disk is missing."""
+    stage: Stage
+    reason: str
+
+    def applies(self, facts: tuple[bool, bool, bool, bool]) -> bool:
+        """Return whether each condition of the row holds."""
+        return all(wanted in {None, fact} for wanted, fact in zip(self[:4], facts, strict=True))
+
+
+# our own clock decides what is quiet, not Orthanc's IsStable: that is true at once after a restart, and up to a second late otherwise
+TABLE = (
+    Rule(False, None, None, None, Stage.WAITING, "the gateway does not answer: whether the study is complete is unknown"),
+    Rule(True, False, None, None, Stage.ARRIVING, "images are still arriving"),
+    Rule(True, True, True, None, Stage.FORWARDING, "{forward} images are not on storage yet"),
+    Rule(True, True, False, True, Stage.RETRIEVING, "{retrieve} images are not on disk yet"),
+    Rule(True, True, False, False, Stage.READY, "gateway, storage and disk agree"),
+)  # fmt: skip
+"""The first row that applies gives the stage. Printed in docs/architecture.md; a test holds both together."""
+
+
 def decide(
     seen: Observation, *, stable_age: float, grace: float, may_forward: bool = True, may_extract: bool = True
 ) -> Decision:
-    """Compare gateway, storage and disk; say which instances to send on, which to fetch, and whether all is there.
+    """Compare gateway, storage and disk; return which instances to forward, which to retrieve, and whether to publish.
 
-    A rule may keep a study from being forwarded, or from being extracted: then it is whole without that hop.
+    A route may exclude forwarding or extraction: the study is complete without that hop then. Images are retrieved in every stage,
+    and forwarded once the set of images to forward has not changed for `grace` seconds.
     """
     none: frozenset[OrthancId] = frozenset()
     behind = (seen.gateway or none) - seen.storage - seen.set_aside if may_forward else none
@@ -79,20 +107,13 @@ def _stage(
     retrieve: frozenset[OrthancId],
     stable_age: float,
 ) -> tuple[Stage, str]:
-    if not seen.gateway_known:
-        return Stage.WAITING, "the gateway does not answer, so nobody can say whether the study is whole"
-    # our own clock, not Orthanc's IsStable: that is true at once after a restart, and up to a second late otherwise
-    if seen.quiet < stable_age:
-        return Stage.ARRIVING, "images are still arriving"
-    if behind:
-        return Stage.FORWARDING, f"{len(behind)} images are not on storage yet"
-    if retrieve:
-        return Stage.RETRIEVING, f"{len(retrieve)} images are not on disk yet"
-    return Stage.READY, "gateway, storage and disk agree"
+    facts = (seen.gateway_known, seen.quiet >= stable_age, bool(behind), bool(retrieve))
+    rule = next(one for one in TABLE if one.applies(facts))
+    return rule.stage, rule.reason.format(forward=len(behind), retrieve=len(retrieve))
 
 
 def waiting_for_a_rule(*, held: bool) -> Decision:
-    """What is done with a study that no rule has taken, or not yet: nothing."""
+    """Return the decision for a study that no route takes (`held`), or whose route is not decided yet: wait."""
     stage = Stage.HELD if held else Stage.ARRIVING
     reason = "no rule of routes takes it: ddwd routes" if held else "which rule takes it is not decided yet"
     return Decision(stage, frozenset(), frozenset(), publish=False, reason=reason)

@@ -15,6 +15,7 @@ from ddwd.cli.main import parser
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, SETTINGS, Config, flatten
 from ddwd.config.paths import Paths
 from ddwd.core import audit
+from ddwd.extractor import decision
 from tests import readme
 
 if TYPE_CHECKING:
@@ -215,6 +216,17 @@ def test_the_map_of_the_code_has_every_package_and_module_in_the_order_of_the_la
     layers = settings["importlinter"]["contracts"][0]["layers"]
     depth = {name: number for number, layer in enumerate(layers) for name in re.findall(r"\w+", layer)}
     assert [depth[name] for name in rows] == sorted(depth.values())
+
+
+def test_the_decision_table_is_that_of_the_code() -> None:
+    lines = readme.sections(ARCHITECTURE)["The turn of the extractor"].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    words = {True: "yes", False: "no", None: "any"}
+    table = [
+        [*(words[one] for one in rule[:4]), rule.stage.value, rule.reason.format(forward="N", retrieve="N")]
+        for rule in decision.TABLE
+    ]
+    assert rows[2:] == table
 
 
 def test_the_map_of_the_tests_has_every_folder() -> None:
