@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ddwd.core.clock import Clock
-    from ddwd.extractor.loop import TurnReport
     from ddwd.extractor.services import Extractor
     from ddwd.extractor.study import StudyState
+    from ddwd.extractor.turn_report import TurnReport
 
 _FAILURES = (
     Event.FORWARD_FAILED,

@@ -1,8 +1,8 @@
-"""First stage: which studies moved on an Orthanc since the last look. Reads `/changes`, decides nothing.
+"""The `/changes` of both Orthancs: which studies moved since the last look. Decides nothing.
 
-A change is a hint. Rows of concurrent transactions may appear out of order, so a window before the cursor is read again every
-now and then; the cursor only ever moves to a row that was seen, never to the server's own idea of the last one. A database that
-was reset or restored (its counter is before the cursor) is read from the beginning.
+A change is a hint. Rows of concurrent transactions may appear out of order, so a window before the cursor is read again
+regularly; the cursor moves only to rows that were seen, never to the last row by the server's count. A database that was reset or
+restored (its counter is before the cursor) is read from the beginning.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 _PAGE = 1000
 _PAGES_A_LOOK = 2
-"""Bounds one look to about a second: a database that was restored is read from its beginning, and studies in flight go on meanwhile."""
+"""Limits one look to about a second: a restored database is read from its beginning while studies in flight go on."""
 _OVERLAP = 500
 _CURSOR_SECONDS = 5.0
 _AGAIN_SECONDS = 2.0
-"""The window is read again so often, or after half of it is new: at each look it cost Orthanc more than all else together."""
+"""How often the window is read again, or after half of it is new: at each look it cost Orthanc more than all else together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """What one look found: studies that moved, whether instances came, whether more is waiting to be read."""
+    """What one look found: studies that moved, whether instances arrived, whether there is more to read."""
 
     studies: frozenset[OrthancId]
     grew: bool
@@ -41,7 +41,7 @@ class Touched:
 
 
 class ChangeFeed:
-    """The `/changes` of one Orthanc from a remembered cursor on."""
+    """The `/changes` of one Orthanc from a cursor on."""
 
     def __init__(self, node: OrthancPort, cursor: int, clock: Clock) -> None:
         self.node = node
@@ -52,7 +52,7 @@ class ChangeFeed:
         self._seen: set[int] = set()
 
     def look(self) -> Touched:
-        """Read what is new. Raises PeerDownError or PeerRefusedError, and is then simply asked again."""
+        """Read the new changes. Raises PeerDownError and PeerRefusedError; call it again then."""
         studies: set[OrthancId] = set()
         grew = False
         since, done = self._begin(), False
@@ -72,7 +72,7 @@ class ChangeFeed:
         return Touched(frozenset(studies), grew, more=not done)
 
     def _begin(self) -> int:
-        """The seq to read from: the cursor, or a window before it."""
+        """Return the sequence number to read from: the cursor, or a window before it."""
         now = self._clock.monotonic()
         if now - self._again_at < _AGAIN_SECONDS and self.cursor - self._again_from < _OVERLAP // 2:
             return self.cursor
@@ -80,7 +80,7 @@ class ChangeFeed:
         return max(0, self.cursor - _OVERLAP)
 
     def _was_reset(self, last: int) -> bool:
-        """Rows vanish with the study they are about, the newest too; the server's counter does not go back by that."""
+        """Rows are deleted with their study, even the newest; the server's counter does not go back by that."""
         return last < self.cursor and self.node.last_seq() < self.cursor
 
     def _rewind(self) -> None:

@@ -1,7 +1,7 @@
-"""What the doors put aside: objects whose identifiers an Orthanc already held with other content. Called by cycle, once a turn.
+"""Conflicts: objects that the Orthancs' plugin put aside because the Orthanc held other content under their identifiers.
 
-A door compares bytes. Here each object is compared with what is stored element by element: an equal one, encoded otherwise, is
-dropped, being kept already; any other goes to quarantine. An object stays where it is until one of both is done.
+The plugin compares bytes. Here each object is compared with the stored one element by element: an equal one, encoded differently, is
+dropped, since it is kept already; any other goes to quarantine. An object stays where it is until one of both is done.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PADDING = " \0"
 
 
 class Conflicts:
-    """The folders of both doors, each with the Orthanc it belongs to."""
+    """The folders of both Orthancs' plugins."""
 
     def __init__(
         self, folders: Mapping[NodeName, Path], peers: Mapping[NodeName, OrthancPort], quarantine: Quarantine
@@ -41,13 +41,13 @@ class Conflicts:
         self._quarantine = quarantine
 
     def waiting(self) -> bool:
-        """Tell whether anything lies there; costs one look at each folder."""
+        """Return whether an object waits; lists each folder once."""
         return any(True for node in self._folders for _ in self._files(node))
 
     def collect(self) -> int:
-        """Judge what lies there; how many went to quarantine.
+        """Compare the objects that wait; return how many went to quarantine.
 
-        Raises PeerDownError, PeerRefusedError, StorageFullError and OSError; what was not judged waits for the next call.
+        Raises PeerDownError, PeerRefusedError, StorageFullError and OSError; the rest waits for the next call.
         """
         return sum(self._judge(path, node) for node in self._folders for path in sorted(self._files(node)))
 
@@ -65,7 +65,7 @@ class Conflicts:
         return True
 
     def _difference(self, path: Path, node: NodeName, instance: OrthancId) -> str:
-        """How the object differs from the stored one; nothing where it does not."""
+        """Return how the object differs from the stored one; empty if it does not."""
         try:
             stored = self._peers[node].file(instance)
         except NotFoundError:
@@ -80,7 +80,7 @@ class Conflicts:
 
 
 def _uids(path: Path) -> tuple[str, str]:
-    """StudyInstanceUID and SOPInstanceUID, as far as they can be read."""
+    """Return StudyInstanceUID and SOPInstanceUID, as far as they can be read."""
     try:
         found = read_identity(path.read_bytes())
     except UnreadableError:

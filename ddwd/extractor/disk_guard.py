@@ -1,8 +1,7 @@
-"""Watches the room on every volume the portal writes to, and stops the flow hop by hop before one is full.
+"""Watch the free space of every volume that the portal writes to, and stop the flow hop by hop before one is full.
 
-Looked at by the cycle at each turn. Which volume stops what: no retrieving while OUTPUT_DIR or the state is short of room, no
-forwarding while storage or PostgreSQL is. Refusing C-STORE is not done here but at the doors themselves (the SCP, and the script
-inside Orthanc), by the same rule. All of it ends by itself when there is room again.
+No image is retrieved while OUTPUT_DIR or the state is short of space, none is forwarded while storage or PostgreSQL is. C-STORE is
+refused not here but by the receiver and by the plugin inside Orthanc, by the same rule. The flow resumes by itself when there is space.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _STOPS: Mapping[Purpose, tuple[Level, str]] = {
 
 @dataclass
 class _Volume:
-    """One volume, under the first of the portal's paths on it."""
+    """One volume, named by the first of the portal's paths on it."""
 
     path: Path
     space: Space
@@ -45,12 +44,12 @@ class _Volume:
     samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
 
     def sample(self, now: float) -> None:
-        """Remember the free bytes once a minute."""
+        """Record the free bytes once a minute."""
         if not self.samples or now - self.samples[-1][0] >= _SAMPLE_SECONDS:
             self.samples.append((now, self.space.free))
 
     def hours_left(self, reserve: int) -> float | None:
-        """Hours until only the reserve is left, as the last hour went; None while it does not shrink."""
+        """Return the hours until only the reserve is left, at the rate of the last hour; None while free space does not shrink."""
         if len(self.samples) < _LEAST_SAMPLES:
             return None
         (began, first), (ended, last) = self.samples[0], self.samples[-1]
@@ -60,7 +59,7 @@ class _Volume:
 
 
 class DiskGuard:
-    """`look` at each turn; then `may_retrieve`, `may_forward` and `reason` say what that means."""
+    """Call `look` in each turn; `may_retrieve`, `may_forward` and `reason` give the result."""
 
     def __init__(
         self,
@@ -83,7 +82,7 @@ class DiskGuard:
 
     @property
     def may_retrieve(self) -> bool:
-        """Whether images may be brought to OUTPUT_DIR."""
+        """Whether images may be retrieved to OUTPUT_DIR."""
         return self._worst("retrieve") < Level.NO_RETRIEVE
 
     @property
@@ -93,14 +92,14 @@ class DiskGuard:
 
     @property
     def reason(self) -> str:
-        """What is short and stops something, for people; nothing where all goes on."""
+        """Which volume stops the flow, in one line for people; empty if none does."""
         stopping = (
             f"the volume of {one.path} is short of room" for one in self._volumes.values() if self._stops(one)
         )
         return next(stopping, "")
 
     def look(self) -> None:
-        """Measure, at most once a second; tell of every stage that begins or ends."""
+        """Measure, at most once a second; report every change of level."""
         now = self._clock.monotonic()
         if now - self._looked < _LOOK_SECONDS:
             return
@@ -109,17 +108,17 @@ class DiskGuard:
             try:
                 space = self._measure(path)
             except OSError:
-                continue  # not there yet: an external server, or an Orthanc that never ran
+                continue  # does not exist yet: an external server, or an Orthanc that never ran
             self._device[path] = space.device
             self._volumes.setdefault(space.device, _Volume(path, space)).space = space
-        # a volume that was unmounted is nobody's any more
+        # drop volumes that were unmounted
         self._volumes = {device: self._volumes[device] for device in dict.fromkeys(self._device.values())}
         for volume in self._volumes.values():
             self._judge(volume, now)
         self._tell_gateway()
 
     def state(self) -> list[dict[str, Any]]:
-        """Each volume for the status file: its paths, bytes and inodes free and in all, level, what that stops, hours until full."""
+        """Return each volume for the status file: paths, free and total bytes and inodes, level, what it stops, hours until full."""
         return [
             {
                 "path": str(volume.path),
@@ -143,7 +142,7 @@ class DiskGuard:
         return max((self._volumes[device].level for device in devices), default=Level.OK)
 
     def _stops(self, volume: _Volume) -> list[Purpose]:
-        """What waits for room on this volume."""
+        """Return the purposes that wait for space on this volume."""
         return [
             purpose
             for purpose, (level, _) in _STOPS.items()
@@ -171,7 +170,7 @@ class DiskGuard:
         )
 
     def _tell_gateway(self) -> None:
-        """A flag file stops the gateway's own forwarding, which is Lua and cannot measure."""
+        """Write or remove the flag file that stops the gateway's own forwarding: Lua cannot measure."""
         if self.may_forward:
             self._flag.unlink(missing_ok=True)
         elif not self._flag.exists():

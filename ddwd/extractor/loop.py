@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ddwd.core import watchdog
 from ddwd.core.errors import HeldElsewhereError, PeerDownError, PeerRefusedError
 from ddwd.extractor.reconciler import LOOK_SECONDS, Outcome, Result
+from ddwd.extractor.turn_report import TurnReport
 
 if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
@@ -26,26 +26,6 @@ _COMPARED_A_TURN = 40
 _COMPARE_SECONDS = 0.1
 """The longest time for that while studies are in flight, which must not wait for all others that moved."""
 _RECENT = 20
-
-
-@dataclass
-class TurnReport:
-    """What one turn did; `more` is True if the next turn should begin at once."""
-
-    published: list[Published] = field(default_factory=list)
-    opened: int = 0
-    retrieved: int = 0
-    bytes: int = 0
-    forwarded: int = 0
-    more: bool = False
-
-    def add(self, result: Result) -> None:
-        """Add what came of one reconciliation."""
-        self.forwarded += result.forwarded
-        self.retrieved += result.retrieved
-        self.bytes += result.bytes
-        if result.published is not None:
-            self.published.append(result.published)
 
 
 class ExtractorLoop:

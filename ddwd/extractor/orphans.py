@@ -1,8 +1,8 @@
-"""What lies in spool and staging although no study in flight wants it: found at each sweep, taken up again or put in quarantine.
+"""Orphaned files: images in spool and staging that belong to no study in flight.
 
-A kill can leave files of a study that was closed in the same moment, and anyone on this machine may send to our SCP. What was
-acknowledged is never thrown away: where an Orthanc knows the study it is opened again, and its own end cleans up; the rest
-goes to quarantine. A folder counts as left over when two sweeps in a row find it unwanted.
+A kill can leave files of a study that was closed in the same moment, and any process on this machine may send to our receiver. An
+acknowledged image is never thrown away: if an Orthanc knows the study, it is opened again and its own end cleans up; otherwise the
+files go to quarantine. A folder counts as orphaned if two sweeps in a row find it so.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ _DELETED = "its study was deleted on both Orthancs before it was published"
 
 
 class OrphanSweeper:
-    """Remembers from one sweep to the next what nobody wanted."""
+    """Remembers from one sweep to the next which folders belonged to no study in flight."""
 
     def __init__(self, paths: Paths, nodes: tuple[OrthancPort, OrthancPort], quarantine: Quarantine) -> None:
         self._paths = paths
         self._nodes = nodes
         self._quarantine = quarantine
-        self._unwanted: frozenset[Path] = frozenset()
+        self._orphaned: frozenset[Path] = frozenset()
 
     def sweep(self, ids: Collection[OrthancId], study_uids: Collection[str]) -> list[OrthancId]:
-        """Deal with what is left over, given the studies in flight; those that must be opened again.
+        """Clear orphaned folders, given the Orthanc IDs and StudyInstanceUIDs in flight; return the studies to open again.
 
-        Raises PeerDownError, PeerRefusedError, StorageFullError and OSError; it is then simply done at the next sweep.
+        Raises PeerDownError, PeerRefusedError, StorageFullError and OSError; the next sweep does the rest.
         """
         uids = {safe_component(uid) for uid in study_uids}
         spooled = {folder for folder in _folders(self._paths.spool) if folder.name not in uids}
         staged = {folder for folder in _folders(self._paths.staging) if folder.name not in ids}
-        before, self._unwanted = self._unwanted, frozenset(spooled | staged)
+        before, self._orphaned = self._orphaned, frozenset(spooled | staged)
         reopened: list[OrthancId] = []
         for folder in spooled & before:
             study_uid = identifier_of(folder.name) or folder.name
@@ -67,7 +67,7 @@ class OrphanSweeper:
         return None
 
     def vanished(self, study: Study, reason: str) -> int:
-        """Put everything that came of a study in quarantine, for it is on no Orthanc any more; the number of files.
+        """Put the unpublished images of a study that both Orthancs deleted into quarantine; return the number of files.
 
         Raises StorageFullError and OSError.
         """
@@ -79,7 +79,7 @@ class OrphanSweeper:
         return sum(self._put_away(folder, subject) for folder in folders if folder.is_dir())
 
     def _put_away(self, folder: Path, subject: Subject) -> int:
-        """Move all images below a folder to quarantine, and remove what is empty then; the number of files."""
+        """Move all images below a folder to quarantine, then remove the empty folders; return the number of files."""
         files = sorted(path for path in folder.rglob("*.dcm") if not path.is_symlink())
         for path in files:
             self._quarantine.put(path, subject)
@@ -90,6 +90,6 @@ class OrphanSweeper:
 
 
 def _folders(parent: Path) -> Iterable[Path]:
-    """The folders in one of ours. A link to one is none: the portal makes no links, and what a planted one leads to is not ours."""
+    """Return the folders in `parent`. Links are left out: the portal makes none, and a planted one leads elsewhere."""
     inner = parent.iterdir() if parent.is_dir() else ()
     return [path for path in inner if path.is_dir() and not path.is_symlink()]

@@ -1,4 +1,4 @@
-"""Which rule takes a study in flight. Lua decides at its first image; what Lua did not decide is decided here, by the same table. Part of the cycle."""
+"""The route of a study. Lua decides at its first image; what Lua did not decide is decided here, by the same table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def read_table(path: Path, routes: Sequence[Route]) -> list[Mapping[str, Any]]:
-    """The table that the gateway's Lua reads too; made from the settings where none is rendered. Raises ValueError."""
+    """Return the routing table that the gateway's Lua reads too; made from the settings if none is rendered. Raises ValueError."""
     try:
         found: list[Mapping[str, Any]] = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -27,7 +27,7 @@ def read_table(path: Path, routes: Sequence[Route]) -> list[Mapping[str, Any]]:
 
 
 class Router:
-    """Knows the rules; without any, each study is taken by the one that does everything, and nobody is asked."""
+    """Picks the route of each study. Without routes in the settings every study is forwarded and extracted."""
 
     def __init__(
         self,
@@ -44,15 +44,15 @@ class Router:
         self._grace = grace
 
     def at_first(self) -> Route | None:
-        """The rule of a study that was just opened: None where it has still to be decided."""
+        """Return the route of a study that was just opened; None if it has to be decided first."""
         return None if self._routes else EVERYTHING
 
     def forwards(self, name: str) -> bool:
-        """Whether the rule of that name has studies forwarded; one that is gone has nothing done any more."""
+        """Return whether the route of that name forwards; a route that is no longer in the settings does not."""
         return name in self._routes and self._routes[name].forward
 
     def decide(self, study: StudyState, now: float) -> Route | None:
-        """The rule that takes the study, HOLD where none does, None where Lua still may decide. Raises PeerDownError, PeerRefusedError."""
+        """Return the study's route, HOLD if none takes it, None while Lua may still decide. Raises PeerDownError, PeerRefusedError."""
         if study.record is not None and (route := self._routes.get(study.record.route)):
             return route
         node = self._gateway if study.on_gateway else self._storage

@@ -1,9 +1,9 @@
-"""The guarantee behind the hints: every study of both Orthancs is compared with its record, round after round. Part of the cycle.
+"""Compare every study of both Orthancs with its custody record, in rounds: no study depends on a change that was missed.
 
-It works beside the main loop, a hundred studies at a time, and only ever says which studies look as if they needed work: the
-cycle compares these itself. So a round over any archive makes no turn longer. While nothing is wrong it takes a twentieth of one
-processor's time at most: a few hundred studies within seconds, 100,000 in about an hour and a half. After a start or a fault the studies
-finished last are compared first, and two thousand without those rests; at the operator's request, all of them.
+The comparison runs in a thread of its own, a hundred studies at a time, and only reports which studies look as if they need work; the
+loop compares these itself. A round over any archive therefore makes no turn longer. While all is well it takes a twentieth of one
+processor at most: a few hundred studies within seconds, 100,000 in about an hour and a half. After a start or a fault the studies
+finished last are compared first, and two thousand without rests; at the operator's request, all of them.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ if TYPE_CHECKING:
     from ddwd.orthanc.client import OrthancPort
 
 _ROUND_SECONDS = 300.0
-"""A round begins no sooner after the one before."""
+"""The shortest time between the beginnings of two rounds."""
 _PIECE = 100
 """Studies compared in one piece of work: about 0.25 s."""
 _REST = 19.0
-"""How many times as long as a piece took nothing is compared; once as long where it is urgent."""
+"""The rest after a piece of work, in multiples of the time it took; 1 while it is urgent."""
 _URGENT = 2000
-"""Studies compared without that rest after a start or a fault: a small archive as a whole, twice."""
+"""Studies compared without that rest after a start or a fault: a small archive completely, twice."""
 _PAGE = 500
 _FAILED_SECONDS = 5.0
-"""Before an Orthanc that would not list its studies is asked for them again."""
+"""The wait after an Orthanc did not list its studies."""
 
 
 class _Listing:
-    """The studies of both Orthancs, page by page; each once where the lists are sorted, as PostgreSQL's are.
+    """The studies of both Orthancs, page by page; each once if the lists are sorted, as PostgreSQL's are.
 
-    A study deleted meanwhile may hide one other from this round; an Orthanc that does not answer loses nothing: it is asked again.
+    A study deleted meanwhile may hide one other from this round. An Orthanc that does not answer is asked again from the same place.
     """
 
     def __init__(self, nodes: Sequence[OrthancPort]) -> None:
         self._lists = [_List(node) for node in nodes]
 
     def begin(self) -> None:
-        """Go back to the beginning."""
+        """Begin from the first study."""
         self._lists = [_List(one.node) for one in self._lists]
 
     def __iter__(self) -> Iterator[OrthancId]:
-        """Go on from where it stands. Raises PeerDownError and PeerRefusedError."""
+        """Yield the following studies. Raises PeerDownError and PeerRefusedError."""
         while heads := [head for one in self._lists if (head := one.head()) is not None]:
             study = min(heads)
             for one in self._lists:
@@ -62,7 +62,7 @@ class _Listing:
 
 @dataclass
 class _List:
-    """One Orthanc's studies."""
+    """The studies of one Orthanc."""
 
     node: OrthancPort
     since: int = 0
@@ -70,7 +70,7 @@ class _List:
     is_whole: bool = False
 
     def head(self) -> OrthancId | None:
-        """The next study, or None at the end."""
+        """Return the next study, or None at the end."""
         if not self.ahead and not self.is_whole:
             page = self.node.study_page(self.since, _PAGE)
             self.since += len(page)
@@ -79,15 +79,14 @@ class _List:
         return self.ahead[0] if self.ahead else None
 
     def skip(self, study: OrthancId) -> None:
-        """Go past this study where it is the next."""
+        """Drop this study if it is the next."""
         if self.ahead and self.ahead[0] == study:
             self.ahead.popleft()
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """What one piece of work found. `listed`: it was part of a round; `ended`: the last one; `failed`: an Orthanc did not list its
-    studies."""
+    """What one piece of work found. `listed`: part of a round; `ended`: the last of it; `failed`: an Orthanc did not list its studies."""
 
     suspects: tuple[OrthancId, ...]
     compared: int
@@ -98,9 +97,9 @@ class _Piece:
 
 
 class Sweep:
-    """Rounds over everything, for as long as `step` is called.
+    """Call `step` in each turn.
 
-    `suspects` compares some and tells those that look wrong, in another thread; `recent` gives those finished last, newest first.
+    `suspects` compares studies and returns those that look wrong, in another thread; `recent` returns those finished last, newest first.
     """
 
     def __init__(
@@ -128,29 +127,29 @@ class Sweep:
         self.hasten()
 
     def hasten(self) -> None:
-        """After a start or a fault: look at what was finished last, go on at once, and have a whole round follow."""
+        """After a start or a fault: compare the studies finished last at once, then a whole round."""
         self._urgent = max(self._urgent, _URGENT)
         self._first = list(self._recent())
         self._once_more = self._under_way
         self._due = self._next_round = float("-inf")
 
     def everything(self) -> None:
-        """The operator asks: a round from the beginning, without a rest."""
+        """At the operator's request: a round from the beginning, without rests."""
         self.hasten()
         self._urgent = float("inf")
         self._anew, self._once_more = True, False
 
     def wait(self) -> float:
-        """Seconds until it wants to go on; infinite while a piece is worked at, whose end wakes the loop."""
+        """Return the seconds until the next piece is due; infinity while one runs, whose end wakes the loop."""
         if self._work is not None:
             return 0.0 if self._work.done() else float("inf")
         due = self._due if self._first or self._under_way else max(self._due, self._next_round)
         return max(0.0, due - self._clock.monotonic())
 
     def step(self) -> tuple[tuple[OrthancId, ...], bool]:
-        """Take in what was found, and have the next piece worked at where it is time; the suspects, and whether a round ended.
+        """Collect the last piece and start the next if it is due; return the suspects, and whether a round ended.
 
-        Only to be called while both Orthancs answer.
+        Call it only while both Orthancs answer.
         """
         suspects, ended = self._collect()
         if self._work is None and not self.wait():
@@ -158,7 +157,7 @@ class Sweep:
         return suspects, ended
 
     def _piece(self) -> Callable[[], _Piece]:
-        """The next piece of work."""
+        """Return the next piece of work."""
         if self._first:
             studies, self._first = self._first[:_PIECE], self._first[_PIECE:]
             return partial(self._compare, studies)
@@ -186,7 +185,7 @@ class Sweep:
     def _end(self) -> None:
         self._under_way = False
         self._urgent = 0.0 if self._urgent == float("inf") else self._urgent
-        if self._once_more:  # what was compared before the fault is compared after it too
+        if self._once_more:  # studies compared before the fault are compared after it too
             self._once_more, self._next_round = False, float("-inf")
 
     # --- in another thread --------------------------------------------------------------------------------------------
@@ -209,5 +208,5 @@ class Sweep:
         try:
             suspects = self._suspects(studies)
         except (PeerDownError, PeerRefusedError):
-            suspects = studies  # the cycle compares them itself, one by one, as soon as it can
+            suspects = studies  # the loop compares them itself, one by one, as soon as it can
         return _Piece(tuple(suspects), len(studies), self._clock.monotonic() - began)

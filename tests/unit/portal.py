@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from ddwd.core.audit import Event
     from ddwd.core.model import OrthancId
-    from ddwd.extractor.loop import TurnReport
     from ddwd.extractor.study import StudyState
+    from ddwd.extractor.turn_report import TurnReport
     from tests.unit.fakes import Image
 
 

@@ -1,7 +1,7 @@
-"""Second stage: send on what the gateway holds and storage does not. The net below the Lua script.
+"""Forward step: send the instances that storage is missing, behind the Lua script that forwards first.
 
-Lua forwards on the fast path and forgets; its jobs neither retry nor survive a restart. This stage submits the missing
-instances as new jobs, in blocks small enough for any time-out, and never more jobs at once than the gateway can work at.
+The jobs of the Lua script neither retry nor survive a restart. This step submits the missing instances as new jobs, in blocks small
+enough for any time-out, and never more jobs at once than the gateway can run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ddwd.orthanc.client import OrthancPort
 
 SERVER = "storage"
-"""Name of the storage among the gateway's DICOMweb servers (appliance/render.py)."""
+"""Name of the storage among the gateway's DICOMweb servers (provisioning/orthanc_config.py)."""
 _BLOCK = 200
 _JOBS_AT_ONCE = 4
 _STOW_KIND = "DicomWebStowClient"
@@ -23,16 +23,16 @@ class Forwarder:
     """Submits STOW-RS jobs on the gateway."""
 
     def __init__(self, gateway: OrthancPort, beside: int = 0) -> None:
-        """`beside` jobs of the same kind may go elsewhere (ddwd-courier), and take no room from these."""
+        """`beside` is how many jobs of the same kind may run for other destinations (ddwd-courier)."""
         self._gateway = gateway
         self._at_once = _JOBS_AT_ONCE + beside
         self.last_error = ""
-        """What the gateway says of the latest STOW job that failed, as far as it remembers."""
+        """What the gateway says of the latest STOW-RS job that failed, if it still remembers one."""
 
     def send(self, missing: frozenset[OrthancId], priority: int = 0) -> int:
-        """Submit new jobs for `missing`, of that priority; the number of instances submitted, 0 while the gateway's jobs are full.
+        """Submit jobs for the missing instances; return how many instances were submitted, 0 while the gateway runs enough jobs.
 
-        Raises PeerDownError or PeerRefusedError; what was submitted before is harmless, a duplicate changes nothing.
+        Raises PeerDownError and PeerRefusedError; jobs submitted before stay, and sending an instance twice changes nothing.
         """
         room = self._at_once - self._in_flight()
         wanted = sorted(missing)

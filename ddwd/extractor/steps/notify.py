@@ -1,7 +1,7 @@
-"""Last stage: a published study speaks, as its rule has it: a marker in its folder, a notice for its hook. Part of the cycle.
+"""Notify step: write the marker file of a published study, and queue its notification hook.
 
-Called after the custody record is durable and before the ledger closes the study, so that a crash between the two calls it again;
-it therefore does nothing twice that was done.
+Called after the custody record is durable and before the ledger closes the study. A crash between the two repeats it: both effects
+are idempotent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class PublishNotifier:
-    """Knows the rules that have something to say."""
+    """Serves the routes that have a marker, a command or a webhook."""
 
     def __init__(self, routes: Iterable[Route], paths: Paths, output: OutputTree, notices: Notices) -> None:
         self._routes = {one.name: one for one in routes if one.speaks or one.marker}
@@ -32,7 +32,7 @@ class PublishNotifier:
         self._notices = notices
 
     def notify(self, record: Record) -> None:
-        """Say it. Raises StorageFullError, LinkedError and OSError: then it is to be called again."""
+        """Notify of one published study. Raises StorageFullError, LinkedError and OSError: call it again then."""
         route = self._routes.get(record.route)
         if route is None:
             return
@@ -55,7 +55,7 @@ class PublishNotifier:
 
 
 def _marked(record: Record) -> bytes:
-    """What the marker says; the same again for the same revision."""
+    """Return the content of the marker file; the same for the same revision."""
     body = {
         "study_uid": record.study_uid,
         "revision": record.revision,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Publisher:
-    """Lays studies out below OUTPUT_DIR."""
+    """Moves the files of studies from the spool to staging, and from staging to OUTPUT_DIR."""
 
     def __init__(self, paths: Paths, output: OutputTree, quarantine: Quarantine) -> None:
         self._paths = paths
@@ -42,13 +42,13 @@ class Publisher:
         self._quarantine = quarantine
 
     def staged(self, study: OrthancId, file: str) -> Path:
-        """Where a verified file of a study waits."""
+        """Return the path of a verified file in staging."""
         return self._paths.staging / study / file
 
     def stage(self, source: Path, study: OrthancId, wanted: Wanted) -> Path:
-        """Give a verified file of the spool its place in staging too: its name in the spool goes once this one is durable.
+        """Link a verified file of the spool into staging; return the new path. Remove the name in the spool once the new one is durable.
 
-        The SCP may just be making the spool's name durable, to answer Success: until then that one must stay.
+        The receiver may just be making the spool's name durable, to answer Success: until then it must stay.
         """
         target, below = self.staged(study, wanted.file), self._paths.output
         durable.make_dirs(target.parent, below=below)
@@ -59,7 +59,7 @@ class Publisher:
         return target
 
     def publish(self, study: Study) -> list[str]:
-        """Make everything staged for `study` visible; the files whose names were already taken by other content.
+        """Make the staged files of the study visible; return those whose names were already taken by other content.
 
         May be interrupted anywhere and called again. Raises StorageFullError, LinkedError and OSError.
         """
@@ -84,13 +84,13 @@ class Publisher:
         return conflicts
 
     def _remove_empty(self, folder: Path) -> None:
-        """Remove a folder and those in it, where nothing is in them."""
+        """Remove a folder and those below it that are empty."""
         for inner in [*sorted(folder.rglob("*"), reverse=True), folder]:
             if inner.is_dir() and not inner.is_symlink():
                 durable.remove_folder(inner, self._paths.output)
 
     def _place(self, source: Path, final: Path) -> bool:
-        """Give `source` its final name and drop the old one; False where other content has that name."""
+        """Give `source` its final name and drop the old one; return False if other content has that name."""
         try:
             durable.link_new(source, final, self._paths.output)
         except FileExistsError:

@@ -1,8 +1,8 @@
-"""Beside the third stage: an image that storage lists and whose file it has lost is sent again. Runs in the retriever's threads.
+"""Repair step: have an image sent again that storage lists and whose file it has lost. Runs in the retriever's threads.
 
-A database that is killed in mid-commit may keep the row although Orthanc was told of a failure and removed the file; a disk may
-lose one. Such an image can never be moved, and Orthanc takes no new copy while it lists the old one. Where the gateway has
-it whole, storage is told to forget its row, and the reconciler sends the image as it sends any that storage lacks.
+A database that is killed while it commits may keep the row although Orthanc saw a failure and removed the file; a disk may lose a
+file. Such an image can never be moved, and Orthanc takes no new copy while it lists the old one. If the gateway has the whole file,
+the row is deleted from storage, and the reconciler forwards the image as it forwards any that storage is missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class StorageRepair:
-    """Compares the two Orthancs' files of one image; but for retention the only code that deletes anything of a modality's on an Orthanc."""
+    """Compares both Orthancs' files of one image. Besides retention the only code that deletes a modality's image from an Orthanc."""
 
     def __init__(self, gateway: OrthancPort, storage: OrthancPort, audit: Audit) -> None:
         self._gateway = gateway
@@ -26,9 +26,9 @@ class StorageRepair:
         self._audit = audit
 
     def repair(self, study_uid: str, instance: OrthancId) -> bool:
-        """Have storage forget the image where its file is lost or damaged and the gateway has the same file, whole.
+        """Delete the image from storage if its file is lost or damaged there and the gateway has the same file, whole.
 
-        Whether it did. Raises PeerDownError.
+        Returns whether it was deleted. Raises PeerDownError.
         """
         try:
             if self._storage.is_whole(instance) or not self._gateway_has_the_same(instance):
