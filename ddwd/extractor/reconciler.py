@@ -137,6 +137,8 @@ class StudyReconciler:
         study.stage, study.reason = decision.stage, decision.reason
         self._events.observed(study, seen, decision)
         result.after = self._next_look(study)
+        if study.stage is Stage.HELD:
+            result.no_sooner = result.after  # only other settings move it on: images of other studies do not
         if decision.forward and flow.may_forward:
             self._forward(study, decision, result)
         if decision.retrieve and flow.may_retrieve:
