@@ -48,8 +48,7 @@ class Sharing:
         self._queue = queue
         self._attempts = attempts
         self.open: dict[OrthancId, StudyState] = {}
-        self.is_new_connection = False
-        """Whether the last `sync_claims` found a new connection to the shared ledger: its cursors are to be read again."""
+        self._reconnected = False
         for study in stores.ledger.state.open:
             self._open(study)
 
@@ -76,7 +75,7 @@ class Sharing:
         if not self.are_shared:
             return []
         try:
-            self.is_new_connection = self._claims.look()
+            self._reconnected |= self._claims.look()
             left = self._claims.left()
             for study in left.free:
                 self._queue.add(study)
@@ -88,6 +87,11 @@ class Sharing:
             return None
         self._peers.answers("ledger")
         return left.asked
+
+    def take_reconnection(self) -> bool:
+        """Return whether the connection to the shared ledger is new since the last call: its cursors are to be read again."""
+        reconnected, self._reconnected = self._reconnected, False
+        return reconnected
 
     def _adopt(self, study: OrthancId) -> None:
         try:
