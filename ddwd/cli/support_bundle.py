@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ddwd import __version__
 from ddwd.cli import config as config_verb
 from ddwd.cli import doctor, status, tls
-from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, READ_HINT, Config, Loaded, load_with_sources
+from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, Config, Loaded, load_with_sources
 from ddwd.config.paths import Paths
 from ddwd.core import audit, durable
 from ddwd.core.clock import SystemClock, stamp
-from ddwd.core.errors import ConfigError, DdwdError, StateError
+from ddwd.core.errors import AccessProblem, ConfigError, DdwdError, StateError
 from ddwd.provisioning import certificates, credentials, orthanc_config
 from ddwd.status import bundle, redaction, system_info
 from ddwd.status import report as view
@@ -223,7 +223,7 @@ def _settings() -> tuple[Loaded, list[str]]:
     try:
         return load_with_sources(), []
     except ConfigError as error:
-        if any(problem.instead == READ_HINT for problem in error.problems):
+        if any(isinstance(problem, AccessProblem) for problem in error.problems):
             raise
         return Loaded(Config(), {}), [str(problem) for problem in error.problems]
 

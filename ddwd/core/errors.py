@@ -7,7 +7,7 @@ No message may carry patient data: identifiers in messages are UIDs, Orthanc IDs
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +19,22 @@ class DdwdError(Exception):
     code: ClassVar[str] = "error"
     exit_status: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
+    status: str = ""
+    """Status code that a peer answered, as `status_codes.MEANINGS` spells it: 0xA702, HTTP 503."""
+
+
+class Failure(NamedTuple):
+    """Why something failed: one line for people, and the status code that a peer answered, empty if there is none."""
+
+    reason: str
+    status: str = ""
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return the message of an error of our own, with its status; of any other error the name only, since its text may name a path."""
+    if isinstance(error, DdwdError):
+        return Failure(str(error), error.status)
+    return Failure(type(error).__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +51,11 @@ class Problem:
         """Render as one line: file:line: key: what; instead."""
         where = self.source if self.line is None else f"{self.source}:{self.line}"
         return f"{where}: {self.key}: {self.what}; {self.instead}"
+
+
+@dataclass(frozen=True, slots=True)
+class AccessProblem(Problem):
+    """A file of the configuration that this user may not read."""
 
 
 class ConfigError(DdwdError):
@@ -70,8 +91,9 @@ class PeerRefusedError(DdwdError):
     exit_status = 76
     retryable = True
 
-    def __init__(self, message: str, reason: int = 0) -> None:
+    def __init__(self, message: str, reason: int = 0, status: str = "") -> None:
         super().__init__(message)
+        self.status = status
         self.reason = reason
         """Orthanc's own error code (OrthancStatus) where it gave one, else the HTTP status, else 0."""
 

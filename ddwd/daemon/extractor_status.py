@@ -100,6 +100,8 @@ def _row(study: StudyState, extractor: Extractor) -> dict[str, Any]:
         "state": study.stage.value,
         "route": study.route.name if study.route else "",
         "reason": study.reason,
+        "status": study.status,
+        "blocker": study.blocker.value,
         "instances": len(study.known),
         "on_gateway": len(study.on_gateway),
         "on_storage": len(study.on_storage),

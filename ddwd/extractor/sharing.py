@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddwd.core.errors import HeldElsewhereError, PeerDownError
+from ddwd.core.errors import Failure, HeldElsewhereError, PeerDownError
 from ddwd.extractor.decision import Stage
 from ddwd.extractor.study import AttemptCounter, StudyState
 
@@ -102,7 +102,7 @@ class Sharing:
     def _wait_for_the_ledger(self, reason: str) -> None:
         self._peers.is_away("ledger", reason)
         for study in self.open.values():
-            study.stage, study.reason = Stage.WAITING, reason
+            study.report(Stage.WAITING, Failure(reason))
 
     def claim_if_needed(self, study: OrthancId) -> bool:
         """Take up a study that needs work; return whether it was taken up.

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from ddwd.core.errors import PeerDownError
+from ddwd.core.errors import Failure, PeerDownError
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import Mover, echo
 
@@ -109,7 +109,7 @@ class StorageMover:
 
     def move(
         self, study: Study, series_uids: Sequence[str], sop_uids: Sequence[str], arrived: Callable[[], None]
-    ) -> str:
+    ) -> Failure | None:
         """See MoverPort. Raises PeerDownError for a stop too."""
         if self._ending.is_asked:
             raise PeerDownError("the extractor stops")
@@ -142,7 +142,7 @@ class StorageMover:
         finally:
             self._progress.idle()  # the thread may end here; what it does next declares itself
         self._ending.check()
-        return "" if outcome.ok else f"C-MOVE ended with {outcome.describe()}"
+        return None if outcome.ok else Failure(f"C-MOVE ended with {outcome.describe()}", outcome.code)
 
     def scp_answers(self) -> bool:
         """See MoverPort."""

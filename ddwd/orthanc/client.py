@@ -633,7 +633,7 @@ class Orthanc:
             raise NotFoundError(f"{self.name}: not found: {path.partition('?')[0]}")
         if status >= _FIRST_ERROR:
             message = f"{self.name}: HTTP {status} for {path.partition('?')[0]}"
-            raise PeerRefusedError(message, _orthanc_status(content) or status)
+            raise PeerRefusedError(message, _orthanc_status(content) or status, f"HTTP {status}")
         return content
 
     def _ask(self, method: str, path: str, silence: float, **options: Any) -> tuple[int, bytes]:

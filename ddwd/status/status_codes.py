@@ -5,8 +5,6 @@ Data only. A status that is not in here is shown as it came.
 
 from __future__ import annotations
 
-import re
-
 MEANINGS = {
     "0x0000": "success",
     "0x0110": "the receiver failed in processing: its own log says why",
@@ -50,13 +48,10 @@ MEANINGS = {
 }
 """Status as it stands in events and reasons -> what it means, and what to do."""
 
-_STATUS = re.compile(r"0x[0-9A-Fa-f]{4}|HTTP \d{3}")
 
+def explain(status: str) -> str:
+    """Return the meaning of a status code, empty if it is not known.
 
-def explain(text: str) -> str:
-    """What the first known status in `text` means; nothing where there is none."""
-    for known, meaning in MEANINGS.items():
-        if known in text:
-            return meaning
-    found = _STATUS.search(text)
-    return MEANINGS.get(found.group().replace("0X", "0x"), "") if found else ""
+    `status` may also be the error text of an Orthanc's job, which contains Orthanc's own description of the error.
+    """
+    return MEANINGS.get(status) or next((text for known, text in MEANINGS.items() if known in status), "")

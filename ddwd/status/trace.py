@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import textwrap
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddwd.config.paths import Paths
 from ddwd.core.audit import WARNINGS
 from ddwd.core.errors import DdwdError, NotFoundError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
-from ddwd.extractor.decision import Stage
+from ddwd.extractor.decision import Blocker, Stage
 from ddwd.extractor.quarantine import read_entries
 from ddwd.status import events
 from ddwd.status.formatting import many, plain, time
@@ -241,7 +241,7 @@ def _spans(known: _Known) -> dict[str, tuple[str, str]]:
 
 
 def _step(one: events.Happened) -> Step:
-    meaning = explain(f"{one.fields.get('status', '')} {one.message}")
+    meaning = explain(one.fields.get("status", ""))
     return Step(one.at, one.event, one.message, meaning, one.event not in {event.value for event in WARNINGS})
 
 
@@ -312,9 +312,9 @@ def _in_flight(known: _Known) -> tuple[str, str] | None:
     verdict = f"it is on its way, {state}: {reason}" if reason else f"it is on its way, {state}"
     if "extractor" in known.problems:
         return verdict, known.problems["extractor"]
-    if "paused" in reason:
+    if known.row.get("blocker") == Blocker.PAUSE.value:
         return verdict, "ddwd resume"
-    return verdict, _to_do(state, explain(reason))
+    return verdict, _to_do(state, explain(str(known.row.get("status") or "")))
 
 
 def _to_do(state: str, meaning: str) -> str:
@@ -351,9 +351,29 @@ def _left(known: _Known) -> tuple[str, str]:
 # --- showing ----------------------------------------------------------------------------------------------------------
 
 
+class Line(NamedTuple):
+    """One line of text; `is_failure` for one that reports something that went wrong."""
+
+    text: str
+    is_failure: bool = False
+
+
 def lines(told: Trace, width: int) -> list[str]:
-    """The account as plain text of that width, for the command line and the dashboard."""
-    shown = [
+    """The account as plain text of that width, for the command line."""
+    return [line.text for line in marked_lines(told, width)]
+
+
+def marked_lines(told: Trace, width: int) -> list[Line]:
+    """The same lines, with failures marked, for the dashboard."""
+    shown = _head_lines(told, width)
+    shown += [f"  {line}" for line in told.missing]
+    if told.steps:
+        shown += ["", "when (UTC)               what"]
+    return [*map(Line, shown), *(line for step in told.steps for line in _step_lines(step, width))]
+
+
+def _head_lines(told: Trace, width: int) -> list[str]:
+    return [
         f"study      {plain(told.study_uid) or told.study}",
         f"accession  {plain(told.accession) or '-'}    from {plain(told.aet) or '-'}    Orthanc ID {told.study}",
         *_rule_line(told),
@@ -364,14 +384,15 @@ def lines(told: Trace, width: int) -> list[str]:
         "hop              images  first                last",
         *(line for hop in told.hops for line in _hop_lines(hop)),
     ]
-    shown += [f"  {line}" for line in told.missing]
-    if told.steps:
-        shown += ["", "when (UTC)               what"]
-    for step in told.steps:
-        mark = " " if step.ok else "!"
-        text = f"{step.event}: {plain(step.text)}" + (f" ({step.meaning})" if step.meaning else "")
-        shown += _wrapped(f"{mark} {step.at[:19].replace('T', ' ')}  ", text, width)
-    return shown
+
+
+def _step_lines(step: Step, width: int) -> Iterator[Line]:
+    """The first line carries the mark, as the text has it."""
+    mark = " " if step.ok else "!"
+    text = f"{step.event}: {plain(step.text)}" + (f" ({step.meaning})" if step.meaning else "")
+    first, *others = _wrapped(f"{mark} {step.at[:19].replace('T', ' ')}  ", text, width)
+    yield Line(first, is_failure=not step.ok)
+    yield from map(Line, others)
 
 
 def _rule_line(told: Trace) -> list[str]:

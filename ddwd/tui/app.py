@@ -13,7 +13,7 @@ from textual.worker import get_current_worker
 from ddwd.core.errors import DdwdError
 from ddwd.core.model import OrthancId
 from ddwd.status.dashboard import Board
-from ddwd.status.trace import lines
+from ddwd.status.trace import marked_lines
 from ddwd.store.operator_requests import Request
 from ddwd.tui.ask import Ask, Find
 from ddwd.tui.overview import Overview
@@ -154,7 +154,9 @@ class Dashboard(App[None]):
         page = Page(f"trace {study}", ["asking every hop ..."])
         self.push_screen(page)
         width = self.size.width
-        self._ask(lambda: self._portal.trace(study), lambda told: page.show(lines(told, width)), page.show)
+        self._ask(
+            lambda: self._portal.trace(study), lambda told: page.show(marked_lines(told, width)), page.fail
+        )
 
     def action_find(self) -> None:
         """Find a study, shown or not."""
@@ -177,7 +179,7 @@ class Dashboard(App[None]):
             else:
                 page.show(["several studies have this name:", *(f"  ddwd trace {one}" for one in studies)])
 
-        self._ask(lambda: self._portal.find(name), found, page.show)
+        self._ask(lambda: self._portal.find(name), found, page.fail)
 
     def _shown(self, name: str) -> OrthancId | None:
         """A study on the screen that has this name."""
@@ -246,7 +248,7 @@ class Dashboard(App[None]):
         self,
         work: Callable[[], _Found],
         found: Callable[[_Found], None],
-        failed: Callable[[list[str]], None],
+        failed: Callable[[str], None],
     ) -> None:
         """Do what takes long in a thread, and give the screen what came of it."""
 
@@ -256,7 +258,7 @@ class Dashboard(App[None]):
                 result = work()
             except (DdwdError, OSError) as error:
                 if not worker.is_cancelled:
-                    self.call_from_thread(failed, [f"! {_line(error)}"])
+                    self.call_from_thread(failed, _line(error))
             else:
                 if not worker.is_cancelled:
                     self.call_from_thread(found, result)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ddwd.core import durable, watchdog
-from ddwd.core.errors import DdwdError, NotFoundError, PeerDownError
+from ddwd.core.errors import Failure, NotFoundError, PeerDownError
 from ddwd.core.model import OrthancId, is_uid, safe_component
 from ddwd.extractor.quarantine import Subject
 from ddwd.extractor.spool import WHOLE_DIGEST, digest_of, uid_of
@@ -56,10 +56,10 @@ class MoverPort(Protocol):
 
     def move(
         self, study: Study, series_uids: Sequence[str], sop_uids: Sequence[str], arrived: Callable[[], None]
-    ) -> str:
+    ) -> Failure | None:
         """Ask for whole series, or where none is named for the instances, and wait for the end.
 
-        What the peer said when it was not success, else nothing. Calls `arrived` now and then while images come.
+        Return what the peer answered if it was not success. Calls `arrived` now and then while images come.
         Raises PeerDownError where the peer cannot be spoken to, and what `arrived` raises.
         """
 
@@ -255,12 +255,13 @@ class Retriever:
             if part:
                 self._ask(this, part)
 
-    def _note_failure(self, this: _Round, one: Wanted, refusal: str) -> None:
+    def _note_failure(self, this: _Round, one: Wanted, refusal: Failure | None) -> None:
         if self._repair.repair(this.study.study_uid, one.orthanc_id):
-            this.found.failed[one.orthanc_id] = "storage had lost its file; the gateway sends it again"
+            why = Failure("storage had lost its file; the gateway sends it again")
+            this.found.failed[one.orthanc_id] = why
             return
-        reason = refusal or "ORTHANC2 reported success, and no sound file came"
-        this.found.failed.setdefault(one.orthanc_id, reason)
+        why = refusal or Failure("ORTHANC2 reported success, and no sound file came")
+        this.found.failed.setdefault(one.orthanc_id, why)
         if this.is_open is None:
             this.is_open = self._is_open(this)
         if this.is_open:
@@ -332,12 +333,12 @@ class Retriever:
         try:
             verdict = self._verifier.compare(path, one.orthanc_id, this.alive, _known(this, one, digest))
         except NotFoundError:
-            failed[one.orthanc_id] = "storage no longer holds it"
+            failed[one.orthanc_id] = Failure("storage no longer holds it")
             return None
         if verdict.head:
             this.heads[one.series_uid] = verdict.head
         if not verdict.is_sound:
-            failed[one.orthanc_id] = f"what came is not what storage holds: {verdict.reason}"
+            failed[one.orthanc_id] = Failure(f"what came is not what storage holds: {verdict.reason}")
             return None
         at_gateway = self._keep_other(this, path, one, verdict)
         failed.pop(one.orthanc_id, None)
@@ -418,8 +419,3 @@ def _kept(one: Wanted, verdict: Verdict, *, at_gateway: bool) -> Kept:
         verdict=verdict.kind,
         at_gateway=at_gateway,
     )
-
-
-def reason_of(error: BaseException) -> str:
-    """One line for people; our own errors carry one, an operating system's error names no path here."""
-    return str(error) if isinstance(error, DdwdError) else type(error).__name__
