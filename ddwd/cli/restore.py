@@ -104,8 +104,7 @@ def _could_be(backup: Backup, lost: list[str], out: TextIO, *, as_json: bool) ->
         out.write(json.dumps(facts | {"bytes": manifest.bytes}) + "\n")
         return 1 if lost else 0
     out.write(f"backup of {manifest.host} by ddwd {manifest.portal}, as of {manifest.began}: whole\n")
-    words = {name: tree.words for name, tree in archive.trees(Paths(backup.config)).items()}
-    out.writelines(f"{line}\n" for line in contents(manifest, words))
+    out.writelines(f"{line}\n" for line in contents(manifest, backup.config))
     out.writelines(f"would be removed here: {line}\n" for line in lost)
     out.write("it needs --replace here\n" if lost else "it can be restored here\n")
     return 1 if lost else 0

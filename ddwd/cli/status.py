@@ -145,7 +145,7 @@ def _heart_lines(report: Report) -> list[str]:
 def _heart_line(heart: Heart) -> str:
     if heart.age is None:
         return f"  {heart.daemon:<9} none"
-    stale = "STALE, " if "stale" in heart.problem else ""
+    stale = "STALE, " if heart.is_stale else ""
     return _cut(f"  {heart.daemon:<9} {stale}{span(heart.age)} old; {_said(heart)}")
 
 

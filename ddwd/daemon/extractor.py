@@ -23,6 +23,7 @@ from ddwd.core.watchdog import Watchdog
 from ddwd.daemon import file_watch
 from ddwd.daemon.extractor_status import Totals, standing
 from ddwd.daemon.loop import Beat, Loop
+from ddwd.extractor.peers import silent
 from ddwd.extractor.services import Extractor, Services, Threads, Volumes
 from ddwd.extractor.workers import Ending, StorageMover, Workers
 from ddwd.orthanc.client import Orthanc
@@ -153,7 +154,7 @@ class ExtractorDaemon:
         return Beat(self._summary(), healthy=not stuck, wait=wait)
 
     def _summary(self) -> str:
-        down = [name for name, state in self._extractor.peers.states.items() if state != "ok"]
+        down = list(silent(self._extractor.peers.states))
         text = f"{len(self._extractor.sharing.open)} studies in flight, {self._totals.studies} published since the start"
         return text + (f"; does not answer: {', '.join(down)}" if down else "")
 

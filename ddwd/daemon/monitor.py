@@ -19,6 +19,7 @@ from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.monitoring import alerts, notifiers
+from ddwd.monitoring.alerts import Condition
 from ddwd.monitoring.audit_relay import Relay
 from ddwd.monitoring.expected_senders import WEEKS, Habits
 from ddwd.monitoring.metrics import Metrics
@@ -26,7 +27,7 @@ from ddwd.monitoring.outbox import Outbox
 from ddwd.monitoring.rejected_associations import Refusals, Watch
 from ddwd.provisioning import credentials
 from ddwd.status import report as view
-from ddwd.status.doctor import certificates, expiry_of
+from ddwd.status.doctor import expiring, expiry_of
 from ddwd.status.events import all_since, of_this_machine, tail_of
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Alerts:
         self._clock = clock
         self._audit = audit
         self._habits: Habits | None = None
-        self._certificates: dict[str, str] = {}
+        self._certificates: dict[str, Condition] = {}
         self._next_certificates = float("-inf")
         self._book = alerts.load(self._path, config.alerts.after * 60.0)
         self._ways = [Outbox(name, send) for name, send in notifiers.ways(config).items()]
@@ -105,15 +106,15 @@ class Alerts:
         self._habits.happened(happened)
         return self._habits.silent(now.astimezone())
 
-    def _expiring(self) -> dict[str, str]:
+    def _expiring(self) -> dict[str, Condition]:
         """Certificates that have expired or will soon; looked at now and then."""
         now = self._clock.monotonic()
         if now >= self._next_certificates:
             self._next_certificates = now + _CERTIFICATES_SECONDS
             login = credentials.read(self._config.credentials_file)
-            found = certificates(self._config, login, self._clock.utc(), expiry_of)
+            found = expiring(self._config, login, self._clock.utc(), expiry_of)
             self._certificates = {
-                f"certificate {one.text.split(' ')[0]}": f"{one.text}: {one.remedy}" for one in found
+                f"certificate {one.path}": Condition(f"{one.text}: {one.remedy}") for one in found
             }
         return self._certificates
 

@@ -29,9 +29,18 @@ _AT_ONCE = frozenset({"quarantine", "self-test"})
 """These are news, not states that may pass by themselves."""
 
 
-def conditions(report: Report, silent: Mapping[str, datetime]) -> dict[str, str]:
-    """What is not as it should be: a key that stays while it lasts, and a line for people without anything of a patient."""
-    return dict([*_parts(report), *_volumes(report), *_waiting(report), *_silence(silent)])
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing that is wrong: a line for people, without anything of a patient, and how many things it is about."""
+
+    text: str
+    count: int = 0
+
+
+def conditions(report: Report, silent: Mapping[str, datetime]) -> dict[str, Condition]:
+    """Return what is wrong, by a key that stays the same while it lasts."""
+    found = [*_parts(report), *_volumes(report), *_waiting(report), *_silence(silent)]
+    return {key: one if isinstance(one, Condition) else Condition(one) for key, one in found}
 
 
 def _parts(report: Report) -> Iterator[tuple[str, str]]:
@@ -44,7 +53,7 @@ def _parts(report: Report) -> Iterator[tuple[str, str]]:
     for heart in report.hearts:
         if heart.problem:
             yield f"heart {heart.daemon}", heart.problem
-        elif (ledger := heart.facts.get("peers", {}).get("ledger", "ok")) != "ok":
+        elif ledger := heart.silent_peers.get("ledger"):
             yield "ledger", f"{ledger}: studies wait on ORTHANC2 until it is back"
 
 
@@ -55,7 +64,7 @@ def _volumes(report: Report) -> Iterator[tuple[str, str]]:
             yield f"disk {volume.use}", f"{volume.path} is short of room{left}: make room, or move output_dir"
 
 
-def _waiting(report: Report) -> Iterator[tuple[str, str]]:
+def _waiting(report: Report) -> Iterator[tuple[str, str | Condition]]:
     if waiting := report.counts.get("waiting", 0):
         yield "waiting", f"{many(waiting, 'study waits', 'studies wait')} after a failure: ddwd-top"
     if held := report.counts.get("held", 0):
@@ -79,7 +88,7 @@ def _waiting(report: Report) -> Iterator[tuple[str, str]]:
         )
     if report.quarantine:
         count = many(report.quarantine, "image waits", "images wait")
-        yield "quarantine", f"{count} in quarantine: ddwd quarantine list"
+        yield "quarantine", Condition(f"{count} in quarantine: ddwd quarantine list", report.quarantine)
     if report.self_test is not None and not report.self_test.get("ok"):
         yield "self-test", f"the self test failed: {report.self_test.get('text')}: ddwd doctor"
 
@@ -94,12 +103,16 @@ def _silence(silent: Mapping[str, datetime]) -> Iterator[tuple[str, str]]:
 
 @dataclass
 class Standing:
-    """One condition: since when it holds, when it was last told and how often, in wall-clock seconds."""
+    """One condition: since when it holds, when it was last told and how often, in wall-clock seconds.
+
+    `count` is None in a state file of a version that did not write it.
+    """
 
     text: str
     since: float
     told_at: float = 0.0
     told: int = 0
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +151,13 @@ class Book:
     due_since: float = 0.0
     sent: list[float] = field(default_factory=list)
 
-    def take(self, found: Mapping[str, str], now: float, at: str) -> Message | None:
+    def take(self, found: Mapping[str, Condition], now: float, at: str) -> Message | None:
         """Take in what holds now; the message that is due, or None."""
-        for key, text in found.items():
-            if key not in self.standing:
-                self.standing[key] = Standing(text, now)
-            elif key in _AT_ONCE and self._is_news(self.standing[key].text, text):
-                self.standing[key].told = 0
-            self.standing[key].text = text
+        for key, condition in found.items():
+            one = self.standing.setdefault(key, Standing(condition.text, now))
+            if key in _AT_ONCE and one.count is not None and condition.count > one.count:
+                one.told = 0  # more of the same is news, less is not
+            one.text, one.count = condition.text, condition.count
         for key in [key for key in self.standing if key not in found]:
             gone = self.standing.pop(key)
             if gone.told:
@@ -165,11 +177,6 @@ class Book:
         self.sent.append(now)
         return message
 
-    @staticmethod
-    def _is_news(before: str, now: str) -> bool:
-        """More of the same is news, less is not."""
-        return _first_number(now) > _first_number(before)
-
     def _is_due(self, key: str, one: Standing, now: float) -> bool:
         if one.told:
             return now - one.told_at >= _REMIND[min(one.told, len(_REMIND)) - 1]
@@ -182,11 +189,6 @@ class Book:
             "over": self.over,
             "sent": self.sent,
         }
-
-
-def _first_number(text: str) -> int:
-    digits = text.split(" ", 1)[0].replace(",", "")
-    return int(digits) if digits.isdigit() else 0
 
 
 def load(path: Path, after: float) -> Book:

@@ -20,6 +20,7 @@ from ddwd.config.loader import CONFIG_FILE, SECRET_KEYS, flatten
 from ddwd.config.paths import Paths
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, Problem
 from ddwd.provisioning import databases, machine_link, orthanc_config, quickack
+from ddwd.status import units
 from ddwd.status.formatting import many, span, time
 from ddwd.status.report import aside_text
 
@@ -154,13 +155,8 @@ def _units(bench: Bench) -> Iterator[Finding]:
     enabled = bench.systemctl(["is-enabled", "ddwd.service"])
     if (enabled or "").strip() != "enabled":
         yield Finding("units", Level.WARN, "ddwd does not start at boot", "systemctl enable ddwd")
-    if bench.config.database.is_local and not _is_active(bench, "postgresql.service"):
+    if bench.config.database.is_local and not units.is_active(bench.systemctl, "postgresql.service"):
         yield Finding("units", Level.BROKEN, "postgresql is not active", "systemctl start postgresql")
-
-
-def _is_active(bench: Bench, unit: str) -> bool:
-    said = bench.systemctl(["show", "--property=ActiveState", "--", unit])
-    return said is not None and "ActiveState=active" in said
 
 
 def _settings(bench: Bench) -> Iterator[Finding]:
@@ -340,10 +336,9 @@ def _daemons(bench: Bench) -> Iterator[Finding]:
     if bench.report.paused:
         yield Finding("daemons", Level.WARN, "fetching is paused by the operator", "ddwd resume")
     for extractor in bench.report.hearts[-1:]:
-        for name, state in extractor.facts.get("peers", {}).items():
-            if state != "ok":
-                text = f"the extractor cannot reach {name}: {state}"
-                yield Finding("daemons", Level.BROKEN, text, "ddwd status")
+        for name, reason in extractor.silent_peers.items():
+            text = f"the extractor cannot reach {name}: {reason}"
+            yield Finding("daemons", Level.BROKEN, text, "ddwd status")
 
 
 def _sweep(bench: Bench) -> Iterator[Finding]:
@@ -445,18 +440,35 @@ def _clock(bench: Bench) -> Iterator[Finding]:
             )
 
 
-def certificates(
+@dataclass(frozen=True, slots=True)
+class Expiring:
+    """A certificate file that has expired or will within EXPIRES_DAYS, and what to do."""
+
+    path: Path
+    left: timedelta
+    remedy: str = "put a new one there, then systemctl restart ddwd"
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether it is no longer valid."""
+        return self.left <= timedelta(0)
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        if self.has_expired:
+            return f"{self.path} has expired"
+        return f"{self.path} expires in {many(self.left.days, 'day', 'days')}"
+
+
+def expiring(
     config: Config, login: Credentials, now: datetime, expiry: Callable[[Path], datetime]
-) -> Iterator[Finding]:
-    """The certificates in use that have expired or will soon; raises ConfigError for one that cannot be read."""
+) -> Iterator[Expiring]:
+    """Yield the certificates in use that have expired or will soon. Raises ConfigError for one that cannot be read."""
     for path in certificate_files(config, login):
         left = expiry(path) - now
-        remedy = "put a new one there, then systemctl restart ddwd"
-        if left <= timedelta(0):
-            yield Finding("certificates", Level.BROKEN, f"{path} has expired", remedy)
-        elif left < timedelta(days=EXPIRES_DAYS):
-            text = f"{path} expires in {many(left.days, 'day', 'days')}"
-            yield Finding("certificates", Level.WARN, text, remedy)
+        if left < timedelta(days=EXPIRES_DAYS):
+            yield Expiring(path, left)
 
 
 def _certificates(bench: Bench) -> Iterator[Finding]:
@@ -465,7 +477,9 @@ def _certificates(bench: Bench) -> Iterator[Finding]:
     if not files:
         yield Finding("certificates", Level.NOTE, "none in use: DICOM and the web pages are not encrypted")
     if bench.login is not None:
-        yield from certificates(bench.config, bench.login, bench.clock.utc(), bench.expiry)
+        for one in expiring(bench.config, bench.login, bench.clock.utc(), bench.expiry):
+            level = Level.BROKEN if one.has_expired else Level.WARN
+            yield Finding("certificates", level, one.text, one.remedy)
 
 
 def certificate_files(config: Config, login: Credentials) -> Iterator[Path]:

@@ -208,5 +208,4 @@ def _server_problem(report: Report, name: str) -> str:
     server = next(one for one in report.servers if one.name == name)
     if not server.unasked:
         return server.problem
-    peer = str(report.hearts[1].facts.get("peers", {}).get(name, "ok"))
-    return "" if peer == "ok" else peer
+    return report.hearts[1].silent_peers.get(name, "")

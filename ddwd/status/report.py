@@ -19,6 +19,7 @@ from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import ConfigError, DdwdError
 from ddwd.extractor.decision import Stage
+from ddwd.extractor.peers import silent
 from ddwd.extractor.quarantine import Quarantine
 from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
@@ -101,6 +102,12 @@ class Heart:
     age: float | None
     facts: dict[str, Any]
     problem: str = ""
+    is_stale: bool = False
+
+    @property
+    def silent_peers(self) -> dict[str, str]:
+        """Peers that do not answer the extractor, each with the reason."""
+        return silent(self.facts.get("peers", {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +206,8 @@ def _heart(config: Config, daemon: Daemon, clock: Clock) -> Heart:
         return Heart(daemon, None, {}, f"{path} is damaged: the {daemon} will write it anew when it runs")
     # the extractor writes at each turn, and an idle one takes its turns POLL_INTERVAL apart
     limit = max(_STALE_SECONDS, 2 * config.poll_interval if daemon == "extractor" else 0.0)
-    return Heart(daemon, max(0.0, round(age, 1)), facts, _heart_problem(daemon, age, limit, facts))
+    problem = _heart_problem(daemon, age, limit, facts)
+    return Heart(daemon, max(0.0, round(age, 1)), facts, problem, is_stale=age > limit)
 
 
 def _heart_problem(daemon: Daemon, age: float, limit: float, facts: dict[str, Any]) -> str:
@@ -403,6 +411,6 @@ def _not_reached(report: Report) -> Iterator[str]:
     for extractor in report.hearts[-1:]:
         if extractor.problem:
             continue
-        for name, state in extractor.facts.get("peers", {}).items():
-            if name in answering | {"ledger"} and state != "ok":
-                yield f"for the extractor: {state}"
+        for name, reason in extractor.silent_peers.items():
+            if name in answering | {"ledger"}:
+                yield f"for the extractor: {reason}"

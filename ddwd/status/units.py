@@ -89,6 +89,12 @@ def systemctl(arguments: Sequence[str]) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
+def is_active(run: Systemctl, unit: str) -> bool:
+    """Return whether systemd reports the unit as active."""
+    found = run(["show", "--property=ActiveState", "--", unit])
+    return found is not None and _properties(found).get("ActiveState") == "active"
+
+
 def ask(run: Systemctl, roles: Collection[Role] = ROLES) -> tuple[Unit, ...]:
     """Every unit of these roles, in the order of UNITS, then those of OPTIONAL that are wanted; none where systemd cannot be asked."""
     names = [f"{name}.service" for name in (*UNITS, *OPTIONAL)]

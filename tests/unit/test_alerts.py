@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ddwd.monitoring import alerts
-from ddwd.monitoring.alerts import Book, conditions
+from ddwd.monitoring.alerts import Book, Condition, conditions
 from ddwd.monitoring.expected_senders import WEEKS, Habits
 from ddwd.status.events import Happened
 from ddwd.status.report import Heart, Server, Volume
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     from ddwd.monitoring.alerts import Message
 
 AFTER = 300.0
-DOWN = {"unit ddwd-scp": "ddwd-scp is failed"}
+DOWN = {"unit ddwd-scp": Condition("ddwd-scp is failed")}
 
 
-def _play(book: Book, found: dict[str, str], begin: float, seconds: float) -> list[tuple[float, Message]]:
+def _play(
+    book: Book, found: dict[str, Condition], begin: float, seconds: float
+) -> list[tuple[float, Message]]:
     """One look each five seconds; what was sent when."""
     sent = []
     for step in range(int(seconds / 5)):
@@ -54,7 +57,7 @@ def test_what_lasts_is_told_then_again_with_growing_pauses_then_that_it_is_over(
 
 def test_what_comes_together_is_one_message() -> None:
     book = Book(AFTER)
-    (message,) = _play(book, {f"unit {n}": f"{n} is failed" for n in range(5)}, 0, 1000)
+    (message,) = _play(book, {f"unit {n}": Condition(f"{n} is failed") for n in range(5)}, 0, 1000)
     assert len(message[1].standing) == 5
     assert message[1].subject == "0 is failed and 4 more"
 
@@ -69,10 +72,33 @@ def test_a_part_that_flaps_for_hours_is_no_flood() -> None:
 
 def test_quarantine_is_told_at_once_and_again_only_when_it_grows() -> None:
     book = Book(AFTER)
-    one, two = {"quarantine": "1 image waits in quarantine"}, {"quarantine": "2 images wait in quarantine"}
+    one = {"quarantine": Condition("1 image waits in quarantine", 1)}
+    two = {"quarantine": Condition("2 images wait in quarantine", 2)}
     assert len(_play(book, one, 0, 300)) == 1
     assert len(_play(book, two, 300, 300)) == 1
     assert _play(book, one, 600, 300) == []
+
+
+def test_the_number_of_images_decides_what_is_news_and_not_the_wording() -> None:
+    book = Book(AFTER)
+    assert len(_play(book, {"quarantine": Condition("in quarantine: one image", 1)}, 0, 300)) == 1
+    assert (
+        _play(book, {"quarantine": Condition("999 in quarantine is the place of one image", 1)}, 300, 300)
+        == []
+    )
+    assert len(_play(book, {"quarantine": Condition("in quarantine: many images", 1000)}, 600, 300)) == 1
+
+
+def test_the_state_of_a_version_without_counts_is_read_and_tells_nothing_twice(tmp_path: Path) -> None:
+    book, two = Book(AFTER), {"quarantine": Condition("2 images wait in quarantine", 2)}
+    assert len(_play(book, two, 0, 300)) == 1
+    alerts.save(tmp_path / "alerts.json", book)
+    body = json.loads((tmp_path / "alerts.json").read_bytes())
+    del body["standing"]["quarantine"]["count"]
+    (tmp_path / "alerts.json").write_text(json.dumps(body))
+    again = alerts.load(tmp_path / "alerts.json", AFTER)
+    assert _play(again, two, 300, 300) == []
+    assert len(_play(again, {"quarantine": Condition("3 images wait in quarantine", 3)}, 600, 300)) == 1
 
 
 def test_a_restart_tells_nothing_twice(tmp_path: Path) -> None:
@@ -104,6 +130,7 @@ def test_every_kind_of_trouble_is_a_condition_and_a_sound_portal_has_none() -> N
         quarantine=3,
         self_test={"ok": False, "text": "nothing came"},
     )
+    assert conditions(bad, {})["quarantine"].count == 3
     found = conditions(bad, {"CT1": datetime(2026, 1, 2, 7, tzinfo=UTC)})
     assert {key.split(" ")[0] for key in found} == {
         *("unit", "orthanc", "heart", "disk", "waiting", "quarantine", "self-test", "silence"),

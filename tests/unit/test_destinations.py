@@ -19,6 +19,7 @@ from ddwd.config.routing import Destination, Route, stow_jobs_elsewhere
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.delivery.transports import Dicomweb, Dimse, way_to
 from ddwd.monitoring import alerts
+from ddwd.monitoring.alerts import Condition
 from ddwd.provisioning import credentials, destinations, provision
 from ddwd.provisioning.orthanc_config import problems_of, render
 from ddwd.status.redaction import secrets_of
@@ -329,5 +330,7 @@ def test_one_that_is_away_is_wrong_and_told_of_in_an_alert(config: Config) -> No
         "teaching does not answer since 2026-01-02 03:00Z (no route to host); 2 studies wait"
     )
     assert alerts.conditions(told, {}) == {
-        "destination teaching": "teaching does not answer, and 2 studies wait for it: ddwd destinations list"
+        "destination teaching": Condition(
+            "teaching does not answer, and 2 studies wait for it: ddwd destinations list"
+        )
     }

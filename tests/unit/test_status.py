@@ -228,6 +228,7 @@ def test_stale_heartbeat(machine: Machine, daemon: Daemon, age: float, *, is_sta
     report = machine.report()
     assert bool(report.wrong) is is_stale
     assert ("STALE" in status.render(report)) is is_stale
+    assert [heart.is_stale for heart in report.hearts if heart.daemon == daemon] == [is_stale]
     if is_stale:
         assert f"heartbeat of the {daemon} is stale" in report.wrong[0]
 
