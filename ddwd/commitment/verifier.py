@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from ddwd.core.errors import NotFoundError, StateError
 from ddwd.extractor.quarantine import read_entries
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import Held
+    from ddwd.orthanc.port import Held, ImageProofs
     from ddwd.store.commitment_queue import Reference
     from ddwd.store.custody import CustodyPort, Record
 
@@ -34,23 +34,10 @@ class Reason(IntEnum):
     CLASS_CONFLICT = 0x0119
 
 
-class Holder(Protocol):
-    """What is asked of an Orthanc (orthanc_api.Orthanc); each method raises PeerDownError or PeerRefusedError."""
-
-    def find_images(self, sop_uids: Iterable[str]) -> list[Held]:
-        """What is stored under these SOPInstanceUIDs."""
-
-    def study_of(self, level: str, orthanc_id: OrthancId) -> OrthancId | None:
-        """The study above a series, or None where it is gone."""
-
-    def is_whole(self, instance: OrthancId) -> bool:
-        """Tell whether the stored file is there, with the MD5 it came with; NotFoundError where the instance is not listed."""
-
-
 class Copy(NamedTuple):
     """One stored object, the Orthanc that has it, and its study there."""
 
-    holder: Holder
+    holder: ImageProofs
     held: Held
     study: OrthancId | None
 
@@ -72,7 +59,7 @@ class Truth:
 
     def __init__(
         self,
-        orthancs: Sequence[Holder],
+        orthancs: Sequence[ImageProofs],
         custody: CustodyPort,
         paths: Paths,
         *,
@@ -96,7 +83,7 @@ class Truth:
         return found
 
     @staticmethod
-    def _copies(orthanc: Holder, sop_uids: Iterable[str]) -> dict[str, list[Copy]]:
+    def _copies(orthanc: ImageProofs, sop_uids: Iterable[str]) -> dict[str, list[Copy]]:
         studies: dict[OrthancId, OrthancId | None] = {}
         copies: dict[str, list[Copy]] = {}
         for held in orthanc.find_images(sop_uids):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
     from ddwd.delivery.transports import Way
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
     from ddwd.store.delivery_log import Deliveries
 
 _BLOCKS = (200, 20, 1)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ddwd.delivery.standing import Standing
     from ddwd.extractor.change_feed import ChangeFeed
     from ddwd.extractor.sweep import Sweep
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
     from ddwd.store.delivery_log import Deliveries
 
 log = logging.getLogger("ddwd.delivery")

@@ -9,7 +9,7 @@ from ddwd.core.audit import Audit, Event
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
 
 PeerName = Literal["gateway", "storage", "ledger"]
 _ANSWERS = "ok"

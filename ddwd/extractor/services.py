@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from ddwd.core.disk_space import Space
     from ddwd.extractor.disk_guard import Purpose
     from ddwd.extractor.steps.retrieve import MoverPort
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
     from ddwd.store.backends import Stores
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ddwd.config.retention import Place
     from ddwd.core.disk_space import Space
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
     from ddwd.retention.eligibility import Finding
     from ddwd.store.custody import CustodyPort
 

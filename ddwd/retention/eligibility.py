@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
     from ddwd.config.retention import Place
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
     from ddwd.retention.rules import Terms
     from ddwd.store.custody import CustodyPort, Record
 

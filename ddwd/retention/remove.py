@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.routing import Route
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
     from ddwd.retention.eligibility import Finding
     from ddwd.store.custody import CustodyPort
     from ddwd.store.output_tree import OutputTree

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from ddwd.config import tls
 from ddwd.config.loader import CONFIG_FILE, SECRET_KEYS, flatten
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.loader import Config, NodeName
     from ddwd.core.clock import Clock
+    from ddwd.orthanc.port import ServerChecks
     from ddwd.provisioning.credentials import Credentials
     from ddwd.provisioning.quickack import JsonRoute
     from ddwd.status.report import Report
@@ -73,34 +74,13 @@ class Finding:
     remedy: str = ""
 
 
-class Node(Protocol):
-    """What the doctor asks of an Orthanc; raises PeerDownError and PeerRefusedError."""
-
-    name: str
-
-    def system(self) -> dict[str, Any]:
-        """`/system`."""
-
-    def plugins(self) -> list[str]:
-        """Names of the plugins that are loaded."""
-
-    def now(self) -> datetime:
-        """Its clock, UTC."""
-
-    def reaches(self, server: str) -> None:
-        """Ask that DICOMweb server something harmless."""
-
-    def echoes(self, modality: str) -> None:
-        """C-ECHO that modality."""
-
-
 @dataclass(frozen=True, slots=True)
 class Bench:
     """Everything the checks look at."""
 
     config: Config
     report: Report
-    nodes: Mapping[NodeName, Node]
+    nodes: Mapping[NodeName, ServerChecks]
     login: Credentials | None
     systemctl: Systemctl
     echo: Callable[[Part], bool]
@@ -295,7 +275,7 @@ def _hops(bench: Bench) -> Iterator[Finding]:
             yield from _reaches_receiver(bench.nodes["storage"], one.aet)
 
 
-def _reaches_storage(gateway: Node) -> Iterator[Finding]:
+def _reaches_storage(gateway: ServerChecks) -> Iterator[Finding]:
     try:
         gateway.reaches(orthanc_config.STORAGE_SERVER)
     except DdwdError as error:
@@ -304,7 +284,7 @@ def _reaches_storage(gateway: Node) -> Iterator[Finding]:
         )
 
 
-def _reaches_receiver(storage: Node, aet: str) -> Iterator[Finding]:
+def _reaches_receiver(storage: ServerChecks, aet: str) -> Iterator[Finding]:
     try:
         storage.echoes(aet)
     except DdwdError as error:

@@ -10,7 +10,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ddwd.config.loader import HERE
 from ddwd.config.paths import Paths
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ddwd.config.loader import Config, OrthancNode
     from ddwd.config.paths import Daemon
     from ddwd.core.clock import Clock
+    from ddwd.orthanc.port import ServerStatus
     from ddwd.provisioning.credentials import Credentials
     from ddwd.status.units import Systemctl, Unit
 
@@ -55,22 +56,12 @@ _RECENT = (
 _STAMPS = {"scp": "at", "extractor": "updated"}
 
 
-class OrthancView(Protocol):
-    """What the status asks of an Orthanc; raises PeerDownError or PeerRefusedError."""
-
-    def system(self) -> dict[str, Any]:
-        """Answer `/system`."""
-
-    def statistics(self) -> dict[str, Any]:
-        """Answer `/statistics`."""
-
-
 @dataclass(frozen=True, slots=True)
 class Ports:
     """Where the facts come from; `patience` is the seconds an Orthanc has to answer."""
 
     systemctl: Systemctl
-    orthanc: Callable[[OrthancNode, Credentials], OrthancView]
+    orthanc: Callable[[OrthancNode, Credentials], ServerStatus]
     clock: Clock
     patience: float = _PATIENCE_SECONDS
 
@@ -253,7 +244,7 @@ def _elsewhere(node: OrthancNode) -> str:
     return "" if node.host == HERE else f"; it runs on {node.host}, ddwd-tls@link leads there"
 
 
-def _server(node: OrthancNode, orthanc: OrthancView, clock: Clock) -> Server:
+def _server(node: OrthancNode, orthanc: ServerStatus, clock: Clock) -> Server:
     began = clock.monotonic()
     try:
         system = orthanc.system()

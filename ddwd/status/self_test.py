@@ -10,7 +10,7 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -33,24 +33,12 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
+    from ddwd.orthanc.port import SelfTestStudies
     from ddwd.store.custody import Record
 
 _SERIES, _IMAGES = 2, 3
 _SIDE = 64
 _LOOK_SECONDS = 0.2
-
-
-class Node(Protocol):
-    """What the self test asks of an Orthanc."""
-
-    def find_study(self, text: str) -> list[OrthancId]:
-        """The studies with this StudyInstanceUID."""
-
-    def find_patient(self, text: str) -> list[OrthancId]:
-        """The studies of this PatientID."""
-
-    def delete_study(self, study: OrthancId) -> None:
-        """Delete a whole study."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +57,7 @@ class SelfTest:
 
     config: Config
     paths: Paths
-    nodes: tuple[Node, Node]
+    nodes: tuple[SelfTestStudies, SelfTestStudies]
     clock: Clock
     sleep: Callable[[float], None]
     limit: float = 120.0

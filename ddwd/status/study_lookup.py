@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.loader import Config, OrthancNode
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
     from ddwd.provisioning.credentials import Credentials
     from ddwd.store.record_check import Prover
 

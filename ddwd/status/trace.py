@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ddwd.config.loader import Config
     from ddwd.core.model import Study
     from ddwd.extractor.quarantine import Entry
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
 
 
 @dataclass(frozen=True, slots=True)

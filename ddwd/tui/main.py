@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ddwd.core.model import OrthancId
     from ddwd.extractor.quarantine import Entry
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
     from ddwd.status.dashboard import Board
     from ddwd.status.events import Happened
     from ddwd.store.operator_requests import Request

@@ -20,7 +20,7 @@ from ddwd.core import durable
 from ddwd.core.disk_space import Space
 from ddwd.core.errors import Failure, NotFoundError, PeerDownError
 from ddwd.core.model import OrthancId, Series, Study, safe_component
-from ddwd.orthanc.client import Change, ChangePage, Held, Job, Stored
+from ddwd.orthanc.port import Change, ChangePage, Held, Job, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

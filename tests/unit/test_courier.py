@@ -16,7 +16,7 @@ from ddwd.delivery.dispatcher import Courier, Recipients
 from ddwd.delivery.standing import Standing
 from ddwd.extractor.change_feed import ChangeFeed
 from ddwd.extractor.sweep import Sweep
-from ddwd.orthanc.client import Job
+from ddwd.orthanc.port import Job
 from ddwd.store.custody import Kept, Record
 from ddwd.store.delivery_log import Deliveries, owed
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image, power_cut

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ddwd.config.loader import NodeName
+    from ddwd.orthanc.port import ServerStatus
 
 LOGIN = credentials.generate()
 INSIDE, DMZ, THIRD = "10.0.0.2", "10.0.0.1", "10.0.0.3"
@@ -211,11 +212,11 @@ class _Silent:
     statistics = system
 
 
-def _silent(_node: OrthancNode, _login: credentials.Credentials) -> report.OrthancView:
+def _silent(_node: OrthancNode, _login: credentials.Credentials) -> ServerStatus:
     return _Silent()
 
 
-def _nobody(_node: OrthancNode, _login: credentials.Credentials) -> report.OrthancView:
+def _nobody(_node: OrthancNode, _login: credentials.Credentials) -> ServerStatus:
     raise AssertionError
 
 

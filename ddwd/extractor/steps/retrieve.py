@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ddwd.extractor.steps.publish import Publisher
     from ddwd.extractor.steps.repair import StorageRepair
     from ddwd.extractor.steps.verify import Verdict, Verifier
-    from ddwd.orthanc.client import OrthancPort, Stored
+    from ddwd.orthanc.port import OrthancPort, Stored
 
 _WHOLE_SERIES = 5000
 """Images that are asked for at once by whole series: more would keep a worker from the other studies for too long."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pydicom.tag import BaseTag
 
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
 
 IDENTICAL = "identical"
 EQUAL = "equal"
