@@ -180,7 +180,7 @@ class Subject:
                 for name in self._additions
             ),
             Part("status.json", "ddwd status", lambda: json.loads(status.as_json(self._report()))),
-            Part("doctor.json", "ddwd doctor", lambda: [asdict(one) for one in examine(doctor.bench(config))]),
+            Part("doctor.json", "ddwd doctor", lambda: [asdict(one) for one in examine(doctor.context_of(config))]),
             Part("units.txt", "states of the units", lambda: system_info.unit_states(ask, system_info.units(ask))),
             Part("versions.txt", "versions", lambda: system_info.versions(ask)),
             Part("counts.json", "ledger and files, counted", lambda: counts(paths)),

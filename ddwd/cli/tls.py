@@ -12,7 +12,7 @@ from ddwd.config import tls
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import StateError
 from ddwd.provisioning import certificates
-from ddwd.status.doctor import EXPIRES_DAYS
+from ddwd.status.certificates import EXPIRES_DAYS
 
 if TYPE_CHECKING:
     import argparse

@@ -27,7 +27,7 @@ from ddwd.monitoring.outbox import Outbox
 from ddwd.monitoring.rejected_associations import Refusals, Watch
 from ddwd.provisioning import credentials
 from ddwd.status import report as view
-from ddwd.status.doctor import expiring, expiry_of
+from ddwd.status.certificates import expiring, expiry_of
 from ddwd.status.events import all_since, of_this_machine, tail_of
 
 if TYPE_CHECKING:

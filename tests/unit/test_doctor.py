@@ -19,7 +19,9 @@ from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, PeerDownError
 from ddwd.core.model import SELF_TEST_PATIENT
 from ddwd.provisioning import credentials, orthanc_config
-from ddwd.status.doctor import CHECKS, Bench, Level, examine, expiry_of
+from ddwd.status.certificates import expiry_of
+from ddwd.status.doctor import CHECKS, examine
+from ddwd.status.findings import CheckContext, Level
 from ddwd.status.report import Heart, Server, Volume
 from ddwd.status.self_test import make
 from ddwd.status.units import UNITS, Unit
@@ -32,7 +34,7 @@ from tests.unit.test_quickack import LOOPBACK, with_twins
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddwd.status.doctor import Finding
+    from ddwd.status.findings import Finding
 
 
 class _Node:
@@ -122,7 +124,7 @@ class Machine:
     def examine(self) -> list[Finding]:
         """All findings."""
         return examine(
-            Bench(
+            CheckContext(
                 config=self.config,
                 report=self.report,
                 nodes={"gateway": self.gateway, "storage": self.storage},

@@ -21,7 +21,7 @@ from ddwd.daemon.extractor_status import Totals, standing
 from ddwd.retention import rules, scheduler
 from ddwd.status import study_lookup
 from ddwd.status import trace as view
-from ddwd.status.doctor import Level
+from ddwd.status.findings import Level
 from ddwd.status.report import Volume
 from ddwd.store.operator_requests import Request
 from tests.unit.fakes import image
