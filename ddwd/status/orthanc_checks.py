@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError
-from ddwd.provisioning import databases, machine_link, orthanc_config
+from ddwd.provisioning import databases, machine_link, orthanc_config, orthanc_minimum
 from ddwd.status.findings import CheckContext, Finding, Level, Part, own_nodes
 from ddwd.status.formatting import many, time
 
@@ -60,19 +60,13 @@ def _wanted(context: CheckContext, login: Credentials, node: NodeName) -> str:
 
 
 def _against_minimum(node: NodeName, tree: dict[str, Any]) -> Iterator[Finding]:
-    for rule in orthanc_config.MINIMUM:
-        if not rule.holds(_at(tree, rule.path)):
+    for rule in orthanc_minimum.MINIMUM:
+        if not rule.holds(orthanc_minimum.value_at(tree, rule.path)):
             key = ".".join(rule.path)
             text = f"{node} runs with {key} set so that images may be lost"
             yield Finding(
                 "configuration", Level.BROKEN, text, f"systemctl restart ddwd; it must be {rule.instead}"
             )
-
-
-def _at(tree: Any, path: tuple[str, ...]) -> Any:
-    for key in path:
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return tree
 
 
 def orthancs(context: CheckContext) -> Iterator[Finding]:
@@ -163,7 +157,7 @@ def hops(context: CheckContext) -> Iterator[Finding]:
 
 def _reaches_storage(gateway: ServerChecks) -> Iterator[Finding]:
     try:
-        gateway.reaches(orthanc_config.STORAGE_SERVER)
+        gateway.reaches(orthanc_minimum.STORAGE_SERVER)
     except DdwdError as error:
         yield Finding(
             "hops", Level.BROKEN, f"ORTHANC1 does not reach ORTHANC2 by DICOMweb: {error}", "ddwd status"

@@ -303,7 +303,7 @@ class Sandbox:
         replace_file(paths.routes, routing.rendered(self.config.routes))
         for name in NODES:
             paths.doorbell(name).touch()
-            text = render(self.config, login, name, door=keeps_conflicts())
+            text = render(self.config, login, name, with_plugin=keeps_conflicts())
             replace_file(paths.rendered(name) / RENDERED_NAME, text.encode(), 0o600)
 
     def _folders(self, paths: Paths) -> Iterator[Path]:
