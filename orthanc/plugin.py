@@ -20,15 +20,15 @@ sys.path.insert(0, _SETTINGS["Package"])
 
 from ddwd.core.audit import Audit, Event  # noqa: E402 - the path comes first
 from ddwd.core.clock import SystemClock  # noqa: E402 - as above
-from ddwd.orthanc.plugin.admission import Door, NotDicomError, Settings, Verdict, may  # noqa: E402 - as above
-from ddwd.orthanc.plugin.defer_accept import keep_silent  # noqa: E402 - as above
+from ddwd.orthanc.plugin.admission import Admission, AdmissionFilter, NotDicomError, Settings, may_request  # noqa: E402 - as above
+from ddwd.orthanc.plugin.defer_accept import defer_accept  # noqa: E402 - as above
 from ddwd.store.commitment_queue import Commitments, Counter  # noqa: E402 - as above
 
 _ACTIONS = {
-    Verdict.KEEP: (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None),
-    Verdict.ASIDE: (orthanc.ReceivedInstanceAction.DISCARD, None),
+    Admission.KEEP: (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None),
+    Admission.ASIDE: (orthanc.ReceivedInstanceAction.DISCARD, None),
     # "modified" to nothing is an error to Orthanc: C-STORE answers 0xA700, REST 500, STOW-RS names the object as failed
-    Verdict.REFUSE: (orthanc.ReceivedInstanceAction.MODIFY, b""),
+    Admission.REFUSE: (orthanc.ReceivedInstanceAction.MODIFY, b""),
 }
 _NOT_WHOLE = {
     orthanc.ErrorCode.BAD_REQUEST,  # another MD5
@@ -81,20 +81,20 @@ class _Index:
             raise NotDicomError  # Orthanc takes none without them
         return [tags.get("PatientID") or "", *map(tags.get, _UIDS)]
 
-    def say(self, text):
+    def log(self, text):
         orthanc.LogWarning(f"ddwd: {text}")
 
 
-_door = Door(Settings.read(_SETTINGS), _Index(), time.monotonic)
+_filter = AdmissionFilter(Settings.read(_SETTINGS), _Index(), time.monotonic)
 
 
 def _received(content, _origin):
     try:
-        return _ACTIONS[_door.judge(content)]
+        return _ACTIONS[_filter.judge(content)]
     except Exception as error:  # noqa: BLE001 - whatever it is, the sender must keep its image
         where = traceback.extract_tb(error.__traceback__)[-1]
         orthanc.LogError(f"ddwd: refused: {type(error).__name__} in {where.name}, line {where.lineno}")
-        return _ACTIONS[Verdict.REFUSE]
+        return _ACTIONS[Admission.REFUSE]
 
 
 _METHODS = {
@@ -109,7 +109,7 @@ def _requested(uri, **request):
     """Orthanc has checked the password; an exception, and what is not understood, lets nobody in."""
     login = request["headers"]["authorization"].removeprefix("Basic ")
     user, _, _ = base64.b64decode(login, validate=True).decode().partition(":")
-    return may(user, _METHODS[request["method"]], uri)
+    return may_request(user, _METHODS[request["method"]], uri)
 
 
 _node = pathlib.Path(_SETTINGS["Conflicts"]).name
@@ -122,7 +122,7 @@ _ended = set()
 
 def _changed(change, level, resource):
     """Deletions are in no list that could be asked for later, so they are told as they happen."""
-    if change == orthanc.ChangeType.ORTHANC_STARTED and not keep_silent(_DICOM_PORT):
+    if change == orthanc.ChangeType.ORTHANC_STARTED and not defer_accept(_DICOM_PORT):
         orthanc.LogWarning("ddwd: no listening DICOM port was found: a silent connection may hold up others")
     if change == orthanc.ChangeType.JOB_FAILURE and resource in _ended:
         _ended.discard(resource)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import argparse
 
     from ddwd.config.loader import Config
-    from ddwd.status.report import Heart, Report, Volume
+    from ddwd.status.report import Heartbeat, Report, Volume
     from ddwd.status.units import Unit
 
 _WIDTH = 80
@@ -142,14 +142,14 @@ def _heart_lines(report: Report) -> list[str]:
     return ["heartbeats", *(_heart_line(heart) for heart in report.hearts)]
 
 
-def _heart_line(heart: Heart) -> str:
+def _heart_line(heart: Heartbeat) -> str:
     if heart.age is None:
         return f"  {heart.daemon:<9} none"
     stale = "STALE, " if heart.is_stale else ""
     return _cut(f"  {heart.daemon:<9} {stale}{span(heart.age)} old; {_said(heart)}")
 
 
-def _said(heart: Heart) -> str:
+def _said(heart: Heartbeat) -> str:
     facts = heart.facts
     if heart.daemon == "scp":
         received = f"{facts.get('received', 0):,} received ({size(facts.get('received_bytes', 0))})"

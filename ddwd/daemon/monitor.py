@@ -20,11 +20,11 @@ from ddwd.core.errors import DdwdError
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.monitoring import alerts, notifiers
 from ddwd.monitoring.alerts import Condition
-from ddwd.monitoring.audit_relay import Relay
-from ddwd.monitoring.expected_senders import WEEKS, Habits
+from ddwd.monitoring.audit_relay import AuditRelay
+from ddwd.monitoring.expected_senders import WEEKS, ExpectedSenders
 from ddwd.monitoring.metrics import Metrics
 from ddwd.monitoring.outbox import Outbox
-from ddwd.monitoring.rejected_associations import Refusals, Watch
+from ddwd.monitoring.rejected_associations import RejectionReporter, RejectionWatcher
 from ddwd.provisioning import credentials
 from ddwd.status import report as view
 from ddwd.status.certificates import expiring, expiry_of
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.loader import Config
     from ddwd.core.clock import Clock
-    from ddwd.status.events import Happened
+    from ddwd.status.events import AuditEvent
     from ddwd.status.report import Report
 
 log = logging.getLogger("ddwd.monitoring")
@@ -51,10 +51,10 @@ class Part:
     """One piece of the work; `trouble` is what was last said of it."""
 
     name: str
-    step: Callable[[Report, list[Happened]], None]
+    step: Callable[[Report, list[AuditEvent]], None]
     trouble: str = ""
 
-    def take(self, report: Report, happened: list[Happened]) -> None:
+    def take(self, report: Report, happened: list[AuditEvent]) -> None:
         """Do it; say once what goes wrong."""
         try:
             self.step(report, happened)
@@ -74,13 +74,13 @@ class Alerts:
         self._path = paths.alerts
         self._clock = clock
         self._audit = audit
-        self._habits: Habits | None = None
+        self._habits: ExpectedSenders | None = None
         self._certificates: dict[str, Condition] = {}
         self._next_certificates = float("-inf")
         self._book = alerts.load(self._path, config.alerts.after * 60.0)
-        self._ways = [Outbox(name, send) for name, send in notifiers.ways(config).items()]
+        self._outboxes = [Outbox(name, send) for name, send in notifiers.channels(config).items()]
 
-    def step(self, report: Report, happened: list[Happened]) -> None:
+    def step(self, report: Report, happened: list[AuditEvent]) -> None:
         """Take in what holds now, and have sent what is due."""
         now = self._clock.utc()
         silent = self._silent(now, happened) if self._config.alerts.silence else {}
@@ -89,15 +89,15 @@ class Alerts:
         message = self._book.take(found, now.timestamp(), stamp(now))
         if message is not None:
             self._audit.record(Event.ALERT, message.subject)
-            for way in self._ways:
+            for way in self._outboxes:
                 way.put(message)
         if self._book.as_dict() != before:
             alerts.save(self._path, self._book)
 
-    def _silent(self, now: datetime, happened: list[Happened]) -> dict[str, datetime]:
+    def _silent(self, now: datetime, happened: list[AuditEvent]) -> dict[str, datetime]:
         """The modalities that should have sent; none while the ledger, which tells their habits, cannot be read."""
         if self._habits is None:
-            habits = Habits()
+            habits = ExpectedSenders()
             try:
                 habits.happened(all_since(self._config, stamp(now - _HABIT)))
             except (DdwdError, OSError):
@@ -120,7 +120,7 @@ class Alerts:
 
     def stop(self) -> None:
         """End the threads."""
-        for way in self._ways:
+        for way in self._outboxes:
             way.stop()
 
 
@@ -134,8 +134,8 @@ class Monitor:
         self._history = tail_of(config)
         self._metrics = Metrics(config.metrics.textfile)
         self._alerts = Alerts(config, paths, clock, Audit())
-        refusals = Watch(Refusals(Audit(), clock), paths.refusals)
-        self._relay = Relay(config, paths.audit_queue) if config.audit.host else None
+        refusals = RejectionWatcher(RejectionReporter(Audit(), clock), paths.refusals)
+        self._relay = AuditRelay(config, paths.audit_queue) if config.audit.host else None
         self._parts = [
             Part("alerts", self._alerts.step),
             Part("metrics", self._measure),
@@ -161,7 +161,7 @@ class Monitor:
         state = f"in trouble: {', '.join(troubled)}" if troubled else "all parts work"
         return Beat(f"{len(report.wrong)} things wrong with the portal; {state}")
 
-    def _measure(self, report: Report, happened: list[Happened]) -> None:
+    def _measure(self, report: Report, happened: list[AuditEvent]) -> None:
         self._metrics.happened(of_this_machine(self._config, happened))
         self._metrics.show(report)
         self._metrics.write()

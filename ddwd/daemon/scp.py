@@ -20,7 +20,7 @@ from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
 from ddwd.daemon.loop import Beat, Loop
 from ddwd.dicom.store_scp import Counts, StoreScp
-from ddwd.monitoring.rejected_associations import Refusals
+from ddwd.monitoring.rejected_associations import RejectionReporter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ _DRAIN = 20.0
 """Seconds that objects on their way in have to come whole after SIGTERM."""
 
 
-class Heart:
+class Heartbeat:
     """One beat: counts to the heartbeat file, a C-ECHO to ourselves now and then."""
 
     def __init__(self, scp: StoreScp, file: Path, clock: Clock) -> None:
@@ -90,7 +90,7 @@ def main() -> int:
         config = load()
         scp = StoreScp(config)
         audit = Audit(patient_ids=config.audit.patient_id)
-        scp.on_refused(Refusals(audit, SystemClock()).refused)
+        scp.on_refused(RejectionReporter(audit, SystemClock()).refused)
         scp.start()
     except DdwdError as error:
         log.error("%s", error)  # noqa: TRY400 - the message is for the operator, a stack is not
@@ -101,7 +101,7 @@ def main() -> int:
     file = Paths(config).heartbeat("scp")
     file.parent.mkdir(parents=True, exist_ok=True)
     audit.record(Event.STARTED, "the receiver starts")
-    loop = Loop(Heart(scp, file, SystemClock()).beat, _INTERVAL)
+    loop = Loop(Heartbeat(scp, file, SystemClock()).beat, _INTERVAL)
     loop.listen()
     loop.run()
     loop.extend(_DRAIN + 10)

@@ -102,7 +102,7 @@ def _silence(silent: Mapping[str, datetime]) -> Iterator[tuple[str, str]]:
 
 
 @dataclass
-class Standing:
+class ActiveCondition:
     """One condition: since when it holds, when it was last told and how often, in wall-clock seconds.
 
     `count` is None in a state file of a version that did not write it.
@@ -142,11 +142,11 @@ class Message:
 
 
 @dataclass
-class Book:
+class AlertState:
     """What stands and what was told."""
 
     after: float
-    standing: dict[str, Standing] = field(default_factory=dict)
+    standing: dict[str, ActiveCondition] = field(default_factory=dict)
     over: list[str] = field(default_factory=list)
     due_since: float = 0.0
     sent: list[float] = field(default_factory=list)
@@ -154,7 +154,7 @@ class Book:
     def take(self, found: Mapping[str, Condition], now: float, at: str) -> Message | None:
         """Take in what holds now; the message that is due, or None."""
         for key, condition in found.items():
-            one = self.standing.setdefault(key, Standing(condition.text, now))
+            one = self.standing.setdefault(key, ActiveCondition(condition.text, now))
             if key in _AT_ONCE and one.count is not None and condition.count > one.count:
                 one.told = 0  # more of the same is news, less is not
             one.text, one.count = condition.text, condition.count
@@ -177,7 +177,7 @@ class Book:
         self.sent.append(now)
         return message
 
-    def _is_due(self, key: str, one: Standing, now: float) -> bool:
+    def _is_due(self, key: str, one: ActiveCondition, now: float) -> bool:
         if one.told:
             return now - one.told_at >= _REMIND[min(one.told, len(_REMIND)) - 1]
         return key in _AT_ONCE or now - one.since >= self.after
@@ -191,16 +191,16 @@ class Book:
         }
 
 
-def load(path: Path, after: float) -> Book:
+def load(path: Path, after: float) -> AlertState:
     """The book as it was left; a new one where there is none, or a damaged one."""
     try:
         body = json.loads(path.read_bytes())
-        standing = {key: Standing(**one) for key, one in body["standing"].items()}
-        return Book(after, standing, list(body["over"]), sent=list(body["sent"]))
+        standing = {key: ActiveCondition(**one) for key, one in body["standing"].items()}
+        return AlertState(after, standing, list(body["over"]), sent=list(body["sent"]))
     except (OSError, ValueError, KeyError, TypeError):
-        return Book(after)
+        return AlertState(after)
 
 
-def save(path: Path, book: Book) -> None:
+def save(path: Path, book: AlertState) -> None:
     """Keep it. Raises StorageFullError and OSError."""
     durable.replace_file(path, json.dumps(book.as_dict()).encode() + b"\n")

@@ -35,7 +35,7 @@ _PAUSES = (5.0, 15.0, 60.0, 300.0)
 _SECONDS = 20
 
 
-class Relay:
+class AuditRelay:
     """`step` now and then; `stop` at the end."""
 
     def __init__(self, config: Config, folder: Path, journal: Journal | None = None) -> None:

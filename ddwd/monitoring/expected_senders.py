@@ -16,7 +16,7 @@ from ddwd.core.model import SELF_TEST_AET
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ddwd.status.events import Happened
+    from ddwd.status.events import AuditEvent
 
 WEEKS = 4
 """So many weeks in a row make a habit."""
@@ -24,13 +24,13 @@ _WINDOW = timedelta(hours=3)
 _WEEK = timedelta(days=7)
 
 
-class Habits:
+class ExpectedSenders:
     """When each modality sent over the last weeks, in local time (as the hospital works by it)."""
 
     def __init__(self) -> None:
         self._hours: defaultdict[str, set[datetime]] = defaultdict(set)
 
-    def happened(self, events: Iterable[Happened]) -> None:
+    def happened(self, events: Iterable[AuditEvent]) -> None:
         """Take in what was received."""
         for one in events:
             aet = one.fields.get("aet")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from ddwd.status.events import Happened
+    from ddwd.status.events import AuditEvent
     from ddwd.status.report import Report
 
 _FAILURES = {
@@ -90,12 +90,12 @@ class Metrics:
         for kind in _FAILURES.values():
             self._failures.labels(kind)
 
-    def happened(self, events: Iterable[Happened]) -> None:
+    def happened(self, events: Iterable[AuditEvent]) -> None:
         """Count these."""
         for one in events:
             self._count(one)
 
-    def _count(self, one: Happened) -> None:
+    def _count(self, one: AuditEvent) -> None:
         if one.event == Event.RECEIVED:
             self._received.labels(self._sender(one.fields.get("aet", ""))).inc(_number(one, "instances"))
         elif one.event == Event.VERIFIED:
@@ -183,7 +183,7 @@ class Metrics:
             raise StateError(f"{self._path}: {error.strerror}; see metrics.textfile in ddwd.yaml") from error
 
 
-def _number(one: Happened, field: str) -> float:
+def _number(one: AuditEvent, field: str) -> float:
     try:
         return float(one.fields.get(field) or 0)
     except ValueError:

@@ -72,7 +72,7 @@ def webhook(url: str, message: Message) -> None:
         raise PeerDownError(f"webhook: HTTP {answer.status_code}")
 
 
-def ways(config: Config) -> dict[str, Callable[[Message], None]]:
+def channels(config: Config) -> dict[str, Callable[[Message], None]]:
     """How alerts leave this machine, as far as it is set."""
     found: dict[str, Callable[[Message], None]] = {}
     if config.mail.server:

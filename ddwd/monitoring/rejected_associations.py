@@ -43,7 +43,7 @@ _LINES = (
 """What Orthanc 1.12 (CommandDispatcher.cpp, orthanc/senders.lua) and stunnel log for each one they refuse."""
 
 
-class Refusals:
+class RejectionReporter:
     """Tells refused associations in the audit: each where they are few, their number where someone hammers at the port."""
 
     def __init__(self, audit: Audit, clock: Clock) -> None:
@@ -74,11 +74,11 @@ class Refusals:
         self._audit.record(Event.ASSOCIATION_REFUSED, f"{message}{also}", aet=aet, **where)
 
 
-class Watch:
+class RejectionWatcher:
     """Looks through what is new in the log of the two Orthancs at each `step`; `cursor` holds how far it got."""
 
     def __init__(
-        self, refusals: Refusals, cursor: Path, reader: Callable[[str], Reader | None] | None = None
+        self, refusals: RejectionReporter, cursor: Path, reader: Callable[[str], Reader | None] | None = None
     ) -> None:
         self._refusals = refusals
         self._cursor = cursor

@@ -1,4 +1,4 @@
-"""All that the dashboard shows, as one frozen Board: the Report, the flow, what was done today. Reads only; text and screen are made of it.
+"""All that the dashboard shows, as one frozen DashboardModel: the Report, the flow, what was done today. Reads only; text and screen are made of it.
 
 `Watcher.look` costs little, so that it can be called once a second: systemd and the Orthancs are asked as seldom as will do.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ddwd.config.loader import Config
-    from ddwd.status.events import Happened
+    from ddwd.status.events import AuditEvent
     from ddwd.status.report import Ports, Report
 
 _UNITS_SECONDS = 2.5
@@ -40,7 +40,7 @@ class Today:
     images: int = 0
     quarantined: int = 0
 
-    def plus(self, happened: Iterable[Happened]) -> Today:
+    def plus(self, happened: Iterable[AuditEvent]) -> Today:
         """With these events counted too."""
         today = self
         for one in happened:
@@ -56,7 +56,7 @@ class Today:
 
 
 @dataclass(frozen=True, slots=True)
-class Board:
+class DashboardModel:
     """The portal at one moment; `today` is None where this user may not read the ledger, `may_ask` whether wishes are heard."""
 
     report: Report
@@ -92,13 +92,13 @@ class Watcher:
         self._ports = replace(ports, systemctl=self._systemctl)
         self._flow = Flow()
         self._today: Today | None = None
-        self._tail: Callable[[], list[Happened]] | None = None
+        self._tail: Callable[[], list[AuditEvent]] | None = None
 
-    def look(self) -> Board:
+    def look(self) -> DashboardModel:
         """The portal now. Takes as long as the slowest Orthanc, and never longer than `Ports.patience`."""
         report = reports.collect(self._config, self._ports)
         hops = self._flow.take(report, self._clock.monotonic())
-        return Board(report, hops, self._count_today(), os.access(self._paths.requests, os.W_OK))
+        return DashboardModel(report, hops, self._count_today(), os.access(self._paths.requests, os.W_OK))
 
     def _systemctl(self, arguments: Sequence[str]) -> str | None:
         now = self._clock.monotonic()

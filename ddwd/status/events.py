@@ -28,7 +28,7 @@ _SHOWN_APART = frozenset({"event", "study", "study_uid"})
 
 
 @dataclass(frozen=True, slots=True)
-class Happened:
+class AuditEvent:
     """One event: `at` in UTC, `event` as audit.Event spells it, the study by Orthanc ID and UID where it is about one.
 
     `extractor` wrote it, by its AE title, where several share the ledger.
@@ -43,7 +43,7 @@ class Happened:
     extractor: str = ""
 
 
-def of_study(config: Config, study: str) -> list[Happened]:
+def of_study(config: Config, study: str) -> list[AuditEvent]:
     """Every event of a study, by whichever extractor; raises OSError where this user may not look, PeerDownError, StateError."""
     shared = history_of(config)
     if shared is None:
@@ -51,7 +51,7 @@ def of_study(config: Config, study: str) -> list[Happened]:
     return list(map(_happened, shared.events(study=study)))
 
 
-def all_since(config: Config, since: str) -> Iterator[Happened]:
+def all_since(config: Config, since: str) -> Iterator[AuditEvent]:
     """Every event since a stamp, in no order; raises as `of_study`."""
     shared = history_of(config)
     if shared is None:
@@ -59,7 +59,7 @@ def all_since(config: Config, since: str) -> Iterator[Happened]:
     return map(_happened, shared.events(since=since))
 
 
-def tail_of(config: Config, *, last: int = 0, since: str = "") -> Callable[[], list[Happened]]:
+def tail_of(config: Config, *, last: int = 0, since: str = "") -> Callable[[], list[AuditEvent]]:
     """What gives the new events each time, as Tail does; it raises as `of_study`."""
     shared = history_of(config)
     if shared is None:
@@ -67,17 +67,17 @@ def tail_of(config: Config, *, last: int = 0, since: str = "") -> Callable[[], l
     return _SharedTail(shared, last=last, since=since).new
 
 
-def of_this_machine(config: Config, events: list[Happened]) -> list[Happened]:
+def of_this_machine(config: Config, events: list[AuditEvent]) -> list[AuditEvent]:
     """Those that were not written by another extractor."""
     return [one for one in events if one.extractor in {"", config.scp.aet}]
 
 
-def read(folder: Path, *, study: str = "", since: str = "", limit: int | None = None) -> list[Happened]:
+def read(folder: Path, *, study: str = "", since: str = "", limit: int | None = None) -> list[AuditEvent]:
     """Events of all segments, oldest first: those of one study (either of its names), since a stamp, or the latest `limit`.
 
     Raises OSError where this user may not read the ledger.
     """
-    found: list[Happened] = []
+    found: list[AuditEvent] = []
     for number in sorted(_segments(folder), reverse=True):
         content = _content(folder, number)
         # most segments do not name the study: one search in all of it, before it is taken apart
@@ -91,7 +91,7 @@ def read(folder: Path, *, study: str = "", since: str = "", limit: int | None = 
     return found if limit is None else found[len(found) - min(limit, len(found)) :]
 
 
-def past(folder: Path, since: str) -> Iterator[Happened]:
+def past(folder: Path, since: str) -> Iterator[AuditEvent]:
     """Events since a stamp, the newest segment first; one segment is in memory at a time. Raises OSError."""
     for number in sorted(_segments(folder), reverse=True):
         content = _content(folder, number)
@@ -116,23 +116,23 @@ class Tail:
         self._number = -1
         self._offset = 0
 
-    def new(self) -> list[Happened]:
+    def new(self) -> list[AuditEvent]:
         """The events since the last call, oldest first. Raises OSError."""
         if self._number < 0:
             return self._begin()
-        found: list[Happened] = []
+        found: list[AuditEvent] = []
         for number in sorted(one for one in _segments(self._folder) if one >= self._number):
             found += self._more(number)
         return found
 
-    def _more(self, number: int) -> list[Happened]:
+    def _more(self, number: int) -> list[AuditEvent]:
         start = self._offset if number == self._number else 0
         content = _content(self._folder, number, start)
         whole = content.rfind(b"\n") + 1
         self._number, self._offset = number, start + whole
         return list(_events(content[:whole], b""))
 
-    def _begin(self) -> list[Happened]:
+    def _begin(self) -> list[AuditEvent]:
         numbers = sorted(_segments(self._folder))
         if not numbers:
             return []
@@ -158,7 +158,7 @@ class _SharedTail:
         self._since = since
         self._seq = -1
 
-    def new(self) -> list[Happened]:
+    def new(self) -> list[AuditEvent]:
         """See Tail."""
         if self._seq >= 0:
             rows = self._history.after(self._seq)
@@ -190,15 +190,15 @@ def _begins_before(content: bytes, since: str) -> bool:
     return bool(since) and first is not None and str(first["at"]) < since
 
 
-def _events(content: bytes, needle: bytes) -> Iterator[Happened]:
+def _events(content: bytes, needle: bytes) -> Iterator[AuditEvent]:
     for raw in io.BytesIO(content):  # line by line: a segment has tens of thousands
         if _EVENT in raw and needle in raw and (record := parse_line(raw)) is not None:
             yield _happened(record)
 
 
-def _happened(record: dict[str, Any]) -> Happened:
+def _happened(record: dict[str, Any]) -> AuditEvent:
     fields = {key.removeprefix(_PREFIX).lower(): value for key, value in record["fields"].items()}
-    return Happened(
+    return AuditEvent(
         at=record["at"],
         event=record["event"],
         study=fields.get("study", ""),

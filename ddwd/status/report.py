@@ -86,7 +86,7 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class Heart:
+class Heartbeat:
     """One daemon's heartbeat: its age in seconds, None without one; what it holds; what is wrong with it."""
 
     daemon: str
@@ -121,7 +121,7 @@ class Report:
     at: str
     units: tuple[Unit, ...]
     servers: tuple[Server, ...]
-    hearts: tuple[Heart, ...]
+    hearts: tuple[Heartbeat, ...]
     volumes: tuple[Volume, ...]
     counts: dict[str, int]
     in_flight: tuple[dict[str, Any], ...]
@@ -157,7 +157,7 @@ def collect(config: Config, ports: Ports) -> Report:
     """Ask every source; none of them failing keeps the others from being shown."""
     paths = Paths(config)
     hearts = tuple(_heart(config, daemon, ports.clock) for daemon in _daemons(config))
-    extractor = hearts[-1] if hearts else Heart("extractor", None, {}, "it runs on another machine")
+    extractor = hearts[-1] if hearts else Heartbeat("extractor", None, {}, "it runs on another machine")
     return Report(
         at=stamp(ports.clock.utc()),
         # `ddwd try` alone has the embedded database, and no unit is its own
@@ -183,22 +183,22 @@ def _daemons(config: Config) -> tuple[Daemon, ...]:
     return ("scp", "extractor") if config.has("extractor") else ()
 
 
-def _heart(config: Config, daemon: Daemon, clock: Clock) -> Heart:
+def _heart(config: Config, daemon: Daemon, clock: Clock) -> Heartbeat:
     """Read a heartbeat and judge its age."""
     path = Paths(config).heartbeat(daemon)
     try:
         facts = json.loads(path.read_bytes())
         age = (clock.utc() - datetime.fromisoformat(facts[_STAMPS[daemon]])).total_seconds()
     except FileNotFoundError:
-        return Heart(daemon, None, {}, f"the {daemon} has not written {path} yet: it does not run")
+        return Heartbeat(daemon, None, {}, f"the {daemon} has not written {path} yet: it does not run")
     except OSError as error:
-        return Heart(daemon, None, {}, f"{path}: {error.strerror}")
+        return Heartbeat(daemon, None, {}, f"{path}: {error.strerror}")
     except (ValueError, KeyError, TypeError):
-        return Heart(daemon, None, {}, f"{path} is damaged: the {daemon} will write it anew when it runs")
+        return Heartbeat(daemon, None, {}, f"{path} is damaged: the {daemon} will write it anew when it runs")
     # the extractor writes at each turn, and an idle one takes its turns POLL_INTERVAL apart
     limit = max(_STALE_SECONDS, 2 * config.poll_interval if daemon == "extractor" else 0.0)
     problem = _heart_problem(daemon, age, limit, facts)
-    return Heart(daemon, max(0.0, round(age, 1)), facts, problem, is_stale=age > limit)
+    return Heartbeat(daemon, max(0.0, round(age, 1)), facts, problem, is_stale=age > limit)
 
 
 def _heart_problem(daemon: Daemon, age: float, limit: float, facts: dict[str, Any]) -> str:
@@ -209,7 +209,7 @@ def _heart_problem(daemon: Daemon, age: float, limit: float, facts: dict[str, An
     return ""
 
 
-def _rows(heart: Heart, of: str, names: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
+def _rows(heart: Heartbeat, of: str, names: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
     return tuple({name: row.get(name) for name in names} for row in heart.facts.get(of, ()))
 
 
@@ -271,7 +271,7 @@ def _database(plugin: object) -> str:
     return "PostgreSQL" if "PostgreSQL" in str(plugin) else str(plugin)
 
 
-def _watched(config: Config, extractor: Heart) -> tuple[Volume, ...]:
+def _watched(config: Config, extractor: Heartbeat) -> tuple[Volume, ...]:
     """Every volume as the extractor watches it, with the hours it has left; nothing where the extractor does not run."""
     rows = () if extractor.problem else extractor.facts.get("disk", ())
     return tuple(_watched_volume(config, row) for row in rows)

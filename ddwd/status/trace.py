@@ -89,7 +89,7 @@ class _Known:
     record: Record | None = None
     gone: int = 0
     entries: list[Entry] = field(default_factory=list)
-    happened: list[events.Happened] = field(default_factory=list)
+    happened: list[events.AuditEvent] = field(default_factory=list)
 
     def ids(self, node: str) -> frozenset[OrthancId]:
         listing = self.listings.get(node)
@@ -240,7 +240,7 @@ def _spans(known: _Known) -> dict[str, tuple[str, str]]:
     return spans
 
 
-def _step(one: events.Happened) -> Step:
+def _step(one: events.AuditEvent) -> Step:
     meaning = explain(one.fields.get("status", ""))
     return Step(one.at, one.event, one.message, meaning, one.event not in {event.value for event in WARNINGS})
 

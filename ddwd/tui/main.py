@@ -24,7 +24,7 @@ from ddwd.status.trace import Trace, trace
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Requests
 from ddwd.store.record_check import Prover
-from ddwd.tui.text import Eyes, page
+from ddwd.tui.text import PatientMasking, page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.extractor.quarantine import Entry
     from ddwd.orthanc.port import OrthancPort
-    from ddwd.status.dashboard import Board
-    from ddwd.status.events import Happened
+    from ddwd.status.dashboard import DashboardModel
+    from ddwd.status.events import AuditEvent
     from ddwd.store.operator_requests import Request
 
 _LAST_EVENTS = 200
@@ -104,7 +104,7 @@ def _once(config: Config, *, as_json: bool) -> int:
         body["today"] = asdict(board.today) if board.today else None
         sys.stdout.write(json.dumps(body | {"report": asdict(board.report)}) + "\n")
     else:
-        sys.stdout.write(page(board, Eyes(), shutil.get_terminal_size().columns).plain + "\n")
+        sys.stdout.write(page(board, PatientMasking(), shutil.get_terminal_size().columns).plain + "\n")
     return 1 if board.report.wrong else 0
 
 
@@ -115,7 +115,7 @@ def _live(config: Config) -> int:
     portal = RealPortal(config)
     watcher = Watcher(config, real_ports())
 
-    def look() -> Board:
+    def look() -> DashboardModel:
         board = watcher.look()
         portal.people.ask([row["study"] for row in (*board.report.in_flight, *board.report.recent)])
         return board
@@ -147,7 +147,7 @@ class RealPortal:
         """See Portal."""
         return read_entries(self._paths.quarantine)
 
-    def tail(self) -> Callable[[], list[Happened]]:
+    def tail(self) -> Callable[[], list[AuditEvent]]:
         """See Portal."""
         return tail_of(self._config, last=_LAST_EVENTS)
 

@@ -1,4 +1,4 @@
-"""The dashboard's first screen: trouble, flow, studies in flight, just finished, and the foot. It shows a Board and asks nobody."""
+"""The dashboard's first screen: trouble, flow, studies in flight, just finished, and the foot. It shows a DashboardModel and asks nobody."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.events import Resize
 
-    from ddwd.status.dashboard import Board
-    from ddwd.tui.text import Column, Eyes
+    from ddwd.status.dashboard import DashboardModel
+    from ddwd.tui.text import Column, PatientMasking
 
 
 class Overview(Screen[None]):
-    """Shows the latest Board, laid out anew at each size."""
+    """Shows the latest DashboardModel, laid out anew at each size."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._board: Board | None = None
-        self._eyes = text.Eyes()
+        self._board: DashboardModel | None = None
+        self._eyes = text.PatientMasking()
         self._rows: dict[str, dict[str, Any]] = {}
 
     def compose(self) -> ComposeResult:
@@ -39,13 +39,13 @@ class Overview(Screen[None]):
         yield Static(id="foot", markup=False)
         yield Footer()
 
-    def show(self, board: Board, eyes: Eyes) -> None:
+    def show(self, board: DashboardModel, eyes: PatientMasking) -> None:
         """Show this."""
         self._board, self._eyes = board, eyes
         self._draw()
 
     def complain(self, reason: str) -> None:
-        """There is no Board: say why, above what was last known."""
+        """There is no DashboardModel: say why, above what was last known."""
         trouble = self.query_one("#trouble", Static)
         trouble.update(Text(f"! {reason}", style="bold red"))
         trouble.display = True

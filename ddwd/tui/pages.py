@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.timer import Timer
 
-    from ddwd.status.events import Happened
+    from ddwd.status.events import AuditEvent
     from ddwd.status.trace import Line
 
 HELP = """\
@@ -106,7 +106,7 @@ def help_page() -> Page:
 class AuditPage(Page):
     """The last events, and each new one."""
 
-    def __init__(self, new: Callable[[], list[Happened]]) -> None:
+    def __init__(self, new: Callable[[], list[AuditEvent]]) -> None:
         super().__init__("audit: the last events (UTC); with more: journalctl -t ddwd-audit")
         self._new = new
         self._timer: Timer | None = None
@@ -133,6 +133,6 @@ class AuditPage(Page):
             self.show(["no events yet"])
 
 
-def _event_line(one: Happened) -> str:
+def _event_line(one: AuditEvent) -> str:
     about = f"  {plain(one.study_uid)}" if one.study_uid else ""
     return f"{one.at[:19].replace('T', ' ')}  {one.event:<17} {plain(one.message)}{about}"

@@ -1,4 +1,4 @@
-"""The dashboard's words and pictures: parts of a Board as rich Text, for a given width. Pure; the screen and `--once` show the same.
+"""The dashboard's words and pictures: parts of a DashboardModel as rich Text, for a given width. Pure; the screen and `--once` show the same.
 
 Colour only repeats what a word says, so that nothing is lost on a terminal without.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ddwd.core.model import OrthancId
-    from ddwd.status.dashboard import Board
+    from ddwd.status.dashboard import DashboardModel
     from ddwd.status.flow import Hop
 
 COLOURS = {Light.OK: "green", Light.SLOW: "yellow", Light.WAITING: "yellow", Light.BROKEN: "bold red"}
@@ -71,7 +71,7 @@ FINISHED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Eyes:
+class PatientMasking:
     """How a reader sees people: whom a study is of, and whether patient IDs are masked."""
 
     of: Callable[[OrthancId], Person] = lambda _study: Person()
@@ -89,7 +89,7 @@ class Eyes:
         return self.of(row["study"]).accession if row.get("study") else ""
 
 
-def head(board: Board, width: int) -> Text:
+def head(board: DashboardModel, width: int) -> Text:
     """One line: what this is, and the verdict."""
     wrong = len(board.trouble)
     verdict = "all is well" if not wrong else many(wrong, "thing needs you", "things need you")
@@ -102,7 +102,7 @@ def head(board: Board, width: int) -> Text:
     return text
 
 
-def trouble(board: Board, width: int) -> Text:
+def trouble(board: DashboardModel, width: int) -> Text:
     """What must be known first; empty while there is nothing."""
     lines = board.trouble
     shown = [_line(f"! {plain(line)}", width, "bold red") for line in lines[:_MOST_TROUBLE]]
@@ -111,7 +111,7 @@ def trouble(board: Board, width: int) -> Text:
     return Text("\n").join(shown)
 
 
-def flow(board: Board, width: int) -> Text:
+def flow(board: DashboardModel, width: int) -> Text:
     """The hops side by side: name, light, rates, the last minutes, what waits."""
     cell = width // len(board.hops)
     rows = [
@@ -136,7 +136,7 @@ def _light(hop: Hop, cell: int) -> Text:
     return Text(f"\u25cf {hop.light.value}".ljust(cell), style=COLOURS[hop.light])
 
 
-def _rates(hop: Hop, board: Board) -> str:
+def _rates(hop: Hop, board: DashboardModel) -> str:
     if hop.name == "modality":
         return _last_image(board)
     rate = hop.images_per_second
@@ -153,7 +153,7 @@ def _brief(amount: float) -> str:
     return f"{float(number):.0f}{unit}" if float(number) >= _BRIEF else f"{number}{unit}"
 
 
-def _last_image(board: Board) -> str:
+def _last_image(board: DashboardModel) -> str:
     rows = [row for row in board.report.in_flight if row.get("newest_at")]
     newest = max((row["newest_at"] for row in rows), default="")
     return f"last {span(_seconds(newest, board.report.at))} ago" if newest else ""
@@ -174,7 +174,7 @@ def _backlog(hop: Hop) -> str:
     return f"{hop.backlog:,} wait" if hop.backlog else "none wait"
 
 
-def flight_row(row: dict[str, Any], eyes: Eyes, now: str, width: int) -> list[Text]:
+def flight_row(row: dict[str, Any], eyes: PatientMasking, now: str, width: int) -> list[Text]:
     """The cells of one study in flight, each as wide as its column."""
     known = row.get("instances") or 0
     cells = [
@@ -190,7 +190,7 @@ def flight_row(row: dict[str, Any], eyes: Eyes, now: str, width: int) -> list[Te
     return _cells(cells, FLIGHT, width, {3: _STAGES.get(str(row.get("state")), "")})
 
 
-def finished_row(row: dict[str, Any], eyes: Eyes, width: int) -> list[Text]:
+def finished_row(row: dict[str, Any], eyes: PatientMasking, width: int) -> list[Text]:
     """The cells of one study that was just finished."""
     cells = [
         eyes.patient(row),
@@ -222,7 +222,7 @@ def _bar(count: int | None, known: int) -> str:
     return f"{_FULL * blocks}{_EMPTY * (_BAR - blocks)} {count or 0}"
 
 
-def foot(board: Board, width: int) -> Text:
+def foot(board: DashboardModel, width: int) -> Text:
     """Room, retention, today, quarantine, self test: one line, or two where it is narrow."""
     parts = [*_room(board), *_retention(board), *_today(board), _quarantine(board), *_self_test(board)]
     if not board.may_ask:
@@ -237,36 +237,36 @@ def foot(board: Board, width: int) -> Text:
     return Text("\n".join(lines))
 
 
-def _room(board: Board) -> Iterable[str]:
+def _room(board: DashboardModel) -> Iterable[str]:
     for volume in board.report.volumes:
         left = f", full in {span(volume.hours_left * 3600)}" if volume.hours_left is not None else ""
         yield f"disk ({volume.use.split(',')[0]}) {size(volume.free)} free{left}"
 
 
-def _retention(board: Board) -> Iterable[str]:
+def _retention(board: DashboardModel) -> Iterable[str]:
     if last := board.report.retention.get("last"):
         freed = sum(tally["bytes"] for tally in last["places"].values())
         yield f"retention freed {size(freed)} {span(_seconds(last['ended_at'], board.report.at))} ago"
 
 
-def _today(board: Board) -> Iterable[str]:
+def _today(board: DashboardModel) -> Iterable[str]:
     if board.today is not None:
         yield f"today {many(board.today.studies, 'study', 'studies')}, {many(board.today.images, 'image', 'images')}"
 
 
-def _quarantine(board: Board) -> str:
+def _quarantine(board: DashboardModel) -> str:
     count = board.report.quarantine
     return "quarantine not readable" if count is None else f"quarantine {count:,}"
 
 
-def _self_test(board: Board) -> Iterable[str]:
+def _self_test(board: DashboardModel) -> Iterable[str]:
     found = board.report.self_test
     if found is not None:
         word = "ok" if found.get("ok") else "FAILED"
         yield f"self test {word} {span(_seconds(str(found.get('at', '')), board.report.at))} ago"
 
 
-def page(board: Board, eyes: Eyes, width: int) -> Text:
+def page(board: DashboardModel, eyes: PatientMasking, width: int) -> Text:
     """The whole dashboard as text, for `--once`."""
     report = board.report
     parts = [head(board, width)]

@@ -10,7 +10,7 @@ import pytest
 
 from ddwd.config.loader import SECRET_KEYS, Config, Scp
 from ddwd.core.audit import FIELDS, MESSAGE_IDS, Audit, Event
-from ddwd.monitoring.rejected_associations import Refusals
+from ddwd.monitoring.rejected_associations import RejectionReporter
 from ddwd.store.settings_snapshot import changed_settings
 from tests import readme
 from tests.unit.fakes import FakeClock
@@ -79,7 +79,7 @@ def test_the_explanation_says_what_to_do_with_fields_that_exist(event: Event) ->
 
 def test_refused_associations_are_told_and_a_flood_of_them_is_counted() -> None:
     told, clock = Told(), FakeClock()
-    refusals = Refusals(told.audit, clock)
+    refusals = RejectionReporter(told.audit, clock)
     for _ in range(50):
         refusals.refused("CT1", "WRONG")
     assert len(told.journal) == 10

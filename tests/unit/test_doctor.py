@@ -22,7 +22,7 @@ from ddwd.provisioning import credentials, orthanc_config
 from ddwd.status.certificates import expiry_of
 from ddwd.status.doctor import CHECKS, examine
 from ddwd.status.findings import CheckContext, Level
-from ddwd.status.report import Heart, Server, Volume
+from ddwd.status.report import Heartbeat, Server, Volume
 from ddwd.status.self_test import make
 from ddwd.status.units import UNITS, Unit
 from ddwd.store.operator_requests import Request
@@ -226,7 +226,7 @@ def _hop_broken(machine: Machine) -> None:
 
 
 def _stale_heart(machine: Machine) -> None:
-    hearts = (machine.report.hearts[0], Heart("extractor", 90.0, {}, "the heartbeat is stale"))
+    hearts = (machine.report.hearts[0], Heartbeat("extractor", 90.0, {}, "the heartbeat is stale"))
     machine.report = replace(machine.report, hearts=hearts)
 
 

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ddwd.core.errors import StateError
 from ddwd.monitoring.metrics import Metrics
-from ddwd.status.events import Happened
+from ddwd.status.events import AuditEvent
 from ddwd.status.report import Volume
 from tests.readme import REPO
 from tests.unit.test_flow import report
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def _happened(event: str, **fields: str) -> Happened:
-    return Happened("2026-01-02T03:04:05.000Z", event, "", "", "", fields)
+def _happened(event: str, **fields: str) -> AuditEvent:
+    return AuditEvent("2026-01-02T03:04:05.000Z", event, "", "", "", fields)
 
 
 LIFE = [

@@ -45,12 +45,12 @@ _ASKING = frozenset({"/tools/find", "/tools/lookup", "/tools/count-resources"})
 """What is asked by POST, and changes nothing."""
 
 
-def may(user: str, method: str, uri: str) -> bool:
+def may_request(user: str, method: str, uri: str) -> bool:
     """Whether a user of the web pages, REST and DICOMweb may make that request; the method is what Orthanc takes it for."""
     return user != VIEWER or method == "GET" or (method == "POST" and uri in _ASKING)
 
 
-class Verdict(Enum):
+class Admission(Enum):
     """What becomes of an object: Orthanc stores it (or holds it already), it lies aside durably, the sender keeps it."""
 
     KEEP = "keep"
@@ -62,7 +62,7 @@ class NotDicomError(Exception):
     """Orthanc itself cannot read the object, and so will refuse it."""
 
 
-class Index(Protocol):
+class OwnIndex(Protocol):
     """What is asked of the Orthanc this runs in; any other exception than these means that no answer could be had."""
 
     def instances_of(self, series: str) -> list[str]:
@@ -80,7 +80,7 @@ class Index(Protocol):
     def identify(self, content: bytes) -> tuple[str, str, str, str]:
         """PatientID, Study-, Series- and SOPInstanceUID as Orthanc reads them; slower. Raises NotDicomError."""
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Write a line to the log; never with patient data."""
 
 
@@ -101,7 +101,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Admission:
+class _InFlight:
     """An object that was let in a moment ago and may not be in the index yet."""
 
     instance: str
@@ -109,13 +109,13 @@ class _Admission:
     at: float
 
 
-class _Known:
+class _SeriesCache:
     """What may be stored of the latest series: all that was when the series was asked for, all then in flight, all let in since.
 
     Nothing else is stored, for every object passes the door; so what is not in here is new, and the index need not be asked.
     """
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: OwnIndex) -> None:
         self._index = index
         self._series: OrderedDict[str, set[str]] = OrderedDict()
         self._count = 0
@@ -137,56 +137,56 @@ class _Known:
             self._count -= len(self._series.popitem(last=False)[1])
 
 
-class Door:
+class AdmissionFilter:
     """Judges one object after the other; called from every thread of Orthanc that stores."""
 
-    def __init__(self, settings: Settings, index: Index, now: Callable[[], float]) -> None:
+    def __init__(self, settings: Settings, index: OwnIndex, now: Callable[[], float]) -> None:
         self._settings = settings
         self._index = index
         self._now = now
         self._lock = threading.Lock()
-        self._in_flight: dict[int, _Admission] = {}
-        self._known = _Known(index)
+        self._in_flight: dict[int, _InFlight] = {}
+        self._cache = _SeriesCache(index)
         self._full: set[Path] = set()
         for torn in settings.conflicts.glob(f".*{_TEMPORARY}"):  # of an Orthanc that was killed
             durable.unlink(torn)
 
-    def judge(self, content: bytes) -> Verdict:
+    def judge(self, content: bytes) -> Admission:
         """Decide about one object. Raises what the index raises and OSError: then it must be refused."""
         if self._has_no_room(len(content)) or self._is_too_deep(content):
-            return Verdict.REFUSE
+            return Admission.REFUSE
         with self._lock:
             # a thread that brings another object is done with the one before
             self._in_flight.pop(threading.get_ident(), None)
             try:
                 ids = self._identify(content)
             except NotDicomError:
-                return Verdict.KEEP
+                return Admission.KEEP
             return self._judge(content, ids)
 
-    def _judge(self, content: bytes, ids: OrthancIds) -> Verdict:
+    def _judge(self, content: bytes, ids: OrthancIds) -> Admission:
         fingerprint = len(content), hash(content)
         others = [one for one in self._rivals(ids.instance) if one.fingerprint != fingerprint]
         in_flight = (one.instance for one in self._in_flight.values())
-        if not self._known.may_hold(ids.series, ids.instance, in_flight):
+        if not self._cache.may_hold(ids.series, ids.instance, in_flight):
             return self._admit(ids, fingerprint)
         stored = self._index.md5(ids.instance)
         if stored is None and not others:
             return self._admit(ids, fingerprint)
         digest = hashlib.md5(content, usedforsecurity=False).hexdigest()  # Orthanc's choice
         if digest == stored:
-            self._make_way(ids.instance)
+            self._restore_lost_file(ids.instance)
             return self._admit(ids, fingerprint)
         self._put_aside(content, f"{ids.instance}.{digest}.dcm")
-        return Verdict.ASIDE
+        return Admission.ASIDE
 
-    def _make_way(self, instance: str) -> None:
+    def _restore_lost_file(self, instance: str) -> None:
         """Orthanc answers Success for what it lists, without a look at its file: one that is lost is stored anew.
 
         A database killed in mid-commit may keep the row of an object whose file Orthanc removed again, and whose sender heard of a failure.
         """
         if not self._index.is_whole(instance):
-            self._index.say(f"the file of {instance} was lost; the object is stored anew")
+            self._index.log(f"the file of {instance} was lost; the object is stored anew")
             self._index.forget(instance)
 
     def _identify(self, content: bytes) -> OrthancIds:
@@ -195,14 +195,14 @@ class Door:
                 return ids
         return _ids_of(*self._index.identify(content))
 
-    def _rivals(self, instance: str) -> list[_Admission]:
+    def _rivals(self, instance: str) -> list[_InFlight]:
         since = self._now() - _IN_FLIGHT_SECONDS
         return [one for one in self._in_flight.values() if one.instance == instance and one.at >= since]
 
-    def _admit(self, ids: OrthancIds, fingerprint: tuple[int, int]) -> Verdict:
-        self._in_flight[threading.get_ident()] = _Admission(ids.instance, fingerprint, self._now())
-        self._known.add(ids.series, ids.instance)
-        return Verdict.KEEP
+    def _admit(self, ids: OrthancIds, fingerprint: tuple[int, int]) -> Admission:
+        self._in_flight[threading.get_ident()] = _InFlight(ids.instance, fingerprint, self._now())
+        self._cache.add(ids.series, ids.instance)
+        return Admission.KEEP
 
     def _put_aside(self, content: bytes, name: str) -> None:
         """Make it durable before the sender hears Success; the same again is there already."""
@@ -223,24 +223,24 @@ class Door:
             except BaseException:
                 file.abandon()
                 raise
-        self._index.say(f"an object differs from the one stored under its identifiers; both are kept: {name}")
+        self._index.log(f"an object differs from the one stored under its identifiers; both are kept: {name}")
 
     def _is_too_deep(self, content: bytes) -> bool:
         """Orthanc 1.12 reads sequences by recursion, in HTTP threads of a small stack: it would crash, and again with each try to forward."""
         with suppress(UnreadableError):  # then Orthanc reads no deeper than we did
             if is_nested_deeper(content, _DEEPEST):
-                self._index.say(f"an object with sequences nested more than {_DEEPEST} deep is refused")
+                self._index.log(f"an object with sequences nested more than {_DEEPEST} deep is refused")
                 return True
         return False
 
     def _has_no_room(self, coming: int) -> bool:
         full = {volume for volume in self._settings.volumes if self._is_full(volume, coming)}
         for volume in full - self._full:
-            self._index.say(
+            self._index.log(
                 f"too little room on the volume of {volume}: every object is refused (ddwd status)"
             )
         if self._full and not full:
-            self._index.say("there is room again: objects are taken")
+            self._index.log("there is room again: objects are taken")
         self._full = full
         return bool(full)
 

@@ -18,13 +18,13 @@ _SECONDS = 3600
 """After which a connection that is still silent is handed to the server after all."""
 
 
-def keep_silent(port: int) -> bool:
+def defer_accept(port: int) -> bool:
     """Find this process's listening sockets on that port, and have them wait for a first byte; whether there is one."""
-    found = [_keep_silent(int(entry.name), port) for entry in Path("/proc/self/fd").iterdir()]
+    found = [_defer_accept(int(entry.name), port) for entry in Path("/proc/self/fd").iterdir()]
     return any(found)
 
 
-def _keep_silent(descriptor: int, port: int) -> bool:
+def _defer_accept(descriptor: int, port: int) -> bool:
     try:
         copy = os.dup(descriptor)
     except OSError:  # closed meanwhile
