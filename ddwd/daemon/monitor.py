@@ -1,7 +1,7 @@
-"""Entry point of ddwd-monitor: looks at the portal every few seconds, writes metrics, sends alerts. Nothing of custody depends on it.
+"""Entry point of ddwd-monitor: collects a report every few seconds, writes metrics, sends alerts. Custody does not depend on it.
 
-Reads what every view reads (units, Orthancs, heartbeats, the ledger's events); writes the metrics file and its own small state.
-One part that fails is said once, and keeps no other from its work.
+Reads the same sources as the status (units, Orthancs, heartbeats, the ledger's events); writes the metrics file and its own small state.
+A part that fails logs that once, and does not stop the others.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ _HABIT = timedelta(weeks=WEEKS + 1)
 
 @dataclass
 class Part:
-    """One piece of the work; `trouble` is what was last said of it."""
+    """One part of the monitor; `trouble` is the error that was last logged."""
 
     name: str
     step: Callable[[Report, list[AuditEvent]], None]
     trouble: str = ""
 
     def take(self, report: Report, happened: list[AuditEvent]) -> None:
-        """Do it; say once what goes wrong."""
+        """Run the part; log an error once."""
         try:
             self.step(report, happened)
             self.trouble = ""
@@ -67,7 +67,7 @@ class Part:
 
 
 class Alerts:
-    """Conditions become messages, which go out every way that is set."""
+    """Turns conditions into messages and sends them by each channel."""
 
     def __init__(self, config: Config, paths: Paths, clock: Clock, audit: Audit) -> None:
         self._config = config
@@ -81,7 +81,7 @@ class Alerts:
         self._outboxes = [Outbox(name, send) for name, send in notifiers.channels(config).items()]
 
     def step(self, report: Report, happened: list[AuditEvent]) -> None:
-        """Take in what holds now, and have sent what is due."""
+        """Take in the conditions that hold now, and send the messages that are due."""
         now = self._clock.utc()
         silent = self._silent(now, happened) if self._config.alerts.silence else {}
         found = alerts.conditions(report, silent) | self._expiring()
@@ -95,7 +95,7 @@ class Alerts:
             alerts.save(self._path, self._book)
 
     def _silent(self, now: datetime, happened: list[AuditEvent]) -> dict[str, datetime]:
-        """The modalities that should have sent; none while the ledger, which tells their habits, cannot be read."""
+        """Return the modalities that should have sent; none while the ledger, from which that is learned, cannot be read."""
         if self._habits is None:
             habits = ExpectedSenders()
             try:
@@ -107,7 +107,7 @@ class Alerts:
         return self._habits.silent(now.astimezone())
 
     def _expiring(self) -> dict[str, Condition]:
-        """Certificates that have expired or will soon; looked at now and then."""
+        """Return certificates that have expired or will soon; checked every ten minutes."""
         now = self._clock.monotonic()
         if now >= self._next_certificates:
             self._next_certificates = now + _CERTIFICATES_SECONDS
@@ -125,7 +125,7 @@ class Alerts:
 
 
 class Monitor:
-    """The parts, and what they look at."""
+    """Runs all parts on one report."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -146,7 +146,7 @@ class Monitor:
             self._parts.append(Part("audit", lambda _report, _happened: relay.step()))
 
     def turn(self) -> Beat:
-        """Look once, and give it to every part."""
+        """Collect a report and pass it to every part."""
         report = view.collect(self._config, self._ports)
         try:
             happened = self._history()
@@ -174,7 +174,7 @@ class Monitor:
 
 
 def main() -> int:
-    """Run until told to stop; the exit status is that of the error tree."""
+    """Run until stopped; return the exit status of the error tree."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         monitor = Monitor(load())

@@ -1,7 +1,7 @@
-"""What people are told, when, and how often: conditions become messages without a flood. Pure but for its small state file.
+"""Turn conditions of the portal into messages: when, and how often. Pure but for its small state file.
 
-A condition that holds for `after` seconds is told; then again with growing pauses; then that it is over. What comes
-within a minute is one message, and an hour has room for a few only. The state outlives a restart of the monitor.
+A condition that holds for `after` seconds is reported, then again at growing intervals, then when it is over. Conditions that come
+within a minute are one message, and an hour has a limit of messages. The state is kept over a restart of the monitor.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from ddwd.status.report import Report
 
 _REMIND = (3600.0, 4 * 3600.0, 24 * 3600.0)
-"""Seconds until a condition that still holds is told again; the last one from then on."""
+"""Seconds until a condition that still holds is reported again; the last one from then on."""
 _BUNDLE_SECONDS = 60.0
 _MOST_AN_HOUR = 12
 _AT_ONCE = frozenset({"quarantine", "self-test"})
-"""These are news, not states that may pass by themselves."""
+"""Conditions that are reported at once: they do not pass by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One thing that is wrong: a line for people, without anything of a patient, and how many things it is about."""
+    """One thing that is wrong: a line for people, without patient data, and how many things it is about."""
 
     text: str
     count: int = 0
@@ -103,7 +103,7 @@ def _silence(silent: Mapping[str, datetime]) -> Iterator[tuple[str, str]]:
 
 @dataclass
 class ActiveCondition:
-    """One condition: since when it holds, when it was last told and how often, in wall-clock seconds.
+    """One condition: since when it holds, when it was last reported and how often, in wall-clock seconds.
 
     `count` is None in a state file of a version that did not write it.
     """
@@ -117,7 +117,7 @@ class ActiveCondition:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message: what is new or still so, and what is over."""
+    """One message: conditions that are new or still hold, and conditions that are over."""
 
     at: str
     standing: tuple[str, ...]
@@ -125,7 +125,7 @@ class Message:
 
     @property
     def subject(self) -> str:
-        """One line."""
+        """The subject line."""
         if not self.standing:
             return f"over: {self.over[0]}"
         more = f" and {len(self.standing) - 1} more" if len(self.standing) > 1 else ""
@@ -143,7 +143,7 @@ class Message:
 
 @dataclass
 class AlertState:
-    """What stands and what was told."""
+    """The conditions that hold, and which of them were reported."""
 
     after: float
     standing: dict[str, ActiveCondition] = field(default_factory=dict)
@@ -152,11 +152,11 @@ class AlertState:
     sent: list[float] = field(default_factory=list)
 
     def take(self, found: Mapping[str, Condition], now: float, at: str) -> Message | None:
-        """Take in what holds now; the message that is due, or None."""
+        """Take in the conditions that hold now; return the message that is due, or None."""
         for key, condition in found.items():
             one = self.standing.setdefault(key, ActiveCondition(condition.text, now))
             if key in _AT_ONCE and one.count is not None and condition.count > one.count:
-                one.told = 0  # more of the same is news, less is not
+                one.told = 0  # more of the same is reported again, less is not
             one.text, one.count = condition.text, condition.count
         for key in [key for key in self.standing if key not in found]:
             gone = self.standing.pop(key)
@@ -183,7 +183,7 @@ class AlertState:
         return key in _AT_ONCE or now - one.since >= self.after
 
     def as_dict(self) -> dict[str, Any]:
-        """For the state file."""
+        """Return the content of the state file."""
         return {
             "standing": {key: asdict(one) for key, one in self.standing.items()},
             "over": self.over,
@@ -192,7 +192,7 @@ class AlertState:
 
 
 def load(path: Path, after: float) -> AlertState:
-    """The book as it was left; a new one where there is none, or a damaged one."""
+    """Read the state; return an empty one if there is no file, or a damaged one."""
     try:
         body = json.loads(path.read_bytes())
         standing = {key: ActiveCondition(**one) for key, one in body["standing"].items()}
@@ -202,5 +202,5 @@ def load(path: Path, after: float) -> AlertState:
 
 
 def save(path: Path, book: AlertState) -> None:
-    """Keep it. Raises StorageFullError and OSError."""
+    """Write the state. Raises StorageFullError and OSError."""
     durable.replace_file(path, json.dumps(book.as_dict()).encode() + b"\n")

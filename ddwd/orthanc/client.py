@@ -1,4 +1,4 @@
-"""The client of Orthanc's REST interface: everything of the port that is not a question to its index."""
+"""The client of Orthanc's REST interface: all of the port but the questions to the index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _PAST_ALL = 2**63 - 1
 """As `since`: Orthanc answers an empty page, whose `Last` is the database's own counter."""
 _ECHO_SECONDS = 10
-"""A C-ECHO has so long, whatever the modality may take for an image: shorter than our own patience."""
+"""Time-out of a C-ECHO, whatever the modality's own time-out is: shorter than ours for the request."""
 _NOT_WHOLE = frozenset({400, 13, 20, 2006})
 """Another MD5 (HTTP 400), and Orthanc's InexistentFile, CorruptedFile and RegularFileExpected."""
 _ROUTE = "DdwdRoute"
@@ -26,44 +26,44 @@ _ROUTE = "DdwdRoute"
 
 
 class Orthanc(IndexQueries):
-    """The real Orthanc; all slices of the port."""
+    """An Orthanc by REST; implements all slices of the port."""
 
     def system(self) -> dict[str, Any]:
-        """`/system`: version, AE title, database; proves that the server answers."""
+        """Return `/system`: version, AE title, database; proves that the server answers."""
         found: dict[str, Any] = self._json("GET", "/system")
         return found
 
     def statistics(self) -> dict[str, Any]:
-        """`/statistics`: counts of studies and instances, disk size in bytes (strings of digits)."""
+        """Return `/statistics`: counts of studies and instances, disk size in bytes (strings of digits)."""
         found: dict[str, Any] = self._json("GET", "/statistics")
         return found
 
     def plugins(self) -> list[str]:
-        """Names of the plugins that are loaded."""
+        """See ServerChecks."""
         return [str(name) for name in self._json("GET", "/plugins")]
 
     def now(self) -> datetime:
-        """Its clock, to the second."""
+        """See ServerChecks."""
         said = self._bytes("/tools/now").decode("ascii")
         return datetime.strptime(said, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
 
     def reaches(self, server: str) -> None:
-        """Have it ask one of its DICOMweb servers for one study: QIDO-RS, which changes nothing."""
+        """See ServerChecks. QIDO-RS for one study."""
         self._request(
             "POST", f"/dicom-web/servers/{server}/qido", json={"Uri": "/studies", "Arguments": {"limit": "1"}}
         )
 
     def echoes(self, modality: str) -> None:
-        """Have it C-ECHO one of its modalities."""
+        """See ServerChecks."""
         self._request("POST", f"/modalities/{modality}/echo", json={"Timeout": _ECHO_SECONDS})
 
     def delete_study(self, study: OrthancId) -> None:
-        """Delete a whole study; one that is gone is fine."""
+        """See Deletion."""
         with suppress(NotFoundError):
             self._request("DELETE", f"/studies/{study}")
 
     def changes(self, since: int, limit: int) -> ChangePage:
-        """See OrthancPort."""
+        """See ChangeLog."""
         body = self._json("GET", f"/changes?since={since}&limit={limit}")
         rows = tuple(
             Change(int(row["Seq"]), row["ChangeType"], row["ResourceType"], OrthancId(row["ID"]))
@@ -72,25 +72,25 @@ class Orthanc(IndexQueries):
         return ChangePage(rows, bool(body["Done"]), int(body["Last"]))
 
     def last_seq(self) -> int:
-        """See OrthancPort. `?last` would name the last row that is left: rows go with what they are about."""
+        """See ChangeLog. `?last` would name the last row that is left: rows are deleted with the resource they are about."""
         return int(self._json("GET", f"/changes?since={_PAST_ALL}&limit=1")["Last"])
 
     def sender(self, instance: OrthancId) -> str:
-        """See OrthancPort."""
+        """See Routing."""
         try:
             return self._bytes(f"/instances/{instance}/metadata/RemoteAET").decode("utf-8", "replace").strip()
         except NotFoundError:
             return ""
 
     def route(self, study: OrthancId) -> str | None:
-        """See OrthancPort."""
+        """See Routing."""
         try:
             return self._bytes(f"/studies/{study}/metadata/{_ROUTE}").decode("utf-8", "replace")
         except NotFoundError:
             return None
 
     def routes_of(self, studies: Sequence[OrthancId]) -> dict[OrthancId, str]:
-        """See OrthancPort."""
+        """See Routing."""
         body = {"Resources": list(studies), "Level": "Study", "Short": True, "Metadata": True}
         return {
             OrthancId(row["ID"]): row["Metadata"][_ROUTE]
@@ -99,11 +99,11 @@ class Orthanc(IndexQueries):
         }
 
     def set_route(self, study: OrthancId, name: str) -> None:
-        """See OrthancPort."""
+        """See Routing."""
         self._request("PUT", f"/studies/{study}/metadata/{_ROUTE}", data=name.encode())
 
     def first_image(self, study: OrthancId) -> dict[str, str]:
-        """See OrthancPort. Of those that came in one second, the one with the lowest place in its series."""
+        """See Routing. Of images that came in the same second, the one with the lowest index in its series."""
         body = {"Resources": [study], "Level": "Instance", "Metadata": True}
         rows = self._json("POST", "/tools/bulk-content", body)
         if not rows:
@@ -114,7 +114,7 @@ class Orthanc(IndexQueries):
         return found | {CALLING: self.sender(OrthancId(first))}
 
     def head(self, instance: OrthancId, length: int) -> bytes:
-        """See OrthancPort; a server that answers the whole file (before 1.12) is cut here."""
+        """See ImageFiles; a server that answers the whole file (before 1.12) is cut here."""
         path = f"/instances/{instance}/attachments/dicom/data"
         try:
             return self._bytes(path, {"Range": f"bytes=0-{length - 1}"})[:length]
@@ -122,11 +122,11 @@ class Orthanc(IndexQueries):
             return self._bytes(path)[:length]
 
     def file(self, instance: OrthancId) -> bytes:
-        """See OrthancPort."""
+        """See ImageFiles."""
         return self._file_request("GET", f"/instances/{instance}/file")
 
     def is_whole(self, instance: OrthancId) -> bool:
-        """See OrthancPort. Orthanc reads the file itself for this: what it has in memory may outlive its file."""
+        """See ImageFiles. Orthanc reads the file itself for this: its cache may outlive the file."""
         path = f"/instances/{instance}/attachments/dicom/verify-md5"
         try:
             self._file_request("POST", path)
@@ -137,17 +137,17 @@ class Orthanc(IndexQueries):
         return True
 
     def forget(self, instance: OrthancId) -> None:
-        """See OrthancPort."""
+        """See Deletion."""
         with suppress(NotFoundError):
             self._request("DELETE", f"/instances/{instance}")
 
     def stow(self, server: str, resources: Iterable[OrthancId], priority: int = 0) -> str:
-        """See OrthancPort. Always a new job: a resubmitted one reports success having sent nothing."""
+        """See StowJobs. Always a new job: a resubmitted one reports success having sent nothing."""
         body = {"Resources": list(resources), "Synchronous": False, "Priority": priority}
         return str(self._json("POST", f"/dicom-web/servers/{server}/stow", body)["ID"])
 
     def store(self, modality: str, instances: Iterable[OrthancId], priority: int = 0) -> str:
-        """Submit an asynchronous job that sends the instances by C-STORE, and fails at the first that is refused; its job ID."""
+        """See DeliveryJobs."""
         body = {
             "Resources": list(instances),
             "Synchronous": False,
@@ -157,7 +157,7 @@ class Orthanc(IndexQueries):
         return str(self._json("POST", f"/modalities/{modality}/store", body)["ID"])
 
     def search(self, server: str, uri: str, arguments: Mapping[str, str]) -> list[dict[str, Any]]:
-        """What one of its DICOMweb servers answers by QIDO-RS (PS3.18 section 10.6), as DICOM JSON (PS3.18 annex F)."""
+        """See DeliveryJobs. QIDO-RS (PS3.18 section 10.6), DICOM JSON (PS3.18 annex F)."""
         body = {
             "Uri": uri,
             "Arguments": dict(arguments),
@@ -165,17 +165,17 @@ class Orthanc(IndexQueries):
         }
         path = f"/dicom-web/servers/{server}/get"
         content = self._request("POST", path, json=body)
-        found = self._parsed(path, content or b"[]")  # 204 without a body: nothing was found
+        found = self._parsed(path, content or b"[]")  # 204 without a body: no match
         if not isinstance(found, list):
             raise PeerRefusedError(f"{self.name}: {server} answers a search with something else")
         return found
 
     def jobs(self) -> dict[str, Job]:
-        """See OrthancPort."""
+        """See StowJobs."""
         return {row["ID"]: _job(row) for row in self._json("GET", "/jobs?expand")}
 
     def job(self, job_id: str) -> Job | None:
-        """See OrthancPort."""
+        """See StowJobs."""
         try:
             return _job(self._json("GET", f"/jobs/{job_id}"))
         except NotFoundError:
@@ -183,12 +183,12 @@ class Orthanc(IndexQueries):
 
 
 def _job(row: dict[str, Any]) -> Job:
-    """What a plugin's job failed of stands in its content: for Orthanc it is all one error."""
+    """The error of a plugin's job is in its content: Orthanc gives all of them one code."""
     said = (row.get("Content") or {}).get("FunctionErrorDescription") or row.get("ErrorDetails")
     return Job(row["ID"], row["State"], row["Type"], str(said or row.get("ErrorDescription", "")))
 
 
 def _arrival(row: dict[str, Any]) -> tuple[str, int, str]:
-    """What images are put in the order of their coming by."""
+    """Return the sort key that puts images in the order in which they arrived."""
     known = row.get("Metadata", {})
     return str(known.get("ReceptionDate", "")), int(known.get("IndexInSeries") or 0), str(row["ID"])

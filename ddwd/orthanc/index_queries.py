@@ -23,7 +23,7 @@ _UID_BLOCK = 200
 _WHOLE_STUDY = 5000
 """Instances of the largest study that is asked for in one request: about 3 s of Orthanc's time."""
 _WHOLE_SHARE = 3
-"""A study is asked for whole from a third of its instances on: one of them alone costs three times as much."""
+"""A study is asked for whole if at least a third of its instances is wanted: asking for one alone costs three times as much."""
 _DICOM = 1  # Orthanc's FileContentType of the stored object itself
 _PADDING = " \0"
 _WILDCARDS = "*?\\"  # PS3.4 section C.2.2.2.4, and the backslash that lists values
@@ -37,7 +37,7 @@ class IndexQueries(Transport):
     """Whether the Orthanc answers a search with digests; before 1.12.5 it cannot."""
 
     def study_ids(self) -> Iterator[OrthancId]:
-        """See OrthancPort; read by pages, so a large archive never comes in one answer."""
+        """See StudyIndex; read by pages, so that a large archive never comes in one answer."""
         since, page = 0, 1000
         while True:
             found = self.study_page(since, page)
@@ -47,11 +47,11 @@ class IndexQueries(Transport):
             since += page
 
     def study_page(self, since: int, limit: int) -> list[OrthancId]:
-        """See OrthancPort."""
+        """See StudyIndex."""
         return list(map(OrthancId, self._json("GET", f"/studies?since={since}&limit={limit}")))
 
     def study_of(self, level: str, orthanc_id: OrthancId) -> OrthancId | None:
-        """See OrthancPort."""
+        """See ImageIndex."""
         try:
             if level == "Instance":
                 parent = self._json("GET", f"/instances/{orthanc_id}")["ParentSeries"]
@@ -61,7 +61,7 @@ class IndexQueries(Transport):
             return None
 
     def study(self, orthanc_id: OrthancId) -> Study | None:
-        """See OrthancPort."""
+        """See StudyIndex."""
         try:
             main = self._json("GET", f"/studies/{orthanc_id}")
             listed = self._json("GET", f"/studies/{orthanc_id}/series")
@@ -78,7 +78,7 @@ class IndexQueries(Transport):
         )
 
     def instances(self, studies: Sequence[OrthancId]) -> dict[OrthancId, frozenset[OrthancId]]:
-        """See OrthancPort. By series: asking for the instances themselves takes ten times as long for 600 images."""
+        """See StudyIndex. By series: asking for the instances themselves takes ten times as long for 600 images."""
         body = {"Resources": list(studies), "Level": "Series", "Short": True, "Metadata": False}
         found: dict[OrthancId, frozenset[OrthancId]] = {}
         for row in self._json("POST", "/tools/bulk-content", body):
@@ -87,22 +87,22 @@ class IndexQueries(Transport):
         return found
 
     def find_study(self, text: str) -> list[OrthancId]:
-        """See OrthancPort. None for one with a wildcard, to which Orthanc answers 400: it is found by its record once it is published."""
+        """See StudySearch. None for one with a wildcard, to which Orthanc answers 400; once published, it is found by its record."""
         if not set(_WILDCARDS).isdisjoint(text):
             return []
         rows = self._parsed("/tools/lookup", self._request("POST", "/tools/lookup", data=text.encode()))
         return [OrthancId(row["ID"]) for row in rows if row["Type"] == "Study"]
 
     def find_accession(self, text: str) -> list[OrthancId]:
-        """See OrthancPort."""
+        """See StudySearch."""
         return self._find("AccessionNumber", text)
 
     def find_patient(self, text: str) -> list[OrthancId]:
-        """See OrthancPort."""
+        """See StudySearch."""
         return self._find("PatientID", text)
 
     def _find(self, keyword: str, text: str) -> list[OrthancId]:
-        """What Orthanc finds is looked through for this very value: it takes some characters for others, and wildcards for themselves."""
+        """Return the studies with exactly this value: Orthanc treats some characters as equal, and wildcards as such."""
         if not text.strip(_WILDCARDS):
             return []
         pattern = text.replace("\\", "?")  # between values of a list a backslash would be read as "or"
@@ -114,7 +114,7 @@ class IndexQueries(Transport):
         ]
 
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
-        """See OrthancPort."""
+        """See ImageIndex."""
         wanted = list(instances)
         found: dict[OrthancId, str] = {}
         for start in range(0, len(wanted), _UID_BLOCK):
@@ -126,7 +126,7 @@ class IndexQueries(Transport):
     def stored(
         self, study: Study, instances: Iterable[OrthancId], sop_uids: Mapping[OrthancId, str] | None = None
     ) -> dict[OrthancId, Stored]:
-        """See OrthancPort. What the search leaves out though it is listed (LimitFindInstances) is asked for one by one."""
+        """See ImageIndex. Images that the search leaves out although they are listed (LimitFindInstances) are asked for one by one."""
         wanted = set(instances)
         if not wanted:
             return {}
@@ -140,16 +140,13 @@ class IndexQueries(Transport):
         return answer
 
     def find_images(self, sop_uids: Iterable[str]) -> list[Held]:
-        """What is stored under these SOPInstanceUIDs: one for each patient, study and series that it is known in.
-
-        Raises PeerDownError, PeerRefusedError.
-        """
+        """See ImageIndex."""
         wanted = sorted(filter(is_uid, set(sop_uids)))
         blocks = (wanted[start : start + _UID_BLOCK] for start in range(0, len(wanted), _UID_BLOCK))
         return [one for block in blocks for one in self._find_block(block)]
 
     def _find_block(self, sop_uids: Sequence[str]) -> list[Held]:
-        """What a search leaves out is searched for again, until one finds nothing: LimitFindInstances may have cut its answer."""
+        """Search again for what a search left out, until one finds none: LimitFindInstances may have cut its answer."""
         found: list[Held] = []
         missing = set(sop_uids)
         while missing and (more := self._find_images(sorted(missing))):
@@ -183,13 +180,13 @@ class IndexQueries(Transport):
         return found
 
     def _search(self, query: dict[str, str], within: dict[str, str]) -> dict[OrthancId, Stored]:
-        """What a search finds; an Orthanc that cannot answer with digests (before 1.12.5) is asked only once."""
+        """Search with digests; an Orthanc that cannot answer with digests (before 1.12.5) is asked only once."""
         if not self._finds_digests:
             return {}
         body = {"Level": "Instance", "Query": query, "ResponseContent": ["MainDicomTags", "Attachments"]}
         try:
             rows = self._json("POST", "/tools/find", body | within)
-        except NotFoundError:  # it does not know the study
+        except NotFoundError:  # the study is not known
             return {}
         self._finds_digests = all(isinstance(row, dict) for row in rows)
         return {
@@ -210,7 +207,7 @@ class IndexQueries(Transport):
         return found
 
     def md5(self, instance: OrthancId) -> str:
-        """See OrthancPort."""
+        """See ImageFiles."""
         return self._bytes(f"/instances/{instance}/attachments/dicom/md5").decode("ascii")
 
 

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 3.0
 _SILENCE_SECONDS = 20.0
-"""Longest silence of a server that is asked for something small: with the connection below WatchdogSec."""
+"""Longest silence of a server after a short question; with the time to connect below WatchdogSec."""
 _FILE_SILENCE_SECONDS = 60.0
 """The same for a whole file, which Orthanc reads into memory before it sends a byte of it."""
 _SLOW_SECONDS = 2.0
-"""A request that failed after more than this let its caller wait: the server counts as hung."""
+"""If a request failed after more than this, the server counts as hung."""
 _PAUSE_SECONDS = 5.0
-"""A hung server is left alone for this long, then asked something short by one of its callers."""
+"""A hung server is not asked for this long; then one caller asks a short question."""
 _PROBE_SECONDS = 3.0
 _PROBE = "/changes?last"
 _CHUNK = 1024 * 1024
@@ -38,7 +38,7 @@ _NOT_FOUND, _FIRST_ERROR = 404, 400
 
 
 class _Again(Retry):
-    """One silent try again for a keep-alive connection that the server closed; none for a server that was silent."""
+    """Retries once for a keep-alive connection that the server closed, never for a server that was silent."""
 
     def increment(
         self,
@@ -56,14 +56,14 @@ class _Again(Retry):
 
 
 class _Breaker:
-    """Remembers that a server hangs, so that only one caller now and then waits for it and all others fail at once."""
+    """Circuit breaker: while a server hangs, only one caller now and then waits for it, and all others fail at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._closed_until: float | None = None
 
     def must_probe(self, now: float) -> bool | None:
-        """None: ask; True: ask the short question first; False: do not ask. A caller that is told True is the only one."""
+        """Return None to ask, True to ask the short question first, False not to ask. Only one caller at a time gets True."""
         with self._lock:
             if self._closed_until is None:
                 return None
@@ -73,18 +73,18 @@ class _Breaker:
             return True
 
     def answered(self) -> None:
-        """The server spoke, or refused the connection, which costs nobody time."""
+        """Note that the server answered, or refused the connection, which costs no time."""
         with self._lock:
             self._closed_until = None
 
     def hung(self, now: float) -> None:
-        """The server let its caller wait in vain."""
+        """Note that a request timed out."""
         with self._lock:
             self._closed_until = now + _PAUSE_SECONDS
 
 
 def _untold(_seconds: float) -> None:
-    """Nobody wants to know how long a request may be silent."""
+    """No-op callback for waits."""
 
 
 class Transport:
@@ -127,7 +127,7 @@ class Transport:
         return self._request(method, path, silence=_FILE_SILENCE_SECONDS)
 
     def _request(self, method: str, path: str, *, silence: float = _SILENCE_SECONDS, **options: Any) -> bytes:
-        """The body of the answer. A server that hangs is not waited for again and again: see _Breaker."""
+        """Return the body of the answer. A server that hangs is not waited for again and again: see _Breaker."""
         probe = self._breaker.must_probe(time.monotonic())
         if probe is False:
             raise PeerDownError(f"{self.name} does not answer on {self._base} (it hung a moment ago)")
@@ -142,7 +142,7 @@ class Transport:
         return content
 
     def _ask(self, method: str, path: str, silence: float, **options: Any) -> tuple[int, bytes]:
-        """HTTP status and body; each silence is declared to `waiting`."""
+        """Return HTTP status and body; each wait is reported to `waiting`."""
         start = time.monotonic()
         content = io.BytesIO()
         timeout = (_CONNECT_SECONDS, silence)
@@ -181,7 +181,7 @@ class Transport:
 
 
 def _orthanc_status(content: bytes) -> int:
-    """Orthanc's error code in the body of a refusal; 0 where it has none."""
+    """Return Orthanc's error code from the body of an error answer; 0 if it has none."""
     try:
         return int(json.loads(content)["OrthancStatus"])
     except (ValueError, KeyError, TypeError):
