@@ -61,7 +61,7 @@ def expiring(
 
 
 def certificate_files(config: Config, login: Credentials) -> Iterator[Path]:
-    """Every file of the configuration that holds certificates."""
+    """Yield every file of the configuration that holds certificates."""
     found = dict.fromkeys([*tls.certificates_in_use(config), *tls.of_link(config)])
     for node in own_nodes(config):
         tree = orthanc_config.merged(config, login, node)[0].tree
@@ -71,9 +71,9 @@ def certificate_files(config: Config, login: Credentials) -> Iterator[Path]:
 
 
 def expiry_of(path: Path) -> datetime:
-    """When the first certificate of a PEM file ends. Raises ConfigError where there is none."""
+    """Return when the first certificate of a PEM file expires. Raises ConfigError if there is none."""
     try:
-        # the interpreter's own reader: it takes a file, and gives what X.509 says as a dict
+        # the interpreter's own reader: it takes a file, and returns the fields of X.509 as a dict
         facts: dict[str, Any] = ssl._ssl._test_decode_cert(str(path))  # type: ignore[attr-defined]
     except (OSError, ssl.SSLError, ValueError) as error:
         what, instead = "is no certificate that can be read", "put one in PEM form there"
@@ -82,7 +82,7 @@ def expiry_of(path: Path) -> datetime:
 
 
 def certificates(context: CheckContext) -> Iterator[Finding]:
-    """What the Orthancs and the audit relay were given for TLS."""
+    """Check the certificates of the Orthancs and of the audit relay."""
     files = list(certificate_files(context.config, context.login)) if context.login else []
     if not files:
         yield Finding("certificates", Level.NOTE, "none in use: DICOM and the web pages are not encrypted")

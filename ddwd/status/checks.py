@@ -52,7 +52,7 @@ def daemons(context: CheckContext) -> Iterator[Finding]:
 
 
 def sweep(context: CheckContext) -> Iterator[Finding]:
-    """That all studies are compared again and again: a round that never ends guards nothing."""
+    """Check that all studies are compared regularly."""
     swept = context.report.swept
     since = swept.get("ended_at") or swept.get("began_at")
     if since and context.clock.utc() - datetime.fromisoformat(since) > _SWEEP:
@@ -72,7 +72,7 @@ def disks(context: CheckContext) -> Iterator[Finding]:
 
 
 def _retention(context: CheckContext) -> Iterator[Finding]:
-    """Whether what may be removed is, where room gets short."""
+    """Check that retention runs and removes what it may, if room gets short."""
     is_short = any(volume.level not in {"", "ok"} for volume in context.report.volumes)
     if not context.config.retention.places(context.config.routes):
         if is_short:
@@ -99,7 +99,7 @@ def _retention(context: CheckContext) -> Iterator[Finding]:
 
 
 def permissions(context: CheckContext) -> Iterator[Finding]:
-    """Patient data is for the portal and group ddwd alone; and the portal can write where it must."""
+    """Check that patient data is for the portal and group ddwd alone, and that the portal can write where it must."""
     paths = context.paths
     output = [paths.output] if context.config.has("extractor") else []
     for path in (*output, paths.state, paths.quarantine):
@@ -128,7 +128,7 @@ def permissions(context: CheckContext) -> Iterator[Finding]:
 
 
 def _with_secrets(context: CheckContext) -> list[Path]:
-    """The files of the settings, where a password is among them."""
+    """Return the files of the settings that contain a password."""
     values = flatten(context.config)
     passwords = [values[key] for key in SECRET_KEYS] + [one.password for one in context.config.destinations]
     secret = any(one is not None for one in passwords)
@@ -143,7 +143,7 @@ def clock(context: CheckContext) -> Iterator[Finding]:
         try:
             skew = abs((node.now() - context.clock.utc()).total_seconds())
         except DdwdError:
-            continue  # told by the check of the Orthancs
+            continue  # reported by the check of the Orthancs
         if skew > _SKEW_SECONDS:
             yield Finding(
                 "clock", Level.BROKEN, f"{node.name}'s clock is {span(skew)} off", "systemctl restart ddwd"
@@ -151,7 +151,7 @@ def clock(context: CheckContext) -> Iterator[Finding]:
 
 
 def senders(context: CheckContext) -> Iterator[Finding]:
-    """Who may send."""
+    """Check who may send."""
     config = context.config
     if not config.senders and config.has("gateway"):
         text = f"anyone who reaches port {config.gateway.dicom_port} may send, by any AE title"
@@ -160,7 +160,7 @@ def senders(context: CheckContext) -> Iterator[Finding]:
 
 
 def firewall(context: CheckContext) -> Iterator[Finding]:
-    """The table of nftables is there where it is wanted, and only then."""
+    """Check that the table of nftables exists if it is configured, and only then."""
     wanted = context.config.network.firewall
     if context.login is not None and context.has_firewall() is not wanted:
         text = f"network.firewall is {'on' if wanted else 'off'}, and the table is {'not there' if wanted else 'still there'}"
@@ -169,7 +169,7 @@ def firewall(context: CheckContext) -> Iterator[Finding]:
 
 
 def quickack_routes(context: CheckContext) -> Iterator[Finding]:
-    """Senders in these networks are acknowledged at once."""
+    """Check that senders in these networks are acknowledged at once."""
     routes = context.routes()
     for network in context.config.network.quickack:
         wanted, notes = quickack.twins(routes, network)
@@ -183,7 +183,7 @@ def quickack_routes(context: CheckContext) -> Iterator[Finding]:
 
 
 def waiting(context: CheckContext) -> Iterator[Finding]:
-    """What waits for the operator."""
+    """Report what waits for the operator."""
     if context.report.quarantine:
         text = f"{many(context.report.quarantine, 'image waits', 'images wait')} in quarantine"
         yield Finding("waiting", Level.WARN, text, "ddwd quarantine list")
@@ -199,7 +199,7 @@ def waiting(context: CheckContext) -> Iterator[Finding]:
 
 
 def self_test(context: CheckContext) -> Iterator[Finding]:
-    """What the last study of our own did."""
+    """Report the result of the last self test."""
     last = context.report.self_test
     if not context.config.has("extractor"):
         yield Finding("self test", Level.NOTE, "the extractor's machine makes it")

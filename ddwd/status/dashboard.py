@@ -1,6 +1,6 @@
-"""All that the dashboard shows, as one frozen DashboardModel: the Report, the flow, what was done today. Reads only; text and screen are made of it.
+"""Everything that the dashboard shows, as one frozen DashboardModel: the Report, the flow, today's counts. Reads only.
 
-`Watcher.look` costs little, so that it can be called once a second: systemd and the Orthancs are asked as seldom as will do.
+`Watcher.look` is cheap enough for once a second: systemd and the Orthancs are asked less often.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FAILURES = frozenset({Event.QUARANTINED.value, Event.CONFLICT.value, Event.VANI
 
 @dataclass(frozen=True, slots=True)
 class Today:
-    """Done since midnight, local time, self tests apart: studies published, images in them, images that went to quarantine."""
+    """Counts since midnight, local time, without self tests: studies published, images in them, images that went to quarantine."""
 
     day: str
     studies: int = 0
@@ -41,7 +41,7 @@ class Today:
     quarantined: int = 0
 
     def plus(self, happened: Iterable[AuditEvent]) -> Today:
-        """With these events counted too."""
+        """Return the counts with these events added."""
         today = self
         for one in happened:
             if one.fields.get("aet") == SELF_TEST_AET:
@@ -57,7 +57,7 @@ class Today:
 
 @dataclass(frozen=True, slots=True)
 class DashboardModel:
-    """The portal at one moment; `today` is None where this user may not read the ledger, `may_ask` whether wishes are heard."""
+    """The portal at one moment; `today` is None if this user may not read the ledger, `may_ask` is whether requests can be submitted."""
 
     report: Report
     hops: tuple[Hop, ...]
@@ -66,7 +66,7 @@ class DashboardModel:
 
     @property
     def trouble(self) -> tuple[str, ...]:
-        """What an operator must know of, the worst first; nothing while all is well."""
+        """What an operator must know, the worst first; empty while all is well."""
         standing = [
             f"{hop.title}: {hop.reason}" for hop in self.hops if hop.light in {Light.SLOW, Light.WAITING}
         ]
@@ -81,7 +81,7 @@ def _quarantine(count: int | None) -> tuple[str, ...]:
 
 
 class Watcher:
-    """Looks again and again; remembers what makes rates, and today's count."""
+    """Builds one model after the other; remembers what rates are computed from, and today's counts."""
 
     def __init__(self, config: Config, ports: Ports) -> None:
         self._config = config
@@ -95,7 +95,7 @@ class Watcher:
         self._tail: Callable[[], list[AuditEvent]] | None = None
 
     def look(self) -> DashboardModel:
-        """The portal now. Takes as long as the slowest Orthanc, and never longer than `Ports.patience`."""
+        """Return the portal now. Takes as long as the slowest Orthanc, and never longer than `Sources.patience`."""
         report = reports.collect(self._config, self._ports)
         hops = self._flow.take(report, self._clock.monotonic())
         return DashboardModel(report, hops, self._count_today(), os.access(self._paths.requests, os.W_OK))
@@ -119,6 +119,6 @@ class Watcher:
 
 
 def _midnight(now: datetime) -> str:
-    """Stamp of when this day began, local time."""
+    """Return the stamp of the last midnight, local time."""
     local = now.astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
     return stamp(local.astimezone(UTC))

@@ -39,7 +39,7 @@ def settings(context: CheckContext) -> Iterator[Finding]:
 
 
 def rendered(context: CheckContext) -> Iterator[Finding]:
-    """What the Orthancs were started with, held against what they would be started with now."""
+    """Compare the configuration that the Orthancs were started with to the one they would be started with now."""
     if context.login is None:
         yield Finding("configuration", Level.NOTE, "not looked at: this user may not", "run it with sudo")
         return
@@ -55,7 +55,7 @@ def rendered(context: CheckContext) -> Iterator[Finding]:
 def _wanted(context: CheckContext, login: Credentials, node: NodeName) -> str:
     try:
         return orthanc_config.render(context.config, login, node)
-    except ConfigError:  # told by the check of the settings
+    except ConfigError:  # reported by the check of the settings
         return "{}"
 
 
@@ -70,7 +70,7 @@ def _against_minimum(node: NodeName, tree: dict[str, Any]) -> Iterator[Finding]:
 
 
 def orthancs(context: CheckContext) -> Iterator[Finding]:
-    """They answer, are the right ones, and have their plugins."""
+    """Check that they answer, have the right database, and have their plugins."""
     for server in context.report.servers:
         if server.unasked:
             yield Finding("Orthancs", Level.NOTE, "not asked: this user may not", "run it with sudo")
@@ -92,14 +92,14 @@ def orthancs(context: CheckContext) -> Iterator[Finding]:
 
 
 def _log_of(config: Config, node: NodeName) -> str:
-    """Where an Orthanc's log is; one elsewhere may be well, and the link to it broken."""
+    """Return where an Orthanc's log is; one on another machine may be well, and the link to it broken."""
     there = config.node(node).host
     log = f"journalctl -u ddwd-{node} -n 50"
     return log if config.has(node) else f"journalctl -u ddwd-tls@link -n 50; on {there}: {log}"
 
 
 def _external(context: CheckContext) -> Iterator[Finding]:
-    """A server elsewhere is reached, as each Orthanc's role; the local one is told of with the units."""
+    """Check that a database server on another machine answers each Orthanc's role; the local one is reported with the units."""
     if context.config.database.is_local or context.config.database.engine != "postgresql":
         return
     for node in own_nodes(context.config):
@@ -112,7 +112,7 @@ def _external(context: CheckContext) -> Iterator[Finding]:
 
 
 def versions(context: CheckContext) -> Iterator[Finding]:
-    """Known weaknesses. A distribution may have mended one without a new number, so it is a warning."""
+    """Check for known weaknesses. A distribution may have fixed one without a new version number, so it is a warning."""
     for version in {server.version for server in context.report.servers if server.version}:
         numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
         for mended, flaw in _FLAWS:
@@ -125,7 +125,7 @@ def versions(context: CheckContext) -> Iterator[Finding]:
 
 
 def echoes(context: CheckContext) -> Iterator[Finding]:
-    """Each DICOM port answers a C-ECHO under its AE title."""
+    """Check that each DICOM port answers a C-ECHO under its AE title."""
     config = context.config
     known: tuple[tuple[Part, int, str], ...] = (
         ("gateway", config.gateway.dicom_port, config.gateway.aet),
@@ -143,7 +143,7 @@ def echoes(context: CheckContext) -> Iterator[Finding]:
 
 
 def hops(context: CheckContext) -> Iterator[Finding]:
-    """Each part reaches the next as it will have to: STOW-RS by DICOMweb, C-MOVE by C-ECHO; and the other destinations."""
+    """Check that each part reaches the next: STOW-RS by DICOMweb, C-MOVE by C-ECHO; and the other destinations."""
     yield from _destinations(context)
     if context.login is None:
         yield Finding("hops", Level.NOTE, "not asked: this user may not", "run it with sudo")
@@ -173,7 +173,7 @@ def _reaches_receiver(storage: ServerChecks, aet: str) -> Iterator[Finding]:
 
 
 def _destinations(context: CheckContext) -> Iterator[Finding]:
-    """Each answers, and takes what it is sent."""
+    """Check that each destination answers, and accepts what it is sent."""
     told = {row["name"]: row for row in context.report.destinations}
     for one in context.config.destinations if context.config.has("gateway") else ():
         row = told.get(one.name)

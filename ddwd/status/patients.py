@@ -1,6 +1,6 @@
-"""Patient ID and accession number of the few studies that are on the screen: asked of an Orthanc, kept in memory only.
+"""Patient ID and accession number of the studies on the screen: asked of an Orthanc, kept in memory only.
 
-No file of the portal that everybody may read has them; who may read the Orthancs' passwords (group ddwd) may see them here.
+No world-readable file of the portal has them; who may read the Orthancs' passwords (group ddwd) may see them here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHOWN = 2
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who a study is of; empty where no Orthanc says it."""
+    """Patient ID and accession number of a study; empty if no Orthanc reports them."""
 
     patient_id: str = ""
     accession: str = ""
@@ -36,18 +36,18 @@ class Person:
 
 
 class People:
-    """Remembers who the latest studies are of."""
+    """Remembers the patients of the latest studies."""
 
     def __init__(self, nodes: Sequence[OrthancPort]) -> None:
         self._nodes = nodes
         self._known: dict[OrthancId, Person] = {}
 
     def of(self, study: OrthancId) -> Person:
-        """Who this study is of, as far as it is known by now; asks nobody."""
+        """Return what is known of this study so far; asks no Orthanc."""
         return self._known.get(study, Person())
 
     def ask(self, studies: Sequence[OrthancId]) -> None:
-        """Ask about those not known yet. An Orthanc that does not answer is asked again next time."""
+        """Ask about studies not known yet. An Orthanc that does not answer is asked again next time."""
         for study in studies:
             if study not in self._known and (found := self._asked(study)) is not None:
                 self._known[study] = found

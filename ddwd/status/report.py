@@ -1,4 +1,4 @@
-"""Is the portal well: the units, both Orthancs, the heartbeats and the disks, asked once, as one frozen Report. Writes nothing.
+"""The state of the portal as one frozen Report: units, both Orthancs, heartbeats and disks, each asked once. Writes nothing.
 
 Each source is asked in bounded time, and none can stop the others. Studies are named by StudyInstanceUID only, never by patient.
 """
@@ -52,7 +52,7 @@ _RECENT = (
     *("study", "study_uid", "aet", "state", "route", "instances", "added", "bytes", "revision"),
     *("published_at", "seconds"),
 )
-"""What is shown of a study: named one by one, so that nothing about a patient can slip in."""
+"""Fields of a study that are shown: an allow list, so that no patient data can slip in."""
 _STAMPS = {"scp": "at", "extractor": "updated"}
 
 
@@ -70,7 +70,7 @@ class Ports:
 class Server:
     """One Orthanc: what it answered in how many milliseconds, or in `problem` why there is no answer.
 
-    `unasked` is True where this user may not ask it.
+    `unasked` is True if this user may not ask it.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """One daemon's heartbeat: its age in seconds, None without one; what it holds; what is wrong with it."""
+    """One daemon's heartbeat: its age in seconds, None without one; its content; what is wrong with it."""
 
     daemon: str
     age: float | None
@@ -103,7 +103,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """Room on one volume, in bytes; `level` as room.Level, in lower case; `hours_left` is None while it does not fill up."""
+    """Room on one volume, in bytes; `level` as disk_space.Level, in lower case; `hours_left` is None while it does not fill up."""
 
     use: str
     path: str
@@ -116,7 +116,7 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything `ddwd status` shows; `quarantine` is None where the reader may not look."""
+    """Everything `ddwd status` shows; `quarantine` is None if the reader may not look."""
 
     at: str
     units: tuple[Unit, ...]
@@ -132,20 +132,20 @@ class Report:
     swept: dict[str, Any] = field(default_factory=dict)
     retention: dict[str, Any] = field(default_factory=dict)
     destinations: tuple[dict[str, Any], ...] = ()
-    """How each of `destinations` stands, as ddwd-courier tells it."""
+    """The state of each destination, from ddwd-courier's status file."""
     hooks: int = 0
     """Studies whose hook has failed, and is tried again."""
     aside: dict[str, int] = field(default_factory=dict)
-    """Folder -> objects of other content than the stored ones, that no extractor of this machine takes to quarantine."""
+    """Folder -> objects whose content differs from the stored ones, that no extractor of this machine takes to quarantine."""
 
     @property
     def wrong(self) -> tuple[str, ...]:
-        """One line for each thing that is not as it should be."""
+        """One line for each problem."""
         return tuple(_all_wrong(self))
 
 
 def real_ports() -> Ports:
-    """This machine's systemd, Orthancs and clock."""
+    """Return this machine's systemd, Orthancs and clock."""
     return Ports(units.systemctl, _orthanc, SystemClock())
 
 
@@ -154,13 +154,13 @@ def _orthanc(node: OrthancNode, login: Credentials) -> Orthanc:
 
 
 def collect(config: Config, ports: Ports) -> Report:
-    """Ask every source; none of them failing keeps the others from being shown."""
+    """Ask every source; one that fails does not keep the others from being shown."""
     paths = Paths(config)
     hearts = tuple(_heart(config, daemon, ports.clock) for daemon in _daemons(config))
     extractor = hearts[-1] if hearts else Heartbeat("extractor", None, {}, "it runs on another machine")
     return Report(
         at=stamp(ports.clock.utc()),
-        # `ddwd try` alone has the embedded database, and no unit is its own
+        # only `ddwd try` has the embedded database, and it has no units
         units=units.ask(ports.systemctl, config.roles) if config.database.engine == "postgresql" else (),
         servers=_servers(config, ports),
         hearts=hearts,
@@ -195,7 +195,7 @@ def _heart(config: Config, daemon: Daemon, clock: Clock) -> Heartbeat:
         return Heartbeat(daemon, None, {}, f"{path}: {error.strerror}")
     except (ValueError, KeyError, TypeError):
         return Heartbeat(daemon, None, {}, f"{path} is damaged: the {daemon} will write it anew when it runs")
-    # the extractor writes at each turn, and an idle one takes its turns POLL_INTERVAL apart
+    # the extractor writes at each turn, and the turns of an idle one are poll_interval apart
     limit = max(_STALE_SECONDS, 2 * config.poll_interval if daemon == "extractor" else 0.0)
     problem = _heart_problem(daemon, age, limit, facts)
     return Heartbeat(daemon, max(0.0, round(age, 1)), facts, problem, is_stale=age > limit)
@@ -225,7 +225,7 @@ def _servers(config: Config, ports: Ports) -> tuple[Server, ...]:
     def ask(node: OrthancNode) -> None:
         found[node.name] = _server(node, ports.orthanc(node, login), ports.clock)
 
-    # daemon threads and not a pool: a hung Orthanc must not hold up the end of the program
+    # daemon threads and not a pool: a hung Orthanc must not delay the end of the program
     threads = [threading.Thread(target=ask, args=(node,), daemon=True) for node in nodes]
     for thread in threads:
         thread.start()
@@ -240,7 +240,7 @@ def _silent(node: OrthancNode, patience: float) -> Server:
 
 
 def _elsewhere(node: OrthancNode) -> str:
-    """Said of an Orthanc that answers at this machine's port by the link: the one of the two may be well, and the other not."""
+    """Return an addition for an Orthanc that is reached by the link: either of the two may be the one that fails."""
     return "" if node.host == HERE else f"; it runs on {node.host}, ddwd-tls@link leads there"
 
 
@@ -265,14 +265,14 @@ def _server(node: OrthancNode, orthanc: ServerStatus, clock: Clock) -> Server:
 
 
 def _database(plugin: object) -> str:
-    """Name of the index: Orthanc gives the plugin's file, and null for its embedded SQLite."""
+    """Return the name of the index: Orthanc reports the plugin's file, and null for its embedded SQLite."""
     if plugin is None:
         return "SQLite"
     return "PostgreSQL" if "PostgreSQL" in str(plugin) else str(plugin)
 
 
 def _watched(config: Config, extractor: Heartbeat) -> tuple[Volume, ...]:
-    """Every volume as the extractor watches it, with the hours it has left; nothing where the extractor does not run."""
+    """Return every volume that the extractor watches, with the hours it has left; none if the extractor does not run."""
     rows = () if extractor.problem else extractor.facts.get("disk", ())
     return tuple(_watched_volume(config, row) for row in rows)
 
@@ -295,7 +295,7 @@ def _use(config: Config, place: str) -> str:
 
 
 def _volumes(config: Config) -> tuple[Volume, ...]:
-    """Room for the output and for the portal's own data; one line where both are the same volume."""
+    """Return the room for the output and for the portal's own data; one row if both are the same volume."""
     if not config.has("extractor"):
         return (_volume(config, "data", config.data_dir),)
     output, data = (
@@ -319,7 +319,7 @@ def _volume(config: Config, use: str, path: Path) -> Volume:
 
 
 def _quarantined(folder: Path) -> int | None:
-    """Objects in quarantine; None where this user may not look."""
+    """Count the objects in quarantine; None if this user may not look."""
     try:
         next(iter(folder.iterdir()), None)
     except FileNotFoundError:
@@ -330,7 +330,7 @@ def _quarantined(folder: Path) -> int | None:
 
 
 def _last_self_test(path: Path) -> dict[str, Any] | None:
-    """What it wrote; None where there was none, or none that can be read."""
+    """Return the last result; None if there is none, or none that can be read."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -339,7 +339,7 @@ def _last_self_test(path: Path) -> dict[str, Any] | None:
 
 
 def told_by_courier(config: Config) -> tuple[dict[str, Any], ...]:
-    """How each destination of the settings stands; none where ddwd-courier has told nothing yet."""
+    """Return the state of each configured destination; empty if ddwd-courier has not written any."""
     known = {one.name for one in config.destinations}
     try:
         rows = json.loads(Paths(config).courier_status.read_bytes())["destinations"]
@@ -349,7 +349,7 @@ def told_by_courier(config: Config) -> tuple[dict[str, Any], ...]:
 
 
 def _failed_hooks(path: Path) -> int:
-    """How many ddwd-hooks tells of; none where it does not run."""
+    """Return the number of failed hooks that ddwd-hooks reports; 0 if it does not run."""
     try:
         return sum(bool(one["failures"]) for one in json.loads(path.read_bytes())["waiting"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -357,7 +357,7 @@ def _failed_hooks(path: Path) -> int:
 
 
 def _aside(config: Config) -> dict[str, int]:
-    """What lies there for good, where no extractor is beside that Orthanc; nothing of a folder that this user may not look into."""
+    """Count conflicts that nobody collects, since no extractor runs beside that Orthanc; none of a folder that this user may not read."""
     if config.has("extractor"):
         return {}
     found = {}
@@ -369,7 +369,7 @@ def _aside(config: Config) -> dict[str, int]:
 
 
 def aside_text(folder: str, count: int) -> str:
-    """One line of it for people."""
+    """Return one line about them for people."""
     return f"{many(count, 'image', 'images')} of other content than the stored ones in {folder}: look, and remove them"
 
 
@@ -377,7 +377,7 @@ def _all_wrong(report: Report) -> Iterator[str]:
     for unit in report.units:
         if not unit.is_well:
             yield f"{unit.name} is {unit.active}; see: journalctl -u {unit.name} -n 50"
-    # without credentials both servers have the same problem, which is said once
+    # without credentials both servers have the same problem, which is reported once
     yield from dict.fromkeys(server.problem for server in report.servers if server.problem)
     yield from (heart.problem for heart in report.hearts if heart.problem)
     yield from (volume.problem for volume in report.volumes if volume.problem)
@@ -397,7 +397,7 @@ def _all_wrong(report: Report) -> Iterator[str]:
 
 
 def _not_reached(report: Report) -> Iterator[str]:
-    """The peers that the extractor cannot reach although they answered us."""
+    """Yield the peers that the extractor cannot reach although they answered this process."""
     answering = {server.name for server in report.servers if not server.problem}
     for extractor in report.hearts[-1:]:
         if extractor.problem:

@@ -1,4 +1,4 @@
-"""What a status means in plain words, and what to do: DICOM (PS3.7 annex C, PS3.4 tables B.2-1 and C.4-2), HTTP, and Orthanc's own.
+"""Meaning of status codes, and what to do: DICOM (PS3.7 annex C, PS3.4 tables B.2-1 and C.4-2), HTTP, and Orthanc's own errors.
 
 Data only. A status that is not in here is shown as it came.
 """
@@ -46,7 +46,7 @@ MEANINGS = {
     "The file storage is full": "that Orthanc has no room: make room on its disk",
     "Error with the database engine": "the database failed: look at postgresql",
 }
-"""Status as it stands in events and reasons -> what it means, and what to do."""
+"""Status in events and in the status file -> what it means, and what to do."""
 
 
 def explain(status: str) -> str:

@@ -1,7 +1,7 @@
-"""Why is a study not there: the account of one study over all hops, from everything that knows of it. Reads only.
+"""Trace one study over all hops, from every source that knows of it, and say why it is not published and what to do. Reads only.
 
 Both Orthancs, the extractor's status, the custody record, the files on disk, the quarantine and the events in the ledger are asked;
-what cannot be asked is named, and the rest is told all the same. No patient ID is part of it.
+a source that cannot be asked is named, and the rest is shown all the same. No patient ID is part of it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class Hop:
     """One hop: images there now (None: not known), stamps of the first and last seen there, why it could not be asked.
 
-    `retired` is the stamp of when retention removed images there last.
+    `retired` is the stamp of when retention last removed images there.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that happened; `meaning` are plain words for its status, `ok` False for what went wrong."""
+    """One event; `meaning` explains its status, `ok` is False for a failure."""
 
     at: str
     event: str
@@ -62,7 +62,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The whole account; `complete` when every image that both Orthancs hold is on disk as recorded."""
+    """The whole trace; `complete` if every image that both Orthancs hold is on disk as recorded."""
 
     study: OrthancId
     study_uid: str
@@ -101,7 +101,7 @@ class _Known:
 
     @property
     def removed(self) -> int:
-        """Images that retention took from the disk."""
+        """Images that retention removed from the disk."""
         return sum(bool(kept.removed) for kept in self.record.images.values()) if self.record else 0
 
     @property
@@ -118,7 +118,7 @@ class _Known:
 
 
 def trace(study: OrthancId, config: Config, nodes: tuple[OrthancPort, OrthancPort]) -> Trace:
-    """Ask everything about one study. Raises NotFoundError where nobody knows it."""
+    """Ask every source about one study. Raises NotFoundError if none knows it."""
     known = _Known(study)
     paths = Paths(config)
     _ask_orthancs(known, nodes)
@@ -149,7 +149,7 @@ def _ask_extractor(known: _Known, paths: Paths) -> None:
     except OSError:
         known.problems["extractor"] = "the extractor does not run: systemctl start ddwd"
     except (ValueError, KeyError, TypeError):
-        return  # of another version, or being written: the rest is told without
+        return  # of another version, or being written: the trace goes on without it
 
 
 def _ask_disk(known: _Known, paths: Paths) -> None:
@@ -178,7 +178,7 @@ def _ask_ledger(known: _Known, paths: Paths) -> None:
         known.problems["events"] = f"the ledger is for root and group ddwd ({error.strerror})"
 
 
-# --- telling ----------------------------------------------------------------------------------------------------------
+# --- building the trace ------------------------------------------------------------------------------------------------
 
 
 def _told(known: _Known, config: Config) -> Trace:
@@ -217,7 +217,7 @@ def _hops(known: _Known, config: Config) -> Iterator[Hop]:
 
 
 def _elsewhere(known: _Known, config: Config) -> Iterator[Hop]:
-    """The other destinations of its rule, each with what it was proved to have."""
+    """Yield the other destinations of its route, each with what it was proved to have."""
     rule = known.row.get("route") or (known.record.route if known.record else "")
     deliveries = Deliveries(Paths(config).deliveries)
     for name in next((one.also for one in config.routes if one.name == rule), ()):
@@ -230,7 +230,7 @@ def _elsewhere(known: _Known, config: Config) -> Iterator[Hop]:
 
 
 def _spans(known: _Known) -> dict[str, tuple[str, str]]:
-    """First and last moment at each hop over all revisions; those of a study in flight as far as its status tells."""
+    """Return first and last moment at each hop over all revisions; those of a study in flight as far as its status has them."""
     spans: dict[str, tuple[str, str]] = {}
     for revision in known.record.history if known.record else ():
         for hop, (first, last) in revision.get("hops", {}).items():
@@ -261,7 +261,7 @@ def _missing(known: _Known) -> Iterator[str]:
 
 
 def _judged(known: _Known, missing: tuple[str, ...]) -> tuple[str, str, bool]:
-    """Verdict, what to do next, and whether all of it is on disk."""
+    """Return the verdict, what to do next, and whether all of it is on disk."""
     unfinished = _unasked(known) or _in_flight(known) or _in_quarantine(known)
     if unfinished is not None:
         return (*unfinished, False)
@@ -273,7 +273,7 @@ def _judged(known: _Known, missing: tuple[str, ...]) -> tuple[str, str, bool]:
 
 
 def _unasked(known: _Known) -> tuple[str, str] | None:
-    """What keeps anybody from judging."""
+    """Return what prevents a verdict."""
     silent = [known.problems[one] for one in ("gateway", "storage") if one in known.problems]
     if silent:
         return (
@@ -318,7 +318,7 @@ def _in_flight(known: _Known) -> tuple[str, str] | None:
 
 
 def _to_do(state: str, meaning: str) -> str:
-    """What the operator does about a study in flight, if anything."""
+    """Return what the operator does about a study in flight, if anything."""
     if state == Stage.WAITING.value:
         return (
             f"{meaning}; it is tried again by itself"
@@ -359,12 +359,12 @@ class Line(NamedTuple):
 
 
 def lines(told: Trace, width: int) -> list[str]:
-    """The account as plain text of that width, for the command line."""
+    """Return the trace as plain text of that width, for the command line."""
     return [line.text for line in marked_lines(told, width)]
 
 
 def marked_lines(told: Trace, width: int) -> list[Line]:
-    """The same lines, with failures marked, for the dashboard."""
+    """Return the same lines, with failures marked, for the dashboard."""
     shown = _head_lines(told, width)
     shown += [f"  {line}" for line in told.missing]
     if told.steps:
@@ -387,7 +387,7 @@ def _head_lines(told: Trace, width: int) -> list[str]:
 
 
 def _step_lines(step: Step, width: int) -> Iterator[Line]:
-    """The first line carries the mark, as the text has it."""
+    """Yield the lines of one event; the first line carries the mark."""
     mark = " " if step.ok else "!"
     text = f"{step.event}: {plain(step.text)}" + (f" ({step.meaning})" if step.meaning else "")
     first, *others = _wrapped(f"{mark} {step.at[:19].replace('T', ' ')}  ", text, width)
