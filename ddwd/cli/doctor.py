@@ -172,7 +172,7 @@ def context_of(config: Config) -> CheckContext:
     asked = {node.name: study_lookup.one(node, login) for node in config.known_nodes} if login else {}
     return CheckContext(
         config=config,
-        report=view.collect(config, view.real_ports()),
+        report=view.collect(config, view.real_sources()),
         nodes=asked,
         login=login,
         systemctl=units.systemctl,

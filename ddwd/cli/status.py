@@ -64,7 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Collect and show, again and again where it is wanted; the exit status."""
     while True:
-        report = view.collect(config, view.real_ports())
+        report = view.collect(config, view.real_sources())
         shown = as_json(report) if args.json else render(report)
         anew = "\033[H\033[2J" if args.watch is not None and out.isatty() and not args.json else ""
         out.write(anew + shown)

@@ -137,7 +137,7 @@ class Subject:
         self.paths = Paths(self.config)
         self._secrets = redaction.secrets_of(self.config, self._login(), _texts())
         self._additions = dict(self._read_additions())
-        self.scrub = redaction.Scrub(self._secrets, self._patients(), self.paths.output)
+        self.scrub = redaction.Redactor(self._secrets, self._patients(), self.paths.output)
 
     def _login(self) -> Credentials | None:
         try:
@@ -194,7 +194,7 @@ class Subject:
         ]  # fmt: skip
 
     def _report(self) -> view.Report:
-        return view.collect(self.config, view.real_ports())
+        return view.collect(self.config, view.real_sources())
 
     def _shown_settings(self) -> dict[str, Any]:
         return {"problems": self._problems, "settings": config_verb.shown(self._loaded)}

@@ -1,7 +1,7 @@
 """Entry point of ddwd-monitor: collects a report every few seconds, writes metrics, sends alerts. Custody does not depend on it.
 
 Reads the same sources as the status (units, Orthancs, heartbeats, the ledger's events); writes the metrics file and its own small state.
-A part that fails logs that once, and does not stop the others.
+A task that fails logs that once, and does not stop the others.
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ log = logging.getLogger("ddwd.monitoring")
 
 _INTERVAL = 5.0
 _CERTIFICATES_SECONDS = 600.0
-_HABIT = timedelta(weeks=WEEKS + 1)
+_LEARNED = timedelta(weeks=WEEKS + 1)
 
 
 @dataclass
-class Part:
-    """One part of the monitor; `trouble` is the error that was last logged."""
+class Task:
+    """One task of the monitor; `problem` is the error that was last logged."""
 
     name: str
     step: Callable[[Report, list[AuditEvent]], None]
-    trouble: str = ""
+    problem: str = ""
 
-    def take(self, report: Report, happened: list[AuditEvent]) -> None:
-        """Run the part; log an error once."""
+    def run(self, report: Report, events: list[AuditEvent]) -> None:
+        """Run the task; log an error once."""
         try:
-            self.step(report, happened)
-            self.trouble = ""
+            self.step(report, events)
+            self.problem = ""
         except (DdwdError, OSError) as error:
             said = str(error) if isinstance(error, DdwdError) else f"{type(error).__name__}: {error.strerror}"
-            if said != self.trouble:
+            if said != self.problem:
                 log.warning("%s: %s", self.name, said)
-            self.trouble = said
+            self.problem = said
 
 
 class Alerts:
@@ -74,37 +74,37 @@ class Alerts:
         self._path = paths.alerts
         self._clock = clock
         self._audit = audit
-        self._habits: ExpectedSenders | None = None
+        self._expected: ExpectedSenders | None = None
         self._certificates: dict[str, Condition] = {}
         self._next_certificates = float("-inf")
-        self._book = alerts.load(self._path, config.alerts.after * 60.0)
+        self._state = alerts.load(self._path, config.alerts.after * 60.0)
         self._outboxes = [Outbox(name, send) for name, send in notifiers.channels(config).items()]
 
-    def step(self, report: Report, happened: list[AuditEvent]) -> None:
+    def step(self, report: Report, events: list[AuditEvent]) -> None:
         """Take in the conditions that hold now, and send the messages that are due."""
         now = self._clock.utc()
-        silent = self._silent(now, happened) if self._config.alerts.silence else {}
+        silent = self._silent(now, events) if self._config.alerts.silence else {}
         found = alerts.conditions(report, silent) | self._expiring()
-        before = self._book.as_dict()
-        message = self._book.take(found, now.timestamp(), stamp(now))
+        before = self._state.as_dict()
+        message = self._state.update(found, now.timestamp(), stamp(now))
         if message is not None:
             self._audit.record(Event.ALERT, message.subject)
             for way in self._outboxes:
                 way.put(message)
-        if self._book.as_dict() != before:
-            alerts.save(self._path, self._book)
+        if self._state.as_dict() != before:
+            alerts.save(self._path, self._state)
 
-    def _silent(self, now: datetime, happened: list[AuditEvent]) -> dict[str, datetime]:
+    def _silent(self, now: datetime, events: list[AuditEvent]) -> dict[str, datetime]:
         """Return the modalities that should have sent; none while the ledger, from which that is learned, cannot be read."""
-        if self._habits is None:
-            habits = ExpectedSenders()
+        if self._expected is None:
+            expected = ExpectedSenders()
             try:
-                habits.happened(all_since(self._config, stamp(now - _HABIT)))
+                expected.learn(all_since(self._config, stamp(now - _LEARNED)))
             except (DdwdError, OSError):
                 return {}
-            self._habits = habits
-        self._habits.happened(happened)
-        return self._habits.silent(now.astimezone())
+            self._expected = expected
+        self._expected.learn(events)
+        return self._expected.silent(now.astimezone())
 
     def _expiring(self) -> dict[str, Condition]:
         """Return certificates that have expired or will soon; checked every ten minutes."""
@@ -125,44 +125,44 @@ class Alerts:
 
 
 class Monitor:
-    """Runs all parts on one report."""
+    """Runs all tasks on one report."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         paths, clock = Paths(config), SystemClock()
-        self._ports = view.real_ports()
+        self._sources = view.real_sources()
         self._history = tail_of(config)
         self._metrics = Metrics(config.metrics.textfile)
         self._alerts = Alerts(config, paths, clock, Audit())
         refusals = RejectionWatcher(RejectionReporter(Audit(), clock), paths.refusals)
         self._relay = AuditRelay(config, paths.audit_queue) if config.audit.host else None
-        self._parts = [
-            Part("alerts", self._alerts.step),
-            Part("metrics", self._measure),
-            Part("refusals", lambda _report, _happened: refusals.step()),
+        self._tasks = [
+            Task("alerts", self._alerts.step),
+            Task("metrics", self._measure),
+            Task("refusals", lambda _report, _events: refusals.step()),
         ]
         if self._relay is not None:
             relay = self._relay
-            self._parts.append(Part("audit", lambda _report, _happened: relay.step()))
+            self._tasks.append(Task("audit", lambda _report, _events: relay.step()))
 
     def turn(self) -> Beat:
-        """Collect a report and pass it to every part."""
-        report = view.collect(self._config, self._ports)
+        """Collect a report and pass it to every task."""
+        report = view.collect(self._config, self._sources)
         try:
-            happened = self._history()
+            events = self._history()
         except (DdwdError, OSError) as error:
             log.warning(
                 "the ledger cannot be read: %s", error.strerror if isinstance(error, OSError) else error
             )
-            happened = []
-        for part in self._parts:
-            part.take(report, happened)
-        troubled = [part.name for part in self._parts if part.trouble]
-        state = f"in trouble: {', '.join(troubled)}" if troubled else "all parts work"
+            events = []
+        for task in self._tasks:
+            task.run(report, events)
+        failing = [task.name for task in self._tasks if task.problem]
+        state = f"failing: {', '.join(failing)}" if failing else "all tasks work"
         return Beat(f"{len(report.wrong)} things wrong with the portal; {state}")
 
-    def _measure(self, report: Report, happened: list[AuditEvent]) -> None:
-        self._metrics.happened(of_this_machine(self._config, happened))
+    def _measure(self, report: Report, events: list[AuditEvent]) -> None:
+        self._metrics.count(of_this_machine(self._config, events))
         self._metrics.show(report)
         self._metrics.write()
 

@@ -61,7 +61,7 @@ def _volumes(report: Report) -> Iterator[tuple[str, str]]:
     for volume in report.volumes:
         if volume.problem or volume.level not in {"", "ok"}:
             left = f", full in {span(volume.hours_left * 3600)}" if volume.hours_left is not None else ""
-            yield f"disk {volume.use}", f"{volume.path} is short of room{left}: make room, or move output_dir"
+            yield f"disk {volume.use}", f"{volume.path} is short of room{left}: free some, or move output_dir"
 
 
 def _waiting(report: Report) -> Iterator[tuple[str, str | Condition]]:
@@ -70,7 +70,7 @@ def _waiting(report: Report) -> Iterator[tuple[str, str | Condition]]:
     if held := report.counts.get("held", 0):
         yield (
             "held",
-            f"{many(held, 'study is', 'studies are')} held on ORTHANC1, for no rule takes them: ddwd routes list",
+            f"{many(held, 'study is', 'studies are')} held on ORTHANC1: no rule takes them: ddwd routes list",
         )
     for folder, images in report.aside.items():
         yield f"aside {folder}", aside_text(folder, images)
@@ -84,7 +84,7 @@ def _waiting(report: Report) -> Iterator[tuple[str, str | Condition]]:
     if report.hooks:
         yield (
             "hooks",
-            f"{many(report.hooks, 'finished study', 'finished studies')} could not be told of by its hook: ddwd hooks list",
+            f"the hook of {many(report.hooks, 'finished study', 'finished studies')} failed: ddwd hooks list",
         )
     if report.quarantine:
         count = many(report.quarantine, "image waits", "images wait")
@@ -151,7 +151,7 @@ class AlertState:
     due_since: float = 0.0
     sent: list[float] = field(default_factory=list)
 
-    def take(self, found: Mapping[str, Condition], now: float, at: str) -> Message | None:
+    def update(self, found: Mapping[str, Condition], now: float, at: str) -> Message | None:
         """Take in the conditions that hold now; return the message that is due, or None."""
         for key, condition in found.items():
             one = self.standing.setdefault(key, ActiveCondition(condition.text, now))
@@ -201,6 +201,6 @@ def load(path: Path, after: float) -> AlertState:
         return AlertState(after)
 
 
-def save(path: Path, book: AlertState) -> None:
+def save(path: Path, state: AlertState) -> None:
     """Write the state. Raises StorageFullError and OSError."""
-    durable.replace_file(path, json.dumps(book.as_dict()).encode() + b"\n")
+    durable.replace_file(path, json.dumps(state.as_dict()).encode() + b"\n")

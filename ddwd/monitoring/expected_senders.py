@@ -30,7 +30,7 @@ class ExpectedSenders:
     def __init__(self) -> None:
         self._hours: defaultdict[str, set[datetime]] = defaultdict(set)
 
-    def happened(self, events: Iterable[AuditEvent]) -> None:
+    def learn(self, events: Iterable[AuditEvent]) -> None:
         """Learn from `received` events."""
         for one in events:
             aet = one.fields.get("aet")

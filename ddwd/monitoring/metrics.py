@@ -90,12 +90,12 @@ class Metrics:
         for kind in _FAILURES.values():
             self._failures.labels(kind)
 
-    def happened(self, events: Iterable[AuditEvent]) -> None:
+    def count(self, events: Iterable[AuditEvent]) -> None:
         """Count these events."""
         for one in events:
-            self._count(one)
+            self._count_one(one)
 
-    def _count(self, one: AuditEvent) -> None:
+    def _count_one(self, one: AuditEvent) -> None:
         if one.event == Event.RECEIVED:
             self._received.labels(self._sender(one.fields.get("aet", ""))).inc(_number(one, "instances"))
         elif one.event == Event.VERIFIED:

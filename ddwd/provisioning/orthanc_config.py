@@ -1,8 +1,8 @@
-"""From Config to the one JSON file each Orthanc is started with, held against the minimum that loses no image.
+"""Render Config to the one JSON file that each Orthanc is started with, and check it against the minimum configuration.
 
-Read: orthanc/{gateway,storage}.json (fixed part), Config, the credentials, the operator's additions. Written by
+Reads orthanc/{gateway,storage}.json (fixed part), Config, the credentials and the operator's additions. Written by
 provision (and `ddwd try`) to Paths.rendered. Additions are merged here, not by Orthanc, which refuses a section that
-stands in two files; whatever would break the minimum configuration is a Problem and nothing is rendered.
+is in two files; whatever would break the minimum configuration is a Problem, and no file is rendered then.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PLUGIN = "plugin.py"
 """Loaded by the Python plugin in both Orthancs; without it other content under a known UID would be dropped with Success."""
 SOCKET_DIR = "/var/run/postgresql"
 ROUTES = "routes.lua"
-"""Loaded in the gateway where there are rules; reads the table that ddwd-provision writes."""
+"""Loaded in the gateway if there are routes; reads the table that ddwd-provision writes."""
 _STOW_SECONDS = 3600
 _SCP_SECONDS = 300
 _INDEX_CONNECTIONS = 8
@@ -43,7 +43,7 @@ KEY_OF_UNIT = "/run/credentials/ddwd-{unit}.service/" + tls.CREDENTIAL
 
 
 def base(config: Config, credentials: Credentials, node: NodeName, *, with_plugin: bool = True) -> Json:
-    """The fixed part of that Orthanc's configuration with everything that Config decides filled in."""
+    """Return the fixed part of that Orthanc's configuration, completed from Config."""
     share = orthanc_share()
     rendered: Json = json.loads((share / f"{node}.json").read_text(encoding="utf-8"))
     own = config.node(node)
@@ -64,7 +64,9 @@ def base(config: Config, credentials: Credentials, node: NodeName, *, with_plugi
     if with_plugin:
         rendered["PythonScript"] = str(share / PLUGIN)
     else:
-        del rendered["RegisteredUsers"][VIEWER]  # nobody would hold it to looking
+        del rendered["RegisteredUsers"][
+            VIEWER
+        ]  # without the plugin nothing would limit that user to read requests
     if node == "gateway":
         rendered |= sender_acl.orthanc(config)
         rendered["ConcurrentJobs"] += JOBS_ELSEWHERE * len(config.destinations)
@@ -76,7 +78,7 @@ def base(config: Config, credentials: Credentials, node: NodeName, *, with_plugi
 
 
 def _dicom_tls(config: Config, node: NodeName) -> Json:
-    """DIMSE by TLS: as a server where the settings have it, and as what ORTHANC2 shows the SCP."""
+    """Return the keys of DIMSE over TLS: as a server if the settings have it, and for what ORTHANC2 presents to the SCP."""
     serves = config.tls.storage if node == "storage" else config.tls.gateway == "only"
     asks = config.tls.scp if node == "storage" else tls.sends_elsewhere(config)
     if not serves and not asks:
@@ -93,7 +95,7 @@ def _dicom_tls(config: Config, node: NodeName) -> Json:
 
 
 def senders_bundle(config: Config) -> Path:
-    """The authorities of the modalities and of destinations by DIMSE, and the portal's own for the self test; ddwd-provision writes it."""
+    """Return the file of the authorities of modalities and of destinations by DIMSE, and the portal's own for the self test; ddwd-provision writes it."""
     return Paths(config).tls / "senders.pem"
 
 
@@ -114,7 +116,7 @@ def _plugins(config: Config, *, with_plugin: bool) -> list[str]:
 
 
 def _settings_for_scripts(config: Config, node: NodeName) -> Json:
-    """What the scripts inside Orthanc read: Lua the first six, the door the rest."""
+    """Return what the scripts inside Orthanc read: Lua the first six, the admission filter the rest."""
     paths = Paths(config)
     listed: Json = {}
     if node == "gateway" and config.senders:
@@ -136,7 +138,7 @@ def _settings_for_scripts(config: Config, node: NodeName) -> Json:
 
 
 def _postgresql(config: Config, node: NodeName) -> Json:
-    """The index; locally libpq takes the folder of the Unix socket for a host, and peer authentication."""
+    """Return the keys of the index; locally libpq takes the folder of the Unix socket for a host, and peer authentication."""
     database = config.database
     section: Json = {
         "EnableIndex": True,
@@ -158,7 +160,7 @@ def _postgresql(config: Config, node: NodeName) -> Json:
 
 
 def _add_peer(rendered: Json, config: Config, credentials: Credentials, node: NodeName) -> None:
-    """The gateway knows the storage by DICOMweb; the storage sends to the SCP, and answers an extractor that calls from this machine alone."""
+    """Add the peers: the gateway knows the storage by DICOMweb; the storage sends to the SCP, and answers an extractor on this machine only."""
     if node == "gateway":
         user, password = credentials.login("storage", "gateway")
         server: Json = {
@@ -207,9 +209,9 @@ def _add_peer(rendered: Json, config: Config, credentials: Credentials, node: No
 
 
 def render(config: Config, credentials: Credentials, node: NodeName, *, with_plugin: bool = True) -> str:
-    """Return the JSON text for that Orthanc; raises ConfigError with every addition that cannot be.
+    """Return the JSON text for that Orthanc. Raises ConfigError with every addition that is refused.
 
-    Without `with_plugin` Orthanc's Python plugin is not asked for: a trial on a host that has none.
+    Without `with_plugin` Orthanc's Python plugin is not required: for a trial on a host that has none.
     """
     rendered, problems = merged(config, credentials, node, with_plugin=with_plugin)
     problems += lint(rendered, config, node)
@@ -219,7 +221,7 @@ def render(config: Config, credentials: Credentials, node: NodeName, *, with_plu
 
 
 def problems_of(config: Config, credentials: Credentials, node: NodeName) -> list[Problem]:
-    """Everything wrong with that Orthanc's additions, for `ddwd config check`."""
+    """Return everything wrong with that Orthanc's additions, for `ddwd config check`."""
     rendered, problems = merged(config, credentials, node)
     return problems + lint(rendered, config, node)
 
@@ -227,7 +229,7 @@ def problems_of(config: Config, credentials: Credentials, node: NodeName) -> lis
 def merged(
     config: Config, credentials: Credentials, node: NodeName, *, with_plugin: bool = True
 ) -> tuple[Rendered, list[Problem]]:
-    """Lay the operator's additions over the base, in the order of their names."""
+    """Merge the operator's additions into the base, in the order of their names."""
     ours = base(config, credentials, node, with_plugin=with_plugin)
     tree = copy.deepcopy(ours)
     origins: dict[str, str] = {}
@@ -241,7 +243,7 @@ def merged(
 
 
 def read_addition(path: Path, problems: list[Problem]) -> Json:
-    """One of the operator's files; what is wrong with it is added to `problems`, and nothing of it taken then."""
+    """Read one of the operator's files; if something is wrong with it, add that to `problems` and return an empty section."""
     try:
         found = json.loads(_without_comments(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -280,13 +282,13 @@ def _json_mistake(error: json.JSONDecodeError) -> tuple[int, str]:
 
 
 def _without_comments(text: str) -> str:
-    """Blank out // and /* */ comments, which Orthanc allows, leaving strings and line numbers as they are."""
+    """Blank out // and /* */ comments, which Orthanc allows; strings and line numbers stay."""
     pattern = r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/'
     return re.sub(pattern, lambda m: m.group(1) or re.sub(r"[^\n]", " ", m.group()), text, flags=re.DOTALL)
 
 
 def _merge(tree: Json, addition: Json) -> None:
-    """Sections are merged, the operator's scripts and plugins come before ours, any other value replaces."""
+    """Merge sections, put the operator's scripts and plugins before ours, replace any other value."""
     for key, value in addition.items():
         old = tree.get(key)
         if isinstance(old, dict) and isinstance(value, dict):
@@ -313,7 +315,7 @@ _SENDERS_KEYS = ("DicomAlwaysAllowStore", "DicomAlwaysAllowEcho", "DicomCheckMod
 _OURS = {
     "PythonScript": "leave it out: Orthanc takes one Python script, and the portal's own keeps conflicting images"
 }
-"""Keys of Orthanc that nobody else may set."""
+"""Keys of Orthanc that no addition may set."""
 
 
 def _refused_keys(path: Path, addition: Json, node: NodeName) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""The minimum configuration of both Orthancs, below which images are lost, changed or silently dropped: rules, and the check by them."""
+"""Minimum configuration of both Orthancs, below which images are lost, changed or silently dropped: the rules, and the check."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Rendered(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """One line of the minimum configuration: where the value stands, what must hold, and how to write it."""
+    """One rule of the minimum configuration: the path of the value, the condition, and how to write it."""
 
     path: tuple[str, ...]
     holds: Callable[[Any], bool]
@@ -68,7 +68,7 @@ MINIMUM: tuple[Rule, ...] = (
     Rule(("DicomServerEnabled",), lambda found: found in (None, True), "true"),
     Rule(("DicomWeb", "Enable"), lambda found: found in (None, True), "true"),
 )
-"""What both Orthancs must have, lest images are lost, changed or silently dropped."""
+"""What both Orthancs must have so that no image is lost, changed or silently dropped."""
 
 _LISTED = tuple(
     Rule((key,), lambda found: isinstance(found, list), "a list of files") for key in sorted(LISTS)
@@ -86,7 +86,7 @@ _FILTERS = re.compile(r"\b(Received(?:CStore)?InstanceFilter)\b")
 
 
 def lint(rendered: Rendered, config: Config, node: NodeName) -> list[Problem]:
-    """Hold a whole configuration against the minimum; each Problem names the file that broke it."""
+    """Check a whole configuration against the minimum; each Problem names the file that broke it."""
     rules = [*MINIMUM, *_LISTED, *(_GATEWAY if node == "gateway" else _storage_rules(config))]
     if config.database.engine == "postgresql":
         rules += _POSTGRESQL
@@ -107,7 +107,7 @@ def lint(rendered: Rendered, config: Config, node: NodeName) -> list[Problem]:
 
 
 def _lint_own(rendered: Rendered, config: Config, node: NodeName) -> list[Problem]:
-    """What the parts of the portal know of each other: with another value one of them would not reach the next."""
+    """Check the values by which the parts of the portal reach each other."""
     return [
         _broken(rendered, node, path, "is the portal's own", "leave it out: ddwd.yaml decides it")
         for path in _own_paths(config, node)
@@ -167,7 +167,7 @@ def _lint_users(rendered: Rendered, node: NodeName) -> list[Problem]:
 
 
 def _lint_scripts(rendered: Rendered) -> list[Problem]:
-    """A reception filter discards images and answers success: none may be loaded. Ours answers a failure."""
+    """Check the scripts: a reception filter discards images and answers success, so none may be loaded. Ours answers a failure."""
     problems = []
     scripts = rendered.tree.get("LuaScripts")
     for script in scripts if isinstance(scripts, list) else []:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from ddwd.status.redaction import Scrub
+    from ddwd.status.redaction import Redactor
 
 NEVER = {
     "images and their heads": "patient data",
@@ -58,7 +58,7 @@ class Missed:
 
 
 def gather(
-    parts: Sequence[Part], scrub: Scrub, begins: Callable[[Part], None]
+    parts: Sequence[Part], scrub: Redactor, begins: Callable[[Part], None]
 ) -> tuple[list[Packed], list[Missed]]:
     """Collect each part; one that fails does not stop the others."""
     packed: list[Packed] = []
@@ -72,7 +72,7 @@ def gather(
     return packed, missed
 
 
-def _content(part: Part, scrub: Scrub) -> bytes:
+def _content(part: Part, scrub: Redactor) -> bytes:
     found = part.collect()
     if isinstance(found, str):
         return scrub.text(found).encode("utf-8", "replace")

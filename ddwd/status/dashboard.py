@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.loader import Config
     from ddwd.status.events import AuditEvent
-    from ddwd.status.report import Ports, Report
+    from ddwd.status.report import Report, Sources
 
 _UNITS_SECONDS = 2.5
 _PUBLICATIONS = frozenset({Event.PUBLISHED.value, Event.LATE_IMAGE.value})
@@ -83,20 +83,20 @@ def _quarantine(count: int | None) -> tuple[str, ...]:
 class Watcher:
     """Builds one model after the other; remembers what rates are computed from, and today's counts."""
 
-    def __init__(self, config: Config, ports: Ports) -> None:
+    def __init__(self, config: Config, sources: Sources) -> None:
         self._config = config
         self._paths = Paths(config)
-        self._clock = ports.clock
-        self._real_systemctl = ports.systemctl
+        self._clock = sources.clock
+        self._real_systemctl = sources.systemctl
         self._units: tuple[float, str | None] = (float("-inf"), None)
-        self._ports = replace(ports, systemctl=self._systemctl)
+        self._sources = replace(sources, systemctl=self._systemctl)
         self._flow = Flow()
         self._today: Today | None = None
         self._tail: Callable[[], list[AuditEvent]] | None = None
 
     def look(self) -> DashboardModel:
         """Return the portal now. Takes as long as the slowest Orthanc, and never longer than `Sources.patience`."""
-        report = reports.collect(self._config, self._ports)
+        report = reports.collect(self._config, self._sources)
         hops = self._flow.take(report, self._clock.monotonic())
         return DashboardModel(report, hops, self._count_today(), os.access(self._paths.requests, os.W_OK))
 

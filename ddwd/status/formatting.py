@@ -18,11 +18,17 @@ def span(seconds: float) -> str:
 
 def size(amount: float) -> str:
     """Format bytes with an SI prefix: `1.5 GB`."""
+    number, unit = scaled(amount)
+    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+
+
+def scaled(amount: float) -> tuple[float, str]:
+    """Return bytes as a number below 1000, if possible, and its unit with an SI prefix."""
     for unit in ("B", "kB", "MB", "GB"):
         if amount < 1000:  # noqa: PLR2004 - what the SI prefixes mean
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+            return amount, unit
         amount /= 1000
-    return f"{amount:.1f} TB"
+    return amount, "TB"
 
 
 def many(count: int, one: str, more: str) -> str:

@@ -115,11 +115,11 @@ def versions(context: CheckContext) -> Iterator[Finding]:
     """Check for known weaknesses. A distribution may have fixed one without a new version number, so it is a warning."""
     for version in {server.version for server in context.report.servers if server.version}:
         numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
-        for mended, flaw in _FLAWS:
-            if numbers and numbers < mended:
-                wanted = ".".join(map(str, mended))
+        for fixed, flaw in _FLAWS:
+            if numbers and numbers < fixed:
+                wanted = ".".join(map(str, fixed))
                 remedy = (
-                    f"let only your modalities reach it; apt upgrade brings {wanted} or a mended {version}"
+                    f"let only your modalities reach it; apt upgrade brings {wanted} or a fixed {version}"
                 )
                 yield Finding("versions", Level.WARN, f"Orthanc {version} has {flaw}", remedy)
 
@@ -178,7 +178,7 @@ def _destinations(context: CheckContext) -> Iterator[Finding]:
     for one in context.config.destinations if context.config.has("gateway") else ():
         row = told.get(one.name)
         if row is None:
-            text = f"ddwd-courier has not told of {one.name} yet"
+            text = f"ddwd-courier has not reported {one.name} yet"
             yield Finding("hops", Level.NOTE, text, "systemctl status ddwd-courier")
         elif row["state"] == "away":
             text = f"{one.name} does not answer since {time(row['since'])}: {row['reason']}"

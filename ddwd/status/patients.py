@@ -22,7 +22,7 @@ _SHOWN = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class Patient:
     """Patient ID and accession number of a study; empty if no Orthanc reports them."""
 
     patient_id: str = ""
@@ -35,16 +35,16 @@ class Person:
         return _MASK * min(hidden, 6) + self.patient_id[hidden:]
 
 
-class People:
+class Patients:
     """Remembers the patients of the latest studies."""
 
     def __init__(self, nodes: Sequence[OrthancPort]) -> None:
         self._nodes = nodes
-        self._known: dict[OrthancId, Person] = {}
+        self._known: dict[OrthancId, Patient] = {}
 
-    def of(self, study: OrthancId) -> Person:
+    def of(self, study: OrthancId) -> Patient:
         """Return what is known of this study so far; asks no Orthanc."""
-        return self._known.get(study, Person())
+        return self._known.get(study, Patient())
 
     def ask(self, studies: Sequence[OrthancId]) -> None:
         """Ask about studies not known yet. An Orthanc that does not answer is asked again next time."""
@@ -54,12 +54,12 @@ class People:
         while len(self._known) > _KEPT:
             self._known.pop(next(iter(self._known)))
 
-    def _asked(self, study: OrthancId) -> Person | None:
+    def _asked(self, study: OrthancId) -> Patient | None:
         for node in self._nodes:
             try:
                 listing = node.study(study)
             except DdwdError:
                 continue
             if listing is not None:
-                return Person(listing.patient_id.strip(), listing.accession.strip())
+                return Patient(listing.patient_id.strip(), listing.accession.strip())
         return None

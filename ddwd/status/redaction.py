@@ -110,7 +110,7 @@ def _without_logins(text: str, found: set[str]) -> str:
     return _QUERY.sub(rf"\g<url>?{HIDDEN}", _PASSWORD.sub(rf"\g<key>{HIDDEN}", text))
 
 
-class Scrub:
+class Redactor:
     """Removes the given secrets and identifiers, and counts in `hidden` how often."""
 
     def __init__(self, secrets: Iterable[str], patients: Iterable[str], output: Path) -> None:

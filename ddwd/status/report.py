@@ -57,7 +57,7 @@ _STAMPS = {"scp": "at", "extractor": "updated"}
 
 
 @dataclass(frozen=True, slots=True)
-class Ports:
+class Sources:
     """Where the facts come from; `patience` is the seconds an Orthanc has to answer."""
 
     systemctl: Systemctl
@@ -113,6 +113,11 @@ class Volume:
     hours_left: float | None = None
     problem: str = ""
 
+    @property
+    def main_use(self) -> str:
+        """The first of its uses."""
+        return self.use.partition(", ")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -144,25 +149,25 @@ class Report:
         return tuple(_all_wrong(self))
 
 
-def real_ports() -> Ports:
+def real_sources() -> Sources:
     """Return this machine's systemd, Orthancs and clock."""
-    return Ports(units.systemctl, _orthanc, SystemClock())
+    return Sources(units.systemctl, _orthanc, SystemClock())
 
 
 def _orthanc(node: OrthancNode, login: Credentials) -> Orthanc:
     return Orthanc(node.name, node.url, *login.login(node.name))
 
 
-def collect(config: Config, ports: Ports) -> Report:
+def collect(config: Config, sources: Sources) -> Report:
     """Ask every source; one that fails does not keep the others from being shown."""
     paths = Paths(config)
-    hearts = tuple(_heart(config, daemon, ports.clock) for daemon in _daemons(config))
+    hearts = tuple(_heart(config, daemon, sources.clock) for daemon in _daemons(config))
     extractor = hearts[-1] if hearts else Heartbeat("extractor", None, {}, "it runs on another machine")
     return Report(
-        at=stamp(ports.clock.utc()),
+        at=stamp(sources.clock.utc()),
         # only `ddwd try` has the embedded database, and it has no units
-        units=units.ask(ports.systemctl, config.roles) if config.database.engine == "postgresql" else (),
-        servers=_servers(config, ports),
+        units=units.ask(sources.systemctl, config.roles) if config.database.engine == "postgresql" else (),
+        servers=_servers(config, sources),
         hearts=hearts,
         volumes=_watched(config, extractor) or _volumes(config),
         counts=dict(extractor.facts.get("counts", {})),
@@ -173,7 +178,7 @@ def collect(config: Config, ports: Ports) -> Report:
         self_test=_last_self_test(paths.self_test),
         swept=dict(extractor.facts.get("swept", {})),
         retention=dict(extractor.facts.get("retention", {})),
-        destinations=told_by_courier(config),
+        destinations=destination_states(config),
         hooks=_failed_hooks(paths.hooks_status),
         aside=_aside(config),
     )
@@ -213,7 +218,7 @@ def _rows(heart: Heartbeat, of: str, names: tuple[str, ...]) -> tuple[dict[str, 
     return tuple({name: row.get(name) for name in names} for row in heart.facts.get(of, ()))
 
 
-def _servers(config: Config, ports: Ports) -> tuple[Server, ...]:
+def _servers(config: Config, sources: Sources) -> tuple[Server, ...]:
     """Ask both Orthancs at once; one that hangs has `patience` seconds."""
     nodes = config.known_nodes
     try:
@@ -223,15 +228,15 @@ def _servers(config: Config, ports: Ports) -> tuple[Server, ...]:
     found: dict[str, Server] = {}
 
     def ask(node: OrthancNode) -> None:
-        found[node.name] = _server(node, ports.orthanc(node, login), ports.clock)
+        found[node.name] = _server(node, sources.orthanc(node, login), sources.clock)
 
     # daemon threads and not a pool: a hung Orthanc must not delay the end of the program
     threads = [threading.Thread(target=ask, args=(node,), daemon=True) for node in nodes]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(ports.patience)
-    return tuple(found.get(node.name) or _silent(node, ports.patience) for node in nodes)
+        thread.join(sources.patience)
+    return tuple(found.get(node.name) or _silent(node, sources.patience) for node in nodes)
 
 
 def _silent(node: OrthancNode, patience: float) -> Server:
@@ -338,7 +343,7 @@ def _last_self_test(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def told_by_courier(config: Config) -> tuple[dict[str, Any], ...]:
+def destination_states(config: Config) -> tuple[dict[str, Any], ...]:
     """Return the state of each configured destination; empty if ddwd-courier has not written any."""
     known = {one.name for one in config.destinations}
     try:

@@ -174,7 +174,7 @@ def journal(*, unit: str = "", identifier: str = "", limit: int = _JOURNAL_BYTES
     rows, is_cut = _rows([*command, f"--output-fields={','.join(fields)}"], limit)
     if unit:  # the audit trail is a file of its own
         rows = [row for row in rows if row.get("SYSLOG_IDENTIFIER") != audit.IDENTIFIER]
-    lines = [line for row in reversed(rows) for line in _told(row)]
+    lines = [line for row in reversed(rows) for line in _lines_of(row)]
     head = (
         [f"(older lines are left out: this is the newest of more than {limit // 1024} KiB)"] if is_cut else []
     )
@@ -205,7 +205,7 @@ def _rows(command: Sequence[str], limit: int) -> tuple[list[dict[str, Any]], boo
     return rows, False
 
 
-def _told(row: dict[str, Any]) -> list[str]:
+def _lines_of(row: dict[str, Any]) -> list[str]:
     """Format one record; further lines of its message are indented."""
     at = datetime.fromtimestamp(int(row.get("__REALTIME_TIMESTAMP", 0)) / 1e6, UTC)
     priority = str(row.get("PRIORITY", ""))

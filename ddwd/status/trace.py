@@ -128,7 +128,7 @@ def trace(study: OrthancId, config: Config, nodes: tuple[OrthancPort, OrthancPor
     silent = known.problems.keys() & {"gateway", "storage", "disk"}
     if not (known.listing or known.record or known.row or known.entries or silent):
         raise NotFoundError("no hop knows this study; see: ddwd reconcile --dry-run")
-    return _told(known, config)
+    return _assembled(known, config)
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def _ask_ledger(known: _Known, paths: Paths) -> None:
 # --- building the trace ------------------------------------------------------------------------------------------------
 
 
-def _told(known: _Known, config: Config) -> Trace:
+def _assembled(known: _Known, config: Config) -> Trace:
     listing, record = known.listing, known.record
     missing = tuple(_missing(known))
     verdict, next_step, complete = _judged(known, missing)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ddwd.extractor.quarantine import Entry
     from ddwd.status.events import AuditEvent
-    from ddwd.status.patients import People
+    from ddwd.status.patients import Patients
     from ddwd.status.trace import Trace
     from ddwd.tui.feed import Feed
 
@@ -39,7 +39,7 @@ _Found = TypeVar("_Found")
 class Portal(Protocol):
     """What the dashboard asks for beyond the DashboardModel; everything may take long or raise DdwdError or OSError."""
 
-    people: People
+    people: Patients
 
     def trace(self, study: OrthancId) -> Trace:
         """The account of one study."""

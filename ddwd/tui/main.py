@@ -18,8 +18,8 @@ from ddwd.extractor.quarantine import read_entries
 from ddwd.status import study_lookup
 from ddwd.status.dashboard import Watcher
 from ddwd.status.events import tail_of
-from ddwd.status.patients import People
-from ddwd.status.report import real_ports
+from ddwd.status.patients import Patients
+from ddwd.status.report import real_sources
 from ddwd.status.trace import Trace, trace
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Requests
@@ -94,7 +94,7 @@ def _config() -> Config:
 
 
 def _once(config: Config, *, as_json: bool) -> int:
-    board = Watcher(config, real_ports()).look()
+    board = Watcher(config, real_sources()).look()
     if as_json:
         body = {
             "well": not board.trouble,
@@ -113,7 +113,7 @@ def _live(config: Config) -> int:
     from ddwd.tui.feed import Feed  # noqa: PLC0415 - as above
 
     portal = RealPortal(config)
-    watcher = Watcher(config, real_ports())
+    watcher = Watcher(config, real_sources())
 
     def look() -> DashboardModel:
         board = watcher.look()
@@ -131,7 +131,7 @@ class RealPortal:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._paths = Paths(config)
-        self.people = People(self._nodes_or_none())
+        self.people = Patients(self._nodes_or_none())
 
     def trace(self, study: OrthancId) -> Trace:
         """See Portal."""

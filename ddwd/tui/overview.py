@@ -24,7 +24,7 @@ class Overview(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self._board: DashboardModel | None = None
-        self._eyes = text.PatientMasking()
+        self._masking = text.PatientMasking()
         self._rows: dict[str, dict[str, Any]] = {}
 
     def compose(self) -> ComposeResult:
@@ -39,9 +39,9 @@ class Overview(Screen[None]):
         yield Static(id="foot", markup=False)
         yield Footer()
 
-    def show(self, board: DashboardModel, eyes: PatientMasking) -> None:
+    def show(self, board: DashboardModel, masking: PatientMasking) -> None:
         """Show this."""
-        self._board, self._eyes = board, eyes
+        self._board, self._masking = board, masking
         self._draw()
 
     def complain(self, reason: str) -> None:
@@ -78,11 +78,11 @@ class Overview(Screen[None]):
         self.query_one("#flight-title", Static).update(f"in flight: {len(report.in_flight)}")
         self.query_one("#finished-title", Static).update(f"just finished: {len(report.recent)}")
         flight = [
-            (f"{row['study']}", row, text.flight_row(row, self._eyes, report.at, width))
+            (f"{row['study']}", row, text.flight_row(row, self._masking, report.at, width))
             for row in report.in_flight
         ]
         finished = [
-            (f"{row['study']}/{row['revision']}", row, text.finished_row(row, self._eyes, width))
+            (f"{row['study']}/{row['revision']}", row, text.finished_row(row, self._masking, width))
             for row in report.recent
         ]
         self._rows = {f"flight:{key}": row for key, row, _ in flight}

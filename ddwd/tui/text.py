@@ -13,8 +13,8 @@ from rich.text import Text
 
 from ddwd import __version__
 from ddwd.status.flow import Light
-from ddwd.status.formatting import many, plain, size, span
-from ddwd.status.patients import Person
+from ddwd.status.formatting import many, plain, scaled, size, span
+from ddwd.status.patients import Patient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -74,12 +74,12 @@ FINISHED = (
 class PatientMasking:
     """How a reader sees people: whom a study is of, and whether patient IDs are masked."""
 
-    of: Callable[[OrthancId], Person] = lambda _study: Person()
+    of: Callable[[OrthancId], Patient] = lambda _study: Patient()
     unmasked: bool = False
 
     def patient(self, row: dict[str, Any]) -> str:
         """The patient ID as it may be shown; the end of the StudyInstanceUID where it is not known."""
-        person = self.of(row["study"]) if row.get("study") else Person()
+        person = self.of(row["study"]) if row.get("study") else Patient()
         if not person.patient_id:
             return f"\u2026{str(row.get('study_uid') or '')[1 - _TAIL :]}"
         return person.patient_id if self.unmasked else person.masked
@@ -149,8 +149,9 @@ def _rates(hop: Hop, board: DashboardModel) -> str:
 
 def _brief(amount: float) -> str:
     """As `size`, in at most five characters."""
-    number, unit = size(amount).split(" ")
-    return f"{float(number):.0f}{unit}" if float(number) >= _BRIEF else f"{number}{unit}"
+    number, unit = scaled(amount)
+    number = round(number, 1)
+    return f"{number:.0f}{unit}" if unit == "B" or number >= _BRIEF else f"{number:.1f}{unit}"
 
 
 def _last_image(board: DashboardModel) -> str:
@@ -174,12 +175,12 @@ def _backlog(hop: Hop) -> str:
     return f"{hop.backlog:,} wait" if hop.backlog else "none wait"
 
 
-def flight_row(row: dict[str, Any], eyes: PatientMasking, now: str, width: int) -> list[Text]:
+def flight_row(row: dict[str, Any], masking: PatientMasking, now: str, width: int) -> list[Text]:
     """The cells of one study in flight, each as wide as its column."""
     known = row.get("instances") or 0
     cells = [
-        eyes.patient(row),
-        eyes.accession(row),
+        masking.patient(row),
+        masking.accession(row),
         row.get("aet") or "",
         row.get("state") or "",
         _bar(row.get("on_gateway"), known),
@@ -190,11 +191,11 @@ def flight_row(row: dict[str, Any], eyes: PatientMasking, now: str, width: int) 
     return _cells(cells, FLIGHT, width, {3: _STAGES.get(str(row.get("state")), "")})
 
 
-def finished_row(row: dict[str, Any], eyes: PatientMasking, width: int) -> list[Text]:
+def finished_row(row: dict[str, Any], masking: PatientMasking, width: int) -> list[Text]:
     """The cells of one study that was just finished."""
     cells = [
-        eyes.patient(row),
-        eyes.accession(row),
+        masking.patient(row),
+        masking.accession(row),
         row.get("aet") or "",
         _clock(row["published_at"]),
         f"{row.get('added') or row['instances']:,}",
@@ -240,7 +241,7 @@ def foot(board: DashboardModel, width: int) -> Text:
 def _room(board: DashboardModel) -> Iterable[str]:
     for volume in board.report.volumes:
         left = f", full in {span(volume.hours_left * 3600)}" if volume.hours_left is not None else ""
-        yield f"disk ({volume.use.split(',')[0]}) {size(volume.free)} free{left}"
+        yield f"disk ({volume.main_use}) {size(volume.free)} free{left}"
 
 
 def _retention(board: DashboardModel) -> Iterable[str]:
@@ -266,7 +267,7 @@ def _self_test(board: DashboardModel) -> Iterable[str]:
         yield f"self test {word} {span(_seconds(str(found.get('at', '')), board.report.at))} ago"
 
 
-def page(board: DashboardModel, eyes: PatientMasking, width: int) -> Text:
+def page(board: DashboardModel, masking: PatientMasking, width: int) -> Text:
     """The whole dashboard as text, for `--once`."""
     report = board.report
     parts = [head(board, width)]
@@ -275,11 +276,11 @@ def page(board: DashboardModel, eyes: PatientMasking, width: int) -> Text:
     parts += [flow(board, width), Text(f"in flight: {len(report.in_flight)}", style="bold")]
     if report.in_flight:
         parts.append(_headings(FLIGHT, width))
-    parts += [Text("").join(flight_row(row, eyes, report.at, width)) for row in report.in_flight]
+    parts += [Text("").join(flight_row(row, masking, report.at, width)) for row in report.in_flight]
     parts.append(Text(f"just finished: {len(report.recent)}", style="bold"))
     if report.recent:
         parts.append(_headings(FINISHED, width))
-    parts += [Text("").join(finished_row(row, eyes, width)) for row in report.recent]
+    parts += [Text("").join(finished_row(row, masking, width)) for row in report.recent]
     parts.append(foot(board, width))
     return Text("\n").join(parts)
 

@@ -14,7 +14,7 @@ from ddwd.extractor.quarantine import Entry, Subject
 from ddwd.status.dashboard import DashboardModel, Today
 from ddwd.status.events import AuditEvent
 from ddwd.status.flow import HISTORY, Hop, Light
-from ddwd.status.patients import Person
+from ddwd.status.patients import Patient
 from ddwd.status.report import Heartbeat, Report, Server, Volume
 from ddwd.status.trace import Hop as TraceHop
 from ddwd.status.trace import Step, Trace
@@ -207,10 +207,10 @@ class StillFeed:
 
 
 class _People:
-    def of(self, one: OrthancId) -> Person:
+    def of(self, one: OrthancId) -> Patient:
         """Everybody is made up."""
         number = int(one[:8], 16)
-        return Person(f"DOE-{4710 + number}", f"A-2026-{number:04}")
+        return Patient(f"DOE-{4710 + number}", f"A-2026-{number:04}")
 
 
 @dataclass

@@ -32,7 +32,7 @@ def _play(
     sent = []
     for step in range(int(seconds / 5)):
         now = begin + step * 5
-        message = book.take(found, now, "now")
+        message = book.update(found, now, "now")
         if message is not None:
             sent.append((now - begin, message))
     return sent
@@ -142,7 +142,7 @@ MONDAY = datetime(2026, 2, 2, tzinfo=UTC).astimezone()
 
 def _habits(*sent: datetime, aet: str = "CT1") -> ExpectedSenders:
     habits = ExpectedSenders()
-    habits.happened(
+    habits.learn(
         AuditEvent(moment.astimezone(UTC).isoformat(), "received", "", "", "", {"aet": aet})
         for moment in sent
     )

@@ -23,7 +23,7 @@ from ddwd.monitoring.alerts import Condition
 from ddwd.provisioning import credentials, destinations, provision
 from ddwd.provisioning.orthanc_config import problems_of, render
 from ddwd.status.redaction import secrets_of
-from ddwd.status.report import told_by_courier
+from ddwd.status.report import destination_states
 from ddwd.store.settings_snapshot import changed_settings
 from tests.unit.test_flow import report
 
@@ -312,7 +312,7 @@ def test_one_that_nobody_has_told_of_is_listed_too(config: Config) -> None:
 
 def test_one_that_is_no_longer_in_the_settings_is_not_told_of(config: Config) -> None:
     _tell(config, AWAY, FINE)
-    assert told_by_courier(replace(config, destinations=(PACS,))) == (FINE,)
+    assert destination_states(replace(config, destinations=(PACS,))) == (FINE,)
 
 
 def test_a_retry_is_asked_of_the_courier(config: Config) -> None:
@@ -324,7 +324,7 @@ def test_a_retry_is_asked_of_the_courier(config: Config) -> None:
 
 def test_one_that_is_away_is_wrong_and_told_of_in_an_alert(config: Config) -> None:
     _tell(config, AWAY, FINE)
-    told = report(destinations=told_by_courier(config))
+    told = report(destinations=destination_states(config))
     (wrong,) = told.wrong
     assert wrong.startswith(
         "teaching does not answer since 2026-01-02 03:00Z (no route to host); 2 studies wait"

@@ -184,7 +184,7 @@ def test_a_gateway_alone_asks_nobody_else_and_shows_what_its_door_put_aside(tmp_
     aside = Paths(config).conflicts("gateway")
     aside.mkdir(parents=True)
     (aside / "one.dcm").touch()
-    found = report.collect(config, report.Ports(lambda _: None, _nobody, FakeClock()))
+    found = report.collect(config, report.Sources(lambda _: None, _nobody, FakeClock()))
     assert [server.name for server in found.servers] == ["gateway"]
     assert found.hearts == ()
     assert found.aside == {str(aside): 1}
@@ -199,7 +199,7 @@ def test_an_orthanc_elsewhere_that_does_not_answer_is_told_with_its_machine(tmp_
         WITHIN, data_dir=tmp_path, run_dir=tmp_path / "run", credentials_file=tmp_path / "credentials.json"
     )
     credentials.write(config.credentials_file, LOGIN)
-    found = report.collect(config, report.Ports(lambda _: None, _silent, FakeClock()))
+    found = report.collect(config, report.Sources(lambda _: None, _silent, FakeClock()))
     gateway, storage = (server.problem for server in found.servers)
     assert gateway == f"no answer; it runs on {DMZ}, ddwd-tls@link leads there"
     assert storage == "no answer"

@@ -91,7 +91,9 @@ class Machine:
         path.write_text(json.dumps({"at": moment, "updated": moment, **facts}))
 
     def report(self) -> view.Report:
-        return view.collect(self.config, view.Ports(self.systemctl, self.orthanc, self.clock, patience=0.05))
+        return view.collect(
+            self.config, view.Sources(self.systemctl, self.orthanc, self.clock, patience=0.05)
+        )
 
 
 @pytest.fixture
