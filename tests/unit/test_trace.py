@@ -13,6 +13,7 @@ from ddwd.config.routing import Route
 from ddwd.core.errors import NotFoundError, PeerRefusedError
 from ddwd.core.model import OrthancId
 from ddwd.daemon.extractor_status import Totals, standing
+from ddwd.extractor.decision import Blocker
 from ddwd.extractor.quarantine import Subject
 from ddwd.status import trace as view
 from ddwd.status.status_codes import MEANINGS, explain
@@ -78,6 +79,7 @@ def test_paused_says_how_to_go_on(portal: Portal) -> None:
     portal.requests.submit(Request("pause"))
     portal.deliver(*_images(2))
     portal.run(20)
+    assert [study.blocker for study in portal.open.values()] == [Blocker.PAUSE]
     assert _trace(portal).next_step == "ddwd resume"
 
 
