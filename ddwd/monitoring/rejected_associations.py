@@ -56,9 +56,9 @@ class RejectionReporter:
 
     def refused(self, calling: str, called: str) -> None:
         """Record one rejected association, by its calling and called AE title. Called by the threads of the SCP."""
-        self.tell(f"refused an association that called {called}", calling)
+        self.report(f"refused an association that called {called}", calling)
 
-    def tell(self, message: str, aet: str, peer: str = "") -> None:
+    def report(self, message: str, aet: str, peer: str = "") -> None:
         """Record one rejection."""
         with self._lock:
             now = self._clock.monotonic()
@@ -111,7 +111,7 @@ class RejectionWatcher:
             if found := pattern.search(text):
                 who = found.groupdict()
                 aet = who.get("aet", "?")
-                self._refusals.tell(f"refused {what} {_details(who)}", aet, peer=node)
+                self._refusals.report(f"refused {what} {_details(who)}", aet, peer=node)
                 return
 
 
