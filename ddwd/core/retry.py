@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 def retry_delay(failures: int, first: float = 1.0, longest: float = 30.0) -> float:
-    """Return the seconds to wait after the n-th failure in a row: `first`, twice that, ... up to `longest`; 0 without a failure.
+    """Return the seconds to wait after the n-th failure in a row: `first`, then twice as long each time, at most `longest`; 0 for none.
 
-    The default limit is below the 60 s within which everything is delivered once the last fault has healed.
+    The default of `longest` is below 60 s, within which all images must be delivered once the last fault has ended.
     """
     if failures <= 0:
         return 0.0

@@ -58,7 +58,7 @@ class ExtractorDaemon:
         self._sweeper = Workers(self._watchdog, self._loop.wake)
         self._main = threading.get_ident()
         self._totals = Totals()
-        self._audit.also(self._totals.happened)
+        self._audit.add_sink(self._totals.happened)
         self._status_at = 0.0
         watchdog.install(self._waiting)
         self._extractor = Extractor(config, self._services())
@@ -93,7 +93,7 @@ class ExtractorDaemon:
         )
         paths, config, audit = self._paths, self._config, self._audit
         stores = stores_of(config, self._clock, self._waiting)
-        audit.also(stores.ledger.note)
+        audit.add_sink(stores.ledger.note)
         if changed := changed_settings(config, paths.settings):
             audit.record(
                 Event.CONFIG_CHANGED, f"settings changed: {', '.join(changed)}", keys=",".join(changed)

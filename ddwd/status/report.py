@@ -320,7 +320,7 @@ def _volume(config: Config, use: str, path: Path) -> Volume:
     problem = ""
     if level >= disk_space.Level.NO_RETRIEVE:
         problem = f"{path}: only {size(space.free)} free; the portal stops taking images before it is full"
-    return Volume(use, str(path), space.free, space.total, disk_space.word(level), problem=problem)
+    return Volume(use, str(path), space.free, space.total, disk_space.level_name(level), problem=problem)
 
 
 def _quarantined(folder: Path) -> int | None:

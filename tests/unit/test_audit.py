@@ -25,7 +25,7 @@ class Told:
         self.journal: list[tuple[Event, str, dict[str, str]]] = []
         self.ledger: list[dict[str, str]] = []
         self.audit = Audit(lambda *record: self.journal.append(record), patient_ids=patient_ids)
-        self.audit.also(lambda _event, _message, fields: self.ledger.append(fields))
+        self.audit.add_sink(lambda _event, _message, fields: self.ledger.append(fields))
 
 
 def test_no_field_but_those_that_are_known_gets_in() -> None:
