@@ -1,6 +1,6 @@
-"""What a round of retention did, for people: what went, what had to stay and why. The extractor alone writes the file.
+"""Report a round of retention: what was removed, what was kept and why. Only the extractor writes the file.
 
-It holds no patient: studies are named by their StudyInstanceUID, one for each reason.
+It holds no patient data: one study per reason is named, by its StudyInstanceUID.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ddwd.core.errors import StateError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.retention.eligibility import Finding
+    from ddwd.retention.eligibility import Eligibility
     from ddwd.retention.remove import Removed
 
 SCHEMA = 1
-_MOST_REASONS = 50
-"""Some have a number in them; beyond so many they are told as one."""
+_MAX_REASONS = 50
+"""Some reasons hold a number; any further reasons are counted together."""
 
 
 @dataclass
-class Kept:
-    """Studies that should have gone, and could not for this reason; `example` is the StudyInstanceUID of one."""
+class HeldBack:
+    """Number of studies that were kept for this reason after their time was over; `example` is the StudyInstanceUID of one."""
 
     reason: str
     studies: int = 0
@@ -35,28 +35,28 @@ class Kept:
 
 @dataclass
 class Tally:
-    """What went from one place, and what had to stay."""
+    """What was removed from one place, and what was kept."""
 
     studies: int = 0
     images: int = 0
     bytes: int = 0
-    kept: dict[str, Kept] = field(default_factory=dict)
+    kept: dict[str, HeldBack] = field(default_factory=dict)
 
     def removed(self, gone: Removed) -> None:
-        """Count what went."""
+        """Count a study of which images were removed."""
         self.studies += 1
         self.images += gone.images
         self.bytes += gone.bytes
 
-    def stays(self, finding: Finding, reason: str) -> None:
-        """Count one that had to stay."""
-        if len(self.kept) >= _MOST_REASONS and reason not in self.kept:
+    def stays(self, finding: Eligibility, reason: str) -> None:
+        """Count a study that was kept."""
+        if len(self.kept) >= _MAX_REASONS and reason not in self.kept:
             reason = "other reasons"
-        kept = self.kept.setdefault(reason, Kept(reason, example=finding.study_uid or finding.study))
+        kept = self.kept.setdefault(reason, HeldBack(reason, example=finding.study_uid or finding.study))
         kept.studies += 1
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; the reasons that hold back most first."""
+        """Return the tally for JSON; the reason with most studies first."""
         kept = sorted(self.kept.values(), key=lambda one: -one.studies)
         return {
             "studies": self.studies,
@@ -67,8 +67,8 @@ class Tally:
 
 
 @dataclass
-class Account:
-    """One round: stamps of its begin and end, a tally for each place, and what broke it off."""
+class RoundReport:
+    """One round: the stamps of its begin and end, a tally for each place, and the error that ended it, if any."""
 
     began_at: str = ""
     ended_at: str = ""
@@ -76,7 +76,7 @@ class Account:
     places: dict[Place, Tally] = field(default_factory=lambda: {place: Tally() for place in PLACES})
 
     def as_dict(self) -> dict[str, Any]:
-        """For the status and the file."""
+        """Return the report for the status file and for its own file."""
         places = {place: tally.as_dict() for place, tally in self.places.items()}
         return {
             "began_at": self.began_at,
@@ -87,7 +87,7 @@ class Account:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The last round as `Account.as_dict` has it; nothing where there was none, or its file is damaged. Raises StateError."""
+    """Return the last round in the form of `RoundReport.as_dict`; empty if there was none or the file is damaged. Raises StateError."""
     try:
         body = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -97,8 +97,8 @@ def read(path: Path) -> dict[str, Any]:
     return body if isinstance(body, dict) and body.get("schema") == SCHEMA else {}
 
 
-def write(path: Path, account: Account) -> None:
-    """Put the round in place of the one before. Raises StorageFullError and OSError."""
+def write(path: Path, account: RoundReport) -> None:
+    """Write the report of the round over that of the round before. Raises StorageFullError and OSError."""
     durable.make_dirs(path.parent)
     body = {"schema": SCHEMA} | account.as_dict()
     durable.replace_file(path, json.dumps(body, indent=1).encode("ascii") + b"\n")

@@ -515,7 +515,7 @@ def test_a_study_is_kept_until_all_other_destinations_have_it(tmp_path: Path) ->
 
 def test_the_reasons_that_are_told_are_bounded() -> None:
     tally = Tally()
-    finding = eligibility.Finding(STUDY, "gateway", None)
+    finding = eligibility.Eligibility(STUDY, "gateway", None)
     for count in range(1000):
         tally.stays(finding, f"{count} of its images")
     assert len(tally.kept) < 60
