@@ -21,7 +21,7 @@ from ddwd.config.paths import PRIVATE, Paths
 from ddwd.core import durable
 from ddwd.core.errors import LinkedError, NotFoundError, PeerDownError, PeerRefusedError, StateError
 from ddwd.provisioning import databases
-from ddwd.provisioning.provision import Answer, Host, SystemHost
+from ddwd.provisioning.provision import CommandResult, Host, SystemHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -207,7 +207,7 @@ class Machine(Host, Protocol):
         env: Mapping[str, str] | None = None,
         source: Path | None = None,
         target: Path | None = None,
-    ) -> Answer:
+    ) -> CommandResult:
         """Run a command to its end, however long it takes, from a file and to a new one."""
 
 
@@ -222,7 +222,7 @@ class SystemMachine(SystemHost):
         env: Mapping[str, str] | None = None,
         source: Path | None = None,
         target: Path | None = None,
-    ) -> Answer:
+    ) -> CommandResult:
         """Run a command from and to a file; one that cannot be started answers with status 127."""
         drop = {} if user is None else {"user": user, "group": user, "extra_groups": []}
         with _opened(source, target) as (stdin, stdout):
@@ -238,9 +238,9 @@ class SystemMachine(SystemHost):
                     **drop,  # type: ignore[call-overload] # the three arguments that drop privileges
                 )
             except (OSError, KeyError) as error:
-                return Answer(127, "", str(error))
+                return CommandResult(127, "", str(error))
         lines = done.stderr.decode(errors="replace").strip().splitlines()
-        return Answer(done.returncode, "", lines[-1] if lines else "")
+        return CommandResult(done.returncode, "", lines[-1] if lines else "")
 
 
 @contextmanager
@@ -288,7 +288,7 @@ def ask(config: Config, node: NodeName, statement: str, machine: Machine) -> str
     return answer.out
 
 
-def must(answer: Answer, who: str) -> None:
+def must(answer: CommandResult, who: str) -> None:
     """Raise PeerRefusedError with the command's own words where it failed."""
     if answer.status:
         raise PeerRefusedError(f"{who}: {answer.complaint or f'exit status {answer.status}'}")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ddwd.config.parsers import Network
-    from ddwd.provisioning.quickack import JsonRoute, Plan
+    from ddwd.provisioning.quickack import JsonRoute, RouteChanges
 
 log = logging.getLogger("ddwd.quickack")
 
@@ -46,7 +46,7 @@ class Keeper:
         self,
         networks: Sequence[Network],
         read: Callable[[], list[JsonRoute]] = quickack.read,
-        apply: Callable[[Plan], list[str]] = quickack.apply,
+        apply: Callable[[RouteChanges], list[str]] = quickack.apply,
     ) -> None:
         self._networks = networks
         self._read = read
@@ -59,7 +59,7 @@ class Keeper:
             todo = quickack.plan(self._read(), self._networks)
             troubles = [*todo.notes, *self._apply(todo)]
         except PeerRefusedError as error:
-            todo, troubles = quickack.Plan(), [str(error)]
+            todo, troubles = quickack.RouteChanges(), [str(error)]
         if todo.add or todo.remove:
             log.info("routes with quickack: %d to make, %d to remove", len(todo.add), len(todo.remove))
         for trouble in troubles:

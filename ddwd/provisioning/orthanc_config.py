@@ -29,7 +29,7 @@ RENDERED_NAME = "00-ddwd.json"
 PLUGIN_DIR = Path("/usr/share/orthanc/plugins")
 PYTHON_PLUGIN = "libOrthancPython.so"
 PLUGIN = "plugin.py"
-"""Loaded by the Python plugin in both Orthancs; without it other content under a known UID would be dropped with Success."""
+"""Loaded by the Python plugin in both Orthancs; without it Orthanc drops other content under a known UID and answers Success."""
 SOCKET_DIR = "/var/run/postgresql"
 ROUTES = "routes.lua"
 """Loaded in the gateway if there are routes; reads the table that ddwd-provision writes."""
@@ -39,7 +39,7 @@ _INDEX_CONNECTIONS = 8
 
 
 KEY_OF_UNIT = "/run/credentials/ddwd-{unit}.service/" + tls.CREDENTIAL
-"""Where a unit reads its key: LoadCredential= of a drop-in that ddwd-provision writes."""
+"""Path at which a unit reads its key: LoadCredential= of a drop-in that ddwd-provision writes."""
 
 
 def base(config: Config, credentials: Credentials, node: NodeName, *, with_plugin: bool = True) -> Json:
@@ -299,7 +299,7 @@ def _merge(tree: Json, addition: Json) -> None:
             tree[key] = value
 
 
-_ELSEWHERE = {
+_SETTING_OF = {
     "Name": "{node}.aet",
     "DicomAet": "{node}.aet",
     "DicomPort": "{node}.dicom_port",
@@ -310,20 +310,22 @@ _ELSEWHERE = {
     "IndexDirectory": "data_dir",
     "Ddwd": "forward.mode or forward.batch",
 }
-"""Keys of Orthanc that ddwd.yaml decides."""
+"""Keys of Orthanc, and the setting of ddwd.yaml that decides each."""
 _SENDERS_KEYS = ("DicomAlwaysAllowStore", "DicomAlwaysAllowEcho", "DicomCheckModalityHost")
-_OURS = {
-    "PythonScript": "leave it out: Orthanc takes one Python script, and the portal's own keeps conflicting images"
+_RESERVED = {
+    "PythonScript": "leave it out: Orthanc loads one Python script only, and the portal's script keeps conflicting images"
 }
 """Keys of Orthanc that no addition may set."""
 
 
 def _refused_keys(path: Path, addition: Json, node: NodeName) -> list[Problem]:
-    known = {key: f"set {there.format(node=node)} in ddwd.yaml" for key, there in _ELSEWHERE.items()} | _OURS
+    known = {
+        key: f"set {name.format(node=node)} in ddwd.yaml" for key, name in _SETTING_OF.items()
+    } | _RESERVED
     at_senders = (
         "set senders in ddwd.yaml"
         if node == "gateway"
-        else "leave it out: only the extractor speaks to ORTHANC2 by DIMSE, and who stands in DicomModalities"
+        else "leave it out: only the extractor and the entries of DicomModalities connect to ORTHANC2 by DIMSE"
     )
     known |= dict.fromkeys(_SENDERS_KEYS, at_senders)
     return [

@@ -30,7 +30,7 @@ from ddwd.core.errors import (
     StateError,
     StorageFullError,
 )
-from ddwd.provisioning.provision import Answer
+from ddwd.provisioning.provision import CommandResult
 from tests.unit.fakes import FakeClock
 
 SCHEMAS = {"ledger": 1, "custody": 1}
@@ -48,13 +48,15 @@ class FakeMachine:
     commands: list[list[str]] = field(default_factory=list)
     given: dict[str, tuple[str, str, int]] = field(default_factory=dict)
 
-    def run(self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None) -> Answer:
+    def run(
+        self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
+    ) -> CommandResult:
         statement = argv[-1]
         if statement.startswith("CREATE DATABASE"):
             self.databases[statement.split('"')[1]] = ""
         if statement.startswith("SELECT 1 FROM pg_database"):
-            return Answer(0, "1" if statement.split("'")[1] in self.databases else "", "")
-        return Answer(0, "1000" if "pg_database_size" in statement else "1", "")
+            return CommandResult(0, "1" if statement.split("'")[1] in self.databases else "", "")
+        return CommandResult(0, "1000" if "pg_database_size" in statement else "1", "")
 
     def pipe(
         self,
@@ -64,10 +66,10 @@ class FakeMachine:
         env: Mapping[str, str] | None = None,
         source: Path | None = None,
         target: Path | None = None,
-    ) -> Answer:
+    ) -> CommandResult:
         self.commands.append(argv)
         if self.fails and argv[0] == self.fails:
-            return Answer(1, "", "error: it does not want to")
+            return CommandResult(1, "", "error: it does not want to")
         if argv[0] == "psql":
             self.databases.pop(argv[-1].split('"')[1], None)
         if target is not None:
@@ -76,7 +78,7 @@ class FakeMachine:
         if source is not None:
             assert self.databases[argv[-1]] == "", "pg_restore into a database that is not empty"
             self.databases[argv[-1]] = source.read_text(encoding="utf-8")
-        return Answer(0, "", "")
+        return CommandResult(0, "", "")
 
     def give(self, path: Path, user: str, group: str, mode: int) -> None:
         path.chmod(mode)
@@ -381,8 +383,8 @@ def test_without_room_nothing_is_copied(portal: Portal) -> None:
     class Huge(FakeMachine):
         def run(
             self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
-        ) -> Answer:
-            return Answer(0, str(2**60), "")
+        ) -> CommandResult:
+            return CommandResult(0, str(2**60), "")
 
     portal.machine = Huge(portal.machine.databases)
     with pytest.raises(StorageFullError, match=r"TiB are needed, .* free; nothing was copied"):
