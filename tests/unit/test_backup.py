@@ -355,20 +355,20 @@ def test_a_backup_of_a_newer_version_is_refused_and_one_of_an_older_taken(portal
 @pytest.mark.parametrize("place", ["data/gateway/backup", "data", "etc/backup", ".", ".."])
 def test_a_backup_cannot_lie_in_what_it_backs_up_nor_around_it(portal: Portal, place: str) -> None:
     order = replace(portal.order(), folder=portal.root / place)
-    with pytest.raises(InvalidValueError, match="lies in"):
+    with pytest.raises(InvalidValueError, match="is inside"):
         back_up(portal.config, order, portal.machine, Quiet(), portal.clock)
 
 
 def test_a_link_into_a_storage_area_is_no_place_either(portal: Portal, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(portal.paths.storage_area("storage"))
     order = replace(portal.order(), folder=tmp_path / "link" / "backup")
-    with pytest.raises(InvalidValueError, match="lies in"):
+    with pytest.raises(InvalidValueError, match="is inside"):
         back_up(portal.config, order, portal.machine, Quiet(), portal.clock)
 
 
 def test_a_folder_with_other_things_is_not_taken(portal: Portal) -> None:
     portal.write(portal.backups / "thesis.txt", "mine")
-    with pytest.raises(InvalidValueError, match=r"holds other things \(thesis.txt\)"):
+    with pytest.raises(InvalidValueError, match=r"holds other files \(thesis.txt\)"):
         portal.back_up()
     assert (portal.backups / "thesis.txt").exists()
 
@@ -387,7 +387,7 @@ def test_without_room_nothing_is_copied(portal: Portal) -> None:
             return CommandResult(0, str(2**60), "")
 
     portal.machine = Huge(portal.machine.databases)
-    with pytest.raises(StorageFullError, match=r"TiB are needed, .* free; nothing was copied"):
+    with pytest.raises(StorageFullError, match=r"TiB are needed, .* free; no file was copied"):
         portal.back_up()
     assert not [path for path in portal.backups.iterdir() if archive.is_set(path.name)]
 
@@ -461,7 +461,7 @@ def test_without_images_the_operators_own_snapshot_stays(portal: Portal) -> None
     portal.restore()
     assert image.read_text(encoding="utf-8") == "an image of gateway"
     portal.destroy()
-    with pytest.raises(StateError, match="bring its files back first"):
+    with pytest.raises(StateError, match="restore its files first"):
         portal.restore()
 
 
@@ -495,7 +495,7 @@ def test_where_there_is_no_backup_one_line_says_so(
     monkeypatch.setattr("os.umask", lambda _mask: 0)
     assert main(["restore", str(tmp_path)]) == 66
     assert capsys.readouterr().err == (
-        f"ddwd: {tmp_path}: there is no finished backup in it (manifest.json is not there)\n"
+        f"ddwd: {tmp_path}: it holds no finished backup (manifest.json does not exist)\n"
     )
 
 
