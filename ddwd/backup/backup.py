@@ -93,7 +93,9 @@ def assert_place(config: Config, folder: Path) -> None:
     for one in (*own, *Paths(config).database_area()):
         real = Path(os.path.realpath(one))
         if place.is_relative_to(real):
-            raise InvalidValueError(f"{folder} is inside {one}, which the backup copies; choose a folder outside")
+            raise InvalidValueError(
+                f"{folder} is inside {one}, which the backup copies; choose a folder outside"
+            )
         if real.is_relative_to(place):
             raise InvalidValueError(f"{one} is inside {folder}; choose a folder for the backup alone")
 

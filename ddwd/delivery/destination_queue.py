@@ -13,6 +13,7 @@ from ddwd.config.routing import JOBS_ELSEWHERE, PRIORITIES
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
+from ddwd.core.retry import Backoff
 from ddwd.delivery.standing import Standing
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 _BLOCKS = (200, 20, 1)
 """Images in one job: fewer after each failure, until one that is refused holds up itself alone."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 300.0
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 300.0
+"""Between two tries of one study, and between two of a destination that does not answer."""
 _LOOKED_AT = 50
 """Studies compared, or begun, in one turn: they bound it."""
 _LONG_SECONDS = 60.0
@@ -37,6 +39,10 @@ _GATEWAY_SECONDS = 5.0
 """Before a gateway that did not answer is asked again."""
 _POLL_SECONDS = 0.5
 """Between two looks at jobs that are under way."""
+
+
+def _backoff() -> Backoff:
+    return Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
 
 
 class _Job(NamedTuple):
@@ -58,7 +64,7 @@ class _Study:
     jobs: dict[str, _Job] = field(default_factory=dict)
     refused: dict[OrthancId, int] = field(default_factory=dict)
     proved: int = 0
-    failures: int = 0
+    backoff: Backoff = field(default_factory=_backoff)
     due: float = 0.0
     reason: str = ""
     innocent: bool = False
@@ -66,7 +72,7 @@ class _Study:
     @property
     def block(self) -> int:
         """Images in its next job."""
-        return _BLOCKS[min(self.failures, len(_BLOCKS) - 1)]
+        return _BLOCKS[min(self.backoff.failures, len(_BLOCKS) - 1)]
 
 
 class Lane:
@@ -94,7 +100,7 @@ class Lane:
         self._open: dict[OrthancId, _Study] = {}
         self._away = ""
         self._since = stamp(clock.utc())
-        self._failures = 0
+        self._backoff = _backoff()
         self._due = 0.0
         self._delivered = 0
         self._delivered_at = ""
@@ -137,7 +143,7 @@ class Lane:
         missing = listing.ids - self._deliveries.of(self.name, study)
         if missing - one.missing:
             soon = self._clock.monotonic() + self._settle_seconds
-            one.due = min(one.due, soon) if one.failures else soon
+            one.due = min(one.due, soon) if one.backoff.failures else soon
         one.missing, one.changed = missing, False
         one.study_uid, one.priority = listing.study_uid, PRIORITIES[route.priority]
         if not missing:
@@ -205,9 +211,8 @@ class Lane:
 
     def _put_off(self, one: _Study, reason: str) -> None:
         """Only of this study: another may be sent at once."""
-        one.failures += 1
         one.reason, one.innocent = reason, False
-        one.due = self._clock.monotonic() + pause(one.failures)
+        one.due = self._clock.monotonic() + one.backoff.failed()
         one.changed = True
 
     def _listed(self, one: _Study, images: Iterable[OrthancId]) -> frozenset[OrthancId] | None:
@@ -283,8 +288,7 @@ class Lane:
     # --- the destination itself -----------------------------------------------------------------------------------
 
     def _is_away(self, reason: str) -> None:
-        self._failures += 1
-        self._due = self._clock.monotonic() + pause(self._failures)
+        self._due = self._clock.monotonic() + self._backoff.failed()
         if not self._away:
             self._since = stamp(self._clock.utc())
             self._audit.record(
@@ -303,8 +307,10 @@ class Lane:
             )
             for one in self._open.values():
                 if one.innocent:
-                    one.failures, one.due, one.reason, one.innocent = 0, 0.0, "", False
-        self._away, self._failures, self._due = "", 0, 0.0
+                    one.backoff.succeeded()
+                    one.due, one.reason, one.innocent = 0.0, "", False
+        self._backoff.succeeded()
+        self._away, self._due = "", 0.0
 
     def _standing(self) -> Standing:
         waiting = [one for one in self._open.values() if one.missing or one.changed]
@@ -335,8 +341,3 @@ class Lane:
             return 0.0
         due = max(self._due, min(one.due for one in self._open.values()))
         return max(0.0, due - self._clock.monotonic())
-
-
-def pause(failures: int) -> float:
-    """Seconds to wait after the n-th failure in a row: 1, 2, 4 ... 300."""
-    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(max(failures, 1) - 1, 10))

@@ -23,6 +23,7 @@ from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
 from ddwd.core.errors import DdwdError, InvalidValueError, PeerDownError, PeerRefusedError
 from ddwd.core.model import INBOX_AET
+from ddwd.core.retry import retry_delay
 from ddwd.inbox import classify, scanner
 from ddwd.inbox.scanner import REJECTED, SENT, WAITING
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ddwd.inbox")
 
-_PAUSES = (10.0, 30.0, 60.0, 120.0, 300.0)
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 10.0, 300.0
 _LONGEST = 200
 _NAMED = 1000
 """Files that a note names at most."""
@@ -194,7 +195,7 @@ class Keeper:
 
     def _wait(self, item: Item, reason: str) -> None:
         tries = self._waiting[item.path].tries + 1 if item.path in self._waiting else 1
-        pause = _PAUSES[min(tries, len(_PAUSES)) - 1]
+        pause = retry_delay(tries, _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
         if item.path not in self._waiting or self._waiting[item.path].reason != reason:
             log.warning("an item of the drop folder waits: %s", reason)
         self._waiting[item.path] = Trouble(reason, item.signature, tries, self._clock.monotonic() + pause)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core import durable
 from ddwd.core.errors import DdwdError, StateError
+from ddwd.core.retry import Backoff
 from ddwd.monitoring.dicom_audit import message
 from ddwd.monitoring.syslog import send
 
@@ -31,7 +32,7 @@ log = logging.getLogger("ddwd.monitoring")
 _MOST_QUEUED = 50_000
 _RECORDS_A_STEP = 500
 _SENT_AT_ONCE = 200
-_PAUSES = (5.0, 15.0, 60.0, 300.0)
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 5.0, 300.0
 _SECONDS = 20
 
 
@@ -90,18 +91,17 @@ class AuditRelay:
         self._wanted.set()
 
     def _run(self) -> None:
-        failures = 0
+        backoff = Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
         while not self._stopping.is_set():
             self._wanted.wait()
             self._wanted.clear()
             try:
                 while not self._stopping.is_set() and self.send_some():
-                    failures = 0
+                    backoff.succeeded()
             except (DdwdError, OSError) as error:
-                if not failures:
+                if not backoff.failures:
                     log.warning("%s; audit messages wait in the queue", error)
-                self._stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
-                failures += 1
+                self._stopping.wait(backoff.failed())
                 self._wanted.set()
 
     def send_some(self) -> bool:

@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import DdwdError
+from ddwd.core.retry import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("ddwd.monitoring")
 
 _KEPT = 20
-_PAUSES = (30.0, 60.0, 300.0, 900.0, 1800.0)
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 30.0, 1800.0
+_MOST_TRIES = 105
+"""About two days: after that the message is dropped."""
 
 
 class Outbox:
@@ -58,13 +61,15 @@ class Outbox:
             self._deliver(message)
 
     def _deliver(self, message: Message) -> None:
-        """Try until the message is sent, or the monitor stops."""
-        for pause in (*_PAUSES, *(_PAUSES[-1] for _ in range(100))):
+        """Try until it is taken, or the monitor stops."""
+        backoff = Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
+        while backoff.failures < _MOST_TRIES:
             try:
                 self._send(message)
             except DdwdError as error:
-                log.warning("%s: not sent, tried again in %.0f s: %s", self._name, pause, error)
+                seconds = backoff.failed()
+                log.warning("%s: not sent, tried again in %.0f s: %s", self._name, seconds, error)
             else:
                 return
-            if self._stopping.wait(pause):
+            if self._stopping.wait(seconds):
                 return

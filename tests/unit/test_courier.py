@@ -11,7 +11,8 @@ import pytest
 from ddwd.config.routing import Route
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import DdwdError, PeerRefusedError, StorageFullError
-from ddwd.delivery.destination_queue import Lane, pause
+from ddwd.core.retry import retry_delay
+from ddwd.delivery.destination_queue import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, Lane
 from ddwd.delivery.dispatcher import Courier, Recipients
 from ddwd.delivery.standing import Standing
 from ddwd.extractor.change_feed import ChangeFeed
@@ -309,7 +310,10 @@ def test_the_operator_has_it_tried_at_once(town: Town) -> None:
 
 
 def test_pauses_grow_to_five_minutes_and_no_longer() -> None:
-    assert [pause(number) for number in (1, 2, 3, 9, 10, 1000)] == [1, 2, 4, 256, 300, 300]
+    waits = [
+        retry_delay(number, FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS) for number in (1, 2, 3, 9, 10, 1000)
+    ]
+    assert waits == [1, 2, 4, 256, 300, 300]
 
 
 def test_a_gateway_that_does_not_answer_is_no_failure_of_the_destination(town: Town) -> None:
