@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ddwd.core import watchdog
 from ddwd.core.audit import Event
 from ddwd.core.errors import InvalidValueError, PeerDownError, PeerRefusedError
 from ddwd.core.retry import Backoff
@@ -89,13 +90,13 @@ class Keeper:
         self._open: dict[Path, _Open] = {}
         self._retries = _Retries(clock)
 
-    def turn(self, alive: Callable[[], None] = lambda: None) -> str:
-        """Look at each request once; how it stands, in one line. `alive` is called before each. Raises OSError."""
+    def turn(self) -> str:
+        """Look at each request once; how it stands, in one line. Raises OSError."""
         waiting = self._commitments.waiting()
         for gone in self._open.keys() - set(waiting):
             del self._open[gone]
         for path in waiting:
-            alive()
+            watchdog.alive()
             one = self._opened(path)
             if one is not None:
                 self._attend(one)

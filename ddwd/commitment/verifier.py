@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from ddwd.core import watchdog
 from ddwd.core.errors import NotFoundError, StateError
 from ddwd.extractor.quarantine import read_entries
 from ddwd.store.custody import lacks
 from ddwd.store.record_check import is_as_recorded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId
@@ -55,7 +56,7 @@ class Answer:
 
 
 class Truth:
-    """What both Orthancs, the custody records and the published files say together; `alive` is called before each object is proved."""
+    """What both Orthancs, the custody records and the published files say together."""
 
     def __init__(
         self,
@@ -64,13 +65,11 @@ class Truth:
         paths: Paths,
         *,
         verified: bool,
-        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._orthancs = orthancs
         self._custody = custody
         self._paths = paths
         self._verified = verified
-        self._alive = alive
 
     def look(self, references: Iterable[Reference]) -> Found:
         """Ask ORTHANC1 for each object, and ORTHANC2 for what it does not know. Raises PeerDownError, PeerRefusedError."""
@@ -109,7 +108,7 @@ class Truth:
         records: dict[OrthancId, Record | None] = {}
         failed: dict[Reference, Reason] = {}
         for reference, copies in found.items():
-            self._alive()
+            watchdog.alive()
             if not copies:
                 failed[reference] = Reason.NO_SUCH_OBJECT
             elif any(copy.held.sop_class != reference.sop_class for copy in copies):

@@ -1,17 +1,18 @@
 """Track which threads make progress: the daemon answers systemd's watchdog only while none is stuck.
 
-Code that works or waits calls `alive()`, a no-op unless the daemon has installed a hook. Before a wait for a peer it declares how
-long the wait may take. A thread that misses its deadline is stuck: the main loop then stops answering systemd, which restarts the
-service.
+Code that works or waits calls `alive()`: a no-op unless the daemon has installed its own. Before a wait on a peer it declares how
+long that may take. A thread that neither moves nor is in a declared wait is stuck: the main loop then stops answering systemd,
+which restarts the service. What the daemon's hook raises ends the work: so a stop reaches long work without a parameter.
 """
 
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ddwd.core.clock import Clock
 
@@ -49,10 +50,11 @@ def _ignore(_wait: float) -> None:
 
 
 _hook: Callable[[float], None] = _ignore
+_thread = threading.local()
 
 
-def install(hook: Callable[[float], None]) -> None:
-    """Make every `alive` of this process call `hook` with the seconds of the declared wait; an error that it raises ends the work."""
+def install(hook: Callable[[float], None] = _ignore) -> None:
+    """Have every `alive` of this process call `hook` with the seconds of the declared wait, or none by default; an error that it raises ends the work."""
     global _hook  # noqa: PLW0603 - one process has one watchdog, as it has one NOTIFY_SOCKET
     _hook = hook
 
@@ -60,3 +62,22 @@ def install(hook: Callable[[float], None]) -> None:
 def alive(wait: float = 0.0) -> None:
     """Report that the calling thread makes progress; a peer may now keep it waiting for `wait` seconds."""
     _hook(wait)
+
+
+@contextmanager
+def deferrable() -> Iterator[None]:
+    """Mark what the calling thread does within as work that can be done after the next start.
+
+    A hook that asks `is_deferrable` ends such work as soon as a stop is asked for, where other work is given time.
+    """
+    before = is_deferrable()
+    _thread.deferrable = True
+    try:
+        yield
+    finally:
+        _thread.deferrable = before
+
+
+def is_deferrable() -> bool:
+    """Whether the calling thread is within `deferrable`."""
+    return bool(getattr(_thread, "deferrable", False))

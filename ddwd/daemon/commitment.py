@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ddwd.commitment.responder import Keeper
 from ddwd.commitment.verifier import Truth
 from ddwd.config.paths import Paths
+from ddwd.core import watchdog
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock
 from ddwd.daemon import file_watch
@@ -40,13 +41,13 @@ class Commitment:
         self._config = config
         paths, settings = Paths(config), config.commitment
         self.loop = Loop(self._turn, config.poll_interval, breath=0.2)
+        watchdog.install(self._alive)
         self._folder = paths.commitments
         truth = Truth(
             [self._orthanc("gateway"), self._orthanc("storage")],
             custody_of(config),
             paths,
             verified=settings.after == "verified",
-            alive=self._alive,
         )
         self._keeper = Keeper(
             Commitments(self._folder),
@@ -69,24 +70,25 @@ class Commitment:
 
     def _orthanc(self, name: NodeName) -> Orthanc:
         user, password = credentials.read(self._config.credentials_file).login(name)
-        return Orthanc(name, self._config.node(name).url, user, password, waiting=self.loop.alive)
+        return Orthanc(name, self._config.node(name).url, user, password)
 
     def _turn(self) -> Beat:
         try:
-            return Beat(self._keeper.turn(self._alive))
+            return Beat(self._keeper.turn())
         except StoppedError:
             return Beat("stopping; what waits stays")
         except OSError as error:
             log.warning("the requests cannot be read: %s", error.strerror)
             return Beat(f"the requests cannot be read: {error.strerror}")
 
-    def _alive(self) -> None:
+    def _alive(self, wait: float) -> None:
+        """The hook of core.watchdog. Raises StoppedError."""
         if self.loop.stopping.is_set():
             raise StoppedError
-        self.loop.alive()
+        self.loop.alive(wait)
 
     def _report(self, station: Station, transaction: str, answer: Answer) -> None:
-        self.loop.alive(commitment_scu.SILENCE)
+        watchdog.alive(commitment_scu.SILENCE)
         peer = Peer(station.address, station.port, station.aet, self._config.gateway.aet)
         commitment_scu.report(peer, transaction, answer.committed, list(answer.failed.items()))
 

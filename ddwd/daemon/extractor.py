@@ -18,7 +18,7 @@ from ddwd.config.paths import Paths
 from ddwd.core import durable, watchdog
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock
-from ddwd.core.errors import DdwdError, PeerDownError
+from ddwd.core.errors import DdwdError
 from ddwd.core.watchdog import Watchdog
 from ddwd.daemon import file_watch
 from ddwd.daemon.extractor_status import Totals, standing
@@ -60,7 +60,7 @@ class ExtractorDaemon:
         self._totals = Totals()
         self._audit.add_sink(self._totals.happened)
         self._status_at = 0.0
-        watchdog.install(self._waiting)
+        watchdog.install(self._alive)
         self._extractor = Extractor(config, self._services())
         self._extractor.requests.prepare()
 
@@ -88,11 +88,11 @@ class ExtractorDaemon:
     def _services(self) -> Services:
         login = credentials.read(self._config.credentials_file)
         gateway, storage = (
-            Orthanc(node.name, node.url, *login.login(node.name), self._waiting)
+            Orthanc(node.name, node.url, *login.login(node.name))
             for node in (self._config.gateway, self._config.storage)
         )
         paths, config, audit = self._paths, self._config, self._audit
-        stores = stores_of(config, self._clock, self._waiting)
+        stores = stores_of(config, self._clock)
         audit.add_sink(stores.ledger.note)
         if changed := changed_settings(config, paths.settings):
             audit.record(
@@ -115,27 +115,18 @@ class ExtractorDaemon:
                     "receive": [paths.gateway_storage, *database] if config.has("gateway") else [],
                 }
             ),
-            threads=Threads(self._workers, self._sweeper, self._loop.wake, self._unhurried),
+            threads=Threads(self._workers, self._sweeper, self._loop.wake),
             audit=audit,
             clock=self._clock,
         )
 
-    def _alive(self) -> None:
-        self._waiting(0.0)
-
-    def _unhurried(self) -> None:
-        """A sign of life of work that can wait until after the next start. Raises PeerDownError once a stop is asked for."""
-        self._alive()
-        if self._ending.is_asked:
-            raise PeerDownError("the extractor stops")
-
-    def _waiting(self, seconds: float) -> None:
-        """The calling thread moves, and may now be kept waiting by a peer; the main thread tells systemd, unless a worker hangs."""
-        self._watchdog.alive(seconds)
+    def _alive(self, wait: float) -> None:
+        """The hook of core.watchdog: the main thread answers systemd, unless a worker is stuck. Raises PeerDownError in a worker that is to stop."""
+        self._watchdog.alive(wait)
         if threading.get_ident() != self._main:
             self._ending.check()
         elif not self._watchdog.stuck():
-            self._loop.alive(seconds)
+            self._loop.alive(wait)
 
     def _turn(self) -> Beat:
         began = self._clock.monotonic()

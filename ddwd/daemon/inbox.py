@@ -6,6 +6,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
+from ddwd.core import watchdog
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import StateError
@@ -37,6 +38,7 @@ class Inbox:
         self._config = config
         clock = SystemClock()
         self.loop = Loop(self._turn, _INTERVAL, breath=0.5)
+        watchdog.install(self._alive)
         self._writers = Writers(config.inbox.folder, clock, self.loop.wake)
         self._arrivals = Arrivals(config.inbox.folder, config.inbox.settle, clock, self._writers.writing)
         self._keeper = Keeper(
@@ -50,7 +52,7 @@ class Inbox:
 
     def _turn(self) -> Beat:
         try:
-            said = self._keeper.turn(self._alive)
+            said = self._keeper.turn()
             self._trouble = ""
         except Stopped:
             return Beat("stopping in the middle of an item, which stays")
@@ -62,10 +64,11 @@ class Inbox:
         self._writers.watch(folder for item in self._arrivals.items for folder in item.folders)
         return Beat(said)
 
-    def _alive(self) -> None:
+    def _alive(self, wait: float) -> None:
+        """The hook of core.watchdog. Raises Stopped."""
         if self.loop.stopping.is_set():
             raise Stopped
-        self.loop.alive(_SILENCE)
+        self.loop.alive(max(wait, _SILENCE))
 
     def _send(self, outgoing: Sequence[Outgoing], answered: Callable[[Answer], None]) -> None:
         store_scu.send(nodes.gateway(self._config, INBOX_AET), outgoing, answered)

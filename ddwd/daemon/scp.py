@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
+from ddwd.core import watchdog
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
@@ -105,7 +106,8 @@ def main() -> int:
     loop.listen()
     loop.run()
     loop.extend(_DRAIN + 10)
-    if not scp.stop(_DRAIN, loop.alive):
+    watchdog.install(loop.alive)
+    if not scp.stop(_DRAIN):
         log.warning("objects on their way in were cut off; they were not acknowledged and will be sent again")
     audit.record(Event.STOPPED, "the receiver stops")
     return 0

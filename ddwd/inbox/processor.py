@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from pydicom import dcmread
 
-from ddwd.core import durable
+from ddwd.core import durable, watchdog
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
 from ddwd.core.errors import DdwdError, InvalidValueError, PeerDownError, PeerRefusedError
@@ -49,7 +49,7 @@ _NAMED = 1000
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
-    """Raised by `alive` in the middle of an item when the daemon is to end: the item stays, and is sent again."""
+    """Raised by the watchdog's hook in the middle of an item when the daemon is to end: the item stays, and is sent again."""
 
 
 @dataclass
@@ -86,13 +86,13 @@ class Keeper:
         for note in (self._folder / WAITING).glob("*.txt"):
             durable.unlink(note, below=self._folder)
 
-    def turn(self, alive: Callable[[], None]) -> str:
+    def turn(self) -> str:
         """Take what is complete and due; a line that says how things stand. Raises OSError where the folder cannot be read."""
         self._arrivals.look()
         self._forget({item.path for item in self._arrivals.items})
         for item in self._arrivals.complete():
-            alive()
-            if self._is_due(item) and not self._take(item, alive):
+            watchdog.alive()
+            if self._is_due(item) and not self._take(item):
                 break  # nobody listens: the others need not try
         waiting = len(self._waiting)
         coming = sum(os.path.lexists(item.path) for item in self._arrivals.items) - waiting
@@ -110,10 +110,10 @@ class Keeper:
             trouble is None or trouble.signature != item.signature or self._clock.monotonic() >= trouble.due
         )
 
-    def _take(self, item: Item, alive: Callable[[], None]) -> bool:
+    def _take(self, item: Item) -> bool:
         """Do one item; False where the gateway cannot be reached."""
         try:
-            self._deal(item, alive)
+            self._deal(item)
         except InvalidValueError as error:
             self._reject(item, str(error), ())
         except (PeerDownError, PeerRefusedError) as error:
@@ -125,13 +125,13 @@ class Keeper:
             self._wait(item, error.strerror or type(error).__name__)
         return True
 
-    def _deal(self, item: Item, alive: Callable[[], None]) -> None:
+    def _deal(self, item: Item) -> None:
         try:
             self._work.mkdir(mode=0o700, exist_ok=True)
-            found = classify.look(item, self._work, self._reserve, alive)
+            found = classify.look(item, self._work, self._reserve)
             if not found.outgoing:
                 self._reject(item, _nothing(found), found.left)
-            elif refused := self._refused(found.outgoing, alive):
+            elif refused := self._refused(found.outgoing):
                 self._wait(
                     item,
                     f"{len(refused)} of {len(found.outgoing)} images were not taken: {refused[0].reason}",
@@ -143,12 +143,12 @@ class Keeper:
         finally:
             shutil.rmtree(self._work, ignore_errors=True)
 
-    def _refused(self, outgoing: Sequence[Outgoing], alive: Callable[[], None]) -> list[Answer]:
+    def _refused(self, outgoing: Sequence[Outgoing]) -> list[Answer]:
         answers: list[Answer] = []
 
         def answered(answer: Answer) -> None:
             answers.append(answer)
-            alive()
+            watchdog.alive()
 
         self._send(outgoing, answered)
         return [one for one in answers if not one.accepted]

@@ -13,10 +13,10 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ReadTimeoutError
 from urllib3.util.retry import Retry
 
+from ddwd.core import watchdog
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
     from urllib3.connectionpool import ConnectionPool
@@ -83,15 +83,8 @@ class _Breaker:
             self._closed_until = now + _PAUSE_SECONDS
 
 
-def _untold(_seconds: float) -> None:
-    """No-op callback for waits."""
-
-
 class Transport:
-    """Requests to the Orthanc behind `base_url`; safe to use from several threads (one session each).
-
-    `waiting` is called with how many seconds the caller may now have to wait for the server, and with 0 once it has answered.
-    """
+    """Requests to the Orthanc behind `base_url`; safe to use from several threads (one session each). Each wait is reported to core.watchdog."""
 
     def __init__(
         self,
@@ -99,13 +92,11 @@ class Transport:
         base_url: str,
         user: str,
         password: str,
-        waiting: Callable[[float], None] = _untold,
     ) -> None:
         self.name = name
         self._base = base_url.rstrip("/")
         self._auth = (user, password)
         self._local = threading.local()
-        self._waiting = waiting
         self._breaker = _Breaker()
 
     def _json(self, method: str, path: str, body: object = None) -> Any:
@@ -142,11 +133,11 @@ class Transport:
         return content
 
     def _ask(self, method: str, path: str, silence: float, **options: Any) -> tuple[int, bytes]:
-        """Return HTTP status and body; each wait is reported to `waiting`."""
+        """Return HTTP status and body."""
         start = time.monotonic()
         content = io.BytesIO()
         timeout = (_CONNECT_SECONDS, silence)
-        self._waiting(_CONNECT_SECONDS + silence)
+        watchdog.alive(_CONNECT_SECONDS + silence)
         try:
             with self._session().request(
                 method, self._base + path, timeout=timeout, stream=True, **options
@@ -154,7 +145,7 @@ class Transport:
                 for chunk in answer.iter_content(_CHUNK):
                     content.write(chunk)
                     start = time.monotonic()
-                    self._waiting(silence)
+                    watchdog.alive(silence)
         except requests.RequestException as error:
             now = time.monotonic()
             if now - start >= _SLOW_SECONDS:
@@ -164,7 +155,7 @@ class Transport:
             reason = type(error).__name__
             raise PeerDownError(f"{self.name} does not answer on {self._base} ({reason})") from error
         finally:
-            self._waiting(0.0)
+            watchdog.alive()
         self._breaker.answered()
         return answer.status_code, content.getvalue()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from ddwd.core import watchdog
 from ddwd.core.errors import DdwdError, NotFoundError, PeerRefusedError, StateError
 from ddwd.retention import rules
 from ddwd.retention.rules import Copies, Proved
@@ -69,7 +70,7 @@ class Eligibility:
 
 
 class Examiner:
-    """Examine one study at a time. Calls `alive` between files; an error that `alive` raises passes.
+    """Examine one study at a time. Reading the files is deferrable work (core.watchdog).
 
     Each precondition returns why a study must be kept for a destination or a hook, or an empty text. A dry run treats the
     studies in `leaving` as removed from the gateway already.
@@ -81,7 +82,6 @@ class Examiner:
         paths: Paths,
         custody: CustodyPort,
         preconditions: Sequence[Callable[[Record], str]] = (),
-        alive: Callable[[], None] = lambda: None,
         leaving: Collection[OrthancId] = (),
     ) -> None:
         self._gateway, self._storage = nodes
@@ -89,7 +89,6 @@ class Examiner:
         self._leaving = leaving
         self._prover = Prover(custody, paths)
         self._preconditions = preconditions
-        self._alive = alive
 
     def look(self, study: OrthancId, terms: Terms) -> Eligibility | None:
         """Return what may be removed; None if the time of the study is not over or the place has none of it. Raises PeerDownError."""
@@ -158,13 +157,14 @@ class Examiner:
 
         def on_disk(one: OrthancId) -> bool:
             kept = record.images[one]
-            return not difference(folder / kept.file, kept, self._alive)
+            return not difference(folder / kept.file, kept)
 
         def on_storage(one: OrthancId) -> bool:
-            self._alive()
+            watchdog.alive()
             return self._storage.is_whole(one)
 
-        output = frozenset(takewhile(on_disk, sorted(wanted.output)))
-        if output != wanted.output:
-            return Proved(output, frozenset())
-        return Proved(output, frozenset(takewhile(on_storage, sorted(wanted.storage))))
+        with watchdog.deferrable():
+            output = frozenset(takewhile(on_disk, sorted(wanted.output)))
+            if output != wanted.output:
+                return Proved(output, frozenset())
+            return Proved(output, frozenset(takewhile(on_storage, sorted(wanted.storage))))

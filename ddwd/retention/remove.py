@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ddwd.core import watchdog
 from ddwd.core.errors import DdwdError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from ddwd.config.routing import Route
     from ddwd.core.model import OrthancId
@@ -39,13 +40,11 @@ class Remover:
         output: OutputTree,
         custody: CustodyPort,
         routes: Iterable[Route] = (),
-        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._gateway, self._storage = nodes
         self._output = output
         self._custody = custody
         self._markers = {one.name: one.marker for one in routes}
-        self._alive = alive
 
     def remove(self, finding: Eligibility) -> Removed:
         """Remove the images of the finding. A DdwdError or OSError is not raised: its text is the `problem` of the result."""
@@ -70,9 +69,10 @@ class Remover:
         return self._gateway if finding.place == "gateway" else self._storage
 
     def _from_orthanc(self, node: OrthancPort, finding: Eligibility) -> None:
-        for one in finding.images:
-            self._alive()
-            node.forget(one)
+        with watchdog.deferrable():
+            for one in finding.images:
+                watchdog.alive()
+                node.forget(one)
 
     def _from_output(self, finding: Eligibility) -> None:
         if (record := self._custody.read(finding.study)) is None:

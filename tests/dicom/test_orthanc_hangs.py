@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ddwd.core import watchdog
 from ddwd.core.errors import PeerDownError
 from ddwd.core.model import OrthancId
 from ddwd.orthanc import transport
@@ -83,8 +84,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def client(server: Server, waits: list[float] | None = None) -> Orthanc:
-    told = waits if waits is not None else []
-    return Orthanc("storage", f"http://127.0.0.1:{server.server_port}", "u", "p", told.append)
+    watchdog.install((waits if waits is not None else []).append)
+    return Orthanc("storage", f"http://127.0.0.1:{server.server_port}", "u", "p")
 
 
 def seconds_of(orthanc: Orthanc) -> float:
@@ -167,7 +168,8 @@ def test_a_refused_connection_costs_nothing_and_closes_nothing(
 ) -> None:
     patient(monkeypatch)
     waits: list[float] = []
-    orthanc = Orthanc("storage", "http://127.0.0.1:9", "u", "p", waits.append)
+    watchdog.install(waits.append)
+    orthanc = Orthanc("storage", "http://127.0.0.1:9", "u", "p")
     assert seconds_of(orthanc) < CONNECT  # no time-out was waited out
     assert seconds_of(orthanc) < CONNECT
     assert waits == [pytest.approx(CONNECT + LONG), 0.0] * 2

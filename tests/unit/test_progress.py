@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
+from ddwd.core import watchdog
 from ddwd.core.watchdog import ALLOWANCE_SECONDS, Watchdog
 from ddwd.daemon.loop import Beat, Loop
 from tests.unit.fakes import FakeClock
@@ -51,6 +54,39 @@ def test_an_idle_thread_owes_nothing_and_others_still_do() -> None:
     progress.idle()
     clock.advance(1000.0)
     assert progress.stuck() == ["busy"]
+
+
+def test_each_sign_reaches_the_hook_with_its_wait_and_what_the_hook_raises_ends_the_work() -> None:
+    waits: list[float] = []
+    watchdog.alive(5.0)
+    watchdog.install(waits.append)
+    watchdog.alive()
+    watchdog.alive(60.0)
+    assert waits == [0.0, 60.0]
+
+    def stop(_wait: float) -> None:
+        raise RuntimeError
+
+    watchdog.install(stop)
+    with pytest.raises(RuntimeError):
+        watchdog.alive()
+    watchdog.install()
+    watchdog.alive()
+
+
+def test_deferrable_work_is_that_of_one_thread_and_ends_with_its_block() -> None:
+    elsewhere: list[bool] = []
+    assert not watchdog.is_deferrable()
+    with watchdog.deferrable():
+        with watchdog.deferrable():
+            assert watchdog.is_deferrable()
+        assert watchdog.is_deferrable()
+        in_thread("other", lambda: elsewhere.append(watchdog.is_deferrable()))
+    assert elsewhere == [False]
+    assert not watchdog.is_deferrable()
+    with pytest.raises(RuntimeError), watchdog.deferrable():
+        raise RuntimeError
+    assert not watchdog.is_deferrable()
 
 
 def test_a_stuck_worker_silences_the_loop() -> None:

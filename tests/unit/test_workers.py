@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd.config.loader import Config
+from ddwd.core import watchdog
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import PeerDownError
 from ddwd.core.model import OrthancId, Study
@@ -93,6 +94,18 @@ def test_the_grace_begins_with_the_wish_and_then_all_is_broken_off() -> None:
     with pytest.raises(PeerDownError):
         ending.check()
     assert ending.cut.is_set()
+
+
+def test_work_that_can_be_deferred_ends_as_soon_as_a_stop_is_asked_for() -> None:
+    asked = threading.Event()
+    ending = Ending(asked, FakeClock())
+    with watchdog.deferrable():
+        ending.check()
+        asked.set()
+        with pytest.raises(PeerDownError):
+            ending.check()
+    ending.check()
+    assert not ending.cut.is_set()
 
 
 def test_no_move_begins_after_the_wish_to_stop(tmp_path: Path) -> None:

@@ -78,7 +78,6 @@ class _Round:
     study: Study
     missing: frozenset[OrthancId]
     control: str
-    alive: Callable[[], None]
     found: Fetched = field(default_factory=Fetched)
     is_open: bool | None = None
     lacking: dict[OrthancId, Wanted] | None = None
@@ -125,16 +124,14 @@ class Retriever:
         self._second = threading.Semaphore()
         """One study at a time has a second C-MOVE, so that ORTHANC2 keeps threads for others that speak to it."""
 
-    def fetch(
-        self, study: Study, missing: Iterable[OrthancId], alive: Callable[[], None], control: str = ""
-    ) -> Fetched:
+    def fetch(self, study: Study, missing: Iterable[OrthancId], control: str = "") -> Fetched:
         """Bring the instances from ORTHANC2 to staging; first looks at what is already on this disk.
 
         `control` is the SOPInstanceUID of an image of the study that came before, if there is one. What is left out of the answer has
         neither come nor failed: it is for the next call. Raises PeerDownError, StorageFullError and OSError; what was staged before
         stays staged.
         """
-        this = _Round(study, frozenset(missing), control, alive)
+        this = _Round(study, frozenset(missing), control)
         self._bring(this)
         return this.found
 
@@ -199,7 +196,7 @@ class Retriever:
             finally:
                 asks.clear()
                 while wait([other], _LOOK_SECONDS).not_done:
-                    this.alive()
+                    watchdog.alive()
             other.result()
 
     def _move_all(self, study: Study, asks: deque[_Ask], arrived: Callable[[], None]) -> None:
@@ -272,7 +269,7 @@ class Retriever:
         if not this.control:
             return False
         before = self._arrivals(this)
-        self._mover.move(this.study, [], [this.control], this.alive)
+        self._mover.move(this.study, [], [this.control], watchdog.alive)
         return bool(self._arrivals(this) - before)
 
     def _arrivals(self, this: _Round) -> set[int]:
@@ -288,7 +285,7 @@ class Retriever:
         ):
             return
         for one in this.still_lacking:
-            this.alive()
+            watchdog.alive()
             for path in (
                 self._publisher.staged(study.orthanc_id, one.file),
                 self._output.final(study, one.file),
@@ -306,7 +303,7 @@ class Retriever:
             for one in this.by_name.get(uid_of(path), ()):
                 if one.orthanc_id not in lacking:
                     continue
-                this.alive()
+                watchdog.alive()
                 if self._take_over_one(this, path, one):
                     break
         self._settle(this)
@@ -331,7 +328,7 @@ class Retriever:
         """What was proved where the file is what storage holds; otherwise None, and the reason is noted."""
         failed = this.found.failed
         try:
-            verdict = self._verifier.compare(path, one.orthanc_id, this.alive, _known(this, one, digest))
+            verdict = self._verifier.compare(path, one.orthanc_id, _known(this, one, digest))
         except NotFoundError:
             failed[one.orthanc_id] = Failure("storage no longer holds it")
             return None
@@ -374,7 +371,7 @@ class RetrieveStep:
     def start(self, study: Study, missing: frozenset[OrthancId], control: str) -> Future[Fetched]:
         """Return the work that retrieves a block of the missing images; `control`: see Retriever.fetch."""
         block = next_block(study, missing, self._batch)
-        return self._executor.submit(self._retriever.fetch, study, block, watchdog.alive, control)
+        return self._executor.submit(self._retriever.fetch, study, block, control)
 
 
 def whole_series(study: Study, lacking: Set[OrthancId]) -> list[Series]:
