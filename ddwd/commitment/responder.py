@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from ddwd.commitment.verifier import Answer, Found, Truth
+    from ddwd.commitment.verifier import CommitmentResult, CommitmentVerifier, Found
     from ddwd.config.parsers import Station
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
     from ddwd.store.commitment_queue import Asked, Commitments
 
-    Report = Callable[[Station, str, Answer], None]
+    Report = Callable[[Station, str, CommitmentResult], None]
     """Tells a station the answer to a transaction. Raises PeerDownError, PeerRefusedError."""
 
 log = logging.getLogger("ddwd.commitment")
@@ -67,13 +67,13 @@ def _backoff() -> Backoff:
     return Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
 
 
-class Keeper:
+class CommitmentResponder:
     """The requests that wait, and how they are answered; `wait` is in seconds."""
 
     def __init__(
         self,
         commitments: Commitments,
-        truth: Truth,
+        verifier: CommitmentVerifier,
         stations: Iterable[Station],
         report: Report,
         audit: Audit,
@@ -81,7 +81,7 @@ class Keeper:
         wait: float,
     ) -> None:
         self._commitments = commitments
-        self._truth = truth
+        self._verifier = verifier
         self._stations: Mapping[str, Station] = {one.aet.lower(): one for one in stations}
         self._report = report
         self._audit = audit
@@ -131,10 +131,10 @@ class Keeper:
     def _answer(self, one: _Open, station: Station) -> None:
         """Raises PeerDownError, PeerRefusedError of the Orthancs: then it is not known what is true, and nothing is said."""
         if one.found is None:
-            one.found = self._truth.look(one.asked.references)
-        if not self._truth.is_settled(one.found) and self._clock.monotonic() < one.settled_by:
+            one.found = self._verifier.look(one.asked.references)
+        if not self._verifier.is_settled(one.found) and self._clock.monotonic() < one.settled_by:
             return
-        answer = self._truth.answer(self._truth.look(one.asked.references))
+        answer = self._verifier.answer(self._verifier.look(one.asked.references))
         try:
             self._report(station, one.asked.transaction, answer)
         except (PeerDownError, PeerRefusedError) as error:
@@ -146,7 +146,7 @@ class Keeper:
         self._close(one.path)
         self._tell(one.asked, answer)
 
-    def _tell(self, asked: Asked, answer: Answer) -> None:
+    def _tell(self, asked: Asked, answer: CommitmentResult) -> None:
         kept, failed = len(answer.committed), len(answer.failed)
         reasons = {f"0x{reason:04X}" for reason in answer.failed.values()}
         why = f" ({', '.join(sorted(reasons))})" if reasons else ""

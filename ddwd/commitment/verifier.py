@@ -48,14 +48,14 @@ Found = dict["Reference", list[Copy]]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CommitmentResult:
     """What is kept, and what is not for which reason."""
 
     committed: tuple[Reference, ...]
     failed: Mapping[Reference, Reason]
 
 
-class Truth:
+class CommitmentVerifier:
     """What both Orthancs, the custody records and the published files say together."""
 
     def __init__(
@@ -102,7 +102,7 @@ class Truth:
             if copy.held.sop_class == reference.sop_class
         )
 
-    def answer(self, found: Found) -> Answer:
+    def answer(self, found: Found) -> CommitmentResult:
         """Prove each object by its file. Raises PeerDownError, PeerRefusedError, OSError."""
         disputed = self._aside() | self._in_quarantine()
         records: dict[OrthancId, Record | None] = {}
@@ -117,7 +117,7 @@ class Truth:
                 copy.held.orthanc_id in disputed or not self._is_proved(copy, records) for copy in copies
             ):
                 failed[reference] = Reason.PROCESSING_FAILURE
-        return Answer(tuple(one for one in found if one not in failed), failed)
+        return CommitmentResult(tuple(one for one in found if one not in failed), failed)
 
     def _aside(self) -> set[str]:
         """What came under identifiers that were taken, and was not compared with what is stored yet (ddwd/orthanc/plugin/admission.py)."""

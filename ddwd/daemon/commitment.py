@@ -6,14 +6,14 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from ddwd.commitment.responder import Keeper
-from ddwd.commitment.verifier import Truth
+from ddwd.commitment.responder import CommitmentResponder
+from ddwd.commitment.verifier import CommitmentVerifier
 from ddwd.config.paths import Paths
 from ddwd.core import watchdog
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock
 from ddwd.daemon import file_watch
-from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.loop import Loop, TickResult
 from ddwd.daemon.service_main import enter
 from ddwd.dicom import commitment_scu
 from ddwd.dicom.upper_layer import Peer
@@ -23,7 +23,7 @@ from ddwd.store.backends import custody_of
 from ddwd.store.commitment_queue import Commitments
 
 if TYPE_CHECKING:
-    from ddwd.commitment.verifier import Answer
+    from ddwd.commitment.verifier import CommitmentResult
     from ddwd.config.loader import Config, NodeName
     from ddwd.config.parsers import Station
 
@@ -34,7 +34,7 @@ class StoppedError(Exception):
     """Told to stop in the middle of a turn; what waits stays."""
 
 
-class Commitment:
+class CommitmentDaemon:
     """The parts, and the loop they run in."""
 
     def __init__(self, config: Config) -> None:
@@ -43,15 +43,15 @@ class Commitment:
         self.loop = Loop(self._turn, config.poll_interval, breath=0.2)
         watchdog.install(self._alive)
         self._folder = paths.commitments
-        truth = Truth(
+        verifier = CommitmentVerifier(
             [self._orthanc("gateway"), self._orthanc("storage")],
             custody_of(config),
             paths,
             verified=settings.after == "verified",
         )
-        self._keeper = Keeper(
+        self._responder = CommitmentResponder(
             Commitments(self._folder),
-            truth,
+            verifier,
             settings.modalities,
             self._report,
             Audit(),
@@ -72,14 +72,14 @@ class Commitment:
         user, password = credentials.read(self._config.credentials_file).login(name)
         return Orthanc(name, self._config.node(name).url, user, password)
 
-    def _turn(self) -> Beat:
+    def _turn(self) -> TickResult:
         try:
-            return Beat(self._keeper.turn())
+            return TickResult(self._responder.turn())
         except StoppedError:
-            return Beat("stopping; what waits stays")
+            return TickResult("stopping; what waits stays")
         except OSError as error:
             log.warning("the requests cannot be read: %s", error.strerror)
-            return Beat(f"the requests cannot be read: {error.strerror}")
+            return TickResult(f"the requests cannot be read: {error.strerror}")
 
     def _alive(self, wait: float) -> None:
         """The hook of core.watchdog. Raises StoppedError."""
@@ -87,7 +87,7 @@ class Commitment:
             raise StoppedError
         self.loop.alive(wait)
 
-    def _report(self, station: Station, transaction: str, answer: Answer) -> None:
+    def _report(self, station: Station, transaction: str, answer: CommitmentResult) -> None:
         watchdog.alive(commitment_scu.SILENCE)
         peer = Peer(station.address, station.port, station.aet, self._config.gateway.aet)
         commitment_scu.report(peer, transaction, answer.committed, list(answer.failed.items()))
@@ -98,7 +98,7 @@ def main() -> int:
     return enter(
         "ddwd-commitment",
         lambda config: bool(config.commitment.modalities),
-        lambda config: Commitment(config).run(),
+        lambda config: CommitmentDaemon(config).run(),
     )
 
 

@@ -21,11 +21,11 @@ from ddwd.core.clock import SystemClock
 from ddwd.core.errors import DdwdError
 from ddwd.core.watchdog import Watchdog
 from ddwd.daemon import file_watch
-from ddwd.daemon.extractor_status import Totals, standing
-from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.extractor_status import Totals, extractor_status
+from ddwd.daemon.loop import Loop, TickResult
 from ddwd.extractor.peers import silent
 from ddwd.extractor.services import Extractor, Services, Threads, Volumes
-from ddwd.extractor.workers import Ending, StorageMover, Workers
+from ddwd.extractor.workers import Shutdown, StorageMover, Workers
 from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
 from ddwd.store.backends import stores_of
@@ -53,7 +53,7 @@ class ExtractorDaemon:
         self._watchdog = Watchdog(self._clock)
         self._audit = Audit(patient_ids=config.audit.patient_id)
         self._loop = Loop(self._turn, config.poll_interval, breath=_BREATH_SECONDS)
-        self._ending = Ending(self._loop.stopping, self._clock)
+        self._shutdown = Shutdown(self._loop.stopping, self._clock)
         self._workers = Workers(self._watchdog, self._loop.wake)
         self._sweeper = Workers(self._watchdog, self._loop.wake)
         self._main = threading.get_ident()
@@ -106,7 +106,7 @@ class ExtractorDaemon:
         return Services(
             gateway=gateway,
             storage=storage,
-            mover=StorageMover(config, paths.incoming, self._watchdog, self._ending),
+            mover=StorageMover(config, paths.incoming, self._watchdog, self._shutdown),
             stores=stores,
             volumes=Volumes(
                 {
@@ -124,11 +124,11 @@ class ExtractorDaemon:
         """The hook of core.watchdog: the main thread answers systemd, unless a worker is stuck. Raises PeerDownError in a worker that is to stop."""
         self._watchdog.alive(wait)
         if threading.get_ident() != self._main:
-            self._ending.check()
+            self._shutdown.check()
         elif not self._watchdog.stuck():
             self._loop.alive(wait)
 
-    def _turn(self) -> Beat:
+    def _turn(self) -> TickResult:
         began = self._clock.monotonic()
         self._watchdog.alive()
         report = self._extractor.loop.run()
@@ -142,7 +142,7 @@ class ExtractorDaemon:
         stuck = self._watchdog.stuck()
         if stuck:
             log.error("no sign of life: %s; the watchdog will restart the extractor", ", ".join(stuck))
-        return Beat(self._summary(), healthy=not stuck, wait=wait)
+        return TickResult(self._summary(), healthy=not stuck, wait=wait)
 
     def _summary(self) -> str:
         down = list(silent(self._extractor.peers.states))
@@ -150,7 +150,7 @@ class ExtractorDaemon:
         return text + (f"; does not answer: {', '.join(down)}" if down else "")
 
     def _write_status(self) -> None:
-        body = standing(self._extractor, self._totals, self._clock)
+        body = extractor_status(self._extractor, self._totals, self._clock)
         path = self._paths.heartbeat("extractor")
         path.parent.mkdir(parents=True, exist_ok=True)
         durable.replace_volatile(path, json.dumps(body, indent=1).encode() + b"\n")

@@ -72,7 +72,7 @@ class Totals:
         return dict(self._done) | {"failures": dict(self._failures)}
 
 
-def standing(extractor: Extractor, totals: Totals, clock: Clock) -> dict[str, Any]:
+def extractor_status(extractor: Extractor, totals: Totals, clock: Clock) -> dict[str, Any]:
     """The whole status file. Counts of images are those of the open studies, of which the published ones are part."""
     studies = list(extractor.sharing.open.values())
     return {

@@ -17,7 +17,7 @@ from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
-from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.loop import Loop, TickResult
 from ddwd.monitoring import alerts, notifiers
 from ddwd.monitoring.alerts import Condition
 from ddwd.monitoring.audit_relay import AuditRelay
@@ -145,7 +145,7 @@ class Monitor:
             relay = self._relay
             self._tasks.append(Task("audit", lambda _report, _events: relay.step()))
 
-    def turn(self) -> Beat:
+    def turn(self) -> TickResult:
         """Collect a report and pass it to every task."""
         report = view.collect(self._config, self._sources)
         try:
@@ -159,7 +159,7 @@ class Monitor:
             task.run(report, events)
         failing = [task.name for task in self._tasks if task.problem]
         state = f"failing: {', '.join(failing)}" if failing else "all tasks work"
-        return Beat(f"{len(report.wrong)} things wrong with the portal; {state}")
+        return TickResult(f"{len(report.wrong)} things wrong with the portal; {state}")
 
     def _measure(self, report: Report, events: list[AuditEvent]) -> None:
         self._metrics.count(of_this_machine(self._config, events))

@@ -19,7 +19,7 @@ from ddwd.core import watchdog
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
-from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.loop import Loop, TickResult
 from ddwd.dicom.store_scp import Counts, StoreScp
 from ddwd.monitoring.rejected_associations import RejectionReporter
 
@@ -39,7 +39,7 @@ _DRAIN = 20.0
 """Seconds that objects on their way in have to come whole after SIGTERM."""
 
 
-class Heartbeat:
+class HeartbeatWriter:
     """One beat: counts to the heartbeat file, a C-ECHO to ourselves now and then."""
 
     def __init__(self, scp: StoreScp, file: Path, clock: Clock) -> None:
@@ -49,7 +49,7 @@ class Heartbeat:
         self._alive = True
         self._checked = -_ECHO_EVERY
 
-    def beat(self) -> Beat:
+    def beat(self) -> TickResult:
         """Check, write, report."""
         now = self._clock.monotonic()
         if now - self._checked >= _ECHO_EVERY:
@@ -59,7 +59,7 @@ class Heartbeat:
                 log.error("the SCP does not answer its own C-ECHO")
         counts = self._scp.counts()
         self._write(counts)
-        return Beat(
+        return TickResult(
             f"{counts.associations} associations, {counts.received} objects received "
             f"({counts.received_bytes / 1e6:.1f} MB), {counts.refused} refused",
             healthy=self._alive,
@@ -102,7 +102,7 @@ def main() -> int:
     file = Paths(config).heartbeat("scp")
     file.parent.mkdir(parents=True, exist_ok=True)
     audit.record(Event.STARTED, "the receiver starts")
-    loop = Loop(Heartbeat(scp, file, SystemClock()).beat, _INTERVAL)
+    loop = Loop(HeartbeatWriter(scp, file, SystemClock()).beat, _INTERVAL)
     loop.listen()
     loop.run()
     loop.extend(_DRAIN + 10)

@@ -6,15 +6,14 @@ that the gateway forgot, and an image that came late are all the same: the sets 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddwd.config.routing import JOBS_ELSEWHERE, PRIORITIES
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.core.retry import Backoff
-from ddwd.delivery.standing import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.delivery.transports import Way
+    from ddwd.delivery.transports import Transport
     from ddwd.orthanc.port import OrthancPort
     from ddwd.store.delivery_log import Deliveries
 
@@ -39,6 +38,30 @@ _GATEWAY_SECONDS = 5.0
 """Before a gateway that did not answer is asked again."""
 _POLL_SECONDS = 0.5
 """Between two looks at jobs that are under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationStatus:
+    """State of one destination for the status file; it names no patient.
+
+    `state` is ok or away, `since` the time when it began; times are UTC stamps. `wait` is the seconds until the queue is due again.
+    """
+
+    name: str
+    kind: str
+    state: str
+    since: str
+    reason: str
+    studies: int
+    images: int
+    oldest: str
+    delivered: int
+    delivered_at: str
+    wait: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row of the status file."""
+        return {key: value for key, value in asdict(self).items() if key != "wait"}
 
 
 def _backoff() -> Backoff:
@@ -75,12 +98,12 @@ class _Study:
         return _BLOCKS[min(self.backoff.failures, len(_BLOCKS) - 1)]
 
 
-class Lane:
+class DestinationQueue:
     """Takes a turn at each call of `turn`; `routes` are the rules by name."""
 
     def __init__(
         self,
-        way: Way,
+        transport: Transport,
         gateway: OrthancPort,
         routes: Mapping[str, Route],
         deliveries: Deliveries,
@@ -90,8 +113,8 @@ class Lane:
     ) -> None:
         """`settle` are the seconds after which images that are new to it are sent: a study goes in few jobs, and is told of once."""
         self._settle_seconds = settle
-        self.name = way.name
-        self._way = way
+        self.name = transport.name
+        self._transport = transport
         self._gateway = gateway
         self._routes = routes
         self._deliveries = deliveries
@@ -106,7 +129,7 @@ class Lane:
         self._delivered_at = ""
         self._gateway_failed = False
 
-    def turn(self, offered: Iterable[OrthancId], *, hasten: bool = False) -> Standing:
+    def turn(self, offered: Iterable[OrthancId], *, hasten: bool = False) -> DestinationStatus:
         """Look at what is offered, take in what jobs have done, send what is due. Raises StateError, StorageFullError and OSError."""
         for study in offered:
             self._open.setdefault(study, _Study(stamp(self._clock.utc()))).changed = True
@@ -119,7 +142,7 @@ class Lane:
             self._gateway_failed = False
         except (PeerDownError, PeerRefusedError):
             self._gateway_failed = True  # the sets are still as they were: the next turn goes on
-        return self._standing()
+        return self._status()
 
     def _hasten(self) -> None:
         self._due = 0.0
@@ -183,7 +206,7 @@ class Lane:
         now = self._clock.monotonic()
         if now - began < _LONG_SECONDS or now < self._due:
             return
-        if self._way.answers():
+        if self._transport.answers():
             self._is_back()
             self._due = now + _LONG_SECONDS
         else:
@@ -203,7 +226,7 @@ class Lane:
         if len(block) == 1:
             one.refused.update({image: one.refused.get(image, 0) + 1 for image in block})
         self._put_off(one, reason)
-        if self._way.answers():
+        if self._transport.answers():
             self._is_back()
         else:
             one.innocent = True
@@ -217,7 +240,7 @@ class Lane:
 
     def _listed(self, one: _Study, images: Iterable[OrthancId]) -> frozenset[OrthancId] | None:
         """Which of these images the destination lists; None where it does not tell."""
-        listed = self._way.listed(one.study_uid)
+        listed = self._transport.listed(one.study_uid)
         if listed is None:
             return None
         if not listed:
@@ -256,7 +279,7 @@ class Lane:
             return JOBS_ELSEWHERE - running
         if running or self._clock.monotonic() < self._due:
             return 0
-        if self._way.answers():
+        if self._transport.answers():
             self._is_back()
             return JOBS_ELSEWHERE
         self._is_away(self._away)
@@ -272,7 +295,7 @@ class Lane:
         while queue and submitted < room:
             block, queue = queue[: one.block], queue[one.block :]
             try:
-                job = self._way.submit(block, one.priority)
+                job = self._transport.submit(block, one.priority)
             except (PeerRefusedError, NotFoundError) as error:
                 self._put_off(one, str(error))  # an image that is gone from the gateway meanwhile
                 break
@@ -312,12 +335,12 @@ class Lane:
         self._backoff.succeeded()
         self._away, self._due = "", 0.0
 
-    def _standing(self) -> Standing:
+    def _status(self) -> DestinationStatus:
         waiting = [one for one in self._open.values() if one.missing or one.changed]
         failed = [one.reason for one in waiting if one.reason]
-        return Standing(
+        return DestinationStatus(
             self.name,
-            self._way.kind,
+            self._transport.kind,
             "away" if self._away else "ok",
             self._since,
             self._away or (failed[0] if failed else ""),

@@ -18,7 +18,7 @@ _PAGES = 100
 _SOP_INSTANCE_UID = "00080018"
 
 
-class Way(Protocol):
+class Transport(Protocol):
     """One destination, as the courier sees it. Raises PeerDownError where the gateway itself does not answer."""
 
     name: str
@@ -39,7 +39,7 @@ def kind(destination: Destination) -> str:
     return "DICOMweb" if destination.url is not None else "DIMSE"
 
 
-def way_to(destination: Destination, gateway: DeliveryJobs) -> Way:
+def transport_to(destination: Destination, gateway: DeliveryJobs) -> Transport:
     """The way to it."""
     return Dicomweb(destination, gateway) if destination.url is not None else Dimse(destination, gateway)
 

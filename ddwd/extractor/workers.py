@@ -38,7 +38,7 @@ _ASSOCIATION_SECONDS = 30.0
 """Longest silence of a peer while an association is opened or released."""
 
 
-class Ending:
+class Shutdown:
     """The wish to stop, as the workers see it: nothing new begins, what runs has a few seconds, then it is broken off."""
 
     def __init__(self, asked: Event, clock: Clock) -> None:
@@ -100,11 +100,11 @@ class Arrivals:
 class StorageMover:
     """C-MOVE from ORTHANC2 to our SCP, one association for each."""
 
-    def __init__(self, config: Config, incoming: Path, watchdog: Watchdog, ending: Ending) -> None:
+    def __init__(self, config: Config, incoming: Path, watchdog: Watchdog, shutdown: Shutdown) -> None:
         self._config = config
         self._incoming = incoming
         self._watchdog = watchdog
-        self._ending = ending
+        self._shutdown = shutdown
         self._storage = nodes.storage(config, "extractor")
         self._scp = nodes.scp(config, config.scp.aet, "extractor")
 
@@ -112,19 +112,19 @@ class StorageMover:
         self, study: Study, series_uids: Sequence[str], sop_uids: Sequence[str], arrived: Callable[[], None]
     ) -> Failure | None:
         """See MoverPort. Raises PeerDownError for a stop too."""
-        if self._ending.is_asked:
+        if self._shutdown.is_asked:
             raise PeerDownError("the extractor stops")
         arrivals = Arrivals(self._incoming, every=_TAKE_SECONDS)
         taken_at = time.monotonic()
 
         def progressed() -> float:
-            self._ending.look()
+            self._shutdown.look()
             self._watchdog.alive()  # the wait itself moves, and Mover bounds it
             return arrivals.last()
 
         def sent(_outcome: object) -> None:
             nonlocal taken_at
-            if time.monotonic() - taken_at >= _TAKE_SECONDS and not self._ending.cut.is_set():
+            if time.monotonic() - taken_at >= _TAKE_SECONDS and not self._shutdown.cut.is_set():
                 arrived()
                 taken_at = time.monotonic()
 
@@ -137,12 +137,12 @@ class StorageMover:
                     sop_uids,
                     on_progress=sent,
                     progressed=progressed,
-                    cancel=self._ending.cut,
+                    cancel=self._shutdown.cut,
                 )
                 self._watchdog.alive(_ASSOCIATION_SECONDS)
         finally:
             self._watchdog.idle()  # the thread may end here; what it does next declares itself
-        self._ending.check()
+        self._shutdown.check()
         return None if outcome.ok else Failure(f"C-MOVE ended with {outcome.describe()}", outcome.code)
 
     def scp_answers(self) -> bool:

@@ -40,7 +40,7 @@ class _Attempt:
     work: Future[None] | None = None
 
 
-class Teller:
+class HookDispatcher:
     """Takes a turn at each call of `turn`; `call` tells one hook, in the executor; `wake` is called when that has ended."""
 
     def __init__(

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ddwd.core.clock import Clock
     from ddwd.dicom.store_scu import Answer, Outgoing
     from ddwd.inbox.classify import Contents
-    from ddwd.inbox.scanner import Arrivals, Item
+    from ddwd.inbox.scanner import InboxScanner, Item
 
     Send = Callable[[Sequence[Outgoing], Callable[[Answer], None]], None]
     """Sends each file and tells the answer; raises PeerDownError or PeerRefusedError."""
@@ -62,14 +62,14 @@ class Trouble:
     due: float
 
 
-class Keeper:
+class InboxProcessor:
     """Empties the drop folder; one of it alone may."""
 
     def __init__(
-        self, folder: Path, arrivals: Arrivals, send: Send, clock: Clock, audit: Audit, reserve: int
+        self, folder: Path, scanner: InboxScanner, send: Send, clock: Clock, audit: Audit, reserve: int
     ) -> None:
         self._folder = folder
-        self._arrivals = arrivals
+        self._scanner = scanner
         self._send = send
         self._clock = clock
         self._audit = audit
@@ -88,14 +88,14 @@ class Keeper:
 
     def turn(self) -> str:
         """Take what is complete and due; a line that says how things stand. Raises OSError where the folder cannot be read."""
-        self._arrivals.look()
-        self._forget({item.path for item in self._arrivals.items})
-        for item in self._arrivals.complete():
+        self._scanner.look()
+        self._forget({item.path for item in self._scanner.items})
+        for item in self._scanner.complete():
             watchdog.alive()
             if self._is_due(item) and not self._take(item):
                 break  # nobody listens: the others need not try
         waiting = len(self._waiting)
-        coming = sum(os.path.lexists(item.path) for item in self._arrivals.items) - waiting
+        coming = sum(os.path.lexists(item.path) for item in self._scanner.items) - waiting
         said = f"{self.done['sent']} items sent, {self.done['rejected']} rejected"
         return f"{said}, {coming} arriving, {waiting} waiting{f': see {WAITING}' if waiting else ''}"
 

@@ -17,7 +17,7 @@ from ddwd.config.loader import Config, TlsConfig, flatten, load_with_sources
 from ddwd.config.paths import Paths
 from ddwd.config.routing import Destination, Route, stow_jobs_elsewhere
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
-from ddwd.delivery.transports import Dicomweb, Dimse, way_to
+from ddwd.delivery.transports import Dicomweb, Dimse, transport_to
 from ddwd.monitoring import alerts
 from ddwd.monitoring.alerts import Condition
 from ddwd.provisioning import credentials, destinations, provision
@@ -227,10 +227,10 @@ def _page(*uids: str) -> list[dict[str, Any]]:
 
 def test_dicomweb_is_sent_to_by_stow_and_asked_page_by_page() -> None:
     gateway = _Gateway(["job1", _page("1.1", "1.2"), _page("1.3"), []])
-    way = way_to(TEACHING, gateway)
-    assert isinstance(way, Dicomweb)
-    assert way.submit([], 10) == "job1"
-    assert way.listed("1") == frozenset({"1.1", "1.2", "1.3"})
+    transport = transport_to(TEACHING, gateway)
+    assert isinstance(transport, Dicomweb)
+    assert transport.submit([], 10) == "job1"
+    assert transport.listed("1") == frozenset({"1.1", "1.2", "1.3"})
     assert gateway.calls[0] == ("stow", "to-teaching", [], 10)
     assert [call[1:] for call in gateway.calls[1:]] == [
         ("ask-teaching", "/studies/1/instances", {"limit": "1000", "offset": offset})
@@ -267,12 +267,12 @@ def test_that_the_gateway_itself_is_away_is_no_word_of_a_destination() -> None:
 
 def test_dimse_is_sent_to_by_c_store_and_is_there_when_it_answers_an_echo() -> None:
     gateway = _Gateway(["job1", None, PeerRefusedError("refused", 9)])
-    way = way_to(PACS, gateway)
-    assert isinstance(way, Dimse)
-    assert way.submit([], -10) == "job1"
+    transport = transport_to(PACS, gateway)
+    assert isinstance(transport, Dimse)
+    assert transport.submit([], -10) == "job1"
     assert gateway.calls == [("store", "to-pacs", [], -10)]
-    assert way.listed("1") is None
-    assert (way.answers(), way.answers()) == (True, False)
+    assert transport.listed("1") is None
+    assert (transport.answers(), transport.answers()) == (True, False)
 
 
 # --- what people see --------------------------------------------------------------------------------------------------

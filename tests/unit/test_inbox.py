@@ -17,9 +17,9 @@ from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import InvalidValueError, PeerDownError, StorageFullError
 from ddwd.dicom.store_scu import Answer
 from ddwd.inbox import unzip
-from ddwd.inbox.open_files import Writers
-from ddwd.inbox.processor import Keeper, Stopped
-from ddwd.inbox.scanner import Arrivals
+from ddwd.inbox.open_files import OpenFileTracker
+from ddwd.inbox.processor import InboxProcessor, Stopped
+from ddwd.inbox.scanner import InboxScanner
 from tests.studies import made_up_ct, write_disc
 from tests.unit.fakes import FakeClock, power_cut
 
@@ -68,14 +68,14 @@ class Inbox:
         self.restart()
 
     def restart(self) -> None:
-        arrivals = Arrivals(self.folder, SETTLE, self.clock, lambda: self.writing)
+        scanner = InboxScanner(self.folder, SETTLE, self.clock, lambda: self.writing)
         audit = Audit(lambda *record: self.events.append(record))
-        self.keeper = Keeper(self.folder, arrivals, self.gateway.send, self.clock, audit, RESERVE)
-        self.keeper.begin()
+        self.processor = InboxProcessor(self.folder, scanner, self.gateway.send, self.clock, audit, RESERVE)
+        self.processor.begin()
 
     def turn(self) -> str:
         watchdog.install(self._alive)
-        return self.keeper.turn()
+        return self.processor.turn()
 
     def _alive(self, _wait: float) -> None:
         if self.stopping:
@@ -175,25 +175,25 @@ def test_hidden_names_unfinished_ones_and_empty_folders_wait(
 
 
 def test_the_kernel_tells_who_writes_and_a_changed_mode_is_no_writing(tmp_path: Path) -> None:
-    writers = Writers(tmp_path, FakeClock(), lambda: None)
+    open_files = OpenFileTracker(tmp_path, FakeClock(), lambda: None)
     (tmp_path / "below").mkdir()
-    writers.watch([tmp_path / "below"])
+    open_files.watch([tmp_path / "below"])
     targets = [tmp_path / "one", tmp_path / "below" / "two"]
     files = [target.open("wb", buffering=0) for target in targets]
     for file in files:
         file.write(b"x")
-    _until(lambda: writers.writing() == set(targets))
+    _until(lambda: open_files.writing() == set(targets))
     for file in files:
         file.close()
-    _until(lambda: not writers.writing())
+    _until(lambda: not open_files.writing())
     targets[0].chmod(0o600)
     with (tmp_path / "last").open("wb", buffering=0) as last:  # what comes after it was seen, so it was too
         last.write(b"x")
-        _until(lambda: writers.writing() == {tmp_path / "last"})
-    writers.watch([])
+        _until(lambda: open_files.writing() == {tmp_path / "last"})
+    open_files.watch([])
     with targets[0].open("wb", buffering=0) as again:
         again.write(b"x")
-        _until(lambda: targets[0] in writers.writing())
+        _until(lambda: targets[0] in open_files.writing())
 
 
 def _until(holds: Callable[[], bool]) -> None:

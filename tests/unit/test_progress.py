@@ -8,7 +8,7 @@ import pytest
 
 from ddwd.core import watchdog
 from ddwd.core.watchdog import ALLOWANCE_SECONDS, Watchdog
-from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.loop import Loop, TickResult
 from tests.unit.fakes import FakeClock
 
 WATCHDOG_SECONDS = 30.0
@@ -95,10 +95,10 @@ def test_a_stuck_worker_silences_the_loop() -> None:
     said: list[str] = []
     turns = iter([0.0, ALLOWANCE_SECONDS + 1.0])
 
-    def turn() -> Beat:
+    def turn() -> TickResult:
         clock.advance(next(turns))
         loop.stop() if said and "WATCHDOG=1" in said[-1] else None
-        return Beat("working", healthy=not progress.stuck(), wait=0.0)
+        return TickResult("working", healthy=not progress.stuck(), wait=0.0)
 
     loop = Loop(turn, 5.0, said.append)
     in_thread("worker", progress.alive)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.daemon.quickack import Keeper, main, protocols
+from ddwd.daemon.quickack import RouteSync, main, protocols
 from ddwd.provisioning import quickack
 from ddwd.provisioning.quickack import PROTOCOL, Twin, plan
 from tests.readme import REPO
@@ -251,14 +251,14 @@ class Kernel:
 
 def test_a_way_that_goes_and_comes_back_is_followed_without_an_operator() -> None:
     kernel = Kernel(LAN, DEFAULT)
-    keeper = Keeper(networks("10.1.0.0/24"), kernel.read, kernel.apply)
-    keeper.turn()
+    sync = RouteSync(networks("10.1.0.0/24"), kernel.read, kernel.apply)
+    sync.turn()
     assert len(quickack.own(kernel.routes)) == 2
     kernel.routes = []  # the interface went down, and ours with it
-    keeper.turn()
+    sync.turn()
     assert kernel.routes == []
     kernel.routes = [LAN]
-    assert keeper.turn().status == "towards 10.1.0.0/24"
+    assert sync.turn().status == "towards 10.1.0.0/24"
     assert len(quickack.own(kernel.routes)) == 2
 
 
@@ -267,14 +267,14 @@ def test_what_cannot_be_done_is_said_once_shown_as_long_as_it_lasts_and_tried_ag
 ) -> None:
     kernel = Kernel(DEFAULT)
     kernel.refuses = True
-    keeper = Keeper(networks("10.8.0.0/16"), kernel.read, kernel.apply)
-    told = [keeper.turn().status for _ in range(3)]
+    sync = RouteSync(networks("10.8.0.0/16"), kernel.read, kernel.apply)
+    told = [sync.turn().status for _ in range(3)]
     assert told == ["towards 10.8.0.0/16; ip: Operation not permitted"] * 3
     assert [one.message for one in caplog.records if one.levelname == "WARNING"] == [
         "ip: Operation not permitted"
     ]
     kernel.refuses = False
-    assert keeper.turn().status == "towards 10.8.0.0/16"
+    assert sync.turn().status == "towards 10.8.0.0/16"
     assert len(quickack.own(kernel.routes)) == 2
 
 

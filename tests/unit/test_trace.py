@@ -12,7 +12,7 @@ import pytest
 from ddwd.config.routing import Route
 from ddwd.core.errors import NotFoundError, PeerRefusedError
 from ddwd.core.model import OrthancId
-from ddwd.daemon.extractor_status import Totals, standing
+from ddwd.daemon.extractor_status import Totals, extractor_status
 from ddwd.extractor.decision import Blocker
 from ddwd.extractor.quarantine import Subject
 from ddwd.status import trace as view
@@ -40,7 +40,7 @@ def _trace(portal: Portal, *, extractor: bool = True) -> Trace:
     path = portal.paths.heartbeat("extractor")
     path.parent.mkdir(parents=True, exist_ok=True)
     if extractor:
-        path.write_text(json.dumps(standing(portal.extractor, Totals(), portal.clock)))
+        path.write_text(json.dumps(extractor_status(portal.extractor, Totals(), portal.clock)))
     else:
         path.unlink(missing_ok=True)
     return view.trace(_STUDY, portal.config, (portal.gateway, portal.storage))
