@@ -68,7 +68,8 @@ class OperatorCommands:
 
     def retry(self, study: OrthancId) -> None:
         """Retry a study in flight, as the operator of another extractor asks."""
-        with suppress(HeldElsewhereError):  # the claim was lost meanwhile
+        # the claim was lost meanwhile, or the shared ledger went away: the turn goes on, and its next question finds that out
+        with suppress(HeldElsewhereError, PeerDownError):
             self._redo.retry(study)
 
     def _pass_on(self, path: Path, request: Request) -> None:

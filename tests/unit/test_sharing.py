@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 from ddwd.core.errors import PeerDownError
 from ddwd.store.claims import Alone, Left
-from tests.unit.portal import Portal
+from tests.unit.fakes import image
+from tests.unit.portal import Portal, names
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
+
+    from ddwd.core.model import OrthancId
 
 
 class Shared(Alone):
@@ -22,6 +25,7 @@ class Shared(Alone):
     def __init__(self) -> None:
         self.looks: list[bool] = []
         self.breaks = False
+        self.asked: list[OrthancId] = []
 
     def look(self) -> bool:
         """See Claims."""
@@ -31,7 +35,7 @@ class Shared(Alone):
         """See Claims."""
         if self.breaks:
             raise PeerDownError("it broke again")
-        return Left()
+        return Left(asked=self.asked)
 
 
 def test_the_cursors_are_read_again_although_the_new_connection_broke_at_once(
@@ -50,3 +54,25 @@ def test_the_cursors_are_read_again_although_the_new_connection_broke_at_once(
     portal.loop.run()
     portal.loop.run()
     assert rewound == [1]
+
+
+def test_a_ledger_that_goes_away_while_another_operator_s_retry_is_done_only_makes_the_study_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portal = Portal(tmp_path)
+    one = image()
+    portal.deliver(one)
+    portal.loop.run()
+    claims = Shared()
+    claims.asked = [one.study_id]
+    monkeypatch.setattr(portal.extractor.sharing, "_claims", claims)
+    portal.extractor.peers.states["ledger"] = "ok"
+
+    def away() -> list[object]:
+        raise PeerDownError("the shared ledger went away")
+
+    monkeypatch.setattr(portal.quarantine, "entries", away)
+    portal.loop.run()
+    claims.asked = []
+    portal.run(30)
+    assert portal.published() == names(one)
