@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from ddwd.config.loader import Config
-    from ddwd.core.model import OrthancId
     from ddwd.extractor.flow_control import FlowControl
     from ddwd.extractor.observer import Observer
     from ddwd.extractor.orphans import OrphanSweeper
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from ddwd.extractor.steps.forward import Forwarder
     from ddwd.extractor.steps.publish import Published, PublishStep
     from ddwd.extractor.steps.retrieve import RetrieveStep
-    from ddwd.extractor.study import AttemptCounter, StudyState
+    from ddwd.extractor.study import StudyState
     from ddwd.extractor.study_events import StudyEvents
 
 LOOK_SECONDS = 0.3
@@ -184,8 +183,9 @@ class StudyReconciler:
         if study.listing:
             self._events.forwarding(study, result.forwarded, forwarder.last_error)
         if self._observer.forwarded_at >= last:  # other images passed meanwhile: these are at fault
+            set_aside = self._steps.set_aside.set_aside
             for instance in study.forward_attempts.count(decision.forward):
-                self._set_aside(study, instance, "storage does not take it", study.forward_attempts)
+                set_aside(study, instance, "storage does not take it", study.forward_attempts)
                 result.after = 0.0
 
     def _retrieve(self, study: StudyState, decision: Decision, result: Result) -> None:
@@ -194,11 +194,6 @@ class StudyReconciler:
         self._events.retrieving(study)
         study.work = self._steps.retrieve.start(study.listing, decision.retrieve, study.control)
         result.outcome = Outcome.WORKING
-
-    def _set_aside(
-        self, study: StudyState, instance: OrthancId, reason: str, attempts: AttemptCounter
-    ) -> None:
-        self._steps.set_aside.set_aside(study, instance, reason, attempts)
 
     def collect(self, study: StudyState, result: Result) -> bool:
         """Take in what a worker brought; return whether to go on, False if the study has to wait. Raises StorageFullError and OSError."""
@@ -220,11 +215,13 @@ class StudyReconciler:
         self._fail(study, next(iter(fetched.failed.values())), result)
         spent = study.retrieve_attempts.count(fetched.blamed) if self._flow.has_room else []
         for instance in spent:
-            self._set_aside(study, instance, fetched.failed[instance].reason, study.retrieve_attempts)
+            self._steps.set_aside.set_aside(
+                study, instance, fetched.failed[instance].reason, study.retrieve_attempts
+            )
         return bool(spent)
 
     def _give_up(self, study: StudyState) -> None:
-        """Both Orthancs were told to delete the study: images of it that were not published go to quarantine."""
+        """Both Orthancs deleted the study: images of it that were not published go to quarantine."""
         if study.listing is not None and study.is_changed:
             reason = "the study was deleted on both Orthancs before it was published"
             files = self._steps.orphans.vanished(study.listing, reason)

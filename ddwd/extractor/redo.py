@@ -66,7 +66,7 @@ class Redo:
         record = self._custody.read(study)
         if record is None or not _is_self_test(record):
             return
-        state = self._sharing.claim(study)  # no worker and no other extractor is busy with it then
+        state = self._sharing.claim(study)  # no other extractor works at it then
         self._output.remove(record)
         self._custody.remove(study)
         self._sharing.done(state)

@@ -156,7 +156,7 @@ class Extractor:
     ) -> StudyReconciler:
         services, events = self._services, StudyEvents(self._services.audit)
         spool = Spool(paths, self.peers.storage, self.output, self.quarantine)
-        publisher = Publisher(paths, self.output, self.quarantine)
+        publisher = Publisher(paths, self.quarantine)
         retriever = Retriever(
             spool,
             self.peers.nodes,

@@ -34,7 +34,7 @@ class Spool:
     ) -> None:
         self._paths = paths
         self._storage = storage
-        self._output = output
+        self.output = output
         self._quarantine = quarantine
 
     @property
@@ -79,7 +79,7 @@ class Spool:
         for one in self._storage.find_study(study.study_uid):
             if (namesake := self._storage.study(one)) is None:
                 continue
-            for path in self._output.files_named(namesake, uid_of(spooled)):
+            for path in self.output.files_named(namesake, uid_of(spooled)):
                 if path.exists():
                     yield path
 

@@ -65,7 +65,7 @@ class WorkQueue:
             self._scheduled.pop(study, None)
 
     def hasten(self) -> None:
-        """Bring all appointments forward as far as each allows: images arrived, and nobody knows yet whose they are."""
+        """Bring all appointments forward as far as each allows: images arrived, and their studies are not known yet."""
         now = self._clock.monotonic()
         with self._lock:
             for study, one in list(self._scheduled.items()):
@@ -79,10 +79,8 @@ class WorkQueue:
         with self._lock:
             while self._heap and self._heap[0][0] <= now:
                 due, study = heapq.heappop(self._heap)
-                one = self._scheduled.get(study)
-                if one is not None and one.due == due:
-                    del self._scheduled[study]
-                    found.append((-one.priority, study))
+                if self._is_current(due, study):
+                    found.append((-self._scheduled.pop(study).priority, study))
         found.sort(key=lambda pair: pair[0])
         return [study for _, study in found]
 

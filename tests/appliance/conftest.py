@@ -11,6 +11,7 @@ import pytest
 
 from tests.machine import Machine, ensure_installed
 from tests.machine.__main__ import newest_deb
+from tests.machine.machine import HTTP_PORTS
 from tests.studies import Study, faults, is_complete
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Portal:
             what="the gateway does not answer a C-ECHO",
         )
         self.machine.wait_for(
-            lambda: self.machine.run("ss -Hltn sport = :8043").stdout,
+            lambda: self.machine.run(f"ss -Hltn sport = :{HTTP_PORTS['storage']}").stdout,
             limit=limit,
             what="storage does not listen",
         )

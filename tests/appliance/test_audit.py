@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from lxml import etree
 
-from tests.appliance.conftest import SETTINGS, Portal, installed
+from tests.appliance.conftest import Portal, installed
 from tests.studies import made_up_ct
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def test_a_study_is_told_to_a_real_rsyslog(
     own: Portal, tmp_path: Path, transport: str, host: str, port: int, ca: str, seed: int
 ) -> None:
     settings = f"audit:\n  host: {host}\n  port: {port}\n  transport: {transport}\n{ca}"
-    own.machine.path(SETTINGS).write_text(settings, encoding="utf-8")
-    own.machine.run("systemctl restart ddwd")
+    own.configure(settings)
     own.wait_active()
     study = made_up_ct(tmp_path / "ct", 3, seed=seed, size=32, patient_id="SECRET-4711")
     own.deliver(study)

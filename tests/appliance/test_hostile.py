@@ -19,6 +19,7 @@ from tests.appliance.conftest import OUTPUT_DIR, UNITS, Portal, installed
 from tests.hostile.attacks import ATTACKS
 from tests.hostile.figures import Row, high_water, note, table
 from tests.hostile.wire import told
+from tests.machine.machine import HTTP_PORTS
 from tests.machine.network import MACHINE_ADDRESS
 from tests.studies import made_up_ct, missing, read_studies
 
@@ -34,6 +35,7 @@ GATEWAY_MEMORY = "4G"
 KEPT_BY_THE_KERNEL = {"idle-connections", "association-flood"}
 """Who says nothing does not reach Orthanc (ddwd/orthanc/plugin/defer_accept.py), and held associations are no hindrance to it."""
 COMES_BACK = 90.0
+STORAGE = f"http://127.0.0.1:{HTTP_PORTS['storage']}/"
 CRASHES = {"nested-sequences", *HEAVY}
 """What Orthanc 1.12.7 itself may not survive (CVE-2026-10528, memory); docs/security.md names what limits it."""
 HOSTILE_IDS = ["Smith/7", "../../etc", "SMITH", "smith", "a*b?c", "CON", ".ddwd", "-rf", "100%"]
@@ -143,9 +145,10 @@ def test_the_gateway_bears_it_or_comes_back(
 def test_after_all_of_them_a_study_is_delivered(portal: Portal, tmp_path: Path) -> None:
     # what the gateway took of the attacks is forwarded, and keeps storage busy for as long as it is read
     portal.machine.wait_for(
-        lambda: portal.machine.run(["curl", "-s", "-m", "5", "http://127.0.0.1:8043/"], check=False).returncode == 0,
-        limit=200, what="storage does not answer",
-    )  # fmt: skip
+        lambda: portal.machine.run(f"curl -s -m 5 {STORAGE}", check=False).returncode == 0,
+        limit=200,
+        what="storage does not answer",
+    )
     portal.deliver(made_up_ct(tmp_path / "ct", 5, seed=660, size=32))
     assert portal.machine.is_active(*UNITS)
 

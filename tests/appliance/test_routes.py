@@ -62,20 +62,19 @@ def rules(portal: Portal) -> Iterator[None]:
     drop_in = machine.path("/etc/systemd/system/ddwd-hooks.service.d/told.conf")
     drop_in.parent.mkdir(parents=True)
     drop_in.write_text(f"[Service]\nReadWritePaths={TOLD}\n", encoding="utf-8")
-    settings = machine.path(SETTINGS)
-    before = settings.read_text(encoding="utf-8")
+    before = machine.path(SETTINGS).read_text(encoding="utf-8")
     kept = (
         before.replace("\nroutes: []\n", "\n")
         .replace("\nfinished:\n", "\n")
         .replace("\n  timeout: 600\n", "\n")
     )
-    settings.write_text(kept + RULES, encoding="utf-8")
-    machine.run("systemctl daemon-reload && ddwd config check && systemctl restart ddwd")
+    machine.run(["systemctl", "daemon-reload"])
+    portal.configure(kept + RULES)
     portal.wait_active()
     yield
-    settings.write_text(before, encoding="utf-8")
     drop_in.unlink()
-    machine.run("systemctl daemon-reload && systemctl restart ddwd")
+    machine.run(["systemctl", "daemon-reload"])
+    portal.configure(before)
     portal.wait_active()
 
 

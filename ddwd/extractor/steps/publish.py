@@ -30,15 +30,13 @@ if TYPE_CHECKING:
     from ddwd.extractor.study_events import StudyEvents
     from ddwd.store.backends import Stores
     from ddwd.store.custody import Record
-    from ddwd.store.output_tree import OutputTree
 
 
 class Publisher:
     """Moves the files of studies from the spool to staging, and from staging to OUTPUT_DIR."""
 
-    def __init__(self, paths: Paths, output: OutputTree, quarantine: Quarantine) -> None:
+    def __init__(self, paths: Paths, quarantine: Quarantine) -> None:
         self._paths = paths
-        self.output = output
         self._quarantine = quarantine
 
     def staged(self, study: OrthancId, file: str) -> Path:

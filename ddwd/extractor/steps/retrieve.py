@@ -118,7 +118,7 @@ class Retriever:
         self._mover = mover
         self._verifier = verifier
         self._publisher = publisher
-        self._output = publisher.output
+        self._output = spool.output
         self._quarantine = quarantine
         self._repair = repair
         self._second = threading.Semaphore()
