@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ddwd.config.routing import HOLD
 from ddwd.core.clock import Clock, stamp
 from ddwd.core.errors import DdwdError, Failure, failure_of
-from ddwd.core.retry import retry_delay
+from ddwd.core.retry import LONGEST_SECONDS, retry_delay
 from ddwd.extractor.decision import Blocker, Decision, Observation, Stage, decide, waiting_for_a_rule
 from ddwd.extractor.flow_control import PAUSED
 
@@ -156,13 +156,13 @@ class StudyReconciler:
             study.report(decision.stage, Failure(flow.shortage), Blocker.DISK)
 
     def _decide(self, study: StudyState, seen: Observation) -> Decision:
-        route, config = study.route, self._config
+        route, grace = study.route, self._config.forward.grace
         if route is None or route is HOLD:
             return waiting_for_a_rule(held=route is HOLD)
         return decide(
             seen,
-            stable_age=config.stable_age,
-            grace=config.forward.grace,
+            stable_age=self._config.stable_age,
+            grace=retry_delay(study.resends + 1, grace, longest=max(grace, LONGEST_SECONDS)),
             may_forward=route.forward,
             may_extract=route.extract,
         )
@@ -180,6 +180,7 @@ class StudyReconciler:
         result.forwarded = forwarder.send(decision.forward, study.priority)
         if not result.forwarded:
             return
+        study.resends += 1
         if study.listing:
             self._events.forwarding(study, result.forwarded, forwarder.last_error)
         if self._observer.forwarded_at >= last:  # other images passed meanwhile: these are at fault

@@ -137,6 +137,8 @@ class StudyState:
     asked: bool = False
     """Whether the operator asked for it: it is judged from the beginning, by the routes as they are now."""
     failures: int = 0
+    resends: int = 0
+    """How many times in a row the extractor has sent the same images to storage."""
     work: Future[Fetched] | None = None
     stage: Stage = Stage.ARRIVING
     reason: str = ""
@@ -170,7 +172,7 @@ class StudyState:
             self.known |= listed
             self.grew_at = now
         if (behind := ids_of(gateway) - ids_of(storage) - self.set_aside.keys()) != self.behind:
-            self.behind, self.moved_at = behind, now
+            self.behind, self.moved_at, self.resends = behind, now, 0
         self.timeline.note("gateway", ids_of(gateway), at)
         self.timeline.note("storage", ids_of(storage), at)
         self.on_gateway, self.on_storage = ids_of(gateway), ids_of(storage)
@@ -240,7 +242,7 @@ class StudyState:
 
     def begin_anew(self) -> None:
         """Forget all failures, at the operator's request."""
-        self.failures = 0
+        self.failures = self.resends = 0
         self.asked = True
         if self.route is not EVERYTHING:
             self.route = None

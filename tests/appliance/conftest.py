@@ -11,6 +11,7 @@ import pytest
 
 from tests.machine import Machine, ensure_installed
 from tests.machine.__main__ import newest_deb
+from tests.machine.host import MachineError
 from tests.machine.machine import HTTP_PORTS
 from tests.studies import Study, faults, is_complete
 
@@ -84,11 +85,15 @@ class Portal:
 
     def wait_complete(self, study: Study, limit: float = COMPLETE_LIMIT) -> float:
         """Wait until every image of a study is on disk; return the seconds it took."""
-        return self.machine.wait_for(
-            lambda: is_complete(study, self.output),
-            limit=limit,
-            what=f"study {study.uid} is not complete on disk",
-        )
+        try:
+            return self.machine.wait_for(
+                lambda: is_complete(study, self.output),
+                limit=limit,
+                what=f"study {study.uid} is not complete on disk",
+            )
+        except MachineError as error:
+            told = self.machine.run(f"ddwd status; ddwd trace {study.uid}", check=False)
+            raise MachineError(f"{error}\n{told.stdout}{told.stderr}") from None
 
     def send(self, *studies: Study) -> None:
         """Send with plain dcmsend; every image must be acknowledged."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -139,6 +140,22 @@ def test_an_image_that_storage_does_not_take_keeps_nobody_waiting_while_others_p
     (entry,) = portal.quarantine.entries()
     assert entry.subject.instance == images[0].orthanc_id
     assert entry.file is not None
+
+
+def test_what_storage_does_not_take_is_sent_again_with_growing_pauses(portal: Portal) -> None:
+    first, second = image(number=1), image(number=2)
+    portal.gateway.unsendable = {first.orthanc_id}
+    portal.gateway.store(first)
+    sent: list[int] = []
+    for second_of_wait in range(1, 131):
+        portal.run(1)
+        sent += [second_of_wait] * (len(portal.gateway.stowed) - len(sent))
+    pauses = [later - sooner for sooner, later in itertools.pairwise(sent)]
+    assert pauses == pytest.approx([10, 20, 30, 30, 30], abs=1)
+    portal.gateway.unsendable = set()
+    portal.gateway.store(second)
+    portal.run(12)
+    assert portal.published() == names(first, second)
 
 
 def test_an_image_that_cannot_be_forwarded_in_an_outage_is_not_blamed(portal: Portal) -> None:
