@@ -90,7 +90,7 @@ def _run(sandbox: Sandbox, screen: _Screen) -> int:
             screen.up(sandbox)
             _watch(sandbox, screen)
         name = sandbox.dead()
-        sys.stderr.write(f"ddwd: {sandbox.obituary(name)}\n" if name else "")
+        sys.stderr.write(f"ddwd: {sandbox.exit_report(name)}\n" if name else "")
     except KeyboardInterrupt:
         screen.line("stopping")
         return 0

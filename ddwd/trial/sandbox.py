@@ -1,9 +1,9 @@
-"""The whole portal in one folder, for `ddwd try`: no root, no systemd, no PostgreSQL, the same Lua, SCP and extractor.
+"""Run the whole portal in one folder, for `ddwd try`: without root, systemd and PostgreSQL, with the same Lua, SCP and extractor.
 
-Written below the folder: ddwd.yaml (once; then it is the user's), credentials.json, the rendered Orthanc configuration,
-one log for each of the four processes, and try.json, which stands for as long as all of them answer. Whatever the
-caller's environment or /etc/default/ddwd say about settings is not heard: only the folder's own ddwd.yaml counts.
-No supervisor: when one process dies, the caller stops the others.
+Writes below the folder: ddwd.yaml (once; the user may edit it), credentials.json, the rendered Orthanc configuration, one log for each
+of the four processes, and try.json, which exists while all of them answer. Settings in the caller's environment and in
+/etc/default/ddwd are ignored: only the folder's ddwd.yaml counts. There is no supervisor: if one process ends, the caller stops the
+others.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 NODES: tuple[NodeName, ...] = ("gateway", "storage")
 STOP_ORDER = (("extractor", 10.0), ("scp", 5.0), ("gateway", 10.0), ("storage", 10.0))
-"""Who is told to stop, and how many seconds it has before it is killed; nothing acknowledged is lost by that."""
+"""The order in which processes are stopped, and how many seconds each has before it is killed; no acknowledged image is lost by that."""
 
 _SETTINGS = "ddwd.yaml"
 _PORTS = 5
 _PORT_RANGE = range(15000, 32000, 10)
-"""Below the kernel's ephemeral ports, so that no outgoing connection takes one between the look and the start."""
+"""Below the kernel's ephemeral ports, so that no outgoing connection takes one between the check and the start."""
 _TRIES = 50
 _reserved: list[socket.socket] = []
 _CONNECT_SECONDS = 0.5
@@ -71,7 +71,7 @@ credentials_file: {credentials_file}
 
 
 def find_orthanc() -> Path:
-    """Return Orthanc's binary; raises DdwdError that says what to install where it or its plugin is not there."""
+    """Return the path of Orthanc's program. Raises DdwdError, which says what to install, if it or its plugin is missing."""
     found = shutil.which("Orthanc", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
     if found is None or not (PLUGIN_DIR / "libOrthancDicomWeb.so").exists():
         raise DdwdError(
@@ -81,14 +81,14 @@ def find_orthanc() -> Path:
 
 
 def keeps_conflicts() -> bool:
-    """Tell whether Orthanc's Python plugin is here, without which other content under a known UID is not kept."""
+    """Return whether Orthanc's Python plugin is installed; without it other content under a known UID is dropped."""
     return (PLUGIN_DIR / PYTHON_PLUGIN).exists()
 
 
 def settings(folder: Path, port_base: int | None = None) -> Config:
-    """Read the folder's ddwd.yaml, written first where there is none; raises ConfigError where it is not a trial's.
+    """Return the settings in the folder's ddwd.yaml, which is written if it is missing. Raises ConfigError if it is not a trial's.
 
-    The five ports are `port_base` and the four after it, or five free ones; a file that is there keeps its own.
+    The five ports are `port_base` and the four after it, or five free ones; an existing file keeps its ports.
     """
     path = folder / _SETTINGS
     if not path.exists():
@@ -98,12 +98,12 @@ def settings(folder: Path, port_base: int | None = None) -> Config:
     config = load(path, {"DDWD_DEFAULTS": os.devnull})
     own = {key: folder / name for key, name in _places().items() if key != "output_dir"}
     if config.database.engine != "sqlite" or any(getattr(config, key) != own[key] for key in own):
-        instead = "name another folder, or none for a fresh one"
+        instead = "name another folder, or none for a new one"
         raise ConfigError(
             [Problem(str(path), None, "data_dir", "is not the file of a trial in this folder", instead)]
         )
     if config.tls.is_used:
-        what = "a trial speaks plainly, on this machine alone"
+        what = "a trial uses no TLS, since it connects within this machine only"
         raise ConfigError([Problem(str(path), None, "tls", what, "leave it out, or install the portal")])
     return config
 
@@ -118,7 +118,7 @@ def _places() -> dict[str, str]:
 
 
 def ports_of(config: Config) -> dict[str, int]:
-    """Every port of the portal, by its key in ddwd.yaml."""
+    """Return every port of the portal, by its key in ddwd.yaml."""
     ports = {
         f"{name}.{kind}": getattr(config.node(name), kind)
         for name in NODES
@@ -128,7 +128,7 @@ def ports_of(config: Config) -> dict[str, int]:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether nothing listens on that TCP port."""
+    """Return whether no process listens on that TCP port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -139,7 +139,10 @@ def is_free(port: int) -> bool:
 
 
 def free_ports() -> range:
-    """Five ports in a row that nothing holds, reserved until this process ends: other trials that start at the same time choose others."""
+    """Return five free ports in a row, reserved until this process ends: trials that start at the same time choose other ports.
+
+    Raises DdwdError if none are found.
+    """
     for _ in range(_TRIES):
         base = secrets.choice(_PORT_RANGE)
         ports = range(base, base + _PORTS)
@@ -149,7 +152,7 @@ def free_ports() -> range:
 
 
 def _reserve(base: int) -> bool:
-    """Take a name that only one process can have: an abstract Unix socket, which like a port belongs to the network namespace (unix(7))."""
+    """Reserve the ports from `base` by an abstract Unix socket, which only one process in the network namespace can bind (unix(7))."""
     name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         name.bind(f"\0ddwd-try-{base}")
@@ -162,7 +165,7 @@ def _reserve(base: int) -> bool:
 
 @dataclass(slots=True)
 class Sandbox:
-    """One portal in `folder`: prepare, start, look, stop; a lock keeps a second one out of the folder."""
+    """One portal in `folder`: prepare, start, check, stop. A lock keeps a second one out of the folder."""
 
     folder: Path
     config: Config
@@ -172,7 +175,7 @@ class Sandbox:
 
     @classmethod
     def prepare(cls, folder: Path, port_base: int | None = None) -> Sandbox:
-        """Lay out the folder and render both configurations; raises a DdwdError, ConfigError for a taken port."""
+        """Make the folders and render both configurations. Raises a DdwdError; ConfigError if a port is in use."""
         orthanc = find_orthanc()
         folder = folder.resolve()  # settings take no `..`
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -188,15 +191,15 @@ class Sandbox:
 
     @property
     def file(self) -> Path:
-        """Tells other programs where the portal is; stands from the moment that everything answers to the stop."""
+        """File that describes the portal to other programs; it exists from when all parts answer until the stop."""
         return self.folder / "try.json"
 
     def log(self, name: str) -> Path:
-        """What that process says; begun anew at each start."""
+        """Return the log of that process, which each start overwrites."""
         return self.folder / "log" / f"{name}.log"
 
     def facts(self) -> dict[str, Any]:
-        """Content of try.json."""
+        """Return the content of try.json."""
         nodes: dict[str, object] = {
             node.name: {"aet": node.aet, "dicom_port": node.dicom_port, "http_port": node.http_port}
             for node in (self.config.gateway, self.config.storage)
@@ -209,7 +212,7 @@ class Sandbox:
         }
 
     def start(self) -> None:
-        """Start the four processes; `stop` must follow, whatever happens here."""
+        """Start the four processes; the caller must call `stop`, even if this raises."""
         rendered = {name: Paths(self.config).rendered(name) for name in NODES}
         for name in NODES:
             self._spawn(name, [str(self.orthanc), str(rendered[name])])
@@ -218,27 +221,27 @@ class Sandbox:
             self._spawn(daemon, [sys.executable, "-P", "-c", code])
 
     def dead(self) -> str | None:
-        """Name of a process that ended, None while all run."""
+        """Return the name of a process that ended, or None while all run."""
         return next((name for name, one in self.processes.items() if one.poll() is not None), None)
 
-    def obituary(self, name: str) -> str:
-        """How it ended, and its last log lines."""
+    def exit_report(self, name: str) -> str:
+        """Return how that process ended, and its last log lines."""
         status = self.processes[name].returncode
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         with suppress(OSError):
             lines = self.log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
             return "\n".join([f"{name} {how}; the end of {self.log(name)}:", *(f"  {one}" for one in lines)])
-        return f"{name} {how}; it left no log"
+        return f"{name} {how}; it wrote no log"
 
     def missing(self) -> list[str]:
-        """What does not answer yet, in words; nothing when the portal is up."""
+        """Return the names of the ports, heartbeats and peers that do not answer yet; empty once the portal is up."""
         ports = [key for key, port in ports_of(self.config).items() if not _answers(port)]
         beats = [f"{name} heartbeat" for name in ("scp", "extractor") if not self.heartbeat(name)]
         peers = self.heartbeat("extractor").get("peers", {})
         return [*ports, *beats, *silent(peers)]
 
     def heartbeat(self, name: str) -> Mapping[str, Any]:
-        """What that daemon of this run last wrote about itself; empty before its first beat."""
+        """Return the last status that this daemon wrote in this run; empty before the first."""
         path = Paths(self.config).heartbeat("scp" if name == "scp" else "extractor")
         with suppress(OSError, ValueError):
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -251,21 +254,21 @@ class Sandbox:
         replace_volatile(self.file, json.dumps(self.facts(), indent=2).encode() + b"\n")
 
     def stop(self) -> None:
-        """End all processes, those that read first; returns within the sum of STOP_ORDER."""
+        """Stop all processes, those that read from others first; returns within the sum of STOP_ORDER."""
         self.file.unlink(missing_ok=True)
         for name, limit in STOP_ORDER:
             if name == "gateway":
-                self._tell(*NODES)
-            self._tell(name)
+                self._terminate(*NODES)
+            self._terminate(name)
             self._wait(name, limit)
         self._lock.close()
 
     def kill(self) -> None:
-        """End all processes now."""
+        """Kill all processes now."""
         for process in self.processes.values():
             process.kill()
 
-    def _tell(self, *names: str) -> None:
+    def _terminate(self, *names: str) -> None:
         for name in names:
             if name in self.processes:
                 self.processes[name].terminate()
@@ -281,8 +284,8 @@ class Sandbox:
             process.wait()
 
     def _check_ports(self) -> None:
-        """Say which ports are held, before an Orthanc dies of it; each at its key."""
-        hint = "stop what holds it (ss -ltnp), or change it in this file"
+        """Raise ConfigError, which names each port in use and its key, before an Orthanc fails because of it."""
+        hint = "stop the program that uses it (ss -ltnp), or change it in this file"
         where = str(self.folder / _SETTINGS)
         problems = [
             Problem(where, None, key, f"port {port} is taken", hint)
@@ -315,10 +318,10 @@ class Sandbox:
         yield paths.heartbeat("extractor").parent
 
     def _spawn(self, name: str, argv: list[str]) -> None:
-        """Start in a session of its own, so that Ctrl-C reaches us alone; it ends with us even if we are killed."""
+        """Start a process in a session of its own, so that only this process gets Ctrl-C; it ends if this process is killed."""
         with self.log(name).open("wb") as log:
             self.processes[name] = subprocess.Popen(
-                [*_dies_with_us(), *argv],
+                [*_ends_with_parent(), *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -340,7 +343,7 @@ class Sandbox:
         }
 
 
-def _dies_with_us() -> list[str]:
+def _ends_with_parent() -> list[str]:
     setpriv = shutil.which("setpriv")  # util-linux
     return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
 
@@ -354,7 +357,7 @@ def _answers(port: int) -> bool:
 
 
 def _locked(folder: Path) -> ExitStack:
-    """Hold the folder until closed; raises DdwdError where another trial runs in it."""
+    """Return a lock on the folder. Raises DdwdError if another trial runs in it."""
     stack = ExitStack()
     file = stack.enter_context((folder / ".lock").open("ab"))
     try:
@@ -366,7 +369,7 @@ def _locked(folder: Path) -> ExitStack:
 
 
 def wait_up(sandbox: Sandbox, seconds: float = 60.0) -> bool:
-    """Wait until everything answers; False when a process ended. Raises PeerDownError when it takes too long."""
+    """Wait until all parts answer; return False if a process ended. Raises PeerDownError after `seconds`."""
     now = clock.SystemClock().monotonic
     deadline = now() + seconds
     missing = sandbox.missing()

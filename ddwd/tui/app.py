@@ -1,4 +1,4 @@
-"""The dashboard itself: screens, keys, and the feed. It writes nothing but request files, after it has asked."""
+"""The dashboard: screens, keys, and the feed. It writes request files only, after a question."""
 
 from __future__ import annotations
 
@@ -37,35 +37,35 @@ _Found = TypeVar("_Found")
 
 
 class Portal(Protocol):
-    """What the dashboard asks for beyond the DashboardModel; everything may take long or raise DdwdError or OSError."""
+    """What the dashboard needs besides the DashboardModel. Each method may take long, and may raise DdwdError and OSError."""
 
     people: Patients
 
     def trace(self, study: OrthancId) -> Trace:
-        """The account of one study."""
+        """Return the trace of one study."""
 
     def find(self, name: str) -> list[OrthancId]:
-        """The studies of this name."""
+        """Return the studies with this accession number, patient ID or UID."""
 
     def quarantine(self) -> list[Entry]:
-        """What is in quarantine."""
+        """Return the entries in quarantine."""
 
     def tail(self) -> Callable[[], list[AuditEvent]]:
-        """A function that gives the last events, then each time the new ones."""
+        """Return a function that returns the last events at its first call, then those since the last call."""
 
     def submit(self, request: Request) -> None:
-        """Leave a request for the extractor."""
+        """Submit a request to the extractor."""
 
 
 @dataclass
 class Looked(Message):
-    """The feed has something new: a DashboardModel, or why there is none."""
+    """The feed delivers a DashboardModel, or a line that says why there is none."""
 
     found: DashboardModel | str
 
 
 class Dashboard(App[None]):
-    """`ddwd-top`. `feed` is made with the function that takes what it finds."""
+    """The application `ddwd-top`. `feed` makes the feed, from the function that receives what it finds."""
 
     TITLE = "ddwd-top"
     ENABLE_COMMAND_PALETTE = False
@@ -110,15 +110,15 @@ class Dashboard(App[None]):
         return self._overview
 
     def on_mount(self) -> None:
-        """Begin to look."""
+        """Start the feed."""
         self._feed.start()
 
     def on_unmount(self) -> None:
-        """End it."""
+        """Stop the feed."""
         self._feed.stop()
 
     def _deliver(self, found: DashboardModel | str) -> None:
-        """Called in the feed's thread."""
+        """Pass on what the feed found; called in the feed's thread."""
         self.post_message(Looked(found))
 
     def on_looked(self, message: Looked) -> None:
@@ -134,7 +134,7 @@ class Dashboard(App[None]):
             self._overview.show(self._board, PatientMasking(self._portal.people.of, self._unmasked))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """The keys of the overview belong to the overview; on other screens only `q` of their own counts."""
+        """Return whether a key works: those of the overview work on the overview only."""
         if action in {"trace", "find", "retry", "pause", "quarantine", "audit", "unmask", "help", "quit"}:
             return self.screen is self._overview
         return super().check_action(action, parameters)
@@ -142,12 +142,12 @@ class Dashboard(App[None]):
     # --- keys -----------------------------------------------------------------------------------------------------------
 
     def on_data_table_row_selected(self) -> None:
-        """Enter on a study."""
+        """Trace the study on which Enter was pressed."""
         if self.screen is self._overview:
             self.action_trace()
 
     def action_trace(self) -> None:
-        """The account of the selected study."""
+        """Show the trace of the selected study."""
         row = self._overview.selected
         if row is not None and row.get("study"):
             self._trace(OrthancId(row["study"]))
@@ -156,12 +156,12 @@ class Dashboard(App[None]):
         page = Page(f"trace {study}", ["asking every hop ..."])
         self.push_screen(page)
         width = self.size.width
-        self._ask(
-            lambda: self._portal.trace(study), lambda told: page.show(marked_lines(told, width)), page.fail
+        self._run_in_thread(
+            lambda: self._portal.trace(study), lambda found: page.show(marked_lines(found, width)), page.fail
         )
 
     def action_find(self) -> None:
-        """Find a study, shown or not."""
+        """Find a study, on the screen or not."""
         self.push_screen(Find(), lambda name: self._find(name or ""))
 
     def _find(self, name: str) -> None:
@@ -179,12 +179,12 @@ class Dashboard(App[None]):
                 self.pop_screen()
                 self._trace(studies[0])
             else:
-                page.show(["several studies have this name:", *(f"  ddwd trace {one}" for one in studies)])
+                page.show(["several studies match:", *(f"  ddwd trace {one}" for one in studies)])
 
-        self._ask(lambda: self._portal.find(name), found, page.fail)
+        self._run_in_thread(lambda: self._portal.find(name), found, page.fail)
 
     def _shown(self, name: str) -> OrthancId | None:
-        """A study on the screen that has this name."""
+        """Return a study on the screen with this accession number, patient ID or UID, or None."""
         if self._board is None:
             return None
         report = self._board.report
@@ -195,44 +195,44 @@ class Dashboard(App[None]):
         return None
 
     def action_retry(self) -> None:
-        """Ask the extractor to take the selected study up now."""
+        """Ask the extractor to retry the selected study."""
         row = self._overview.selected
         if row is not None and row.get("study"):
-            self._wish(f"Retry study {row['study_uid']}?", Request("retry", str(row["study"])))
+            self._ask(f"Retry study {row['study_uid']}?", Request("retry", str(row["study"])))
 
     def action_pause(self) -> None:
-        """Pause the fetching, or resume it."""
+        """Pause retrieving, or resume it."""
         if self._board is not None and self._board.report.paused:
-            self._wish("Resume fetching?", Request("resume"))
+            self._ask("Resume retrieving?", Request("resume"))
         else:
-            self._wish("Pause fetching? Images wait on ORTHANC2 until you resume.", Request("pause"))
+            self._ask("Pause retrieving? Images wait on ORTHANC2 until you resume.", Request("pause"))
 
     def action_quarantine(self) -> None:
-        """The list of what is in quarantine."""
+        """Show the list of the quarantine."""
         try:
             entries = self._portal.quarantine()
         except (DdwdError, OSError) as error:
             self.notify(f"the quarantine cannot be read: {_line(error)}", severity="error", markup=False)
             return
-        self.push_screen(QuarantineScreen(entries, self._wish))
+        self.push_screen(QuarantineScreen(entries, self._ask))
 
     def action_audit(self) -> None:
-        """The last events."""
+        """Show the last events."""
         self.push_screen(AuditPage(self._portal.tail()))
 
     def action_unmask(self) -> None:
-        """Patient IDs whole, or masked."""
+        """Show patient IDs in full, or masked."""
         self._unmasked = not self._unmasked
         self._show()
 
     def action_help(self) -> None:
-        """What the signs and keys mean."""
+        """Show the help."""
         self.push_screen(help_page())
 
-    # --- doing ----------------------------------------------------------------------------------------------------------
+    # --- requests and workers -------------------------------------------------------------------------------------------
 
-    def _wish(self, question: str, request: Request) -> None:
-        """Ask first, then leave the request."""
+    def _ask(self, question: str, request: Request) -> None:
+        """Ask the user, and submit the request if the answer is yes."""
 
         def answered(yes: bool | None) -> None:
             if not yes:
@@ -246,13 +246,13 @@ class Dashboard(App[None]):
 
         self.push_screen(Ask(question), answered)
 
-    def _ask(
+    def _run_in_thread(
         self,
         work: Callable[[], _Found],
         found: Callable[[_Found], None],
         failed: Callable[[str], None],
     ) -> None:
-        """Do what takes long in a thread, and give the screen what came of it."""
+        """Run `work` in a thread, and pass its result to `found` or its error to `failed`."""
 
         def run() -> None:
             worker = get_current_worker()

@@ -1,4 +1,4 @@
-"""Small dialogs of the dashboard: a yes or no before anything is asked of the extractor, and one line of text to look for."""
+"""Show the dashboard's dialogs: yes or no before a request to the extractor, and one line of text to search for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Ask(ModalScreen[bool]):
-    """A question; `y` is yes, anything else that ends it is no."""
+    """A question: `y` is yes, any other key that closes it is no."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "yes"),
@@ -37,7 +37,7 @@ class Ask(ModalScreen[bool]):
 
 
 class Find(ModalScreen[str]):
-    """One line: what to look for; empty when it was left."""
+    """One line of text to search for; empty if the dialog was left."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "back")]
 
@@ -45,12 +45,12 @@ class Find(ModalScreen[str]):
         """See Screen."""
         with Vertical(classes="dialog"):
             yield Static("Find a study by accession number, patient ID or UID:", markup=False)
-            yield Input(placeholder="the whole name, then Enter")
+            yield Input(placeholder="the whole number, ID or UID, then Enter")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Enter was pressed."""
+        """Close with the text."""
         self.dismiss(event.value.strip())
 
     def action_leave(self) -> None:
-        """Look for nothing."""
+        """Close with an empty text."""
         self.dismiss("")

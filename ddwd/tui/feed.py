@@ -1,6 +1,6 @@
-"""Keeps the dashboard fresh: a thread that looks when the extractor's status changes (inotify), and every few seconds without.
+"""Refresh the dashboard: a thread that looks when the extractor's status changes (inotify), and at least every few seconds.
 
-It hands each DashboardModel on as it is; whatever goes wrong while looking is handed on as one line, and it looks again.
+It passes each DashboardModel on. An error while looking is passed on as one line, and the thread looks again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LEAST_SECONDS = 0.5
 
 
 class Feed:
-    """`look` makes a DashboardModel; `deliver` takes it, or a line about why there is none; both run in the feed's thread."""
+    """`look` makes a DashboardModel; `deliver` receives it, or a line that says why there is none. Both run in the feed's thread."""
 
     def __init__(
         self,
@@ -39,21 +39,21 @@ class Feed:
         self._thread = threading.Thread(target=self._run, name="ddwd-top-feed", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the thread."""
         if self._observer is not None:
-            self._observer.schedule(_Bell(self.poke), str(self._folder))
+            self._observer.schedule(_ChangeHandler(self.poke), str(self._folder))
             self._observer.start()
         self._thread.start()
 
     def stop(self) -> None:
-        """End soon; a look that hangs is not waited for."""
+        """Stop the thread soon; do not wait for a look that hangs."""
         self._stopping.set()
         self._wanted.set()
         if self._observer is not None:
             self._observer.stop()
 
     def poke(self) -> None:
-        """Look now, or as soon as the last look is half a second ago."""
+        """Look now, or half a second after the last look."""
         self._wanted.set()
 
     def _run(self) -> None:
@@ -61,7 +61,7 @@ class Feed:
             self._wanted.clear()
             try:
                 found: DashboardModel | str = self._look()
-            except Exception as error:  # noqa: BLE001 - a dashboard that died tells nothing
+            except Exception as error:  # noqa: BLE001 - an error must not end the dashboard
                 found = f"the dashboard cannot look ({type(error).__name__}); it tries again"
             if self._stopping.is_set():
                 return
@@ -70,13 +70,13 @@ class Feed:
             self._wanted.wait(_IDLE_SECONDS - _LEAST_SECONDS)
 
 
-class _Bell(FileSystemEventHandler):
-    """Rings at any change in the folder."""
+class _ChangeHandler(FileSystemEventHandler):
+    """Call `changed` at any change in the folder."""
 
-    def __init__(self, ring: Callable[[], None]) -> None:
-        self._ring = ring
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """See FileSystemEventHandler; what is only read rings nothing."""
+        """See FileSystemEventHandler; reading a file is no change."""
         if event.event_type in {"created", "moved", "modified"}:
-            self._ring()
+            self._changed()

@@ -1,4 +1,4 @@
-"""`ddwd-top`: the dashboard on a terminal, or once as text or JSON. Here the arguments, and the real portal behind the screens."""
+"""Run `ddwd-top`: the dashboard on a terminal, or once as text or JSON. Parses the arguments and connects the screens to the portal."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _LAST_EVENTS = 200
 _USAGE = 64  # EX_USAGE of sysexits.h
-_EPILOG = """With group ddwd it asks and acts; without, it shows what every user may see. Keys: ? in the dashboard.
+_EPILOG = """Users in group ddwd can retry, pause and release; other users see what every user may see. Keys: ? in the dashboard.
 
 exit status of --once and --json:
   0   all is well
@@ -48,22 +48,22 @@ exit status of --once and --json:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; man page and completion are made from it."""
+    """Return the parser of the command line; man page and completion are made from it."""
     made = argparse.ArgumentParser(
         prog="ddwd-top",
-        description="The D-DW-D Portal at a glance: do images flow, which study waits, and why.",
+        description="Dashboard of the D-DW-D Portal: whether images flow, which study waits, and why.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--version", action="version", version=f"ddwd-top {__version__}")
     how = made.add_mutually_exclusive_group()
-    how.add_argument("--once", action="store_true", help="print it once as text, and end")
-    how.add_argument("--json", action="store_true", help="print it once as one JSON object, and end")
+    how.add_argument("--once", action="store_true", help="print it once as text, and exit")
+    how.add_argument("--json", action="store_true", help="print it once as one JSON object, and exit")
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run; the exit status."""
+    """Run the command; return the exit status."""
     try:
         args = parser().parse_args(argv)
     except SystemExit as end:
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = _config()
         if not config.has("extractor"):
             raise NotFoundError(
-                "the extractor runs on another machine (roles in ddwd.yaml): look there, or: ddwd status"
+                "the extractor runs on another machine (roles in ddwd.yaml): run it there, or: ddwd status"
             )
         if args.once or args.json or not sys.stdout.isatty():
             return _once(config, as_json=args.json)
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _config() -> Config:
-    """The settings; to a user who may not read them the dashboard shows what everybody may see, at the usual places."""
+    """Return the settings, or the defaults for a user who may not read them: the dashboard then shows what every user may see."""
     try:
         return load()
     except ConfigError:
@@ -126,7 +126,7 @@ def _live(config: Config) -> int:
 
 
 class RealPortal:
-    """See tui/app.py's Portal: this machine's. Without the right to the Orthancs' passwords it still shows what it may."""
+    """The portal of this machine, see tui/app.py. For a user who may not read the Orthancs' passwords, patients are not shown."""
 
     def __init__(self, config: Config) -> None:
         self._config = config

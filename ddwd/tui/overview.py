@@ -1,4 +1,4 @@
-"""The dashboard's first screen: trouble, flow, studies in flight, just finished, and the foot. It shows a DashboardModel and asks nobody."""
+"""Show the dashboard's first screen: problems, flow, studies in flight, studies just finished, and the foot. All of it is from a DashboardModel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Overview(Screen[None]):
-    """Shows the latest DashboardModel, laid out anew at each size."""
+    """Show the latest DashboardModel, in a layout for the size of the terminal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,23 +40,23 @@ class Overview(Screen[None]):
         yield Footer()
 
     def show(self, board: DashboardModel, masking: PatientMasking) -> None:
-        """Show this."""
+        """Show this DashboardModel."""
         self._board, self._masking = board, masking
         self._draw()
 
     def complain(self, reason: str) -> None:
-        """There is no DashboardModel: say why, above what was last known."""
+        """Show why there is no new DashboardModel, above the last one."""
         trouble = self.query_one("#trouble", Static)
         trouble.update(Text(f"! {reason}", style="bold red"))
         trouble.display = True
 
     def on_resize(self, _event: Resize) -> None:
-        """Lay out anew."""
+        """Draw the layout for the new size."""
         self._draw()
 
     @property
     def selected(self) -> dict[str, Any] | None:
-        """The study that the cursor is on, in the table that has the focus (else the first that has any)."""
+        """The study under the cursor, in the table with the focus, or else in the first table with rows."""
         tables = [self.query_one(f"#{name}", DataTable) for name in ("flight", "finished")]
         for table in sorted(tables, key=lambda one: not one.has_focus):
             if table.row_count:
@@ -105,7 +105,7 @@ def _table(name: str) -> DataTable[Text]:
 def _fill(
     table: DataTable[Text], columns: tuple[Column, ...], width: int, rows: dict[str, list[Text]]
 ) -> None:
-    """Make the table say this; rows that stay are changed in place, so that the cursor stays where it is."""
+    """Fill the table; rows that stay are changed in place, so that the cursor does not move."""
     widths = [column.width(width) for column in columns]
     shown = [str(row.value) for row in table.rows]
     if [column.width for column in table.columns.values()] != widths or shown != list(rows):
@@ -125,7 +125,7 @@ def _fill(
 
 
 def _cursor(table: DataTable[Text]) -> str:
-    """Key of the row that the cursor is on; nothing where there is none."""
+    """Return the key of the row under the cursor; empty for an empty table."""
     if not table.row_count:
         return ""
     return str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value)

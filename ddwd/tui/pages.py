@@ -1,4 +1,4 @@
-"""The dashboard's pages of text that scroll: a study's trace, the audit tail, the help. Each is left with Escape."""
+"""Show the dashboard's pages of scrolling text: a study's trace, the last audit events, the help. Escape leaves each."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
     from ddwd.status.trace import Line
 
 HELP = """\
-The flow: modality, ORTHANC1 (receives), ORTHANC2 (stores), PYTHON_SCP (fetches), disk.
-At each hop: images and bytes a second now, the last minutes, and how many images wait before it.
+The flow: modality, ORTHANC1 (receives), ORTHANC2 (stores), PYTHON_SCP (retrieves), disk.
+Each hop shows images and bytes a second now, the last minutes, and how many images wait before it.
 
-  \u25cf ok        images flow, or there are none
-  \u25cf slow      ever more images wait before this hop
-  \u25cf waiting   images wait and nothing moves, or fetching is paused
-  \u25cf broken    the hop is down, or has no room: the red lines say why
+  \u25cf ok        images flow, or none wait
+  \u25cf slow      more and more images wait before this hop
+  \u25cf waiting   images wait and none moves, or retrieving is paused
+  \u25cf broken    the hop is down or out of space: the red lines say why
 
-Under ORTHANC1, ORTHANC2 and disk stands how many images of the study are there; the bar is full
-only when none is missing. "to disk" is the time from the last image to the finished study.
+Under ORTHANC1, ORTHANC2 and disk is the number of images of the study there; the bar is full
+only when none is missing. "to disk" is the time from the last image to the published study.
 
   arrows, Tab   move in a table, to the other table
-  Enter         trace of the study: why is it not there, and what to do
+  Enter         trace the study: why it is not published, and what to do
   /             find a study by accession number, patient ID or UID
-  r             retry the study: failures forgotten, what is missing fetched again
-  p             pause the fetching, and resume it
-  x             quarantine: look, and release
+  r             retry the study: forget its failures, retrieve missing images again
+  p             pause retrieving, and resume it
+  x             list the quarantine, and release from it
   l             the last events, as they happen
-  u             show patient IDs whole, and mask them again
-  q             leave; the portal goes on
+  u             show patient IDs in full, and mask them again
+  q             quit; the portal keeps running
 
-Patient IDs and accession numbers are asked of the Orthancs while you look and kept nowhere."""
+Patient IDs and accession numbers are read from the Orthancs while you look, and are not stored."""
 _REFRESH_SECONDS = 1.0
 FAILURE = "bold red"
 """Style of a line that reports a failure."""
@@ -99,12 +99,12 @@ def _line(line: str | Line) -> Text:
 
 
 def help_page() -> Page:
-    """The help."""
+    """Return the page of help."""
     return Page("help", HELP.splitlines())
 
 
 class AuditPage(Page):
-    """The last events, and each new one."""
+    """The last events, to which each new event is added."""
 
     def __init__(self, new: Callable[[], list[AuditEvent]]) -> None:
         super().__init__("audit: the last events (UTC); with more: journalctl -t ddwd-audit")
@@ -112,7 +112,7 @@ class AuditPage(Page):
         self._timer: Timer | None = None
 
     def on_mount(self) -> None:
-        """Read, and read again each second."""
+        """Read the events, then again every second."""
         super().on_mount()
         self._refresh_lines()
         self._timer = self.set_interval(_REFRESH_SECONDS, self._refresh_lines)

@@ -1,4 +1,4 @@
-"""The dashboard's list of the quarantine: what waits for the operator, why, and its release."""
+"""Show the dashboard's list of the quarantine, with the reason of each entry, and release entries."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 
 
 class QuarantineScreen(Screen[None]):
-    """One row an entry; `x` asks and leaves a request to release it."""
+    """One row for each entry; `x` submits a request to release it, after a question."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("x", "release", "release"),
         Binding("escape,q", "app.pop_screen", "back"),
     ]
 
-    def __init__(self, entries: list[Entry], wish: Callable[[str, Request], None]) -> None:
+    def __init__(self, entries: list[Entry], ask: Callable[[str, Request], None]) -> None:
+        """`ask` asks the user the question, and submits the request if the answer is yes."""
         super().__init__()
         self._entries = {entry.id: entry for entry in entries}
-        self._wish = wish
+        self._ask = ask
 
     def compose(self) -> ComposeResult:
         """See Screen."""
@@ -53,22 +54,22 @@ class QuarantineScreen(Screen[None]):
             )
             table.add_row(*map(Text, cells), key=entry.id)
         if not self._entries:
-            self.query_one("#reason", Static).update("nothing is in quarantine")
+            self.query_one("#reason", Static).update("the quarantine is empty")
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
-        """Tell the reason of the row that the cursor is on."""
+        """Show the reason of the entry under the cursor."""
         entry = self._entries.get(str(event.row_key.value))
         if entry is not None:
             file = entry.file
-            where = f"\nfile: {file.name}, {entry.size:,} bytes" if file else "\nits bytes could not be read"
+            where = f"\nfile: {file.name}, {entry.size:,} bytes" if file else "\nits file could not be read"
             self.query_one("#reason", Static).update(plain(entry.subject.reason) + where)
 
     def action_release(self) -> None:
-        """Ask, and leave the request."""
+        """Release the entry under the cursor, after a question."""
         table = self.query_one(DataTable)
         if not table.row_count:
             return
         key = str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value)
         entry = self._entries[key]
-        what = "have it tried again" if entry.subject.kind == "undeliverable" else "take it off the list"
-        self._wish(f"Release {key[:8]} ({entry.subject.kind}): {what}?", Request("release", item=key))
+        what = "try it again" if entry.subject.kind == "undeliverable" else "remove it from the list"
+        self._ask(f"Release {key[:8]} ({entry.subject.kind}): {what}?", Request("release", item=key))

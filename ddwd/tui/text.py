@@ -1,6 +1,6 @@
-"""The dashboard's words and pictures: parts of a DashboardModel as rich Text, for a given width. Pure; the screen and `--once` show the same.
+"""Render the parts of a DashboardModel as rich Text for a given width. Pure functions; the screen and `--once` show the same.
 
-Colour only repeats what a word says, so that nothing is lost on a terminal without.
+Colour only repeats what a word states, so that a terminal without colour shows the same information.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _TAIL = 10
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table of studies: its heading, and how wide it is on a narrow and a wide screen."""
+    """One column of a table of studies: its heading, and its width on a narrow and on a wide screen."""
 
     title: str
     narrow: int
     wide: int
 
     def width(self, screen: int) -> int:
-        """Characters on a screen of that width."""
+        """Return the width in characters on a screen of that width."""
         return self.narrow if screen < _NARROW else self.wide
 
 
@@ -72,7 +72,7 @@ FINISHED = (
 
 @dataclass(frozen=True, slots=True)
 class PatientMasking:
-    """How a reader sees people: whom a study is of, and whether patient IDs are masked."""
+    """Looks up the patient of a study, and masks patient IDs unless `unmasked` is set."""
 
     of: Callable[[OrthancId], Patient] = lambda _study: Patient()
     unmasked: bool = False
@@ -85,12 +85,12 @@ class PatientMasking:
         return person.patient_id if self.unmasked else person.masked
 
     def accession(self, row: dict[str, Any]) -> str:
-        """The accession number, where it is known."""
+        """Return the accession number; empty if it is not known."""
         return self.of(row["study"]).accession if row.get("study") else ""
 
 
 def head(board: DashboardModel, width: int) -> Text:
-    """One line: what this is, and the verdict."""
+    """Return the first line: name, version, number of problems, and time."""
     wrong = len(board.trouble)
     verdict = "all is well" if not wrong else many(wrong, "thing needs you", "things need you")
     text = Text(f"D-DW-D Portal {__version__}  ", style="bold")
@@ -103,7 +103,7 @@ def head(board: DashboardModel, width: int) -> Text:
 
 
 def trouble(board: DashboardModel, width: int) -> Text:
-    """What must be known first; empty while there is nothing."""
+    """Return the problems, one per line; empty if there are none."""
     lines = board.trouble
     shown = [_line(f"! {plain(line)}", width, "bold red") for line in lines[:_MOST_TROUBLE]]
     if len(lines) > _MOST_TROUBLE:
@@ -112,7 +112,7 @@ def trouble(board: DashboardModel, width: int) -> Text:
 
 
 def flow(board: DashboardModel, width: int) -> Text:
-    """The hops side by side: name, light, rates, the last minutes, what waits."""
+    """Return the hops side by side: name, light, rates, the last minutes, waiting images."""
     cell = width // len(board.hops)
     rows = [
         [_title(hop, cell, last=hop is board.hops[-1]) for hop in board.hops],
@@ -176,7 +176,7 @@ def _backlog(hop: Hop) -> str:
 
 
 def flight_row(row: dict[str, Any], masking: PatientMasking, now: str, width: int) -> list[Text]:
-    """The cells of one study in flight, each as wide as its column."""
+    """Return the cells of one study in flight, each as wide as its column."""
     known = row.get("instances") or 0
     cells = [
         masking.patient(row),
@@ -192,7 +192,7 @@ def flight_row(row: dict[str, Any], masking: PatientMasking, now: str, width: in
 
 
 def finished_row(row: dict[str, Any], masking: PatientMasking, width: int) -> list[Text]:
-    """The cells of one study that was just finished."""
+    """Return the cells of one study that was just published."""
     cells = [
         masking.patient(row),
         masking.accession(row),
@@ -217,17 +217,17 @@ def _cells(cells: list[str], columns: tuple[Column, ...], width: int, styles: di
 
 
 def _bar(count: int | None, known: int) -> str:
-    """`n` of `known` as a small bar, full only when none is missing."""
+    """Return `count` of `known` as a small bar, which is full only if none is missing."""
     done = min(count or 0, known)
     blocks = _BAR if known and done == known else min(_BAR - 1, _BAR * done // known) if known else 0
     return f"{_FULL * blocks}{_EMPTY * (_BAR - blocks)} {count or 0}"
 
 
 def foot(board: DashboardModel, width: int) -> Text:
-    """Room, retention, today, quarantine, self test: one line, or two where it is narrow."""
+    """Return disk space, retention, today's totals, quarantine and self test, in one line, or more on a narrow screen."""
     parts = [*_room(board), *_retention(board), *_today(board), _quarantine(board), *_self_test(board)]
     if not board.may_ask:
-        parts.append("read only: to act, be in group ddwd")
+        parts.append("read only: requests need group ddwd")
     lines = [""]
     for part in parts:
         joined = f"{lines[-1]}  \u00b7  {part}" if lines[-1] else part
@@ -268,7 +268,7 @@ def _self_test(board: DashboardModel) -> Iterable[str]:
 
 
 def page(board: DashboardModel, masking: PatientMasking, width: int) -> Text:
-    """The whole dashboard as text, for `--once`."""
+    """Return the whole dashboard as text, for `--once`."""
     report = board.report
     parts = [head(board, width)]
     if board.trouble:
@@ -302,12 +302,12 @@ def _short(text: str, length: int) -> str:
 
 
 def _clock(at: str) -> str:
-    """Local time of day of a stamp."""
+    """Return the local time of day of a stamp."""
     return datetime.fromisoformat(at).astimezone().strftime("%H:%M:%S")
 
 
 def _seconds(begin: str, end: str) -> float:
-    """Seconds between two stamps; 0 where one is missing."""
+    """Return the seconds between two stamps; 0 if one is missing."""
     try:
         return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds())
     except ValueError:

@@ -172,7 +172,7 @@ def test_a_user_outside_the_group_looks_and_cannot_act(portal: Portal) -> None:
     try:
         assert "read only" in screen.until("ORTHANC1")
         screen.keys("p")
-        screen.until("Pause fetching?")
+        screen.until("Pause retrieving?")
         screen.keys("y")
         screen.until("denied")
     finally:
@@ -183,11 +183,11 @@ def test_a_user_outside_the_group_looks_and_cannot_act(portal: Portal) -> None:
 def test_the_operator_pauses_and_resumes_from_the_dashboard(portal: Portal, screen: Screen) -> None:
     screen.until("all is well")
     screen.keys("p")
-    screen.until("Pause fetching?")
+    screen.until("Pause retrieving?")
     screen.keys("y")
     screen.until("PAUSED")
     screen.keys("p")
-    screen.until("Resume fetching?")
+    screen.until("Resume retrieving?")
     screen.keys("y")
     portal.machine.wait_for(lambda: "PAUSED" not in screen.text(), limit=20, what="it stays paused")
 
