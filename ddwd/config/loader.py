@@ -63,6 +63,10 @@ ROLES: tuple[Role, ...] = get_args(Role)
 HERE = "127.0.0.1"
 CONFIG_FILE = Path("/etc/ddwd/ddwd.yaml")
 DEFAULTS_FILE = Path("/etc/default/ddwd")
+MOST_NAMED = 500
+"""Instances that one C-MOVE may name: a UI value has a length of two bytes, and a UID with its backslash takes up to 65."""
+LONGEST_POLL = 10.0
+"""Seconds: the main loop waits for at most a third of WatchdogSec, which is 30 in ddwd-extractor.service."""
 READ_HINT = "run it with sudo, or as a member of group ddwd (adduser NAME ddwd, then log in again)"
 
 
@@ -443,7 +447,7 @@ SETTINGS: Mapping[str, _Setting] = {
     "web.gateway_port": _Setting(_PORT),
     "web.storage_port": _Setting(_PORT),
     "output_dir": _Setting(folder, ("OUTPUT_DIR",)),
-    "poll_interval": _Setting(seconds(0.1, 3600), ("POLL_INTERVAL",)),
+    "poll_interval": _Setting(seconds(0.1, LONGEST_POLL), ("POLL_INTERVAL",)),
     "stable_age": _Setting(whole(1, 3600), ("STABLE_AGE", "ORTHANC__STABLE_AGE")),
     "forward.mode": _Setting(choice("streaming", "stable")),
     "forward.batch": _Setting(whole(1, 1000)),
@@ -461,7 +465,7 @@ SETTINGS: Mapping[str, _Setting] = {
     "routes": _Setting(sections.one_line, table=sections.routes),
     "destinations": _Setting(sections.one_line, table=sections.destinations),
     "finished.timeout": _Setting(seconds(1, 86400)),
-    "retrieve.batch": _Setting(whole(1, 10_000)),
+    "retrieve.batch": _Setting(whole(1, MOST_NAMED)),
     "retrieve.timeout": _Setting(seconds(10, 86400)),
     "retrieve.tries": _Setting(whole(2, 1000)),
     "disk.reserve": _Setting(size(64 * 1024**2, 1024**4)),

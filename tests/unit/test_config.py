@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ddwd.config.loader import SETTINGS, VARIABLES, Config, flatten, load, load_with_sources
+from ddwd.config.loader import LONGEST_POLL, SETTINGS, VARIABLES, Config, flatten, load, load_with_sources
 from ddwd.core.errors import ConfigError
+from ddwd.core.model import OrthancId, Series, Study
+from ddwd.extractor.steps.retrieve import next_block
 
-SHIPPED = Path(__file__).parents[2] / "etc" / "ddwd.yaml"
+REPO = Path(__file__).parents[2]
+SHIPPED = REPO / "etc" / "ddwd.yaml"
 
 
 class Sources:
@@ -91,9 +94,9 @@ def test_later_source_wins_and_is_named(sources: Sources) -> None:
 
 @pytest.mark.parametrize(("variable", "key"), VARIABLES.items())
 def test_each_variable_sets_its_key(sources: Sources, variable: str, key: str) -> None:
-    text = "/srv/x" if variable == "OUTPUT_DIR" else "123"
+    text = "/srv/x" if variable == "OUTPUT_DIR" else "7"
     value = flatten(sources.config(**{variable: text}))[key]
-    assert str(value) in {text, "123.0"}
+    assert str(value) in {text, "7.0"}
 
 
 def test_stable_age_has_two_names_and_the_short_one_wins(sources: Sources) -> None:
@@ -150,8 +153,19 @@ def test_empty_variable_is_no_setting(sources: Sources) -> None:
             "poll_interval: 5 s",
             (
                 "ddwd.yaml:1: poll_interval: '5 s' is not a number of seconds; "
-                "write a number of seconds from 0.1 to 3600, without quotes or unit"
+                "write a number of seconds from 0.1 to 10, without quotes or unit"
             ),
+        ),
+        (
+            "poll_interval: 60",
+            (
+                "ddwd.yaml:1: poll_interval: 60 is out of range; "
+                "write a number of seconds from 0.1 to 10, without quotes or unit"
+            ),
+        ),
+        (
+            "retrieve:\n  batch: 5000",
+            "ddwd.yaml:2: retrieve.batch: 5000 is out of range; write a whole number from 1 to 500, without quotes",
         ),
         (
             "disk:\n  reserve: 2 GB",
@@ -254,6 +268,26 @@ def test_empty_variable_is_no_setting(sources: Sources) -> None:
 def test_one_problem_is_one_line(sources: Sources, text: str, expected: str) -> None:
     sources.yaml.write_text(text)
     assert sources.problems() == [expected]
+
+
+def test_the_longest_poll_interval_is_one_that_no_watchdog_cuts_short() -> None:
+    units = ("extractor", "courier", "commitment")  # daemon/loop.py waits a third of WatchdogSec at most
+    texts = [(REPO / f"systemd/ddwd-{unit}.service").read_text() for unit in units]
+    watchdogs = [
+        int(found) for text in texts for found in re.findall(r"^WatchdogSec=(\d+)$", text, re.MULTILINE)
+    ]
+    assert len(watchdogs) == len(units)
+    assert min(watchdogs) >= 3 * LONGEST_POLL
+
+
+@pytest.mark.parametrize(("text", "batch"), [("1", 1), ("500", 500)])
+def test_every_batch_that_is_accepted_is_used_as_it_is(sources: Sources, text: str, batch: int) -> None:
+    sources.yaml.write_text(f"retrieve:\n  batch: {text}\n")
+    lacking = frozenset(OrthancId(f"i{number}") for number in range(1, 601))
+    study = Study(
+        OrthancId("s"), "1.2", "P", "", (Series(OrthancId("x"), "1.2.1", lacking | {OrthancId("i0")}),)
+    )
+    assert len(next_block(study, lacking, sources.config().retrieve.batch)) == batch
 
 
 def test_the_shared_ledger_may_be_on_any_of_several_servers(sources: Sources) -> None:

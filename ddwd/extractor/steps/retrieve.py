@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from ddwd.config.loader import MOST_NAMED
 from ddwd.core import durable, watchdog
 from ddwd.core.errors import Failure, NotFoundError, PeerDownError
 from ddwd.core.model import OrthancId, is_uid, safe_component
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 _WHOLE_SERIES = 5000
 """Images that are asked for at once by whole series: more would keep a worker from the other studies for too long."""
-_NAMED = 500
-"""Images that are asked for by name at once: UI has a length of two bytes, and a UID with its backslash takes up to 65."""
 _MUCH = 100
 """Images from which on a second C-MOVE is worth its association."""
 _PART = 200
@@ -141,7 +140,7 @@ class Retriever:
         if self._ask_for_series(this):
             return
         self._take_over(this)
-        if lacking := this.still_lacking[:_NAMED]:
+        if lacking := this.still_lacking[:MOST_NAMED]:
             self._ask(this, lacking)
 
     def _has_leftovers(self, study: Study) -> bool:
@@ -389,7 +388,7 @@ def whole_series(study: Study, lacking: Set[OrthancId]) -> list[Series]:
 def next_block(study: Study, lacking: Set[OrthancId], batch: int) -> list[OrthancId]:
     """What one piece of work fetches: whole series if there are any, else so many instances."""
     whole = [instance for one in whole_series(study, lacking) for instance in one.instances]
-    return sorted(whole or lacking)[: len(whole) or min(batch, _NAMED)]
+    return sorted(whole or lacking)[: len(whole) or min(batch, MOST_NAMED)]
 
 
 def _count(series: Iterable[Series]) -> int:
