@@ -152,7 +152,8 @@ certify: venv deb ## all that is left, at full depth
 lock: ## pin newer versions of the libraries and tools
 	packaging/lock $(CACHE)
 
-manual: venv ## the man pages and the completion in packaging/manual/, from what --help is made of
+manual: venv ## man pages and completion, etc/ddwd.yaml and the table of docs/settings.md, from --help and the declared settings
+	$(BIN)/python packaging/settings_files.py
 	$(BIN)/python packaging/manual.py packaging/manual
 
 clean: ## remove what was built here; the cache folder stays

@@ -1,4 +1,4 @@
-"""Makes the man pages and the bash completion from what `--help` and ddwd.yaml are made of: `make manual`; a test compares.
+"""Make the man pages and the bash completion from `--help` and the declarations of the settings: `make manual`; a test compares.
 
 The results are committed in packaging/manual/, so that a build needs nothing but them. $1: the folder to write to.
 """
@@ -6,7 +6,6 @@ The results are committed in packaging/manual/, so that a build needs nothing bu
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -16,14 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+from settings_files import Explained, explained  # noqa: E402 - the path comes first
 
 from ddwd.cli import main as ddwd  # noqa: E402 - the path comes first
-from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, SETTINGS  # noqa: E402
+from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE  # noqa: E402
+from ddwd.config.schema import SETTINGS  # noqa: E402
 from ddwd.tui import main as ddwd_top  # noqa: E402
-
-_VARIABLES = re.compile(r" \[[A-Z0-9_, ]+\]$")
-_SETTING = re.compile(r"^( *)([a-z_]+):(?: (.*))?$")
 
 
 class Verb(NamedTuple):
@@ -182,33 +181,8 @@ def ddwd_top_1() -> str:
     return _page("ddwd-top", 1, "dashboard of D-DW-D Portal", body)
 
 
-class Explained(NamedTuple):
-    """One key of ddwd.yaml as the file itself has it: what stands after the colon, and the lines of the comment above it."""
-
-    key: str
-    value: str
-    said: list[str]
-
-
-def explained() -> Iterator[Explained]:
-    """Every setting of etc/ddwd.yaml, and every section that has a comment, in order."""
-    section, said = "", list[str]()
-    for line in (HERE.parent / "etc/ddwd.yaml").read_text(encoding="utf-8").splitlines():
-        if line.strip().startswith("#"):
-            said.append(_VARIABLES.sub("", line.strip().removeprefix("#").removeprefix(" ").rstrip()))
-        elif found := _SETTING.match(line):
-            indent, name, value = found.groups()
-            key = f"{section}.{name}" if indent else name
-            section = section if indent else name
-            if key in SETTINGS or said:
-                yield Explained(key, value or "", said)
-            said = []
-        elif not line.strip() and not section:
-            said = []
-
-
 def ddwd_yaml_5() -> str:
-    """ddwd.yaml(5), from the comments of the file itself."""
+    """ddwd.yaml(5), from the declarations of the settings."""
     body = [
         ".SH SYNOPSIS",
         f".I {CONFIG_FILE}",

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
-from ddwd.config.loader import Config
+from ddwd.config.schema import Config
 from ddwd.provisioning import certificates
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from ddwd.config.loader import Config, NodeName
+    from ddwd.config.schema import Config, NodeName
 
 SCHEMA = 1
 MANIFEST = "manifest.json"

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from ddwd.backup.archive import Machine, Progress, Tree, TreeFile
-    from ddwd.config.loader import Config, NodeName
+    from ddwd.config.schema import Config
+    from ddwd.config.schema_network import NodeName
     from ddwd.core.clock import Clock
 
 _LOCK = ".lock"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ddwd.backup.archive import Machine, Manifest, Progress, Sum, Tree
-    from ddwd.config.loader import Config, NodeName
+    from ddwd.config.schema import Config, NodeName
 
 _UNITS = ("ddwd-doctor.timer", "ddwd-doctor.service", "ddwd.service")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

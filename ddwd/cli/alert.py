@@ -14,7 +14,7 @@ from ddwd.monitoring.notifiers import channels
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
 _EPILOG = """Alerts are sent by ddwd-monitor, by mail and to a webhook, as far as mail.server and
 alerts.webhook are set in ddwd.yaml. This sends one at once that says it is a test.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ddwd.backup.archive import Progress
     from ddwd.backup.backup import Made
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
 _EPILOG = """Taken while the portal runs: the ledger and custody records, both databases, the files of both
 Orthancs, conflicts and quarantine, settings, certificates and passwords. DIR is for root alone.

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ddwd.config import tls
-from ddwd.config.loader import SECRET_KEYS, Loaded, flatten, load_with_sources, ports
+from ddwd.config.checks import ports
+from ddwd.config.loader import Loaded, load_with_sources
 from ddwd.config.parsers import DEFAULT, Share
 from ddwd.config.paths import Paths
+from ddwd.config.schema import SECRET_KEYS, flatten
 from ddwd.core.errors import ConfigError, Problem
 from ddwd.provisioning import databases, firewall, machine_link, tls_proxy
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
 _UNIT_OF = {
     "gateway.dicom_port": "ddwd-gateway",

@@ -18,7 +18,7 @@ from ddwd.status import units
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
 _EPILOG = """admin may do everything; viewer may look, search and download, and change nothing.
 rotate gives every user of both Orthancs a new password, the portal's own included, and restarts the

@@ -16,7 +16,7 @@ from ddwd.store.delivery_log import Deliveries
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
 _EPILOG = """A rule of ddwd.yaml with `also` has its studies sent to these destinations too, by ORTHANC1. What
 a destination does not take, or cannot while it is away, waits for it alone and is tried again for

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from ddwd.config.loader import Config, NodeName
+    from ddwd.config.schema import Config, NodeName
     from ddwd.core.clock import Clock
     from ddwd.dicom.upper_layer import Peer
     from ddwd.provisioning.credentials import Credentials

@@ -13,7 +13,7 @@ from ddwd.store.hook_queue import Notices
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.store.hook_queue import Notice
 
 _EPILOG = """A rule of ddwd.yaml with `run` or `webhook` has it called when a study of it is published, and

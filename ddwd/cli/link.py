@@ -8,7 +8,7 @@ from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.config.loader import ROLES
+from ddwd.config.schema import ROLES
 from ddwd.core.errors import InvalidValueError, StateError
 from ddwd.provisioning import certificates, credentials, machine_link
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from ddwd.config.loader import Config, Role
+    from ddwd.config.schema import Config, Role
 
 _EPILOG = """On one of the machines, the one that you trust most: FOLDER gets a certificate that says which
 roles the other machine has, and credentials.json with the passwords that these roles need, and no

@@ -36,13 +36,14 @@ from ddwd.cli import (
     try_,
     verify,
 )
-from ddwd.config.loader import ROLES, load
+from ddwd.config.loader import load
+from ddwd.config.schema import ROLES
 from ddwd.core.errors import DdwdError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ddwd.config.loader import Config, Role
+    from ddwd.config.schema import Config, Role
 
 VERBS = (
     status,

@@ -12,7 +12,7 @@ from ddwd.store.operator_requests import Request, Requests
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.store.operator_requests import Kind
 
 _EPILOG = """Images are still received and forwarded while it is paused: they wait on ORTHANC2, nothing

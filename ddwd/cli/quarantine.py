@@ -15,7 +15,7 @@ from ddwd.store.operator_requests import Request, Requests
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.extractor.quarantine import Entry
 
 _SHORT = 4

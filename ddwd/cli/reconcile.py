@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.core.model import OrthancId
     from ddwd.extractor.consistency import Difference
     from ddwd.orthanc.client import Orthanc

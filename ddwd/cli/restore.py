@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import argparse
 
     from ddwd.backup.restore import Backup
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.extractor.refetch import Outcome
     from ddwd.status.findings import Finding
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.retention.eligibility import Eligibility
 
 _EPILOG = """Without an option: after how many days each place may lose a study (retention and

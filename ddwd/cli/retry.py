@@ -23,7 +23,7 @@ from ddwd.store.record_check import Prover
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.extractor.refetch import Outcome
 
 _EPILOG = """The extractor then forgets its failures with this study and looks at it at once: what is

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
 _EPILOG = """test says which rule takes a study whose first image the file is, and for each rule before it
 which condition does not hold. It judges by ddwd.yaml as it is now, also before a restart. Values of

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
 
 _HERE = "127.0.0.1"

@@ -17,7 +17,7 @@ from ddwd.status.formatting import many, size, span, time
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.status.report import Heartbeat, Report, Volume
     from ddwd.status.units import Unit
 

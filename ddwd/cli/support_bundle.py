@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ddwd import __version__
 from ddwd.cli import config as config_verb
 from ddwd.cli import doctor, status, tls
-from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, Config, Loaded, load_with_sources
+from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, Loaded, load_with_sources
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core import audit, durable
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import AccessProblem, ConfigError, DdwdError, StateError
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from ddwd.config.loader import NodeName
+    from ddwd.config.schema import NodeName
     from ddwd.core.errors import Problem
     from ddwd.provisioning.credentials import Credentials
 

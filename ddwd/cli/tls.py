@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.provisioning.certificates import CertificateFacts
 
 _EPILOG = """init makes two authorities (ca for the portal's own parts, senders-ca for the modalities) and a

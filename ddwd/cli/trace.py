@@ -18,7 +18,7 @@ from ddwd.store.record_check import Prover
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
 _WIDTH = 80
 _LOOK_SECONDS = 1.0

@@ -21,7 +21,7 @@ from ddwd.trial.sandbox import Sandbox, keeps_conflicts, wait_up
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
 _EPILOG = """Without systemd and PostgreSQL, on free ports, to be tried; everything stays in DIR.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.core.model import OrthancId
     from ddwd.store.custody import Kept
     from ddwd.store.record_check import Finding, Proof, SecondLook

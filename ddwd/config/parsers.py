@@ -1,6 +1,6 @@
-"""How one value of ddwd.yaml is read: from its text to a number, a path, a network, or a line that says what to write instead. Pure.
+"""Parse one value of ddwd.yaml: from its text to a number, a path or a network, or refuse it and say what to write instead. Pure.
 
-Each parser takes a `Raw` and raises WrongValueError; config.py says which key is read by which.
+Each parser takes a `Raw` and raises WrongValueError; schema.py says which setting has which parser.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _EVERY_ADDRESS = ipaddress.IPv4Network("0.0.0.0/0")
 
 
 class Source(NamedTuple):
-    """Where a value was written: a file and its line, a variable of the environment, or nowhere (default)."""
+    """Where a value was written: a file and its line, a variable of the environment, or the default."""
 
     name: str
     line: int | None = None
@@ -36,65 +36,65 @@ DEFAULT = Source("default")
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Room on a volume: `percent` of it, or where that is 0 so many bytes; `text` is how it was written."""
+    """Room on a volume: `percent` of it, or if that is 0, `bytes`; `text` is how it was written."""
 
     text: str
     percent: float = 0.0
     bytes: int = 0
 
     def __str__(self) -> str:
-        """As it is written in ddwd.yaml."""
+        """Return it as it is written in ddwd.yaml."""
         return self.text
 
     def of(self, total: int) -> int:
-        """Bytes of a volume of `total` bytes."""
+        """Return the bytes of a volume of `total` bytes."""
         return int(total * self.percent / 100) if self.percent else self.bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """One entry of `senders`: an AE title, in which * and ? stand for others, and the network it may send from."""
+    """One entry of `senders`: an AE title, in which * and ? are wildcards, and the network it may send from."""
 
     aet: str
     network: ipaddress.IPv4Network = _EVERY_ADDRESS
 
     def __str__(self) -> str:
-        """As it is written in ddwd.yaml."""
+        """Return it as it is written in ddwd.yaml."""
         return f"{self.aet} from {self.network}" if self.network.prefixlen else self.aet
 
     @property
     def is_pattern(self) -> bool:
-        """Whether it stands for more than one AE title."""
+        """Whether it matches more than one AE title."""
         return bool(set("*?") & set(self.aet))
 
 
 @dataclass(frozen=True, slots=True)
 class Station:
-    """One entry of `commitment.modalities`: an AE title, and where it takes associations."""
+    """One entry of `commitment.modalities`: an AE title, and where it accepts associations."""
 
     aet: str
     address: str
     port: int
 
     def __str__(self) -> str:
-        """As it is written in ddwd.yaml."""
+        """Return it as it is written in ddwd.yaml."""
         return f"{self.aet} at {self.address}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """One entry of `extractors`: the AE title of a C-STORE receiver on another machine, and that machine."""
+    """One entry of `extractors`: the AE title of a receiver on another machine, and that machine."""
 
     aet: str
     host: str
 
     def __str__(self) -> str:
-        """As it is written in ddwd.yaml."""
+        """Return it as it is written in ddwd.yaml."""
         return f"{self.aet} at {self.host}"
 
 
 class Raw(NamedTuple):
-    """A value as written: its text, whether it is bare (numbers must be), and where it stands."""
+    """A value as written: its text, whether it is without quotes (numbers must be), and where it was written."""
 
     text: str
     bare: bool
@@ -103,7 +103,7 @@ class Raw(NamedTuple):
 
 
 class Many(NamedTuple):
-    """The entries of a list as written, and where it begins."""
+    """The entries of a list as written, and where the list begins."""
 
     entries: tuple[Raw, ...]
     source: Source
@@ -111,7 +111,7 @@ class Many(NamedTuple):
 
 
 class WrongValueError(Exception):
-    """What is wrong with a value, and what to write instead."""
+    """A value that is refused: the reason, and what to write instead."""
 
     def __init__(self, what: str, instead: str) -> None:
         super().__init__(what)
@@ -122,42 +122,43 @@ class WrongValueError(Exception):
 Parser = Callable[[Raw], object]
 
 
-def wrong(what: str, instead: str) -> NoReturn:
-    """Say what is wrong with a value, and what to write instead. Raises WrongValueError."""
+def reject(what: str, instead: str) -> NoReturn:
+    """Refuse a value: the reason, and what to write instead. Raises WrongValueError."""
     raise WrongValueError(what, instead)
 
 
 def whole(low: int, high: int) -> Parser:
-    """A whole number between these."""
+    """Return a parser of whole numbers in these limits."""
 
     def parse(raw: Raw) -> int:
         wanted = f"write a whole number from {low} to {high}, without quotes"
         if re.fullmatch(r"[+-]?[0-9]{1,18}", raw.text) is None:
-            wrong(f"{raw.text!r} is not a whole number", wanted)
+            reject(f"{raw.text!r} is not a whole number", wanted)
         if not raw.bare:
-            wrong(f"{raw.text!r} is text in quotes", wanted)
+            reject(f"{raw.text!r} is text in quotes", wanted)
         if not low <= int(raw.text) <= high:
-            wrong(f"{raw.text} is out of range", wanted)
+            reject(f"{raw.text} is out of range", wanted)
         return int(raw.text)
 
     return parse
 
 
+PORT = whole(1, _LAST_PORT)
 _MOST_DAYS = 36500
 _UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 
 
 def size(low: int, high: int) -> Parser:
-    """Bytes between these, with or without a unit."""
+    """Return a parser of sizes in these limits, in bytes, written with or without a unit."""
 
     def parse(raw: Raw) -> int:
         found = re.fullmatch(r"([0-9]{1,15}) ?(KiB|MiB|GiB|TiB|)", raw.text)
         wanted = f"write a size from {low // 1024**2} MiB to {high // 1024**4} TiB, as 500 MiB or 2 GiB"
         if found is None:
-            wrong(f"{raw.text!r} is not a size", wanted)
+            reject(f"{raw.text!r} is not a size", wanted)
         size = int(found[1]) * _UNITS[found[2]]
         if not low <= size <= high:
-            wrong(f"{raw.text} is out of range", wanted)
+            reject(f"{raw.text} is out of range", wanted)
         return size
 
     return parse
@@ -167,32 +168,34 @@ _SIZE = cast("Callable[[Raw], int]", size(64 * 1024**2, 1024**5))
 
 
 def seconds(low: float, high: float) -> Parser:
-    """Seconds between these."""
+    """Return a parser of seconds in these limits."""
 
     def parse(raw: Raw) -> float:
         wanted = f"write a number of seconds from {low:g} to {high:g}, without quotes or unit"
         if re.fullmatch(r"[+-]?[0-9]{1,12}(\.[0-9]{1,9})?", raw.text) is None:
-            wrong(f"{raw.text!r} is not a number of seconds", wanted)
+            reject(f"{raw.text!r} is not a number of seconds", wanted)
         if not raw.bare:
-            wrong(f"{raw.text!r} is text in quotes", wanted)
+            reject(f"{raw.text!r} is text in quotes", wanted)
         if not low <= float(raw.text) <= high:
-            wrong(f"{raw.text} is out of range", wanted)
+            reject(f"{raw.text} is out of range", wanted)
         return float(raw.text)
 
     return parse
 
 
 FOREVER = float("inf")
-"""Days that never are over."""
+"""Days that never end."""
 
 
 def days(raw: Raw) -> float:
-    """Days, or parts of one; 0 is at once."""
-    return _days(raw, "write a number of days from 0 to 36500, without quotes or unit; nothing: for ever")
+    """Parse days, also fractions of one; 0 is at once."""
+    return _days(
+        raw, "write a number of days from 0 to 36500, without quotes or unit; leave it empty to keep for ever"
+    )
 
 
 def days_or_forever(raw: Raw) -> float:
-    """The same, or the word for what never is over."""
+    """Parse days, or the word forever."""
     if raw.text == "forever":
         return FOREVER
     return _days(raw, "write a number of days from 0 to 36500, or forever")
@@ -200,80 +203,83 @@ def days_or_forever(raw: Raw) -> float:
 
 def _days(raw: Raw, wanted: str) -> float:
     if re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,9})?", raw.text) is None or not raw.bare:
-        wrong(f"{raw.text!r} is not a number of days", wanted)
+        reject(f"{raw.text!r} is not a number of days", wanted)
     if float(raw.text) > _MOST_DAYS:
-        wrong(f"{raw.text} is out of range", wanted)
+        reject(f"{raw.text} is out of range", wanted)
     return float(raw.text)
 
 
 def share(raw: Raw) -> Share:
-    """A percentage of a volume, or bytes with or without a unit."""
+    """Parse a percentage of a volume, or bytes with or without a unit."""
     if found := re.fullmatch(r"([0-9]{1,2}(?:\.[0-9]{1,3})?) ?%", raw.text):
         if float(found[1]) == 0:
-            wrong(f"{raw.text} is out of range", "write more than 0%; nothing: no bound")
+            reject(f"{raw.text} is out of range", "write more than 0%; leave it empty for no bound")
         return Share(raw.text, percent=float(found[1]))
     try:
         return Share(raw.text, bytes=_SIZE(raw))
     except WrongValueError:
-        wrong(f"{raw.text!r} is neither a percentage nor a size", "write 10% or 500 GiB; nothing: no bound")
+        reject(
+            f"{raw.text!r} is neither a percentage nor a size",
+            "write 10% or 500 GiB; leave it empty for no bound",
+        )
 
 
 def choice(*known: str) -> Parser:
-    """One of these words."""
+    """Return a parser that accepts these words only."""
 
     def parse(raw: Raw) -> str:
         if raw.text not in known:
-            wrong(f"{raw.text!r} is not known", f"write {' or '.join(known)}")
+            reject(f"{raw.text!r} is not known", f"write {' or '.join(known)}")
         return raw.text
 
     return parse
 
 
 def switch(raw: Raw) -> bool:
-    """true or false."""
+    """Parse true or false."""
     if raw.text.lower() not in {"true", "false"}:
-        wrong(f"{raw.text!r} is neither true nor false", "write true or false")
+        reject(f"{raw.text!r} is neither true nor false", "write true or false")
     return raw.text.lower() == "true"
 
 
 def aet(raw: Raw) -> str:
-    """An AE title (PS3.5 section 6.2)."""
+    """Parse an AE title (PS3.5 section 6.2)."""
     try:
         return parse_aet(raw.text)
     except InvalidValueError as error:
-        wrong(f"{raw.text!r} is not an AE title: {error}", "write 1 to 16 plain characters")
+        reject(f"{raw.text!r} is not an AE title: {error}", "write 1 to 16 plain characters")
 
 
 def folder(raw: Raw) -> Path:
-    """An absolute path, of a folder or a file."""
+    """Parse an absolute path, of a folder or a file."""
     path = Path(raw.text)
     if not path.is_absolute() or "\0" in raw.text:
-        wrong(f"{raw.text!r} is not an absolute path", "write a path that begins with /")
+        reject(f"{raw.text!r} is not an absolute path", "write a path that begins with /")
     if ".." in path.parts or len(path.parts) == 1:
-        wrong(f"{raw.text!r} is not a folder of its own", "write the full path, without .. in it")
+        reject(f"{raw.text!r} is not a folder of its own", "write the full path, without .. in it")
     return path
 
 
 def host(raw: Raw) -> str:
-    """A host name or an IP address."""
+    """Parse a host name or an IP address."""
     if re.fullmatch(r"[A-Za-z0-9_.:-]{1,253}", raw.text) is None:
-        wrong(f"{raw.text!r} is not a host", "write a host name or an IP address, without a port")
+        reject(f"{raw.text!r} is not a host", "write a host name or an IP address, without a port")
     return raw.text
 
 
 def network(raw: Raw) -> Network:
-    """A network or one address, whose packets a route could be set for."""
+    """Parse a network or one address that a route can be set for."""
     wanted = "write a network as 10.1.0.0/16 or 2001:db8::/32, or one address"
     try:
         network = ipaddress.ip_network(raw.text.strip(), strict=False)
     except ValueError:
-        wrong(f"{raw.text!r} is not a network", wanted)
+        reject(f"{raw.text!r} is not a network", wanted)
     if ipaddress.ip_interface(raw.text.strip()).ip != network.network_address:
-        wrong(f"{raw.text} has bits beyond its length", f"write {network}")
+        reject(f"{raw.text} has bits beyond its length", f"write {network}")
     if network.is_multicast:
-        wrong(f"{network} is for multicast: no sender has such an address", wanted)
+        reject(f"{network} is for multicast: no sender has such an address", wanted)
     if isinstance(network, ipaddress.IPv6Network) and network.is_loopback:
-        wrong(
+        reject(
             f"no route can go before the kernel's own to {network}",
             "let senders on this machine use 127.0.0.1",
         )
@@ -281,7 +287,7 @@ def network(raw: Raw) -> Network:
 
 
 def sender(raw: Raw) -> Sender:
-    """An AE title and the network it sends from."""
+    """Parse an AE title and the network it sends from."""
     title, _, place = raw.text.rpartition(" from ") if " from " in raw.text else (raw.text, "", "")
     wanted = (
         'write "AET from NETWORK", as "CT1 from 10.1.2.3", "MR* from 10.2.0.0/16" or "* from 10.3.0.0/16"'
@@ -289,48 +295,48 @@ def sender(raw: Raw) -> Sender:
     try:
         aet = parse_aet(title)
     except InvalidValueError as error:
-        wrong(f"{raw.text!r} has no AE title: {error}", wanted)
+        reject(f"{raw.text!r} has no AE title: {error}", wanted)
     if not place:
         return Sender(aet)
     found = network(raw._replace(text=place))
     if isinstance(found, ipaddress.IPv6Network):
-        wrong(f"{raw.text!r}: Orthanc takes DICOM by IPv4 only", wanted)
+        reject(f"{raw.text!r}: Orthanc takes DICOM by IPv4 only", wanted)
     return Sender(aet, found)
 
 
 def station(raw: Raw) -> Station:
-    """An AE title, and the IPv4 address and port where it takes associations."""
+    """Parse an AE title, and the IPv4 address and port where it accepts associations."""
     wanted = 'write "AET at ADDRESS:PORT", as "CT1 at 10.1.2.3:104"'
     title, _, place = raw.text.rpartition(" at ")
     found = re.fullmatch(r"([0-9.]+):([0-9]{1,5})", place.strip())
     if found is None:
-        wrong(f"{raw.text!r} is not an AE title with its address and port", wanted)
+        reject(f"{raw.text!r} is not an AE title with its address and port", wanted)
     try:
         station = Station(parse_aet(title), str(ipaddress.IPv4Address(found[1])), int(found[2]))
     except (InvalidValueError, ValueError) as error:
-        wrong(f"{raw.text!r}: {error}", wanted)
+        reject(f"{raw.text!r}: {error}", wanted)
     if not 0 < station.port <= _LAST_PORT:
-        wrong(f"{raw.text!r}: there is no port {station.port}", wanted)
+        reject(f"{raw.text!r}: there is no port {station.port}", wanted)
     return station
 
 
 def receiver(raw: Raw) -> Receiver:
-    """The AE title of an extractor's receiver and the machine it runs on."""
+    """Parse the AE title of an extractor's receiver and the machine it runs on."""
     title, _, place = raw.text.partition(" at ")
     wanted = 'write "AET at HOST", as "PYTHON_SCP_B at 10.0.0.2"'
     try:
         found = parse_aet(title)
     except InvalidValueError as error:
-        wrong(f"{raw.text!r} has no AE title: {error}", wanted)
+        reject(f"{raw.text!r} has no AE title: {error}", wanted)
     if re.fullmatch(r"[A-Za-z0-9_.-]{1,253}", place) is None:
-        wrong(f"{raw.text!r} has no host", wanted)
+        reject(f"{raw.text!r} has no host", wanted)
     return Receiver(found, place)
 
 
 def url(raw: Raw) -> str:
-    """A URL of HTTP or HTTPS."""
+    """Parse a URL of HTTP or HTTPS."""
     if re.fullmatch(r"https?://[^\s/]+(/\S*)?", raw.text) is None:
-        wrong("it is not a URL", "write https://HOST/PATH")
+        reject("it is not a URL", "write https://HOST/PATH")
     return raw.text
 
 
@@ -339,12 +345,12 @@ _DATABASE_URL = re.compile(rf"postgresql://[^\s:@/?]+@({_HOST}(?:,{_HOST})*)/[^\
 
 
 def database_url(raw: Raw) -> str:
-    """A PostgreSQL URL as libpq takes it, with one or more hosts and without a password."""
+    """Parse a PostgreSQL URL as libpq takes it, with one or more hosts and without a password."""
     wanted = "write postgresql://USER@HOST:PORT/NAME, several servers as HOST1:PORT,HOST2:PORT"
     if re.match(r"\w+://[^@/]*:[^@/]*@", raw.text) or re.search(r"[?&]password=", raw.text):
-        wrong("it has a password in it", "put the password into ledger.password_file")
+        reject("it has a password in it", "put the password into ledger.password_file")
     if _DATABASE_URL.fullmatch(raw.text) is None:
-        wrong("it is not the URL of a PostgreSQL database", wanted)
+        reject("it is not the URL of a PostgreSQL database", wanted)
     return raw.text
 
 
@@ -352,14 +358,14 @@ _SERVERS_URL = re.compile(rf"postgresql://({_HOST}(?:,{_HOST})*)/?(\?\S*)?")
 
 
 def servers_url(raw: Raw) -> str:
-    """The servers of a PostgreSQL cluster as libpq takes them, without role, password and database."""
+    """Parse the servers of a PostgreSQL cluster as libpq takes them, without role, password and database."""
     if "@" in raw.text or re.search(r"[?&](user|password|dbname)=", raw.text):
-        wrong(
+        reject(
             "it has a role or a password in it",
             "write the roles at database.gateway_user and storage_user, the password into database.password_file",
         )
     if _SERVERS_URL.fullmatch(raw.text) is None:
-        wrong(
+        reject(
             "it is not a URL of PostgreSQL servers",
             "write postgresql://HOST1:PORT,HOST2:PORT/?sslmode=verify-full, without a database",
         )
@@ -367,28 +373,28 @@ def servers_url(raw: Raw) -> str:
 
 
 def database_hosts(url: str) -> tuple[str, ...]:
-    """The hosts of such a URL, without their ports."""
+    """Return the hosts of such a URL, without their ports."""
     found = _DATABASE_URL.fullmatch(url)
     hosts = found[1].split(",") if found else ()
     return tuple(re.sub(r":[0-9]+$", "", one).strip("[]") for one in hosts)
 
 
 def address(raw: Raw) -> str:
-    """A mail address."""
+    """Parse a mail address."""
     if re.fullmatch(r"[^\s@,]+@[^\s@,]+", raw.text) is None:
-        wrong(f"{raw.text!r} is not a mail address", "write one NAME@HOST")
+        reject(f"{raw.text!r} is not a mail address", "write one NAME@HOST")
     return raw.text
 
 
 def identifier(raw: Raw) -> str:
-    """A name of PostgreSQL."""
+    """Parse a name of PostgreSQL."""
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,62}", raw.text) is None:
-        wrong(f"{raw.text!r} is not a PostgreSQL name", "write letters, digits, _ and -, 63 at most")
+        reject(f"{raw.text!r} is not a PostgreSQL name", "write letters, digits, _ and -, 63 at most")
     return raw.text
 
 
 def secret(raw: Raw) -> str:
-    """Any text in one line."""
+    """Parse any text in one line."""
     if not raw.text.isprintable():
-        wrong("the password has unprintable characters", "write it on one line, in quotes")
+        reject("the password has unprintable characters", "write it on one line, in quotes")
     return raw.text

@@ -13,8 +13,8 @@ from ddwd import __version__
 from ddwd.core.model import safe_component
 
 if TYPE_CHECKING:
-    from ddwd.config.loader import Config, NodeName, Role
     from ddwd.config.retention import Place
+    from ddwd.config.schema import Config, NodeName, Role
 
 Daemon = Literal["scp", "extractor"]
 

@@ -1,6 +1,6 @@
 """How long each place keeps a study: the section `retention` of ddwd.yaml, and what a route says otherwise. Pure.
 
-A place is the gateway, storage, or the output. What else must be so before anything is removed stands in pipeline/retention/rules.py.
+A place is the gateway, storage or output. The other conditions for a removal are in ddwd/retention/rules.py.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from ddwd.config import parsers
+from ddwd.config.declaration import setting
 from ddwd.config.parsers import FOREVER, Share
 
 if TYPE_CHECKING:
@@ -17,42 +19,60 @@ if TYPE_CHECKING:
 
 Place = Literal["gateway", "storage", "output"]
 PLACES: tuple[Place, ...] = get_args(Place)
-"""In the order in which they let go of a study: storage only once the gateway has, or it would be sent there again."""
+"""In the order in which a study is removed: from storage only after the gateway, or the gateway would forward it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """After how many days each place may lose a study, and below how much free room its oldest go; None: never.
+    """Days after which a study may be removed from each place, and the free room below which the oldest are; None: never.
 
-    For want of room nothing younger than `least_days` goes. `remove_last_copy`: an image of which no other copy is left here, too.
+    For want of room no study younger than `least_days` is removed. `remove_last_copy`: also an image without another copy here.
     """
 
-    gateway_days: float | None = None
-    storage_days: float | None = None
-    output_days: float | None = None
-    gateway_free: Share | None = None
-    storage_free: Share | None = None
-    output_free: Share | None = None
-    least_days: float = 1.0
-    remove_last_copy: bool = False
+    gateway_days: float | None = setting(
+        None,
+        parsers.days,
+        brief="days until ORTHANC1 may lose a study; empty: for ever ([keep, for how long](retention.md))",
+    )
+    """Days (0.5 is half of one) after its publication that ORTHANC1 keeps a study. Nothing here: for ever."""
+    storage_days: float | None = setting(None, parsers.days, brief="the same for ORTHANC2")
+    """The same for ORTHANC2; no less than gateway_days. Nothing here: it is the archive."""
+    output_days: float | None = setting(None, parsers.days, brief="the same for the files in `output_dir`")
+    """The same for the files in output_dir, which stay on ORTHANC2. Nothing here: for ever."""
+    gateway_free: Share | None = setting(
+        None,
+        parsers.share,
+        brief="`15%`, `500 GiB`: room below which ORTHANC1's oldest go before their days are over",
+    )
+    """Room to be kept free on the volume of ORTHANC1, as 15% or 500 GiB: while there is less, its oldest go before their days are over."""
+    storage_free: Share | None = setting(None, parsers.share, brief="the same for ORTHANC2")
+    """The same for the volume of ORTHANC2."""
+    output_free: Share | None = setting(None, parsers.share, brief="the same for `output_dir`")
+    """The same for the volume of output_dir."""
+    least_days: float = setting(1.0, parsers.days)
+    """Days that everything is kept, however short room is."""
+    remove_last_copy: bool = setting(
+        False, parsers.switch, brief="`true`: ORTHANC2 and `output_dir` may both have an end"
+    )
+    """true: ORTHANC2 and output_dir may both have an end, so that in the end this portal has nothing of a study. Never for want of room."""
 
     def days(self, place: Place, route: Route | None = None) -> float:
-        """Days that the place keeps a study of that route; infinite: for ever."""
+        """Return the days that the place keeps a study of that route; infinite: for ever."""
         own = _days_of(route, place) if route is not None else None
         general = {"gateway": self.gateway_days, "storage": self.storage_days, "output": self.output_days}
         return next((days for days in (own, general[place]) if days is not None), FOREVER)
 
     def least(self, place: Place, route: Route | None = None) -> float:
-        """Days after which a study of that route may go for want of room; infinite where the route says: for ever."""
+        """Return the days after which a study of that route may be removed for want of room; infinite: never."""
         own = _days_of(route, place) if route is not None else None
         return FOREVER if own == FOREVER or self.free(place) is None else self.least_days
 
     def free(self, place: Place) -> Share | None:
-        """The room below which the oldest go."""
+        """Return the free room below which the oldest studies are removed."""
         return {"gateway": self.gateway_free, "storage": self.storage_free, "output": self.output_free}[place]
 
     def places(self, routes: Sequence[Route]) -> list[Place]:
-        """Those that anything may be removed from."""
+        """Return the places that a study may be removed from."""
         ways = (None, *routes)
         return [place for place in PLACES if any(self._may_lose(place, route) for route in ways)]
 
@@ -60,7 +80,7 @@ class Retention:
         return min(self.days(place, route), self.least(place, route)) < FOREVER
 
     def contradictions(self, routes: Sequence[Route]) -> Iterator[tuple[str, str, str]]:
-        """Key, what is wrong, what to write instead, for what could never be done or would lose the last copy unasked."""
+        """Return key, reason and what to write instead, for each rule that can never apply or would remove the last copy unasked."""
         for route in (None, *routes):
             of = f" of route {route.name}" if route else ""
             if self._may_lose("storage", route) and not self._may_lose("gateway", route):
@@ -76,7 +96,7 @@ class Retention:
                 yield self._key(route, "output"), what, "keep one for ever, or set remove_last_copy: true"
 
     def _key(self, route: Route | None, place: Place) -> str:
-        """The key that is to blame."""
+        """Return the key that the problem is reported for."""
         if route is not None and _days_of(route, place) is not None:
             return "routes"
         by_days = self.days(place) < FOREVER

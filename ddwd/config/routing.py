@@ -1,7 +1,7 @@
-"""Which rule of `routes` takes a study, and what it says is to be done with it. Pure.
+"""The rules of `routes`: which one matches a study, and what is done with the study. Pure.
 
-The rules are rendered to one table (`table`), which this module and orthanc/routes.lua read alike: tests/routes.json holds the cases that
-both must answer the same. A study's first image decides, once; the gateway's metadata `DdwdRoute` keeps the name of the rule.
+The rules are rendered to one table (`table`), which this module and orthanc/routes.lua read: tests/routes.json has the cases that both
+must answer alike. A study's first image decides, once; the gateway keeps the name of the rule as metadata `DdwdRoute`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CALLING = "CallingAET"
-"""What a rule may match beside main DICOM tags: the AE title that the image came from."""
+"""Not a tag, but a rule may match it too: the AE title that the image came from."""
 TAGS = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "OtherPatientIDs"),
     *("StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber", "RequestedProcedureDescription"),
@@ -30,11 +30,11 @@ TAGS = (
 )  # fmt: skip
 """Main DICOM tags of patient, study and series, as Orthanc keeps them, that a rule may match."""
 PRIORITIES = {"low": -10, "normal": 0, "high": 10}
-"""What each priority is among Orthanc's jobs, where a higher number goes first."""
+"""The priority of Orthanc's jobs, where a higher number goes first."""
 
 
 class Condition(NamedTuple):
-    """One tag, and the patterns of which one must match a value of it; * stands for any text and ? for one character."""
+    """A tag, and patterns of which one must match a value of it; * matches any text and ? one character."""
 
     tag: str
     patterns: tuple[str, ...]
@@ -42,9 +42,9 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One entry of `routes`: what it takes, and what is done with a study it takes.
+    """One entry of `routes`: its conditions, and what is done with a study that matches.
 
-    `keep_*` are days until retention may remove it there, infinite for ever, None as `retention` says.
+    `keep_*` are days until retention may remove the study there; infinite: for ever; None: as section `retention` has it.
     """
 
     name: str
@@ -62,30 +62,30 @@ class Route:
     keep_output: float | None = None
 
     @property
-    def speaks(self) -> bool:
-        """Whether it has a hook."""
+    def has_hook(self) -> bool:
+        """Whether it has a notification hook."""
         return self.run is not None or self.webhook is not None
 
     def __str__(self) -> str:
-        """Its name: what a list of routes shows."""
+        """Return its name, for a list of routes."""
         return self.name
 
 
 EVERYTHING = Route("")
-"""The one rule there is where `routes` is empty: all is forwarded and extracted."""
+"""The only rule if `routes` is empty: every study is forwarded and extracted."""
 OWN = Route("_selftest", (Condition("PatientID", (SELF_TEST_PATIENT,)), Condition(CALLING, (SELF_TEST_AET,))))
-"""Before all others where there are any: the portal's self test goes all the way. No rule of an operator has such a name."""
+"""Goes before the rules of the operator: the self test passes all hops. No rule of an operator can have this name."""
 HOLD = Route("-", forward=False, extract=False)
-"""What no rule takes: it stays where it is, and is shown."""
+"""Fallback for unmatched studies: leave in place and report as held."""
 
 
 JOBS_ELSEWHERE = 2
-"""Jobs of the gateway's at once for one destination."""
+"""Jobs that the gateway runs at once for one destination."""
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """One entry of `destinations`: by DICOMweb where it has a `url`, else by DIMSE."""
+    """One entry of `destinations`: by DICOMweb if it has a `url`, else by DIMSE."""
 
     name: str
     url: str | None = None
@@ -99,33 +99,33 @@ class Destination:
 
     @property
     def server(self) -> str:
-        """Its name among the gateway's DICOMweb servers or modalities: none of the portal's own is called so."""
+        """Its name among the gateway's DICOMweb servers or modalities; none of the portal's own begins so."""
         return f"to-{self.name}"
 
     @property
-    def asked(self) -> str:
-        """The same server, as it is only asked: with a short time-out."""
+    def query_server(self) -> str:
+        """Name of the same server for queries, which have a short time-out."""
         return f"ask-{self.name}"
 
     def __str__(self) -> str:
-        """Its name: what a list of destinations shows."""
+        """Return its name, for a list of destinations."""
         return self.name
 
 
 def stow_jobs_elsewhere(destinations: Sequence[Destination]) -> int:
-    """STOW-RS jobs of the gateway's that may go to other destinations at once."""
+    """Return how many STOW-RS jobs the gateway may run at once for other destinations."""
     return JOBS_ELSEWHERE * sum(one.url is not None for one in destinations)
 
 
 class Judged(NamedTuple):
-    """What was said of one rule: None where it takes the study, else the first condition that does not hold."""
+    """The result for one rule: `failed` is None if it matches the study, else the tag of the first condition that fails."""
 
     route: str
     failed: str | None
 
 
 def table(routes: Sequence[Route]) -> list[dict[str, Any]]:
-    """What orthanc/routes.lua and `choose` read."""
+    """Return the table that orthanc/routes.lua and `choose` read."""
     return [
         {
             "Name": one.name,
@@ -138,40 +138,40 @@ def table(routes: Sequence[Route]) -> list[dict[str, Any]]:
 
 
 def rendered(routes: Sequence[Route]) -> bytes:
-    """The table as the file that both read."""
+    """Return the table as the bytes of its file."""
     return json.dumps(table(routes), indent=2).encode("ascii") + b"\n"
 
 
 def choose(rules: Sequence[Mapping[str, Any]], tags: Mapping[str, str]) -> str | None:
-    """The name of the first rule of the table that takes a study with these tags; None where none does."""
+    """Return the name of the first rule of the table that matches a study with these tags; None if no rule does."""
     return next((judged.route for judged in judge(rules, tags) if judged.failed is None), None)
 
 
 def judge(rules: Sequence[Mapping[str, Any]], tags: Mapping[str, str]) -> list[Judged]:
-    """Every rule of the table up to the one that takes the study, each with why it does not."""
-    said = []
+    """Return the result for each rule of the table, up to the first that matches."""
+    results = []
     for rule in rules:
         failed = next((one["Tag"] for one in rule["When"] if not _holds(one, tags)), None)
-        said.append(Judged(rule["Name"], failed))
+        results.append(Judged(rule["Name"], failed))
         if failed is None:
             break
-    return said
+    return results
 
 
 def _holds(condition: Mapping[str, Any], tags: Mapping[str, str]) -> bool:
-    """Whether a value of the tag matches one of the patterns; a tag that is absent has the empty value."""
+    """Tell whether a value of the tag matches one of the patterns; a tag that is absent has the empty value."""
     values = [_lower(value.strip(" \0")) for value in tags.get(condition["Tag"], "").split("\\")]
     return any(_pattern(text).fullmatch(value) for text in condition["Patterns"] for value in values)
 
 
 @cache
 def _pattern(text: str) -> re.Pattern[str]:
-    """Each piece between two stars has the first place it can (an atomic group): no pattern makes a long value slow."""
+    """Compile a pattern. Each piece between two stars matches at its first place only (an atomic group), so no pattern is slow."""
     first, *others = (re.escape(piece).replace(r"\?", ".") for piece in text.split("*"))
     between = "".join(f"(?>.*?{piece})" for piece in others[:-1])
     return re.compile(first + between + "".join(f".*{piece}" for piece in others[-1:]), re.DOTALL)
 
 
 def _lower(text: str) -> str:
-    """Lower case of A to Z alone: what Lua does too."""
+    """Return lower case for A to Z only, as Lua does."""
     return "".join(one.lower() if one.isascii() else one for one in text)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 from ddwd.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
 Name = Literal["gateway", "storage", "scp", "extractor", "operator"]
 NAMES: tuple[Name, ...] = get_args(Name)

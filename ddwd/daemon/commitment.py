@@ -24,8 +24,8 @@ from ddwd.store.commitment_queue import Commitments
 
 if TYPE_CHECKING:
     from ddwd.commitment.verifier import CommitmentResult
-    from ddwd.config.loader import Config, NodeName
     from ddwd.config.parsers import Station
+    from ddwd.config.schema import Config, NodeName
 
 log = logging.getLogger("ddwd.commitment")
 

@@ -26,8 +26,8 @@ from ddwd.provisioning import credentials
 from ddwd.store.delivery_log import Deliveries
 
 if TYPE_CHECKING:
-    from ddwd.config.loader import Config
     from ddwd.config.routing import Destination
+    from ddwd.config.schema import Config
     from ddwd.delivery.destination_queue import DestinationStatus
 
 log = logging.getLogger("ddwd.delivery")

@@ -32,7 +32,7 @@ from ddwd.store.backends import stores_of
 from ddwd.store.settings_snapshot import changed_settings
 
 if TYPE_CHECKING:
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
 log = logging.getLogger("ddwd.extractor")
 

@@ -21,7 +21,7 @@ from ddwd.inbox.scanner import InboxScanner
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.dicom.store_scu import Answer, Outgoing
 
 log = logging.getLogger("ddwd.inbox")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.core.clock import Clock
     from ddwd.status.events import AuditEvent
     from ddwd.status.report import Report

@@ -12,7 +12,7 @@ from ddwd.core.errors import DdwdError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
 SKIP, FAILED = 1, 255
 """Exit statuses of ExecCondition=: skip the unit, or fail it."""

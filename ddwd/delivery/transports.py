@@ -52,7 +52,7 @@ class Dicomweb:
 
     def __init__(self, destination: Destination, gateway: DeliveryJobs) -> None:
         self.name, self.kind = destination.name, kind(destination)
-        self._server, self._asked = destination.server, destination.asked
+        self._server, self._asked = destination.server, destination.query_server
         self._gateway = gateway
 
     def submit(self, images: Iterable[OrthancId], priority: int) -> str:

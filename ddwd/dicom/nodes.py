@@ -9,7 +9,7 @@ from ddwd.core.model import EXTRACTOR_AET
 from ddwd.dicom.upper_layer import Peer
 
 if TYPE_CHECKING:
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
 _HERE = "127.0.0.1"
 

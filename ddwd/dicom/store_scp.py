@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from pynetdicom.association import Association
 
-    from ddwd.config.loader import Config, Scp
+    from ddwd.config.schema import Config, Scp
     from ddwd.core.clock import Clock
     from ddwd.dicom.head import Head
 

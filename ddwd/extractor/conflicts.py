@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from ddwd.config.loader import NodeName
+    from ddwd.config.schema import NodeName
     from ddwd.extractor.quarantine import Quarantine
     from ddwd.orthanc.port import OrthancPort
 

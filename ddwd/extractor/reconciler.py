@@ -20,7 +20,7 @@ from ddwd.extractor.flow_control import PAUSED
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.extractor.flow_control import FlowControl
     from ddwd.extractor.observer import Observer
     from ddwd.extractor.orphans import OrphanSweeper

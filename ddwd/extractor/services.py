@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
     from ddwd.core.disk_space import Space

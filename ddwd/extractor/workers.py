@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.core.clock import Clock
     from ddwd.core.model import Study
     from ddwd.core.watchdog import Watchdog

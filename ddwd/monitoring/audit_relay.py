@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
     Journal = Callable[[Sequence[str]], str]
     """Runs journalctl with these arguments; returns its output. Raises StateError."""

@@ -17,7 +17,7 @@ from ddwd.core.audit import Event
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
 NOT_DISCLOSED = "not disclosed"
 """Replaces the patient if audit.patient_id is false; the standard requires a patient in these messages (A.5.3.7)."""

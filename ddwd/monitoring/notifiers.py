@@ -15,7 +15,7 @@ from ddwd.core.errors import PeerDownError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddwd.config.loader import Config, Mail
+    from ddwd.config.schema import Config, Mail
     from ddwd.monitoring.alerts import Message
 
 _SECONDS = 20.0

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from ddwd.config.loader import AuditConfig
+    from ddwd.config.schema import AuditConfig
 
 _PRIORITY = 10 * 8 + 5
 """Facility 10 (security), severity 5 (notice): PS3.15 A.6."""

@@ -25,7 +25,7 @@ from ddwd.core.errors import DdwdError, InvalidValueError, NotFoundError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 825
 ISSUED = "issued"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from ddwd.config.loader import NodeName, Role
+    from ddwd.config.schema import NodeName, Role
 
 USERS: Mapping[NodeName, tuple[str, ...]] = {
     "gateway": ("admin", VIEWER, "ddwd"),

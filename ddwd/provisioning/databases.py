@@ -12,7 +12,7 @@ from urllib.parse import quote
 from ddwd.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from ddwd.config.loader import Config, NodeName
+    from ddwd.config.schema import Config, NodeName
 
 _WRITABLE = "target_session_attrs=read-write"
 """Selects the writable server of a cluster; libpq looks for it at each new connection."""

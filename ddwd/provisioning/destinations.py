@@ -17,8 +17,8 @@ from ddwd.provisioning import sender_acl
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ddwd.config.loader import Config
     from ddwd.config.routing import Destination
+    from ddwd.config.schema import Config
 
 _SEND_SECONDS = 900
 """Limit for one job of any size: Orthanc's time-out covers the whole transfer."""
@@ -34,7 +34,7 @@ def servers(destinations: Sequence[Destination]) -> dict[str, dict[str, Any]]:
         name: _server(one, seconds)
         for one in destinations
         if one.url is not None
-        for name, seconds in ((one.server, _SEND_SECONDS), (one.asked, _ASK_SECONDS))
+        for name, seconds in ((one.server, _SEND_SECONDS), (one.query_server, _ASK_SECONDS))
     }
 
 

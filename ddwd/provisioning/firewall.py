@@ -13,14 +13,14 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ddwd.config.loader import ports as keys_of_ports
+from ddwd.config.checks import ports as keys_of_ports
 from ddwd.core.errors import PeerRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ddwd.config.loader import Config
     from ddwd.config.parsers import Network
+    from ddwd.config.schema import Config
 
 TABLE = "inet ddwd"
 PROGRAM = "/usr/sbin/nft"

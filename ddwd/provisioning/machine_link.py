@@ -11,14 +11,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ddwd.config.loader import HERE, ROLES
 from ddwd.config.paths import Paths
+from ddwd.config.schema import HERE, ROLES
 from ddwd.config.tls import CREDENTIAL, LINK, LINK_CA, LINK_KEY, of_link
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ddwd.config.loader import Config, Loaded, Role
+    from ddwd.config.loader import Loaded
+    from ddwd.config.schema import Config, Role
     from ddwd.core.errors import Problem
 
 UNIT = "ddwd-tls@link"

@@ -22,7 +22,7 @@ from ddwd.provisioning import databases, destinations, machine_link, sender_acl
 from ddwd.provisioning.orthanc_minimum import LISTS, STORAGE_SERVER, Json, Rendered, lint
 
 if TYPE_CHECKING:
-    from ddwd.config.loader import Config, NodeName
+    from ddwd.config.schema import Config, NodeName
     from ddwd.provisioning.credentials import Credentials
 
 RENDERED_NAME = "00-ddwd.json"

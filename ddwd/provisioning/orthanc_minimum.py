@@ -14,7 +14,8 @@ from ddwd.core.model import EXTRACTOR_AET
 from ddwd.provisioning import destinations, machine_link, sender_acl
 
 if TYPE_CHECKING:
-    from ddwd.config.loader import Config, NodeName
+    from ddwd.config.schema import Config
+    from ddwd.config.schema_network import NodeName
 
 Json = dict[str, Any]
 

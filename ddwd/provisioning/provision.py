@@ -32,7 +32,7 @@ from ddwd.provisioning.orthanc_config import RENDERED_NAME, render, senders_bund
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddwd.config.loader import Config, NodeName
+    from ddwd.config.schema import Config, NodeName
     from ddwd.provisioning.credentials import Credentials
 
 NODES: tuple[NodeName, ...] = ("gateway", "storage")
@@ -214,7 +214,7 @@ def hooks_table(config: Config) -> dict[str, dict[str, object]]:
             "Timeout": config.finished.timeout,
         }
         for route in config.routes
-        if route.speaks
+        if route.has_hook
     }
 
 

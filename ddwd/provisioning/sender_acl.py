@@ -20,7 +20,7 @@ from ddwd.core.model import INBOX_AET, SELF_TEST_AET, SEND_AET
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
 SCRIPT = "senders.lua"
 _ASKING = ("StorageCommitment",)

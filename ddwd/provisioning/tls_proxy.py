@@ -13,7 +13,7 @@ from ddwd.config import tls
 from ddwd.provisioning.orthanc_config import KEY_OF_UNIT, senders_bundle
 
 if TYPE_CHECKING:
-    from ddwd.config.loader import Config, NodeName
+    from ddwd.config.schema import Config, NodeName
 
 NODES: tuple[NodeName, ...] = ("gateway", "storage")
 PROGRAM = Path("/usr/bin/stunnel4")

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ddwd.config.loader import Config
     from ddwd.config.paths import Paths
     from ddwd.config.retention import Place
+    from ddwd.config.schema import Config
     from ddwd.core.disk_space import Space
 
 

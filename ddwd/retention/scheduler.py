@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
     from pathlib import Path
 
-    from ddwd.config.loader import Config
     from ddwd.config.paths import Paths
     from ddwd.config.retention import Place
+    from ddwd.config.schema import Config
     from ddwd.core.disk_space import Space
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.port import OrthancPort

@@ -17,7 +17,7 @@ from ddwd.status.formatting import many
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.provisioning.credentials import Credentials
 
 EXPIRES_DAYS = 30

@@ -6,7 +6,8 @@ import stat
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ddwd.config.loader import CONFIG_FILE, SECRET_KEYS, flatten
+from ddwd.config.loader import CONFIG_FILE
+from ddwd.config.schema import SECRET_KEYS, flatten
 from ddwd.core.errors import DdwdError
 from ddwd.provisioning import quickack
 from ddwd.status import units

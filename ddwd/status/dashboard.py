@@ -22,7 +22,7 @@ from ddwd.status.flow import Flow, Hop, Light
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.status.events import AuditEvent
     from ddwd.status.report import Report, Sources
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.store.postgres_store import SharedHistory
 
 _EVENT = b'"kind":"event"'

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from ddwd.config.loader import Config, NodeName
+    from ddwd.config.schema import Config
+    from ddwd.config.schema_network import NodeName
     from ddwd.core.clock import Clock
     from ddwd.orthanc.port import ServerChecks
     from ddwd.provisioning.credentials import Credentials

@@ -14,7 +14,8 @@ from ddwd.status.formatting import many, time
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ddwd.config.loader import Config, NodeName
+    from ddwd.config.schema import Config
+    from ddwd.config.schema_network import NodeName
     from ddwd.orthanc.port import ServerChecks
     from ddwd.provisioning.credentials import Credentials
 

@@ -12,15 +12,15 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from ddwd.config.loader import SECRET_KEYS, flatten
 from ddwd.config.paths import PRIVATE
+from ddwd.config.schema import SECRET_KEYS, flatten
 from ddwd.core.model import identifier_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.provisioning.credentials import Credentials
 
 HIDDEN = "(hidden)"

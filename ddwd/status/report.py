@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ddwd.config.loader import HERE
 from ddwd.config.paths import Paths
+from ddwd.config.schema import HERE
 from ddwd.core import disk_space
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from ddwd.config.loader import Config, OrthancNode
     from ddwd.config.paths import Daemon
+    from ddwd.config.schema import Config, OrthancNode
     from ddwd.core.clock import Clock
     from ddwd.orthanc.port import ServerStatus
     from ddwd.provisioning.credentials import Credentials

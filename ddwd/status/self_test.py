@@ -29,8 +29,8 @@ from ddwd.store.operator_requests import Request, Requests
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddwd.config.loader import Config
     from ddwd.config.paths import Paths
+    from ddwd.config.schema import Config
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.port import SelfTestStudies

@@ -18,7 +18,7 @@ from ddwd.store.record_check import as_orthanc_id
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ddwd.config.loader import Config, OrthancNode
+    from ddwd.config.schema import Config, OrthancNode
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.port import OrthancPort
     from ddwd.provisioning.credentials import Credentials

@@ -27,7 +27,7 @@ from ddwd.store.delivery_log import Deliveries
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.core.model import Study
     from ddwd.extractor.quarantine import Entry
     from ddwd.orthanc.port import OrthancPort

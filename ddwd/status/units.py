@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.config.loader import ROLES
+from ddwd.config.schema import ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from ddwd.config.loader import Role
+    from ddwd.config.schema import Role
 
     Systemctl = Callable[[Sequence[str]], str | None]
     """Runs systemctl with these arguments; returns its output, or None if systemd cannot be asked."""

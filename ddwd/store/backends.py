@@ -17,7 +17,7 @@ from ddwd.store.pre_upgrade_copy import keep_before
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
     from ddwd.core.clock import Clock
     from ddwd.store.claims import Claims
     from ddwd.store.custody import CustodyPort

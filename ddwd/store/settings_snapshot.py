@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from ddwd.config.loader import SECRET_KEYS, flatten
+from ddwd.config.schema import SECRET_KEYS, flatten
 from ddwd.core import durable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.config.loader import Config
+    from ddwd.config.schema import Config
 
 
 def changed_settings(config: Config, path: Path) -> list[str]:

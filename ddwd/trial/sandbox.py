@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddwd.config import routing
-from ddwd.config.loader import VARIABLES, load
+from ddwd.config.loader import load
 from ddwd.config.paths import Paths
+from ddwd.config.schema import VARIABLES
 from ddwd.core import clock
 from ddwd.core.durable import replace_file, replace_volatile
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, Problem
@@ -35,7 +36,7 @@ from ddwd.provisioning.orthanc_config import PLUGIN_DIR, PYTHON_PLUGIN, RENDERED
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ddwd.config.loader import Config, NodeName
+    from ddwd.config.schema import Config, NodeName
 
 NODES: tuple[NodeName, ...] = ("gateway", "storage")
 STOP_ORDER = (("extractor", 10.0), ("scp", 5.0), ("gateway", 10.0), ("storage", 10.0))

@@ -11,8 +11,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ddwd import __version__
-from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, Config, load
+from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.errors import ConfigError, DdwdError, NotFoundError
 from ddwd.extractor.quarantine import read_entries
 from ddwd.status import study_lookup

@@ -19,10 +19,12 @@ REPO = HERE.parents[1]
 sys.path[:0] = [str(REPO), str(HERE.parent)]
 
 import manual  # noqa: E402 - the path comes first
+import settings_files  # noqa: E402
 
 from ddwd.cli import main as ddwd  # noqa: E402
-from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, SETTINGS, Config  # noqa: E402
+from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE  # noqa: E402
 from ddwd.config.paths import Paths  # noqa: E402
+from ddwd.config.schema import SETTINGS, Config  # noqa: E402
 from ddwd.core import errors  # noqa: E402
 from ddwd.core.audit import FIELDS, MESSAGE_IDS, WARNINGS, Event  # noqa: E402
 from ddwd.monitoring.metrics import Metrics  # noqa: E402
@@ -64,9 +66,9 @@ def _block(text: str) -> str:
 
 
 def settings() -> str:
-    """Every setting with what ddwd.yaml says of it, and the file as it is installed."""
+    """Every setting with its comment in ddwd.yaml, and the file as it is installed."""
     parts = list[str]()
-    for one in manual.explained():
+    for one in settings_files.explained():
         if one.key in SETTINGS:
             variables = ", ".join(f"`{name}`" for name in SETTINGS[one.key].variables)
             notes = [f"Default: `{one.value}`." if one.value else "No default."]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.config.loader import Config, Scp
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config, Scp
 from ddwd.dicom.store_scp import Bounds, StoreScp
 from ddwd.dicom.upper_layer import Limits, Peer, UpperLayer
 from tests.patience import limit_hangs

@@ -25,7 +25,7 @@ MOST_MEGABYTES = 300.0
 ALONE = """
 import sys, threading
 from pathlib import Path
-from ddwd.config.loader import Config, Scp
+from ddwd.config.schema import Config, Scp
 from ddwd.dicom.store_scp import StoreScp
 from ddwd.dicom.upper_layer import UpperLayer
 scp = StoreScp(Config(scp=Scp(port=0), output_dir=Path(sys.argv[1])))

@@ -25,7 +25,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode, split_dataset
 from pynetdicom.presentation import build_context
 
-from ddwd.config.loader import Config, Scp
+from ddwd.config.schema import Config, Scp
 from ddwd.core import disk_space, durable
 from ddwd.core.errors import LinkedError
 from ddwd.dicom import store_scu
@@ -200,7 +200,7 @@ def test_below_the_reserve_is_out_of_resources_and_above_it_is_taken(
 SCP_ALONE = """
 import sys
 from pathlib import Path
-from ddwd.config.loader import Config, Scp
+from ddwd.config.schema import Config, Scp
 from ddwd.dicom.store_scp import StoreScp
 scp = StoreScp(Config(scp=Scp(port=0), output_dir=Path(sys.argv[1])))
 scp.start()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from ddwd.config import tls
-from ddwd.config.loader import TlsConfig
+from ddwd.config.schema import TlsConfig
 from ddwd.core.errors import ConfigError
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo

@@ -23,8 +23,9 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from ddwd.config.loader import Config, Scp, load_with_sources
+from ddwd.config.loader import load_with_sources
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config, Scp
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import ConfigError, StateError
 from ddwd.core.model import identifier_of, safe_component

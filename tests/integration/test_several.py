@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.config.loader import Config, Scp
 from ddwd.config.retention import Retention
+from ddwd.config.schema import Config, Scp
 from ddwd.core.audit import Event
 from ddwd.extractor.decision import Stage
 from ddwd.store.backends import Stores, custody_of, shared_stores

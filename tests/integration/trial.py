@@ -19,7 +19,7 @@ from tests.studies import faults, is_complete
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ddwd.config.loader import NodeName
+    from ddwd.config.schema import NodeName
     from tests.studies import Study
 
 CLONE = Path(__file__).parents[2]

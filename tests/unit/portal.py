@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.config.loader import Config
 from ddwd.config.paths import Paths
 from ddwd.config.retention import Retention
 from ddwd.config.routing import Route
+from ddwd.config.schema import Config
 from ddwd.core.audit import Audit
 from ddwd.extractor.services import Extractor, Services, Threads, Volumes
 from ddwd.store.backends import Stores

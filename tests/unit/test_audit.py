@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ddwd.config.loader import SECRET_KEYS, Config, Scp
+from ddwd.config.schema import SECRET_KEYS, Config, Scp
 from ddwd.core.audit import FIELDS, MESSAGE_IDS, Audit, Event
 from ddwd.monitoring.rejected_associations import RejectionReporter
 from ddwd.store.settings_snapshot import changed_settings

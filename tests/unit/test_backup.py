@@ -19,8 +19,8 @@ from ddwd.backup.backup import Made, Order, back_up
 from ddwd.backup.restore import Backup, assert_possible, assert_whole, open_backup, restore, would_be_lost
 from ddwd.cli.config import restore_problems
 from ddwd.cli.main import main
-from ddwd.config.loader import Config
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.errors import (
     DdwdError,
     InvalidValueError,

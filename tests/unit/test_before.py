@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd import __version__
-from ddwd.config.loader import Config
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core import durable
 from ddwd.core.errors import StateError, StorageFullError
 from ddwd.store.ledger import SCHEMA, Ledger, schema_of

@@ -11,9 +11,10 @@ import pytest
 
 from ddwd.commitment.responder import CommitmentResponder
 from ddwd.commitment.verifier import CommitmentResult, CommitmentVerifier, Reason
-from ddwd.config.loader import Config, load
+from ddwd.config.loader import load
 from ddwd.config.parsers import Station
 from ddwd.config.retention import Retention
+from ddwd.config.schema import Config
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, InvalidValueError, PeerDownError, PeerRefusedError
 from ddwd.orthanc.client import Orthanc
@@ -475,7 +476,7 @@ def test_modalities_are_titles_with_their_place(tmp_path: Path) -> None:
         ("CT1 at 10.1.2.3:65536", "there is no port 65536"),
         ("A_TITLE_THAT_IS_TOO_LONG at 10.1.2.3:104", "an AE title has 1 to 16"),
         (" at 10.1.2.3:104", "is not an AE title"),
-        ("CT1 at 10.1.2.3:104, ct1 at 10.1.2.4:104", "ct1 stands there twice; give each AE title one place"),
+        ("CT1 at 10.1.2.3:104, ct1 at 10.1.2.4:104", "ct1 is listed twice; give each AE title one place"),
     ],
 )
 def test_what_is_wrong_with_a_modality_is_told_with_what_to_write(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ddwd.config.loader import LONGEST_POLL, SETTINGS, VARIABLES, Config, flatten, load, load_with_sources
+from ddwd.config.loader import load, load_with_sources
+from ddwd.config.schema import LONGEST_POLL, SETTINGS, VARIABLES, Config, flatten
 from ddwd.core.errors import ConfigError
 from ddwd.core.model import OrthancId, Series, Study
 from ddwd.extractor.steps.retrieve import next_block

@@ -18,7 +18,7 @@ from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.config.loader import NodeName
+    from ddwd.config.schema import NodeName
 
 
 class Site:

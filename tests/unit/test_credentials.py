@@ -10,7 +10,7 @@ import pytest
 
 from ddwd.cli import credentials as verb
 from ddwd.cli.main import parser
-from ddwd.config.loader import Config
+from ddwd.config.schema import Config
 from ddwd.core.errors import ConfigError, InvalidValueError
 from ddwd.orthanc.plugin.admission import may_request
 from ddwd.provisioning import credentials

@@ -13,9 +13,10 @@ import pytest
 
 from ddwd.cli import destinations as cli
 from ddwd.cli.config import shown, tls_problems
-from ddwd.config.loader import Config, TlsConfig, flatten, load_with_sources
+from ddwd.config.loader import load_with_sources
 from ddwd.config.paths import Paths
 from ddwd.config.routing import Destination, Route, stow_jobs_elsewhere
+from ddwd.config.schema import Config, TlsConfig, flatten
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.delivery.transports import Dicomweb, Dimse, transport_to
 from ddwd.monitoring import alerts

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from lxml import etree
 
-from ddwd.config.loader import AuditConfig, Config
+from ddwd.config.schema import AuditConfig, Config
 from ddwd.core.audit import Event
 from ddwd.core.errors import PeerDownError
 from ddwd.monitoring import audit_relay as relaying

@@ -13,8 +13,8 @@ import certifi
 import pytest
 
 from ddwd.cli import doctor as cli
-from ddwd.config.loader import Config, NetworkConfig
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config, NetworkConfig
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, PeerDownError
 from ddwd.core.model import SELF_TEST_PATIENT

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd.cli.config import firewall_problems
-from ddwd.config.loader import Config, Loaded, TlsConfig, WebConfig, flatten, ports
+from ddwd.config.checks import ports
+from ddwd.config.loader import Loaded
 from ddwd.config.parsers import Sender, Source
+from ddwd.config.schema import Config, TlsConfig, WebConfig, flatten
 from ddwd.provisioning import firewall
 
 if TYPE_CHECKING:

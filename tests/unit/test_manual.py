@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from ddwd.cli.main import parser
-from ddwd.config.loader import SETTINGS
+from ddwd.config.schema import SETTINGS
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 
 
-def _generator() -> Any:
-    spec = importlib.util.spec_from_file_location("manual", PACKAGING / "manual.py")
+def _generator(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, PACKAGING / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -25,13 +25,24 @@ def _generator() -> Any:
     return module
 
 
-GENERATOR = _generator()
+GENERATOR = _generator("manual")
+SETTINGS_FILES = _generator("settings_files")
 
 
 @pytest.mark.parametrize("name", GENERATOR.RESULTS)
 def test_what_is_committed_is_what_would_be_made_now(name: str) -> None:
     made = GENERATOR.RESULTS[name]()
     assert made == (PACKAGING / "manual" / name).read_text(encoding="utf-8"), "run: make manual"
+
+
+@pytest.mark.parametrize("path", SETTINGS_FILES.RESULTS, ids=lambda path: path.name)
+def test_the_settings_file_and_the_table_are_what_would_be_made_now(path: Path) -> None:
+    assert SETTINGS_FILES.RESULTS[path]() == path.read_text(encoding="utf-8"), "run: make manual"
+
+
+def test_every_setting_has_a_comment_or_shares_that_of_the_key_before() -> None:
+    without = [one.key for one in SETTINGS_FILES.explained() if not one.said]
+    assert without == ["tls.gateway_key", "database.storage_name", "database.storage_user"]
 
 
 def _verbs() -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ddwd.config.loader import Config, LedgerConfig, Scp
 from ddwd.config.paths import Paths, orthanc_share
+from ddwd.config.schema import Config, LedgerConfig, Scp
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.config.loader import Config, InboxConfig, LedgerConfig
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config, InboxConfig, LedgerConfig
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, PeerRefusedError
 from ddwd.provisioning import credentials, provision
 from ddwd.provisioning.orthanc_config import RENDERED_NAME

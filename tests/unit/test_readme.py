@@ -12,8 +12,9 @@ from xml.etree import ElementTree
 import pytest
 
 from ddwd.cli.main import parser
-from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, SETTINGS, Config, flatten
+from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
 from ddwd.config.paths import Paths
+from ddwd.config.schema import SETTINGS, Config, flatten
 from ddwd.core import audit
 from ddwd.extractor import decision
 from tests import readme

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.config.loader import Config
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.clock import stamp
 from ddwd.core.model import OrthancId
 from ddwd.extractor.refetch import Outcome, Regain

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import ddwd
-from ddwd.config.loader import Config, Forward
 from ddwd.config.paths import Paths, orthanc_share
+from ddwd.config.schema import Config, Forward
 from ddwd.core.errors import ConfigError
 from ddwd.provisioning import credentials
 from ddwd.provisioning.orthanc_config import problems_of, render
 from ddwd.provisioning.orthanc_minimum import MINIMUM, STORAGE_SERVER
 
 if TYPE_CHECKING:
-    from ddwd.config.loader import NodeName
+    from ddwd.config.schema import NodeName
 
 NODES: tuple[NodeName, ...] = ("gateway", "storage")
 # Not taken from render.py: the same minimum, written down a second time, so that neither can drift alone.

@@ -12,7 +12,8 @@ import pydicom
 import pytest
 
 from ddwd.cli.main import parser
-from ddwd.config.loader import Config, load
+from ddwd.config.loader import load
+from ddwd.config.schema import Config
 from ddwd.core.errors import NotFoundError
 from tests.studies import made_up_ct
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from ddwd.config.loader import Config, load
+from ddwd.config.loader import load
 from ddwd.config.routing import OWN, Condition, Destination, Judged, Route, choose, judge, table
+from ddwd.config.schema import Config
 from ddwd.core.errors import ConfigError
 
 CASES: list[dict[str, Any]] = json.loads(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ddwd.config.loader import SETTINGS, load
+from ddwd.config.loader import load
+from ddwd.config.schema import SETTINGS
 
 REPO = Path(__file__).resolve().parents[2]
 TEXT = (REPO / "docs/security.md").read_text(encoding="utf-8")

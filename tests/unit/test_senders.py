@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiosmtpd.controller import Controller
 
-from ddwd.config.loader import Mail
+from ddwd.config.schema import Mail
 from ddwd.core.errors import PeerDownError
 from ddwd.monitoring import notifiers
 from ddwd.monitoring.alerts import Message

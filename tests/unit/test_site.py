@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from ddwd.cli.main import parser
-from ddwd.config.loader import SETTINGS
 from ddwd.config.paths import Paths
+from ddwd.config.schema import SETTINGS
 from ddwd.core.audit import FIELDS, MESSAGE_IDS, Event
 from ddwd.core.errors import DdwdError
 from ddwd.status.doctor import CHECKS

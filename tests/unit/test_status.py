@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ddwd.cli import status
-from ddwd.config.loader import Config, OrthancNode
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config, OrthancNode
 from ddwd.core import disk_space
 from ddwd.core.clock import stamp
 from ddwd.core.disk_space import Space

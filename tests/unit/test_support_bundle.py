@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ddwd.cli import support_bundle
-from ddwd.config.loader import AlertsConfig, Config, Mail
+from ddwd.config.schema import AlertsConfig, Config, Mail
 from ddwd.core.errors import NotFoundError, StateError
 from ddwd.core.model import safe_component
 from ddwd.provisioning.credentials import generate

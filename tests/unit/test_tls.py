@@ -14,7 +14,9 @@ import pytest
 from ddwd.cli.main import main
 from ddwd.cli.main import parser as command_line
 from ddwd.config import tls
-from ddwd.config.loader import Config, TlsConfig, WebConfig, load, ports
+from ddwd.config.checks import ports
+from ddwd.config.loader import load
+from ddwd.config.schema import Config, TlsConfig, WebConfig
 from ddwd.core.errors import ConfigError, InvalidValueError, NotFoundError
 from ddwd.provisioning import certificates as made
 from ddwd.provisioning import credentials, provision, tls_proxy

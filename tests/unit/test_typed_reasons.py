@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.config.loader import Config
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.audit import Audit
 from ddwd.core.errors import (
     AccessProblem,

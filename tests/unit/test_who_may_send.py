@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.config.loader import CommitmentConfig, Config, load
+from ddwd.config.loader import load
 from ddwd.config.parsers import Sender, Station
+from ddwd.config.schema import CommitmentConfig, Config
 from ddwd.core.errors import ConfigError
 from ddwd.provisioning import credentials
 from ddwd.provisioning.orthanc_config import render

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.config.loader import Config
+from ddwd.config.schema import Config
 from ddwd.core import watchdog
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import PeerDownError

@@ -26,7 +26,7 @@ class PublishNotifier:
     """Serves the routes that have a marker, a command or a webhook."""
 
     def __init__(self, routes: Iterable[Route], paths: Paths, output: OutputTree, notices: Notices) -> None:
-        self._routes = {one.name: one for one in routes if one.speaks or one.marker}
+        self._routes = {one.name: one for one in routes if one.has_hook or one.marker}
         self._paths = paths
         self._output = output
         self._notices = notices
@@ -38,7 +38,7 @@ class PublishNotifier:
             return
         if route.marker:
             self._output.mark(record, route.marker, _marked(record))
-        if route.speaks:
+        if route.has_hook:
             self._notices.put(self._notice(record))
 
     def _notice(self, record: Record) -> Notice:

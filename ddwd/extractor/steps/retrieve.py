@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from ddwd.config.loader import MOST_NAMED
+from ddwd.config.schema import MOST_NAMED
 from ddwd.core import durable, watchdog
 from ddwd.core.errors import Failure, NotFoundError, PeerDownError
 from ddwd.core.model import OrthancId, is_uid, safe_component

@@ -1,0 +1,84 @@
+"""Declare settings: one dataclass field for each, and everything else about a setting is derived from that field.
+
+A setting is a field made by `setting`, a section is a field made by `section`; both are in schema.py. The docstring below the field is
+the comment of etc/ddwd.yaml and the text of ddwd.yaml(5). `make manual` (packaging/settings_files.py) makes etc/ddwd.yaml, the man page
+and the table of docs/settings.md from the fields; the loader parses by them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import yaml
+
+    from ddwd.config.parsers import Parser
+    from ddwd.config.sections import Report
+
+    ReadSections = Callable[[yaml.Node, str, Report], tuple[object, ...]]
+
+_KEY = "setting"
+_Value = TypeVar("_Value")
+
+
+class Setting(NamedTuple):
+    """One key of ddwd.yaml.
+
+    `parse` reads one value and refuses one beyond the limits. `variables` set the key too; the first has priority. `optional`: the
+    key may be empty. `many`: a tuple of values, each parsed by itself; written as a YAML list, or in one line with commas. `table`
+    reads a list of sections as a whole (sections.py). `listens`: a port that this machine listens on. `secret`: never printed.
+    `brief` is the text for the table of docs/settings.md, where the first sentence of the docstring does not do. `joined`: no
+    blank line before it in etc/ddwd.yaml.
+    """
+
+    parse: Parser
+    variables: tuple[str, ...] = ()
+    optional: bool = False
+    many: bool = False
+    table: ReadSections | None = None
+    listens: bool = False
+    secret: bool = False
+    brief: str = ""
+    joined: bool = False
+
+
+def setting(
+    default: _Value,
+    parse: Parser,
+    *variables: str,
+    table: ReadSections | None = None,
+    brief: str = "",
+    **flags: bool,
+) -> _Value:
+    """Declare a setting; `flags` are those of Setting. A default of None makes it optional, a tuple a list."""
+    is_list = isinstance(default, tuple) and table is None
+    made = Setting(parse, variables, default is None, is_list, table, brief=brief, **flags)
+    return field(default=default, repr=not made.secret, metadata={_KEY: made})
+
+
+def section(kind: type[_Value]) -> _Value:
+    """Declare a section: a field whose value is a dataclass of settings."""
+    return field(default_factory=kind)
+
+
+class Declared(NamedTuple):
+    """One field of the schema: its key, the class and the name of the field, and its setting; a section has none."""
+
+    key: str
+    owner: type[Any]
+    name: str
+    setting: Setting | None
+
+
+def declared(kind: type[Any], prefix: str = "") -> Iterator[Declared]:
+    """Return every section and setting of a dataclass, in the order of its fields."""
+    for one in fields(kind):
+        key, kind_below = f"{prefix}{one.name}", cast("object", one.default_factory)
+        if _KEY in one.metadata:
+            yield Declared(key, kind, one.name, one.metadata[_KEY])
+        elif isinstance(kind_below, type):
+            yield Declared(key, kind, one.name, None)
+            yield from declared(kind_below, f"{key}.")

@@ -1,0 +1,173 @@
+"""Part of the schema: the nodes, and the sections that say who reaches whom, by which port, and what is encrypted. Import from schema.py."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ddwd.config import parsers
+from ddwd.config.declaration import setting
+from ddwd.config.parsers import PORT, Network
+
+NodeName = Literal["gateway", "storage"]
+HERE = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class OrthancNode:
+    """One of the two Orthancs. Its ports are on this machine's loopback even if it runs on another `host`: the link leads there."""
+
+    name: NodeName
+    aet: str
+    host: str
+    dicom_port: int
+    http_port: int
+
+    @property
+    def url(self) -> str:
+        """Base of its REST API, which answers on the loopback only."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway(OrthancNode):
+    """ORTHANC1."""
+
+    name: NodeName = "gateway"
+    aet: str = setting("ORTHANC1", parsers.aet)
+    """AE title that a sender must call (1 to 16 characters)."""
+    host: str = setting(HERE, parsers.host)
+    """The machine it runs on, where `roles` has it elsewhere; 127.0.0.1 is this one. Its ports below then lead there, from this machine only."""
+    dicom_port: int = setting(4242, PORT, "DICOM_PORT1", listens=True)
+    """Port for DICOM; the standard one, 104, works too."""
+    http_port: int = setting(8042, PORT, "HTTP_PORT1", listens=True)
+    """Port of its web pages and REST API, open to this machine only, by login."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage(OrthancNode):
+    """ORTHANC2."""
+
+    name: NodeName = "storage"
+    aet: str = setting("ORTHANC2", parsers.aet)
+    """AE title that a sender must call."""
+    host: str = setting(HERE, parsers.host)
+    """The machine it runs on, where `roles` has it elsewhere."""
+    dicom_port: int = setting(4243, PORT, "DICOM_PORT2", listens=True)
+    """Port for DICOM."""
+    http_port: int = setting(8043, PORT, "HTTP_PORT2", listens=True)
+    """Port of its web pages, REST API and DICOMweb, open to this machine only, by login."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scp:
+    """The receiver: where it listens."""
+
+    aet: str = setting("PYTHON_SCP", parsers.aet, brief="AE title of the portal's own receiver")
+    """AE title under which ORTHANC2 knows it."""
+    host: str = setting(HERE, parsers.host, brief="address the receiver listens on")
+    """Address it listens on; the loopback, since only ORTHANC2 speaks to it."""
+    port: int = setting(11112, PORT, listens=True)
+    """Port for DICOM."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkConfig:
+    """The TLS link between the machines of one portal; with ddwd-firewall only `networks` reach it, () is every network."""
+
+    port: int = setting(
+        8450,
+        PORT,
+        listens=True,
+        brief="port by which the machines of one portal reach each other, always by TLS",
+    )
+    """The one port, on each machine the same."""
+    networks: tuple[Network, ...] = setting((), parsers.network)
+    """With network.firewall: the machines that may reach it, as [10.0.0.2]; [] is every one."""
+    folder: Path = setting(Path("/etc/ddwd/link"), parsers.folder)
+    """Where its authority, certificate and key lie."""
+
+
+_SLOW = "networks of senders that are slow with small images: see [Small images arrive slowly](troubleshoot.md#small-images-arrive-slowly)"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """Networks whose senders are acknowledged at once, by routes of ddwd-quickack; whether ddwd-firewall closes ports."""
+
+    quickack: tuple[Network, ...] = setting(
+        (ipaddress.IPv4Network("127.0.0.0/8"),), parsers.network, brief=_SLOW
+    )
+    """Networks whose senders are acknowledged at once (ddwd-quickack.service): one that leaves Nagle's algorithm on, as plain dcmsend and
+    old modalities do, waits 40 ms for each small message otherwise. [127.0.0.0/8, 10.1.0.0/16, 2001:db8::/32] and the like, also
+    single addresses; 0.0.0.0/0 is every IPv4 sender; [] is none. Routes are added beside those there are, and go with the portal."""
+    firewall: bool = setting(False, parsers.switch)
+    """true: a table of nftables (ddwd-firewall.service) lets only the networks in `senders` reach gateway.dicom_port, each machine by 16
+    connections at most, and nobody but this machine any other port of the portal. No other rule is touched."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """The hops that are encrypted, each with certificates on both sides (PS3.15 annex B, BCP 195), and where these are.
+
+    `gateway` is off, both (a port for TLS beside the plain one) or only. A path that is None is the file of that name in `folder`.
+    """
+
+    gateway: str = setting(
+        "off",
+        parsers.choice("off", "both", "only"),
+        brief="DICOM from the modalities by TLS: `off`, `both` (a second port) or `only`: see [encryption](encryption.md)",
+    )
+    """DICOM from the modalities. off: plain; both: plain on gateway.dicom_port and TLS on gateway_port, for the time of
+    migration (needs the package stunnel4); only: TLS alone, on gateway.dicom_port."""
+    gateway_port: int = setting(2762, PORT, listens=True)
+    """Port for DICOM by TLS beside the plain one; 2762 is the registered one."""
+    dicomweb: bool = setting(False, parsers.switch, brief="`true`: STOW-RS by HTTPS")
+    """true: STOW-RS from ORTHANC1 to ORTHANC2 by HTTPS (needs the package stunnel4: Debian's Orthanc cannot serve HTTPS by itself)."""
+    dicomweb_port: int = setting(8444, PORT, listens=True)
+    """Port for it, open to this machine only."""
+    storage: bool = setting(False, parsers.switch, brief="`true`: C-MOVE to ORTHANC2 by TLS")
+    """true: the C-MOVE association of the extractor with ORTHANC2."""
+    scp: bool = setting(False, parsers.switch, brief="`true`: C-STORE to the receiver by TLS")
+    """true: C-STORE from ORTHANC2 to the receiver."""
+    folder: Path = setting(Path("/etc/ddwd/tls"), parsers.folder)
+    """Where the certificates and keys lie."""
+    gateway_certificate: Path | None = setting(
+        None,
+        parsers.folder,
+        brief="certificate that the modalities see, if it is not `gateway.pem` in that folder",
+    )
+    """What the modalities see, where it is another than gateway.pem in that folder: a certificate, those between it and its
+    authority after it, in PEM form; and its key, without a pass phrase, readable for root alone."""
+    gateway_key: Path | None = setting(None, parsers.folder, brief="its key")
+    senders_ca: Path | None = setting(None, parsers.folder)
+    """The authorities whose modalities are let in, in PEM form, where it is another file than senders-ca.pem in that folder."""
+
+    @property
+    def is_used(self) -> bool:
+        """Whether any hop is encrypted."""
+        return self.gateway != "off" or self.dicomweb or self.storage or self.scp
+
+
+@dataclass(frozen=True, slots=True)
+class WebConfig:
+    """Whether other machines reach the Orthancs' web pages, by HTTPS and login; `networks` () is every network."""
+
+    open: bool = setting(
+        False,
+        parsers.switch,
+        brief="`true`: the web pages by HTTPS for other machines, with the logins of `ddwd credentials`",
+    )
+    """true: by HTTPS at the two ports below, with the logins of `ddwd credentials` (needs the package stunnel4, and first: ddwd tls init)."""
+    networks: tuple[Network, ...] = setting((), parsers.network)
+    """With network.firewall: the networks that may reach them, as [10.4.0.0/16]; [] is every one."""
+    gateway_port: int = setting(8442, PORT, listens=True, brief="port for HTTPS of ORTHANC1's pages")
+    """Ports for HTTPS."""
+    storage_port: int = setting(8443, PORT, listens=True, brief="port for HTTPS of ORTHANC2's pages")
+    """The certificates are gateway.pem and storage.pem of tls.folder."""
+
+    def port_for(self, node: NodeName) -> int:
+        """Port for HTTPS of that Orthanc's pages."""
+        return self.gateway_port if node == "gateway" else self.storage_port

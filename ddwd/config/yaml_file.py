@@ -1,0 +1,146 @@
+"""Read ddwd.yaml: from its YAML nodes to values as written, each with its line, and a problem for each mistake in its structure."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, NamedTuple
+
+import yaml
+
+from ddwd.config.parsers import Many, Raw, Source
+from ddwd.config.schema import SECTIONS, SETTINGS, VARIABLES
+from ddwd.core.errors import Problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Sections(NamedTuple):
+    """The entries of a list of sections, and where it begins."""
+
+    entries: tuple[object, ...]
+    source: Source
+
+
+Written = Raw | Many | Sections | None
+"""The value of a key as written: one value, a list, a list of sections, or empty."""
+
+
+class YamlFile:
+    """Walks the nodes of one YAML file, which have their line numbers."""
+
+    def __init__(self, path: Path, problems: list[Problem]) -> None:
+        self._name = str(path)
+        self._problems = problems
+
+    def read(self, root: yaml.Node | None) -> dict[str, Written]:
+        """Return key -> value as written (None: empty); problems are added to the list."""
+        if root is None:
+            return {}
+        found: dict[str, Written] = {}
+        for key, node in self._entries(root, "", "the file"):
+            if key in SECTIONS:
+                found.update(self._section(key, node))
+            else:
+                self._value(key, node, found)
+        return found
+
+    def _section(self, section: str, node: yaml.Node) -> dict[str, Written]:
+        found: dict[str, Written] = {}
+        if self._is_null(node):
+            return found
+        for key, value in self._entries(node, f"{section}.", section):
+            self._value(key, value, found)
+        return found
+
+    def _entries(self, node: yaml.Node, prefix: str, what: str) -> list[tuple[str, yaml.Node]]:
+        if not isinstance(node, yaml.MappingNode):
+            self._report(node, what, "is not a section", "write `key: value` lines, indented below it")
+            return []
+        entries: dict[str, yaml.Node] = {}
+        for key_node, value in node.value:
+            key = prefix + str(key_node.value)
+            if key in entries:
+                self._report(key_node, key, "is given twice", "keep one of the two lines")
+            elif key in SETTINGS or key in SECTIONS:
+                entries[key] = value
+            else:
+                self._report(key_node, key, "is not a known key", _nearest_key(key, prefix))
+        return list(entries.items())
+
+    def _value(self, key: str, node: yaml.Node, found: dict[str, Written]) -> None:
+        if read := SETTINGS[key].table:
+            entries = read(node, self._name, self._report)
+            found[key] = Sections(entries, Source(self._name, line_of(node)))
+        elif SETTINGS[key].many:
+            self._many(key, node, found)
+        else:
+            self._scalar(key, node, found)
+
+    def _many(self, key: str, node: yaml.Node, found: dict[str, Written]) -> None:
+        """Read a list, or the same in one line with commas; an empty value is an empty list."""
+        source = Source(self._name, line_of(node))
+        if isinstance(node, yaml.SequenceNode):
+            texts = [(entry, getattr(entry, "value", None)) for entry in node.value]
+        elif isinstance(node, yaml.ScalarNode):
+            texts = [] if self._is_null(node) else [(node, text) for text in node.value.split(",")]
+        else:
+            texts = [(node, None)]
+        for entry, text in texts:
+            if not isinstance(text, str):
+                self._report(entry, key, "has a list or a section for an entry", "write a list, as [A, B]")
+        raws = (
+            Raw(text.strip(), True, Source(self._name, line_of(entry)))
+            for entry, text in texts
+            if isinstance(text, str)
+        )
+        found[key] = Many(tuple(raws), source)
+
+    def _scalar(self, key: str, node: yaml.Node, found: dict[str, Written]) -> None:
+        if not isinstance(node, yaml.ScalarNode):
+            self._report(node, key, "has a list or a section for a value", "write one value")
+        elif not self._is_null(node):
+            found[key] = Raw(node.value, node.style is None, Source(self._name, line_of(node)))
+        elif SETTINGS[key].optional:
+            found[key] = None
+        else:
+            self._report(node, key, "has no value", "write one, or remove the line for the default")
+
+    @staticmethod
+    def _is_null(node: yaml.Node) -> bool:
+        return bool(node.tag == "tag:yaml.org,2002:null")
+
+    def _report(self, node: yaml.Node, key: str, what: str, instead: str) -> None:
+        self._problems.append(Problem(self._name, line_of(node), key, what, instead))
+
+
+def not_yaml(path: Path, error: Exception) -> Problem:
+    """Return the problem of a file that is no YAML."""
+    mark = getattr(error, "problem_mark", None)
+    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
+    instead = "write `key: value` lines, sections indented, as in the file of the package"
+    if "alias" in str(getattr(error, "context", "")) + reason:
+        instead = 'put text that begins with * in quotes, as "* from 10.3.0.0/16"'
+    return Problem(
+        str(path), None if mark is None else mark.line + 1, "syntax", f"not YAML: {reason}", instead
+    )
+
+
+def line_of(node: yaml.Node) -> int:
+    """Return the line that a node begins on."""
+    return int(node.start_mark.line) + 1
+
+
+def _nearest_key(key: str, prefix: str) -> str:
+    """Suggest a known key: by the name of its variable, its spelling in this section, or its spelling in another section."""
+    last = key.removeprefix(prefix)
+    if last.upper() in VARIABLES:
+        return f"write {VARIABLES[last.upper()]}"
+    here = [known.removeprefix(prefix) for known in SETTINGS if known.startswith(prefix)]
+    here = sorted({known.partition(".")[0] for known in here})
+    if near := difflib.get_close_matches(last.lower(), here, n=1):
+        return f"write {prefix}{near[0]}"
+    elsewhere = {known.rpartition(".")[2]: known for known in reversed(list(SETTINGS))}
+    if near := difflib.get_close_matches(last.lower(), list(elsewhere), n=1):
+        return f"write {elsewhere[near[0]]}"
+    return f"known here: {', '.join(here)}"
