@@ -1,8 +1,8 @@
-"""TLS of the portal: which certificate and key belongs to whom, and the contexts of its own DICOM parts.
+"""TLS of the portal: which part has which certificate and key, and the contexts of the portal's own DICOM parts.
 
 Profile: BCP 195 as PS3.15 section B.9 has it: TLS 1.2 or later, forward secrecy and AEAD ciphers only, a certificate on both
-sides. A DICOM node is known by its certificate's authority, never by a host name (PS3.15 section B.1). Keys come to a service as
-its own credential (LoadCredential=); where there is none, as on the command line, from the folder of the settings.
+sides. A DICOM node is authenticated by its certificate's authority, never by a host name (PS3.15 section B.1). A service reads its
+key from its credential (LoadCredential=); without one, as on the command line, the key is read from the folder of the settings.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Files(NamedTuple):
 
 
 def files(config: Config, name: Name) -> Files:
-    """Where the operator keeps that certificate and its key."""
+    """Return the operator's files of that certificate and its key."""
     tls, folder = config.tls, config.tls.folder
     if name == "gateway":
         return Files(
@@ -47,17 +47,17 @@ def files(config: Config, name: Name) -> Files:
 
 
 def authority(config: Config) -> Path:
-    """The authority of the portal's own parts."""
+    """Return the authority of the portal's own parts."""
     return config.tls.folder / f"{CA}.pem"
 
 
 def senders_authority(config: Config) -> Path:
-    """The authorities of the modalities."""
+    """Return the authorities of the modalities."""
     return config.tls.senders_ca or config.tls.folder / f"{SENDERS_CA}.pem"
 
 
 def in_use(config: Config) -> tuple[Name, ...]:
-    """Who needs a certificate with these settings."""
+    """Return the parts that need a certificate with these settings."""
     tls = config.tls
     wanted: dict[Name, bool] = {
         "gateway": tls.gateway != "off" or tls.dicomweb or config.web.open or sends_elsewhere(config),
@@ -70,17 +70,17 @@ def in_use(config: Config) -> tuple[Name, ...]:
 
 
 def of_link(config: Config) -> list[Path]:
-    """The authority of the link between machines and this machine's certificate, where there are more machines than this."""
+    """Return the authority of the link between machines and this machine's certificate; none if this is the only machine."""
     return [config.link.folder / name for name in (LINK_CA, LINK)] if config.is_linked else []
 
 
 def sends_elsewhere(config: Config) -> bool:
-    """Whether the gateway sends to a destination by DIMSE and TLS."""
+    """Tell whether the gateway sends to a destination by DIMSE and TLS."""
     return any(one.tls for one in config.destinations)
 
 
 def certificates_in_use(config: Config) -> list[Path]:
-    """Every file of certificates that these settings need."""
+    """Return every file of certificates that these settings need."""
     own = config.tls.is_used or any(one.tls and one.ca is None for one in config.destinations)
     found = [authority(config)] if own else []
     found += [senders_authority(config)] if config.tls.gateway != "off" else []
@@ -89,45 +89,45 @@ def certificates_in_use(config: Config) -> list[Path]:
 
 
 def to_gateway(config: Config) -> ssl.SSLContext | None:
-    """For a C-STORE to the gateway's DICOM port from this machine; None where that one is plain. Raises ConfigError."""
+    """Return the context for a C-STORE to the gateway's DICOM port from this machine; None if that port is plain. Raises ConfigError."""
     return with_operator(config) if config.tls.gateway == "only" else None
 
 
 def with_operator(config: Config) -> ssl.SSLContext:
-    """For the operator's own associations by TLS. Raises ConfigError.
+    """Return the context for the operator's own associations by TLS. Raises ConfigError.
 
-    The gateway's certificate may be of an authority that nobody here knows: it is trusted as it is.
+    The gateway's certificate may be of an authority that is unknown here, so the certificate itself is trusted.
     """
     return _client(config, "operator", (authority(config), files(config, "gateway").certificate))
 
 
 def to_storage(config: Config, name: Name) -> ssl.SSLContext | None:
-    """For an association with ORTHANC2; None where it is plain. Raises ConfigError."""
+    """Return the context for an association with ORTHANC2; None if it is plain. Raises ConfigError."""
     return _client(config, name, (authority(config),)) if config.tls.storage else None
 
 
 def to_scp(config: Config, name: Name) -> ssl.SSLContext | None:
-    """For an association with our own SCP; None where it is plain. Raises ConfigError."""
+    """Return the context for an association with the receiver; None if it is plain. Raises ConfigError."""
     return _client(config, name, (authority(config),)) if config.tls.scp else None
 
 
 def of_scp(config: Config) -> ssl.SSLContext | None:
-    """For the SCP's listener, which lets in only who has a certificate of the portal's authority. Raises ConfigError."""
+    """Return the context of the receiver's listener; a peer needs a certificate of the portal's authority. Raises ConfigError."""
     if not config.tls.scp:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
-    return _equipped(context, config, "scp", (authority(config),))
+    return _with_files(context, config, "scp", (authority(config),))
 
 
 def _client(config: Config, name: Name, trusted: tuple[Path, ...]) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    return _equipped(context, config, name, trusted)
+    return _with_files(context, config, name, trusted)
 
 
-def _equipped(
+def _with_files(
     context: ssl.SSLContext, config: Config, name: Name, trusted: tuple[Path, ...]
 ) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -135,7 +135,7 @@ def _equipped(
     certificate, key = files(config, name)[0], own_key(config, name)
     try:
         context.load_cert_chain(certificate, key)
-    except OSError as error:  # ssl.SSLError is one
+    except OSError as error:  # ssl.SSLError is an OSError
         raise _unusable(certificate, key, error) from None
     for path in trusted:
         try:
@@ -146,13 +146,13 @@ def _equipped(
 
 
 def own_key(config: Config, name: Name) -> Path:
-    """The key as this process can read it: its unit's credential, or the operator's file."""
+    """Return the key as this process can read it: its unit's credential, or the operator's file."""
     credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")) / CREDENTIAL
     return credential if credential.exists() else files(config, name).key
 
 
 def _unusable(certificate: Path, key: Path, error: OSError) -> ConfigError:
-    """One line that names the file. OpenSSL does not say which of the two it was."""
+    """Return an error of one line that names the file; OpenSSL does not say which of the two failed."""
     if isinstance(error, PermissionError):
         what, instead = "cannot be read by this user", "run it with sudo, or as a member of group ddwd"
     elif isinstance(error, FileNotFoundError):

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from ddwd.config.loader import load, load_with_sources
-from ddwd.config.schema import LONGEST_POLL, SETTINGS, VARIABLES, Config, flatten
+from ddwd.config.parsers import DEFAULT, Raw
+from ddwd.config.schema import LONGEST_POLL, MOST_NAMED, SETTINGS, VARIABLES, Config, flatten
 from ddwd.core.errors import ConfigError
 from ddwd.core.model import OrthancId, Series, Study
 from ddwd.extractor.steps.retrieve import next_block
@@ -158,17 +159,6 @@ def test_empty_variable_is_no_setting(sources: Sources) -> None:
             ),
         ),
         (
-            "poll_interval: 60",
-            (
-                "ddwd.yaml:1: poll_interval: 60 is out of range; "
-                "write a number of seconds from 0.1 to 10, without quotes or unit"
-            ),
-        ),
-        (
-            "retrieve:\n  batch: 5000",
-            "ddwd.yaml:2: retrieve.batch: 5000 is out of range; write a whole number from 1 to 500, without quotes",
-        ),
-        (
             "disk:\n  reserve: 2 GB",
             "ddwd.yaml:2: disk.reserve: '2 GB' is not a size; write a size from 64 MiB to 1 TiB, as 500 MiB or 2 GiB",
         ),
@@ -264,6 +254,17 @@ def test_empty_variable_is_no_setting(sources: Sources) -> None:
             "storage:\n  aet: PYTHON_SCP",
             "ddwd.yaml:2: storage.aet: AE title PYTHON_SCP is used by scp.aet too; give each its own AE title",
         ),
+        (
+            "poll_interval: 60",
+            (
+                "ddwd.yaml:1: poll_interval: 60 is out of range; "
+                "write a number of seconds from 0.1 to 10, without quotes or unit"
+            ),
+        ),
+        (
+            "retrieve:\n  batch: 5000",
+            "ddwd.yaml:2: retrieve.batch: 5000 is out of range; write a whole number from 1 to 500, without quotes",
+        ),
     ],
 )
 def test_one_problem_is_one_line(sources: Sources, text: str, expected: str) -> None:
@@ -289,6 +290,21 @@ def test_every_batch_that_is_accepted_is_used_as_it_is(sources: Sources, text: s
         OrthancId("s"), "1.2", "P", "", (Series(OrthancId("x"), "1.2.1", lacking | {OrthancId("i0")}),)
     )
     assert len(next_block(study, lacking, sources.config().retrieve.batch)) == batch
+
+
+def test_the_texts_name_the_limits_that_are_checked() -> None:
+    assert f"asked for by name in one C-MOVE, {MOST_NAMED} at most" in SHIPPED.read_text()
+    assert f"{LONGEST_POLL:g} at most" in SETTINGS["poll_interval"].brief
+
+
+def test_every_default_is_within_the_limits_of_its_own_parser() -> None:
+    for key, setting in SETTINGS.items():
+        default = flatten(Config())[key]
+        assert setting.optional == (default is None)
+        if setting.table is None and default is not None:
+            for one in default if isinstance(default, tuple) else (default,):
+                text = str(one).lower() if isinstance(one, bool) else str(one)
+                assert setting.parse(Raw(text, True, DEFAULT)) == one, key
 
 
 def test_the_shared_ledger_may_be_on_any_of_several_servers(sources: Sources) -> None:
