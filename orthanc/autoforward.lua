@@ -1,30 +1,30 @@
--- The fast path from ORTHANC1 to ORTHANC2: STOW-RS by the DICOMweb plugin, as asynchronous jobs, never waiting on the peer.
+-- Forwards images from ORTHANC1 to ORTHANC2 without delay: STOW-RS by the DICOMweb plugin, in asynchronous jobs, without waiting for the peer.
 --   streaming: instances are collected as they are stored; a full batch, the heart beat (1 s) or a stable study sends them.
 --   stable:    a study is sent once it is stable (StableAge).
--- The guarantee is the extractor: it compares both Orthancs and sends what is missing, so a job lost here is healed there.
--- Where ddwd.yaml has rules (routes.lua), a study is forwarded only if its rule says so, and its job has the rule's priority.
+-- A job that is lost here loses no image: the extractor compares both Orthancs and sends missing images.
+-- If ddwd.yaml has routes (routes.lua), a study is forwarded only if its route says so, and its job has the route's priority.
 -- All callbacks run in one thread of Orthanc. Loaded after doorbell.lua, whose callbacks it calls first.
 
 local settings = (GetOrthancConfiguration() or {})['Ddwd'] or {}
 local streaming = settings['Mode'] ~= 'stable'
 local batch = settings['Batch'] or 40
 
-local HEALED = "ddwd's extractor will send again; check storage with: ddwd status"
-local SUBMITS = 3        -- tries at a batch before it is left to the extractor
-local KEPT = 20000       -- ids kept while submits fail
+local RESENT = "ddwd's extractor will send again; check storage with: ddwd status"
+local MAX_SUBMITS = 3    -- tries of a batch before it is left to the extractor
+local MAX_IDS = 20000    -- IDs that are kept while submits fail
 
-local EVERYTHING = { Forward = true, Priority = 0 }  -- the rule where there are none
+local FORWARD_ALL = { Forward = true, Priority = 0 }  -- the rule if ddwd.yaml has no routes
 
-local waiting = {}       -- priority -> ids of instances not yet in a job, oldest first
-local priorities = {}    -- those that were seen, the highest first
-local failures = 0       -- submits refused in a row
+local waiting = {}       -- priority -> IDs of instances that are not in a job yet, the oldest first
+local priorities = {}    -- priorities in use, the highest first
+local failures = 0       -- submits that failed in a row
 
 local function say(text)
   print('ddwd: ' .. text)
 end
 
--- Hand `ids` to a STOW job. The third argument must be false to reach the plugin; DumpJson must not be given true, which
--- would turn the booleans into strings.
+-- Submits `ids` as a STOW job and returns whether Orthanc took it. The third argument must be false to reach the plugin; with
+-- true as a second argument DumpJson would turn the booleans into strings.
 local function submit(ids, priority)
   local body = { Resources = ids, Synchronous = false, Asynchronous = true, Priority = priority }
   local answer = RestApiPost('/dicom-web/servers/storage/stow', DumpJson(body), false)
@@ -62,16 +62,16 @@ end
 
 local function refused(ids, priority)
   failures = failures + 1
-  if failures >= SUBMITS or #ids + #waiting[priority] > KEPT then
-    say('could not submit ' .. #ids .. ' instances to storage in ' .. failures .. ' tries; ' .. HEALED)
+  if failures >= MAX_SUBMITS or #ids + #waiting[priority] > MAX_IDS then
+    say('could not submit ' .. #ids .. ' instances to storage in ' .. failures .. ' tries; ' .. RESENT)
     failures = 0
   else
     put_back(ids, priority)
   end
 end
 
--- The extractor's flag: storage has no room for more. What is collected meanwhile is forgotten here, and sent by the extractor
--- when there is room again.
+-- Returns whether the extractor has paused forwarding, because storage is short of space. Instances collected meanwhile are dropped
+-- here; the extractor sends them once there is space again.
 local function paused()
   local flag = settings['Paused'] and io and io.open(settings['Paused'], 'r')
   if flag then
@@ -89,7 +89,7 @@ local function anything_waits()
   return false
 end
 
--- Send what waits, in batches, the highest priority first; stops at the first refusal, the next heart beat goes on.
+-- Sends the waiting instances in batches, the highest priority first; stops at the first failure, and the next heart beat continues.
 local function flush()
   if anything_waits() and paused() then
     waiting, priorities = {}, {}
@@ -119,7 +119,7 @@ function OnStoredInstance(instance, tags, metadata, origin)
   if stored_before then
     stored_before(instance, tags, metadata, origin)
   end
-  local rule = EVERYTHING
+  local rule = FORWARD_ALL
   if DdwdRoutes then
     rule = DdwdRoutes.of(instance, tags, origin)
   end
@@ -137,7 +137,7 @@ function OnHeartBeat()
 end
 
 local function forward_stable(study, metadata)
-  local rule = EVERYTHING
+  local rule = FORWARD_ALL
   if DdwdRoutes then
     rule = DdwdRoutes.kept(metadata)
   end
@@ -147,7 +147,7 @@ local function forward_stable(study, metadata)
   if not submit({ study }, rule.Priority) then
     local ids = queue(rule.Priority)
     ids[#ids + 1] = study
-    say('could not submit study ' .. study .. ' to storage, trying again; ' .. HEALED)
+    say('could not submit study ' .. study .. ' to storage, trying again; ' .. RESENT)
   end
 end
 
@@ -171,6 +171,6 @@ function OnJobFailure(job)
   local answer = RestApiGet('/jobs/' .. job, false)
   local known = answer and ParseJson(answer) or {}
   if known['Type'] == 'DicomWebStowClient' then
-    say('forward job ' .. job .. ' failed (' .. tostring(known['ErrorDescription']) .. '); ' .. HEALED)
+    say('forward job ' .. job .. ' failed (' .. tostring(known['ErrorDescription']) .. '); ' .. RESENT)
   end
 end

@@ -1,6 +1,6 @@
--- Rings the extractor: writes one byte to a file that it watches by inotify, so that it need not poll.
--- Runs in both Orthancs. A bell that is not heard costs nothing but POLL_INTERVAL: the extractor looks by itself.
--- Each callback first calls one of the same name that an operator's script may have defined before.
+-- Notifies the extractor of stored images: writes one byte to a file that the extractor watches by inotify, so that it need not poll.
+-- Runs in both Orthancs. If a notification is lost, the extractor finds the image after POLL_INTERVAL at the latest.
+-- Each callback first calls the callback of the same name that an operator's script may have defined before.
 
 local settings = (GetOrthancConfiguration() or {})['Ddwd'] or {}
 local bell = settings['Doorbell']
@@ -17,7 +17,7 @@ local function ring()
   elseif not complained then
     complained = true
     print('ddwd: the doorbell ' .. bell .. ' cannot be written; studies wait for the poll (POLL_INTERVAL). '
-      .. 'Restart ddwd-provision to put it right')
+      .. 'To correct it, restart ddwd-provision')
   end
 end
 

@@ -1,6 +1,6 @@
--- Which rule of `routes` in ddwd.yaml takes a study. Loaded in ORTHANC1 where there are rules, before autoforward.lua, which asks here.
--- A study's first image decides, once; the study's metadata DdwdRoute keeps the name of the rule, or HELD where none takes it. The
--- table is made by ddwd/config/routing.py, which judges by it in the same way: tests/routes.json has the cases that both answer.
+-- Chooses the rule of `routes` in ddwd.yaml for a study. Loaded in ORTHANC1 if there are rules, before autoforward.lua, which uses it.
+-- The first image of a study decides, once; the study's metadata DdwdRoute holds the name of the rule, or HELD if none takes it.
+-- ddwd/config/routing.py writes the table, and chooses by it in the same way: tests/routes.json has the cases that test both.
 
 local settings = (GetOrthancConfiguration() or {})['Ddwd'] or {}
 
@@ -18,7 +18,7 @@ local function lower(text)
   return (text:gsub('[A-Z]', function(letter) return string.char(letter:byte() + 32) end))
 end
 
--- "MR*" as what stands before, between and after its stars, as patterns of Lua; ? is one character, however many bytes it has.
+-- Splits "MR*" at its stars into patterns of Lua; ? is one character of any number of bytes.
 local function pieces_of(text)
   local pieces = {}
   for piece in (text .. '*'):gmatch('([^*]*)%*') do
@@ -28,7 +28,7 @@ local function pieces_of(text)
   return pieces
 end
 
--- Piece by piece, each at the first place it can have: no pattern of stars makes a long value slow.
+-- Matches piece by piece, each at its first possible place, so that many stars do not make a long value slow.
 local function matches(pieces, value)
   if #pieces == 1 then
     return value:find('^' .. pieces[1] .. '$') ~= nil
@@ -100,7 +100,7 @@ local function forget(study)
   end
 end
 
--- Decide by this image, unless it was decided before; nil where no rule takes the study.
+-- Returns the rule decided before, or decides by this image; nil if no rule takes the study.
 local function decide(study, tags, origin)
   local place = '/studies/' .. study .. '/metadata'
   local kept = ParseJson(RestApiGet(place .. '?expand', false))['DdwdRoute']
@@ -115,7 +115,7 @@ end
 
 DdwdRoutes = {}
 
--- The rule of the study of an image that was just stored; nil where it is held.
+-- Returns the rule for the study of an image that was just stored; nil if the study is held.
 function DdwdRoutes.of(instance, tags, origin)
   local key = tostring(tags['PatientID']) .. '\\' .. tostring(tags['StudyInstanceUID'])
   if known[key] == nil then
@@ -125,12 +125,12 @@ function DdwdRoutes.of(instance, tags, origin)
   return known[key] or nil
 end
 
--- The rule of a study by its metadata; nil where it is held.
+-- Returns the rule of a study by its metadata; nil if it is held.
 function DdwdRoutes.kept(metadata)
   return named[metadata['DdwdRoute'] or '']
 end
 
--- A study that is sent again after it was deleted, by retention too, is decided anew: its metadata went with it.
+-- Forgets a deleted study: if it is sent again, its metadata is gone, and the rule is decided again.
 local deleted_before = OnDeletedStudy
 function OnDeletedStudy(study)
   if deleted_before then

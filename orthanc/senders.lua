@@ -1,12 +1,12 @@
--- Who may send to ORTHANC1 where `senders` of ddwd.yaml has a list: the AE title and the address of each image's sender must be in one
--- entry. Loaded then only, and last, so that this is the filter that counts. The rules are made by ddwd/provisioning/sender_acl.py.
--- An error, and nothing else, makes Orthanc answer 0xA700; the answer `false` would drop the image with Success.
+-- Refuses images of senders that `senders` of ddwd.yaml does not list: the AE title and the address of the sender must match one entry.
+-- Loaded in ORTHANC1 if there is a list, and last, so that this filter is the one in effect. ddwd/provisioning/sender_acl.py writes the list.
+-- Only an error makes Orthanc answer 0xA700; with the result `false` it would drop the image and answer Success.
 
 local rules = ((GetOrthancConfiguration() or {})['Ddwd'] or {})['Senders']
 
-local FIRST_HERE, LAST_HERE = 127 * 2 ^ 24, 128 * 2 ^ 24 - 1 -- this machine: only the AE title counts
+local FIRST_HERE, LAST_HERE = 127 * 2 ^ 24, 128 * 2 ^ 24 - 1 -- from this machine only the AE title is checked
 
--- "MR*" as a pattern of Lua.
+-- Returns "MR*" as a pattern of Lua.
 local function as_pattern(title)
   local escaped = title:gsub('[%^%$%(%)%%%.%[%]%+%-]', '%%%0')
   return '^' .. escaped:gsub('%*', '.*'):gsub('%?', '.') .. '$'
