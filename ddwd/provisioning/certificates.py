@@ -70,7 +70,7 @@ class CertificateFacts:
 
 
 def init(config: Config, renew: Sequence[str] = ()) -> list[Path]:
-    """Make the authorities and certificates that are missing, and those named in `renew` anew; return the files written.
+    """Make the authorities and certificates that are missing, renew those named in `renew`; return the files written.
 
     Raises DdwdError if openssl fails and OSError if the folder cannot be written.
     """
