@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, TextIO
 
 from ddwd.config import tls
 from ddwd.config.checks import ports
-from ddwd.config.loader import Loaded, load_with_sources
+from ddwd.config.loader import load_with_sources
 from ddwd.config.parsers import DEFAULT, Share
 from ddwd.config.paths import Paths
-from ddwd.config.schema import SECRET_KEYS, flatten
+from ddwd.config.schema import SECRET_KEYS, Loaded, flatten
 from ddwd.core.errors import ConfigError, Problem
 from ddwd.provisioning import databases, firewall, machine_link, tls_proxy
 

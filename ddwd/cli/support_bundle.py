@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ddwd import __version__
 from ddwd.cli import config as config_verb
 from ddwd.cli import doctor, status, tls
-from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, Loaded, load_with_sources
+from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load_with_sources
 from ddwd.config.paths import Paths
-from ddwd.config.schema import Config
+from ddwd.config.schema import Config, Loaded
 from ddwd.core import audit, durable
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import AccessProblem, ConfigError, DdwdError, StateError

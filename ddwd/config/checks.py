@@ -11,8 +11,7 @@ from ddwd.config.schema import AET_KEYS, PORT_KEYS, value_of
 if TYPE_CHECKING:
     from collections.abc import Container
 
-    from ddwd.config.loader import Loaded
-    from ddwd.config.schema import Config
+    from ddwd.config.schema import Config, Loaded
     from ddwd.core.errors import Problem
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import shlex
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import yaml
 
 from ddwd.config.checks import contradictions
 from ddwd.config.parsers import DEFAULT, Many, Raw, Source, WrongValueError
-from ddwd.config.schema import SETTINGS, VARIABLES, Config, flatten
+from ddwd.config.schema import SETTINGS, VARIABLES, Config, Loaded, flatten
 from ddwd.config.yaml_file import Sections, Written, YamlFile, not_yaml
 from ddwd.core.errors import AccessProblem, ConfigError, Problem
 
@@ -28,19 +28,6 @@ if TYPE_CHECKING:
 CONFIG_FILE = Path("/etc/ddwd/ddwd.yaml")
 DEFAULTS_FILE = Path("/etc/default/ddwd")
 READ_HINT = "run it with sudo, or as a member of group ddwd (adduser NAME ddwd, then log in again)"
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A Config and, for each dotted key, the source its value came from."""
-
-    config: Config
-    sources: Mapping[str, Source]
-
-    def problem(self, key: str, what: str, instead: str) -> Problem:
-        """Return a Problem that is found later (a port in use, a read-only folder), placed where the value was written."""
-        source = self.sources.get(key, DEFAULT)
-        return Problem(source.name, source.line, key, what, instead)
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from ddwd.config import parsers, sections
 from ddwd.config.declaration import Setting, declared, section, setting
-from ddwd.config.parsers import PORT, Receiver, Sender, database_hosts
+from ddwd.config.parsers import DEFAULT, PORT, Receiver, Sender, Source, database_hosts
 from ddwd.config.retention import Retention
 from ddwd.config.routing import Destination, Route
 from ddwd.config.schema_features import (
@@ -36,6 +36,7 @@ from ddwd.config.schema_network import (
     TlsConfig,
     WebConfig,
 )
+from ddwd.core.errors import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AET_KEYS", "DECLARED", "HERE", "LONGEST_POLL", "MOST_NAMED", "PORT_KEYS", "ROLES", "SECRET_KEYS", "SECTIONS", "SETTINGS",
     "VARIABLES", "AlertsConfig", "AuditConfig", "CommitmentConfig", "Config", "Database", "Disk", "FinishedConfig", "Forward",
-    "Gateway", "InboxConfig", "LedgerConfig", "LinkConfig", "Mail", "MetricsConfig", "NetworkConfig", "NodeName", "OrthancNode",
+    "Gateway", "InboxConfig", "LedgerConfig", "LinkConfig", "Loaded", "Mail", "MetricsConfig", "NetworkConfig", "NodeName", "OrthancNode",
     "Retrieve", "Role", "Scp", "SelfTestConfig", "Storage", "TlsConfig", "WebConfig", "flatten", "value_of",
 ]  # fmt: skip
 Role = Literal["gateway", "storage", "extractor"]
@@ -339,6 +340,19 @@ class Config:
     def known_nodes(self) -> tuple[OrthancNode, ...]:
         """The Orthancs that this machine asks by REST: both if it has an extractor, else its own."""
         return (self.gateway, self.storage) if self.has("extractor") else self.own_nodes
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A Config and, for each dotted key, the source its value came from."""
+
+    config: Config
+    sources: Mapping[str, Source]
+
+    def problem(self, key: str, what: str, instead: str) -> Problem:
+        """Return a Problem that is found later (a port in use, a read-only folder), placed where the value was written."""
+        source = self.sources.get(key, DEFAULT)
+        return Problem(source.name, source.line, key, what, instead)
 
 
 DECLARED = tuple(declared(Config))

@@ -18,8 +18,7 @@ from ddwd.config.tls import CREDENTIAL, LINK, LINK_CA, LINK_KEY, of_link
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ddwd.config.loader import Loaded
-    from ddwd.config.schema import Config, Role
+    from ddwd.config.schema import Config, Loaded, Role
     from ddwd.core.errors import Problem
 
 UNIT = "ddwd-tls@link"

@@ -11,9 +11,8 @@ import pytest
 
 from ddwd.cli.config import firewall_problems
 from ddwd.config.checks import ports
-from ddwd.config.loader import Loaded
 from ddwd.config.parsers import Sender, Source
-from ddwd.config.schema import Config, TlsConfig, WebConfig, flatten
+from ddwd.config.schema import Config, Loaded, TlsConfig, WebConfig, flatten
 from ddwd.provisioning import firewall
 
 if TYPE_CHECKING:

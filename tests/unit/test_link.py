@@ -18,11 +18,20 @@ from ddwd.cli.config import database_problems
 from ddwd.cli.main import main
 from ddwd.cli.main import parser as command_line
 from ddwd.config.checks import ports
-from ddwd.config.loader import Loaded, load
+from ddwd.config.loader import load
 from ddwd.config.parsers import Receiver, Share, Station
 from ddwd.config.paths import Paths
 from ddwd.config.retention import Retention
-from ddwd.config.schema import ROLES, CommitmentConfig, Config, Database, LinkConfig, OrthancNode, Role
+from ddwd.config.schema import (
+    ROLES,
+    CommitmentConfig,
+    Config,
+    Database,
+    LinkConfig,
+    Loaded,
+    OrthancNode,
+    Role,
+)
 from ddwd.core.errors import ConfigError, NotFoundError, PeerDownError
 from ddwd.provisioning import credentials, databases, firewall, machine_link, provision, tls_proxy
 from ddwd.provisioning.orthanc_config import base, problems_of

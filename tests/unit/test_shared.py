@@ -13,7 +13,7 @@ from ddwd.config.loader import load_with_sources
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.config.loader import Loaded
+    from ddwd.config.schema import Loaded
 
 
 @pytest.fixture
