@@ -84,13 +84,13 @@ class Alerts:
         now = self._clock.utc()
         silent = self._silent(now, happened) if self._config.alerts.silence else {}
         found = alerts.conditions(report, silent) | self._expiring()
-        before = self._book.as_dict()
+        before = alerts.render(self._book)
         message = self._book.take(found, now.timestamp(), stamp(now))
         if message is not None:
             self._audit.record(Event.ALERT, message.subject)
             for way in self._ways:
                 way.put(message)
-        if self._book.as_dict() != before:
+        if alerts.render(self._book) != before:
             alerts.save(self._path, self._book)
 
     def _silent(self, now: datetime, happened: list[Happened]) -> dict[str, datetime]:

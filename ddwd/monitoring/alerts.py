@@ -6,13 +6,12 @@ within a minute is one message, and an hour has room for a few only. The state o
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ddwd.core import durable
 from ddwd.status.formatting import many, span
 from ddwd.status.report import aside_text
+from ddwd.store.statefile import StateFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -175,30 +174,39 @@ class Book:
             return now - one.told_at >= _REMIND[min(one.told, len(_REMIND)) - 1]
         return key in _AT_ONCE or now - one.since >= self.after
 
-    def as_dict(self) -> dict[str, Any]:
-        """For the state file."""
-        return {
-            "standing": {key: asdict(one) for key, one in self.standing.items()},
-            "over": self.over,
-            "sent": self.sent,
-        }
-
 
 def _first_number(text: str) -> int:
     digits = text.split(" ", 1)[0].replace(",", "")
     return int(digits) if digits.isdigit() else 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """The part of the book that outlives a restart."""
+
+    standing: dict[str, Standing]
+    over: list[str]
+    sent: list[float]
+
+
+_FORMAT = StateFormat(_Saved, "state of the alerts")
+
+
 def load(path: Path, after: float) -> Book:
     """The book as it was left; a new one where there is none, or a damaged one."""
-    try:
-        body = json.loads(path.read_bytes())
-        standing = {key: Standing(**one) for key, one in body["standing"].items()}
-        return Book(after, standing, list(body["over"]), sent=list(body["sent"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return Book(after)
+    saved = _FORMAT.read_or_none(path)
+    return Book(after) if saved is None else Book(after, saved.standing, saved.over, sent=saved.sent)
 
 
 def save(path: Path, book: Book) -> None:
     """Keep it. Raises StorageFullError and OSError."""
-    durable.replace_file(path, json.dumps(book.as_dict()).encode() + b"\n")
+    _FORMAT.write(path, _saved(book))
+
+
+def render(book: Book) -> bytes:
+    """What `save` writes."""
+    return _FORMAT.render(_saved(book))
+
+
+def _saved(book: Book) -> _Saved:
+    return _Saved(book.standing, book.over, book.sent)

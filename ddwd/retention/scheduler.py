@@ -24,6 +24,7 @@ from ddwd.retention.disk_pressure import Shortage
 from ddwd.retention.remove import Removed
 from ddwd.retention.round_report import Account
 from ddwd.retention.rules import Terms
+from ddwd.store.statefile import encode
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ddwd.retention.remove import Remover
     from ddwd.store.claims import Claims
     from ddwd.store.custody import CustodyPort, Record
+    from ddwd.store.status_files import RoundReport
 
 _ROUND_SECONDS = 3600.0
 _SHORT_SECONDS = 300.0
@@ -95,7 +97,7 @@ class RetentionScheduler:
         self._trusted_from = float("-inf")
         self._offset = self._wall_offset()
         self._account = Account()
-        self._last: dict[str, Any] = {}
+        self._last: RoundReport | None = None
         with suppress(StateError):
             self._last = accounts.read(tools.paths.retention)
 
@@ -143,8 +145,8 @@ class RetentionScheduler:
         """The last round and the one at work, for the status file; nothing where nothing may ever be removed."""
         if not self.is_used:
             return {}
-        now = self._account.as_dict() if self._round is not None else None
-        return {"last": self._last or None, "now": now}
+        now = self._account.report() if self._round is not None else None
+        return {"last": encode(self._last), "now": encode(now)}
 
     # --- when ---------------------------------------------------------------------------------------------------------
 
@@ -220,7 +222,7 @@ class RetentionScheduler:
         now = self._now()
         self._short_due = now + _SHORT_SECONDS
         self._due = now + (_SHORT_SECONDS if problem else _ROUND_SECONDS)
-        self._last = self._account.as_dict()
+        self._last = self._account.report()
         try:
             accounts.write(self._tools.paths.retention, self._account)
         except (StorageFullError, OSError):

@@ -7,16 +7,15 @@ by two users, and what stands in a request is the modality's own words: nothing 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from ddwd.core import durable
 from ddwd.core.audit import Event
-from ddwd.core.clock import stamp
-from ddwd.core.errors import DdwdError, InvalidValueError, StateError
+from ddwd.core.errors import DamagedStateError, DdwdError, InvalidValueError, NewerStateError, StateError
 from ddwd.core.model import is_uid, parse_aet
+from ddwd.store.statefile import StateFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
 
-SCHEMA = 1
 _MOST = 1000
 """Requests that may wait at once; a modality has a handful."""
 _NAME_DIGITS = 32
@@ -43,15 +41,15 @@ class Reference(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One N-ACTION (PS3.4 table J.3-1): who asks, under which transaction, for what, and when it came.
+    """One N-ACTION (PS3.4 table J.3-1): who asks, under which transaction, when it came, and for what.
 
     Raises InvalidValueError for what could not be answered: other than UIDs, or nothing at all.
     """
 
     aet: str
     transaction: str
-    references: tuple[Reference, ...]
     at: datetime
+    references: tuple[Reference, ...]
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -64,13 +62,16 @@ class Asked:
             raise InvalidValueError("it asks for objects by what is no UID")
 
 
+_FORMAT = StateFormat(Asked, "request", schema=1)
+
+
 def asked(
     aet: str, transaction: str, sop_classes: Sequence[str], sop_uids: Sequence[str], at: datetime
 ) -> Asked:
     """The request as Orthanc hands it on, without padding. Raises InvalidValueError."""
     pairs = zip(sop_classes, sop_uids, strict=True)
     references = (Reference(one.strip(_PADDING), other.strip(_PADDING)) for one, other in pairs)
-    return Asked(aet.strip(), transaction.strip(_PADDING), tuple(dict.fromkeys(references)), at)
+    return Asked(aet.strip(), transaction.strip(_PADDING), at, tuple(dict.fromkeys(references)))
 
 
 class Commitments:
@@ -86,11 +87,7 @@ class Commitments:
             return
         if len(self.waiting()) >= _MOST:
             raise StateError(f"{_MOST} requests wait already")
-        temporary = self._folder / f".{path.name}.part"
-        durable.unlink(temporary)
-        durable.write_new(temporary, [_render(request)])
-        temporary.chmod(_MODE)
-        durable.rename(temporary, path)
+        _FORMAT.write_readable(path, request, _MODE)
 
     def waiting(self) -> list[Path]:
         """The requests that wait, by name. Raises OSError."""
@@ -101,7 +98,13 @@ class Commitments:
     def read(self, path: Path) -> Asked:
         """One of them. Raises InvalidValueError where it is damaged, OSError."""
         with durable.opened(path) as file:
-            return _parse(file.read())
+            content = file.read()
+        try:
+            return _FORMAT.parse(content, path.name)
+        except DamagedStateError as error:
+            raise InvalidValueError(f"it is damaged ({error.reason})") from error
+        except NewerStateError as error:
+            raise InvalidValueError("it is of another schema than this version reads") from error
 
     def done(self, path: Path) -> None:
         """Forget a request. Raises OSError."""
@@ -143,28 +146,3 @@ class Counter:
 def _name(request: Asked) -> str:
     words = [request.aet, request.transaction, *(uid for one in request.references for uid in one)]
     return hashlib.sha256("|".join(words).encode()).hexdigest()[:_NAME_DIGITS] + ".json"
-
-
-def _render(request: Asked) -> bytes:
-    body = {
-        "schema": SCHEMA,
-        "aet": request.aet,
-        "transaction": request.transaction,
-        "at": stamp(request.at),
-        "references": request.references,
-    }
-    return json.dumps(body).encode("ascii") + b"\n"
-
-
-def _parse(content: bytes) -> Asked:
-    try:
-        body = json.loads(content)
-        if body["schema"] != SCHEMA:
-            raise InvalidValueError("it is of another schema than this version reads")
-        references = tuple(Reference(str(one), str(other)) for one, other in body["references"])
-        at = datetime.fromisoformat(body["at"])
-        if at.tzinfo is None:
-            raise InvalidValueError("its time has no zone")
-        return Asked(str(body["aet"]), str(body["transaction"]), references, at)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InvalidValueError(f"it is damaged ({type(error).__name__})") from error

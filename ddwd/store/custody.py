@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ddwd.core import durable
-from ddwd.core.errors import NewerStateError, StateError
+from ddwd.core.errors import StateError
 from ddwd.core.model import OrthancId
+from ddwd.store.statefile import StateFormat, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ class Kept:
     onto storage has none, until someone sends one with its UIDs. `removed` is the stamp of when retention took the file from the disk.
     """
 
-    orthanc_id: OrthancId
+    orthanc_id: OrthancId = field(metadata=stored("id"))
     sop_uid: str
     file: str
     size: int
@@ -44,7 +44,7 @@ class Kept:
     md5: str
     verdict: str
     at_gateway: bool
-    removed: str = ""
+    removed: str = field(default="", metadata=stored(omit_empty=True))
 
 
 def lacks(folder: Path, kept: Kept) -> bool:
@@ -74,12 +74,15 @@ class Record:
     folder: str
     revision: int
     published_at: str
-    images: dict[OrthancId, Kept] = field(default_factory=dict)
-    set_aside: dict[OrthancId, str] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
     route: str = ""
     retired: dict[str, str] = field(default_factory=dict)
+    set_aside: dict[OrthancId, str] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
     passed: list[OrthancId] = field(default_factory=list)
+    images: dict[OrthancId, Kept] = field(default_factory=dict, metadata=stored(listed_by="orthanc_id"))
+
+
+FORMAT = StateFormat(Record, "custody record", schema=SCHEMA, reads=_READS, checksum=True, indent=1)
 
 
 def present(folder: Path, record: Record) -> frozenset[OrthancId]:
@@ -153,12 +156,7 @@ class Custody:
 
     def read(self, study: OrthancId) -> Record | None:
         """The record, or None where there is none. Raises StateError where it cannot be trusted."""
-        path = self.path(study)
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        return parse(content, str(path))
+        return FORMAT.read(self.path(study))
 
     def peek(self, study: OrthancId) -> Peek | None:
         """The first lines of the record alone; None where there is none, or they are not as this version writes them."""
@@ -172,7 +170,7 @@ class Custody:
         """Make the record durable in one step."""
         path = self.path(record.study)
         durable.make_dirs(path.parent)
-        durable.replace_file(path, render(record))
+        FORMAT.write(path, record)
 
     def remove(self, study: OrthancId) -> None:
         """Forget a study of the portal's own."""
@@ -198,48 +196,8 @@ class Custody:
             ) from error
 
 
-def as_json(record: Record) -> dict[str, Any]:
-    """The record as it is written, with its checksum."""
-    images = [
-        {
-            "id": kept.orthanc_id,
-            "sop_uid": kept.sop_uid,
-            "file": kept.file,
-            "size": kept.size,
-            "sha256": kept.sha256,
-            "md5": kept.md5,
-            "verdict": kept.verdict,
-            "at_gateway": kept.at_gateway,
-            **({"removed": kept.removed} if kept.removed else {}),
-        }
-        for kept in record.images.values()
-    ]
-    body = {
-        "schema": SCHEMA,
-        "study": record.study,
-        "study_uid": record.study_uid,
-        "accession": record.accession,
-        "folder": record.folder,
-        "revision": record.revision,
-        "published_at": record.published_at,
-        "route": record.route,
-        "retired": record.retired,
-        "set_aside": record.set_aside,
-        "history": record.history,
-        "passed": record.passed,
-        "images": images,
-    }
-    body["checksum"] = _checksum(body)
-    return body
-
-
-def render(record: Record) -> bytes:
-    """The record as it is kept."""
-    return json.dumps(as_json(record), indent=1, ensure_ascii=True).encode("ascii") + b"\n"
-
-
 def peeked(head: bytes) -> Peek | None:
-    """What the first PEEK_BYTES of a record say; None where they are not as `render` has them."""
+    """What the first PEEK_BYTES of a record say; None where they are not as FORMAT writes them."""
     lines = [line.rstrip(b",").partition(b": ") for line in head.split(b"\n")[1:-1]]
     found = {key: value for key, _, value in lines}
     try:
@@ -248,53 +206,3 @@ def peeked(head: bytes) -> Peek | None:
     except (KeyError, ValueError):
         return None
     return Peek(published_at, folder, route, found.get(b' "retired"', b"{}") != b"{}")
-
-
-def _checksum(body: dict[str, Any]) -> str:
-    """CRC32 of everything else the record says, whatever its layout: a flipped bit on the disk is noticed, not believed."""
-    said = {key: value for key, value in body.items() if key != "checksum"}
-    text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return f"{zlib.crc32(text.encode('ascii')):08x}"
-
-
-def parse(content: bytes, where: str) -> Record:
-    """The record that is kept as `content`; `where` is for people. Raises StateError where it cannot be trusted, or is newer."""
-    try:
-        body = json.loads(content)
-        if body["checksum"] != _checksum(body):
-            raise StateError(f"{where}: the custody record is damaged (checksum)")
-        if body["schema"] not in _READS:
-            raise NewerStateError(
-                f"{where}: schema {body['schema']}, from a newer ddwd; this one reads {SCHEMA} and before, and has changed nothing: "
-                "install the newer one again, or go back as it said (docs/upgrade.md)"
-            )
-        images = [
-            Kept(
-                OrthancId(row["id"]),
-                row["sop_uid"],
-                row["file"],
-                row["size"],
-                row["sha256"],
-                row["md5"],
-                row["verdict"],
-                row["at_gateway"],
-                row.get("removed", ""),
-            )
-            for row in body["images"]
-        ]
-        return Record(
-            study=OrthancId(body["study"]),
-            study_uid=body["study_uid"],
-            accession=body["accession"],
-            folder=body["folder"],
-            revision=body["revision"],
-            published_at=body["published_at"],
-            images={kept.orthanc_id: kept for kept in images},
-            set_aside=body["set_aside"],
-            history=body["history"],
-            route=body.get("route", ""),
-            retired=body.get("retired", {}),
-            passed=[OrthancId(one) for one in body.get("passed", ())],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise StateError(f"{where}: the custody record is damaged ({type(error).__name__})") from error

@@ -5,13 +5,13 @@ What is not in it is sent, or asked for, again; so a file that is lost or damage
 
 from __future__ import annotations
 
-import json
-import zlib
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ddwd.core import durable
-from ddwd.core.errors import StateError
+from ddwd.core.errors import DamagedStateError, NewerStateError, StateError
 from ddwd.core.model import OrthancId
+from ddwd.store.statefile import StateFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -20,8 +20,20 @@ if TYPE_CHECKING:
     from ddwd.config.routing import Route
     from ddwd.store.custody import Record
 
-SCHEMA = 1
 _WISH = "now"
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivered:
+    """What one destination has of one study; `at` is the stamp of the last proof."""
+
+    study: OrthancId
+    destination: str
+    at: str = ""
+    images: list[OrthancId] = field(default_factory=list)
+
+
+_FORMAT = StateFormat(_Delivered, "delivery log", schema=1, checksum=True)
 
 
 class Deliveries:
@@ -36,24 +48,18 @@ class Deliveries:
 
     def of(self, destination: str, study: OrthancId) -> frozenset[OrthancId]:
         """The images that the destination has; none where nothing is known, or the file is damaged. Raises StateError."""
-        return frozenset(map(OrthancId, self._read(destination, study).get("images", ())))
+        return frozenset(self._read(destination, study).images)
 
     def last(self, destination: str, study: OrthancId) -> str:
         """When it was proved last to have images of the study, as a stamp; nothing where it has none. Raises StateError."""
-        return str(self._read(destination, study).get("at", ""))
+        return self._read(destination, study).at
 
     def add(self, destination: str, study: OrthancId, images: Iterable[OrthancId], at: str) -> None:
         """Keep, durably, that it has these too. Raises StateError, StorageFullError and OSError."""
-        body = {
-            "schema": SCHEMA,
-            "study": study,
-            "destination": destination,
-            "at": at,
-            "images": sorted(self.of(destination, study).union(images)),
-        }
+        known = sorted(self.of(destination, study).union(images))
         path = self.path(destination, study)
         durable.make_dirs(path.parent)
-        durable.replace_file(path, json.dumps(body | {"checksum": _checksum(body)}).encode("ascii") + b"\n")
+        _FORMAT.write(path, _Delivered(study, destination, at, known))
 
     def wish(self) -> None:
         """Ask ddwd-courier to try every destination and study at once. Raises OSError."""
@@ -66,21 +72,16 @@ class Deliveries:
             durable.unlink(self._folder / _WISH)
         return wished
 
-    def _read(self, destination: str, study: OrthancId) -> dict[str, Any]:
+    def _read(self, destination: str, study: OrthancId) -> _Delivered:
         path = self.path(destination, study)
         try:
-            body: dict[str, Any] = json.loads(path.read_bytes())
-            said = {key: value for key, value in body.items() if key != "checksum"}
-            sound = body["schema"] == SCHEMA and body["checksum"] == _checksum(said)
-        except FileNotFoundError:
-            return {}
+            return _FORMAT.read(path) or _Delivered(study, destination)
         except OSError as error:
             raise StateError(
                 f"{path.parent}: {error.strerror}; what was delivered is for root and group ddwd"
             ) from error
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return {}
-        return body if sound else {}
+        except (DamagedStateError, NewerStateError):
+            return _Delivered(study, destination)
 
 
 def owed(deliveries: Deliveries, routes: Sequence[Route]) -> Callable[[Record], str]:
@@ -96,8 +97,3 @@ def owed(deliveries: Deliveries, routes: Sequence[Route]) -> Callable[[Record], 
         return ""
 
     return _owed
-
-
-def _checksum(body: dict[str, Any]) -> str:
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return f"{zlib.crc32(text.encode('ascii')):08x}"

@@ -6,13 +6,13 @@ least once; what was told last stands in `told`, so that a study looked at again
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ddwd.core import durable
 from ddwd.core.model import OrthancId
+from ddwd.store.statefile import StateFormat
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +41,17 @@ class Notice:
         return f"{self.study}.{self.revision}.json"
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """The revision of a study that its hook was told of last."""
+
+    revision: int
+
+
+_NOTICE = StateFormat(Notice, "notice")
+_TOLD = StateFormat(_Told, "record of what a hook was told")
+
+
 class Notices:
     """The two folders: `waiting`, which the extractor adds to, and `told`, which ddwd-hooks alone writes."""
 
@@ -54,7 +65,7 @@ class Notices:
             return False
         durable.make_dirs(self.waiting)
         if not (self.waiting / notice.name).exists():
-            durable.replace_file(self.waiting / notice.name, json.dumps(asdict(notice)).encode() + b"\n")
+            _NOTICE.write(self.waiting / notice.name, notice)
         return True
 
     def newest(self) -> list[Notice]:
@@ -65,7 +76,7 @@ class Notices:
                 revision = int(name["revision"])
                 if revision > found.get(name["study"], (0, path))[0]:
                     found[name["study"]] = revision, path
-        read = [_read(path) for _, path in found.values()]
+        read = [_NOTICE.read_or_none(path) for _, path in found.values()]
         return sorted((one for one in read if one), key=lambda one: (one.published_at, one.study))
 
     def is_waiting(self, study: OrthancId) -> bool:
@@ -74,16 +85,14 @@ class Notices:
 
     def revision_told(self, study: OrthancId) -> int:
         """The revision that the hook was told of last; 0 for none."""
-        try:
-            return int(json.loads(self._told_of(study).read_bytes())["revision"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0
+        told = _TOLD.read_or_none(self._told_of(study))
+        return 0 if told is None else told.revision
 
     def done(self, notice: Notice) -> None:
         """The hook has succeeded: remember it, then take away this notice and those before it. Raises StorageFullError and OSError."""
         target = self._told_of(notice.study)
         durable.make_dirs(target.parent)
-        durable.replace_file(target, json.dumps({"revision": notice.revision}).encode() + b"\n")
+        _TOLD.write(target, _Told(notice.revision))
         self.drop(notice)
 
     def drop(self, notice: Notice) -> None:
@@ -106,12 +115,3 @@ class Notices:
 
     def _told_of(self, study: OrthancId) -> Path:
         return self.told / study[:2] / f"{study}.json"
-
-
-def _read(path: Path) -> Notice | None:
-    """One notice; None where it was taken away just now, or is none."""
-    try:
-        body: dict[str, Any] = json.loads(path.read_bytes())
-        return Notice(**{**body, "study": OrthancId(body["study"])})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

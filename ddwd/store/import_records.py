@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core import durable
 from ddwd.core.errors import StateError
-from ddwd.store.custody import Custody, render
+from ddwd.store.custody import FORMAT, Custody
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -62,7 +62,7 @@ def _insert(records: list[Record], database: Database, extractor: str) -> None:
             extractor,
             [record.study for record in records],
             [record.revision for record in records],
-            [render(record).decode("ascii") for record in records],
+            [FORMAT.render(record).decode("ascii") for record in records],
             [record.published_at for record in records],
         ],
     )

@@ -6,10 +6,8 @@ file. `take` therefore believes nothing, reads little, never waits and never rai
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import heapq
-import json
 import logging
 import os
 import pwd
@@ -21,14 +19,14 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from ddwd.core import durable
 from ddwd.core.clock import SystemClock, stamp
-from ddwd.core.errors import InvalidValueError, StateError
+from ddwd.core.errors import DamagedStateError, InvalidValueError, NewerStateError, StateError
+from ddwd.store.statefile import StateFormat
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.core.clock import Clock
 
-SCHEMA = 1
 Kind = Literal["retry", "release", "reconcile", "pause", "resume", "forget", "retention"]
 
 _KINDS = frozenset(get_args(Kind))
@@ -77,6 +75,20 @@ class Request:
             raise InvalidValueError(f"a request to {self.kind} is about all studies")
 
 
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A request as it stands in its file, where anyone of the group may have put anything."""
+
+    kind: Kind
+    study: str
+    item: str
+    by: str = ""
+    at: str = ""
+
+
+_FORMAT = StateFormat(_Stored, "request", schema=1)
+
+
 class Requests:
     """The folder of requests."""
 
@@ -101,23 +113,15 @@ class Requests:
         """Leave a request for the extractor, durably. Raises StateError where this user may not."""
         at = stamp(self._clock.utc())
         name = f"{re.sub('[-:.]', '', at)}-{secrets.token_hex(4)}.json"
-        body = {
-            "schema": SCHEMA,
-            "kind": request.kind,
-            "study": request.study,
-            "item": request.item,
-            "by": request.by or _user(),
-            "at": at,
-        }
-        path, temporary = self._folder / name, self._folder / f".{name}.part"
+        path = self._folder / name
         try:
             self.prepare()
-            durable.write_new(temporary, [json.dumps(body).encode() + b"\n"])
-            temporary.chmod(_FILE_MODE)
-            durable.rename(temporary, path)
+            _FORMAT.write_readable(
+                path,
+                _Stored(request.kind, request.study, request.item, request.by or _user(), at),
+                _FILE_MODE,
+            )
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise StateError(
                 f"{self._folder}: {error.strerror}; only root and group ddwd may ask the extractor"
             ) from error
@@ -196,15 +200,15 @@ def _read(path: Path) -> Request:
         os.close(descriptor)
     if len(content) > _MOST_BYTES:
         raise InvalidValueError(f"it has more than {_MOST_BYTES} bytes")
-    return _parse(content)
+    return _parse(content, path.name)
 
 
-def _parse(content: bytes) -> Request:
+def _parse(content: bytes, name: str) -> Request:
     try:
-        body = json.loads(content)
-        if body["schema"] != SCHEMA:
-            raise InvalidValueError("it is of another schema than this version reads")
-        by = str(body.get("by", ""))[:_LONGEST_NAME]
-        return Request(body["kind"], body["study"], body["item"], by if by.isprintable() else "?")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InvalidValueError(f"it is damaged ({type(error).__name__})") from error
+        body = _FORMAT.parse(content, name)
+        by = body.by[:_LONGEST_NAME]
+        return Request(body.kind, body.study, body.item, by if by.isprintable() else "?")
+    except DamagedStateError as error:
+        raise InvalidValueError(f"it is damaged ({error.reason})") from error
+    except NewerStateError as error:
+        raise InvalidValueError("it is of another schema than this version reads") from error

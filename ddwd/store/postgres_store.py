@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ddwd.core.clock import stamp
 from ddwd.core.errors import HeldElsewhereError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
-from ddwd.store.custody import PEEK_BYTES, parse, peeked, render
+from ddwd.store.custody import FORMAT, PEEK_BYTES, peeked
 from ddwd.store.ledger import CLOSED, MOST_EVENTS, LedgerState
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class SharedCustody:
     def read(self, study: OrthancId) -> Record | None:
         """See CustodyPort."""
         found = self._database.rows("select body from custody where study = %s", [study])
-        return parse(str(found[0][0]).encode(), self.name(study)) if found else None
+        return FORMAT.parse(str(found[0][0]).encode(), self.name(study)) if found else None
 
     def peek(self, study: OrthancId) -> Peek | None:
         """See CustodyPort."""
@@ -70,7 +70,7 @@ class SharedCustody:
         self._database.rows(
             "insert into custody (study, revision, body, extractor) values (%s, %s, %s, %s) on conflict (study)"
             " do update set (revision, body, extractor, written) = (excluded.revision, excluded.body, excluded.extractor, now())",
-            [record.study, record.revision, render(record).decode("ascii"), self._extractor],
+            [record.study, record.revision, FORMAT.render(record).decode("ascii"), self._extractor],
         )
 
     def remove(self, study: OrthancId) -> None:

@@ -37,7 +37,7 @@ _KEPT = Kept(
     "identical",
     at_gateway=True,
 )
-_RECORD = Record(_ONE, "1.2", "ACC", "P/1.2", 1, "2026-11-25T08:00:00Z", {_KEPT.orthanc_id: _KEPT})
+_RECORD = Record(_ONE, "1.2", "ACC", "P/1.2", 1, "2026-11-25T08:00:00Z", images={_KEPT.orthanc_id: _KEPT})
 
 
 @pytest.fixture

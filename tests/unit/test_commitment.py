@@ -382,7 +382,7 @@ def test_the_same_request_again_while_it_waits_is_one(site: Site) -> None:
 
 def test_a_request_is_read_as_it_was_written(site: Site) -> None:
     request = asked(" CT1 ", f"{TRANSACTION}\0", [CT, CT, f"{MR} "], ["1.2", "1.2", "1.3\0"], MOMENT)
-    assert request == Asked("CT1", TRANSACTION, (Reference(CT, "1.2"), Reference(MR, "1.3")), MOMENT)
+    assert request == Asked("CT1", TRANSACTION, MOMENT, (Reference(CT, "1.2"), Reference(MR, "1.3")))
     site.commitments.add(request)
     (path,) = site.commitments.waiting()
     assert site.commitments.read(path) == request

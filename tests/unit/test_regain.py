@@ -74,7 +74,7 @@ def _recorded(extractor: Extractor, name: str) -> OrthancId:
     study = orthanc_id("P", name)
     kept = Kept(orthanc_id("P", name, "i"), "1.2.3", "1.2/1.2.3.dcm", 5, "", "", "equal", at_gateway=True)
     images = {kept.orthanc_id: kept}
-    extractor.custody.write(Record(study, name, "", f"P/{name}", 1, "2026-11-24T00:00:00Z", images))
+    extractor.custody.write(Record(study, name, "", f"P/{name}", 1, "2026-11-24T00:00:00Z", images=images))
     return study
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from ddwd.store.custody import as_json
+from ddwd.store.custody import FORMAT
 from ddwd.store.hook_queue import Notice
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class PublishNotifier:
             revision=record.revision,
             instances=len(record.images),
             published_at=record.published_at,
-            custody=as_json(record),
+            custody=FORMAT.body(record),
         )
 
 
