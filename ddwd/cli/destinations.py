@@ -11,7 +11,7 @@ from ddwd.core.errors import StateError
 from ddwd.delivery.transports import kind
 from ddwd.status.formatting import many, time
 from ddwd.status.report import told_by_courier
-from ddwd.store.delivery_log import Deliveries
+from ddwd.store.delivery_log import DeliveryLog
 
 if TYPE_CHECKING:
     import argparse
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     if args.what == "list":
         return _list(config, out, as_json=args.json)
     try:
-        Deliveries(Paths(config).deliveries).wish()
+        DeliveryLog(Paths(config).deliveries).wish()
     except PermissionError as error:
         raise StateError("only root and group ddwd may; run it with sudo") from error
     asked = "ddwd-courier is asked to try all of them now; see: ddwd destinations list\n"

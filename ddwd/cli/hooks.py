@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, StateError
-from ddwd.store.hook_queue import Notices
+from ddwd.store.hook_queue import HookQueue
 
 if TYPE_CHECKING:
     import argparse
@@ -55,7 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Do it; the exit status."""
     paths = Paths(config)
-    notices = Notices(paths.hooks)
+    notices = HookQueue(paths.hooks)
     try:
         if args.what == "list":
             return _list(waiting(paths, notices), out, as_json=args.json)
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
         raise StateError("only root and group ddwd may; run it with sudo") from error
 
 
-def waiting(paths: Paths, notices: Notices) -> list[dict[str, Any]]:
+def waiting(paths: Paths, notices: HookQueue) -> list[dict[str, Any]]:
     """What waits, each with what ddwd-hooks says of it. Raises PermissionError."""
     try:
         told = json.loads(paths.hooks_status.read_bytes())["waiting"]
@@ -109,7 +109,7 @@ def _list(rows: list[dict[str, Any]], out: TextIO, *, as_json: bool) -> int:
     return int(failed)
 
 
-def _drop(study: str, notices: Notices, out: TextIO, *, as_json: bool) -> int:
+def _drop(study: str, notices: HookQueue, out: TextIO, *, as_json: bool) -> int:
     """Forget what waits for it."""
     found = [notice for notice in notices.newest() if study in {notice.study, notice.study_uid}]
     if not found:

@@ -22,7 +22,7 @@ from ddwd.status import study_lookup
 from ddwd.status.formatting import many, plain, size, time
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Request, Requests
-from ddwd.store.record_check import Prover
+from ddwd.store.record_check import RecordChecker
 from ddwd.store.statefile import encode
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _sum(place: Place, tally: PlaceReport, verb: str) -> str:
 
 def _dry_run(config: Config, paths: Paths, out: TextIO, *, as_json: bool) -> int:
     custody = custody_of(config)
-    Prover(custody, paths).assert_listable()
+    RecordChecker(custody, paths).assert_listable()
     plan = Plan(config, paths, study_lookup.both(config), custody, SystemClock().utc(), measure)
     tallies = {place: Tally() for place in PLACES}
     show: Callable[[Finding], None] = (lambda _finding: None) if as_json else _show_to(out)

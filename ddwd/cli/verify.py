@@ -16,7 +16,7 @@ from ddwd.core.errors import NotFoundError, PeerRefusedError
 from ddwd.extractor.steps.verify import Verifier
 from ddwd.status import study_lookup
 from ddwd.store.backends import custody_of
-from ddwd.store.record_check import Kind, Prover
+from ddwd.store.record_check import Kind, RecordChecker
 
 if TYPE_CHECKING:
     import argparse
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.loader import Config
     from ddwd.core.model import OrthancId
-    from ddwd.store.custody import Kept
+    from ddwd.store.custody import InstanceRecord
     from ddwd.store.record_check import Finding, Proof, SecondLook
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -66,7 +66,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Compare and show; the exit status. Raises NotFoundError and StateError."""
     paths = Paths(config)
-    prover = Prover(custody_of(config), paths, _storage_look(config) if args.storage else None)
+    prover = RecordChecker(custody_of(config), paths, _storage_look(config) if args.storage else None)
     studies = prover.studies() if args.all else prover.matching(args.study)
     if not studies and not args.all:
         raise NotFoundError("no published study has this StudyInstanceUID, accession number or Orthanc ID")
@@ -81,7 +81,7 @@ def _storage_look(config: Config) -> SecondLook:
     gateway, storage = study_lookup.both(config)
     verifier = Verifier(storage, gateway)
 
-    def look(path: Path, kept: Kept) -> tuple[Kind, str] | None:
+    def look(path: Path, kept: InstanceRecord) -> tuple[Kind, str] | None:
         try:
             verdict = verifier.compare(path, kept.orthanc_id)
         except NotFoundError:
@@ -95,7 +95,7 @@ def _storage_look(config: Config) -> SecondLook:
     return look
 
 
-def _with_progress(prover: Prover, studies: list[OrthancId], *, shown: bool) -> Proof:
+def _with_progress(prover: RecordChecker, studies: list[OrthancId], *, shown: bool) -> Proof:
     """Compare behind a progress bar, which a terminal gets and nothing else."""
     if not shown:
         return prover.prove(studies)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ddwd.config.parsers import Station
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
-    from ddwd.store.commitment_queue import Asked, Commitments
+    from ddwd.store.commitment_queue import Asked, CommitmentQueue
 
     Report = Callable[[Station, str, Answer], None]
     """Tells a station the answer to a transaction. Raises PeerDownError, PeerRefusedError."""
@@ -66,7 +66,7 @@ class Keeper:
 
     def __init__(
         self,
-        commitments: Commitments,
+        commitments: CommitmentQueue,
         truth: Truth,
         stations: Iterable[Station],
         report: Report,

@@ -19,7 +19,7 @@ from ddwd.dicom.upper_layer import Peer
 from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
 from ddwd.store.backends import custody_of
-from ddwd.store.commitment_queue import Commitments
+from ddwd.store.commitment_queue import CommitmentQueue
 
 if TYPE_CHECKING:
     from ddwd.commitment.verifier import Answer
@@ -49,7 +49,7 @@ class Commitment:
             alive=self._alive,
         )
         self._keeper = Keeper(
-            Commitments(self._folder),
+            CommitmentQueue(self._folder),
             truth,
             settings.modalities,
             self._report,

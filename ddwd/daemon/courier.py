@@ -23,7 +23,7 @@ from ddwd.extractor.change_feed import ChangeFeed
 from ddwd.extractor.sweep import Sweep
 from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
-from ddwd.store.delivery_log import Deliveries
+from ddwd.store.delivery_log import DeliveryLog
 
 if TYPE_CHECKING:
     from ddwd.config.loader import Config
@@ -46,7 +46,7 @@ class Daemon:
         self._paths = Paths(config)
         self._clock = SystemClock()
         self._routes = {one.name: one for one in config.routes}
-        self._deliveries = Deliveries(self._paths.deliveries)
+        self._deliveries = DeliveryLog(self._paths.deliveries)
         self._login = credentials.read(config.credentials_file).login("gateway")
         self.loop = Loop(self._turn, config.poll_interval, breath=_BREATH_SECONDS)
         self._pool = ThreadPoolExecutor(len(config.destinations) + 1, thread_name_prefix="lane")

@@ -103,7 +103,7 @@ def _row(study: StudyState, extractor: Extractor) -> dict[str, Any]:
         "instances": len(study.known),
         "on_gateway": len(study.on_gateway),
         "on_storage": len(study.on_storage),
-        "on_disk": len(study.held),
+        "on_disk": len(study.verified),
         "set_aside": len(study.set_aside),
         "failures": study.failures,
         "opened_at": extractor.sharing.opened_at(study.study_id),
@@ -115,10 +115,10 @@ def _backlog(studies: Iterable[StudyState]) -> dict[str, int]:
     """Images that wait before each hop."""
     waiting = Counter(storage=0, disk=0, publish=0)
     for study in studies:
-        aside, held = study.set_aside.keys(), study.held.keys()
+        aside, verified = study.set_aside.keys(), study.verified.keys()
         if study.route is None or study.route.forward:
             waiting["storage"] += len(study.on_gateway - study.on_storage - aside)
         if study.route is None or study.route.extract:
-            waiting["disk"] += len(study.on_storage - held - aside)
-        waiting["publish"] += len(held - (study.record.images.keys() if study.record else frozenset()))
+            waiting["disk"] += len(study.on_storage - verified - aside)
+        waiting["publish"] += len(verified - (study.record.images.keys() if study.record else frozenset()))
     return dict(waiting)

@@ -21,7 +21,7 @@ from ddwd.daemon.loop import Beat, Loop
 from ddwd.daemon.service_main import FAILED, SKIP
 from ddwd.hooks.dispatcher import Teller
 from ddwd.hooks.runner import Hook, tell
-from ddwd.store.hook_queue import Notices
+from ddwd.store.hook_queue import HookQueue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +40,7 @@ class Hooks:
     def __init__(self, hooks: Mapping[str, Hook], folder: Path, status: Path) -> None:
         self._clock = SystemClock()
         self._status = status
-        self._notices = Notices(folder)
+        self._notices = HookQueue(folder)
         self.loop = Loop(self._turn, _INTERVAL, breath=0.1)
         self._output = folder / "output"
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="hook")

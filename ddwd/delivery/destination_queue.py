@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.delivery.transports import Way
     from ddwd.orthanc.client import OrthancPort
-    from ddwd.store.delivery_log import Deliveries
+    from ddwd.store.delivery_log import DeliveryLog
 
 _BLOCKS = (200, 20, 1)
 """Images in one job: fewer after each failure, until one that is refused holds up itself alone."""
@@ -77,7 +77,7 @@ class Lane:
         way: Way,
         gateway: OrthancPort,
         routes: Mapping[str, Route],
-        deliveries: Deliveries,
+        deliveries: DeliveryLog,
         audit: Audit,
         clock: Clock,
         settle: float = 0.0,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ddwd.extractor.change_feed import ChangeFeed
     from ddwd.extractor.sweep import Sweep
     from ddwd.orthanc.client import OrthancPort
-    from ddwd.store.delivery_log import Deliveries
+    from ddwd.store.delivery_log import DeliveryLog
 
 log = logging.getLogger("ddwd.delivery")
 
@@ -35,7 +35,7 @@ _HUNG_SECONDS = 600.0
 class Recipients:
     """Who is to have a study: the destinations of its rule."""
 
-    def __init__(self, gateway: OrthancPort, routes: Mapping[str, Route], deliveries: Deliveries) -> None:
+    def __init__(self, gateway: OrthancPort, routes: Mapping[str, Route], deliveries: DeliveryLog) -> None:
         self._gateway = gateway
         self._routes = routes
         self._deliveries = deliveries

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core.clock import stamp
 from ddwd.core.errors import StateError
-from ddwd.store.custody import lacks
+from ddwd.store.custody import is_missing
 from ddwd.store.operator_requests import Request
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Regain:
         if record is None:
             return False
         folder = self._paths.output / record.folder
-        return any(lacks(folder, kept) for kept in record.images.values())
+        return any(is_missing(folder, kept) for kept in record.images.values())
 
     def _status(self) -> tuple[str, frozenset[str]]:
         """When the extractor last told of itself, and the studies that it has at hand."""

@@ -15,7 +15,7 @@ from ddwd.extractor.decision import Stage
 if TYPE_CHECKING:
     from ddwd.extractor.decision import Decision, Observation
     from ddwd.extractor.study import StudyState
-    from ddwd.store.custody import Kept, Record
+    from ddwd.store.custody import InstanceRecord, Record
 
 _STATUS = re.compile(r"0x[0-9A-Fa-f]{4}|HTTP \d{3}")
 _SETTLED = frozenset({Stage.FORWARDING, Stage.RETRIEVING, Stage.READY})
@@ -87,7 +87,7 @@ class StudyEvents:
             status=found.group() if found else "",
         )
 
-    def verified(self, study: StudyState, added: list[Kept]) -> None:
+    def verified(self, study: StudyState, added: list[InstanceRecord]) -> None:
         """Tell that every new file was compared with storage's copy."""
         identical = sum(kept.verdict == "identical" for kept in added)
         self._tell(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ddwd.core.model import OrthancId
     from ddwd.hooks.runner import Hook
-    from ddwd.store.hook_queue import Notice, Notices
+    from ddwd.store.hook_queue import HookQueue, Notice
 
 _PAUSES = (10.0, 30.0, 120.0, 600.0, 3600.0)
 """Seconds before it is tried again after the first, second ... failure, and after every later one."""
@@ -41,7 +41,7 @@ class Teller:
     def __init__(
         self,
         hooks: Mapping[str, Hook],
-        notices: Notices,
+        notices: HookQueue,
         call: Callable[[Hook, Notice], None],
         executor: Executor,
         clock: Clock,

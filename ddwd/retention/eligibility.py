@@ -15,8 +15,8 @@ from ddwd.retention import rules
 from ddwd.retention.rules import Copies, Proved
 from ddwd.store import delivery_log
 from ddwd.store.custody import present
-from ddwd.store.hook_queue import Notices
-from ddwd.store.record_check import Prover, difference
+from ddwd.store.hook_queue import HookQueue
+from ddwd.store.record_check import RecordChecker, difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -37,10 +37,10 @@ UNLOOKED = "its files in the output cannot be read"
 
 def owed(paths: Paths) -> list[Callable[[Record], str]]:
     """The preconditions of every place: what is still to be done with a study before any copy of it may go."""
-    notices = Notices(paths.hooks)
+    notices = HookQueue(paths.hooks)
     return [
         lambda record: HOOK_WAITS if notices.is_waiting(record.study) else "",
-        delivery_log.owed(delivery_log.Deliveries(paths.deliveries), paths.config.routes),
+        delivery_log.owed(delivery_log.DeliveryLog(paths.deliveries), paths.config.routes),
     ]
 
 
@@ -87,7 +87,7 @@ class Examiner:
         self._gateway, self._storage = nodes
         self._paths = paths
         self._leaving = leaving
-        self._prover = Prover(custody, paths)
+        self._prover = RecordChecker(custody, paths)
         self._preconditions = preconditions
         self._alive = alive
 

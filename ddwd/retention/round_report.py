@@ -26,7 +26,7 @@ _MOST_REASONS = 50
 
 
 @dataclass
-class Kept:
+class KeptCount:
     """Studies that should have gone, and could not for this reason; `example` is the StudyInstanceUID of one."""
 
     reason: str
@@ -41,7 +41,7 @@ class Tally:
     studies: int = 0
     images: int = 0
     bytes: int = 0
-    kept: dict[str, Kept] = field(default_factory=dict)
+    kept: dict[str, KeptCount] = field(default_factory=dict)
 
     def removed(self, gone: Removed) -> None:
         """Count what went."""
@@ -53,7 +53,7 @@ class Tally:
         """Count one that had to stay."""
         if len(self.kept) >= _MOST_REASONS and reason not in self.kept:
             reason = "other reasons"
-        kept = self.kept.setdefault(reason, Kept(reason, example=finding.study_uid or finding.study))
+        kept = self.kept.setdefault(reason, KeptCount(reason, example=finding.study_uid or finding.study))
         kept.studies += 1
 
     def report(self) -> PlaceReport:

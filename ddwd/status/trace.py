@@ -21,8 +21,8 @@ from ddwd.status import events
 from ddwd.status.formatting import many, plain, time
 from ddwd.status.status_codes import explain
 from ddwd.store.backends import custody_of
-from ddwd.store.custody import Record, lacks
-from ddwd.store.delivery_log import Deliveries
+from ddwd.store.custody import Record, is_missing
+from ddwd.store.delivery_log import DeliveryLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,7 +157,7 @@ def _ask_disk(known: _Known, paths: Paths) -> None:
         known.record = custody_of(paths.config).read(known.study)
         if known.record is not None:
             folder = paths.output / known.record.folder
-            known.gone = sum(lacks(folder, kept) for kept in known.record.images.values())
+            known.gone = sum(is_missing(folder, kept) for kept in known.record.images.values())
         known.entries = [
             entry for entry in read_entries(paths.quarantine) if entry.subject.study == known.study
         ]
@@ -219,7 +219,7 @@ def _hops(known: _Known, config: Config) -> Iterator[Hop]:
 def _elsewhere(known: _Known, config: Config) -> Iterator[Hop]:
     """The other destinations of its rule, each with what it was proved to have."""
     rule = known.row.get("route") or (known.record.route if known.record else "")
-    deliveries = Deliveries(Paths(config).deliveries)
+    deliveries = DeliveryLog(Paths(config).deliveries)
     for name in next((one.also for one in config.routes if one.name == rule), ()):
         try:
             images, last = len(deliveries.of(name, known.study)), deliveries.last(name, known.study)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.config.paths import Paths
-from ddwd.store.claims import Alone, SharedClaims
+from ddwd.store.claims import LocalClaims, SharedClaims
 from ddwd.store.custody import Custody
-from ddwd.store.import_records import take_in
+from ddwd.store.import_records import import_records
 from ddwd.store.ledger import Ledger
 from ddwd.store.postgres import Database, ReadDatabase
 from ddwd.store.postgres_store import SharedCustody, SharedHistory, SharedLedger
-from ddwd.store.pre_upgrade_copy import keep_before
+from ddwd.store.pre_upgrade_copy import copy_before_upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,11 +38,11 @@ def stores_of(config: Config, clock: Clock, waiting: Callable[[float], None]) ->
     """For the extractor; `waiting` is told of every wait. Raises StateError; a database that is away is waited for later on."""
     settings, paths = config.ledger, Paths(config)
     if settings.shared is None:
-        keep_before(paths)
+        copy_before_upgrade(paths)
         ledger = Ledger.open(
             paths.ledger, clock, segment_bytes=settings.segment_bytes, keep_days=settings.keep_days
         )
-        return Stores(ledger, Custody(paths.custody), Alone())
+        return Stores(ledger, Custody(paths.custody), LocalClaims())
     name = config.scp.aet
     database = Database(settings.shared, settings.password_file, f"extractor {name}", waiting)
     return shared_stores(database, name, clock, settings.keep_days, paths.custody)
@@ -53,7 +53,7 @@ def shared_stores(database: Database, name: str, clock: Clock, keep_days: int, b
     ledger = SharedLedger(database, name, clock, keep_days)
 
     def begun() -> None:
-        take_in(before, database, name, clock)
+        import_records(before, database, name, clock)
         ledger.load()
 
     claims = SharedClaims(database, name, clock, begun)

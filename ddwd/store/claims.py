@@ -1,4 +1,4 @@
-"""Which studies this extractor may work at. Alone, at all; of several that share a database, one at a time has a study.
+"""Which studies this extractor may work at. LocalClaims, at all; of several that share a database, one at a time has a study.
 
 A claim is a session's advisory lock in PostgreSQL: it ends with the process that holds it, or with its host (see database.py), and no
 clock decides about it. What is claimed stands in a table too, so that the others know what somebody began and nobody finished.
@@ -68,7 +68,7 @@ class Claims(Protocol):
         """Seconds until they are asked again."""
 
 
-class Alone:
+class LocalClaims:
     """The only extractor: every study is its own."""
 
     are_shared = False

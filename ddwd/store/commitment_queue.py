@@ -74,7 +74,7 @@ def asked(
     return Asked(aet.strip(), transaction.strip(_PADDING), at, tuple(dict.fromkeys(references)))
 
 
-class Commitments:
+class CommitmentQueue:
     """The folder of requests."""
 
     def __init__(self, folder: Path) -> None:
@@ -111,10 +111,10 @@ class Commitments:
         durable.unlink(path)
 
 
-class Counter:
+class CommitmentIntake:
     """Where a modality's request is taken: written down, and told in the audit. `commitments` is None where nobody would answer."""
 
-    def __init__(self, commitments: Commitments | None, audit: Audit, clock: Clock) -> None:
+    def __init__(self, commitments: CommitmentQueue | None, audit: Audit, clock: Clock) -> None:
         self._commitments = commitments
         self._audit = audit
         self._clock = clock

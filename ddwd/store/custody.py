@@ -28,7 +28,7 @@ _PEEKED = (b' "published_at"', b' "folder"')
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class InstanceRecord:
     """One image on disk: where it stands below the study's folder, its size in bytes, and what was proved about it.
 
     `verdict` is `identical` (the data set's bytes equal storage's) or `equal` (every element equal, encoded otherwise).
@@ -47,7 +47,7 @@ class Kept:
     removed: str = field(default="", metadata=stored(omit_empty=True))
 
 
-def lacks(folder: Path, kept: Kept) -> bool:
+def is_missing(folder: Path, kept: InstanceRecord) -> bool:
     """Tell whether the study's folder does not have the file as recorded, by name and size. Raises OSError where it cannot look.
 
     One that retention removed is not missed.
@@ -79,7 +79,9 @@ class Record:
     set_aside: dict[OrthancId, str] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     passed: list[OrthancId] = field(default_factory=list)
-    images: dict[OrthancId, Kept] = field(default_factory=dict, metadata=stored(listed_by="orthanc_id"))
+    images: dict[OrthancId, InstanceRecord] = field(
+        default_factory=dict, metadata=stored(listed_by="orthanc_id")
+    )
 
 
 FORMAT = StateFormat(Record, "custody record", schema=SCHEMA, reads=_READS, checksum=True, indent=1)

@@ -36,7 +36,7 @@ class _Delivered:
 _FORMAT = StateFormat(_Delivered, "delivery log", schema=1, checksum=True)
 
 
-class Deliveries:
+class DeliveryLog:
     """The folder, with one below it for each destination, sharded by the study."""
 
     def __init__(self, folder: Path) -> None:
@@ -84,7 +84,7 @@ class Deliveries:
             return _Delivered(study, destination)
 
 
-def owed(deliveries: Deliveries, routes: Sequence[Route]) -> Callable[[Record], str]:
+def owed(deliveries: DeliveryLog, routes: Sequence[Route]) -> Callable[[Record], str]:
     """Tells of a finished study what is not at the destinations of its rule yet, in one line; nothing where all is. Raises StateError."""
     also = {route.name: route.also for route in routes}
 

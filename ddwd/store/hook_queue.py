@@ -52,7 +52,7 @@ _NOTICE = StateFormat(Notice, "notice")
 _TOLD = StateFormat(_Told, "record of what a hook was told")
 
 
-class Notices:
+class HookQueue:
     """The two folders: `waiting`, which the extractor adds to, and `told`, which ddwd-hooks alone writes."""
 
     def __init__(self, folder: Path) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _AT_ONCE = 200
 
 
-def take_in(folder: Path, database: Database, extractor: str, clock: Clock) -> None:
+def import_records(folder: Path, database: Database, extractor: str, clock: Clock) -> None:
     """Copy each sound record that the database has none of; then the folder gets another name.
 
     May be broken off and called again. Raises PeerDownError, and StateError where the files cannot be read.

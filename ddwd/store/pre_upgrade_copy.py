@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
 
 
-def keep_before(paths: Paths) -> None:
-    """Keep ledger and custody records at `paths.before`, where an older version wrote the ledger last.
+def copy_before_upgrade(paths: Paths) -> None:
+    """Keep ledger and custody records at `paths.pre_upgrade_copy`, where an older version wrote the ledger last.
 
     Comes into being by one rename; broken off, it is begun anew. Raises StateError, or StorageFullError, and has then changed nothing.
     """
     if not 0 < schema_of(paths.ledger) < SCHEMA:
         return
-    growing = paths.before.with_name(f".{paths.before.name}.part")
+    growing = paths.pre_upgrade_copy.with_name(f".{paths.pre_upgrade_copy.name}.part")
     try:
         with suppress(FileNotFoundError):
             shutil.rmtree(growing)
@@ -35,8 +35,8 @@ def keep_before(paths: Paths) -> None:
             durable.make_dirs(growing / folder.name)
             _keep(folder, growing / folder.name)
         with suppress(FileNotFoundError):  # of an earlier time, before someone went back and forward again
-            shutil.rmtree(paths.before)
-        durable.rename(growing, paths.before)
+            shutil.rmtree(paths.pre_upgrade_copy)
+        durable.rename(growing, paths.pre_upgrade_copy)
     except OSError as error:
         raise StateError(
             f"{growing}: what the version before knew cannot be kept aside ({error.strerror}); nothing was changed"

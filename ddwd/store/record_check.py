@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ddwd.config.paths import Paths
-    from ddwd.store.custody import CustodyPort, Kept, Record
+    from ddwd.store.custody import CustodyPort, InstanceRecord, Record
 
 Kind = Literal["missing", "changed", "extra", "differs", "gone"]
-"""`differs` and `gone` are about a second copy of the image (see Prover), where one is asked."""
+"""`differs` and `gone` are about a second copy of the image (see RecordChecker), where one is asked."""
 
-SecondLook = Callable[[Path, "Kept"], tuple[Kind, str] | None]
+SecondLook = Callable[[Path, "InstanceRecord"], tuple[Kind, str] | None]
 
 _ORTHANC_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 _PADDING = " \0"
@@ -78,7 +78,7 @@ class Proof:
         return [one for one in self.findings if one.kind == kind]
 
 
-class Prover:
+class RecordChecker:
     """Compares published studies with their records, and where `second` is given, each sound image with a second copy too.
 
     `second` answers how the file differs from that copy, or None where it does not; what it raises ends the proof.
@@ -177,7 +177,7 @@ class Prover:
             seen(1.0)
         yield from _extras(record, folder)
 
-    def _second_look(self, record: Record, path: Path, kept: Kept) -> Finding | None:
+    def _second_look(self, record: Record, path: Path, kept: InstanceRecord) -> Finding | None:
         answer = self._second(path, kept) if self._second is not None else None
         if answer is None or (answer[0] == "gone" and "storage" in record.retired):
             return None
@@ -199,7 +199,7 @@ def _names_are_sound(record: Record) -> bool:
     return not any(name.is_absolute() or ".." in name.parts or not name.parts for name in below)
 
 
-def is_as_recorded(output: Path, record: Record, kept: Kept) -> bool:
+def is_as_recorded(output: Path, record: Record, kept: InstanceRecord) -> bool:
     """Tell whether the published file of that image has the recorded SHA-256; one that cannot be read has not."""
     try:
         return _names_are_sound(record) and not difference(output / record.folder / kept.file, kept)
@@ -207,12 +207,12 @@ def is_as_recorded(output: Path, record: Record, kept: Kept) -> bool:
         return False
 
 
-def _is_removed(path: Path, kept: Kept) -> bool:
+def _is_removed(path: Path, kept: InstanceRecord) -> bool:
     """Whether retention took the file away; one that a power cut kept it from removing is compared as any other."""
     return bool(kept.removed) and not path.exists()
 
 
-def _image(study_uid: str, path: Path, kept: Kept) -> Finding | None:
+def _image(study_uid: str, path: Path, kept: InstanceRecord) -> Finding | None:
     try:
         reason = difference(path, kept)
     except _GONE:
@@ -222,7 +222,7 @@ def _image(study_uid: str, path: Path, kept: Kept) -> Finding | None:
     return Finding("changed", study_uid, kept.file, kept.sop_uid, reason) if reason else None
 
 
-def difference(path: Path, kept: Kept, alive: Callable[[], None] = lambda: None) -> str:
+def difference(path: Path, kept: InstanceRecord, alive: Callable[[], None] = lambda: None) -> str:
     """How the file differs from its record; nothing when it does not. Calls `alive` while it reads. Raises OSError."""
     # O_NONBLOCK: a pipe under an image's name must not hold up the others
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -23,7 +23,7 @@ from ddwd.status.report import real_ports
 from ddwd.status.trace import Trace, trace
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Requests
-from ddwd.store.record_check import Prover
+from ddwd.store.record_check import RecordChecker
 from ddwd.tui.text import Eyes, page
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class RealPortal:
     def find(self, name: str) -> list[OrthancId]:
         """See Portal."""
         nodes = study_lookup.both(self._config)
-        prover = Prover(custody_of(self._config), self._paths)
+        prover = RecordChecker(custody_of(self._config), self._paths)
         return study_lookup.studies_named(name, nodes, prover, or_patient=True)
 
     def quarantine(self) -> list[Entry]:

@@ -14,7 +14,7 @@ from ddwd.core.model import OrthancId
 from ddwd.store import postgres, psycopg_driver
 from ddwd.store.backends import Stores, shared_stores
 from ddwd.store.claims import Left
-from ddwd.store.custody import Custody, Kept, Peek, Record
+from ddwd.store.custody import Custody, InstanceRecord, Peek, Record
 from ddwd.store.postgres import VERSION, Database, ReadDatabase
 from ddwd.store.postgres_store import SharedCustody, SharedHistory
 from tests.unit.fakes import FakeClock
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _ONE = OrthancId("-".join(["0123abcd"] * 5))
 _OTHER = OrthancId("-".join(["fedc4321"] * 5))
-_KEPT = Kept(
+_KEPT = InstanceRecord(
     OrthancId("-".join(["00000001"] * 5)),
     "1.2.3",
     "1.2/1.2.3.dcm",

@@ -17,7 +17,7 @@ from ddwd.config.retention import Retention
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, InvalidValueError, PeerDownError, PeerRefusedError
 from ddwd.orthanc.client import Orthanc
-from ddwd.store.commitment_queue import Asked, Commitments, Counter, Reference, asked
+from ddwd.store.commitment_queue import Asked, CommitmentIntake, CommitmentQueue, Reference, asked
 from ddwd.store.operator_requests import Request
 from tests.unit.fakes import FakeClock, Image, image, one_error, power_cut
 from tests.unit.portal import Portal
@@ -48,7 +48,7 @@ class Site:
         self.reports = 0
         self.events: list[tuple[Event, dict[str, str]]] = []
         self.portal.paths.commitments.mkdir()
-        self.commitments = Commitments(self.portal.paths.commitments)
+        self.commitments = CommitmentQueue(self.portal.paths.commitments)
         self.start()
 
     def start(self, *stations: Station, wait: float = 60.0) -> None:
@@ -60,7 +60,7 @@ class Site:
             verified=self.verified,
         )
         audit = Audit(lambda event, _message, fields: self.events.append((event, fields)))
-        self.counter = Counter(self.commitments, audit, self.clock)
+        self.intake = CommitmentIntake(self.commitments, audit, self.clock)
         self.keeper = Keeper(
             self.commitments, self.truth, stations or (STATION,), self._report, audit, self.clock, wait
         )
@@ -73,7 +73,7 @@ class Site:
 
     def ask(self, *images: Image, sop_class: str = CT, aet: str = "CT1") -> None:
         uids = [one.sop_uid for one in images]
-        self.counter.take(aet, TRANSACTION, [sop_class] * len(uids), uids)
+        self.intake.take(aet, TRANSACTION, [sop_class] * len(uids), uids)
 
     def wait(self, seconds: float) -> None:
         for _ in range(int(seconds)):
@@ -395,7 +395,7 @@ def test_a_request_is_read_as_it_was_written(site: Site) -> None:
 def test_what_is_no_request_is_not_kept_and_told(
     site: Site, transaction: str, sop_classes: list[str], sop_uids: list[str]
 ) -> None:
-    site.counter.take("CT1", transaction, sop_classes, sop_uids)
+    site.intake.take("CT1", transaction, sop_classes, sop_uids)
     assert site.commitments.waiting() == []
     assert [event for event, _ in site.events] == [Event.COMMITMENT_FAILED]
 
@@ -404,7 +404,7 @@ def test_a_flood_of_requests_ends_at_a_thousand(site: Site) -> None:
     for number in range(999):
         (site.portal.paths.commitments / f"{number}.json").touch()
     for number in range(2):
-        site.counter.take("CT1", f"1.2.{number}", [CT], ["1.2.3"])
+        site.intake.take("CT1", f"1.2.{number}", [CT], ["1.2.3"])
     assert len(site.commitments.waiting()) == 1000
     assert [event for event, _ in site.events] == [Event.COMMITMENT_ASKED, Event.COMMITMENT_FAILED]
 
@@ -412,7 +412,7 @@ def test_a_flood_of_requests_ends_at_a_thousand(site: Site) -> None:
 def test_where_nobody_answers_nothing_is_kept(site: Site) -> None:
     told: list[Event] = []
     audit = Audit(lambda event, _message, _fields: told.append(event))
-    Counter(None, audit, FakeClock()).take("CT1", TRANSACTION, [CT], ["1.2"])
+    CommitmentIntake(None, audit, FakeClock()).take("CT1", TRANSACTION, [CT], ["1.2"])
     assert told == [Event.COMMITMENT_FAILED]
 
 
@@ -420,7 +420,7 @@ def test_a_power_cut_leaves_a_whole_request_or_none(tmp_path: Path) -> None:
     request = asked("CT1", TRANSACTION, [CT], ["1.2"], MOMENT)
     steps, cut = 0, True
     while cut:
-        commitments = Commitments(tmp_path / str(steps))
+        commitments = CommitmentQueue(tmp_path / str(steps))
         (tmp_path / str(steps)).mkdir()
         cut = power_cut(steps, lambda: commitments.add(request))  # noqa: B023 - called at once
         assert [commitments.read(path) for path in commitments.waiting()] in ([], [request])

@@ -14,7 +14,7 @@ from ddwd.core.audit import Audit, Event
 from ddwd.core.model import OrthancId
 from ddwd.hooks.dispatcher import Teller
 from ddwd.hooks.runner import Hook, HookFailedError, StoppedError, environment, tell
-from ddwd.store.hook_queue import Notice, Notices
+from ddwd.store.hook_queue import HookQueue, Notice
 from tests.unit.fakes import FakeClock, InlineExecutor, power_cut
 
 STUDY = OrthancId("0123abcd-0123abcd-0123abcd-0123abcd-0123abcd")
@@ -36,7 +36,7 @@ class Told:
     """A teller whose hooks answer as the test says; `restart` throws all memory away."""
 
     def __init__(self, folder: Path) -> None:
-        self.notices = Notices(folder)
+        self.notices = HookQueue(folder)
         self.clock = FakeClock()
         self.events: list[tuple[Event, str]] = []
         self.calls: list[tuple[str, int]] = []
@@ -149,7 +149,7 @@ def test_a_stop_in_the_middle_is_no_failure_and_tells_it_again_after_the_start(t
 def test_a_power_cut_at_any_step_of_a_notice_loses_none(tmp_path: Path) -> None:
     for step in range(20):
         folder = tmp_path / str(step)
-        notices = Notices(folder)
+        notices = HookQueue(folder)
         was_cut = power_cut(step, lambda notices=notices: notices.put(NOTICE))  # type: ignore[misc]
         notices.put(NOTICE)  # the cycle calls again: the ledger has not closed the study
         assert notices.newest() == [NOTICE]

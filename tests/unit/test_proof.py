@@ -16,7 +16,7 @@ from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError, StateError
 from ddwd.status import study_lookup
 from ddwd.store.custody import Custody
-from ddwd.store.record_check import Prover
+from ddwd.store.record_check import RecordChecker
 from tests.unit.fakes import FakeOrthanc, Image, image
 from tests.unit.portal import Portal
 
@@ -253,7 +253,7 @@ def test_images_that_come_while_their_study_is_read_are_not_extra(portal: Portal
     portal.storage.store(late)
     portal.storage.settle(late.study_id)
     portal.run()
-    prover = Prover(_LateCustody(portal.paths.custody, before), portal.paths)
+    prover = RecordChecker(_LateCustody(portal.paths.custody, before), portal.paths)
     proof = prover.prove([_ONE.study_id])
     assert proof.holds
     assert proof.images == 4
@@ -272,7 +272,7 @@ def test_records_that_cannot_be_listed_are_not_taken_for_none(tmp_path: Path) ->
 
 
 def test_the_progress_adds_up(portal: Portal) -> None:
-    prover = Prover(portal.custody, Paths(portal.config))
+    prover = RecordChecker(portal.custody, Paths(portal.config))
     _record(portal).write_bytes(b"")
     seen: list[float] = []
     prover.prove(prover.studies(), seen.append)

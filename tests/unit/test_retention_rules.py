@@ -16,7 +16,7 @@ from ddwd.core.clock import stamp
 from ddwd.core.model import OrthancId
 from ddwd.retention.candidates import MOST, Survey
 from ddwd.retention.rules import LAST_COPY, NOT_RECORDED, Copies, Proved, Terms, obstacle, removable, to_prove
-from ddwd.store.custody import Custody, Kept, Record
+from ddwd.store.custody import Custody, InstanceRecord, Record
 from tests.depth import examples
 from tests.unit.portal import Portal
 
@@ -31,8 +31,8 @@ NEARLY = st.dictionaries(st.sampled_from(IDS), MD5 | st.none(), max_size=2)
 """What is otherwise than it should be: another MD5, or one image less."""
 
 
-def kept(one: OrthancId, md5: str, removed: str) -> Kept:
-    return Kept(one, one, f"s/{one}.dcm", 1, "", md5, "identical", at_gateway=True, removed=removed)
+def kept(one: OrthancId, md5: str, removed: str) -> InstanceRecord:
+    return InstanceRecord(one, one, f"s/{one}.dcm", 1, "", md5, "identical", at_gateway=True, removed=removed)
 
 
 @st.composite

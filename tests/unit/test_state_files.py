@@ -19,12 +19,12 @@ from ddwd.core.model import OrthancId
 from ddwd.extractor.quarantine import Entry, Quarantine, Subject
 from ddwd.monitoring import alerts
 from ddwd.retention import round_report
-from ddwd.retention.round_report import Account, Kept, Tally
+from ddwd.retention.round_report import Account, KeptCount, Tally
 from ddwd.store import custody
-from ddwd.store.commitment_queue import Asked, Commitments, Reference
+from ddwd.store.commitment_queue import Asked, CommitmentQueue, Reference
 from ddwd.store.custody import Custody, Record
-from ddwd.store.delivery_log import Deliveries
-from ddwd.store.hook_queue import Notice, Notices
+from ddwd.store.delivery_log import DeliveryLog
+from ddwd.store.hook_queue import HookQueue, Notice
 from ddwd.store.ledger import Ledger
 from ddwd.store.operator_requests import Request, Requests
 from ddwd.store.settings_snapshot import changed_settings
@@ -47,10 +47,10 @@ RECORD = Record(
     revision=2,
     published_at="2026-01-02T03:04:05.678Z",
     images={
-        ONE: custody.Kept(
+        ONE: custody.InstanceRecord(
             ONE, f"{STUDY_UID}.1.1", "1/1.dcm", 1234, "ab" * 32, "cd" * 16, "identical", at_gateway=True
         ),
-        TWO: custody.Kept(
+        TWO: custody.InstanceRecord(
             TWO,
             f"{STUDY_UID}.1.2",
             "1/2.dcm",
@@ -132,7 +132,7 @@ def test_a_newer_custody_record_is_refused_by_its_schema(tmp_path: Path) -> None
 
 
 def test_delivery_log(tmp_path: Path) -> None:
-    log = Deliveries(tmp_path)
+    log = DeliveryLog(tmp_path)
     path = placed(log.path("pacs", STUDY), "delivery.json")
     assert log.of("pacs", STUDY) == {ONE, TWO}
     assert log.last("pacs", STUDY) == AT
@@ -143,7 +143,7 @@ def test_delivery_log(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b'{"schema": 1}', b"\xff\xfe"])
 def test_a_damaged_delivery_log_means_that_the_images_are_sent_again(tmp_path: Path, damage: bytes) -> None:
-    log = Deliveries(tmp_path)
+    log = DeliveryLog(tmp_path)
     placed(log.path("pacs", STUDY), "delivery.json").write_bytes(damage)
     assert log.of("pacs", STUDY) == frozenset()
     assert log.last("pacs", STUDY) == ""
@@ -152,7 +152,7 @@ def test_a_damaged_delivery_log_means_that_the_images_are_sent_again(tmp_path: P
 
 
 def test_commitment_queue(tmp_path: Path) -> None:
-    queue = Commitments(tmp_path)
+    queue = CommitmentQueue(tmp_path)
     references = (Reference(CT, f"{STUDY_UID}.1.1"), Reference(CT, f"{STUDY_UID}.1.2"))
     request = Asked("MODALITY", "1.2.3.4", FakeClock().utc(), references)
     queue.add(request)
@@ -167,11 +167,11 @@ def test_a_damaged_commitment_request_is_an_invalid_value(tmp_path: Path, damage
     path = tmp_path / "old.json"
     path.write_bytes(damage)
     with pytest.raises(InvalidValueError):
-        Commitments(tmp_path).read(path)
+        CommitmentQueue(tmp_path).read(path)
 
 
 def test_hook_queue(tmp_path: Path) -> None:
-    queue = Notices(tmp_path)
+    queue = HookQueue(tmp_path)
     path = placed(queue.waiting / NOTICE.name, "notice.json")
     assert queue.newest() == [NOTICE]
     path.unlink()
@@ -215,7 +215,9 @@ def test_quarantine_note(tmp_path: Path) -> None:
 def test_retention_round_report(tmp_path: Path) -> None:
     path = tmp_path / "state" / "retention.json"
     account = Account(AT, "2026-01-02T03:05:05.000Z", "broken off")
-    account.places["output"] = Tally(2, 30, 4000, {"young": Kept("young", 3, STUDY_UID), "a": Kept("a", 5)})
+    account.places["output"] = Tally(
+        2, 30, 4000, {"young": KeptCount("young", 3, STUDY_UID), "a": KeptCount("a", 5)}
+    )
     round_report.write(path, account)
     assert path.read_bytes() == golden("retention.json")
     last = round_report.read(path)

@@ -17,7 +17,7 @@ from ddwd.extractor.quarantine import Subject
 from ddwd.status import trace as view
 from ddwd.status.status_codes import MEANINGS, explain
 from ddwd.store.custody import Custody
-from ddwd.store.delivery_log import Deliveries
+from ddwd.store.delivery_log import DeliveryLog
 from ddwd.store.operator_requests import Request
 from tests.unit.fakes import image
 from tests.unit.portal import Portal
@@ -164,7 +164,7 @@ def test_other_destinations_of_its_rule_are_told_with_what_they_have(portal: Por
     record.route = "all"
     custody.write(record)
     portal.config = replace(portal.config, routes=(Route("all", also=("teaching", "pacs")),))
-    Deliveries(portal.paths.deliveries).add(
+    DeliveryLog(portal.paths.deliveries).add(
         "teaching", _STUDY, list(record.images)[:2], "2026-01-02T03:04:05Z"
     )
     told = _trace(portal)

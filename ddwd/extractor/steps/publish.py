@@ -168,7 +168,7 @@ class PublishStep:
             one is not study and one.listing is not None and one.listing.study_uid == listing.study_uid
             for one in in_flight
         )
-        self._spool.clear(listing, study.held, others=has_namesake)
+        self._spool.clear(listing, study.verified, others=has_namesake)
         return published
 
     def _record(self, study: StudyState, listing: Study) -> Published | None:
