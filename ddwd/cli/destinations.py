@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     if args.what == "list":
         return _list(config, out, as_json=args.json)
     try:
-        DeliveryLog(Paths(config).deliveries).wish()
+        DeliveryLog(Paths(config).deliveries).request_retry()
     except PermissionError as error:
         raise StateError("only root and group ddwd may; run it with sudo") from error
     asked = "ddwd-courier is asked to try all of them now; see: ddwd destinations list\n"

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
         if args.what == "list":
             return _list(waiting(paths, notices), out, as_json=args.json)
         if args.what == "retry":
-            notices.wish()
+            notices.request_retry()
             out.write(
                 '{"asked": "retry"}\n'
                 if args.json

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     for study in studies:
         requests.submit(Request("retry", study))
     if config.destinations:
-        DeliveryLog(paths.deliveries).wish()
+        DeliveryLog(paths.deliveries).request_retry()
     if args.json:
         out.write(json.dumps({"asked": "retry", "studies": studies}) + "\n")
     else:

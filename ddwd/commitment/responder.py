@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ddwd.config.parsers import Station
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
-    from ddwd.store.commitment_queue import Asked, CommitmentQueue
+    from ddwd.store.commitment_queue import CommitmentQueue, CommitmentRequest
 
     Report = Callable[[Station, str, Answer], None]
     """Tells a station the answer to a transaction. Raises PeerDownError, PeerRefusedError."""
@@ -37,7 +37,7 @@ class _Open:
     """One request that waits: until when it may wait for images, until when its answer is tried, by the monotonic clock."""
 
     path: Path
-    asked: Asked
+    asked: CommitmentRequest
     settled_by: float
     tried_until: float
     found: Found | None = None
@@ -140,7 +140,7 @@ class Keeper:
         self._close(one.path)
         self._tell(one.asked, answer)
 
-    def _tell(self, asked: Asked, answer: Answer) -> None:
+    def _tell(self, asked: CommitmentRequest, answer: Answer) -> None:
         kept, failed = len(answer.committed), len(answer.failed)
         reasons = {f"0x{reason:04X}" for reason in answer.failed.values()}
         why = f" ({', '.join(sorted(reasons))})" if reasons else ""

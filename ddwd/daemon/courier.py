@@ -87,7 +87,7 @@ class Daemon:
         try:
             if self._courier is None:
                 self._courier = self._begin()
-            standings = self._courier.turn(hasten=self._deliveries.take_wish())
+            standings = self._courier.turn(hasten=self._deliveries.take_retry_request())
             self._show(standings)
         except (PeerDownError, PeerRefusedError) as error:
             return Beat(str(error))

@@ -62,7 +62,7 @@ class Hooks:
         tell(hook, notice, self._output / f"{notice.study}.txt", self.loop.stopping)
 
     def _turn(self) -> Beat:
-        if self._notices.take_wish():
+        if self._notices.take_retry_request():
             self._teller.hasten()
         try:
             waiting = self._teller.turn()

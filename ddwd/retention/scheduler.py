@@ -275,7 +275,7 @@ class RetentionScheduler:
         finally:
             self._holds = None
             if study not in self._in_flight:  # it may have been opened meanwhile
-                self._tools.claims.drop(study)
+                self._tools.claims.done(study)
         if gone.images:
             tally.removed(gone)
             self._tell(finding, gone)

@@ -1,7 +1,7 @@
-"""Requests for storage commitment (PS3.4 annex J) that wait for their answer: one small file each, so that a restart loses none.
+"""Queue of storage commitment requests (PS3.4 annex J) without an answer yet: one file each, so that a restart loses none.
 
-Added inside the Orthanc that was asked (orthanc/plugin.py), taken away by ddwd-commitment once it was answered. The folder is shared
-by two users, and what stands in a request is the modality's own words: nothing is believed before it was parsed.
+The Orthanc that received the request adds it (orthanc/plugin.py); ddwd-commitment removes it after the answer. Two users share the
+folder, and a request has the modality's own values, so that each file is checked when it is read.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
     from ddwd.core.clock import Clock
 
 _MOST = 1000
-"""Requests that may wait at once; a modality has a handful."""
+"""Limit of waiting requests; a modality has a handful."""
 _NAME_DIGITS = 32
 _MODE = 0o644
-"""Readable for ddwd-commitment; its folder keeps everyone else out."""
+"""ddwd-commitment, another user, reads the file; the permissions of the folder exclude everyone else."""
 _PADDING = " \0"
 
 
 class Reference(NamedTuple):
-    """One object that is asked for: its SOP class and its SOPInstanceUID."""
+    """One requested object: its SOP class UID and SOPInstanceUID."""
 
     sop_class: str
     sop_uid: str
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One N-ACTION (PS3.4 table J.3-1): who asks, under which transaction, when it came, and for what.
+class CommitmentRequest:
+    """One N-ACTION (PS3.4 table J.3-1): AE title, transaction UID, time of arrival, requested objects.
 
-    Raises InvalidValueError for what could not be answered: other than UIDs, or nothing at all.
+    Raises InvalidValueError for a request that cannot be answered: an invalid UID, or no object.
     """
 
     aet: str
@@ -52,7 +52,7 @@ class Asked:
     references: tuple[Reference, ...]
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Reject a request that cannot be answered."""
         parse_aet(self.aet)
         if not is_uid(self.transaction):
             raise InvalidValueError("its transaction UID is no UID")
@@ -62,16 +62,16 @@ class Asked:
             raise InvalidValueError("it asks for objects by what is no UID")
 
 
-_FORMAT = StateFormat(Asked, "request", schema=1)
+_FORMAT = StateFormat(CommitmentRequest, "request", schema=1)
 
 
-def asked(
+def commitment_request(
     aet: str, transaction: str, sop_classes: Sequence[str], sop_uids: Sequence[str], at: datetime
-) -> Asked:
-    """The request as Orthanc hands it on, without padding. Raises InvalidValueError."""
+) -> CommitmentRequest:
+    """Return the request that Orthanc passes on, without padding and duplicates. Raises InvalidValueError."""
     pairs = zip(sop_classes, sop_uids, strict=True)
     references = (Reference(one.strip(_PADDING), other.strip(_PADDING)) for one, other in pairs)
-    return Asked(aet.strip(), transaction.strip(_PADDING), at, tuple(dict.fromkeys(references)))
+    return CommitmentRequest(aet.strip(), transaction.strip(_PADDING), at, tuple(dict.fromkeys(references)))
 
 
 class CommitmentQueue:
@@ -80,8 +80,8 @@ class CommitmentQueue:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def add(self, request: Asked) -> None:
-        """Keep a request, durably; the same again while it waits is the same request. Raises StateError where too many wait, OSError."""
+    def add(self, request: CommitmentRequest) -> None:
+        """Store a request durably; a duplicate of a waiting request has no effect. Raises StateError if too many wait, and OSError."""
         path = self._folder / _name(request)
         if path.exists():
             return
@@ -90,13 +90,13 @@ class CommitmentQueue:
         _FORMAT.write_readable(path, request, _MODE)
 
     def waiting(self) -> list[Path]:
-        """The requests that wait, by name. Raises OSError."""
+        """Return the files of the waiting requests, by name. Raises OSError."""
         return sorted(
             path for path in self._folder.iterdir() if path.suffix == ".json" and path.name[0] != "."
         )
 
-    def read(self, path: Path) -> Asked:
-        """One of them. Raises InvalidValueError where it is damaged, OSError."""
+    def read(self, path: Path) -> CommitmentRequest:
+        """Return one request. Raises InvalidValueError if it is damaged, and OSError."""
         with durable.opened(path) as file:
             content = file.read()
         try:
@@ -107,12 +107,12 @@ class CommitmentQueue:
             raise InvalidValueError("it is of another schema than this version reads") from error
 
     def done(self, path: Path) -> None:
-        """Forget a request. Raises OSError."""
+        """Delete a request that was answered. Raises OSError."""
         durable.unlink(path)
 
 
 class CommitmentIntake:
-    """Where a modality's request is taken: written down, and told in the audit. `commitments` is None where nobody would answer."""
+    """Accepts the requests of modalities: stores and audits each. `commitments` is None if no request is answered."""
 
     def __init__(self, commitments: CommitmentQueue | None, audit: Audit, clock: Clock) -> None:
         self._commitments = commitments
@@ -120,11 +120,11 @@ class CommitmentIntake:
         self._clock = clock
 
     def take(self, aet: str, transaction: str, sop_classes: Sequence[str], sop_uids: Sequence[str]) -> None:
-        """Take one request. What cannot be taken is told of, and never answered: the modality keeps its images then."""
+        """Accept one request. One that cannot be stored is audited and never answered, so that the modality keeps its images."""
         try:
             if self._commitments is None:
                 raise StateError("it is not in commitment.modalities")
-            request = asked(aet, transaction, sop_classes, sop_uids, self._clock.utc())
+            request = commitment_request(aet, transaction, sop_classes, sop_uids, self._clock.utc())
             self._commitments.add(request)
         except (DdwdError, OSError) as error:
             why = (
@@ -143,6 +143,6 @@ class CommitmentIntake:
         )
 
 
-def _name(request: Asked) -> str:
+def _name(request: CommitmentRequest) -> str:
     words = [request.aet, request.transaction, *(uid for one in request.references for uid in one)]
     return hashlib.sha256("|".join(words).encode()).hexdigest()[:_NAME_DIGITS] + ".json"

@@ -1,7 +1,7 @@
-"""Custody records: one JSON file for each published study, with every image's digest and verdict. The extractor alone writes them.
+"""Custody records: one JSON file per published study, with the digest and verdict of every image. Only the extractor writes them.
 
-A record is the proof that a study is done: it is written after the images are durable under their final names and before the
-ledger closes the study. Sharded by the first two digits of the study's Orthanc ID, so neither memory nor start-up grows with history.
+A record proves that a study is finished: it is written after the images are durable under their final names and before the ledger
+closes the study. Sharded by the first two digits of the study's Orthanc ID, so that neither memory nor start-up grows with history.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 _READS = (1, 2)
-"""What older versions wrote is read as it is, and written as it is now when the study changes: 1 had no rules and no retention."""
+"""Older schemas are read, and replaced by the current one when the study changes; 1 has no routes and no retention."""
 PEEK_BYTES = 4096
 _PEEKED = (b' "published_at"', b' "folder"')
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceRecord:
-    """One image on disk: where it stands below the study's folder, its size in bytes, and what was proved about it.
+    """One image on disk: its path below the study's folder, its size in bytes, and what was verified.
 
-    `verdict` is `identical` (the data set's bytes equal storage's) or `equal` (every element equal, encoded otherwise).
-    `md5` is Orthanc's digest of the stored file. `at_gateway` says that the gateway's copy was compared too: an image put straight
-    onto storage has none, until someone sends one with its UIDs. `removed` is the stamp of when retention took the file from the disk.
+    `verdict` is `identical` (the bytes of the data set equal storage's) or `equal` (every element is equal, in another encoding).
+    `md5` is Orthanc's digest of the stored file. `at_gateway` is true once the gateway's copy was compared too: an image sent straight
+    to storage has none, unless the gateway receives it later. `removed` is the UTC stamp of when retention removed the file.
     """
 
     orthanc_id: OrthancId = field(metadata=stored("id"))
@@ -48,9 +48,9 @@ class InstanceRecord:
 
 
 def is_missing(folder: Path, kept: InstanceRecord) -> bool:
-    """Tell whether the study's folder does not have the file as recorded, by name and size. Raises OSError where it cannot look.
+    """Return whether the study's folder has no file of the recorded name and size. Raises OSError if it cannot be looked at.
 
-    One that retention removed is not missed.
+    A file that retention removed is not missing.
     """
     if kept.removed:
         return False
@@ -64,8 +64,8 @@ def is_missing(folder: Path, kept: InstanceRecord) -> bool:
 class Record:
     """The custody record of one study; `revision` counts from 1 and rises with each change after publication.
 
-    `route` is the rule that took it, nothing without rules. `retired` says of `gateway`, `storage` and `output` when retention removed
-    images there last. `passed` are images that the rule leaves where they are.
+    `route` is the name of its route, empty without routes. `retired` has, for `gateway`, `storage` and `output`, the UTC stamp of when
+    retention last removed images there. `passed` are images that the route leaves on storage.
     """
 
     study: OrthancId
@@ -88,7 +88,7 @@ FORMAT = StateFormat(Record, "custody record", schema=SCHEMA, reads=_READS, chec
 
 
 def present(folder: Path, record: Record) -> frozenset[OrthancId]:
-    """The images of a record that have a file under their name in the study's folder, whatever is in it. Raises OSError."""
+    """Return the images of a record that have a file of their name in the study's folder, whatever its content. Raises OSError."""
     return frozenset(one for one, kept in record.images.items() if _is_there(folder / kept.file))
 
 
@@ -102,7 +102,7 @@ def _is_there(path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Peek:
-    """What the first lines of a record say, unproved: enough to know whether the whole of it is worth reading."""
+    """The first lines of a record, without a check of its checksum: enough to decide whether to read the whole record."""
 
     published_at: str
     folder: str
@@ -111,31 +111,31 @@ class Peek:
 
 
 class CustodyPort(Protocol):
-    """All records: in a folder, or in the database that several extractors share (shared.py), which raises PeerDownError everywhere."""
+    """All records: in a folder, or in the database that several extractors share (postgres_store.py), where every method raises PeerDownError."""
 
     def name(self, study: OrthancId) -> str:
-        """Where the record of `study` stands, for people."""
+        """Return the place of the record of `study`, for messages."""
 
     def has(self, study: OrthancId) -> bool:
-        """Tell whether `study` was ever published, without reading its record."""
+        """Return whether `study` was ever published, without reading its record."""
 
     def read(self, study: OrthancId) -> Record | None:
-        """The record, or None where there is none. Raises StateError where it cannot be trusted."""
+        """Return the record, None if there is none. Raises StateError if it is damaged or newer."""
 
     def peek(self, study: OrthancId) -> Peek | None:
-        """What the record says first, at little cost; None where there is none, or it was written otherwise."""
+        """Return the first lines of the record, at little cost; None if there is none, or it has another layout."""
 
     def write(self, record: Record) -> None:
         """Make the record durable in one step."""
 
     def remove(self, study: OrthancId) -> None:
-        """Forget a study of the portal's own."""
+        """Remove the record. Callers: self-test cleanup only."""
 
     def studies(self) -> Iterator[OrthancId]:
-        """Every study that has a record."""
+        """Yield every study that has a record."""
 
     def assert_listable(self) -> None:
-        """Refuse to take records that this user may not see for none. Raises StateError."""
+        """Check that this user may list the records, so that none is not taken for empty. Raises StateError."""
 
 
 class Custody:
@@ -145,7 +145,7 @@ class Custody:
         self._folder = folder
 
     def path(self, study: OrthancId) -> Path:
-        """Where the record of `study` stands."""
+        """Return the path of the record of `study`."""
         return self._folder / study[:2] / f"{study}.json"
 
     def name(self, study: OrthancId) -> str:
@@ -153,18 +153,18 @@ class Custody:
         return str(self.path(study))
 
     def has(self, study: OrthancId) -> bool:
-        """Tell whether `study` was ever published, without reading its record."""
+        """Return whether `study` was ever published, without reading its record."""
         return self.path(study).exists()
 
     def read(self, study: OrthancId) -> Record | None:
-        """The record, or None where there is none. Raises StateError where it cannot be trusted."""
+        """Return the record, None if there is none. Raises StateError if it is damaged or newer."""
         return FORMAT.read(self.path(study))
 
     def peek(self, study: OrthancId) -> Peek | None:
-        """The first lines of the record alone; None where there is none, or they are not as this version writes them."""
+        """See CustodyPort."""
         try:
             with self.path(study).open("rb") as file:
-                return peeked(file.read(PEEK_BYTES))
+                return parse_peek(file.read(PEEK_BYTES))
         except FileNotFoundError:
             return None
 
@@ -175,17 +175,17 @@ class Custody:
         FORMAT.write(path, record)
 
     def remove(self, study: OrthancId) -> None:
-        """Forget a study of the portal's own."""
+        """Remove the record. Callers: self-test cleanup only."""
         durable.unlink(self.path(study))
 
     def studies(self) -> Iterator[OrthancId]:
-        """Every study that has a record, by shard."""
+        """Yield every study that has a record, by shard."""
         for shard in sorted(self._folder.glob("??")):
             for path in sorted(shard.glob("*.json")):
                 yield OrthancId(path.stem)
 
     def assert_listable(self) -> None:
-        """Refuse to take folders that cannot be listed for empty ones. Raises StateError."""
+        """See CustodyPort."""
         try:
             for shard in self._folder.iterdir():
                 if shard.is_dir():
@@ -198,8 +198,8 @@ class Custody:
             ) from error
 
 
-def peeked(head: bytes) -> Peek | None:
-    """What the first PEEK_BYTES of a record say; None where they are not as FORMAT writes them."""
+def parse_peek(head: bytes) -> Peek | None:
+    """Return what the first PEEK_BYTES of a record say; None if FORMAT writes another layout."""
     lines = [line.rstrip(b",").partition(b": ") for line in head.split(b"\n")[1:-1]]
     found = {key: value for key, _, value in lines}
     try:

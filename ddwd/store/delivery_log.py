@@ -1,6 +1,6 @@
-"""Which images each of `destinations` has been proved to have: one file for a destination and a study. ddwd-courier alone writes them.
+"""Log of the images that each of `destinations` was proved to have: one file per destination and study. Only ddwd-courier writes it.
 
-What is not in it is sent, or asked for, again; so a file that is lost or damaged costs a second sending, and never an image.
+An image that is not in it is sent again; a lost or damaged file therefore costs a second transfer and never an image.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from ddwd.config.routing import Route
     from ddwd.store.custody import Record
 
-_WISH = "now"
+_RETRY_REQUEST = "now"
 
 
 @dataclass(frozen=True, slots=True)
 class _Delivered:
-    """What one destination has of one study; `at` is the stamp of the last proof."""
+    """The images of one study that one destination has; `at` is the UTC stamp of the last proof."""
 
     study: OrthancId
     destination: str
@@ -37,40 +37,40 @@ _FORMAT = StateFormat(_Delivered, "delivery log", schema=1, checksum=True)
 
 
 class DeliveryLog:
-    """The folder, with one below it for each destination, sharded by the study."""
+    """The folder, with one subfolder per destination, sharded by study."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def path(self, destination: str, study: OrthancId) -> Path:
-        """Where it stands what that destination has of the study."""
+        """Return the file of a destination and a study."""
         return self._folder / destination / study[:2] / f"{study}.json"
 
     def of(self, destination: str, study: OrthancId) -> frozenset[OrthancId]:
-        """The images that the destination has; none where nothing is known, or the file is damaged. Raises StateError."""
+        """Return the images that the destination has; none if there is no file or a damaged one. Raises StateError."""
         return frozenset(self._read(destination, study).images)
 
     def last(self, destination: str, study: OrthancId) -> str:
-        """When it was proved last to have images of the study, as a stamp; nothing where it has none. Raises StateError."""
+        """Return the UTC stamp of the last proof that it has images of the study; empty if it has none. Raises StateError."""
         return self._read(destination, study).at
 
     def add(self, destination: str, study: OrthancId, images: Iterable[OrthancId], at: str) -> None:
-        """Keep, durably, that it has these too. Raises StateError, StorageFullError and OSError."""
+        """Add images durably. Raises StateError, StorageFullError and OSError."""
         known = sorted(self.of(destination, study).union(images))
         path = self.path(destination, study)
         durable.make_dirs(path.parent)
         _FORMAT.write(path, _Delivered(study, destination, at, known))
 
-    def wish(self) -> None:
-        """Ask ddwd-courier to try every destination and study at once. Raises OSError."""
-        durable.replace_file(self._folder / _WISH, b"")
+    def request_retry(self) -> None:
+        """Ask ddwd-courier to retry every destination and study now. Raises OSError."""
+        durable.replace_file(self._folder / _RETRY_REQUEST, b"")
 
-    def take_wish(self) -> bool:
-        """Whether the operator has asked for that since it was looked at last."""
-        wished = (self._folder / _WISH).exists()
-        if wished:
-            durable.unlink(self._folder / _WISH)
-        return wished
+    def take_retry_request(self) -> bool:
+        """Return whether the operator has asked for that since the last call."""
+        requested = (self._folder / _RETRY_REQUEST).exists()
+        if requested:
+            durable.unlink(self._folder / _RETRY_REQUEST)
+        return requested
 
     def _read(self, destination: str, study: OrthancId) -> _Delivered:
         path = self.path(destination, study)
@@ -78,14 +78,14 @@ class DeliveryLog:
             return _FORMAT.read(path) or _Delivered(study, destination)
         except OSError as error:
             raise StateError(
-                f"{path.parent}: {error.strerror}; what was delivered is for root and group ddwd"
+                f"{path.parent}: {error.strerror}; only root and group ddwd may read the delivery log"
             ) from error
         except (DamagedStateError, NewerStateError):
             return _Delivered(study, destination)
 
 
 def owed(deliveries: DeliveryLog, routes: Sequence[Route]) -> Callable[[Record], str]:
-    """Tells of a finished study what is not at the destinations of its rule yet, in one line; nothing where all is. Raises StateError."""
+    """Return a function that says in one line which images of a finished study a destination of its route has not; empty for none."""
     also = {route.name: route.also for route in routes}
 
     def _owed(record: Record) -> str:

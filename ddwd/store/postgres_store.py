@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ddwd.core.clock import stamp
 from ddwd.core.errors import HeldElsewhereError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
-from ddwd.store.custody import FORMAT, PEEK_BYTES, peeked
+from ddwd.store.custody import FORMAT, PEEK_BYTES, parse_peek
 from ddwd.store.ledger import CLOSED, MOST_EVENTS, LedgerState
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class SharedCustody:
         found = self._database.rows(
             "select left(body, %s) from custody where study = %s", [PEEK_BYTES, study]
         )
-        return peeked(str(found[0][0]).encode()) if found else None
+        return parse_peek(str(found[0][0]).encode()) if found else None
 
     def write(self, record: Record) -> None:
         """See CustodyPort. Raises HeldElsewhereError for a study that is not claimed."""

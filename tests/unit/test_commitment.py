@@ -17,7 +17,13 @@ from ddwd.config.retention import Retention
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, InvalidValueError, PeerDownError, PeerRefusedError
 from ddwd.orthanc.client import Orthanc
-from ddwd.store.commitment_queue import Asked, CommitmentIntake, CommitmentQueue, Reference, asked
+from ddwd.store.commitment_queue import (
+    CommitmentIntake,
+    CommitmentQueue,
+    CommitmentRequest,
+    Reference,
+    commitment_request,
+)
 from ddwd.store.operator_requests import Request
 from tests.unit.fakes import FakeClock, Image, image, one_error, power_cut
 from tests.unit.portal import Portal
@@ -381,8 +387,12 @@ def test_the_same_request_again_while_it_waits_is_one(site: Site) -> None:
 
 
 def test_a_request_is_read_as_it_was_written(site: Site) -> None:
-    request = asked(" CT1 ", f"{TRANSACTION}\0", [CT, CT, f"{MR} "], ["1.2", "1.2", "1.3\0"], MOMENT)
-    assert request == Asked("CT1", TRANSACTION, MOMENT, (Reference(CT, "1.2"), Reference(MR, "1.3")))
+    request = commitment_request(
+        " CT1 ", f"{TRANSACTION}\0", [CT, CT, f"{MR} "], ["1.2", "1.2", "1.3\0"], MOMENT
+    )
+    assert request == CommitmentRequest(
+        "CT1", TRANSACTION, MOMENT, (Reference(CT, "1.2"), Reference(MR, "1.3"))
+    )
     site.commitments.add(request)
     (path,) = site.commitments.waiting()
     assert site.commitments.read(path) == request
@@ -417,7 +427,7 @@ def test_where_nobody_answers_nothing_is_kept(site: Site) -> None:
 
 
 def test_a_power_cut_leaves_a_whole_request_or_none(tmp_path: Path) -> None:
-    request = asked("CT1", TRANSACTION, [CT], ["1.2"], MOMENT)
+    request = commitment_request("CT1", TRANSACTION, [CT], ["1.2"], MOMENT)
     steps, cut = 0, True
     while cut:
         commitments = CommitmentQueue(tmp_path / str(steps))

@@ -115,9 +115,9 @@ def test_the_operator_has_all_of_them_tried_at_once(told: Told) -> None:
     told.failure = HookFailedError("no")
     told.run(50)
     before = len(told.calls)
-    assert not told.notices.take_wish()
-    told.notices.wish()
-    assert told.notices.take_wish()
+    assert not told.notices.take_retry_request()
+    told.notices.request_retry()
+    assert told.notices.take_retry_request()
     told.teller.hasten()
     told.run(1)
     assert len(told.calls) == before + 1
@@ -168,7 +168,7 @@ def test_a_power_cut_after_a_success_tells_once_more_at_most(tmp_path: Path) -> 
         told.run(1)
         assert len(told.calls) <= 1
         assert told.notices.newest() == []
-        assert told.notices.revision_told(STUDY) == 1
+        assert told.notices.notified_revision(STUDY) == 1
         if not was_cut:
             break
     else:

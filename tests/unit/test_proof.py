@@ -254,8 +254,8 @@ def test_images_that_come_while_their_study_is_read_are_not_extra(portal: Portal
     portal.storage.settle(late.study_id)
     portal.run()
     prover = RecordChecker(_LateCustody(portal.paths.custody, before), portal.paths)
-    proof = prover.prove([_ONE.study_id])
-    assert proof.holds
+    proof = prover.check([_ONE.study_id])
+    assert proof.is_sound
     assert proof.images == 4
 
 
@@ -275,7 +275,7 @@ def test_the_progress_adds_up(portal: Portal) -> None:
     prover = RecordChecker(portal.custody, Paths(portal.config))
     _record(portal).write_bytes(b"")
     seen: list[float] = []
-    prover.prove(prover.studies(), seen.append)
+    prover.check(prover.studies(), seen.append)
     assert sum(seen) == pytest.approx(2.0)
 
 

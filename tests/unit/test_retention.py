@@ -69,7 +69,7 @@ def kept(portal: Portal, place: Place) -> list[str]:
 
 def is_proved(portal: Portal) -> bool:
     """What `ddwd verify --all` would say."""
-    return RecordChecker(portal.custody, portal.paths).prove(portal.custody.studies()).holds
+    return RecordChecker(portal.custody, portal.paths).check(portal.custody.studies()).is_sound
 
 
 def test_by_default_nothing_is_ever_removed(tmp_path: Path) -> None:
@@ -186,8 +186,8 @@ def test_the_output_goes_and_storage_keeps(tmp_path: Path) -> None:
     assert portal.published() == {}
     assert not (portal.paths.output / "PAT1").exists()
     assert len(portal.storage.images) == 3
-    proof = RecordChecker(portal.custody, portal.paths).prove([STUDY])
-    assert (proof.holds, proof.images, proof.removed) == (True, 3, 3)
+    proof = RecordChecker(portal.custody, portal.paths).check([STUDY])
+    assert (proof.is_sound, proof.images, proof.removed) == (True, 3, 3)
     pass_days(portal, 2)
     assert portal.published() == {}
 

@@ -21,7 +21,7 @@ from ddwd.monitoring import alerts
 from ddwd.retention import round_report
 from ddwd.retention.round_report import Account, KeptCount, Tally
 from ddwd.store import custody
-from ddwd.store.commitment_queue import Asked, CommitmentQueue, Reference
+from ddwd.store.commitment_queue import CommitmentQueue, CommitmentRequest, Reference
 from ddwd.store.custody import Custody, Record
 from ddwd.store.delivery_log import DeliveryLog
 from ddwd.store.hook_queue import HookQueue, Notice
@@ -154,7 +154,7 @@ def test_a_damaged_delivery_log_means_that_the_images_are_sent_again(tmp_path: P
 def test_commitment_queue(tmp_path: Path) -> None:
     queue = CommitmentQueue(tmp_path)
     references = (Reference(CT, f"{STUDY_UID}.1.1"), Reference(CT, f"{STUDY_UID}.1.2"))
-    request = Asked("MODALITY", "1.2.3.4", FakeClock().utc(), references)
+    request = CommitmentRequest("MODALITY", "1.2.3.4", FakeClock().utc(), references)
     queue.add(request)
     [path] = queue.waiting()
     assert path.read_bytes() == golden("commitment.json")
@@ -180,9 +180,9 @@ def test_hook_queue(tmp_path: Path) -> None:
     queue.done(NOTICE)
     told = queue.told / STUDY[:2] / f"{STUDY}.json"
     assert told.read_bytes() == golden("told.json")
-    assert queue.revision_told(STUDY) == 2
+    assert queue.notified_revision(STUDY) == 2
     told.write_bytes(b"{}")
-    assert queue.revision_told(STUDY) == 0
+    assert queue.notified_revision(STUDY) == 0
 
 
 def test_operator_request(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ class PublishStep:
         listing = study.listing
         if listing is None:
             return None
-        self._claims.make_sure(study.study_id)
+        self._claims.confirm(study.study_id)
         leave_out(study, self._publisher.publish(listing))
         published = self._record(study, listing)
         if study.record is not None:
