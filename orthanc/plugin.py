@@ -1,7 +1,7 @@
-"""The door of an Orthanc: every object passes here before it is stored, by C-STORE, STOW-RS or REST, and every request of the web
-pages before it is served. Loaded by Orthanc's Python plugin in both Orthancs; what is decided, and why, stands in ddwd/orthanc/plugin/admission.py.
+"""Plugin of both Orthancs: passes every object to the admission filter before it is stored, by C-STORE, STOW-RS or REST, and every
+request of the web pages before it is served. Loaded by Orthanc's Python plugin; the decisions are in ddwd/orthanc/plugin/admission.py.
 
-An exception that left the callback would let the object in, and be lost in the case this is for: so it is refused.
+An exception that left the callback would admit the object, and it would be lost in the case this is for: so it is refused.
 """
 
 import base64
@@ -20,15 +20,15 @@ sys.path.insert(0, _SETTINGS["Package"])
 
 from ddwd.core.audit import Audit, Event  # noqa: E402 - the path comes first
 from ddwd.core.clock import SystemClock  # noqa: E402 - as above
-from ddwd.orthanc.plugin.admission import Door, NotDicomError, Settings, Verdict, may  # noqa: E402 - as above
-from ddwd.orthanc.plugin.defer_accept import keep_silent  # noqa: E402 - as above
+from ddwd.orthanc.plugin.admission import Admission, AdmissionFilter, NotDicomError, Settings, may_request  # noqa: E402 - as above
+from ddwd.orthanc.plugin.defer_accept import defer_accept  # noqa: E402 - as above
 from ddwd.store.commitment_queue import CommitmentIntake, CommitmentQueue  # noqa: E402 - as above
 
 _ACTIONS = {
-    Verdict.KEEP: (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None),
-    Verdict.ASIDE: (orthanc.ReceivedInstanceAction.DISCARD, None),
+    Admission.KEEP: (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None),
+    Admission.ASIDE: (orthanc.ReceivedInstanceAction.DISCARD, None),
     # "modified" to nothing is an error to Orthanc: C-STORE answers 0xA700, REST 500, STOW-RS names the object as failed
-    Verdict.REFUSE: (orthanc.ReceivedInstanceAction.MODIFY, b""),
+    Admission.REFUSE: (orthanc.ReceivedInstanceAction.MODIFY, b""),
 }
 _NOT_WHOLE = {
     orthanc.ErrorCode.BAD_REQUEST,  # another MD5
@@ -40,7 +40,7 @@ _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
 def _get(path):
-    """The answer of this Orthanc; None where it knows no such resource."""
+    """Return the answer of this Orthanc; None if it knows no such resource."""
     try:
         return orthanc.RestApiGet(path)
     except orthanc.OrthancException as error:
@@ -78,23 +78,23 @@ class _Index:
         except orthanc.OrthancException as error:
             raise NotDicomError from error
         if not all(map(tags.get, _UIDS)):
-            raise NotDicomError  # Orthanc takes none without them
+            raise NotDicomError  # Orthanc accepts none without them
         return [tags.get("PatientID") or "", *map(tags.get, _UIDS)]
 
-    def say(self, text):
+    def log(self, text):
         orthanc.LogWarning(f"ddwd: {text}")
 
 
-_door = Door(Settings.read(_SETTINGS), _Index(), time.monotonic)
+_filter = AdmissionFilter(Settings.read(_SETTINGS), _Index(), time.monotonic)
 
 
 def _received(content, _origin):
     try:
-        return _ACTIONS[_door.judge(content)]
+        return _ACTIONS[_filter.judge(content)]
     except Exception as error:  # noqa: BLE001 - whatever it is, the sender must keep its image
         where = traceback.extract_tb(error.__traceback__)[-1]
         orthanc.LogError(f"ddwd: refused: {type(error).__name__} in {where.name}, line {where.lineno}")
-        return _ACTIONS[Verdict.REFUSE]
+        return _ACTIONS[Admission.REFUSE]
 
 
 _METHODS = {
@@ -106,10 +106,10 @@ _METHODS = {
 
 
 def _requested(uri, **request):
-    """Orthanc has checked the password; an exception, and what is not understood, lets nobody in."""
+    """Orthanc has checked the password; an exception, or a request that is not understood, is refused."""
     login = request["headers"]["authorization"].removeprefix("Basic ")
     user, _, _ = base64.b64decode(login, validate=True).decode().partition(":")
-    return may(user, _METHODS[request["method"]], uri)
+    return may_request(user, _METHODS[request["method"]], uri)
 
 
 _node = pathlib.Path(_SETTINGS["Conflicts"]).name
@@ -121,8 +121,8 @@ _ended = set()
 
 
 def _changed(change, level, resource):
-    """Deletions are in no list that could be asked for later, so they are told as they happen."""
-    if change == orthanc.ChangeType.ORTHANC_STARTED and not keep_silent(_DICOM_PORT):
+    """Deletions are in no list that could be read later, so they are recorded as they happen."""
+    if change == orthanc.ChangeType.ORTHANC_STARTED and not defer_accept(_DICOM_PORT):
         orthanc.LogWarning("ddwd: no listening DICOM port was found: a silent connection may hold up others")
     if change == orthanc.ChangeType.JOB_FAILURE and resource in _ended:
         _ended.discard(resource)
@@ -139,7 +139,7 @@ _intake = CommitmentIntake(
 
 
 def _asked(job, transaction, sop_classes, sop_uids, aet, _called):
-    """Storage commitment: what is asked is written down for ddwd-commitment, and the job that would answer by the index alone ends here."""
+    """Storage commitment: write the request down for ddwd-commitment, and end the job that would answer by the index alone."""
     try:
         _intake.take(aet, transaction, sop_classes, sop_uids)
     finally:
@@ -155,7 +155,7 @@ def _never(_sop_class, _sop_uid, _data):
 orthanc.RegisterReceivedInstanceCallback(_received)
 if hasattr(
     orthanc, "RegisterStorageCommitmentScpCallback"
-):  # since 4.1: `ddwd try` takes Debian 12's 4.0 too
+):  # since 4.1: `ddwd try` also runs with Debian 12's 4.0
     orthanc.RegisterStorageCommitmentScpCallback(_asked, _never)
 orthanc.RegisterIncomingHttpRequestFilter(_requested)
 orthanc.RegisterOnChangeCallback(_changed)

@@ -7,15 +7,23 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from ddwd.core import watchdog
 from tests.depth import FULL, examples
 from tests.machine.machine import accounts
 from tests.tiers import is_certify, rank
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
 settings.register_profile("ddwd", examples(40, 400))
 settings.load_profile("ddwd")
+
+
+@pytest.fixture(autouse=True)
+def _watchdog() -> Iterator[None]:
+    """Remove the watchdog's hook that a test, or a daemon made by it, has installed."""
+    yield
+    watchdog.install()
 
 
 @pytest.hookimpl(wrapper=True)

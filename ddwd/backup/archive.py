@@ -1,7 +1,7 @@
-"""What a backup is: its folder, its manifest, the trees in it. Written by backup.py, read by restore.py; no decision is taken here.
+"""Define the format of a backup: its folder, its manifest and its trees. Written by backup.py, read by restore.py.
 
-A backup DIR holds one folder for each copy (a set) and manifest.json, which names the one set that is whole. It is for root alone:
-patient data, keys and passwords lie in it.
+A backup folder holds one folder for each copy (a set), and manifest.json, which names the one complete set. Only root may read it: it
+holds patient data, keys and passwords.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ddwd.config.paths import PRIVATE, Paths
 from ddwd.core import durable
 from ddwd.core.errors import LinkedError, NotFoundError, PeerDownError, PeerRefusedError, StateError
 from ddwd.provisioning import databases
-from ddwd.provisioning.provision import Answer, Host, SystemHost
+from ddwd.provisioning.provision import CommandResult, Host, SystemHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,20 +34,21 @@ MANIFEST = "manifest.json"
 CONFIGURATION = "configuration"
 DATABASES = "databases"
 NODES: tuple[NodeName, ...] = ("storage", "gateway")
-"""In the order in which they are copied: what ORTHANC2 has, ORTHANC1 had before."""
+"""In the order in which they are copied: an image in ORTHANC2 was in ORTHANC1 before."""
 IMAGES = frozenset(NODES)
 """The trees of the two storage areas."""
 _SET = re.compile(r"[0-9]{8}T[0-9]{9}Z")
 _CHUNK = 1024**2
-_TORN = ".part"
-"""How files of ours are called while they are being written."""
+_PARTIAL = ".part"
+"""Suffix of the portal's files while they are being written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A folder of the portal, and whose it and its files are; a file of a `fixed` tree never changes once it is there.
+    """A folder of the portal, with the owner, group and modes of it and its files. A file of a `fixed` tree never changes.
 
-    A `linked` one is an Orthanc's own: nobody writes into it, so a copy on the same volume can be a further name.
+    The files of a `linked` tree belong to an Orthanc, which never writes into an existing one: on the same volume a hard link is
+    a copy.
     """
 
     name: str
@@ -62,9 +63,9 @@ class Tree:
 
 
 def trees(paths: Paths) -> dict[str, Tree]:
-    """Every folder that a backup may carry, in the order in which they are copied."""
+    """Return every folder that a backup may contain, in the order in which they are copied."""
     aets = {"storage": paths.config.storage.aet, "gateway": paths.config.gateway.aet}
-    # what hooks were told before the records, what they still are to be told after: so that none is left out
+    # studies reported to hooks before the records, and those still to report after them, so that none is missing in both
     found = [
         Tree("hooks-told", "studies that hooks know", paths.hooks / "told", "ddwd-hooks", "ddwd", 0o2750),
         Tree("ledger", "ledger segments", paths.ledger, "ddwd", "ddwd"),
@@ -88,7 +89,7 @@ def trees(paths: Paths) -> dict[str, Tree]:
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """Files, and the bytes in them."""
+    """A number of files and their bytes."""
 
     files: int = 0
     bytes: int = 0
@@ -96,7 +97,7 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Dump:
-    """One database as pg_dump wrote it, and its SHA-256."""
+    """Size and SHA-256 of the dump of one database by pg_dump."""
 
     bytes: int
     sha256: str
@@ -104,7 +105,7 @@ class Dump:
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """One file or folder of the configuration, with its owner by name: numbers differ from machine to machine."""
+    """One file or folder of the configuration, with the names of its owner and group: their numbers differ between machines."""
 
     path: str
     user: str
@@ -114,9 +115,9 @@ class Owned:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a whole backup says of itself.
+    """Description of a complete backup.
 
-    `schemas` are those of the state files, `settings` the two files that the settings stand in, `set` the folder in the backup.
+    `schemas` are the schema versions of the state files, `settings` the two files of the settings, `set` the folder in the backup.
     """
 
     portal: str
@@ -134,25 +135,25 @@ class Manifest:
 
     @property
     def has_images(self) -> bool:
-        """Whether the storage areas of both Orthancs are in it."""
+        """Whether the backup contains the storage areas of both Orthancs."""
         return self.trees.keys() >= IMAGES
 
     @property
     def bytes(self) -> int:
-        """All that it takes, but for the configuration."""
+        """Bytes of all databases and trees, without the configuration."""
         return sum(one.bytes for one in self.databases.values()) + sum(
             one.bytes for one in self.trees.values()
         )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Put it in place in one step: from now on this backup is the one."""
+    """Write the manifest in one step, which makes this backup the current one."""
     text = json.dumps(asdict(manifest), indent=1, ensure_ascii=True)
     durable.replace_file(folder / MANIFEST, text.encode("ascii") + b"\n", 0o600)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a backup. Raises NotFoundError where there is no whole one, StateError where it cannot be used."""
+    """Return the manifest of a backup. Raises NotFoundError if there is no complete backup, StateError if it cannot be used."""
     path = folder / MANIFEST
     try:
         body = json.loads(path.read_bytes())
@@ -160,17 +161,15 @@ def read_manifest(folder: Path) -> Manifest:
             raise StateError(f"{path}: schema {body['schema']}, this version reads {SCHEMA}")
         return _manifest(body)
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(
-            f"{folder}: there is no finished backup in it ({MANIFEST} is not there)"
-        ) from None
+        raise NotFoundError(f"{folder}: it holds no finished backup ({MANIFEST} does not exist)") from None
     except OSError as error:
-        raise StateError(f"{path}: {error.strerror}; a backup is for root alone") from error
+        raise StateError(f"{path}: {error.strerror}; only root may read a backup") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateError(f"{path}: the manifest is damaged ({type(error).__name__})") from error
 
 
 def _manifest(body: dict[str, Any]) -> Manifest:
-    """Raises KeyError, TypeError, ValueError and AttributeError for what is none."""
+    """Return the manifest of its JSON body. Raises KeyError, TypeError, ValueError and AttributeError for any other body."""
     if not _SET.fullmatch(body["set"]):
         raise ValueError
     return Manifest(
@@ -189,7 +188,7 @@ def _manifest(body: dict[str, Any]) -> Manifest:
 
 
 def is_set(name: str) -> bool:
-    """Whether that is how a set is called, a finished one or not."""
+    """Return whether that is the name of a set, finished or not."""
     return _SET.fullmatch(name.partition(".")[0]) is not None
 
 
@@ -197,7 +196,7 @@ def is_set(name: str) -> bool:
 
 
 class Machine(Host, Protocol):
-    """What is needed of the machine; tests put their own behind it."""
+    """What backup and restore do to the machine; tests pass a fake."""
 
     def pipe(
         self,
@@ -207,12 +206,12 @@ class Machine(Host, Protocol):
         env: Mapping[str, str] | None = None,
         source: Path | None = None,
         target: Path | None = None,
-    ) -> Answer:
-        """Run a command to its end, however long it takes, from a file and to a new one."""
+    ) -> CommandResult:
+        """Run a command to its end, without a time limit; it reads from `source` and writes to the new file `target`."""
 
 
 class SystemMachine(SystemHost):
-    """The machine itself."""
+    """The real machine."""
 
     def pipe(
         self,
@@ -222,8 +221,8 @@ class SystemMachine(SystemHost):
         env: Mapping[str, str] | None = None,
         source: Path | None = None,
         target: Path | None = None,
-    ) -> Answer:
-        """Run a command from and to a file; one that cannot be started answers with status 127."""
+    ) -> CommandResult:
+        """Run a command that reads from and writes to a file; the status is 127 if it cannot be started."""
         drop = {} if user is None else {"user": user, "group": user, "extra_groups": []}
         with _opened(source, target) as (stdin, stdout):
             try:
@@ -238,9 +237,9 @@ class SystemMachine(SystemHost):
                     **drop,  # type: ignore[call-overload] # the three arguments that drop privileges
                 )
             except (OSError, KeyError) as error:
-                return Answer(127, "", str(error))
+                return CommandResult(127, "", str(error))
         lines = done.stderr.decode(errors="replace").strip().splitlines()
-        return Answer(done.returncode, "", lines[-1] if lines else "")
+        return CommandResult(done.returncode, "", lines[-1] if lines else "")
 
 
 @contextmanager
@@ -258,17 +257,17 @@ def _opened(source: Path | None, target: Path | None) -> Iterator[tuple[int, int
 
 
 class Login(NamedTuple):
-    """How a client of PostgreSQL is run for one database: its options, as which user, with what in the environment."""
+    """How to run a client of PostgreSQL for one database: its options, the user to run it as, and its environment."""
 
     options: list[str]
     user: str | None
     env: Mapping[str, str]
     name: str
-    """What it is given as the database: its name, or for a server elsewhere its URI."""
+    """The database argument: its name, or the URI of an external one."""
 
 
 def login(config: Config, node: NodeName) -> Login:
-    """The superuser by the Unix socket, or the role of that Orthanc on a server elsewhere."""
+    """Return the login: the superuser by the Unix socket, or the role of that Orthanc on an external server."""
     database = config.database
     if database.is_local:
         return Login(["-p", str(database.port)], "postgres", {}, database.name_for(node))
@@ -277,7 +276,7 @@ def login(config: Config, node: NodeName) -> Login:
 
 
 def ask(config: Config, node: NodeName, statement: str, machine: Machine) -> str:
-    """What the server of that database answers. Raises PeerDownError with its words."""
+    """Run a statement on that Orthanc's database and return its output. Raises PeerDownError with the server's error."""
     how = login(config, node)
     argv = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", *how.options]
     argv += ["-d", how.name, "-c", statement]
@@ -288,8 +287,8 @@ def ask(config: Config, node: NodeName, statement: str, machine: Machine) -> str
     return answer.out
 
 
-def must(answer: Answer, who: str) -> None:
-    """Raise PeerRefusedError with the command's own words where it failed."""
+def must(answer: CommandResult, who: str) -> None:
+    """Raise PeerRefusedError with the command's error if it failed."""
     if answer.status:
         raise PeerRefusedError(f"{who}: {answer.complaint or f'exit status {answer.status}'}")
 
@@ -298,17 +297,17 @@ def must(answer: Answer, who: str) -> None:
 
 
 class Progress(Protocol):
-    """Told of each step; a terminal shows it."""
+    """Receives the progress of each step, for a terminal."""
 
     def step(self, words: str, total: int) -> None:
-        """Another step begins, of so many bytes; 0 where nobody knows."""
+        """Begin a step of `total` bytes; 0 if the size is unknown."""
 
     def moved(self, amount: int) -> None:
-        """So many bytes more of it are done."""
+        """Count `amount` more bytes as done."""
 
 
-class Found(NamedTuple):
-    """A regular file of a tree: where it is below it, the descriptor of its folder, and what it was like."""
+class TreeFile(NamedTuple):
+    """A regular file of a tree: its path below the tree, the open descriptor of its folder, and its status."""
 
     below: str
     folder: int
@@ -316,15 +315,15 @@ class Found(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its name in that folder."""
+        """File name in that folder."""
         return self.below.rpartition("/")[2]
 
 
-def files(folder: Path) -> Iterator[Found]:
-    """Every regular file below a folder, which may change meanwhile; links are not followed, and what is on its way left out.
+def files(folder: Path) -> Iterator[TreeFile]:
+    """Yield every regular file below a folder, which may change meanwhile; skip links and files that are still being written.
 
-    The folder itself may be a link where its place is root's, to a larger volume say; elsewhere that is a LinkedError.
-    Raises OSError for what cannot be read; what has gone meanwhile, or was never there, is no error.
+    The folder itself may be a link if its parent belongs to root, for example to a larger volume; otherwise LinkedError is raised.
+    Raises OSError for a folder that cannot be read; a file or folder that is missing is no error.
     """
     if not folder.is_dir():
         return
@@ -336,14 +335,14 @@ def files(folder: Path) -> Iterator[Found]:
         if not below and PRIVATE in folders:
             folders.remove(PRIVATE)
         for name in names:
-            if name.startswith(".") and name.endswith(_TORN):
+            if name.startswith(".") and name.endswith(_PARTIAL):
                 continue
             try:
                 status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
             except FileNotFoundError:
                 continue
             if stat.S_ISREG(status.st_mode):
-                yield Found(below + name, descriptor, status)
+                yield TreeFile(below + name, descriptor, status)
 
 
 def _unless_gone(error: OSError) -> None:
@@ -352,13 +351,13 @@ def _unless_gone(error: OSError) -> None:
 
 
 def measure(folder: Path) -> Sum:
-    """How many files are below a folder, and how large they are together."""
+    """Return the number of files below a folder and their total size."""
     sizes = [one.status.st_size for one in files(folder)]
     return Sum(len(sizes), sum(sizes))
 
 
 def copy(source: int, target: int) -> int:
-    """The rest of one open file into another; its bytes. Raises StorageFullError."""
+    """Copy the rest of one open file to another; return the size of the target. Raises StorageFullError."""
     with (
         durable.translated(),
         open(source, "rb", closefd=False) as old,
@@ -369,13 +368,13 @@ def copy(source: int, target: int) -> int:
 
 
 def digest(path: Path) -> Dump:
-    """Size and SHA-256 of a file."""
+    """Return the size and SHA-256 of a file."""
     with path.open("rb") as file:
         return Dump(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def as_written(size: int) -> str:
-    """A size for people."""
+    """Return a number of bytes in the form that messages show."""
     for unit, factor in (("TiB", 1024**4), ("GiB", 1024**3), ("MiB", 1024**2)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"

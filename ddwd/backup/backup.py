@@ -1,11 +1,12 @@
-"""`ddwd backup`: a copy of all that the portal cannot do without, taken while it runs; restore.py brings it back.
+"""Copy all data that the portal needs, while it runs (`ddwd backup`); restore.py puts it back.
 
-The order is what makes it consistent. The ledger and the custody records come first, then ORTHANC2's database, then ORTHANC1's, then
-the files of both. So no record speaks of an image, and ORTHANC2 of none, that a database copied later lacks, and no database of a
-file that is not in the copy (but for what was deleted meanwhile). What came later is a gap of the kind that the extractor closes.
+The order makes the copy consistent: the ledger and the custody records first, then ORTHANC2's database, then ORTHANC1's, then the
+files of both. So an image that a record names is in both databases, one that ORTHANC2's database names is in ORTHANC1's, and each has
+its file in the copy, except for images that were deleted meanwhile. Images that arrived later are gaps that the extractor closes.
 
-A file that is as it was in the backup before becomes a further name of that one; an Orthanc's own file too, on the same volume. The
-manifest is written last: a backup that was broken off is in a set that no manifest names, and the one before stays whole.
+A file that has not changed since the backup before becomes a hard link to that copy; on the same volume, an Orthanc's file becomes a
+hard link to the original. The manifest is written last: no manifest names the set of an interrupted backup, and the backup before
+stays complete.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from ddwd.core.errors import InvalidValueError, NotFoundError, StateError, Stora
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from ddwd.backup.archive import Found, Machine, Progress, Tree
+    from ddwd.backup.archive import Machine, Progress, Tree, TreeFile
     from ddwd.config.loader import Config, NodeName
     from ddwd.core.clock import Clock
 
 _LOCK = ".lock"
 _WORKING, _CUT = ".part", ".cut"
-"""Suffixes of a set that is being written, and of one that was broken off with all that it holds on disk."""
+"""Suffixes of a set that is being written, and of an interrupted one whose files are all on disk."""
 _NOT_OURS = frozenset({archive.MANIFEST, _LOCK, "lost+found"})
 _MARGIN = 64 * 1024**2
 _LEDGER_TRIES = 5
@@ -47,7 +48,7 @@ _FIRST = ("ledger", "custody")
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is wanted: where to, the two files of the settings, which trees, and what the manifest tells of this portal."""
+    """What to back up: the target folder, the two files of the settings, which trees, and facts of this portal for the manifest."""
 
     folder: Path
     settings: tuple[Path, ...]
@@ -60,7 +61,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A finished backup; `copied` bytes were written, the rest was there already. `same_volume`: it does not outlive the disk."""
+    """A finished backup: `copied` bytes were written, the rest are hard links. With `same_volume` it is lost if this disk is lost."""
 
     manifest: Manifest
     copied: int
@@ -68,10 +69,10 @@ class Made:
 
 
 def back_up(config: Config, order: Order, machine: Machine, progress: Progress, clock: Clock) -> Made:
-    """Take a backup; the one before, if any, stays until this one is whole.
+    """Make a backup; an earlier one stays until this one is complete.
 
-    Raises InvalidValueError for a DIR that cannot be one, StorageFullError, PeerDownError and PeerRefusedError for a database that
-    cannot be dumped, OSError.
+    Raises InvalidValueError for an unsuitable folder, StorageFullError, PeerDownError and PeerRefusedError if a database cannot be
+    dumped, and OSError.
     """
     assert_place(config, order.folder)
     _take_place(order.folder)
@@ -80,7 +81,7 @@ def back_up(config: Config, order: Order, machine: Machine, progress: Progress, 
 
 
 def assert_place(config: Config, folder: Path) -> None:
-    """Raises InvalidValueError for a DIR in which a backup would back up itself, or be taken for the portal's own."""
+    """Raise InvalidValueError if the folder is inside one of the portal's folders, or contains one."""
     place = Path(os.path.realpath(folder))
     own = [
         config.data_dir,
@@ -93,14 +94,14 @@ def assert_place(config: Config, folder: Path) -> None:
         real = Path(os.path.realpath(one))
         if place.is_relative_to(real):
             raise InvalidValueError(
-                f"{folder} lies in {one}, which is to be backed up; take a folder elsewhere"
+                f"{folder} is inside {one}, which the backup copies; choose a folder outside"
             )
         if real.is_relative_to(place):
-            raise InvalidValueError(f"{one} lies in {folder}; take a folder of its own for the backup")
+            raise InvalidValueError(f"{one} is inside {folder}; choose a folder for the backup alone")
 
 
 def _take_place(folder: Path) -> None:
-    """Make the folder, or take one that is empty or holds a backup, and close it to everyone but root."""
+    """Make the folder, or use one that is empty or holds a backup, and let only root into it."""
     if not folder.parent.is_dir():
         raise NotFoundError(f"{folder.parent} does not exist; make it, or mount the volume for backups there")
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -109,13 +110,13 @@ def _take_place(folder: Path) -> None:
     )
     if others:
         raise InvalidValueError(
-            f"{folder} holds other things ({others[0]}); give the backup a folder of its own"
+            f"{folder} holds other files ({others[0]}); choose a folder for the backup alone"
         )
     with suppress(PermissionError):
         folder.chmod(0o700)
     if stat.S_IMODE(folder.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
         raise StateError(
-            f"{folder} cannot be closed to other users, and keys and passwords come into it; take a volume with owners and modes"
+            f"{folder} cannot be closed to other users, and the backup holds keys and passwords; choose a volume with owners and modes"
         )
 
 
@@ -130,7 +131,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 class _Backup:
-    """One run."""
+    """One run of a backup."""
 
     def __init__(self, config: Config, order: Order, machine: Machine, progress: Progress) -> None:
         self._config = config
@@ -146,7 +147,7 @@ class _Backup:
         self._before = self._earlier()
 
     def run(self, clock: Clock) -> Made:
-        """Fill a set, then name it."""
+        """Write a set, then the manifest that names it."""
         began = stamp(clock.utc())
         name = re.sub("[-:.]", "", began)
         self._assert_room()
@@ -156,7 +157,7 @@ class _Backup:
             parts = self._fill(working)
             os.sync()
         except BaseException:
-            os.sync()  # what is on disk by now need not be copied again
+            os.sync()  # the next run links the files that are on disk by now, and does not copy them again
             working.rename(working.with_suffix(_CUT))
             raise
         durable.rename(working, self._order.folder / name)
@@ -183,9 +184,9 @@ class _Backup:
         return sorted(one for one in self._order.folder.iterdir() if archive.is_set(one.name))
 
     def _earlier(self) -> list[Path]:
-        """The sets that hold files to be named again: of the backup before, and of runs that were broken off since.
+        """Return the sets whose files can be linked: that of the backup before, and those of interrupted runs since.
 
-        What a power cut left may be torn, and is removed; so is what no manifest names.
+        Removes all other sets: those of a power cut, whose files may be incomplete, and those that no manifest names.
         """
         try:
             named = archive.read_manifest(self._order.folder).set
@@ -208,8 +209,8 @@ class _Backup:
     # --- room ---------------------------------------------------------------------------------------------------------
 
     def _assert_room(self) -> None:
-        """Before anything is written: does it fit."""
-        self._progress.step("looking what there is to copy", 0)
+        """Raise StorageFullError if the backup does not fit, before any file is written."""
+        self._progress.step("measuring what is to be copied", 0)
         needed = sum(self._to_copy(tree) for tree in self._trees.values())
         for node in archive.NODES:
             size = archive.ask(
@@ -219,7 +220,7 @@ class _Backup:
         free = shutil.disk_usage(self._order.folder).free
         if needed + _MARGIN > free:
             sizes = f"{archive.as_written(needed)} are needed, {archive.as_written(free)} free"
-            raise StorageFullError(f"{self._order.folder}: {sizes}; nothing was copied")
+            raise StorageFullError(f"{self._order.folder}: {sizes}; no file was copied")
 
     def _to_copy(self, tree: Tree) -> int:
         if tree.linked and self._is_beside(tree):
@@ -228,8 +229,8 @@ class _Backup:
             one.status.st_size for one in archive.files(tree.folder) if self._same_before(tree, one) is None
         )
 
-    def _same_before(self, tree: Tree, found: Found) -> Path | None:
-        """The file of an earlier set that is this one still."""
+    def _same_before(self, tree: Tree, found: TreeFile) -> Path | None:
+        """Return the file of an earlier set that is the same as this one, or None."""
         for before in self._before:
             path = before / tree.name / found.below
             try:
@@ -252,7 +253,7 @@ class _Backup:
         return _Parts(configuration, databases, sums)
 
     def _configuration(self, target: Path) -> Iterator[Owned]:
-        """Each file that the settings stand in or name, under its full path."""
+        """Copy each file of the settings, and each that they name, under its full path; yield its owner and mode."""
         for path in dict.fromkeys(configuration_files(self._config, self._order.settings)):
             self._take(path, target / path.relative_to("/"))
             yield _owned(path)
@@ -263,7 +264,7 @@ class _Backup:
             self._write(source.fileno(), target)
 
     def _write(self, source: int, target: Path) -> int:
-        """The rest of an open file as a new one with its time; its bytes."""
+        """Copy the rest of an open file to a new one with the same times; return its bytes."""
         with durable.translated():
             descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -276,7 +277,7 @@ class _Backup:
         return size
 
     def _dump(self, node: NodeName, folder: Path) -> Dump:
-        """One database, as it was at one moment."""
+        """Dump one database, in the state of one moment."""
         folder.mkdir(mode=0o700, exist_ok=True)
         target = folder / f"{node}.dump"
         name = self._config.database.name_for(node)
@@ -292,7 +293,7 @@ class _Backup:
     def _tree(self, tree: Tree, target: Path) -> Sum:
         found = self._copy_of(tree, target / tree.name)
         for _ in range(_LEDGER_TRIES):
-            # it may have gone on to its next segment while it was copied
+            # the ledger may have begun its next segment during the copy
             if tree.name != "ledger" or not found.files or any((target / tree.name).glob("*.jsonl")):
                 break
             shutil.rmtree(target / tree.name)
@@ -314,10 +315,12 @@ class _Backup:
                 self._progress.moved(taken)
         return Sum(count, size)
 
-    def _one(self, tree: Tree, found: Found, target: Path) -> int | None:
-        """A file as a further name of one that there is, or as a copy; its bytes, None where it has gone meanwhile."""
+    def _one(self, tree: Tree, found: TreeFile, target: Path) -> int | None:
+        """Link or copy one file; return its bytes, or None if it was removed meanwhile."""
         before = self._same_before(tree, found)
-        with suppress(OSError):  # another volume, too many names, a file system without: then it is copied
+        with suppress(
+            OSError
+        ):  # another volume, too many links, a file system without links: the file is copied
             if before is not None:
                 os.link(before, target)
                 return found.status.st_size
@@ -336,7 +339,7 @@ class _Backup:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What a filled set holds."""
+    """Contents of a complete set."""
 
     configuration: tuple[Owned, ...]
     databases: dict[str, Dump]
@@ -344,7 +347,7 @@ class _Parts:
 
 
 def configuration_files(config: Config, settings: Iterable[Path]) -> Iterator[Path]:
-    """Every file that the settings stand in or name: passwords, additions to the Orthancs, certificates and keys."""
+    """Yield the files of the settings and those that they name: passwords, additions to the Orthancs, certificates and keys."""
     named = [config.tls.gateway_certificate, config.tls.gateway_key, config.tls.senders_ca]
     named += [config.audit.ca, config.audit.certificate, config.audit.key]
     named += [config.database.password_file, config.ledger.password_file]
@@ -355,7 +358,7 @@ def configuration_files(config: Config, settings: Iterable[Path]) -> Iterator[Pa
 
 
 def configuration_folders(config: Config) -> Iterator[Path]:
-    """The folders of the settings and keys, with all below them, from above."""
+    """Yield the folders of the settings and keys and all folders below them, parents first."""
     for folder in dict.fromkeys([config.credentials_file.parent, config.tls.folder, config.link.folder]):
         if folder.is_dir():
             yield from (folder, *(path for path in sorted(folder.rglob("*")) if path.is_dir()))

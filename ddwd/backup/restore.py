@@ -1,10 +1,11 @@
-"""`ddwd restore`: puts a backup onto a machine where the portal is installed. Run by root, with the portal stopped; backup.py made it.
+"""Restore a backup to a machine where the portal is installed (`ddwd restore`). Run by root; backup.py made the backup.
 
-Everything is looked at before anything is changed: the manifest, each dump's SHA-256, the number and size of all files, and what this
-machine holds that would be lost. While it changes things a marker stands (Paths.restoring), by which `ddwd config check`, and so
-ddwd.service, refuses to start on half a restore; run again it begins anew. OUTPUT_DIR is never emptied, and no file in it replaced.
+The backup is checked before any change: the manifest, the SHA-256 of each dump, the number and size of all files, and which data of
+this machine would be lost. During the changes a marker file exists (Paths.restoring): with it `ddwd config check` fails, and so
+ddwd.service does not start after half a restore. A second run begins again. OUTPUT_DIR is never emptied, and no file in it is replaced.
 
-What the folders lead to is decided by users ddwd and ddwd-*: each is opened in the one above without following a link.
+Users ddwd and ddwd-* can write to the folders and could plant links there: each folder is opened relative to its parent, without
+following a link.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ _UNITS = ("ddwd-doctor.timer", "ddwd-doctor.service", "ddwd.service")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _KEPT = frozenset({"output"})
-"""Trees that are added to, and never emptied."""
+"""Trees that files are added to, and that are never emptied."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """A whole backup: its folder, what it says of itself, and the settings in it."""
+    """A complete backup: its folder, its manifest, and the settings in it."""
 
     folder: Path
     manifest: Manifest
@@ -46,23 +47,23 @@ class Backup:
 
     @property
     def set(self) -> Path:
-        """The folder with the files."""
+        """Folder with the files."""
         return self.folder / self.manifest.set
 
     def trees(self) -> list[Tree]:
-        """The trees in it, and where they belong."""
+        """Return the trees in the backup, each with its folder on this machine."""
         return [
             tree for name, tree in archive.trees(Paths(self.config)).items() if name in self.manifest.trees
         ]
 
 
-# --- looking ----------------------------------------------------------------------------------------------------------
+# --- checking ---------------------------------------------------------------------------------------------------------
 
 
 def open_backup(folder: Path, portal: str, schemas: Mapping[str, int]) -> Backup:
-    """Read a backup, for this version of the portal.
+    """Return a backup that this version of the portal can restore.
 
-    Raises NotFoundError where there is no finished one, StateError for one of a newer version, ConfigError for its settings.
+    Raises NotFoundError if there is no finished one, StateError for one of a newer version, ConfigError for its settings.
     """
     manifest = archive.read_manifest(folder)
     newer = [name for name, number in manifest.schemas.items() if number > schemas.get(name, 0)]
@@ -80,23 +81,23 @@ def _numbers(version: str) -> list[int]:
 
 
 def assert_whole(backup: Backup, progress: Progress) -> None:
-    """Hold every dump and the files against the manifest. Raises StateError that names what is not as it was written."""
+    """Compare every dump and all files with the manifest. Raises StateError, which names what differs."""
     for node, dump in backup.manifest.databases.items():
-        progress.step(f"looking at the database of {backup.config.node(_node(node)).aet}", 0)
+        progress.step(f"checking the database of {backup.config.node(_node(node)).aet}", 0)
         path = backup.set / archive.DATABASES / f"{node}.dump"
         if not path.is_file() or archive.digest(path) != dump:
             raise StateError(f"{path} is not as it was written (SHA-256): the backup is damaged")
     for tree in backup.trees():
-        progress.step(f"looking at {tree.words}", 0)
+        progress.step(f"checking {tree.words}", 0)
         there, wanted = archive.measure(backup.set / tree.name), backup.manifest.trees[tree.name]
         if there != wanted:
             raise StateError(
-                f"{backup.set / tree.name} holds {there.files} files, {there.bytes} bytes; written were {wanted.files}, "
-                f"{wanted.bytes}: the backup is damaged"
+                f"{backup.set / tree.name} holds {there.files} files, {there.bytes} bytes, but the manifest has "
+                f"{wanted.files}, {wanted.bytes}: the backup is damaged"
             )
     for one in backup.manifest.configuration:
         if not _of_configuration(backup, one.path).is_file():
-            raise StateError(f"{_of_configuration(backup, one.path)} is gone: the backup is damaged")
+            raise StateError(f"{_of_configuration(backup, one.path)} is missing: the backup is damaged")
 
 
 def _node(name: str) -> NodeName:
@@ -108,12 +109,12 @@ def _of_configuration(backup: Backup, path: str) -> Path:
 
 
 def would_be_lost(backup: Backup) -> list[tuple[str, Sum]]:
-    """What this machine holds that a restore would remove, in words; nothing where one was begun and not finished."""
+    """Return the trees of this machine that a restore would remove; empty if an earlier restore was not finished."""
     return [] if Paths(backup.config).restoring.exists() else _here(backup)
 
 
 def _here(backup: Backup) -> list[tuple[str, Sum]]:
-    """The trees that are emptied, in words, each with what is in it."""
+    """Return the trees that a restore empties, by their names for people, each with its files and bytes."""
     kept = _KEPT if backup.manifest.has_images else _KEPT | archive.IMAGES
     found = [
         (tree.words, archive.measure(tree.folder))
@@ -124,7 +125,7 @@ def _here(backup: Backup) -> list[tuple[str, Sum]]:
 
 
 def assert_possible(backup: Backup) -> None:
-    """Whether this machine can take it. Raises InvalidValueError, StateError, DdwdError and StorageFullError with what to do."""
+    """Check that this machine can take the backup. Raises InvalidValueError, StateError, DdwdError and StorageFullError."""
     config, manifest = backup.config, backup.manifest
     if config.database.engine != "postgresql":
         raise StateError("the backup is of a portal without PostgreSQL; it cannot be restored")
@@ -135,24 +136,26 @@ def assert_possible(backup: Backup) -> None:
         )
     for tree in archive.trees(Paths(config)).values():
         if Path(os.path.realpath(backup.folder)).is_relative_to(os.path.realpath(tree.folder)):
-            raise InvalidValueError(f"{backup.folder} lies in {tree.folder}, which is to be restored")
+            raise InvalidValueError(
+                f"{backup.folder} is inside {tree.folder}, which the restore empties; move it elsewhere"
+            )
     _assert_images_are_here(backup)
     free = shutil.disk_usage(config.data_dir).free + sum(one.bytes for _, one in _here(backup))
     needed = manifest.bytes - manifest.trees.get("output", archive.Sum()).bytes
     if needed > free:
         sizes = f"{archive.as_written(needed)} are needed, {archive.as_written(free)} free"
-        raise StorageFullError(f"{config.data_dir}: {sizes}; nothing was changed")
+        raise StorageFullError(f"{config.data_dir}: {sizes}; no file was changed")
 
 
 def _assert_images_are_here(backup: Backup) -> None:
-    """A backup without images is for storage areas that the operator has brought back, from a snapshot say."""
+    """Check that the operator has already restored the storage areas (from a snapshot) if the backup has no images."""
     if backup.manifest.has_images:
         return
     for name in archive.NODES:
         area = Paths(backup.config).storage_area(name)
         if not any(True for _ in archive.files(area)):
             raise StateError(
-                f"the backup was made with --without-images, and {area} is empty: bring its files back first (your snapshot)"
+                f"the backup was made with --without-images, and {area} is empty: restore its files first (from your snapshot)"
             )
 
 
@@ -160,9 +163,10 @@ def _assert_images_are_here(backup: Backup) -> None:
 
 
 def restore(backup: Backup, machine: Machine, progress: Progress) -> None:
-    """Stop the portal and put everything in place; starting it is the caller's.
+    """Stop the portal and restore all parts of the backup; the caller starts the portal.
 
-    Raises PeerDownError and PeerRefusedError (PostgreSQL, systemd), StorageFullError, LinkedError and OSError: the marker stays then.
+    Raises PeerDownError and PeerRefusedError (PostgreSQL, systemd), StorageFullError, LinkedError and OSError; the marker file
+    stays then.
     """
     progress.step("stopping the portal", 0)
     archive.must(machine.pipe(["systemctl", "stop", *_UNITS]), "systemctl stop ddwd")
@@ -172,7 +176,7 @@ def restore(backup: Backup, machine: Machine, progress: Progress) -> None:
     for tree in archive.trees(Paths(backup.config)).values():
         _put_tree(backup, tree, machine, progress)
     for request in Paths(backup.config).requests.glob("*.json"):
-        request.unlink()  # asked of what was here before
+        request.unlink()  # it concerns the data that was here before
     for node in archive.NODES:
         _put_database(backup, node, machine, progress)
     os.sync()
@@ -181,7 +185,7 @@ def restore(backup: Backup, machine: Machine, progress: Progress) -> None:
 
 
 def _put_configuration(backup: Backup, machine: Machine, progress: Progress) -> None:
-    """Every file as it was; one in which a setting more may stand, and which the backup has not, goes."""
+    """Restore every file of the configuration, and remove files of settings that the backup does not have."""
     progress.step("settings, certificates and passwords", 0)
     for one in backup.manifest.folders:
         Path(one.path).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -200,7 +204,7 @@ def _put_configuration(backup: Backup, machine: Machine, progress: Progress) -> 
 
 
 def _put_tree(backup: Backup, tree: Tree, machine: Machine, progress: Progress) -> None:
-    """The files of one tree; those that were here go first, but for OUTPUT_DIR and for images that are not in the backup."""
+    """Restore the files of one tree. Its present files are removed first, except OUTPUT_DIR and images that the backup does not have."""
     carried = tree.name in backup.manifest.trees
     if tree.name in _KEPT and not carried:
         return
@@ -224,7 +228,7 @@ def _put_tree(backup: Backup, tree: Tree, machine: Machine, progress: Progress) 
 
 @contextmanager
 def _entered(tree: Tree) -> Iterator[int]:
-    """The folder of a tree, open. It may be a link where root alone could have made it, to a larger volume say; else LinkedError."""
+    """Yield a descriptor of the folder of a tree. It may be a link if its parent belongs to root; otherwise LinkedError is raised."""
     may_be_link = tree.folder.parent.stat().st_uid == 0
     with durable.linked(tree.folder.parent):
         target = os.open(tree.folder, _FOLDER & ~os.O_NOFOLLOW if may_be_link else _FOLDER)
@@ -235,7 +239,7 @@ def _entered(tree: Tree) -> Iterator[int]:
 
 
 def _empty(folder: int) -> None:
-    """Remove what is in an open folder, without following a link."""
+    """Remove the contents of an open folder, without following a link."""
     with os.scandir(folder) as entries:
         inner = [(one.name, one.is_dir(follow_symlinks=False)) for one in entries]
     for name, is_folder in inner:
@@ -246,26 +250,26 @@ def _empty(folder: int) -> None:
 
 
 class _Owners:
-    """Gives what was just made to whom it belongs, by its open descriptor."""
+    """Set owner, group and mode of new files and folders of a tree, by their open descriptors."""
 
     def __init__(self, tree: Tree, folder: int) -> None:
         self._tree = tree
-        status = os.fstat(folder)  # the machine has just given it to them
+        status = os.fstat(folder)  # Machine.give has just set them
         self._ids = status.st_uid, status.st_gid
 
     def folder(self, descriptor: int) -> None:
-        """A folder of the tree."""
+        """Set owner, group and mode of a folder."""
         os.fchown(descriptor, *self._ids)
         os.fchmod(descriptor, self._tree.folder_mode)
 
     def file(self, descriptor: int) -> None:
-        """A file of the tree."""
+        """Set owner, group and mode of a file."""
         os.fchown(descriptor, *self._ids)
         os.fchmod(descriptor, self._tree.file_mode)
 
 
 def _put(source: int, target: int, owners: _Owners, progress: Progress) -> None:
-    """Copy what is below one open folder into another; a file that is there stays."""
+    """Copy everything below one open folder into another; an existing file stays."""
     for entry in sorted(os.scandir(source), key=lambda one: one.name):
         if entry.is_dir(follow_symlinks=False):
             with suppress(FileExistsError):
@@ -299,7 +303,7 @@ def _put_file(name: str, source: int, target: int, owners: _Owners) -> int:
 
 
 def _own_again(tree: Tree, owners: _Owners) -> None:
-    """Files that the operator has brought back belong to the user of that name, whatever its number was."""
+    """Set the owner of files that the operator has restored: the numbers of users differ between machines."""
     for found in archive.files(tree.folder):
         descriptor = os.open(found.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.folder)
         try:
@@ -310,7 +314,7 @@ def _own_again(tree: Tree, owners: _Owners) -> None:
 
 
 def _put_database(backup: Backup, node: NodeName, machine: Machine, progress: Progress) -> None:
-    """One database from its dump, in one transaction; on the local server it is made anew."""
+    """Restore one database from its dump, in one transaction; on the local server it is dropped and created first."""
     database, name = backup.config.database, backup.config.database.name_for(node)
     progress.step(f"database {name}", 0)
     how = archive.login(backup.config, node)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
 from ddwd.monitoring.alerts import Message
-from ddwd.monitoring.notifiers import ways
+from ddwd.monitoring.notifiers import channels
 
 if TYPE_CHECKING:
     import argparse
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Send; the exit status."""
     message = Message(stamp(SystemClock().utc()), ("this is a test of the alerts: nothing is wrong",), ())
     answers = {}
-    for name, send in ways(config).items():
+    for name, send in channels(config).items():
         try:
             send(message)
             answers[name] = "sent"

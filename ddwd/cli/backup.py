@@ -89,8 +89,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     with telling(args.folder), progress_on_terminal(shown=not args.json) as progress:
         made = back_up(config, order, archive.SystemMachine(), progress, SystemClock())
     Audit().record(Event.REQUESTED, "the operator asks: backup, and has it")
-    words = {name: tree.words for name, tree in archive.trees(Paths(config)).items()}
-    _show(made, order, words, out, as_json=args.json)
+    _show(made, order, config, out, as_json=args.json)
     if config.ledger.is_shared and not args.json:
         out.write(
             "without ledger and custody records, which are in ledger.shared: back that database up itself\n"
@@ -114,7 +113,7 @@ def telling(folder: Path) -> Iterator[None]:
         raise StateError(f"{error.filename or folder}: {error.strerror or error}") from error
 
 
-def _show(made: Made, order: Order, words: dict[str, str], out: TextIO, *, as_json: bool) -> None:
+def _show(made: Made, order: Order, config: Config, out: TextIO, *, as_json: bool) -> None:
     manifest = made.manifest
     if as_json:
         facts = {
@@ -130,7 +129,7 @@ def _show(made: Made, order: Order, words: dict[str, str], out: TextIO, *, as_js
         }
         out.write(json.dumps(facts) + "\n")
         return
-    out.writelines(f"{line}\n" for line in contents(manifest, words))
+    out.writelines(f"{line}\n" for line in contents(manifest, config))
     size, copied = archive.as_written(manifest.bytes), archive.as_written(made.copied)
     out.write(f"the backup in {order.folder} is whole: {size}, {copied} of it new, as of {manifest.began}\n")
     if made.same_volume:
@@ -139,13 +138,15 @@ def _show(made: Made, order: Order, words: dict[str, str], out: TextIO, *, as_js
         out.write("without the files of the Orthancs: make the snapshot of /var/lib/ddwd now, not before\n")
 
 
-def contents(manifest: archive.Manifest, words: dict[str, str]) -> Iterator[str]:
+def contents(manifest: archive.Manifest, config: Config) -> Iterator[str]:
     """One line for each part of a backup."""
-    for node, dump in manifest.databases.items():
-        yield f"  database of {words[node].removeprefix('files of ')}: {archive.as_written(dump.bytes)}"
+    trees = archive.trees(Paths(config))
+    aets: dict[str, str] = {node: config.node(node).aet for node in archive.NODES}
+    for name, dump in manifest.databases.items():
+        yield f"  database of {aets[name]}: {archive.as_written(dump.bytes)}"
     for name, one in manifest.trees.items():
         if one.files:
-            yield f"  {words[name]}: {one.files}, {archive.as_written(one.bytes)}"
+            yield f"  {trees[name].words}: {one.files}, {archive.as_written(one.bytes)}"
     yield f"  files of the settings: {len(manifest.configuration)}"
 
 

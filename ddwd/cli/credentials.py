@@ -88,7 +88,7 @@ def _rotate(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     Audit().record(
         Event.CONFIG_CHANGED, "the passwords of both Orthancs were changed", keys="credentials_file"
     )
-    runs = "ActiveState=active" in (units.systemctl(["show", "-p", "ActiveState", "ddwd.service"]) or "")
+    runs = units.is_active(units.systemctl, "ddwd.service")
     if runs:
         _say("new passwords are written; the portal restarts with them", args)
         _restart()

@@ -10,7 +10,7 @@ from ddwd.config.paths import Paths
 from ddwd.core.errors import StateError
 from ddwd.delivery.transports import kind
 from ddwd.status.formatting import many, time
-from ddwd.status.report import told_by_courier
+from ddwd.status.report import destination_states
 from ddwd.store.delivery_log import DeliveryLog
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
 
 
 def _list(config: Config, out: TextIO, *, as_json: bool) -> int:
-    told = {row["name"]: row for row in told_by_courier(config)}
+    told = {row["name"]: row for row in destination_states(config)}
     rows = [told.get(one.name) or _unknown(one.name, kind(one)) for one in config.destinations]
     if as_json:
         out.write(json.dumps({"destinations": rows}) + "\n")

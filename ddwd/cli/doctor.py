@@ -23,7 +23,9 @@ from ddwd.dicom.move_scu import echo
 from ddwd.provisioning import credentials, firewall, quickack
 from ddwd.status import report as view
 from ddwd.status import study_lookup, units
-from ddwd.status.doctor import Bench, Finding, Level, examine, expiry_of
+from ddwd.status.certificates import expiry_of
+from ddwd.status.doctor import examine
+from ddwd.status.findings import CheckContext, Finding, Level
 from ddwd.status.formatting import plain
 from ddwd.status.self_test import Result, SelfTest
 
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from ddwd.core.clock import Clock
     from ddwd.dicom.upper_layer import Peer
     from ddwd.provisioning.credentials import Credentials
-    from ddwd.status.doctor import Part
+    from ddwd.status.findings import Part
 
 _LOOK_SECONDS = 1.0
 _WIDTH = 80
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
         return 0
     if args.send:
         return _send(config, out, as_json=args.json, within=args.within)
-    findings = examine(bench(config))
+    findings = examine(context_of(config))
     broken = any(one.level is Level.BROKEN for one in findings)
     if args.json:
         rows = [asdict(one) | {"level": one.level.name.lower()} for one in findings]
@@ -164,13 +166,13 @@ def _told(result: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
-def bench(config: Config) -> Bench:
+def context_of(config: Config) -> CheckContext:
     """This machine, to be examined."""
     login = _login(config)
     asked = {node.name: study_lookup.one(node, login) for node in config.known_nodes} if login else {}
-    return Bench(
+    return CheckContext(
         config=config,
-        report=view.collect(config, view.real_ports()),
+        report=view.collect(config, view.real_sources()),
         nodes=asked,
         login=login,
         systemctl=units.systemctl,

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ddwd.store.hook_queue import Notice
 
 _EPILOG = """A rule of ddwd.yaml with `run` or `webhook` has it called when a study of it is published, and
-again when images came late. What fails is tried again for ever: after 10 and 30 seconds, 2 and
-10 minutes, then every hour. An executable gets the notice as JSON on its standard input, and in
+again when images came late. What fails is tried again for ever: after 10 seconds, then four
+times as long each time, at most an hour. An executable gets the notice as JSON on its standard input, and in
 its environment DDWD_PATH, DDWD_STUDY_UID, DDWD_ROUTE, DDWD_REVISION, DDWD_INSTANCES,
 DDWD_STUDY and DDWD_PUBLISHED_AT; what it says is kept in /var/lib/ddwd/hooks/output.
 

@@ -12,14 +12,15 @@ from ddwd import __version__
 from ddwd.backup import archive
 from ddwd.backup.restore import assert_possible, assert_whole, open_backup, restore, would_be_lost
 from ddwd.cli.backup import SCHEMAS, assert_root, contents, progress_on_terminal, telling
-from ddwd.cli.doctor import bench
+from ddwd.cli.doctor import context_of
 from ddwd.cli.retry import bring_back
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, sleep
 from ddwd.core.errors import DdwdError, PeerRefusedError
-from ddwd.status.doctor import Level, examine
+from ddwd.status.doctor import examine
+from ddwd.status.findings import Level
 from ddwd.store.operator_requests import Request, Requests
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ddwd.backup.restore import Backup
     from ddwd.config.loader import Config
     from ddwd.extractor.refetch import Outcome
-    from ddwd.status.doctor import Finding
+    from ddwd.status.findings import Finding
 
 _PATIENCE = 120.0
 _EPILOG = """For a machine on which the portal is installed and has received nothing; otherwise it refuses
@@ -104,8 +105,7 @@ def _could_be(backup: Backup, lost: list[str], out: TextIO, *, as_json: bool) ->
         out.write(json.dumps(facts | {"bytes": manifest.bytes}) + "\n")
         return 1 if lost else 0
     out.write(f"backup of {manifest.host} by ddwd {manifest.portal}, as of {manifest.began}: whole\n")
-    words = {name: tree.words for name, tree in archive.trees(Paths(backup.config)).items()}
-    out.writelines(f"{line}\n" for line in contents(manifest, words))
+    out.writelines(f"{line}\n" for line in contents(manifest, backup.config))
     out.writelines(f"would be removed here: {line}\n" for line in lost)
     out.write("it needs --replace here\n" if lost else "it can be restored here\n")
     return 1 if lost else 0
@@ -131,7 +131,7 @@ def _wait_until_well(config: Config) -> list[Finding]:
     clock = SystemClock()
     until = clock.monotonic() + _PATIENCE
     while True:
-        broken = [one for one in examine(bench(config)) if one.level is Level.BROKEN]
+        broken = [one for one in examine(context_of(config)) if one.level is Level.BROKEN]
         if not broken or clock.monotonic() > until:
             return broken
         sleep(1)

@@ -14,7 +14,7 @@ from ddwd.config.retention import PLACES, Place
 from ddwd.core.clock import SystemClock
 from ddwd.core.disk_space import space_of as measure
 from ddwd.retention import round_report
-from ddwd.retention.dry_run import Plan
+from ddwd.retention.dry_run import DryRun
 from ddwd.retention.remove import Removed
 from ddwd.retention.round_report import Tally
 from ddwd.retention.scheduler import WHERE
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ddwd.config.loader import Config
-    from ddwd.retention.eligibility import Finding
-    from ddwd.store.status_files import PlaceReport, RoundReport
+    from ddwd.retention.eligibility import Eligibility
+    from ddwd.store.status_files import PlaceReport, RetentionRound
 
 _EPILOG = """Without an option: after how many days each place may lose a study (retention and
 routes in ddwd.yaml), what went in the last round, and what had to stay, and why.
@@ -118,7 +118,7 @@ def _for(days: float | None) -> str:
     return "for ever" if days is None else f"for {days:g} {'day' if days == 1 else 'days'}"
 
 
-def _last_lines(last: RoundReport | None) -> Iterator[str]:
+def _last_lines(last: RetentionRound | None) -> Iterator[str]:
     if last is None:
         yield "nothing was removed yet"
         return
@@ -144,9 +144,9 @@ def _sum(place: Place, tally: PlaceReport, verb: str) -> str:
 def _dry_run(config: Config, paths: Paths, out: TextIO, *, as_json: bool) -> int:
     custody = custody_of(config)
     RecordChecker(custody, paths).assert_listable()
-    plan = Plan(config, paths, study_lookup.both(config), custody, SystemClock().utc(), measure)
+    plan = DryRun(config, paths, study_lookup.both(config), custody, SystemClock().utc(), measure)
     tallies = {place: Tally() for place in PLACES}
-    show: Callable[[Finding], None] = (lambda _finding: None) if as_json else _show_to(out)
+    show: Callable[[Eligibility], None] = (lambda _finding: None) if as_json else _show_to(out)
     found = []
     for finding in _with_progress(plan, shown=sys.stderr.isatty() and not as_json):
         if as_json:
@@ -163,14 +163,14 @@ def _dry_run(config: Config, paths: Paths, out: TextIO, *, as_json: bool) -> int
     return 1 if any(tally.kept for tally in tallies.values()) else 0
 
 
-def _count(tally: Tally, finding: Finding) -> None:
+def _count(tally: Tally, finding: Eligibility) -> None:
     if finding.reason:
         tally.stays(finding, finding.reason)
     else:
         tally.removed(Removed(len(finding.images), finding.bytes))
 
 
-def _row(finding: Finding) -> dict[str, Any]:
+def _row(finding: Eligibility) -> dict[str, Any]:
     return {
         "place": finding.place,
         "study": finding.study,
@@ -181,10 +181,10 @@ def _row(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _show_to(out: TextIO) -> Callable[[Finding], None]:
+def _show_to(out: TextIO) -> Callable[[Eligibility], None]:
     """A line for each study as it is found."""
 
-    def show(finding: Finding) -> None:
+    def show(finding: Eligibility) -> None:
         name = plain(finding.study_uid) or finding.study
         said = f"stays: {finding.reason}" if finding.reason else f"goes: {_images(finding)}"
         out.write(f"{finding.place:<8} {name} {said}\n")
@@ -192,11 +192,11 @@ def _show_to(out: TextIO) -> Callable[[Finding], None]:
     return show
 
 
-def _images(finding: Finding) -> str:
+def _images(finding: Eligibility) -> str:
     return f"{many(len(finding.images), 'image', 'images')}, {size(finding.bytes)}"
 
 
-def _with_progress(plan: Plan, *, shown: bool) -> Iterator[Finding]:
+def _with_progress(plan: DryRun, *, shown: bool) -> Iterator[Eligibility]:
     """What the plan finds, behind a progress bar, which a terminal gets and nothing else."""
     if not shown:
         yield from plan.findings()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import argparse
 
     from ddwd.config.loader import Config
-    from ddwd.status.report import Heart, Report, Volume
+    from ddwd.status.report import Heartbeat, Report, Volume
     from ddwd.status.units import Unit
 
 _WIDTH = 80
@@ -64,7 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Collect and show, again and again where it is wanted; the exit status."""
     while True:
-        report = view.collect(config, view.real_ports())
+        report = view.collect(config, view.real_sources())
         shown = as_json(report) if args.json else render(report)
         anew = "\033[H\033[2J" if args.watch is not None and out.isatty() and not args.json else ""
         out.write(anew + shown)
@@ -142,14 +142,14 @@ def _heart_lines(report: Report) -> list[str]:
     return ["heartbeats", *(_heart_line(heart) for heart in report.hearts)]
 
 
-def _heart_line(heart: Heart) -> str:
+def _heart_line(heart: Heartbeat) -> str:
     if heart.age is None:
         return f"  {heart.daemon:<9} none"
-    stale = "STALE, " if "stale" in heart.problem else ""
+    stale = "STALE, " if heart.is_stale else ""
     return _cut(f"  {heart.daemon:<9} {stale}{span(heart.age)} old; {_said(heart)}")
 
 
-def _said(heart: Heart) -> str:
+def _said(heart: Heartbeat) -> str:
     facts = heart.facts
     if heart.daemon == "scp":
         received = f"{facts.get('received', 0):,} received ({size(facts.get('received_bytes', 0))})"

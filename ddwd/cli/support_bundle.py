@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ddwd import __version__
 from ddwd.cli import config as config_verb
 from ddwd.cli import doctor, status, tls
-from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, READ_HINT, Config, Loaded, load_with_sources
+from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, Config, Loaded, load_with_sources
 from ddwd.config.paths import Paths
 from ddwd.core import audit, durable
 from ddwd.core.clock import SystemClock, stamp
-from ddwd.core.errors import ConfigError, DdwdError, StateError
+from ddwd.core.errors import AccessProblem, ConfigError, DdwdError, StateError
 from ddwd.provisioning import certificates, credentials, orthanc_config
 from ddwd.status import bundle, redaction, system_info
 from ddwd.status import report as view
@@ -137,7 +137,7 @@ class Subject:
         self.paths = Paths(self.config)
         self._secrets = redaction.secrets_of(self.config, self._login(), _texts())
         self._additions = dict(self._read_additions())
-        self.scrub = redaction.Scrub(self._secrets, self._patients(), self.paths.output)
+        self.scrub = redaction.Redactor(self._secrets, self._patients(), self.paths.output)
 
     def _login(self) -> Credentials | None:
         try:
@@ -180,7 +180,7 @@ class Subject:
                 for name in self._additions
             ),
             Part("status.json", "ddwd status", lambda: json.loads(status.as_json(self._report()))),
-            Part("doctor.json", "ddwd doctor", lambda: [asdict(one) for one in examine(doctor.bench(config))]),
+            Part("doctor.json", "ddwd doctor", lambda: [asdict(one) for one in examine(doctor.context_of(config))]),
             Part("units.txt", "states of the units", lambda: system_info.unit_states(ask, system_info.units(ask))),
             Part("versions.txt", "versions", lambda: system_info.versions(ask)),
             Part("counts.json", "ledger and files, counted", lambda: counts(paths)),
@@ -194,7 +194,7 @@ class Subject:
         ]  # fmt: skip
 
     def _report(self) -> view.Report:
-        return view.collect(self.config, view.real_ports())
+        return view.collect(self.config, view.real_sources())
 
     def _shown_settings(self) -> dict[str, Any]:
         return {"problems": self._problems, "settings": config_verb.shown(self._loaded)}
@@ -223,7 +223,7 @@ def _settings() -> tuple[Loaded, list[str]]:
     try:
         return load_with_sources(), []
     except ConfigError as error:
-        if any(problem.instead == READ_HINT for problem in error.problems):
+        if any(isinstance(problem, AccessProblem) for problem in error.problems):
             raise
         return Loaded(Config(), {}), [str(problem) for problem in error.problems]
 

@@ -12,14 +12,14 @@ from ddwd.config import tls
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import StateError
 from ddwd.provisioning import certificates
-from ddwd.status.doctor import EXPIRES_DAYS
+from ddwd.status.certificates import EXPIRES_DAYS
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
     from ddwd.config.loader import Config
-    from ddwd.provisioning.certificates import Shown
+    from ddwd.provisioning.certificates import CertificateFacts
 
 _EPILOG = """init makes two authorities (ca for the portal's own parts, senders-ca for the modalities) and a
 certificate with its key for gateway, storage, scp, extractor and operator; what is there stays,
@@ -111,13 +111,13 @@ def _show(config: Config, out: TextIO, *, as_json: bool) -> int:
     return 1 if soon else 0
 
 
-def facts(config: Config, found: Sequence[Shown]) -> list[dict[str, object]]:
+def facts(config: Config, found: Sequence[CertificateFacts]) -> list[dict[str, object]]:
     """What is told of each certificate as JSON."""
     used = {str(path) for path in [*tls.certificates_in_use(config), *tls.of_link(config)]}
     return [_facts(one, used) for one in found]
 
 
-def _facts(one: Shown, used: set[str]) -> dict[str, object]:
+def _facts(one: CertificateFacts, used: set[str]) -> dict[str, object]:
     return {
         "role": one.role,
         "path": str(one.path),
@@ -129,7 +129,7 @@ def _facts(one: Shown, used: set[str]) -> dict[str, object]:
     }
 
 
-def _line(one: Shown, days: int, used: set[str]) -> str:
+def _line(one: CertificateFacts, days: int, used: set[str]) -> str:
     left = f"{days} days" if days >= 0 else "EXPIRED"
     use = "in use" if str(one.path) in used else "not in use"
     return f"{one.role:<12} until {one.expires:%Y-%m-%d} ({left}), {use}: {one.subject}; by {one.issuer}; {one.path}\n"

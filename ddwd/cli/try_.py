@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ddwd.core import clock
 from ddwd.core.errors import DdwdError
+from ddwd.extractor.peers import silent
 from ddwd.trial.sandbox import Sandbox, keeps_conflicts, wait_up
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _status(sandbox: Sandbox) -> str:
         f"images on disk {totals.get('instances', 0)}",
         f"refused {scp.get('refused', 0)}",
     ]
-    parts += [f"{name}: {state}" for name, state in extractor.get("peers", {}).items() if state != "ok"]
+    parts += [f"{name}: {reason}" for name, reason in silent(extractor.get("peers", {})).items()]
     return ", ".join(parts)
 
 

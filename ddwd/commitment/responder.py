@@ -10,26 +10,28 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ddwd.core import watchdog
 from ddwd.core.audit import Event
 from ddwd.core.errors import InvalidValueError, PeerDownError, PeerRefusedError
+from ddwd.core.retry import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from ddwd.commitment.verifier import Answer, Found, Truth
+    from ddwd.commitment.verifier import CommitmentResult, CommitmentVerifier, Found
     from ddwd.config.parsers import Station
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
     from ddwd.store.commitment_queue import CommitmentQueue, CommitmentRequest
 
-    Report = Callable[[Station, str, Answer], None]
+    Report = Callable[[Station, str, CommitmentResult], None]
     """Tells a station the answer to a transaction. Raises PeerDownError, PeerRefusedError."""
 
 log = logging.getLogger("ddwd.commitment")
 
 _DAY = 86400.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 10.0, 600.0
 
 
 @dataclass
@@ -43,31 +45,35 @@ class _Open:
     found: Found | None = None
 
 
-class _Pauses:
-    """Who is not to be tried just now: each failure doubles the pause."""
+class _Retries:
+    """When each station, and each request, may be tried again after failures."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._until: dict[object, tuple[float, float]] = {}
+        self._failed: dict[object, tuple[Backoff, float]] = {}
 
-    def holds(self, who: object) -> bool:
-        return self._clock.monotonic() < self._until.get(who, (0.0, 0.0))[0]
+    def must_wait(self, key: object) -> bool:
+        return key in self._failed and self._clock.monotonic() < self._failed[key][1]
 
-    def failed(self, who: object) -> None:
-        pause = min(2 * self._until[who][1], _LONGEST_PAUSE) if who in self._until else _FIRST_PAUSE
-        self._until[who] = (self._clock.monotonic() + pause, pause)
+    def failed(self, key: object) -> None:
+        backoff = self._failed[key][0] if key in self._failed else _backoff()
+        self._failed[key] = (backoff, self._clock.monotonic() + backoff.failed())
 
-    def over(self, who: object) -> None:
-        self._until.pop(who, None)
+    def forget(self, key: object) -> None:
+        self._failed.pop(key, None)
 
 
-class Keeper:
+def _backoff() -> Backoff:
+    return Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
+
+
+class CommitmentResponder:
     """The requests that wait, and how they are answered; `wait` is in seconds."""
 
     def __init__(
         self,
         commitments: CommitmentQueue,
-        truth: Truth,
+        verifier: CommitmentVerifier,
         stations: Iterable[Station],
         report: Report,
         audit: Audit,
@@ -75,22 +81,22 @@ class Keeper:
         wait: float,
     ) -> None:
         self._commitments = commitments
-        self._truth = truth
+        self._verifier = verifier
         self._stations: Mapping[str, Station] = {one.aet.lower(): one for one in stations}
         self._report = report
         self._audit = audit
         self._clock = clock
         self._wait = wait
         self._open: dict[Path, _Open] = {}
-        self._pauses = _Pauses(clock)
+        self._retries = _Retries(clock)
 
-    def turn(self, alive: Callable[[], None] = lambda: None) -> str:
-        """Look at each request once; how it stands, in one line. `alive` is called before each. Raises OSError."""
+    def turn(self) -> str:
+        """Look at each request once; how it stands, in one line. Raises OSError."""
         waiting = self._commitments.waiting()
         for gone in self._open.keys() - set(waiting):
             del self._open[gone]
         for path in waiting:
-            alive()
+            watchdog.alive()
             one = self._opened(path)
             if one is not None:
                 self._attend(one)
@@ -114,7 +120,7 @@ class Keeper:
         station = self._stations.get(one.asked.aet.lower())
         if station is None:
             self._give_up(one.path, one.asked.aet, f"{one.asked.aet} is not in commitment.modalities")
-        elif not self._pauses.holds(station) and not self._pauses.holds(one.path):
+        elif not self._retries.must_wait(station) and not self._retries.must_wait(one.path):
             try:
                 self._answer(one, station)
             except (PeerDownError, PeerRefusedError) as error:
@@ -125,22 +131,22 @@ class Keeper:
     def _answer(self, one: _Open, station: Station) -> None:
         """Raises PeerDownError, PeerRefusedError of the Orthancs: then it is not known what is true, and nothing is said."""
         if one.found is None:
-            one.found = self._truth.look(one.asked.references)
-        if not self._truth.is_settled(one.found) and self._clock.monotonic() < one.settled_by:
+            one.found = self._verifier.look(one.asked.references)
+        if not self._verifier.is_settled(one.found) and self._clock.monotonic() < one.settled_by:
             return
-        answer = self._truth.answer(self._truth.look(one.asked.references))
+        answer = self._verifier.answer(self._verifier.look(one.asked.references))
         try:
             self._report(station, one.asked.transaction, answer)
         except (PeerDownError, PeerRefusedError) as error:
-            self._pauses.failed(station if isinstance(error, PeerDownError) else one.path)
+            self._retries.failed(station if isinstance(error, PeerDownError) else one.path)
             if self._clock.monotonic() >= one.tried_until:
                 self._give_up(one.path, station.aet, f"it was not told for a day: {error}")
             raise
-        self._pauses.over(station)
+        self._retries.forget(station)
         self._close(one.path)
         self._tell(one.asked, answer)
 
-    def _tell(self, asked: CommitmentRequest, answer: Answer) -> None:
+    def _tell(self, asked: CommitmentRequest, answer: CommitmentResult) -> None:
         kept, failed = len(answer.committed), len(answer.failed)
         reasons = {f"0x{reason:04X}" for reason in answer.failed.values()}
         why = f" ({', '.join(sorted(reasons))})" if reasons else ""
@@ -161,5 +167,5 @@ class Keeper:
 
     def _close(self, path: Path) -> None:
         self._commitments.done(path)
-        self._pauses.over(path)
+        self._retries.forget(path)
         self._open.pop(path, None)

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
+from ddwd.core import watchdog
 from ddwd.core.errors import NotFoundError, StateError
 from ddwd.extractor.quarantine import read_entries
 from ddwd.store.custody import is_missing
 from ddwd.store.record_check import is_as_recorded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import Held
+    from ddwd.orthanc.port import Held, ImageProofs
     from ddwd.store.commitment_queue import Reference
     from ddwd.store.custody import CustodyPort, Record
 
@@ -34,23 +35,10 @@ class Reason(IntEnum):
     CLASS_CONFLICT = 0x0119
 
 
-class Holder(Protocol):
-    """What is asked of an Orthanc (orthanc_api.Orthanc); each method raises PeerDownError or PeerRefusedError."""
-
-    def find_images(self, sop_uids: Iterable[str]) -> list[Held]:
-        """What is stored under these SOPInstanceUIDs."""
-
-    def study_of(self, level: str, orthanc_id: OrthancId) -> OrthancId | None:
-        """The study above a series, or None where it is gone."""
-
-    def is_whole(self, instance: OrthancId) -> bool:
-        """Tell whether the stored file is there, with the MD5 it came with; NotFoundError where the instance is not listed."""
-
-
 class Copy(NamedTuple):
     """One stored object, the Orthanc that has it, and its study there."""
 
-    holder: Holder
+    holder: ImageProofs
     held: Held
     study: OrthancId | None
 
@@ -60,30 +48,28 @@ Found = dict["Reference", list[Copy]]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CommitmentResult:
     """What is kept, and what is not for which reason."""
 
     committed: tuple[Reference, ...]
     failed: Mapping[Reference, Reason]
 
 
-class Truth:
-    """What both Orthancs, the custody records and the published files say together; `alive` is called before each object is proved."""
+class CommitmentVerifier:
+    """What both Orthancs, the custody records and the published files say together."""
 
     def __init__(
         self,
-        orthancs: Sequence[Holder],
+        orthancs: Sequence[ImageProofs],
         custody: CustodyPort,
         paths: Paths,
         *,
         verified: bool,
-        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._orthancs = orthancs
         self._custody = custody
         self._paths = paths
         self._verified = verified
-        self._alive = alive
 
     def look(self, references: Iterable[Reference]) -> Found:
         """Ask ORTHANC1 for each object, and ORTHANC2 for what it does not know. Raises PeerDownError, PeerRefusedError."""
@@ -96,7 +82,7 @@ class Truth:
         return found
 
     @staticmethod
-    def _copies(orthanc: Holder, sop_uids: Iterable[str]) -> dict[str, list[Copy]]:
+    def _copies(orthanc: ImageProofs, sop_uids: Iterable[str]) -> dict[str, list[Copy]]:
         studies: dict[OrthancId, OrthancId | None] = {}
         copies: dict[str, list[Copy]] = {}
         for held in orthanc.find_images(sop_uids):
@@ -116,13 +102,13 @@ class Truth:
             if copy.held.sop_class == reference.sop_class
         )
 
-    def answer(self, found: Found) -> Answer:
+    def answer(self, found: Found) -> CommitmentResult:
         """Prove each object by its file. Raises PeerDownError, PeerRefusedError, OSError."""
         disputed = self._aside() | self._in_quarantine()
         records: dict[OrthancId, Record | None] = {}
         failed: dict[Reference, Reason] = {}
         for reference, copies in found.items():
-            self._alive()
+            watchdog.alive()
             if not copies:
                 failed[reference] = Reason.NO_SUCH_OBJECT
             elif any(copy.held.sop_class != reference.sop_class for copy in copies):
@@ -131,7 +117,7 @@ class Truth:
                 copy.held.orthanc_id in disputed or not self._is_proved(copy, records) for copy in copies
             ):
                 failed[reference] = Reason.PROCESSING_FAILURE
-        return Answer(tuple(one for one in found if one not in failed), failed)
+        return CommitmentResult(tuple(one for one in found if one not in failed), failed)
 
     def _aside(self) -> set[str]:
         """What came under identifiers that were taken, and was not compared with what is stored yet (ddwd/orthanc/plugin/admission.py)."""

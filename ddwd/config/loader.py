@@ -54,7 +54,7 @@ from ddwd.config.parsers import (
 )
 from ddwd.config.retention import Retention
 from ddwd.config.routing import Destination, Route
-from ddwd.core.errors import ConfigError, Problem
+from ddwd.core.errors import AccessProblem, ConfigError, Problem
 
 NodeName = Literal["gateway", "storage"]
 Role = Literal["gateway", "storage", "extractor"]
@@ -574,7 +574,7 @@ def load_with_sources(path: Path | None = None, environ: Mapping[str, str] | Non
     assigned = _read_defaults(Path(environ.get("DDWD_DEFAULTS") or DEFAULTS_FILE), problems)
     raws.update(_of_variables(assigned))
     raws.update(_of_environment(environ, assigned))
-    if all(problem.instead == READ_HINT for problem in problems):
+    if all(isinstance(problem, AccessProblem) for problem in problems):
         del problems[1:]  # one line is enough for who may read neither file
     loaded, wrong = _build(raws)
     problems += chain.from_iterable(wrong.values())
@@ -589,8 +589,10 @@ def load_with_sources(path: Path | None = None, environ: Mapping[str, str] | Non
 
 
 def _unreadable(path: Path, error: OSError) -> Problem:
-    hint = READ_HINT if isinstance(error, PermissionError) else "put the file back, or correct the path"
-    return Problem(str(path), None, "file", f"cannot be read ({error.strerror or error})", hint)
+    what = f"cannot be read ({error.strerror or error})"
+    if isinstance(error, PermissionError):
+        return AccessProblem(str(path), None, "file", what, READ_HINT)
+    return Problem(str(path), None, "file", what, "put the file back, or correct the path")
 
 
 def _read_yaml(path: Path, *, must_exist: bool, problems: list[Problem]) -> dict[str, _Written]:

@@ -1,8 +1,8 @@
-"""The audit trail: one journald record for each event of a study's life; the one place that knows what is patient data.
+"""Write the audit trail: one journald record per event of a study or of the portal.
 
 Written by the daemons and the operator's commands, read with `journalctl -t ddwd-audit`. Each event has a stable
-MESSAGE_ID and fields of its own (DDWD_EVENT, DDWD_STUDY_UID, ...). Names, birth dates and patient IDs have no field
-here and so cannot get into the journal. Where journald's library is absent the record is one line on stderr.
+MESSAGE_ID and fields of its own (DDWD_EVENT, DDWD_STUDY_UID, ...). Names and birth dates have no field, so they cannot get
+into the journal; a patient ID gets there only if ddwd.yaml asks for it. Without python3-systemd a record is one line on stderr.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IDENTIFIER = "ddwd-audit"
 
 
 class Event(StrEnum):
-    """What can happen to a study or the portal; the values are what operators search for."""
+    """What can happen to a study or to the portal; operators search the journal for the values."""
 
     STARTED = "started"
     STOPPED = "stopped"
@@ -144,14 +144,14 @@ FIELDS = frozenset(
         *("peer", "open", "level", "keys", "by", "route", "place", "transaction", "failed"),
     },
 )
-"""Fields an event may have, as DDWD_* in upper case. None of them identifies a patient; what has another name is left out."""
-_LONGEST = 1000
+"""Fields that an event may have, as DDWD_* in upper case. None of them identifies a patient; any other field is left out."""
+_MAX_CHARACTERS = 1000
 
 
 class Audit:
-    """Writes events; `sink` receives (event, message, fields) and is journald unless a test gives another.
+    """Write events to `sink`, which receives (event, message, fields): journald, unless a test passes another one.
 
-    A patient ID is passed on to `sink` alone, and only with `patient_ids` (audit.patient_id in ddwd.yaml).
+    A patient ID goes to `sink` alone, and only if `patient_ids` is set (audit.patient_id in ddwd.yaml).
     """
 
     def __init__(
@@ -162,31 +162,31 @@ class Audit:
     ) -> None:
         self._sink = sink or _journald
         self._patient_ids = patient_ids
-        self._others: list[Callable[[Event, str, dict[str, str]], None]] = []
+        self._more_sinks: list[Callable[[Event, str, dict[str, str]], None]] = []
 
-    def also(self, sink: Callable[[Event, str, dict[str, str]], None]) -> None:
-        """Give every event to this one too."""
-        self._others.append(sink)
+    def add_sink(self, sink: Callable[[Event, str, dict[str, str]], None]) -> None:
+        """Pass every event to `sink` as well, without the patient ID."""
+        self._more_sinks.append(sink)
 
     def record(
         self, event: Event, message: str, *, study_uid: str = "", patient_id: str = "", **fields: object
     ) -> None:
-        """Write one record. `fields` (of FIELDS) become DDWD_* in upper case."""
-        known = {key: _bounded(value) for key, value in fields.items() if key in FIELDS}
+        """Write one record. Each of `fields` whose name is in FIELDS becomes DDWD_* in upper case."""
+        known = {key: _printable(value) for key, value in fields.items() if key in FIELDS}
         if study_uid:
-            known["study_uid"] = _bounded(study_uid)
+            known["study_uid"] = _printable(study_uid)
         named = {"DDWD_EVENT": event.value} | {f"DDWD_{key.upper()}": value for key, value in known.items()}
-        shown = _bounded(message)
-        for other in self._others:
-            other(event, shown, dict(named))
+        text = _printable(message)
+        for sink in self._more_sinks:
+            sink(event, text, dict(named))
         if self._patient_ids and patient_id:
-            named["DDWD_PATIENT_ID"] = _bounded(patient_id)
-        self._sink(event, shown, named)
+            named["DDWD_PATIENT_ID"] = _printable(patient_id)
+        self._sink(event, text, named)
 
 
-def _bounded(value: object) -> str:
-    """As one line of printable text of bounded length, whatever a modality sent."""
-    return "".join(char if char.isprintable() else "?" for char in str(value))[:_LONGEST]
+def _printable(value: object) -> str:
+    """Return `value` as one line of printable text, cut to `_MAX_CHARACTERS`: a modality may send anything."""
+    return "".join(char if char.isprintable() else "?" for char in str(value))[:_MAX_CHARACTERS]
 
 
 def _journald(event: Event, message: str, fields: dict[str, str]) -> None:

@@ -1,6 +1,6 @@
-"""Injected time: durations by the monotonic clock, stamps in UTC; the only module that sleeps.
+"""Provide the time: durations from the monotonic clock, stamps in UTC. The only module that sleeps.
 
-Tests use their own Clock; a jump of the wall clock never moves a deadline.
+Tests pass a Clock of their own. A jump of the wall clock never moves a deadline.
 """
 
 from __future__ import annotations
@@ -11,32 +11,32 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the daemons need of time."""
+    """The clocks that the daemons read."""
 
     def monotonic(self) -> float:
-        """Seconds since some fixed moment; never goes back."""
+        """Return the seconds since a fixed moment; they never go back."""
 
     def utc(self) -> datetime:
-        """The aware wall time in UTC, for stamps only."""
+        """Return the wall time as an aware datetime in UTC, for stamps only."""
 
 
 class SystemClock:
-    """The machine's own clocks."""
+    """The clocks of the machine."""
 
     def monotonic(self) -> float:
-        """Seconds of CLOCK_MONOTONIC."""
+        """Return the seconds of CLOCK_MONOTONIC."""
         return time.monotonic()
 
     def utc(self) -> datetime:
-        """Wall time, UTC."""
+        """Return the wall time in UTC."""
         return datetime.now(UTC)
 
 
 def sleep(seconds: float) -> None:
-    """Wait; for foreground commands only, the daemons wait on events."""
+    """Wait; for commands in the foreground only, since the daemons wait for events."""
     time.sleep(seconds)
 
 
 def stamp(moment: datetime) -> str:
-    """Render an aware UTC moment as `2026-01-31T23:59:59.123Z`, the one form in every file ddwd writes."""
+    """Return an aware moment as `2026-01-31T23:59:59.123Z` (UTC), the format of every stamp that the portal writes."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

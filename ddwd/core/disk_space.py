@@ -1,8 +1,8 @@
-"""Pure: how much room a volume has, against the reserve that is kept free on it. One rule for the SCP, the extractor and the door.
+"""Compare the free space of a volume with the reserve that is kept free on it. One rule for the SCP, the extractor and Orthanc's plugin.
 
-The reserve is one setting in bytes, but never more than a twentieth of a volume, so that a small volume can be used at all; of the
-inodes a hundredth is kept. Stages are multiples of it: a warning first, then no retrieving, then no forwarding, and in the end
-C-STORE is refused, so that the modality keeps its images. Imports nothing of ddwd: the script inside Orthanc uses it too.
+The reserve is a setting in bytes, but at most a twentieth of the volume, so that a small volume stays usable; of the inodes a
+hundredth is kept free. The levels are multiples of the reserve: a warning first, then no retrieving, then no forwarding; at the
+last one C-STORE is refused, so that the modality keeps its images. Imports no other module of ddwd: the plugin inside Orthanc uses it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 _MOST_OF_VOLUME = 20
 _INODE_SHARE = 100
-LEAVE = 1.1
-"""A stage is left only when there is this much more room than its bound, so that it does not flicker."""
+HYSTERESIS = 1.1
+"""A level ends only when the free space is this many times its bound, so that the level does not flicker."""
 
 
 class Level(IntEnum):
-    """How little room there is, from plenty to none."""
+    """How short of space a volume is, from not at all to full."""
 
     OK = 0
     WARN = 1
@@ -32,17 +32,17 @@ class Level(IntEnum):
 
 
 BOUNDS = {Level.REFUSE: 1.0, Level.NO_FORWARD: 1.5, Level.NO_RETRIEVE: 2.0, Level.WARN: 4.0}
-"""Multiples of the reserve below which a stage begins, the gravest first."""
+"""Multiples of the reserve below which a level begins, the most severe first."""
 
 
-def word(level: Level) -> str:
-    """The level as the status file and the audit trail have it: `no-retrieve` and the like."""
+def level_name(level: Level) -> str:
+    """Return the name of the level in the status file and the audit trail, such as `no-retrieve`."""
     return level.name.lower().replace("_", "-")
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What statvfs(3) says of one volume: bytes and inodes, for ordinary users. `inodes` is 0 where it counts none."""
+    """Free and total bytes and inodes of one volume, as statvfs(3) reports them for ordinary users; `inodes` is 0 if it counts none."""
 
     device: int
     free: int
@@ -52,7 +52,7 @@ class Space:
 
 
 def space_of(path: Path | str) -> Space:
-    """The volume that `path` lies on. Raises OSError."""
+    """Return the space of the volume that holds `path`. Raises OSError."""
     found = os.statvfs(path)
     return Space(
         os.stat(path).st_dev,  # noqa: PTH116 - a text or a Path
@@ -64,14 +64,14 @@ def space_of(path: Path | str) -> Space:
 
 
 def reserve_of(total: int, setting: int) -> int:
-    """Bytes kept free on a volume of `total` bytes."""
+    """Return the bytes to keep free on a volume of `total` bytes."""
     return min(setting, total // _MOST_OF_VOLUME)
 
 
 def level_of(space: Space, setting: int, before: Level = Level.OK) -> Level:
-    """The stage that `space` calls for; `before` is the one so far, which is left late."""
+    """Return the level for `space`; `before` is the previous level, which ends only above its bound times HYSTERESIS."""
     for level, factor in BOUNDS.items():
-        bound = factor * (LEAVE if before >= level else 1.0)
+        bound = factor * (HYSTERESIS if before >= level else 1.0)
         if space.free < reserve_of(space.total, setting) * bound:
             return level
         if space.inodes and space.inodes_free < space.inodes // _INODE_SHARE * bound:

@@ -1,10 +1,10 @@
-"""The only code that makes files durable. One order: write, fsync the file, rename, fsync the folder.
+"""Make files durable, always in this order: write, fsync the file, rename, fsync the folder. No other module does.
 
-Used by the SCP (received objects), publish, the ledger and the custody records. Every durable step passes
-`step(name, path)`, a hook that tests replace to raise at the n-th step and so cut the power anywhere.
-A failed fsync is never tried again on the same descriptor: the page cache may already have dropped the data.
-Where a step is told what it is `below`, no link is followed from there on, each folder being opened in the one before it: a
-planted link leads no file elsewhere. It raises LinkedError; `below` itself is the operator's, and may be one.
+Used by the SCP (received objects), publish, the ledger and the custody records. Every durable step calls `step(name, path)`, a
+hook that tests replace to raise at the n-th step, which cuts the power there. A failed fsync is never repeated on the same
+descriptor: the page cache may already have dropped the data.
+With `below`, no symbolic link is followed below that folder: each folder is opened relative to its parent, and a link raises
+LinkedError. A planted link can therefore not redirect a file. `below` itself belongs to the operator and may be a link.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def _no_hook(_name: str, _path: Path) -> None:
-    """Production: a durable step is just itself."""
+    """No-op hook, used in production."""
 
 
 step: Callable[[str, Path], None] = _no_hook
@@ -36,7 +36,7 @@ step: Callable[[str, Path], None] = _no_hook
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn "no room" of the operating system into StorageFullError; other OSErrors pass."""
+    """Raise StorageFullError for ENOSPC and EDQUOT; other OSErrors pass."""
     try:
         yield
     except OSError as error:
@@ -49,7 +49,7 @@ def translated() -> Iterator[None]:
 
 @contextmanager
 def linked(below: Path) -> Iterator[None]:
-    """Turn "there is a link, or no folder" of the operating system into LinkedError, which names no patient; other OSErrors pass."""
+    """Raise LinkedError, which names no patient, for ELOOP and ENOTDIR; other OSErrors pass."""
     try:
         yield
     except OSError as error:
@@ -61,7 +61,7 @@ def linked(below: Path) -> Iterator[None]:
 
 
 def _enter(folder: Path, below: Path | None) -> int:
-    """A descriptor of `folder`, reached from `below` without following a link. Raises LinkedError, OSError."""
+    """Return a descriptor of `folder`, opened from `below` down without following a link. Raises LinkedError and OSError."""
     if below is None:
         return os.open(folder, _FOLDER)
     descriptor = os.open(below, _FOLDER)
@@ -77,7 +77,7 @@ def _enter(folder: Path, below: Path | None) -> int:
 
 @contextmanager
 def _reached(path: Path, below: Path | None) -> Iterator[tuple[Path | str, int | None]]:
-    """How to call `path`, and the open folder that it is called so in."""
+    """Yield the name to open `path` by, and the descriptor of the folder that the name is relative to (None: `path` as it is)."""
     if below is None:
         yield path, None
         return
@@ -90,7 +90,7 @@ def _reached(path: Path, below: Path | None) -> Iterator[tuple[Path | str, int |
 
 
 def opened(path: Path, below: Path | None = None) -> BufferedReader:
-    """A file to read, which is no link. Raises LinkedError, OSError."""
+    """Open a file for reading, not through a link. Raises LinkedError and OSError."""
     with linked(below or path.parent), _reached(path, below) as (name, folder):
         return os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder), "rb")
 
@@ -117,7 +117,7 @@ def make_dirs(folder: Path, mode: int = 0o750, below: Path | None = None) -> Non
 
 
 def make_dir(folder: Path, mode: int = 0o750, below: Path | None = None) -> None:
-    """Create `folder` in its parent, durably; one that is there is fine."""
+    """Create `folder` in its parent, durably; an existing folder is no error."""
     step("mkdir", folder)
     with translated(), _reached(folder, below) as (name, parent), suppress(FileExistsError):
         os.mkdir(name, mode, dir_fd=parent)
@@ -135,9 +135,9 @@ def _is_there(folder: Path, below: Path | None) -> bool:
 
 
 def write_new(path: Path, chunks: Iterable[bytes | memoryview], mode: int = 0o640) -> None:
-    """Write `chunks` to a new file and fsync it; the name itself is not durable until its folder is.
+    """Write `chunks` to a new file and fsync it; its name is durable only once the folder is fsynced.
 
-    Raises FileExistsError where the name is taken, StorageFullError where there is no room; leaves nothing behind then.
+    Raises FileExistsError if the name is taken and StorageFullError if there is no space; no file is left then.
     """
     step("write", path)
     with translated():
@@ -161,9 +161,9 @@ def _write_all(descriptor: int, chunk: bytes | memoryview) -> None:
 
 
 class NewFile:
-    """A new file that grows by writes, for data that arrives in pieces; `sync` it before its rename, or `abandon` it.
+    """A new file for data that arrives in pieces: call `sync` before its rename, or `abandon`.
 
-    Raises FileExistsError where the name is taken, StorageFullError where there is no room.
+    Raises FileExistsError if the name is taken and StorageFullError if there is no space.
     """
 
     def __init__(self, path: Path, mode: int = 0o640, below: Path | None = None) -> None:
@@ -178,14 +178,14 @@ class NewFile:
             _write_all(self.descriptor, chunk)
 
     def sync(self) -> None:
-        """Make the content durable and close the file; the name is durable once its folder is."""
+        """Make the content durable and close the file; its name is durable only once the folder is fsynced."""
         step("fsync", self.path)
         with translated():
             os.fsync(self.descriptor)
         self._close()
 
     def abandon(self) -> None:
-        """Close the file and remove its name, whatever state it is in."""
+        """Close the file, if it is open, and remove it."""
         self._close()
         with suppress(OSError):
             self.path.unlink()
@@ -199,7 +199,7 @@ class NewFile:
 def rename(source: Path, target: Path, *, source_too: bool = True, below: Path | None = None) -> None:
     """Rename within one file system and make both folders durable; replaces an existing file.
 
-    Without `source_too` a power cut may bring the old name back beside the new one: for sources that are swept at start.
+    Without `source_too` the old name may exist beside the new one after a power cut: for sources that are swept at start.
     """
     step("rename", target)
     with translated(), _reached(source, below) as (old, origin), _reached(target, below) as (new, folder):
@@ -210,27 +210,27 @@ def rename(source: Path, target: Path, *, source_too: bool = True, below: Path |
 
 
 def link_new(source: Path, target: Path, below: Path | None = None) -> None:
-    """Give `source` the further name `target`, never replacing one: FileExistsError where it is taken."""
+    """Make `target` a hard link to `source`. Raises FileExistsError if the name is taken: no file is replaced."""
     step("link", target)
     with translated(), _reached(source, below) as (old, origin), _reached(target, below) as (new, folder):
         os.link(old, new, src_dir_fd=origin, dst_dir_fd=folder, follow_symlinks=False)
 
 
 def unlink(path: Path, below: Path | None = None) -> None:
-    """Remove a name; one that is already gone is fine. Where it is a link, what it leads to stays."""
+    """Remove a name; a missing one is no error. If it is a link, its target stays."""
     step("unlink", path)
     with suppress(FileNotFoundError), _reached(path, below) as (name, folder):
         os.unlink(name, dir_fd=folder)
 
 
 def remove_folder(folder: Path, below: Path | None = None) -> None:
-    """Remove an empty folder; one that is not empty, gone, or a link stays as it is."""
+    """Remove an empty folder; leave one that is not empty, is missing or is a link."""
     with suppress(OSError, LinkedError), _reached(folder, below) as (name, parent):
         os.rmdir(name, dir_fd=parent)
 
 
 def replace_file(path: Path, content: bytes, mode: int = 0o640) -> None:
-    """Put `content` at `path` in one step: a reader, or a start after a power cut, sees the old or the new, whole."""
+    """Write `content` to `path` in one step: a reader, also after a power cut, sees all of the old or all of the new content."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with suppress(FileNotFoundError):
         temporary.unlink()
@@ -239,7 +239,7 @@ def replace_file(path: Path, content: bytes, mode: int = 0o640) -> None:
 
 
 def replace_volatile(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Put `content` at `path` in one step for readers of this moment; not durable, for files on /run only."""
+    """Write `content` to `path` in one step, but not durably: for files on /run only."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     temporary.write_bytes(content)
     temporary.chmod(mode)

@@ -1,29 +1,45 @@
-"""The error tree: every failure that ddwd raises on purpose has a code, an exit status and says whether a retry can help.
+"""Errors that ddwd raises on purpose: each has a code, an exit status, and whether a retry can help.
 
-Lowest layer: imports nothing of ddwd. Raised everywhere, printed by the command line and the daemons.
-No message may carry patient data: identifiers in messages are UIDs, Orthanc IDs or paths of ddwd's own.
+Lowest layer: imports no other module of ddwd. Raised everywhere, printed by the commands and the daemons.
+A message must hold no patient data: it may name UIDs, Orthanc IDs and the portal's own paths.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 class DdwdError(Exception):
-    """Root of all deliberate failures."""
+    """Base class of all errors that ddwd raises on purpose."""
 
     code: ClassVar[str] = "error"
     exit_status: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
+    status: str = ""
+    """Status code that a peer answered, as `status_codes.MEANINGS` spells it: 0xA702, HTTP 503."""
+
+
+class Failure(NamedTuple):
+    """Why something failed: one line for people, and the status code that a peer answered, empty if there is none."""
+
+    reason: str
+    status: str = ""
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return the message of an error of our own, with its status; of any other error the name only, since its text may name a path."""
+    if isinstance(error, DdwdError):
+        return Failure(str(error), error.status)
+    return Failure(type(error).__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong in the configuration: where it stands, what is wrong, what to write instead."""
+    """One mistake in the configuration: its place, what is wrong, and what to write instead."""
 
     source: str
     line: int | None
@@ -32,13 +48,18 @@ class Problem:
     instead: str
 
     def __str__(self) -> str:
-        """Render as one line: file:line: key: what; instead."""
+        """Return one line: file:line: key: what; instead."""
         where = self.source if self.line is None else f"{self.source}:{self.line}"
         return f"{where}: {self.key}: {self.what}; {self.instead}"
 
 
+@dataclass(frozen=True, slots=True)
+class AccessProblem(Problem):
+    """A file of the configuration that this user may not read."""
+
+
 class ConfigError(DdwdError):
-    """The configuration cannot be used; holds every problem found, not only the first."""
+    """The configuration cannot be used; `problems` are all that were found, not only the first."""
 
     code = "config"
     exit_status = 78  # EX_CONFIG of sysexits.h, which systemd names in `systemctl status`
@@ -56,7 +77,7 @@ class InvalidValueError(DdwdError):
 
 
 class PeerDownError(DdwdError):
-    """An Orthanc, the SCP or the database did not answer; waiting and trying again is right."""
+    """An Orthanc, the SCP or the database did not answer; the caller waits and tries again."""
 
     code = "peer-down"
     exit_status = 69
@@ -64,27 +85,28 @@ class PeerDownError(DdwdError):
 
 
 class PeerRefusedError(DdwdError):
-    """A peer answered, and the answer was no (HTTP status, DIMSE failure status, rejected association)."""
+    """A peer refused the request (HTTP status, DIMSE failure status, rejected association)."""
 
     code = "peer-refused"
     exit_status = 76
     retryable = True
 
-    def __init__(self, message: str, reason: int = 0) -> None:
+    def __init__(self, message: str, reason: int = 0, status: str = "") -> None:
         super().__init__(message)
+        self.status = status
         self.reason = reason
-        """Orthanc's own error code (OrthancStatus) where it gave one, else the HTTP status, else 0."""
+        """Orthanc's error code (OrthancStatus) if it gave one, else the HTTP status, else 0."""
 
 
 class NotFoundError(DdwdError):
-    """The study, series or instance is not known at the place that was asked."""
+    """The study, series or instance does not exist where it was looked for."""
 
     code = "not-found"
     exit_status = 66
 
 
 class HeldElsewhereError(DdwdError):
-    """Another extractor works at the study; this one may once that one is done with it."""
+    """Another extractor holds the claim of the study; this one can take it once it is released."""
 
     code = "held-elsewhere"
     exit_status = 75  # EX_TEMPFAIL of sysexits.h
@@ -92,7 +114,7 @@ class HeldElsewhereError(DdwdError):
 
 
 class StorageFullError(DdwdError):
-    """The disk has no room, or less than the reserve."""
+    """The disk is full, or has less free space than the reserve."""
 
     code = "disk-full"
     exit_status = 74
@@ -100,7 +122,7 @@ class StorageFullError(DdwdError):
 
 
 class LinkedError(DdwdError):
-    """Where the portal writes, a symbolic link (or a file) stands in the place of a folder or file; it is not followed."""
+    """A symbolic link, or a file instead of a folder, is in the path that the portal writes to; it is not followed."""
 
     code = "link"
     exit_status = 73  # EX_CANTCREAT
@@ -108,7 +130,7 @@ class LinkedError(DdwdError):
 
 
 class StateError(DdwdError):
-    """A state file cannot be trusted (unknown schema version, damaged beyond its own repair)."""
+    """A state file cannot be used: its schema version is unknown, or it is damaged and cannot be repaired."""
 
     code = "state"
     exit_status = 65
@@ -123,13 +145,13 @@ class DamagedStateError(StateError):
 
 
 class NewerStateError(StateError):
-    """A sound state file of a newer version, which this one neither reads nor replaces."""
+    """A valid state file was written by a newer version; this version neither reads nor replaces it."""
 
     code = "newer-state"
 
 
 class DeliveryError(DdwdError):
-    """Some of what was asked for could not be delivered; nothing is lost, the summary names each."""
+    """Some of the requested files could not be delivered; none is lost, and the summary names each."""
 
     code = "delivery"
     exit_status = 1

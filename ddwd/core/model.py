@@ -1,6 +1,6 @@
-"""The field's nouns as frozen values: parsing is validating, so a value that exists is a sound one.
+"""Frozen values for studies, series and instances, and for their identifiers. Parsing validates, so every value is valid.
 
-Used by every stage. `safe_component` is the one place where a DICOM identifier becomes a file name.
+Used by every stage. A DICOM identifier becomes a file name in `safe_component` only.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from urllib.parse import unquote_to_bytes
 from ddwd.core.errors import InvalidValueError
 
 OrthancId = NewType("OrthancId", str)
-"""Orthanc's own identifier of a study, series or instance: SHA-1 of the DICOM identifiers, equal on both servers."""
+"""Orthanc's identifier of a study, series or instance: the SHA-1 of its DICOM identifiers, the same in both Orthancs."""
 
 SELF_TEST_PATIENT = "DDWD-SELFTEST"
-"""PatientID of the studies that the portal sends itself (`ddwd doctor --send`); no other study may be removed by it."""
+"""PatientID of the studies that the portal sends to itself (`ddwd doctor --send`); the self test may remove no other study."""
 SELF_TEST_AET = "DDWD_SELFTEST"
-"""Calling AE title of the same; nobody's habit and nobody's day's work."""
+"""Calling AE title of the self test; it counts neither as a sender with habits nor in the day's totals."""
 VIEWER = "viewer"
-"""Login of the Orthancs' web pages that may look, search and download; every other one may do what it likes."""
+"""Login of the Orthancs' web pages that may view, search and download only; every other login may do everything."""
 SEND_AET = "DDWD_SEND"
 """Calling AE title of `ddwd send`."""
 INBOX_AET = "DDWD_INBOX"
@@ -36,27 +36,27 @@ _FIELD = re.compile(r"\{(\w+)\}")
 _UID_LENGTH = 64  # PS3.5 section 9.1
 _AET_LENGTH = 16  # PS3.5 section 6.2, VR AE
 _NAME_BYTES = 120
-"""Longest encoded component before it is cut and given a digest: well under NAME_MAX (255) with room for suffixes."""
+"""Longest encoded component; a longer one is cut and gets a digest. Well under NAME_MAX (255), which leaves room for suffixes."""
 _PART_BYTES = 200
-"""The same for a folder or file of a layout, which may have several components in its name."""
+"""The same limit for a folder or file name of a layout, which may hold several components."""
 TREE = "{PatientID}/{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}"
-"""Where an image stands below OUTPUT_DIR, unless the rule that took its study has another layout."""
+"""Path of an image below OUTPUT_DIR, unless the route of its study has another layout."""
 _PADDING = " \0"
 _EMPTY, _CASES, _DIGEST = "%EMPTY", "%-", "%_"
-"""What no encoding of a real value begins an escape with: none of the three goes on with two hexadecimal digits."""
+"""Markers that no encoded value contains: a `%` in an encoded value is always followed by two hexadecimal digits."""
 _LOWER = frozenset(b"abcdefghijklmnopqrstuvwxyz")
 _LETTERS = _LOWER | frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _PLAIN = _LETTERS | frozenset(b"0123456789_-.")
 _ORDINARY = re.compile(r"[A-Z0-9_](?:[A-Z0-9_.-]{0,118}[A-Z0-9_-])?")
-"""Its own name, as every UID is: at most 120 bytes, and nothing to escape or to mark in it."""
+"""A value that is its own file name, as every UID is: at most 120 bytes, no byte to escape, no lower-case letter."""
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9])(?:\.|\Z)", re.IGNORECASE | re.ASCII)
-"""Names that are devices under Windows, with any suffix too: its first letter is escaped."""
+"""Names of devices on Windows, with any suffix; their first letter is escaped."""
 
 
 def is_uid(text: str) -> bool:
-    """Tell whether `text` is a UID by PS3.5 section 9.1: digits and dots, 64 characters at most.
+    """Return whether `text` is a UID (PS3.5 section 9.1): digits and dots, at most 64 characters.
 
-    Leading zeros in a component are tolerated: they are forbidden by the standard and common in the field.
+    Leading zeros in a component are accepted: the standard forbids them, but many devices send them.
     """
     return len(text) <= _UID_LENGTH and _UID.fullmatch(text) is not None
 
@@ -77,13 +77,13 @@ def parse_aet(text: str) -> str:
 
 
 def safe_component(value: str) -> str:
-    """Encode a DICOM identifier as one path component; injective even where case is ignored, the identity for ordinary values.
+    """Return a DICOM identifier encoded as one path component: unchanged for ordinary values, and different for different values.
 
-    Padding (spaces and NULs at both ends: PS3.5 section 6.2 declares them insignificant) is removed first, as Orthanc does.
-    Bytes outside `[A-Za-z0-9_.-]`, and what would confuse at its place (see `_confusing`), become `%XX` of the UTF-8 bytes.
-    Where a lower-case letter stays, `%-` and a hexadecimal number follow, whose bits say of each letter that stays whether it is
-    lower case: "A1" and "a1" are two folders on a file system that ignores case too. A result over 120 bytes is cut and
-    ends in `%_` and the SHA-256 of the whole. Nothing at all becomes `%EMPTY`. The table is docs/identifiers.md.
+    Padding (spaces and NULs at both ends, insignificant by PS3.5 section 6.2) is removed first, as Orthanc does. Bytes outside
+    `[A-Za-z0-9_.-]`, and dots and dashes at some places (see `_must_escape`), become `%XX` of their UTF-8 bytes. If a lower-case
+    letter remains, `%-` and a hexadecimal number follow; its bits record which letters are lower case, so that "A1" and "a1" are
+    two folders on a file system that ignores case too. A result over 120 bytes is cut and ends in `%_` and the SHA-256 of the
+    whole value. An empty value becomes `%EMPTY`. docs/identifiers.md has the table.
     """
     text = value.strip(_PADDING)
     if _ORDINARY.fullmatch(text) and not _DEVICE.match(text):
@@ -94,7 +94,7 @@ def safe_component(value: str) -> str:
     is_device, last = _DEVICE.match(text) is not None, len(raw) - 1
     parts, cases = [], 0
     for index, byte in enumerate(raw):
-        if byte not in _PLAIN or _confusing(byte, index, last) or (is_device and index == 0):
+        if byte not in _PLAIN or _must_escape(byte, index, last) or (is_device and index == 0):
             parts.append(f"%{byte:02X}")
             continue
         parts.append(chr(byte))
@@ -108,7 +108,7 @@ def safe_component(value: str) -> str:
 
 
 def identifier_of(component: str) -> str | None:
-    """What `safe_component` made this of, without padding; None where that cannot be told (its digest, or no work of it)."""
+    """Return the value that `safe_component` encoded, without padding; None if it ends in a digest or was not encoded there."""
     if component == _EMPTY:
         return ""
     try:
@@ -119,14 +119,14 @@ def identifier_of(component: str) -> str | None:
 
 
 def split_layout(layout: str) -> tuple[str, str]:
-    """The part of a layout that is the study's folder, up to the one that has its UID, and the part below it."""
+    """Return the part of a layout that is the study's folder, which ends with the StudyInstanceUID, and the part below it."""
     parts = layout.split("/")
     study = next(at for at, part in enumerate(parts) if "{StudyInstanceUID}" in part)
     return "/".join(parts[: study + 1]), "/".join(parts[study + 1 :])
 
 
 def laid_out(layout: str, tags: Mapping[str, str]) -> str:
-    """A path with the value of each {Tag} in it, encoded; a part that becomes too long is cut and ends in its SHA-256."""
+    """Return the path of a layout, with the encoded value of each {Tag}; a part that is too long is cut and ends in its SHA-256."""
     return "/".join(_part(part, tags) for part in layout.split("/"))
 
 
@@ -137,14 +137,14 @@ def _part(part: str, tags: Mapping[str, str]) -> str:
     return name[:100].rstrip("%") + _DIGEST + hashlib.sha256(name.encode("ascii")).hexdigest()
 
 
-def _confusing(byte: int, index: int, last: int) -> bool:
-    """A dot at either end (hidden, `..`, dropped by some file servers) or a leading dash (an option)."""
+def _must_escape(byte: int, index: int, last: int) -> bool:
+    """Return whether the byte is a dot at either end (hidden file, `..`, dropped by some file servers) or a leading dash (an option)."""
     return (byte == ord(".") and index in {0, last}) or (byte == ord("-") and index == 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series as an Orthanc lists it, with every instance it holds at the moment of asking; `tags` are its main DICOM tags."""
+    """One series as an Orthanc lists it now, with the IDs of all its instances; `tags` are its main DICOM tags."""
 
     orthanc_id: OrthancId
     series_uid: str
@@ -154,9 +154,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Study:
-    """One study as an Orthanc lists it: the sets that all comparisons are made on.
+    """One study as an Orthanc lists it, with its sets of instances.
 
-    `tags` are its main DICOM tags and its patient's. `layout` says where its images stand, `placed` where it stands already.
+    `tags` are the main DICOM tags of the study and of its patient. `layout` gives the paths of its images; `placed` is the
+    folder that the study has already, or empty.
     """
 
     orthanc_id: OrthancId
@@ -170,26 +171,26 @@ class Study:
 
     @cached_property
     def ids(self) -> frozenset[OrthancId]:
-        """The Orthanc IDs of all instances."""
+        """Orthanc IDs of all instances."""
         return frozenset().union(*(series.instances for series in self.series))
 
     @cached_property
     def series_of(self) -> dict[OrthancId, Series]:
-        """Instance Orthanc ID to its series."""
+        """Orthanc ID of each instance -> its series."""
         return {one: series for series in self.series for one in series.instances}
 
     @cached_property
     def folder(self) -> str:
-        """Where the study stands below OUTPUT_DIR, encoded; `PatientID/StudyInstanceUID` by default."""
+        """Folder of the study below OUTPUT_DIR, encoded; `PatientID/StudyInstanceUID` by default."""
         named = {**self.tags, "PatientID": self.patient_id, "StudyInstanceUID": self.study_uid}
         return self.placed or laid_out(split_layout(self.layout)[0], named)
 
     def wanted(self, instance: OrthancId, sop_uid: str) -> Wanted:
-        """One of its instances, with its place."""
+        """Return one of the study's instances, with its path."""
         return self.wanted_of(self.series_of[instance], instance, sop_uid)
 
     def wanted_of(self, series: Series, instance: OrthancId, sop_uid: str) -> Wanted:
-        """The same where its series is known."""
+        """Return one instance of a series of this study, with its path."""
         named = {
             **self.tags,
             **series.tags,
@@ -201,7 +202,7 @@ class Study:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One instance that storage holds and the disk does not yet: what is needed to ask for it and to place it."""
+    """One instance to retrieve: its identifiers, and `place`, its path below the study's folder without suffix."""
 
     orthanc_id: OrthancId
     series_uid: str
@@ -210,5 +211,5 @@ class Wanted:
 
     @property
     def file(self) -> str:
-        """Where the instance stands below its study's folder, encoded; `SeriesInstanceUID/SOPInstanceUID.dcm` by default."""
+        """Path of the instance below its study's folder, encoded; `SeriesInstanceUID/SOPInstanceUID.dcm` by default."""
         return f"{self.place}.dcm"

@@ -6,13 +6,14 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from ddwd.commitment.responder import Keeper
-from ddwd.commitment.verifier import Truth
+from ddwd.commitment.responder import CommitmentResponder
+from ddwd.commitment.verifier import CommitmentVerifier
 from ddwd.config.paths import Paths
+from ddwd.core import watchdog
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock
 from ddwd.daemon import file_watch
-from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.loop import Loop, TickResult
 from ddwd.daemon.service_main import enter
 from ddwd.dicom import commitment_scu
 from ddwd.dicom.upper_layer import Peer
@@ -22,7 +23,7 @@ from ddwd.store.backends import custody_of
 from ddwd.store.commitment_queue import CommitmentQueue
 
 if TYPE_CHECKING:
-    from ddwd.commitment.verifier import Answer
+    from ddwd.commitment.verifier import CommitmentResult
     from ddwd.config.loader import Config, NodeName
     from ddwd.config.parsers import Station
 
@@ -33,24 +34,24 @@ class StoppedError(Exception):
     """Told to stop in the middle of a turn; what waits stays."""
 
 
-class Commitment:
+class CommitmentDaemon:
     """The parts, and the loop they run in."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         paths, settings = Paths(config), config.commitment
         self.loop = Loop(self._turn, config.poll_interval, breath=0.2)
+        watchdog.install(self._alive)
         self._folder = paths.commitments
-        truth = Truth(
+        verifier = CommitmentVerifier(
             [self._orthanc("gateway"), self._orthanc("storage")],
             custody_of(config),
             paths,
             verified=settings.after == "verified",
-            alive=self._alive,
         )
-        self._keeper = Keeper(
+        self._responder = CommitmentResponder(
             CommitmentQueue(self._folder),
-            truth,
+            verifier,
             settings.modalities,
             self._report,
             Audit(),
@@ -69,24 +70,25 @@ class Commitment:
 
     def _orthanc(self, name: NodeName) -> Orthanc:
         user, password = credentials.read(self._config.credentials_file).login(name)
-        return Orthanc(name, self._config.node(name).url, user, password, waiting=self.loop.alive)
+        return Orthanc(name, self._config.node(name).url, user, password)
 
-    def _turn(self) -> Beat:
+    def _turn(self) -> TickResult:
         try:
-            return Beat(self._keeper.turn(self._alive))
+            return TickResult(self._responder.turn())
         except StoppedError:
-            return Beat("stopping; what waits stays")
+            return TickResult("stopping; what waits stays")
         except OSError as error:
             log.warning("the requests cannot be read: %s", error.strerror)
-            return Beat(f"the requests cannot be read: {error.strerror}")
+            return TickResult(f"the requests cannot be read: {error.strerror}")
 
-    def _alive(self) -> None:
+    def _alive(self, wait: float) -> None:
+        """The hook of core.watchdog. Raises StoppedError."""
         if self.loop.stopping.is_set():
             raise StoppedError
-        self.loop.alive()
+        self.loop.alive(wait)
 
-    def _report(self, station: Station, transaction: str, answer: Answer) -> None:
-        self.loop.alive(commitment_scu.SILENCE)
+    def _report(self, station: Station, transaction: str, answer: CommitmentResult) -> None:
+        watchdog.alive(commitment_scu.SILENCE)
         peer = Peer(station.address, station.port, station.aet, self._config.gateway.aet)
         commitment_scu.report(peer, transaction, answer.committed, list(answer.failed.items()))
 
@@ -96,7 +98,7 @@ def main() -> int:
     return enter(
         "ddwd-commitment",
         lambda config: bool(config.commitment.modalities),
-        lambda config: Commitment(config).run(),
+        lambda config: CommitmentDaemon(config).run(),
     )
 
 

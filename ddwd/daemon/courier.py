@@ -14,11 +14,11 @@ from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError
 from ddwd.daemon import file_watch
-from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.loop import Loop, TickResult
 from ddwd.daemon.service_main import enter
-from ddwd.delivery.destination_queue import Lane
-from ddwd.delivery.dispatcher import Courier, Recipients
-from ddwd.delivery.transports import way_to
+from ddwd.delivery.destination_queue import DestinationQueue
+from ddwd.delivery.dispatcher import DeliveryDispatcher, Recipients
+from ddwd.delivery.transports import transport_to
 from ddwd.extractor.change_feed import ChangeFeed
 from ddwd.extractor.sweep import Sweep
 from ddwd.orthanc.client import Orthanc
@@ -28,7 +28,7 @@ from ddwd.store.delivery_log import DeliveryLog
 if TYPE_CHECKING:
     from ddwd.config.loader import Config
     from ddwd.config.routing import Destination
-    from ddwd.delivery.standing import Standing
+    from ddwd.delivery.destination_queue import DestinationStatus
 
 log = logging.getLogger("ddwd.delivery")
 
@@ -38,7 +38,7 @@ _BEYOND_STABLE = 1.0
 """Seconds more than Orthanc waits before it calls a study stable, which is the last change that tells of its images."""
 
 
-class Daemon:
+class CourierDaemon:
     """The parts, and the loop they run in."""
 
     def __init__(self, config: Config) -> None:
@@ -50,7 +50,7 @@ class Daemon:
         self._login = credentials.read(config.credentials_file).login("gateway")
         self.loop = Loop(self._turn, config.poll_interval, breath=_BREATH_SECONDS)
         self._pool = ThreadPoolExecutor(len(config.destinations) + 1, thread_name_prefix="lane")
-        self._courier: Courier | None = None
+        self._dispatcher: DeliveryDispatcher | None = None
 
     def run(self) -> None:
         """Run until told to stop; what was not proved yet is compared again after the next start."""
@@ -64,46 +64,48 @@ class Daemon:
             self._pool.shutdown(cancel_futures=True)
             ears.stop()
 
-    def _begin(self) -> Courier:
+    def _begin(self) -> DeliveryDispatcher:
         """The parts; from the newest change on, for a round over everything comes first. Raises PeerDownError, PeerRefusedError."""
         gateway = self._gateway()
         feed = ChangeFeed(gateway, gateway.last_seq(), self._clock)
         recipients = Recipients(self._gateway(), self._routes, self._deliveries)
         sweep = Sweep([self._gateway()], recipients.lacking, lambda: (), self._pool, self._clock)
-        lanes = [self._lane(one) for one in self._config.destinations]
-        return Courier(feed, sweep, recipients, lanes, self._pool, self._clock, self.loop.wake)
+        queues = [self._queue(one) for one in self._config.destinations]
+        return DeliveryDispatcher(feed, sweep, recipients, queues, self._pool, self._clock, self.loop.wake)
 
-    def _lane(self, destination: Destination) -> Lane:
+    def _queue(self, destination: Destination) -> DestinationQueue:
         """With a connection of its own: a destination that hangs holds up the requests of no other."""
         gateway = self._gateway()
-        way = way_to(destination, gateway)
+        transport = transport_to(destination, gateway)
         settle = self._config.stable_age + _BEYOND_STABLE
-        return Lane(way, gateway, self._routes, self._deliveries, Audit(), self._clock, settle)
+        return DestinationQueue(
+            transport, gateway, self._routes, self._deliveries, Audit(), self._clock, settle
+        )
 
     def _gateway(self) -> Orthanc:
         return Orthanc("gateway", self._config.gateway.url, *self._login)
 
-    def _turn(self) -> Beat:
+    def _turn(self) -> TickResult:
         try:
-            if self._courier is None:
-                self._courier = self._begin()
-            standings = self._courier.turn(hasten=self._deliveries.take_retry_request())
-            self._show(standings)
+            if self._dispatcher is None:
+                self._dispatcher = self._begin()
+            statuses = self._dispatcher.turn(hasten=self._deliveries.take_retry_request())
+            self._show(statuses)
         except (PeerDownError, PeerRefusedError) as error:
-            return Beat(str(error))
+            return TickResult(str(error))
         except (OSError, DdwdError) as error:
             log.warning("%s", getattr(error, "strerror", None) or error)
-            return Beat("what was delivered cannot be looked up", wait=5.0)
-        return Beat(_said(standings), healthy=not self._courier.is_hung, wait=self._courier.wait())
+            return TickResult("what was delivered cannot be looked up", wait=5.0)
+        return TickResult(_said(statuses), healthy=not self._dispatcher.is_hung, wait=self._dispatcher.wait())
 
-    def _show(self, standings: list[Standing]) -> None:
-        body = {"at": stamp(self._clock.utc()), "destinations": [one.as_dict() for one in standings]}
+    def _show(self, statuses: list[DestinationStatus]) -> None:
+        body = {"at": stamp(self._clock.utc()), "destinations": [one.as_dict() for one in statuses]}
         durable.replace_volatile(self._paths.courier_status, json.dumps(body).encode())
 
 
-def _said(standings: list[Standing]) -> str:
-    away = [one.name for one in standings if one.state == "away"]
-    waiting = sum(one.images for one in standings)
+def _said(statuses: list[DestinationStatus]) -> str:
+    away = [one.name for one in statuses if one.state == "away"]
+    waiting = sum(one.images for one in statuses)
     return f"{waiting} images wait" + (f"; away: {', '.join(away)}" if away else "")
 
 
@@ -112,7 +114,7 @@ def main() -> int:
     return enter(
         "ddwd-courier",
         lambda config: bool(config.destinations) and config.has("gateway"),
-        lambda config: Daemon(config).run(),
+        lambda config: CourierDaemon(config).run(),
     )
 
 

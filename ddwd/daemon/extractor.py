@@ -18,13 +18,14 @@ from ddwd.config.paths import Paths
 from ddwd.core import durable, watchdog
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock
-from ddwd.core.errors import DdwdError, PeerDownError
+from ddwd.core.errors import DdwdError
 from ddwd.core.watchdog import Watchdog
 from ddwd.daemon import file_watch
-from ddwd.daemon.extractor_status import Totals, standing
-from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.extractor_status import Totals, extractor_status
+from ddwd.daemon.loop import Loop, TickResult
+from ddwd.extractor.peers import silent
 from ddwd.extractor.services import Extractor, Services, Threads, Volumes
-from ddwd.extractor.workers import Ending, StorageMover, Workers
+from ddwd.extractor.workers import Shutdown, StorageMover, Workers
 from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
 from ddwd.store.backends import stores_of
@@ -52,14 +53,14 @@ class ExtractorDaemon:
         self._watchdog = Watchdog(self._clock)
         self._audit = Audit(patient_ids=config.audit.patient_id)
         self._loop = Loop(self._turn, config.poll_interval, breath=_BREATH_SECONDS)
-        self._ending = Ending(self._loop.stopping, self._clock)
+        self._shutdown = Shutdown(self._loop.stopping, self._clock)
         self._workers = Workers(self._watchdog, self._loop.wake)
         self._sweeper = Workers(self._watchdog, self._loop.wake)
         self._main = threading.get_ident()
         self._totals = Totals()
-        self._audit.also(self._totals.happened)
+        self._audit.add_sink(self._totals.happened)
         self._status_at = 0.0
-        watchdog.install(self._waiting)
+        watchdog.install(self._alive)
         self._extractor = Extractor(config, self._services())
         self._extractor.requests.prepare()
 
@@ -87,12 +88,12 @@ class ExtractorDaemon:
     def _services(self) -> Services:
         login = credentials.read(self._config.credentials_file)
         gateway, storage = (
-            Orthanc(node.name, node.url, *login.login(node.name), self._waiting)
+            Orthanc(node.name, node.url, *login.login(node.name))
             for node in (self._config.gateway, self._config.storage)
         )
         paths, config, audit = self._paths, self._config, self._audit
-        stores = stores_of(config, self._clock, self._waiting)
-        audit.also(stores.ledger.note)
+        stores = stores_of(config, self._clock)
+        audit.add_sink(stores.ledger.note)
         if changed := changed_settings(config, paths.settings):
             audit.record(
                 Event.CONFIG_CHANGED, f"settings changed: {', '.join(changed)}", keys=",".join(changed)
@@ -105,7 +106,7 @@ class ExtractorDaemon:
         return Services(
             gateway=gateway,
             storage=storage,
-            mover=StorageMover(config, paths.incoming, self._watchdog, self._ending),
+            mover=StorageMover(config, paths.incoming, self._watchdog, self._shutdown),
             stores=stores,
             volumes=Volumes(
                 {
@@ -114,29 +115,20 @@ class ExtractorDaemon:
                     "receive": [paths.gateway_storage, *database] if config.has("gateway") else [],
                 }
             ),
-            threads=Threads(self._workers, self._sweeper, self._loop.wake, self._unhurried),
+            threads=Threads(self._workers, self._sweeper, self._loop.wake),
             audit=audit,
             clock=self._clock,
         )
 
-    def _alive(self) -> None:
-        self._waiting(0.0)
-
-    def _unhurried(self) -> None:
-        """A sign of life of work that can wait until after the next start. Raises PeerDownError once a stop is asked for."""
-        self._alive()
-        if self._ending.is_asked:
-            raise PeerDownError("the extractor stops")
-
-    def _waiting(self, seconds: float) -> None:
-        """The calling thread moves, and may now be kept waiting by a peer; the main thread tells systemd, unless a worker hangs."""
-        self._watchdog.alive(seconds)
+    def _alive(self, wait: float) -> None:
+        """The hook of core.watchdog: the main thread answers systemd, unless a worker is stuck. Raises PeerDownError in a worker that is to stop."""
+        self._watchdog.alive(wait)
         if threading.get_ident() != self._main:
-            self._ending.check()
+            self._shutdown.check()
         elif not self._watchdog.stuck():
-            self._loop.alive(seconds)
+            self._loop.alive(wait)
 
-    def _turn(self) -> Beat:
+    def _turn(self) -> TickResult:
         began = self._clock.monotonic()
         self._watchdog.alive()
         report = self._extractor.loop.run()
@@ -150,15 +142,15 @@ class ExtractorDaemon:
         stuck = self._watchdog.stuck()
         if stuck:
             log.error("no sign of life: %s; the watchdog will restart the extractor", ", ".join(stuck))
-        return Beat(self._summary(), healthy=not stuck, wait=wait)
+        return TickResult(self._summary(), healthy=not stuck, wait=wait)
 
     def _summary(self) -> str:
-        down = [name for name, state in self._extractor.peers.states.items() if state != "ok"]
+        down = list(silent(self._extractor.peers.states))
         text = f"{len(self._extractor.sharing.open)} studies in flight, {self._totals.studies} published since the start"
         return text + (f"; does not answer: {', '.join(down)}" if down else "")
 
     def _write_status(self) -> None:
-        body = standing(self._extractor, self._totals, self._clock)
+        body = extractor_status(self._extractor, self._totals, self._clock)
         path = self._paths.heartbeat("extractor")
         path.parent.mkdir(parents=True, exist_ok=True)
         durable.replace_volatile(path, json.dumps(body, indent=1).encode() + b"\n")

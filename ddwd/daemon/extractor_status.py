@@ -72,7 +72,7 @@ class Totals:
         return dict(self._done) | {"failures": dict(self._failures)}
 
 
-def standing(extractor: Extractor, totals: Totals, clock: Clock) -> dict[str, Any]:
+def extractor_status(extractor: Extractor, totals: Totals, clock: Clock) -> dict[str, Any]:
     """The whole status file. Counts of images are those of the open studies, of which the published ones are part."""
     studies = list(extractor.sharing.open.values())
     return {
@@ -100,6 +100,8 @@ def _row(study: StudyState, extractor: Extractor) -> dict[str, Any]:
         "state": study.stage.value,
         "route": study.route.name if study.route else "",
         "reason": study.reason,
+        "status": study.status,
+        "blocker": study.blocker.value,
         "instances": len(study.known),
         "on_gateway": len(study.on_gateway),
         "on_storage": len(study.on_storage),

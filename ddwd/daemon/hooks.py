@@ -17,10 +17,10 @@ from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError, StateError
 from ddwd.daemon import file_watch
-from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.loop import Loop, TickResult
 from ddwd.daemon.service_main import FAILED, SKIP
-from ddwd.hooks.dispatcher import Teller
-from ddwd.hooks.runner import Hook, tell
+from ddwd.hooks.dispatcher import HookDispatcher
+from ddwd.hooks.runner import Hook, run_hook
 from ddwd.store.hook_queue import HookQueue
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _INTERVAL = 30.0
 _AT_ONCE = 4
 
 
-class Hooks:
+class HooksDaemon:
     """The parts, and the loop they run in."""
 
     def __init__(self, hooks: Mapping[str, Hook], folder: Path, status: Path) -> None:
@@ -44,7 +44,7 @@ class Hooks:
         self.loop = Loop(self._turn, _INTERVAL, breath=0.1)
         self._output = folder / "output"
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="hook")
-        self._teller = Teller(
+        self._dispatcher = HookDispatcher(
             hooks, self._notices, self._tell, self._pool, self._clock, Audit(), self.loop.wake
         )
 
@@ -59,21 +59,22 @@ class Hooks:
             ears.stop()
 
     def _tell(self, hook: Hook, notice: Notice) -> None:
-        tell(hook, notice, self._output / f"{notice.study}.txt", self.loop.stopping)
+        run_hook(hook, notice, self._output / f"{notice.study}.txt", self.loop.stopping)
 
-    def _turn(self) -> Beat:
+    def _turn(self) -> TickResult:
         if self._notices.take_retry_request():
-            self._teller.hasten()
+            self._dispatcher.hasten()
         try:
-            waiting = self._teller.turn()
+            waiting = self._dispatcher.turn()
         except (OSError, DdwdError) as error:
             log.warning("the queue of hooks cannot be used: %s", getattr(error, "strerror", None) or error)
-            return Beat("the queue of hooks cannot be used", wait=5.0)
-        body = {"at": stamp(self._clock.utc()), "told": self._teller.told, "waiting": waiting}
+            return TickResult("the queue of hooks cannot be used", wait=5.0)
+        body = {"at": stamp(self._clock.utc()), "told": self._dispatcher.told, "waiting": waiting}
         durable.replace_volatile(self._status, json.dumps(body).encode())
         failed = sum(bool(one["failures"]) for one in waiting)
-        return Beat(
-            f"{self._teller.told} told, {len(waiting)} wait, {failed} failed", wait=self._teller.wait()
+        return TickResult(
+            f"{self._dispatcher.told} told, {len(waiting)} wait, {failed} failed",
+            wait=self._dispatcher.wait(),
         )
 
 
@@ -86,7 +87,7 @@ def main() -> int:
         if asked:
             return 0 if read_table(Path(words[1])) else SKIP
         table, folder, status = map(Path, words)
-        Hooks(read_table(table), folder, status).run()
+        HooksDaemon(read_table(table), folder, status).run()
     except DdwdError as error:
         sys.stderr.write(f"ddwd-hooks: {error}\n")
         return FAILED if asked else error.exit_status

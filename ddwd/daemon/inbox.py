@@ -6,16 +6,17 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
+from ddwd.core import watchdog
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import StateError
 from ddwd.core.model import INBOX_AET
-from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.loop import Loop, TickResult
 from ddwd.daemon.service_main import enter
 from ddwd.dicom import nodes, store_scu
-from ddwd.inbox.open_files import Writers
-from ddwd.inbox.processor import Keeper, Stopped
-from ddwd.inbox.scanner import Arrivals
+from ddwd.inbox.open_files import OpenFileTracker
+from ddwd.inbox.processor import InboxProcessor, Stopped
+from ddwd.inbox.scanner import InboxScanner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,35 +38,39 @@ class Inbox:
         self._config = config
         clock = SystemClock()
         self.loop = Loop(self._turn, _INTERVAL, breath=0.5)
-        self._writers = Writers(config.inbox.folder, clock, self.loop.wake)
-        self._arrivals = Arrivals(config.inbox.folder, config.inbox.settle, clock, self._writers.writing)
-        self._keeper = Keeper(
-            config.inbox.folder, self._arrivals, self._send, clock, Audit(), config.disk.reserve
+        watchdog.install(self._alive)
+        self._open_files = OpenFileTracker(config.inbox.folder, clock, self.loop.wake)
+        self._scanner = InboxScanner(
+            config.inbox.folder, config.inbox.settle, clock, self._open_files.writing
+        )
+        self._processor = InboxProcessor(
+            config.inbox.folder, self._scanner, self._send, clock, Audit(), config.disk.reserve
         )
         self._trouble = ""
 
     def begin(self) -> None:
         """Make the folder ready. Raises OSError, DdwdError where it cannot be used."""
-        self._keeper.begin()
+        self._processor.begin()
 
-    def _turn(self) -> Beat:
+    def _turn(self) -> TickResult:
         try:
-            said = self._keeper.turn(self._alive)
+            said = self._processor.turn()
             self._trouble = ""
         except Stopped:
-            return Beat("stopping in the middle of an item, which stays")
+            return TickResult("stopping in the middle of an item, which stays")
         except OSError as error:
             said = f"the drop folder cannot be used: {error.strerror}"
             if said != self._trouble:
                 log.warning("%s", said)
             self._trouble = said
-        self._writers.watch(folder for item in self._arrivals.items for folder in item.folders)
-        return Beat(said)
+        self._open_files.watch(folder for item in self._scanner.items for folder in item.folders)
+        return TickResult(said)
 
-    def _alive(self) -> None:
+    def _alive(self, wait: float) -> None:
+        """The hook of core.watchdog. Raises Stopped."""
         if self.loop.stopping.is_set():
             raise Stopped
-        self.loop.alive(_SILENCE)
+        self.loop.alive(max(wait, _SILENCE))
 
     def _send(self, outgoing: Sequence[Outgoing], answered: Callable[[Answer], None]) -> None:
         store_scu.send(nodes.gateway(self._config, INBOX_AET), outgoing, answered)

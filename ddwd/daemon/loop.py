@@ -25,7 +25,7 @@ _SHARE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class TickResult:
     """What a cycle reports: a status line for `systemctl status`, whether what it looks after is alive, when it wants to run again.
 
     `wait` is in seconds; None is the loop's own interval.
@@ -44,7 +44,7 @@ class Loop:
 
     def __init__(
         self,
-        cycle: Callable[[], Beat],
+        cycle: Callable[[], TickResult],
         interval: float,
         notify: Callable[[str], None] | None = None,
         breath: float = 0.0,

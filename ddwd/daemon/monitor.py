@@ -1,7 +1,7 @@
-"""Entry point of ddwd-monitor: looks at the portal every few seconds, writes metrics, sends alerts. Nothing of custody depends on it.
+"""Entry point of ddwd-monitor: collects a report every few seconds, writes metrics, sends alerts. Custody does not depend on it.
 
-Reads what every view reads (units, Orthancs, heartbeats, the ledger's events); writes the metrics file and its own small state.
-One part that fails is said once, and keeps no other from its work.
+Reads the same sources as the status (units, Orthancs, heartbeats, the ledger's events); writes the metrics file and its own small state.
+A task that fails logs that once, and does not stop the others.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
-from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.loop import Loop, TickResult
 from ddwd.monitoring import alerts, notifiers
-from ddwd.monitoring.audit_relay import Relay
-from ddwd.monitoring.expected_senders import WEEKS, Habits
+from ddwd.monitoring.alerts import Condition
+from ddwd.monitoring.audit_relay import AuditRelay
+from ddwd.monitoring.expected_senders import WEEKS, ExpectedSenders
 from ddwd.monitoring.metrics import Metrics
 from ddwd.monitoring.outbox import Outbox
-from ddwd.monitoring.rejected_associations import Refusals, Watch
+from ddwd.monitoring.rejected_associations import RejectionReporter, RejectionWatcher
 from ddwd.provisioning import credentials
 from ddwd.status import report as view
-from ddwd.status.doctor import certificates, expiry_of
+from ddwd.status.certificates import expiring, expiry_of
 from ddwd.status.events import all_since, of_this_machine, tail_of
 
 if TYPE_CHECKING:
@@ -35,133 +36,133 @@ if TYPE_CHECKING:
 
     from ddwd.config.loader import Config
     from ddwd.core.clock import Clock
-    from ddwd.status.events import Happened
+    from ddwd.status.events import AuditEvent
     from ddwd.status.report import Report
 
 log = logging.getLogger("ddwd.monitoring")
 
 _INTERVAL = 5.0
 _CERTIFICATES_SECONDS = 600.0
-_HABIT = timedelta(weeks=WEEKS + 1)
+_LEARNED = timedelta(weeks=WEEKS + 1)
 
 
 @dataclass
-class Part:
-    """One piece of the work; `trouble` is what was last said of it."""
+class Task:
+    """One task of the monitor; `problem` is the error that was last logged."""
 
     name: str
-    step: Callable[[Report, list[Happened]], None]
-    trouble: str = ""
+    step: Callable[[Report, list[AuditEvent]], None]
+    problem: str = ""
 
-    def take(self, report: Report, happened: list[Happened]) -> None:
-        """Do it; say once what goes wrong."""
+    def run(self, report: Report, events: list[AuditEvent]) -> None:
+        """Run the task; log an error once."""
         try:
-            self.step(report, happened)
-            self.trouble = ""
+            self.step(report, events)
+            self.problem = ""
         except (DdwdError, OSError) as error:
             said = str(error) if isinstance(error, DdwdError) else f"{type(error).__name__}: {error.strerror}"
-            if said != self.trouble:
+            if said != self.problem:
                 log.warning("%s: %s", self.name, said)
-            self.trouble = said
+            self.problem = said
 
 
 class Alerts:
-    """Conditions become messages, which go out every way that is set."""
+    """Turns conditions into messages and sends them by each channel."""
 
     def __init__(self, config: Config, paths: Paths, clock: Clock, audit: Audit) -> None:
         self._config = config
         self._path = paths.alerts
         self._clock = clock
         self._audit = audit
-        self._habits: Habits | None = None
-        self._certificates: dict[str, str] = {}
+        self._expected: ExpectedSenders | None = None
+        self._certificates: dict[str, Condition] = {}
         self._next_certificates = float("-inf")
-        self._book = alerts.load(self._path, config.alerts.after * 60.0)
-        self._ways = [Outbox(name, send) for name, send in notifiers.ways(config).items()]
+        self._state = alerts.load(self._path, config.alerts.after * 60.0)
+        self._outboxes = [Outbox(name, send) for name, send in notifiers.channels(config).items()]
 
-    def step(self, report: Report, happened: list[Happened]) -> None:
-        """Take in what holds now, and have sent what is due."""
+    def step(self, report: Report, events: list[AuditEvent]) -> None:
+        """Take in the conditions that hold now, and send the messages that are due."""
         now = self._clock.utc()
-        silent = self._silent(now, happened) if self._config.alerts.silence else {}
+        silent = self._silent(now, events) if self._config.alerts.silence else {}
         found = alerts.conditions(report, silent) | self._expiring()
-        before = alerts.render(self._book)
-        message = self._book.take(found, now.timestamp(), stamp(now))
+        before = alerts.render(self._state)
+        message = self._state.update(found, now.timestamp(), stamp(now))
         if message is not None:
             self._audit.record(Event.ALERT, message.subject)
-            for way in self._ways:
+            for way in self._outboxes:
                 way.put(message)
-        if alerts.render(self._book) != before:
-            alerts.save(self._path, self._book)
+        if alerts.render(self._state) != before:
+            alerts.save(self._path, self._state)
 
-    def _silent(self, now: datetime, happened: list[Happened]) -> dict[str, datetime]:
-        """The modalities that should have sent; none while the ledger, which tells their habits, cannot be read."""
-        if self._habits is None:
-            habits = Habits()
+    def _silent(self, now: datetime, events: list[AuditEvent]) -> dict[str, datetime]:
+        """Return the modalities that should have sent; none while the ledger, from which that is learned, cannot be read."""
+        if self._expected is None:
+            expected = ExpectedSenders()
             try:
-                habits.happened(all_since(self._config, stamp(now - _HABIT)))
+                expected.learn(all_since(self._config, stamp(now - _LEARNED)))
             except (DdwdError, OSError):
                 return {}
-            self._habits = habits
-        self._habits.happened(happened)
-        return self._habits.silent(now.astimezone())
+            self._expected = expected
+        self._expected.learn(events)
+        return self._expected.silent(now.astimezone())
 
-    def _expiring(self) -> dict[str, str]:
-        """Certificates that have expired or will soon; looked at now and then."""
+    def _expiring(self) -> dict[str, Condition]:
+        """Return certificates that have expired or will soon; checked every ten minutes."""
         now = self._clock.monotonic()
         if now >= self._next_certificates:
             self._next_certificates = now + _CERTIFICATES_SECONDS
             login = credentials.read(self._config.credentials_file)
-            found = certificates(self._config, login, self._clock.utc(), expiry_of)
+            found = expiring(self._config, login, self._clock.utc(), expiry_of)
             self._certificates = {
-                f"certificate {one.text.split(' ')[0]}": f"{one.text}: {one.remedy}" for one in found
+                f"certificate {one.path}": Condition(f"{one.text}: {one.remedy}") for one in found
             }
         return self._certificates
 
     def stop(self) -> None:
         """End the threads."""
-        for way in self._ways:
+        for way in self._outboxes:
             way.stop()
 
 
 class Monitor:
-    """The parts, and what they look at."""
+    """Runs all tasks on one report."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         paths, clock = Paths(config), SystemClock()
-        self._ports = view.real_ports()
+        self._sources = view.real_sources()
         self._history = tail_of(config)
         self._metrics = Metrics(config.metrics.textfile)
         self._alerts = Alerts(config, paths, clock, Audit())
-        refusals = Watch(Refusals(Audit(), clock), paths.refusals)
-        self._relay = Relay(config, paths.audit_queue) if config.audit.host else None
-        self._parts = [
-            Part("alerts", self._alerts.step),
-            Part("metrics", self._measure),
-            Part("refusals", lambda _report, _happened: refusals.step()),
+        refusals = RejectionWatcher(RejectionReporter(Audit(), clock), paths.refusals)
+        self._relay = AuditRelay(config, paths.audit_queue) if config.audit.host else None
+        self._tasks = [
+            Task("alerts", self._alerts.step),
+            Task("metrics", self._measure),
+            Task("refusals", lambda _report, _events: refusals.step()),
         ]
         if self._relay is not None:
             relay = self._relay
-            self._parts.append(Part("audit", lambda _report, _happened: relay.step()))
+            self._tasks.append(Task("audit", lambda _report, _events: relay.step()))
 
-    def turn(self) -> Beat:
-        """Look once, and give it to every part."""
-        report = view.collect(self._config, self._ports)
+    def turn(self) -> TickResult:
+        """Collect a report and pass it to every task."""
+        report = view.collect(self._config, self._sources)
         try:
-            happened = self._history()
+            events = self._history()
         except (DdwdError, OSError) as error:
             log.warning(
                 "the ledger cannot be read: %s", error.strerror if isinstance(error, OSError) else error
             )
-            happened = []
-        for part in self._parts:
-            part.take(report, happened)
-        troubled = [part.name for part in self._parts if part.trouble]
-        state = f"in trouble: {', '.join(troubled)}" if troubled else "all parts work"
-        return Beat(f"{len(report.wrong)} things wrong with the portal; {state}")
+            events = []
+        for task in self._tasks:
+            task.run(report, events)
+        failing = [task.name for task in self._tasks if task.problem]
+        state = f"failing: {', '.join(failing)}" if failing else "all tasks work"
+        return TickResult(f"{len(report.wrong)} things wrong with the portal; {state}")
 
-    def _measure(self, report: Report, happened: list[Happened]) -> None:
-        self._metrics.happened(of_this_machine(self._config, happened))
+    def _measure(self, report: Report, events: list[AuditEvent]) -> None:
+        self._metrics.count(of_this_machine(self._config, events))
         self._metrics.show(report)
         self._metrics.write()
 
@@ -173,7 +174,7 @@ class Monitor:
 
 
 def main() -> int:
-    """Run until told to stop; the exit status is that of the error tree."""
+    """Run until stopped; return the exit status of the error tree."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         monitor = Monitor(load())

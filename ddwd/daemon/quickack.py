@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 from ddwd.config.loader import load
 from ddwd.core.errors import DdwdError, PeerRefusedError
-from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.loop import Loop, TickResult
 from ddwd.provisioning import quickack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ddwd.config.parsers import Network
-    from ddwd.provisioning.quickack import JsonRoute, Plan
+    from ddwd.provisioning.quickack import JsonRoute, RouteChanges
 
 log = logging.getLogger("ddwd.quickack")
 
@@ -39,27 +39,27 @@ _PROTOCOL_AT = _HEADER.size + 5
 """Place of rtm_protocol: the sixth byte of struct rtmsg."""
 
 
-class Keeper:
+class RouteSync:
     """One look at the routes, and what follows from it; `read` and `apply` are those of ip(8) unless a test brings its own."""
 
     def __init__(
         self,
         networks: Sequence[Network],
         read: Callable[[], list[JsonRoute]] = quickack.read,
-        apply: Callable[[Plan], list[str]] = quickack.apply,
+        apply: Callable[[RouteChanges], list[str]] = quickack.apply,
     ) -> None:
         self._networks = networks
         self._read = read
         self._apply = apply
         self._said: set[str] = set()
 
-    def turn(self) -> Beat:
+    def turn(self) -> TickResult:
         """Bring the routes to what they should be."""
         try:
             todo = quickack.plan(self._read(), self._networks)
             troubles = [*todo.notes, *self._apply(todo)]
         except PeerRefusedError as error:
-            todo, troubles = quickack.Plan(), [str(error)]
+            todo, troubles = quickack.RouteChanges(), [str(error)]
         if todo.add or todo.remove:
             log.info("routes with quickack: %d to make, %d to remove", len(todo.add), len(todo.remove))
         for trouble in troubles:
@@ -67,7 +67,7 @@ class Keeper:
                 log.warning("%s", trouble)
         self._said = set(troubles)
         towards = f"towards {', '.join(map(str, self._networks)) or 'no network'}"
-        return Beat("; ".join([towards, *troubles]))
+        return TickResult("; ".join([towards, *troubles]))
 
 
 def protocols(data: bytes) -> Iterator[int]:
@@ -105,8 +105,8 @@ def main() -> int:
         return _FAILED if asked else error.exit_status
     if asked:
         return 0 if networks else _SKIP
-    keeper = Keeper(networks)
-    loop = Loop(keeper.turn, _INTERVAL, breath=_BREATH)
+    sync = RouteSync(networks)
+    loop = Loop(sync.turn, _INTERVAL, breath=_BREATH)
     loop.listen()
     threading.Thread(target=watch, args=(loop.wake,), name="watch", daemon=True).start()
     loop.run()

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
+from ddwd.core import watchdog
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
-from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.loop import Loop, TickResult
 from ddwd.dicom.store_scp import Counts, StoreScp
-from ddwd.monitoring.rejected_associations import Refusals
+from ddwd.monitoring.rejected_associations import RejectionReporter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +39,7 @@ _DRAIN = 20.0
 """Seconds that objects on their way in have to come whole after SIGTERM."""
 
 
-class Heart:
+class HeartbeatWriter:
     """One beat: counts to the heartbeat file, a C-ECHO to ourselves now and then."""
 
     def __init__(self, scp: StoreScp, file: Path, clock: Clock) -> None:
@@ -48,7 +49,7 @@ class Heart:
         self._alive = True
         self._checked = -_ECHO_EVERY
 
-    def beat(self) -> Beat:
+    def beat(self) -> TickResult:
         """Check, write, report."""
         now = self._clock.monotonic()
         if now - self._checked >= _ECHO_EVERY:
@@ -58,7 +59,7 @@ class Heart:
                 log.error("the SCP does not answer its own C-ECHO")
         counts = self._scp.counts()
         self._write(counts)
-        return Beat(
+        return TickResult(
             f"{counts.associations} associations, {counts.received} objects received "
             f"({counts.received_bytes / 1e6:.1f} MB), {counts.refused} refused",
             healthy=self._alive,
@@ -90,7 +91,7 @@ def main() -> int:
         config = load()
         scp = StoreScp(config)
         audit = Audit(patient_ids=config.audit.patient_id)
-        scp.on_refused(Refusals(audit, SystemClock()).refused)
+        scp.on_refused(RejectionReporter(audit, SystemClock()).refused)
         scp.start()
     except DdwdError as error:
         log.error("%s", error)  # noqa: TRY400 - the message is for the operator, a stack is not
@@ -101,11 +102,12 @@ def main() -> int:
     file = Paths(config).heartbeat("scp")
     file.parent.mkdir(parents=True, exist_ok=True)
     audit.record(Event.STARTED, "the receiver starts")
-    loop = Loop(Heart(scp, file, SystemClock()).beat, _INTERVAL)
+    loop = Loop(HeartbeatWriter(scp, file, SystemClock()).beat, _INTERVAL)
     loop.listen()
     loop.run()
     loop.extend(_DRAIN + 10)
-    if not scp.stop(_DRAIN, loop.alive):
+    watchdog.install(loop.alive)
+    if not scp.stop(_DRAIN):
         log.warning("objects on their way in were cut off; they were not acknowledged and will be sent again")
     audit.record(Event.STOPPED, "the receiver stops")
     return 0

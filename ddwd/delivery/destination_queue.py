@@ -6,14 +6,14 @@ that the gateway forgot, and an image that came late are all the same: the sets 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddwd.config.routing import JOBS_ELSEWHERE, PRIORITIES
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
-from ddwd.delivery.standing import Standing
+from ddwd.core.retry import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.delivery.transports import Way
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.delivery.transports import Transport
+    from ddwd.orthanc.port import OrthancPort
     from ddwd.store.delivery_log import DeliveryLog
 
 _BLOCKS = (200, 20, 1)
 """Images in one job: fewer after each failure, until one that is refused holds up itself alone."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 300.0
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 300.0
+"""Between two tries of one study, and between two of a destination that does not answer."""
 _LOOKED_AT = 50
 """Studies compared, or begun, in one turn: they bound it."""
 _LONG_SECONDS = 60.0
@@ -37,6 +38,34 @@ _GATEWAY_SECONDS = 5.0
 """Before a gateway that did not answer is asked again."""
 _POLL_SECONDS = 0.5
 """Between two looks at jobs that are under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationStatus:
+    """State of one destination for the status file; it names no patient.
+
+    `state` is ok or away, `since` the time when it began; times are UTC stamps. `wait` is the seconds until the queue is due again.
+    """
+
+    name: str
+    kind: str
+    state: str
+    since: str
+    reason: str
+    studies: int
+    images: int
+    oldest: str
+    delivered: int
+    delivered_at: str
+    wait: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row of the status file."""
+        return {key: value for key, value in asdict(self).items() if key != "wait"}
+
+
+def _backoff() -> Backoff:
+    return Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
 
 
 class _Job(NamedTuple):
@@ -58,7 +87,7 @@ class _Study:
     jobs: dict[str, _Job] = field(default_factory=dict)
     refused: dict[OrthancId, int] = field(default_factory=dict)
     proved: int = 0
-    failures: int = 0
+    backoff: Backoff = field(default_factory=_backoff)
     due: float = 0.0
     reason: str = ""
     innocent: bool = False
@@ -66,15 +95,15 @@ class _Study:
     @property
     def block(self) -> int:
         """Images in its next job."""
-        return _BLOCKS[min(self.failures, len(_BLOCKS) - 1)]
+        return _BLOCKS[min(self.backoff.failures, len(_BLOCKS) - 1)]
 
 
-class Lane:
+class DestinationQueue:
     """Takes a turn at each call of `turn`; `routes` are the rules by name."""
 
     def __init__(
         self,
-        way: Way,
+        transport: Transport,
         gateway: OrthancPort,
         routes: Mapping[str, Route],
         deliveries: DeliveryLog,
@@ -84,8 +113,8 @@ class Lane:
     ) -> None:
         """`settle` are the seconds after which images that are new to it are sent: a study goes in few jobs, and is told of once."""
         self._settle_seconds = settle
-        self.name = way.name
-        self._way = way
+        self.name = transport.name
+        self._transport = transport
         self._gateway = gateway
         self._routes = routes
         self._deliveries = deliveries
@@ -94,13 +123,13 @@ class Lane:
         self._open: dict[OrthancId, _Study] = {}
         self._away = ""
         self._since = stamp(clock.utc())
-        self._failures = 0
+        self._backoff = _backoff()
         self._due = 0.0
         self._delivered = 0
         self._delivered_at = ""
         self._gateway_failed = False
 
-    def turn(self, offered: Iterable[OrthancId], *, hasten: bool = False) -> Standing:
+    def turn(self, offered: Iterable[OrthancId], *, hasten: bool = False) -> DestinationStatus:
         """Look at what is offered, take in what jobs have done, send what is due. Raises StateError, StorageFullError and OSError."""
         for study in offered:
             self._open.setdefault(study, _Study(stamp(self._clock.utc()))).changed = True
@@ -113,7 +142,7 @@ class Lane:
             self._gateway_failed = False
         except (PeerDownError, PeerRefusedError):
             self._gateway_failed = True  # the sets are still as they were: the next turn goes on
-        return self._standing()
+        return self._status()
 
     def _hasten(self) -> None:
         self._due = 0.0
@@ -137,7 +166,7 @@ class Lane:
         missing = listing.ids - self._deliveries.of(self.name, study)
         if missing - one.missing:
             soon = self._clock.monotonic() + self._settle_seconds
-            one.due = min(one.due, soon) if one.failures else soon
+            one.due = min(one.due, soon) if one.backoff.failures else soon
         one.missing, one.changed = missing, False
         one.study_uid, one.priority = listing.study_uid, PRIORITIES[route.priority]
         if not missing:
@@ -177,7 +206,7 @@ class Lane:
         now = self._clock.monotonic()
         if now - began < _LONG_SECONDS or now < self._due:
             return
-        if self._way.answers():
+        if self._transport.answers():
             self._is_back()
             self._due = now + _LONG_SECONDS
         else:
@@ -197,7 +226,7 @@ class Lane:
         if len(block) == 1:
             one.refused.update({image: one.refused.get(image, 0) + 1 for image in block})
         self._put_off(one, reason)
-        if self._way.answers():
+        if self._transport.answers():
             self._is_back()
         else:
             one.innocent = True
@@ -205,14 +234,13 @@ class Lane:
 
     def _put_off(self, one: _Study, reason: str) -> None:
         """Only of this study: another may be sent at once."""
-        one.failures += 1
         one.reason, one.innocent = reason, False
-        one.due = self._clock.monotonic() + pause(one.failures)
+        one.due = self._clock.monotonic() + one.backoff.failed()
         one.changed = True
 
     def _listed(self, one: _Study, images: Iterable[OrthancId]) -> frozenset[OrthancId] | None:
         """Which of these images the destination lists; None where it does not tell."""
-        listed = self._way.listed(one.study_uid)
+        listed = self._transport.listed(one.study_uid)
         if listed is None:
             return None
         if not listed:
@@ -251,7 +279,7 @@ class Lane:
             return JOBS_ELSEWHERE - running
         if running or self._clock.monotonic() < self._due:
             return 0
-        if self._way.answers():
+        if self._transport.answers():
             self._is_back()
             return JOBS_ELSEWHERE
         self._is_away(self._away)
@@ -267,7 +295,7 @@ class Lane:
         while queue and submitted < room:
             block, queue = queue[: one.block], queue[one.block :]
             try:
-                job = self._way.submit(block, one.priority)
+                job = self._transport.submit(block, one.priority)
             except (PeerRefusedError, NotFoundError) as error:
                 self._put_off(one, str(error))  # an image that is gone from the gateway meanwhile
                 break
@@ -283,8 +311,7 @@ class Lane:
     # --- the destination itself -----------------------------------------------------------------------------------
 
     def _is_away(self, reason: str) -> None:
-        self._failures += 1
-        self._due = self._clock.monotonic() + pause(self._failures)
+        self._due = self._clock.monotonic() + self._backoff.failed()
         if not self._away:
             self._since = stamp(self._clock.utc())
             self._audit.record(
@@ -303,15 +330,17 @@ class Lane:
             )
             for one in self._open.values():
                 if one.innocent:
-                    one.failures, one.due, one.reason, one.innocent = 0, 0.0, "", False
-        self._away, self._failures, self._due = "", 0, 0.0
+                    one.backoff.succeeded()
+                    one.due, one.reason, one.innocent = 0.0, "", False
+        self._backoff.succeeded()
+        self._away, self._due = "", 0.0
 
-    def _standing(self) -> Standing:
+    def _status(self) -> DestinationStatus:
         waiting = [one for one in self._open.values() if one.missing or one.changed]
         failed = [one.reason for one in waiting if one.reason]
-        return Standing(
+        return DestinationStatus(
             self.name,
-            self._way.kind,
+            self._transport.kind,
             "away" if self._away else "ok",
             self._since,
             self._away or (failed[0] if failed else ""),
@@ -335,8 +364,3 @@ class Lane:
             return 0.0
         due = max(self._due, min(one.due for one in self._open.values()))
         return max(0.0, due - self._clock.monotonic())
-
-
-def pause(failures: int) -> float:
-    """Seconds to wait after the n-th failure in a row: 1, 2, 4 ... 300."""
-    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(max(failures, 1) - 1, 10))

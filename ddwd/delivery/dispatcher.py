@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from ddwd.config.routing import Route
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.delivery.destination_queue import Lane
-    from ddwd.delivery.standing import Standing
+    from ddwd.delivery.destination_queue import DestinationQueue, DestinationStatus
     from ddwd.extractor.change_feed import ChangeFeed
     from ddwd.extractor.sweep import Sweep
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
     from ddwd.store.delivery_log import DeliveryLog
 
 log = logging.getLogger("ddwd.delivery")
@@ -63,21 +62,23 @@ class Recipients:
             return True
 
 
-class _Runner:
+class _QueueRunner:
     """One lane and the work it is at."""
 
-    def __init__(self, lane: Lane, executor: Executor, clock: Clock, wake: Callable[[], None]) -> None:
-        self.name = lane.name
-        self._lane = lane
+    def __init__(
+        self, queue: DestinationQueue, executor: Executor, clock: Clock, wake: Callable[[], None]
+    ) -> None:
+        self.name = queue.name
+        self._queue = queue
         self._executor = executor
         self._clock = clock
         self._wake = wake
         self._inbox: set[OrthancId] = set()
         self._hasten = False
-        self._work: Future[Standing] | None = None
+        self._work: Future[DestinationStatus] | None = None
         self._began = 0.0
         self._due: float | None = None
-        self.standing: Standing | None = None
+        self.status: DestinationStatus | None = None
 
     def offer(self, study: OrthancId) -> None:
         self._inbox.add(study)
@@ -95,21 +96,21 @@ class _Runner:
             offered, self._inbox = self._inbox, set()
             hasten, self._hasten = self._hasten, False
             self._began = self._clock.monotonic()
-            self._work = self._executor.submit(self._lane.turn, offered, hasten=hasten)
+            self._work = self._executor.submit(self._queue.turn, offered, hasten=hasten)
             self._work.add_done_callback(lambda _: self._wake())
 
-    def _collect(self, work: Future[Standing]) -> float | None:
+    def _collect(self, work: Future[DestinationStatus]) -> float | None:
         """Seconds until it wants to go on. What it could not write it still knows, and writes in its next turn."""
         try:
-            self.standing = work.result()
+            self.status = work.result()
         except (DdwdError, OSError) as error:
             log.warning("%s: %s", self.name, getattr(error, "strerror", None) or error)
             return _BROKEN_SECONDS
-        return self.standing.wait
+        return self.status.wait
 
     def _wants(self) -> bool:
         is_due = self._due is not None and self._clock.monotonic() >= self._due
-        is_new = self.standing is None and self._due is None
+        is_new = self.status is None and self._due is None
         return bool(is_new or self._inbox or self._hasten or is_due)
 
     def wait(self) -> float | None:
@@ -123,7 +124,7 @@ class _Runner:
         return self._work is not None and self._clock.monotonic() - self._began > _HUNG_SECONDS
 
 
-class Courier:
+class DeliveryDispatcher:
     """Takes a turn at each call of `turn`."""
 
     def __init__(
@@ -131,7 +132,7 @@ class Courier:
         feed: ChangeFeed,
         sweep: Sweep,
         recipients: Recipients,
-        lanes: Iterable[Lane],
+        queues: Iterable[DestinationQueue],
         executor: Executor,
         clock: Clock,
         wake: Callable[[], None],
@@ -139,10 +140,10 @@ class Courier:
         self._feed = feed
         self._sweep = sweep
         self._recipients = recipients
-        self._runners = {lane.name: _Runner(lane, executor, clock, wake) for lane in lanes}
+        self._runners = {queue.name: _QueueRunner(queue, executor, clock, wake) for queue in queues}
         self._held_over: set[OrthancId] = set()
 
-    def turn(self, *, hasten: bool = False) -> list[Standing]:
+    def turn(self, *, hasten: bool = False) -> list[DestinationStatus]:
         """Look what has moved, hand it over, let each lane go on; how the destinations stand."""
         if hasten:
             self._sweep.hasten()
@@ -151,7 +152,7 @@ class Courier:
             if hasten:
                 runner.hasten()
             runner.step()
-        return [one.standing for one in self._runners.values() if one.standing is not None]
+        return [one.status for one in self._runners.values() if one.status is not None]
 
     def wait(self) -> float | None:
         """Seconds until something is due; None for the loop's own interval."""

@@ -7,33 +7,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ddwd.core.errors import NotFoundError, PeerRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from ddwd.config.routing import Destination
     from ddwd.core.model import OrthancId
+    from ddwd.orthanc.port import DeliveryJobs
 
 _PAGE = 1000
 _PAGES = 100
 _SOP_INSTANCE_UID = "00080018"
 
 
-class Sender(Protocol):
-    """What a way asks of the gateway; every method raises PeerDownError, and PeerRefusedError or NotFoundError for what the destination answers too."""
-
-    def stow(self, server: str, resources: Iterable[OrthancId], priority: int = 0) -> str:
-        """Submit a job that sends by STOW-RS; its ID."""
-
-    def store(self, modality: str, instances: Iterable[OrthancId], priority: int = 0) -> str:
-        """Submit a job that sends by C-STORE; its ID."""
-
-    def search(self, server: str, uri: str, arguments: Mapping[str, str]) -> list[dict[str, Any]]:
-        """QIDO-RS."""
-
-    def echoes(self, modality: str) -> None:
-        """C-ECHO."""
-
-
-class Way(Protocol):
+class Transport(Protocol):
     """One destination, as the courier sees it. Raises PeerDownError where the gateway itself does not answer."""
 
     name: str
@@ -54,7 +39,7 @@ def kind(destination: Destination) -> str:
     return "DICOMweb" if destination.url is not None else "DIMSE"
 
 
-def way_to(destination: Destination, gateway: Sender) -> Way:
+def transport_to(destination: Destination, gateway: DeliveryJobs) -> Transport:
     """The way to it."""
     return Dicomweb(destination, gateway) if destination.url is not None else Dimse(destination, gateway)
 
@@ -65,7 +50,7 @@ class Dicomweb:
     It is asked by a server entry of its own, which gives up early.
     """
 
-    def __init__(self, destination: Destination, gateway: Sender) -> None:
+    def __init__(self, destination: Destination, gateway: DeliveryJobs) -> None:
         self.name, self.kind = destination.name, kind(destination)
         self._server, self._asked = destination.server, destination.asked
         self._gateway = gateway
@@ -104,7 +89,7 @@ class Dicomweb:
 class Dimse:
     """C-STORE (PS3.4 annex B): what its job brought is what it has. A warning is success there; 0x0111, duplicate SOP instance, too."""
 
-    def __init__(self, destination: Destination, gateway: Sender) -> None:
+    def __init__(self, destination: Destination, gateway: DeliveryJobs) -> None:
         self.name, self.kind = destination.name, kind(destination)
         self._modality = destination.server
         self._gateway = gateway

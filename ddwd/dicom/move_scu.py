@@ -59,10 +59,15 @@ class MoveOutcome:
         """Whether it ended because we asked it to."""
         return self.status == CANCELLED
 
+    @property
+    def code(self) -> str:
+        """The DIMSE status as `status_codes.MEANINGS` spells it."""
+        return f"0x{self.status:04X}"
+
     def describe(self) -> str:
         """The status in words, with the counts; no identifiers of a patient."""
         _, words = QR_MOVE_SERVICE_CLASS_STATUS.get(self.status, ("", ""))
-        text = f"C-MOVE status 0x{self.status:04X}" + (f" ({words})" if words else "")
+        text = f"C-MOVE status {self.code}" + (f" ({words})" if words else "")
         return f"{text}, {self.completed} sent, {self.failed} failed" + (
             f": {self.comment}" if self.comment else ""
         )

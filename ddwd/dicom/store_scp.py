@@ -25,7 +25,7 @@ from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from ddwd.config import tls
 from ddwd.config.paths import Paths
-from ddwd.core import durable
+from ddwd.core import durable, watchdog
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import LinkedError, StorageFullError
 from ddwd.dicom import contexts
@@ -354,10 +354,6 @@ class _Server(ThreadedAssociationServer):
             super().finish_request(secured, client_address)
 
 
-def _unwatched() -> None:
-    """Nobody waits for signs of life."""
-
-
 class StoreScp:
     """The running SCP. `start` it, `stop` it; `counts` at any time."""
 
@@ -409,10 +405,10 @@ class StoreScp:
             target=self._server.serve_forever, args=(0.5,), name="ddwd-listener", daemon=True
         ).start()
 
-    def stop(self, grace: float = 20.0, alive: Callable[[], None] = _unwatched) -> bool:
+    def stop(self, grace: float = 20.0) -> bool:
         """Refuse new associations; end each open one once the object at hand has its verdict; cut the rest after `grace` seconds.
 
-        True where no object was cut off. Calls `alive` while it waits.
+        True where no object was cut off.
         """
         server, self._server = self._server, None
         if server is None:
@@ -421,7 +417,7 @@ class StoreScp:
         until = time.monotonic() + grace
         ended: set[Association] = set()
         while (rest := self._still_open()) and time.monotonic() < until:
-            alive()
+            watchdog.alive()
             for association in rest:
                 if association not in ended and not _is_busy(association):
                     ended.add(association)

@@ -111,6 +111,7 @@ class UpperLayer(DULServiceProvider):
             log.warning("an association ends: %s", error)
         finally:
             self._kill_thread = True
+            self._received.free()
             self.released()
             with self._bell_lock:
                 bell, self._bell = self._bell, -1
@@ -277,11 +278,12 @@ class UpperLayer(DULServiceProvider):
 class Received:
     """Bytes of the peer between the socket and the PDUs: a small object with its command takes one read instead of four.
 
-    Only small PDUs are read ahead; the body of a large one is read into its place, to its end and no further.
+    Only small PDUs are read ahead; the body of a large one is read into its place, to its end and no further. The buffer is as long as
+    the peer's PDUs need it: a connection that sends none, or small ones, costs little.
     """
 
     def __init__(self) -> None:
-        self._buffer = bytearray(_HEADER.size + MAX_PDU)
+        self._buffer = bytearray()
         self._start = 0
         self.size = 0
 
@@ -311,16 +313,24 @@ class Received:
         dropped, self.size = self.size, 0
         if dropped:
             return dropped
+        self._make_room(_READ_AHEAD)
         try:
             return _receive_now(peer, memoryview(self._buffer)[:_READ_AHEAD]) or 0
         except OSError:
             return 0
 
+    def free(self) -> None:
+        """Give the buffer up: what is left of an association may lie in memory for a while after its end."""
+        self._buffer = bytearray()
+        self._start = self.size = 0
+
     def _make_room(self, length: int) -> None:
         """Move what is there to the front of a buffer that is long enough."""
         rest = self._buffer[self._start : self._start + self.size]
         if length > len(self._buffer):
-            self._buffer = bytearray(length)
+            self._buffer = bytearray(
+                _READ_AHEAD if length <= _READ_AHEAD else max(length, _HEADER.size + MAX_PDU)
+            )
         self._buffer[: self.size] = rest
         self._start = 0
 

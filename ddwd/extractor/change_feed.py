@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.extractor.peers import Peers
     from ddwd.extractor.work_queue import WorkQueue
-    from ddwd.orthanc.client import Change, OrthancPort
+    from ddwd.orthanc.port import Change, OrthancPort
     from ddwd.store.ledger import LedgerPort
 
 _PAGE = 1000

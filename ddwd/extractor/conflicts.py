@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.loader import NodeName
     from ddwd.extractor.quarantine import Quarantine
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
 
 _NAME = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{8}){4})\.[0-9a-f]{32}\.dcm")
 _PADDING = " \0"

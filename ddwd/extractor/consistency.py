@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
     from ddwd.store.custody import CustodyPort, Record
     from ddwd.store.record_check import RecordChecker
 

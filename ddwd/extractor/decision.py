@@ -27,6 +27,16 @@ class Stage(StrEnum):
     HELD = "held"
 
 
+class Blocker(StrEnum):
+    """What keeps the images of a study from being moved although the peers answer."""
+
+    NONE = ""
+    PAUSE = "pause"
+    """The operator has paused retrieving."""
+    DISK = "disk"
+    """A volume is short of room."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What is known of one study at one moment.

@@ -130,7 +130,7 @@ class DiskGuard:
                 "inodes_free": volume.space.inodes_free,
                 "inodes": volume.space.inodes,
                 "reserve": (reserve := disk_space.reserve_of(volume.space.total, self._reserve)),
-                "level": disk_space.word(volume.level),
+                "level": disk_space.level_name(volume.level),
                 "stops": self._stops(volume),
                 "hours_left": volume.hours_left(reserve),
             }
@@ -165,7 +165,7 @@ class DiskGuard:
         self._audit.record(
             event,
             f"the volume of {volume.path} {self._said(volume)} ({volume.space.free / 1e9:.2f} GB free)",
-            level=disk_space.word(volume.level),
+            level=disk_space.level_name(volume.level),
             bytes=volume.space.free,
         )
 

@@ -57,7 +57,7 @@ class ExtractorLoop:
         asked = self._sharing.sync_claims()
         if asked is None:
             return report
-        if self._sharing.is_new_connection:
+        if self._sharing.take_reconnection():
             self._sources.feeds.rewind()
         for study in asked:
             self._commands.retry(study)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
     from ddwd.core.model import Study
     from ddwd.extractor.quarantine import Quarantine
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
 
 
 _UNKNOWN = "the SCP acknowledged it, and no Orthanc knows its study"

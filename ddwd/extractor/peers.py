@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Literal
 from ddwd.core.audit import Audit, Event
 
 if TYPE_CHECKING:
-    from ddwd.orthanc.client import OrthancPort
+    from collections.abc import Mapping
+
+    from ddwd.orthanc.port import OrthancPort
 
 PeerName = Literal["gateway", "storage", "ledger"]
 _ANSWERS = "ok"
+"""State of a peer that answers; any other state is the reason why it does not."""
+
+
+def silent(states: Mapping[str, str]) -> dict[str, str]:
+    """Return the peers that do not answer, each with the reason, from the states in the status file."""
+    return {name: state for name, state in states.items() if state != _ANSWERS}
 
 
 class Peers:
@@ -35,7 +43,7 @@ class Peers:
     @property
     def all_answer(self) -> bool:
         """Whether no peer is away."""
-        return set(self.states.values()) == {_ANSWERS}
+        return not silent(self.states)
 
     def answers(self, name: str) -> None:
         """Note that the peer answered."""

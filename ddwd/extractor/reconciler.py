@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 from ddwd.config.routing import HOLD
 from ddwd.core.clock import Clock, stamp
-from ddwd.core.errors import DdwdError
+from ddwd.core.errors import DdwdError, Failure, failure_of
 from ddwd.core.retry import retry_delay
-from ddwd.extractor.decision import Decision, Observation, Stage, decide, waiting_for_a_rule
+from ddwd.extractor.decision import Blocker, Decision, Observation, Stage, decide, waiting_for_a_rule
 from ddwd.extractor.flow_control import PAUSED
-from ddwd.extractor.steps.retrieve import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -117,14 +116,14 @@ class StudyReconciler:
             else:
                 self._act(study, seen, in_flight, result)
         except (DdwdError, OSError) as error:
-            self._fail(study, reason_of(error), result)
+            self._fail(study, failure_of(error), result)
         return result
 
-    def _fail(self, study: StudyState, reason: str, result: Result) -> None:
+    def _fail(self, study: StudyState, why: Failure, result: Result) -> None:
         study.failures += 1
-        study.stage, study.reason = Stage.WAITING, reason
+        study.report(Stage.WAITING, why)
         if study.failures == 1 and not self.is_stopping:
-            self._events.failed(study, reason)
+            self._events.failed(study, why)
         result.outcome = Outcome.REQUEUE
         result.after, result.no_sooner = retry_delay(study.failures), LOOK_SECONDS
 
@@ -134,9 +133,11 @@ class StudyReconciler:
         self, study: StudyState, seen: Observation, in_flight: Collection[StudyState], result: Result
     ) -> None:
         flow, decision = self._flow, self._decide(study, seen)
-        study.stage, study.reason = decision.stage, decision.reason
+        study.report(decision.stage, Failure(decision.reason))
         self._events.observed(study, seen, decision)
         result.after = self._next_look(study)
+        if study.stage is Stage.HELD:
+            result.no_sooner = result.after  # only other settings move it on: images of other studies do not
         if decision.forward and flow.may_forward:
             self._forward(study, decision, result)
         if decision.retrieve and flow.may_retrieve:
@@ -145,10 +146,15 @@ class StudyReconciler:
             result.published = self._steps.publish.publish(study, in_flight)
             result.outcome = Outcome.DONE
         elif decision.forward or decision.retrieve:
-            study.reason = flow.shortage or study.reason
-            if decision.retrieve and flow.is_paused:
-                study.reason = PAUSED
-                result.outcome = Outcome.RELEASE
+            self._report_blocked(study, decision, result)
+
+    def _report_blocked(self, study: StudyState, decision: Decision, result: Result) -> None:
+        flow = self._flow
+        if decision.retrieve and flow.is_paused:
+            study.report(decision.stage, Failure(PAUSED), Blocker.PAUSE)
+            result.outcome = Outcome.RELEASE
+        elif flow.shortage:
+            study.report(decision.stage, Failure(flow.shortage), Blocker.DISK)
 
     def _decide(self, study: StudyState, seen: Observation) -> Decision:
         route, config = study.route, self._config
@@ -202,7 +208,7 @@ class StudyReconciler:
         try:
             fetched = work.result()
         except Exception as error:  # noqa: BLE001 - whatever one study does to us, the others must go on
-            self._fail(study, reason_of(error), result)
+            self._fail(study, failure_of(error), result)
             return False
         study.verified.update({kept.orthanc_id: kept for kept in fetched.kept})
         study.timeline.note("disk", study.verified.keys(), stamp(self._clock.utc()))
@@ -214,7 +220,7 @@ class StudyReconciler:
         self._fail(study, next(iter(fetched.failed.values())), result)
         spent = study.retrieve_attempts.count(fetched.blamed) if self._flow.has_room else []
         for instance in spent:
-            self._set_aside(study, instance, fetched.failed[instance], study.retrieve_attempts)
+            self._set_aside(study, instance, fetched.failed[instance].reason, study.retrieve_attempts)
         return bool(spent)
 
     def _give_up(self, study: StudyState) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.routing import Route
     from ddwd.extractor.study import StudyState
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
 
 
 def read_table(path: Path, routes: Sequence[Route]) -> list[Mapping[str, Any]]:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from ddwd.core.disk_space import Space
     from ddwd.extractor.disk_guard import Purpose
     from ddwd.extractor.steps.retrieve import MoverPort
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
     from ddwd.store.backends import Stores
 
 
@@ -71,8 +71,6 @@ class Threads:
     """For the sweep and retention."""
     wake: Callable[[], None] = _ignore
     """Begins the loop's next turn."""
-    unhurried: Callable[[], None] = _ignore
-    """Reports that work which can wait is alive; raises PeerDownError once a stop is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +184,8 @@ class Extractor:
             nodes=nodes,
             custody=custody,
             claims=services.stores.claims,
-            examiner=Examiner(nodes, paths, custody, owed(paths), services.threads.unhurried),
-            remover=Remover(nodes, self.output, custody, config.routes, services.threads.unhurried),
+            examiner=Examiner(nodes, paths, custody, owed(paths)),
+            remover=Remover(nodes, self.output, custody, config.routes),
             audit=services.audit,
             clock=services.clock,
             executor=services.threads.sweeper,

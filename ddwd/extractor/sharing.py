@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddwd.core.errors import HeldElsewhereError, PeerDownError
+from ddwd.core.errors import Failure, HeldElsewhereError, PeerDownError
 from ddwd.extractor.decision import Stage
 from ddwd.extractor.study import AttemptCounter, StudyState
 
@@ -48,8 +48,7 @@ class Sharing:
         self._queue = queue
         self._attempts = attempts
         self.open: dict[OrthancId, StudyState] = {}
-        self.is_new_connection = False
-        """Whether the last `sync_claims` found a new connection to the shared ledger: its cursors are to be read again."""
+        self._reconnected = False
         for study in stores.ledger.state.open:
             self._open(study)
 
@@ -76,7 +75,7 @@ class Sharing:
         if not self.are_shared:
             return []
         try:
-            self.is_new_connection = self._claims.connect()
+            self._reconnected |= self._claims.connect()
             work = self._claims.shared_work()
             for study in work.freed:
                 self._queue.add(study)
@@ -89,6 +88,11 @@ class Sharing:
         self._peers.answers("ledger")
         return work.requested
 
+    def take_reconnection(self) -> bool:
+        """Return whether the connection to the shared ledger is new since the last call: its cursors are to be read again."""
+        reconnected, self._reconnected = self._reconnected, False
+        return reconnected
+
     def _adopt(self, study: OrthancId) -> None:
         try:
             self.claim(study)
@@ -98,7 +102,7 @@ class Sharing:
     def _wait_for_the_ledger(self, reason: str) -> None:
         self._peers.is_away("ledger", reason)
         for study in self.open.values():
-            study.stage, study.reason = Stage.WAITING, reason
+            study.report(Stage.WAITING, Failure(reason))
 
     def claim_if_needed(self, study: OrthancId) -> bool:
         """Take up a study that needs work; return whether it was taken up.

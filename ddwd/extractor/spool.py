@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId, Study
     from ddwd.extractor.quarantine import Quarantine
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
     from ddwd.store.custody import InstanceRecord
     from ddwd.store.output_tree import OutputTree
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from ddwd.config.routing import EVERYTHING, PRIORITIES
-from ddwd.extractor.decision import Observation, Stage
+from ddwd.extractor.decision import Blocker, Observation, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.routing import Route
     from ddwd.core.audit import Event
+    from ddwd.core.errors import Failure
     from ddwd.core.model import OrthancId, Study
     from ddwd.store.custody import InstanceRecord, Record
 
@@ -103,7 +104,7 @@ class Fetched:
     """
 
     kept: list[InstanceRecord] = field(default_factory=list)
-    failed: dict[OrthancId, str] = field(default_factory=dict)
+    failed: dict[OrthancId, Failure] = field(default_factory=dict)
     blamed: set[OrthancId] = field(default_factory=set)
 
 
@@ -139,6 +140,9 @@ class StudyState:
     work: Future[Fetched] | None = None
     stage: Stage = Stage.ARRIVING
     reason: str = ""
+    status: str = ""
+    """Status code of a peer that the reason is about."""
+    blocker: Blocker = Blocker.NONE
 
     def __post_init__(self) -> None:
         """Begin with what the record proves."""
@@ -146,6 +150,11 @@ class StudyState:
             self.verified.update(self.record.images)
             self.set_aside.update(self.record.set_aside)
             self.timeline = HopTimeline(self.record.images)
+
+    def report(self, stage: Stage, why: Failure, blocker: Blocker = Blocker.NONE) -> None:
+        """Set where the study stands and why, for the status file."""
+        self.stage, self.blocker = stage, blocker
+        self.reason, self.status = why
 
     @property
     def is_working(self) -> bool:

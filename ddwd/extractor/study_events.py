@@ -6,18 +6,17 @@ Each step is told once for each batch of new images, however often the cycle loo
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Audit, Event
 from ddwd.extractor.decision import Stage
 
 if TYPE_CHECKING:
+    from ddwd.core.errors import Failure
     from ddwd.extractor.decision import Decision, Observation
     from ddwd.extractor.study import StudyState
     from ddwd.store.custody import InstanceRecord, Record
 
-_STATUS = re.compile(r"0x[0-9A-Fa-f]{4}|HTTP \d{3}")
 _SETTLED = frozenset({Stage.FORWARDING, Stage.RETRIEVING, Stage.READY})
 
 
@@ -77,15 +76,9 @@ class StudyEvents:
         if study.timeline.unreported(Event.RETRIEVE_STARTED, 1):
             self._tell(Event.RETRIEVE_STARTED, "images are asked for by C-MOVE", study, instances=missing)
 
-    def failed(self, study: StudyState, reason: str) -> None:
-        """Tell that the study has to wait."""
-        found = _STATUS.search(reason)
-        self._tell(
-            Event.RETRIEVE_FAILED,
-            f"will be tried again: {reason}",
-            study,
-            status=found.group() if found else "",
-        )
+    def failed(self, study: StudyState, why: Failure) -> None:
+        """Report that the study has to wait."""
+        self._tell(Event.RETRIEVE_FAILED, f"will be tried again: {why.reason}", study, status=why.status)
 
     def verified(self, study: StudyState, added: list[InstanceRecord]) -> None:
         """Tell that every new file was compared with storage's copy."""

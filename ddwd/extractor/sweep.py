@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
 
 _ROUND_SECONDS = 300.0
 """The shortest time between the beginnings of two rounds."""

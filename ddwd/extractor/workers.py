@@ -11,7 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from ddwd.core.errors import PeerDownError
+from ddwd.core.errors import Failure, PeerDownError
+from ddwd.core.watchdog import is_deferrable
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import Mover, echo
 
@@ -37,7 +38,7 @@ _ASSOCIATION_SECONDS = 30.0
 """Longest silence of a peer while an association is opened or released."""
 
 
-class Ending:
+class Shutdown:
     """The wish to stop, as the workers see it: nothing new begins, what runs has a few seconds, then it is broken off."""
 
     def __init__(self, asked: Event, clock: Clock) -> None:
@@ -62,9 +63,9 @@ class Ending:
             self.cut.set()
 
     def check(self) -> None:
-        """Raise PeerDownError once the grace is over: the study waits, and no image is blamed."""
+        """Raise PeerDownError once the grace is over, or at once in deferrable work: the study waits, and no image is blamed."""
         self.look()
-        if self.cut.is_set():
+        if self.cut.is_set() or (self.is_asked and is_deferrable()):
             raise PeerDownError("the extractor stops")
 
 
@@ -99,35 +100,35 @@ class Arrivals:
 class StorageMover:
     """C-MOVE from ORTHANC2 to our SCP, one association for each."""
 
-    def __init__(self, config: Config, incoming: Path, progress: Watchdog, ending: Ending) -> None:
+    def __init__(self, config: Config, incoming: Path, watchdog: Watchdog, shutdown: Shutdown) -> None:
         self._config = config
         self._incoming = incoming
-        self._progress = progress
-        self._ending = ending
+        self._watchdog = watchdog
+        self._shutdown = shutdown
         self._storage = nodes.storage(config, "extractor")
         self._scp = nodes.scp(config, config.scp.aet, "extractor")
 
     def move(
         self, study: Study, series_uids: Sequence[str], sop_uids: Sequence[str], arrived: Callable[[], None]
-    ) -> str:
+    ) -> Failure | None:
         """See MoverPort. Raises PeerDownError for a stop too."""
-        if self._ending.is_asked:
+        if self._shutdown.is_asked:
             raise PeerDownError("the extractor stops")
         arrivals = Arrivals(self._incoming, every=_TAKE_SECONDS)
         taken_at = time.monotonic()
 
         def progressed() -> float:
-            self._ending.look()
-            self._progress.alive()  # the wait itself moves, and Mover bounds it
+            self._shutdown.look()
+            self._watchdog.alive()  # the wait itself moves, and Mover bounds it
             return arrivals.last()
 
         def sent(_outcome: object) -> None:
             nonlocal taken_at
-            if time.monotonic() - taken_at >= _TAKE_SECONDS and not self._ending.cut.is_set():
+            if time.monotonic() - taken_at >= _TAKE_SECONDS and not self._shutdown.cut.is_set():
                 arrived()
                 taken_at = time.monotonic()
 
-        self._progress.alive(_ASSOCIATION_SECONDS)
+        self._watchdog.alive(_ASSOCIATION_SECONDS)
         try:
             with Mover(self._storage, self._config.scp.aet, self._config.retrieve.timeout) as mover:
                 outcome = mover.move(
@@ -136,26 +137,26 @@ class StorageMover:
                     sop_uids,
                     on_progress=sent,
                     progressed=progressed,
-                    cancel=self._ending.cut,
+                    cancel=self._shutdown.cut,
                 )
-                self._progress.alive(_ASSOCIATION_SECONDS)
+                self._watchdog.alive(_ASSOCIATION_SECONDS)
         finally:
-            self._progress.idle()  # the thread may end here; what it does next declares itself
-        self._ending.check()
-        return "" if outcome.ok else f"C-MOVE ended with {outcome.describe()}"
+            self._watchdog.idle()  # the thread may end here; what it does next declares itself
+        self._shutdown.check()
+        return None if outcome.ok else Failure(f"C-MOVE ended with {outcome.describe()}", outcome.code)
 
     def scp_answers(self) -> bool:
         """See MoverPort."""
-        self._progress.alive(_ASSOCIATION_SECONDS)
+        self._watchdog.alive(_ASSOCIATION_SECONDS)
         return echo(self._scp)
 
 
 class Workers(ThreadPoolExecutor):
     """Threads for C-MOVE and verification; each is on the watchdog's list while it works, and wakes the loop at its end."""
 
-    def __init__(self, progress: Watchdog, wake: Callable[[], None]) -> None:
+    def __init__(self, watchdog: Watchdog, wake: Callable[[], None]) -> None:
         super().__init__(_THREADS, thread_name_prefix="ddwd-retrieve")
-        self._progress = progress
+        self._watchdog = watchdog
         self._wake = wake
         self._running: set[Future[Any]] = set()
 
@@ -163,11 +164,11 @@ class Workers(ThreadPoolExecutor):
         """Run `fn` in a worker."""
 
         def work() -> Any:
-            self._progress.alive()
+            self._watchdog.alive()
             try:
                 return fn(*args, **kwargs)
             finally:
-                self._progress.idle()
+                self._watchdog.idle()
 
         future = super().submit(work)
         self._running.add(future)

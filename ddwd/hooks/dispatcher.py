@@ -5,11 +5,12 @@ One study's hook never runs twice at once, and a slow one holds up no more than 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, stamp
+from ddwd.core.retry import Backoff
 from ddwd.hooks.runner import HookFailedError, StoppedError
 
 if TYPE_CHECKING:
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
     from ddwd.hooks.runner import Hook
     from ddwd.store.hook_queue import HookQueue, Notice
 
-_PAUSES = (10.0, 30.0, 120.0, 600.0, 3600.0)
-"""Seconds before it is tried again after the first, second ... failure, and after every later one."""
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS, _FACTOR = 10.0, 3600.0, 4.0
+"""After the first failure, after many, and by how much each wait is longer: a run may cost the other system much."""
+
+
+def _backoff() -> Backoff:
+    return Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS, _FACTOR)
 
 
 @dataclass
@@ -29,13 +34,13 @@ class _Attempt:
     """What is known of a notice that waits; lives in memory, so that a restart tries everything at once."""
 
     revision: int
-    failures: int = 0
+    backoff: Backoff = field(default_factory=_backoff)
     due: float = 0.0
     reason: str = ""
     work: Future[None] | None = None
 
 
-class Teller:
+class HookDispatcher:
     """Takes a turn at each call of `turn`; `call` tells one hook, in the executor; `wake` is called when that has ended."""
 
     def __init__(
@@ -95,19 +100,19 @@ class Teller:
             self._failed(notice, attempt, str(error))
         else:
             self._succeeded(notice, attempt)
-        return attempt.revision < notice.revision or bool(attempt.failures)
+        return attempt.revision < notice.revision or bool(attempt.backoff.failures)
 
     def _succeeded(self, notice: Notice, attempt: _Attempt) -> None:
         """What was told may be an older revision than the one that waits by now."""
         self._notices.done(replace(notice, revision=attempt.revision))
         self.told += 1
-        attempt.failures, attempt.due, attempt.reason = 0, 0.0, ""
+        attempt.backoff.succeeded()
+        attempt.due, attempt.reason = 0.0, ""
         self._tell(Event.HOOK_DONE, f"the hook of rule {notice.route} was told", notice, attempt.revision)
 
     def _failed(self, notice: Notice, attempt: _Attempt, reason: str) -> None:
-        attempt.failures += 1
         attempt.reason = reason
-        attempt.due = self._clock.monotonic() + _PAUSES[min(attempt.failures, len(_PAUSES)) - 1]
+        attempt.due = self._clock.monotonic() + attempt.backoff.failed()
         said = f"the hook of rule {notice.route} failed, and is tried again: {reason}"
         self._tell(Event.HOOK_FAILED, said, notice, attempt.revision)
 
@@ -118,7 +123,7 @@ class Teller:
         hook = self._hooks.get(notice.route)
         if hook is None:
             attempt.reason = f"rule {notice.route} has no hook any more; forget it: ddwd hooks drop"
-            attempt.due = self._clock.monotonic() + _PAUSES[-1]
+            attempt.due = self._clock.monotonic() + _LONGEST_RETRY_SECONDS
         elif self._clock.monotonic() >= attempt.due:
             attempt.revision = notice.revision
             attempt.work = self._executor.submit(self._call, hook, notice)
@@ -133,7 +138,7 @@ class Teller:
             "revision": notice.revision,
             "since": notice.published_at,
             "running": attempt.work is not None,
-            "failures": attempt.failures,
+            "failures": attempt.backoff.failures,
             "reason": attempt.reason,
             "seconds": round(max(0.0, attempt.due - self._clock.monotonic())),
             "at": stamp(self._clock.utc()),

@@ -54,7 +54,7 @@ class Hook:
         return cls(Path(run) if run else None, webhook, float(entry["Timeout"]))
 
 
-def tell(hook: Hook, notice: Notice, output: Path, stopping: threading.Event) -> None:
+def run_hook(hook: Hook, notice: Notice, output: Path, stopping: threading.Event) -> None:
     """Tell it; returns once it has succeeded. Raises HookFailedError, StoppedError."""
     if hook.run is not None:
         _run(hook.run, hook.timeout, notice, output, stopping)

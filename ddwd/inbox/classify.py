@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from pydicom import dcmread
 from pydicom.uid import MediaStorageDirectoryStorage
 
+from ddwd.core import watchdog
 from ddwd.core.errors import StateError
 from ddwd.dicom.store_scu import Answer, Outgoing, examine
 from ddwd.inbox import unzip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from ddwd.inbox.scanner import Item
 
@@ -31,7 +32,7 @@ class Contents:
     left: tuple[tuple[str, str], ...]
 
 
-def look(item: Item, work: Path, reserve: int, alive: Callable[[], None]) -> Contents:
+def look(item: Item, work: Path, reserve: int) -> Contents:
     """Look into an item; `work` is an empty folder for the files of a zip.
 
     Raises StateError where it may not be read or moved yet, InvalidValueError for a zip that cannot be used, StorageFullError.
@@ -42,11 +43,11 @@ def look(item: Item, work: Path, reserve: int, alive: Callable[[], None]) -> Con
     ]
     files = list(item.files)
     if files == [item.path] and unzip.is_zip(item.path) and isinstance(examine(item.path), Answer):
-        files, others = unzip.unpack(item.path, work, reserve, alive)
+        files, others = unzip.unpack(item.path, work, reserve)
         left += [(name, "not a DICOM file") for name in others]
     outgoing = []
     for file in files:
-        alive()
+        watchdog.alive()
         found = examine(file)
         name = str(file.relative_to(item.path.parent)) if file.is_relative_to(item.path) else file.name
         if isinstance(found, Answer):

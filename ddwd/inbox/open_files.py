@@ -34,7 +34,7 @@ _PATIENCE = 600.0
 """Seconds after which a file that nobody wrote to counts as closed, lest an event that was lost holds it forever."""
 
 
-class Writers:
+class OpenFileTracker:
     """Watches from its making on; `changed` is called for each event, from a thread of its own."""
 
     def __init__(self, folder: Path, clock: Clock, changed: Callable[[], None]) -> None:

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 
 from pydicom import dcmread
 
-from ddwd.core import durable
+from ddwd.core import durable, watchdog
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
 from ddwd.core.errors import DdwdError, InvalidValueError, PeerDownError, PeerRefusedError
 from ddwd.core.model import INBOX_AET
+from ddwd.core.retry import retry_delay
 from ddwd.inbox import classify, scanner
 from ddwd.inbox.scanner import REJECTED, SENT, WAITING
 
@@ -34,21 +35,21 @@ if TYPE_CHECKING:
     from ddwd.core.clock import Clock
     from ddwd.dicom.store_scu import Answer, Outgoing
     from ddwd.inbox.classify import Contents
-    from ddwd.inbox.scanner import Arrivals, Item
+    from ddwd.inbox.scanner import InboxScanner, Item
 
     Send = Callable[[Sequence[Outgoing], Callable[[Answer], None]], None]
     """Sends each file and tells the answer; raises PeerDownError or PeerRefusedError."""
 
 log = logging.getLogger("ddwd.inbox")
 
-_PAUSES = (10.0, 30.0, 60.0, 120.0, 300.0)
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 10.0, 300.0
 _LONGEST = 200
 _NAMED = 1000
 """Files that a note names at most."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
-    """Raised by `alive` in the middle of an item when the daemon is to end: the item stays, and is sent again."""
+    """Raised by the watchdog's hook in the middle of an item when the daemon is to end: the item stays, and is sent again."""
 
 
 @dataclass
@@ -61,14 +62,14 @@ class Trouble:
     due: float
 
 
-class Keeper:
+class InboxProcessor:
     """Empties the drop folder; one of it alone may."""
 
     def __init__(
-        self, folder: Path, arrivals: Arrivals, send: Send, clock: Clock, audit: Audit, reserve: int
+        self, folder: Path, scanner: InboxScanner, send: Send, clock: Clock, audit: Audit, reserve: int
     ) -> None:
         self._folder = folder
-        self._arrivals = arrivals
+        self._scanner = scanner
         self._send = send
         self._clock = clock
         self._audit = audit
@@ -85,16 +86,16 @@ class Keeper:
         for note in (self._folder / WAITING).glob("*.txt"):
             durable.unlink(note, below=self._folder)
 
-    def turn(self, alive: Callable[[], None]) -> str:
+    def turn(self) -> str:
         """Take what is complete and due; a line that says how things stand. Raises OSError where the folder cannot be read."""
-        self._arrivals.look()
-        self._forget({item.path for item in self._arrivals.items})
-        for item in self._arrivals.complete():
-            alive()
-            if self._is_due(item) and not self._take(item, alive):
+        self._scanner.look()
+        self._forget({item.path for item in self._scanner.items})
+        for item in self._scanner.complete():
+            watchdog.alive()
+            if self._is_due(item) and not self._take(item):
                 break  # nobody listens: the others need not try
         waiting = len(self._waiting)
-        coming = sum(os.path.lexists(item.path) for item in self._arrivals.items) - waiting
+        coming = sum(os.path.lexists(item.path) for item in self._scanner.items) - waiting
         said = f"{self.done['sent']} items sent, {self.done['rejected']} rejected"
         return f"{said}, {coming} arriving, {waiting} waiting{f': see {WAITING}' if waiting else ''}"
 
@@ -109,10 +110,10 @@ class Keeper:
             trouble is None or trouble.signature != item.signature or self._clock.monotonic() >= trouble.due
         )
 
-    def _take(self, item: Item, alive: Callable[[], None]) -> bool:
+    def _take(self, item: Item) -> bool:
         """Do one item; False where the gateway cannot be reached."""
         try:
-            self._deal(item, alive)
+            self._deal(item)
         except InvalidValueError as error:
             self._reject(item, str(error), ())
         except (PeerDownError, PeerRefusedError) as error:
@@ -124,13 +125,13 @@ class Keeper:
             self._wait(item, error.strerror or type(error).__name__)
         return True
 
-    def _deal(self, item: Item, alive: Callable[[], None]) -> None:
+    def _deal(self, item: Item) -> None:
         try:
             self._work.mkdir(mode=0o700, exist_ok=True)
-            found = classify.look(item, self._work, self._reserve, alive)
+            found = classify.look(item, self._work, self._reserve)
             if not found.outgoing:
                 self._reject(item, _nothing(found), found.left)
-            elif refused := self._refused(found.outgoing, alive):
+            elif refused := self._refused(found.outgoing):
                 self._wait(
                     item,
                     f"{len(refused)} of {len(found.outgoing)} images were not taken: {refused[0].reason}",
@@ -142,12 +143,12 @@ class Keeper:
         finally:
             shutil.rmtree(self._work, ignore_errors=True)
 
-    def _refused(self, outgoing: Sequence[Outgoing], alive: Callable[[], None]) -> list[Answer]:
+    def _refused(self, outgoing: Sequence[Outgoing]) -> list[Answer]:
         answers: list[Answer] = []
 
         def answered(answer: Answer) -> None:
             answers.append(answer)
-            alive()
+            watchdog.alive()
 
         self._send(outgoing, answered)
         return [one for one in answers if not one.accepted]
@@ -194,7 +195,7 @@ class Keeper:
 
     def _wait(self, item: Item, reason: str) -> None:
         tries = self._waiting[item.path].tries + 1 if item.path in self._waiting else 1
-        pause = _PAUSES[min(tries, len(_PAUSES)) - 1]
+        pause = retry_delay(tries, _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
         if item.path not in self._waiting or self._waiting[item.path].reason != reason:
             log.warning("an item of the drop folder waits: %s", reason)
         self._waiting[item.path] = Trouble(reason, item.signature, tries, self._clock.monotonic() + pause)

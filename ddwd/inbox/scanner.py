@@ -66,7 +66,7 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-class Arrivals:
+class InboxScanner:
     """The items of one drop folder; `writing` tells which files somebody has written to and not closed."""
 
     def __init__(

@@ -11,11 +11,11 @@ import zipfile
 import zlib
 from typing import IO, TYPE_CHECKING, BinaryIO
 
-from ddwd.core import disk_space, durable
+from ddwd.core import disk_space, durable, watchdog
 from ddwd.core.errors import InvalidValueError, StorageFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 _LIST_BYTES = 8 * 1024 * 1024
@@ -31,8 +31,8 @@ def is_zip(path: Path) -> bool:
     return zipfile.is_zipfile(path)
 
 
-def unpack(path: Path, into: Path, reserve: int, alive: Callable[[], None]) -> tuple[list[Path], list[str]]:
-    """Write each DICOM file of the zip into the empty folder `into`; these, and the names of what is none. `alive` is called all the while.
+def unpack(path: Path, into: Path, reserve: int) -> tuple[list[Path], list[str]]:
+    """Write each DICOM file of the zip into the empty folder `into`; these, and the names of what is none.
 
     Raises InvalidValueError for one that cannot be used, StorageFullError where it may be tried again when there is more room.
     """
@@ -40,20 +40,18 @@ def unpack(path: Path, into: Path, reserve: int, alive: Callable[[], None]) -> t
         with path.open("rb") as file:
             _check_list(file)
             with zipfile.ZipFile(file) as archive:
-                return _unpack(archive, into, reserve, alive)
+                return _unpack(archive, into, reserve)
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, UnicodeError) as error:
         raise InvalidValueError(f"the zip is damaged ({type(error).__name__})") from error
     except (RuntimeError, NotImplementedError) as error:  # zipfile's words for both
         raise InvalidValueError("the zip is encrypted, or packed in a way that is not known here") from error
 
 
-def _unpack(
-    archive: zipfile.ZipFile, into: Path, reserve: int, alive: Callable[[], None]
-) -> tuple[list[Path], list[str]]:
+def _unpack(archive: zipfile.ZipFile, into: Path, reserve: int) -> tuple[list[Path], list[str]]:
     entries = [one for one in archive.infolist() if not one.is_dir()]
     dicom = []
     for entry in entries:
-        alive()
+        watchdog.alive()
         if _is_dicom(archive, entry):
             dicom.append(entry)
     _check_room(into, sum(one.file_size for one in dicom), reserve)
@@ -61,15 +59,15 @@ def _unpack(
     for number, entry in enumerate(dicom, start=1):
         target = into / f"{number:06}.dcm"
         with archive.open(entry) as source:  # it gives no more than file_size, and checks the sum
-            durable.write_new(target, _chunks(source, alive))
+            durable.write_new(target, _chunks(source))
         paths.append(target)
     kept = set(dicom)
     return paths, [one.filename for one in entries if one not in kept]
 
 
-def _chunks(source: IO[bytes], alive: Callable[[], None]) -> Iterator[bytes]:
+def _chunks(source: IO[bytes]) -> Iterator[bytes]:
     while chunk := source.read(_CHUNK):
-        alive()
+        watchdog.alive()
         yield chunk
 
 

@@ -1,1 +1,1 @@
-"""What tells people and machines elsewhere: metrics, alerts, DICOM audit messages. Run by daemon/monitor.py, apart from custody."""
+"""Metrics, alerts and DICOM audit messages for other systems. Run by daemon/monitor.py; custody does not depend on it."""

@@ -1,7 +1,7 @@
-"""From the journal to the audit repository: new audit records become messages in a queue on disk, which a thread sends in order.
+"""Relay audit records from the journal to the audit repository: a queue of messages on disk, and a thread that sends them in order.
 
-At least once: the journal's cursor moves only past what is in the queue, and a message leaves the queue only when it was
-handed over. While the repository is away the queue grows to its bound, then the records wait in the journal.
+At least once: the journal's cursor moves only past records that are in the queue, and a message leaves the queue only after it was
+sent. While the repository is away the queue grows to its limit; further records wait in the journal.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core import durable
 from ddwd.core.errors import DdwdError, StateError
+from ddwd.core.retry import Backoff
 from ddwd.monitoring.dicom_audit import message
 from ddwd.monitoring.syslog import send
 
@@ -24,19 +25,19 @@ if TYPE_CHECKING:
     from ddwd.config.loader import Config
 
     Journal = Callable[[Sequence[str]], str]
-    """Runs journalctl with these arguments: its output. Raises StateError."""
+    """Runs journalctl with these arguments; returns its output. Raises StateError."""
 
 log = logging.getLogger("ddwd.monitoring")
 
 _MOST_QUEUED = 50_000
 _RECORDS_A_STEP = 500
 _SENT_AT_ONCE = 200
-_PAUSES = (5.0, 15.0, 60.0, 300.0)
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 5.0, 300.0
 _SECONDS = 20
 
 
-class Relay:
-    """`step` now and then; `stop` at the end."""
+class AuditRelay:
+    """Queues new records at each `step`, and sends them in a thread of its own."""
 
     def __init__(self, config: Config, folder: Path, journal: Journal | None = None) -> None:
         self._config = config
@@ -51,7 +52,7 @@ class Relay:
         self._thread.start()
 
     def step(self) -> None:
-        """Take new records into the queue. Raises StateError, StorageFullError and OSError; nothing is skipped then."""
+        """Queue new records. Raises StateError, StorageFullError and OSError; no record is skipped then."""
         queued = self.queued()
         if len(queued) >= _MOST_QUEUED:
             if not self._full:
@@ -70,7 +71,7 @@ class Relay:
             self._wanted.set()
 
     def queued(self) -> list[Path]:
-        """Messages that wait, oldest first."""
+        """Return the queued messages, oldest first."""
         return sorted(self._folder.glob("*.xml"))
 
     def _new_records(self) -> list[dict[str, str]]:
@@ -79,33 +80,32 @@ class Relay:
             cursor = self._cursor_file.read_text(encoding="utf-8")
         except FileNotFoundError:
             cursor = ""
-        # at the very first step, what was told before the repository was set is not told again
+        # the very first step begins at the newest record: those before the repository was set are not sent
         words += [f"--after-cursor={cursor}"] if cursor else ["-n", "1"]
         records = [json.loads(line) for line in self._journal(words).splitlines()[:_RECORDS_A_STEP]]
         return [{key: value for key, value in one.items() if isinstance(value, str)} for one in records]
 
     def stop(self) -> None:
-        """End soon; what is queued is sent at the next start."""
+        """End soon; queued messages are sent after the next start."""
         self._stopping.set()
         self._wanted.set()
 
     def _run(self) -> None:
-        failures = 0
+        backoff = Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
         while not self._stopping.is_set():
             self._wanted.wait()
             self._wanted.clear()
             try:
                 while not self._stopping.is_set() and self.send_some():
-                    failures = 0
+                    backoff.succeeded()
             except (DdwdError, OSError) as error:
-                if not failures:
+                if not backoff.failures:
                     log.warning("%s; audit messages wait in the queue", error)
-                self._stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
-                failures += 1
+                self._stopping.wait(backoff.failed())
                 self._wanted.set()
 
     def send_some(self) -> bool:
-        """Send the oldest messages; whether there were any. Raises PeerDownError."""
+        """Send the oldest messages; return whether there were any. Raises PeerDownError."""
         batch = self.queued()[:_SENT_AT_ONCE]
         for path in send(self._config.audit, [(path, path.read_bytes()) for path in batch]):
             durable.unlink(path)
@@ -113,7 +113,7 @@ class Relay:
 
 
 def journalctl(arguments: Sequence[str]) -> str:
-    """Ask the journal of this machine."""
+    """Run journalctl of this machine."""
     try:
         done = subprocess.run(
             ["/usr/bin/journalctl", *arguments], capture_output=True, text=True, check=False, timeout=_SECONDS

@@ -1,7 +1,7 @@
-"""Audit records as DICOM audit messages: PS3.15 A.5 XML, one patient a message. Pure.
+"""Convert audit records to DICOM audit messages: XML of PS3.15 A.5, one patient per message. Pure.
 
-What this node must tell by PS3.15 A.5.3: its start and stop, the begin and the end of each transfer, deleted studies, and what
-touches security (a refused association, changed settings). Everything else stays in the journal.
+PS3.15 A.5.3 requires of this node: its start and stop, begin and end of each transfer, deleted studies, and what concerns security
+(a rejected association, changed settings). All other records stay in the journal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ddwd.config.loader import Config
 
 NOT_DISCLOSED = "not disclosed"
-"""Stands for the patient where audit.patient_id is false; the standard demands a patient in these messages (A.5.3.7)."""
+"""Replaces the patient if audit.patient_id is false; the standard requires a patient in these messages (A.5.3.7)."""
 _MICRO = 1_000_000
 _SOURCE, _DESTINATION, _APPLICATION = (
     ("110153", "Source Role ID"),
@@ -32,7 +32,7 @@ _MINOR = "4"
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How one event is told: EventID, action (C, R, U, D, E), type, and from which hop to which it went."""
+    """Fields of one kind of event: EventID, action (C, R, U, D, E), type, source and destination hop."""
 
     event: tuple[str, str]
     action: str
@@ -65,13 +65,13 @@ KINDS = {
     Event.ASSOCIATION_REFUSED: _Kind(_ALERT, "E", ("110126", "Node Authentication"), outcome=_MINOR),
     Event.CONFIG_CHANGED: _Kind(_ALERT, "E", ("110131", "Software Configuration")),
 }
-"""The events that are told."""
+"""The events that become messages."""
 _TOLD_BY_DOORS = frozenset({"gateway", "storage"})
-"""Where retention deletes, that Orthanc's own door tells of it (Event.DELETED)."""
+"""Deletions by retention at these places are reported by the Orthanc's own plugin (Event.DELETED)."""
 
 
 def message(record: Mapping[str, str], config: Config) -> bytes | None:
-    """The message for one record of the journal (its fields by name), or None where it is none that is told."""
+    """Return the message for one record of the journal (its fields by name), or None if its event is not sent."""
     kind = KINDS.get(Event(record["DDWD_EVENT"])) if record.get("DDWD_EVENT") in set(Event) else None
     if kind is None or record.get("DDWD_PLACE") in _TOLD_BY_DOORS:
         return None
@@ -82,7 +82,7 @@ def message(record: Mapping[str, str], config: Config) -> bytes | None:
     Xml.SubElement(source, "AuditSourceTypeCode", {"csd-code": "4"})
     if kind.way or kind.event == _DELETED:
         _objects(root, record)
-    # on one line: a receiver of syslog may end a message at a line feed, or escape it
+    # on one line: a syslog receiver may end a message at a line feed, or escape it
     return b'<?xml version="1.0" encoding="UTF-8"?>' + bytes(Xml.tostring(root, encoding="utf-8"))
 
 
@@ -115,7 +115,7 @@ def _participants(root: Xml.Element, kind: _Kind, record: Mapping[str, str], con
     }
     begin, end = kind.way
     _participant(root, titles[begin], _SOURCE, requestor=begin != "storage")
-    _participant(root, titles[end], _DESTINATION, requestor=begin == "storage")  # our C-MOVE asks for it
+    _participant(root, titles[end], _DESTINATION, requestor=begin == "storage")  # our C-MOVE requests it
 
 
 def _participant(root: Xml.Element, name: str, role: tuple[str, str], *, requestor: bool) -> None:
@@ -126,7 +126,7 @@ def _participant(root: Xml.Element, name: str, role: tuple[str, str], *, request
 
 
 def _objects(root: Xml.Element, record: Mapping[str, str]) -> None:
-    """The study and its patient (A.5.2)."""
+    """Add the study and its patient (A.5.2)."""
     study = Xml.SubElement(
         root,
         "ParticipantObjectIdentification",
@@ -153,6 +153,6 @@ def _objects(root: Xml.Element, record: Mapping[str, str]) -> None:
 
 
 def _code(parent: Xml.Element, name: str, code: tuple[str, str], *, system: str = "DCM") -> None:
-    """A coded value (A.5.1, CodedValueType)."""
+    """Add a coded value (A.5.1, CodedValueType)."""
     value, meaning = code
     Xml.SubElement(parent, name, {"csd-code": value, "codeSystemName": system, "originalText": meaning})

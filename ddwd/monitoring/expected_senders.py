@@ -1,7 +1,7 @@
-"""Which modality is silent although it usually sends at this hour of the week: learned from what was received. Pure.
+"""Find modalities that are silent although they usually send at this hour of the week, learned from received images. Pure.
 
-A modality is its calling AE title. It is expected where it sent in this hour or the two before in each of the last weeks; it is
-silent where it did not this week. A new one is left alone until it is known for some weeks.
+A modality is its calling AE title. It is expected if it sent in this hour or the two before in each of the last weeks; it is silent
+if it did not this week. A new modality is not expected before it is known for some weeks.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from ddwd.core.model import SELF_TEST_AET
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ddwd.status.events import Happened
+    from ddwd.status.events import AuditEvent
 
 WEEKS = 4
-"""So many weeks in a row make a habit."""
+"""A modality is expected after so many weeks in a row."""
 _WINDOW = timedelta(hours=3)
 _WEEK = timedelta(days=7)
 
 
-class Habits:
+class ExpectedSenders:
     """When each modality sent over the last weeks, in local time (as the hospital works by it)."""
 
     def __init__(self) -> None:
         self._hours: defaultdict[str, set[datetime]] = defaultdict(set)
 
-    def happened(self, events: Iterable[Happened]) -> None:
-        """Take in what was received."""
+    def learn(self, events: Iterable[AuditEvent]) -> None:
+        """Learn from `received` events."""
         for one in events:
             aet = one.fields.get("aet")
             if one.event == Event.RECEIVED and aet and aet != SELF_TEST_AET:
                 self._hours[aet].add(_hour(datetime.fromisoformat(one.at).astimezone()))
 
     def silent(self, now: datetime) -> dict[str, datetime]:
-        """The modalities that should have sent by now, with when each last did; `now` in local time."""
+        """Return the modalities that should have sent by now, with when each last did; `now` in local time."""
         found = {}
         for aet in list(self._hours):
             hours = {hour for hour in self._hours[aet] if now - hour < (WEEKS + 1) * _WEEK}
@@ -54,6 +54,6 @@ def _hour(moment: datetime) -> datetime:
 
 
 def _sent(hours: set[datetime], end: datetime) -> bool:
-    """Whether anything came in the three hours before, the one at hand not counted: it is not over yet."""
+    """Return whether images came in the three hours before; the hour at hand is not counted, since it is not over."""
     last = _hour(end)
     return any(last - _WINDOW <= hour < last for hour in hours)

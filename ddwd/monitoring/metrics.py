@@ -1,6 +1,6 @@
-"""Metrics for Prometheus, as a text file that node_exporter picks up. Counts events of the ledger, shows the Report; decides nothing.
+"""Metrics for Prometheus, as a text file that node_exporter reads. Counts events of the ledger and exports the Report; decides nothing.
 
-Counters begin anew when the monitor does, which Prometheus knows how to take.
+Counters begin at zero with each start of the monitor, which Prometheus handles.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from ddwd.status.events import Happened
+    from ddwd.status.events import AuditEvent
     from ddwd.status.report import Report
 
 _FAILURES = {
@@ -34,7 +34,7 @@ _OTHERS = "(others)"
 
 
 class Metrics:
-    """Give it what happened and how things stand; `write` puts the file in place."""
+    """Counters from events, gauges from the Report; `write` replaces the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -90,12 +90,12 @@ class Metrics:
         for kind in _FAILURES.values():
             self._failures.labels(kind)
 
-    def happened(self, events: Iterable[Happened]) -> None:
-        """Count these."""
+    def count(self, events: Iterable[AuditEvent]) -> None:
+        """Count these events."""
         for one in events:
-            self._count(one)
+            self._count_one(one)
 
-    def _count(self, one: Happened) -> None:
+    def _count_one(self, one: AuditEvent) -> None:
         if one.event == Event.RECEIVED:
             self._received.labels(self._sender(one.fields.get("aet", ""))).inc(_number(one, "instances"))
         elif one.event == Event.VERIFIED:
@@ -111,13 +111,13 @@ class Metrics:
             self._failures.labels(_FAILURES[Event(one.event)]).inc()
 
     def _sender(self, aet: str) -> str:
-        """The AE title; a bounded number of them, for anyone may call itself anything."""
+        """Return the label of the AE title; the number of labels is bounded, since anyone may use any AE title."""
         if len(self._senders) < _MOST_SENDERS:
             self._senders.add(aet)
         return aet if aet in self._senders else _OTHERS
 
     def show(self, report: Report) -> None:
-        """How things stand now; what is no more is shown no more."""
+        """Set the gauges; clear those of objects that no longer exist."""
         for gauge in (
             self._backlog,
             self._flight,
@@ -175,7 +175,7 @@ class Metrics:
                 self._stay.labels(place).set(sum(kept["studies"] for kept in tally["kept"]))
 
     def write(self) -> None:
-        """Put the file in place, whole. Raises StateError where that cannot be."""
+        """Replace the file in one step. Raises StateError if that fails."""
         try:
             prometheus.write_to_textfile(str(self._path), self.registry)
             self._path.chmod(0o644)
@@ -183,7 +183,7 @@ class Metrics:
             raise StateError(f"{self._path}: {error.strerror}; see metrics.textfile in ddwd.yaml") from error
 
 
-def _number(one: Happened, field: str) -> float:
+def _number(one: AuditEvent, field: str) -> float:
     try:
         return float(one.fields.get(field) or 0)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How an alert leaves the machine: by mail (SMTP) and by webhook (JSON over HTTP), each with a bounded wait. Raises PeerDownError."""
+"""Send an alert by mail (SMTP) or webhook (JSON over HTTP), each with a bounded wait. Raises PeerDownError."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FIRST_ERROR = 400
 
 
 def mail(settings: Mail, message: Message) -> None:
-    """Send it by SMTP, over TLS as the settings say; the server's certificate is checked."""
+    """Send the message by SMTP, over TLS according to the settings; the server's certificate is verified."""
     out = EmailMessage()
     out["Subject"] = f"[ddwd] {message.subject}"[:200]
     out["From"], out["To"] = settings.sender, settings.recipient
@@ -49,13 +49,13 @@ def _hand_over(server: smtplib.SMTP, settings: Mail, out: EmailMessage) -> None:
 
 
 def _why(error: Exception) -> str:
-    """The server's own answer where there is one; never the login."""
+    """Return the server's status code if there is one, else the type of the error; never the login."""
     code = getattr(error, "smtp_code", None)
     return f"answered {code}" if code else type(error).__name__
 
 
 def webhook(url: str, message: Message) -> None:
-    """POST it as JSON: at, subject, standing, over."""
+    """POST the message as JSON: at, subject, standing, over."""
     body = {
         "at": message.at,
         "subject": message.subject,
@@ -72,8 +72,8 @@ def webhook(url: str, message: Message) -> None:
         raise PeerDownError(f"webhook: HTTP {answer.status_code}")
 
 
-def ways(config: Config) -> dict[str, Callable[[Message], None]]:
-    """How alerts leave this machine, as far as it is set."""
+def channels(config: Config) -> dict[str, Callable[[Message], None]]:
+    """Return how alerts leave this machine, as configured, by name."""
     found: dict[str, Callable[[Message], None]] = {}
     if config.mail.server:
         found["mail"] = partial(mail, config.mail)

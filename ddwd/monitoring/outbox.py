@@ -1,7 +1,7 @@
-"""Messages that are due, sent in a thread of their own, each way by itself, with growing pauses while it is away.
+"""Send messages in a thread of their own, one for each channel, with growing pauses while it does not answer.
 
-Bounded: the oldest give way, for the newest tell how things stand now. What waits is lost with the monitor's restart, but the
-conditions are not: what still holds is told again.
+Bounded: the oldest messages are dropped, since the newest describe the present state. A restart of the monitor loses queued messages,
+not conditions: those that still hold are reported again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import DdwdError
+from ddwd.core.retry import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("ddwd.monitoring")
 
 _KEPT = 20
-_PAUSES = (30.0, 60.0, 300.0, 900.0, 1800.0)
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 30.0, 1800.0
+_MOST_TRIES = 105
+"""About two days: after that the message is dropped."""
 
 
 class Outbox:
-    """One way out; `put` never waits."""
+    """The queue of one channel; `put` never waits."""
 
     def __init__(self, name: str, send: Callable[[Message], None]) -> None:
         self._name = name
@@ -36,7 +39,7 @@ class Outbox:
         self._thread.start()
 
     def put(self, message: Message) -> None:
-        """Have it sent."""
+        """Queue the message."""
         while True:
             try:
                 self._waiting.put_nowait(message)
@@ -46,7 +49,7 @@ class Outbox:
                 return
 
     def stop(self) -> None:
-        """End soon; what waits is not waited for."""
+        """End soon, without waiting for queued messages."""
         self._stopping.set()
 
     def _run(self) -> None:
@@ -59,12 +62,14 @@ class Outbox:
 
     def _deliver(self, message: Message) -> None:
         """Try until it is taken, or the monitor stops."""
-        for pause in (*_PAUSES, *(_PAUSES[-1] for _ in range(100))):
+        backoff = Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
+        while backoff.failures < _MOST_TRIES:
             try:
                 self._send(message)
             except DdwdError as error:
-                log.warning("%s: not sent, tried again in %.0f s: %s", self._name, pause, error)
+                seconds = backoff.failed()
+                log.warning("%s: not sent, tried again in %.0f s: %s", self._name, seconds, error)
             else:
                 return
-            if self._stopping.wait(pause):
+            if self._stopping.wait(seconds):
                 return

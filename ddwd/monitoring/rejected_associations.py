@@ -1,7 +1,7 @@
-"""Refused associations become audit events: those of our own SCP as it tells of them, those of the Orthancs from the journal.
+"""Record rejected associations as audit events: those of our own SCP directly, those of the Orthancs from the journal.
 
-An Orthanc tells nobody but its log whom it turned away. The monitor reads that log, and remembers how far it got, so that what is
-refused while the monitor is away is told when it is back. Names in it are the sender's own words: never believed, and bounded.
+An Orthanc reports only in its log whom it rejected. The monitor reads that log and stores its position, so that rejections while the
+monitor is down are recorded later. Names in the log come from the sender: not trusted, and bounded in length.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _LINES = (
     (re.compile(r"\] Receiving Association failed: TLS error: (?P<why>.*)$"), "a connection by TLS"),
     (re.compile(r"LOG\d\[.*\]: SSL_accept: .*:(?P<why>[^:]+)$"), "a connection by TLS"),
 )  # fmt: skip
-"""What Orthanc 1.12 (CommandDispatcher.cpp, orthanc/senders.lua) and stunnel log for each one they refuse."""
+"""What Orthanc 1.12 (CommandDispatcher.cpp, orthanc/senders.lua) and stunnel log for each rejection."""
 
 
-class Refusals:
-    """Tells refused associations in the audit: each where they are few, their number where someone hammers at the port."""
+class RejectionReporter:
+    """Records rejections in the audit: each one while they are few, else their number."""
 
     def __init__(self, audit: Audit, clock: Clock) -> None:
         self._audit = audit
@@ -55,11 +55,11 @@ class Refusals:
         self._untold = 0
 
     def refused(self, calling: str, called: str) -> None:
-        """One more association, by the AE titles it called itself and us; called by the threads of the SCP."""
-        self.tell(f"refused an association that called {called}", calling)
+        """Record one rejected association, by its calling and called AE title. Called by the threads of the SCP."""
+        self.report(f"refused an association that called {called}", calling)
 
-    def tell(self, message: str, aet: str, peer: str = "") -> None:
-        """One more."""
+    def report(self, message: str, aet: str, peer: str = "") -> None:
+        """Record one rejection."""
         with self._lock:
             now = self._clock.monotonic()
             if now - self._minute >= _MINUTE:
@@ -74,11 +74,11 @@ class Refusals:
         self._audit.record(Event.ASSOCIATION_REFUSED, f"{message}{also}", aet=aet, **where)
 
 
-class Watch:
-    """Looks through what is new in the log of the two Orthancs at each `step`; `cursor` holds how far it got."""
+class RejectionWatcher:
+    """Reads new lines in the log of the two Orthancs at each `step`; `cursor` holds the position."""
 
     def __init__(
-        self, refusals: Refusals, cursor: Path, reader: Callable[[str], Reader | None] | None = None
+        self, refusals: RejectionReporter, cursor: Path, reader: Callable[[str], Reader | None] | None = None
     ) -> None:
         self._refusals = refusals
         self._cursor = cursor
@@ -86,7 +86,7 @@ class Watch:
         self._reader: Reader | None = None
 
     def step(self) -> None:
-        """Tell what is new. Raises StateError where the journal cannot be read, and OSError."""
+        """Record new rejections. Raises StateError if the journal cannot be read, and OSError."""
         if self._reader is None:
             self._reader = self._open(self._seen())
         last = None
@@ -105,13 +105,13 @@ class Watch:
     def _tell(self, record: Mapping[str, Any]) -> None:
         node = _UNITS[record["_SYSTEMD_UNIT"]]
         text = record.get("MESSAGE", "")
-        if isinstance(text, bytes):  # no UTF-8
+        if isinstance(text, bytes):  # not UTF-8
             text = text.decode("utf-8", "replace")
         for pattern, what in _LINES:
             if found := pattern.search(text):
                 who = found.groupdict()
                 aet = who.get("aet", "?")
-                self._refusals.tell(f"refused {what} {_details(who)}", aet, peer=node)
+                self._refusals.report(f"refused {what} {_details(who)}", aet, peer=node)
                 return
 
 
@@ -125,32 +125,32 @@ class Reader(Protocol):
     """What is read of the journal."""
 
     def new(self) -> Iterable[Mapping[str, Any]]:
-        """The records of the two Orthancs since the last call."""
+        """Return the records of the two Orthancs since the last call."""
 
 
 class Journal:
-    """This machine's journal, from a cursor on; without one, from an hour ago."""
+    """This machine's journal from a cursor on, or from an hour ago without one."""
 
     def __init__(self, cursor: str) -> None:
         try:
             self._reader = journal.Reader()
-            self._reader.fileno()  # from here on `process` notices a file that is begun anew
+            self._reader.fileno()  # from here on `process` detects a journal file that was replaced
             for unit in _UNITS:
                 self._reader.add_match(_SYSTEMD_UNIT=unit)
             if cursor:
                 self._reader.seek_cursor(cursor)
-                self._reader.get_next()  # the one it names was told
+                self._reader.get_next()  # the record that the cursor names was handled before
             else:
                 self._reader.seek_realtime(datetime.now(UTC) - _FIRST_LOOK)
         except OSError as error:
             raise StateError(f"the journal cannot be read ({error.strerror})") from error
 
     def new(self) -> Iterable[Mapping[str, Any]]:
-        """The records since the last call."""
+        """Return the records since the last call."""
         self._reader.process()
         return iter(self._reader.get_next, {})
 
 
 def open_journal(cursor: str) -> Reader | None:
-    """Open this machine's journal; None where systemd's library is absent."""
+    """Open this machine's journal; None if systemd's library is absent."""
     return None if journal is None else Journal(cursor)

@@ -1,4 +1,4 @@
-"""Syslog as DICOM audit messages travel: RFC 5424 frames, by UDP (RFC 5426) or TLS (RFC 5425). Raises PeerDownError."""
+"""Send DICOM audit messages by syslog: RFC 5424 frames, over UDP (RFC 5426) or TLS (RFC 5425). Raises PeerDownError."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _LARGEST_DATAGRAM = 65_000
 
 
 def frame(xml: bytes, at: datetime | None = None) -> bytes:
-    """One RFC 5424 message around an audit message; the byte order mark says that it is UTF-8."""
+    """Return one RFC 5424 message around an audit message; the byte order mark marks it as UTF-8."""
     stamp = (at or datetime.now(UTC)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     head = f"<{_PRIORITY}>1 {stamp} {socket.gethostname()} ddwd {os.getpid()} {_MESSAGE_ID} - "
     return head.encode("ascii", "replace") + b"\xef\xbb\xbf" + xml
 
 
 def send(settings: AuditConfig, messages: Iterable[tuple[Path, bytes]]) -> Iterable[Path]:
-    """Send them in order; yields each that was handed over."""
+    """Send the messages in order; yield each that was sent."""
     if settings.transport == "udp":
         yield from _by_udp(settings, messages)
     else:
@@ -65,7 +65,7 @@ def _by_tls(settings: AuditConfig, messages: Iterable[tuple[Path, bytes]]) -> It
                 content = frame(xml)
                 out.sendall(b"%d %s" % (len(content), content))
                 handed.append(path)
-            out.unwrap()  # the other side has read all of it: only then is any of it forgotten here
+            out.unwrap()  # the receiver has read all messages: only now may they be deleted here
             yield from handed
     except (OSError, ValueError) as error:
         raise _down(settings, error) from error

@@ -1,8 +1,8 @@
-"""The portal's certificates: made by openssl(1), read back by it; `ddwd tls` is the only user that writes.
+"""Make and read the portal's certificates with openssl(1). Only `ddwd tls` and `ddwd link` write any.
 
-Two authorities in the folder of the settings: `ca` for the portal's own parts, `senders-ca` for the modalities, so that a key
-stolen from a modality opens no inner hop. RSA of 3072 bits, because Debian's Orthanc offers TLS 1.2 for RSA alone. Keys
-are written for root alone; the operator's own for group ddwd too, since `ddwd` commands run in it.
+Two authorities in the folder `tls.folder`: `ca` for the portal's own parts, `senders-ca` for the modalities, so that a key
+stolen from a modality gives no access to an inner hop. RSA of 3072 bits, because Debian's Orthanc offers TLS 1.2 with RSA only.
+Only root can read the keys; group ddwd can read the operator's key too, since `ddwd` commands run in that group.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 825
 ISSUED = "issued"
-"""Sub-folder for what was made for modalities and people."""
+"""Sub-folder for certificates that were made for modalities and people."""
 KEY = "rsa:3072"
-"""The kind of every key, as openssl req -newkey names it."""
+"""Kind of every key, as openssl req -newkey names it."""
 
 _SECONDS = 60
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -58,8 +58,8 @@ subjectAltName = {names}
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """One certificate as people are shown it."""
+class CertificateFacts:
+    """What `ddwd tls show` prints of one certificate."""
 
     role: str
     path: Path
@@ -70,9 +70,9 @@ class Shown:
 
 
 def init(config: Config, renew: Sequence[str] = ()) -> list[Path]:
-    """Make what is missing of both authorities and all certificates, and those named in `renew` anew; the files written.
+    """Make the authorities and certificates that are missing, and those named in `renew` anew; return the files written.
 
-    Raises DdwdError where openssl fails, OSError where the folder cannot be written.
+    Raises DdwdError if openssl fails and OSError if the folder cannot be written.
     """
     folder = config.tls.folder
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -95,9 +95,9 @@ def init(config: Config, renew: Sequence[str] = ()) -> list[Path]:
 
 
 def issue(config: Config, name: str, folder: Path | None = None) -> tls.Files:
-    """Make a key and a certificate of the senders' authority for a modality; anew where there is one. Raises InvalidValueError."""
+    """Make a key and a certificate of the senders' authority for a modality, over existing ones. Raises InvalidValueError and DdwdError."""
     if _NAME.fullmatch(name) is None:
-        raise InvalidValueError(f"{name!r} is no name: write letters, digits, _ . and -, 64 at most")
+        raise InvalidValueError(f"{name!r} is not a valid name: write letters, digits, _ . and -, at most 64")
     target = folder or config.tls.folder / ISSUED
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     authority = config.tls.folder / tls.SENDERS_CA
@@ -108,9 +108,9 @@ def issue(config: Config, name: str, folder: Path | None = None) -> tls.Files:
 
 
 def link(config: Config, folder: Path, names: Sequence[str], common: str) -> list[Path]:
-    """Make a certificate of the link's authority, and its key, in `folder`; the authority too where there is none yet. Raises DdwdError.
+    """Make a key and a certificate of the link's authority in `folder`; make the authority too if there is none. Raises DdwdError.
 
-    `names` is what it says of its machine: the roles that it has (ddwd/provisioning/machine_link.py).
+    `names` are the DNS names in the certificate, one for each role of its machine (machine_link.subject).
     """
     home = config.link.folder
     home.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -127,21 +127,31 @@ def link(config: Config, folder: Path, names: Sequence[str], common: str) -> lis
     return [folder / tls.LINK_CA, *files]
 
 
-def show(config: Config) -> list[Shown]:
-    """Every certificate there is. Raises DdwdError for one that cannot be read."""
+def show(config: Config) -> list[CertificateFacts]:
+    """Return the facts of every certificate that exists. Raises DdwdError if one cannot be read."""
     return [read(role, path) for role, path in _all(config) if path.exists()]
 
 
-def read(role: str, path: Path) -> Shown:
-    """The first certificate of a PEM file. Raises DdwdError where there is none."""
-    asked = ["x509", "-in", str(path), "-noout", "-subject", "-issuer", "-enddate", "-dateopt", "iso_8601"]
-    asked += ["-nameopt", "RFC2253", "-ext", "subjectAltName"]
-    said = _openssl(asked, f"{path} cannot be read")
+def read(role: str, path: Path) -> CertificateFacts:
+    """Return the facts of the first certificate in a PEM file. Raises DdwdError if there is none."""
+    arguments = [
+        "x509",
+        "-in",
+        str(path),
+        "-noout",
+        "-subject",
+        "-issuer",
+        "-enddate",
+        "-dateopt",
+        "iso_8601",
+    ]
+    arguments += ["-nameopt", "RFC2253", "-ext", "subjectAltName"]
+    text = _openssl(arguments, f"{path} cannot be read")
     facts = dict(
-        line.split("=", 1) for line in said.splitlines() if re.match(r"(subject|issuer|notAfter)=", line)
+        line.split("=", 1) for line in text.splitlines() if re.match(r"(subject|issuer|notAfter)=", line)
     )
-    names = re.findall(r"(?:DNS|IP Address):([^,\s]+)", said)
-    return Shown(
+    names = re.findall(r"(?:DNS|IP Address):([^,\s]+)", text)
+    return CertificateFacts(
         role,
         path,
         _common_name(facts["subject"]),
@@ -170,7 +180,7 @@ def _common_name(subject: str) -> str:
 def _require(key: Path) -> None:
     if not key.exists():
         raise NotFoundError(
-            f"{key} does not exist: without it nothing can be signed; sign it at your own authority"
+            f"{key} does not exist: no certificate can be signed without it; have your own authority sign"
         )
 
 
@@ -200,7 +210,7 @@ def _request(
     signing: Sequence[str],
     names: Sequence[str] | None = None,
 ) -> None:
-    """A new key with its certificate; both are put in place whole, the key first."""
+    """Make a key and its certificate; each file is replaced in one step, the key first."""
     fresh = tls.Files(files.certificate.with_suffix(".pem.new"), files.key.with_suffix(".key.new"))
     command = ["req", "-x509", "-config", "/dev/stdin", "-extensions", kind, "-days", str(days), "-sha256"]
     command += ["-newkey", KEY, "-noenc", "-out", str(fresh.certificate), "-keyout", str(fresh.key)]
@@ -215,17 +225,17 @@ def _request(
 
 
 def _names() -> list[str]:
-    """What this machine is called, for those who check it."""
+    """Return the names and addresses of this machine, which its peers check."""
     names = dict.fromkeys(name for name in ("localhost", socket.gethostname(), socket.getfqdn()) if name)
     return [*(f"DNS:{name}" for name in names), "IP:127.0.0.1", "IP:::1"]
 
 
 def _give_to_group(key: Path) -> None:
-    """The operators' commands run in group ddwd."""
+    """Let group ddwd read the key: the operators' commands run in that group."""
     try:
         group = grp.getgrnam(_GROUP).gr_gid
     except KeyError:
-        return  # a trial on a machine without the portal
+        return  # `ddwd try` on a machine where the portal is not installed
     if os.geteuid() == 0:
         os.chown(key, 0, group)
         key.chmod(0o640)
@@ -234,7 +244,7 @@ def _give_to_group(key: Path) -> None:
 def _openssl(arguments: Sequence[str], trouble: str, text: str = "") -> str:
     program = shutil.which("openssl")
     if program is None:
-        raise DdwdError("openssl is not here: apt install openssl")
+        raise DdwdError("openssl is not installed: apt install openssl")
     try:
         done = subprocess.run(
             [program, *arguments],

@@ -1,8 +1,8 @@
-"""The passwords of the two Orthancs, generated once for each installation; never a default one.
+"""Generate, write and read the passwords of the two Orthancs. Each installation generates its own; there is no default password.
 
-Written by provision (and `ddwd try`) when missing, anew by `ddwd credentials rotate`; read by render, the extractor and the CLI.
-`admin` and `viewer` are web logins for people, the second one held to looking by ddwd/orthanc/plugin/admission.py; `ddwd` is the extractor and the
-CLI, `gateway` (on the storage) what STOW-RS logs in with.
+Provisioning and `ddwd try` write the file if it is missing, `ddwd credentials rotate` writes new passwords; orthanc_config, the
+daemons and the commands read it. `admin` and `viewer` are web logins for people; ddwd/orthanc/plugin/admission.py lets `viewer` only
+read. `ddwd` is the login of the extractor and the commands, `gateway` (on storage) that of STOW-RS.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ USERS: Mapping[NodeName, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Node -> user -> password; not shown in a repr."""
+    """Passwords by Orthanc and user; not shown in a repr."""
 
     passwords: Mapping[str, Mapping[str, str]] = field(repr=False)
 
     def of(self, node: NodeName) -> dict[str, str]:
-        """User -> password of that Orthanc, for its RegisteredUsers."""
+        """Return user -> password of that Orthanc, for its RegisteredUsers."""
         return dict(self.passwords[node])
 
     def login(self, node: NodeName, user: str = "ddwd") -> tuple[str, str]:
-        """User and password for HTTP basic authentication."""
+        """Return user and password for HTTP basic authentication."""
         return user, self.passwords[node][user]
 
 
 def generate() -> Credentials:
-    """Make fresh passwords, 192 bits each."""
+    """Generate new passwords of 192 bits."""
     return Credentials(
         {node: {user: secrets.token_urlsafe(24) for user in users} for node, users in USERS.items()}
     )
 
 
 def shared(own: Credentials, roles: Sequence[Role]) -> Credentials:
-    """For another machine of the portal that has these roles: the passwords that it needs there, and fresh ones, good for nothing, else."""
+    """Return the credentials for another machine with these roles: the passwords that it needs, and random unused ones for the others."""
     known = generate().passwords
     needed: dict[NodeName, Iterable[str]] = {
         "gateway": USERS["gateway"] if "gateway" in roles else ("ddwd",) if "extractor" in roles else (),
@@ -71,7 +71,7 @@ def shared(own: Credentials, roles: Sequence[Role]) -> Credentials:
 
 
 def write(path: Path, credentials: Credentials, mode: int = 0o640) -> None:
-    """Put the credentials file in place, whole or not at all."""
+    """Write the credentials file in one step."""
     durable.replace_file(path, _text(credentials), mode)
 
 
@@ -80,7 +80,7 @@ def _text(credentials: Credentials) -> bytes:
 
 
 def rotate(path: Path) -> None:
-    """Put fresh passwords in the place of all, for the same owner and group."""
+    """Replace all passwords by new ones; owner, group and mode of the file stay."""
     before = path.stat()
     fresh = path.with_name(f".{path.name}.new")
     durable.unlink(fresh)
@@ -97,7 +97,7 @@ def rotate(path: Path) -> None:
 
 
 def add_viewer(path: Path) -> None:
-    """Give a file of an older version its one user more; anything else is left for `read` to tell of."""
+    """Add the user `viewer` to a file of an older version; `read` reports any other mistake in it."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -114,7 +114,7 @@ def add_viewer(path: Path) -> None:
 
 
 def read(path: Path) -> Credentials:
-    """Read the credentials file; raises ConfigError that says how to get at it, or to make a new one."""
+    """Return the credentials in the file. Raises ConfigError, which says how to get access or to make a new file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except PermissionError:
@@ -132,12 +132,12 @@ def read(path: Path) -> Credentials:
 
 def _is_complete(found: object) -> bool:
     return isinstance(found, dict) and all(
-        isinstance(found.get(node), dict) and all(_sound(found[node].get(user)) for user in users)
+        isinstance(found.get(node), dict) and all(_is_password(found[node].get(user)) for user in users)
         for node, users in USERS.items()
     )
 
 
-def _sound(password: object) -> bool:
+def _is_password(password: object) -> bool:
     return isinstance(password, str) and len(password) > 0
 
 

@@ -1,4 +1,7 @@
-"""An external PostgreSQL as libpq is told of it: by psql, and by Orthanc's PostgreSQL plugin (ConnectionUri). Pure, but for `password`."""
+"""Build the libpq URI of an external PostgreSQL, for psql and for Orthanc's PostgreSQL plugin (ConnectionUri).
+
+Pure functions, except `password`, which reads a file.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ if TYPE_CHECKING:
     from ddwd.config.loader import Config, NodeName
 
 _WRITABLE = "target_session_attrs=read-write"
-"""Of the servers of a cluster the one that can be written to; libpq looks for it with each new connection."""
+"""Selects the writable server of a cluster; libpq looks for it at each new connection."""
 
 
 def address(config: Config, node: NodeName, password: str | None = None) -> str:
-    """The database of that Orthanc as a URI of libpq; with a password it is a secret."""
+    """Return the libpq URI of that Orthanc's database; with a password it is a secret."""
     database = config.database
     servers, _, options = _servers(config).partition("?")
     servers = servers.removeprefix("postgresql://").rstrip("/")
@@ -28,12 +31,12 @@ def address(config: Config, node: NodeName, password: str | None = None) -> str:
 
 
 def place(config: Config) -> str:
-    """Where it is, for people."""
+    """Return the servers in the form that messages show."""
     return re.sub(r"^postgresql://|/?\?.*$|/$", "", _servers(config))
 
 
 def password(config: Config) -> str | None:
-    """What both roles log in with. Raises ConfigError where the file cannot be read."""
+    """Return the password of both database roles, None without one. Raises ConfigError if its file cannot be read."""
     path = config.database.password_file
     if path is None:
         return config.database.password

@@ -1,7 +1,8 @@
-"""What becomes of `destinations` in the gateway's configuration: servers that it sends to by DICOMweb, modalities by DIMSE. Pure.
+"""Render `destinations` of ddwd.yaml into the gateway's configuration: DICOMweb servers and DIMSE modalities. Pure functions.
 
-A destination is no sender by that: its entry may ask the gateway for nothing. Orthanc has one list of authorities for all its
-HTTPS servers (HttpsCACertificates), so the one of each destination is put together with the portal's own, or the machine's.
+A destination does not become a sender: its entry allows it no request to the gateway. Orthanc has one list of authorities for all
+HTTPS servers (HttpsCACertificates), so the authorities of all destinations are written to one file, with the portal's own or the
+machine's.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
     from ddwd.config.routing import Destination
 
 _SEND_SECONDS = 900
-"""One job, whatever it holds: Orthanc's time-out is that of the whole transfer."""
+"""Limit for one job of any size: Orthanc's time-out covers the whole transfer."""
 _ASK_SECONDS = 15
 _ACKNOWLEDGE_SECONDS = 120
-"""A destination may take so long to answer one C-STORE."""
+"""How long a destination may take to answer one C-STORE."""
 _OF_THE_MACHINE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 def servers(destinations: Sequence[Destination]) -> dict[str, dict[str, Any]]:
-    """DicomWeb.Servers: each twice, as it is sent to and as it is asked."""
+    """Return the entries of DicomWeb.Servers: two for each destination, with the time-outs for sending and for queries."""
     return {
         name: _server(one, seconds)
         for one in destinations
@@ -43,7 +44,10 @@ def _server(one: Destination, seconds: int) -> dict[str, Any]:
 
 
 def modalities(destinations: Sequence[Destination], known: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """DicomModalities; one that is a sender too (`known`) may what it may as such, for Orthanc knows both by their one AE title."""
+    """Return the entries of DicomModalities. A destination that is a sender too (in `known`) keeps the sender's permissions.
+
+    Orthanc identifies a modality by its AE title, so both entries stand for the same one.
+    """
     return {one.server: _modality(one, known) for one in destinations if one.url is None}
 
 
@@ -64,7 +68,7 @@ def _modality(one: Destination, known: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def authorities(config: Config) -> list[Path]:
-    """Whose certificates the gateway takes by HTTPS where there are destinations by HTTPS; nothing where there are none."""
+    """Return the files of the authorities that the gateway trusts for HTTPS; empty without a destination by HTTPS."""
     secure = [one for one in config.destinations if one.url is not None and one.url.startswith("https:")]
     if not secure:
         return []
@@ -73,5 +77,5 @@ def authorities(config: Config) -> list[Path]:
 
 
 def bundle(config: Config) -> Path:
-    """All of them in one file; ddwd-provision writes it."""
+    """Return the path of the file with all of `authorities`, which ddwd-provision writes."""
     return Paths(config).tls / "destinations.pem"

@@ -1,7 +1,8 @@
-"""Which ports the portal uses and who may reach each; and the nftables table that holds everyone to it. Pure, but for `apply`.
+"""List the ports of the portal and who may reach each, and apply that as a table of nftables.
 
-The one list of ports: the firewall, the doctor and docs/security.md are made from it. The table is the portal's own (`inet ddwd`), names
-these ports only, and accepts all else: no rule of the operator's is touched. Who may not reach a port finds it closed (TCP reset).
+The only list of ports: the firewall, the doctor and docs/security.md use it. The table (`inet ddwd`) belongs to the portal, filters
+these ports only and accepts all other packets; no rule of the operator is changed. To a sender that may not reach a port, the port
+is closed (TCP reset).
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 TABLE = "inet ddwd"
 PROGRAM = "/usr/sbin/nft"
 _CONNECTIONS = 16
-"""Connections that one sender may hold at a time: one machine alone must not hold all there are."""
+"""Connections that one sender may hold at a time, so that one machine cannot use up all of them."""
 _SECONDS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A TCP port that the portal listens on, the setting that moves it, and the networks that may reach it from elsewhere."""
+    """A TCP port that the portal listens on, its setting, and the networks of other machines that may reach it."""
 
     number: int
     key: str
@@ -39,7 +40,7 @@ class Port:
 
 
 def ports(config: Config) -> tuple[Port, ...]:
-    """Every port in use. What no network may reach is for this machine alone."""
+    """Return every port in use. A port without networks is for this machine only."""
     everyone = (ipaddress.IPv4Network("0.0.0.0/0"),)
     browsers = config.web.networks or everyone
     senders = tuple(dict.fromkeys(one.network for one in config.senders)) or everyone
@@ -81,7 +82,7 @@ def ports(config: Config) -> tuple[Port, ...]:
 
 
 def table(config: Config) -> str:
-    """The table in the language of nft(8), in the place of any former one."""
+    """Return the table in the language of nft(8); it replaces an existing one."""
     known = ports(config)
     chain = ["type filter hook input priority filter; policy accept;", 'iif "lo" accept']
     chain += list(_openings(known))
@@ -119,14 +120,14 @@ def _openings(known: tuple[Port, ...]) -> Iterator[str]:
 
 
 def _merged(networks: tuple[Network, ...]) -> list[ipaddress.IPv4Network]:
-    """As few as say the same. None of the portal's ports is listened on by IPv6."""
+    """Return the IPv4 networks, merged into as few as possible. The portal listens on no IPv6 port."""
     return list(
         ipaddress.collapse_addresses(one for one in networks if isinstance(one, ipaddress.IPv4Network))
     )
 
 
 def apply(config: Config) -> None:
-    """Put the table there, or take it away where it is not wanted. Raises PeerRefusedError."""
+    """Create the table, or remove it if the settings do not want it. Raises PeerRefusedError."""
     if config.network.firewall:
         _run(["-f", "-"], table(config))
     else:
@@ -134,13 +135,13 @@ def apply(config: Config) -> None:
 
 
 def remove() -> None:
-    """Take the portal's table away; nothing happens where there is none, or no nft that could have made it."""
+    """Remove the portal's table, if nft is installed and the table exists. Raises PeerRefusedError."""
     if shutil.which(PROGRAM):
         _run(["destroy", "table", *TABLE.split()])
 
 
 def is_there() -> bool:
-    """Whether the kernel has the table. Raises PeerRefusedError where this user may not ask."""
+    """Return whether the kernel has the table. Raises PeerRefusedError if this user may not ask."""
     return f"table {TABLE}" in _run(["list", "tables"]).splitlines()
 
 

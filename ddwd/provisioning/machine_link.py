@@ -1,9 +1,9 @@
-"""The link between the machines of one portal: stunnel's settings for ddwd-tls@link, and what must hold where `roles` are divided. Pure.
+"""Render stunnel's settings for ddwd-tls@link, the link between the machines of one portal, and check the settings of a divided portal.
 
-A part that runs on another machine is found on this machine's own loopback, at its usual port: stunnel leads there by TLS, with a
-certificate of the link's own authority on both sides. So every part goes on to speak to this machine alone, and nothing between two
-machines is plain. On the other side one port takes all; the name that is asked for (SNI) tells the part, and a certificate tells which
-roles its machine has, so that a gateway in the DMZ gets no further than to STOW-RS.
+Pure functions. A part on another machine is reached on this machine's loopback, at its usual port: stunnel forwards the connection
+by TLS, and both sides show a certificate of the link's authority. So every part connects to this machine only, and no connection
+between machines is unencrypted. The other machine accepts all connections on one port: the server name (SNI) selects the part, and
+the certificate states the roles of the calling machine, so that a gateway in a DMZ reaches STOW-RS only.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ TIMEOUTbusy = 10
 TIMEOUTclose = 10
 TIMEOUTconnect = 5
 """
-"""No session is resumed: it would be taken up without another look at the certificate."""
+"""Sessions are not resumed, since stunnel would not check the certificate again."""
 
 
-class Way(NamedTuple):
-    """A part on another machine: the role there, what it is asked for as, and where it is found on this machine."""
+class LinkTunnel(NamedTuple):
+    """A tunnel to a part on another machine: its role, its server name (SNI), the other machine, and the address on this machine."""
 
     role: Role
     part: str
@@ -56,15 +56,15 @@ class Way(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """A part of this machine that others may reach: its port here, and the roles whose machines may."""
+    """A part of this machine that others may reach: its name, its port, and the roles whose machines may reach it."""
 
     part: str
     port: int
     roles: tuple[Role, ...]
 
 
-class Receiver(NamedTuple):
-    """A C-STORE receiver as ORTHANC2 of this machine reaches it."""
+class LinkedReceiver(NamedTuple):
+    """A C-STORE receiver, with the address at which ORTHANC2 of this machine reaches it."""
 
     aet: str
     host: str
@@ -72,38 +72,40 @@ class Receiver(NamedTuple):
 
 
 def subject(role: Role) -> str:
-    """What a certificate says of a machine that has this role."""
+    """Return the DNS name in the certificate of a machine that has this role."""
     return f"{role}.ddwd.internal"
 
 
-def ways(config: Config) -> tuple[Way, ...]:
-    """What this machine needs of others."""
+def tunnels(config: Config) -> tuple[LinkTunnel, ...]:
+    """Return the tunnels to the parts on other machines that this machine needs."""
     found = []
     for node in (config.gateway, config.storage):
         if config.has(node.name):
             continue
         if config.has("extractor"):
-            found.append(Way(node.name, f"{node.name}-dicom", node.host, f"{HERE}:{node.dicom_port}"))
+            found.append(LinkTunnel(node.name, f"{node.name}-dicom", node.host, f"{HERE}:{node.dicom_port}"))
         if config.has("extractor") or (node.name == "storage" and config.has("gateway")):
-            found.append(Way(node.name, f"{node.name}-http", node.host, f"{HERE}:{node.http_port}"))
+            found.append(LinkTunnel(node.name, f"{node.name}-http", node.host, f"{HERE}:{node.http_port}"))
     distant = receivers(config)[-len(config.extractors) :] if config.extractors else ()
     for one, there in zip(config.extractors, distant, strict=True):
-        found.append(Way("extractor", "scp", one.host, f"{there.host}:{there.port}"))
+        found.append(LinkTunnel("extractor", "scp", one.host, f"{there.host}:{there.port}"))
     return tuple(found)
 
 
-def receivers(config: Config) -> tuple[Receiver, ...]:
-    """Those that ORTHANC2 sends to: this machine's own first, the others each at a loopback address of its own."""
-    own = (Receiver(config.scp.aet, config.scp.host, config.scp.port),) if config.has("extractor") else ()
+def receivers(config: Config) -> tuple[LinkedReceiver, ...]:
+    """Return the receivers that ORTHANC2 sends to: this machine's own first, each of the others at its own loopback address."""
+    own = (
+        (LinkedReceiver(config.scp.aet, config.scp.host, config.scp.port),) if config.has("extractor") else ()
+    )
     distant = (
-        Receiver(one.aet, f"127.0.1.{number}", config.scp.port)
+        LinkedReceiver(one.aet, f"127.0.1.{number}", config.scp.port)
         for number, one in enumerate(config.extractors, start=1)
     )
     return (*own, *distant)
 
 
 def offers(config: Config) -> tuple[Offer, ...]:
-    """What others may reach here; the first is what who asks for nothing gets, under the same condition."""
+    """Return the parts that other machines may reach here; the first is also for callers that send no server name (SNI)."""
     if not config.is_linked:
         return ()
     found = []
@@ -119,7 +121,7 @@ def offers(config: Config) -> tuple[Offer, ...]:
 
 
 def render(config: Config) -> str | None:
-    """The settings of stunnel; None where all runs here."""
+    """Return the settings of stunnel, or None if all parts run on this machine."""
     if not config.is_linked:
         return None
     common = _COMMON.format(
@@ -128,20 +130,20 @@ def render(config: Config) -> str | None:
         key=_KEY_OF_UNIT,
         authority=LINK_CA,
     )
-    return common + "".join([*_served(config), *_led(config)])
+    return common + "".join([*_server_sections(config), *_client_sections(config)])
 
 
-def _served(config: Config) -> Iterator[str]:
+def _server_sections(config: Config) -> Iterator[str]:
     known = offers(config)
     for number, one in enumerate((known[0], *known)):
         name = "link" if number == 0 else one.part
-        way_in = f"accept = {config.link.port}" if number == 0 else f"sni = link:{one.part}"
+        entry = f"accept = {config.link.port}" if number == 0 else f"sni = link:{one.part}"
         checks = "".join(f"checkHost = {subject(role)}\n" for role in one.roles)
-        yield f"\n[{name}]\n{way_in}\nconnect = {HERE}:{one.port}\n{checks}"
+        yield f"\n[{name}]\n{entry}\nconnect = {HERE}:{one.port}\n{checks}"
 
 
-def _led(config: Config) -> Iterator[str]:
-    for number, one in enumerate(ways(config), start=1):
+def _client_sections(config: Config) -> Iterator[str]:
+    for number, one in enumerate(tunnels(config), start=1):
         yield (
             f"\n[to-{number}-{one.part}]\nclient = yes\naccept = {one.accept}\nconnect = {one.host}:{config.link.port}\n"
             f"sni = {one.part}\ncheckHost = {subject(one.role)}\n"
@@ -149,44 +151,46 @@ def _led(config: Config) -> Iterator[str]:
 
 
 def files(config: Config) -> list[Path]:
-    """What must be there for it."""
+    """Return the files that the link needs."""
     return [*of_link(config), config.link.folder / LINK_KEY] if config.is_linked else []
 
 
 def flags(config: Config) -> dict[Path, bool]:
-    """The files that the conditions of the units look for, and whether each is to be there."""
+    """Return the files that the units' conditions check, and whether each must exist."""
     return {Paths(config).role(role): config.has(role) for role in ROLES}
 
 
 def problems(loaded: Loaded) -> Iterator[Problem]:
-    """What cannot be with these roles."""
+    """Yield the settings that contradict the roles."""
     config = loaded.config
     if not config.roles:
-        yield loaded.problem("roles", "nothing is to run here", f"name some of {', '.join(ROLES)}")
+        yield loaded.problem("roles", "no role is given", f"name some of {', '.join(ROLES)}")
         return
     yield from _hosts(loaded)
     yield from _inner_tls(loaded)
-    yield from _whole(loaded)
+    yield from _undivided(loaded)
     if config.has("storage") and not receivers(config):
         yield loaded.problem(
-            "extractors", "nobody would fetch from storage", "name the extractors of the other machines"
+            "extractors", "no extractor retrieves from storage", "name the extractors of the other machines"
         )
     if config.extractors and not config.has("storage"):
-        yield loaded.problem("extractors", "storage runs elsewhere", "write it on the machine of storage")
+        yield loaded.problem(
+            "extractors", "storage runs on another machine", "write it on the machine of storage"
+        )
     titles = [one.aet for one in receivers(config)]
     for aet in sorted({aet for aet in titles if titles.count(aet) > 1}):
         yield loaded.problem(
-            "extractors", f"AE title {aet} is there twice", "give each machine its own scp.aet"
+            "extractors", f"AE title {aet} is used twice", "give each machine its own scp.aet"
         )
     for path in files(config):
         if not path.exists():
             yield loaded.problem(
-                "roles", f"{path} does not exist", "sudo ddwd link FOLDER makes it, on one of the machines"
+                "roles", f"{path} does not exist", "make it with sudo ddwd link FOLDER on one of the machines"
             )
 
 
 def _hosts(loaded: Loaded) -> Iterator[Problem]:
-    """Who is elsewhere has a place, who is here has none."""
+    """Check that an Orthanc on another machine has a host, and one on this machine has none."""
     for node in (loaded.config.gateway, loaded.config.storage):
         here, key = loaded.config.has(node.name), f"{node.name}.host"
         if here and node.host != HERE:
@@ -199,25 +203,25 @@ def _hosts(loaded: Loaded) -> Iterator[Problem]:
         if not here and needed and node.host == HERE:
             yield loaded.problem(
                 key,
-                f"{node.name} is not in roles, and nothing says where it runs",
+                f"{node.name} is not in roles, and its machine is not given",
                 "write the other machine here",
             )
 
 
-def _whole(loaded: Loaded) -> Iterator[Problem]:
-    """What looks at the disks of more than one part."""
+def _undivided(loaded: Loaded) -> Iterator[Problem]:
+    """Check the settings that need the disks of several parts on one machine."""
     config = loaded.config
     if config.commitment.modalities and set(config.roles) != set(ROLES):
-        what = "storage commitment is answered by a machine with all roles"
+        what = "storage commitment needs a machine with all roles"
         yield loaded.problem("commitment.modalities", what, "write []")
     for node in (config.gateway, config.storage):
         if not config.has(node.name) and config.retention.free(node.name) is not None:
-            what = f"the room of {node.name} is on another machine"
+            what = f"the disk of {node.name} is on another machine"
             yield loaded.problem(f"retention.{node.name}_free", what, f"set retention.{node.name}_days")
 
 
 def _inner_tls(loaded: Loaded) -> Iterator[Problem]:
-    """The link is encrypted; the inner hops of one machine need their own authority on both sides of it."""
+    """Check that a divided portal does not use TLS for hops within one machine: only the link is encrypted, by its own authority."""
     config = loaded.config
     if not config.is_linked:
         return
@@ -228,5 +232,5 @@ def _inner_tls(loaded: Loaded) -> Iterator[Problem]:
     ):
         if is_on:
             yield loaded.problem(
-                key, "is for hops within one machine", "write false: between machines the link encrypts"
+                key, "is for hops within one machine", "write false: the link encrypts between machines"
             )

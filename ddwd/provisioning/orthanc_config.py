@@ -1,8 +1,8 @@
-"""From Config to the one JSON file each Orthanc is started with, held against the minimum that loses no image.
+"""Render Config to the one JSON file that each Orthanc is started with, and check it against the minimum configuration.
 
-Read: orthanc/{gateway,storage}.json (fixed part), Config, the credentials, the operator's additions. Written by
+Reads orthanc/{gateway,storage}.json (fixed part), Config, the credentials and the operator's additions. Written by
 provision (and `ddwd try`) to Paths.rendered. Additions are merged here, not by Orthanc, which refuses a section that
-stands in two files; whatever would break the minimum configuration is a Problem and nothing is rendered.
+is in two files; whatever would break the minimum configuration is a Problem, and no file is rendered then.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from ddwd.config import tls
 from ddwd.config.paths import Paths, orthanc_share
@@ -20,35 +19,31 @@ from ddwd.config.routing import JOBS_ELSEWHERE
 from ddwd.core.errors import ConfigError, Problem
 from ddwd.core.model import EXTRACTOR_AET, VIEWER
 from ddwd.provisioning import databases, destinations, machine_link, sender_acl
+from ddwd.provisioning.orthanc_minimum import LISTS, STORAGE_SERVER, Json, Rendered, lint
 
 if TYPE_CHECKING:
     from ddwd.config.loader import Config, NodeName
     from ddwd.provisioning.credentials import Credentials
 
-Json = dict[str, Any]
-
 RENDERED_NAME = "00-ddwd.json"
 PLUGIN_DIR = Path("/usr/share/orthanc/plugins")
 PYTHON_PLUGIN = "libOrthancPython.so"
 PLUGIN = "plugin.py"
-"""Loaded by the Python plugin in both Orthancs; without it other content under a known UID would be dropped with Success."""
+"""Loaded by the Python plugin in both Orthancs; without it Orthanc drops other content under a known UID and answers Success."""
 SOCKET_DIR = "/var/run/postgresql"
 ROUTES = "routes.lua"
-"""Loaded in the gateway where there are rules; reads the table that ddwd-provision writes."""
-STORAGE_SERVER = "storage"
-"""Name of the storage among the gateway's DICOMweb servers; autoforward.lua and the extractor POST to it."""
+"""Loaded in the gateway if there are routes; reads the table that ddwd-provision writes."""
 _STOW_SECONDS = 3600
 _SCP_SECONDS = 300
 _INDEX_CONNECTIONS = 8
-_LISTS = frozenset({"LuaScripts", "Plugins"})
 
 
 KEY_OF_UNIT = "/run/credentials/ddwd-{unit}.service/" + tls.CREDENTIAL
-"""Where a unit reads its key: LoadCredential= of a drop-in that ddwd-provision writes."""
+"""Path at which a unit reads its key: LoadCredential= of a drop-in that ddwd-provision writes."""
 
 
-def base(config: Config, credentials: Credentials, node: NodeName, *, door: bool = True) -> Json:
-    """The fixed part of that Orthanc's configuration with everything that Config decides filled in."""
+def base(config: Config, credentials: Credentials, node: NodeName, *, with_plugin: bool = True) -> Json:
+    """Return the fixed part of that Orthanc's configuration, completed from Config."""
     share = orthanc_share()
     rendered: Json = json.loads((share / f"{node}.json").read_text(encoding="utf-8"))
     own = config.node(node)
@@ -62,14 +57,16 @@ def base(config: Config, credentials: Credentials, node: NodeName, *, door: bool
         "IndexDirectory": area,
         "StableAge": config.stable_age,
         "RegisteredUsers": credentials.of(node),
-        "Plugins": _plugins(config, door=door),
+        "Plugins": _plugins(config, with_plugin=with_plugin),
         "LuaScripts": [str(share / name) for name in _scripts(config, node)],
         "Ddwd": _settings_for_scripts(config, node),
     }
-    if door:
+    if with_plugin:
         rendered["PythonScript"] = str(share / PLUGIN)
     else:
-        del rendered["RegisteredUsers"][VIEWER]  # nobody would hold it to looking
+        del rendered["RegisteredUsers"][
+            VIEWER
+        ]  # without the plugin nothing would limit that user to read requests
     if node == "gateway":
         rendered |= sender_acl.orthanc(config)
         rendered["ConcurrentJobs"] += JOBS_ELSEWHERE * len(config.destinations)
@@ -81,7 +78,7 @@ def base(config: Config, credentials: Credentials, node: NodeName, *, door: bool
 
 
 def _dicom_tls(config: Config, node: NodeName) -> Json:
-    """DIMSE by TLS: as a server where the settings have it, and as what ORTHANC2 shows the SCP."""
+    """Return the keys of DIMSE over TLS: as a server if the settings have it, and for what ORTHANC2 presents to the SCP."""
     serves = config.tls.storage if node == "storage" else config.tls.gateway == "only"
     asks = config.tls.scp if node == "storage" else tls.sends_elsewhere(config)
     if not serves and not asks:
@@ -98,7 +95,7 @@ def _dicom_tls(config: Config, node: NodeName) -> Json:
 
 
 def senders_bundle(config: Config) -> Path:
-    """The authorities of the modalities and of destinations by DIMSE, and the portal's own for the self test; ddwd-provision writes it."""
+    """Return the file of the authorities of modalities and of destinations by DIMSE, and the portal's own for the self test; ddwd-provision writes it."""
     return Paths(config).tls / "senders.pem"
 
 
@@ -109,9 +106,9 @@ def _scripts(config: Config, node: NodeName) -> tuple[str, ...]:
     return ("doorbell.lua", *rules, "autoforward.lua", *((sender_acl.SCRIPT,) if config.senders else ()))
 
 
-def _plugins(config: Config, *, door: bool) -> list[str]:
+def _plugins(config: Config, *, with_plugin: bool) -> list[str]:
     names = ["libOrthancDicomWeb.so"]
-    if door:
+    if with_plugin:
         names.append(PYTHON_PLUGIN)
     if config.database.engine == "postgresql":
         names.append("libOrthancPostgreSQLIndex.so")
@@ -119,7 +116,7 @@ def _plugins(config: Config, *, door: bool) -> list[str]:
 
 
 def _settings_for_scripts(config: Config, node: NodeName) -> Json:
-    """What the scripts inside Orthanc read: Lua the first six, the door the rest."""
+    """Return what the scripts inside Orthanc read: Lua the first six, the admission filter the rest."""
     paths = Paths(config)
     listed: Json = {}
     if node == "gateway" and config.senders:
@@ -141,7 +138,7 @@ def _settings_for_scripts(config: Config, node: NodeName) -> Json:
 
 
 def _postgresql(config: Config, node: NodeName) -> Json:
-    """The index; locally libpq takes the folder of the Unix socket for a host, and peer authentication."""
+    """Return the keys of the index; locally libpq takes the folder of the Unix socket for a host, and peer authentication."""
     database = config.database
     section: Json = {
         "EnableIndex": True,
@@ -163,7 +160,7 @@ def _postgresql(config: Config, node: NodeName) -> Json:
 
 
 def _add_peer(rendered: Json, config: Config, credentials: Credentials, node: NodeName) -> None:
-    """The gateway knows the storage by DICOMweb; the storage sends to the SCP, and answers an extractor that calls from this machine alone."""
+    """Add the peers: the gateway knows the storage by DICOMweb; the storage sends to the SCP, and answers an extractor on this machine only."""
     if node == "gateway":
         user, password = credentials.login("storage", "gateway")
         server: Json = {
@@ -211,20 +208,12 @@ def _add_peer(rendered: Json, config: Config, credentials: Credentials, node: No
     }
 
 
-class Rendered(NamedTuple):
-    """One Orthanc's whole configuration, which file each top-level key came from, and what it was before the additions."""
+def render(config: Config, credentials: Credentials, node: NodeName, *, with_plugin: bool = True) -> str:
+    """Return the JSON text for that Orthanc. Raises ConfigError with every addition that is refused.
 
-    tree: Json
-    origins: Mapping[str, str]
-    base: Json
-
-
-def render(config: Config, credentials: Credentials, node: NodeName, *, door: bool = True) -> str:
-    """Return the JSON text for that Orthanc; raises ConfigError with every addition that cannot be.
-
-    Without `door` Orthanc's Python plugin is not asked for: a trial on a host that has none.
+    Without `with_plugin` Orthanc's Python plugin is not required: for a trial on a host that has none.
     """
-    rendered, problems = merged(config, credentials, node, door=door)
+    rendered, problems = merged(config, credentials, node, with_plugin=with_plugin)
     problems += lint(rendered, config, node)
     if problems:
         raise ConfigError(problems)
@@ -232,16 +221,16 @@ def render(config: Config, credentials: Credentials, node: NodeName, *, door: bo
 
 
 def problems_of(config: Config, credentials: Credentials, node: NodeName) -> list[Problem]:
-    """Everything wrong with that Orthanc's additions, for `ddwd config check`."""
+    """Return everything wrong with that Orthanc's additions, for `ddwd config check`."""
     rendered, problems = merged(config, credentials, node)
     return problems + lint(rendered, config, node)
 
 
 def merged(
-    config: Config, credentials: Credentials, node: NodeName, *, door: bool = True
+    config: Config, credentials: Credentials, node: NodeName, *, with_plugin: bool = True
 ) -> tuple[Rendered, list[Problem]]:
-    """Lay the operator's additions over the base, in the order of their names."""
-    ours = base(config, credentials, node, door=door)
+    """Merge the operator's additions into the base, in the order of their names."""
+    ours = base(config, credentials, node, with_plugin=with_plugin)
     tree = copy.deepcopy(ours)
     origins: dict[str, str] = {}
     problems: list[Problem] = []
@@ -254,7 +243,7 @@ def merged(
 
 
 def read_addition(path: Path, problems: list[Problem]) -> Json:
-    """One of the operator's files; what is wrong with it is added to `problems`, and nothing of it taken then."""
+    """Read one of the operator's files; if something is wrong with it, add that to `problems` and return an empty section."""
     try:
         found = json.loads(_without_comments(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -293,24 +282,24 @@ def _json_mistake(error: json.JSONDecodeError) -> tuple[int, str]:
 
 
 def _without_comments(text: str) -> str:
-    """Blank out // and /* */ comments, which Orthanc allows, leaving strings and line numbers as they are."""
+    """Blank out // and /* */ comments, which Orthanc allows; strings and line numbers stay."""
     pattern = r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/'
     return re.sub(pattern, lambda m: m.group(1) or re.sub(r"[^\n]", " ", m.group()), text, flags=re.DOTALL)
 
 
 def _merge(tree: Json, addition: Json) -> None:
-    """Sections are merged, the operator's scripts and plugins come before ours, any other value replaces."""
+    """Merge sections, put the operator's scripts and plugins before ours, replace any other value."""
     for key, value in addition.items():
         old = tree.get(key)
         if isinstance(old, dict) and isinstance(value, dict):
             _merge(old, value)
-        elif key in _LISTS and isinstance(old, list) and isinstance(value, list):
+        elif key in LISTS and isinstance(old, list) and isinstance(value, list):
             tree[key] = [*value, *(item for item in old if item not in value)]
         else:
             tree[key] = value
 
 
-_ELSEWHERE = {
+_SETTING_OF = {
     "Name": "{node}.aet",
     "DicomAet": "{node}.aet",
     "DicomPort": "{node}.dicom_port",
@@ -321,20 +310,22 @@ _ELSEWHERE = {
     "IndexDirectory": "data_dir",
     "Ddwd": "forward.mode or forward.batch",
 }
-"""Keys of Orthanc that ddwd.yaml decides."""
+"""Keys of Orthanc, and the setting of ddwd.yaml that decides each."""
 _SENDERS_KEYS = ("DicomAlwaysAllowStore", "DicomAlwaysAllowEcho", "DicomCheckModalityHost")
-_OURS = {
-    "PythonScript": "leave it out: Orthanc takes one Python script, and the portal's own keeps conflicting images"
+_RESERVED = {
+    "PythonScript": "leave it out: Orthanc loads one Python script only, and the portal's script keeps conflicting images"
 }
-"""Keys of Orthanc that nobody else may set."""
+"""Keys of Orthanc that no addition may set."""
 
 
 def _refused_keys(path: Path, addition: Json, node: NodeName) -> list[Problem]:
-    known = {key: f"set {there.format(node=node)} in ddwd.yaml" for key, there in _ELSEWHERE.items()} | _OURS
+    known = {
+        key: f"set {name.format(node=node)} in ddwd.yaml" for key, name in _SETTING_OF.items()
+    } | _RESERVED
     at_senders = (
         "set senders in ddwd.yaml"
         if node == "gateway"
-        else "leave it out: only the extractor speaks to ORTHANC2 by DIMSE, and who stands in DicomModalities"
+        else "leave it out: only the extractor and the entries of DicomModalities connect to ORTHANC2 by DIMSE"
     )
     known |= dict.fromkeys(_SENDERS_KEYS, at_senders)
     return [
@@ -342,159 +333,3 @@ def _refused_keys(path: Path, addition: Json, node: NodeName) -> list[Problem]:
         for key, instead in known.items()
         if key in addition
     ]
-
-
-class _Rule(NamedTuple):
-    """One line of the minimum configuration: where the value stands, what must hold, and how to write it."""
-
-    path: tuple[str, ...]
-    holds: Callable[[Any], bool]
-    instead: str
-
-
-def _exactly(*path: str, value: bool | int) -> _Rule:
-    return _Rule(path, lambda found: type(found) is type(value) and found == value, json.dumps(value))
-
-
-def _at_least(*path: str, low: int) -> _Rule:
-    return _Rule(path, lambda found: type(found) is int and found >= low, f"{low} or more")
-
-
-MINIMUM: tuple[_Rule, ...] = (
-    _exactly("OverwriteInstances", value=False),
-    _exactly("MaximumStorageSize", value=0),
-    _exactly("MaximumPatientCount", value=0),
-    _exactly("StorageCompression", value=False),
-    _exactly("SyncStorageArea", value=True),
-    _exactly("StoreMD5ForAttachments", value=True),
-    _exactly("TranscodeDicomProtocol", value=False),
-    _exactly("SynchronousCMove", value=True),
-    _exactly("SaveJobs", value=True),
-    _exactly("DicomCheckCalledAet", value=True),
-    _exactly("UnknownSopClassAccepted", value=True),
-    _exactly("DeidentifyLogs", value=True),
-    _exactly("ExecuteLuaEnabled", value=False),
-    _exactly("AuthenticationEnabled", value=True),
-    _at_least("JobsHistorySize", low=1000),
-    _at_least("ConcurrentJobs", low=4),
-    _Rule(("IngestTranscoding",), lambda found: found is None, "nothing: remove the key"),
-    _Rule(("DicomServerEnabled",), lambda found: found in (None, True), "true"),
-    _Rule(("DicomWeb", "Enable"), lambda found: found in (None, True), "true"),
-)
-"""What both Orthancs must have, lest images are lost, changed or silently dropped."""
-
-_LISTED = tuple(
-    _Rule((key,), lambda found: isinstance(found, list), "a list of files") for key in sorted(_LISTS)
-)
-_POSTGRESQL = (
-    _exactly("PostgreSQL", "EnableIndex", value=True),
-    _exactly("PostgreSQL", "EnableStorage", value=False),
-    _exactly("PostgreSQL", "Lock", value=True),
-)
-_GATEWAY = (
-    _exactly("DicomWeb", "Servers", STORAGE_SERVER, "ChunkedTransfers", value=True),
-    _at_least("DicomWeb", "Servers", STORAGE_SERVER, "Timeout", low=600),
-)
-_FILTERS = re.compile(r"\b(Received(?:CStore)?InstanceFilter)\b")
-
-
-def lint(rendered: Rendered, config: Config, node: NodeName) -> list[Problem]:
-    """Hold a whole configuration against the minimum; each Problem names the file that broke it."""
-    rules = [*MINIMUM, *_LISTED, *(_GATEWAY if node == "gateway" else _storage_rules(config))]
-    if config.database.engine == "postgresql":
-        rules += _POSTGRESQL
-    problems = [
-        _broken(
-            rendered,
-            node,
-            rule.path,
-            f"must be {rule.instead}, lest images are lost",
-            f"write {rule.instead}",
-        )
-        for rule in rules
-        if not rule.holds(_at(rendered.tree, rule.path))
-    ]
-    return (
-        problems + _lint_own(rendered, config, node) + _lint_users(rendered, node) + _lint_scripts(rendered)
-    )
-
-
-def _lint_own(rendered: Rendered, config: Config, node: NodeName) -> list[Problem]:
-    """What the parts of the portal know of each other: with another value one of them would not reach the next."""
-    return [
-        _broken(rendered, node, path, "is the portal's own", "leave it out: ddwd.yaml decides it")
-        for path in _own_paths(config, node)
-        if _at(rendered.tree, path) != _at(rendered.base, path)
-    ]
-
-
-_TLS_KEYS = tuple((f"DicomTls{key}",) for key in ("Enabled", "RemoteCertificateRequired", "PrivateKey"))
-
-
-def _own_paths(config: Config, node: NodeName) -> list[tuple[str, ...]]:
-    logins = [("RegisteredUsers", "ddwd")]
-    if node == "gateway":
-        server = ("DicomWeb", "Servers", STORAGE_SERVER)
-        others = [(*("DicomWeb", "Servers"), name) for name in destinations.servers(config.destinations)] + [
-            ("DicomModalities", name) for name in destinations.modalities(config.destinations, {})
-        ]
-        return [*logins, *_TLS_KEYS, *((*server, key) for key in ("Url", "Username", "Password")), *others]
-    known = [
-        ("DicomModalities", one.aet, key)
-        for one in machine_link.receivers(config)
-        for key in ("AET", "Host", "Port", "UseDicomTls")
-    ]
-    return [*logins, *_TLS_KEYS, ("RegisteredUsers", "gateway"), *known, ("DicomModalities", EXTRACTOR_AET)]
-
-
-def _storage_rules(config: Config) -> tuple[_Rule, ...]:
-    known = [("DicomModalities", one.aet) for one in machine_link.receivers(config)]
-    return (
-        *(_exactly(*modality, "AllowTranscoding", value=False) for modality in known),
-        *(_at_least(*modality, "Timeout", low=120) for modality in known),
-    )
-
-
-def _at(tree: Json, path: tuple[str, ...]) -> object:
-    value: object = tree
-    for part in path:
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
-
-
-def _broken(rendered: Rendered, node: NodeName, path: tuple[str, ...], what: str, instead: str) -> Problem:
-    origin = rendered.origins.get(path[0], str(orthanc_share() / f"{node}.json"))
-    return Problem(origin, None, ".".join(path), what, instead)
-
-
-def _lint_users(rendered: Rendered, node: NodeName) -> list[Problem]:
-    users = rendered.tree.get("RegisteredUsers")
-    if isinstance(users, dict) and users.get("ddwd") and users.get("orthanc") != "orthanc":
-        return []
-    what, instead = (
-        "would lock the portal out, or let anyone in",
-        "add users of your own, with real passwords",
-    )
-    return [_broken(rendered, node, ("RegisteredUsers",), what, instead)]
-
-
-def _lint_scripts(rendered: Rendered) -> list[Problem]:
-    """A reception filter discards images and answers success: none may be loaded. Ours answers a failure."""
-    problems = []
-    scripts = rendered.tree.get("LuaScripts")
-    for script in scripts if isinstance(scripts, list) else []:
-        path = Path(str(script))
-        if path == orthanc_share() / sender_acl.SCRIPT:
-            continue
-        try:
-            found = _FILTERS.search(path.read_text(encoding="utf-8", errors="replace"))
-        except OSError as error:
-            what = f"cannot be read ({error.strerror})"
-            problems.append(
-                Problem(str(path), None, "LuaScripts", what, "put the script there, readable for all")
-            )
-            continue
-        if found:
-            what = f"defines {found.group(1)}, which drops images and answers success"
-            problems.append(Problem(str(path), None, "LuaScripts", what, "remove that function"))
-    return problems

@@ -1,7 +1,8 @@
-"""What root does once at each start, before the Orthancs: passwords, databases, rendered configuration, OUTPUT_DIR.
+"""Prepare the machine as root at each start, before the Orthancs: passwords, databases, rendered configuration, OUTPUT_DIR.
 
-Idempotent: every step looks first and changes only what differs. Runs as ddwd-provision.service (oneshot); reads the
-settings and the operator's additions, writes credentials.json, Paths.rendered, Paths.tls and drop-ins of the units. One line on stderr for each failure; the exit status is that of the error.
+Idempotent: every step changes only what differs. Runs as ddwd-provision.service (oneshot). Reads the settings and the operator's
+additions; writes credentials.json, Paths.rendered, Paths.tls and drop-ins of the units. A failure is one line on stderr; the exit
+status is that of the error.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ if TYPE_CHECKING:
     from ddwd.provisioning.credentials import Credentials
 
 NODES: tuple[NodeName, ...] = ("gateway", "storage")
-_PATIENCE = 90
-"""Seconds that PostgreSQL may take to come up; a recovery after a power cut takes some."""
+_START_SECONDS = 90
+"""How long PostgreSQL may take to start; recovery after a power cut takes time."""
 _COMMAND_SECONDS = 60
 _PYTHON_UNITS = ("ddwd-scp", "ddwd-extractor")
 _LEDGER_UNITS = ("ddwd-extractor", "ddwd-doctor", "ddwd-commitment")
-"""What reads the custody records and may reach nothing but this machine."""
+"""Units that read the custody records and may connect to this machine only."""
 _KEYS_OF: Mapping[str, tls.Name] = {
     "ddwd-gateway": "gateway",
     "ddwd-tls@gateway": "gateway",
@@ -50,16 +51,16 @@ _KEYS_OF: Mapping[str, tls.Name] = {
     "ddwd-extractor": "extractor",
     "ddwd-inbox": "operator",
 }
-"""Whose key each unit is given."""
+"""The key that each unit gets."""
 _FIRST_OPEN_PORT = 1024
-"""Below it a port is for root, or for who has CAP_NET_BIND_SERVICE (ip_unprivileged_port_start of Debian)."""
+"""A lower port needs root or CAP_NET_BIND_SERVICE (Debian's ip_unprivileged_port_start)."""
 _SYSTEM_DATA = Path("/var/lib/ddwd")
-"""What the units may write to without a drop-in."""
+"""Folder that the units may write to without a drop-in."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a command said: exit status, standard output, last line of its complaint."""
+class CommandResult:
+    """Result of a command: exit status, standard output, and the line of standard error to show."""
 
     status: int
     out: str
@@ -67,27 +68,31 @@ class Answer:
 
 
 class Host(Protocol):
-    """What provisioning needs of the machine; tests put their own behind it."""
+    """What provisioning does to the machine; tests pass a fake."""
 
     units: Path
 
-    def run(self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None) -> Answer:
+    def run(
+        self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
+    ) -> CommandResult:
         """Run a command to its end, as `user` if given."""
 
     def give(self, path: Path, user: str, group: str, mode: int) -> None:
         """Set owner, group and mode where they differ."""
 
     def wait(self, seconds: float) -> None:
-        """Let time pass."""
+        """Wait."""
 
 
 class SystemHost:
-    """The machine itself."""
+    """The real machine."""
 
     units = Path("/run/systemd/system")
 
-    def run(self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None) -> Answer:
-        """Run a command; one that cannot be started answers with status 127."""
+    def run(
+        self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
+    ) -> CommandResult:
+        """Run a command; the status is 127 if it cannot be started."""
         drop = {} if user is None else {"user": user, "group": user, "extra_groups": []}
         try:
             done = subprocess.run(
@@ -101,12 +106,12 @@ class SystemHost:
                 **drop,  # type: ignore[call-overload] # the three arguments that drop privileges
             )
         except (OSError, KeyError, subprocess.TimeoutExpired) as error:
-            return Answer(127, "", str(error))
+            return CommandResult(127, "", str(error))
         lines = done.stderr.strip().splitlines()
-        return Answer(done.returncode, done.stdout.strip(), lines[-1] if lines else "")
+        return CommandResult(done.returncode, done.stdout.strip(), lines[-1] if lines else "")
 
     def give(self, path: Path, user: str, group: str, mode: int) -> None:
-        """Set owner, group and mode where they differ; an unknown user is a PeerRefusedError."""
+        """Set owner, group and mode where they differ. Raises PeerRefusedError for an unknown user."""
         try:
             wanted = (pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid)
         except KeyError as error:
@@ -123,7 +128,7 @@ class SystemHost:
 
 
 def main() -> int:
-    """Entry point of /usr/libexec/ddwd/ddwd-provision; returns the exit status."""
+    """Run as /usr/libexec/ddwd/ddwd-provision; return the exit status."""
     try:
         provision(load(), SystemHost())
     except DdwdError as error:
@@ -136,7 +141,7 @@ def main() -> int:
 
 
 def provision(config: Config, host: Host) -> None:
-    """Bring the machine to what `config` says; raises a DdwdError at the first step that cannot be done."""
+    """Bring the machine to the state that `config` describes. Raises a DdwdError at the first step that fails."""
     ensure_roles(config)
     credentials = ensure_credentials(config, host)
     texts = {node.name: render(config, credentials, node.name) for node in config.own_nodes}
@@ -153,7 +158,7 @@ def provision(config: Config, host: Host) -> None:
 
 
 def ensure_roles(config: Config) -> None:
-    """Tell the units which of them this machine has: the others are skipped by a condition."""
+    """Create a file for each role of this machine: systemd skips the units whose file is missing."""
     for path, is_here in machine_link.flags(config).items():
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         if is_here:
@@ -163,7 +168,7 @@ def ensure_roles(config: Config) -> None:
 
 
 def ensure_credentials(config: Config, host: Host) -> Credentials:
-    """Read the passwords, or make and keep new ones; the file is for root and group ddwd only."""
+    """Return the passwords from the credentials file, which is made if it is missing; only root and group ddwd may read it."""
     path = config.credentials_file
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +180,7 @@ def ensure_credentials(config: Config, host: Host) -> Credentials:
 
 
 def write_rendered(config: Config, node: NodeName, text: str, host: Host) -> None:
-    """Put the one JSON file in place, readable for that Orthanc alone, and nothing else beside it."""
+    """Write the JSON file of that Orthanc, readable by that Orthanc only, and remove any other JSON file in its folder."""
     folder = Paths(config).rendered(node)
     folder.mkdir(parents=True, exist_ok=True)
     host.give(folder, "root", f"ddwd-{node}", 0o750)
@@ -188,12 +193,12 @@ def write_rendered(config: Config, node: NodeName, text: str, host: Host) -> Non
 
 
 def write_routes(config: Config) -> None:
-    """Write the one table of rules, which the gateway's Lua and the extractor read."""
+    """Write the table of routes, which the gateway's Lua and the extractor read."""
     replace_file(Paths(config).routes, routing.rendered(config.routes), 0o644)
 
 
 def write_hooks(config: Config, host: Host) -> None:
-    """Tell ddwd-hooks what it is to run; a webhook may hold a secret, so nobody else reads it."""
+    """Write the table of hooks, which only ddwd-hooks may read: the URL of a webhook may hold a secret."""
     target = Paths(config).hooks_table
     text = json.dumps(hooks_table(config), indent=2) + "\n"
     replace_file(target, text.encode(), 0o600)
@@ -201,7 +206,7 @@ def write_hooks(config: Config, host: Host) -> None:
 
 
 def hooks_table(config: Config) -> dict[str, dict[str, object]]:
-    """Rule -> what is run or told when a study of it is finished; those without are not in it."""
+    """Return the hook of each route that has one: the executable or webhook for its published studies."""
     return {
         route.name: {
             "Run": str(route.run) if route.run else None,
@@ -214,7 +219,7 @@ def hooks_table(config: Config) -> dict[str, dict[str, object]]:
 
 
 def ensure_output_dir(config: Config, host: Host) -> None:
-    """Create OUTPUT_DIR where it is the portal's own; one elsewhere is the operator's, and must exist."""
+    """Create OUTPUT_DIR if it is below the portal's data folder; one elsewhere belongs to the operator and must exist."""
     folder = config.output_dir
     if folder.is_relative_to(config.data_dir):
         folder.mkdir(parents=True, exist_ok=True)
@@ -224,7 +229,7 @@ def ensure_output_dir(config: Config, host: Host) -> None:
 
 
 def ensure_drop_ins(config: Config, host: Host) -> None:
-    """Give the units what the settings add to them; tell systemd if that changed."""
+    """Write the drop-ins that the settings add to the units, and reload systemd if one changed."""
     changed = [
         _put_drop_in(host.units / f"{unit}.service.d" / name, text)
         for (unit, name), text in drop_ins(config).items()
@@ -234,7 +239,7 @@ def ensure_drop_ins(config: Config, host: Host) -> None:
 
 
 def _put_drop_in(path: Path, text: str | None) -> bool:
-    """Have the file hold that text, or not be there; whether it was otherwise."""
+    """Write that text to the file, or remove it for None; return whether it changed."""
     before = path.read_text(encoding="utf-8") if path.exists() else None
     if before == text:
         return False
@@ -247,22 +252,22 @@ def _put_drop_in(path: Path, text: str | None) -> bool:
 
 
 def drop_ins(config: Config) -> dict[tuple[str, str], str | None]:
-    """Unit and file name -> text, None where there is to be none."""
+    """Return the drop-ins by unit and file name; None if the settings need none."""
     output = {(unit, "50-output-dir.conf"): output_drop_in(config) for unit in _PYTHON_UNITS}
     inbox = {("ddwd-inbox", "50-folder.conf"): inbox_drop_in(config)}
-    asked = {("ddwd-commitment", "50-modalities.conf"): commitment_drop_in(config)}
-    asked |= {(unit, "50-ledger.conf"): ledger_drop_in(config) for unit in _LEDGER_UNITS}
+    addresses = {("ddwd-commitment", "50-modalities.conf"): commitment_drop_in(config)}
+    addresses |= {(unit, "50-ledger.conf"): ledger_drop_in(config) for unit in _LEDGER_UNITS}
     keys = {(unit, "50-tls.conf"): tls_drop_in(config, name) for unit, name in _KEYS_OF.items()}
     keys[machine_link.UNIT, "50-tls.conf"] = link_drop_in(config)
     ports = {(unit, "50-low-port.conf"): port_drop_in(*used) for unit, used in _ports_of(config).items()}
-    return output | inbox | asked | keys | ports
+    return output | inbox | addresses | keys | ports
 
 
 def _ports_of(config: Config) -> dict[str, tuple[int, ...]]:
-    """What each unit listens on that may be given a port below 1024."""
-    led = [int(way.accept.rpartition(":")[2]) for way in machine_link.ways(config)]
+    """Return the ports of each unit for which the settings may choose one below 1024."""
+    tunnels = [int(one.accept.rpartition(":")[2]) for one in machine_link.tunnels(config)]
     return {
-        machine_link.UNIT: (config.link.port, *led),
+        machine_link.UNIT: (config.link.port, *tunnels),
         "ddwd-gateway": (config.gateway.dicom_port, config.gateway.http_port),
         "ddwd-storage": (config.storage.dicom_port, config.storage.http_port),
         "ddwd-tls@gateway": (config.tls.gateway_port, config.web.gateway_port),
@@ -271,7 +276,7 @@ def _ports_of(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def port_drop_in(*ports: int) -> str | None:
-    """The one capability that listening can need, below 1024; a user namespace of its own would make it void."""
+    """Return the capability to listen below port 1024, or None if no port is. A private user namespace would make it ineffective."""
     if min(ports) >= _FIRST_OPEN_PORT:
         return None
     return (
@@ -281,14 +286,14 @@ def port_drop_in(*ports: int) -> str | None:
 
 
 def output_drop_in(config: Config) -> str | None:
-    """Lets a unit write to an OUTPUT_DIR outside /var/lib/ddwd."""
+    """Return the drop-in that lets a unit write to an OUTPUT_DIR outside /var/lib/ddwd, or None."""
     if config.output_dir.is_relative_to(_SYSTEM_DATA):
         return None
     return f'# Written by ddwd-provision: OUTPUT_DIR of ddwd.yaml.\n[Service]\nReadWritePaths="{_escaped(config.output_dir)}"\n'
 
 
 def inbox_drop_in(config: Config) -> str | None:
-    """Lets the drop folder be elsewhere; one that is missing keeps its own unit alone from starting."""
+    """Return the drop-in for a drop folder outside /var/lib/ddwd, or None. If the folder is missing, only ddwd-inbox fails to start."""
     folder = config.inbox.folder
     if folder.is_relative_to(_SYSTEM_DATA):
         return None
@@ -296,7 +301,7 @@ def inbox_drop_in(config: Config) -> str | None:
 
 
 def commitment_drop_in(config: Config) -> str | None:
-    """Lets ddwd-commitment speak to the modalities that it answers."""
+    """Return the drop-in that lets ddwd-commitment connect to the modalities that it answers, or None."""
     places = sorted({one.address for one in config.commitment.modalities})
     if not places:
         return None
@@ -304,7 +309,10 @@ def commitment_drop_in(config: Config) -> str | None:
 
 
 def ledger_drop_in(config: Config) -> str | None:
-    """Lets a unit reach the shared ledger. Of servers by name it is not known what addresses they have next, nor where names are asked."""
+    """Return the drop-in that lets a unit connect to the shared ledger, or None.
+
+    With a server given by name any address is allowed: its address may change, and a name server must be reached.
+    """
     if not config.ledger.is_shared:
         return None
     hosts = config.ledger.hosts
@@ -321,14 +329,14 @@ def _is_address(host: str) -> bool:
 
 
 def tls_drop_in(config: Config, name: tls.Name) -> str | None:
-    """Gives a unit its own key, which only root can read where it lies."""
+    """Return the drop-in that passes a unit its key, whose file only root can read, or None if the unit uses no TLS."""
     if name not in tls.in_use(config):
         return None
     return _key_drop_in("tls", tls.files(config, name).key)
 
 
 def link_drop_in(config: Config) -> str | None:
-    """Gives ddwd-tls@link the key of this machine."""
+    """Return the drop-in that passes ddwd-tls@link the key of this machine, or None without a link."""
     return _key_drop_in("link", config.link.folder / tls.LINK_KEY) if config.is_linked else None
 
 
@@ -338,12 +346,12 @@ def _key_drop_in(section: str, path: Path) -> str:
 
 
 def _escaped(path: Path) -> str:
-    """For a quoted word of a unit file."""
+    """Return the path for a quoted word of a unit file."""
     return str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
 
 
 def ensure_tls(config: Config) -> None:
-    """Render what stands before the Orthancs, and whom the gateway trusts; nothing of it is secret."""
+    """Write the settings of the TLS proxies and the authorities that the gateway trusts; none of it is secret."""
     folder = Paths(config).tls
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     texts = {f"{node}.conf": tls_proxy.render(config, node) for node in NODES}
@@ -362,14 +370,14 @@ def ensure_tls(config: Config) -> None:
 
 
 def trusted_by_gateway(config: Config) -> list[Path]:
-    """Whose certificates the gateway takes by DIMSE; Orthanc has one list for those that call it and those that it calls."""
+    """Return the files of the authorities that the gateway trusts by DIMSE; Orthanc has one list for callers and for destinations."""
     served = [tls.senders_authority(config), tls.authority(config)] if config.tls.gateway != "off" else []
     called = [one.ca or tls.authority(config) for one in config.destinations if one.tls]
     return list(dict.fromkeys([*served, *called]))
 
 
 def ensure_databases(config: Config, host: Host) -> None:
-    """Wait for PostgreSQL; locally make the roles and databases that are missing, elsewhere only look."""
+    """Wait for PostgreSQL; create missing roles and databases on a local server, but change no external one."""
     for node in (own.name for own in config.own_nodes):
         if config.database.is_local:
             _ensure_local(config, node, host)
@@ -389,7 +397,7 @@ def _ensure_local(config: Config, node: NodeName, host: Host) -> None:
 
 
 class _LocalPostgres:
-    """The local server, asked as its superuser over the Unix socket."""
+    """The local server, queried as its superuser over the Unix socket."""
 
     def __init__(self, config: Config, host: Host) -> None:
         self._host = host
@@ -397,11 +405,11 @@ class _LocalPostgres:
         self._argv += ["-p", str(config.database.port), "-d", "postgres", "-c"]
 
     def ask(self, statement: str) -> str:
-        """Run one statement; raises PeerRefusedError with the server's words."""
+        """Run one statement and return its output. Raises PeerRefusedError with the server's error."""
         return _must(self._host.run([*self._argv, statement], user="postgres"), "PostgreSQL").out
 
     def wait_up(self) -> None:
-        """Return once it answers; raises PeerDownError after 90 s."""
+        """Return once it answers. Raises PeerDownError after 90 s."""
         _await(
             lambda: self._host.run([*self._argv, "SELECT 1"], user="postgres"),
             self._host,
@@ -419,18 +427,18 @@ def _await_external(config: Config, node: NodeName, host: Host) -> None:
     _await(lambda: host.run(argv, env=env), host, where, hint)
 
 
-def _await(ask: Callable[[], Answer], host: Host, who: str, hint: str) -> None:
+def _await(ask: Callable[[], CommandResult], host: Host, who: str, hint: str) -> None:
     answer = ask()
-    for _ in range(_PATIENCE):
+    for _ in range(_START_SECONDS):
         if answer.status == 0:
             return
         host.wait(1)
         answer = ask()
     if answer.status != 0:
-        raise PeerDownError(f"{who} did not answer within {_PATIENCE} s ({answer.complaint}); {hint}")
+        raise PeerDownError(f"{who} did not answer within {_START_SECONDS} s ({answer.complaint}); {hint}")
 
 
-def _must(answer: Answer, who: str) -> Answer:
+def _must(answer: CommandResult, who: str) -> CommandResult:
     if answer.status != 0:
         raise PeerRefusedError(f"{who}: {answer.complaint or f'exit status {answer.status}'}")
     return answer

@@ -1,13 +1,14 @@
-"""Which routes have a sender's segments acknowledged at once, for a sender that waits for them (Nagle's algorithm on).
+"""Compute and apply routes with `quickack 1`, so that a sender's segments are acknowledged at once (for senders with Nagle's algorithm on).
 
-The kernel delays an acknowledgement by 40 ms unless the route to the sender says `quickack 1`. No route of the operator's or the
-kernel's is ever changed: each that leads into a network of `network.quickack` gets twins that are more specific (both halves of its
-network), lead the same way, and carry a protocol number of our own, by which one command takes all of them back. Their metric
-is higher than that of the original, so that a route which someone adds later for just that half neither fails nor loses.
-Into the loopback, whose kernel routes are for single addresses already, a twin is put in front; nobody but the kernel touches those.
-Only the tables `main` and `local` are looked at: who routes by policy sets `quickack 1` there.
+The kernel delays an acknowledgement by 40 ms unless the route to the sender has `quickack 1`. Routes of the operator and of the
+kernel are never changed. Each route into a network of `network.quickack` gets twins: routes for both halves of its network, with the
+same gateway and device, and with the portal's protocol number, by which one command removes them all. The metric of a twin is higher
+than that of the original, so that a route added later for the same half can be added and takes precedence. The kernel's loopback
+routes are for single addresses already, so their twin is inserted before them; only the kernel uses those routes. Only the tables
+`main` and `local` are read: with policy routing, the operator sets `quickack 1` in the other tables.
 
-`twins` and `plan` are pure; `read` and `apply` run ip(8). Used by the daemon, which has CAP_NET_ADMIN, and by the doctor, which only reads.
+`twins` and `plan` are pure functions; `read` and `apply` run ip(8). Used by the daemon, which has CAP_NET_ADMIN, and by the doctor,
+which only reads.
 """
 
 from __future__ import annotations
@@ -26,37 +27,37 @@ if TYPE_CHECKING:
     from ddwd.config.parsers import Network
 
     JsonRoute = Mapping[str, Any]
-    """One route as `ip -json route` prints it, and the IP `version` that was asked for."""
+    """One route as `ip -json route` prints it, with its IP `version`."""
 
 PROTOCOL = "221"
-"""Marks a route as ours; Debian's /etc/iproute2/rt_protos gives it to no one. ddwd-quickack.service flushes it by this number."""
-_BEHIND = 188
-"""Added to the metric of the original, of the same network where that is only half of it."""
+"""Protocol number of the portal's routes, unassigned in Debian's /etc/iproute2/rt_protos. ddwd-quickack.service flushes routes by it."""
+_METRIC_OFFSET = 188
+"""Added to the metric of the original route."""
 _LOOPBACK = ipaddress.IPv4Network("127.0.0.0/8")
 _KNOWN = frozenset({
     "type", "dst", "tos", "table", "gateway", "via", "dev", "protocol", "scope", "prefsrc", "metric", "flags", "metrics",
     "nexthops", "nhid", "pref", "expires", "version",
 })  # fmt: skip
-"""What a twin can have too, or need not: one with anything else (an encapsulation, say) is left alone."""
+"""Attributes that a twin copies or does not need; a route with any other attribute (such as an encapsulation) gets no twin."""
 _IP = "/usr/bin/ip"
 _SECONDS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Twin:
-    """A route of ours: its IP version, and how ip(8) is told of it."""
+    """One of the portal's routes: its IP version, and its arguments for ip(8)."""
 
     version: int
     words: tuple[str, ...]
 
     @property
     def add(self) -> list[str]:
-        """Command that makes it; in the local table it has to stand in front of the kernel's own."""
+        """Command that adds the route; in the local table it must come before the kernel's own."""
         return self._command("prepend" if "local" in self.words else "append")
 
     @property
     def remove(self) -> list[str]:
-        """Command that takes it back."""
+        """Command that removes the route."""
         return self._command("del")
 
     def _command(self, verb: str) -> list[str]:
@@ -64,8 +65,8 @@ class Twin:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be done for a list of networks, stale twins first; and what is to be said."""
+class RouteChanges:
+    """Twins to remove and to add, in this order, and notes about networks that get none."""
 
     remove: tuple[Twin, ...] = ()
     add: tuple[Twin, ...] = ()
@@ -74,7 +75,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """A foreign route, with its network parsed."""
+    """A route that is not the portal's, with its network parsed."""
 
     network: Network
     facts: JsonRoute
@@ -88,26 +89,26 @@ class _Route:
         return any(bool(metrics.get("quickack")) for metrics in self.facts.get("metrics", ()))
 
     def twin(self, network: Network) -> Twin:
-        """The same way to a part of its network."""
+        """Return a twin of this route for a part of its network."""
         facts = dict(self.facts) | {"dst": str(network), "protocol": PROTOCOL}
         if facts.get("table") != "local":
-            facts["metric"] = int(facts.get("metric", 0)) + _BEHIND
+            facts["metric"] = int(facts.get("metric", 0)) + _METRIC_OFFSET
         metrics = {name: value for some in facts.get("metrics", ()) for name, value in some.items()}
         facts["metrics"] = [metrics | {"quickack": 1}]
         return _as_twin(facts)
 
 
-def plan(routes: Iterable[JsonRoute], networks: Sequence[Network]) -> Plan:
-    """Hold what is there against what should be; idempotent, as what it adds is recognised by its protocol."""
+def plan(routes: Iterable[JsonRoute], networks: Sequence[Network]) -> RouteChanges:
+    """Return the changes from the existing twins to those that the networks need. Idempotent: twins are recognised by their protocol."""
     routes = list(routes)
     wanted: dict[Twin, None] = {}
     notes: list[str] = []
     for network in networks:
-        mine, said = twins(routes, network)
+        mine, complaints = twins(routes, network)
         wanted |= dict.fromkeys(mine)
-        notes += said
+        notes += complaints
     there = own(routes)
-    return Plan(
+    return RouteChanges(
         remove=tuple(twin for twin in there if twin not in wanted),
         add=tuple(twin for twin in wanted if twin not in there),
         notes=tuple(dict.fromkeys(notes)),
@@ -115,12 +116,12 @@ def plan(routes: Iterable[JsonRoute], networks: Sequence[Network]) -> Plan:
 
 
 def own(routes: Iterable[JsonRoute]) -> tuple[Twin, ...]:
-    """The twins that are there."""
+    """Return the twins among the routes."""
     return tuple(_as_twin(one) for one in routes if one.get("protocol") == PROTOCOL)
 
 
 def twins(routes: Iterable[JsonRoute], network: Network) -> tuple[list[Twin], list[str]]:
-    """The twins one network needs, in the order of the originals, and what cannot be had for it, in words."""
+    """Return the twins that one network needs, in the order of their originals, and a note for each route that cannot have one."""
     foreign = [one for one in _foreign(routes) if one.network.version == network.version]
     found = [one.twin(one.network) for one in foreign if _is_loopback(one) and _holds(network, one.network)]
     if network.is_loopback:
@@ -142,21 +143,21 @@ def twins(routes: Iterable[JsonRoute], network: Network) -> tuple[list[Twin], li
 
 
 def _foreign(routes: Iterable[JsonRoute]) -> Iterator[_Route]:
-    """Every route that is not ours."""
+    """Yield every route that is not the portal's."""
     return (_Route(_network(facts), facts) for facts in routes if facts.get("protocol") != PROTOCOL)
 
 
 def _is_loopback(route: _Route) -> bool:
-    """Tell a route to this machine itself, by 127.0.0.0/8; its other addresses may move to another one."""
+    """Return whether the route leads to this machine by 127.0.0.0/8; other addresses of this machine may move to another one."""
     network = route.network
     is_ipv4 = isinstance(network, ipaddress.IPv4Network)
     return route.facts.get("type") == "local" and is_ipv4 and _holds(_LOOPBACK, network)
 
 
 def _ways(routes: Sequence[_Route], network: Network) -> Iterator[tuple[_Route, Network]]:
-    """Each route that senders of the network are reached by, with the part of it that counts.
+    """Yield each route by which senders in the network are reached, with the part of the network that it serves.
 
-    Those inside the network count whole. What they leave goes by the smallest that holds the network.
+    A route inside the network serves all of its own addresses; the smallest route that contains the network serves the rest.
     """
     around = [one for one in routes if _holds(one.network, network)]
     smallest = max((one.network.prefixlen for one in around), default=0)
@@ -172,18 +173,20 @@ def _holds(outer: Network, inner: Network) -> bool:
 
 
 def _unfit(route: _Route, target: Network) -> str:
-    """Why a route can have no twin; nothing where it can."""
+    """Return why a route can have no twin, or an empty text."""
     if target == route.network and target.prefixlen == target.max_prefixlen:
-        return f"the route to {target.network_address} alone is not ours to change: add quickack 1 to it"
+        return (
+            f"the route to the single address {target.network_address} is not changed: add quickack 1 to it"
+        )
     if strange := sorted(route.facts.keys() - _KNOWN):
         return (
-            f"the route to {route.network} has {', '.join(strange)} and is left alone: add quickack 1 to it"
+            f"the route to {route.network} has {', '.join(strange)} and is not changed: add quickack 1 to it"
         )
     return ""
 
 
 def _halves(network: Network) -> list[Network]:
-    """What is more specific and covers it; a single address is that already."""
+    """Return the more specific networks that cover it: its two halves, or a single address itself."""
     return [network] if network.prefixlen == network.max_prefixlen else list(network.subnets())
 
 
@@ -191,7 +194,7 @@ def _halves(network: Network) -> list[Network]:
 
 
 def _network(facts: JsonRoute) -> Network:
-    """Destination; `default` names no IP version."""
+    """Return the destination as a network; `default` does not name its IP version."""
     dst = facts["dst"]
     if dst == "default":
         dst = {4: "0.0.0.0/0", 6: "::/0"}[facts["version"]]
@@ -199,7 +202,7 @@ def _network(facts: JsonRoute) -> Network:
 
 
 def _as_twin(facts: JsonRoute) -> Twin:
-    """Two routes that are the same give the same words."""
+    """Return the route as arguments of ip(8): equal routes give equal arguments."""
     network = _network(facts)
     kind = [facts["type"]] if facts.get("type", "unicast") != "unicast" else []
     words = [*kind, str(network), *_pairs(facts, {"tos": "tos", "table": "table"}), *_hop(facts)]
@@ -220,21 +223,21 @@ def _hop(facts: JsonRoute) -> list[str]:
 
 
 def _pairs(facts: JsonRoute, names: Mapping[str, str]) -> list[str]:
-    return [word for name, said in names.items() if name in facts for word in (said, str(facts[name]))]
+    return [word for name, label in names.items() if name in facts for word in (label, str(facts[name]))]
 
 
 def read() -> list[JsonRoute]:
-    """Every route of the tables main and local, each with its IP `version`; raises PeerRefusedError."""
+    """Return every route of the tables main and local, each with its IP `version`. Raises PeerRefusedError."""
     found: list[JsonRoute] = []
     for version in (4, 6):
-        said = _run([_IP, f"-{version}", "-json", "route", "show", "table", "all"])
-        rows = [row | {"version": version} for row in json.loads(said or "[]")]
+        text = _run([_IP, f"-{version}", "-json", "route", "show", "table", "all"])
+        rows = [row | {"version": version} for row in json.loads(text or "[]")]
         found += [row for row in rows if row.get("table", "main") in {"main", "local"}]
     return found
 
 
-def apply(todo: Plan) -> list[str]:
-    """Do it; what ip(8) refuses is returned in words, and keeps nothing else from being done."""
+def apply(todo: RouteChanges) -> list[str]:
+    """Make the changes; return the error of each that ip(8) refuses, after trying all of them."""
     refused = []
     for command in [*(twin.remove for twin in todo.remove), *(twin.add for twin in todo.add)]:
         try:

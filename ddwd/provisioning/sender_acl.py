@@ -1,10 +1,11 @@
-"""Who may send to the gateway, as `senders` of ddwd.yaml says: what Orthanc is given to hold them to it. Pure.
+"""Render `senders` of ddwd.yaml, the list of who may send to the gateway, into Orthanc's configuration. Pure functions.
 
-Orthanc's own list knows whole AE titles, and one address for each: by it a stranger gets no association (PS3.8 section 9.3.4, calling
-AE title not recognized). It has no networks and no patterns, so orthanc/senders.lua looks at the pair of both again, before an
-image is stored; what it refuses is answered 0xA700. Either way Orthanc logs it, and the monitor tells the audit.
-Who may ask for storage commitment stands there too, where the answer goes does not: ddwd-commitment gives it.
-The portal's own commands come from this machine; for what else does, only the AE title counts: TLS may have ended here.
+Orthanc's own list holds whole AE titles with one address each; Orthanc rejects the association of any other caller (PS3.8 section
+9.3.4, calling AE title not recognized). The list supports neither networks nor patterns, so orthanc/senders.lua checks AE title and
+address again before an image is stored, and refuses it with 0xA700. Orthanc logs both, and the monitor writes them to the audit trail.
+The list also holds the modalities that may ask for storage commitment, but not where to answer: ddwd-commitment does that.
+For a connection from this machine only the AE title is checked: the TLS of a sender may end here. The portal's own commands connect
+from this machine.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ SCRIPT = "senders.lua"
 _ASKING = ("StorageCommitment",)
 _HERE = ipaddress.IPv4Network("127.0.0.0/8")
 _OWN = tuple(Sender(aet, ipaddress.IPv4Network("127.0.0.1")) for aet in (SELF_TEST_AET, SEND_AET, INBOX_AET))
-_NOBODYS_PORT = 1
+_UNUSED_PORT = 1
 _REQUESTS = ("Echo", "Find", "FindWorklist", "Get", "Move", "Store", "StorageCommitment")
 
 
 def rules(senders: Sequence[Sender]) -> list[dict[str, Any]]:
-    """What orthanc/senders.lua reads: patterns of AE titles, each with the first and the last address of its network."""
+    """Return the table for orthanc/senders.lua: patterns of AE titles, each with the first and the last address of its network."""
     return [
         {
             "Aet": one.aet.lower(),
@@ -42,7 +43,7 @@ def rules(senders: Sequence[Sender]) -> list[dict[str, Any]]:
 
 
 def admits(senders: Sequence[Sender], aet: str, address: str) -> bool:
-    """The rule itself: whether one who calls itself so may send from there."""
+    """Return whether a sender with this AE title may send from this address."""
     source = ipaddress.IPv4Address(address)
     return not senders or any(
         _matches(one.aet, aet) and (source in one.network or source in _HERE) for one in (*senders, *_OWN)
@@ -55,7 +56,7 @@ def _matches(pattern: str, aet: str) -> bool:
 
 
 def orthanc(config: Config) -> dict[str, Any]:
-    """What becomes of `senders` in the gateway's configuration."""
+    """Return the part of the gateway's configuration that `senders` decides."""
     senders = (*config.senders, *_OWN)
     if not config.senders or any(one.is_pattern for one in senders):
         return {
@@ -71,14 +72,14 @@ def orthanc(config: Config) -> dict[str, Any]:
         "DicomCheckModalityHost": (
             len(titles) == len(senders)
             and all(map(_is_one_address, senders))
-            and config.tls.gateway != "both"  # who comes by TLS then comes from this machine
+            and config.tls.gateway != "both"  # stunnel connects from this machine for senders by TLS
         ),
         "DicomModalities": _modalities(config, titles),
     }
 
 
 def _modalities(config: Config, titles: Mapping[str, Sender]) -> dict[str, Any]:
-    """One entry for each AE title: those that may send, and those that may ask for storage commitment."""
+    """Return one entry for each AE title that may send or ask for storage commitment."""
     askers = {one.aet.lower(): one for one in config.commitment.modalities}
     listed = [
         modality(one.aet, str(one.network.network_address), "Store", *(_ASKING if title in askers else ()))
@@ -95,12 +96,12 @@ def _modalities(config: Config, titles: Mapping[str, Sender]) -> dict[str, Any]:
 
 
 def modality(aet: str, host: str, *requests: str) -> dict[str, Any]:
-    """An entry of DicomModalities for one that may ask for this, and C-ECHO. Orthanc itself never calls it: the port is nobody's."""
-    return {"AET": aet, "Host": host, "Port": _NOBODYS_PORT, **allowing("Echo", *requests)}
+    """Return an entry of DicomModalities that allows these requests and C-ECHO. Orthanc never connects to it, so the port is unused."""
+    return {"AET": aet, "Host": host, "Port": _UNUSED_PORT, **allowing("Echo", *requests)}
 
 
 def allowing(*requests: str) -> dict[str, bool]:
-    """What an entry of DicomModalities may ask of that Orthanc: these requests and no other."""
+    """Return the permissions of an entry of DicomModalities: these requests and no others."""
     return {f"Allow{request}": request in requests for request in _REQUESTS}
 
 

@@ -1,7 +1,7 @@
-"""Ends TLS before an Orthanc that cannot do it there: stunnel's settings, for ddwd-tls@gateway and ddwd-tls@storage.
+"""Render the settings of stunnel, which accepts TLS for an Orthanc that cannot: ddwd-tls@gateway and ddwd-tls@storage.
 
-Debian's Orthanc takes TLS on its one DICOM port or not at all, and its web server cannot do TLS: civetweb asks OpenSSL 3 for a
-function that is no more, and ends with the first HTTPS connection. Both are told by docs/security.md.
+Debian's Orthanc offers either TLS or plain DICOM on its one DICOM port. Its web server cannot use TLS: civetweb calls a function that
+OpenSSL 3 no longer has, and crashes at the first HTTPS connection. docs/security.md describes both.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TIMEOUTbusy = 10
 TIMEOUTclose = 10
 TIMEOUTconnect = 10
 """
-"""Who shows no certificate of the authority gets no further than the handshake, which may take ten seconds."""
+"""A client without a certificate of the authority fails in the handshake, which may take at most ten seconds."""
 
 _WEB = """
 [web]
@@ -58,7 +58,7 @@ TIMEOUTconnect = 10
 
 
 def render(config: Config, node: NodeName) -> str | None:
-    """The settings of the terminator before that Orthanc; None where it needs none."""
+    """Return the settings of the TLS proxy of that Orthanc, or None if it needs no proxy."""
     if not config.has(node):
         return None
     services = (_dicom(config) if node == "gateway" else _dicomweb(config)) + _web(config, node)
@@ -66,7 +66,7 @@ def render(config: Config, node: NodeName) -> str | None:
 
 
 def _dicom(config: Config) -> str:
-    """DICOM by TLS beside the plain port."""
+    """Return the section for DICOM by TLS, beside the plain port."""
     if config.tls.gateway != "both":
         return ""
     return _service(
@@ -80,7 +80,7 @@ def _dicom(config: Config) -> str:
 
 
 def _dicomweb(config: Config) -> str:
-    """STOW-RS by HTTPS, for the gateway alone."""
+    """Return the section for STOW-RS by HTTPS, for the gateway only."""
     if not config.tls.dicomweb:
         return ""
     accept = f"{_HERE}:{config.tls.dicomweb_port}"
@@ -88,7 +88,7 @@ def _dicomweb(config: Config) -> str:
 
 
 def _web(config: Config, node: NodeName) -> str:
-    """The web pages, for people elsewhere: their browsers show no certificate, so that the login is Orthanc's."""
+    """Return the section for the web pages by HTTPS. Browsers need no certificate: people log in to Orthanc by password."""
     if not config.web.open:
         return ""
     return _WEB.format(

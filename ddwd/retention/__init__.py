@@ -1,1 +1,1 @@
-"""Beside the stages: what may go once it is verified downstream. Read rules, then examine, survey, remove, keeper, account."""
+"""Remove images that are verified further down the flow. Read rules, then eligibility, candidates, remove, scheduler, round_report."""

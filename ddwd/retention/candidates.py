@@ -1,6 +1,7 @@
-"""Whose time is over at a place: a pass over all that is there, a few hundred studies at a time, the oldest first. Reads only.
+"""Find the studies whose retention time at a place is over, the oldest first. Reads only.
 
-The Orthancs' own lists say what they have, the custody records what was published; of a record only the first lines are read.
+An Orthanc's own list names the studies it has; the custody records name those that were published. Only the first lines of a
+record are read.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ if TYPE_CHECKING:
 
     from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
     from ddwd.retention.rules import Terms
     from ddwd.store.custody import CustodyPort
 
-_PIECE = 200
-MOST = 2000
-"""Studies taken by one pass; what is left is for the next."""
+_BATCH = 200
+MAX_STUDIES = 2000
+"""Studies that one pass finds at most; the next pass finds the rest."""
 
 
 class Survey:
-    """One pass; `go_on` until it says that it is done, then `found` has the studies, oldest first.
+    """One pass over a place: call `go_on` until it returns False; then `found` has the studies, the oldest first.
 
-    Those for which `is_past` holds were looked at before.
+    Studies for which `is_past` returns True are skipped.
     """
 
     def __init__(
@@ -47,26 +48,26 @@ class Survey:
         self.is_whole = True
 
     def go_on(self) -> bool:
-        """Look at some more; whether there are others. Raises PeerDownError, PeerRefusedError and OSError."""
-        piece = list(islice(self._studies, _PIECE))
-        self._due += [(at, study) for study in piece if (at := self._over_since(study)) is not None]
-        if len(self._due) > 2 * MOST:
+        """Check the next batch of studies; return whether more follow. Raises PeerDownError, PeerRefusedError and OSError."""
+        batch = list(islice(self._studies, _BATCH))
+        self._due += [(at, study) for study in batch if (at := self._published_at(study)) is not None]
+        if len(self._due) > 2 * MAX_STUDIES:
             self._cut()
-        return len(piece) == _PIECE
+        return len(batch) == _BATCH
 
     @property
     def found(self) -> list[OrthancId]:
-        """The oldest of those whose time is over, by when they were published."""
+        """Studies whose time is over, the earliest published first; at most MAX_STUDIES."""
         self._cut()
         return [study for _, study in self._due]
 
     def _cut(self) -> None:
         self._due.sort()
-        self.is_whole = self.is_whole and len(self._due) <= MOST
-        del self._due[MOST:]
+        self.is_whole = self.is_whole and len(self._due) <= MAX_STUDIES
+        del self._due[MAX_STUDIES:]
 
-    def _over_since(self, study: OrthancId) -> str | None:
-        """When it was published, where its time is over; one whose record does not tell is looked at first of all."""
+    def _published_at(self, study: OrthancId) -> str | None:
+        """Return the stamp at which a study whose time is over was published, else None; empty, which sorts first, for a damaged record."""
         if self._is_past(study):
             return None
         peek = self._custody.peek(study)

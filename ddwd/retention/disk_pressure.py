@@ -1,4 +1,4 @@
-"""Whether a place is short of room, as `retention` in ddwd.yaml has it. Looks at volumes of this machine only."""
+"""Check whether a place is short of free space by `retention` in ddwd.yaml. Measures volumes of this machine only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Shortage:
-    """Measures when it is asked; with `frees`, as it would be once so much more were gone."""
+    """Free space of each place against its limit; a dry run adds what it would free by `frees`."""
 
     def __init__(self, config: Config, paths: Paths, measure: Callable[[Path], Space]) -> None:
         self._config = config
@@ -25,14 +25,14 @@ class Shortage:
         self._freed: Counter[int] = Counter()
 
     def at(self, place: Place) -> bool:
-        """Whether its oldest have to go. Never of an Orthanc that runs elsewhere, nor where nothing can be measured."""
+        """Return whether the place is short of space; False for an Orthanc on another machine or a volume that cannot be measured."""
         share, space = self._config.retention.free(place), self._space(place)
         if share is None or space is None:
             return False
         return space.free + self._freed[space.device] < share.of(space.total)
 
     def frees(self, place: Place, size: int) -> None:
-        """So many bytes would be gone from there."""
+        """Count `size` bytes of the place as free, without removing a file."""
         if (space := self._space(place)) is not None:
             self._freed[space.device] += size
 

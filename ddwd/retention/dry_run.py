@@ -1,4 +1,4 @@
-"""What a round would do at this moment, with every proof made: for `ddwd retention --dry-run`. Changes nothing."""
+"""Find what a round of retention would remove now, with every check of a real round: `ddwd retention --dry-run`. Removes no file."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from ddwd.config.retention import Place
     from ddwd.core.disk_space import Space
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import OrthancPort
-    from ddwd.retention.eligibility import Finding
+    from ddwd.orthanc.port import OrthancPort
+    from ddwd.retention.eligibility import Eligibility
     from ddwd.store.custody import CustodyPort
 
 
-class Plan:
-    """One look at all places; `due` is told how many studies are to be looked at, `seen` of each that was."""
+class DryRun:
+    """One pass over all places, as a round makes it."""
 
     def __init__(
         self,
@@ -45,11 +45,15 @@ class Plan:
 
     def findings(
         self, due: Callable[[int], None] = lambda _count: None, seen: Callable[[], None] = lambda: None
-    ) -> Iterator[Finding]:
-        """What would go and what would have to stay, place by place, the oldest first. Raises PeerDownError and PeerRefusedError."""
-        flying = self._in_flight()
+    ) -> Iterator[Eligibility]:
+        """Yield what would be removed and what would be kept, place by place, the oldest first.
+
+        Calls `due` with the number of studies that it is about to examine, and `seen` after each. Raises PeerDownError and
+        PeerRefusedError.
+        """
+        in_flight = self._in_flight()
         for place in self._config.retention.places(self._config.routes):
-            looked_at = set(flying)
+            looked_at = set(in_flight)
             for for_room in (False, True):
                 yield from self._of(place, looked_at, due, seen, for_room=for_room)
 
@@ -61,7 +65,7 @@ class Plan:
         seen: Callable[[], None],
         *,
         for_room: bool,
-    ) -> Iterator[Finding]:
+    ) -> Iterator[Eligibility]:
         routes, is_whole = {one.name: one for one in self._config.routes}, False
         terms = Terms(place, self._config.retention, routes, self._now, for_room)
         while not is_whole and (not for_room or self._shortage.at(place)):

@@ -1,7 +1,7 @@
-"""Is all of one study where it must be before a place may lose it: asked of both Orthancs, the record and the files. Changes nothing.
+"""Decide whether a study may be removed from a place, from both Orthancs, its custody record and its files. Changes no file.
 
-What the lists tell comes first, and rules out most; then every copy that is to be left is read and proved. The extractor runs it in a
-worker thread, `ddwd retention --dry-run` in its own: both see the same.
+The lists are compared first, which excludes most studies; then every copy that would remain is read and verified. The extractor
+runs this in a worker thread, `ddwd retention --dry-run` in the main thread.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from ddwd.core import watchdog
 from ddwd.core.errors import DdwdError, NotFoundError, PeerRefusedError, StateError
 from ddwd.retention import rules
 from ddwd.retention.rules import Copies, Proved
@@ -24,19 +25,19 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
     from ddwd.config.retention import Place
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
     from ddwd.retention.rules import Terms
     from ddwd.store.custody import CustodyPort, Record
 
 HOOK_WAITS = "its hook has not succeeded yet: ddwd hooks list"
 UNKNOWN_ROUTE = "its route is no longer in ddwd.yaml"
 UNREADABLE = "its custody record is damaged: ddwd reconcile STUDY"
-REFUSED = "not all could be asked that was to be asked about it"
-UNLOOKED = "its files in the output cannot be read"
+REFUSED = "not every check of it could be made"
+OUTPUT_UNREADABLE = "its files in the output cannot be read"
 
 
 def owed(paths: Paths) -> list[Callable[[Record], str]]:
-    """The preconditions of every place: what is still to be done with a study before any copy of it may go."""
+    """Return the preconditions of every place: no hook and no destination still needs the study."""
     notices = HookQueue(paths.hooks)
     return [
         lambda record: HOOK_WAITS if notices.is_waiting(record.study) else "",
@@ -45,10 +46,10 @@ def owed(paths: Paths) -> list[Callable[[Record], str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One study at one place: its images that may be removed, each with its bytes (0: not known), or the reason why none may.
+class Eligibility:
+    """One study at one place: the images that may be removed, each with its bytes (0: not known), or the reason why none may.
 
-    `record` is what it was judged by; None where it cannot be read.
+    `record` is the custody record that this was decided by; None if it cannot be read.
     """
 
     study: OrthancId
@@ -59,20 +60,20 @@ class Finding:
 
     @property
     def study_uid(self) -> str:
-        """Its StudyInstanceUID, as far as it is known."""
+        """StudyInstanceUID, or empty if it is not known."""
         return self.record.study_uid if self.record else ""
 
     @property
     def bytes(self) -> int:
-        """Of all its images."""
+        """Bytes of all images that may be removed."""
         return sum(self.images.values())
 
 
 class Examiner:
-    """Looks at one study after the other; calls `alive` as it goes, and lets pass what that raises.
+    """Examine one study at a time. Reading the files is deferrable work (core.watchdog).
 
-    Each of the preconditions says of a record why the study must be kept for someone else (another destination, a hook), or nothing.
-    `leaving` are studies that the gateway is taken to have nothing of any more: what a round would do before.
+    Each precondition returns why a study must be kept for a destination or a hook, or an empty text. A dry run treats the
+    studies in `leaving` as removed from the gateway already.
     """
 
     def __init__(
@@ -81,7 +82,6 @@ class Examiner:
         paths: Paths,
         custody: CustodyPort,
         preconditions: Sequence[Callable[[Record], str]] = (),
-        alive: Callable[[], None] = lambda: None,
         leaving: Collection[OrthancId] = (),
     ) -> None:
         self._gateway, self._storage = nodes
@@ -89,14 +89,13 @@ class Examiner:
         self._leaving = leaving
         self._prover = RecordChecker(custody, paths)
         self._preconditions = preconditions
-        self._alive = alive
 
-    def look(self, study: OrthancId, terms: Terms) -> Finding | None:
-        """What may be removed; None where its time is not over, or nothing of it is there. Raises PeerDownError."""
+    def look(self, study: OrthancId, terms: Terms) -> Eligibility | None:
+        """Return what may be removed; None if the time of the study is not over or the place has none of it. Raises PeerDownError."""
         try:
             record = self._prover.record(study)
         except StateError:
-            return Finding(study, terms.place, None, reason=UNREADABLE)
+            return Eligibility(study, terms.place, None, reason=UNREADABLE)
         if not terms.is_over(record.published_at, record.route):
             return None
         try:
@@ -104,16 +103,16 @@ class Examiner:
         except (NotFoundError, PeerRefusedError, StateError):
             found = REFUSED
         except OSError:
-            found = UNLOOKED
+            found = OUTPUT_UNREADABLE
         if not found:
             return None
         if isinstance(found, str):
-            return Finding(study, terms.place, record, reason=found)
+            return Eligibility(study, terms.place, record, reason=found)
         sizes = {one: kept.size for one, kept in record.images.items()}
-        return Finding(study, terms.place, record, {one: sizes.get(one, 0) for one in sorted(found)})
+        return Eligibility(study, terms.place, record, {one: sizes.get(one, 0) for one in sorted(found)})
 
-    def look_again(self, finding: Finding, terms: Terms) -> str:
-        """Why it may not go after all, by what the lists tell at this moment. Never raises for a peer or a disk."""
+    def look_again(self, finding: Eligibility, terms: Terms) -> str:
+        """Compare the lists again; return why the study may not be removed after all, or an empty text. Raises no DdwdError or OSError."""
         try:
             copies = self._copies(self._prover.record(finding.study))
         except (DdwdError, OSError):
@@ -131,7 +130,7 @@ class Examiner:
         return rules.removable(place, copies, self._prove(record, wanted), last_copy=last_copy)
 
     def _owed(self, record: Record, terms: Terms) -> str:
-        """Why someone else still needs it."""
+        """Return why a destination or a hook still needs the study, or an empty text."""
         if record.route and record.route not in terms.routes:
             return UNKNOWN_ROUTE
         return next((reason for one in self._preconditions if (reason := one(record))), "")
@@ -144,7 +143,7 @@ class Examiner:
 
     @staticmethod
     def _listed(node: OrthancPort, record: Record) -> dict[OrthancId, str]:
-        """What the Orthanc has of the study, with the MD5 of each file; an image that it gives none for has an empty one."""
+        """Return the images of the study in that Orthanc, each with the MD5 of its file; empty if the Orthanc gives no MD5."""
         study = node.study(record.study)
         if study is None:
             return {}
@@ -153,18 +152,19 @@ class Examiner:
         return {one: known[one].md5 if one in known else "" for one in study.ids}
 
     def _prove(self, record: Record, wanted: Proved) -> Proved:
-        """Read the files; the first that is not as it should be ends it, since it rules out all."""
+        """Read and verify the files; stop at the first that differs, since then none may be removed."""
         folder = self._paths.output / record.folder
 
         def on_disk(one: OrthancId) -> bool:
             kept = record.images[one]
-            return not difference(folder / kept.file, kept, self._alive)
+            return not difference(folder / kept.file, kept)
 
         def on_storage(one: OrthancId) -> bool:
-            self._alive()
+            watchdog.alive()
             return self._storage.is_whole(one)
 
-        output = frozenset(takewhile(on_disk, sorted(wanted.output)))
-        if output != wanted.output:
-            return Proved(output, frozenset())
-        return Proved(output, frozenset(takewhile(on_storage, sorted(wanted.storage))))
+        with watchdog.deferrable():
+            output = frozenset(takewhile(on_disk, sorted(wanted.output)))
+            if output != wanted.output:
+                return Proved(output, frozenset())
+            return Proved(output, frozenset(takewhile(on_storage, sorted(wanted.storage))))

@@ -1,6 +1,6 @@
-"""Takes away what was proved, image by image: never a whole study, so that one which arrives meanwhile stays. Runs in a worker thread.
+"""Remove verified images one by one, never a whole study, so that an image that arrives meanwhile stays. Runs in a worker thread.
 
-What was removed is what is no longer listed afterwards. It may be cut off anywhere: what is left is found, and proved, again.
+An image counts as removed if it is no longer listed afterwards. May be interrupted anywhere: a later round finds and verifies the rest.
 """
 
 from __future__ import annotations
@@ -8,22 +8,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ddwd.core import watchdog
 from ddwd.core.errors import DdwdError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from ddwd.config.routing import Route
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import OrthancPort
-    from ddwd.retention.eligibility import Finding
+    from ddwd.orthanc.port import OrthancPort
+    from ddwd.retention.eligibility import Eligibility
     from ddwd.store.custody import CustodyPort
     from ddwd.store.output_tree import OutputTree
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """Images and bytes that are gone, and why the others are not."""
+    """Number and bytes of the removed images, and why others were not removed."""
 
     images: int = 0
     bytes: int = 0
@@ -31,7 +32,7 @@ class Removed:
 
 
 class Remover:
-    """The hands of retention; with the mender the only ones that delete anything of a modality's."""
+    """Delete images for retention. Only this class and the storage repair delete images that a modality sent."""
 
     def __init__(
         self,
@@ -39,16 +40,14 @@ class Remover:
         output: OutputTree,
         custody: CustodyPort,
         routes: Iterable[Route] = (),
-        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._gateway, self._storage = nodes
         self._output = output
         self._custody = custody
         self._markers = {one.name: one.marker for one in routes}
-        self._alive = alive
 
-    def remove(self, finding: Finding) -> Removed:
-        """Remove the images of the finding. Never raises for what a peer or a disk does: it is part of the answer."""
+    def remove(self, finding: Eligibility) -> Removed:
+        """Remove the images of the finding. A DdwdError or OSError is not raised: its text is the `problem` of the result."""
         problem = ""
         try:
             if finding.place == "output":
@@ -60,29 +59,30 @@ class Remover:
         try:
             gone = finding.images.keys() - self._left(finding)
         except (DdwdError, OSError):
-            return Removed(problem=problem or "nobody can say whether it was removed")
+            return Removed(problem=problem or "it is not known whether it was removed")
         size = sum(finding.images[one] for one in gone)
         if len(gone) < len(finding.images):
             problem = problem or "not all of it was removed"
         return Removed(len(gone), size, problem)
 
-    def _node(self, finding: Finding) -> OrthancPort:
+    def _node(self, finding: Eligibility) -> OrthancPort:
         return self._gateway if finding.place == "gateway" else self._storage
 
-    def _from_orthanc(self, node: OrthancPort, finding: Finding) -> None:
-        for one in finding.images:
-            self._alive()
-            node.forget(one)
+    def _from_orthanc(self, node: OrthancPort, finding: Eligibility) -> None:
+        with watchdog.deferrable():
+            for one in finding.images:
+                watchdog.alive()
+                node.forget(one)
 
-    def _from_output(self, finding: Finding) -> None:
+    def _from_output(self, finding: Eligibility) -> None:
         if (record := self._custody.read(finding.study)) is None:
             return
-        if marker := self._markers.get(record.route):  # first: it says that all of it is there
+        if marker := self._markers.get(record.route):  # first: the marker states that all files are there
             self._output.unmark(record, marker)
         self._output.remove(record, finding.images)
 
-    def _left(self, finding: Finding) -> frozenset[OrthancId]:
-        """What is still there of the study."""
+    def _left(self, finding: Eligibility) -> frozenset[OrthancId]:
+        """Return the images of the study that the place still has."""
         if finding.place != "output":
             return self._node(finding).instances([finding.study]).get(finding.study, frozenset())
         record = self._custody.read(finding.study)

@@ -1,6 +1,6 @@
-"""What a round of retention did, for people: what went, what had to stay and why. The extractor alone writes the file.
+"""Report a round of retention: what was removed, what was kept and why. Only the extractor writes the file.
 
-It holds no patient: studies are named by their StudyInstanceUID, one for each reason.
+It holds no patient data: one study per reason is named, by its StudyInstanceUID.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from ddwd.config.retention import PLACES, Place
 from ddwd.core import durable
 from ddwd.core.errors import DamagedStateError, NewerStateError, StateError
 from ddwd.store.statefile import StateFormat
-from ddwd.store.status_files import KeptStudies, PlaceReport, RoundReport
+from ddwd.store.status_files import KeptStudies, PlaceReport, RetentionRound
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.retention.eligibility import Finding
+    from ddwd.retention.eligibility import Eligibility
     from ddwd.retention.remove import Removed
 
-FORMAT = StateFormat(RoundReport, "report of retention", schema=1, indent=1)
-_MOST_REASONS = 50
-"""Some have a number in them; beyond so many they are told as one."""
+FORMAT = StateFormat(RetentionRound, "report of retention", schema=1, indent=1)
+_MAX_REASONS = 50
+"""Some reasons hold a number; any further reasons are counted together."""
 
 
 @dataclass
-class KeptCount:
-    """Studies that should have gone, and could not for this reason; `example` is the StudyInstanceUID of one."""
+class HeldBack:
+    """Number of studies that were kept for this reason after their time was over; `example` is the StudyInstanceUID of one."""
 
     reason: str
     studies: int = 0
@@ -36,50 +36,50 @@ class KeptCount:
 
 @dataclass
 class Tally:
-    """What went from one place, and what had to stay."""
+    """What was removed from one place, and what was kept."""
 
     studies: int = 0
     images: int = 0
     bytes: int = 0
-    kept: dict[str, KeptCount] = field(default_factory=dict)
+    kept: dict[str, HeldBack] = field(default_factory=dict)
 
     def removed(self, gone: Removed) -> None:
-        """Count what went."""
+        """Count a study of which images were removed."""
         self.studies += 1
         self.images += gone.images
         self.bytes += gone.bytes
 
-    def stays(self, finding: Finding, reason: str) -> None:
-        """Count one that had to stay."""
-        if len(self.kept) >= _MOST_REASONS and reason not in self.kept:
+    def stays(self, finding: Eligibility, reason: str) -> None:
+        """Count a study that was kept."""
+        if len(self.kept) >= _MAX_REASONS and reason not in self.kept:
             reason = "other reasons"
-        kept = self.kept.setdefault(reason, KeptCount(reason, example=finding.study_uid or finding.study))
+        kept = self.kept.setdefault(reason, HeldBack(reason, example=finding.study_uid or finding.study))
         kept.studies += 1
 
     def report(self) -> PlaceReport:
-        """What has been counted so far."""
+        """Return the tally as it is stored; the reason with most studies first."""
         kept = sorted(self.kept.values(), key=lambda one: -one.studies)
         rows = tuple(KeptStudies(one.reason, one.studies, one.example) for one in kept)
         return PlaceReport(self.studies, self.images, self.bytes, rows)
 
 
 @dataclass
-class Account:
-    """One round: stamps of its begin and end, a tally for each place, and what broke it off."""
+class RoundReport:
+    """One round: the stamps of its begin and end, a tally for each place, and the error that ended it, if any."""
 
     began_at: str = ""
     ended_at: str = ""
     problem: str = ""
     places: dict[Place, Tally] = field(default_factory=lambda: {place: Tally() for place in PLACES})
 
-    def report(self) -> RoundReport:
-        """What has been counted so far, for the status and the file."""
+    def report(self) -> RetentionRound:
+        """Return the report as it is stored, in the status file and in its own file."""
         places = {place: tally.report() for place, tally in self.places.items()}
-        return RoundReport(self.began_at, self.ended_at, self.problem, places)
+        return RetentionRound(self.began_at, self.ended_at, self.problem, places)
 
 
-def read(path: Path) -> RoundReport | None:
-    """The last round; None where there was none, or its file is damaged. Raises StateError."""
+def read(path: Path) -> RetentionRound | None:
+    """Return the last round; None if there was none or the file is damaged. Raises StateError."""
     try:
         return FORMAT.read(path)
     except (DamagedStateError, NewerStateError):
@@ -88,7 +88,7 @@ def read(path: Path) -> RoundReport | None:
         raise StateError(f"{path}: {error.strerror}; it is for root and group ddwd") from error
 
 
-def write(path: Path, account: Account) -> None:
-    """Put the round in place of the one before. Raises StorageFullError and OSError."""
+def write(path: Path, report: RoundReport) -> None:
+    """Write the report of the round over that of the round before. Raises StorageFullError and OSError."""
     durable.make_dirs(path.parent)
-    FORMAT.write(path, account.report())
+    FORMAT.write(path, report.report())

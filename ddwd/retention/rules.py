@@ -1,7 +1,7 @@
-"""Pure: whether a study's time at a place is over, and which of its images may be removed there. Decides; looks at nothing.
+"""Decide whether a study's time at a place is over and which of its images may be removed there. Pure functions.
 
-One sentence stands above all: no copy goes unless another one was proved byte for byte a moment before, in a place further down the
-flow. What is short of that is kept, with a reason; a study goes from a place whole or not at all. docs/retention.md tells the same in words.
+The main rule: a copy is removed only after another copy, further down the flow, was just verified byte for byte. Otherwise it is
+kept, with a reason. Of one study a place removes all images or none. docs/retention.md describes the same rules.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DAMAGED_ON_STORAGE = "storage has lost or damaged a file of it"
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What ddwd.yaml says of a place at one moment: whose days are over, or `for_room` who may go for want of it."""
+    """The settings of a place at one moment: remove studies whose days are over, or with `for_room` the oldest until there is space."""
 
     place: Place
     retention: Retention
@@ -44,20 +44,20 @@ class Terms:
     for_room: bool = False
 
     def is_over(self, published_at: str, route: str) -> bool:
-        """Whether a study that was published then, by that route, may go as far as time tells."""
+        """Return whether the time of a study is over that was published at that stamp by that route."""
         ask = self.retention.least if self.for_room else self.retention.days
         days = ask(self.place, self.routes.get(route))
         return days != FOREVER and published_at <= stamp(self.now - timedelta(days=days))
 
     @property
     def last_copy(self) -> bool:
-        """Whether the last copy may go: where it was asked for, and only for its age."""
+        """Whether the last copy may be removed: only if the settings allow it, and only for its age."""
         return self.retention.remove_last_copy and not self.for_room
 
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """A study at one moment: its record, what both Orthancs list with the MD5 of each file, whose files are in the output."""
+    """A study at one moment: its record, the images in both Orthancs with the MD5 of each file, and those with a file in the output."""
 
     record: Record
     gateway: Mapping[OrthancId, str]
@@ -65,34 +65,34 @@ class Copies:
     output: frozenset[OrthancId]
 
     def at(self, place: Place) -> frozenset[OrthancId]:
-        """The images that the place has."""
+        """Return the images that the place has."""
         return frozenset({"gateway": self.gateway, "storage": self.storage, "output": self.output}[place])
 
     @property
     def known(self) -> frozenset[OrthancId]:
-        """What the record accounts for: the images that were published, and those that their rule leaves on storage."""
+        """Images in the record: those that were published, and those that their route leaves on storage."""
         return frozenset(self.record.images) | frozenset(self.record.passed)
 
     def md5(self, image: OrthancId) -> str:
-        """What was published, as its MD5; of an image that was not, storage's."""
+        """Return the MD5 of the published image; for an image that was not published, the MD5 on storage."""
         kept = self.record.images.get(image)
         return kept.md5 if kept else self.storage[image]
 
     def same_on_storage(self, images: frozenset[OrthancId]) -> bool:
-        """Whether storage lists these with the recorded MD5."""
+        """Return whether storage lists these images with the recorded MD5."""
         return all(self.storage[one] == self.md5(one) for one in images)
 
 
 @dataclass(frozen=True, slots=True)
 class Proved:
-    """The images whose file in the output has the recorded SHA-256, and whose file on storage has the MD5 it came with: read just now."""
+    """Images whose file was read just now and matches: in the output the recorded SHA-256, on storage the MD5 from reception."""
 
     output: frozenset[OrthancId]
     storage: frozenset[OrthancId]
 
 
 def obstacle(place: Place, copies: Copies, *, last_copy: bool) -> str:
-    """Why nothing of the study may be removed there, as far as the lists tell; nothing where the files themselves must tell."""
+    """Return why no image of the study may be removed there, by the lists alone; empty if the files have to be verified next."""
     if copies.record.set_aside:
         return IN_QUARANTINE
     if not copies.at(place) <= copies.known:
@@ -130,14 +130,14 @@ def _in_output(copies: Copies, last_copy: bool) -> str:
 
 
 def to_prove(place: Place, copies: Copies) -> Proved:
-    """What must be proved before: the copies that are left, and in the output that what goes is what was published."""
+    """Return the files to verify before a removal: every copy that remains, and the files in the output that are to be removed."""
     there = copies.at(place)
     on_storage = frozenset() if place == "storage" else there & copies.at("storage")
     return Proved(there & copies.output, on_storage)
 
 
 def removable(place: Place, copies: Copies, proved: Proved, *, last_copy: bool) -> frozenset[OrthancId] | str:
-    """The images that may be removed there, all that the place has; or why none may."""
+    """Return all images that the place has, if they may be removed; otherwise the reason why none may."""
     if reason := obstacle(place, copies, last_copy=last_copy):
         return reason
     wanted = to_prove(place, copies)

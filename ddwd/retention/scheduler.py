@@ -1,8 +1,8 @@
-"""When retention works, and in which order: once an hour, when room is short, and when it is asked. Part of the cycle, slow by intent.
+"""Schedule retention: a round every hour, when free space is short, and at the operator's request. Slow on purpose.
 
-A round is a generator: it gives one piece of work after the other to another thread, and what it does itself in between (the record) runs in
-the cycle's. The order for each study: prove, write into its record what is about to go, remove it, tell. So nothing ever lacks that no
-record explains, and a round that was cut off anywhere is done again from what is there.
+A round is a generator that yields pieces of work. Another thread runs each piece; the code between two pieces, which writes the
+records, runs in the thread of the extractor's loop. The order for each study: verify, write the removal into its custody record,
+remove, report. Every missing file is therefore explained by a record, and an interrupted round can be repeated.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ddwd.core import disk_space
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, stamp
 from ddwd.core.errors import DdwdError, HeldElsewhereError, StateError, StorageFullError
-from ddwd.retention import round_report as accounts
+from ddwd.retention import round_report
 from ddwd.retention.candidates import Survey
 from ddwd.retention.disk_pressure import Shortage
 from ddwd.retention.remove import Removed
-from ddwd.retention.round_report import Account
+from ddwd.retention.round_report import RoundReport
 from ddwd.retention.rules import Terms
 from ddwd.store.statefile import encode
 
@@ -36,27 +36,27 @@ if TYPE_CHECKING:
     from ddwd.config.retention import Place
     from ddwd.core.disk_space import Space
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import OrthancPort
-    from ddwd.retention.eligibility import Examiner, Finding
+    from ddwd.orthanc.port import OrthancPort
+    from ddwd.retention.eligibility import Eligibility, Examiner
     from ddwd.retention.remove import Remover
     from ddwd.store.claims import Claims
     from ddwd.store.custody import CustodyPort, Record
-    from ddwd.store.status_files import RoundReport
+    from ddwd.store.status_files import RetentionRound
 
 _ROUND_SECONDS = 3600.0
 _SHORT_SECONDS = 300.0
-"""Between two rounds while a place is short of room."""
+"""Between two rounds while a place is short of space."""
 _REST = 9.0
-"""How many times as long as a piece took nothing is done while studies are in flight; once as long otherwise, or where room is short."""
+"""While studies are in flight, retention rests this many times as long as the last piece took; otherwise, or if space is short, once as long."""
 _FRESH_SECONDS = 60.0
-"""How old a proof may be when its images go; usually it is some milliseconds old."""
+"""How old a verification may be at the removal; usually it is some milliseconds old."""
 _LEAP = timedelta(seconds=60)
-"""By how much the wall clock may part from the monotonic one between two turns; after that nothing is removed for an hour."""
+"""How far the wall clock may move against the monotonic one between two steps; if it moves further, no image is removed for an hour."""
 
-IN_FLIGHT = "images of it are on their way"
-CHANGED = "it changed while it was looked at"
-STALE = "too long a time went by since it was proved"
-LEAPT = "the machine's clock leapt: nothing is removed for an hour"
+IN_FLIGHT = "images of it are in flight"
+CHANGED = "it changed while it was examined"
+STALE = "its verification is too old"
+LEAPT = "the machine's clock jumped: no image is removed for an hour"
 
 _Piece = Callable[[], Any]
 _Steps = Generator[_Piece, Any, None]
@@ -64,7 +64,7 @@ _Steps = Generator[_Piece, Any, None]
 
 @dataclass(frozen=True)
 class Tools:
-    """Everything that retention acts on; `measure` tells the room on the volume of a path."""
+    """Everything that retention works with; `measure` returns the free space of the volume of a path."""
 
     paths: Paths
     nodes: tuple[OrthancPort, OrthancPort]
@@ -79,7 +79,7 @@ class Tools:
 
 
 class RetentionScheduler:
-    """Rounds over the places, for as long as `step` is called."""
+    """Run rounds over all places; each call of `step` starts or continues one."""
 
     def __init__(self, config: Config, tools: Tools) -> None:
         self._policy, self._routes = config.retention, {one.name: one for one in config.routes}
@@ -92,30 +92,30 @@ class RetentionScheduler:
         self._work: Future[tuple[Any, float]] | None = None
         self._holds: OrthancId | None = None
         self._asked = self._hurries = False
-        # not at once: after a boot the clock may still have to be set
+        # not at once: after a boot the clock may not be set yet
         self._due, self._short_due = self._now() + _ROUND_SECONDS, self._now() + _SHORT_SECONDS
         self._trusted_from = float("-inf")
         self._offset = self._wall_offset()
-        self._account = Account()
-        self._last: RoundReport | None = None
+        self._report = RoundReport()
+        self._last: RetentionRound | None = None
         with suppress(StateError):
-            self._last = accounts.read(tools.paths.retention)
+            self._last = round_report.read(tools.paths.retention)
 
     @property
     def is_used(self) -> bool:
-        """Whether anything may ever be removed."""
+        """Whether the settings allow any removal."""
         return bool(self._places)
 
     def ask(self) -> None:
-        """The operator asks: a round now, without a rest."""
+        """Start a round at once, without rests, at the operator's request."""
         self._asked = self.is_used
 
     def holds(self, study: OrthancId) -> bool:
-        """Whether images of the study are just being removed: nobody else may touch it meanwhile."""
+        """Return whether images of the study are being removed now; no other part of the extractor may work on it meanwhile."""
         return study == self._holds
 
     def wait(self) -> float:
-        """Seconds until it wants to go on; infinite while a piece is worked at, whose end wakes the loop."""
+        """Return the seconds until the next step is due; infinity while a worker is busy, whose end wakes the loop."""
         if not self.is_used:
             return float("inf")
         if self._work is not None:
@@ -124,9 +124,9 @@ class RetentionScheduler:
         return max(0.0, max(due, self._trusted_from) - self._now())
 
     def step(self, in_flight: Collection[OrthancId]) -> None:
-        """Take in what was found, and have the next piece worked at where it is time; `in_flight` are left alone.
+        """Collect the result of the last piece, and start the next one if it is due; studies `in_flight` are not touched.
 
-        Only to be called while both Orthancs answer, by the one thread that writes the records.
+        Call only while both Orthancs answer, and only from the thread that writes the records.
         """
         if not self.is_used:
             return
@@ -142,10 +142,10 @@ class RetentionScheduler:
             self._work, self._piece = self._tools.executor.submit(self._timed, self._piece), None
 
     def state(self) -> dict[str, Any]:
-        """The last round and the one at work, for the status file; nothing where nothing may ever be removed."""
+        """Return the last round and the current one, for the status file; empty if the settings allow no removal."""
         if not self.is_used:
             return {}
-        now = self._account.report() if self._round is not None else None
+        now = self._report.report() if self._round is not None else None
         return {"last": encode(self._last), "now": encode(now)}
 
     # --- when ---------------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ class RetentionScheduler:
         return timedelta(seconds=self._tools.clock.utc().timestamp() - self._now())
 
     def _watch_clock(self) -> None:
-        """A clock that leaps makes everything look old: it must have gone on for an hour before its word counts again."""
+        """Suspend retention for an hour after a jump of the wall clock, which may make every study look old."""
         offset = self._wall_offset()
         if abs(offset - self._offset) > _LEAP:
             self._trusted_from = self._now() + _ROUND_SECONDS
@@ -181,7 +181,7 @@ class RetentionScheduler:
     # --- one piece after the other ------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        self._account = Account(began_at=stamp(self._tools.clock.utc()))
+        self._report = RoundReport(began_at=stamp(self._tools.clock.utc()))
         self._round = self._steps()
         self._due = self._now()
         self._advance(next)
@@ -196,8 +196,8 @@ class RetentionScheduler:
             return
         try:
             found, seconds = work.result()
-        except Exception as error:  # noqa: BLE001 - whatever happens to retention, images must flow
-            failure = error  # the name of the other one ends with its block
+        except Exception as error:  # noqa: BLE001 - a failure of retention must not stop the flow of images
+            failure = error  # Python deletes `error` at the end of this block
             self._advance(lambda steps: steps.throw(failure))
             return
         rests = _REST if self._in_flight and not self._hurries else 1.0
@@ -205,7 +205,7 @@ class RetentionScheduler:
         self._advance(lambda steps: steps.send(found))
 
     def _advance(self, go_on: Callable[[_Steps], _Piece]) -> None:
-        """Have the round do what it does itself, up to its next piece of work."""
+        """Run the generator up to its next piece of work."""
         if self._round is None:
             return
         try:
@@ -218,15 +218,15 @@ class RetentionScheduler:
     def _end(self, problem: str) -> None:
         self._round = self._piece = self._holds = None
         self._asked = False
-        self._account.ended_at, self._account.problem = stamp(self._tools.clock.utc()), problem
+        self._report.ended_at, self._report.problem = stamp(self._tools.clock.utc()), problem
         now = self._now()
         self._short_due = now + _SHORT_SECONDS
         self._due = now + (_SHORT_SECONDS if problem else _ROUND_SECONDS)
-        self._last = self._account.report()
+        self._last = self._report.report()
         try:
-            accounts.write(self._tools.paths.retention, self._account)
+            round_report.write(self._tools.paths.retention, self._report)
         except (StorageFullError, OSError):
-            return  # what was removed stands in the records; the next round is told of again
+            return  # the records hold what was removed; the next round writes a new report
 
     # --- a round ------------------------------------------------------------------------------------------------------
 
@@ -237,7 +237,7 @@ class RetentionScheduler:
                 yield from self._clear(place, looked_at, for_room=for_room)
 
     def _clear(self, place: Place, looked_at: set[OrthancId], *, for_room: bool) -> _Steps:
-        """Remove what may go from a place, the oldest first: all whose days are over, or until there is room."""
+        """Remove studies from a place, the oldest first: all whose days are over, or with `for_room` until there is space."""
         tools, is_whole = self._tools, False
         while not is_whole and (not for_room or self._shortage.at(place)):
             self._assert_time()
@@ -254,13 +254,13 @@ class RetentionScheduler:
                 yield from self._one(study, terms)
 
     def _one(self, study: OrthancId, terms: Terms) -> _Steps:
-        """Prove, record, remove, tell."""
+        """Verify, record, remove and report one study."""
         if study in self._in_flight:
             return
-        finding: Finding | None = yield partial(self._tools.examiner.look, study, terms)
+        finding: Eligibility | None = yield partial(self._tools.examiner.look, study, terms)
         if finding is None:
             return
-        tally = self._account.places[terms.place]
+        tally = self._report.places[terms.place]
         if reason := finding.reason or (IN_FLIGHT if study in self._in_flight else ""):
             tally.stays(finding, reason)
             return
@@ -278,27 +278,27 @@ class RetentionScheduler:
                 self._tools.claims.done(study)
         if gone.images:
             tally.removed(gone)
-            self._tell(finding, gone)
+            self._report_removed(finding, gone)
         if gone.problem:
             tally.stays(finding, gone.problem)
 
-    def _remove_claimed(self, finding: Finding, terms: Terms) -> Generator[_Piece, Any, Removed]:
-        if reason := self._intend(finding):
+    def _remove_claimed(self, finding: Eligibility, terms: Terms) -> Generator[_Piece, Any, Removed]:
+        if reason := self._record_removal(finding):
             return Removed(problem=reason)
         self._holds = finding.study
         gone: Removed = yield partial(self._remove, finding, terms, self._now())
         return gone
 
-    def _remove(self, finding: Finding, terms: Terms, proved_at: float) -> Removed:
-        """In the other thread: look at the lists once more, at the last moment, then remove."""
+    def _remove(self, finding: Eligibility, terms: Terms, proved_at: float) -> Removed:
+        """Compare the lists once more, then remove. Runs in the worker thread."""
         if self._now() - proved_at > _FRESH_SECONDS:  # an Orthanc was away meanwhile
             return Removed(problem=STALE)
         if reason := self._tools.examiner.look_again(finding, terms):
             return Removed(problem=reason)
         return self._tools.remover.remove(finding)
 
-    def _intend(self, finding: Finding) -> str:
-        """Write into the record what is about to go; why not, where the study is no longer what was looked at."""
+    def _record_removal(self, finding: Eligibility) -> str:
+        """Write the coming removal into the custody record; return why not, if the record has changed since it was examined."""
         custody = self._tools.custody
         try:
             record = custody.read(finding.study)
@@ -309,7 +309,7 @@ class RetentionScheduler:
         custody.write(without(record, finding.place, finding.images, stamp(self._tools.clock.utc())))
         return ""
 
-    def _tell(self, finding: Finding, gone: Removed) -> None:
+    def _report_removed(self, finding: Eligibility, gone: Removed) -> None:
         self._tools.audit.record(
             Event.RETIRED,
             f"{gone.images} images were removed from {WHERE[finding.place]} by retention",
@@ -322,13 +322,14 @@ class RetentionScheduler:
 
 
 WHERE: dict[Place, str] = {"gateway": "the gateway", "storage": "storage", "output": "the output"}
-"""What people read."""
+"""Name of each place in messages to people."""
 
 
 def without(record: Record, place: Place, images: Collection[OrthancId], at: str) -> Record:
-    """The record of a study of which these images are removed from that place.
+    """Return the record with these images marked as removed from that place.
 
-    Once storage has none, a copy that the gateway takes again has nothing to be held against on the way: it is compared anew.
+    Once storage has no copy, an image that the gateway receives again cannot be compared with storage: `at_gateway` is reset, so
+    that the extractor compares it again.
     """
     kept = dict(record.images)
     for one in kept.keys() & images:

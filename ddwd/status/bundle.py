@@ -1,4 +1,4 @@
-"""The support bundle: parts, each collected by itself, scrubbed, and packed as one archive with a manifest. Writes nothing itself."""
+"""The support bundle: parts, each collected and redacted by itself, packed as one archive with a manifest. Writes nothing itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from ddwd.status.redaction import Scrub
+    from ddwd.status.redaction import Redactor
 
 NEVER = {
     "images and their heads": "patient data",
@@ -28,12 +28,12 @@ NEVER = {
     "Environment= of the units": "may hold secrets",
     "the log of PostgreSQL": "may hold values of its tables",
 }
-"""What is in no bundle, and why."""
+"""What no bundle contains, and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file of the bundle: `collect` gives its text, or what becomes its JSON; where it raises, the part is left out."""
+    """One file of the bundle: `collect` returns its text, or what becomes its JSON; if it raises, the part is left out."""
 
     file: str
     what: str
@@ -42,7 +42,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A file of the bundle, whole."""
+    """A file of the bundle with its content."""
 
     file: str
     what: str
@@ -58,9 +58,9 @@ class Missed:
 
 
 def gather(
-    parts: Sequence[Part], scrub: Scrub, begins: Callable[[Part], None]
+    parts: Sequence[Part], scrub: Redactor, begins: Callable[[Part], None]
 ) -> tuple[list[Packed], list[Missed]]:
-    """Collect each part; none of them failing keeps the others from coming."""
+    """Collect each part; one that fails does not stop the others."""
     packed: list[Packed] = []
     missed: list[Missed] = []
     for part in parts:
@@ -72,7 +72,7 @@ def gather(
     return packed, missed
 
 
-def _content(part: Part, scrub: Scrub) -> bytes:
+def _content(part: Part, scrub: Redactor) -> bytes:
     found = part.collect()
     if isinstance(found, str):
         return scrub.text(found).encode("utf-8", "replace")
@@ -84,7 +84,7 @@ def _json(tree: Any) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    """In one line, and without a path: one below OUTPUT_DIR begins with the PatientID."""
+    """Return the error in one line without a path: one below OUTPUT_DIR begins with the PatientID."""
     if isinstance(error, DdwdError):
         return "; ".join(str(error).splitlines())
     if isinstance(error, PermissionError):
@@ -93,7 +93,7 @@ def _reason(error: Exception) -> str:
 
 
 def archive(name: str, files: Sequence[Packed], about: dict[str, Any], at: datetime) -> bytes:
-    """A .tar.gz with all of them and the manifest, in one folder."""
+    """Return a .tar.gz with all files and the manifest, in one folder."""
     rows = [
         {
             "file": one.file,

@@ -1,6 +1,6 @@
-"""All that the dashboard shows, as one frozen Board: the Report, the flow, what was done today. Reads only; text and screen are made of it.
+"""Everything that the dashboard shows, as one frozen DashboardModel: the Report, the flow, today's counts. Reads only.
 
-`Watcher.look` costs little, so that it can be called once a second: systemd and the Orthancs are asked as seldom as will do.
+`Watcher.look` is cheap enough for once a second: systemd and the Orthancs are asked less often.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ddwd.config.loader import Config
-    from ddwd.status.events import Happened
-    from ddwd.status.report import Ports, Report
+    from ddwd.status.events import AuditEvent
+    from ddwd.status.report import Report, Sources
 
 _UNITS_SECONDS = 2.5
 _PUBLICATIONS = frozenset({Event.PUBLISHED.value, Event.LATE_IMAGE.value})
@@ -33,15 +33,15 @@ _FAILURES = frozenset({Event.QUARANTINED.value, Event.CONFLICT.value, Event.VANI
 
 @dataclass(frozen=True, slots=True)
 class Today:
-    """Done since midnight, local time, self tests apart: studies published, images in them, images that went to quarantine."""
+    """Counts since midnight, local time, without self tests: studies published, images in them, images that went to quarantine."""
 
     day: str
     studies: int = 0
     images: int = 0
     quarantined: int = 0
 
-    def plus(self, happened: Iterable[Happened]) -> Today:
-        """With these events counted too."""
+    def plus(self, happened: Iterable[AuditEvent]) -> Today:
+        """Return the counts with these events added."""
         today = self
         for one in happened:
             if one.fields.get("aet") == SELF_TEST_AET:
@@ -56,8 +56,8 @@ class Today:
 
 
 @dataclass(frozen=True, slots=True)
-class Board:
-    """The portal at one moment; `today` is None where this user may not read the ledger, `may_ask` whether wishes are heard."""
+class DashboardModel:
+    """The portal at one moment; `today` is None if this user may not read the ledger, `may_ask` is whether requests can be submitted."""
 
     report: Report
     hops: tuple[Hop, ...]
@@ -66,7 +66,7 @@ class Board:
 
     @property
     def trouble(self) -> tuple[str, ...]:
-        """What an operator must know of, the worst first; nothing while all is well."""
+        """What an operator must know, the worst first; empty while all is well."""
         standing = [
             f"{hop.title}: {hop.reason}" for hop in self.hops if hop.light in {Light.SLOW, Light.WAITING}
         ]
@@ -81,24 +81,24 @@ def _quarantine(count: int | None) -> tuple[str, ...]:
 
 
 class Watcher:
-    """Looks again and again; remembers what makes rates, and today's count."""
+    """Builds one model after the other; remembers what rates are computed from, and today's counts."""
 
-    def __init__(self, config: Config, ports: Ports) -> None:
+    def __init__(self, config: Config, sources: Sources) -> None:
         self._config = config
         self._paths = Paths(config)
-        self._clock = ports.clock
-        self._real_systemctl = ports.systemctl
+        self._clock = sources.clock
+        self._real_systemctl = sources.systemctl
         self._units: tuple[float, str | None] = (float("-inf"), None)
-        self._ports = replace(ports, systemctl=self._systemctl)
+        self._sources = replace(sources, systemctl=self._systemctl)
         self._flow = Flow()
         self._today: Today | None = None
-        self._tail: Callable[[], list[Happened]] | None = None
+        self._tail: Callable[[], list[AuditEvent]] | None = None
 
-    def look(self) -> Board:
-        """The portal now. Takes as long as the slowest Orthanc, and never longer than `Ports.patience`."""
-        report = reports.collect(self._config, self._ports)
+    def look(self) -> DashboardModel:
+        """Return the portal now. Takes as long as the slowest Orthanc, and never longer than `Sources.patience`."""
+        report = reports.collect(self._config, self._sources)
         hops = self._flow.take(report, self._clock.monotonic())
-        return Board(report, hops, self._count_today(), os.access(self._paths.requests, os.W_OK))
+        return DashboardModel(report, hops, self._count_today(), os.access(self._paths.requests, os.W_OK))
 
     def _systemctl(self, arguments: Sequence[str]) -> str | None:
         now = self._clock.monotonic()
@@ -119,6 +119,6 @@ class Watcher:
 
 
 def _midnight(now: datetime) -> str:
-    """Stamp of when this day began, local time."""
+    """Return the stamp of the last midnight, local time."""
     local = now.astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
     return stamp(local.astimezone(UTC))

@@ -1,4 +1,4 @@
-"""The audit events of the extractor, as the ledger keeps them: for trace, dashboard and metrics. Reads only.
+"""Audit events of the extractor from the ledger: for trace, dashboard and metrics. Reads only.
 
 The journal has them too, with those of the other daemons, but only root and group systemd-journal may read it; the ledger is
 for group ddwd. A damaged line ends its segment, as it does for the ledger itself.
@@ -28,10 +28,10 @@ _SHOWN_APART = frozenset({"event", "study", "study_uid"})
 
 
 @dataclass(frozen=True, slots=True)
-class Happened:
-    """One event: `at` in UTC, `event` as audit.Event spells it, the study by Orthanc ID and UID where it is about one.
+class AuditEvent:
+    """One event: `at` in UTC, `event` as audit.Event spells it, the study by Orthanc ID and UID if it concerns one.
 
-    `extractor` wrote it, by its AE title, where several share the ledger.
+    `extractor` is the AE title of the extractor that wrote it, if several share the ledger.
     """
 
     at: str
@@ -43,44 +43,44 @@ class Happened:
     extractor: str = ""
 
 
-def of_study(config: Config, study: str) -> list[Happened]:
-    """Every event of a study, by whichever extractor; raises OSError where this user may not look, PeerDownError, StateError."""
+def of_study(config: Config, study: str) -> list[AuditEvent]:
+    """Return every event of a study, by any extractor. Raises OSError if this user may not read the ledger, PeerDownError, StateError."""
     shared = history_of(config)
     if shared is None:
         return read(Paths(config).ledger, study=study)
-    return list(map(_happened, shared.events(study=study)))
+    return list(map(_event_of, shared.events(study=study)))
 
 
-def all_since(config: Config, since: str) -> Iterator[Happened]:
-    """Every event since a stamp, in no order; raises as `of_study`."""
+def all_since(config: Config, since: str) -> Iterator[AuditEvent]:
+    """Yield every event since a stamp, in no order. Raises as `of_study`."""
     shared = history_of(config)
     if shared is None:
         return past(Paths(config).ledger, since)
-    return map(_happened, shared.events(since=since))
+    return map(_event_of, shared.events(since=since))
 
 
-def tail_of(config: Config, *, last: int = 0, since: str = "") -> Callable[[], list[Happened]]:
-    """What gives the new events each time, as Tail does; it raises as `of_study`."""
+def tail_of(config: Config, *, last: int = 0, since: str = "") -> Callable[[], list[AuditEvent]]:
+    """Return a function that returns the new events at each call, as Tail does. It raises as `of_study`."""
     shared = history_of(config)
     if shared is None:
         return Tail(Paths(config).ledger, last=last, since=since).new
     return _SharedTail(shared, last=last, since=since).new
 
 
-def of_this_machine(config: Config, events: list[Happened]) -> list[Happened]:
-    """Those that were not written by another extractor."""
+def of_this_machine(config: Config, events: list[AuditEvent]) -> list[AuditEvent]:
+    """Return the events that no other extractor wrote."""
     return [one for one in events if one.extractor in {"", config.scp.aet}]
 
 
-def read(folder: Path, *, study: str = "", since: str = "", limit: int | None = None) -> list[Happened]:
-    """Events of all segments, oldest first: those of one study (either of its names), since a stamp, or the latest `limit`.
+def read(folder: Path, *, study: str = "", since: str = "", limit: int | None = None) -> list[AuditEvent]:
+    """Return events of all segments, oldest first: those of one study (either of its names), since a stamp, or the latest `limit`.
 
-    Raises OSError where this user may not read the ledger.
+    Raises OSError if this user may not read the ledger.
     """
-    found: list[Happened] = []
+    found: list[AuditEvent] = []
     for number in sorted(_segments(folder), reverse=True):
         content = _content(folder, number)
-        # most segments do not name the study: one search in all of it, before it is taken apart
+        # most segments do not name the study: one search in the whole segment, before it is parsed
         mine = content if study.encode() in content else b""
         rows = [one for one in _events(mine, study.encode()) if one.at >= since]
         if study:
@@ -91,8 +91,8 @@ def read(folder: Path, *, study: str = "", since: str = "", limit: int | None = 
     return found if limit is None else found[len(found) - min(limit, len(found)) :]
 
 
-def past(folder: Path, since: str) -> Iterator[Happened]:
-    """Events since a stamp, the newest segment first; one segment is in memory at a time. Raises OSError."""
+def past(folder: Path, since: str) -> Iterator[AuditEvent]:
+    """Yield events since a stamp, the newest segment first; one segment is in memory at a time. Raises OSError."""
     for number in sorted(_segments(folder), reverse=True):
         content = _content(folder, number)
         yield from (one for one in _events(content, b"") if one.at >= since)
@@ -101,13 +101,13 @@ def past(folder: Path, since: str) -> Iterator[Happened]:
 
 
 def contents(folder: Path) -> Iterator[bytes]:
-    """Every segment as it stands, the newest first. Raises OSError."""
+    """Yield the content of every segment, the newest first. Raises OSError."""
     for number in sorted(_segments(folder), reverse=True):
         yield _content(folder, number)
 
 
 class Tail:
-    """What was added to the ledger since the last look; the first look brings the latest `last` events, or those since a stamp."""
+    """New events of the ledger at each call; the first call returns the latest `last` events, or those since a stamp."""
 
     def __init__(self, folder: Path, *, last: int = 0, since: str = "") -> None:
         self._folder = folder
@@ -116,30 +116,30 @@ class Tail:
         self._number = -1
         self._offset = 0
 
-    def new(self) -> list[Happened]:
-        """The events since the last call, oldest first. Raises OSError."""
+    def new(self) -> list[AuditEvent]:
+        """Return the events since the last call, oldest first. Raises OSError."""
         if self._number < 0:
             return self._begin()
-        found: list[Happened] = []
+        found: list[AuditEvent] = []
         for number in sorted(one for one in _segments(self._folder) if one >= self._number):
             found += self._more(number)
         return found
 
-    def _more(self, number: int) -> list[Happened]:
+    def _more(self, number: int) -> list[AuditEvent]:
         start = self._offset if number == self._number else 0
         content = _content(self._folder, number, start)
         whole = content.rfind(b"\n") + 1
         self._number, self._offset = number, start + whole
         return list(_events(content[:whole], b""))
 
-    def _begin(self) -> list[Happened]:
+    def _begin(self) -> list[AuditEvent]:
         numbers = sorted(_segments(self._folder))
         if not numbers:
             return []
         if self._last == 0:
             self._more(numbers[-1])
             return []
-        # the newest segment is read once, so that nothing is seen twice or not at all while it grows
+        # the newest segment is read once, so that no event is returned twice or left out while it grows
         found = self._more(numbers[-1])
         for number in reversed(numbers[:-1]):
             if (self._last is not None and len(found) >= self._last) or (found and found[0].at < self._since):
@@ -150,7 +150,7 @@ class Tail:
 
 
 class _SharedTail:
-    """The same over a shared ledger."""
+    """The same for a shared ledger."""
 
     def __init__(self, history: SharedHistory, *, last: int, since: str) -> None:
         self._history = history
@@ -158,7 +158,7 @@ class _SharedTail:
         self._since = since
         self._seq = -1
 
-    def new(self) -> list[Happened]:
+    def new(self) -> list[AuditEvent]:
         """See Tail."""
         if self._seq >= 0:
             rows = self._history.after(self._seq)
@@ -167,11 +167,11 @@ class _SharedTail:
             limit = None if self._since else self._last
             rows = self._history.events(since=self._since, limit=limit)
         self._seq = max([self._seq, *(row["seq"] for row in rows)])
-        return list(map(_happened, rows))
+        return list(map(_event_of, rows))
 
 
 def _segments(folder: Path) -> set[int]:
-    """Numbers of the segments; one that is just being compressed stands there twice."""
+    """Return the numbers of the segments; one that is being compressed has two files."""
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
     return {int(name[:8]) for name in names if name[:8].isdigit() and name.endswith((".jsonl", ".jsonl.gz"))}
 
@@ -190,15 +190,15 @@ def _begins_before(content: bytes, since: str) -> bool:
     return bool(since) and first is not None and str(first["at"]) < since
 
 
-def _events(content: bytes, needle: bytes) -> Iterator[Happened]:
+def _events(content: bytes, needle: bytes) -> Iterator[AuditEvent]:
     for raw in io.BytesIO(content):  # line by line: a segment has tens of thousands
         if _EVENT in raw and needle in raw and (record := parse_line(raw)) is not None:
-            yield _happened(record)
+            yield _event_of(record)
 
 
-def _happened(record: dict[str, Any]) -> Happened:
+def _event_of(record: dict[str, Any]) -> AuditEvent:
     fields = {key.removeprefix(_PREFIX).lower(): value for key, value in record["fields"].items()}
-    return Happened(
+    return AuditEvent(
         at=record["at"],
         event=record["event"],
         study=fields.get("study", ""),

@@ -1,7 +1,7 @@
-"""Do images flow: successive Reports become, for each hop, how fast, how much waits before it, and a light. Pure but for its memory.
+"""Rate, backlog and light of each hop, from successive Reports. Pure but for its memory.
 
-The hops are those of the mission: the modality, ORTHANC1, ORTHANC2, PYTHON_SCP, the disk. Rates are those of the last seconds; the
-history is one value for each few seconds of the last minutes. Counts that fall (someone deleted, a daemon began anew) count as none.
+The hops are the modality, ORTHANC1, ORTHANC2, PYTHON_SCP and the disk. Rates are those of the last seconds; the history is one value
+for each few seconds of the last minutes. Counts that fall (images were deleted, a daemon was restarted) count as no images.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ HISTORY = 60
 """Values in a hop's history."""
 BUCKET_SECONDS = 5.0
 _RATE_SECONDS = 4.0
-"""A rate is over at least this long, so that one late look is no dip."""
+"""A rate covers at least this long, so that one late look does not show as a dip."""
 _STANDS_SECONDS = 15.0
-"""What waits while nothing moves for so long is not on its way."""
+"""Images that wait while none has moved for this long count as stuck."""
 _SLOW_SECONDS = 30.0
 
 
 class Light(StrEnum):
-    """What one glance says of a hop, in a word; the order is from good to bad."""
+    """The state of a hop in a word; the order is from good to bad."""
 
     OK = "ok"
     SLOW = "slow"
@@ -35,7 +35,7 @@ class Light(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One hop now: images and bytes a second, `backlog` images that wait before it, why the light is what it is."""
+    """One hop now: images and bytes a second, `backlog` images that wait before it, and the reason for the light."""
 
     name: str
     title: str
@@ -87,7 +87,7 @@ class _Meter:
         return tuple(round(one, 2) for one in self._buckets)
 
     def rates(self) -> tuple[float, float]:
-        """Images and bytes a second over the last seconds."""
+        """Return images and bytes a second over the last seconds."""
         last = self._samples[-1]
         older = [one for one in self._samples if last.at - one.at >= _RATE_SECONDS]
         first = older[-1] if older else self._samples[0]
@@ -97,27 +97,27 @@ class _Meter:
         return max(0, last.images - first.images) / span, max(0, last.bytes - first.bytes) / span
 
     def stands(self) -> bool:
-        """Whether something waits before the hop and nothing has moved for a while."""
+        """Return whether images wait before the hop and none has moved for a while."""
         last = self._samples[-1]
         return (
             bool(last.backlog) and self._moved_at is not None and last.at - self._moved_at >= _STANDS_SECONDS
         )
 
     def falls_behind(self) -> bool:
-        """Whether ever more waits before it."""
+        """Return whether the backlog grows."""
         last = self._samples[-1]
         before = [one.backlog for one in self._samples if last.at - one.at >= _SLOW_SECONDS / 2]
         return bool(before) and last.backlog > 2 * max(before[0], 25)
 
 
 class Flow:
-    """Give it each Report; it remembers the last minutes."""
+    """Computes the hops from each Report; remembers the last minutes."""
 
     def __init__(self) -> None:
         self._meters: dict[str, _Meter] = {}
 
     def take(self, report: Report, now: float) -> tuple[Hop, ...]:
-        """The five hops at this moment; `now` in monotonic seconds."""
+        """Return the five hops at this moment; `now` in monotonic seconds."""
         gateway, storage = report.servers
         scp, extractor = report.hearts
         backlog = extractor.facts.get("backlog", {})
@@ -185,7 +185,7 @@ def _judge(meter: _Meter, broken: str, backlog: int, *, paused: bool) -> tuple[L
 
 
 def _broken(report: Report, hop: str) -> str:
-    """Why nothing can pass this hop; nothing where it can."""
+    """Return why no image can pass this hop; empty if images can."""
     unit = {
         "gateway": "ddwd-gateway",
         "storage": "ddwd-storage",
@@ -204,9 +204,8 @@ def _broken(report: Report, hop: str) -> str:
 
 
 def _server_problem(report: Report, name: str) -> str:
-    """What the Orthanc itself says; where this reader may not ask it, what the extractor found."""
+    """Return what the Orthanc itself answered or, if this reader may not ask it, what the extractor found."""
     server = next(one for one in report.servers if one.name == name)
     if not server.unasked:
         return server.problem
-    peer = str(report.hearts[1].facts.get("peers", {}).get(name, "ok"))
-    return "" if peer == "ok" else peer
+    return report.hearts[1].silent_peers.get(name, "")

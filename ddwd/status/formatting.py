@@ -1,4 +1,4 @@
-"""Times, sizes and counts as people read them."""
+"""Format times, sizes and counts for people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def time(moment: object) -> str:
 
 
 def span(seconds: float) -> str:
-    """A duration in the unit that fits: `3 min`."""
+    """Format a duration in the unit that fits: `3 min`."""
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
@@ -17,19 +17,25 @@ def span(seconds: float) -> str:
 
 
 def size(amount: float) -> str:
-    """Bytes with an SI prefix: `1.5 GB`."""
+    """Format bytes with an SI prefix: `1.5 GB`."""
+    number, unit = scaled(amount)
+    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+
+
+def scaled(amount: float) -> tuple[float, str]:
+    """Return bytes as a number below 1000, if possible, and its unit with an SI prefix."""
     for unit in ("B", "kB", "MB", "GB"):
         if amount < 1000:  # noqa: PLR2004 - what the SI prefixes mean
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+            return amount, unit
         amount /= 1000
-    return f"{amount:.1f} TB"
+    return amount, "TB"
 
 
 def many(count: int, one: str, more: str) -> str:
-    """`1 image`, `2 images`."""
+    """Format a count: `1 image`, `2 images`."""
     return f"{count:,} {one if count == 1 else more}"
 
 
 def plain(text: object) -> str:
-    """As text that a terminal takes for nothing but text, whatever a modality sent."""
+    """Replace what a terminal would not print as text, whatever a modality sent."""
     return "".join(char if char.isprintable() else "?" for char in str(text))

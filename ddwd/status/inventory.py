@@ -1,4 +1,4 @@
-"""How much the portal has done and keeps, in numbers alone: ledger, custody records, quarantine, what is on its way. Reads only."""
+"""Counts of what the portal has done and keeps: ledger, custody records, quarantine, studies in flight. Reads only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_BYTES = 64 * 1024 * 1024
 
 
 def counts(paths: Paths) -> dict[str, Any]:
-    """Everything that is counted. Raises OSError where this user may not look."""
+    """Count everything. Raises OSError if this user may not read it."""
     return {
         **_kept(paths),
         "quarantine": dict(Counter(entry.subject.kind for entry in read_entries(paths.quarantine))),
@@ -33,7 +33,7 @@ def counts(paths: Paths) -> dict[str, Any]:
 
 
 def _kept(paths: Paths) -> dict[str, Any]:
-    """Ledger and custody records, wherever they are. Raises PeerDownError too."""
+    """Count ledger and custody records in either backend. Raises PeerDownError too."""
     shared = history_of(paths.config)
     if shared is None:
         return {"ledger": _ledger(paths.ledger), "custody": {"records": _files(paths.custody)["files"]}}
@@ -41,7 +41,7 @@ def _kept(paths: Paths) -> dict[str, Any]:
 
 
 def _ledger(folder: Path) -> dict[str, Any]:
-    """Records and events by kind, the newest segments first, as many as 64 MiB hold."""
+    """Count records and events by kind, the newest segments first, up to 64 MiB."""
     kinds: Counter[str] = Counter()
     events: Counter[str] = Counter()
     stamps: list[str] = []
@@ -73,13 +73,13 @@ def _span(known: list[str], at: str) -> list[str]:
 
 
 def _files(folder: Path) -> dict[str, int]:
-    """Files below a folder, and their bytes."""
+    """Count files below a folder, and their bytes."""
     count = size = 0
     for inner, _folders, names in os.walk(folder):
         for name in names:
             try:
                 size += os.lstat(os.path.join(inner, name)).st_size  # noqa: PTH118 - a hundred thousand of them
-            except FileNotFoundError:  # it moved on meanwhile
+            except FileNotFoundError:  # it was moved meanwhile
                 continue
             count += 1
     return {"files": count, "bytes": size}

@@ -1,6 +1,6 @@
-"""Patient ID and accession number of the few studies that are on the screen: asked of an Orthanc, kept in memory only.
+"""Patient ID and accession number of the studies on the screen: asked of an Orthanc, kept in memory only.
 
-No file of the portal that everybody may read has them; who may read the Orthancs' passwords (group ddwd) may see them here.
+No world-readable file of the portal has them; who may read the Orthancs' passwords (group ddwd) may see them here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
 
 _KEPT = 500
 _MASK = "\N{BULLET}"
@@ -22,8 +22,8 @@ _SHOWN = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
-    """Who a study is of; empty where no Orthanc says it."""
+class Patient:
+    """Patient ID and accession number of a study; empty if no Orthanc reports them."""
 
     patient_id: str = ""
     accession: str = ""
@@ -35,31 +35,31 @@ class Person:
         return _MASK * min(hidden, 6) + self.patient_id[hidden:]
 
 
-class People:
-    """Remembers who the latest studies are of."""
+class Patients:
+    """Remembers the patients of the latest studies."""
 
     def __init__(self, nodes: Sequence[OrthancPort]) -> None:
         self._nodes = nodes
-        self._known: dict[OrthancId, Person] = {}
+        self._known: dict[OrthancId, Patient] = {}
 
-    def of(self, study: OrthancId) -> Person:
-        """Who this study is of, as far as it is known by now; asks nobody."""
-        return self._known.get(study, Person())
+    def of(self, study: OrthancId) -> Patient:
+        """Return what is known of this study so far; asks no Orthanc."""
+        return self._known.get(study, Patient())
 
     def ask(self, studies: Sequence[OrthancId]) -> None:
-        """Ask about those not known yet. An Orthanc that does not answer is asked again next time."""
+        """Ask about studies not known yet. An Orthanc that does not answer is asked again next time."""
         for study in studies:
             if study not in self._known and (found := self._asked(study)) is not None:
                 self._known[study] = found
         while len(self._known) > _KEPT:
             self._known.pop(next(iter(self._known)))
 
-    def _asked(self, study: OrthancId) -> Person | None:
+    def _asked(self, study: OrthancId) -> Patient | None:
         for node in self._nodes:
             try:
                 listing = node.study(study)
             except DdwdError:
                 continue
             if listing is not None:
-                return Person(listing.patient_id.strip(), listing.accession.strip())
+                return Patient(listing.patient_id.strip(), listing.accession.strip())
         return None

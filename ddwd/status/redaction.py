@@ -1,7 +1,7 @@
-"""What may leave the house: takes secrets, patients' identifiers and paths of the output out of whatever is given to others.
+"""Remove secrets, patients' identifiers and paths of the output from what is given to others.
 
-The net below the rules, not the rule itself: no part of the portal logs such things (audit.py, errors.py), but a script of the
-operator's inside Orthanc may, and so may an interpreter's own message. Pure, but for `patients`, which reads the names in OUTPUT_DIR.
+A second line of defence: no part of the portal logs such things (audit.py, errors.py), but a script of the operator's inside Orthanc
+may, and so may an interpreter's own message. Pure, but for `patients`, which reads the names in OUTPUT_DIR.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SECRET_KEY = re.compile(
     r"pass|secret|token|credential|authori[sz]|cookie|headers|registeredusers|(access|api|master|private|encryption)_?key|webhook",
     re.IGNORECASE,
 )
-"""Keys of any configuration below which every text is taken for a secret."""
+"""Keys of any configuration below which every text counts as a secret."""
 _LOGIN = re.compile(r"(?P<scheme>\w+://)?(?P<login>[^\s/@:]*:[^\s/@]+)@")
 _PASSWORD = re.compile(r"(?P<key>password\s*=\s*)(?P<value>'[^']*'|\S+)", re.IGNORECASE)
 _QUERY = re.compile(r"(?P<url>https?://[^\s?]+)\?(?P<query>\S+)")
@@ -45,14 +45,14 @@ _INLINE = re.compile(
 _SHORT = 6
 _LONG_SEGMENT = 16
 _LEAST = 4
-"""Characters of an identifier that is looked for; one of three would be found in every second number."""
+"""Shortest identifier that is searched for; one of three characters would be found in every second number."""
 _TOKEN = re.compile(r"[\w.%+#~-]+")
 _PERSON = re.compile(r"[^\W\d_][\w.'-]*\^[\w^.'-]*")
-"""A name as DICOM writes it: components parted by ^ (PS3.5 section 6.2, VR PN)."""
+"""A name in DICOM form: components separated by ^ (PS3.5 section 6.2, VR PN)."""
 
 
 def secrets_of(config: Config, login: Credentials | None, texts: Iterable[str]) -> set[str]:
-    """Every secret that is known here: of the settings, of the Orthancs, and as it stands in files that may not even be sound."""
+    """Return every secret known here: from the settings, the Orthancs, and files that may not even be valid."""
     values = flatten(config)
     found = {str(values[key]) for key in SECRET_KEYS if values[key] is not None}
     found |= {one.password for one in config.destinations if one.password}
@@ -65,7 +65,7 @@ def secrets_of(config: Config, login: Credentials | None, texts: Iterable[str]) 
 
 
 def _parts(secret: str) -> Iterator[str]:
-    """What of a URL is secret by itself, as an HTTP library may tell of it."""
+    """Yield the parts of a URL that are secret by themselves, since an HTTP library may print them."""
     if not secret.startswith(("http://", "https://")):
         return
     url = urlsplit(secret)
@@ -74,13 +74,13 @@ def _parts(secret: str) -> Iterator[str]:
 
 
 def patients(output: Path) -> set[str]:
-    """The identifiers of the patients who have a folder there, in either form. Raises OSError where this user may not look."""
+    """Return the identifiers of the patients who have a folder there, in either form. Raises OSError if this user may not read it."""
     found = {entry.name for entry in os.scandir(output) if entry.name != PRIVATE}
     return found | {name for name in map(identifier_of, found) if name}
 
 
 def without_secrets(tree: Any, found: set[str], keys: tuple[str, ...] = (), *, hide: bool = False) -> Any:
-    """A configuration as it may be shown; the texts that were secret are added to `found`. `keys` lead to this part of it."""
+    """Return a configuration without its secrets, which are added to `found`. `keys` lead to this part of it."""
     hide = hide or any(map(_SECRET_KEY.search, keys[-1:]))
     if isinstance(tree, dict):
         return {key: without_secrets(one, found, (*keys, str(key)), hide=hide) for key, one in tree.items()}
@@ -96,13 +96,13 @@ def without_secrets(tree: Any, found: set[str], keys: tuple[str, ...] = (), *, h
 
 
 def _hidden(text: str, found: set[str]) -> str:
-    if not text.startswith("/"):  # a key's path is no secret
+    if not text.startswith("/"):  # a key's path is not secret
         found.add(text)
     return HIDDEN
 
 
 def _without_logins(text: str, found: set[str]) -> str:
-    """Without what a URL, a proxy or a database's connection string may hold of logins."""
+    """Return the text without logins of a URL, a proxy or a database's connection string."""
     found |= {one["login"].partition(":")[2] for one in _LOGIN.finditer(text)}
     found |= {one["value"].strip("'") for one in _PASSWORD.finditer(text)}
     found |= {one["query"] for one in _QUERY.finditer(text)}
@@ -110,8 +110,8 @@ def _without_logins(text: str, found: set[str]) -> str:
     return _QUERY.sub(rf"\g<url>?{HIDDEN}", _PASSWORD.sub(rf"\g<key>{HIDDEN}", text))
 
 
-class Scrub:
-    """Takes out what it was told of, and counts in `hidden` how often."""
+class Redactor:
+    """Removes the given secrets and identifiers, and counts in `hidden` how often."""
 
     def __init__(self, secrets: Iterable[str], patients: Iterable[str], output: Path) -> None:
         self.hidden: Counter[str] = Counter()
@@ -123,7 +123,7 @@ class Scrub:
                 self._patients[token[0].casefold()].append(one)
 
     def text(self, text: str) -> str:
-        """The same without any of it."""
+        """Return the text without any of them."""
         if self._secrets is not None:
             text = self._taken_out("secrets", self._secrets, HIDDEN, text)
         text = self._taken_out("paths", self._paths, "OUTPUT_DIR/(left out)", text)
@@ -131,7 +131,7 @@ class Scrub:
         return self._without_patients(text)
 
     def tree(self, value: Any) -> Any:
-        """The same of every text in lists and sections; keys and numbers stay."""
+        """Return the value with every text in lists and sections redacted; keys and numbers stay."""
         if isinstance(value, dict):
             return {key: self.tree(inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):
@@ -156,7 +156,7 @@ class Scrub:
         return "".join([*parts, text[done:]])
 
     def _patient_at(self, text: str, token: re.Match[str]) -> tuple[int, int]:
-        """Where the identifier stands that this word belongs to; (0, 0) where it belongs to none."""
+        """Return where the identifier is that this word belongs to; (0, 0) if it belongs to none."""
         for word in {token[0], token[0].rstrip(".-")}:  # the end of a sentence
             for one in self._patients.get(word.casefold(), ()):
                 begin = token.start() - one.casefold().find(word.casefold())
@@ -166,7 +166,7 @@ class Scrub:
 
 
 def _any_of(secrets: Iterable[str]) -> re.Pattern[str] | None:
-    """A pattern that finds each of them; a short one as a whole word only."""
+    """Return a pattern that finds each of them; a short one as a whole word only."""
     spelled = {form for one in secrets if one for form in (one, quote(one, safe=""))}
     parts = [
         re.escape(one) if len(one) >= _SHORT else rf"(?<!\w){re.escape(one)}(?!\w)"

@@ -1,4 +1,4 @@
-"""Is the portal well: the units, both Orthancs, the heartbeats and the disks, asked once, as one frozen Report. Writes nothing.
+"""The state of the portal as one frozen Report: units, both Orthancs, heartbeats and disks, each asked once. Writes nothing.
 
 Each source is asked in bounded time, and none can stop the others. Studies are named by StudyInstanceUID only, never by patient.
 """
@@ -10,7 +10,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ddwd.config.loader import HERE
 from ddwd.config.paths import Paths
@@ -19,6 +19,7 @@ from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import ConfigError, DdwdError
 from ddwd.extractor.decision import Stage
+from ddwd.extractor.peers import silent
 from ddwd.extractor.quarantine import Quarantine
 from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ddwd.config.loader import Config, OrthancNode
     from ddwd.config.paths import Daemon
     from ddwd.core.clock import Clock
+    from ddwd.orthanc.port import ServerStatus
     from ddwd.provisioning.credentials import Credentials
     from ddwd.status.units import Systemctl, Unit
 
@@ -50,26 +52,16 @@ _RECENT = (
     *("study", "study_uid", "aet", "state", "route", "instances", "added", "bytes", "revision"),
     *("published_at", "seconds"),
 )
-"""What is shown of a study: named one by one, so that nothing about a patient can slip in."""
+"""Fields of a study that are shown: an allow list, so that no patient data can slip in."""
 _STAMPS = {"scp": "at", "extractor": "updated"}
 
 
-class OrthancView(Protocol):
-    """What the status asks of an Orthanc; raises PeerDownError or PeerRefusedError."""
-
-    def system(self) -> dict[str, Any]:
-        """Answer `/system`."""
-
-    def statistics(self) -> dict[str, Any]:
-        """Answer `/statistics`."""
-
-
 @dataclass(frozen=True, slots=True)
-class Ports:
+class Sources:
     """Where the facts come from; `patience` is the seconds an Orthanc has to answer."""
 
     systemctl: Systemctl
-    orthanc: Callable[[OrthancNode, Credentials], OrthancView]
+    orthanc: Callable[[OrthancNode, Credentials], ServerStatus]
     clock: Clock
     patience: float = _PATIENCE_SECONDS
 
@@ -78,7 +70,7 @@ class Ports:
 class Server:
     """One Orthanc: what it answered in how many milliseconds, or in `problem` why there is no answer.
 
-    `unasked` is True where this user may not ask it.
+    `unasked` is True if this user may not ask it.
     """
 
     name: str
@@ -94,18 +86,24 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class Heart:
-    """One daemon's heartbeat: its age in seconds, None without one; what it holds; what is wrong with it."""
+class Heartbeat:
+    """One daemon's heartbeat: its age in seconds, None without one; its content; what is wrong with it."""
 
     daemon: str
     age: float | None
     facts: dict[str, Any]
     problem: str = ""
+    is_stale: bool = False
+
+    @property
+    def silent_peers(self) -> dict[str, str]:
+        """Peers that do not answer the extractor, each with the reason."""
+        return silent(self.facts.get("peers", {}))
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """Room on one volume, in bytes; `level` as room.Level, in lower case; `hours_left` is None while it does not fill up."""
+    """Room on one volume, in bytes; `level` as disk_space.Level, in lower case; `hours_left` is None while it does not fill up."""
 
     use: str
     path: str
@@ -115,15 +113,20 @@ class Volume:
     hours_left: float | None = None
     problem: str = ""
 
+    @property
+    def main_use(self) -> str:
+        """The first of its uses."""
+        return self.use.partition(", ")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything `ddwd status` shows; `quarantine` is None where the reader may not look."""
+    """Everything `ddwd status` shows; `quarantine` is None if the reader may not look."""
 
     at: str
     units: tuple[Unit, ...]
     servers: tuple[Server, ...]
-    hearts: tuple[Heart, ...]
+    hearts: tuple[Heartbeat, ...]
     volumes: tuple[Volume, ...]
     counts: dict[str, int]
     in_flight: tuple[dict[str, Any], ...]
@@ -134,37 +137,37 @@ class Report:
     swept: dict[str, Any] = field(default_factory=dict)
     retention: dict[str, Any] = field(default_factory=dict)
     destinations: tuple[dict[str, Any], ...] = ()
-    """How each of `destinations` stands, as ddwd-courier tells it."""
+    """The state of each destination, from ddwd-courier's status file."""
     hooks: int = 0
     """Studies whose hook has failed, and is tried again."""
     aside: dict[str, int] = field(default_factory=dict)
-    """Folder -> objects of other content than the stored ones, that no extractor of this machine takes to quarantine."""
+    """Folder -> objects whose content differs from the stored ones, that no extractor of this machine takes to quarantine."""
 
     @property
     def wrong(self) -> tuple[str, ...]:
-        """One line for each thing that is not as it should be."""
+        """One line for each problem."""
         return tuple(_all_wrong(self))
 
 
-def real_ports() -> Ports:
-    """This machine's systemd, Orthancs and clock."""
-    return Ports(units.systemctl, _orthanc, SystemClock())
+def real_sources() -> Sources:
+    """Return this machine's systemd, Orthancs and clock."""
+    return Sources(units.systemctl, _orthanc, SystemClock())
 
 
 def _orthanc(node: OrthancNode, login: Credentials) -> Orthanc:
     return Orthanc(node.name, node.url, *login.login(node.name))
 
 
-def collect(config: Config, ports: Ports) -> Report:
-    """Ask every source; none of them failing keeps the others from being shown."""
+def collect(config: Config, sources: Sources) -> Report:
+    """Ask every source; one that fails does not keep the others from being shown."""
     paths = Paths(config)
-    hearts = tuple(_heart(config, daemon, ports.clock) for daemon in _daemons(config))
-    extractor = hearts[-1] if hearts else Heart("extractor", None, {}, "it runs on another machine")
+    hearts = tuple(_heart(config, daemon, sources.clock) for daemon in _daemons(config))
+    extractor = hearts[-1] if hearts else Heartbeat("extractor", None, {}, "it runs on another machine")
     return Report(
-        at=stamp(ports.clock.utc()),
-        # `ddwd try` alone has the embedded database, and no unit is its own
-        units=units.ask(ports.systemctl, config.roles) if config.database.engine == "postgresql" else (),
-        servers=_servers(config, ports),
+        at=stamp(sources.clock.utc()),
+        # only `ddwd try` has the embedded database, and it has no units
+        units=units.ask(sources.systemctl, config.roles) if config.database.engine == "postgresql" else (),
+        servers=_servers(config, sources),
         hearts=hearts,
         volumes=_watched(config, extractor) or _volumes(config),
         counts=dict(extractor.facts.get("counts", {})),
@@ -175,7 +178,7 @@ def collect(config: Config, ports: Ports) -> Report:
         self_test=_last_self_test(paths.self_test),
         swept=dict(extractor.facts.get("swept", {})),
         retention=dict(extractor.facts.get("retention", {})),
-        destinations=told_by_courier(config),
+        destinations=destination_states(config),
         hooks=_failed_hooks(paths.hooks_status),
         aside=_aside(config),
     )
@@ -185,21 +188,22 @@ def _daemons(config: Config) -> tuple[Daemon, ...]:
     return ("scp", "extractor") if config.has("extractor") else ()
 
 
-def _heart(config: Config, daemon: Daemon, clock: Clock) -> Heart:
+def _heart(config: Config, daemon: Daemon, clock: Clock) -> Heartbeat:
     """Read a heartbeat and judge its age."""
     path = Paths(config).heartbeat(daemon)
     try:
         facts = json.loads(path.read_bytes())
         age = (clock.utc() - datetime.fromisoformat(facts[_STAMPS[daemon]])).total_seconds()
     except FileNotFoundError:
-        return Heart(daemon, None, {}, f"the {daemon} has not written {path} yet: it does not run")
+        return Heartbeat(daemon, None, {}, f"the {daemon} has not written {path} yet: it does not run")
     except OSError as error:
-        return Heart(daemon, None, {}, f"{path}: {error.strerror}")
+        return Heartbeat(daemon, None, {}, f"{path}: {error.strerror}")
     except (ValueError, KeyError, TypeError):
-        return Heart(daemon, None, {}, f"{path} is damaged: the {daemon} will write it anew when it runs")
-    # the extractor writes at each turn, and an idle one takes its turns POLL_INTERVAL apart
+        return Heartbeat(daemon, None, {}, f"{path} is damaged: the {daemon} will write it anew when it runs")
+    # the extractor writes at each turn, and the turns of an idle one are poll_interval apart
     limit = max(_STALE_SECONDS, 2 * config.poll_interval if daemon == "extractor" else 0.0)
-    return Heart(daemon, max(0.0, round(age, 1)), facts, _heart_problem(daemon, age, limit, facts))
+    problem = _heart_problem(daemon, age, limit, facts)
+    return Heartbeat(daemon, max(0.0, round(age, 1)), facts, problem, is_stale=age > limit)
 
 
 def _heart_problem(daemon: Daemon, age: float, limit: float, facts: dict[str, Any]) -> str:
@@ -210,11 +214,11 @@ def _heart_problem(daemon: Daemon, age: float, limit: float, facts: dict[str, An
     return ""
 
 
-def _rows(heart: Heart, of: str, names: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
+def _rows(heart: Heartbeat, of: str, names: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
     return tuple({name: row.get(name) for name in names} for row in heart.facts.get(of, ()))
 
 
-def _servers(config: Config, ports: Ports) -> tuple[Server, ...]:
+def _servers(config: Config, sources: Sources) -> tuple[Server, ...]:
     """Ask both Orthancs at once; one that hangs has `patience` seconds."""
     nodes = config.known_nodes
     try:
@@ -224,15 +228,15 @@ def _servers(config: Config, ports: Ports) -> tuple[Server, ...]:
     found: dict[str, Server] = {}
 
     def ask(node: OrthancNode) -> None:
-        found[node.name] = _server(node, ports.orthanc(node, login), ports.clock)
+        found[node.name] = _server(node, sources.orthanc(node, login), sources.clock)
 
-    # daemon threads and not a pool: a hung Orthanc must not hold up the end of the program
+    # daemon threads and not a pool: a hung Orthanc must not delay the end of the program
     threads = [threading.Thread(target=ask, args=(node,), daemon=True) for node in nodes]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(ports.patience)
-    return tuple(found.get(node.name) or _silent(node, ports.patience) for node in nodes)
+        thread.join(sources.patience)
+    return tuple(found.get(node.name) or _silent(node, sources.patience) for node in nodes)
 
 
 def _silent(node: OrthancNode, patience: float) -> Server:
@@ -241,11 +245,11 @@ def _silent(node: OrthancNode, patience: float) -> Server:
 
 
 def _elsewhere(node: OrthancNode) -> str:
-    """Said of an Orthanc that answers at this machine's port by the link: the one of the two may be well, and the other not."""
+    """Return an addition for an Orthanc that is reached by the link: either of the two may be the one that fails."""
     return "" if node.host == HERE else f"; it runs on {node.host}, ddwd-tls@link leads there"
 
 
-def _server(node: OrthancNode, orthanc: OrthancView, clock: Clock) -> Server:
+def _server(node: OrthancNode, orthanc: ServerStatus, clock: Clock) -> Server:
     began = clock.monotonic()
     try:
         system = orthanc.system()
@@ -266,14 +270,14 @@ def _server(node: OrthancNode, orthanc: OrthancView, clock: Clock) -> Server:
 
 
 def _database(plugin: object) -> str:
-    """Name of the index: Orthanc gives the plugin's file, and null for its embedded SQLite."""
+    """Return the name of the index: Orthanc reports the plugin's file, and null for its embedded SQLite."""
     if plugin is None:
         return "SQLite"
     return "PostgreSQL" if "PostgreSQL" in str(plugin) else str(plugin)
 
 
-def _watched(config: Config, extractor: Heart) -> tuple[Volume, ...]:
-    """Every volume as the extractor watches it, with the hours it has left; nothing where the extractor does not run."""
+def _watched(config: Config, extractor: Heartbeat) -> tuple[Volume, ...]:
+    """Return every volume that the extractor watches, with the hours it has left; none if the extractor does not run."""
     rows = () if extractor.problem else extractor.facts.get("disk", ())
     return tuple(_watched_volume(config, row) for row in rows)
 
@@ -296,7 +300,7 @@ def _use(config: Config, place: str) -> str:
 
 
 def _volumes(config: Config) -> tuple[Volume, ...]:
-    """Room for the output and for the portal's own data; one line where both are the same volume."""
+    """Return the room for the output and for the portal's own data; one row if both are the same volume."""
     if not config.has("extractor"):
         return (_volume(config, "data", config.data_dir),)
     output, data = (
@@ -316,11 +320,11 @@ def _volume(config: Config, use: str, path: Path) -> Volume:
     problem = ""
     if level >= disk_space.Level.NO_RETRIEVE:
         problem = f"{path}: only {size(space.free)} free; the portal stops taking images before it is full"
-    return Volume(use, str(path), space.free, space.total, disk_space.word(level), problem=problem)
+    return Volume(use, str(path), space.free, space.total, disk_space.level_name(level), problem=problem)
 
 
 def _quarantined(folder: Path) -> int | None:
-    """Objects in quarantine; None where this user may not look."""
+    """Count the objects in quarantine; None if this user may not look."""
     try:
         next(iter(folder.iterdir()), None)
     except FileNotFoundError:
@@ -331,7 +335,7 @@ def _quarantined(folder: Path) -> int | None:
 
 
 def _last_self_test(path: Path) -> dict[str, Any] | None:
-    """What it wrote; None where there was none, or none that can be read."""
+    """Return the last result; None if there is none, or none that can be read."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -339,8 +343,8 @@ def _last_self_test(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def told_by_courier(config: Config) -> tuple[dict[str, Any], ...]:
-    """How each destination of the settings stands; none where ddwd-courier has told nothing yet."""
+def destination_states(config: Config) -> tuple[dict[str, Any], ...]:
+    """Return the state of each configured destination; empty if ddwd-courier has not written any."""
     known = {one.name for one in config.destinations}
     try:
         rows = json.loads(Paths(config).courier_status.read_bytes())["destinations"]
@@ -350,7 +354,7 @@ def told_by_courier(config: Config) -> tuple[dict[str, Any], ...]:
 
 
 def _failed_hooks(path: Path) -> int:
-    """How many ddwd-hooks tells of; none where it does not run."""
+    """Return the number of failed hooks that ddwd-hooks reports; 0 if it does not run."""
     try:
         return sum(bool(one["failures"]) for one in json.loads(path.read_bytes())["waiting"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -358,7 +362,7 @@ def _failed_hooks(path: Path) -> int:
 
 
 def _aside(config: Config) -> dict[str, int]:
-    """What lies there for good, where no extractor is beside that Orthanc; nothing of a folder that this user may not look into."""
+    """Count conflicts that nobody collects, since no extractor runs beside that Orthanc; none of a folder that this user may not read."""
     if config.has("extractor"):
         return {}
     found = {}
@@ -370,7 +374,7 @@ def _aside(config: Config) -> dict[str, int]:
 
 
 def aside_text(folder: str, count: int) -> str:
-    """One line of it for people."""
+    """Return one line about them for people."""
     return f"{many(count, 'image', 'images')} of other content than the stored ones in {folder}: look, and remove them"
 
 
@@ -378,7 +382,7 @@ def _all_wrong(report: Report) -> Iterator[str]:
     for unit in report.units:
         if not unit.is_well:
             yield f"{unit.name} is {unit.active}; see: journalctl -u {unit.name} -n 50"
-    # without credentials both servers have the same problem, which is said once
+    # without credentials both servers have the same problem, which is reported once
     yield from dict.fromkeys(server.problem for server in report.servers if server.problem)
     yield from (heart.problem for heart in report.hearts if heart.problem)
     yield from (volume.problem for volume in report.volumes if volume.problem)
@@ -398,11 +402,11 @@ def _all_wrong(report: Report) -> Iterator[str]:
 
 
 def _not_reached(report: Report) -> Iterator[str]:
-    """The peers that the extractor cannot reach although they answered us."""
+    """Yield the peers that the extractor cannot reach although they answered this process."""
     answering = {server.name for server in report.servers if not server.problem}
     for extractor in report.hearts[-1:]:
         if extractor.problem:
             continue
-        for name, state in extractor.facts.get("peers", {}).items():
-            if name in answering | {"ledger"} and state != "ok":
-                yield f"for the extractor: {state}"
+        for name, reason in extractor.silent_peers.items():
+            if name in answering | {"ledger"}:
+                yield f"for the extractor: {reason}"

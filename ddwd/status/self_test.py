@@ -1,6 +1,6 @@
-"""A study of the portal's own through all hops: sent, timed, compared, and removed everywhere. For `ddwd doctor --send`.
+"""Send a study of the portal's own through all hops: timed, compared, and removed everywhere. For `ddwd doctor --send`.
 
-Its PatientID is reserved. It is deleted on both Orthancs by REST and taken off the disk by the extractor, which alone writes
+Its PatientID is reserved. It is deleted on both Orthancs by REST, and from the disk by the extractor, which alone writes
 there. A study that did not arrive is left for the extractor to finish, and removed before the next test.
 """
 
@@ -10,7 +10,7 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
+    from ddwd.orthanc.port import SelfTestStudies
     from ddwd.store.custody import Record
 
 _SERIES, _IMAGES = 2, 3
@@ -40,22 +41,9 @@ _SIDE = 64
 _LOOK_SECONDS = 0.2
 
 
-class Node(Protocol):
-    """What the self test asks of an Orthanc."""
-
-    def find_study(self, text: str) -> list[OrthancId]:
-        """The studies with this StudyInstanceUID."""
-
-    def find_patient(self, text: str) -> list[OrthancId]:
-        """The studies of this PatientID."""
-
-    def delete_study(self, study: OrthancId) -> None:
-        """Delete a whole study."""
-
-
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of it: seconds since the last image was sent, for each hop that was reached."""
+    """Result of a test: seconds since the last image was sent, for each hop that was reached."""
 
     at: str
     ok: bool
@@ -69,13 +57,13 @@ class SelfTest:
 
     config: Config
     paths: Paths
-    nodes: tuple[Node, Node]
+    nodes: tuple[SelfTestStudies, SelfTestStudies]
     clock: Clock
     sleep: Callable[[float], None]
     limit: float = 120.0
 
     def run(self, audit: Audit) -> Result:
-        """Send, follow, compare, remove; the result is told in the audit and kept for the dashboard."""
+        """Send, follow, compare, remove; record the result in the audit and keep it for the dashboard."""
         try:
             self.sweep()
             result = self._tested()
@@ -90,7 +78,7 @@ class SelfTest:
         return result
 
     def sweep(self) -> None:
-        """Remove what earlier tests left, where it has arrived by now."""
+        """Remove what earlier tests left, if it has arrived by now."""
         custody = custody_of(self.config)
         for study in {one for node in self.nodes for one in node.find_patient(SELF_TEST_PATIENT)}:
             if custody.has(study):
@@ -121,7 +109,7 @@ class SelfTest:
             raise DeliveryError(f"the gateway refused an image: {refused[0] if refused else 'no answer'}")
 
     def _follow(self, study_uid: str, began: float) -> tuple[OrthancId, dict[str, float]]:
-        """Wait until both Orthancs know the study; its Orthanc ID, and when they did."""
+        """Wait until both Orthancs know the study; return its Orthanc ID, and when each did."""
         seconds: dict[str, float] = {}
         study = None
         for name, node in zip(("gateway", "storage"), self.nodes, strict=True):
@@ -145,7 +133,7 @@ class SelfTest:
         self.sleep(_LOOK_SECONDS)
 
     def _compare(self, record: Record, sent: list[Path]) -> str:
-        """What is not as it was sent; nothing where all is."""
+        """Return what differs from what was sent; empty if nothing does."""
         folder = self.paths.output / record.folder
         by_uid = {path.stem: path for path in sent}
         for kept in record.images.values():
@@ -155,7 +143,7 @@ class SelfTest:
         return "an image that was sent is not on the disk" if by_uid else ""
 
     def _remove(self, study: OrthancId) -> None:
-        """The gateway first, so that nothing is forwarded again."""
+        """The gateway first, so that no image is forwarded again."""
         for node in self.nodes:
             node.delete_study(study)
         Requests(self.paths.requests).submit(Request("forget", study))
@@ -167,11 +155,11 @@ class SelfTest:
             durable.replace_volatile(path, json.dumps(asdict(result)).encode() + b"\n")
             path.chmod(0o644)
         except OSError:
-            return  # by hand, as a user who may not write there: the answer is on the screen
+            return  # a user who runs it by hand and may not write there has the answer on the screen
 
 
 def make(folder: Path) -> tuple[str, list[Path]]:
-    """Some small CT images of a study that never was; its StudyInstanceUID, and the files, each named by its SOPInstanceUID."""
+    """Make some small CT images; return their StudyInstanceUID, and the files, each named by its SOPInstanceUID."""
     study_uid, files = str(generate_uid()), []
     for series in range(_SERIES):
         series_uid = str(generate_uid())

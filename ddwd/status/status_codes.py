@@ -1,11 +1,9 @@
-"""What a status means in plain words, and what to do: DICOM (PS3.7 annex C, PS3.4 tables B.2-1 and C.4-2), HTTP, and Orthanc's own.
+"""Meaning of status codes, and what to do: DICOM (PS3.7 annex C, PS3.4 tables B.2-1 and C.4-2), HTTP, and Orthanc's own errors.
 
 Data only. A status that is not in here is shown as it came.
 """
 
 from __future__ import annotations
-
-import re
 
 MEANINGS = {
     "0x0000": "success",
@@ -48,15 +46,12 @@ MEANINGS = {
     "The file storage is full": "that Orthanc has no room: make room on its disk",
     "Error with the database engine": "the database failed: look at postgresql",
 }
-"""Status as it stands in events and reasons -> what it means, and what to do."""
-
-_STATUS = re.compile(r"0x[0-9A-Fa-f]{4}|HTTP \d{3}")
+"""Status in events and in the status file -> what it means, and what to do."""
 
 
-def explain(text: str) -> str:
-    """What the first known status in `text` means; nothing where there is none."""
-    for known, meaning in MEANINGS.items():
-        if known in text:
-            return meaning
-    found = _STATUS.search(text)
-    return MEANINGS.get(found.group().replace("0X", "0x"), "") if found else ""
+def explain(status: str) -> str:
+    """Return the meaning of a status code, empty if it is not known.
+
+    `status` may also be the error text of an Orthanc's job, which contains Orthanc's own description of the error.
+    """
+    return MEANINGS.get(status) or next((text for known, text in MEANINGS.items() if known in status), "")

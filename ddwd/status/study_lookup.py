@@ -1,8 +1,8 @@
-"""The two Orthancs as the verbs ask them, and which studies an operator means by a name. Used by the verbs that take STUDY.
+"""The two Orthancs for the command line, and which studies an operator means by a name. Used by the commands that take STUDY.
 
 A study has up to three names: its StudyInstanceUID, its accession number, its Orthanc ID. One name may be that of several studies
-(the same StudyInstanceUID under two patients): all of them are meant. Who only looks may name the patient as well; a verb that acts
-does not take a PatientID, which may be another study's accession number.
+(the same StudyInstanceUID under two patients): all of them are meant. A command that only reads accepts a PatientID as well; one that
+acts does not, since it may be another study's accession number.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.loader import Config, OrthancNode
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
     from ddwd.provisioning.credentials import Credentials
     from ddwd.store.record_check import RecordChecker
 
@@ -28,24 +28,24 @@ _PADDING = " \0"
 
 
 def both(config: Config) -> tuple[Orthanc, Orthanc]:
-    """Gateway and storage; no connection is made yet. Raises ConfigError where the credentials cannot be read."""
+    """Return gateway and storage; no connection is made yet. Raises ConfigError if the credentials cannot be read."""
     login = credentials.read(config.credentials_file)
     return one(config.gateway, login), one(config.storage, login)
 
 
 def one(node: OrthancNode, login: Credentials) -> Orthanc:
-    """That Orthanc; no connection is made yet."""
+    """Return that Orthanc; no connection is made yet."""
     return Orthanc(node.name, node.url, *login.login(node.name))
 
 
 def studies_named(
     text: str, nodes: Sequence[OrthancPort], prover: RecordChecker, *, or_patient: bool = False
 ) -> list[OrthancId]:
-    """The studies of this name on either Orthanc or, if on none, among the published ones; with `or_patient` PatientIDs are names too.
+    """Return the studies of this name on either Orthanc or, if on none, among the published ones; with `or_patient` PatientIDs are names too.
 
-    What is copied off the disk is then understood as well: a folder's name stands for the identifier that it was made of.
+    The name of a folder in the output also stands for the identifier that it was made of.
 
-    Raises NotFoundError, StateError, and PeerDownError where one that does not answer might have known it.
+    Raises NotFoundError, StateError, and PeerDownError if a peer that does not answer might know it.
     """
     name, silent = text.strip(_PADDING), None
     found: dict[OrthancId, None] = {}

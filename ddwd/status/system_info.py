@@ -1,6 +1,6 @@
-"""What the machine says of itself, for others to read: versions, units, their journal, disks, memory, network. Reads only.
+"""Facts about the machine for a support bundle: versions, units, their journal, disks, memory, network. Reads only.
 
-Each is one question with a bounded answer; raises NotFoundError or PeerDownError where there is none.
+Each is one question with a bounded answer; raises NotFoundError or PeerDownError if there is none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     Run = Callable[[Sequence[str]], str]
-    """What the program writes, whatever its exit status."""
+    """Output of the program, whatever its exit status."""
 
 _SECONDS = 30.0
 _JOURNAL_BYTES = 4 * 1024 * 1024
@@ -66,12 +66,12 @@ _SHOWN = (
 _PROC = ("loadavg", "uptime", "meminfo", "pressure/cpu", "pressure/io", "pressure/memory")
 _LEFT_OUT = frozenset({"accession"})
 FIELDS = sorted({*audit.FIELDS - _LEFT_OUT, "event", "study_uid"})
-"""Of an audit record; the patient's identifier and the accession number are not among them."""
+"""Fields of an audit record; the patient's identifier and the accession number are not among them."""
 _LEVELS = ("emergency", "alert", "critical", "error", "warning", "notice", "info", "debug")
 
 
 def run(command: Sequence[str]) -> str:
-    """Ask a program."""
+    """Run a program."""
     program = shutil.which(command[0])
     if program is None:
         raise NotFoundError(f"{command[0]} is not here")
@@ -95,7 +95,7 @@ def run(command: Sequence[str]) -> str:
 
 
 def together(run: Run, *commands: Sequence[str]) -> str:
-    """Several answers as one text, each below its question; one that fails says so there."""
+    """Return several answers as one text, each below its question; one that fails is named there."""
     parts = []
     for command in commands:
         try:
@@ -107,20 +107,20 @@ def together(run: Run, *commands: Sequence[str]) -> str:
 
 
 def versions(run: Run) -> str:
-    """The packages that matter, the distribution and the kernel."""
+    """Return the relevant packages, the distribution and the kernel."""
     wanted = ["dpkg-query", "--show", "--showformat=${db:Status-Abbrev} ${Package} ${Version}\n", *_PACKAGES]
     packages = [line for line in run(wanted).splitlines() if line.startswith("i")]
     return "\n".join([*packages, "", together(run, ["uname", "-a"], ["cat", "/etc/os-release"])])
 
 
 def units(run: Run) -> list[str]:
-    """Every unit of the portal and of PostgreSQL that systemd knows of."""
+    """Return every unit of the portal and of PostgreSQL that systemd knows."""
     said = run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "ddwd*", "postgresql*"])
     return sorted(line.split()[0] for line in said.splitlines() if line.strip())
 
 
 def unit_states(run: Run, names: Sequence[str]) -> str:
-    """What systemd says of them; without lines of the journal, which come apart, and without their environment."""
+    """Return what systemd reports of them, without lines of the journal, which are a part of their own, and without their environment."""
     return together(
         run,
         ["systemctl", "list-units", "--all", "--plain", "ddwd*", "postgresql*"],
@@ -132,7 +132,7 @@ def unit_states(run: Run, names: Sequence[str]) -> str:
 
 
 def disks(run: Run, places: Iterable[Path]) -> str:
-    """Room on each volume that the portal writes to."""
+    """Return the room on each volume that the portal writes to."""
     known = [str(place) for place in dict.fromkeys(places) if place.exists()]
     table = ["df", "--output=source,fstype,size,used,avail,pcent,iavail,target", "--block-size=1"]
     mounts = (["findmnt", "--noheadings", "--output=TARGET,SOURCE,FSTYPE", "--target", one] for one in known)
@@ -140,14 +140,14 @@ def disks(run: Run, places: Iterable[Path]) -> str:
 
 
 def memory() -> str:
-    """Memory, load and pressure."""
+    """Return memory, load and pressure."""
     files = [Path("/proc") / name for name in _PROC]
     parts = [f"$ cat {path}\n{path.read_text(encoding='ascii')}" for path in files if path.exists()]
     return "\n".join([f"{os.cpu_count()} processors\n", *parts])
 
 
 def network(run: Run) -> str:
-    """Addresses, routes and who listens."""
+    """Return addresses, routes and listening sockets."""
     return together(
         run,
         ["ip", "-brief", "address"],
@@ -159,12 +159,12 @@ def network(run: Run) -> str:
 
 
 def clock(run: Run) -> str:
-    """Whether the time is right."""
+    """Return whether the clock is synchronised."""
     return together(run, ["timedatectl", "show"], ["date", "--utc", "--iso-8601=ns"])
 
 
 def journal(*, unit: str = "", identifier: str = "", limit: int = _JOURNAL_BYTES) -> str:
-    """The last day of one unit, or of one identifier: the newest lines that `limit` bytes hold, and of an audit record FIELDS alone."""
+    """Return the last day of one unit, or of one identifier: the newest lines up to `limit` bytes, and of an audit record FIELDS alone."""
     chosen = [f"--unit={unit}"] if unit else [f"--identifier={identifier}"]
     fields = ["MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "_PID", *(f"DDWD_{one.upper()}" for one in FIELDS)]
     program = shutil.which("journalctl")
@@ -172,9 +172,9 @@ def journal(*, unit: str = "", identifier: str = "", limit: int = _JOURNAL_BYTES
         raise NotFoundError("journalctl is not here")
     command = [program, "--no-pager", "--all", "--since=-24h", "--reverse", "--output=json", *chosen]
     rows, is_cut = _rows([*command, f"--output-fields={','.join(fields)}"], limit)
-    if unit:  # the trail is a file of its own
+    if unit:  # the audit trail is a file of its own
         rows = [row for row in rows if row.get("SYSLOG_IDENTIFIER") != audit.IDENTIFIER]
-    lines = [line for row in reversed(rows) for line in _told(row)]
+    lines = [line for row in reversed(rows) for line in _lines_of(row)]
     head = (
         [f"(older lines are left out: this is the newest of more than {limit // 1024} KiB)"] if is_cut else []
     )
@@ -182,7 +182,7 @@ def journal(*, unit: str = "", identifier: str = "", limit: int = _JOURNAL_BYTES
 
 
 def _rows(command: Sequence[str], limit: int) -> tuple[list[dict[str, Any]], bool]:
-    """The records, newest first, and whether there were more than may be."""
+    """Read the records, newest first, and whether there were more than the limit."""
     rows: list[dict[str, Any]] = []
     size = 0
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asked:
@@ -205,8 +205,8 @@ def _rows(command: Sequence[str], limit: int) -> tuple[list[dict[str, Any]], boo
     return rows, False
 
 
-def _told(row: dict[str, Any]) -> list[str]:
-    """One record as text; further lines of its message are indented."""
+def _lines_of(row: dict[str, Any]) -> list[str]:
+    """Format one record; further lines of its message are indented."""
     at = datetime.fromtimestamp(int(row.get("__REALTIME_TIMESTAMP", 0)) / 1e6, UTC)
     priority = str(row.get("PRIORITY", ""))
     level = _LEVELS[int(priority)] if priority.isdecimal() and int(priority) < len(_LEVELS) else "-"
@@ -218,7 +218,7 @@ def _told(row: dict[str, Any]) -> list[str]:
 
 
 def _message(value: object) -> str:
-    """Text; journald gives bytes that are none as a list of numbers, and null for what is too long."""
+    """Return text; journald gives bytes that are not text as a list of numbers, and null for what is too long."""
     if isinstance(value, list):
         return bytes(one & 0xFF for one in value if isinstance(one, int)).decode(errors="replace")
     return "(too long)" if value is None else str(value)

@@ -1,7 +1,7 @@
-"""Why is a study not there: the account of one study over all hops, from everything that knows of it. Reads only.
+"""Trace one study over all hops, from every source that knows of it, and say why it is not published and what to do. Reads only.
 
 Both Orthancs, the extractor's status, the custody record, the files on disk, the quarantine and the events in the ledger are asked;
-what cannot be asked is named, and the rest is told all the same. No patient ID is part of it.
+a source that cannot be asked is named, and the rest is shown all the same. No patient ID is part of it.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import textwrap
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddwd.config.paths import Paths
 from ddwd.core.audit import WARNINGS
 from ddwd.core.errors import DdwdError, NotFoundError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
-from ddwd.extractor.decision import Stage
+from ddwd.extractor.decision import Blocker, Stage
 from ddwd.extractor.quarantine import read_entries
 from ddwd.status import events
 from ddwd.status.formatting import many, plain, time
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from ddwd.config.loader import Config
     from ddwd.core.model import Study
     from ddwd.extractor.quarantine import Entry
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
     """One hop: images there now (None: not known), stamps of the first and last seen there, why it could not be asked.
 
-    `retired` is the stamp of when retention removed images there last.
+    `retired` is the stamp of when retention last removed images there.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that happened; `meaning` are plain words for its status, `ok` False for what went wrong."""
+    """One event; `meaning` explains its status, `ok` is False for a failure."""
 
     at: str
     event: str
@@ -62,7 +62,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The whole account; `complete` when every image that both Orthancs hold is on disk as recorded."""
+    """The whole trace; `complete` if every image that both Orthancs hold is on disk as recorded."""
 
     study: OrthancId
     study_uid: str
@@ -89,7 +89,7 @@ class _Known:
     record: Record | None = None
     gone: int = 0
     entries: list[Entry] = field(default_factory=list)
-    happened: list[events.Happened] = field(default_factory=list)
+    happened: list[events.AuditEvent] = field(default_factory=list)
 
     def ids(self, node: str) -> frozenset[OrthancId]:
         listing = self.listings.get(node)
@@ -101,7 +101,7 @@ class _Known:
 
     @property
     def removed(self) -> int:
-        """Images that retention took from the disk."""
+        """Images that retention removed from the disk."""
         return sum(bool(kept.removed) for kept in self.record.images.values()) if self.record else 0
 
     @property
@@ -118,7 +118,7 @@ class _Known:
 
 
 def trace(study: OrthancId, config: Config, nodes: tuple[OrthancPort, OrthancPort]) -> Trace:
-    """Ask everything about one study. Raises NotFoundError where nobody knows it."""
+    """Ask every source about one study. Raises NotFoundError if none knows it."""
     known = _Known(study)
     paths = Paths(config)
     _ask_orthancs(known, nodes)
@@ -128,7 +128,7 @@ def trace(study: OrthancId, config: Config, nodes: tuple[OrthancPort, OrthancPor
     silent = known.problems.keys() & {"gateway", "storage", "disk"}
     if not (known.listing or known.record or known.row or known.entries or silent):
         raise NotFoundError("no hop knows this study; see: ddwd reconcile --dry-run")
-    return _told(known, config)
+    return _assembled(known, config)
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def _ask_extractor(known: _Known, paths: Paths) -> None:
     except OSError:
         known.problems["extractor"] = "the extractor does not run: systemctl start ddwd"
     except (ValueError, KeyError, TypeError):
-        return  # of another version, or being written: the rest is told without
+        return  # of another version, or being written: the trace goes on without it
 
 
 def _ask_disk(known: _Known, paths: Paths) -> None:
@@ -178,10 +178,10 @@ def _ask_ledger(known: _Known, paths: Paths) -> None:
         known.problems["events"] = f"the ledger is for root and group ddwd ({error.strerror})"
 
 
-# --- telling ----------------------------------------------------------------------------------------------------------
+# --- building the trace ------------------------------------------------------------------------------------------------
 
 
-def _told(known: _Known, config: Config) -> Trace:
+def _assembled(known: _Known, config: Config) -> Trace:
     listing, record = known.listing, known.record
     missing = tuple(_missing(known))
     verdict, next_step, complete = _judged(known, missing)
@@ -217,7 +217,7 @@ def _hops(known: _Known, config: Config) -> Iterator[Hop]:
 
 
 def _elsewhere(known: _Known, config: Config) -> Iterator[Hop]:
-    """The other destinations of its rule, each with what it was proved to have."""
+    """Yield the other destinations of its route, each with what it was proved to have."""
     rule = known.row.get("route") or (known.record.route if known.record else "")
     deliveries = DeliveryLog(Paths(config).deliveries)
     for name in next((one.also for one in config.routes if one.name == rule), ()):
@@ -230,7 +230,7 @@ def _elsewhere(known: _Known, config: Config) -> Iterator[Hop]:
 
 
 def _spans(known: _Known) -> dict[str, tuple[str, str]]:
-    """First and last moment at each hop over all revisions; those of a study in flight as far as its status tells."""
+    """Return first and last moment at each hop over all revisions; those of a study in flight as far as its status has them."""
     spans: dict[str, tuple[str, str]] = {}
     for revision in known.record.history if known.record else ():
         for hop, (first, last) in revision.get("hops", {}).items():
@@ -240,8 +240,8 @@ def _spans(known: _Known) -> dict[str, tuple[str, str]]:
     return spans
 
 
-def _step(one: events.Happened) -> Step:
-    meaning = explain(f"{one.fields.get('status', '')} {one.message}")
+def _step(one: events.AuditEvent) -> Step:
+    meaning = explain(one.fields.get("status", ""))
     return Step(one.at, one.event, one.message, meaning, one.event not in {event.value for event in WARNINGS})
 
 
@@ -261,7 +261,7 @@ def _missing(known: _Known) -> Iterator[str]:
 
 
 def _judged(known: _Known, missing: tuple[str, ...]) -> tuple[str, str, bool]:
-    """Verdict, what to do next, and whether all of it is on disk."""
+    """Return the verdict, what to do next, and whether all of it is on disk."""
     unfinished = _unasked(known) or _in_flight(known) or _in_quarantine(known)
     if unfinished is not None:
         return (*unfinished, False)
@@ -273,7 +273,7 @@ def _judged(known: _Known, missing: tuple[str, ...]) -> tuple[str, str, bool]:
 
 
 def _unasked(known: _Known) -> tuple[str, str] | None:
-    """What keeps anybody from judging."""
+    """Return what prevents a verdict."""
     silent = [known.problems[one] for one in ("gateway", "storage") if one in known.problems]
     if silent:
         return (
@@ -312,13 +312,13 @@ def _in_flight(known: _Known) -> tuple[str, str] | None:
     verdict = f"it is on its way, {state}: {reason}" if reason else f"it is on its way, {state}"
     if "extractor" in known.problems:
         return verdict, known.problems["extractor"]
-    if "paused" in reason:
+    if known.row.get("blocker") == Blocker.PAUSE.value:
         return verdict, "ddwd resume"
-    return verdict, _to_do(state, explain(reason))
+    return verdict, _to_do(state, explain(str(known.row.get("status") or "")))
 
 
 def _to_do(state: str, meaning: str) -> str:
-    """What the operator does about a study in flight, if anything."""
+    """Return what the operator does about a study in flight, if anything."""
     if state == Stage.WAITING.value:
         return (
             f"{meaning}; it is tried again by itself"
@@ -351,9 +351,29 @@ def _left(known: _Known) -> tuple[str, str]:
 # --- showing ----------------------------------------------------------------------------------------------------------
 
 
+class Line(NamedTuple):
+    """One line of text; `is_failure` for one that reports something that went wrong."""
+
+    text: str
+    is_failure: bool = False
+
+
 def lines(told: Trace, width: int) -> list[str]:
-    """The account as plain text of that width, for the command line and the dashboard."""
-    shown = [
+    """Return the trace as plain text of that width, for the command line."""
+    return [line.text for line in marked_lines(told, width)]
+
+
+def marked_lines(told: Trace, width: int) -> list[Line]:
+    """Return the same lines, with failures marked, for the dashboard."""
+    shown = _head_lines(told, width)
+    shown += [f"  {line}" for line in told.missing]
+    if told.steps:
+        shown += ["", "when (UTC)               what"]
+    return [*map(Line, shown), *(line for step in told.steps for line in _step_lines(step, width))]
+
+
+def _head_lines(told: Trace, width: int) -> list[str]:
+    return [
         f"study      {plain(told.study_uid) or told.study}",
         f"accession  {plain(told.accession) or '-'}    from {plain(told.aet) or '-'}    Orthanc ID {told.study}",
         *_rule_line(told),
@@ -364,14 +384,15 @@ def lines(told: Trace, width: int) -> list[str]:
         "hop              images  first                last",
         *(line for hop in told.hops for line in _hop_lines(hop)),
     ]
-    shown += [f"  {line}" for line in told.missing]
-    if told.steps:
-        shown += ["", "when (UTC)               what"]
-    for step in told.steps:
-        mark = " " if step.ok else "!"
-        text = f"{step.event}: {plain(step.text)}" + (f" ({step.meaning})" if step.meaning else "")
-        shown += _wrapped(f"{mark} {step.at[:19].replace('T', ' ')}  ", text, width)
-    return shown
+
+
+def _step_lines(step: Step, width: int) -> Iterator[Line]:
+    """Yield the lines of one event; the first line carries the mark."""
+    mark = " " if step.ok else "!"
+    text = f"{step.event}: {plain(step.text)}" + (f" ({step.meaning})" if step.meaning else "")
+    first, *others = _wrapped(f"{mark} {step.at[:19].replace('T', ' ')}  ", text, width)
+    yield Line(first, is_failure=not step.ok)
+    yield from map(Line, others)
 
 
 def _rule_line(told: Trace) -> list[str]:

@@ -1,6 +1,6 @@
-"""What systemd says of the portal's units: read here, shown by `ddwd status`.
+"""State of the portal's units from systemd, for `ddwd status`.
 
-Reads only. Where systemd does not run (a container, `ddwd try`) there is nothing to ask, and the heartbeats must do.
+Reads only. Without systemd (a container, `ddwd try`) there are no units, and the heartbeats must do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ddwd.config.loader import Role
 
     Systemctl = Callable[[Sequence[str]], str | None]
-    """Runs systemctl with these arguments: its output, or None where systemd cannot be asked."""
+    """Runs systemctl with these arguments; returns its output, or None if systemd cannot be asked."""
 
 UNITS = (
     "ddwd",
@@ -36,9 +36,9 @@ UNITS = (
     "ddwd-commitment",
     "ddwd-courier",
 )
-"""The umbrella, then the others in the order they start."""
+"""The target unit, then the others in the order they start."""
 OPTIONAL = ("ddwd-tls@gateway", "ddwd-tls@storage", "ddwd-tls@link")
-"""Those that the settings may want; they have a condition, which says whether they do."""
+"""Units that depend on the settings by a condition."""
 ROLE_OF: Mapping[str, Role] = {
     "ddwd-gateway": "gateway",
     "ddwd-inbox": "gateway",
@@ -48,7 +48,7 @@ ROLE_OF: Mapping[str, Role] = {
     "ddwd-extractor": "extractor",
     "ddwd-hooks": "extractor",
 }
-"""Those that start only where that role is this machine's; the others start everywhere."""
+"""Units that start only if that role is this machine's; the others start everywhere."""
 _PROPERTIES = "Id,ConditionResult,LoadState,ActiveState,SubState,Result,NRestarts,StatusText"
 _SKIPPED = "exec-condition"
 """Result= of a unit that the settings do not need: ddwd-quickack without a network."""
@@ -58,9 +58,9 @@ _SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One unit, in systemd's own words; `text` is what the daemon last said of itself.
+    """One unit in systemd's terms; `text` is the status that the daemon last reported.
 
-    `sub` is the substate, or `exec-condition` where it is not running because the settings do not need it.
+    `sub` is the substate, or `exec-condition` if it does not run because the settings do not need it.
     """
 
     name: str
@@ -71,14 +71,14 @@ class Unit:
 
     @property
     def is_well(self) -> bool:
-        """True for a unit that runs, or is not needed; one that is about to run is not there yet."""
+        """True for a unit that runs, or is not needed; one that is still starting does not count."""
         return self.active == "active" or (self.active == "inactive" and self.sub == _SKIPPED)
 
 
 def systemctl(arguments: Sequence[str]) -> str | None:
-    """Ask the systemd of this machine; None where there is none, or it does not answer."""
+    """Run systemctl of this machine; None if there is none, or it does not answer."""
     program = shutil.which("systemctl")
-    if program is None or not _BOOTED.is_dir():  # the folder is what sd_booted(3) looks at
+    if program is None or not _BOOTED.is_dir():  # the folder that sd_booted(3) checks
         return None
     try:
         done = subprocess.run(
@@ -89,8 +89,14 @@ def systemctl(arguments: Sequence[str]) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
+def is_active(run: Systemctl, unit: str) -> bool:
+    """Return whether systemd reports the unit as active."""
+    found = run(["show", "--property=ActiveState", "--", unit])
+    return found is not None and _properties(found).get("ActiveState") == "active"
+
+
 def ask(run: Systemctl, roles: Collection[Role] = ROLES) -> tuple[Unit, ...]:
-    """Every unit of these roles, in the order of UNITS, then those of OPTIONAL that are wanted; none where systemd cannot be asked."""
+    """Return every unit of these roles, in the order of UNITS, then those of OPTIONAL that are wanted; empty if systemd cannot be asked."""
     names = [f"{name}.service" for name in (*UNITS, *OPTIONAL)]
     found = run(["show", f"--property={_PROPERTIES}", "--", *names])
     if found is None:

@@ -15,7 +15,6 @@ from ddwd.store.postgres_store import SharedCustody, SharedHistory, SharedLedger
 from ddwd.store.pre_upgrade_copy import copy_before_upgrade
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from ddwd.config.loader import Config
@@ -34,8 +33,8 @@ class Stores:
     claims: Claims
 
 
-def stores_of(config: Config, clock: Clock, waiting: Callable[[float], None]) -> Stores:
-    """For the extractor; `waiting` is told of every wait. Raises StateError; a database that is away is waited for later on."""
+def stores_of(config: Config, clock: Clock) -> Stores:
+    """For the extractor. Raises StateError; a database that is away is waited for later on."""
     settings, paths = config.ledger, Paths(config)
     if settings.shared is None:
         copy_before_upgrade(paths)
@@ -44,7 +43,7 @@ def stores_of(config: Config, clock: Clock, waiting: Callable[[float], None]) ->
         )
         return Stores(ledger, Custody(paths.custody), LocalClaims())
     name = config.scp.aet
-    database = Database(settings.shared, settings.password_file, f"extractor {name}", waiting)
+    database = Database(settings.shared, settings.password_file, f"extractor {name}")
     return shared_stores(database, name, clock, settings.keep_days, paths.custody)
 
 

@@ -10,11 +10,12 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any, LiteralString
 
+from ddwd.core import watchdog
 from ddwd.core.errors import DdwdError, PeerDownError, StateError
 from ddwd.store.ledger import SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from ddwd.store.psycopg_driver import Connection
@@ -67,22 +68,17 @@ _TABLES = """
 
 
 class Database:
-    """`open`, then `rows` and `together`; `term` counts the connections, so that one can tell its session from the one before.
-
-    `waiting` hears for how many seconds the calling thread may now be kept waiting by the server.
-    """
+    """`open`, then `rows` and `together`; `term` counts the connections, so that one can tell its session from the one before."""
 
     def __init__(
         self,
         url: str,
         password_file: Path | None = None,
         name: str = "reader",
-        waiting: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         self._url = url
         self._password_file = password_file
         self._name = name
-        self._waiting = waiting
         self._lock = threading.RLock()
         self._connection: Connection | None = None
         self.term = 0
@@ -133,7 +129,7 @@ class Database:
         except ImportError as error:
             raise StateError(f"ledger.shared needs the package python3-psycopg ({error})") from error
         password = self._password()
-        self._waiting(_LOST_SECONDS * (1 + self._url.count(",")))  # each server in turn, and its name
+        watchdog.alive(_LOST_SECONDS * (1 + self._url.count(",")))  # each server in turn, and its name
         try:
             return psycopg_driver.connect(self._url, f"ddwd {self._name}", password)
         except psycopg_driver.Error as error:
@@ -155,14 +151,14 @@ class Database:
             raise PeerDownError("the shared ledger is not connected")
         from ddwd.store import psycopg_driver  # noqa: PLC0415 - as below
 
-        self._waiting(_LOST_SECONDS)
+        watchdog.alive(_LOST_SECONDS)
         try:
             yield self._connection
         except psycopg_driver.Error as error:
             self.close()
             raise PeerDownError(_said(error)) from error
         finally:
-            self._waiting(0.0)
+            watchdog.alive(0.0)
 
     def _check(self, *, make: bool) -> None:
         """Look at the version; make the tables, or bring it up, where they are to be made. What is newer is left as it is."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
+from ddwd.core import watchdog
 from ddwd.core.errors import StateError
 from ddwd.core.model import OrthancId, safe_component
 
@@ -222,8 +223,8 @@ def _image(study_uid: str, path: Path, kept: InstanceRecord) -> Finding | None:
     return Finding("changed", study_uid, kept.file, kept.sop_uid, reason) if reason else None
 
 
-def difference(path: Path, kept: InstanceRecord, alive: Callable[[], None] = lambda: None) -> str:
-    """Return how the file differs from its record, empty if it does not. Calls `alive` while it reads. Raises OSError."""
+def difference(path: Path, kept: InstanceRecord) -> str:
+    """Return how the file differs from its record, empty if it does not. Raises OSError."""
     # O_NONBLOCK: a named pipe in place of an image must not block the check
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:  # noqa: PTH123 - opens a descriptor, not a path
@@ -237,7 +238,7 @@ def difference(path: Path, kept: InstanceRecord, alive: Callable[[], None] = lam
         digest = hashlib.sha256()
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
-            alive()
+            watchdog.alive()
     return "" if digest.hexdigest() == kept.sha256 else "its SHA-256 is not the recorded one"
 
 

@@ -32,7 +32,7 @@ class PlaceReport:
 
 
 @dataclass(frozen=True, slots=True)
-class RoundReport:
+class RetentionRound:
     """One round of retention: UTC stamps of its begin and end, what broke it off, and a report for each place."""
 
     began_at: str = ""

@@ -28,6 +28,7 @@ from ddwd.config.paths import Paths
 from ddwd.core import clock
 from ddwd.core.durable import replace_file, replace_volatile
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, Problem
+from ddwd.extractor.peers import silent
 from ddwd.provisioning import credentials as passwords
 from ddwd.provisioning.orthanc_config import PLUGIN_DIR, PYTHON_PLUGIN, RENDERED_NAME, render
 
@@ -234,7 +235,7 @@ class Sandbox:
         ports = [key for key, port in ports_of(self.config).items() if not _answers(port)]
         beats = [f"{name} heartbeat" for name in ("scp", "extractor") if not self.heartbeat(name)]
         peers = self.heartbeat("extractor").get("peers", {})
-        return [*ports, *beats, *(name for name, state in peers.items() if state != "ok")]
+        return [*ports, *beats, *silent(peers)]
 
     def heartbeat(self, name: str) -> Mapping[str, Any]:
         """What that daemon of this run last wrote about itself; empty before its first beat."""
@@ -302,7 +303,7 @@ class Sandbox:
         replace_file(paths.routes, routing.rendered(self.config.routes))
         for name in NODES:
             paths.doorbell(name).touch()
-            text = render(self.config, login, name, door=keeps_conflicts())
+            text = render(self.config, login, name, with_plugin=keeps_conflicts())
             replace_file(paths.rendered(name) / RENDERED_NAME, text.encode(), 0o600)
 
     def _folders(self, paths: Paths) -> Iterator[Path]:

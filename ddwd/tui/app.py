@@ -12,14 +12,14 @@ from textual.worker import get_current_worker
 
 from ddwd.core.errors import DdwdError
 from ddwd.core.model import OrthancId
-from ddwd.status.dashboard import Board
-from ddwd.status.trace import lines
+from ddwd.status.dashboard import DashboardModel
+from ddwd.status.trace import marked_lines
 from ddwd.store.operator_requests import Request
 from ddwd.tui.ask import Ask, Find
 from ddwd.tui.overview import Overview
 from ddwd.tui.pages import AuditPage, Page, help_page
 from ddwd.tui.quarantine import QuarantineScreen
-from ddwd.tui.text import Eyes
+from ddwd.tui.text import PatientMasking
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from textual.screen import Screen
 
     from ddwd.extractor.quarantine import Entry
-    from ddwd.status.events import Happened
-    from ddwd.status.patients import People
+    from ddwd.status.events import AuditEvent
+    from ddwd.status.patients import Patients
     from ddwd.status.trace import Trace
     from ddwd.tui.feed import Feed
 
@@ -37,9 +37,9 @@ _Found = TypeVar("_Found")
 
 
 class Portal(Protocol):
-    """What the dashboard asks for beyond the Board; everything may take long or raise DdwdError or OSError."""
+    """What the dashboard asks for beyond the DashboardModel; everything may take long or raise DdwdError or OSError."""
 
-    people: People
+    people: Patients
 
     def trace(self, study: OrthancId) -> Trace:
         """The account of one study."""
@@ -50,7 +50,7 @@ class Portal(Protocol):
     def quarantine(self) -> list[Entry]:
         """What is in quarantine."""
 
-    def tail(self) -> Callable[[], list[Happened]]:
+    def tail(self) -> Callable[[], list[AuditEvent]]:
         """A function that gives the last events, then each time the new ones."""
 
     def submit(self, request: Request) -> None:
@@ -59,9 +59,9 @@ class Portal(Protocol):
 
 @dataclass
 class Looked(Message):
-    """The feed has something new: a Board, or why there is none."""
+    """The feed has something new: a DashboardModel, or why there is none."""
 
-    found: Board | str
+    found: DashboardModel | str
 
 
 class Dashboard(App[None]):
@@ -95,12 +95,14 @@ class Dashboard(App[None]):
         Binding("q", "quit", "quit"),
     ]
 
-    def __init__(self, feed: Callable[[Callable[[Board | str], None]], Feed], portal: Portal) -> None:
+    def __init__(
+        self, feed: Callable[[Callable[[DashboardModel | str], None]], Feed], portal: Portal
+    ) -> None:
         super().__init__()
         self._feed = feed(self._deliver)
         self._portal = portal
         self._overview = Overview()
-        self._board: Board | None = None
+        self._board: DashboardModel | None = None
         self._unmasked = False
 
     def get_default_screen(self) -> Screen[None]:
@@ -115,13 +117,13 @@ class Dashboard(App[None]):
         """End it."""
         self._feed.stop()
 
-    def _deliver(self, found: Board | str) -> None:
+    def _deliver(self, found: DashboardModel | str) -> None:
         """Called in the feed's thread."""
         self.post_message(Looked(found))
 
     def on_looked(self, message: Looked) -> None:
         """Show what the feed found."""
-        if isinstance(message.found, Board):
+        if isinstance(message.found, DashboardModel):
             self._board = message.found
             self._show()
         else:
@@ -129,7 +131,7 @@ class Dashboard(App[None]):
 
     def _show(self) -> None:
         if self._board is not None:
-            self._overview.show(self._board, Eyes(self._portal.people.of, self._unmasked))
+            self._overview.show(self._board, PatientMasking(self._portal.people.of, self._unmasked))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """The keys of the overview belong to the overview; on other screens only `q` of their own counts."""
@@ -154,7 +156,9 @@ class Dashboard(App[None]):
         page = Page(f"trace {study}", ["asking every hop ..."])
         self.push_screen(page)
         width = self.size.width
-        self._ask(lambda: self._portal.trace(study), lambda told: page.show(lines(told, width)), page.show)
+        self._ask(
+            lambda: self._portal.trace(study), lambda told: page.show(marked_lines(told, width)), page.fail
+        )
 
     def action_find(self) -> None:
         """Find a study, shown or not."""
@@ -177,7 +181,7 @@ class Dashboard(App[None]):
             else:
                 page.show(["several studies have this name:", *(f"  ddwd trace {one}" for one in studies)])
 
-        self._ask(lambda: self._portal.find(name), found, page.show)
+        self._ask(lambda: self._portal.find(name), found, page.fail)
 
     def _shown(self, name: str) -> OrthancId | None:
         """A study on the screen that has this name."""
@@ -246,7 +250,7 @@ class Dashboard(App[None]):
         self,
         work: Callable[[], _Found],
         found: Callable[[_Found], None],
-        failed: Callable[[list[str]], None],
+        failed: Callable[[str], None],
     ) -> None:
         """Do what takes long in a thread, and give the screen what came of it."""
 
@@ -256,7 +260,7 @@ class Dashboard(App[None]):
                 result = work()
             except (DdwdError, OSError) as error:
                 if not worker.is_cancelled:
-                    self.call_from_thread(failed, [f"! {_line(error)}"])
+                    self.call_from_thread(failed, _line(error))
             else:
                 if not worker.is_cancelled:
                     self.call_from_thread(found, result)

@@ -1,6 +1,6 @@
 """Keeps the dashboard fresh: a thread that looks when the extractor's status changes (inotify), and every few seconds without.
 
-It hands each Board on as it is; whatever goes wrong while looking is handed on as one line, and it looks again.
+It hands each DashboardModel on as it is; whatever goes wrong while looking is handed on as one line, and it looks again.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ddwd.status.dashboard import Board
+    from ddwd.status.dashboard import DashboardModel
 
 _IDLE_SECONDS = 2.5
 _LEAST_SECONDS = 0.5
 
 
 class Feed:
-    """`look` makes a Board; `deliver` takes it, or a line about why there is none; both run in the feed's thread."""
+    """`look` makes a DashboardModel; `deliver` takes it, or a line about why there is none; both run in the feed's thread."""
 
     def __init__(
-        self, look: Callable[[], Board], deliver: Callable[[Board | str], None], folder: Path
+        self,
+        look: Callable[[], DashboardModel],
+        deliver: Callable[[DashboardModel | str], None],
+        folder: Path,
     ) -> None:
         self._look = look
         self._deliver = deliver
@@ -57,7 +60,7 @@ class Feed:
         while not self._stopping.is_set():
             self._wanted.clear()
             try:
-                found: Board | str = self._look()
+                found: DashboardModel | str = self._look()
             except Exception as error:  # noqa: BLE001 - a dashboard that died tells nothing
                 found = f"the dashboard cannot look ({type(error).__name__}); it tries again"
             if self._stopping.is_set():

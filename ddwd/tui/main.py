@@ -18,22 +18,22 @@ from ddwd.extractor.quarantine import read_entries
 from ddwd.status import study_lookup
 from ddwd.status.dashboard import Watcher
 from ddwd.status.events import tail_of
-from ddwd.status.patients import People
-from ddwd.status.report import real_ports
+from ddwd.status.patients import Patients
+from ddwd.status.report import real_sources
 from ddwd.status.trace import Trace, trace
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Requests
 from ddwd.store.record_check import RecordChecker
-from ddwd.tui.text import Eyes, page
+from ddwd.tui.text import PatientMasking, page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ddwd.core.model import OrthancId
     from ddwd.extractor.quarantine import Entry
-    from ddwd.orthanc.client import OrthancPort
-    from ddwd.status.dashboard import Board
-    from ddwd.status.events import Happened
+    from ddwd.orthanc.port import OrthancPort
+    from ddwd.status.dashboard import DashboardModel
+    from ddwd.status.events import AuditEvent
     from ddwd.store.operator_requests import Request
 
 _LAST_EVENTS = 200
@@ -94,7 +94,7 @@ def _config() -> Config:
 
 
 def _once(config: Config, *, as_json: bool) -> int:
-    board = Watcher(config, real_ports()).look()
+    board = Watcher(config, real_sources()).look()
     if as_json:
         body = {
             "well": not board.trouble,
@@ -104,7 +104,7 @@ def _once(config: Config, *, as_json: bool) -> int:
         body["today"] = asdict(board.today) if board.today else None
         sys.stdout.write(json.dumps(body | {"report": asdict(board.report)}) + "\n")
     else:
-        sys.stdout.write(page(board, Eyes(), shutil.get_terminal_size().columns).plain + "\n")
+        sys.stdout.write(page(board, PatientMasking(), shutil.get_terminal_size().columns).plain + "\n")
     return 1 if board.report.wrong else 0
 
 
@@ -113,9 +113,9 @@ def _live(config: Config) -> int:
     from ddwd.tui.feed import Feed  # noqa: PLC0415 - as above
 
     portal = RealPortal(config)
-    watcher = Watcher(config, real_ports())
+    watcher = Watcher(config, real_sources())
 
-    def look() -> Board:
+    def look() -> DashboardModel:
         board = watcher.look()
         portal.people.ask([row["study"] for row in (*board.report.in_flight, *board.report.recent)])
         return board
@@ -131,7 +131,7 @@ class RealPortal:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._paths = Paths(config)
-        self.people = People(self._nodes_or_none())
+        self.people = Patients(self._nodes_or_none())
 
     def trace(self, study: OrthancId) -> Trace:
         """See Portal."""
@@ -147,7 +147,7 @@ class RealPortal:
         """See Portal."""
         return read_entries(self._paths.quarantine)
 
-    def tail(self) -> Callable[[], list[Happened]]:
+    def tail(self) -> Callable[[], list[AuditEvent]]:
         """See Portal."""
         return tail_of(self._config, last=_LAST_EVENTS)
 

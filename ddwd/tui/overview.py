@@ -1,4 +1,4 @@
-"""The dashboard's first screen: trouble, flow, studies in flight, just finished, and the foot. It shows a Board and asks nobody."""
+"""The dashboard's first screen: trouble, flow, studies in flight, just finished, and the foot. It shows a DashboardModel and asks nobody."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.events import Resize
 
-    from ddwd.status.dashboard import Board
-    from ddwd.tui.text import Column, Eyes
+    from ddwd.status.dashboard import DashboardModel
+    from ddwd.tui.text import Column, PatientMasking
 
 
 class Overview(Screen[None]):
-    """Shows the latest Board, laid out anew at each size."""
+    """Shows the latest DashboardModel, laid out anew at each size."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._board: Board | None = None
-        self._eyes = text.Eyes()
+        self._board: DashboardModel | None = None
+        self._masking = text.PatientMasking()
         self._rows: dict[str, dict[str, Any]] = {}
 
     def compose(self) -> ComposeResult:
@@ -39,13 +39,13 @@ class Overview(Screen[None]):
         yield Static(id="foot", markup=False)
         yield Footer()
 
-    def show(self, board: Board, eyes: Eyes) -> None:
+    def show(self, board: DashboardModel, masking: PatientMasking) -> None:
         """Show this."""
-        self._board, self._eyes = board, eyes
+        self._board, self._masking = board, masking
         self._draw()
 
     def complain(self, reason: str) -> None:
-        """There is no Board: say why, above what was last known."""
+        """There is no DashboardModel: say why, above what was last known."""
         trouble = self.query_one("#trouble", Static)
         trouble.update(Text(f"! {reason}", style="bold red"))
         trouble.display = True
@@ -78,11 +78,11 @@ class Overview(Screen[None]):
         self.query_one("#flight-title", Static).update(f"in flight: {len(report.in_flight)}")
         self.query_one("#finished-title", Static).update(f"just finished: {len(report.recent)}")
         flight = [
-            (f"{row['study']}", row, text.flight_row(row, self._eyes, report.at, width))
+            (f"{row['study']}", row, text.flight_row(row, self._masking, report.at, width))
             for row in report.in_flight
         ]
         finished = [
-            (f"{row['study']}/{row['revision']}", row, text.finished_row(row, self._eyes, width))
+            (f"{row['study']}/{row['revision']}", row, text.finished_row(row, self._masking, width))
             for row in report.recent
         ]
         self._rows = {f"flight:{key}": row for key, row, _ in flight}

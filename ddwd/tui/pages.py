@@ -14,12 +14,13 @@ from ddwd.core.errors import DdwdError
 from ddwd.status.formatting import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from textual.app import ComposeResult
     from textual.timer import Timer
 
-    from ddwd.status.events import Happened
+    from ddwd.status.events import AuditEvent
+    from ddwd.status.trace import Line
 
 HELP = """\
 The flow: modality, ORTHANC1 (receives), ORTHANC2 (stores), PYTHON_SCP (fetches), disk.
@@ -45,6 +46,8 @@ only when none is missing. "to disk" is the time from the last image to the fini
 
 Patient IDs and accession numbers are asked of the Orthancs while you look and kept nowhere."""
 _REFRESH_SECONDS = 1.0
+FAILURE = "bold red"
+"""Style of a line that reports a failure."""
 
 
 class Page(Screen[None]):
@@ -52,10 +55,11 @@ class Page(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "app.pop_screen", "back")]
 
-    def __init__(self, title: str, lines: list[str] | None = None) -> None:
+    def __init__(self, title: str, lines: Sequence[str | Line] = ()) -> None:
         super().__init__()
         self._title = title
-        self._lines = lines or []
+        self._lines = lines
+        self._problem = ""
 
     def compose(self) -> ComposeResult:
         """See Screen."""
@@ -65,19 +69,33 @@ class Page(Screen[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """What came while the page was being opened."""
-        self.show(self._lines)
+        """Show what came while the page was being opened."""
+        self._draw()
 
-    def show(self, lines: list[str]) -> None:
-        """Put these lines in the place of those before."""
-        self._lines = lines
+    def show(self, lines: Sequence[str | Line]) -> None:
+        """Replace the lines."""
+        self._lines, self._problem = lines, ""
+        self._draw()
+
+    def fail(self, problem: str) -> None:
+        """Show in place of the lines why there are none."""
+        self._lines, self._problem = [], problem
+        self._draw()
+
+    def _draw(self) -> None:
         for body in self.query("#body").results(Static):  # none yet while the page is being opened
             body.update(self._text())
 
     def _text(self) -> Text:
-        return Text("\n").join(
-            Text(line, style="bold red" if line.startswith("! ") else "") for line in self._lines
-        )
+        if self._problem:
+            return Text(f"! {self._problem}", style=FAILURE)
+        return Text("\n").join(map(_line, self._lines))
+
+
+def _line(line: str | Line) -> Text:
+    if isinstance(line, str):
+        return Text(line)
+    return Text(line.text, style=FAILURE if line.is_failure else "")
 
 
 def help_page() -> Page:
@@ -88,7 +106,7 @@ def help_page() -> Page:
 class AuditPage(Page):
     """The last events, and each new one."""
 
-    def __init__(self, new: Callable[[], list[Happened]]) -> None:
+    def __init__(self, new: Callable[[], list[AuditEvent]]) -> None:
         super().__init__("audit: the last events (UTC); with more: journalctl -t ddwd-audit")
         self._new = new
         self._timer: Timer | None = None
@@ -103,10 +121,10 @@ class AuditPage(Page):
         try:
             fresh = [_event_line(one) for one in self._new()]
         except OSError as error:
-            self.show([f"! the ledger cannot be read ({error.strerror}): it is for root and group ddwd"])
+            self.fail(f"the ledger cannot be read ({error.strerror}): it is for root and group ddwd")
             return
         except DdwdError as error:
-            self.show([f"! {error}"])
+            self.fail(str(error))
             return
         if fresh:
             self.show([*self._lines, *fresh][-500:])
@@ -115,6 +133,6 @@ class AuditPage(Page):
             self.show(["no events yet"])
 
 
-def _event_line(one: Happened) -> str:
+def _event_line(one: AuditEvent) -> str:
     about = f"  {plain(one.study_uid)}" if one.study_uid else ""
     return f"{one.at[:19].replace('T', ' ')}  {one.event:<17} {plain(one.message)}{about}"

@@ -1,4 +1,4 @@
-"""The dashboard's words and pictures: parts of a Board as rich Text, for a given width. Pure; the screen and `--once` show the same.
+"""The dashboard's words and pictures: parts of a DashboardModel as rich Text, for a given width. Pure; the screen and `--once` show the same.
 
 Colour only repeats what a word says, so that nothing is lost on a terminal without.
 """
@@ -13,14 +13,14 @@ from rich.text import Text
 
 from ddwd import __version__
 from ddwd.status.flow import Light
-from ddwd.status.formatting import many, plain, size, span
-from ddwd.status.patients import Person
+from ddwd.status.formatting import many, plain, scaled, size, span
+from ddwd.status.patients import Patient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ddwd.core.model import OrthancId
-    from ddwd.status.dashboard import Board
+    from ddwd.status.dashboard import DashboardModel
     from ddwd.status.flow import Hop
 
 COLOURS = {Light.OK: "green", Light.SLOW: "yellow", Light.WAITING: "yellow", Light.BROKEN: "bold red"}
@@ -71,15 +71,15 @@ FINISHED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Eyes:
+class PatientMasking:
     """How a reader sees people: whom a study is of, and whether patient IDs are masked."""
 
-    of: Callable[[OrthancId], Person] = lambda _study: Person()
+    of: Callable[[OrthancId], Patient] = lambda _study: Patient()
     unmasked: bool = False
 
     def patient(self, row: dict[str, Any]) -> str:
         """The patient ID as it may be shown; the end of the StudyInstanceUID where it is not known."""
-        person = self.of(row["study"]) if row.get("study") else Person()
+        person = self.of(row["study"]) if row.get("study") else Patient()
         if not person.patient_id:
             return f"\u2026{str(row.get('study_uid') or '')[1 - _TAIL :]}"
         return person.patient_id if self.unmasked else person.masked
@@ -89,7 +89,7 @@ class Eyes:
         return self.of(row["study"]).accession if row.get("study") else ""
 
 
-def head(board: Board, width: int) -> Text:
+def head(board: DashboardModel, width: int) -> Text:
     """One line: what this is, and the verdict."""
     wrong = len(board.trouble)
     verdict = "all is well" if not wrong else many(wrong, "thing needs you", "things need you")
@@ -102,7 +102,7 @@ def head(board: Board, width: int) -> Text:
     return text
 
 
-def trouble(board: Board, width: int) -> Text:
+def trouble(board: DashboardModel, width: int) -> Text:
     """What must be known first; empty while there is nothing."""
     lines = board.trouble
     shown = [_line(f"! {plain(line)}", width, "bold red") for line in lines[:_MOST_TROUBLE]]
@@ -111,7 +111,7 @@ def trouble(board: Board, width: int) -> Text:
     return Text("\n").join(shown)
 
 
-def flow(board: Board, width: int) -> Text:
+def flow(board: DashboardModel, width: int) -> Text:
     """The hops side by side: name, light, rates, the last minutes, what waits."""
     cell = width // len(board.hops)
     rows = [
@@ -136,7 +136,7 @@ def _light(hop: Hop, cell: int) -> Text:
     return Text(f"\u25cf {hop.light.value}".ljust(cell), style=COLOURS[hop.light])
 
 
-def _rates(hop: Hop, board: Board) -> str:
+def _rates(hop: Hop, board: DashboardModel) -> str:
     if hop.name == "modality":
         return _last_image(board)
     rate = hop.images_per_second
@@ -149,11 +149,12 @@ def _rates(hop: Hop, board: Board) -> str:
 
 def _brief(amount: float) -> str:
     """As `size`, in at most five characters."""
-    number, unit = size(amount).split(" ")
-    return f"{float(number):.0f}{unit}" if float(number) >= _BRIEF else f"{number}{unit}"
+    number, unit = scaled(amount)
+    number = round(number, 1)
+    return f"{number:.0f}{unit}" if unit == "B" or number >= _BRIEF else f"{number:.1f}{unit}"
 
 
-def _last_image(board: Board) -> str:
+def _last_image(board: DashboardModel) -> str:
     rows = [row for row in board.report.in_flight if row.get("newest_at")]
     newest = max((row["newest_at"] for row in rows), default="")
     return f"last {span(_seconds(newest, board.report.at))} ago" if newest else ""
@@ -174,12 +175,12 @@ def _backlog(hop: Hop) -> str:
     return f"{hop.backlog:,} wait" if hop.backlog else "none wait"
 
 
-def flight_row(row: dict[str, Any], eyes: Eyes, now: str, width: int) -> list[Text]:
+def flight_row(row: dict[str, Any], masking: PatientMasking, now: str, width: int) -> list[Text]:
     """The cells of one study in flight, each as wide as its column."""
     known = row.get("instances") or 0
     cells = [
-        eyes.patient(row),
-        eyes.accession(row),
+        masking.patient(row),
+        masking.accession(row),
         row.get("aet") or "",
         row.get("state") or "",
         _bar(row.get("on_gateway"), known),
@@ -190,11 +191,11 @@ def flight_row(row: dict[str, Any], eyes: Eyes, now: str, width: int) -> list[Te
     return _cells(cells, FLIGHT, width, {3: _STAGES.get(str(row.get("state")), "")})
 
 
-def finished_row(row: dict[str, Any], eyes: Eyes, width: int) -> list[Text]:
+def finished_row(row: dict[str, Any], masking: PatientMasking, width: int) -> list[Text]:
     """The cells of one study that was just finished."""
     cells = [
-        eyes.patient(row),
-        eyes.accession(row),
+        masking.patient(row),
+        masking.accession(row),
         row.get("aet") or "",
         _clock(row["published_at"]),
         f"{row.get('added') or row['instances']:,}",
@@ -222,7 +223,7 @@ def _bar(count: int | None, known: int) -> str:
     return f"{_FULL * blocks}{_EMPTY * (_BAR - blocks)} {count or 0}"
 
 
-def foot(board: Board, width: int) -> Text:
+def foot(board: DashboardModel, width: int) -> Text:
     """Room, retention, today, quarantine, self test: one line, or two where it is narrow."""
     parts = [*_room(board), *_retention(board), *_today(board), _quarantine(board), *_self_test(board)]
     if not board.may_ask:
@@ -237,36 +238,36 @@ def foot(board: Board, width: int) -> Text:
     return Text("\n".join(lines))
 
 
-def _room(board: Board) -> Iterable[str]:
+def _room(board: DashboardModel) -> Iterable[str]:
     for volume in board.report.volumes:
         left = f", full in {span(volume.hours_left * 3600)}" if volume.hours_left is not None else ""
-        yield f"disk ({volume.use.split(',')[0]}) {size(volume.free)} free{left}"
+        yield f"disk ({volume.main_use}) {size(volume.free)} free{left}"
 
 
-def _retention(board: Board) -> Iterable[str]:
+def _retention(board: DashboardModel) -> Iterable[str]:
     if last := board.report.retention.get("last"):
         freed = sum(tally["bytes"] for tally in last["places"].values())
         yield f"retention freed {size(freed)} {span(_seconds(last['ended_at'], board.report.at))} ago"
 
 
-def _today(board: Board) -> Iterable[str]:
+def _today(board: DashboardModel) -> Iterable[str]:
     if board.today is not None:
         yield f"today {many(board.today.studies, 'study', 'studies')}, {many(board.today.images, 'image', 'images')}"
 
 
-def _quarantine(board: Board) -> str:
+def _quarantine(board: DashboardModel) -> str:
     count = board.report.quarantine
     return "quarantine not readable" if count is None else f"quarantine {count:,}"
 
 
-def _self_test(board: Board) -> Iterable[str]:
+def _self_test(board: DashboardModel) -> Iterable[str]:
     found = board.report.self_test
     if found is not None:
         word = "ok" if found.get("ok") else "FAILED"
         yield f"self test {word} {span(_seconds(str(found.get('at', '')), board.report.at))} ago"
 
 
-def page(board: Board, eyes: Eyes, width: int) -> Text:
+def page(board: DashboardModel, masking: PatientMasking, width: int) -> Text:
     """The whole dashboard as text, for `--once`."""
     report = board.report
     parts = [head(board, width)]
@@ -275,11 +276,11 @@ def page(board: Board, eyes: Eyes, width: int) -> Text:
     parts += [flow(board, width), Text(f"in flight: {len(report.in_flight)}", style="bold")]
     if report.in_flight:
         parts.append(_headings(FLIGHT, width))
-    parts += [Text("").join(flight_row(row, eyes, report.at, width)) for row in report.in_flight]
+    parts += [Text("").join(flight_row(row, masking, report.at, width)) for row in report.in_flight]
     parts.append(Text(f"just finished: {len(report.recent)}", style="bold"))
     if report.recent:
         parts.append(_headings(FINISHED, width))
-    parts += [Text("").join(finished_row(row, eyes, width)) for row in report.recent]
+    parts += [Text("").join(finished_row(row, masking, width)) for row in report.recent]
     parts.append(foot(board, width))
     return Text("\n").join(parts)
 

@@ -159,6 +159,25 @@ def test_systemctl_status_shows_every_mistake_in_the_configuration(portal: Porta
     assert "/etc/ddwd/ddwd.yaml:" in shown
 
 
+@pytest.mark.parametrize("unit", ["commitment", "courier", "hooks", "inbox", "quickack"])
+def test_a_stop_while_a_unit_still_asks_whether_it_is_wanted_fails_nothing(portal: Portal, unit: str) -> None:
+    """`systemctl restart ddwd` twice in a row, or a change of the role right after a boot."""
+    name = f"ddwd-{unit}"
+    portal.machine.run(f"systemctl stop {name}; systemctl start --no-block {name}")
+    seen = portal.machine.wait_for(
+        lambda: portal.machine.show(name, "SubState") == "condition",
+        limit=10,
+        every=0.01,
+        what="no condition",
+    )
+    portal.machine.run(["systemctl", "stop", name])
+    assert (portal.machine.show(name, "Result"), portal.machine.show(name, "ActiveState")) == (
+        "success",
+        "inactive",
+    ), seen
+    portal.machine.run(["systemctl", "start", name])
+
+
 def test_a_folder_that_root_makes_belongs_to_the_owner_of_the_one_above(tmp_path: Path) -> None:
     """Here and not among the unit tests: only root gives files away, and those run as anyone."""
     state = tmp_path / "state"

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ddwd.core import watchdog
 from ddwd.core.errors import PeerDownError
 from ddwd.core.model import OrthancId
-from ddwd.orthanc import client as orthanc_client
+from ddwd.orthanc import transport
 from ddwd.orthanc.client import Orthanc
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         ("_PAUSE_SECONDS", LONG),
         ("_SLOW_SECONDS", 0.2),
     ):
-        monkeypatch.setattr(orthanc_client, name, seconds)
+        monkeypatch.setattr(transport, name, seconds)
     monkeypatch.setattr(Orthanc._request, "__kwdefaults__", {"silence": SILENCE})
     running = Server()
     threading.Thread(target=running.serve_forever, args=(0.05,), daemon=True).start()
@@ -83,8 +84,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def client(server: Server, waits: list[float] | None = None) -> Orthanc:
-    told = waits if waits is not None else []
-    return Orthanc("storage", f"http://127.0.0.1:{server.server_port}", "u", "p", told.append)
+    watchdog.install((waits if waits is not None else []).append)
+    return Orthanc("storage", f"http://127.0.0.1:{server.server_port}", "u", "p")
 
 
 def seconds_of(orthanc: Orthanc) -> float:
@@ -97,13 +98,13 @@ def seconds_of(orthanc: Orthanc) -> float:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the client wait for as long as a busy machine takes to answer."""
     for name in ("_FILE_SILENCE_SECONDS", "_PROBE_SECONDS", "_SLOW_SECONDS"):
-        monkeypatch.setattr(orthanc_client, name, LONG)
+        monkeypatch.setattr(transport, name, LONG)
     monkeypatch.setattr(Orthanc._request, "__kwdefaults__", {"silence": LONG})
 
 
 def test_every_wait_is_declared_and_ended(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     patient(monkeypatch)
-    monkeypatch.setattr(orthanc_client, "_FILE_SILENCE_SECONDS", 2 * LONG)
+    monkeypatch.setattr(transport, "_FILE_SILENCE_SECONDS", 2 * LONG)
     waits: list[float] = []
     assert client(server, waits).last_seq() == 7
     assert waits[0] == pytest.approx(CONNECT + LONG)
@@ -147,7 +148,7 @@ def test_after_a_pause_one_caller_asks_something_short(
 def hang_with_no_pause(orthanc: Orthanc, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let it find out that its server hangs, and be due to ask again at once."""
     with monkeypatch.context() as at_once:
-        at_once.setattr(orthanc_client, "_PAUSE_SECONDS", 0.0)
+        at_once.setattr(transport, "_PAUSE_SECONDS", 0.0)
         seconds_of(orthanc)
 
 
@@ -167,7 +168,8 @@ def test_a_refused_connection_costs_nothing_and_closes_nothing(
 ) -> None:
     patient(monkeypatch)
     waits: list[float] = []
-    orthanc = Orthanc("storage", "http://127.0.0.1:9", "u", "p", waits.append)
+    watchdog.install(waits.append)
+    orthanc = Orthanc("storage", "http://127.0.0.1:9", "u", "p")
     assert seconds_of(orthanc) < CONNECT  # no time-out was waited out
     assert seconds_of(orthanc) < CONNECT
     assert waits == [pytest.approx(CONNECT + LONG), 0.0] * 2

@@ -14,6 +14,7 @@ from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import build_context
 
+from ddwd.core import watchdog
 from ddwd.dicom.upper_layer import associate
 from tests.dicom.conftest import wait_until
 from tests.dicom.test_store import CT, data_set
@@ -59,9 +60,8 @@ def stopping(portal: Portal, grace: float) -> tuple[threading.Thread, list[bool]
     """Begin to stop the SCP in a thread."""
     said: list[bool] = []
     signs: list[float] = []
-    thread = threading.Thread(
-        target=lambda: said.append(portal.scp.stop(grace, lambda: signs.append(time.monotonic())))
-    )
+    watchdog.install(lambda _wait: signs.append(time.monotonic()))
+    thread = threading.Thread(target=lambda: said.append(portal.scp.stop(grace)))
     thread.start()
     return thread, said, signs
 

@@ -13,7 +13,8 @@ import requests
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.core.model import OrthancId
 from ddwd.extractor.study import ids_of
-from ddwd.orthanc.client import Change, Orthanc, OrthancPort, Stored
+from ddwd.orthanc.client import Orthanc
+from ddwd.orthanc.port import Change, OrthancPort, Stored
 from tests.integration.trial import Trial, wait_for
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image, orthanc_id
 

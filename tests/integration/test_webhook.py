@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.hooks.runner import Hook, HookFailedError, tell
+from ddwd.hooks.runner import Hook, HookFailedError, run_hook
 from tests.unit.test_hooks import NOTICE
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def ris() -> Iterator[str]:
 
 
 def test_a_webhook_gets_the_notice_as_json(ris: str, tmp_path: Path) -> None:
-    tell(Hook(None, f"{ris}/204", 60.0), NOTICE, tmp_path / "said.txt", threading.Event())
+    run_hook(Hook(None, f"{ris}/204", 60.0), NOTICE, tmp_path / "said.txt", threading.Event())
     assert json.loads(_Ris.bodies.pop())["study_uid"] == "1.2.3"
 
 
@@ -53,7 +53,7 @@ def test_a_webhook_that_does_not_take_it_is_told_by_its_host_alone(
     ris: str, tmp_path: Path, status: int
 ) -> None:
     with pytest.raises(HookFailedError) as caught:
-        tell(
+        run_hook(
             Hook(None, f"{ris}/{status}?token=SECRET", 60.0), NOTICE, tmp_path / "said.txt", threading.Event()
         )
     assert str(caught.value) == f"the webhook at 127.0.0.1 answered HTTP {status}"
@@ -63,4 +63,4 @@ def test_a_webhook_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(
         HookFailedError, match=r"the webhook at 127\.0\.0\.1 does not answer .ConnectionError"
     ):
-        tell(Hook(None, "http://127.0.0.1:1/x", 1.0), NOTICE, tmp_path / "said.txt", threading.Event())
+        run_hook(Hook(None, "http://127.0.0.1:1/x", 1.0), NOTICE, tmp_path / "said.txt", threading.Event())

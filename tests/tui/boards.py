@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ddwd.core.clock import stamp
 from ddwd.core.model import OrthancId
 from ddwd.extractor.quarantine import Entry, Subject
-from ddwd.status.dashboard import Board, Today
-from ddwd.status.events import Happened
+from ddwd.status.dashboard import DashboardModel, Today
+from ddwd.status.events import AuditEvent
 from ddwd.status.flow import HISTORY, Hop, Light
-from ddwd.status.patients import Person
-from ddwd.status.report import Heart, Report, Server, Volume
+from ddwd.status.patients import Patient
+from ddwd.status.report import Heartbeat, Report, Server, Volume
 from ddwd.status.trace import Hop as TraceHop
 from ddwd.status.trace import Step, Trace
 from ddwd.status.units import UNITS, Unit
@@ -91,7 +91,7 @@ def _report(**changes: Any) -> Report:
             Server("gateway", "ORTHANC1", "1.12.7", "PostgreSQL", 812, 190_231, 98_000_000_000, 4.0),
             Server("storage", "ORTHANC2", "1.12.7", "PostgreSQL", 812, 190_100, 97_900_000_000, 5.0),
         ),
-        hearts=(Heart("scp", 0.8, {}), Heart("extractor", 0.4, {})),
+        hearts=(Heartbeat("scp", 0.8, {}), Heartbeat("extractor", 0.4, {})),
         volumes=(
             Volume(
                 "output, data", "/var/lib/ddwd", 812_000_000_000, 2_000_000_000_000, "ok", hours_left=420.0
@@ -109,9 +109,9 @@ def _report(**changes: Any) -> Report:
     return replace(report, **changes)
 
 
-def flowing() -> Board:
+def flowing() -> DashboardModel:
     """Images flow."""
-    return Board(
+    return DashboardModel(
         _report(),
         (
             Hop("modality", "MR2"),
@@ -125,7 +125,7 @@ def flowing() -> Board:
     )
 
 
-def in_trouble() -> Board:
+def in_trouble() -> DashboardModel:
     """ORTHANC2 is down, a study waits, an image is in quarantine."""
     board = flowing()
     units = tuple(Unit(name, "failed" if name == "ddwd-storage" else "active", "", 0, "") for name in UNITS)
@@ -151,13 +151,13 @@ def in_trouble() -> Board:
     return replace(board, report=report, hops=(board.hops[0], gateway, broken, board.hops[3], disk))
 
 
-def empty() -> Board:
+def empty() -> DashboardModel:
     """A portal without a study, seen by a user who is not in group ddwd."""
     report = _report(in_flight=(), recent=(), counts={}, quarantine=None)
     hops = tuple(
         replace(hop, images_per_second=0, bytes_per_second=0, history=(), backlog=0) for hop in flowing().hops
     )
-    return Board(report, hops, None, may_ask=False)
+    return DashboardModel(report, hops, None, may_ask=False)
 
 
 def told() -> Trace:
@@ -207,10 +207,10 @@ class StillFeed:
 
 
 class _People:
-    def of(self, one: OrthancId) -> Person:
+    def of(self, one: OrthancId) -> Patient:
         """Everybody is made up."""
         number = int(one[:8], 16)
-        return Person(f"DOE-{4710 + number}", f"A-2026-{number:04}")
+        return Patient(f"DOE-{4710 + number}", f"A-2026-{number:04}")
 
 
 @dataclass
@@ -249,11 +249,15 @@ class MadeUpPortal:
             for n, subject in enumerate(subjects, 1)
         ]
 
-    def tail(self) -> Callable[[], list[Happened]]:
+    def tail(self) -> Callable[[], list[AuditEvent]]:
         """See Portal."""
         self._answer()
         rows = [
-            [Happened(_at(5), "published", study(4), uid(4), "512 images published, 512 in all, revision 1")]
+            [
+                AuditEvent(
+                    _at(5), "published", study(4), uid(4), "512 images published, 512 in all, revision 1"
+                )
+            ]
         ]
         return lambda: rows.pop() if rows else []
 

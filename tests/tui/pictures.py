@@ -11,7 +11,7 @@ from ddwd.tui.app import Dashboard, Looked
 from tests.tui import boards
 
 if TYPE_CHECKING:
-    from ddwd.status.dashboard import Board
+    from ddwd.status.dashboard import DashboardModel
     from ddwd.tui.feed import Feed
 
 _SIZE = (100, 26)
@@ -25,7 +25,7 @@ PICTURES = {
 async def draw(name: str) -> str:
     """The picture of that name, as SVG; in UTC."""
     make, keys = PICTURES[name]
-    board: Board = make()
+    board: DashboardModel = make()
     app = Dashboard(lambda _deliver: cast("Feed", boards.StillFeed()), boards.MadeUpPortal())
     async with app.run_test(size=_SIZE) as pilot:
         app.post_message(Looked(board))

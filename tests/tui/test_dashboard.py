@@ -16,7 +16,7 @@ from tests.tui.boards import MadeUpPortal, StillFeed
 if TYPE_CHECKING:
     from textual.pilot import Pilot
 
-    from ddwd.status.dashboard import Board
+    from ddwd.status.dashboard import DashboardModel
     from ddwd.tui.feed import Feed
 
 NARROW, WIDE = (80, 24), (120, 40)
@@ -32,7 +32,7 @@ async def _settle(pilot: Pilot[None]) -> None:
     await pilot.pause()
 
 
-async def _show(pilot: Pilot[None], board: Board | str) -> None:
+async def _show(pilot: Pilot[None], board: DashboardModel | str) -> None:
     pilot.app.post_message(Looked(board))
     await pilot.pause()
 

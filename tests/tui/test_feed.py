@@ -14,17 +14,17 @@ from tests.tui import boards
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.status.dashboard import Board
+    from ddwd.status.dashboard import DashboardModel
 
 
 class Watched:
     """What was delivered; `wait` until there are so many."""
 
     def __init__(self) -> None:
-        self.found: list[Board | str] = []
+        self.found: list[DashboardModel | str] = []
         self._came = threading.Condition()
 
-    def deliver(self, found: Board | str) -> None:
+    def deliver(self, found: DashboardModel | str) -> None:
         with self._came:
             self.found.append(found)
             self._came.notify_all()
@@ -59,7 +59,7 @@ def test_without_any_change_it_looks_by_itself_and_a_failed_look_is_one_line(
     watched = Watched()
     looks: list[None] = []
 
-    def look() -> Board:
+    def look() -> DashboardModel:
         looks.append(None)
         if len(looks) == 2:
             raise OSError("gone")

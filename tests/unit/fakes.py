@@ -18,9 +18,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from ddwd.core import durable
 from ddwd.core.disk_space import Space
-from ddwd.core.errors import NotFoundError, PeerDownError
+from ddwd.core.errors import Failure, NotFoundError, PeerDownError
 from ddwd.core.model import OrthancId, Series, Study, safe_component
-from ddwd.orthanc.client import Change, ChangePage, Held, Job, Stored
+from ddwd.orthanc.port import Change, ChangePage, Held, Job, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -415,7 +415,7 @@ class FakeMover:
 
     def move(
         self, study: Study, series_uids: Sequence[str], sop_uids: Sequence[str], arrived: Callable[[], None]
-    ) -> str:
+    ) -> Failure | None:
         if self.storage.down:
             raise PeerDownError("storage does not answer")
         asked = [
@@ -428,11 +428,11 @@ class FakeMover:
         for one in [] if self.lies else asked:
             arrived()
             if not self.scp_up:
-                return "0xA702: unable to perform sub-operations"
+                return Failure("0xA702: unable to perform sub-operations", "0xA702")
             if self.broken or one.sop_uid in self.poisoned or one.orthanc_id in self.storage.fileless:
-                return "0xC000: unable to process"
+                return Failure("0xC000: unable to process", "0xC000")
             spool(self.spool, one)
-        return ""
+        return None
 
     def scp_answers(self) -> bool:
         return self.scp_up

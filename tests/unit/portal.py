@@ -71,7 +71,7 @@ class Portal:
         """Start an extractor on whatever the folder holds."""
         audit = Audit(lambda event, _message, fields: self.events.append((event, fields)))
         stores = self.stores()
-        audit.also(stores.ledger.note)
+        audit.add_sink(stores.ledger.note)
         self.extractor = Extractor(
             self.config,
             Services(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ddwd.monitoring import alerts
-from ddwd.monitoring.alerts import Book, conditions
-from ddwd.monitoring.expected_senders import WEEKS, Habits
-from ddwd.status.events import Happened
-from ddwd.status.report import Heart, Server, Volume
+from ddwd.monitoring.alerts import AlertState, Condition, conditions
+from ddwd.monitoring.expected_senders import WEEKS, ExpectedSenders
+from ddwd.status.events import AuditEvent
+from ddwd.status.report import Heartbeat, Server, Volume
 from ddwd.status.units import UNITS, Unit
 from tests.unit.test_flow import report
 
@@ -21,28 +22,30 @@ if TYPE_CHECKING:
     from ddwd.monitoring.alerts import Message
 
 AFTER = 300.0
-DOWN = {"unit ddwd-scp": "ddwd-scp is failed"}
+DOWN = {"unit ddwd-scp": Condition("ddwd-scp is failed")}
 
 
-def _play(book: Book, found: dict[str, str], begin: float, seconds: float) -> list[tuple[float, Message]]:
+def _play(
+    book: AlertState, found: dict[str, Condition], begin: float, seconds: float
+) -> list[tuple[float, Message]]:
     """One look each five seconds; what was sent when."""
     sent = []
     for step in range(int(seconds / 5)):
         now = begin + step * 5
-        message = book.take(found, now, "now")
+        message = book.update(found, now, "now")
         if message is not None:
             sent.append((now - begin, message))
     return sent
 
 
 def test_what_passes_by_itself_is_not_told() -> None:
-    book = Book(AFTER)
+    book = AlertState(AFTER)
     assert _play(book, DOWN, 0, 290) == []
     assert _play(book, {}, 290, 600) == []
 
 
 def test_what_lasts_is_told_then_again_with_growing_pauses_then_that_it_is_over() -> None:
-    book = Book(AFTER)
+    book = AlertState(AFTER)
     sent = _play(book, DOWN, 1000, 30 * 3600)
     assert [round(when / 3600) for when, _ in sent] == [0, 1, 5, 29]
     assert sent[0][0] == pytest.approx(360, abs=10)
@@ -53,14 +56,14 @@ def test_what_lasts_is_told_then_again_with_growing_pauses_then_that_it_is_over(
 
 
 def test_what_comes_together_is_one_message() -> None:
-    book = Book(AFTER)
-    (message,) = _play(book, {f"unit {n}": f"{n} is failed" for n in range(5)}, 0, 1000)
+    book = AlertState(AFTER)
+    (message,) = _play(book, {f"unit {n}": Condition(f"{n} is failed") for n in range(5)}, 0, 1000)
     assert len(message[1].standing) == 5
     assert message[1].subject == "0 is failed and 4 more"
 
 
 def test_a_part_that_flaps_for_hours_is_no_flood() -> None:
-    book, count = Book(0.0), 0
+    book, count = AlertState(0.0), 0
     for minute in range(0, 240, 4):
         count += len(_play(book, DOWN, minute * 60.0, 120))
         count += len(_play(book, {}, minute * 60.0 + 120, 120))
@@ -68,15 +71,38 @@ def test_a_part_that_flaps_for_hours_is_no_flood() -> None:
 
 
 def test_quarantine_is_told_at_once_and_again_only_when_it_grows() -> None:
-    book = Book(AFTER)
-    one, two = {"quarantine": "1 image waits in quarantine"}, {"quarantine": "2 images wait in quarantine"}
+    book = AlertState(AFTER)
+    one = {"quarantine": Condition("1 image waits in quarantine", 1)}
+    two = {"quarantine": Condition("2 images wait in quarantine", 2)}
     assert len(_play(book, one, 0, 300)) == 1
     assert len(_play(book, two, 300, 300)) == 1
     assert _play(book, one, 600, 300) == []
 
 
+def test_the_number_of_images_decides_what_is_news_and_not_the_wording() -> None:
+    book = AlertState(AFTER)
+    assert len(_play(book, {"quarantine": Condition("in quarantine: one image", 1)}, 0, 300)) == 1
+    assert (
+        _play(book, {"quarantine": Condition("999 in quarantine is the place of one image", 1)}, 300, 300)
+        == []
+    )
+    assert len(_play(book, {"quarantine": Condition("in quarantine: many images", 1000)}, 600, 300)) == 1
+
+
+def test_the_state_of_a_version_without_counts_is_read_and_tells_nothing_twice(tmp_path: Path) -> None:
+    book, two = AlertState(AFTER), {"quarantine": Condition("2 images wait in quarantine", 2)}
+    assert len(_play(book, two, 0, 300)) == 1
+    alerts.save(tmp_path / "alerts.json", book)
+    body = json.loads((tmp_path / "alerts.json").read_bytes())
+    del body["counts"]
+    (tmp_path / "alerts.json").write_text(json.dumps(body))
+    again = alerts.load(tmp_path / "alerts.json", AFTER)
+    assert _play(again, two, 300, 300) == []
+    assert len(_play(again, {"quarantine": Condition("3 images wait in quarantine", 3)}, 600, 300)) == 1
+
+
 def test_a_restart_tells_nothing_twice(tmp_path: Path) -> None:
-    book = Book(AFTER)
+    book = AlertState(AFTER)
     assert len(_play(book, DOWN, 0, 1000)) == 1
     alerts.save(tmp_path / "alerts.json", book)
     again = alerts.load(tmp_path / "alerts.json", AFTER)
@@ -87,10 +113,10 @@ def test_a_restart_tells_nothing_twice(tmp_path: Path) -> None:
 
 def test_a_shared_ledger_that_is_away_is_a_condition() -> None:
     away = {"peers": {"gateway": "ok", "ledger": "the shared ledger does not answer: timeout"}}
-    found = conditions(report(hearts=(Heart("extractor", 1.0, away),)), {})
+    found = conditions(report(hearts=(Heartbeat("extractor", 1.0, away),)), {})
     assert list(found) == ["ledger"]
     well = {"peers": {"gateway": "ok", "ledger": "ok"}}
-    assert conditions(report(hearts=(Heart("extractor", 1.0, well),)), {}) == {}
+    assert conditions(report(hearts=(Heartbeat("extractor", 1.0, well),)), {}) == {}
 
 
 def test_every_kind_of_trouble_is_a_condition_and_a_sound_portal_has_none() -> None:
@@ -98,12 +124,13 @@ def test_every_kind_of_trouble_is_a_condition_and_a_sound_portal_has_none() -> N
     bad = report(
         units=tuple(Unit(name, "failed", "", 0, "") for name in UNITS[:1]),
         servers=(Server("gateway", "ORTHANC1", problem="away"), Server("storage", "ORTHANC2")),
-        hearts=(Heart("scp", None, {}, "none"), Heart("extractor", 1.0, {})),
+        hearts=(Heartbeat("scp", None, {}, "none"), Heartbeat("extractor", 1.0, {})),
         volumes=(Volume("output", "/x", level="warn", hours_left=3.0),),
         counts={"waiting": 2},
         quarantine=3,
         self_test={"ok": False, "text": "nothing came"},
     )
+    assert conditions(bad, {})["quarantine"].count == 3
     found = conditions(bad, {"CT1": datetime(2026, 1, 2, 7, tzinfo=UTC)})
     assert {key.split(" ")[0] for key in found} == {
         *("unit", "orthanc", "heart", "disk", "waiting", "quarantine", "self-test", "silence"),
@@ -113,10 +140,11 @@ def test_every_kind_of_trouble_is_a_condition_and_a_sound_portal_has_none() -> N
 MONDAY = datetime(2026, 2, 2, tzinfo=UTC).astimezone()
 
 
-def _habits(*sent: datetime, aet: str = "CT1") -> Habits:
-    habits = Habits()
-    habits.happened(
-        Happened(moment.astimezone(UTC).isoformat(), "received", "", "", "", {"aet": aet}) for moment in sent
+def _habits(*sent: datetime, aet: str = "CT1") -> ExpectedSenders:
+    habits = ExpectedSenders()
+    habits.learn(
+        AuditEvent(moment.astimezone(UTC).isoformat(), "received", "", "", "", {"aet": aet})
+        for moment in sent
     )
     return habits
 

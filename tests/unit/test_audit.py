@@ -10,7 +10,7 @@ import pytest
 
 from ddwd.config.loader import SECRET_KEYS, Config, Scp
 from ddwd.core.audit import FIELDS, MESSAGE_IDS, Audit, Event
-from ddwd.monitoring.rejected_associations import Refusals
+from ddwd.monitoring.rejected_associations import RejectionReporter
 from ddwd.store.settings_snapshot import changed_settings
 from tests import readme
 from tests.unit.fakes import FakeClock
@@ -25,7 +25,7 @@ class Told:
         self.journal: list[tuple[Event, str, dict[str, str]]] = []
         self.ledger: list[dict[str, str]] = []
         self.audit = Audit(lambda *record: self.journal.append(record), patient_ids=patient_ids)
-        self.audit.also(lambda _event, _message, fields: self.ledger.append(fields))
+        self.audit.add_sink(lambda _event, _message, fields: self.ledger.append(fields))
 
 
 def test_no_field_but_those_that_are_known_gets_in() -> None:
@@ -79,7 +79,7 @@ def test_the_explanation_says_what_to_do_with_fields_that_exist(event: Event) ->
 
 def test_refused_associations_are_told_and_a_flood_of_them_is_counted() -> None:
     told, clock = Told(), FakeClock()
-    refusals = Refusals(told.audit, clock)
+    refusals = RejectionReporter(told.audit, clock)
     for _ in range(50):
         refusals.refused("CT1", "WRONG")
     assert len(told.journal) == 10

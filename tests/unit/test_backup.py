@@ -30,7 +30,7 @@ from ddwd.core.errors import (
     StateError,
     StorageFullError,
 )
-from ddwd.provisioning.provision import Answer
+from ddwd.provisioning.provision import CommandResult
 from tests.unit.fakes import FakeClock
 
 SCHEMAS = {"ledger": 1, "custody": 1}
@@ -48,13 +48,15 @@ class FakeMachine:
     commands: list[list[str]] = field(default_factory=list)
     given: dict[str, tuple[str, str, int]] = field(default_factory=dict)
 
-    def run(self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None) -> Answer:
+    def run(
+        self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
+    ) -> CommandResult:
         statement = argv[-1]
         if statement.startswith("CREATE DATABASE"):
             self.databases[statement.split('"')[1]] = ""
         if statement.startswith("SELECT 1 FROM pg_database"):
-            return Answer(0, "1" if statement.split("'")[1] in self.databases else "", "")
-        return Answer(0, "1000" if "pg_database_size" in statement else "1", "")
+            return CommandResult(0, "1" if statement.split("'")[1] in self.databases else "", "")
+        return CommandResult(0, "1000" if "pg_database_size" in statement else "1", "")
 
     def pipe(
         self,
@@ -64,10 +66,10 @@ class FakeMachine:
         env: Mapping[str, str] | None = None,
         source: Path | None = None,
         target: Path | None = None,
-    ) -> Answer:
+    ) -> CommandResult:
         self.commands.append(argv)
         if self.fails and argv[0] == self.fails:
-            return Answer(1, "", "error: it does not want to")
+            return CommandResult(1, "", "error: it does not want to")
         if argv[0] == "psql":
             self.databases.pop(argv[-1].split('"')[1], None)
         if target is not None:
@@ -76,7 +78,7 @@ class FakeMachine:
         if source is not None:
             assert self.databases[argv[-1]] == "", "pg_restore into a database that is not empty"
             self.databases[argv[-1]] = source.read_text(encoding="utf-8")
-        return Answer(0, "", "")
+        return CommandResult(0, "", "")
 
     def give(self, path: Path, user: str, group: str, mode: int) -> None:
         path.chmod(mode)
@@ -353,20 +355,20 @@ def test_a_backup_of_a_newer_version_is_refused_and_one_of_an_older_taken(portal
 @pytest.mark.parametrize("place", ["data/gateway/backup", "data", "etc/backup", ".", ".."])
 def test_a_backup_cannot_lie_in_what_it_backs_up_nor_around_it(portal: Portal, place: str) -> None:
     order = replace(portal.order(), folder=portal.root / place)
-    with pytest.raises(InvalidValueError, match="lies in"):
+    with pytest.raises(InvalidValueError, match="is inside"):
         back_up(portal.config, order, portal.machine, Quiet(), portal.clock)
 
 
 def test_a_link_into_a_storage_area_is_no_place_either(portal: Portal, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(portal.paths.storage_area("storage"))
     order = replace(portal.order(), folder=tmp_path / "link" / "backup")
-    with pytest.raises(InvalidValueError, match="lies in"):
+    with pytest.raises(InvalidValueError, match="is inside"):
         back_up(portal.config, order, portal.machine, Quiet(), portal.clock)
 
 
 def test_a_folder_with_other_things_is_not_taken(portal: Portal) -> None:
     portal.write(portal.backups / "thesis.txt", "mine")
-    with pytest.raises(InvalidValueError, match=r"holds other things \(thesis.txt\)"):
+    with pytest.raises(InvalidValueError, match=r"holds other files \(thesis.txt\)"):
         portal.back_up()
     assert (portal.backups / "thesis.txt").exists()
 
@@ -381,11 +383,11 @@ def test_without_room_nothing_is_copied(portal: Portal) -> None:
     class Huge(FakeMachine):
         def run(
             self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
-        ) -> Answer:
-            return Answer(0, str(2**60), "")
+        ) -> CommandResult:
+            return CommandResult(0, str(2**60), "")
 
     portal.machine = Huge(portal.machine.databases)
-    with pytest.raises(StorageFullError, match=r"TiB are needed, .* free; nothing was copied"):
+    with pytest.raises(StorageFullError, match=r"TiB are needed, .* free; no file was copied"):
         portal.back_up()
     assert not [path for path in portal.backups.iterdir() if archive.is_set(path.name)]
 
@@ -459,7 +461,7 @@ def test_without_images_the_operators_own_snapshot_stays(portal: Portal) -> None
     portal.restore()
     assert image.read_text(encoding="utf-8") == "an image of gateway"
     portal.destroy()
-    with pytest.raises(StateError, match="bring its files back first"):
+    with pytest.raises(StateError, match="restore its files first"):
         portal.restore()
 
 
@@ -493,7 +495,7 @@ def test_where_there_is_no_backup_one_line_says_so(
     monkeypatch.setattr("os.umask", lambda _mask: 0)
     assert main(["restore", str(tmp_path)]) == 66
     assert capsys.readouterr().err == (
-        f"ddwd: {tmp_path}: there is no finished backup in it (manifest.json is not there)\n"
+        f"ddwd: {tmp_path}: it holds no finished backup (manifest.json does not exist)\n"
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
-from ddwd.daemon.extractor_status import Totals, standing
+from ddwd.daemon.extractor_status import Totals, extractor_status
 from ddwd.status import events
 from ddwd.store.operator_requests import Request
 from tests.unit.fakes import image
@@ -158,7 +158,7 @@ def test_standing_counts_what_waits_before_each_hop_and_names_no_patient(portal:
     portal.storage.store(image(number=1), image(number=2))
     portal.requests.submit(Request("pause"))
     portal.run(2)
-    body = standing(portal.extractor, Totals(), portal.clock)
+    body = extractor_status(portal.extractor, Totals(), portal.clock)
     assert body["paused"] is True
     assert body["backlog"] == {"storage": 3, "disk": 2, "publish": 0}
     (row,) = body["in_flight"]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.commitment.responder import Keeper
-from ddwd.commitment.verifier import Answer, Reason, Truth
+from ddwd.commitment.responder import CommitmentResponder
+from ddwd.commitment.verifier import CommitmentResult, CommitmentVerifier, Reason
 from ddwd.config.loader import Config, load
 from ddwd.config.parsers import Station
 from ddwd.config.retention import Retention
@@ -49,7 +49,7 @@ class Site:
         self.portal = Portal(folder)
         self.clock = self.portal.clock
         self.verified = verified
-        self.told: list[tuple[Station, str, Answer]] = []
+        self.told: list[tuple[Station, str, CommitmentResult]] = []
         self.trouble: Exception | None = None
         self.reports = 0
         self.events: list[tuple[Event, dict[str, str]]] = []
@@ -59,7 +59,7 @@ class Site:
 
     def start(self, *stations: Station, wait: float = 60.0) -> None:
         """Start the daemon's part on what is on disk."""
-        self.truth = Truth(
+        self.verifier = CommitmentVerifier(
             [self.portal.gateway, self.portal.storage],
             self.portal.custody,
             self.portal.paths,
@@ -67,11 +67,11 @@ class Site:
         )
         audit = Audit(lambda event, _message, fields: self.events.append((event, fields)))
         self.intake = CommitmentIntake(self.commitments, audit, self.clock)
-        self.keeper = Keeper(
-            self.commitments, self.truth, stations or (STATION,), self._report, audit, self.clock, wait
+        self.responder = CommitmentResponder(
+            self.commitments, self.verifier, stations or (STATION,), self._report, audit, self.clock, wait
         )
 
-    def _report(self, station: Station, transaction: str, answer: Answer) -> None:
+    def _report(self, station: Station, transaction: str, answer: CommitmentResult) -> None:
         self.reports += 1
         if self.trouble is not None:
             raise self.trouble
@@ -83,12 +83,12 @@ class Site:
 
     def wait(self, seconds: float) -> None:
         for _ in range(int(seconds)):
-            self.keeper.turn()
+            self.responder.turn()
             self.clock.advance(1)
 
     def judge(self, *references: Reference) -> dict[Reference, Reason | None]:
         """What would be said now."""
-        answer = self.truth.answer(self.truth.look(references))
+        answer = self.verifier.answer(self.verifier.look(references))
         return dict.fromkeys(answer.committed) | dict(answer.failed)
 
     def published(self) -> list[Path]:
@@ -202,7 +202,7 @@ def test_what_a_rule_leaves_where_it_is_is_not_waited_for(strict: Site) -> None:
     others = {OTHER.orthanc_id: record.images[OTHER.orthanc_id]}
     strict.portal.custody.write(replace(record, images=others, passed=[ONE.orthanc_id]))
     strict.ask(ONE)
-    strict.keeper.turn()
+    strict.responder.turn()
     assert [list(answer.failed.values()) for _, _, answer in strict.told] == [[Reason.PROCESSING_FAILURE]]
 
 
@@ -224,7 +224,7 @@ def test_verified_stays_so_once_retention_has_taken_the_file_and_storage_has_it_
     portal.run(10)
     (wanted,) = _of(ONE)
     assert (portal.published(), strict.judge(wanted)) == ({}, {wanted: None})
-    assert strict.truth.is_settled(strict.truth.look([wanted]))
+    assert strict.verifier.is_settled(strict.verifier.look([wanted]))
     portal.gateway.fileless.add(ONE.orthanc_id)
     portal.storage.fileless.add(ONE.orthanc_id)
     assert strict.judge(wanted) == {wanted: Reason.PROCESSING_FAILURE}
@@ -256,10 +256,10 @@ def test_a_published_image_that_is_not_as_recorded_is_not_committed(strict: Site
 def test_what_is_stored_is_answered_at_once_with_both_parts(site: Site) -> None:
     site.portal.gateway.store(ONE)
     site.ask(ONE, OTHER)
-    site.keeper.turn()
+    site.responder.turn()
     (station, transaction, answer) = site.told[0]
     assert (station, transaction) == (STATION, TRANSACTION)
-    assert answer == Answer(_of(ONE), {_of(OTHER)[0]: Reason.NO_SUCH_OBJECT})
+    assert answer == CommitmentResult(_of(ONE), {_of(OTHER)[0]: Reason.NO_SUCH_OBJECT})
     assert site.commitments.waiting() == []
     site.wait(60)
     assert len(site.told) == 1
@@ -275,8 +275,8 @@ def test_verified_waits_until_the_study_is_on_disk(strict: Site) -> None:
     strict.wait(30)
     assert strict.told == []
     strict.portal.run()
-    strict.keeper.turn()
-    assert [answer for _, _, answer in strict.told] == [Answer(_of(ONE, OTHER), {})]
+    strict.responder.turn()
+    assert [answer for _, _, answer in strict.told] == [CommitmentResult(_of(ONE, OTHER), {})]
 
 
 def test_verified_says_so_when_its_time_is_over_and_commits_the_others(strict: Site) -> None:
@@ -288,16 +288,16 @@ def test_verified_says_so_when_its_time_is_over_and_commits_the_others(strict: S
     assert strict.told == []
     strict.wait(2)
     assert [answer for _, _, answer in strict.told] == [
-        Answer(_of(ONE), {_of(OTHER)[0]: Reason.PROCESSING_FAILURE})
+        CommitmentResult(_of(ONE), {_of(OTHER)[0]: Reason.PROCESSING_FAILURE})
     ]
 
 
 def test_what_cannot_come_any_more_is_not_waited_for(strict: Site) -> None:
     strict.portal.gateway.store(ONE)
     strict.ask(ONE, sop_class=MR)
-    strict.keeper.turn()
+    strict.responder.turn()
     strict.ask(OTHER)
-    strict.keeper.turn()
+    strict.responder.turn()
     assert [list(answer.failed.values()) for _, _, answer in strict.told] == [
         [Reason.CLASS_CONFLICT],
         [Reason.NO_SUCH_OBJECT],
@@ -325,7 +325,7 @@ def test_nothing_is_said_while_an_orthanc_is_away(tmp_path: Path, *, verified: b
     site.wait(200)
     assert site.told == []
     site.portal.gateway.down = False
-    site.keeper.turn()
+    site.responder.turn()
     assert [answer.committed for _, _, answer in site.told] == [_of(ONE)]
 
 
@@ -346,11 +346,11 @@ def test_one_that_is_away_holds_up_no_other(site: Site) -> None:
     site.portal.gateway.store(ONE, OTHER)
     site.ask(ONE)
     site.trouble = PeerDownError("it does not answer")
-    site.keeper.turn()
+    site.responder.turn()
     site.trouble = None
     site.ask(OTHER, aet="mr1")
     site.ask(OTHER)
-    site.keeper.turn()
+    site.responder.turn()
     assert [station.aet for station, _, _ in site.told] == ["MR1"]
     site.wait(12)
     assert len(site.told) == 3
@@ -362,7 +362,7 @@ def test_after_a_day_it_is_given_up_and_told(site: Site, trouble: Exception) -> 
     site.ask(ONE)
     site.trouble = trouble
     for _ in range(160):
-        site.keeper.turn()
+        site.responder.turn()
         site.clock.advance(600)
     assert site.commitments.waiting() == []
     assert site.told == []
@@ -372,7 +372,7 @@ def test_after_a_day_it_is_given_up_and_told(site: Site, trouble: Exception) -> 
 def test_one_that_is_no_longer_listed_is_not_answered(site: Site) -> None:
     site.portal.gateway.store(ONE)
     site.ask(ONE, aet="CT9")
-    site.keeper.turn()
+    site.responder.turn()
     assert (site.told, site.commitments.waiting()) == ([], [])
     assert site.events[-1][0] == Event.COMMITMENT_FAILED
 
@@ -451,7 +451,7 @@ def test_a_damaged_request_is_told_and_taken_away(site: Site, content: bytes) ->
     path.write_bytes(content)
     with pytest.raises(InvalidValueError):
         site.commitments.read(path)
-    site.keeper.turn()
+    site.responder.turn()
     assert site.commitments.waiting() == []
     assert [event for event, _ in site.events] == [Event.COMMITMENT_FAILED]
 

@@ -12,7 +12,7 @@ from ddwd.cli import credentials as verb
 from ddwd.cli.main import parser
 from ddwd.config.loader import Config
 from ddwd.core.errors import ConfigError, InvalidValueError
-from ddwd.orthanc.plugin.admission import may
+from ddwd.orthanc.plugin.admission import may_request
 from ddwd.provisioning import credentials
 
 
@@ -165,4 +165,4 @@ def test_without_a_terminal_a_rotation_must_be_meant(tmp_path: Path, monkeypatch
     ],
 )
 def test_a_viewer_looks_and_changes_nothing(user: str, method: str, uri: str, *, allowed: bool) -> None:
-    assert may(user, method, uri) is allowed
+    assert may_request(user, method, uri) is allowed

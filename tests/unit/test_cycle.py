@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd.core.audit import Event
-from ddwd.core.errors import PeerDownError
+from ddwd.core.errors import Failure, PeerDownError
 from tests.unit.fakes import image
 from tests.unit.portal import Portal, names
 
@@ -187,7 +187,7 @@ def test_a_study_that_breaks_our_own_code_does_not_stop_the_others(
 
     def broken(
         study: Study, series_uids: Sequence[str], sop_uids: Sequence[str], arrived: Callable[[], None]
-    ) -> str:
+    ) -> Failure | None:
         if study.study_uid == bad.study_uid:
             raise ZeroDivisionError
         return move(study, series_uids, sop_uids, arrived)

@@ -17,12 +17,13 @@ from ddwd.config.loader import Config, TlsConfig, flatten, load_with_sources
 from ddwd.config.paths import Paths
 from ddwd.config.routing import Destination, Route, stow_jobs_elsewhere
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
-from ddwd.delivery.transports import Dicomweb, Dimse, way_to
+from ddwd.delivery.transports import Dicomweb, Dimse, transport_to
 from ddwd.monitoring import alerts
+from ddwd.monitoring.alerts import Condition
 from ddwd.provisioning import credentials, destinations, provision
 from ddwd.provisioning.orthanc_config import problems_of, render
 from ddwd.status.redaction import secrets_of
-from ddwd.status.report import told_by_courier
+from ddwd.status.report import destination_states
 from ddwd.store.settings_snapshot import changed_settings
 from tests.unit.test_flow import report
 
@@ -226,10 +227,10 @@ def _page(*uids: str) -> list[dict[str, Any]]:
 
 def test_dicomweb_is_sent_to_by_stow_and_asked_page_by_page() -> None:
     gateway = _Gateway(["job1", _page("1.1", "1.2"), _page("1.3"), []])
-    way = way_to(TEACHING, gateway)
-    assert isinstance(way, Dicomweb)
-    assert way.submit([], 10) == "job1"
-    assert way.listed("1") == frozenset({"1.1", "1.2", "1.3"})
+    transport = transport_to(TEACHING, gateway)
+    assert isinstance(transport, Dicomweb)
+    assert transport.submit([], 10) == "job1"
+    assert transport.listed("1") == frozenset({"1.1", "1.2", "1.3"})
     assert gateway.calls[0] == ("stow", "to-teaching", [], 10)
     assert [call[1:] for call in gateway.calls[1:]] == [
         ("ask-teaching", "/studies/1/instances", {"limit": "1000", "offset": offset})
@@ -266,12 +267,12 @@ def test_that_the_gateway_itself_is_away_is_no_word_of_a_destination() -> None:
 
 def test_dimse_is_sent_to_by_c_store_and_is_there_when_it_answers_an_echo() -> None:
     gateway = _Gateway(["job1", None, PeerRefusedError("refused", 9)])
-    way = way_to(PACS, gateway)
-    assert isinstance(way, Dimse)
-    assert way.submit([], -10) == "job1"
+    transport = transport_to(PACS, gateway)
+    assert isinstance(transport, Dimse)
+    assert transport.submit([], -10) == "job1"
     assert gateway.calls == [("store", "to-pacs", [], -10)]
-    assert way.listed("1") is None
-    assert (way.answers(), way.answers()) == (True, False)
+    assert transport.listed("1") is None
+    assert (transport.answers(), transport.answers()) == (True, False)
 
 
 # --- what people see --------------------------------------------------------------------------------------------------
@@ -311,7 +312,7 @@ def test_one_that_nobody_has_told_of_is_listed_too(config: Config) -> None:
 
 def test_one_that_is_no_longer_in_the_settings_is_not_told_of(config: Config) -> None:
     _tell(config, AWAY, FINE)
-    assert told_by_courier(replace(config, destinations=(PACS,))) == (FINE,)
+    assert destination_states(replace(config, destinations=(PACS,))) == (FINE,)
 
 
 def test_a_retry_is_asked_of_the_courier(config: Config) -> None:
@@ -323,11 +324,13 @@ def test_a_retry_is_asked_of_the_courier(config: Config) -> None:
 
 def test_one_that_is_away_is_wrong_and_told_of_in_an_alert(config: Config) -> None:
     _tell(config, AWAY, FINE)
-    told = report(destinations=told_by_courier(config))
+    told = report(destinations=destination_states(config))
     (wrong,) = told.wrong
     assert wrong.startswith(
         "teaching does not answer since 2026-01-02 03:00Z (no route to host); 2 studies wait"
     )
     assert alerts.conditions(told, {}) == {
-        "destination teaching": "teaching does not answer, and 2 studies wait for it: ddwd destinations list"
+        "destination teaching": Condition(
+            "teaching does not answer, and 2 studies wait for it: ddwd destinations list"
+        )
     }

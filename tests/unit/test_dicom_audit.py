@@ -20,7 +20,7 @@ from ddwd.config.loader import AuditConfig, Config
 from ddwd.core.audit import Event
 from ddwd.core.errors import PeerDownError
 from ddwd.monitoring import audit_relay as relaying
-from ddwd.monitoring.audit_relay import Relay
+from ddwd.monitoring.audit_relay import AuditRelay
 from ddwd.monitoring.dicom_audit import KINDS, NOT_DISCLOSED, message
 from ddwd.monitoring.syslog import frame, send
 
@@ -211,7 +211,7 @@ AWAY = AuditConfig(host="127.0.0.1", port=1, transport="tls")
 
 def test_each_record_is_queued_once_over_restarts_while_the_repository_is_away(tmp_path: Path) -> None:
     journal = Journal("started")
-    first = Relay(_config(AWAY), tmp_path / "q", journal)
+    first = AuditRelay(_config(AWAY), tmp_path / "q", journal)
     first.step()
     first.stop()
     journal.records += [
@@ -219,7 +219,7 @@ def test_each_record_is_queued_once_over_restarts_while_the_repository_is_away(t
         _record("disk-ok", 3),
         _record("published", 4, **FULL),
     ]
-    again = Relay(_config(AWAY), tmp_path / "q", journal)
+    again = AuditRelay(_config(AWAY), tmp_path / "q", journal)
     again.step()
     again.step()
     again.stop()
@@ -231,12 +231,12 @@ def test_what_is_queued_is_sent_in_order_and_then_gone(
     tmp_path: Path, repository: Repository, certificate: tuple[Path, Path]
 ) -> None:
     journal = Journal("started")
-    relay = Relay(_config(AWAY), tmp_path / "q", journal)
+    relay = AuditRelay(_config(AWAY), tmp_path / "q", journal)
     relay.step()
     relay.stop()
     journal.records += [_record("received", 2, **FULL), _record("published", 3, **FULL)]
     config = _config(_over_tls(repository, certificate[0]))
-    back = Relay(config, tmp_path / "q", journal)
+    back = AuditRelay(config, tmp_path / "q", journal)
     back.stop()
     back.step()
     assert back.send_some()
@@ -251,7 +251,7 @@ def test_a_full_queue_leaves_the_records_in_the_journal_and_says_so_once(
 ) -> None:
     monkeypatch.setattr(relaying, "_MOST_QUEUED", 2)
     journal = Journal("started")
-    relay = Relay(_config(AWAY), tmp_path / "q", journal)
+    relay = AuditRelay(_config(AWAY), tmp_path / "q", journal)
     relay.stop()
     relay.step()
     journal.records += [_record("published", number, **FULL) for number in range(2, 4)]

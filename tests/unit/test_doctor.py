@@ -19,8 +19,10 @@ from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, PeerDownError
 from ddwd.core.model import SELF_TEST_PATIENT
 from ddwd.provisioning import credentials, orthanc_config
-from ddwd.status.doctor import CHECKS, Bench, Level, examine, expiry_of
-from ddwd.status.report import Heart, Server, Volume
+from ddwd.status.certificates import expiry_of
+from ddwd.status.doctor import CHECKS, examine
+from ddwd.status.findings import CheckContext, Level
+from ddwd.status.report import Heartbeat, Server, Volume
 from ddwd.status.self_test import make
 from ddwd.status.units import UNITS, Unit
 from ddwd.store.operator_requests import Request
@@ -32,7 +34,7 @@ from tests.unit.test_quickack import LOOPBACK, with_twins
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddwd.status.doctor import Finding
+    from ddwd.status.findings import Finding
 
 
 class _Node:
@@ -122,7 +124,7 @@ class Machine:
     def examine(self) -> list[Finding]:
         """All findings."""
         return examine(
-            Bench(
+            CheckContext(
                 config=self.config,
                 report=self.report,
                 nodes={"gateway": self.gateway, "storage": self.storage},
@@ -224,7 +226,7 @@ def _hop_broken(machine: Machine) -> None:
 
 
 def _stale_heart(machine: Machine) -> None:
-    hearts = (machine.report.hearts[0], Heart("extractor", 90.0, {}, "the heartbeat is stale"))
+    hearts = (machine.report.hearts[0], Heartbeat("extractor", 90.0, {}, "the heartbeat is stale"))
     machine.report = replace(machine.report, hearts=hearts)
 
 

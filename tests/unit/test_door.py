@@ -14,7 +14,7 @@ from pydicom import dcmread
 from ddwd.core import durable
 from ddwd.core.disk_space import Space
 from ddwd.orthanc.plugin import admission as door_module
-from ddwd.orthanc.plugin.admission import Door, NotDicomError, Settings, Verdict, orthanc_ids
+from ddwd.orthanc.plugin.admission import Admission, AdmissionFilter, NotDicomError, Settings, orthanc_ids
 from tests.unit.fakes import FakeClock, Image, image
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class FakeIndex:
             raise NotDicomError from error
         return str(found["PatientID"].value), *uids
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.lines.append(text)
 
 
@@ -81,12 +81,12 @@ class Site:
         self.folder = folder
         self.index = FakeIndex()
         self.clock = FakeClock()
-        self.door = Door(Settings(folder, (folder,), RESERVE), self.index, self.clock.monotonic)
+        self.door = AdmissionFilter(Settings(folder, (folder,), RESERVE), self.index, self.clock.monotonic)
 
-    def bring(self, one: Image, *, fails: bool = False) -> Verdict:
+    def bring(self, one: Image, *, fails: bool = False) -> Admission:
         """One object through the door and, if let in, into Orthanc, unless that `fails` to store it."""
         verdict = self.door.judge(one.content)
-        if verdict is Verdict.KEEP and not fails:
+        if verdict is Admission.KEEP and not fails:
             self.index.store(one)
         return verdict
 
@@ -99,9 +99,9 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-def elsewhere(work: Callable[[], Verdict]) -> Verdict:
+def elsewhere(work: Callable[[], Admission]) -> Admission:
     """Run in a thread of its own, as another association does."""
-    found: list[Verdict] = []
+    found: list[Admission] = []
     thread = threading.Thread(target=lambda: found.append(work()))
     thread.start()
     thread.join()
@@ -111,7 +111,7 @@ def elsewhere(work: Callable[[], Verdict]) -> Verdict:
 def test_new_objects_and_resends_go_in(site: Site) -> None:
     images = [image(number=n) for n in range(1, 4)]
     verdicts = [site.bring(one) for one in images * 10]
-    assert set(verdicts) == {Verdict.KEEP}
+    assert set(verdicts) == {Admission.KEEP}
     assert site.aside() == []
 
 
@@ -123,7 +123,7 @@ def test_an_object_whose_file_was_lost_is_stored_anew_when_it_comes_again(
     site.bring(one)
     site.index.fileless.add(one.orthanc_id)
     again = elsewhere(lambda: site.bring(one)) if other_association else site.bring(one)
-    assert again is Verdict.KEEP
+    assert again is Admission.KEEP
     assert site.index.stored == {one.orthanc_id: one.content}
     assert site.index.fileless == set()
     assert site.aside() == []
@@ -139,9 +139,9 @@ def test_after_a_restart_what_is_stored_is_still_known(site: Site, tmp_path: Pat
     site.bring(image())
     again = Site(tmp_path)
     again.index = site.index
-    again.door = Door(Settings(tmp_path, (), RESERVE), site.index, again.clock.monotonic)
-    assert again.bring(image(number=2)) is Verdict.KEEP
-    assert again.bring(image(pixels=b"\2" * 64)) is Verdict.ASIDE
+    again.door = AdmissionFilter(Settings(tmp_path, (), RESERVE), site.index, again.clock.monotonic)
+    assert again.bring(image(number=2)) is Admission.KEEP
+    assert again.bring(image(pixels=b"\2" * 64)) is Admission.ASIDE
 
 
 def test_a_series_that_was_forgotten_is_asked_for_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,15 +149,15 @@ def test_a_series_that_was_forgotten_is_asked_for_again(site: Site, monkeypatch:
     for number in range(1, 4):
         site.bring(image(number=number))
     site.bring(image(study=2))
-    assert site.bring(image(number=4)) is Verdict.KEEP
-    assert site.bring(image(number=1, pixels=b"\2" * 64)) is Verdict.ASIDE
+    assert site.bring(image(number=4)) is Admission.KEEP
+    assert site.bring(image(number=1, pixels=b"\2" * 64)) is Admission.ASIDE
     assert site.aside() == [image(number=1, pixels=b"\2" * 64).content]
 
 
 def test_other_content_under_a_known_uid_is_kept_aside_once(site: Site) -> None:
     first, other = image(), image(pixels=b"\2" * 64)
-    assert site.bring(first) is Verdict.KEEP
-    assert [site.bring(other) for _ in range(10)] == [Verdict.ASIDE] * 10
+    assert site.bring(first) is Admission.KEEP
+    assert [site.bring(other) for _ in range(10)] == [Admission.ASIDE] * 10
     assert site.aside() == [other.content]
     (path,) = site.folder.iterdir()
     assert path.name == f"{first.orthanc_id}.{hashlib.md5(other.content).hexdigest()}.dcm"  # noqa: S324
@@ -166,23 +166,23 @@ def test_other_content_under_a_known_uid_is_kept_aside_once(site: Site) -> None:
 
 
 def test_the_same_uids_under_another_patient_are_another_object(site: Site) -> None:
-    assert site.bring(image(patient="A")) is Verdict.KEEP
-    assert site.bring(image(patient="B", pixels=b"\2" * 64)) is Verdict.KEEP
+    assert site.bring(image(patient="A")) is Admission.KEEP
+    assert site.bring(image(patient="B", pixels=b"\2" * 64)) is Admission.KEEP
     assert site.aside() == []
 
 
 def test_of_two_at_the_same_moment_the_second_is_kept_aside(site: Site) -> None:
     first, other = image(), image(pixels=b"\2" * 64)
-    assert site.door.judge(first.content) is Verdict.KEEP  # and Orthanc is still at it
-    assert elsewhere(lambda: site.door.judge(other.content)) is Verdict.ASIDE
-    assert elsewhere(lambda: site.door.judge(first.content)) is Verdict.KEEP
+    assert site.door.judge(first.content) is Admission.KEEP  # and Orthanc is still at it
+    assert elsewhere(lambda: site.door.judge(other.content)) is Admission.ASIDE
+    assert elsewhere(lambda: site.door.judge(first.content)) is Admission.KEEP
     assert site.aside() == [other.content]
 
 
 def test_an_object_that_orthanc_failed_to_store_bars_no_other_for_long(site: Site) -> None:
-    assert site.bring(image(), fails=True) is Verdict.KEEP
+    assert site.bring(image(), fails=True) is Admission.KEEP
     other = image(pixels=b"\2" * 64)
-    assert site.bring(other) is Verdict.KEEP  # the same association: it is done with the first
+    assert site.bring(other) is Admission.KEEP  # the same association: it is done with the first
 
 
 def test_a_deleted_object_bars_nobody(site: Site) -> None:
@@ -190,17 +190,17 @@ def test_a_deleted_object_bars_nobody(site: Site) -> None:
     site.bring(one)
     site.index.stored.clear()
     site.clock.advance(121)
-    assert elsewhere(lambda: site.door.judge(image(pixels=b"\2" * 64).content)) is Verdict.KEEP
+    assert elsewhere(lambda: site.door.judge(image(pixels=b"\2" * 64).content)) is Admission.KEEP
 
 
 @pytest.mark.parametrize("patient", ["Jürgen", " lead", "A\\B", "~"])
 def test_where_the_id_depends_on_a_character_set_orthanc_is_asked_for_it(site: Site, patient: str) -> None:
     one = image(patient=patient)
     assert orthanc_ids(one.content) is None
-    assert site.bring(one) is Verdict.KEEP
-    assert elsewhere(lambda: site.bring(one)) is Verdict.KEEP
-    assert elsewhere(lambda: site.bring(image(patient=patient, pixels=b"\2" * 64))) is Verdict.ASIDE
-    assert site.bring(image(patient="Käthe", pixels=b"\2" * 64)) is Verdict.KEEP
+    assert site.bring(one) is Admission.KEEP
+    assert elsewhere(lambda: site.bring(one)) is Admission.KEEP
+    assert elsewhere(lambda: site.bring(image(patient=patient, pixels=b"\2" * 64))) is Admission.ASIDE
+    assert site.bring(image(patient="Käthe", pixels=b"\2" * 64)) is Admission.KEEP
 
 
 @pytest.mark.parametrize("patient", ["", "A", "PAT 1", "trail  ", "a-b_c.d^e"])
@@ -212,7 +212,7 @@ def test_the_id_is_orthancs_own(patient: str) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\0" * 128 + b"DICM", image().content[:150]])
 def test_what_is_no_dicom_is_left_to_orthanc(site: Site, content: bytes) -> None:
-    assert site.door.judge(content) is Verdict.KEEP
+    assert site.door.judge(content) is Admission.KEEP
     assert site.aside() == []
 
 
@@ -236,7 +236,7 @@ def test_what_cannot_be_kept_aside_is_not_acknowledged(
     with pytest.raises(OSError, match="Input/output"):
         site.bring(other)
     monkeypatch.undo()
-    assert site.bring(other) is Verdict.ASIDE
+    assert site.bring(other) is Admission.ASIDE
     assert site.aside() == [other.content]
 
 
@@ -251,11 +251,11 @@ def test_without_room_everything_is_refused_until_there_is_some(
 ) -> None:
     free = 2 * RESERVE
     monkeypatch.setattr(door_module, "space_of", lambda _path: Space(1, free, PLENTY, 0, 0))
-    assert site.bring(image(number=1)) is Verdict.KEEP
+    assert site.bring(image(number=1)) is Admission.KEEP
     free = RESERVE
-    assert [site.bring(image(number=n)) for n in (1, 2)] == [Verdict.REFUSE] * 2
+    assert [site.bring(image(number=n)) for n in (1, 2)] == [Admission.REFUSE] * 2
     free = 2 * RESERVE
-    assert site.bring(image(number=2)) is Verdict.KEEP
+    assert site.bring(image(number=2)) is Admission.KEEP
     assert [line.partition(" of ")[0] for line in site.index.lines] == [
         "too little room on the volume",
         "there is room again: objects are taken",
@@ -263,5 +263,7 @@ def test_without_room_everything_is_refused_until_there_is_some(
 
 
 def test_a_volume_that_cannot_be_looked_at_refuses_nothing(tmp_path: Path) -> None:
-    door = Door(Settings(tmp_path, (tmp_path / "none",), RESERVE), FakeIndex(), FakeClock().monotonic)
-    assert door.judge(image().content) is Verdict.KEEP
+    door = AdmissionFilter(
+        Settings(tmp_path, (tmp_path / "none",), RESERVE), FakeIndex(), FakeClock().monotonic
+    )
+    assert door.judge(image().content) is Admission.KEEP

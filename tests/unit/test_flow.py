@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ddwd.status.dashboard import Today
-from ddwd.status.events import Happened
+from ddwd.status.events import AuditEvent
 from ddwd.status.flow import BUCKET_SECONDS, HISTORY, Flow, Light
-from ddwd.status.report import Heart, Report, Server, Volume
+from ddwd.status.report import Heartbeat, Report, Server, Volume
 from ddwd.status.units import UNITS, Unit
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def report(images: int = 0, *, waiting: int = 0, **changes: Any) -> Report:
             Server(name, aet, "1.12.7", "PostgreSQL", 1, images, images * 1000, 5.0)
             for name, aet in (("gateway", "ORTHANC1"), ("storage", "ORTHANC2"))
         ),
-        hearts=(Heart("scp", 1.0, scp), Heart("extractor", 1.0, extractor)),
+        hearts=(Heartbeat("scp", 1.0, scp), Heartbeat("extractor", 1.0, extractor)),
         volumes=(Volume("output, data", "/var/lib/ddwd", 10**11, 10**12, "ok"),),
         counts={},
         in_flight=(),
@@ -110,8 +110,8 @@ def test_a_unit_that_is_down_breaks_its_hop_and_is_named() -> None:
             {"servers": (Server("gateway", "ORTHANC1", problem="away"), Server("storage", "ORTHANC2"))},
             "gateway",
         ),
-        ({"hearts": (Heart("scp", None, {}, "does not run"), Heart("extractor", 1.0, {}))}, "scp"),
-        ({"hearts": (Heart("scp", 1.0, {}), Heart("extractor", 99.0, {}, "stale"))}, "disk"),
+        ({"hearts": (Heartbeat("scp", None, {}, "does not run"), Heartbeat("extractor", 1.0, {}))}, "scp"),
+        ({"hearts": (Heartbeat("scp", 1.0, {}), Heartbeat("extractor", 99.0, {}, "stale"))}, "disk"),
         ({"volumes": (Volume("output", "/x", problem="/x: only 1 B free"),)}, "disk"),
     ],
 )
@@ -132,8 +132,8 @@ def test_the_modality_is_the_latest_sender() -> None:
 
 
 def test_today_counts_studies_once_and_late_images_too() -> None:
-    def happened(event: str, **fields: str) -> Happened:
-        return Happened("2026-01-02T03:04:05.000Z", event, "", "", "", fields)
+    def happened(event: str, **fields: str) -> AuditEvent:
+        return AuditEvent("2026-01-02T03:04:05.000Z", event, "", "", "", fields)
 
     today = Today("2026-01-02").plus(
         [

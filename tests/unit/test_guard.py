@@ -9,6 +9,7 @@ import pytest
 from ddwd.core import disk_space
 from ddwd.core.audit import Event
 from ddwd.core.disk_space import Level, Space
+from ddwd.extractor.decision import Blocker
 from tests.unit.fakes import image
 from tests.unit.portal import Portal
 
@@ -62,7 +63,9 @@ def test_no_image_is_retrieved_onto_a_volume_short_of_room_and_all_are_once_ther
     portal.deliver(image(number=1), image(number=2))
     portal.run(600)
     assert portal.mover.moved == []
-    assert "short of room" in next(iter(portal.open.values())).reason
+    (study,) = portal.open.values()
+    assert "short of room" in study.reason
+    assert study.blocker is Blocker.DISK
     assert portal.quarantine.entries() == []
     portal.disk.free.clear()
     portal.run(60)

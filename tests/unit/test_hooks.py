@@ -12,8 +12,8 @@ import pytest
 
 from ddwd.core.audit import Audit, Event
 from ddwd.core.model import OrthancId
-from ddwd.hooks.dispatcher import Teller
-from ddwd.hooks.runner import Hook, HookFailedError, StoppedError, environment, tell
+from ddwd.hooks.dispatcher import HookDispatcher
+from ddwd.hooks.runner import Hook, HookFailedError, StoppedError, environment, run_hook
 from ddwd.store.hook_queue import HookQueue, Notice
 from tests.unit.fakes import FakeClock, InlineExecutor, power_cut
 
@@ -45,7 +45,7 @@ class Told:
 
     def restart(self) -> None:
         audit = Audit(lambda event, message, _fields: self.events.append((event, message)))
-        self.teller = Teller(
+        self.dispatcher = HookDispatcher(
             {"research": HOOK}, self.notices, self._call, InlineExecutor(), self.clock, audit, lambda: None
         )
 
@@ -56,9 +56,9 @@ class Told:
 
     def run(self, seconds: float = 1.0) -> None:
         for _ in range(int(seconds)):
-            self.teller.turn()
+            self.dispatcher.turn()
             self.clock.advance(1.0)
-        self.teller.turn()
+        self.dispatcher.turn()
 
 
 @pytest.fixture
@@ -100,14 +100,14 @@ def test_a_failure_is_tried_again_with_growing_pauses_until_it_succeeds(told: To
     told.failure = HookFailedError("the webhook at ris.example answered HTTP 503")
     told.run(3 * 3600)
     tries = len(told.calls)
-    assert 5 <= tries <= 8  # at 0, 10, 40, 160 and 760 s, then every hour
-    (waiting,) = told.teller.turn()
+    assert 5 <= tries <= 8  # at 0, 10, 50, 210, 850, 3410, 7010 and 10610 s
+    (waiting,) = told.dispatcher.turn()
     assert (waiting["failures"], waiting["reason"]) == (tries, str(told.failure))
     told.failure = None
     told.run(3600)
     assert told.calls[tries:] == [(STUDY, 1)]
     assert {event for event, _ in told.events} == {Event.HOOK_FAILED, Event.HOOK_DONE}
-    assert told.teller.turn() == []
+    assert told.dispatcher.turn() == []
 
 
 def test_the_operator_has_all_of_them_tried_at_once(told: Told) -> None:
@@ -118,7 +118,7 @@ def test_the_operator_has_all_of_them_tried_at_once(told: Told) -> None:
     assert not told.notices.take_retry_request()
     told.notices.request_retry()
     assert told.notices.take_retry_request()
-    told.teller.hasten()
+    told.dispatcher.hasten()
     told.run(1)
     assert len(told.calls) == before + 1
 
@@ -128,10 +128,10 @@ def test_a_study_that_cannot_be_told_holds_up_no_other(told: Told) -> None:
     told.notices.put(replace(NOTICE, study=OTHER))
     told.run(5)
     assert told.calls == [(OTHER, 1)]
-    (waiting,) = told.teller.turn()
+    (waiting,) = told.dispatcher.turn()
     assert "has no hook any more; forget it: ddwd hooks drop" in waiting["reason"]
     told.notices.drop(told.notices.newest()[0])
-    assert told.teller.turn() == []
+    assert told.dispatcher.turn() == []
 
 
 def test_a_stop_in_the_middle_is_no_failure_and_tells_it_again_after_the_start(told: Told) -> None:
@@ -194,7 +194,7 @@ def _script(folder: Path, text: str) -> Path:
 
 def _tell(folder: Path, text: str, timeout: float = 30.0, stopping: threading.Event | None = None) -> None:
     hook = Hook(_script(folder, text), None, timeout)
-    tell(hook, NOTICE, folder / "output" / "said.txt", stopping or threading.Event())
+    run_hook(hook, NOTICE, folder / "output" / "said.txt", stopping or threading.Event())
 
 
 def test_an_executable_is_told_by_environment_and_standard_input_and_by_no_argument(tmp_path: Path) -> None:
@@ -268,4 +268,4 @@ def test_an_executable_that_cannot_be_run_is_told_by_its_name(
     path = _script(tmp_path, "exit 0")
     path.unlink() if mode is None else path.chmod(mode)
     with pytest.raises(HookFailedError, match=f"cannot be run .{said}"):
-        tell(Hook(path, None, 5.0), NOTICE, tmp_path / "output" / "said.txt", threading.Event())
+        run_hook(Hook(path, None, 5.0), NOTICE, tmp_path / "output" / "said.txt", threading.Event())

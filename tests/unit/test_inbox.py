@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import pydicom
 import pytest
 
+from ddwd.core import watchdog
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import InvalidValueError, PeerDownError, StorageFullError
 from ddwd.dicom.store_scu import Answer
 from ddwd.inbox import unzip
-from ddwd.inbox.open_files import Writers
-from ddwd.inbox.processor import Keeper, Stopped
-from ddwd.inbox.scanner import Arrivals
+from ddwd.inbox.open_files import OpenFileTracker
+from ddwd.inbox.processor import InboxProcessor, Stopped
+from ddwd.inbox.scanner import InboxScanner
 from tests.studies import made_up_ct, write_disc
 from tests.unit.fakes import FakeClock, power_cut
 
@@ -67,15 +68,16 @@ class Inbox:
         self.restart()
 
     def restart(self) -> None:
-        arrivals = Arrivals(self.folder, SETTLE, self.clock, lambda: self.writing)
+        scanner = InboxScanner(self.folder, SETTLE, self.clock, lambda: self.writing)
         audit = Audit(lambda *record: self.events.append(record))
-        self.keeper = Keeper(self.folder, arrivals, self.gateway.send, self.clock, audit, RESERVE)
-        self.keeper.begin()
+        self.processor = InboxProcessor(self.folder, scanner, self.gateway.send, self.clock, audit, RESERVE)
+        self.processor.begin()
 
     def turn(self) -> str:
-        return self.keeper.turn(self._alive)
+        watchdog.install(self._alive)
+        return self.processor.turn()
 
-    def _alive(self) -> None:
+    def _alive(self, _wait: float) -> None:
         if self.stopping:
             raise Stopped
 
@@ -173,25 +175,25 @@ def test_hidden_names_unfinished_ones_and_empty_folders_wait(
 
 
 def test_the_kernel_tells_who_writes_and_a_changed_mode_is_no_writing(tmp_path: Path) -> None:
-    writers = Writers(tmp_path, FakeClock(), lambda: None)
+    open_files = OpenFileTracker(tmp_path, FakeClock(), lambda: None)
     (tmp_path / "below").mkdir()
-    writers.watch([tmp_path / "below"])
+    open_files.watch([tmp_path / "below"])
     targets = [tmp_path / "one", tmp_path / "below" / "two"]
     files = [target.open("wb", buffering=0) for target in targets]
     for file in files:
         file.write(b"x")
-    _until(lambda: writers.writing() == set(targets))
+    _until(lambda: open_files.writing() == set(targets))
     for file in files:
         file.close()
-    _until(lambda: not writers.writing())
+    _until(lambda: not open_files.writing())
     targets[0].chmod(0o600)
     with (tmp_path / "last").open("wb", buffering=0) as last:  # what comes after it was seen, so it was too
         last.write(b"x")
-        _until(lambda: writers.writing() == {tmp_path / "last"})
-    writers.watch([])
+        _until(lambda: open_files.writing() == {tmp_path / "last"})
+    open_files.watch([])
     with targets[0].open("wb", buffering=0) as again:
         again.write(b"x")
-        _until(lambda: targets[0] in writers.writing())
+        _until(lambda: targets[0] in open_files.writing())
 
 
 def _until(holds: Callable[[], bool]) -> None:
@@ -313,40 +315,38 @@ def _dicomdir(image: Path) -> bytes:
     return (image.parent / "disc" / "DICOMDIR").read_bytes()
 
 
-def _nothing() -> None:
-    """Of a sign of life."""
-
-
 def test_a_zip_is_unpacked_with_signs_of_life_and_a_stop_leaves_nothing(
     tmp_path: Path, images: list[Path]
 ) -> None:
     packed = _zip(tmp_path / "x.zip", {"a": images[0].read_bytes() + bytes(3 * 1024**2)})
     signs: list[int] = []
-    unzip.unpack(packed, tmp_path, RESERVE, lambda: signs.append(1))
+    watchdog.install(lambda _wait: signs.append(1))
+    unzip.unpack(packed, tmp_path, RESERVE)
     assert len(signs) >= 4
     (tmp_path / "000001.dcm").unlink()
 
     left = iter(signs[:-1])
 
-    def stop() -> None:
+    def stop(_wait: float) -> None:
         if next(left, None) is None:
             raise Stopped
 
+    watchdog.install(stop)
     with pytest.raises(Stopped):
-        unzip.unpack(packed, tmp_path, RESERVE, stop)
+        unzip.unpack(packed, tmp_path, RESERVE)
     assert not list(tmp_path.glob("*.dcm"))
 
 
 def test_a_zip_that_lists_millions_is_not_read(tmp_path: Path) -> None:
     names = {f"{number:>0200}": b"" for number in range(40_000)}
     with pytest.raises(InvalidValueError, match="lists more files"):
-        unzip.unpack(_zip(tmp_path / "many.zip", names, zipfile.ZIP_STORED), tmp_path, RESERVE, _nothing)
+        unzip.unpack(_zip(tmp_path / "many.zip", names, zipfile.ZIP_STORED), tmp_path, RESERVE)
 
 
 def test_of_a_bomb_only_the_first_bytes_are_unpacked(tmp_path: Path) -> None:
     bomb = _zip(tmp_path / "bomb.zip", {"zeros": bytes(64 * 1024**2)})
     (tmp_path / "work").mkdir()
-    assert unzip.unpack(bomb, tmp_path / "work", RESERVE, _nothing) == ([], ["zeros"])
+    assert unzip.unpack(bomb, tmp_path / "work", RESERVE) == ([], ["zeros"])
     assert list((tmp_path / "work").iterdir()) == []
 
 
@@ -365,7 +365,7 @@ def test_a_zip_for_which_there_is_no_room_waits_and_one_larger_than_the_disk_is_
     facts = os.statvfs_result((4096, 1, total, 0, free, 0, 0, 1000, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda _path: facts)
     with pytest.raises(error):
-        unzip.unpack(packed, tmp_path, RESERVE, _nothing)
+        unzip.unpack(packed, tmp_path, RESERVE)
     assert not list(tmp_path.glob("*.dcm"))
 
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ddwd.config.loader import NodeName
+    from ddwd.orthanc.port import ServerStatus
 
 LOGIN = credentials.generate()
 INSIDE, DMZ, THIRD = "10.0.0.2", "10.0.0.1", "10.0.0.3"
@@ -70,7 +71,7 @@ FIRST = _config(*ROLES, extractors=(Receiver("SCP_B", THIRD),))
 
 def test_one_machine_has_no_link_and_every_unit() -> None:
     assert not Config().is_linked
-    assert (machine_link.ways(Config()), machine_link.offers(Config()), machine_link.render(Config())) == (
+    assert (machine_link.tunnels(Config()), machine_link.offers(Config()), machine_link.render(Config())) == (
         (),
         (),
         None,
@@ -80,7 +81,7 @@ def test_one_machine_has_no_link_and_every_unit() -> None:
 
 
 def test_a_part_elsewhere_is_found_at_its_usual_port_of_this_machine() -> None:
-    assert [(way.part, way.host, way.accept) for way in machine_link.ways(HELPER)] == [
+    assert [(one.part, one.host, one.accept) for one in machine_link.tunnels(HELPER)] == [
         ("gateway-dicom", DMZ, "127.0.0.1:4242"),
         ("gateway-http", DMZ, "127.0.0.1:8042"),
         ("storage-dicom", INSIDE, "127.0.0.1:4243"),
@@ -90,7 +91,7 @@ def test_a_part_elsewhere_is_found_at_its_usual_port_of_this_machine() -> None:
 
 
 def test_a_gateway_reaches_nothing_but_stow_of_storage() -> None:
-    assert [way.part for way in machine_link.ways(OUTSIDE)] == ["storage-http"]
+    assert [one.part for one in machine_link.tunnels(OUTSIDE)] == ["storage-http"]
     allowed = {offer.part: offer.roles for offer in machine_link.offers(WITHIN)}
     assert [part for part, roles in allowed.items() if "gateway" in roles] == ["storage-http"]
 
@@ -98,16 +99,16 @@ def test_a_gateway_reaches_nothing_but_stow_of_storage() -> None:
 def test_what_one_machine_needs_the_other_offers_to_it() -> None:
     for here, there in ((OUTSIDE, WITHIN), (WITHIN, OUTSIDE), (HELPER, FIRST), (FIRST, HELPER)):
         offered = {offer.part: set(offer.roles) for offer in machine_link.offers(there)}
-        for way in machine_link.ways(here):
-            assert offered[way.part] & set(here.roles)
-            assert there.has(way.role)
+        for one in machine_link.tunnels(here):
+            assert offered[one.part] & set(here.roles)
+            assert there.has(one.role)
 
 
 def test_orthanc2_knows_each_extractor_and_is_asked_from_this_machine_alone() -> None:
     tree = base(FIRST, LOGIN, "storage")["DicomModalities"]
     assert (tree["PYTHON_SCP"]["Host"], tree["SCP_B"]["Host"]) == ("127.0.0.1", "127.0.1.1")
     assert ("scp", THIRD, "127.0.1.1:11112") in [
-        (way.part, way.host, way.accept) for way in machine_link.ways(FIRST)
+        (one.part, one.host, one.accept) for one in machine_link.tunnels(FIRST)
     ]
     assert tree["DDWD_EXTRACTOR"]["Host"] == "127.0.0.1"
     assert not tree["SCP_B"]["AllowTranscoding"]
@@ -124,7 +125,7 @@ def test_every_way_and_every_offer_of_the_link_checks_the_other_side(config: Con
     assert "verifyChain = yes" in common
     assert "requireCert = yes" in common
     assert "sessionResume = no" in common
-    assert len(services) == 1 + len(machine_link.offers(config)) + len(machine_link.ways(config))
+    assert len(services) == 1 + len(machine_link.offers(config)) + len(machine_link.tunnels(config))
     for service in services:
         assert "checkHost = " in service
         listens = (
@@ -183,7 +184,7 @@ def test_a_gateway_alone_asks_nobody_else_and_shows_what_its_door_put_aside(tmp_
     aside = Paths(config).conflicts("gateway")
     aside.mkdir(parents=True)
     (aside / "one.dcm").touch()
-    found = report.collect(config, report.Ports(lambda _: None, _nobody, FakeClock()))
+    found = report.collect(config, report.Sources(lambda _: None, _nobody, FakeClock()))
     assert [server.name for server in found.servers] == ["gateway"]
     assert found.hearts == ()
     assert found.aside == {str(aside): 1}
@@ -198,7 +199,7 @@ def test_an_orthanc_elsewhere_that_does_not_answer_is_told_with_its_machine(tmp_
         WITHIN, data_dir=tmp_path, run_dir=tmp_path / "run", credentials_file=tmp_path / "credentials.json"
     )
     credentials.write(config.credentials_file, LOGIN)
-    found = report.collect(config, report.Ports(lambda _: None, _silent, FakeClock()))
+    found = report.collect(config, report.Sources(lambda _: None, _silent, FakeClock()))
     gateway, storage = (server.problem for server in found.servers)
     assert gateway == f"no answer; it runs on {DMZ}, ddwd-tls@link leads there"
     assert storage == "no answer"
@@ -211,11 +212,11 @@ class _Silent:
     statistics = system
 
 
-def _silent(_node: OrthancNode, _login: credentials.Credentials) -> report.OrthancView:
+def _silent(_node: OrthancNode, _login: credentials.Credentials) -> ServerStatus:
     return _Silent()
 
 
-def _nobody(_node: OrthancNode, _login: credentials.Credentials) -> report.OrthancView:
+def _nobody(_node: OrthancNode, _login: credentials.Credentials) -> ServerStatus:
     raise AssertionError
 
 
@@ -271,15 +272,15 @@ def test_the_firewall_opens_the_link_to_the_other_machines_alone() -> None:
 @pytest.mark.parametrize(
     ("config", "key", "words"),
     [
-        (replace(Config(), roles=()), "roles", "nothing is to run here"),
-        (replace(OUTSIDE, storage=Config().storage), "storage.host", "nothing says where it runs"),
+        (replace(Config(), roles=()), "roles", "no role is given"),
+        (replace(OUTSIDE, storage=Config().storage), "storage.host", "its machine is not given"),
         (replace(Config(), gateway=replace(Config().gateway, host=DMZ)), "gateway.host", "so it runs here"),
-        (_config("storage"), "extractors", "nobody would fetch from storage"),
-        (replace(HELPER, extractors=FIRST.extractors), "extractors", "storage runs elsewhere"),
+        (_config("storage"), "extractors", "no extractor retrieves from storage"),
+        (replace(HELPER, extractors=FIRST.extractors), "extractors", "storage runs on another machine"),
         (
             _config(*ROLES, extractors=(Receiver("PYTHON_SCP", THIRD),)),
             "extractors",
-            "AE title PYTHON_SCP is there twice",
+            "AE title PYTHON_SCP is used twice",
         ),
         (
             replace(FIRST, tls=replace(FIRST.tls, storage=True)),

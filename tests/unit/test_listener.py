@@ -7,7 +7,7 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
-from ddwd.orthanc.plugin.defer_accept import keep_silent
+from ddwd.orthanc.plugin.defer_accept import defer_accept
 
 
 def test_only_who_speaks_is_accepted_however_many_are_silent() -> None:
@@ -16,7 +16,7 @@ def test_only_who_speaks_is_accepted_however_many_are_silent() -> None:
         server.settimeout(5)
         port = server.getsockname()[1]
         before = len([*Path("/proc/self/fd").iterdir()])
-        assert keep_silent(port)
+        assert defer_accept(port)
         assert len([*Path("/proc/self/fd").iterdir()]) == before
         for _ in range(50):
             opened.enter_context(socket.create_connection(("127.0.0.1", port), 5))
@@ -30,5 +30,5 @@ def test_only_who_speaks_is_accepted_however_many_are_silent() -> None:
 
 def test_other_sockets_and_files_are_left_alone() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, Path(os.devnull).open("rb"):
-        assert not keep_silent(server.getsockname()[1] + 1)
+        assert not defer_accept(server.getsockname()[1] + 1)
         assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) == 0

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.loop import Loop, TickResult
 
 TURNS = 3
 
@@ -25,11 +25,11 @@ class Watched:
         self._healthy = healthy
         self.loop = Loop(self._cycle, 60.0, self.said.append)
 
-    def _cycle(self) -> Beat:
+    def _cycle(self) -> TickResult:
         self.turns += 1
         if self.turns == TURNS:
             self.loop.stop()
-        return Beat("words", healthy=self._healthy, wait=0.0)
+        return TickResult("words", healthy=self._healthy, wait=0.0)
 
 
 def test_each_healthy_turn_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,11 +91,11 @@ def test_stop_ends_the_loop_after_the_turn_at_hand_and_is_seen_in_it(monkeypatch
 def test_sigabrt_prints_where_every_thread_is() -> None:
     program = """
 import os, signal, threading, time
-from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.loop import TickResult, Loop
 def hang_here():
     time.sleep(60)
 threading.Thread(target=hang_here, daemon=True).start()
-Loop(lambda: Beat(""), 1.0, print).listen()
+Loop(lambda: TickResult(""), 1.0, print).listen()
 os.kill(os.getpid(), signal.SIGABRT)
 """
     done = subprocess.run(
@@ -111,13 +111,13 @@ def test_what_rings_in_between_is_served_by_one_cycle_after_a_breath(monkeypatch
     waited: list[float | None] = []
     turns: list[int] = []
 
-    def cycle() -> Beat:
+    def cycle() -> TickResult:
         turns.append(len(waited))
         if len(turns) == TURNS:
             loop.stop()
         loop.wake()
         loop.wake()
-        return Beat("")
+        return TickResult("")
 
     def breathe(seconds: float | None) -> bool:
         waited.append(seconds)

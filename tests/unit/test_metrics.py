@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ddwd.core.errors import StateError
 from ddwd.monitoring.metrics import Metrics
-from ddwd.status.events import Happened
+from ddwd.status.events import AuditEvent
 from ddwd.status.report import Volume
 from tests.readme import REPO
 from tests.unit.test_flow import report
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def _happened(event: str, **fields: str) -> Happened:
-    return Happened("2026-01-02T03:04:05.000Z", event, "", "", "", fields)
+def _happened(event: str, **fields: str) -> AuditEvent:
+    return AuditEvent("2026-01-02T03:04:05.000Z", event, "", "", "", fields)
 
 
 LIFE = [
@@ -56,7 +56,7 @@ def _figures(path: Path) -> dict[tuple[str, ...], float]:
 @pytest.fixture
 def metrics(tmp_path: Path) -> Metrics:
     made = Metrics(tmp_path / "ddwd.prom")
-    made.happened(LIFE)
+    made.count(LIFE)
     volume = Volume("output", "/x", free=10**9, total=10**10, level="ok", hours_left=7.5)
     made.show(
         report(
@@ -107,7 +107,7 @@ def test_what_is_no_more_is_shown_no_more(metrics: Metrics, tmp_path: Path) -> N
 
 
 def test_a_flood_of_made_up_senders_does_not_grow_the_file(metrics: Metrics, tmp_path: Path) -> None:
-    metrics.happened(_happened("received", aet=f"AET{n}", instances="1") for n in range(1000))
+    metrics.count(_happened("received", aet=f"AET{n}", instances="1") for n in range(1000))
     metrics.write()
     names = [name for name in _figures(tmp_path / "ddwd.prom") if name[0] == "ddwd_images_received_total"]
     assert len(names) <= 201

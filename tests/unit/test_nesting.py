@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 
 from ddwd.dicom.head import UnreadableError, is_nested_deeper
-from ddwd.orthanc.plugin.admission import Verdict
+from ddwd.orthanc.plugin.admission import Admission
 from tests.studies import real_studies
 from tests.unit.test_door import Site
 
@@ -104,8 +104,8 @@ def test_nonsense_has_a_depth_or_is_unreadable(body: bytes) -> None:
 
 
 def test_the_door_refuses_what_is_too_deep(site: Site) -> None:
-    assert site.door.judge(nested(MOST)) is Verdict.KEEP
-    assert site.door.judge(nested(MOST + 1)) is Verdict.REFUSE
+    assert site.door.judge(nested(MOST)) is Admission.KEEP
+    assert site.door.judge(nested(MOST + 1)) is Admission.REFUSE
     assert site.index.lines == [f"an object with sequences nested more than {MOST} deep is refused"]
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
+from ddwd.core import watchdog
 from ddwd.core.watchdog import ALLOWANCE_SECONDS, Watchdog
-from ddwd.daemon.loop import Beat, Loop
+from ddwd.daemon.loop import Loop, TickResult
 from tests.unit.fakes import FakeClock
 
 WATCHDOG_SECONDS = 30.0
@@ -53,16 +56,49 @@ def test_an_idle_thread_owes_nothing_and_others_still_do() -> None:
     assert progress.stuck() == ["busy"]
 
 
+def test_each_sign_reaches_the_hook_with_its_wait_and_what_the_hook_raises_ends_the_work() -> None:
+    waits: list[float] = []
+    watchdog.alive(5.0)
+    watchdog.install(waits.append)
+    watchdog.alive()
+    watchdog.alive(60.0)
+    assert waits == [0.0, 60.0]
+
+    def stop(_wait: float) -> None:
+        raise RuntimeError
+
+    watchdog.install(stop)
+    with pytest.raises(RuntimeError):
+        watchdog.alive()
+    watchdog.install()
+    watchdog.alive()
+
+
+def test_deferrable_work_is_that_of_one_thread_and_ends_with_its_block() -> None:
+    elsewhere: list[bool] = []
+    assert not watchdog.is_deferrable()
+    with watchdog.deferrable():
+        with watchdog.deferrable():
+            assert watchdog.is_deferrable()
+        assert watchdog.is_deferrable()
+        in_thread("other", lambda: elsewhere.append(watchdog.is_deferrable()))
+    assert elsewhere == [False]
+    assert not watchdog.is_deferrable()
+    with pytest.raises(RuntimeError), watchdog.deferrable():
+        raise RuntimeError
+    assert not watchdog.is_deferrable()
+
+
 def test_a_stuck_worker_silences_the_loop() -> None:
     clock = FakeClock()
     progress = Watchdog(clock)
     said: list[str] = []
     turns = iter([0.0, ALLOWANCE_SECONDS + 1.0])
 
-    def turn() -> Beat:
+    def turn() -> TickResult:
         clock.advance(next(turns))
         loop.stop() if said and "WATCHDOG=1" in said[-1] else None
-        return Beat("working", healthy=not progress.stuck(), wait=0.0)
+        return TickResult("working", healthy=not progress.stuck(), wait=0.0)
 
     loop = Loop(turn, 5.0, said.append)
     in_thread("worker", progress.alive)

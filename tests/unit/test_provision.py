@@ -17,7 +17,7 @@ from ddwd.config.paths import Paths
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, PeerRefusedError
 from ddwd.provisioning import credentials, provision
 from ddwd.provisioning.orthanc_config import RENDERED_NAME
-from ddwd.provisioning.provision import Answer, SystemHost
+from ddwd.provisioning.provision import CommandResult, SystemHost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,18 +40,20 @@ class FakeHost:
     owners: dict[Path, tuple[str, str, int]] = field(default_factory=dict)
     waited: float = 0.0
 
-    def run(self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None) -> Answer:
+    def run(
+        self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
+    ) -> CommandResult:
         self.commands.append(argv)
         self.users.append(user)
         self.environments.append(env or {})
         if argv[0] != "psql":
-            return Answer(0, "", "")
+            return CommandResult(0, "", "")
         if self.starting:
             self.starting -= 1
-            return Answer(2, "", "the database system is starting up")
+            return CommandResult(2, "", "the database system is starting up")
         if self.refuse and self.refuse in argv[-1]:
-            return Answer(1, "", "ERROR:  permission denied to create role")
-        return Answer(0, self._answer(argv[-1]), "")
+            return CommandResult(1, "", "ERROR:  permission denied to create role")
+        return CommandResult(0, self._answer(argv[-1]), "")
 
     def _answer(self, statement: str) -> str:
         if found := re.fullmatch(r"SELECT 1 FROM pg_(roles|database) WHERE \w+ = '([^']+)'", statement):
@@ -395,7 +397,7 @@ def test_command_that_cannot_be_started_is_an_answer() -> None:
 def test_answer_has_the_last_complaint_and_the_environment() -> None:
     script = 'echo " $GREETING "; echo one >&2; echo two >&2; exit 3'
     answer = SystemHost().run(["sh", "-c", script], env={"GREETING": "hello"})
-    assert answer == Answer(3, "hello", "two")
+    assert answer == CommandResult(3, "hello", "two")
 
 
 def test_unknown_user_says_what_makes_users(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.daemon.quickack import Keeper, main, protocols
+from ddwd.daemon.quickack import RouteSync, main, protocols
 from ddwd.provisioning import quickack
 from ddwd.provisioning.quickack import PROTOCOL, Twin, plan
 from tests.readme import REPO
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.config.parsers import Network
-    from ddwd.provisioning.quickack import JsonRoute, Plan
+    from ddwd.provisioning.quickack import JsonRoute, RouteChanges
 
 
 def route(dst: str, version: int = 4, **facts: Any) -> JsonRoute:
@@ -173,7 +173,7 @@ def test_ipv6_is_done_likewise() -> None:
 def test_done_twice_it_changes_nothing_more(texts: tuple[str, ...]) -> None:
     there = with_twins([*LOOPBACK, LAN, DEFAULT], *texts)
     assert len(there) > len(LOOPBACK) + 2
-    assert plan(there, networks(*texts)) == quickack.Plan()
+    assert plan(there, networks(*texts)) == quickack.RouteChanges()
 
 
 def test_what_no_network_asks_for_any_more_is_taken_back_and_nothing_of_others() -> None:
@@ -201,7 +201,7 @@ def test_a_route_that_acknowledges_at_once_already_needs_nothing() -> None:
     todo = plan(
         [route("10.8.0.0/16", gateway="10.1.0.1", metrics=[{"quickack": 1}])], networks("10.8.1.0/24")
     )
-    assert todo == quickack.Plan()
+    assert todo == quickack.RouteChanges()
 
 
 @pytest.mark.parametrize(
@@ -213,12 +213,12 @@ def test_a_route_that_acknowledges_at_once_already_needs_nothing() -> None:
         (
             [route("10.1.0.9", gateway="10.1.0.2")],
             "10.1.0.9",
-            "the route to 10.1.0.9 alone is not ours to change: add quickack 1 to it",
+            "the route to the single address 10.1.0.9 is not changed: add quickack 1 to it",
         ),
         (
             [route("10.8.0.0/16", encap="mpls")],
             "10.8.0.0/16",
-            "the route to 10.8.0.0/16 has encap and is left alone: add quickack 1 to it",
+            "the route to 10.8.0.0/16 has encap and is not changed: add quickack 1 to it",
         ),
     ],
 )
@@ -240,7 +240,7 @@ class Kernel:
     def read(self) -> list[JsonRoute]:
         return list(self.routes)
 
-    def apply(self, todo: Plan) -> list[str]:
+    def apply(self, todo: RouteChanges) -> list[str]:
         if self.refuses:
             return ["ip: Operation not permitted"]
         gone = set(todo.remove)
@@ -251,14 +251,14 @@ class Kernel:
 
 def test_a_way_that_goes_and_comes_back_is_followed_without_an_operator() -> None:
     kernel = Kernel(LAN, DEFAULT)
-    keeper = Keeper(networks("10.1.0.0/24"), kernel.read, kernel.apply)
-    keeper.turn()
+    sync = RouteSync(networks("10.1.0.0/24"), kernel.read, kernel.apply)
+    sync.turn()
     assert len(quickack.own(kernel.routes)) == 2
     kernel.routes = []  # the interface went down, and ours with it
-    keeper.turn()
+    sync.turn()
     assert kernel.routes == []
     kernel.routes = [LAN]
-    assert keeper.turn().status == "towards 10.1.0.0/24"
+    assert sync.turn().status == "towards 10.1.0.0/24"
     assert len(quickack.own(kernel.routes)) == 2
 
 
@@ -267,14 +267,14 @@ def test_what_cannot_be_done_is_said_once_shown_as_long_as_it_lasts_and_tried_ag
 ) -> None:
     kernel = Kernel(DEFAULT)
     kernel.refuses = True
-    keeper = Keeper(networks("10.8.0.0/16"), kernel.read, kernel.apply)
-    told = [keeper.turn().status for _ in range(3)]
+    sync = RouteSync(networks("10.8.0.0/16"), kernel.read, kernel.apply)
+    told = [sync.turn().status for _ in range(3)]
     assert told == ["towards 10.8.0.0/16; ip: Operation not permitted"] * 3
     assert [one.message for one in caplog.records if one.levelname == "WARNING"] == [
         "ip: Operation not permitted"
     ]
     kernel.refuses = False
-    assert keeper.turn().status == "towards 10.8.0.0/16"
+    assert sync.turn().status == "towards 10.8.0.0/16"
     assert len(quickack.own(kernel.routes)) == 2
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.monitoring.rejected_associations import Refusals, Watch
+from ddwd.monitoring.rejected_associations import RejectionReporter, RejectionWatcher
 from tests.unit.fakes import FakeClock
 from tests.unit.test_audit import Told
 
@@ -94,7 +94,7 @@ def test_a_refusal_in_the_log_is_told(
     told = Told()
     log.write("W1125 03:22:09 MAIN main.cpp:946] Orthanc has started")
     log.write(text, "storage")
-    Watch(Refusals(told.audit, FakeClock()), tmp_path / "cursor", log.open).step()
+    RejectionWatcher(RejectionReporter(told.audit, FakeClock()), tmp_path / "cursor", log.open).step()
     ((_, message, fields),) = told.journal
     assert message == said
     assert (fields["DDWD_AET"], fields["DDWD_PEER"]) == (aet, "storage")
@@ -103,7 +103,7 @@ def test_a_refusal_in_the_log_is_told(
 def test_each_is_told_once_also_after_a_restart(log: _Log, tmp_path: Path) -> None:
     told = Told()
     for number in range(3):
-        watch = Watch(Refusals(told.audit, FakeClock()), tmp_path / "cursor", log.open)
+        watch = RejectionWatcher(RejectionReporter(told.audit, FakeClock()), tmp_path / "cursor", log.open)
         log.write(f"{HEAD}Rejected association for remote AET A{number} on IP 10.1.2.3")
         watch.step()
         watch.step()
@@ -112,5 +112,7 @@ def test_each_is_told_once_also_after_a_restart(log: _Log, tmp_path: Path) -> No
 
 def test_where_there_is_no_journal_nothing_is_told(tmp_path: Path) -> None:
     told = Told()
-    Watch(Refusals(told.audit, FakeClock()), tmp_path / "cursor", lambda _cursor: None).step()
+    RejectionWatcher(
+        RejectionReporter(told.audit, FakeClock()), tmp_path / "cursor", lambda _cursor: None
+    ).step()
     assert told.journal == []

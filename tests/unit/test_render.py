@@ -14,7 +14,8 @@ from ddwd.config.loader import Config, Forward
 from ddwd.config.paths import Paths, orthanc_share
 from ddwd.core.errors import ConfigError
 from ddwd.provisioning import credentials
-from ddwd.provisioning.orthanc_config import MINIMUM, STORAGE_SERVER, problems_of, render
+from ddwd.provisioning.orthanc_config import problems_of, render
+from ddwd.provisioning.orthanc_minimum import MINIMUM, STORAGE_SERVER
 
 if TYPE_CHECKING:
     from ddwd.config.loader import NodeName

@@ -14,6 +14,7 @@ from ddwd.config.parsers import FOREVER, Share
 from ddwd.config.paths import Paths
 from ddwd.config.retention import Place, Retention
 from ddwd.config.routing import Destination, Route
+from ddwd.core import watchdog
 from ddwd.core.audit import Event
 from ddwd.core.errors import PeerDownError
 from ddwd.retention import eligibility, rules, scheduler
@@ -515,7 +516,7 @@ def test_a_study_is_kept_until_all_other_destinations_have_it(tmp_path: Path) ->
 
 def test_the_reasons_that_are_told_are_bounded() -> None:
     tally = Tally()
-    finding = eligibility.Finding(STUDY, "gateway", None)
+    finding = eligibility.Eligibility(STUDY, "gateway", None)
     for count in range(1000):
         tally.stays(finding, f"{count} of its images")
     assert len(tally.kept) < 60
@@ -545,6 +546,34 @@ def test_an_orthanc_that_goes_away_in_the_middle_ends_the_round_and_the_next_goe
     pass_days(portal, 1)
     assert portal.gateway.images == {}
     assert portal.published() == names(*IMAGES)
+
+
+def test_a_stop_ends_the_removal_between_two_images_and_what_went_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portal = delivered(tmp_path, GATEWAY)
+    is_asked = False
+    forget = portal.gateway.forget
+
+    def forgetting(instance: OrthancId) -> None:
+        nonlocal is_asked
+        forget(instance)
+        is_asked = True
+
+    def hook(_wait: float) -> None:
+        if is_asked and watchdog.is_deferrable():
+            raise PeerDownError("the extractor stops")
+
+    monkeypatch.setattr(portal.gateway, "forget", forgetting)
+    watchdog.install(hook)
+    pass_days(portal, 2)
+    assert len(portal.gateway.images) == 2
+    assert told(portal)["gateway"]["images"] == 1
+    assert [fields["DDWD_INSTANCES"] for event, fields in portal.events if event is Event.RETIRED] == ["1"]
+    watchdog.install()
+    pass_days(portal, 1)
+    assert portal.gateway.images == {}
+    assert is_proved(portal)
 
 
 def test_a_proof_that_is_old_by_the_time_of_the_deletion_does_not_count(
@@ -751,7 +780,7 @@ def test_a_study_that_is_opened_while_it_goes_stays_claimed(
     portal = delivered(tmp_path, Retention(output_days=0))
     dropped: list[OrthancId] = []
     later = _slowly(portal)
-    monkeypatch.setattr(portal.extractor.sharing._claims, "drop", dropped.append)
+    monkeypatch.setattr(portal.extractor.sharing._claims, "done", dropped.append)
     portal.deliver(LATE)
     portal.storage.settle(STUDY)
     portal.run(20)

@@ -14,7 +14,7 @@ from ddwd.config.retention import PLACES, Place, Retention
 from ddwd.config.routing import Route
 from ddwd.core.clock import stamp
 from ddwd.core.model import OrthancId
-from ddwd.retention.candidates import MOST, Survey
+from ddwd.retention.candidates import MAX_STUDIES, Survey
 from ddwd.retention.rules import LAST_COPY, NOT_RECORDED, Copies, Proved, Terms, obstacle, removable, to_prove
 from ddwd.store.custody import Custody, InstanceRecord, Record
 from tests.depth import examples
@@ -242,8 +242,8 @@ def test_the_oldest_come_first_whatever_their_names(portal: Portal) -> None:
 def test_a_pass_takes_a_bounded_number_and_those_are_the_oldest(
     portal: Portal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ddwd.retention.candidates.MOST", 3)
-    assert MOST > 3
+    monkeypatch.setattr("ddwd.retention.candidates.MAX_STUDIES", 3)
+    assert MAX_STUDIES > 3
     studies = [_published(portal.custody, f"{name:03}", 1 + (name * 37) % 101) for name in range(100)]
     survey = _survey(portal, 0)
     assert not survey.is_whole

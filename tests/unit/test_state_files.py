@@ -19,7 +19,7 @@ from ddwd.core.model import OrthancId
 from ddwd.extractor.quarantine import Entry, Quarantine, Subject
 from ddwd.monitoring import alerts
 from ddwd.retention import round_report
-from ddwd.retention.round_report import Account, KeptCount, Tally
+from ddwd.retention.round_report import HeldBack, RoundReport, Tally
 from ddwd.store import custody
 from ddwd.store.commitment_queue import CommitmentQueue, CommitmentRequest, Reference
 from ddwd.store.custody import Custody, Record
@@ -214,9 +214,9 @@ def test_quarantine_note(tmp_path: Path) -> None:
 
 def test_retention_round_report(tmp_path: Path) -> None:
     path = tmp_path / "state" / "retention.json"
-    account = Account(AT, "2026-01-02T03:05:05.000Z", "broken off")
+    account = RoundReport(AT, "2026-01-02T03:05:05.000Z", "broken off")
     account.places["output"] = Tally(
-        2, 30, 4000, {"young": KeptCount("young", 3, STUDY_UID), "a": KeptCount("a", 5)}
+        2, 30, 4000, {"young": HeldBack("young", 3, STUDY_UID), "a": HeldBack("a", 5)}
     )
     round_report.write(path, account)
     assert path.read_bytes() == golden("retention.json")
@@ -227,8 +227,8 @@ def test_retention_round_report(tmp_path: Path) -> None:
 
 def test_alert_state(tmp_path: Path) -> None:
     path = tmp_path / "alerts.json"
-    book = alerts.Book(
-        0.0, {"waiting": alerts.Standing("2 studies wait", 10.0, 20.5, 1)}, ["over"], sent=[20.5]
+    book = alerts.AlertState(
+        0.0, {"waiting": alerts.ActiveCondition("2 studies wait", 10.0, 20.5, 1)}, ["over"], sent=[20.5]
     )
     alerts.save(path, book)
     assert path.read_bytes() == golden("alerts.json")

@@ -91,7 +91,9 @@ class Machine:
         path.write_text(json.dumps({"at": moment, "updated": moment, **facts}))
 
     def report(self) -> view.Report:
-        return view.collect(self.config, view.Ports(self.systemctl, self.orthanc, self.clock, patience=0.05))
+        return view.collect(
+            self.config, view.Sources(self.systemctl, self.orthanc, self.clock, patience=0.05)
+        )
 
 
 @pytest.fixture
@@ -228,6 +230,7 @@ def test_stale_heartbeat(machine: Machine, daemon: Daemon, age: float, *, is_sta
     report = machine.report()
     assert bool(report.wrong) is is_stale
     assert ("STALE" in status.render(report)) is is_stale
+    assert [heart.is_stale for heart in report.hearts if heart.daemon == daemon] == [is_stale]
     if is_stale:
         assert f"heartbeat of the {daemon} is stale" in report.wrong[0]
 

@@ -29,8 +29,8 @@ OUTPUT = Path("/var/lib/ddwd/received_dicom")
 NOW = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)
 
 
-def _scrub(*, secrets: tuple[str, ...] = (), patients: tuple[str, ...] = ()) -> redaction.Scrub:
-    return redaction.Scrub(secrets, patients, OUTPUT)
+def _scrub(*, secrets: tuple[str, ...] = (), patients: tuple[str, ...] = ()) -> redaction.Redactor:
+    return redaction.Redactor(secrets, patients, OUTPUT)
 
 
 # --- what is taken out ------------------------------------------------------------------------------------------------

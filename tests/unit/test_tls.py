@@ -223,7 +223,7 @@ def test_a_gateway_certificate_of_an_authority_of_the_hospitals_is_known_by_its_
 
 @pytest.mark.parametrize("name", ["../ca", "", "a/b", "-x", "A" * 65, "CT 1", "CT\n1"])
 def test_a_name_that_could_be_a_path_is_none(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InvalidValueError, match="is no name"):
+    with pytest.raises(InvalidValueError, match="is not a valid name"):
         made.issue(certificates.with_tls(Config(), tmp_path), name)
     assert not [*tmp_path.iterdir()]
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd.config.routing import Route
-from ddwd.core.errors import NotFoundError
+from ddwd.core.errors import NotFoundError, PeerRefusedError
 from ddwd.core.model import OrthancId
-from ddwd.daemon.extractor_status import Totals, standing
+from ddwd.daemon.extractor_status import Totals, extractor_status
+from ddwd.extractor.decision import Blocker
 from ddwd.extractor.quarantine import Subject
 from ddwd.status import trace as view
 from ddwd.status.status_codes import MEANINGS, explain
@@ -39,7 +40,7 @@ def _trace(portal: Portal, *, extractor: bool = True) -> Trace:
     path = portal.paths.heartbeat("extractor")
     path.parent.mkdir(parents=True, exist_ok=True)
     if extractor:
-        path.write_text(json.dumps(standing(portal.extractor, Totals(), portal.clock)))
+        path.write_text(json.dumps(extractor_status(portal.extractor, Totals(), portal.clock)))
     else:
         path.unlink(missing_ok=True)
     return view.trace(_STUDY, portal.config, (portal.gateway, portal.storage))
@@ -78,6 +79,7 @@ def test_paused_says_how_to_go_on(portal: Portal) -> None:
     portal.requests.submit(Request("pause"))
     portal.deliver(*_images(2))
     portal.run(20)
+    assert [study.blocker for study in portal.open.values()] == [Blocker.PAUSE]
     assert _trace(portal).next_step == "ddwd resume"
 
 
@@ -143,6 +145,22 @@ def test_the_text_fits_and_names_no_patient(portal: Portal) -> None:
     assert image().patient_id not in "\n".join(shown)
     bad = replace(told, verdict="it \x1b[2J waits")
     assert "\x1b" not in "\n".join(view.lines(bad, 80))
+
+
+def test_what_to_do_follows_from_the_typed_status_and_never_from_the_wording(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_asked: object) -> None:
+        raise PeerRefusedError("storage: is paused, HTTP 404", 0, "HTTP 503")
+
+    portal.deliver(*_images(2))
+    monkeypatch.setattr(portal.mover, "move", refused)
+    portal.run(20)
+    told = _trace(portal)
+    assert told.verdict == "it is on its way, waiting: storage: is paused, HTTP 404"
+    assert told.next_step == f"{MEANINGS['HTTP 503']}; it is tried again by itself"
+    failed = next(step for step in told.steps if step.event == "retrieve-failed")
+    assert failed.meaning == MEANINGS["HTTP 503"]
 
 
 def test_every_status_has_a_meaning_that_is_one_line() -> None:

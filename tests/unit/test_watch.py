@@ -8,7 +8,7 @@ import pytest
 
 from ddwd.core.errors import PeerDownError
 from ddwd.extractor.change_feed import ChangeFeed
-from ddwd.orthanc.client import Change, ChangePage
+from ddwd.orthanc.port import Change, ChangePage
 from tests.unit.fakes import FakeClock, FakeOrthanc, image
 
 

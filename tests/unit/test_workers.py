@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd.config.loader import Config
+from ddwd.core import watchdog
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import PeerDownError
 from ddwd.core.model import OrthancId, Study
 from ddwd.core.watchdog import ALLOWANCE_SECONDS, Watchdog
-from ddwd.extractor.workers import Arrivals, Ending, StorageMover, Workers
+from ddwd.extractor.workers import Arrivals, Shutdown, StorageMover, Workers
 from tests.unit.fakes import FakeClock
 
 if TYPE_CHECKING:
@@ -80,25 +81,37 @@ def test_a_worker_that_does_not_end_is_left_behind_in_time(release: threading.Ev
 
 def test_the_grace_begins_with_the_wish_and_then_all_is_broken_off() -> None:
     clock, asked = FakeClock(), threading.Event()
-    ending = Ending(asked, clock)
+    shutdown = Shutdown(asked, clock)
     clock.advance(1000)
-    ending.check()
-    assert not ending.is_asked
+    shutdown.check()
+    assert not shutdown.is_asked
     asked.set()
-    ending.check()
+    shutdown.check()
     clock.advance(4.9)
-    ending.check()
-    assert not ending.cut.is_set()
+    shutdown.check()
+    assert not shutdown.cut.is_set()
     clock.advance(0.2)
     with pytest.raises(PeerDownError):
-        ending.check()
-    assert ending.cut.is_set()
+        shutdown.check()
+    assert shutdown.cut.is_set()
+
+
+def test_work_that_can_be_deferred_ends_as_soon_as_a_stop_is_asked_for() -> None:
+    asked = threading.Event()
+    shutdown = Shutdown(asked, FakeClock())
+    with watchdog.deferrable():
+        shutdown.check()
+        asked.set()
+        with pytest.raises(PeerDownError):
+            shutdown.check()
+    shutdown.check()
+    assert not shutdown.cut.is_set()
 
 
 def test_no_move_begins_after_the_wish_to_stop(tmp_path: Path) -> None:
     asked = threading.Event()
     clock = SystemClock()
-    mover = StorageMover(Config(), tmp_path, Watchdog(clock), Ending(asked, clock))
+    mover = StorageMover(Config(), tmp_path, Watchdog(clock), Shutdown(asked, clock))
     asked.set()
     with pytest.raises(PeerDownError, match="the extractor stops"):
         mover.move(STUDY, [], ["1.2.3.4"], lambda: None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
 
 SERVER = "storage"
 """Name of the storage among the gateway's DICOMweb servers (provisioning/orthanc_config.py)."""

@@ -14,7 +14,7 @@ from ddwd.core.errors import NotFoundError, PeerRefusedError
 
 if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
 
 
 class StorageRepair:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ddwd.core import durable, watchdog
-from ddwd.core.errors import DdwdError, NotFoundError, PeerDownError
+from ddwd.core.errors import Failure, NotFoundError, PeerDownError
 from ddwd.core.model import OrthancId, is_uid, safe_component
 from ddwd.extractor.quarantine import Subject
 from ddwd.extractor.spool import WHOLE_DIGEST, digest_of, uid_of
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ddwd.extractor.steps.publish import Publisher
     from ddwd.extractor.steps.repair import StorageRepair
     from ddwd.extractor.steps.verify import Verdict, Verifier
-    from ddwd.orthanc.client import OrthancPort, Stored
+    from ddwd.orthanc.port import OrthancPort, Stored
 
 _WHOLE_SERIES = 5000
 """Images that are asked for at once by whole series: more would keep a worker from the other studies for too long."""
@@ -56,10 +56,10 @@ class MoverPort(Protocol):
 
     def move(
         self, study: Study, series_uids: Sequence[str], sop_uids: Sequence[str], arrived: Callable[[], None]
-    ) -> str:
+    ) -> Failure | None:
         """Ask for whole series, or where none is named for the instances, and wait for the end.
 
-        What the peer said when it was not success, else nothing. Calls `arrived` now and then while images come.
+        Return what the peer answered if it was not success. Calls `arrived` now and then while images come.
         Raises PeerDownError where the peer cannot be spoken to, and what `arrived` raises.
         """
 
@@ -78,7 +78,6 @@ class _Round:
     study: Study
     missing: frozenset[OrthancId]
     control: str
-    alive: Callable[[], None]
     found: Fetched = field(default_factory=Fetched)
     is_open: bool | None = None
     lacking: dict[OrthancId, Wanted] | None = None
@@ -125,16 +124,14 @@ class Retriever:
         self._second = threading.Semaphore()
         """One study at a time has a second C-MOVE, so that ORTHANC2 keeps threads for others that speak to it."""
 
-    def fetch(
-        self, study: Study, missing: Iterable[OrthancId], alive: Callable[[], None], control: str = ""
-    ) -> Fetched:
+    def fetch(self, study: Study, missing: Iterable[OrthancId], control: str = "") -> Fetched:
         """Bring the instances from ORTHANC2 to staging; first looks at what is already on this disk.
 
         `control` is the SOPInstanceUID of an image of the study that came before, if there is one. What is left out of the answer has
         neither come nor failed: it is for the next call. Raises PeerDownError, StorageFullError and OSError; what was staged before
         stays staged.
         """
-        this = _Round(study, frozenset(missing), control, alive)
+        this = _Round(study, frozenset(missing), control)
         self._bring(this)
         return this.found
 
@@ -199,7 +196,7 @@ class Retriever:
             finally:
                 asks.clear()
                 while wait([other], _LOOK_SECONDS).not_done:
-                    this.alive()
+                    watchdog.alive()
             other.result()
 
     def _move_all(self, study: Study, asks: deque[_Ask], arrived: Callable[[], None]) -> None:
@@ -255,12 +252,13 @@ class Retriever:
             if part:
                 self._ask(this, part)
 
-    def _note_failure(self, this: _Round, one: Wanted, refusal: str) -> None:
+    def _note_failure(self, this: _Round, one: Wanted, refusal: Failure | None) -> None:
         if self._repair.repair(this.study.study_uid, one.orthanc_id):
-            this.found.failed[one.orthanc_id] = "storage had lost its file; the gateway sends it again"
+            why = Failure("storage had lost its file; the gateway sends it again")
+            this.found.failed[one.orthanc_id] = why
             return
-        reason = refusal or "ORTHANC2 reported success, and no sound file came"
-        this.found.failed.setdefault(one.orthanc_id, reason)
+        why = refusal or Failure("ORTHANC2 reported success, and no sound file came")
+        this.found.failed.setdefault(one.orthanc_id, why)
         if this.is_open is None:
             this.is_open = self._is_open(this)
         if this.is_open:
@@ -271,7 +269,7 @@ class Retriever:
         if not this.control:
             return False
         before = self._arrivals(this)
-        self._mover.move(this.study, [], [this.control], this.alive)
+        self._mover.move(this.study, [], [this.control], watchdog.alive)
         return bool(self._arrivals(this) - before)
 
     def _arrivals(self, this: _Round) -> set[int]:
@@ -287,7 +285,7 @@ class Retriever:
         ):
             return
         for one in this.still_lacking:
-            this.alive()
+            watchdog.alive()
             for path in (
                 self._publisher.staged(study.orthanc_id, one.file),
                 self._output.final(study, one.file),
@@ -305,7 +303,7 @@ class Retriever:
             for one in this.by_name.get(uid_of(path), ()):
                 if one.orthanc_id not in lacking:
                     continue
-                this.alive()
+                watchdog.alive()
                 if self._take_over_one(this, path, one):
                     break
         self._settle(this)
@@ -330,14 +328,14 @@ class Retriever:
         """What was proved where the file is what storage holds; otherwise None, and the reason is noted."""
         failed = this.found.failed
         try:
-            verdict = self._verifier.compare(path, one.orthanc_id, this.alive, _known(this, one, digest))
+            verdict = self._verifier.compare(path, one.orthanc_id, _known(this, one, digest))
         except NotFoundError:
-            failed[one.orthanc_id] = "storage no longer holds it"
+            failed[one.orthanc_id] = Failure("storage no longer holds it")
             return None
         if verdict.head:
             this.heads[one.series_uid] = verdict.head
         if not verdict.is_sound:
-            failed[one.orthanc_id] = f"what came is not what storage holds: {verdict.reason}"
+            failed[one.orthanc_id] = Failure(f"what came is not what storage holds: {verdict.reason}")
             return None
         at_gateway = self._keep_other(this, path, one, verdict)
         failed.pop(one.orthanc_id, None)
@@ -373,7 +371,7 @@ class RetrieveStep:
     def start(self, study: Study, missing: frozenset[OrthancId], control: str) -> Future[Fetched]:
         """Return the work that retrieves a block of the missing images; `control`: see Retriever.fetch."""
         block = next_block(study, missing, self._batch)
-        return self._executor.submit(self._retriever.fetch, study, block, watchdog.alive, control)
+        return self._executor.submit(self._retriever.fetch, study, block, control)
 
 
 def whole_series(study: Study, lacking: Set[OrthancId]) -> list[Series]:
@@ -418,8 +416,3 @@ def _kept(one: Wanted, verdict: Verdict, *, at_gateway: bool) -> InstanceRecord:
         verdict=verdict.kind,
         at_gateway=at_gateway,
     )
-
-
-def reason_of(error: BaseException) -> str:
-    """One line for people; our own errors carry one, an operating system's error names no path here."""
-    return str(error) if isinstance(error, DdwdError) else type(error).__name__

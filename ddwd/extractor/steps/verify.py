@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING
 from pydicom import dcmread
 from pydicom.dataelem import DataElement, RawDataElement
 
-from ddwd.core import durable
+from ddwd.core import durable, watchdog
 from ddwd.core.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pydicom.dataset import Dataset, FileDataset
     from pydicom.tag import BaseTag
 
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.client import OrthancPort
+    from ddwd.orthanc.port import OrthancPort
 
 IDENTICAL = "identical"
 EQUAL = "equal"
@@ -81,10 +81,6 @@ class Verdict:
         return self.kind in {IDENTICAL, EQUAL}
 
 
-def _silent() -> None:
-    """Nobody waits for signs of life."""
-
-
 _NOTHING = Known()
 
 
@@ -95,20 +91,18 @@ class Verifier:
         self._storage = storage
         self._gateway = gateway
 
-    def compare(
-        self, path: Path, instance: OrthancId, alive: Callable[[], None] = _silent, known: Known = _NOTHING
-    ) -> Verdict:
-        """Compare the file at `path` with the stored instance; calls `alive` while it reads.
+    def compare(self, path: Path, instance: OrthancId, known: Known = _NOTHING) -> Verdict:
+        """Compare the file at `path` with the stored instance.
 
         Raises PeerDownError, PeerRefusedError, NotFoundError (the instance was deleted) and OSError.
         """
         with _mapped(path) as content:
-            sha256 = known.sha256 or _digested(hashlib.sha256(), content, alive)
+            sha256 = known.sha256 or _digested(hashlib.sha256(), content)
             start, size = meta_end(bytes(content[: _PREFIX + _META_LENGTH_ELEMENT])), len(content)
-            if known.head and known.md5 and _is_stored(known.head, content, start, known.md5, alive):
+            if known.head and known.md5 and _is_stored(known.head, content, start, known.md5):
                 return Verdict(IDENTICAL, sha256, known.md5, size)
             stored_md5, head = self._storage.md5(instance), self._head(instance)
-            same = head is not None and _is_stored(head, content, start, stored_md5, alive)
+            same = head is not None and _is_stored(head, content, start, stored_md5)
         if same:
             return Verdict(IDENTICAL, sha256, stored_md5, size, head=head)
         difference = difference_of(path, self._storage.file(instance))
@@ -176,20 +170,18 @@ def _mapped(path: Path) -> Iterator[memoryview]:
             view.release()
 
 
-def _is_stored(
-    head: bytes, content: memoryview, start: int | None, stored_md5: str, alive: Callable[[], None]
-) -> bool:
+def _is_stored(head: bytes, content: memoryview, start: int | None, stored_md5: str) -> bool:
     """Whether the head with our data set behind it has the MD5 of the stored file."""
     if start is None:
         return False
     digest = hashlib.md5(head, usedforsecurity=False)  # Orthanc's choice, compared with its own
     with content[start:] as body:
-        return _digested(digest, body, alive) == stored_md5
+        return _digested(digest, body) == stored_md5
 
 
-def _digested(digest: hashlib._Hash, content: memoryview, alive: Callable[[], None]) -> str:
+def _digested(digest: hashlib._Hash, content: memoryview) -> str:
     for start in range(0, len(content), _CHUNK):
-        alive()
+        watchdog.alive()
         with content[start : start + _CHUNK] as chunk:
             digest.update(chunk)
     return digest.hexdigest()

@@ -1,9 +1,9 @@
-"""At the door of both Orthancs: which object may go in, which is kept aside, which is refused. Run by orthanc/plugin.py inside Orthanc.
+"""Admission filter of both Orthancs: decides which object is stored, kept aside or refused. Run by orthanc/plugin.py inside Orthanc.
 
-Orthanc answers Success for an object whose identifiers it already holds and drops the newcomer, even one of other content.
-So each object is judged before Orthanc stores it: one of other content than the stored one is written, durably, to
+Orthanc answers Success for an object whose identifiers it already holds and drops the new one, even if its content differs.
+So each object is examined before Orthanc stores it: one whose content differs from the stored one is written, durably, to
 `conflicts/<node>/`, where the extractor finds it; with too little room on a volume every object is refused.
-Every sender waits while this runs: it never parses pixels, and asks Orthanc's index once a series, not once an object.
+Every sender waits while this runs: it never parses pixels, and asks Orthanc's index once per series, not once per object.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ _UID = re.compile(r"[0-9.]{1,64}")
 _PLAIN = re.compile(r"(?:[!-\[\]-}](?:[ -\[\]-}]*))?")
 """A PatientID that is the same text in every character set: no backslash, tilde, escape or leading space."""
 _IN_FLIGHT_SECONDS = 120.0
-"""How long Orthanc may be storing an object that was let in: above all its patience with the database."""
+"""How long Orthanc may take to store an object that was admitted: above all its time-out for the database."""
 _REMEMBERED = 100_000
 """Instances remembered, of the latest series: about 12 MB."""
 _DEEPEST = 32
-"""Levels of items in items; the deepest objects of the field, structured reports, have about ten. Orthanc 1.12.7 crashes at 100."""
+"""Levels of nested items; the deepest objects in use, structured reports, have about ten. Orthanc 1.12.7 crashes at 100."""
 _TEMPORARY = ".part"
 _MODE = 0o644  # its folder is for that Orthanc and the extractor alone
 
 
 _ASKING = frozenset({"/tools/find", "/tools/lookup", "/tools/count-resources"})
-"""What is asked by POST, and changes nothing."""
+"""Requests by POST that change nothing."""
 
 
-def may(user: str, method: str, uri: str) -> bool:
-    """Whether a user of the web pages, REST and DICOMweb may make that request; the method is what Orthanc takes it for."""
+def may_request(user: str, method: str, uri: str) -> bool:
+    """Return whether a user of the web pages, REST and DICOMweb may make that request; `method` as Orthanc parsed it."""
     return user != VIEWER or method == "GET" or (method == "POST" and uri in _ASKING)
 
 
-class Verdict(Enum):
-    """What becomes of an object: Orthanc stores it (or holds it already), it lies aside durably, the sender keeps it."""
+class Admission(Enum):
+    """What happens to an object: Orthanc stores it (or holds it already), it is kept aside durably, or the sender keeps it."""
 
     KEEP = "keep"
     ASIDE = "aside"
@@ -62,31 +62,31 @@ class NotDicomError(Exception):
     """Orthanc itself cannot read the object, and so will refuse it."""
 
 
-class Index(Protocol):
-    """What is asked of the Orthanc this runs in; any other exception than these means that no answer could be had."""
+class OwnIndex(Protocol):
+    """What is asked of the Orthanc this runs in; any exception but the documented ones means that there is no answer."""
 
     def instances_of(self, series: str) -> list[str]:
-        """Orthanc IDs of what is stored of that series; none where the series is not known."""
+        """Return the Orthanc IDs of the stored instances of that series; empty if the series is not known."""
 
     def md5(self, instance: str) -> str | None:
-        """MD5 of the stored file of that Orthanc ID; None where there is none."""
+        """Return the MD5 of the stored file of that Orthanc ID; None if there is none."""
 
     def is_whole(self, instance: str) -> bool:
-        """Tell whether the stored file is there, with the MD5 it came with."""
+        """Return whether the stored file is there, with the MD5 it came with."""
 
     def forget(self, instance: str) -> None:
         """Delete what is stored under that Orthanc ID."""
 
     def identify(self, content: bytes) -> tuple[str, str, str, str]:
-        """PatientID, Study-, Series- and SOPInstanceUID as Orthanc reads them; slower. Raises NotDicomError."""
+        """Return PatientID, Study-, Series- and SOPInstanceUID as Orthanc reads them; slower. Raises NotDicomError."""
 
-    def say(self, text: str) -> None:
-        """Write a line to the log; never with patient data."""
+    def log(self, text: str) -> None:
+        """Write a line to the log, never with patient data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where conflicts go, and which volumes must keep how many bytes free (`disk.reserve`)."""
+    """Where conflicts are kept, and which volumes must keep how many bytes free (`disk.reserve`)."""
 
     conflicts: Path
     volumes: tuple[Path, ...]
@@ -94,34 +94,34 @@ class Settings:
 
     @classmethod
     def read(cls, section: Mapping[str, Any]) -> Settings:
-        """From the section `Ddwd` of Orthanc's configuration."""
+        """Read the section `Ddwd` of Orthanc's configuration."""
         return cls(
             Path(section["Conflicts"]), tuple(map(Path, section["Volumes"])), int(section["ReserveBytes"])
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Admission:
-    """An object that was let in a moment ago and may not be in the index yet."""
+class _InFlight:
+    """An object that was admitted a moment ago and may not be in the index yet."""
 
     instance: str
     fingerprint: tuple[int, int]
     at: float
 
 
-class _Known:
-    """What may be stored of the latest series: all that was when the series was asked for, all then in flight, all let in since.
+class _SeriesCache:
+    """What may be stored of the latest series: all that was stored or in flight when the index was asked, and all admitted since.
 
-    Nothing else is stored, for every object passes the door; so what is not in here is new, and the index need not be asked.
+    Every object passes the filter, so an instance that is not in here is new, and the index need not be asked.
     """
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: OwnIndex) -> None:
         self._index = index
         self._series: OrderedDict[str, set[str]] = OrderedDict()
         self._count = 0
 
     def may_hold(self, series: str, instance: str, in_flight: Iterable[str]) -> bool:
-        """Tell whether the instance may be stored; False is certain."""
+        """Return whether the instance may be stored; False is certain."""
         if series not in self._series:
             self._series[series] = {*self._index.instances_of(series), *in_flight}
             self._count += len(self._series[series])
@@ -129,7 +129,7 @@ class _Known:
         return instance in self._series[series]
 
     def add(self, series: str, instance: str) -> None:
-        """Remember one that was let in."""
+        """Add an instance that was admitted."""
         if series in self._series:
             self._count += instance not in self._series[series]
             self._series[series].add(instance)
@@ -137,56 +137,56 @@ class _Known:
             self._count -= len(self._series.popitem(last=False)[1])
 
 
-class Door:
-    """Judges one object after the other; called from every thread of Orthanc that stores."""
+class AdmissionFilter:
+    """Decides about one object after the other; called from every thread of Orthanc that stores."""
 
-    def __init__(self, settings: Settings, index: Index, now: Callable[[], float]) -> None:
+    def __init__(self, settings: Settings, index: OwnIndex, now: Callable[[], float]) -> None:
         self._settings = settings
         self._index = index
         self._now = now
         self._lock = threading.Lock()
-        self._in_flight: dict[int, _Admission] = {}
-        self._known = _Known(index)
+        self._in_flight: dict[int, _InFlight] = {}
+        self._cache = _SeriesCache(index)
         self._full: set[Path] = set()
-        for torn in settings.conflicts.glob(f".*{_TEMPORARY}"):  # of an Orthanc that was killed
+        for torn in settings.conflicts.glob(f".*{_TEMPORARY}"):  # left by an Orthanc that was killed
             durable.unlink(torn)
 
-    def judge(self, content: bytes) -> Verdict:
-        """Decide about one object. Raises what the index raises and OSError: then it must be refused."""
+    def judge(self, content: bytes) -> Admission:
+        """Decide about one object. Raises OSError and what the index raises: the object must be refused then."""
         if self._has_no_room(len(content)) or self._is_too_deep(content):
-            return Verdict.REFUSE
+            return Admission.REFUSE
         with self._lock:
-            # a thread that brings another object is done with the one before
+            # a thread that brings another object has finished the one before
             self._in_flight.pop(threading.get_ident(), None)
             try:
                 ids = self._identify(content)
             except NotDicomError:
-                return Verdict.KEEP
+                return Admission.KEEP
             return self._judge(content, ids)
 
-    def _judge(self, content: bytes, ids: OrthancIds) -> Verdict:
+    def _judge(self, content: bytes, ids: OrthancIds) -> Admission:
         fingerprint = len(content), hash(content)
         others = [one for one in self._rivals(ids.instance) if one.fingerprint != fingerprint]
         in_flight = (one.instance for one in self._in_flight.values())
-        if not self._known.may_hold(ids.series, ids.instance, in_flight):
+        if not self._cache.may_hold(ids.series, ids.instance, in_flight):
             return self._admit(ids, fingerprint)
         stored = self._index.md5(ids.instance)
         if stored is None and not others:
             return self._admit(ids, fingerprint)
         digest = hashlib.md5(content, usedforsecurity=False).hexdigest()  # Orthanc's choice
         if digest == stored:
-            self._make_way(ids.instance)
+            self._restore_lost_file(ids.instance)
             return self._admit(ids, fingerprint)
         self._put_aside(content, f"{ids.instance}.{digest}.dcm")
-        return Verdict.ASIDE
+        return Admission.ASIDE
 
-    def _make_way(self, instance: str) -> None:
-        """Orthanc answers Success for what it lists, without a look at its file: one that is lost is stored anew.
+    def _restore_lost_file(self, instance: str) -> None:
+        """Delete the index entry if its file is lost, so that the object is stored anew: Orthanc answers Success for what it lists.
 
-        A database killed in mid-commit may keep the row of an object whose file Orthanc removed again, and whose sender heard of a failure.
+        A database killed in mid-commit may keep the row of an object whose file Orthanc removed again, and whose sender got a failure.
         """
         if not self._index.is_whole(instance):
-            self._index.say(f"the file of {instance} was lost; the object is stored anew")
+            self._index.log(f"the file of {instance} was lost; the object is stored anew")
             self._index.forget(instance)
 
     def _identify(self, content: bytes) -> OrthancIds:
@@ -195,22 +195,22 @@ class Door:
                 return ids
         return _ids_of(*self._index.identify(content))
 
-    def _rivals(self, instance: str) -> list[_Admission]:
+    def _rivals(self, instance: str) -> list[_InFlight]:
         since = self._now() - _IN_FLIGHT_SECONDS
         return [one for one in self._in_flight.values() if one.instance == instance and one.at >= since]
 
-    def _admit(self, ids: OrthancIds, fingerprint: tuple[int, int]) -> Verdict:
-        self._in_flight[threading.get_ident()] = _Admission(ids.instance, fingerprint, self._now())
-        self._known.add(ids.series, ids.instance)
-        return Verdict.KEEP
+    def _admit(self, ids: OrthancIds, fingerprint: tuple[int, int]) -> Admission:
+        self._in_flight[threading.get_ident()] = _InFlight(ids.instance, fingerprint, self._now())
+        self._cache.add(ids.series, ids.instance)
+        return Admission.KEEP
 
     def _put_aside(self, content: bytes, name: str) -> None:
-        """Make it durable before the sender hears Success; the same again is there already."""
+        """Write the object durably before the sender gets Success; it may be there already."""
         target = self._settings.conflicts / name
         if target.exists():
             durable.fsync_dir(
                 target.parent
-            )  # its name may not have been durable when it was last told of a failure
+            )  # the name may not have been durable when an earlier attempt failed
         else:
             temporary = target.with_name(f".{name}{_TEMPORARY}")
             durable.unlink(temporary)
@@ -223,29 +223,29 @@ class Door:
             except BaseException:
                 file.abandon()
                 raise
-        self._index.say(f"an object differs from the one stored under its identifiers; both are kept: {name}")
+        self._index.log(f"an object differs from the one stored under its identifiers; both are kept: {name}")
 
     def _is_too_deep(self, content: bytes) -> bool:
-        """Orthanc 1.12 reads sequences by recursion, in HTTP threads of a small stack: it would crash, and again with each try to forward."""
-        with suppress(UnreadableError):  # then Orthanc reads no deeper than we did
+        """Return whether Orthanc would crash: version 1.12 reads sequences by recursion, in HTTP threads of a small stack."""
+        with suppress(UnreadableError):  # Orthanc reads no deeper than this either
             if is_nested_deeper(content, _DEEPEST):
-                self._index.say(f"an object with sequences nested more than {_DEEPEST} deep is refused")
+                self._index.log(f"an object with sequences nested more than {_DEEPEST} deep is refused")
                 return True
         return False
 
     def _has_no_room(self, coming: int) -> bool:
         full = {volume for volume in self._settings.volumes if self._is_full(volume, coming)}
         for volume in full - self._full:
-            self._index.say(
+            self._index.log(
                 f"too little room on the volume of {volume}: every object is refused (ddwd status)"
             )
         if self._full and not full:
-            self._index.say("there is room again: objects are taken")
+            self._index.log("there is room again: objects are taken")
         self._full = full
         return bool(full)
 
     def _is_full(self, volume: Path, coming: int) -> bool:
-        """A volume that cannot be looked at refuses nothing: writing to it will tell."""
+        """Return whether the volume has too little room; a volume that cannot be measured refuses nothing, since writing will fail."""
         try:
             space = space_of(volume)
         except OSError:
@@ -263,7 +263,7 @@ class OrthancIds(NamedTuple):
 
 
 def orthanc_ids(content: bytes) -> OrthancIds | None:
-    """The IDs of a Part 10 file; None where they depend on a character set or the identifiers are not clean.
+    """Return the IDs of a Part 10 file; None if they depend on a character set or the identifiers are not clean.
 
     Raises UnreadableError.
     """
@@ -280,6 +280,6 @@ def _ids_of(*identifiers: str) -> OrthancIds:
 
 
 def _hashed(*identifiers: str) -> str:
-    """SHA-1 of the identifiers joined by a bar, in five groups."""
+    """Return the SHA-1 of the identifiers joined by a bar, in five groups."""
     digits = hashlib.sha1("|".join(identifiers).encode(), usedforsecurity=False).hexdigest()
     return "-".join(digits[start : start + 8] for start in range(0, 40, 8))

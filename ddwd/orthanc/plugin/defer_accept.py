@@ -1,8 +1,8 @@
-"""Has the kernel keep a connection until its first byte: for a server that can wait for one peer alone, as Orthanc does.
+"""Defer accept: the kernel keeps a connection until its first byte, for a server that waits for one peer at a time, as Orthanc does.
 
 Orthanc's DICOM server takes one connection after the other and waits up to 30 s for the A-ASSOCIATE-RQ of each (DCMTK): one silent
-connection, a port scan or a health check, keeps every modality out for that long. A DICOM requestor speaks first (PS3.8 section 9.2), so
-nothing is lost by waiting for it in the kernel, where thousands can be silent at once. Called inside the server's own process.
+connection, a port scan or a health check, blocks every modality for that long. A DICOM requestor sends first (PS3.8 section 9.2), so
+nothing is lost by waiting in the kernel, where thousands of connections can be silent at once. Called inside the server's own process.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from contextlib import suppress
 from pathlib import Path
 
 _BACKLOG = 4096
-"""Connections that may be silent at once; the kernel's own bound (net.core.somaxconn) is as high by default."""
+"""Silent connections at once; the kernel's own limit (net.core.somaxconn) is as high by default."""
 _SECONDS = 3600
-"""After which a connection that is still silent is handed to the server after all."""
+"""Seconds after which a connection that is still silent is handed to the server after all."""
 
 
-def keep_silent(port: int) -> bool:
-    """Find this process's listening sockets on that port, and have them wait for a first byte; whether there is one."""
-    found = [_keep_silent(int(entry.name), port) for entry in Path("/proc/self/fd").iterdir()]
+def defer_accept(port: int) -> bool:
+    """Find this process's listening sockets on that port, and let them wait for a first byte; return whether there is one."""
+    found = [_defer_accept(int(entry.name), port) for entry in Path("/proc/self/fd").iterdir()]
     return any(found)
 
 
-def _keep_silent(descriptor: int, port: int) -> bool:
+def _defer_accept(descriptor: int, port: int) -> bool:
     try:
         copy = os.dup(descriptor)
     except OSError:  # closed meanwhile
         return False
     try:
         one = socket.socket(fileno=copy)
-    except OSError:  # no socket
+    except OSError:  # not a socket
         os.close(copy)
         return False
     with one, suppress(OSError):

@@ -1,0 +1,188 @@
+"""Minimum configuration of both Orthancs, below which images are lost, changed or silently dropped: the rules, and the check."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ddwd.config.paths import orthanc_share
+from ddwd.core.errors import Problem
+from ddwd.core.model import EXTRACTOR_AET
+from ddwd.provisioning import destinations, machine_link, sender_acl
+
+if TYPE_CHECKING:
+    from ddwd.config.loader import Config, NodeName
+
+Json = dict[str, Any]
+
+STORAGE_SERVER = "storage"
+"""Name of the storage among the gateway's DICOMweb servers; autoforward.lua and the extractor POST to it."""
+LISTS = frozenset({"LuaScripts", "Plugins"})
+
+
+class Rendered(NamedTuple):
+    """One Orthanc's whole configuration, which file each top-level key came from, and what it was before the additions."""
+
+    tree: Json
+    origins: Mapping[str, str]
+    base: Json
+
+
+class Rule(NamedTuple):
+    """One rule of the minimum configuration: the path of the value, the condition, and how to write it."""
+
+    path: tuple[str, ...]
+    holds: Callable[[Any], bool]
+    instead: str
+
+
+def _exactly(*path: str, value: bool | int) -> Rule:
+    return Rule(path, lambda found: type(found) is type(value) and found == value, json.dumps(value))
+
+
+def _at_least(*path: str, low: int) -> Rule:
+    return Rule(path, lambda found: type(found) is int and found >= low, f"{low} or more")
+
+
+MINIMUM: tuple[Rule, ...] = (
+    _exactly("OverwriteInstances", value=False),
+    _exactly("MaximumStorageSize", value=0),
+    _exactly("MaximumPatientCount", value=0),
+    _exactly("StorageCompression", value=False),
+    _exactly("SyncStorageArea", value=True),
+    _exactly("StoreMD5ForAttachments", value=True),
+    _exactly("TranscodeDicomProtocol", value=False),
+    _exactly("SynchronousCMove", value=True),
+    _exactly("SaveJobs", value=True),
+    _exactly("DicomCheckCalledAet", value=True),
+    _exactly("UnknownSopClassAccepted", value=True),
+    _exactly("DeidentifyLogs", value=True),
+    _exactly("ExecuteLuaEnabled", value=False),
+    _exactly("AuthenticationEnabled", value=True),
+    _at_least("JobsHistorySize", low=1000),
+    _at_least("ConcurrentJobs", low=4),
+    Rule(("IngestTranscoding",), lambda found: found is None, "nothing: remove the key"),
+    Rule(("DicomServerEnabled",), lambda found: found in (None, True), "true"),
+    Rule(("DicomWeb", "Enable"), lambda found: found in (None, True), "true"),
+)
+"""What both Orthancs must have so that no image is lost, changed or silently dropped."""
+
+_LISTED = tuple(
+    Rule((key,), lambda found: isinstance(found, list), "a list of files") for key in sorted(LISTS)
+)
+_POSTGRESQL = (
+    _exactly("PostgreSQL", "EnableIndex", value=True),
+    _exactly("PostgreSQL", "EnableStorage", value=False),
+    _exactly("PostgreSQL", "Lock", value=True),
+)
+_GATEWAY = (
+    _exactly("DicomWeb", "Servers", STORAGE_SERVER, "ChunkedTransfers", value=True),
+    _at_least("DicomWeb", "Servers", STORAGE_SERVER, "Timeout", low=600),
+)
+_FILTERS = re.compile(r"\b(Received(?:CStore)?InstanceFilter)\b")
+
+
+def lint(rendered: Rendered, config: Config, node: NodeName) -> list[Problem]:
+    """Check a whole configuration against the minimum; each Problem names the file that broke it."""
+    rules = [*MINIMUM, *_LISTED, *(_GATEWAY if node == "gateway" else _storage_rules(config))]
+    if config.database.engine == "postgresql":
+        rules += _POSTGRESQL
+    problems = [
+        _broken(
+            rendered,
+            node,
+            rule.path,
+            f"must be {rule.instead}, lest images are lost",
+            f"write {rule.instead}",
+        )
+        for rule in rules
+        if not rule.holds(value_at(rendered.tree, rule.path))
+    ]
+    return (
+        problems + _lint_own(rendered, config, node) + _lint_users(rendered, node) + _lint_scripts(rendered)
+    )
+
+
+def _lint_own(rendered: Rendered, config: Config, node: NodeName) -> list[Problem]:
+    """Check the values by which the parts of the portal reach each other."""
+    return [
+        _broken(rendered, node, path, "is the portal's own", "leave it out: ddwd.yaml decides it")
+        for path in _own_paths(config, node)
+        if value_at(rendered.tree, path) != value_at(rendered.base, path)
+    ]
+
+
+_TLS_KEYS = tuple((f"DicomTls{key}",) for key in ("Enabled", "RemoteCertificateRequired", "PrivateKey"))
+
+
+def _own_paths(config: Config, node: NodeName) -> list[tuple[str, ...]]:
+    logins = [("RegisteredUsers", "ddwd")]
+    if node == "gateway":
+        server = ("DicomWeb", "Servers", STORAGE_SERVER)
+        others = [(*("DicomWeb", "Servers"), name) for name in destinations.servers(config.destinations)] + [
+            ("DicomModalities", name) for name in destinations.modalities(config.destinations, {})
+        ]
+        return [*logins, *_TLS_KEYS, *((*server, key) for key in ("Url", "Username", "Password")), *others]
+    known = [
+        ("DicomModalities", one.aet, key)
+        for one in machine_link.receivers(config)
+        for key in ("AET", "Host", "Port", "UseDicomTls")
+    ]
+    return [*logins, *_TLS_KEYS, ("RegisteredUsers", "gateway"), *known, ("DicomModalities", EXTRACTOR_AET)]
+
+
+def _storage_rules(config: Config) -> tuple[Rule, ...]:
+    known = [("DicomModalities", one.aet) for one in machine_link.receivers(config)]
+    return (
+        *(_exactly(*modality, "AllowTranscoding", value=False) for modality in known),
+        *(_at_least(*modality, "Timeout", low=120) for modality in known),
+    )
+
+
+def value_at(tree: Json, path: tuple[str, ...]) -> object:
+    """Return the value at that path of keys; None if there is none."""
+    value: object = tree
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _broken(rendered: Rendered, node: NodeName, path: tuple[str, ...], what: str, instead: str) -> Problem:
+    origin = rendered.origins.get(path[0], str(orthanc_share() / f"{node}.json"))
+    return Problem(origin, None, ".".join(path), what, instead)
+
+
+def _lint_users(rendered: Rendered, node: NodeName) -> list[Problem]:
+    users = rendered.tree.get("RegisteredUsers")
+    if isinstance(users, dict) and users.get("ddwd") and users.get("orthanc") != "orthanc":
+        return []
+    what, instead = (
+        "would lock the portal out, or let anyone in",
+        "add users of your own, with real passwords",
+    )
+    return [_broken(rendered, node, ("RegisteredUsers",), what, instead)]
+
+
+def _lint_scripts(rendered: Rendered) -> list[Problem]:
+    """Check the scripts: a reception filter discards images and answers success, so none may be loaded. Ours answers a failure."""
+    problems = []
+    scripts = rendered.tree.get("LuaScripts")
+    for script in scripts if isinstance(scripts, list) else []:
+        path = Path(str(script))
+        if path == orthanc_share() / sender_acl.SCRIPT:
+            continue
+        try:
+            found = _FILTERS.search(path.read_text(encoding="utf-8", errors="replace"))
+        except OSError as error:
+            what = f"cannot be read ({error.strerror})"
+            problems.append(
+                Problem(str(path), None, "LuaScripts", what, "put the script there, readable for all")
+            )
+            continue
+        if found:
+            what = f"defines {found.group(1)}, which drops images and answers success"
+            problems.append(Problem(str(path), None, "LuaScripts", what, "remove that function"))
+    return problems

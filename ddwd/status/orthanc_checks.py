@@ -1,0 +1,189 @@
+"""Checks of both Orthancs: settings, what they really run with, answers, versions, and the way from each part to the next."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from ddwd.core.errors import ConfigError, DdwdError, PeerDownError
+from ddwd.provisioning import databases, machine_link, orthanc_config, orthanc_minimum
+from ddwd.status.findings import CheckContext, Finding, Level, Part, own_nodes
+from ddwd.status.formatting import many, time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ddwd.config.loader import Config, NodeName
+    from ddwd.orthanc.port import ServerChecks
+    from ddwd.provisioning.credentials import Credentials
+
+_FLAWS = (
+    ((1, 12, 0), "CVE-2023-33466: a login may overwrite files on the machine"),
+    ((1, 12, 11), "CVE-2026-5437 to CVE-2026-5445: a crafted file or request may crash it, or worse"),
+)
+"""Orthanc's known weaknesses, each with the first version without it (CERT/CC and the CVE records)."""
+
+
+def settings(context: CheckContext) -> Iterator[Finding]:
+    if context.login is None:
+        yield Finding(
+            "settings", Level.NOTE, "the additions to the Orthancs were not looked at", "run it with sudo"
+        )
+        return
+    for node in own_nodes(context.config):
+        for problem in orthanc_config.problems_of(context.config, context.login, node):
+            yield Finding(
+                "settings", Level.BROKEN, f"{problem.source}: {problem.key}: {problem.what}", problem.instead
+            )
+
+
+def rendered(context: CheckContext) -> Iterator[Finding]:
+    """Compare the configuration that the Orthancs were started with to the one they would be started with now."""
+    if context.login is None:
+        yield Finding("configuration", Level.NOTE, "not looked at: this user may not", "run it with sudo")
+        return
+    for node in own_nodes(context.config):
+        for path in sorted(context.paths.rendered(node).glob("*.json")):
+            tree = json.loads(path.read_text(encoding="utf-8"))
+            yield from _against_minimum(node, tree)
+            if tree != json.loads(_wanted(context, context.login, node)):
+                text = f"{node} runs with other settings than those of now"
+                yield Finding("configuration", Level.WARN, text, "systemctl restart ddwd")
+
+
+def _wanted(context: CheckContext, login: Credentials, node: NodeName) -> str:
+    try:
+        return orthanc_config.render(context.config, login, node)
+    except ConfigError:  # reported by the check of the settings
+        return "{}"
+
+
+def _against_minimum(node: NodeName, tree: dict[str, Any]) -> Iterator[Finding]:
+    for rule in orthanc_minimum.MINIMUM:
+        if not rule.holds(orthanc_minimum.value_at(tree, rule.path)):
+            key = ".".join(rule.path)
+            text = f"{node} runs with {key} set so that images may be lost"
+            yield Finding(
+                "configuration", Level.BROKEN, text, f"systemctl restart ddwd; it must be {rule.instead}"
+            )
+
+
+def orthancs(context: CheckContext) -> Iterator[Finding]:
+    """Check that they answer, have the right database, and have their plugins."""
+    for server in context.report.servers:
+        if server.unasked:
+            yield Finding("Orthancs", Level.NOTE, "not asked: this user may not", "run it with sudo")
+            return
+        if server.problem:
+            remedy = _log_of(context.config, "gateway" if server.name == "gateway" else "storage")
+            yield Finding("Orthancs", Level.BROKEN, server.problem, remedy)
+            continue
+        if server.database != "PostgreSQL" and context.config.database.engine == "postgresql":
+            text = f"{server.name} keeps its index in {server.database}, not in PostgreSQL"
+            yield Finding("Orthancs", Level.BROKEN, text, "systemctl restart ddwd")
+        node = context.nodes["gateway" if server.name == "gateway" else "storage"]
+        if "dicom-web" not in node.plugins():
+            text = f"{server.name} runs without its DICOMweb plugin"
+            yield Finding(
+                "Orthancs", Level.BROKEN, text, "apt install orthanc-dicomweb, then systemctl restart ddwd"
+            )
+    yield from _external(context)
+
+
+def _log_of(config: Config, node: NodeName) -> str:
+    """Return where an Orthanc's log is; one on another machine may be well, and the link to it broken."""
+    there = config.node(node).host
+    log = f"journalctl -u ddwd-{node} -n 50"
+    return log if config.has(node) else f"journalctl -u ddwd-tls@link -n 50; on {there}: {log}"
+
+
+def _external(context: CheckContext) -> Iterator[Finding]:
+    """Check that a database server on another machine answers each Orthanc's role; the local one is reported with the units."""
+    if context.config.database.is_local or context.config.database.engine != "postgresql":
+        return
+    for node in own_nodes(context.config):
+        try:
+            context.ask_database(node)
+        except PeerDownError as error:
+            text = f"the index of {node} at {databases.place(context.config)}: {error}"
+            remedy = "look at the servers, their pg_hba.conf and the password"
+            yield Finding("Orthancs", Level.BROKEN, text, remedy)
+
+
+def versions(context: CheckContext) -> Iterator[Finding]:
+    """Check for known weaknesses. A distribution may have fixed one without a new version number, so it is a warning."""
+    for version in {server.version for server in context.report.servers if server.version}:
+        numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
+        for fixed, flaw in _FLAWS:
+            if numbers and numbers < fixed:
+                wanted = ".".join(map(str, fixed))
+                remedy = (
+                    f"let only your modalities reach it; apt upgrade brings {wanted} or a fixed {version}"
+                )
+                yield Finding("versions", Level.WARN, f"Orthanc {version} has {flaw}", remedy)
+
+
+def echoes(context: CheckContext) -> Iterator[Finding]:
+    """Check that each DICOM port answers a C-ECHO under its AE title."""
+    config = context.config
+    known: tuple[tuple[Part, int, str], ...] = (
+        ("gateway", config.gateway.dicom_port, config.gateway.aet),
+        ("storage", config.storage.dicom_port, config.storage.aet),
+        ("scp", config.scp.port, config.scp.aet),
+    )
+    reached = (
+        {"scp", "gateway", "storage"} if config.has("extractor") else {node.name for node in config.own_nodes}
+    )
+    for part, port, aet in known:
+        if part in reached and not context.echo(part):
+            text = f"{aet} does not answer a C-ECHO on port {port}"
+            log = f"journalctl -u ddwd-{part} -n 50" if part == "scp" else _log_of(config, part)
+            yield Finding("C-ECHO", Level.BROKEN, text, f"ss -ltnp 'sport = :{port}'; {log}")
+
+
+def hops(context: CheckContext) -> Iterator[Finding]:
+    """Check that each part reaches the next: STOW-RS by DICOMweb, C-MOVE by C-ECHO; and the other destinations."""
+    yield from _destinations(context)
+    if context.login is None:
+        yield Finding("hops", Level.NOTE, "not asked: this user may not", "run it with sudo")
+        return
+    if "gateway" in context.nodes:
+        yield from _reaches_storage(context.nodes["gateway"])
+    if "storage" in context.nodes:
+        for one in machine_link.receivers(context.config):
+            yield from _reaches_receiver(context.nodes["storage"], one.aet)
+
+
+def _reaches_storage(gateway: ServerChecks) -> Iterator[Finding]:
+    try:
+        gateway.reaches(orthanc_minimum.STORAGE_SERVER)
+    except DdwdError as error:
+        yield Finding(
+            "hops", Level.BROKEN, f"ORTHANC1 does not reach ORTHANC2 by DICOMweb: {error}", "ddwd status"
+        )
+
+
+def _reaches_receiver(storage: ServerChecks, aet: str) -> Iterator[Finding]:
+    try:
+        storage.echoes(aet)
+    except DdwdError as error:
+        text = f"ORTHANC2 does not reach the SCP {aet}: {error}"
+        yield Finding("hops", Level.BROKEN, text, "journalctl -u ddwd-scp -n 50, on its machine")
+
+
+def _destinations(context: CheckContext) -> Iterator[Finding]:
+    """Check that each destination answers, and accepts what it is sent."""
+    told = {row["name"]: row for row in context.report.destinations}
+    for one in context.config.destinations if context.config.has("gateway") else ():
+        row = told.get(one.name)
+        if row is None:
+            text = f"ddwd-courier has not reported {one.name} yet"
+            yield Finding("hops", Level.NOTE, text, "systemctl status ddwd-courier")
+        elif row["state"] == "away":
+            text = f"{one.name} does not answer since {time(row['since'])}: {row['reason']}"
+            yield Finding("hops", Level.BROKEN, text, "ddwd destinations list")
+        elif row["reason"]:
+            studies = many(row["studies"], "study", "studies")
+            text = f"{one.name} answers, and {studies} could not be sent: {row['reason']}"
+            yield Finding("hops", Level.WARN, text, "ddwd destinations list")

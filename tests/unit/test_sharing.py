@@ -1,0 +1,52 @@
+"""Claims of several extractors: what a new connection to the shared ledger demands is not forgotten."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddwd.core.errors import PeerDownError
+from ddwd.store.claims import LocalClaims, SharedWork
+from tests.unit.portal import Portal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+class Shared(LocalClaims):
+    """Claims that are shared; each entry of `looks` is one look at the connection: whether it is new."""
+
+    are_shared = True
+
+    def __init__(self) -> None:
+        self.looks: list[bool] = []
+        self.breaks = False
+
+    def connect(self) -> bool:
+        """See Claims."""
+        return self.looks.pop(0) if self.looks else False
+
+    def shared_work(self) -> SharedWork:
+        """See Claims."""
+        if self.breaks:
+            raise PeerDownError("it broke again")
+        return SharedWork()
+
+
+def test_the_cursors_are_read_again_although_the_new_connection_broke_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portal = Portal(tmp_path)
+    claims = Shared()
+    monkeypatch.setattr(portal.extractor.sharing, "_claims", claims)
+    portal.extractor.peers.states["ledger"] = "ok"
+    rewound: list[int] = []
+    monkeypatch.setattr(portal.extractor.sources.feeds, "rewind", lambda: rewound.append(1))
+    claims.looks, claims.breaks = [True], True
+    portal.loop.run()
+    assert rewound == []
+    claims.breaks = False
+    portal.loop.run()
+    portal.loop.run()
+    assert rewound == [1]
