@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, StateError
 from ddwd.store.hook_queue import HookQueue
+from ddwd.store.status_files import HOOKS, HooksStatus, WaitingNotice
 
 if TYPE_CHECKING:
     import argparse
@@ -74,24 +75,22 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
 
 def waiting(paths: Paths, notices: HookQueue) -> list[dict[str, Any]]:
     """What waits, each with what ddwd-hooks says of it. Raises PermissionError."""
-    try:
-        told = json.loads(paths.hooks_status.read_bytes())["waiting"]
-        known = {(one["study"], one["revision"]): one for one in told}
-    except (OSError, ValueError, KeyError, TypeError):
-        known = {}
-    return [_row(notice, known.get((notice.study, notice.revision), {})) for notice in notices.newest()]
+    status = HOOKS.read_or_none(paths.hooks_status) or HooksStatus()
+    known = {(one.study, one.revision): one for one in status.waiting}
+    return [_row(notice, known.get((notice.study, notice.revision))) for notice in notices.newest()]
 
 
-def _row(notice: Notice, said: dict[str, Any]) -> dict[str, Any]:
+def _row(notice: Notice, said: WaitingNotice | None) -> dict[str, Any]:
+    said = said or WaitingNotice(notice.study)
     return {
         "study": notice.study,
         "study_uid": notice.study_uid,
         "route": notice.route,
         "revision": notice.revision,
         "since": notice.published_at,
-        "running": bool(said.get("running")),
-        "failures": int(said.get("failures", 0)),
-        "reason": str(said.get("reason", "")),
+        "running": said.running,
+        "failures": said.failures,
+        "reason": said.reason,
     }
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ddwd.config.paths import Paths
-from ddwd.core import durable
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError
@@ -24,11 +22,11 @@ from ddwd.extractor.sweep import Sweep
 from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
 from ddwd.store.delivery_log import DeliveryLog
+from ddwd.store.status_files import COURIER, CourierStatus, DestinationStatus
 
 if TYPE_CHECKING:
     from ddwd.config.loader import Config
     from ddwd.config.routing import Destination
-    from ddwd.delivery.destination_queue import DestinationStatus
 
 log = logging.getLogger("ddwd.delivery")
 
@@ -99,8 +97,8 @@ class CourierDaemon:
         return TickResult(_said(statuses), healthy=not self._dispatcher.is_hung, wait=self._dispatcher.wait())
 
     def _show(self, statuses: list[DestinationStatus]) -> None:
-        body = {"at": stamp(self._clock.utc()), "destinations": [one.as_dict() for one in statuses]}
-        durable.replace_volatile(self._paths.courier_status, json.dumps(body).encode())
+        status = CourierStatus(stamp(self._clock.utc()), tuple(statuses))
+        COURIER.write_volatile(self._paths.courier_status, status)
 
 
 def _said(statuses: list[DestinationStatus]) -> str:

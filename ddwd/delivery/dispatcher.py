@@ -9,6 +9,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError, StateError
+from ddwd.store.status_files import DestinationStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ddwd.config.routing import Route
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.delivery.destination_queue import DestinationQueue, DestinationStatus
+    from ddwd.delivery.destination_queue import DestinationQueue
     from ddwd.extractor.change_feed import ChangeFeed
     from ddwd.extractor.sweep import Sweep
     from ddwd.orthanc.port import OrthancPort

@@ -74,11 +74,11 @@ def _waiting(report: Report) -> Iterator[tuple[str, str | Condition]]:
     for folder, images in report.aside.items():
         yield f"aside {folder}", aside_text(folder, images)
     for row in report.destinations:
-        if row["state"] == "away":
-            studies = many(row["studies"], "study waits", "studies wait")
+        if row.state == "away":
+            studies = many(row.studies, "study waits", "studies wait")
             yield (
-                f"destination {row['name']}",
-                f"{row['name']} does not answer, and {studies} for it: ddwd destinations list",
+                f"destination {row.name}",
+                f"{row.name} does not answer, and {studies} for it: ddwd destinations list",
             )
     if report.hooks:
         yield (
@@ -88,8 +88,8 @@ def _waiting(report: Report) -> Iterator[tuple[str, str | Condition]]:
     if report.quarantine:
         count = many(report.quarantine, "image waits", "images wait")
         yield "quarantine", Condition(f"{count} in quarantine: ddwd quarantine list", report.quarantine)
-    if report.self_test is not None and not report.self_test.get("ok"):
-        yield "self-test", f"the self test failed: {report.self_test.get('text')}: ddwd doctor"
+    if report.self_test is not None and not report.self_test.ok:
+        yield "self-test", f"the self test failed: {report.self_test.text}: ddwd doctor"
 
 
 def _silence(silent: Mapping[str, datetime]) -> Iterator[tuple[str, str]]:

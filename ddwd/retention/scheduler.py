@@ -24,7 +24,7 @@ from ddwd.retention.disk_pressure import Shortage
 from ddwd.retention.remove import Removed
 from ddwd.retention.round_report import RoundReport
 from ddwd.retention.rules import Terms
-from ddwd.store.statefile import encode
+from ddwd.store.status_files import RetentionStatus
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -141,12 +141,12 @@ class RetentionScheduler:
         if self._piece is not None and (self._asked or self._holds or self._now() >= self._due):
             self._work, self._piece = self._tools.executor.submit(self._timed, self._piece), None
 
-    def state(self) -> dict[str, Any]:
-        """Return the last round and the current one, for the status file; empty if the settings allow no removal."""
+    def state(self) -> RetentionStatus | None:
+        """Return the last round and the current one, for the status file; None if the settings allow no removal."""
         if not self.is_used:
-            return {}
+            return None
         now = self._report.report() if self._round is not None else None
-        return {"last": encode(self._last), "now": encode(now)}
+        return RetentionStatus(self._last, now)
 
     # --- when ---------------------------------------------------------------------------------------------------------
 

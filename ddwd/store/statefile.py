@@ -53,17 +53,24 @@ class _How:
     omit_empty: bool = False
     listed_by: str = ""
     blank: bool = False
+    transient: bool = False
 
 
 def stored(
-    key: str = "", *, omit_empty: bool = False, listed_by: str = "", blank: bool = False
+    key: str = "",
+    *,
+    omit_empty: bool = False,
+    listed_by: str = "",
+    blank: bool = False,
+    transient: bool = False,
 ) -> Mapping[str, _How]:
     """Return the `metadata` of a dataclass's field that is not stored as it is.
 
     `key`: the JSON key, if it is not the field's name. `omit_empty`: an empty value has no key. `listed_by`: a dictionary that is
-    stored as the list of its values, whose keys are that attribute of each. `blank`: None is stored as an empty object.
+    stored as the list of its values, whose keys are that attribute of each. `blank`: None is stored as an empty object. `transient`: it is not
+    stored.
     """
-    return {_HOW: _How(key, omit_empty, listed_by, blank)}
+    return {_HOW: _How(key, omit_empty, listed_by, blank, transient)}
 
 
 class StateFormat(Generic[T]):
@@ -200,7 +207,9 @@ def _encode_fields(value: Any) -> dict[str, Any]:
 def _fields(kind: Any) -> tuple[tuple[str, _How], ...]:
     """Return the fields of a dataclass, each with its JSON key filled in."""
     found = ((one.name, one.metadata.get(_HOW, _How())) for one in dataclasses.fields(kind))
-    return tuple((name, dataclasses.replace(how, key=how.key or name)) for name, how in found)
+    return tuple(
+        (name, dataclasses.replace(how, key=how.key or name)) for name, how in found if not how.transient
+    )
 
 
 # --- JSON to dataclasses ----------------------------------------------------------------------------------------------
@@ -287,6 +296,8 @@ def _dataclass_decoder(kind: Any) -> Decoder:
     ]
 
     def fields(value: Any) -> Any:
+        if type(value) is not dict:
+            raise TypeError
         found = {
             name: inner(value[key]) for key, name, inner, is_required in plan if is_required or key in value
         }

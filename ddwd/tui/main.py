@@ -24,6 +24,7 @@ from ddwd.status.trace import Trace, trace
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Requests
 from ddwd.store.record_check import RecordChecker
+from ddwd.store.statefile import encode
 from ddwd.tui.text import PatientMasking, page
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _once(config: Config, *, as_json: bool) -> int:
             "hops": [asdict(hop) for hop in board.hops],
         }
         body["today"] = asdict(board.today) if board.today else None
-        sys.stdout.write(json.dumps(body | {"report": asdict(board.report)}) + "\n")
+        sys.stdout.write(json.dumps(body | {"report": encode(board.report)}) + "\n")
     else:
         sys.stdout.write(page(board, PatientMasking(), shutil.get_terminal_size().columns).plain + "\n")
     return 1 if board.report.wrong else 0
@@ -117,7 +118,7 @@ def _live(config: Config) -> int:
 
     def look() -> DashboardModel:
         board = watcher.look()
-        portal.people.ask([row["study"] for row in (*board.report.in_flight, *board.report.recent)])
+        portal.people.ask([row.study for row in board.report.studies])
         return board
 
     folder = Paths(config).heartbeat("extractor").parent

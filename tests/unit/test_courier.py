@@ -16,7 +16,6 @@ from ddwd.delivery.destination_queue import (
     FIRST_RETRY_SECONDS,
     LONGEST_RETRY_SECONDS,
     DestinationQueue,
-    DestinationStatus,
 )
 from ddwd.delivery.dispatcher import DeliveryDispatcher, Recipients
 from ddwd.extractor.change_feed import ChangeFeed
@@ -24,6 +23,7 @@ from ddwd.extractor.sweep import Sweep
 from ddwd.orthanc.port import Job
 from ddwd.store.custody import InstanceRecord, Record
 from ddwd.store.delivery_log import DeliveryLog, owed
+from ddwd.store.status_files import DestinationStatus
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image, power_cut
 
 if TYPE_CHECKING:

@@ -102,7 +102,7 @@ def test_a_failure_is_tried_again_with_growing_pauses_until_it_succeeds(told: To
     tries = len(told.calls)
     assert 5 <= tries <= 8  # at 0, 10, 50, 210, 850, 3410, 7010 and 10610 s
     (waiting,) = told.dispatcher.turn()
-    assert (waiting["failures"], waiting["reason"]) == (tries, str(told.failure))
+    assert (waiting.failures, waiting.reason) == (tries, str(told.failure))
     told.failure = None
     told.run(3600)
     assert told.calls[tries:] == [(STUDY, 1)]
@@ -129,7 +129,7 @@ def test_a_study_that_cannot_be_told_holds_up_no_other(told: Told) -> None:
     told.run(5)
     assert told.calls == [(OTHER, 1)]
     (waiting,) = told.dispatcher.turn()
-    assert "has no hook any more; forget it: ddwd hooks drop" in waiting["reason"]
+    assert "has no hook any more; forget it: ddwd hooks drop" in waiting.reason
     told.notices.drop(told.notices.newest()[0])
     assert told.dispatcher.turn() == []
 

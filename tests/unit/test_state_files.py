@@ -14,13 +14,13 @@ import pytest
 
 from ddwd.config.loader import Config
 from ddwd.core.audit import Audit
-from ddwd.core.errors import InvalidValueError, NewerStateError, StateError
+from ddwd.core.errors import DamagedStateError, InvalidValueError, NewerStateError, StateError
 from ddwd.core.model import OrthancId
 from ddwd.extractor.quarantine import Entry, Quarantine, Subject
 from ddwd.monitoring import alerts
 from ddwd.retention import round_report
 from ddwd.retention.round_report import HeldBack, RoundReport, Tally
-from ddwd.store import custody
+from ddwd.store import custody, status_files
 from ddwd.store.commitment_queue import CommitmentQueue, CommitmentRequest, Reference
 from ddwd.store.custody import Custody, Record
 from ddwd.store.delivery_log import DeliveryLog
@@ -28,6 +28,7 @@ from ddwd.store.hook_queue import HookQueue, Notice
 from ddwd.store.ledger import Ledger
 from ddwd.store.operator_requests import Request, Requests
 from ddwd.store.settings_snapshot import changed_settings
+from ddwd.store.statefile import StateFormat
 from tests.unit.fakes import FakeClock
 
 GOLDEN = Path(__file__).parent / "state_files"
@@ -260,3 +261,61 @@ def test_ledger_segment(tmp_path: Path) -> None:
     again = opened(tmp_path / "old")
     assert not again.damaged
     assert again.state == ledger.state
+
+
+# --- the status files on /run ------------------------------------------------------------------------------------------
+
+
+STATUS_FILES = [
+    (status_files.EXTRACTOR, "status-extractor.json"),
+    (status_files.EXTRACTOR, "status-extractor-retention.json"),
+    (status_files.SCP, "status-scp.json"),
+    (status_files.COURIER, "status-courier.json"),
+    (status_files.HOOKS, "status-hooks.json"),
+    (status_files.SELF_TEST, "self-test.json"),
+]
+
+
+@pytest.mark.parametrize(("form", "name"), STATUS_FILES)
+def test_a_status_file_is_read_and_written_again_the_same(form: StateFormat[object], name: str) -> None:
+    value = form.parse(golden(name), name)
+    assert form.render(value).rstrip() == golden(name).rstrip()
+    assert form.parse(form.render(value), name) == value
+
+
+@pytest.mark.parametrize(("form", "name"), STATUS_FILES)
+def test_a_status_file_of_a_version_with_fewer_or_more_keys_is_read(
+    form: StateFormat[object], name: str
+) -> None:
+    whole = json.loads(golden(name))
+    for key in whole:
+        form.parse(json.dumps({one: value for one, value in whole.items() if one != key}).encode(), name)
+    assert form.parse(json.dumps(whole | {"unheard_of": 1}).encode(), name) == form.parse(golden(name), name)
+    form.parse(b"{}", name)
+
+
+def test_the_extractor_status_is_what_it_was() -> None:
+    status = status_files.EXTRACTOR.parse(golden("status-extractor-retention.json"), "")
+    assert status.retention is not None
+    assert status.retention.last is not None
+    assert status.retention.last.places["output"].kept[0] == status_files.KeptStudies("a", 5)
+    assert (status.swept, status.backlog.disk) == (
+        status_files.SweepStatus(3, "2026-01-02T03:04:05.000Z", "2026-01-02T03:04:06.000Z"),
+        1,
+    )
+    assert (status.disk[0].stops, status.disk[0].hours_left) == (("retrieve",), 12.5)
+    [row] = status.in_flight
+    assert (row.aet, row.on_gateway, row.on_disk) == ("CT1", 1, 0)
+    assert status_files.EXTRACTOR.parse(golden("status-extractor.json"), "").retention is None
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"[]", b"null", b'{"in_flight": 7}', b'{"in_flight": [7]}', b'{"counts": {"a": "1"}}']
+)
+def test_a_damaged_status_file_is_none(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "status.json"
+    assert status_files.EXTRACTOR.read_or_none(path) is None
+    path.write_bytes(damage)
+    with pytest.raises(DamagedStateError):
+        status_files.EXTRACTOR.read(path)
+    assert status_files.EXTRACTOR.read_or_none(path) is None
