@@ -74,6 +74,11 @@ class Portal:
             limit=limit,
             what="the gateway does not answer a C-ECHO",
         )
+        self.machine.wait_for(
+            lambda: self.machine.run("ss -Hltn sport = :8043").stdout,
+            limit=limit,
+            what="storage does not listen",
+        )
         return took
 
     def wait_complete(self, study: Study, limit: float = COMPLETE_LIMIT) -> float:

@@ -141,6 +141,11 @@ def test_the_gateway_bears_it_or_comes_back(
 
 
 def test_after_all_of_them_a_study_is_delivered(portal: Portal, tmp_path: Path) -> None:
+    # what the gateway took of the attacks is forwarded, and keeps storage busy for as long as it is read
+    portal.machine.wait_for(
+        lambda: portal.machine.run(["curl", "-s", "-m", "5", "http://127.0.0.1:8043/"], check=False).returncode == 0,
+        limit=200, what="storage does not answer",
+    )  # fmt: skip
     portal.deliver(made_up_ct(tmp_path / "ct", 5, seed=660, size=32))
     assert portal.machine.is_active(*UNITS)
 

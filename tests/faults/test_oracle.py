@@ -73,7 +73,7 @@ def test_without_the_reconciler_the_oracle_reports_loss(portal: Portal, tmp_path
 def test_a_lost_page_cache_takes_only_what_was_never_synced(
     portal: Portal, tmp_path: Path, honest: bool
 ) -> None:
-    code = portal.machine.path(f"{TREE}/durable.py").read_text(encoding="utf-8")
+    code = portal.machine.path(f"{TREE}/core/durable.py").read_text(encoding="utf-8")
     _change(portal, "core/durable.py", code, code + (NOTE if honest else WITHOUT))
     study = made_up_ct(tmp_path / "ct", 6, seed=43, size=32)
     portal.send(study)
