@@ -1,4 +1,4 @@
-"""Where ledger, custody records and claims of this portal are: in files, or with `ledger.shared` in the database. The one place that chooses."""
+"""Choose the backend of ledger, custody records and claims: files or, with `ledger.shared`, the database. Only this module chooses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """What the extractor writes."""
+    """The stores that the extractor writes to."""
 
     ledger: LedgerPort
     custody: CustodyPort
@@ -48,7 +48,7 @@ def stores_of(config: Config, clock: Clock) -> Stores:
 
 
 def shared_stores(database: Database, name: str, clock: Clock, keep_days: int, before: Path) -> Stores:
-    """Those of the extractor `name`, in one session of the database; `before` has its records of when it was alone, if any."""
+    """Return the stores of the extractor `name`, in one database session; `before` is the folder of its records in files, if any."""
     ledger = SharedLedger(database, name, clock, keep_days)
 
     def begun() -> None:
@@ -60,13 +60,13 @@ def shared_stores(database: Database, name: str, clock: Clock, keep_days: int, b
 
 
 def custody_of(config: Config) -> CustodyPort:
-    """The records, for whoever only reads. Raises PeerDownError where the database is away."""
+    """Return the custody records for readers. Raises PeerDownError if the database is away."""
     database = _reader(config)
     return Custody(Paths(config).custody) if database is None else SharedCustody(database)
 
 
 def history_of(config: Config) -> SharedHistory | None:
-    """The shared ledger, for people; None where it is in files."""
+    """Return the events of the shared ledger; None if the ledger is in files."""
     database = _reader(config)
     return None if database is None else SharedHistory(database)
 
