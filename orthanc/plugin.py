@@ -22,7 +22,7 @@ from ddwd.core.audit import Audit, Event  # noqa: E402 - the path comes first
 from ddwd.core.clock import SystemClock  # noqa: E402 - as above
 from ddwd.orthanc.plugin.admission import Admission, AdmissionFilter, NotDicomError, Settings, may_request  # noqa: E402 - as above
 from ddwd.orthanc.plugin.defer_accept import defer_accept  # noqa: E402 - as above
-from ddwd.store.commitment_queue import Commitments, Counter  # noqa: E402 - as above
+from ddwd.store.commitment_queue import CommitmentIntake, CommitmentQueue  # noqa: E402 - as above
 
 _ACTIONS = {
     Admission.KEEP: (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None),
@@ -131,8 +131,8 @@ def _changed(change, level, resource):
         _audit.record(Event.DELETED, f"a study was deleted on the {_node}", study=resource, peer=_node)
 
 
-_counter = Counter(
-    Commitments(pathlib.Path(_SETTINGS["Commitments"])) if "Commitments" in _SETTINGS else None,
+_intake = CommitmentIntake(
+    CommitmentQueue(pathlib.Path(_SETTINGS["CommitmentQueue"])) if "CommitmentQueue" in _SETTINGS else None,
     _audit,
     SystemClock(),
 )
@@ -141,7 +141,7 @@ _counter = Counter(
 def _asked(job, transaction, sop_classes, sop_uids, aet, _called):
     """Storage commitment: write the request down for ddwd-commitment, and end the job that would answer by the index alone."""
     try:
-        _counter.take(aet, transaction, sop_classes, sop_uids)
+        _intake.take(aet, transaction, sop_classes, sop_uids)
     finally:
         _ended.add(job)
         orthanc.RestApiPost(f"/jobs/{job}/cancel", b"")

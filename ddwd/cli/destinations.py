@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from argparse import RawDescriptionHelpFormatter
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ddwd.config.paths import Paths
 from ddwd.core.errors import StateError
 from ddwd.delivery.transports import kind
 from ddwd.status.formatting import many, time
 from ddwd.status.report import destination_states
-from ddwd.store.delivery_log import Deliveries
+from ddwd.store.delivery_log import DeliveryLog
+from ddwd.store.statefile import encode
+from ddwd.store.status_files import DestinationStatus
 
 if TYPE_CHECKING:
     import argparse
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     if args.what == "list":
         return _list(config, out, as_json=args.json)
     try:
-        Deliveries(Paths(config).deliveries).wish()
+        DeliveryLog(Paths(config).deliveries).request_retry()
     except PermissionError as error:
         raise StateError("only root and group ddwd may; run it with sudo") from error
     asked = "ddwd-courier is asked to try all of them now; see: ddwd destinations list\n"
@@ -62,35 +64,34 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
 
 
 def _list(config: Config, out: TextIO, *, as_json: bool) -> int:
-    told = {row["name"]: row for row in destination_states(config)}
+    told = {row.name: row for row in destination_states(config)}
     rows = [told.get(one.name) or _unknown(one.name, kind(one)) for one in config.destinations]
     if as_json:
-        out.write(json.dumps({"destinations": rows}) + "\n")
+        out.write(json.dumps({"destinations": encode(rows)}) + "\n")
     else:
         out.writelines(line for row in rows for line in _lines(row))
         if not rows:
             out.write("there are no other destinations\n")
-    return int(any(row["state"] != "ok" or row["reason"] for row in rows))
+    return int(any(row.state != "ok" or row.reason for row in rows))
 
 
-def _unknown(name: str, kind: str) -> dict[str, Any]:
+def _unknown(name: str, kind: str) -> DestinationStatus:
     why = "ddwd-courier has not told of it yet: systemctl status ddwd-courier"
-    none = {"studies": 0, "images": 0, "oldest": "", "delivered": 0, "delivered_at": ""}
-    return {"name": name, "kind": kind, "state": "unknown", "since": "", "reason": why, **none}
+    return DestinationStatus(name, kind, "unknown", reason=why)
 
 
-def _lines(row: dict[str, Any]) -> list[str]:
-    since = f" since {time(row['since'])}" if row["since"] else ""
+def _lines(row: DestinationStatus) -> list[str]:
+    since = f" since {time(row.since)}" if row.since else ""
     waiting = (
-        f"{many(row['studies'], 'study waits', 'studies wait')} ({many(row['images'], 'image', 'images')}), "
-        f"the oldest since {time(row['oldest'])}"
-        if row["studies"]
+        f"{many(row.studies, 'study waits', 'studies wait')} ({many(row.images, 'image', 'images')}), "
+        f"the oldest since {time(row.oldest)}"
+        if row.studies
         else "nothing waits"
     )
     last = (
-        f"last delivered {time(row['delivered_at'])}"
-        if row["delivered_at"]
+        f"last delivered {time(row.delivered_at)}"
+        if row.delivered_at
         else "nothing delivered since the start"
     )
-    lines = [f"{row['name']}  {row['kind']}, {row['state']}{since}\n", f"   {waiting}; {last}\n"]
-    return lines + ([f"   {row['reason']}\n"] if row["reason"] else [])
+    lines = [f"{row.name}  {row.kind}, {row.state}{since}\n", f"   {waiting}; {last}\n"]
+    return lines + ([f"   {row.reason}\n"] if row.reason else [])

@@ -27,7 +27,8 @@ from ddwd.status.certificates import expiry_of
 from ddwd.status.doctor import examine
 from ddwd.status.findings import CheckContext, Finding, Level
 from ddwd.status.formatting import plain
-from ddwd.status.self_test import Result, SelfTest
+from ddwd.status.self_test import SelfTest
+from ddwd.store.status_files import SelfTestResult
 
 if TYPE_CHECKING:
     import argparse
@@ -157,7 +158,7 @@ def _all_answer(config: Config) -> bool:
     return all(echo(_peer(config, part)) for part in parts)
 
 
-def _told(result: Result) -> str:
+def _told(result: SelfTestResult) -> str:
     lines = [f"self test {'passed' if result.ok else 'FAILED'}: {result.text}"]
     lines += [
         f"  on {hop:<8} {seconds:>6.1f} s after the last image was sent"

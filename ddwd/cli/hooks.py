@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, StateError
-from ddwd.store.hook_queue import Notices
+from ddwd.store.hook_queue import HookQueue
+from ddwd.store.status_files import HOOKS, HooksStatus, WaitingNotice
 
 if TYPE_CHECKING:
     import argparse
@@ -55,12 +56,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Do it; the exit status."""
     paths = Paths(config)
-    notices = Notices(paths.hooks)
+    notices = HookQueue(paths.hooks)
     try:
         if args.what == "list":
             return _list(waiting(paths, notices), out, as_json=args.json)
         if args.what == "retry":
-            notices.wish()
+            notices.request_retry()
             out.write(
                 '{"asked": "retry"}\n'
                 if args.json
@@ -72,26 +73,24 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
         raise StateError("only root and group ddwd may; run it with sudo") from error
 
 
-def waiting(paths: Paths, notices: Notices) -> list[dict[str, Any]]:
+def waiting(paths: Paths, notices: HookQueue) -> list[dict[str, Any]]:
     """What waits, each with what ddwd-hooks says of it. Raises PermissionError."""
-    try:
-        told = json.loads(paths.hooks_status.read_bytes())["waiting"]
-        known = {(one["study"], one["revision"]): one for one in told}
-    except (OSError, ValueError, KeyError, TypeError):
-        known = {}
-    return [_row(notice, known.get((notice.study, notice.revision), {})) for notice in notices.newest()]
+    status = HOOKS.read_or_none(paths.hooks_status) or HooksStatus()
+    known = {(one.study, one.revision): one for one in status.waiting}
+    return [_row(notice, known.get((notice.study, notice.revision))) for notice in notices.newest()]
 
 
-def _row(notice: Notice, said: dict[str, Any]) -> dict[str, Any]:
+def _row(notice: Notice, said: WaitingNotice | None) -> dict[str, Any]:
+    said = said or WaitingNotice(notice.study)
     return {
         "study": notice.study,
         "study_uid": notice.study_uid,
         "route": notice.route,
         "revision": notice.revision,
         "since": notice.published_at,
-        "running": bool(said.get("running")),
-        "failures": int(said.get("failures", 0)),
-        "reason": str(said.get("reason", "")),
+        "running": said.running,
+        "failures": said.failures,
+        "reason": said.reason,
     }
 
 
@@ -109,7 +108,7 @@ def _list(rows: list[dict[str, Any]], out: TextIO, *, as_json: bool) -> int:
     return int(failed)
 
 
-def _drop(study: str, notices: Notices, out: TextIO, *, as_json: bool) -> int:
+def _drop(study: str, notices: HookQueue, out: TextIO, *, as_json: bool) -> int:
     """Forget what waits for it."""
     found = [notice for notice in notices.newest() if study in {notice.study, notice.study_uid}]
     if not found:

@@ -15,7 +15,7 @@ from ddwd.extractor.consistency import Comparison, Totals
 from ddwd.status import study_lookup
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Request, Requests
-from ddwd.store.record_check import Prover
+from ddwd.store.record_check import RecordChecker
 
 if TYPE_CHECKING:
     import argparse
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Ask the extractor, or compare and show; the exit status."""
     paths = Paths(config)
     custody = custody_of(config)
-    prover = Prover(custody, paths)
+    prover = RecordChecker(custody, paths)
     studies = None
     if args.study is not None:
         studies = study_lookup.studies_named(args.study, study_lookup.both(config), prover)

@@ -22,7 +22,8 @@ from ddwd.status import study_lookup
 from ddwd.status.formatting import many, plain, size, time
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Request, Requests
-from ddwd.store.record_check import Prover
+from ddwd.store.record_check import RecordChecker
+from ddwd.store.statefile import encode
 
 if TYPE_CHECKING:
     import argparse
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.schema import Config
     from ddwd.retention.eligibility import Eligibility
+    from ddwd.store.status_files import PlaceReport, RetentionRound
 
 _EPILOG = """Without an option: after how many days each place may lose a study (retention and
 routes in ddwd.yaml), what went in the last round, and what had to stay, and why.
@@ -77,10 +79,12 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     last = round_report.read(paths.retention)
     policy = {place: _policy(config, place) for place in PLACES}
     if args.json:
-        out.write(json.dumps({"policy": policy, "last": last or None}) + "\n")
+        out.write(
+            json.dumps({"policy": policy, "last": round_report.FORMAT.body(last) if last else None}) + "\n"
+        )
     else:
         out.write("".join(f"{line}\n" for line in [*_policy_lines(policy), *_last_lines(last)]))
-    return 1 if any(place["kept"] for place in last.get("places", {}).values()) else 0
+    return 1 if last and any(place.kept for place in last.places.values()) else 0
 
 
 # --- policy and last round --------------------------------------------------------------------------------------------
@@ -114,24 +118,24 @@ def _for(days: float | None) -> str:
     return "for ever" if days is None else f"for {days:g} {'day' if days == 1 else 'days'}"
 
 
-def _last_lines(last: dict[str, Any]) -> Iterator[str]:
-    if not last:
+def _last_lines(last: RetentionRound | None) -> Iterator[str]:
+    if last is None:
         yield "nothing was removed yet"
         return
-    yield f"last round: {time(last['ended_at'])}"
-    if last["problem"]:
-        yield f"  broken off: {plain(last['problem'])}"
-    for place, tally in last["places"].items():
-        if tally["studies"] or tally["kept"]:
+    yield f"last round: {time(last.ended_at)}"
+    if last.problem:
+        yield f"  broken off: {plain(last.problem)}"
+    for place, tally in last.places.items():
+        if tally.studies or tally.kept:
             yield f"  {_sum(place, tally, 'were removed from')}"
-        for kept in tally["kept"]:
-            count = many(kept["studies"], "study stays", "studies stay")
-            yield f"    {count}: {plain(kept['reason'])}, as {plain(kept['example'])}"
+        for kept in tally.kept:
+            count = many(kept.studies, "study stays", "studies stay")
+            yield f"    {count}: {plain(kept.reason)}, as {plain(kept.example)}"
 
 
-def _sum(place: Place, tally: dict[str, Any], verb: str) -> str:
-    images, studies = many(tally["images"], "image", "images"), many(tally["studies"], "study", "studies")
-    return f"{images} of {studies} ({size(tally['bytes'])}) {verb} {WHERE[place]}"
+def _sum(place: Place, tally: PlaceReport, verb: str) -> str:
+    images, studies = many(tally.images, "image", "images"), many(tally.studies, "study", "studies")
+    return f"{images} of {studies} ({size(tally.bytes)}) {verb} {WHERE[place]}"
 
 
 # --- dry run ----------------------------------------------------------------------------------------------------------
@@ -139,7 +143,7 @@ def _sum(place: Place, tally: dict[str, Any], verb: str) -> str:
 
 def _dry_run(config: Config, paths: Paths, out: TextIO, *, as_json: bool) -> int:
     custody = custody_of(config)
-    Prover(custody, paths).assert_listable()
+    RecordChecker(custody, paths).assert_listable()
     plan = DryRun(config, paths, study_lookup.both(config), custody, SystemClock().utc(), measure)
     tallies = {place: Tally() for place in PLACES}
     show: Callable[[Eligibility], None] = (lambda _finding: None) if as_json else _show_to(out)
@@ -149,9 +153,9 @@ def _dry_run(config: Config, paths: Paths, out: TextIO, *, as_json: bool) -> int
             found.append(_row(finding))
         _count(tallies[finding.place], finding)
         show(finding)
-    sums = {place: tally.as_dict() for place, tally in tallies.items()}
+    sums = {place: tally.report() for place, tally in tallies.items()}
     if as_json:
-        out.write(json.dumps({"studies": found, "places": sums}) + "\n")
+        out.write(json.dumps({"studies": found, "places": encode(sums)}) + "\n")
     else:
         out.write(
             "".join(f"{_sum(place, tally, 'would be removed from')}\n" for place, tally in sums.items())

@@ -16,9 +16,9 @@ from ddwd.core.clock import SystemClock, sleep
 from ddwd.extractor.refetch import Regain
 from ddwd.status import study_lookup
 from ddwd.store.backends import custody_of
-from ddwd.store.delivery_log import Deliveries
+from ddwd.store.delivery_log import DeliveryLog
 from ddwd.store.operator_requests import Request, Requests
-from ddwd.store.record_check import Prover
+from ddwd.store.record_check import RecordChecker
 
 if TYPE_CHECKING:
     import argparse
@@ -66,16 +66,16 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Ask for each study of that name; the exit status."""
     paths = Paths(config)
     if args.gone:
-        Prover(custody_of(config), paths).assert_listable()
+        RecordChecker(custody_of(config), paths).assert_listable()
         return show_outcome(bring_back(config, shown=not args.json), out, as_json=args.json)
     studies = study_lookup.studies_named(
-        args.study, study_lookup.both(config), Prover(custody_of(config), paths)
+        args.study, study_lookup.both(config), RecordChecker(custody_of(config), paths)
     )
     requests = Requests(paths.requests)
     for study in studies:
         requests.submit(Request("retry", study))
     if config.destinations:
-        Deliveries(paths.deliveries).wish()
+        DeliveryLog(paths.deliveries).request_retry()
     if args.json:
         out.write(json.dumps({"asked": "retry", "studies": studies}) + "\n")
     else:

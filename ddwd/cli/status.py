@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import textwrap
 from argparse import RawDescriptionHelpFormatter
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ddwd import __version__
 from ddwd.core.clock import sleep
 from ddwd.extractor.decision import Stage
 from ddwd.status import report as view
 from ddwd.status.formatting import many, size, span, time
+from ddwd.store.statefile import encode
+from ddwd.store.status_files import InFlightStudy
 
 if TYPE_CHECKING:
     import argparse
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
 
 def as_json(report: Report) -> str:
     """The whole Report as one JSON object, with `well` and `wrong` in front."""
-    body = {"well": not report.wrong, "wrong": report.wrong, "version": __version__, **asdict(report)}
+    body = {"well": not report.wrong, "wrong": report.wrong, "version": __version__, **encode(report)}
     for heart in body["hearts"]:
         for shown_elsewhere in ("in_flight", "recent", "counts", "swept", "retention"):
             heart["facts"].pop(shown_elsewhere, None)
@@ -150,24 +151,24 @@ def _heart_line(heart: Heartbeat) -> str:
 
 
 def _said(heart: Heartbeat) -> str:
-    facts = heart.facts
     if heart.daemon == "scp":
-        received = f"{facts.get('received', 0):,} received ({size(facts.get('received_bytes', 0))})"
-        return f"{received}, {facts.get('refused', 0):,} refused, last {time(facts.get('last_received'))}"
-    totals = facts.get("totals", {})
-    published = many(totals.get("studies", 0), "study", "studies")
-    fetched = many(totals.get("instances", 0), "image", "images")
-    return f"{published} published, {fetched} fetched, {totals.get('forwarded', 0):,} sent again"
+        scp = heart.scp
+        received = f"{scp.received:,} received ({size(scp.received_bytes)})"
+        return f"{received}, {scp.refused:,} refused, last {time(scp.last_received)}"
+    totals = heart.extractor.totals
+    published = many(totals.studies, "study", "studies")
+    fetched = many(totals.instances, "image", "images")
+    return f"{published} published, {fetched} fetched, {totals.forwarded:,} sent again"
 
 
 def _swept_lines(report: Report) -> list[str]:
     """How far the extractor is with comparing everything: the guarantee is alive."""
-    if not report.swept:
+    if report.swept is None:
         return []
     studies = max([server.studies for server in report.servers], default=0)
-    ended = report.swept["ended_at"]
+    ended = report.swept.ended_at
     last = f"all of them last at {time(ended)}" if ended else "not yet all of them"
-    return [f"compared  {report.swept['compared']:,} of {studies:,} studies; {last}"]
+    return [f"compared  {report.swept.compared:,} of {studies:,} studies; {last}"]
 
 
 _TROUBLE = frozenset({Stage.WAITING.value, Stage.HELD.value})
@@ -181,18 +182,16 @@ def _flight_lines(report: Report) -> list[str]:
     if report.paused:
         lines.append("  fetching is PAUSED by the operator; go on with: ddwd resume")
     # those that wait after a failure, or for a rule, first: they are what one looks for
-    rows = sorted(report.in_flight, key=lambda row: row["state"] not in _TROUBLE)
+    rows = sorted(report.in_flight, key=lambda row: row.state not in _TROUBLE)
     for row in rows[:_SHOWN]:
-        lines.append(f"  {row['study_uid'] or '(not listed yet)'}")
-        lines.append(
-            _cut(f"    {row['on_disk']}/{row['instances']} on disk, {_stands(row)}: {row['reason']}")
-        )
+        lines.append(f"  {row.study_uid or '(not listed yet)'}")
+        lines.append(_cut(f"    {row.on_disk}/{row.instances} on disk, {_stands(row)}: {row.reason}"))
     return lines + _more(len(rows))
 
 
-def _stands(row: dict[str, Any]) -> str:
+def _stands(row: InFlightStudy) -> str:
     """Its state, and the rule that took it where there are rules."""
-    return f"{row['state']} by rule {row['route']}" if row.get("route") else str(row["state"])
+    return f"{row.state} by rule {row.route}" if row.route else row.state
 
 
 def _recent_lines(report: Report) -> list[str]:
@@ -202,8 +201,8 @@ def _recent_lines(report: Report) -> list[str]:
         return ["last studies: none since the extractor started"]
     lines = ["last studies        images seconds  StudyInstanceUID"]
     for row in report.recent[:_SHOWN]:
-        facts = f"  {time(row['published_at']):<17} {row['instances']:>6} {row['seconds']:>7.1f}"
-        lines += _beside(facts, str(row["study_uid"]))
+        facts = f"  {time(row.published_at):<17} {row.instances:>6} {row.seconds:>7.1f}"
+        lines += _beside(facts, row.study_uid)
     return lines + _more(len(report.recent))
 
 
@@ -230,16 +229,16 @@ def _room_lines(report: Report) -> list[str]:
 
 def _retention_lines(report: Report) -> list[str]:
     """What the last round removed, and whether something had to stay."""
-    if not report.retention:
+    if report.retention is None:
         return []
-    last = report.retention.get("last")
-    if not last:
+    last = report.retention.last
+    if last is None:
         return ["retention: no round yet"]
-    places = last["places"].values()
-    studies, freed = sum(one["studies"] for one in places), sum(one["bytes"] for one in places)
+    places = last.places.values()
+    studies, freed = sum(one.studies for one in places), sum(one.bytes for one in places)
     removed = f"{many(studies, 'study', 'studies')} removed ({size(freed)})"
-    lines = [f"retention: {removed} at {time(last['ended_at'])}"]
-    if stay := sum(kept["studies"] for one in places for kept in one["kept"]):
+    lines = [f"retention: {removed} at {time(last.ended_at)}"]
+    if stay := sum(kept.studies for one in places for kept in one.kept):
         lines.append(f"  {many(stay, 'study has', 'studies have')} to stay; why: ddwd retention")
     return lines
 
@@ -249,8 +248,8 @@ def _destination_lines(report: Report) -> list[str]:
     if not report.destinations:
         return []
     lines = [
-        f"  {row['name']:<12} {row['state']:<5} {many(row['studies'], 'study', 'studies')} "
-        f"({many(row['images'], 'image', 'images')}) waiting"
+        f"  {row.name:<12} {row.state:<5} {many(row.studies, 'study', 'studies')} "
+        f"({many(row.images, 'image', 'images')}) waiting"
         for row in report.destinations
     ]
     return ["destinations", *map(_cut, lines)]

@@ -13,7 +13,7 @@ from ddwd.core.clock import sleep
 from ddwd.status import study_lookup
 from ddwd.status.trace import Trace, lines, trace
 from ddwd.store.backends import custody_of
-from ddwd.store.record_check import Prover
+from ddwd.store.record_check import RecordChecker
 
 if TYPE_CHECKING:
     import argparse
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     paths = Paths(config)
     nodes = study_lookup.both(config)
     studies = study_lookup.studies_named(
-        args.study, nodes, Prover(custody_of(config), paths), or_patient=True
+        args.study, nodes, RecordChecker(custody_of(config), paths), or_patient=True
     )
     while True:
         told = [trace(study, config, nodes) for study in studies]

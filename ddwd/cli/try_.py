@@ -116,15 +116,14 @@ def _stop(sandbox: Sandbox) -> None:
 
 
 def _status(sandbox: Sandbox) -> str:
-    extractor, scp = sandbox.heartbeat("extractor"), sandbox.heartbeat("scp")
-    totals, counts = extractor.get("totals", {}), extractor.get("counts", {})
+    extractor, scp = sandbox.extractor_status(), sandbox.scp_status()
     parts = [
-        f"studies published {totals.get('studies', 0)}",
-        f"in flight {sum(counts.values())}",
-        f"images on disk {totals.get('instances', 0)}",
-        f"refused {scp.get('refused', 0)}",
+        f"studies published {extractor.totals.studies}",
+        f"in flight {sum(extractor.counts.values())}",
+        f"images on disk {extractor.totals.instances}",
+        f"refused {scp.refused}",
     ]
-    parts += [f"{name}: {reason}" for name, reason in silent(extractor.get("peers", {})).items()]
+    parts += [f"{name}: {reason}" for name, reason in silent(extractor.peers).items()]
     return ", ".join(parts)
 
 

@@ -1,6 +1,6 @@
 """`ddwd verify STUDY|--all`: is every published image still what its custody record says. Reads only, and no server.
 
-`--storage` repeats the proof that was made before publication too: each image against ORTHANC2's copy. It is an option, since the
+`--storage` repeats the result that was made before publication too: each image against ORTHANC2's copy. It is an option, since the
 records alone prove the disk, at any time, with both Orthancs stopped, and after a study was deleted there. Images are named by StudyInstanceUID and by their file below the study's folder, never by patient.
 """
 
@@ -16,7 +16,7 @@ from ddwd.core.errors import NotFoundError, PeerRefusedError
 from ddwd.extractor.steps.verify import Verifier
 from ddwd.status import study_lookup
 from ddwd.store.backends import custody_of
-from ddwd.store.record_check import Kind, Prover
+from ddwd.store.record_check import Kind, RecordChecker
 
 if TYPE_CHECKING:
     import argparse
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from ddwd.config.schema import Config
     from ddwd.core.model import OrthancId
-    from ddwd.store.custody import Kept
-    from ddwd.store.record_check import Finding, Proof, SecondLook
+    from ddwd.store.custody import InstanceRecord
+    from ddwd.store.record_check import CheckResult, Finding, SecondCheck
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _KINDS_OF_RECORDS: tuple[Kind, ...] = ("missing", "changed", "extra")
@@ -66,22 +66,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Compare and show; the exit status. Raises NotFoundError and StateError."""
     paths = Paths(config)
-    prover = Prover(custody_of(config), paths, _storage_look(config) if args.storage else None)
-    studies = prover.studies() if args.all else prover.matching(args.study)
+    checker = RecordChecker(custody_of(config), paths, _storage_look(config) if args.storage else None)
+    studies = checker.studies() if args.all else checker.matching(args.study)
     if not studies and not args.all:
         raise NotFoundError("no published study has this StudyInstanceUID, accession number or Orthanc ID")
-    proof = _with_progress(prover, studies, shown=sys.stderr.isatty() and not args.json)
+    result = _with_progress(checker, studies, shown=sys.stderr.isatty() and not args.json)
     kinds = _KINDS if args.storage else _KINDS_OF_RECORDS
-    out.write(as_json(proof, kinds) if args.json else render(proof, kinds))
-    return 0 if proof.holds else 1
+    out.write(as_json(result, kinds) if args.json else render(result, kinds))
+    return 0 if result.is_sound else 1
 
 
-def _storage_look(config: Config) -> SecondLook:
+def _storage_look(config: Config) -> SecondCheck:
     """Compare a file with ORTHANC2's copy as before its publication. Raises PeerDownError and ConfigError."""
     gateway, storage = study_lookup.both(config)
     verifier = Verifier(storage, gateway)
 
-    def look(path: Path, kept: Kept) -> tuple[Kind, str] | None:
+    def look(path: Path, kept: InstanceRecord) -> tuple[Kind, str] | None:
         try:
             verdict = verifier.compare(path, kept.orthanc_id)
         except NotFoundError:
@@ -95,23 +95,23 @@ def _storage_look(config: Config) -> SecondLook:
     return look
 
 
-def _with_progress(prover: Prover, studies: list[OrthancId], *, shown: bool) -> Proof:
+def _with_progress(checker: RecordChecker, studies: list[OrthancId], *, shown: bool) -> CheckResult:
     """Compare behind a progress bar, which a terminal gets and nothing else."""
     if not shown:
-        return prover.prove(studies)
+        return checker.check(studies)
     from rich.console import Console  # noqa: PLC0415 - other verbs and pipes need not load it
     from rich.progress import Progress  # noqa: PLC0415
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("verifying", total=len(studies))
-        return prover.prove(studies, lambda share: progress.advance(task, share))
+        return checker.check(studies, lambda share: progress.advance(task, share))
 
 
-def as_json(proof: Proof, kinds: tuple[Kind, ...]) -> str:
+def as_json(result: CheckResult, kinds: tuple[Kind, ...]) -> str:
     """The counts, and each finding as an object in the list of its kind."""
-    body: dict[str, object] = {"studies": proof.studies, "images": proof.images, "removed": proof.removed}
-    body |= {kind: [_row(one) for one in proof.of(kind)] for kind in kinds}
-    body["damaged"] = [{"study": one.study, "reason": one.reason} for one in proof.damaged]
+    body: dict[str, object] = {"studies": result.studies, "images": result.images, "removed": result.removed}
+    body |= {kind: [_row(one) for one in result.of(kind)] for kind in kinds}
+    body["damaged"] = [{"study": one.study, "reason": one.reason} for one in result.damaged]
     return json.dumps(body) + "\n"
 
 
@@ -120,14 +120,14 @@ def _row(one: Finding) -> dict[str, str]:
     return {key: value for key, value in row.items() if value}
 
 
-def render(proof: Proof, kinds: tuple[Kind, ...]) -> str:
+def render(result: CheckResult, kinds: tuple[Kind, ...]) -> str:
     """One line for each finding and each damaged record, and one with the counts."""
-    lines = [_line(one) for kind in kinds for one in proof.of(kind)]
-    lines += [f"damaged  {one.reason}" for one in proof.damaged]
-    counts = ", ".join(f"{len(proof.of(kind))} {kind}" for kind in kinds)
-    verdict = "all as recorded" if proof.holds else f"{counts}; {len(proof.damaged)} damaged records"
-    removed = f", {proof.removed} of them removed by retention" if proof.removed else ""
-    lines.append(f"{proof.studies} studies, {proof.images} images{removed}: {verdict}")
+    lines = [_line(one) for kind in kinds for one in result.of(kind)]
+    lines += [f"damaged  {one.reason}" for one in result.damaged]
+    counts = ", ".join(f"{len(result.of(kind))} {kind}" for kind in kinds)
+    verdict = "all as recorded" if result.is_sound else f"{counts}; {len(result.damaged)} damaged records"
+    removed = f", {result.removed} of them removed by retention" if result.removed else ""
+    lines.append(f"{result.studies} studies, {result.images} images{removed}: {verdict}")
     return "\n".join(lines) + "\n"
 
 

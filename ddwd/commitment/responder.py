@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ddwd.config.parsers import Station
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
-    from ddwd.store.commitment_queue import Asked, Commitments
+    from ddwd.store.commitment_queue import CommitmentQueue, CommitmentRequest
 
     Report = Callable[[Station, str, CommitmentResult], None]
     """Tells a station the answer to a transaction. Raises PeerDownError, PeerRefusedError."""
@@ -39,7 +39,7 @@ class _Open:
     """One request that waits: until when it may wait for images, until when its answer is tried, by the monotonic clock."""
 
     path: Path
-    asked: Asked
+    asked: CommitmentRequest
     settled_by: float
     tried_until: float
     found: Found | None = None
@@ -72,7 +72,7 @@ class CommitmentResponder:
 
     def __init__(
         self,
-        commitments: Commitments,
+        commitments: CommitmentQueue,
         verifier: CommitmentVerifier,
         stations: Iterable[Station],
         report: Report,
@@ -146,7 +146,7 @@ class CommitmentResponder:
         self._close(one.path)
         self._tell(one.asked, answer)
 
-    def _tell(self, asked: Asked, answer: CommitmentResult) -> None:
+    def _tell(self, asked: CommitmentRequest, answer: CommitmentResult) -> None:
         kept, failed = len(answer.committed), len(answer.failed)
         reasons = {f"0x{reason:04X}" for reason in answer.failed.values()}
         why = f" ({', '.join(sorted(reasons))})" if reasons else ""

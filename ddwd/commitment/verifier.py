@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ddwd.core import watchdog
 from ddwd.core.errors import NotFoundError, StateError
 from ddwd.extractor.quarantine import read_entries
-from ddwd.store.custody import lacks
+from ddwd.store.custody import is_missing
 from ddwd.store.record_check import is_as_recorded
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class CommitmentVerifier:
         if record is None or kept is None:
             return True
         try:
-            return lacks(self._paths.output / record.folder, kept)
+            return is_missing(self._paths.output / record.folder, kept)
         except OSError:  # it cannot be looked for now
             return True
 

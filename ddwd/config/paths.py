@@ -93,7 +93,7 @@ class Paths:
         return self.state / "custody"
 
     @property
-    def before(self) -> Path:
+    def pre_upgrade_copy(self) -> Path:
         """The ledger and the custody records as the version before left them, to go back to; the extractor, once at its first start."""
         return self.state / f"before-{__version__}"
 

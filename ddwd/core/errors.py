@@ -136,6 +136,14 @@ class StateError(DdwdError):
     exit_status = 65
 
 
+class DamagedStateError(StateError):
+    """A state file that is no JSON, has not the values of its format, or whose checksum is wrong; `reason` says which."""
+
+    def __init__(self, where: str, noun: str, reason: str) -> None:
+        super().__init__(f"{where}: the {noun} is damaged ({reason})")
+        self.reason = reason
+
+
 class NewerStateError(StateError):
     """A valid state file was written by a newer version; this version neither reads nor replaces it."""
 

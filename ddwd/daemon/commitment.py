@@ -20,7 +20,7 @@ from ddwd.dicom.upper_layer import Peer
 from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
 from ddwd.store.backends import custody_of
-from ddwd.store.commitment_queue import Commitments
+from ddwd.store.commitment_queue import CommitmentQueue
 
 if TYPE_CHECKING:
     from ddwd.commitment.verifier import CommitmentResult
@@ -50,7 +50,7 @@ class CommitmentDaemon:
             verified=settings.after == "verified",
         )
         self._responder = CommitmentResponder(
-            Commitments(self._folder),
+            CommitmentQueue(self._folder),
             verifier,
             settings.modalities,
             self._report,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ddwd.config.paths import Paths
-from ddwd.core import durable
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError
@@ -23,12 +21,12 @@ from ddwd.extractor.change_feed import ChangeFeed
 from ddwd.extractor.sweep import Sweep
 from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
-from ddwd.store.delivery_log import Deliveries
+from ddwd.store.delivery_log import DeliveryLog
+from ddwd.store.status_files import COURIER, CourierStatus, DestinationStatus
 
 if TYPE_CHECKING:
     from ddwd.config.routing import Destination
     from ddwd.config.schema import Config
-    from ddwd.delivery.destination_queue import DestinationStatus
 
 log = logging.getLogger("ddwd.delivery")
 
@@ -46,7 +44,7 @@ class CourierDaemon:
         self._paths = Paths(config)
         self._clock = SystemClock()
         self._routes = {one.name: one for one in config.routes}
-        self._deliveries = Deliveries(self._paths.deliveries)
+        self._deliveries = DeliveryLog(self._paths.deliveries)
         self._login = credentials.read(config.credentials_file).login("gateway")
         self.loop = Loop(self._turn, config.poll_interval, breath=_BREATH_SECONDS)
         self._pool = ThreadPoolExecutor(len(config.destinations) + 1, thread_name_prefix="lane")
@@ -89,7 +87,7 @@ class CourierDaemon:
         try:
             if self._dispatcher is None:
                 self._dispatcher = self._begin()
-            statuses = self._dispatcher.turn(hasten=self._deliveries.take_wish())
+            statuses = self._dispatcher.turn(hasten=self._deliveries.take_retry_request())
             self._show(statuses)
         except (PeerDownError, PeerRefusedError) as error:
             return TickResult(str(error))
@@ -99,8 +97,8 @@ class CourierDaemon:
         return TickResult(_said(statuses), healthy=not self._dispatcher.is_hung, wait=self._dispatcher.wait())
 
     def _show(self, statuses: list[DestinationStatus]) -> None:
-        body = {"at": stamp(self._clock.utc()), "destinations": [one.as_dict() for one in statuses]}
-        durable.replace_volatile(self._paths.courier_status, json.dumps(body).encode())
+        status = CourierStatus(stamp(self._clock.utc()), tuple(statuses))
+        COURIER.write_volatile(self._paths.courier_status, status)
 
 
 def _said(statuses: list[DestinationStatus]) -> str:

@@ -6,7 +6,6 @@ every POLL_INTERVAL. Writes the ledger, the custody records, OUTPUT_DIR, quarant
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
-from ddwd.core import durable, watchdog
+from ddwd.core import watchdog
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import DdwdError
@@ -30,6 +29,7 @@ from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
 from ddwd.store.backends import stores_of
 from ddwd.store.settings_snapshot import changed_settings
+from ddwd.store.status_files import EXTRACTOR
 
 if TYPE_CHECKING:
     from ddwd.config.schema import Config
@@ -150,10 +150,10 @@ class ExtractorDaemon:
         return text + (f"; does not answer: {', '.join(down)}" if down else "")
 
     def _write_status(self) -> None:
-        body = extractor_status(self._extractor, self._totals, self._clock)
+        status = extractor_status(self._extractor, self._totals, self._clock)
         path = self._paths.heartbeat("extractor")
         path.parent.mkdir(parents=True, exist_ok=True)
-        durable.replace_volatile(path, json.dumps(body, indent=1).encode() + b"\n")
+        EXTRACTOR.write_volatile(path, status)
 
 
 def main() -> int:

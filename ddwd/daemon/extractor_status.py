@@ -9,10 +9,11 @@ import os
 from collections import Counter, deque
 from dataclasses import asdict
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
+from ddwd.store.status_files import Backlog, ExtractorStatus, FinishedStudy, InFlightStudy, WorkTotals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,60 +68,60 @@ class Totals:
         """Median of the latest turns."""
         return round(median(self._turns or [0.0]), 4)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For the status file."""
-        return dict(self._done) | {"failures": dict(self._failures)}
+    def stored(self) -> WorkTotals:
+        """Return the totals for the status file."""
+        return WorkTotals(**self._done, failures=dict(self._failures))
 
 
-def extractor_status(extractor: Extractor, totals: Totals, clock: Clock) -> dict[str, Any]:
-    """The whole status file. Counts of images are those of the open studies, of which the published ones are part."""
+def extractor_status(extractor: Extractor, totals: Totals, clock: Clock) -> ExtractorStatus:
+    """Return the status file. Counts of images are those of the open studies, of which the published ones are part."""
     studies = list(extractor.sharing.open.values())
-    return {
-        "updated": stamp(clock.utc()),
-        "pid": os.getpid(),
-        "paused": extractor.flow.is_paused,
-        "counts": dict(Counter(study.stage.value for study in studies)),
-        "totals": totals.as_dict(),
-        "turn_seconds": totals.turn_seconds,
-        "swept": extractor.sources.swept(),
-        "retention": extractor.retention.state(),
-        "backlog": _backlog(studies),
-        "peers": extractor.peers.states,
-        "disk": extractor.guard.state(),
-        "in_flight": [_row(study, extractor) for study in studies],
-        "recent": [asdict(one) | {"state": "published"} for one in extractor.loop.recent],
-    }
+    return ExtractorStatus(
+        updated=stamp(clock.utc()),
+        pid=os.getpid(),
+        paused=extractor.flow.is_paused,
+        counts=dict(Counter(study.stage.value for study in studies)),
+        totals=totals.stored(),
+        turn_seconds=totals.turn_seconds,
+        swept=extractor.sources.swept(),
+        retention=extractor.retention.state(),
+        backlog=_backlog(studies),
+        peers=dict(extractor.peers.states),
+        disk=extractor.guard.state(),
+        in_flight=tuple(_in_flight(study, extractor) for study in studies),
+        recent=tuple(FinishedStudy(**asdict(one)) for one in extractor.loop.recent),
+    )
 
 
-def _row(study: StudyState, extractor: Extractor) -> dict[str, Any]:
-    return {
-        "study": study.study_id,
-        "study_uid": study.listing.study_uid if study.listing else "",
-        "aet": study.timeline.aet,
-        "state": study.stage.value,
-        "route": study.route.name if study.route else "",
-        "reason": study.reason,
-        "status": study.status,
-        "blocker": study.blocker.value,
-        "instances": len(study.known),
-        "on_gateway": len(study.on_gateway),
-        "on_storage": len(study.on_storage),
-        "on_disk": len(study.held),
-        "set_aside": len(study.set_aside),
-        "failures": study.failures,
-        "opened_at": extractor.sharing.opened_at(study.study_id),
-        "newest_at": study.timeline.newest_at,
-    }
+def _in_flight(study: StudyState, extractor: Extractor) -> InFlightStudy:
+    return InFlightStudy(
+        study=study.study_id,
+        study_uid=study.listing.study_uid if study.listing else "",
+        aet=study.timeline.aet,
+        state=study.stage.value,
+        route=study.route.name if study.route else "",
+        reason=study.reason,
+        status=study.status,
+        blocker=study.blocker.value,
+        instances=len(study.known),
+        on_gateway=len(study.on_gateway),
+        on_storage=len(study.on_storage),
+        on_disk=len(study.verified),
+        set_aside=len(study.set_aside),
+        failures=study.failures,
+        opened_at=extractor.sharing.opened_at(study.study_id),
+        newest_at=study.timeline.newest_at,
+    )
 
 
-def _backlog(studies: Iterable[StudyState]) -> dict[str, int]:
+def _backlog(studies: Iterable[StudyState]) -> Backlog:
     """Images that wait before each hop."""
     waiting = Counter(storage=0, disk=0, publish=0)
     for study in studies:
-        aside, held = study.set_aside.keys(), study.held.keys()
+        aside, verified = study.set_aside.keys(), study.verified.keys()
         if study.route is None or study.route.forward:
             waiting["storage"] += len(study.on_gateway - study.on_storage - aside)
         if study.route is None or study.route.extract:
-            waiting["disk"] += len(study.on_storage - held - aside)
-        waiting["publish"] += len(held - (study.record.images.keys() if study.record else frozenset()))
-    return dict(waiting)
+            waiting["disk"] += len(study.on_storage - verified - aside)
+        waiting["publish"] += len(verified - (study.record.images.keys() if study.record else frozenset()))
+    return Backlog(**waiting)

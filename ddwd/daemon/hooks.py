@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.core import durable
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError, StateError
@@ -21,7 +20,8 @@ from ddwd.daemon.loop import Loop, TickResult
 from ddwd.daemon.service_main import FAILED, SKIP
 from ddwd.hooks.dispatcher import HookDispatcher
 from ddwd.hooks.runner import Hook, run_hook
-from ddwd.store.hook_queue import Notices
+from ddwd.store.hook_queue import HookQueue
+from ddwd.store.status_files import HOOKS, HooksStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +40,7 @@ class HooksDaemon:
     def __init__(self, hooks: Mapping[str, Hook], folder: Path, status: Path) -> None:
         self._clock = SystemClock()
         self._status = status
-        self._notices = Notices(folder)
+        self._notices = HookQueue(folder)
         self.loop = Loop(self._turn, _INTERVAL, breath=0.1)
         self._output = folder / "output"
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="hook")
@@ -62,16 +62,16 @@ class HooksDaemon:
         run_hook(hook, notice, self._output / f"{notice.study}.txt", self.loop.stopping)
 
     def _turn(self) -> TickResult:
-        if self._notices.take_wish():
+        if self._notices.take_retry_request():
             self._dispatcher.hasten()
         try:
             waiting = self._dispatcher.turn()
         except (OSError, DdwdError) as error:
             log.warning("the queue of hooks cannot be used: %s", getattr(error, "strerror", None) or error)
             return TickResult("the queue of hooks cannot be used", wait=5.0)
-        body = {"at": stamp(self._clock.utc()), "told": self._dispatcher.told, "waiting": waiting}
-        durable.replace_volatile(self._status, json.dumps(body).encode())
-        failed = sum(bool(one["failures"]) for one in waiting)
+        status = HooksStatus(stamp(self._clock.utc()), self._dispatcher.told, tuple(waiting))
+        HOOKS.write_volatile(self._status, status)
+        failed = sum(bool(one.failures) for one in waiting)
         return TickResult(
             f"{self._dispatcher.told} told, {len(waiting)} wait, {failed} failed",
             wait=self._dispatcher.wait(),

@@ -5,7 +5,6 @@ The CLI and the extractor read the heartbeat. A full or failing disk is no reaso
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -22,6 +21,7 @@ from ddwd.core.errors import DdwdError
 from ddwd.daemon.loop import Loop, TickResult
 from ddwd.dicom.store_scp import Counts, StoreScp
 from ddwd.monitoring.rejected_associations import RejectionReporter
+from ddwd.store.status_files import SCP, ScpStatus
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,15 +71,10 @@ class HeartbeatWriter:
         facts = asdict(counts) | {
             "last_received": stamp(last) if last else None,
             "progressed": round(time.monotonic() - counts.progressed, 1),
-            "alive": self._alive,
-            "at": stamp(self._clock.utc()),
-            "pid": os.getpid(),
         }
-        fresh = self._file.with_suffix(".new")
+        status = ScpStatus(**facts, alive=self._alive, at=stamp(self._clock.utc()), pid=os.getpid())
         try:
-            fresh.write_text(json.dumps(facts), encoding="utf-8")
-            fresh.chmod(0o644)  # counts alone: the dashboard shows them to every user of the machine
-            fresh.replace(self._file)
+            SCP.write_volatile(self._file, status)
         except OSError as error:
             log.warning("cannot write the heartbeat: %s", error.strerror)
 

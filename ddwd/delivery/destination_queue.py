@@ -6,14 +6,15 @@ that the gateway forgot, and an image that came late are all the same: the sets 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 from ddwd.config.routing import JOBS_ELSEWHERE, PRIORITIES
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.core.retry import Backoff
+from ddwd.store.status_files import DestinationStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.delivery.transports import Transport
     from ddwd.orthanc.port import OrthancPort
-    from ddwd.store.delivery_log import Deliveries
+    from ddwd.store.delivery_log import DeliveryLog
 
 _BLOCKS = (200, 20, 1)
 """Images in one job: fewer after each failure, until one that is refused holds up itself alone."""
@@ -38,30 +39,6 @@ _GATEWAY_SECONDS = 5.0
 """Before a gateway that did not answer is asked again."""
 _POLL_SECONDS = 0.5
 """Between two looks at jobs that are under way."""
-
-
-@dataclass(frozen=True, slots=True)
-class DestinationStatus:
-    """State of one destination for the status file; it names no patient.
-
-    `state` is ok or away, `since` the time when it began; times are UTC stamps. `wait` is the seconds until the queue is due again.
-    """
-
-    name: str
-    kind: str
-    state: str
-    since: str
-    reason: str
-    studies: int
-    images: int
-    oldest: str
-    delivered: int
-    delivered_at: str
-    wait: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the row of the status file."""
-        return {key: value for key, value in asdict(self).items() if key != "wait"}
 
 
 def _backoff() -> Backoff:
@@ -106,7 +83,7 @@ class DestinationQueue:
         transport: Transport,
         gateway: OrthancPort,
         routes: Mapping[str, Route],
-        deliveries: Deliveries,
+        deliveries: DeliveryLog,
         audit: Audit,
         clock: Clock,
         settle: float = 0.0,

@@ -9,6 +9,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError, StateError
+from ddwd.store.status_files import DestinationStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
     from ddwd.config.routing import Route
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.delivery.destination_queue import DestinationQueue, DestinationStatus
+    from ddwd.delivery.destination_queue import DestinationQueue
     from ddwd.extractor.change_feed import ChangeFeed
     from ddwd.extractor.sweep import Sweep
     from ddwd.orthanc.port import OrthancPort
-    from ddwd.store.delivery_log import Deliveries
+    from ddwd.store.delivery_log import DeliveryLog
 
 log = logging.getLogger("ddwd.delivery")
 
@@ -34,7 +35,7 @@ _HUNG_SECONDS = 600.0
 class Recipients:
     """Who is to have a study: the destinations of its rule."""
 
-    def __init__(self, gateway: OrthancPort, routes: Mapping[str, Route], deliveries: Deliveries) -> None:
+    def __init__(self, gateway: OrthancPort, routes: Mapping[str, Route], deliveries: DeliveryLog) -> None:
         self._gateway = gateway
         self._routes = routes
         self._deliveries = deliveries

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core.errors import StateError
 from ddwd.extractor.study import ids_of
-from ddwd.store.custody import lacks
+from ddwd.store.custody import is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.port import OrthancPort
     from ddwd.store.custody import CustodyPort, Record
-    from ddwd.store.record_check import Prover
+    from ddwd.store.record_check import RecordChecker
 
 _ID_DIGITS = 16
 """Hexadecimal digits of an Orthanc ID that tell studies apart here: two of 100,000 are taken for one once in a billion runs."""
@@ -87,7 +87,12 @@ class Comparison:
     """Compares studies over all three places."""
 
     def __init__(
-        self, gateway: OrthancPort, storage: OrthancPort, custody: CustodyPort, prover: Prover, paths: Paths
+        self,
+        gateway: OrthancPort,
+        storage: OrthancPort,
+        custody: CustodyPort,
+        prover: RecordChecker,
+        paths: Paths,
     ) -> None:
         self._gateway = gateway
         self._storage = storage
@@ -144,7 +149,7 @@ class Comparison:
     def _gone(self, record: Record) -> int:
         folder = self._paths.output / record.folder
         try:
-            return sum(lacks(folder, kept) for kept in record.images.values())
+            return sum(is_missing(folder, kept) for kept in record.images.values())
         except OSError as error:  # its own text would have the path, and with it the PatientID
             raise StateError(
                 f"a file below {self._paths.output} cannot be looked at ({error.strerror})"

@@ -48,7 +48,7 @@ class Observation:
     gateway: frozenset[OrthancId] | None
     gateway_known: bool
     storage: frozenset[OrthancId]
-    held: frozenset[OrthancId]
+    verified: frozenset[OrthancId]
     set_aside: frozenset[OrthancId]
     quiet: float
     unmoved: float
@@ -104,10 +104,10 @@ def decide(
     """
     none: frozenset[OrthancId] = frozenset()
     behind = (seen.gateway or none) - seen.storage - seen.set_aside if may_forward else none
-    retrieve = seen.storage - seen.held - seen.set_aside if may_extract else none
+    retrieve = seen.storage - seen.verified - seen.set_aside if may_extract else none
     forward: frozenset[OrthancId] = behind if seen.unmoved >= grace else frozenset()
     stage, reason = _stage(seen, behind, retrieve, stable_age)
-    publish = stage is Stage.READY and bool(seen.held or seen.set_aside or not may_extract)
+    publish = stage is Stage.READY and bool(seen.verified or seen.set_aside or not may_extract)
     return Decision(stage, forward, retrieve, publish, reason)
 
 

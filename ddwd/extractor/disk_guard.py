@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ddwd.core import disk_space, durable
 from ddwd.core.audit import Audit, Event
 from ddwd.core.disk_space import Level
+from ddwd.store.status_files import VolumeStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -117,25 +118,25 @@ class DiskGuard:
             self._judge(volume, now)
         self._tell_gateway()
 
-    def state(self) -> list[dict[str, Any]]:
-        """Return each volume for the status file: paths, free and total bytes and inodes, level, what it stops, hours until full."""
-        return [
-            {
-                "path": str(volume.path),
-                "paths": [
-                    str(path) for path, device in self._device.items() if device == volume.space.device
-                ],
-                "free": volume.space.free,
-                "total": volume.space.total,
-                "inodes_free": volume.space.inodes_free,
-                "inodes": volume.space.inodes,
-                "reserve": (reserve := disk_space.reserve_of(volume.space.total, self._reserve)),
-                "level": disk_space.level_name(volume.level),
-                "stops": self._stops(volume),
-                "hours_left": volume.hours_left(reserve),
-            }
-            for volume in self._volumes.values()
-        ]
+    def state(self) -> tuple[VolumeStatus, ...]:
+        """Return each volume for the status file."""
+        return tuple(map(self._volume_status, self._volumes.values()))
+
+    def _volume_status(self, volume: _Volume) -> VolumeStatus:
+        space = volume.space
+        reserve = disk_space.reserve_of(space.total, self._reserve)
+        return VolumeStatus(
+            path=str(volume.path),
+            paths=tuple(str(path) for path, device in self._device.items() if device == space.device),
+            free=space.free,
+            total=space.total,
+            inodes_free=space.inodes_free,
+            inodes=space.inodes,
+            reserve=reserve,
+            level=disk_space.level_name(volume.level),
+            stops=tuple(self._stops(volume)),
+            hours_left=volume.hours_left(reserve),
+        )
 
     def _worst(self, purpose: Purpose) -> Level:
         devices = {self._device[path] for path in self._places[purpose] if path in self._device}

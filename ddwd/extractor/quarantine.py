@@ -7,7 +7,6 @@ an entry that the operator releases (`ddwd quarantine release`) moves to `quaran
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,12 +14,13 @@ from typing import TYPE_CHECKING, Literal
 from ddwd.core import durable
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, stamp
+from ddwd.core.errors import DamagedStateError
 from ddwd.core.model import OrthancId, safe_component
+from ddwd.store.statefile import StateFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SCHEMA = 1
 RELEASED = "released"
 _ID_DIGITS = 32
 
@@ -40,6 +40,33 @@ class Subject:
     instance: OrthancId | str = ""
     sop_uid: str = ""
     tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    """The reason file of an entry."""
+
+    id: str
+    at: str
+    kind: Kind
+    study_uid: str
+    reason: str
+    study: OrthancId
+    instance: OrthancId
+    sop_uid: str
+    tries: int
+    size: int
+    sha256: str
+
+    @property
+    def subject(self) -> Subject:
+        """What the entry is about."""
+        return Subject(
+            self.kind, self.study_uid, self.reason, self.study, self.instance, self.sop_uid, self.tries
+        )
+
+
+_FORMAT = StateFormat(_Note, "reason file", schema=1, any_schema=True, indent=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +153,8 @@ class Quarantine:
         note = target.with_suffix(".json")
         if note.exists():
             return target, False
-        body = {
-            "schema": SCHEMA,
-            "id": target.stem,
-            "at": stamp(self._clock.utc()),
-            **asdict(subject),
-            "size": size,
-            "sha256": digest,
-        }
-        durable.replace_file(note, json.dumps(body, indent=1).encode() + b"\n")
+        at = stamp(self._clock.utc())
+        _FORMAT.write(note, _Note(target.stem, at, **asdict(subject), size=size, sha256=digest))
         return target, True
 
     @staticmethod
@@ -176,17 +196,8 @@ def _notes(folder: Path) -> Iterator[Path]:
 
 def _read(note: Path) -> Entry:
     try:
-        body = json.loads(note.read_bytes())
-        subject = Subject(
-            kind=body["kind"],
-            study_uid=str(body["study_uid"]),
-            reason=str(body["reason"]),
-            study=OrthancId(body["study"]),
-            instance=OrthancId(body["instance"]),
-            sop_uid=str(body["sop_uid"]),
-            tries=int(body["tries"]),
-        )
-        return Entry(note.stem, str(body["at"]), subject, int(body["size"]), str(body["sha256"]), note)
-    except (ValueError, KeyError, TypeError) as error:
-        damaged = Subject("stray", note.parent.name, f"its reason file is damaged ({type(error).__name__})")
+        found = _FORMAT.parse(note.read_bytes(), note.name)
+    except DamagedStateError as error:
+        damaged = Subject("stray", note.parent.name, f"its reason file is damaged ({error.reason})")
         return Entry(note.stem, "", damaged, 0, "", note)
+    return Entry(note.stem, found.at, found.subject, found.size, found.sha256, note)

@@ -206,8 +206,8 @@ class StudyReconciler:
         except Exception as error:  # noqa: BLE001 - whatever one study does to us, the others must go on
             self._fail(study, failure_of(error), result)
             return False
-        study.held.update({kept.orthanc_id: kept for kept in fetched.kept})
-        study.timeline.note("disk", study.held.keys(), stamp(self._clock.utc()))
+        study.verified.update({kept.orthanc_id: kept for kept in fetched.kept})
+        study.timeline.note("disk", study.verified.keys(), stamp(self._clock.utc()))
         result.retrieved = len(fetched.kept)
         result.bytes = sum(kept.size for kept in fetched.kept)
         if not fetched.failed:

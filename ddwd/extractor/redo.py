@@ -49,7 +49,7 @@ class Redo:
             )
             missing = [*self._output.missing(study.record), *removed]
             for one in missing:
-                study.held.pop(one, None)
+                study.verified.pop(one, None)
             study.restored += len(missing)
         self._schedule(study_id)
 

@@ -6,15 +6,15 @@ All at once would make the extractor look at every one of them in each turn.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from ddwd.core.clock import stamp
 from ddwd.core.errors import StateError
-from ddwd.store.custody import lacks
+from ddwd.store.custody import is_missing
 from ddwd.store.operator_requests import Request
+from ddwd.store.status_files import EXTRACTOR, ExtractorStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -114,12 +114,9 @@ class Regain:
         if record is None:
             return False
         folder = self._paths.output / record.folder
-        return any(lacks(folder, kept) for kept in record.images.values())
+        return any(is_missing(folder, kept) for kept in record.images.values())
 
     def _status(self) -> tuple[str, frozenset[str]]:
         """When the extractor last told of itself, and the studies that it has at hand."""
-        try:
-            body = json.loads(self._paths.heartbeat("extractor").read_bytes())
-            return str(body["updated"]), frozenset(str(row["study"]) for row in body["in_flight"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return "", frozenset()
+        status = EXTRACTOR.read_or_none(self._paths.heartbeat("extractor")) or ExtractorStatus()
+        return status.updated, frozenset(row.study for row in status.in_flight)

@@ -27,7 +27,7 @@ def next_revision(study: StudyState, listing: Study, at: str) -> Record | None:
         {
             "revision": revision,
             "at": at,
-            "added": len(study.held.keys() - before.keys()),
+            "added": len(study.verified.keys() - before.keys()),
             "restored": study.restored,
             "aet": study.timeline.aet,
             "hops": study.timeline.hops,
@@ -40,7 +40,7 @@ def next_revision(study: StudyState, listing: Study, at: str) -> Record | None:
         folder=study.record.folder if study.record else listing.folder,
         revision=revision,
         published_at=at,
-        images=dict(sorted((removed | study.held).items())),
+        images=dict(sorted((removed | study.verified).items())),
         set_aside=dict(sorted(study.set_aside.items())),
         history=history,
         route=study.route.name if study.route else "",
@@ -51,11 +51,11 @@ def next_revision(study: StudyState, listing: Study, at: str) -> Record | None:
 
 def leave_out(study: StudyState, taken: Collection[str]) -> None:
     """Take the images out whose file names (`taken`) already had other content on disk: they are in quarantine, not published."""
-    for instance, kept in list(study.held.items()):
+    for instance, kept in list(study.verified.items()):
         if kept.file not in taken:
             continue
         if study.record is not None and instance in study.record.images:
-            study.held[instance] = replace(study.record.images[instance], at_gateway=True)
+            study.verified[instance] = replace(study.record.images[instance], at_gateway=True)
         else:
-            del study.held[instance]
+            del study.verified[instance]
             study.set_aside[instance] = "other content is published under its name"

@@ -38,7 +38,7 @@ from ddwd.extractor.work_queue import WorkQueue
 from ddwd.retention.eligibility import Examiner, owed
 from ddwd.retention.remove import Remover
 from ddwd.retention.scheduler import RetentionScheduler, Tools
-from ddwd.store.hook_queue import Notices
+from ddwd.store.hook_queue import HookQueue
 from ddwd.store.operator_requests import Requests
 from ddwd.store.output_tree import OutputTree
 
@@ -166,7 +166,7 @@ class Extractor:
             self.quarantine,
             StorageRepair(*self.peers.nodes, services.audit),
         )
-        notifier = PublishNotifier(config.routes, paths, self.output, Notices(paths.hooks))
+        notifier = PublishNotifier(config.routes, paths, self.output, HookQueue(paths.hooks))
         steps = Steps(
             Forwarder(self.peers.gateway, beside=stow_jobs_elsewhere(config.destinations)),
             RetrieveStep(retriever, services.threads.workers, config.retrieve.batch),

@@ -75,18 +75,18 @@ class Sharing:
         if not self.are_shared:
             return []
         try:
-            self._reconnected |= self._claims.look()
-            left = self._claims.left()
-            for study in left.free:
+            self._reconnected |= self._claims.connect()
+            work = self._claims.shared_work()
+            for study in work.freed:
                 self._queue.add(study)
-            for study in left.begun:
+            for study in work.abandoned:
                 if self.may_open:
                     self._adopt(study)
         except PeerDownError as error:
             self._wait_for_the_ledger(str(error))
             return None
         self._peers.answers("ledger")
-        return left.asked
+        return work.requested
 
     def take_reconnection(self) -> bool:
         """Return whether the connection to the shared ledger is new since the last call: its cursors are to be read again."""
@@ -137,7 +137,7 @@ class Sharing:
     def done(self, study: StudyState) -> None:
         """Close a study that needs nothing more."""
         self._forget(study, "closed")
-        self._claims.drop(study.study_id)
+        self._claims.done(study.study_id)
 
     def lost(self, study: StudyState) -> None:
         """Drop a study whose claim ended with the connection, and compare it again: another extractor may have it by now."""
@@ -146,7 +146,7 @@ class Sharing:
 
     def release(self, study: StudyState) -> None:
         """Leave a study to other extractors. Raises PeerDownError."""
-        self._claims.leave(study.study_id)
+        self._claims.release(study.study_id)
         self._forget(study, "lost")
 
     def _forget(self, study: StudyState, event: str) -> None:
@@ -169,11 +169,11 @@ class Sharing:
 
     def ask_owner(self, study: OrthancId) -> None:
         """Have the extractor that holds the study retry it. Raises PeerDownError."""
-        self._claims.ask(study)
+        self._claims.request_retry(study)
 
     def next_due(self) -> float:
         """Return the seconds until the claims of others are looked at again."""
-        return self._claims.wait()
+        return self._claims.next_due()
 
     def opened_at(self, study: OrthancId) -> str:
         """Return the UTC stamp of when the study was opened, over restarts."""

@@ -6,9 +6,10 @@ Objects that the Orthancs' plugin put aside are collected here too, once a turn.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddwd.core.errors import DdwdError, HeldElsewhereError, PeerDownError, StorageFullError
+from ddwd.store.status_files import SweepStatus
 
 if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
@@ -76,13 +77,9 @@ class Sources:
             # kept in memory and written when there is room again; a restart would only compare again
             self._sharing.commit()
 
-    def swept(self) -> dict[str, Any]:
+    def swept(self) -> SweepStatus:
         """Return how far the sweep is: studies compared in this round, its beginning, and the end of the last round over restarts."""
-        return {
-            "compared": self._sweep.compared,
-            "began_at": self._sweep.began_at,
-            "ended_at": self._sharing.swept_at,
-        }
+        return SweepStatus(self._sweep.compared, self._sweep.began_at, self._sharing.swept_at)
 
     def _collect_conflicts(self) -> None:
         """Objects that the plugin put aside go to quarantine, unless they differ from the stored ones in encoding only."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId, Study
     from ddwd.extractor.quarantine import Quarantine
     from ddwd.orthanc.port import OrthancPort
-    from ddwd.store.custody import Kept
+    from ddwd.store.custody import InstanceRecord
     from ddwd.store.output_tree import OutputTree
 
 SHORT_DIGEST = 16
@@ -53,7 +53,7 @@ class Spool:
             return []
         return [path for path in folder.iterdir() if not path.is_symlink()]
 
-    def clear(self, study: Study, kept: dict[OrthancId, Kept], *, others: bool) -> None:
+    def clear(self, study: Study, kept: dict[OrthancId, InstanceRecord], *, others: bool) -> None:
         """Empty the study's spool once it is published: drop repeats of a kept image, put other files into quarantine.
 
         `others` is True while another study in flight has the same StudyInstanceUID: unknown files may be its own.
@@ -83,7 +83,7 @@ class Spool:
                 if path.exists():
                     yield path
 
-    def _put_away(self, study: Study, path: Path, ours: Kept | None) -> None:
+    def _put_away(self, study: Study, path: Path, ours: InstanceRecord | None) -> None:
         """Drop a file that no image was made of if it is published, even if encoded otherwise; else put it into quarantine."""
         try:
             if any(not difference_of(path, there.read_bytes()) for there in self._published(study, path)):

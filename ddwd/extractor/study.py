@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ddwd.core.audit import Event
     from ddwd.core.errors import Failure
     from ddwd.core.model import OrthancId, Study
-    from ddwd.store.custody import Kept, Record
+    from ddwd.store.custody import InstanceRecord, Record
 
 Hop = Literal["gateway", "storage", "disk"]
 
@@ -103,7 +103,7 @@ class Fetched:
     `blamed` are those of the failed that did not arrive although the path was proved open.
     """
 
-    kept: list[Kept] = field(default_factory=list)
+    kept: list[InstanceRecord] = field(default_factory=list)
     failed: dict[OrthancId, Failure] = field(default_factory=dict)
     blamed: set[OrthancId] = field(default_factory=set)
 
@@ -126,7 +126,7 @@ class StudyState:
     on_gateway: frozenset[OrthancId] = frozenset()
     on_storage: frozenset[OrthancId] = frozenset()
     timeline: HopTimeline = field(default_factory=lambda: HopTimeline(()))
-    held: dict[OrthancId, Kept] = field(default_factory=dict)
+    verified: dict[OrthancId, InstanceRecord] = field(default_factory=dict)
     """Verified images, staged or published."""
     set_aside: dict[OrthancId, str] = field(default_factory=dict)
     """Images in quarantine, with the reason."""
@@ -149,7 +149,7 @@ class StudyState:
     def __post_init__(self) -> None:
         """Begin with what the record proves."""
         if self.record is not None:
-            self.held.update(self.record.images)
+            self.verified.update(self.record.images)
             self.set_aside.update(self.record.set_aside)
             self.timeline = HopTimeline(self.record.images)
 
@@ -185,7 +185,7 @@ class StudyState:
             gateway=gateway.ids if gateway else None,
             gateway_known=gateway_known,
             storage=ids_of(storage),
-            held=frozenset(self.held) - uncompared(self.held, ids_of(gateway)),
+            verified=frozenset(self.verified) - uncompared(self.verified, ids_of(gateway)),
             set_aside=frozenset(self.set_aside) | self.settled,
             quiet=now - self.grew_at,
             unmoved=now - self.moved_at,
@@ -207,7 +207,7 @@ class StudyState:
     def all_passed(self) -> frozenset[OrthancId]:
         """Images that this or an earlier route left where they were, and that are not on disk."""
         before = frozenset(self.record.passed) if self.record else frozenset()
-        return (before | self.passed) - self.held.keys()
+        return (before | self.passed) - self.verified.keys()
 
     @property
     def settled(self) -> frozenset[OrthancId]:
@@ -226,7 +226,7 @@ class StudyState:
     @property
     def control(self) -> str:
         """SOPInstanceUID of an image that arrived before; empty if there is none."""
-        return next((kept.sop_uid for kept in self.held.values()), "")
+        return next((kept.sop_uid for kept in self.verified.values()), "")
 
     @property
     def is_changed(self) -> bool:
@@ -235,7 +235,7 @@ class StudyState:
             return True
         return bool(
             self.restored
-            or self.held != self.record.images
+            or self.verified != self.record.images
             or self.set_aside != self.record.set_aside
             or self.all_passed != frozenset(self.record.passed)
         )
@@ -250,9 +250,11 @@ class StudyState:
         self.retrieve_attempts.clear()
 
 
-def uncompared(held: Mapping[OrthancId, Kept], gateway: frozenset[OrthancId]) -> frozenset[OrthancId]:
+def uncompared(
+    verified: Mapping[OrthancId, InstanceRecord], gateway: frozenset[OrthancId]
+) -> frozenset[OrthancId]:
     """Return the images that reached the gateway after they were verified against storage alone: verify them again."""
-    return frozenset(one for one in gateway if one in held and not held[one].at_gateway)
+    return frozenset(one for one in gateway if one in verified and not verified[one].at_gateway)
 
 
 def ids_of(study: Study | None) -> frozenset[OrthancId]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ddwd.core.errors import Failure
     from ddwd.extractor.decision import Decision, Observation
     from ddwd.extractor.study import StudyState
-    from ddwd.store.custody import Kept, Record
+    from ddwd.store.custody import InstanceRecord, Record
 
 _SETTLED = frozenset({Stage.FORWARDING, Stage.RETRIEVING, Stage.READY})
 
@@ -80,7 +80,7 @@ class StudyEvents:
         """Report that the study has to wait."""
         self._tell(Event.RETRIEVE_FAILED, f"will be tried again: {why.reason}", study, status=why.status)
 
-    def verified(self, study: StudyState, added: list[Kept]) -> None:
+    def verified(self, study: StudyState, added: list[InstanceRecord]) -> None:
         """Tell that every new file was compared with storage's copy."""
         identical = sum(kept.verdict == "identical" for kept in added)
         self._tell(

@@ -6,12 +6,13 @@ One study's hook never runs twice at once, and a slow one holds up no more than 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, stamp
 from ddwd.core.retry import Backoff
 from ddwd.hooks.runner import HookFailedError, StoppedError
+from ddwd.store.status_files import WaitingNotice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from ddwd.core.model import OrthancId
     from ddwd.hooks.runner import Hook
-    from ddwd.store.hook_queue import Notice, Notices
+    from ddwd.store.hook_queue import HookQueue, Notice
 
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS, _FACTOR = 10.0, 3600.0, 4.0
 """After the first failure, after many, and by how much each wait is longer: a run may cost the other system much."""
@@ -46,7 +47,7 @@ class HookDispatcher:
     def __init__(
         self,
         hooks: Mapping[str, Hook],
-        notices: Notices,
+        notices: HookQueue,
         call: Callable[[Hook, Notice], None],
         executor: Executor,
         clock: Clock,
@@ -63,7 +64,7 @@ class HookDispatcher:
         self._attempts: dict[OrthancId, _Attempt] = {}
         self.told = 0
 
-    def turn(self) -> list[dict[str, Any]]:
+    def turn(self) -> list[WaitingNotice]:
         """Take in what has ended, begin what is due; what waits, for the status file. Raises OSError."""
         waiting = self._notices.newest()
         self._forget(waiting)
@@ -130,19 +131,19 @@ class HookDispatcher:
             attempt.work.add_done_callback(lambda _: self._wake())
         return attempt
 
-    def _shown(self, notice: Notice, attempt: _Attempt) -> dict[str, Any]:
-        return {
-            "study": notice.study,
-            "study_uid": notice.study_uid,
-            "route": notice.route,
-            "revision": notice.revision,
-            "since": notice.published_at,
-            "running": attempt.work is not None,
-            "failures": attempt.backoff.failures,
-            "reason": attempt.reason,
-            "seconds": round(max(0.0, attempt.due - self._clock.monotonic())),
-            "at": stamp(self._clock.utc()),
-        }
+    def _shown(self, notice: Notice, attempt: _Attempt) -> WaitingNotice:
+        return WaitingNotice(
+            study=notice.study,
+            study_uid=notice.study_uid,
+            route=notice.route,
+            revision=notice.revision,
+            since=notice.published_at,
+            running=attempt.work is not None,
+            failures=attempt.backoff.failures,
+            reason=attempt.reason,
+            seconds=round(max(0.0, attempt.due - self._clock.monotonic())),
+            at=stamp(self._clock.utc()),
+        )
 
     def _tell(self, event: Event, message: str, notice: Notice, revision: int) -> None:
         self._audit.record(event, message, study_uid=notice.study_uid, study=notice.study, revision=revision)

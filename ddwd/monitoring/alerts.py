@@ -6,13 +6,12 @@ within a minute are one message, and an hour has a limit of messages. The state 
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ddwd.core import durable
 from ddwd.status.formatting import many, span
 from ddwd.status.report import aside_text
+from ddwd.store.statefile import StateFormat, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -75,11 +74,11 @@ def _waiting(report: Report) -> Iterator[tuple[str, str | Condition]]:
     for folder, images in report.aside.items():
         yield f"aside {folder}", aside_text(folder, images)
     for row in report.destinations:
-        if row["state"] == "away":
-            studies = many(row["studies"], "study waits", "studies wait")
+        if row.state == "away":
+            studies = many(row.studies, "study waits", "studies wait")
             yield (
-                f"destination {row['name']}",
-                f"{row['name']} does not answer, and {studies} for it: ddwd destinations list",
+                f"destination {row.name}",
+                f"{row.name} does not answer, and {studies} for it: ddwd destinations list",
             )
     if report.hooks:
         yield (
@@ -89,8 +88,8 @@ def _waiting(report: Report) -> Iterator[tuple[str, str | Condition]]:
     if report.quarantine:
         count = many(report.quarantine, "image waits", "images wait")
         yield "quarantine", Condition(f"{count} in quarantine: ddwd quarantine list", report.quarantine)
-    if report.self_test is not None and not report.self_test.get("ok"):
-        yield "self-test", f"the self test failed: {report.self_test.get('text')}: ddwd doctor"
+    if report.self_test is not None and not report.self_test.ok:
+        yield "self-test", f"the self test failed: {report.self_test.text}: ddwd doctor"
 
 
 def _silence(silent: Mapping[str, datetime]) -> Iterator[tuple[str, str]]:
@@ -182,25 +181,54 @@ class AlertState:
             return now - one.told_at >= _REMIND[min(one.told, len(_REMIND)) - 1]
         return key in _AT_ONCE or now - one.since >= self.after
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the content of the state file."""
-        return {
-            "standing": {key: asdict(one) for key, one in self.standing.items()},
-            "over": self.over,
-            "sent": self.sent,
-        }
+
+@dataclass(frozen=True, slots=True)
+class _SavedCondition:
+    text: str
+    since: float
+    told_at: float = 0.0
+    told: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """The part of the state that is kept over a restart; `counts` are apart from `standing`, for 0.2.0 does not read them there."""
+
+    standing: dict[str, _SavedCondition]
+    over: list[str]
+    sent: list[float]
+    counts: dict[str, int] = field(default_factory=dict, metadata=stored(omit_empty=True))
+
+
+_FORMAT = StateFormat(_Saved, "state of the alerts")
 
 
 def load(path: Path, after: float) -> AlertState:
     """Read the state; return an empty one if there is no file, or a damaged one."""
-    try:
-        body = json.loads(path.read_bytes())
-        standing = {key: ActiveCondition(**one) for key, one in body["standing"].items()}
-        return AlertState(after, standing, list(body["over"]), sent=list(body["sent"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    saved = _FORMAT.read_or_none(path)
+    if saved is None:
         return AlertState(after)
+    standing = {
+        key: ActiveCondition(one.text, one.since, one.told_at, one.told, saved.counts.get(key))
+        for key, one in saved.standing.items()
+    }
+    return AlertState(after, standing, saved.over, sent=saved.sent)
 
 
 def save(path: Path, state: AlertState) -> None:
     """Write the state. Raises StorageFullError and OSError."""
-    durable.replace_file(path, json.dumps(state.as_dict()).encode() + b"\n")
+    _FORMAT.write(path, _saved(state))
+
+
+def render(state: AlertState) -> bytes:
+    """Return the content of the state file."""
+    return _FORMAT.render(_saved(state))
+
+
+def _saved(state: AlertState) -> _Saved:
+    standing = {
+        key: _SavedCondition(one.text, one.since, one.told_at, one.told)
+        for key, one in state.standing.items()
+    }
+    counts = {key: one.count for key, one in state.standing.items() if one.count is not None}
+    return _Saved(standing, state.over, state.sent, counts)

@@ -12,6 +12,7 @@ import prometheus_client as prometheus
 
 from ddwd.core.audit import Event
 from ddwd.core.errors import StateError
+from ddwd.store.status_files import Backlog
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -133,18 +134,22 @@ class Metrics:
             gauge.clear()
         self._show_parts(report)
         self._show_volumes(report)
-        extractor = report.hearts[-1].facts if report.hearts else {}
-        for hop, count in extractor.get("backlog", {}).items():
-            self._backlog.labels(hop).set(count)
+        for heart in report.hearts[-1:]:
+            self._show_backlog(heart.extractor.backlog)
         for row in report.destinations:
-            self._reached.labels(row["name"]).set(row["state"] == "ok")
-            self._unsent.labels(row["name"]).set(row["images"])
+            self._reached.labels(row.name).set(row.state == "ok")
+            self._unsent.labels(row.name).set(row.images)
         for stage, count in report.counts.items():
             self._flight.labels(stage).set(count)
         self._quarantine.set(report.quarantine or 0)
         self._paused.set(report.paused)
         self._show_test(report)
         self._show_retention(report)
+
+    def _show_backlog(self, backlog: Backlog) -> None:
+        self._backlog.labels("storage").set(backlog.storage)
+        self._backlog.labels("disk").set(backlog.disk)
+        self._backlog.labels("publish").set(backlog.publish)
 
     def _show_parts(self, report: Report) -> None:
         for unit in report.units:
@@ -165,14 +170,14 @@ class Metrics:
 
     def _show_test(self, report: Report) -> None:
         if report.self_test is not None:
-            self._test.set(bool(report.self_test.get("ok")))
-            self._tested.set(datetime.fromisoformat(str(report.self_test["at"])).timestamp())
+            self._test.set(report.self_test.ok)
+            self._tested.set(datetime.fromisoformat(report.self_test.at).timestamp())
 
     def _show_retention(self, report: Report) -> None:
-        if last := report.retention.get("last"):
-            self._round.set(datetime.fromisoformat(last["ended_at"]).timestamp())
-            for place, tally in last["places"].items():
-                self._stay.labels(place).set(sum(kept["studies"] for kept in tally["kept"]))
+        if report.retention is not None and (last := report.retention.last) is not None:
+            self._round.set(datetime.fromisoformat(last.ended_at).timestamp())
+            for place, tally in last.places.items():
+                self._stay.labels(place).set(sum(kept.studies for kept in tally.kept))
 
     def write(self) -> None:
         """Replace the file in one step. Raises StateError if that fails."""

@@ -124,7 +124,7 @@ def _settings_for_scripts(config: Config, node: NodeName) -> Json:
     if node == "gateway" and config.routes:
         listed["Routes"] = str(paths.routes)
     if node == "gateway" and config.commitment.modalities:
-        listed["Commitments"] = str(paths.commitments)
+        listed["CommitmentQueue"] = str(paths.commitments)
     return listed | {
         "Mode": config.forward.mode,
         "Batch": config.forward.batch,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from ddwd.core import disk_space
@@ -10,6 +9,7 @@ from ddwd.retention.candidates import Survey
 from ddwd.retention.disk_pressure import Shortage
 from ddwd.retention.eligibility import Examiner, owed
 from ddwd.retention.rules import Terms
+from ddwd.store.status_files import EXTRACTOR, ExtractorStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,8 +86,5 @@ class DryRun:
                 seen()
 
     def _in_flight(self) -> frozenset[OrthancId]:
-        try:
-            facts = json.loads(self._paths.heartbeat("extractor").read_bytes())
-            return frozenset(row["study"] for row in facts["in_flight"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return frozenset()
+        status = EXTRACTOR.read_or_none(self._paths.heartbeat("extractor")) or ExtractorStatus()
+        return frozenset(row.study for row in status.in_flight)

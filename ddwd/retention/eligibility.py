@@ -16,8 +16,8 @@ from ddwd.retention import rules
 from ddwd.retention.rules import Copies, Proved
 from ddwd.store import delivery_log
 from ddwd.store.custody import present
-from ddwd.store.hook_queue import Notices
-from ddwd.store.record_check import Prover, difference
+from ddwd.store.hook_queue import HookQueue
+from ddwd.store.record_check import RecordChecker, difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -38,10 +38,10 @@ OUTPUT_UNREADABLE = "its files in the output cannot be read"
 
 def owed(paths: Paths) -> list[Callable[[Record], str]]:
     """Return the preconditions of every place: no hook and no destination still needs the study."""
-    notices = Notices(paths.hooks)
+    notices = HookQueue(paths.hooks)
     return [
         lambda record: HOOK_WAITS if notices.is_waiting(record.study) else "",
-        delivery_log.owed(delivery_log.Deliveries(paths.deliveries), paths.config.routes),
+        delivery_log.owed(delivery_log.DeliveryLog(paths.deliveries), paths.config.routes),
     ]
 
 
@@ -87,7 +87,7 @@ class Examiner:
         self._gateway, self._storage = nodes
         self._paths = paths
         self._leaving = leaving
-        self._prover = Prover(custody, paths)
+        self._prover = RecordChecker(custody, paths)
         self._preconditions = preconditions
 
     def look(self, study: OrthancId, terms: Terms) -> Eligibility | None:

@@ -5,13 +5,14 @@ It holds no patient data: one study per reason is named, by its StudyInstanceUID
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ddwd.config.retention import PLACES, Place
 from ddwd.core import durable
-from ddwd.core.errors import StateError
+from ddwd.core.errors import DamagedStateError, NewerStateError, StateError
+from ddwd.store.statefile import StateFormat
+from ddwd.store.status_files import KeptStudies, PlaceReport, RetentionRound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ddwd.retention.eligibility import Eligibility
     from ddwd.retention.remove import Removed
 
-SCHEMA = 1
+FORMAT = StateFormat(RetentionRound, "report of retention", schema=1, indent=1)
 _MAX_REASONS = 50
 """Some reasons hold a number; any further reasons are counted together."""
 
@@ -55,15 +56,11 @@ class Tally:
         kept = self.kept.setdefault(reason, HeldBack(reason, example=finding.study_uid or finding.study))
         kept.studies += 1
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the tally for JSON; the reason with most studies first."""
+    def report(self) -> PlaceReport:
+        """Return the tally as it is stored; the reason with most studies first."""
         kept = sorted(self.kept.values(), key=lambda one: -one.studies)
-        return {
-            "studies": self.studies,
-            "images": self.images,
-            "bytes": self.bytes,
-            "kept": [asdict(one) for one in kept],
-        }
+        rows = tuple(KeptStudies(one.reason, one.studies, one.example) for one in kept)
+        return PlaceReport(self.studies, self.images, self.bytes, rows)
 
 
 @dataclass
@@ -75,30 +72,23 @@ class RoundReport:
     problem: str = ""
     places: dict[Place, Tally] = field(default_factory=lambda: {place: Tally() for place in PLACES})
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report for the status file and for its own file."""
-        places = {place: tally.as_dict() for place, tally in self.places.items()}
-        return {
-            "began_at": self.began_at,
-            "ended_at": self.ended_at,
-            "problem": self.problem,
-            "places": places,
-        }
+    def report(self) -> RetentionRound:
+        """Return the report as it is stored, in the status file and in its own file."""
+        places = {place: tally.report() for place, tally in self.places.items()}
+        return RetentionRound(self.began_at, self.ended_at, self.problem, places)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Return the last round in the form of `RoundReport.as_dict`; empty if there was none or the file is damaged. Raises StateError."""
+def read(path: Path) -> RetentionRound | None:
+    """Return the last round; None if there was none or the file is damaged. Raises StateError."""
     try:
-        body = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
+        return FORMAT.read(path)
+    except (DamagedStateError, NewerStateError):
+        return None
     except OSError as error:
         raise StateError(f"{path}: {error.strerror}; it is for root and group ddwd") from error
-    return body if isinstance(body, dict) and body.get("schema") == SCHEMA else {}
 
 
-def write(path: Path, account: RoundReport) -> None:
+def write(path: Path, report: RoundReport) -> None:
     """Write the report of the round over that of the round before. Raises StorageFullError and OSError."""
     durable.make_dirs(path.parent)
-    body = {"schema": SCHEMA} | account.as_dict()
-    durable.replace_file(path, json.dumps(body, indent=1).encode("ascii") + b"\n")
+    FORMAT.write(path, report.report())

@@ -24,6 +24,7 @@ from ddwd.retention.disk_pressure import Shortage
 from ddwd.retention.remove import Removed
 from ddwd.retention.round_report import RoundReport
 from ddwd.retention.rules import Terms
+from ddwd.store.status_files import RetentionStatus
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ddwd.retention.remove import Remover
     from ddwd.store.claims import Claims
     from ddwd.store.custody import CustodyPort, Record
+    from ddwd.store.status_files import RetentionRound
 
 _ROUND_SECONDS = 3600.0
 _SHORT_SECONDS = 300.0
@@ -95,7 +97,7 @@ class RetentionScheduler:
         self._trusted_from = float("-inf")
         self._offset = self._wall_offset()
         self._report = RoundReport()
-        self._last: dict[str, Any] = {}
+        self._last: RetentionRound | None = None
         with suppress(StateError):
             self._last = round_report.read(tools.paths.retention)
 
@@ -139,12 +141,12 @@ class RetentionScheduler:
         if self._piece is not None and (self._asked or self._holds or self._now() >= self._due):
             self._work, self._piece = self._tools.executor.submit(self._timed, self._piece), None
 
-    def state(self) -> dict[str, Any]:
-        """Return the last round and the current one, for the status file; empty if the settings allow no removal."""
+    def state(self) -> RetentionStatus | None:
+        """Return the last round and the current one, for the status file; None if the settings allow no removal."""
         if not self.is_used:
-            return {}
-        now = self._report.as_dict() if self._round is not None else None
-        return {"last": self._last or None, "now": now}
+            return None
+        now = self._report.report() if self._round is not None else None
+        return RetentionStatus(self._last, now)
 
     # --- when ---------------------------------------------------------------------------------------------------------
 
@@ -220,7 +222,7 @@ class RetentionScheduler:
         now = self._now()
         self._short_due = now + _SHORT_SECONDS
         self._due = now + (_SHORT_SECONDS if problem else _ROUND_SECONDS)
-        self._last = self._report.as_dict()
+        self._last = self._report.report()
         try:
             round_report.write(self._tools.paths.retention, self._report)
         except (StorageFullError, OSError):
@@ -273,7 +275,7 @@ class RetentionScheduler:
         finally:
             self._holds = None
             if study not in self._in_flight:  # it may have been opened meanwhile
-                self._tools.claims.drop(study)
+                self._tools.claims.done(study)
         if gone.images:
             tally.removed(gone)
             self._report_removed(finding, gone)

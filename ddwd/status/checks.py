@@ -14,6 +14,7 @@ from ddwd.status import units
 from ddwd.status.findings import CheckContext, Finding, Level
 from ddwd.status.formatting import many, span
 from ddwd.status.report import aside_text
+from ddwd.store.status_files import RetentionRound, RetentionStatus, SweepStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,8 +55,8 @@ def daemons(context: CheckContext) -> Iterator[Finding]:
 
 def sweep(context: CheckContext) -> Iterator[Finding]:
     """Check that all studies are compared regularly."""
-    swept = context.report.swept
-    since = swept.get("ended_at") or swept.get("began_at")
+    swept = context.report.swept or SweepStatus()
+    since = swept.ended_at or swept.began_at
     if since and context.clock.utc() - datetime.fromisoformat(since) > _SWEEP:
         text = f"not all studies were compared since {since[:10]}"
         yield Finding("comparison", Level.WARN, text, "look at the Orthancs' load, then: ddwd reconcile")
@@ -80,20 +81,21 @@ def _retention(context: CheckContext) -> Iterator[Finding]:
             text = "room gets short, and nothing is ever removed"
             yield Finding("disk", Level.WARN, text, f"set retention in {CONFIG_FILE} (docs/retention.md)")
         return
-    last = context.report.retention.get("last") or {}
-    if last.get("problem"):
-        text = f"the last round of retention was broken off: {last['problem']}"
+    retention = context.report.retention or RetentionStatus()
+    last = retention.last or RetentionRound()
+    if last.problem:
+        text = f"the last round of retention was broken off: {last.problem}"
         yield Finding("disk", Level.WARN, text, "ddwd status")
-    for place, tally in last.get("places", {}).items():
-        for kept in tally["kept"]:
-            studies = many(kept["studies"], "study has", "studies have")
-            text = f"{studies} to stay on the {place}, as {kept['example']}: {kept['reason']}"
+    for place, tally in last.places.items():
+        for kept in tally.kept:
+            studies = many(kept.studies, "study has", "studies have")
+            text = f"{studies} to stay on the {place}, as {kept.example}: {kept.reason}"
             yield Finding("disk", Level.WARN, text, "ddwd retention --dry-run")
-    places = last.get("places", {}).values()
-    if is_short and places and not any(tally["studies"] or tally["kept"] for tally in places):
+    places = last.places.values()
+    if is_short and places and not any(tally.studies or tally.kept for tally in places):
         text = "room gets short, and nothing that may go is old enough"
         yield Finding("disk", Level.WARN, text, "fewer days in retention, or a larger disk")
-    since = last.get("ended_at")
+    since = last.ended_at
     if since and context.clock.utc() - datetime.fromisoformat(since) > _ROUND:
         text = f"no round of retention has ended since {since[:10]}"
         yield Finding("disk", Level.WARN, text, "journalctl -u ddwd-extractor -n 50")
@@ -206,7 +208,5 @@ def self_test(context: CheckContext) -> Iterator[Finding]:
         yield Finding("self test", Level.NOTE, "the extractor's machine makes it")
     elif last is None:
         yield Finding("self test", Level.NOTE, "none was made yet", "ddwd doctor --send")
-    elif not last.get("ok"):
-        yield Finding(
-            "self test", Level.BROKEN, f"the last one failed: {last.get('text')}", "ddwd doctor --send"
-        )
+    elif not last.ok:
+        yield Finding("self test", Level.BROKEN, f"the last one failed: {last.text}", "ddwd doctor --send")

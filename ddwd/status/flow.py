@@ -120,9 +120,9 @@ class Flow:
         """Return the five hops at this moment; `now` in monotonic seconds."""
         gateway, storage = report.servers
         scp, extractor = report.hearts
-        backlog = extractor.facts.get("backlog", {})
-        totals = extractor.facts.get("totals", {})
-        received = (scp.facts.get("received", 0), scp.facts.get("received_bytes", 0))
+        backlog = extractor.extractor.backlog
+        totals = extractor.extractor.totals
+        received = (scp.scp.received, scp.scp.received_bytes)
         return (
             self._modality(report),
             self._hop(
@@ -133,16 +133,16 @@ class Flow:
                 storage.aet,
                 now,
                 (storage.instances, storage.bytes),
-                backlog.get("storage", 0),
+                backlog.storage,
                 _broken(report, "storage"),
             ),
-            self._hop("scp", "PYTHON_SCP", now, received, backlog.get("disk", 0), _broken(report, "scp")),
+            self._hop("scp", "PYTHON_SCP", now, received, backlog.disk, _broken(report, "scp")),
             self._hop(
                 "disk",
                 "disk",
                 now,
-                (totals.get("instances", 0), totals.get("bytes", 0)),
-                backlog.get("publish", 0),
+                (totals.instances, totals.bytes),
+                backlog.publish,
                 _broken(report, "disk"),
                 paused=report.paused,
             ),
@@ -150,7 +150,7 @@ class Flow:
 
     @staticmethod
     def _modality(report: Report) -> Hop:
-        senders = [row["aet"] for row in (*report.in_flight, *report.recent) if row.get("aet")]
+        senders = [row.aet for row in report.studies if row.aet]
         return Hop("modality", senders[0] if senders else "modality")
 
     def _hop(

@@ -175,16 +175,16 @@ def _reaches_receiver(storage: ServerChecks, aet: str) -> Iterator[Finding]:
 
 def _destinations(context: CheckContext) -> Iterator[Finding]:
     """Check that each destination answers, and accepts what it is sent."""
-    told = {row["name"]: row for row in context.report.destinations}
+    told = {row.name: row for row in context.report.destinations}
     for one in context.config.destinations if context.config.has("gateway") else ():
         row = told.get(one.name)
         if row is None:
             text = f"ddwd-courier has not reported {one.name} yet"
             yield Finding("hops", Level.NOTE, text, "systemctl status ddwd-courier")
-        elif row["state"] == "away":
-            text = f"{one.name} does not answer since {time(row['since'])}: {row['reason']}"
+        elif row.state == "away":
+            text = f"{one.name} does not answer since {time(row.since)}: {row.reason}"
             yield Finding("hops", Level.BROKEN, text, "ddwd destinations list")
-        elif row["reason"]:
-            studies = many(row["studies"], "study", "studies")
-            text = f"{one.name} answers, and {studies} could not be sent: {row['reason']}"
+        elif row.reason:
+            studies = many(row.studies, "study", "studies")
+            text = f"{one.name} answers, and {studies} could not be sent: {row.reason}"
             yield Finding("hops", Level.WARN, text, "ddwd destinations list")

@@ -5,19 +5,18 @@ Each source is asked in bounded time, and none can stop the others. Studies are 
 
 from __future__ import annotations
 
-import json
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddwd.config.paths import Paths
 from ddwd.config.schema import HERE
 from ddwd.core import disk_space
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
-from ddwd.core.errors import ConfigError, DdwdError
+from ddwd.core.errors import ConfigError, DamagedStateError, DdwdError
 from ddwd.extractor.decision import Stage
 from ddwd.extractor.peers import silent
 from ddwd.extractor.quarantine import Quarantine
@@ -25,6 +24,25 @@ from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
 from ddwd.status import units
 from ddwd.status.formatting import many, size, span, time
+from ddwd.store.statefile import stored
+from ddwd.store.status_files import (
+    COURIER,
+    EXTRACTOR,
+    HOOKS,
+    SCP,
+    SELF_TEST,
+    CourierStatus,
+    DestinationStatus,
+    ExtractorStatus,
+    FinishedStudy,
+    HooksStatus,
+    InFlightStudy,
+    RetentionStatus,
+    ScpStatus,
+    SelfTestResult,
+    SweepStatus,
+    VolumeStatus,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,16 +62,6 @@ _STOPPED = {
     "forward": "nothing is forwarded",
     "receive": "nothing is accepted",
 }
-_FLIGHT = (
-    *("study", "study_uid", "aet", "state", "route", "reason", "instances", "on_gateway", "on_storage"),
-    *("on_disk", "set_aside", "failures", "opened_at", "newest_at"),
-)
-_RECENT = (
-    *("study", "study_uid", "aet", "state", "route", "instances", "added", "bytes", "revision"),
-    *("published_at", "seconds"),
-)
-"""Fields of a study that are shown: an allow list, so that no patient data can slip in."""
-_STAMPS = {"scp": "at", "extractor": "updated"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +95,28 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """One daemon's heartbeat: its age in seconds, None without one; its content; what is wrong with it."""
+    """One daemon's heartbeat: its age in seconds and its content, both None without one; what is wrong with it."""
 
     daemon: str
-    age: float | None
-    facts: dict[str, Any]
+    age: float | None = None
+    facts: ScpStatus | ExtractorStatus | None = field(default=None, metadata=stored(blank=True))
     problem: str = ""
     is_stale: bool = False
 
     @property
+    def scp(self) -> ScpStatus:
+        """The status of the receiver; that of an idle one if this is none."""
+        return self.facts if isinstance(self.facts, ScpStatus) else ScpStatus()
+
+    @property
+    def extractor(self) -> ExtractorStatus:
+        """The status of the extractor; that of an idle one if this is none."""
+        return self.facts if isinstance(self.facts, ExtractorStatus) else ExtractorStatus()
+
+    @property
     def silent_peers(self) -> dict[str, str]:
         """Peers that do not answer the extractor, each with the reason."""
-        return silent(self.facts.get("peers", {}))
+        return silent(self.extractor.peers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,19 +147,24 @@ class Report:
     hearts: tuple[Heartbeat, ...]
     volumes: tuple[Volume, ...]
     counts: dict[str, int]
-    in_flight: tuple[dict[str, Any], ...]
-    recent: tuple[dict[str, Any], ...]
+    in_flight: tuple[InFlightStudy, ...]
+    recent: tuple[FinishedStudy, ...]
     quarantine: int | None
     paused: bool = False
-    self_test: dict[str, Any] | None = None
-    swept: dict[str, Any] = field(default_factory=dict)
-    retention: dict[str, Any] = field(default_factory=dict)
-    destinations: tuple[dict[str, Any], ...] = ()
+    self_test: SelfTestResult | None = None
+    swept: SweepStatus | None = field(default=None, metadata=stored(blank=True))
+    retention: RetentionStatus | None = field(default=None, metadata=stored(blank=True))
+    destinations: tuple[DestinationStatus, ...] = ()
     """The state of each destination, from ddwd-courier's status file."""
     hooks: int = 0
     """Studies whose hook has failed, and is tried again."""
     aside: dict[str, int] = field(default_factory=dict)
     """Folder -> objects whose content differs from the stored ones, that no extractor of this machine takes to quarantine."""
+
+    @property
+    def studies(self) -> tuple[InFlightStudy | FinishedStudy, ...]:
+        """The studies in flight, then those that were just published."""
+        return (*self.in_flight, *self.recent)
 
     @property
     def wrong(self) -> tuple[str, ...]:
@@ -162,22 +185,23 @@ def collect(config: Config, sources: Sources) -> Report:
     """Ask every source; one that fails does not keep the others from being shown."""
     paths = Paths(config)
     hearts = tuple(_heart(config, daemon, sources.clock) for daemon in _daemons(config))
-    extractor = hearts[-1] if hearts else Heartbeat("extractor", None, {}, "it runs on another machine")
+    heart = hearts[-1] if hearts else Heartbeat("extractor", problem="it runs on another machine")
+    extractor = heart.extractor
     return Report(
         at=stamp(sources.clock.utc()),
         # only `ddwd try` has the embedded database, and it has no units
         units=units.ask(sources.systemctl, config.roles) if config.database.engine == "postgresql" else (),
         servers=_servers(config, sources),
         hearts=hearts,
-        volumes=_watched(config, extractor) or _volumes(config),
-        counts=dict(extractor.facts.get("counts", {})),
-        in_flight=_rows(extractor, "in_flight", _FLIGHT),
-        recent=_rows(extractor, "recent", _RECENT),
+        volumes=_watched(config, heart) or _volumes(config),
+        counts=extractor.counts,
+        in_flight=extractor.in_flight,
+        recent=extractor.recent,
         quarantine=_quarantined(paths.quarantine),
-        paused=bool(extractor.facts.get("paused")),
-        self_test=_last_self_test(paths.self_test),
-        swept=dict(extractor.facts.get("swept", {})),
-        retention=dict(extractor.facts.get("retention", {})),
+        paused=extractor.paused,
+        self_test=SELF_TEST.read_or_none(paths.self_test),
+        swept=extractor.swept,
+        retention=extractor.retention,
         destinations=destination_states(config),
         hooks=_failed_hooks(paths.hooks_status),
         aside=_aside(config),
@@ -191,31 +215,31 @@ def _daemons(config: Config) -> tuple[Daemon, ...]:
 def _heart(config: Config, daemon: Daemon, clock: Clock) -> Heartbeat:
     """Read a heartbeat and judge its age."""
     path = Paths(config).heartbeat(daemon)
+    facts: ScpStatus | ExtractorStatus | None
     try:
-        facts = json.loads(path.read_bytes())
-        age = (clock.utc() - datetime.fromisoformat(facts[_STAMPS[daemon]])).total_seconds()
-    except FileNotFoundError:
-        return Heartbeat(daemon, None, {}, f"the {daemon} has not written {path} yet: it does not run")
+        facts = SCP.read(path) if daemon == "scp" else EXTRACTOR.read(path)
+        if facts is None:
+            missing = f"the {daemon} has not written {path} yet: it does not run"
+            return Heartbeat(daemon, problem=missing)
+        written = facts.at if isinstance(facts, ScpStatus) else facts.updated
+        age = (clock.utc() - datetime.fromisoformat(written)).total_seconds()
     except OSError as error:
-        return Heartbeat(daemon, None, {}, f"{path}: {error.strerror}")
-    except (ValueError, KeyError, TypeError):
-        return Heartbeat(daemon, None, {}, f"{path} is damaged: the {daemon} will write it anew when it runs")
+        return Heartbeat(daemon, problem=f"{path}: {error.strerror}")
+    except (DamagedStateError, ValueError, TypeError):  # TypeError: a stamp without a zone
+        damaged = f"{path} is damaged: the {daemon} will write it anew when it runs"
+        return Heartbeat(daemon, problem=damaged)
     # the extractor writes at each turn, and the turns of an idle one are poll_interval apart
     limit = max(_STALE_SECONDS, 2 * config.poll_interval if daemon == "extractor" else 0.0)
     problem = _heart_problem(daemon, age, limit, facts)
     return Heartbeat(daemon, max(0.0, round(age, 1)), facts, problem, is_stale=age > limit)
 
 
-def _heart_problem(daemon: Daemon, age: float, limit: float, facts: dict[str, Any]) -> str:
+def _heart_problem(daemon: Daemon, age: float, limit: float, facts: ScpStatus | ExtractorStatus) -> str:
     if age > limit:
         return f"the heartbeat of the {daemon} is stale ({span(age)} old): it hangs or was stopped"
-    if daemon == "scp" and not facts.get("alive", True):
+    if isinstance(facts, ScpStatus) and not facts.alive:
         return "the scp does not answer its own C-ECHO"
     return ""
-
-
-def _rows(heart: Heartbeat, of: str, names: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
-    return tuple({name: row.get(name) for name in names} for row in heart.facts.get(of, ()))
 
 
 def _servers(config: Config, sources: Sources) -> tuple[Server, ...]:
@@ -278,19 +302,19 @@ def _database(plugin: object) -> str:
 
 def _watched(config: Config, extractor: Heartbeat) -> tuple[Volume, ...]:
     """Return every volume that the extractor watches, with the hours it has left; none if the extractor does not run."""
-    rows = () if extractor.problem else extractor.facts.get("disk", ())
+    rows = () if extractor.problem else extractor.extractor.disk
     return tuple(_watched_volume(config, row) for row in rows)
 
 
-def _watched_volume(config: Config, row: dict[str, Any]) -> Volume:
-    path, free = str(row["path"]), int(row["free"])
-    stopped = [_STOPPED[purpose] for purpose in row.get("stops", ()) if purpose in _STOPPED]
+def _watched_volume(config: Config, row: VolumeStatus) -> Volume:
+    stopped = [_STOPPED[purpose] for purpose in row.stops if purpose in _STOPPED]
     problem = (
-        f"{path}: only {size(free)} free; {' and '.join(stopped)} until there is more" if stopped else ""
+        f"{row.path}: only {size(row.free)} free; {' and '.join(stopped)} until there is more"
+        if stopped
+        else ""
     )
-    uses = dict.fromkeys(_use(config, place) for place in row.get("paths", [path]))
-    hours = row.get("hours_left")
-    return Volume(", ".join(uses), path, free, int(row["total"]), str(row["level"]), hours, problem)
+    uses = dict.fromkeys(_use(config, place) for place in row.paths or (row.path,))
+    return Volume(", ".join(uses), row.path, row.free, row.total, row.level, row.hours_left, problem)
 
 
 def _use(config: Config, place: str) -> str:
@@ -334,31 +358,17 @@ def _quarantined(folder: Path) -> int | None:
     return Quarantine(folder, SystemClock(), Audit()).count()
 
 
-def _last_self_test(path: Path) -> dict[str, Any] | None:
-    """Return the last result; None if there is none, or none that can be read."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def destination_states(config: Config) -> tuple[dict[str, Any], ...]:
+def destination_states(config: Config) -> tuple[DestinationStatus, ...]:
     """Return the state of each configured destination; empty if ddwd-courier has not written any."""
     known = {one.name for one in config.destinations}
-    try:
-        rows = json.loads(Paths(config).courier_status.read_bytes())["destinations"]
-        return tuple(dict(row) for row in rows if row["name"] in known)
-    except (OSError, ValueError, KeyError, TypeError):
-        return ()
+    status = COURIER.read_or_none(Paths(config).courier_status) or CourierStatus()
+    return tuple(row for row in status.destinations if row.name in known)
 
 
 def _failed_hooks(path: Path) -> int:
     """Return the number of failed hooks that ddwd-hooks reports; 0 if it does not run."""
-    try:
-        return sum(bool(one["failures"]) for one in json.loads(path.read_bytes())["waiting"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+    status = HOOKS.read_or_none(path) or HooksStatus()
+    return sum(bool(one.failures) for one in status.waiting)
 
 
 def _aside(config: Config) -> dict[str, int]:
@@ -387,16 +397,16 @@ def _all_wrong(report: Report) -> Iterator[str]:
     yield from (heart.problem for heart in report.hearts if heart.problem)
     yield from (volume.problem for volume in report.volumes if volume.problem)
     yield from _not_reached(report)
-    if report.self_test is not None and not report.self_test.get("ok"):
-        yield f"the last self test failed: {report.self_test.get('text')}; see: ddwd doctor"
+    if report.self_test is not None and not report.self_test.ok:
+        yield f"the last self test failed: {report.self_test.text}; see: ddwd doctor"
     if waiting := report.counts.get(Stage.WAITING.value, 0):
         yield f"{many(waiting, 'study waits', 'studies wait')} after a failure, and will be tried again"
     if held := report.counts.get(Stage.HELD.value, 0):
         yield f"{many(held, 'study is', 'studies are')} held: no rule of routes takes them; see: ddwd routes list"
     yield from (aside_text(folder, count) for folder, count in report.aside.items())
     for row in report.destinations:
-        if row["state"] == "away":
-            yield f"{row['name']} does not answer since {time(row['since'])} ({row['reason']}); {many(row['studies'], 'study waits', 'studies wait')} for it; see: ddwd destinations list"
+        if row.state == "away":
+            yield f"{row.name} does not answer since {time(row.since)} ({row.reason}); {many(row.studies, 'study waits', 'studies wait')} for it; see: ddwd destinations list"
     if report.hooks:
         yield f"the hook of {many(report.hooks, 'finished study', 'finished studies')} failed, and will be tried again; see: ddwd hooks list"
 

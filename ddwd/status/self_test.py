@@ -6,16 +6,14 @@ there. A study that did not arrive is left for the extractor to finish, and remo
 
 from __future__ import annotations
 
-import json
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from ddwd.core import durable
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import stamp
 from ddwd.core.errors import DdwdError, DeliveryError
@@ -25,6 +23,7 @@ from ddwd.dicom.store_scu import Answer, Outgoing, examine, send
 from ddwd.extractor.steps.verify import difference_of
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Request, Requests
+from ddwd.store.status_files import SELF_TEST, SelfTestResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,16 +41,6 @@ _LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """Result of a test: seconds since the last image was sent, for each hop that was reached."""
-
-    at: str
-    ok: bool
-    text: str
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class SelfTest:
     """One test at a time; `limit` is how many seconds the study may take to the disk."""
 
@@ -62,15 +51,15 @@ class SelfTest:
     sleep: Callable[[float], None]
     limit: float = 120.0
 
-    def run(self, audit: Audit) -> Result:
+    def run(self, audit: Audit) -> SelfTestResult:
         """Send, follow, compare, remove; record the result in the audit and keep it for the dashboard."""
         try:
             self.sweep()
             result = self._tested()
         except DdwdError as error:
-            result = Result(stamp(self.clock.utc()), ok=False, text=str(error))
+            result = SelfTestResult(stamp(self.clock.utc()), ok=False, text=str(error))
         except OSError as error:
-            result = Result(
+            result = SelfTestResult(
                 stamp(self.clock.utc()), ok=False, text=f"{type(error).__name__}: {error.strerror}"
             )
         audit.record(Event.SELF_TEST, f"self test: {result.text}", status="ok" if result.ok else "failed")
@@ -84,7 +73,7 @@ class SelfTest:
             if custody.has(study):
                 self._remove(study)
 
-    def _tested(self) -> Result:
+    def _tested(self) -> SelfTestResult:
         with tempfile.TemporaryDirectory(prefix="ddwd-self-test-") as folder:
             study_uid, sent = make(Path(folder))
             self._send(sent)
@@ -98,7 +87,7 @@ class SelfTest:
             raise DeliveryError(wrong)
         images = len(sent)
         text = f"{images} images from C-STORE to the disk in {seconds['disk']:.1f} s, each as it was sent"
-        return Result(stamp(self.clock.utc()), ok=True, text=text, seconds=seconds)
+        return SelfTestResult(stamp(self.clock.utc()), ok=True, text=text, seconds=seconds)
 
     def _send(self, files: list[Path]) -> None:
         answers: list[Answer] = []
@@ -148,11 +137,11 @@ class SelfTest:
             node.delete_study(study)
         Requests(self.paths.requests).submit(Request("forget", study))
 
-    def _keep(self, result: Result) -> None:
+    def _keep(self, result: SelfTestResult) -> None:
         path = self.paths.self_test
         try:
             path.parent.mkdir(exist_ok=True)
-            durable.replace_volatile(path, json.dumps(asdict(result)).encode() + b"\n")
+            SELF_TEST.write_volatile(path, result)
             path.chmod(0o644)
         except OSError:
             return  # a user who runs it by hand and may not write there has the answer on the screen

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.port import OrthancPort
     from ddwd.provisioning.credentials import Credentials
-    from ddwd.store.record_check import Prover
+    from ddwd.store.record_check import RecordChecker
 
 _PADDING = " \0"
 
@@ -39,7 +39,7 @@ def one(node: OrthancNode, login: Credentials) -> Orthanc:
 
 
 def studies_named(
-    text: str, nodes: Sequence[OrthancPort], prover: Prover, *, or_patient: bool = False
+    text: str, nodes: Sequence[OrthancPort], prover: RecordChecker, *, or_patient: bool = False
 ) -> list[OrthancId]:
     """Return the studies of this name on either Orthanc or, if on none, among the published ones; with `or_patient` PatientIDs are names too.
 

@@ -6,14 +6,13 @@ a source that cannot be asked is named, and the rest is shown all the same. No p
 
 from __future__ import annotations
 
-import json
 import textwrap
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ddwd.config.paths import Paths
 from ddwd.core.audit import WARNINGS
-from ddwd.core.errors import DdwdError, NotFoundError, PeerDownError, StateError
+from ddwd.core.errors import DamagedStateError, DdwdError, NotFoundError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
 from ddwd.extractor.decision import Blocker, Stage
 from ddwd.extractor.quarantine import read_entries
@@ -21,8 +20,9 @@ from ddwd.status import events
 from ddwd.status.formatting import many, plain, time
 from ddwd.status.status_codes import explain
 from ddwd.store.backends import custody_of
-from ddwd.store.custody import Record, lacks
-from ddwd.store.delivery_log import Deliveries
+from ddwd.store.custody import Record, is_missing
+from ddwd.store.delivery_log import DeliveryLog
+from ddwd.store.status_files import EXTRACTOR, InFlightStudy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from ddwd.core.model import Study
     from ddwd.extractor.quarantine import Entry
     from ddwd.orthanc.port import OrthancPort
+
+
+_NOT_IN_FLIGHT = InFlightStudy()
+_NOT_RUNNING = "the extractor does not run: systemctl start ddwd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ class _Known:
     study: OrthancId
     listings: dict[str, Study | None] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
-    row: dict[str, Any] = field(default_factory=dict)
+    row: InFlightStudy = _NOT_IN_FLIGHT
     record: Record | None = None
     gone: int = 0
     entries: list[Entry] = field(default_factory=list)
@@ -126,7 +130,7 @@ def trace(study: OrthancId, config: Config, nodes: tuple[OrthancPort, OrthancPor
     _ask_disk(known, paths)
     _ask_ledger(known, paths)
     silent = known.problems.keys() & {"gateway", "storage", "disk"}
-    if not (known.listing or known.record or known.row or known.entries or silent):
+    if not (known.listing or known.record or known.row.study or known.entries or silent):
         raise NotFoundError("no hop knows this study; see: ddwd reconcile --dry-run")
     return _assembled(known, config)
 
@@ -144,12 +148,16 @@ def _ask_orthancs(known: _Known, nodes: tuple[OrthancPort, OrthancPort]) -> None
 
 def _ask_extractor(known: _Known, paths: Paths) -> None:
     try:
-        facts = json.loads(paths.heartbeat("extractor").read_bytes())
-        known.row = next((row for row in facts["in_flight"] if row["study"] == known.study), {})
+        status = EXTRACTOR.read(paths.heartbeat("extractor"))
     except OSError:
-        known.problems["extractor"] = "the extractor does not run: systemctl start ddwd"
-    except (ValueError, KeyError, TypeError):
-        return  # of another version, or being written: the trace goes on without it
+        known.problems["extractor"] = _NOT_RUNNING
+        return
+    except DamagedStateError:
+        return  # of another version: the trace goes on without it
+    if status is None:
+        known.problems["extractor"] = _NOT_RUNNING
+        return
+    known.row = next((row for row in status.in_flight if row.study == known.study), _NOT_IN_FLIGHT)
 
 
 def _ask_disk(known: _Known, paths: Paths) -> None:
@@ -157,7 +165,7 @@ def _ask_disk(known: _Known, paths: Paths) -> None:
         known.record = custody_of(paths.config).read(known.study)
         if known.record is not None:
             folder = paths.output / known.record.folder
-            known.gone = sum(lacks(folder, kept) for kept in known.record.images.values())
+            known.gone = sum(is_missing(folder, kept) for kept in known.record.images.values())
         known.entries = [
             entry for entry in read_entries(paths.quarantine) if entry.subject.study == known.study
         ]
@@ -190,8 +198,8 @@ def _assembled(known: _Known, config: Config) -> Trace:
         study_uid=(listing.study_uid if listing else "") or (record.study_uid if record else ""),
         accession=(listing.accession if listing else "") or (record.accession if record else ""),
         aet=next((one.fields["aet"] for one in known.happened if one.fields.get("aet")), ""),
-        stage=str(known.row.get("state") or ("published" if record else "unknown")),
-        route=str(known.row.get("route") or (record.route if record else "")),
+        stage=known.row.state or ("published" if record else "unknown"),
+        route=known.row.route or (record.route if record else ""),
         complete=complete,
         hops=tuple(_hops(known, config)),
         steps=tuple(_step(one) for one in known.happened),
@@ -207,9 +215,7 @@ def _hops(known: _Known, config: Config) -> Iterator[Hop]:
         problem = known.problems.get(name, "")
         images = None if problem else len(known.ids(name))
         yield Hop(name, title, images, *spans.get(name, ("", "")), problem, retired.get(name, ""))
-    on_disk = (
-        len(known.published) - known.gone - known.removed if known.record else known.row.get("on_disk", 0)
-    )
+    on_disk = len(known.published) - known.gone - known.removed if known.record else known.row.on_disk
     problem = known.problems.get("disk", "")
     images = None if problem else on_disk
     yield Hop("disk", "disk", images, *spans.get("disk", ("", "")), problem, retired.get("output", ""))
@@ -218,8 +224,8 @@ def _hops(known: _Known, config: Config) -> Iterator[Hop]:
 
 def _elsewhere(known: _Known, config: Config) -> Iterator[Hop]:
     """Yield the other destinations of its route, each with what it was proved to have."""
-    rule = known.row.get("route") or (known.record.route if known.record else "")
-    deliveries = Deliveries(Paths(config).deliveries)
+    rule = known.row.route or (known.record.route if known.record else "")
+    deliveries = DeliveryLog(Paths(config).deliveries)
     for name in next((one.also for one in config.routes if one.name == rule), ()):
         try:
             images, last = len(deliveries.of(name, known.study)), deliveries.last(name, known.study)
@@ -235,8 +241,8 @@ def _spans(known: _Known) -> dict[str, tuple[str, str]]:
     for revision in known.record.history if known.record else ():
         for hop, (first, last) in revision.get("hops", {}).items():
             spans[hop] = (min(spans.get(hop, (first,))[0], first), last)
-    if known.row and "gateway" not in spans:
-        spans["gateway"] = (known.row.get("opened_at", ""), known.row.get("newest_at", ""))
+    if known.row.study and "gateway" not in spans:
+        spans["gateway"] = (known.row.opened_at, known.row.newest_at)
     return spans
 
 
@@ -246,7 +252,7 @@ def _step(one: events.AuditEvent) -> Step:
 
 
 def _missing(known: _Known) -> Iterator[str]:
-    if known.row.get("state") == Stage.HELD.value:
+    if known.row.state == Stage.HELD.value:
         return
     not_on_storage = known.ids("gateway") - known.ids("storage") - known.aside - known.passed
     not_on_disk = known.ids("storage") - known.published - known.aside - known.passed
@@ -306,15 +312,15 @@ def _at_rest(known: _Known) -> tuple[str, str, bool]:
 
 
 def _in_flight(known: _Known) -> tuple[str, str] | None:
-    if not known.row:
+    if not known.row.study:
         return None
-    state, reason = str(known.row.get("state")), str(known.row.get("reason") or "")
+    state, reason = known.row.state, known.row.reason
     verdict = f"it is on its way, {state}: {reason}" if reason else f"it is on its way, {state}"
     if "extractor" in known.problems:
         return verdict, known.problems["extractor"]
-    if known.row.get("blocker") == Blocker.PAUSE.value:
+    if known.row.blocker == Blocker.PAUSE.value:
         return verdict, "ddwd resume"
-    return verdict, _to_do(state, explain(str(known.row.get("status") or "")))
+    return verdict, _to_do(state, explain(known.row.status))
 
 
 def _to_do(state: str, meaning: str) -> str:

@@ -1,4 +1,4 @@
-"""Where ledger, custody records and claims of this portal are: in files, or with `ledger.shared` in the database. The one place that chooses."""
+"""Choose the backend of ledger, custody records and claims: files or, with `ledger.shared`, the database. Only this module chooses."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.config.paths import Paths
-from ddwd.store.claims import Alone, SharedClaims
+from ddwd.store.claims import LocalClaims, SharedClaims
 from ddwd.store.custody import Custody
-from ddwd.store.import_records import take_in
+from ddwd.store.import_records import import_records
 from ddwd.store.ledger import Ledger
 from ddwd.store.postgres import Database, ReadDatabase
 from ddwd.store.postgres_store import SharedCustody, SharedHistory, SharedLedger
-from ddwd.store.pre_upgrade_copy import keep_before
+from ddwd.store.pre_upgrade_copy import copy_before_upgrade
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """What the extractor writes."""
+    """The stores that the extractor writes to."""
 
     ledger: LedgerPort
     custody: CustodyPort
@@ -37,22 +37,22 @@ def stores_of(config: Config, clock: Clock) -> Stores:
     """For the extractor. Raises StateError; a database that is away is waited for later on."""
     settings, paths = config.ledger, Paths(config)
     if settings.shared is None:
-        keep_before(paths)
+        copy_before_upgrade(paths)
         ledger = Ledger.open(
             paths.ledger, clock, segment_bytes=settings.segment_bytes, keep_days=settings.keep_days
         )
-        return Stores(ledger, Custody(paths.custody), Alone())
+        return Stores(ledger, Custody(paths.custody), LocalClaims())
     name = config.scp.aet
     database = Database(settings.shared, settings.password_file, f"extractor {name}")
     return shared_stores(database, name, clock, settings.keep_days, paths.custody)
 
 
 def shared_stores(database: Database, name: str, clock: Clock, keep_days: int, before: Path) -> Stores:
-    """Those of the extractor `name`, in one session of the database; `before` has its records of when it was alone, if any."""
+    """Return the stores of the extractor `name`, in one database session; `before` is the folder of its records in files, if any."""
     ledger = SharedLedger(database, name, clock, keep_days)
 
     def begun() -> None:
-        take_in(before, database, name, clock)
+        import_records(before, database, name, clock)
         ledger.load()
 
     claims = SharedClaims(database, name, clock, begun)
@@ -60,13 +60,13 @@ def shared_stores(database: Database, name: str, clock: Clock, keep_days: int, b
 
 
 def custody_of(config: Config) -> CustodyPort:
-    """The records, for whoever only reads. Raises PeerDownError where the database is away."""
+    """Return the custody records for readers. Raises PeerDownError if the database is away."""
     database = _reader(config)
     return Custody(Paths(config).custody) if database is None else SharedCustody(database)
 
 
 def history_of(config: Config) -> SharedHistory | None:
-    """The shared ledger, for people; None where it is in files."""
+    """Return the events of the shared ledger; None if the ledger is in files."""
     database = _reader(config)
     return None if database is None else SharedHistory(database)
 

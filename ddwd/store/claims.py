@@ -1,7 +1,7 @@
-"""Which studies this extractor may work at. Alone, at all; of several that share a database, one at a time has a study.
+"""A lone extractor owns every study; extractors that share a database take an exclusive claim per study.
 
-A claim is a session's advisory lock in PostgreSQL: it ends with the process that holds it, or with its host (see database.py), and no
-clock decides about it. What is claimed stands in a table too, so that the others know what somebody began and nobody finished.
+A claim is an advisory lock of a PostgreSQL session: it ends with the process that holds it, or with its host (see postgres.py), and
+depends on no clock. The table `open_study` lists the claimed studies too, so that other extractors find those that were abandoned.
 """
 
 from __future__ import annotations
@@ -20,60 +20,64 @@ if TYPE_CHECKING:
     from ddwd.core.clock import Clock
     from ddwd.store.postgres import Database
 
-_LOOK_SECONDS = 2.0
-"""Between two looks at what others left."""
+_QUERY_SECONDS = 2.0
+"""Between two queries for studies that other extractors left."""
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """Studies that were begun and are nobody's; that could not be claimed and are free by now; that another's operator wants anew."""
+class SharedWork:
+    """What other extractors leave to this one.
 
-    begun: list[OrthancId] = field(default_factory=list)
-    free: list[OrthancId] = field(default_factory=list)
-    asked: list[OrthancId] = field(default_factory=list)
+    `abandoned`: studies in flight without a claim. `freed`: studies that could not be claimed earlier and now can. `requested`:
+    studies in flight here that the operator of another extractor asks to retry.
+    """
+
+    abandoned: list[OrthancId] = field(default_factory=list)
+    freed: list[OrthancId] = field(default_factory=list)
+    requested: list[OrthancId] = field(default_factory=list)
 
 
 class Claims(Protocol):
-    """What the cycle asks."""
+    """The claims of one extractor, as `extractor.sharing` uses them."""
 
     @property
     def are_shared(self) -> bool:
-        """Whether there are others."""
+        """Return whether other extractors share the ledger."""
 
-    def look(self) -> bool:
-        """Make sure of the connection; True where it is a new one, to which no claim of before belongs. Raises PeerDownError, StateError."""
+    def connect(self) -> bool:
+        """Connect unless connected; return True for a new session, in which earlier claims are void. Raises PeerDownError, StateError."""
 
     def take(self, study: OrthancId) -> None:
-        """Claim the study, unless it is claimed here. Raises HeldElsewhereError and PeerDownError."""
+        """Claim the study, if this extractor has not yet. Raises HeldElsewhereError and PeerDownError."""
 
     def holds(self, study: OrthancId) -> bool:
-        """Whether the claim was not lost since."""
+        """Return whether the claim still stands, as far as is known here."""
 
-    def make_sure(self, study: OrthancId) -> None:
-        """Ask the server that the claim stands, before what others will see. Raises PeerDownError."""
+    def confirm(self, study: OrthancId) -> None:
+        """Ask the server whether the claim stands, before an effect that other extractors see. Raises PeerDownError."""
 
-    def drop(self, study: OrthancId) -> None:
-        """The study is done with."""
+    def done(self, study: OrthancId) -> None:
+        """Give up the claim of a finished study."""
 
-    def leave(self, study: OrthancId) -> None:
-        """The study is not done with, and for another one now. Raises PeerDownError."""
+    def release(self, study: OrthancId) -> None:
+        """Leave an unfinished study to other extractors. Raises PeerDownError."""
 
-    def ask(self, study: OrthancId) -> None:
-        """Tell whoever holds the study that the operator wants it begun anew. Raises PeerDownError."""
+    def request_retry(self, study: OrthancId) -> None:
+        """Ask the extractor that has claimed the study to retry it. Raises PeerDownError."""
 
-    def left(self) -> Left:
-        """What there is to do because of the others; they are asked now and then. Raises PeerDownError."""
+    def shared_work(self) -> SharedWork:
+        """Return what other extractors leave to this one; the database is queried at intervals. Raises PeerDownError."""
 
-    def wait(self) -> float:
-        """Seconds until they are asked again."""
+    def next_due(self) -> float:
+        """Return the seconds until the next such query."""
 
 
-class Alone:
-    """The only extractor: every study is its own."""
+class LocalClaims:
+    """The claims of a lone extractor: it owns every study."""
 
     are_shared = False
 
-    def look(self) -> bool:
+    def connect(self) -> bool:
         """See Claims."""
         return False
 
@@ -84,52 +88,52 @@ class Alone:
         """See Claims."""
         return True
 
-    def make_sure(self, study: OrthancId) -> None:
+    def confirm(self, study: OrthancId) -> None:
         """See Claims."""
 
-    def drop(self, study: OrthancId) -> None:
+    def done(self, study: OrthancId) -> None:
         """See Claims."""
 
-    def leave(self, study: OrthancId) -> None:
+    def release(self, study: OrthancId) -> None:
         """See Claims."""
 
-    def ask(self, study: OrthancId) -> None:
+    def request_retry(self, study: OrthancId) -> None:
         """See Claims."""
 
-    def left(self) -> Left:
+    def shared_work(self) -> SharedWork:
         """See Claims."""
-        return Left()
+        return SharedWork()
 
-    def wait(self) -> float:
+    def next_due(self) -> float:
         """See Claims."""
         return inf
 
 
 class SharedClaims:
-    """One of several extractors; for its main thread alone. `begun` is called in each new session."""
+    """The claims of one of several extractors, for its main thread only. `on_session` is called in each new session."""
 
     are_shared = True
 
-    def __init__(self, database: Database, name: str, clock: Clock, begun: Callable[[], None]) -> None:
+    def __init__(self, database: Database, name: str, clock: Clock, on_session: Callable[[], None]) -> None:
         self._database = database
         self._name = name
         self._clock = clock
-        self._begun = begun
+        self._on_session = on_session
         self._term = 0
         self._held: set[OrthancId] = set()
-        self._elsewhere: set[OrthancId] = set()
-        self._next_look = float("-inf")
+        self._claimed_elsewhere: set[OrthancId] = set()
+        self._next_query = float("-inf")
 
-    def look(self) -> bool:
+    def connect(self) -> bool:
         """See Claims."""
         self._database.open(make=True)
         self._database.rows("select 1")
         if self._term == self._database.term:
             return False
         self._held.clear()
-        self._begun()
+        self._on_session()
         self._term = self._database.term
-        self._next_look = float("-inf")
+        self._next_query = float("-inf")
         return True
 
     def take(self, study: OrthancId) -> None:
@@ -138,9 +142,9 @@ class SharedClaims:
             return
         [(taken,)] = self._database.rows("select pg_try_advisory_lock(%s)", [_key(study)])
         if not taken:
-            self._elsewhere.add(study)
-            raise HeldElsewhereError(f"another extractor works at study {study}")
-        self._elsewhere.discard(study)
+            self._claimed_elsewhere.add(study)
+            raise HeldElsewhereError(f"another extractor has claimed study {study}")
+        self._claimed_elsewhere.discard(study)
         self._database.rows(
             "insert into open_study (study, key, extractor) values (%s, %s, %s)"
             " on conflict (study) do update set extractor = excluded.extractor, since = now()",
@@ -152,14 +156,16 @@ class SharedClaims:
         """See Claims."""
         return self._term == self._database.term and self._database.is_open and study in self._held
 
-    def make_sure(self, study: OrthancId) -> None:
+    def confirm(self, study: OrthancId) -> None:
         """See Claims."""
         if not self.holds(study):
-            raise PeerDownError("the connection to the shared ledger was lost, and with it the study")
+            raise PeerDownError(
+                "the connection to the shared ledger was lost, and with it the claim of the study"
+            )
         self._database.rows("select 1")
 
-    def drop(self, study: OrthancId) -> None:
-        """See Claims. Where the server is away, the claim has ended with the connection, and somebody finds nothing left to do."""
+    def done(self, study: OrthancId) -> None:
+        """See Claims. Without a server the claim has ended with the connection; who takes the study next finds it finished."""
         if not self.holds(study):
             return
         self._held.discard(study)
@@ -170,45 +176,45 @@ class SharedClaims:
         except PeerDownError:
             return
 
-    def leave(self, study: OrthancId) -> None:
+    def release(self, study: OrthancId) -> None:
         """See Claims."""
         if self.holds(study):
             self._held.discard(study)
             self._database.rows("select pg_advisory_unlock(%s)", [_key(study)])
 
-    def ask(self, study: OrthancId) -> None:
+    def request_retry(self, study: OrthancId) -> None:
         """See Claims."""
         self._database.rows("insert into wish (study) values (%s) on conflict do nothing", [study])
 
-    def left(self) -> Left:
+    def shared_work(self) -> SharedWork:
         """See Claims."""
-        if self._clock.monotonic() < self._next_look:
-            return Left()
-        self._next_look = self._clock.monotonic() + _LOOK_SECONDS
-        begun = [
+        if self._clock.monotonic() < self._next_query:
+            return SharedWork()
+        self._next_query = self._clock.monotonic() + _QUERY_SECONDS
+        opened = [
             (OrthancId(study), key) for study, key in self._database.rows("select study, key from open_study")
         ]
         mine = self._held
-        asked = {study: key for study, key in begun if study not in mine}
-        asked |= {study: _key(study) for study in self._elsewhere}
-        free = self._free(asked.items()) if asked else set()
-        self._elsewhere -= free
-        names = {study for study, _key in begun}
-        return Left(sorted(free & names), sorted(free - names), self._asked())
+        candidates = {study: key for study, key in opened if study not in mine}
+        candidates |= {study: _key(study) for study in self._claimed_elsewhere}
+        free = self._without_claim(candidates.items()) if candidates else set()
+        self._claimed_elsewhere -= free
+        names = {study for study, _key in opened}
+        return SharedWork(sorted(free & names), sorted(free - names), self._take_requests())
 
-    def wait(self) -> float:
+    def next_due(self) -> float:
         """See Claims."""
-        return max(0.0, self._next_look - self._clock.monotonic())
+        return max(0.0, self._next_query - self._clock.monotonic())
 
-    def _asked(self) -> list[OrthancId]:
+    def _take_requests(self) -> list[OrthancId]:
         wanted = self._database.rows(
             "delete from wish where study = any(%s::text[]) returning study", [sorted(self._held)]
         )
         return [OrthancId(study) for (study,) in wanted]
 
-    def _free(self, asked: Iterable[tuple[OrthancId, int]]) -> set[OrthancId]:
-        """Those that no session holds: a lock on 64 bits stands in pg_locks as two halves (PostgreSQL, system views)."""
-        studies, keys = zip(*asked, strict=True)
+    def _without_claim(self, candidates: Iterable[tuple[OrthancId, int]]) -> set[OrthancId]:
+        """Return the studies without a lock; pg_locks has the 64 bits of a key in two columns (PostgreSQL, system views)."""
+        studies, keys = zip(*candidates, strict=True)
         found = self._database.rows(
             "select study from unnest(%s::text[], %s::bigint[]) as asked (study, key) where not exists ("
             " select from pg_locks where locktype = 'advisory' and objsubid = 1"
@@ -220,5 +226,5 @@ class SharedClaims:
 
 
 def _key(study: OrthancId) -> int:
-    """The 64 bits that a study is locked by; two studies that shared them would only wait for each other."""
+    """Return the 64-bit lock key of a study; two studies with the same key would only wait for each other."""
     return int.from_bytes(blake2b(study.encode("ascii"), digest_size=8).digest(), "big", signed=True)

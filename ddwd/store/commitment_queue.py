@@ -1,22 +1,21 @@
-"""Requests for storage commitment (PS3.4 annex J) that wait for their answer: one small file each, so that a restart loses none.
+"""Queue of storage commitment requests (PS3.4 annex J) without an answer yet: one file each, so that a restart loses none.
 
-Added inside the Orthanc that was asked (orthanc/plugin.py), taken away by ddwd-commitment once it was answered. The folder is shared
-by two users, and what stands in a request is the modality's own words: nothing is believed before it was parsed.
+The Orthanc that received the request adds it (orthanc/plugin.py); ddwd-commitment removes it after the answer. Two users share the
+folder, and a request has the modality's own values, so that each file is checked when it is read.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from ddwd.core import durable
 from ddwd.core.audit import Event
-from ddwd.core.clock import stamp
-from ddwd.core.errors import DdwdError, InvalidValueError, StateError
+from ddwd.core.errors import DamagedStateError, DdwdError, InvalidValueError, NewerStateError, StateError
 from ddwd.core.model import is_uid, parse_aet
+from ddwd.store.statefile import StateFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,36 +24,35 @@ if TYPE_CHECKING:
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
 
-SCHEMA = 1
 _MOST = 1000
-"""Requests that may wait at once; a modality has a handful."""
+"""Limit of waiting requests; a modality has a handful."""
 _NAME_DIGITS = 32
 _MODE = 0o644
-"""Readable for ddwd-commitment; its folder keeps everyone else out."""
+"""ddwd-commitment, another user, reads the file; the permissions of the folder exclude everyone else."""
 _PADDING = " \0"
 
 
 class Reference(NamedTuple):
-    """One object that is asked for: its SOP class and its SOPInstanceUID."""
+    """One requested object: its SOP class UID and SOPInstanceUID."""
 
     sop_class: str
     sop_uid: str
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One N-ACTION (PS3.4 table J.3-1): who asks, under which transaction, for what, and when it came.
+class CommitmentRequest:
+    """One N-ACTION (PS3.4 table J.3-1): AE title, transaction UID, time of arrival, requested objects.
 
-    Raises InvalidValueError for what could not be answered: other than UIDs, or nothing at all.
+    Raises InvalidValueError for a request that cannot be answered: an invalid UID, or no object.
     """
 
     aet: str
     transaction: str
-    references: tuple[Reference, ...]
     at: datetime
+    references: tuple[Reference, ...]
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Reject a request that cannot be answered."""
         parse_aet(self.aet)
         if not is_uid(self.transaction):
             raise InvalidValueError("its transaction UID is no UID")
@@ -64,64 +62,69 @@ class Asked:
             raise InvalidValueError("it asks for objects by what is no UID")
 
 
-def asked(
+_FORMAT = StateFormat(CommitmentRequest, "request", schema=1)
+
+
+def commitment_request(
     aet: str, transaction: str, sop_classes: Sequence[str], sop_uids: Sequence[str], at: datetime
-) -> Asked:
-    """The request as Orthanc hands it on, without padding. Raises InvalidValueError."""
+) -> CommitmentRequest:
+    """Return the request that Orthanc passes on, without padding and duplicates. Raises InvalidValueError."""
     pairs = zip(sop_classes, sop_uids, strict=True)
     references = (Reference(one.strip(_PADDING), other.strip(_PADDING)) for one, other in pairs)
-    return Asked(aet.strip(), transaction.strip(_PADDING), tuple(dict.fromkeys(references)), at)
+    return CommitmentRequest(aet.strip(), transaction.strip(_PADDING), at, tuple(dict.fromkeys(references)))
 
 
-class Commitments:
+class CommitmentQueue:
     """The folder of requests."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def add(self, request: Asked) -> None:
-        """Keep a request, durably; the same again while it waits is the same request. Raises StateError where too many wait, OSError."""
+    def add(self, request: CommitmentRequest) -> None:
+        """Store a request durably; a duplicate of a waiting request has no effect. Raises StateError if too many wait, and OSError."""
         path = self._folder / _name(request)
         if path.exists():
             return
         if len(self.waiting()) >= _MOST:
             raise StateError(f"{_MOST} requests wait already")
-        temporary = self._folder / f".{path.name}.part"
-        durable.unlink(temporary)
-        durable.write_new(temporary, [_render(request)])
-        temporary.chmod(_MODE)
-        durable.rename(temporary, path)
+        _FORMAT.write_readable(path, request, _MODE)
 
     def waiting(self) -> list[Path]:
-        """The requests that wait, by name. Raises OSError."""
+        """Return the files of the waiting requests, by name. Raises OSError."""
         return sorted(
             path for path in self._folder.iterdir() if path.suffix == ".json" and path.name[0] != "."
         )
 
-    def read(self, path: Path) -> Asked:
-        """One of them. Raises InvalidValueError where it is damaged, OSError."""
+    def read(self, path: Path) -> CommitmentRequest:
+        """Return one request. Raises InvalidValueError if it is damaged, and OSError."""
         with durable.opened(path) as file:
-            return _parse(file.read())
+            content = file.read()
+        try:
+            return _FORMAT.parse(content, path.name)
+        except DamagedStateError as error:
+            raise InvalidValueError(f"it is damaged ({error.reason})") from error
+        except NewerStateError as error:
+            raise InvalidValueError("it is of another schema than this version reads") from error
 
     def done(self, path: Path) -> None:
-        """Forget a request. Raises OSError."""
+        """Delete a request that was answered. Raises OSError."""
         durable.unlink(path)
 
 
-class Counter:
-    """Where a modality's request is taken: written down, and told in the audit. `commitments` is None where nobody would answer."""
+class CommitmentIntake:
+    """Accepts the requests of modalities: stores and audits each. `commitments` is None if no request is answered."""
 
-    def __init__(self, commitments: Commitments | None, audit: Audit, clock: Clock) -> None:
+    def __init__(self, commitments: CommitmentQueue | None, audit: Audit, clock: Clock) -> None:
         self._commitments = commitments
         self._audit = audit
         self._clock = clock
 
     def take(self, aet: str, transaction: str, sop_classes: Sequence[str], sop_uids: Sequence[str]) -> None:
-        """Take one request. What cannot be taken is told of, and never answered: the modality keeps its images then."""
+        """Accept one request. One that cannot be stored is audited and never answered, so that the modality keeps its images."""
         try:
             if self._commitments is None:
                 raise StateError("it is not in commitment.modalities")
-            request = asked(aet, transaction, sop_classes, sop_uids, self._clock.utc())
+            request = commitment_request(aet, transaction, sop_classes, sop_uids, self._clock.utc())
             self._commitments.add(request)
         except (DdwdError, OSError) as error:
             why = (
@@ -140,31 +143,6 @@ class Counter:
         )
 
 
-def _name(request: Asked) -> str:
+def _name(request: CommitmentRequest) -> str:
     words = [request.aet, request.transaction, *(uid for one in request.references for uid in one)]
     return hashlib.sha256("|".join(words).encode()).hexdigest()[:_NAME_DIGITS] + ".json"
-
-
-def _render(request: Asked) -> bytes:
-    body = {
-        "schema": SCHEMA,
-        "aet": request.aet,
-        "transaction": request.transaction,
-        "at": stamp(request.at),
-        "references": request.references,
-    }
-    return json.dumps(body).encode("ascii") + b"\n"
-
-
-def _parse(content: bytes) -> Asked:
-    try:
-        body = json.loads(content)
-        if body["schema"] != SCHEMA:
-            raise InvalidValueError("it is of another schema than this version reads")
-        references = tuple(Reference(str(one), str(other)) for one, other in body["references"])
-        at = datetime.fromisoformat(body["at"])
-        if at.tzinfo is None:
-            raise InvalidValueError("its time has no zone")
-        return Asked(str(body["aet"]), str(body["transaction"]), references, at)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InvalidValueError(f"it is damaged ({type(error).__name__})") from error

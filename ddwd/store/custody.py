@@ -1,20 +1,20 @@
-"""Custody records: one JSON file for each published study, with every image's digest and verdict. The extractor alone writes them.
+"""Custody records: one JSON file per published study, with the digest and verdict of every image. Only the extractor writes them.
 
-A record is the proof that a study is done: it is written after the images are durable under their final names and before the
-ledger closes the study. Sharded by the first two digits of the study's Orthanc ID, so neither memory nor start-up grows with history.
+A record proves that a study is finished: it is written after the images are durable under their final names and before the ledger
+closes the study. Sharded by the first two digits of the study's Orthanc ID, so that neither memory nor start-up grows with history.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ddwd.core import durable
-from ddwd.core.errors import NewerStateError, StateError
+from ddwd.core.errors import StateError
 from ddwd.core.model import OrthancId
+from ddwd.store.statefile import StateFormat, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 _READS = (1, 2)
-"""What older versions wrote is read as it is, and written as it is now when the study changes: 1 had no rules and no retention."""
+"""Older schemas are read, and replaced by the current one when the study changes; 1 has no routes and no retention."""
 PEEK_BYTES = 4096
 _PEEKED = (b' "published_at"', b' "folder"')
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """One image on disk: where it stands below the study's folder, its size in bytes, and what was proved about it.
+class InstanceRecord:
+    """One image on disk: its path below the study's folder, its size in bytes, and what was verified.
 
-    `verdict` is `identical` (the data set's bytes equal storage's) or `equal` (every element equal, encoded otherwise).
-    `md5` is Orthanc's digest of the stored file. `at_gateway` says that the gateway's copy was compared too: an image put straight
-    onto storage has none, until someone sends one with its UIDs. `removed` is the stamp of when retention took the file from the disk.
+    `verdict` is `identical` (the bytes of the data set equal storage's) or `equal` (every element is equal, in another encoding).
+    `md5` is Orthanc's digest of the stored file. `at_gateway` is true once the gateway's copy was compared too: an image sent straight
+    to storage has none, unless the gateway receives it later. `removed` is the UTC stamp of when retention removed the file.
     """
 
-    orthanc_id: OrthancId
+    orthanc_id: OrthancId = field(metadata=stored("id"))
     sop_uid: str
     file: str
     size: int
@@ -44,13 +44,13 @@ class Kept:
     md5: str
     verdict: str
     at_gateway: bool
-    removed: str = ""
+    removed: str = field(default="", metadata=stored(omit_empty=True))
 
 
-def lacks(folder: Path, kept: Kept) -> bool:
-    """Tell whether the study's folder does not have the file as recorded, by name and size. Raises OSError where it cannot look.
+def is_missing(folder: Path, kept: InstanceRecord) -> bool:
+    """Return whether the study's folder has no file of the recorded name and size. Raises OSError if it cannot be looked at.
 
-    One that retention removed is not missed.
+    A file that retention removed is not missing.
     """
     if kept.removed:
         return False
@@ -64,8 +64,8 @@ def lacks(folder: Path, kept: Kept) -> bool:
 class Record:
     """The custody record of one study; `revision` counts from 1 and rises with each change after publication.
 
-    `route` is the rule that took it, nothing without rules. `retired` says of `gateway`, `storage` and `output` when retention removed
-    images there last. `passed` are images that the rule leaves where they are.
+    `route` is the name of its route, empty without routes. `retired` has, for `gateway`, `storage` and `output`, the UTC stamp of when
+    retention last removed images there. `passed` are images that the route leaves on storage.
     """
 
     study: OrthancId
@@ -74,16 +74,21 @@ class Record:
     folder: str
     revision: int
     published_at: str
-    images: dict[OrthancId, Kept] = field(default_factory=dict)
-    set_aside: dict[OrthancId, str] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
     route: str = ""
     retired: dict[str, str] = field(default_factory=dict)
+    set_aside: dict[OrthancId, str] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
     passed: list[OrthancId] = field(default_factory=list)
+    images: dict[OrthancId, InstanceRecord] = field(
+        default_factory=dict, metadata=stored(listed_by="orthanc_id")
+    )
+
+
+FORMAT = StateFormat(Record, "custody record", schema=SCHEMA, reads=_READS, checksum=True, indent=1)
 
 
 def present(folder: Path, record: Record) -> frozenset[OrthancId]:
-    """The images of a record that have a file under their name in the study's folder, whatever is in it. Raises OSError."""
+    """Return the images of a record that have a file of their name in the study's folder, whatever its content. Raises OSError."""
     return frozenset(one for one, kept in record.images.items() if _is_there(folder / kept.file))
 
 
@@ -97,7 +102,7 @@ def _is_there(path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Peek:
-    """What the first lines of a record say, unproved: enough to know whether the whole of it is worth reading."""
+    """The first lines of a record, without a check of its checksum: enough to decide whether to read the whole record."""
 
     published_at: str
     folder: str
@@ -106,31 +111,31 @@ class Peek:
 
 
 class CustodyPort(Protocol):
-    """All records: in a folder, or in the database that several extractors share (shared.py), which raises PeerDownError everywhere."""
+    """All records: in a folder, or in the database that several extractors share (postgres_store.py), where every method raises PeerDownError."""
 
     def name(self, study: OrthancId) -> str:
-        """Where the record of `study` stands, for people."""
+        """Return the place of the record of `study`, for messages."""
 
     def has(self, study: OrthancId) -> bool:
-        """Tell whether `study` was ever published, without reading its record."""
+        """Return whether `study` was ever published, without reading its record."""
 
     def read(self, study: OrthancId) -> Record | None:
-        """The record, or None where there is none. Raises StateError where it cannot be trusted."""
+        """Return the record, None if there is none. Raises StateError if it is damaged or newer."""
 
     def peek(self, study: OrthancId) -> Peek | None:
-        """What the record says first, at little cost; None where there is none, or it was written otherwise."""
+        """Return the first lines of the record, at little cost; None if there is none, or it has another layout."""
 
     def write(self, record: Record) -> None:
         """Make the record durable in one step."""
 
     def remove(self, study: OrthancId) -> None:
-        """Forget a study of the portal's own."""
+        """Remove the record. Callers: self-test cleanup only."""
 
     def studies(self) -> Iterator[OrthancId]:
-        """Every study that has a record."""
+        """Yield every study that has a record."""
 
     def assert_listable(self) -> None:
-        """Refuse to take records that this user may not see for none. Raises StateError."""
+        """Check that this user may list the records, so that none is not taken for empty. Raises StateError."""
 
 
 class Custody:
@@ -140,7 +145,7 @@ class Custody:
         self._folder = folder
 
     def path(self, study: OrthancId) -> Path:
-        """Where the record of `study` stands."""
+        """Return the path of the record of `study`."""
         return self._folder / study[:2] / f"{study}.json"
 
     def name(self, study: OrthancId) -> str:
@@ -148,23 +153,18 @@ class Custody:
         return str(self.path(study))
 
     def has(self, study: OrthancId) -> bool:
-        """Tell whether `study` was ever published, without reading its record."""
+        """Return whether `study` was ever published, without reading its record."""
         return self.path(study).exists()
 
     def read(self, study: OrthancId) -> Record | None:
-        """The record, or None where there is none. Raises StateError where it cannot be trusted."""
-        path = self.path(study)
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        return parse(content, str(path))
+        """Return the record, None if there is none. Raises StateError if it is damaged or newer."""
+        return FORMAT.read(self.path(study))
 
     def peek(self, study: OrthancId) -> Peek | None:
-        """The first lines of the record alone; None where there is none, or they are not as this version writes them."""
+        """See CustodyPort."""
         try:
             with self.path(study).open("rb") as file:
-                return peeked(file.read(PEEK_BYTES))
+                return parse_peek(file.read(PEEK_BYTES))
         except FileNotFoundError:
             return None
 
@@ -172,20 +172,20 @@ class Custody:
         """Make the record durable in one step."""
         path = self.path(record.study)
         durable.make_dirs(path.parent)
-        durable.replace_file(path, render(record))
+        FORMAT.write(path, record)
 
     def remove(self, study: OrthancId) -> None:
-        """Forget a study of the portal's own."""
+        """Remove the record. Callers: self-test cleanup only."""
         durable.unlink(self.path(study))
 
     def studies(self) -> Iterator[OrthancId]:
-        """Every study that has a record, by shard."""
+        """Yield every study that has a record, by shard."""
         for shard in sorted(self._folder.glob("??")):
             for path in sorted(shard.glob("*.json")):
                 yield OrthancId(path.stem)
 
     def assert_listable(self) -> None:
-        """Refuse to take folders that cannot be listed for empty ones. Raises StateError."""
+        """See CustodyPort."""
         try:
             for shard in self._folder.iterdir():
                 if shard.is_dir():
@@ -198,48 +198,8 @@ class Custody:
             ) from error
 
 
-def as_json(record: Record) -> dict[str, Any]:
-    """The record as it is written, with its checksum."""
-    images = [
-        {
-            "id": kept.orthanc_id,
-            "sop_uid": kept.sop_uid,
-            "file": kept.file,
-            "size": kept.size,
-            "sha256": kept.sha256,
-            "md5": kept.md5,
-            "verdict": kept.verdict,
-            "at_gateway": kept.at_gateway,
-            **({"removed": kept.removed} if kept.removed else {}),
-        }
-        for kept in record.images.values()
-    ]
-    body = {
-        "schema": SCHEMA,
-        "study": record.study,
-        "study_uid": record.study_uid,
-        "accession": record.accession,
-        "folder": record.folder,
-        "revision": record.revision,
-        "published_at": record.published_at,
-        "route": record.route,
-        "retired": record.retired,
-        "set_aside": record.set_aside,
-        "history": record.history,
-        "passed": record.passed,
-        "images": images,
-    }
-    body["checksum"] = _checksum(body)
-    return body
-
-
-def render(record: Record) -> bytes:
-    """The record as it is kept."""
-    return json.dumps(as_json(record), indent=1, ensure_ascii=True).encode("ascii") + b"\n"
-
-
-def peeked(head: bytes) -> Peek | None:
-    """What the first PEEK_BYTES of a record say; None where they are not as `render` has them."""
+def parse_peek(head: bytes) -> Peek | None:
+    """Return what the first PEEK_BYTES of a record say; None if FORMAT writes another layout."""
     lines = [line.rstrip(b",").partition(b": ") for line in head.split(b"\n")[1:-1]]
     found = {key: value for key, _, value in lines}
     try:
@@ -248,53 +208,3 @@ def peeked(head: bytes) -> Peek | None:
     except (KeyError, ValueError):
         return None
     return Peek(published_at, folder, route, found.get(b' "retired"', b"{}") != b"{}")
-
-
-def _checksum(body: dict[str, Any]) -> str:
-    """CRC32 of everything else the record says, whatever its layout: a flipped bit on the disk is noticed, not believed."""
-    said = {key: value for key, value in body.items() if key != "checksum"}
-    text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return f"{zlib.crc32(text.encode('ascii')):08x}"
-
-
-def parse(content: bytes, where: str) -> Record:
-    """The record that is kept as `content`; `where` is for people. Raises StateError where it cannot be trusted, or is newer."""
-    try:
-        body = json.loads(content)
-        if body["checksum"] != _checksum(body):
-            raise StateError(f"{where}: the custody record is damaged (checksum)")
-        if body["schema"] not in _READS:
-            raise NewerStateError(
-                f"{where}: schema {body['schema']}, from a newer ddwd; this one reads {SCHEMA} and before, and has changed nothing: "
-                "install the newer one again, or go back as it said (docs/upgrade.md)"
-            )
-        images = [
-            Kept(
-                OrthancId(row["id"]),
-                row["sop_uid"],
-                row["file"],
-                row["size"],
-                row["sha256"],
-                row["md5"],
-                row["verdict"],
-                row["at_gateway"],
-                row.get("removed", ""),
-            )
-            for row in body["images"]
-        ]
-        return Record(
-            study=OrthancId(body["study"]),
-            study_uid=body["study_uid"],
-            accession=body["accession"],
-            folder=body["folder"],
-            revision=body["revision"],
-            published_at=body["published_at"],
-            images={kept.orthanc_id: kept for kept in images},
-            set_aside=body["set_aside"],
-            history=body["history"],
-            route=body.get("route", ""),
-            retired=body.get("retired", {}),
-            passed=[OrthancId(one) for one in body.get("passed", ())],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise StateError(f"{where}: the custody record is damaged ({type(error).__name__})") from error

@@ -1,17 +1,17 @@
-"""Which images each of `destinations` has been proved to have: one file for a destination and a study. ddwd-courier alone writes them.
+"""Log of the images that each of `destinations` was proved to have: one file per destination and study. Only ddwd-courier writes it.
 
-What is not in it is sent, or asked for, again; so a file that is lost or damaged costs a second sending, and never an image.
+An image that is not in it is sent again; a lost or damaged file therefore costs a second transfer and never an image.
 """
 
 from __future__ import annotations
 
-import json
-import zlib
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ddwd.core import durable
-from ddwd.core.errors import StateError
+from ddwd.core.errors import DamagedStateError, NewerStateError, StateError
 from ddwd.core.model import OrthancId
+from ddwd.store.statefile import StateFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -20,71 +20,72 @@ if TYPE_CHECKING:
     from ddwd.config.routing import Route
     from ddwd.store.custody import Record
 
-SCHEMA = 1
-_WISH = "now"
+_RETRY_REQUEST = "now"
 
 
-class Deliveries:
-    """The folder, with one below it for each destination, sharded by the study."""
+@dataclass(frozen=True, slots=True)
+class _Delivered:
+    """The images of one study that one destination has; `at` is the UTC stamp of the last proof."""
+
+    study: OrthancId
+    destination: str
+    at: str = ""
+    images: list[OrthancId] = field(default_factory=list)
+
+
+_FORMAT = StateFormat(_Delivered, "delivery log", schema=1, checksum=True)
+
+
+class DeliveryLog:
+    """The folder, with one subfolder per destination, sharded by study."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def path(self, destination: str, study: OrthancId) -> Path:
-        """Where it stands what that destination has of the study."""
+        """Return the file of a destination and a study."""
         return self._folder / destination / study[:2] / f"{study}.json"
 
     def of(self, destination: str, study: OrthancId) -> frozenset[OrthancId]:
-        """The images that the destination has; none where nothing is known, or the file is damaged. Raises StateError."""
-        return frozenset(map(OrthancId, self._read(destination, study).get("images", ())))
+        """Return the images that the destination has; none if there is no file or a damaged one. Raises StateError."""
+        return frozenset(self._read(destination, study).images)
 
     def last(self, destination: str, study: OrthancId) -> str:
-        """When it was proved last to have images of the study, as a stamp; nothing where it has none. Raises StateError."""
-        return str(self._read(destination, study).get("at", ""))
+        """Return the UTC stamp of the last proof that it has images of the study; empty if it has none. Raises StateError."""
+        return self._read(destination, study).at
 
     def add(self, destination: str, study: OrthancId, images: Iterable[OrthancId], at: str) -> None:
-        """Keep, durably, that it has these too. Raises StateError, StorageFullError and OSError."""
-        body = {
-            "schema": SCHEMA,
-            "study": study,
-            "destination": destination,
-            "at": at,
-            "images": sorted(self.of(destination, study).union(images)),
-        }
+        """Add images durably. Raises StateError, StorageFullError and OSError."""
+        known = sorted(self.of(destination, study).union(images))
         path = self.path(destination, study)
         durable.make_dirs(path.parent)
-        durable.replace_file(path, json.dumps(body | {"checksum": _checksum(body)}).encode("ascii") + b"\n")
+        _FORMAT.write(path, _Delivered(study, destination, at, known))
 
-    def wish(self) -> None:
-        """Ask ddwd-courier to try every destination and study at once. Raises OSError."""
-        durable.replace_file(self._folder / _WISH, b"")
+    def request_retry(self) -> None:
+        """Ask ddwd-courier to retry every destination and study now. Raises OSError."""
+        durable.replace_file(self._folder / _RETRY_REQUEST, b"")
 
-    def take_wish(self) -> bool:
-        """Whether the operator has asked for that since it was looked at last."""
-        wished = (self._folder / _WISH).exists()
-        if wished:
-            durable.unlink(self._folder / _WISH)
-        return wished
+    def take_retry_request(self) -> bool:
+        """Return whether the operator has asked for that since the last call."""
+        requested = (self._folder / _RETRY_REQUEST).exists()
+        if requested:
+            durable.unlink(self._folder / _RETRY_REQUEST)
+        return requested
 
-    def _read(self, destination: str, study: OrthancId) -> dict[str, Any]:
+    def _read(self, destination: str, study: OrthancId) -> _Delivered:
         path = self.path(destination, study)
         try:
-            body: dict[str, Any] = json.loads(path.read_bytes())
-            said = {key: value for key, value in body.items() if key != "checksum"}
-            sound = body["schema"] == SCHEMA and body["checksum"] == _checksum(said)
-        except FileNotFoundError:
-            return {}
+            return _FORMAT.read(path) or _Delivered(study, destination)
         except OSError as error:
             raise StateError(
-                f"{path.parent}: {error.strerror}; what was delivered is for root and group ddwd"
+                f"{path.parent}: {error.strerror}; only root and group ddwd may read the delivery log"
             ) from error
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return {}
-        return body if sound else {}
+        except (DamagedStateError, NewerStateError):
+            return _Delivered(study, destination)
 
 
-def owed(deliveries: Deliveries, routes: Sequence[Route]) -> Callable[[Record], str]:
-    """Tells of a finished study what is not at the destinations of its rule yet, in one line; nothing where all is. Raises StateError."""
+def owed(deliveries: DeliveryLog, routes: Sequence[Route]) -> Callable[[Record], str]:
+    """Return a function that says in one line which images of a finished study a destination of its route has not; empty for none."""
     also = {route.name: route.also for route in routes}
 
     def _owed(record: Record) -> str:
@@ -96,8 +97,3 @@ def owed(deliveries: Deliveries, routes: Sequence[Route]) -> Callable[[Record], 
         return ""
 
     return _owed
-
-
-def _checksum(body: dict[str, Any]) -> str:
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return f"{zlib.crc32(text.encode('ascii')):08x}"

@@ -1,30 +1,30 @@
-"""Finished studies that a hook is to be told of: one small file each, added by the extractor, taken away by ddwd-hooks.
+"""Queue of published studies for notification hooks: one notice per file, added by the extractor, removed by ddwd-hooks.
 
-A notice is durable before the ledger closes the study, and goes only when its hook has succeeded, so that each revision is told at
-least once; what was told last stands in `told`, so that a study looked at again is not told again.
+A notice is durable before the ledger closes the study, and is removed only after its hook has succeeded, so that each revision is
+notified at least once. `told` has the last notified revision of each study, so that a repeated reconciliation notifies no second time.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ddwd.core import durable
 from ddwd.core.model import OrthancId
+from ddwd.store.statefile import StateFormat
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _NAME = re.compile(r"(?P<study>[0-9a-f]{8}(?:-[0-9a-f]{8}){4})\.(?P<revision>[0-9]{1,9})\.json")
 
-_WISH = "now"
+_RETRY_REQUEST = "now"
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What a hook is told: the study, the rule that took it, where its files are, which revision of it, and its custody record."""
+    """The content of a notification: the study, its route, the path of its files, the revision, and the custody record as JSON."""
 
     study: OrthancId
     study_uid: str
@@ -37,81 +37,81 @@ class Notice:
 
     @property
     def name(self) -> str:
-        """Its file."""
+        """Return the name of its file."""
         return f"{self.study}.{self.revision}.json"
 
 
-class Notices:
-    """The two folders: `waiting`, which the extractor adds to, and `told`, which ddwd-hooks alone writes."""
+@dataclass(frozen=True, slots=True)
+class _Notified:
+    """The last revision of a study whose hook has succeeded."""
+
+    revision: int
+
+
+_NOTICE = StateFormat(Notice, "notice")
+_NOTIFIED = StateFormat(_Notified, "record of notified revisions")
+
+
+class HookQueue:
+    """The two folders: the extractor adds to `waiting`, and only ddwd-hooks writes `told`."""
 
     def __init__(self, folder: Path) -> None:
         self.waiting = folder / "waiting"
         self.told = folder / "told"
 
     def put(self, notice: Notice) -> bool:
-        """Have the hook told, durably; False where it was told of this revision already. Raises StorageFullError and OSError."""
-        if self.revision_told(notice.study) >= notice.revision:
+        """Queue a notice durably; return False if this revision was notified already. Raises StorageFullError and OSError."""
+        if self.notified_revision(notice.study) >= notice.revision:
             return False
         durable.make_dirs(self.waiting)
         if not (self.waiting / notice.name).exists():
-            durable.replace_file(self.waiting / notice.name, json.dumps(asdict(notice)).encode() + b"\n")
+            _NOTICE.write(self.waiting / notice.name, notice)
         return True
 
     def newest(self) -> list[Notice]:
-        """The newest notice of each study that waits, oldest study first. Raises OSError where this user may not look."""
+        """Return the newest waiting notice of each study, oldest study first. Raises OSError if this user may not read them."""
         found: dict[str, tuple[int, Path]] = {}
         for path in sorted(self.waiting.iterdir()) if self.waiting.is_dir() else ():
             if name := _NAME.fullmatch(path.name):
                 revision = int(name["revision"])
                 if revision > found.get(name["study"], (0, path))[0]:
                     found[name["study"]] = revision, path
-        read = [_read(path) for _, path in found.values()]
+        read = [_NOTICE.read_or_none(path) for _, path in found.values()]
         return sorted((one for one in read if one), key=lambda one: (one.published_at, one.study))
 
     def is_waiting(self, study: OrthancId) -> bool:
-        """Whether a hook has still to be told of that study."""
+        """Return whether a notice of the study waits."""
         return any(self.waiting.glob(f"{study}.*.json"))
 
-    def revision_told(self, study: OrthancId) -> int:
-        """The revision that the hook was told of last; 0 for none."""
-        try:
-            return int(json.loads(self._told_of(study).read_bytes())["revision"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0
+    def notified_revision(self, study: OrthancId) -> int:
+        """Return the last notified revision; 0 for none."""
+        told = _NOTIFIED.read_or_none(self._notified_path(study))
+        return 0 if told is None else told.revision
 
     def done(self, notice: Notice) -> None:
-        """The hook has succeeded: remember it, then take away this notice and those before it. Raises StorageFullError and OSError."""
-        target = self._told_of(notice.study)
+        """Record that the hook has succeeded, then remove this notice and older ones. Raises StorageFullError and OSError."""
+        target = self._notified_path(notice.study)
         durable.make_dirs(target.parent)
-        durable.replace_file(target, json.dumps({"revision": notice.revision}).encode() + b"\n")
+        _NOTIFIED.write(target, _Notified(notice.revision))
         self.drop(notice)
 
     def drop(self, notice: Notice) -> None:
-        """Take away this notice and those before it."""
+        """Remove this notice and the older ones of its study."""
         for path in self.waiting.glob(f"{notice.study}.*.json"):
             name = _NAME.fullmatch(path.name)
             if name and int(name["revision"]) <= notice.revision:
                 durable.unlink(path)
 
-    def wish(self) -> None:
-        """Ask ddwd-hooks to try everything at once. Raises OSError."""
-        durable.replace_file(self.waiting / _WISH, b"")
+    def request_retry(self) -> None:
+        """Ask ddwd-hooks to retry every notice now. Raises OSError."""
+        durable.replace_file(self.waiting / _RETRY_REQUEST, b"")
 
-    def take_wish(self) -> bool:
-        """Whether the operator has asked for that since it was looked at last."""
-        wished = (self.waiting / _WISH).exists()
-        if wished:
-            durable.unlink(self.waiting / _WISH)
-        return wished
+    def take_retry_request(self) -> bool:
+        """Return whether the operator has asked for that since the last call."""
+        requested = (self.waiting / _RETRY_REQUEST).exists()
+        if requested:
+            durable.unlink(self.waiting / _RETRY_REQUEST)
+        return requested
 
-    def _told_of(self, study: OrthancId) -> Path:
+    def _notified_path(self, study: OrthancId) -> Path:
         return self.told / study[:2] / f"{study}.json"
-
-
-def _read(path: Path) -> Notice | None:
-    """One notice; None where it was taken away just now, or is none."""
-    try:
-        body: dict[str, Any] = json.loads(path.read_bytes())
-        return Notice(**{**body, "study": OrthancId(body["study"])})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

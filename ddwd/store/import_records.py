@@ -1,6 +1,6 @@
-"""Custody records in files, from before this machine shared a ledger, are taken into the database: once, by the extractor.
+"""Import the custody records in files into the shared database: once, by the extractor, when a machine starts to share a ledger.
 
-Without them every study of an archive would have to be proved again. The events before stay in the old ledger's files.
+Without them the extractor would verify every study of the archive again. Earlier events stay in the files of the old ledger.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core import durable
 from ddwd.core.errors import StateError
-from ddwd.store.custody import Custody, render
+from ddwd.store.custody import FORMAT, Custody
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 _AT_ONCE = 200
 
 
-def take_in(folder: Path, database: Database, extractor: str, clock: Clock) -> None:
-    """Copy each sound record that the database has none of; then the folder gets another name.
+def import_records(folder: Path, database: Database, extractor: str, clock: Clock) -> None:
+    """Copy each sound record that the database has not, then rename the folder.
 
-    May be broken off and called again. Raises PeerDownError, and StateError where the files cannot be read.
+    Safe to repeat after an interruption. Raises PeerDownError, and StateError if the files cannot be read.
     """
     if not folder.is_dir():
         return
@@ -39,12 +39,12 @@ def take_in(folder: Path, database: Database, extractor: str, clock: Clock) -> N
         durable.rename(folder, folder.with_name(f"{folder.name}-until-{clock.utc():%Y%m%dT%H%M%SZ}"))
     except OSError as error:
         raise StateError(
-            f"{folder}: the records before ledger.shared cannot be taken over ({error.strerror})"
+            f"{folder}: the records in files cannot be imported into the shared ledger ({error.strerror})"
         ) from error
 
 
 def _sound(custody: Custody, studies: Iterable[OrthancId]) -> Iterator[Record]:
-    """What a damaged one was about is proved anew, as ever."""
+    """Yield the records that can be read; a study whose record is damaged is verified again."""
     for study in studies:
         with suppress(StateError):
             record = custody.read(study)
@@ -62,7 +62,7 @@ def _insert(records: list[Record], database: Database, extractor: str) -> None:
             extractor,
             [record.study for record in records],
             [record.revision for record in records],
-            [render(record).decode("ascii") for record in records],
+            [FORMAT.render(record).decode("ascii") for record in records],
             [record.published_at for record in records],
         ],
     )

@@ -1,13 +1,13 @@
-"""The rotating ledger: what the extractor has begun and not finished, over restarts. The extractor alone writes it.
+"""The rotating ledger: the studies that the extractor has opened and not closed, over restarts. Only the extractor writes it.
 
 Append-only JSON Lines, `CRC32 JSON\\n` each, in segments `00000001.jsonl`, `00000002.jsonl`, ... of bounded size. Each segment
-begins with a snapshot of the open studies and the cursors, so that a start reads one segment. A torn tail is cut. A damaged
-line means the rest of the segment cannot be trusted: what was read before it is kept, and `damaged` tells the extractor to
-compare everything with both Orthancs and the disk. Finished studies live in the custody records, not here.
+begins with a snapshot of the open studies and the cursors, so that a start reads one segment. A torn tail is cut off. After a
+damaged line the rest of the segment is ignored: the lines before it count, and `damaged` has the extractor compare everything with
+both Orthancs and the disk. Finished studies are in the custody records, not here.
 Closed segments are compressed and kept for a set time.
 
-A segment of an older schema is read, and a new one begun; one of a newer schema is refused and nothing is written, so that no older
-version ever works beside what a newer one knows. Whoever changes the meaning of any state file raises SCHEMA.
+A segment of an older schema is read, and a new one started; one of a newer schema is refused and nothing is written, so that no older
+version works with state that it cannot read. A change of the meaning of any state file raises SCHEMA.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 _READS = (1, 2)
-"""1 (ddwd 0.1) has the same records; its custody records knew no rules and no retention."""
+"""1 (ddwd 0.1) has the same records, but its custody records have no routes and no retention."""
 _DAY_SECONDS = 86400
 MOST_EVENTS = 10_000
 CLOSED = 500
-"""Studies finished last that are remembered."""
+"""Number of last closed studies in the snapshot."""
 
 
 @dataclass
 class LedgerState:
-    """What the ledger remembers: `/changes` cursors by Orthanc name, open studies with the moment they were opened, those closed
-    last, when all studies had been compared, and whether the operator has paused the retrieving."""
+    """The content of the ledger: `/changes` cursors by Orthanc name, open studies with the UTC stamp of their opening, the last
+    closed studies, the UTC stamp of the last complete sweep, and whether the operator has paused retrieving."""
 
     cursors: dict[str, int] = field(default_factory=dict)
     open: dict[OrthancId, str] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class LedgerState:
     paused: bool = False
 
     def apply(self, record: dict[str, Any]) -> None:
-        """Fold one record in; unknown kinds are for people and change nothing."""
+        """Apply one record; other kinds, such as events, change nothing."""
         match record["kind"]:
             case "snapshot":
                 cursors = {str(node): int(seq) for node, seq in record["cursors"].items()}
@@ -77,23 +77,23 @@ class LedgerState:
 
 
 class LedgerPort(Protocol):
-    """What the extractor has begun and not finished: in files, or in the database that several extractors share (shared.py)."""
+    """The ledger of one extractor: in files, or in the database that several extractors share (postgres_store.py)."""
 
     state: LedgerState
     damaged: bool
 
     def append(self, kind: str, **values: object) -> None:
-        """Collect one record and fold it in; durable only after `commit`."""
+        """Apply one record and collect it; it is durable only after `commit`."""
 
     def note(self, event: str, message: str, fields: dict[str, str]) -> None:
-        """Collect an audit event, for people to read; safe from any thread."""
+        """Collect an audit event, for people; safe from any thread."""
 
     def commit(self) -> None:
-        """Make durable what was collected. Raises StorageFullError or PeerDownError; it is then kept for the next commit."""
+        """Make the collected records durable. Raises StorageFullError or PeerDownError, and keeps them for the next commit."""
 
 
 class Ledger:
-    """Open with `Ledger.open`; `append` collects, `commit` makes the batch durable and rotates."""
+    """The ledger in files. Open it with `Ledger.open`."""
 
     def __init__(self, folder: Path, clock: Clock, segment_bytes: int, keep_days: int) -> None:
         self._folder = folder
@@ -107,9 +107,9 @@ class Ledger:
 
     @classmethod
     def open(cls, folder: Path, clock: Clock, *, segment_bytes: int, keep_days: int) -> Ledger:
-        """Read the newest segment, cut its torn tail, and begin a new one where it cannot be continued.
+        """Read the newest segment, and start a new one if it is torn, damaged or of an older schema.
 
-        Raises NewerStateError for a schema this version does not know: everything is left as it is.
+        Raises NewerStateError for a schema that this version does not read, and has then changed nothing.
         """
         durable.make_dirs(folder)
         ledger = cls(folder, clock, segment_bytes, keep_days)
@@ -123,26 +123,26 @@ class Ledger:
         return ledger
 
     def append(self, kind: str, **values: object) -> None:
-        """Collect one record and fold it in; durable only after `commit`."""
+        """Apply one record and collect it; it is durable only after `commit`."""
         record = {"kind": kind, "at": stamp(self._clock.utc()), **values}
         self.state.apply(record)
         self._batch.append(record)
 
     def note(self, event: str, message: str, fields: dict[str, str]) -> None:
-        """Collect an audit event, for people to read; safe from any thread."""
-        if len(self._batch) < MOST_EVENTS:  # while the disk is full they wait in memory
+        """Collect an audit event, for people; safe from any thread."""
+        if len(self._batch) < MOST_EVENTS:  # while the disk is full they stay in memory
             self.append("event", event=event, message=message, fields=fields)
 
     def commit(self) -> None:
-        """Write and fsync what was collected; start a new segment when this one is large.
+        """Write and fsync the collected records; start a new segment if this one is large.
 
-        Raises StorageFullError; what was collected is then kept for the next commit.
+        Raises StorageFullError, and keeps the records for the next commit.
         """
         batch = tuple(self._batch)
         if not batch:
             return
         self._extend(b"".join(map(_line, batch)))
-        del self._batch[: len(batch)]  # and no more: an event of another thread may have come meanwhile
+        del self._batch[: len(batch)]  # not more: another thread may have added an event
         if self._path().stat().st_size >= self._segment_bytes:
             self._rotate()
 
@@ -159,12 +159,12 @@ class Ledger:
                 file.flush()
                 os.fsync(file.fileno())
             except OSError:
-                with contextlib.suppress(OSError):  # a disk that fills up takes a part: give it back
+                with contextlib.suppress(OSError):  # a disk that fills up has taken a part: cut it off
                     os.ftruncate(file.fileno(), length)
                 raise
 
     def _read(self) -> None:
-        """Fold the segment in; whatever stands behind the last sound line is cut off."""
+        """Apply the lines of the segment up to the last sound one."""
         data = self._path().read_bytes()
         if (schema := _schema(data)) > SCHEMA:
             raise NewerStateError(
@@ -185,12 +185,12 @@ class Ledger:
             return
         torn_tail = (
             not first and b"\n" not in data[sound:]
-        )  # a line that is whole and wrong was damaged later
+        )  # a whole line with a wrong checksum was damaged after it was written
         self.damaged = not torn_tail
         self._begin(self._number + 1)
 
     def _folds(self, record: dict[str, Any]) -> bool:
-        """Fold it in; False where it has not the values of its kind: damage, whatever its checksum says."""
+        """Apply the record; return False if its values are not those of its kind, which is damage despite a right checksum."""
         try:
             self.state.apply(record)
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -198,7 +198,7 @@ class Ledger:
         return True
 
     def _begin(self, number: int) -> None:
-        """Start segment `number` with a snapshot; the old one is closed only after the new one is durable."""
+        """Start segment `number` with a snapshot; the old one is closed after the new one is durable."""
         snapshot = {
             "kind": "snapshot",
             "at": stamp(self._clock.utc()),
@@ -228,7 +228,7 @@ class Ledger:
 
 
 def schema_of(folder: Path) -> int:
-    """The schema of the newest segment; 0 where there is none, or none that can be trusted."""
+    """Return the schema of the newest segment; 0 if there is none, or if it is damaged."""
     newest = max(folder.glob("*.jsonl"), default=None)
     return 0 if newest is None else _schema(newest.read_bytes())
 
@@ -245,7 +245,7 @@ def _line(record: dict[str, Any]) -> bytes:
 
 
 def parse_line(raw: bytes) -> dict[str, Any] | None:
-    """The record of one line, which has a kind; None where the line is torn or damaged."""
+    """Return the record of one line; None if the line is torn or damaged."""
     digits, _, text = raw.partition(b" ")
     if not raw.endswith(b"\n") or digits != b"%08x" % zlib.crc32(text[:-1]):
         return None

@@ -1,15 +1,13 @@
-"""The operator's wishes: one small JSON file each, written by the CLI and the dashboard, taken by the extractor at each turn.
+"""Requests of the operator: one JSON file each, written by the CLI and the dashboard, read by the extractor in each turn.
 
-The folder is for root and group ddwd, and whoever may write there may put anything there: a pipe, a link, a gigabyte, half a
-file. `take` therefore believes nothing, reads little, never waits and never raises; what is no request is renamed to `*.bad`.
+Root and group ddwd may write to the folder, and may put anything there: a pipe, a link, a gigabyte, half a file. `take` therefore
+checks everything, reads little, never blocks and never raises; a file that is no request is renamed to `*.bad`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import heapq
-import json
 import logging
 import os
 import pwd
@@ -21,14 +19,14 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from ddwd.core import durable
 from ddwd.core.clock import SystemClock, stamp
-from ddwd.core.errors import InvalidValueError, StateError
+from ddwd.core.errors import DamagedStateError, InvalidValueError, NewerStateError, StateError
+from ddwd.store.statefile import StateFormat
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.core.clock import Clock
 
-SCHEMA = 1
 Kind = Literal["retry", "release", "reconcile", "pause", "resume", "forget", "retention"]
 
 _KINDS = frozenset(get_args(Kind))
@@ -36,24 +34,25 @@ _STUDY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 _ITEM = re.compile(r"[0-9a-f]{32}")
 _MOST_BYTES = 4096
 _MOST_A_TURN = 100
-"""Requests taken at once, so that a flood of them holds up nobody's study; the others wait for the next turn."""
+"""Requests taken in one turn, so that a flood of them delays no study; the others wait for the next turn."""
 _LONGEST_NAME = 32  # useradd(8)
 _FOLDER_MODE = 0o770
 _FILE_MODE = 0o644
-"""Readable by the extractor whoever wrote it and whatever their umask; the folder keeps everyone else out."""
+"""The extractor reads the file whoever wrote it; the permissions of the folder exclude everyone else."""
 
 _PASSING = frozenset({errno.ENOENT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
-"""It is no fault of the file: taken back just now, or to be read in the next turn."""
+"""Errors that are no fault of the file: it was removed, or can be read in the next turn."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the operator wants: `retry` a study, `release` an entry of the quarantine (`item`), `reconcile` one study or, without,
-    all, `pause` and `resume` the retrieving, `forget` a study of the portal's own, a round of `retention` now.
+    """One request: `retry` a study, `release` an entry of the quarantine (`item`), `reconcile` one study or all, `pause` and
+    `resume` retrieving, `forget` a study of the self test, start a round of `retention` now.
 
-    `by` is the user who asked, as that user's program said. Raises InvalidValueError for anything else, so that a request that exists can be used in file names.
+    `by` is the user who asked, as the user's program says. Raises InvalidValueError for anything else, so that its values are safe
+    in file names.
     """
 
     kind: Kind
@@ -62,7 +61,7 @@ class Request:
     by: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Reject an unknown kind, and names that do not fit the kind."""
         if self.kind not in _KINDS:
             raise InvalidValueError("there is no such kind of request")
         if self.study and not _STUDY.fullmatch(self.study):
@@ -77,6 +76,20 @@ class Request:
             raise InvalidValueError(f"a request to {self.kind} is about all studies")
 
 
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A request as it is stored, unchecked."""
+
+    kind: Kind
+    study: str
+    item: str
+    by: str = ""
+    at: str = ""
+
+
+_FORMAT = StateFormat(_Stored, "request", schema=1)
+
+
 class Requests:
     """The folder of requests."""
 
@@ -86,7 +99,7 @@ class Requests:
         self._ignored: set[str] = set()
 
     def prepare(self) -> None:
-        """Make the folder where it is missing, with the owner of the folder above, whoever comes first. Raises OSError."""
+        """Create the folder if it is missing, with the owner of the folder above it. Raises OSError."""
         missing = [path for path in (self._folder, *self._folder.parents) if not path.exists()]
         if not missing:
             return
@@ -98,33 +111,25 @@ class Requests:
         self._folder.chmod(_FOLDER_MODE)
 
     def submit(self, request: Request) -> Path:
-        """Leave a request for the extractor, durably. Raises StateError where this user may not."""
+        """Store a request for the extractor durably. Raises StateError if this user may not."""
         at = stamp(self._clock.utc())
         name = f"{re.sub('[-:.]', '', at)}-{secrets.token_hex(4)}.json"
-        body = {
-            "schema": SCHEMA,
-            "kind": request.kind,
-            "study": request.study,
-            "item": request.item,
-            "by": request.by or _user(),
-            "at": at,
-        }
-        path, temporary = self._folder / name, self._folder / f".{name}.part"
+        path = self._folder / name
         try:
             self.prepare()
-            durable.write_new(temporary, [json.dumps(body).encode() + b"\n"])
-            temporary.chmod(_FILE_MODE)
-            durable.rename(temporary, path)
+            _FORMAT.write_readable(
+                path,
+                _Stored(request.kind, request.study, request.item, request.by or _user(), at),
+                _FILE_MODE,
+            )
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise StateError(
                 f"{self._folder}: {error.strerror}; only root and group ddwd may ask the extractor"
             ) from error
         return path
 
     def take(self) -> list[tuple[Path, Request]]:
-        """The requests that wait, oldest first, each with its file for `done`; at most some at once. Never raises."""
+        """Return waiting requests, oldest first, each with its file for `done`; a limited number per call. Never raises."""
         found = []
         for path in self._waiting():
             try:
@@ -137,7 +142,7 @@ class Requests:
         return found
 
     def done(self, path: Path) -> None:
-        """Remove a request that was granted. Never raises; one that cannot be removed is not taken again before a restart."""
+        """Delete a request whose effect is durable. Never raises; one that cannot be deleted is ignored until a restart."""
         try:
             durable.unlink(path)
         except OSError as error:
@@ -170,14 +175,14 @@ class Requests:
             _log.warning("requests: %a is no request: %s; renamed to *.bad", path.name, reason)
 
     def _ignore(self, path: Path, reason: str) -> None:
-        """Say it once, and look at it no more."""
+        """Log it once, and ignore the file from now on."""
         if path.name not in self._ignored:
             self._ignored.add(path.name)
             _log.warning("requests: %a: %s", path.name, reason)
 
 
 def _user() -> str:
-    """The name of who runs this, or the number where there is no name."""
+    """Return the name of the user who runs this process, or the number if there is no name."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -185,8 +190,8 @@ def _user() -> str:
 
 
 def _read(path: Path) -> Request:
-    """One request. Raises InvalidValueError and OSError."""
-    # a link is not followed, and a pipe under a request's name is not waited for
+    """Return one request. Raises InvalidValueError and OSError."""
+    # O_NOFOLLOW: no link; O_NONBLOCK: a named pipe must not block
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -196,15 +201,15 @@ def _read(path: Path) -> Request:
         os.close(descriptor)
     if len(content) > _MOST_BYTES:
         raise InvalidValueError(f"it has more than {_MOST_BYTES} bytes")
-    return _parse(content)
+    return _parse(content, path.name)
 
 
-def _parse(content: bytes) -> Request:
+def _parse(content: bytes, name: str) -> Request:
     try:
-        body = json.loads(content)
-        if body["schema"] != SCHEMA:
-            raise InvalidValueError("it is of another schema than this version reads")
-        by = str(body.get("by", ""))[:_LONGEST_NAME]
-        return Request(body["kind"], body["study"], body["item"], by if by.isprintable() else "?")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InvalidValueError(f"it is damaged ({type(error).__name__})") from error
+        body = _FORMAT.parse(content, name)
+        by = body.by[:_LONGEST_NAME]
+        return Request(body.kind, body.study, body.item, by if by.isprintable() else "?")
+    except DamagedStateError as error:
+        raise InvalidValueError(f"it is damaged ({error.reason})") from error
+    except NewerStateError as error:
+        raise InvalidValueError("it is of another schema than this version reads") from error

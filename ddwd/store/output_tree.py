@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ddwd.core import durable
 from ddwd.core.errors import StateError
 from ddwd.core.model import safe_component
-from ddwd.store.custody import lacks, present
+from ddwd.store.custody import is_missing, present
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -53,7 +53,7 @@ class OutputTree:
     def missing(self, record: Record) -> list[OrthancId]:
         """Return the images whose files differ from the record in name or size. Raises OSError."""
         folder = self._output / record.folder
-        return [one for one, kept in record.images.items() if lacks(folder, kept)]
+        return [one for one, kept in record.images.items() if is_missing(folder, kept)]
 
     def present(self, record: Record) -> frozenset[OrthancId]:
         """Return the images that have a file under their name, whatever its content. Raises OSError."""

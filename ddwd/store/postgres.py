@@ -1,7 +1,7 @@
-"""One connection to the PostgreSQL database that several extractors share; its tables are made and versioned here.
+"""One connection to the PostgreSQL database that several extractors share; creates and versions its tables.
 
-Everything that goes wrong with the server is one PeerDownError, after which the
-connection is gone, and with it all that its session held: nobody connects again but by `open`. Safe to use from several threads.
+Every failure of the server is a PeerDownError, after which the connection is closed and the locks of its session are released; only
+`open` connects again. Safe to use from several threads.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     Rows = list[tuple[Any, ...]]
 
 VERSION = 1000 + SCHEMA
-"""Of the tables, and of what is kept in them: no older extractor works beside one that writes what it cannot read."""
+"""Version of the tables and of their content: no older extractor works beside a newer one whose records it cannot read."""
 _MAKING = 0x64647764_00000001
-"""Advisory lock of whoever makes the tables."""
+"""Advisory lock for creating the tables."""
 _LOST_SECONDS = 15
-"""See driver.py, which keeps to it."""
+"""See psycopg_driver.LOST_SECONDS."""
 _TABLES = """
     create table if not exists ddwd_schema (version integer not null);
     create table if not exists custody (
@@ -84,9 +84,9 @@ class Database:
         self.term = 0
 
     def open(self, *, make: bool = False) -> None:
-        """Connect, unless connected; `make` the tables where there are none.
+        """Connect unless connected; with `make`, create the tables if there are none.
 
-        Raises PeerDownError, and StateError for tables that this version does not know.
+        Raises PeerDownError, and StateError for tables of a newer version.
         """
         with self._lock:
             if self._connection is not None:
@@ -101,7 +101,7 @@ class Database:
 
     @property
     def is_open(self) -> bool:
-        """Whether the session is there, as far as is known here."""
+        """Return whether there is a session, as far as is known here."""
         return self._connection is not None
 
     def close(self) -> None:
@@ -112,14 +112,14 @@ class Database:
                 connection.close()
 
     def rows(self, statement: LiteralString, values: Sequence[object] = ()) -> Rows:
-        """Run one statement, by itself or as part of `together`; what it answers. Raises PeerDownError."""
+        """Run one statement, alone or as part of `transaction`, and return its rows. Raises PeerDownError."""
         with self._lock, self._translated() as connection:
             cursor = connection.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """All statements within, or none. Raises PeerDownError."""
+    def transaction(self) -> Iterator[None]:
+        """Commit all statements of the block, or none. Raises PeerDownError."""
         with self._lock, self._translated() as connection, connection.transaction():
             yield
 
@@ -146,7 +146,7 @@ class Database:
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[Connection]:
-        """The connection; what goes wrong on it ends it."""
+        """Yield the connection; an error of the driver closes it."""
         if self._connection is None:
             raise PeerDownError("the shared ledger is not connected")
         from ddwd.store import psycopg_driver  # noqa: PLC0415 - as below
@@ -161,7 +161,7 @@ class Database:
             watchdog.alive(0.0)
 
     def _check(self, *, make: bool) -> None:
-        """Look at the version; make the tables, or bring it up, where they are to be made. What is newer is left as it is."""
+        """Check the version of the tables; with `make`, create or upgrade them. Newer tables stay as they are."""
         version = self._version()
         if make and (version is None or version < VERSION):
             version = self._make()
@@ -179,8 +179,8 @@ class Database:
         return int(found[0][0]) if found else None
 
     def _make(self) -> int:
-        """Make the tables, one extractor at a time; the version that is there then. Sessions of older ones end, and are refused."""
-        with self.together():
+        """Create the tables, one extractor at a time, and return their version. Ends the sessions of older extractors."""
+        with self.transaction():
             self.rows("select pg_advisory_xact_lock(%s)", [_MAKING])
             if (version := self._version()) is not None and version >= VERSION:
                 return version
@@ -195,7 +195,7 @@ class Database:
 
 
 class ReadDatabase(Database):
-    """For whoever only reads, and holds nothing in the session: it is opened whenever it is needed."""
+    """A connection for readers, which hold no lock: it is opened when needed."""
 
     def rows(self, statement: LiteralString, values: Sequence[object] = ()) -> Rows:
         """See Database. Raises StateError too."""
@@ -204,11 +204,11 @@ class ReadDatabase(Database):
         return super().rows(statement, values)
 
     def __del__(self) -> None:
-        """The session ends with its reader."""
+        """Close the session."""
         self.close()
 
 
 def _said(error: Exception) -> str:
-    """The first line of what server or driver said; the others may repeat values."""
+    """Return the first line of the message of server or driver; further lines may contain values."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return f"the shared ledger does not answer: {lines[0]}"

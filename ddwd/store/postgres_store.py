@@ -1,7 +1,7 @@
-"""Ledger and custody records of several extractors, in the database that they share. See ledger.py and custody.py for those of one.
+"""Ledger and custody records of several extractors in the database that they share; ledger.py and custody.py have those of a lone one.
 
-A custody record is written in the session that holds the study's claim (claims.py), so nobody writes one who has lost it. An
-extractor's own memory (cursors, sweep, pause) is one row by its name; what it has open are its claims.
+A custody record is written in the session that holds the claim of the study (claims.py), so that an extractor that has lost the
+claim cannot write it. The own state of an extractor (cursors, sweep, pause) is one row per name; its open studies are its claims.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ddwd.core.clock import stamp
 from ddwd.core.errors import HeldElsewhereError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
-from ddwd.store.custody import PEEK_BYTES, parse, peeked, render
+from ddwd.store.custody import FORMAT, PEEK_BYTES, parse_peek
 from ddwd.store.ledger import CLOSED, MOST_EVENTS, LedgerState
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ddwd.store.postgres import Database
 
 _APPENDING = 0x64647764_00000002
-"""Advisory lock under which the ledger grows, so that whoever reads on from a number misses none below it."""
+"""Advisory lock for appending to the ledger, so that a reader that continues from a number misses no lower one."""
 _PAGE = 1000
 _FORGET_SECONDS = 3600.0
 
@@ -31,7 +31,7 @@ _FORGET_SECONDS = 3600.0
 class SharedCustody:
     """The table of records. See CustodyPort; every method raises PeerDownError.
 
-    `holds` tells whether this `extractor` has claimed a study: nobody else's record is written. Without, it is for reading.
+    `holds` returns whether this `extractor` has claimed a study, without which no record is written. Readers need neither.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class SharedCustody:
     def read(self, study: OrthancId) -> Record | None:
         """See CustodyPort."""
         found = self._database.rows("select body from custody where study = %s", [study])
-        return parse(str(found[0][0]).encode(), self.name(study)) if found else None
+        return FORMAT.parse(str(found[0][0]).encode(), self.name(study)) if found else None
 
     def peek(self, study: OrthancId) -> Peek | None:
         """See CustodyPort."""
         found = self._database.rows(
             "select left(body, %s) from custody where study = %s", [PEEK_BYTES, study]
         )
-        return peeked(str(found[0][0]).encode()) if found else None
+        return parse_peek(str(found[0][0]).encode()) if found else None
 
     def write(self, record: Record) -> None:
         """See CustodyPort. Raises HeldElsewhereError for a study that is not claimed."""
@@ -70,7 +70,7 @@ class SharedCustody:
         self._database.rows(
             "insert into custody (study, revision, body, extractor) values (%s, %s, %s, %s) on conflict (study)"
             " do update set (revision, body, extractor, written) = (excluded.revision, excluded.body, excluded.extractor, now())",
-            [record.study, record.revision, render(record).decode("ascii"), self._extractor],
+            [record.study, record.revision, FORMAT.render(record).decode("ascii"), self._extractor],
         )
 
     def remove(self, study: OrthancId) -> None:
@@ -100,7 +100,7 @@ class SharedCustody:
 
 
 class SharedLedger:
-    """See LedgerPort; `load` at the begin of each session, `append`, `commit`."""
+    """See LedgerPort; call `load` at the start of each session."""
 
     def __init__(self, database: Database, extractor: str, clock: Clock, keep_days: int) -> None:
         self._database = database
@@ -114,7 +114,7 @@ class SharedLedger:
         self.damaged = False
 
     def load(self) -> None:
-        """Read what this extractor knew; nothing is open in a session that begins. Raises PeerDownError."""
+        """Read the state of this extractor; a new session has no open studies. Raises PeerDownError."""
         found = {
             name: json.loads(body) for name, body in self._database.rows("select name, body from extractor")
         }
@@ -134,7 +134,7 @@ class SharedLedger:
 
     def note(self, event: str, message: str, fields: dict[str, str]) -> None:
         """See LedgerPort."""
-        if len(self._batch) < MOST_EVENTS:  # while the database is away they wait in memory
+        if len(self._batch) < MOST_EVENTS:  # while the database is away they stay in memory
             self.append("event", event=event, message=message, fields=fields)
 
     def commit(self) -> None:
@@ -142,7 +142,7 @@ class SharedLedger:
         batch, memory = tuple(self._batch), self._remembered()
         if not batch:
             return
-        with self._database.together():
+        with self._database.transaction():
             self._database.rows("select pg_advisory_xact_lock(%s)", [_APPENDING])
             self._insert(batch)
             if memory != self._memory:
@@ -152,7 +152,7 @@ class SharedLedger:
                     [self._extractor, memory],
                 )
         self._memory = memory
-        del self._batch[: len(batch)]  # and no more: an event of another thread may have come meanwhile
+        del self._batch[: len(batch)]  # not more: another thread may have added an event
         self._forget_old()
 
     def _insert(self, batch: tuple[dict[str, Any], ...]) -> None:
@@ -184,13 +184,13 @@ class SharedLedger:
 
 
 class SharedHistory:
-    """The records of the shared ledger, for people: each with its number and the extractor that wrote it. Reads only."""
+    """Read the records of the shared ledger, each with its number and the extractor that wrote it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def events(self, *, study: str = "", since: str = "", limit: int | None = None) -> list[dict[str, Any]]:
-        """Audit events, oldest first: those of one study (either of its names), since a stamp, or the latest so many."""
+        """Return audit events, oldest first: of one study (Orthanc ID or StudyInstanceUID), since a stamp, the latest `limit`."""
         found = self._database.rows(
             "select seq, extractor, body from ledger where kind = 'event'"
             " and (%s = '' or study = %s or study_uid = %s)"
@@ -200,19 +200,19 @@ class SharedHistory:
         return [_record(row) for row in reversed(found)]
 
     def after(self, seq: int) -> list[dict[str, Any]]:
-        """The events since that number, oldest first."""
+        """Return the events after that number, oldest first."""
         found = self._database.rows(
             "select seq, extractor, body from ledger where seq > %s and kind = 'event' order by seq", [seq]
         )
         return [_record(row) for row in found]
 
     def last(self) -> int:
-        """The newest number."""
+        """Return the newest number."""
         [(seq,)] = self._database.rows("select coalesce(max(seq), 0) from ledger")
         return int(seq)
 
     def counts(self) -> dict[str, Any]:
-        """Records by kind and extractor, and custody records, for the support bundle."""
+        """Return the numbers of records by kind and extractor, and of custody records, for the support bundle."""
         kinds = self._database.rows(
             "select extractor, kind, count(*) from ledger group by 1, 2 order by 1, 2"
         )
@@ -225,7 +225,7 @@ class SharedHistory:
 
 
 def _seen_by_all(others: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """From where an extractor that is new here reads the changes: what the others have not all seen. The sweep compares the rest."""
+    """Return the cursors of a new extractor: the lowest of the others. The sweep compares what lies before."""
     cursors = [one["cursors"] for one in others]
     nodes = {node for one in cursors for node in one}
     return {node: min(one.get(node, 0) for one in cursors) for node in nodes}
@@ -237,8 +237,8 @@ def _record(row: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _names(record: dict[str, Any]) -> tuple[str, str]:
-    """Orthanc ID and StudyInstanceUID of what a record is about."""
+    """Return Orthanc ID and StudyInstanceUID of the study of a record."""
     fields = record.get("fields", {})
     study = record.get("study") or fields.get("DDWD_STUDY", "")
     uid = str(fields.get("DDWD_STUDY_UID", ""))
-    return str(study), uid.replace("\0", "")  # which PostgreSQL has no place for
+    return str(study), uid.replace("\0", "")  # PostgreSQL stores no NUL in a text

@@ -1,7 +1,7 @@
-"""The state as the version before left it, kept once when a newer one first starts on it: what going back goes back to.
+"""Copy the state of an older version once, before a newer version first writes it, so that a downgrade can return to it.
 
-Costs little: custody records and closed segments get a further name, since the portal never writes into one (it replaces them), and
-only the segment that grows is copied. Nothing reads it again; whoever goes back moves it into place (docs/upgrade.md).
+The copy needs little space: custody records and closed segments are hard links, since the portal replaces these files and never
+writes into them; only the segment that grows is copied. No code reads the copy; a downgrade moves it into place (docs/upgrade.md).
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
 
 
-def keep_before(paths: Paths) -> None:
-    """Keep ledger and custody records at `paths.before`, where an older version wrote the ledger last.
+def copy_before_upgrade(paths: Paths) -> None:
+    """Copy ledger and custody records to `paths.pre_upgrade_copy` if an older version wrote the ledger last.
 
-    Comes into being by one rename; broken off, it is begun anew. Raises StateError, or StorageFullError, and has then changed nothing.
+    The copy appears in one rename; an interrupted copy starts again. Raises StateError or StorageFullError, and has then changed nothing.
     """
     if not 0 < schema_of(paths.ledger) < SCHEMA:
         return
-    growing = paths.before.with_name(f".{paths.before.name}.part")
+    growing = paths.pre_upgrade_copy.with_name(f".{paths.pre_upgrade_copy.name}.part")
     try:
         with suppress(FileNotFoundError):
             shutil.rmtree(growing)
         for folder in (paths.ledger, paths.custody):
             durable.make_dirs(growing / folder.name)
             _keep(folder, growing / folder.name)
-        with suppress(FileNotFoundError):  # of an earlier time, before someone went back and forward again
-            shutil.rmtree(paths.before)
-        durable.rename(growing, paths.before)
+        with suppress(FileNotFoundError):  # a copy from before a downgrade and a second upgrade
+            shutil.rmtree(paths.pre_upgrade_copy)
+        durable.rename(growing, paths.pre_upgrade_copy)
     except OSError as error:
         raise StateError(
-            f"{growing}: what the version before knew cannot be kept aside ({error.strerror}); nothing was changed"
+            f"{growing}: the state of the version before cannot be kept aside ({error.strerror}); nothing was changed"
         ) from error
 
 
 def _keep(source: Path, target: Path) -> None:
-    """Give every file below `source` a further name below `target`, and copy what is appended to."""
+    """Link every file below `source` to `target`, and copy the segments that grow."""
     for path in sorted(source.iterdir()) if source.is_dir() else []:
         if path.name.startswith("."):
-            continue  # a write that was cut off: nobody's
+            continue  # the rest of an interrupted write
         if path.is_dir():
             durable.make_dir(target / path.name)
             _keep(path, target / path.name)

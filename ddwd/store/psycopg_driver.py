@@ -1,7 +1,7 @@
-"""The PostgreSQL driver, psycopg, with an end to every wait; a recommended package, so that this module is imported where it is needed.
+"""The PostgreSQL driver psycopg with a deadline for every wait. psycopg is a recommended package: import this module only when needed.
 
-libpq notices a peer whose host is silent (keepalives, tcp_user_timeout), and the server ends what takes it too long; neither helps
-against a server that was stopped in the middle, whose host goes on acknowledging. So every wait for an answer has a deadline here.
+libpq detects a silent host (keepalives, tcp_user_timeout), and the server aborts slow statements; neither detects a server process
+that was stopped while its host still acknowledges packets. Therefore every wait for an answer has a deadline here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Error = psycopg.Error
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 10
 LOST_SECONDS = 15
-"""A host that is silent for so long is given up, by either side: its session ends, and what that held is free."""
+"""After this silence of a host, either side ends the session, which releases its locks."""
 _INTERVAL = 0.5
 _Answer = TypeVar("_Answer")
 _SESSION = f"""
@@ -34,7 +34,7 @@ _SESSION = f"""
 
 
 def connect(url: str, name: str, password: str) -> Connection:
-    """A session by the name of `name`, on the server of `url` that can be written to. Raises Error."""
+    """Open a session with the application name `name`, on the server of `url` that is writable. Raises Error."""
     more = {} if "target_session_attrs=" in url else {"target_session_attrs": "read-write"}
     if password:
         more["password"] = password
@@ -57,7 +57,7 @@ def connect(url: str, name: str, password: str) -> Connection:
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """One whose every statement is answered within LOST_SECONDS, or fails."""
+    """A connection on which every statement is answered within LOST_SECONDS, or fails."""
 
     def wait(self, gen: PQGen[_Answer], interval: float | None = _INTERVAL) -> _Answer:
         """See psycopg.Connection. Raises OperationalError."""
@@ -65,7 +65,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
 
 def _bounded(gen: PQGen[_Answer]) -> PQGen[_Answer]:
-    """The same steps, until it is too late."""
+    """Pass on the steps of `gen` until the deadline."""
     latest = time.monotonic() + LOST_SECONDS
     try:
         step = next(gen)

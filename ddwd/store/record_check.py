@@ -1,7 +1,7 @@
-"""The proof, repeated: what lies in OUTPUT_DIR is held against the custody records. Used by `ddwd verify`.
+"""Compare the published files in OUTPUT_DIR with the custody records, for `ddwd verify`.
 
-Reads the records and the published files; writes nothing and asks no server. The extractor may publish meanwhile: where
-something differs and the record has changed since it was read, the study is compared once more with the newer record.
+Reads the records and the published files, writes nothing and asks no server. The extractor may publish meanwhile: where a
+file differs and the record has changed since it was read, the study is compared once more with the newer record.
 Findings name the StudyInstanceUID and the file below the study's folder, never the folder itself, which begins with the PatientID.
 """
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ddwd.config.paths import Paths
-    from ddwd.store.custody import CustodyPort, Kept, Record
+    from ddwd.store.custody import CustodyPort, InstanceRecord, Record
 
 Kind = Literal["missing", "changed", "extra", "differs", "gone"]
-"""`differs` and `gone` are about a second copy of the image (see Prover), where one is asked."""
+"""`differs` and `gone` are about the second copy of an image (see RecordChecker)."""
 
-SecondLook = Callable[[Path, "Kept"], tuple[Kind, str] | None]
+SecondCheck = Callable[[Path, "InstanceRecord"], tuple[Kind, str] | None]
 
 _ORTHANC_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 _PADDING = " \0"
@@ -49,56 +49,56 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Damage:
-    """One record that proves nothing, and why."""
+class DamagedRecord:
+    """One custody record that cannot be used, and why."""
 
     study: OrthancId
     reason: str
 
 
 @dataclass(slots=True)
-class Proof:
-    """What was compared (studies with a readable record, and the images these name) and what differs.
+class CheckResult:
+    """What was compared (studies with a readable record, and the images in these records) and what differs.
 
-    `removed` counts the images whose files retention took away: they are among `images`, and no finding.
+    `removed` counts the images whose files retention removed: they count in `images`, and are no finding.
     """
 
     studies: int = 0
     images: int = 0
     removed: int = 0
     findings: list[Finding] = field(default_factory=list)
-    damaged: list[Damage] = field(default_factory=list)
+    damaged: list[DamagedRecord] = field(default_factory=list)
 
     @property
-    def holds(self) -> bool:
-        """True when every image is as recorded and every record could be read."""
+    def is_sound(self) -> bool:
+        """Return whether every image is as recorded and every record could be read."""
         return not self.findings and not self.damaged
 
     def of(self, kind: Kind) -> list[Finding]:
-        """The findings of one kind, by study."""
+        """Return the findings of one kind, by study."""
         return [one for one in self.findings if one.kind == kind]
 
 
-class Prover:
-    """Compares published studies with their records, and where `second` is given, each sound image with a second copy too.
+class RecordChecker:
+    """Compares published studies with their records and, if `second` is given, each unchanged image with a second copy too.
 
-    `second` answers how the file differs from that copy, or None where it does not; what it raises ends the proof.
+    `second` returns how the file differs from that copy, or None; what it raises ends the check.
     """
 
-    def __init__(self, custody: CustodyPort, paths: Paths, second: SecondLook | None = None) -> None:
+    def __init__(self, custody: CustodyPort, paths: Paths, second: SecondCheck | None = None) -> None:
         self._custody = custody
         self._paths = paths
         self._second = second
 
     def studies(self) -> list[OrthancId]:
-        """Every study with a record. Raises StateError where this user may not look."""
+        """Return every study with a record. Raises StateError if this user may not list them."""
         self.assert_listable()
         return list(self._custody.studies())
 
     def matching(self, wanted: str, *, damaged_too: bool = True, or_patient: bool = False) -> list[OrthancId]:
-        """The studies with this StudyInstanceUID, accession number or Orthanc ID, or PatientID or its folder if asked. Raises StateError.
+        """Return the studies with this StudyInstanceUID, accession number or Orthanc ID and, with `or_patient`, PatientID or its folder.
 
-        With those whose record is damaged, unless asked by Orthanc ID: any of them may be meant.
+        Includes the studies whose record is damaged, unless `wanted` is an Orthanc ID: any of them may be meant. Raises StateError.
         """
         name = wanted.strip(_PADDING)
         if (study := as_orthanc_id(name)) is not None:
@@ -109,39 +109,39 @@ class Prover:
             study for study in self.studies() if name and self._may_be(study, name, patients, damaged_too)
         ]
 
-    def prove(
-        self, studies: Iterable[OrthancId], seen: Callable[[float], None] = lambda _share: None
-    ) -> Proof:
-        """Compare each study; `seen` is told the share of one study (0 to 1) that was just read."""
-        proof = Proof()
+    def check(
+        self, studies: Iterable[OrthancId], progress: Callable[[float], None] = lambda _share: None
+    ) -> CheckResult:
+        """Compare each study; `progress` is called with the share of one study (0 to 1) that was just read."""
+        result = CheckResult()
         for study in studies:
             try:
                 record = self.record(study)
             except StateError as error:
-                proof.damaged.append(Damage(study, str(error)))
-                seen(1.0)
+                result.damaged.append(DamagedRecord(study, str(error)))
+                progress(1.0)
                 continue
-            self._prove_one(record, proof, seen)
-        return proof
+            self._check_one(record, result, progress)
+        return result
 
-    def _prove_one(self, record: Record, proof: Proof, seen: Callable[[float], None]) -> None:
-        found = list(self._compare(record, seen))
+    def _check_one(self, record: Record, result: CheckResult, progress: Callable[[float], None]) -> None:
+        found = list(self._compare(record, progress))
         if found and (newer := self._newer(record)) is not None:
             record, found = newer, list(self._compare(newer, lambda _share: None))
-        proof.studies += 1
-        proof.images += len(record.images)
-        proof.removed += sum(bool(kept.removed) for kept in record.images.values())
-        proof.findings += found
+        result.studies += 1
+        result.images += len(record.images)
+        result.removed += sum(bool(kept.removed) for kept in record.images.values())
+        result.findings += found
 
     def _newer(self, record: Record) -> Record | None:
         try:
             again = self.record(record.study)
-        except StateError:  # it could be read a moment ago, and what it said then is what was compared
+        except StateError:  # the record that was compared a moment ago is the one that counts
             return None
         return again if again != record else None
 
     def record(self, study: OrthancId) -> Record:
-        """The record of a study, fit to be compared. Raises StateError."""
+        """Return the record of a study, whose names are checked. Raises StateError."""
         where = self._custody.name(study)
         try:
             record = self._custody.read(study)
@@ -162,23 +162,23 @@ class Prover:
         return name in names or record.folder.partition("/")[0] in patients
 
     def assert_listable(self) -> None:
-        """Refuse to take records that this user may not see for none. Raises StateError."""
+        """Check that this user may list the records. Raises StateError."""
         self._custody.assert_listable()
 
-    def _compare(self, record: Record, seen: Callable[[float], None]) -> Iterator[Finding]:
+    def _compare(self, record: Record, progress: Callable[[float], None]) -> Iterator[Finding]:
         folder = self._paths.output / record.folder
         for kept in sorted(record.images.values(), key=lambda one: one.file):
             if not _is_removed(folder / kept.file, kept):
                 finding = _image(record.study_uid, folder / kept.file, kept)
-                finding = finding or self._second_look(record, folder / kept.file, kept)
+                finding = finding or self._check_second(record, folder / kept.file, kept)
                 if finding is not None:
                     yield finding
-            seen(1 / len(record.images))
+            progress(1 / len(record.images))
         if not record.images:
-            seen(1.0)
+            progress(1.0)
         yield from _extras(record, folder)
 
-    def _second_look(self, record: Record, path: Path, kept: Kept) -> Finding | None:
+    def _check_second(self, record: Record, path: Path, kept: InstanceRecord) -> Finding | None:
         answer = self._second(path, kept) if self._second is not None else None
         if answer is None or (answer[0] == "gone" and "storage" in record.retired):
             return None
@@ -186,12 +186,12 @@ class Prover:
 
 
 def as_orthanc_id(text: str) -> OrthancId | None:
-    """The Orthanc ID that `text` is, in any case of its letters; None where it is none."""
+    """Return `text` as an Orthanc ID, upper or lower case; None if it is none."""
     return OrthancId(text.lower()) if _ORTHANC_ID.fullmatch(text.lower()) else None
 
 
 def _names_are_sound(record: Record) -> bool:
-    """Tell whether the names are text and lead to below OUTPUT_DIR."""
+    """Return whether all names are texts and lead to below OUTPUT_DIR."""
     files = [kept.file for kept in record.images.values()]
     texts: list[object] = [record.study_uid, record.accession, record.folder, *files]
     if not all(isinstance(text, str) and "\0" not in text for text in texts):
@@ -200,20 +200,20 @@ def _names_are_sound(record: Record) -> bool:
     return not any(name.is_absolute() or ".." in name.parts or not name.parts for name in below)
 
 
-def is_as_recorded(output: Path, record: Record, kept: Kept) -> bool:
-    """Tell whether the published file of that image has the recorded SHA-256; one that cannot be read has not."""
+def is_as_recorded(output: Path, record: Record, kept: InstanceRecord) -> bool:
+    """Return whether the published file of that image can be read and has the recorded SHA-256."""
     try:
         return _names_are_sound(record) and not difference(output / record.folder / kept.file, kept)
     except OSError:
         return False
 
 
-def _is_removed(path: Path, kept: Kept) -> bool:
-    """Whether retention took the file away; one that a power cut kept it from removing is compared as any other."""
+def _is_removed(path: Path, kept: InstanceRecord) -> bool:
+    """Return whether retention removed the file; one that is still there after a power cut is compared."""
     return bool(kept.removed) and not path.exists()
 
 
-def _image(study_uid: str, path: Path, kept: Kept) -> Finding | None:
+def _image(study_uid: str, path: Path, kept: InstanceRecord) -> Finding | None:
     try:
         reason = difference(path, kept)
     except _GONE:
@@ -223,9 +223,9 @@ def _image(study_uid: str, path: Path, kept: Kept) -> Finding | None:
     return Finding("changed", study_uid, kept.file, kept.sop_uid, reason) if reason else None
 
 
-def difference(path: Path, kept: Kept) -> str:
-    """How the file differs from its record; nothing when it does not. Raises OSError."""
-    # O_NONBLOCK: a pipe under an image's name must not hold up the others
+def difference(path: Path, kept: InstanceRecord) -> str:
+    """Return how the file differs from its record, empty if it does not. Raises OSError."""
+    # O_NONBLOCK: a named pipe in place of an image must not block the check
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:  # noqa: PTH123 - opens a descriptor, not a path
         status = os.fstat(descriptor)
@@ -233,7 +233,7 @@ def difference(path: Path, kept: Kept) -> str:
             return "it is not a regular file"
         if status.st_size != kept.size:
             return f"it has {status.st_size} bytes, recorded are {kept.size}"
-        # what the page cache need not keep is read from the disk, which is what is to be proved
+        # drop clean pages from the cache, so that the bytes come from the disk
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         digest = hashlib.sha256()
         while chunk := file.read(_CHUNK):
@@ -243,7 +243,7 @@ def difference(path: Path, kept: Kept) -> str:
 
 
 def _extras(record: Record, folder: Path) -> Iterator[Finding]:
-    """The .dcm files that no record names, and the folders that cannot be searched for them."""
+    """Yield the .dcm files without a record, and the folders that cannot be searched."""
     recorded = {kept.file for kept in record.images.values()}
     errors: list[OSError] = []
     names = [

@@ -32,9 +32,10 @@ from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, Problem
 from ddwd.extractor.peers import silent
 from ddwd.provisioning import credentials as passwords
 from ddwd.provisioning.orthanc_config import PLUGIN_DIR, PYTHON_PLUGIN, RENDERED_NAME, render
+from ddwd.store.status_files import EXTRACTOR, SCP, ExtractorStatus, ScpStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from ddwd.config.schema import Config, NodeName
 
@@ -237,18 +238,20 @@ class Sandbox:
     def missing(self) -> list[str]:
         """Return the names of the ports, heartbeats and peers that do not answer yet; empty once the portal is up."""
         ports = [key for key, port in ports_of(self.config).items() if not _answers(port)]
-        beats = [f"{name} heartbeat" for name in ("scp", "extractor") if not self.heartbeat(name)]
-        peers = self.heartbeat("extractor").get("peers", {})
-        return [*ports, *beats, *silent(peers)]
+        scp, extractor = self.scp_status(), self.extractor_status()
+        beats = [f"{name} heartbeat" for name, one in (("scp", scp), ("extractor", extractor)) if not one.pid]
+        return [*ports, *beats, *silent(extractor.peers)]
 
-    def heartbeat(self, name: str) -> Mapping[str, Any]:
-        """Return the last status that this daemon wrote in this run; empty before the first."""
-        path = Paths(self.config).heartbeat("scp" if name == "scp" else "extractor")
-        with suppress(OSError, ValueError):
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(found, dict) and found.get("pid") == self.processes[name].pid:
-                return found
-        return {}
+    def scp_status(self) -> ScpStatus:
+        """Return the last status of this run's receiver; an empty one before its first heartbeat."""
+        found = SCP.read_or_none(Paths(self.config).heartbeat("scp"))
+        return found if found is not None and found.pid == self.processes["scp"].pid else ScpStatus()
+
+    def extractor_status(self) -> ExtractorStatus:
+        """Return the last status of this run's extractor; an empty one before its first heartbeat."""
+        found = EXTRACTOR.read_or_none(Paths(self.config).heartbeat("extractor"))
+        is_ours = found is not None and found.pid == self.processes["extractor"].pid
+        return found if found is not None and is_ours else ExtractorStatus()
 
     def announce(self) -> None:
         """Write try.json."""

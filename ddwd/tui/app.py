@@ -149,8 +149,8 @@ class Dashboard(App[None]):
     def action_trace(self) -> None:
         """Show the trace of the selected study."""
         row = self._overview.selected
-        if row is not None and row.get("study"):
-            self._trace(OrthancId(row["study"]))
+        if row is not None and row.study:
+            self._trace(row.study)
 
     def _trace(self, study: OrthancId) -> None:
         page = Page(f"trace {study}", ["asking every hop ..."])
@@ -188,17 +188,17 @@ class Dashboard(App[None]):
         if self._board is None:
             return None
         report = self._board.report
-        for row in (*report.in_flight, *report.recent):
-            person = self._portal.people.of(row["study"])
-            if name in {row["study_uid"], row["study"], person.patient_id, person.accession}:
-                return OrthancId(row["study"])
+        for row in report.studies:
+            person = self._portal.people.of(row.study)
+            if name in {row.study_uid, row.study, person.patient_id, person.accession}:
+                return row.study
         return None
 
     def action_retry(self) -> None:
         """Ask the extractor to retry the selected study."""
         row = self._overview.selected
-        if row is not None and row.get("study"):
-            self._ask(f"Retry study {row['study_uid']}?", Request("retry", str(row["study"])))
+        if row is not None and row.study:
+            self._ask(f"Retry study {row.study_uid}?", Request("retry", row.study))
 
     def action_pause(self) -> None:
         """Pause retrieving, or resume it."""

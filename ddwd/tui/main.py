@@ -24,7 +24,8 @@ from ddwd.status.report import real_sources
 from ddwd.status.trace import Trace, trace
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Requests
-from ddwd.store.record_check import Prover
+from ddwd.store.record_check import RecordChecker
+from ddwd.store.statefile import encode
 from ddwd.tui.text import PatientMasking, page
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _once(config: Config, *, as_json: bool) -> int:
             "hops": [asdict(hop) for hop in board.hops],
         }
         body["today"] = asdict(board.today) if board.today else None
-        sys.stdout.write(json.dumps(body | {"report": asdict(board.report)}) + "\n")
+        sys.stdout.write(json.dumps(body | {"report": encode(board.report)}) + "\n")
     else:
         sys.stdout.write(page(board, PatientMasking(), shutil.get_terminal_size().columns).plain + "\n")
     return 1 if board.report.wrong else 0
@@ -118,7 +119,7 @@ def _live(config: Config) -> int:
 
     def look() -> DashboardModel:
         board = watcher.look()
-        portal.people.ask([row["study"] for row in (*board.report.in_flight, *board.report.recent)])
+        portal.people.ask([row.study for row in board.report.studies])
         return board
 
     folder = Paths(config).heartbeat("extractor").parent
@@ -141,7 +142,7 @@ class RealPortal:
     def find(self, name: str) -> list[OrthancId]:
         """See Portal."""
         nodes = study_lookup.both(self._config)
-        prover = Prover(custody_of(self._config), self._paths)
+        prover = RecordChecker(custody_of(self._config), self._paths)
         return study_lookup.studies_named(name, nodes, prover, or_patient=True)
 
     def quarantine(self) -> list[Entry]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static
 
+from ddwd.store.status_files import FinishedStudy, InFlightStudy
 from ddwd.tui import text
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Overview(Screen[None]):
         super().__init__()
         self._board: DashboardModel | None = None
         self._masking = text.PatientMasking()
-        self._rows: dict[str, dict[str, Any]] = {}
+        self._rows: dict[str, InFlightStudy | FinishedStudy] = {}
 
     def compose(self) -> ComposeResult:
         """See Screen."""
@@ -55,7 +56,7 @@ class Overview(Screen[None]):
         self._draw()
 
     @property
-    def selected(self) -> dict[str, Any] | None:
+    def selected(self) -> InFlightStudy | FinishedStudy | None:
         """The study under the cursor, in the table with the focus, or else in the first table with rows."""
         tables = [self.query_one(f"#{name}", DataTable) for name in ("flight", "finished")]
         for table in sorted(tables, key=lambda one: not one.has_focus):
@@ -78,15 +79,17 @@ class Overview(Screen[None]):
         self.query_one("#flight-title", Static).update(f"in flight: {len(report.in_flight)}")
         self.query_one("#finished-title", Static).update(f"just finished: {len(report.recent)}")
         flight = [
-            (f"{row['study']}", row, text.flight_row(row, self._masking, report.at, width))
+            (row.study, row, text.flight_row(row, self._masking, report.at, width))
             for row in report.in_flight
         ]
         finished = [
-            (f"{row['study']}/{row['revision']}", row, text.finished_row(row, self._masking, width))
+            (f"{row.study}/{row.revision}", row, text.finished_row(row, self._masking, width))
             for row in report.recent
         ]
-        self._rows = {f"flight:{key}": row for key, row, _ in flight}
-        self._rows |= {f"finished:{key}": row for key, row, _ in finished}
+        self._rows = {
+            **{f"flight:{key}": row for key, row, _ in flight},
+            **{f"finished:{key}": row for key, row, _ in finished},
+        }
         _fill(
             self.query_one("#flight", DataTable), text.FLIGHT, width, {key: cells for key, _, cells in flight}
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -15,6 +15,7 @@ from ddwd import __version__
 from ddwd.status.flow import Light
 from ddwd.status.formatting import many, plain, scaled, size, span
 from ddwd.status.patients import Patient
+from ddwd.store.status_files import FinishedStudy, InFlightStudy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -77,16 +78,16 @@ class PatientMasking:
     of: Callable[[OrthancId], Patient] = lambda _study: Patient()
     unmasked: bool = False
 
-    def patient(self, row: dict[str, Any]) -> str:
+    def patient(self, row: InFlightStudy | FinishedStudy) -> str:
         """The patient ID as it may be shown; the end of the StudyInstanceUID where it is not known."""
-        person = self.of(row["study"]) if row.get("study") else Patient()
+        person = self.of(row.study) if row.study else Patient()
         if not person.patient_id:
-            return f"\u2026{str(row.get('study_uid') or '')[1 - _TAIL :]}"
+            return f"\u2026{row.study_uid[1 - _TAIL :]}"
         return person.patient_id if self.unmasked else person.masked
 
-    def accession(self, row: dict[str, Any]) -> str:
+    def accession(self, row: InFlightStudy | FinishedStudy) -> str:
         """Return the accession number; empty if it is not known."""
-        return self.of(row["study"]).accession if row.get("study") else ""
+        return self.of(row.study).accession if row.study else ""
 
 
 def head(board: DashboardModel, width: int) -> Text:
@@ -155,8 +156,8 @@ def _brief(amount: float) -> str:
 
 
 def _last_image(board: DashboardModel) -> str:
-    rows = [row for row in board.report.in_flight if row.get("newest_at")]
-    newest = max((row["newest_at"] for row in rows), default="")
+    rows = [row for row in board.report.in_flight if row.newest_at]
+    newest = max((row.newest_at for row in rows), default="")
     return f"last {span(_seconds(newest, board.report.at))} ago" if newest else ""
 
 
@@ -175,33 +176,33 @@ def _backlog(hop: Hop) -> str:
     return f"{hop.backlog:,} wait" if hop.backlog else "none wait"
 
 
-def flight_row(row: dict[str, Any], masking: PatientMasking, now: str, width: int) -> list[Text]:
+def flight_row(row: InFlightStudy, masking: PatientMasking, now: str, width: int) -> list[Text]:
     """Return the cells of one study in flight, each as wide as its column."""
-    known = row.get("instances") or 0
+    known = row.instances
     cells = [
         masking.patient(row),
         masking.accession(row),
-        row.get("aet") or "",
-        row.get("state") or "",
-        _bar(row.get("on_gateway"), known),
-        _bar(row.get("on_storage"), known),
-        _bar(row.get("on_disk"), known),
-        span(_seconds(row.get("opened_at") or now, now)),
+        row.aet,
+        row.state,
+        _bar(row.on_gateway, known),
+        _bar(row.on_storage, known),
+        _bar(row.on_disk, known),
+        span(_seconds(row.opened_at or now, now)),
     ]
-    return _cells(cells, FLIGHT, width, {3: _STAGES.get(str(row.get("state")), "")})
+    return _cells(cells, FLIGHT, width, {3: _STAGES.get(row.state, "")})
 
 
-def finished_row(row: dict[str, Any], masking: PatientMasking, width: int) -> list[Text]:
+def finished_row(row: FinishedStudy, masking: PatientMasking, width: int) -> list[Text]:
     """Return the cells of one study that was just published."""
     cells = [
         masking.patient(row),
         masking.accession(row),
-        row.get("aet") or "",
-        _clock(row["published_at"]),
-        f"{row.get('added') or row['instances']:,}",
-        size(row.get("bytes") or 0),
-        f"{row['seconds']:.1f} s",
-        str(row["revision"]),
+        row.aet,
+        _clock(row.published_at),
+        f"{row.added or row.instances:,}",
+        size(row.bytes),
+        f"{row.seconds:.1f} s",
+        str(row.revision),
     ]
     return _cells(cells, FINISHED, width, {6: "green"})
 
@@ -245,9 +246,10 @@ def _room(board: DashboardModel) -> Iterable[str]:
 
 
 def _retention(board: DashboardModel) -> Iterable[str]:
-    if last := board.report.retention.get("last"):
-        freed = sum(tally["bytes"] for tally in last["places"].values())
-        yield f"retention freed {size(freed)} {span(_seconds(last['ended_at'], board.report.at))} ago"
+    retention = board.report.retention
+    if retention is not None and (last := retention.last) is not None:
+        freed = sum(tally.bytes for tally in last.places.values())
+        yield f"retention freed {size(freed)} {span(_seconds(last.ended_at, board.report.at))} ago"
 
 
 def _today(board: DashboardModel) -> Iterable[str]:
@@ -263,8 +265,8 @@ def _quarantine(board: DashboardModel) -> str:
 def _self_test(board: DashboardModel) -> Iterable[str]:
     found = board.report.self_test
     if found is not None:
-        word = "ok" if found.get("ok") else "FAILED"
-        yield f"self test {word} {span(_seconds(str(found.get('at', '')), board.report.at))} ago"
+        word = "ok" if found.ok else "FAILED"
+        yield f"self test {word} {span(_seconds(found.at, board.report.at))} ago"
 
 
 def page(board: DashboardModel, masking: PatientMasking, width: int) -> Text:

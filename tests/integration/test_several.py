@@ -338,7 +338,7 @@ def test_one_that_starts_again_goes_on_from_where_it_was(pair: tuple[Extractor, 
     here.start()
     here.run(20)
     assert here.told.count(Event.PUBLISHED) == 2
-    assert here.extractor.sources.swept()["ended_at"]
+    assert here.extractor.sources.swept().ended_at
 
 
 def test_a_retry_asked_of_one_reaches_the_other_that_has_the_study(pair: tuple[Extractor, Extractor]) -> None:

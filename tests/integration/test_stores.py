@@ -13,8 +13,8 @@ from ddwd.core.errors import HeldElsewhereError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
 from ddwd.store import postgres, psycopg_driver
 from ddwd.store.backends import Stores, shared_stores
-from ddwd.store.claims import Left
-from ddwd.store.custody import Custody, Kept, Peek, Record
+from ddwd.store.claims import SharedWork
+from ddwd.store.custody import Custody, InstanceRecord, Peek, Record
 from ddwd.store.postgres import VERSION, Database, ReadDatabase
 from ddwd.store.postgres_store import SharedCustody, SharedHistory
 from tests.unit.fakes import FakeClock
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _ONE = OrthancId("-".join(["0123abcd"] * 5))
 _OTHER = OrthancId("-".join(["fedc4321"] * 5))
-_KEPT = Kept(
+_KEPT = InstanceRecord(
     OrthancId("-".join(["00000001"] * 5)),
     "1.2.3",
     "1.2/1.2.3.dcm",
@@ -37,7 +37,7 @@ _KEPT = Kept(
     "identical",
     at_gateway=True,
 )
-_RECORD = Record(_ONE, "1.2", "ACC", "P/1.2", 1, "2026-11-25T08:00:00Z", {_KEPT.orthanc_id: _KEPT})
+_RECORD = Record(_ONE, "1.2", "ACC", "P/1.2", 1, "2026-11-25T08:00:00Z", images={_KEPT.orthanc_id: _KEPT})
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def stores(
         session = Database(server.url(ledger), name=extractor)
         opened.append(session)
         made = shared_stores(session, extractor, clock or FakeClock(), 1, tmp_path / extractor)
-        assert made.claims.look()
+        assert made.claims.connect()
         return made, session
 
     yield make
@@ -66,7 +66,7 @@ def test_a_study_is_one_extractors_at_a_time(stores: Callable[..., tuple[Stores,
     with pytest.raises(HeldElsewhereError):
         there.claims.take(_ONE)
     there.claims.take(_OTHER)
-    here.claims.drop(_ONE)
+    here.claims.done(_ONE)
     there.claims.take(_ONE)
     assert there.claims.holds(_ONE)
     assert not here.claims.holds(_ONE)
@@ -78,14 +78,14 @@ def test_what_an_extractor_leaves_when_it_dies_is_told_to_the_others(
     clock = FakeClock()
     (here, session), (there, _) = stores("A"), stores("B", clock)
     here.claims.take(_ONE)
-    assert there.claims.left() == Left()
+    assert there.claims.shared_work() == SharedWork()
     session.close()  # as the end of the process does
     server.wait_ended("ddwd A")
     clock.advance(5)
-    assert there.claims.left() == Left(begun=[_ONE])
+    assert there.claims.shared_work() == SharedWork(abandoned=[_ONE])
     there.claims.take(_ONE)
     clock.advance(5)
-    assert there.claims.left() == Left()
+    assert there.claims.shared_work() == SharedWork()
 
 
 def test_a_study_that_was_held_elsewhere_is_told_of_once_it_is_free(
@@ -96,12 +96,12 @@ def test_a_study_that_was_held_elsewhere_is_told_of_once_it_is_free(
     here.claims.take(_ONE)
     with pytest.raises(HeldElsewhereError):
         there.claims.take(_ONE)
-    assert there.claims.left() == Left()
-    here.claims.drop(_ONE)
+    assert there.claims.shared_work() == SharedWork()
+    here.claims.done(_ONE)
     clock.advance(5)
-    assert there.claims.left() == Left(free=[_ONE])
+    assert there.claims.shared_work() == SharedWork(freed=[_ONE])
     clock.advance(5)
-    assert there.claims.left() == Left()
+    assert there.claims.shared_work() == SharedWork()
 
 
 def test_who_lost_the_connection_holds_nothing_and_writes_nothing(
@@ -115,11 +115,11 @@ def test_who_lost_the_connection_holds_nothing_and_writes_nothing(
     )
     there.claims.take(_ONE)
     with pytest.raises(PeerDownError):
-        here.claims.make_sure(_ONE)
+        here.claims.confirm(_ONE)
     with pytest.raises(HeldElsewhereError, match="not claimed"):
         here.custody.write(_RECORD)
     assert not here.claims.holds(_ONE)
-    assert here.claims.look()  # a new session, and it begins with nothing
+    assert here.claims.connect()  # a new session, and it begins with nothing
     assert not here.claims.holds(_ONE)
     with pytest.raises(HeldElsewhereError):
         here.claims.take(_ONE)
@@ -194,12 +194,12 @@ def test_what_is_noted_while_the_server_is_away_waits(
     here.ledger.note("received", "it.", {})
     server.stop()
     try:
-        for refused in (here.ledger.commit, here.claims.look, lambda: here.custody.read(_ONE)):
+        for refused in (here.ledger.commit, here.claims.connect, lambda: here.custody.read(_ONE)):
             with pytest.raises(PeerDownError, match=r"does not answer|not connected"):
                 refused()
     finally:
         server.start()
-    assert here.claims.look()
+    assert here.claims.connect()
     here.ledger.commit()
     assert here.custody.read(_ONE) is None
 
@@ -219,7 +219,7 @@ def test_a_server_that_was_stopped_in_the_middle_is_one_that_is_away(
             here.custody.read(_ONE)
     finally:
         os.kill(backend, signal.SIGCONT)
-    assert here.claims.look()
+    assert here.claims.connect()
 
 
 def test_tables_of_a_newer_version_are_left_alone(server: PostgresServer, ledger: str) -> None:
@@ -244,9 +244,9 @@ def test_when_one_extractor_is_upgraded_those_of_before_end(
         server.wait_ended("ddwd extractor A")
         newer.claims.take(claimed)
     with pytest.raises(PeerDownError):
-        older.claims.make_sure(claimed)
+        older.claims.confirm(claimed)
     with pytest.raises(StateError, match="newer ddwd"):
-        older.claims.look()
+        older.claims.connect()
 
 
 def test_a_reader_makes_no_tables(server: PostgresServer, ledger: str) -> None:

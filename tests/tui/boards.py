@@ -19,6 +19,7 @@ from ddwd.status.report import Heartbeat, Report, Server, Volume
 from ddwd.status.trace import Hop as TraceHop
 from ddwd.status.trace import Step, Trace
 from ddwd.status.units import UNITS, Unit
+from ddwd.store.status_files import FinishedStudy, InFlightStudy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,40 +44,38 @@ def _at(seconds_ago: float) -> str:
     return stamp(NOW - timedelta(seconds=seconds_ago))
 
 
-def in_flight(number: int, state: str, counts: tuple[int, int, int, int], **more: Any) -> dict[str, Any]:
+def in_flight(number: int, state: str, counts: tuple[int, int, int, int], **more: Any) -> InFlightStudy:
     """A row of the status file; `counts` are known, on gateway, on storage, on disk."""
     known, gateway, storage, disk = counts
-    return {
-        "study": study(number),
-        "study_uid": uid(number),
-        "aet": ("CT1", "MR2", "CR3")[number % 3],
-        "state": state,
-        "reason": "images are still arriving",
-        "instances": known,
-        "on_gateway": gateway,
-        "on_storage": storage,
-        "on_disk": disk,
-        "set_aside": 0,
-        "failures": 0,
-        "opened_at": _at(10.0 * number),
-        "newest_at": _at(2.0),
-    } | more
+    row = InFlightStudy(
+        study=study(number),
+        study_uid=uid(number),
+        aet=("CT1", "MR2", "CR3")[number % 3],
+        state=state,
+        reason="images are still arriving",
+        instances=known,
+        on_gateway=gateway,
+        on_storage=storage,
+        on_disk=disk,
+        opened_at=_at(10.0 * number),
+        newest_at=_at(2.0),
+    )
+    return replace(row, **more)
 
 
-def finished(number: int, images: int, seconds: float) -> dict[str, Any]:
+def finished(number: int, images: int, seconds: float) -> FinishedStudy:
     """A row of what was just finished."""
-    return {
-        "study": study(number),
-        "study_uid": uid(number),
-        "aet": ("CT1", "MR2", "CR3")[number % 3],
-        "state": "published",
-        "instances": images,
-        "added": images,
-        "bytes": images * 526_000,
-        "revision": 1,
-        "published_at": _at(20.0 * number),
-        "seconds": seconds,
-    }
+    return FinishedStudy(
+        study=study(number),
+        study_uid=uid(number),
+        aet=("CT1", "MR2", "CR3")[number % 3],
+        instances=images,
+        added=images,
+        bytes=images * 526_000,
+        revision=1,
+        published_at=_at(20.0 * number),
+        seconds=seconds,
+    )
 
 
 def _history(peak: float) -> tuple[float, ...]:
@@ -91,7 +90,7 @@ def _report(**changes: Any) -> Report:
             Server("gateway", "ORTHANC1", "1.12.7", "PostgreSQL", 812, 190_231, 98_000_000_000, 4.0),
             Server("storage", "ORTHANC2", "1.12.7", "PostgreSQL", 812, 190_100, 97_900_000_000, 5.0),
         ),
-        hearts=(Heartbeat("scp", 0.8, {}), Heartbeat("extractor", 0.4, {})),
+        hearts=(Heartbeat("scp", 0.8), Heartbeat("extractor", 0.4)),
         volumes=(
             Volume(
                 "output, data", "/var/lib/ddwd", 812_000_000_000, 2_000_000_000_000, "ok", hours_left=420.0

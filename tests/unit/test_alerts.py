@@ -14,6 +14,7 @@ from ddwd.monitoring.expected_senders import WEEKS, ExpectedSenders
 from ddwd.status.events import AuditEvent
 from ddwd.status.report import Heartbeat, Server, Volume
 from ddwd.status.units import UNITS, Unit
+from ddwd.store.status_files import ExtractorStatus, SelfTestResult
 from tests.unit.test_flow import report
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def test_the_state_of_a_version_without_counts_is_read_and_tells_nothing_twice(t
     assert len(_play(book, two, 0, 300)) == 1
     alerts.save(tmp_path / "alerts.json", book)
     body = json.loads((tmp_path / "alerts.json").read_bytes())
-    del body["standing"]["quarantine"]["count"]
+    del body["counts"]
     (tmp_path / "alerts.json").write_text(json.dumps(body))
     again = alerts.load(tmp_path / "alerts.json", AFTER)
     assert _play(again, two, 300, 300) == []
@@ -112,10 +113,10 @@ def test_a_restart_tells_nothing_twice(tmp_path: Path) -> None:
 
 
 def test_a_shared_ledger_that_is_away_is_a_condition() -> None:
-    away = {"peers": {"gateway": "ok", "ledger": "the shared ledger does not answer: timeout"}}
+    away = ExtractorStatus(peers={"gateway": "ok", "ledger": "the shared ledger does not answer: timeout"})
     found = conditions(report(hearts=(Heartbeat("extractor", 1.0, away),)), {})
     assert list(found) == ["ledger"]
-    well = {"peers": {"gateway": "ok", "ledger": "ok"}}
+    well = ExtractorStatus(peers={"gateway": "ok", "ledger": "ok"})
     assert conditions(report(hearts=(Heartbeat("extractor", 1.0, well),)), {}) == {}
 
 
@@ -124,11 +125,11 @@ def test_every_kind_of_trouble_is_a_condition_and_a_sound_portal_has_none() -> N
     bad = report(
         units=tuple(Unit(name, "failed", "", 0, "") for name in UNITS[:1]),
         servers=(Server("gateway", "ORTHANC1", problem="away"), Server("storage", "ORTHANC2")),
-        hearts=(Heartbeat("scp", None, {}, "none"), Heartbeat("extractor", 1.0, {})),
+        hearts=(Heartbeat("scp", None, problem="none"), Heartbeat("extractor", 1.0)),
         volumes=(Volume("output", "/x", level="warn", hours_left=3.0),),
         counts={"waiting": 2},
         quarantine=3,
-        self_test={"ok": False, "text": "nothing came"},
+        self_test=SelfTestResult(ok=False, text="nothing came"),
     )
     assert conditions(bad, {})["quarantine"].count == 3
     found = conditions(bad, {"CT1": datetime(2026, 1, 2, 7, tzinfo=UTC)})

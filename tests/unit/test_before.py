@@ -14,7 +14,7 @@ from ddwd.config.schema import Config
 from ddwd.core import durable
 from ddwd.core.errors import StateError, StorageFullError
 from ddwd.store.ledger import SCHEMA, Ledger, schema_of
-from ddwd.store.pre_upgrade_copy import keep_before
+from ddwd.store.pre_upgrade_copy import copy_before_upgrade
 from tests.unit.fakes import FakeClock
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def start(paths: Paths) -> Ledger:
-    keep_before(paths)
+    copy_before_upgrade(paths)
     return Ledger.open(paths.ledger, FakeClock(), segment_bytes=1 << 20, keep_days=1)
 
 
@@ -57,15 +57,15 @@ def test_all_of_it_is_kept_and_stays_as_it_was_whatever_this_version_writes(path
     ledger.commit()
     durable.replace_file(paths.custody / "ab" / "ab1.json", b"changed")
     durable.unlink(paths.custody / "cd" / "cd2.json")
-    assert contents(paths.before) == old
-    assert paths.before.name == f"before-{__version__}"
+    assert contents(paths.pre_upgrade_copy) == old
+    assert paths.pre_upgrade_copy.name == f"before-{__version__}"
 
 
 def test_what_is_appended_to_is_a_file_of_its_own_and_the_rest_costs_no_room(paths: Paths) -> None:
     start(paths)
     links = {
-        str(path.relative_to(paths.before)): path.stat().st_nlink
-        for path in paths.before.rglob("*.*")
+        str(path.relative_to(paths.pre_upgrade_copy)): path.stat().st_nlink
+        for path in paths.pre_upgrade_copy.rglob("*.*")
         if path.is_file()
     }
     assert links == {
@@ -80,14 +80,14 @@ def test_what_is_appended_to_is_a_file_of_its_own_and_the_rest_costs_no_room(pat
 def test_nothing_is_kept_of_a_ledger_of_this_version_or_a_newer_one(paths: Paths, schema: int) -> None:
     (paths.ledger / "00000002.jsonl").write_bytes(line(schema))
     old = contents(paths.state)
-    keep_before(paths)
+    copy_before_upgrade(paths)
     assert contents(paths.state) == old
 
 
 def test_a_new_machine_has_nothing_to_keep(tmp_path: Path) -> None:
     paths = Paths(replace(Config(), data_dir=tmp_path))
     start(paths)
-    assert not paths.before.exists()
+    assert not paths.pre_upgrade_copy.exists()
 
 
 def test_a_power_cut_at_any_step_leaves_the_old_state_or_the_whole_of_what_is_kept(
@@ -114,13 +114,13 @@ def test_a_power_cut_at_any_step_leaves_the_old_state_or_the_whole_of_what_is_ke
                 break
         kept = contents(paths.state)
         assert {name: kept[name] for name in old} == old
-        if paths.before.exists():
-            assert contents(paths.before) == old
+        if paths.pre_upgrade_copy.exists():
+            assert contents(paths.pre_upgrade_copy) == old
         else:
             assert schema_of(paths.ledger) == 1
     assert steps > 10
     assert schema_of(paths.ledger) == SCHEMA
-    assert contents(paths.before) == old
+    assert contents(paths.pre_upgrade_copy) == old
     assert [path.name for path in paths.state.iterdir() if path.name.startswith(".")] == []
 
 
@@ -139,8 +139,8 @@ def test_where_it_cannot_be_kept_nothing_is_changed(paths: Paths, monkeypatch: p
 def test_going_back_and_forward_again_keeps_the_later_state(paths: Paths) -> None:
     start(paths)
     durable.rename(paths.state, paths.state.with_name("state-newer"))
-    durable.rename(paths.state.with_name("state-newer") / paths.before.name, paths.state)
+    durable.rename(paths.state.with_name("state-newer") / paths.pre_upgrade_copy.name, paths.state)
     (paths.custody / "ab" / "ab3.json").write_bytes(b"published by the old version")
     old = contents(paths.state)
     start(paths)
-    assert contents(paths.before) == old
+    assert contents(paths.pre_upgrade_copy) == old

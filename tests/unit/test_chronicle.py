@@ -11,6 +11,8 @@ from ddwd.core.clock import stamp
 from ddwd.daemon.extractor_status import Totals, extractor_status
 from ddwd.status import events
 from ddwd.store.operator_requests import Request
+from ddwd.store.statefile import encode
+from ddwd.store.status_files import EXTRACTOR
 from tests.unit.fakes import image
 from tests.unit.portal import Portal, names
 
@@ -158,7 +160,7 @@ def test_standing_counts_what_waits_before_each_hop_and_names_no_patient(portal:
     portal.storage.store(image(number=1), image(number=2))
     portal.requests.submit(Request("pause"))
     portal.run(2)
-    body = extractor_status(portal.extractor, Totals(), portal.clock)
+    body = EXTRACTOR.body(extractor_status(portal.extractor, Totals(), portal.clock))
     assert body["paused"] is True
     assert body["backlog"] == {"storage": 3, "disk": 2, "publish": 0}
     (row,) = body["in_flight"]
@@ -173,6 +175,6 @@ def test_totals_rise_with_what_is_done_and_what_fails(portal: Portal) -> None:
         totals.add(report, 0.1)
     totals.happened(Event.CONFLICT, "", {})
     totals.happened(Event.PUBLISHED, "", {})
-    done = totals.as_dict()
+    done = encode(totals.stored())
     assert (done["studies"], done["instances"], done["failures"]["conflict"]) == (1, 2, 1)
     assert done["bytes"] > 0

@@ -18,7 +18,13 @@ from ddwd.config.schema import Config
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, InvalidValueError, PeerDownError, PeerRefusedError
 from ddwd.orthanc.client import Orthanc
-from ddwd.store.commitment_queue import Asked, Commitments, Counter, Reference, asked
+from ddwd.store.commitment_queue import (
+    CommitmentIntake,
+    CommitmentQueue,
+    CommitmentRequest,
+    Reference,
+    commitment_request,
+)
 from ddwd.store.operator_requests import Request
 from tests.unit.fakes import FakeClock, Image, image, one_error, power_cut
 from tests.unit.portal import Portal
@@ -49,7 +55,7 @@ class Site:
         self.reports = 0
         self.events: list[tuple[Event, dict[str, str]]] = []
         self.portal.paths.commitments.mkdir()
-        self.commitments = Commitments(self.portal.paths.commitments)
+        self.commitments = CommitmentQueue(self.portal.paths.commitments)
         self.start()
 
     def start(self, *stations: Station, wait: float = 60.0) -> None:
@@ -61,7 +67,7 @@ class Site:
             verified=self.verified,
         )
         audit = Audit(lambda event, _message, fields: self.events.append((event, fields)))
-        self.counter = Counter(self.commitments, audit, self.clock)
+        self.intake = CommitmentIntake(self.commitments, audit, self.clock)
         self.responder = CommitmentResponder(
             self.commitments, self.verifier, stations or (STATION,), self._report, audit, self.clock, wait
         )
@@ -74,7 +80,7 @@ class Site:
 
     def ask(self, *images: Image, sop_class: str = CT, aet: str = "CT1") -> None:
         uids = [one.sop_uid for one in images]
-        self.counter.take(aet, TRANSACTION, [sop_class] * len(uids), uids)
+        self.intake.take(aet, TRANSACTION, [sop_class] * len(uids), uids)
 
     def wait(self, seconds: float) -> None:
         for _ in range(int(seconds)):
@@ -382,8 +388,12 @@ def test_the_same_request_again_while_it_waits_is_one(site: Site) -> None:
 
 
 def test_a_request_is_read_as_it_was_written(site: Site) -> None:
-    request = asked(" CT1 ", f"{TRANSACTION}\0", [CT, CT, f"{MR} "], ["1.2", "1.2", "1.3\0"], MOMENT)
-    assert request == Asked("CT1", TRANSACTION, (Reference(CT, "1.2"), Reference(MR, "1.3")), MOMENT)
+    request = commitment_request(
+        " CT1 ", f"{TRANSACTION}\0", [CT, CT, f"{MR} "], ["1.2", "1.2", "1.3\0"], MOMENT
+    )
+    assert request == CommitmentRequest(
+        "CT1", TRANSACTION, MOMENT, (Reference(CT, "1.2"), Reference(MR, "1.3"))
+    )
     site.commitments.add(request)
     (path,) = site.commitments.waiting()
     assert site.commitments.read(path) == request
@@ -396,7 +406,7 @@ def test_a_request_is_read_as_it_was_written(site: Site) -> None:
 def test_what_is_no_request_is_not_kept_and_told(
     site: Site, transaction: str, sop_classes: list[str], sop_uids: list[str]
 ) -> None:
-    site.counter.take("CT1", transaction, sop_classes, sop_uids)
+    site.intake.take("CT1", transaction, sop_classes, sop_uids)
     assert site.commitments.waiting() == []
     assert [event for event, _ in site.events] == [Event.COMMITMENT_FAILED]
 
@@ -405,7 +415,7 @@ def test_a_flood_of_requests_ends_at_a_thousand(site: Site) -> None:
     for number in range(999):
         (site.portal.paths.commitments / f"{number}.json").touch()
     for number in range(2):
-        site.counter.take("CT1", f"1.2.{number}", [CT], ["1.2.3"])
+        site.intake.take("CT1", f"1.2.{number}", [CT], ["1.2.3"])
     assert len(site.commitments.waiting()) == 1000
     assert [event for event, _ in site.events] == [Event.COMMITMENT_ASKED, Event.COMMITMENT_FAILED]
 
@@ -413,15 +423,15 @@ def test_a_flood_of_requests_ends_at_a_thousand(site: Site) -> None:
 def test_where_nobody_answers_nothing_is_kept(site: Site) -> None:
     told: list[Event] = []
     audit = Audit(lambda event, _message, _fields: told.append(event))
-    Counter(None, audit, FakeClock()).take("CT1", TRANSACTION, [CT], ["1.2"])
+    CommitmentIntake(None, audit, FakeClock()).take("CT1", TRANSACTION, [CT], ["1.2"])
     assert told == [Event.COMMITMENT_FAILED]
 
 
 def test_a_power_cut_leaves_a_whole_request_or_none(tmp_path: Path) -> None:
-    request = asked("CT1", TRANSACTION, [CT], ["1.2"], MOMENT)
+    request = commitment_request("CT1", TRANSACTION, [CT], ["1.2"], MOMENT)
     steps, cut = 0, True
     while cut:
-        commitments = Commitments(tmp_path / str(steps))
+        commitments = CommitmentQueue(tmp_path / str(steps))
         (tmp_path / str(steps)).mkdir()
         cut = power_cut(steps, lambda: commitments.add(request))  # noqa: B023 - called at once
         assert [commitments.read(path) for path in commitments.waiting()] in ([], [request])

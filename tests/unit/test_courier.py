@@ -16,14 +16,14 @@ from ddwd.delivery.destination_queue import (
     FIRST_RETRY_SECONDS,
     LONGEST_RETRY_SECONDS,
     DestinationQueue,
-    DestinationStatus,
 )
 from ddwd.delivery.dispatcher import DeliveryDispatcher, Recipients
 from ddwd.extractor.change_feed import ChangeFeed
 from ddwd.extractor.sweep import Sweep
 from ddwd.orthanc.port import Job
-from ddwd.store.custody import Kept, Record
-from ddwd.store.delivery_log import Deliveries, owed
+from ddwd.store.custody import InstanceRecord, Record
+from ddwd.store.delivery_log import DeliveryLog, owed
+from ddwd.store.status_files import DestinationStatus
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image, power_cut
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Town:
     def __init__(self, folder: Path) -> None:
         self.clock = FakeClock()
         self.gateway = FakeOrthanc("gateway", self.clock)
-        self.deliveries = Deliveries(folder)
+        self.deliveries = DeliveryLog(folder)
         self.routes = dict(ROUTES)
         self.events: list[tuple[Event, str]] = []
         self.transports = {
@@ -532,7 +532,7 @@ def test_a_study_is_owed_until_each_destination_of_its_rule_has_all_of_it(town: 
     images = town.study()
     study = images[0].study_id
     kept = {
-        one.orthanc_id: Kept(one.orthanc_id, "", "", 1, "", "", "identical", at_gateway=True)
+        one.orthanc_id: InstanceRecord(one.orthanc_id, "", "", 1, "", "", "identical", at_gateway=True)
         for one in images
     }
     record = Record(study, "1.2.3", "", "F", 1, "2026", images=kept, route="both")

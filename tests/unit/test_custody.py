@@ -11,7 +11,7 @@ import pytest
 
 from ddwd.core.errors import NewerStateError, StateError, StorageFullError
 from ddwd.core.model import OrthancId
-from ddwd.store.custody import SCHEMA, Custody, Kept, Record
+from ddwd.store.custody import SCHEMA, Custody, InstanceRecord, Record
 from tests.depth import spread
 from tests.unit.fakes import image, one_error, power_cut
 from tests.unit.portal import Portal, names
@@ -24,7 +24,7 @@ ONE = image()
 
 
 def record(revision: int = 1) -> Record:
-    kept = Kept(
+    kept = InstanceRecord(
         ONE.orthanc_id, ONE.sop_uid, "1.2/1.2.3.dcm", 5, "ab" * 32, "cd" * 16, "equal", at_gateway=True
     )
     return Record(

@@ -26,6 +26,8 @@ from ddwd.provisioning.orthanc_config import problems_of, render
 from ddwd.status.redaction import secrets_of
 from ddwd.status.report import destination_states
 from ddwd.store.settings_snapshot import changed_settings
+from ddwd.store.statefile import decode
+from ddwd.store.status_files import DestinationStatus
 from tests.unit.test_flow import report
 
 if TYPE_CHECKING:
@@ -313,7 +315,7 @@ def test_one_that_nobody_has_told_of_is_listed_too(config: Config) -> None:
 
 def test_one_that_is_no_longer_in_the_settings_is_not_told_of(config: Config) -> None:
     _tell(config, AWAY, FINE)
-    assert destination_states(replace(config, destinations=(PACS,))) == (FINE,)
+    assert destination_states(replace(config, destinations=(PACS,))) == (decode(DestinationStatus, FINE),)
 
 
 def test_a_retry_is_asked_of_the_courier(config: Config) -> None:

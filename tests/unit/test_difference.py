@@ -12,7 +12,7 @@ import pytest
 from ddwd.core.errors import PeerDownError, StateError
 from ddwd.core.model import OrthancId, Study
 from ddwd.extractor.consistency import Comparison, Difference, Totals
-from ddwd.store.record_check import Prover
+from ddwd.store.record_check import RecordChecker
 from tests.unit.fakes import FakeOrthanc, image, orthanc_id
 from tests.unit.portal import Portal
 
@@ -37,7 +37,7 @@ def portal(tmp_path: Path) -> Portal:
 
 
 def comparison(portal: Portal) -> Comparison:
-    prover = Prover(portal.custody, portal.paths)
+    prover = RecordChecker(portal.custody, portal.paths)
     return Comparison(portal.gateway, portal.storage, portal.custody, prover, portal.paths)
 
 
@@ -185,7 +185,7 @@ class _Many(FakeOrthanc):
 def test_a_large_archive_is_compared_a_study_at_a_time(tmp_path: Path) -> None:
     portal = Portal(tmp_path)
     many = _Many("gateway", portal.clock)
-    prover = Prover(portal.custody, portal.paths)
+    prover = RecordChecker(portal.custody, portal.paths)
     compared = Comparison(many, many, portal.custody, prover, portal.paths)
     totals, listed = Totals(), 0
 

@@ -26,6 +26,7 @@ from ddwd.status.report import Heartbeat, Server, Volume
 from ddwd.status.self_test import make
 from ddwd.status.units import UNITS, Unit
 from ddwd.store.operator_requests import Request
+from ddwd.store.status_files import SelfTestResult, SweepStatus
 from tests.unit.fakes import FakeClock, image
 from tests.unit.portal import Portal, names
 from tests.unit.test_flow import report
@@ -93,7 +94,7 @@ class Machine:
         self.settings.chmod(0o644)
         for node in ("gateway", "storage"):
             self.render(node)
-        self.report = report(self_test={"ok": True, "text": "passed"})
+        self.report = report(self_test=SelfTestResult(ok=True, text="passed"))
         self.gateway, self.storage = _Node("gateway", self.clock), _Node("storage", self.clock)
         self.said = {"is-enabled": "enabled\n", "show": "ActiveState=active\n"}
         self.silent: set[str] = set()
@@ -226,7 +227,7 @@ def _hop_broken(machine: Machine) -> None:
 
 
 def _stale_heart(machine: Machine) -> None:
-    hearts = (machine.report.hearts[0], Heartbeat("extractor", 90.0, {}, "the heartbeat is stale"))
+    hearts = (machine.report.hearts[0], Heartbeat("extractor", 90.0, problem="the heartbeat is stale"))
     machine.report = replace(machine.report, hearts=hearts)
 
 
@@ -261,7 +262,7 @@ def _certificate_expired(machine: Machine) -> None:
 
 
 def _self_test_failed(machine: Machine) -> None:
-    machine.report = replace(machine.report, self_test={"ok": False, "text": "nothing came"})
+    machine.report = replace(machine.report, self_test=SelfTestResult(ok=False, text="nothing came"))
 
 
 @pytest.mark.parametrize(
@@ -305,9 +306,12 @@ def test_what_is_broken_is_named_with_what_to_do(
         ({"quarantine": 2}, "2 images wait in quarantine"),
         ({"counts": {"waiting": 1}}, "1 study waits after a failure"),
         ({"paused": True}, "paused"),
-        ({"swept": {"ended_at": "2025-12-20T00:00:00Z"}}, "not all studies were compared since 2025-12-20"),
         (
-            {"swept": {"ended_at": "", "began_at": "2025-12-20T00:00:00Z"}},
+            {"swept": SweepStatus(ended_at="2025-12-20T00:00:00Z")},
+            "not all studies were compared since 2025-12-20",
+        ),
+        (
+            {"swept": SweepStatus(ended_at="", began_at="2025-12-20T00:00:00Z")},
             "not all studies were compared since",
         ),
         ({"volumes": (Volume("output", "/x", level="warn"),)}, "gets short of room"),

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ddwd.core.model import OrthancId
 from ddwd.status.dashboard import Today
 from ddwd.status.events import AuditEvent
 from ddwd.status.flow import BUCKET_SECONDS, HISTORY, Flow, Light
 from ddwd.status.report import Heartbeat, Report, Server, Volume
 from ddwd.status.units import UNITS, Unit
+from ddwd.store.status_files import Backlog, ExtractorStatus, InFlightStudy, ScpStatus, WorkTotals
 
 if TYPE_CHECKING:
     from ddwd.status.flow import Hop
@@ -19,11 +21,10 @@ if TYPE_CHECKING:
 
 def report(images: int = 0, *, waiting: int = 0, **changes: Any) -> Report:
     """All hops have passed `images` of 1000 bytes; `waiting` of them are not on storage yet."""
-    scp = {"received": images, "received_bytes": images * 1000}
-    extractor = {
-        "totals": {"instances": images, "bytes": images * 1000},
-        "backlog": {"storage": waiting, "disk": 0, "publish": 0},
-    }
+    scp = ScpStatus(received=images, received_bytes=images * 1000)
+    extractor = ExtractorStatus(
+        totals=WorkTotals(instances=images, bytes=images * 1000), backlog=Backlog(storage=waiting)
+    )
     made = Report(
         at="2026-01-02T03:04:05.000Z",
         units=tuple(Unit(name, "active", "running", 0, "") for name in UNITS),
@@ -110,8 +111,8 @@ def test_a_unit_that_is_down_breaks_its_hop_and_is_named() -> None:
             {"servers": (Server("gateway", "ORTHANC1", problem="away"), Server("storage", "ORTHANC2"))},
             "gateway",
         ),
-        ({"hearts": (Heartbeat("scp", None, {}, "does not run"), Heartbeat("extractor", 1.0, {}))}, "scp"),
-        ({"hearts": (Heartbeat("scp", 1.0, {}), Heartbeat("extractor", 99.0, {}, "stale"))}, "disk"),
+        ({"hearts": (Heartbeat("scp", None, problem="does not run"), Heartbeat("extractor", 1.0))}, "scp"),
+        ({"hearts": (Heartbeat("scp", 1.0), Heartbeat("extractor", 99.0, problem="stale"))}, "disk"),
         ({"volumes": (Volume("output", "/x", problem="/x: only 1 B free"),)}, "disk"),
     ],
 )
@@ -126,7 +127,7 @@ def test_paused_is_waiting_and_says_so() -> None:
 
 
 def test_the_modality_is_the_latest_sender() -> None:
-    rows = ({"aet": "", "state": "arriving"}, {"aet": "MR2", "state": "arriving"})
+    rows = tuple(InFlightStudy(OrthancId(""), aet=aet, state="arriving") for aet in ("", "MR2"))
     assert _play((0.0, report(in_flight=rows)))["modality"].title == "MR2"
     assert _play((0.0, report()))["modality"].title == "modality"
 

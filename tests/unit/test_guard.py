@@ -10,6 +10,7 @@ from ddwd.core import disk_space
 from ddwd.core.audit import Event
 from ddwd.core.disk_space import Level, Space
 from ddwd.extractor.decision import Blocker
+from ddwd.store.statefile import encode
 from tests.unit.fakes import image
 from tests.unit.portal import Portal
 
@@ -97,7 +98,7 @@ def test_the_hours_left_are_those_of_the_last_hour(portal: Portal) -> None:
         portal.guard.look()
         portal.clock.advance(60)
         free -= GIB // 10
-    rows = {row["path"]: row for row in portal.guard.state()}
+    rows = {row["path"]: row for row in encode(portal.guard.state())}
     assert rows["/gateway"]["hours_left"] == pytest.approx((44 - 2) / 6, rel=0.01)
     assert rows["/storage"]["hours_left"] is None
 
@@ -122,7 +123,7 @@ def test_what_is_told_is_what_that_volume_stops(portal: Portal) -> None:
     portal.clock.advance(1)
     portal.guard.look()
     assert portal.guard.reason == "the volume of /storage is short of room"
-    rows = {row["path"]: row for row in portal.guard.state()}
+    rows = {row["path"]: row for row in encode(portal.guard.state())}
     assert (rows["/gateway"]["stops"], rows["/storage"]["stops"]) == ([], ["forward"])
     assert rows["/gateway"]["level"] == rows["/storage"]["level"] == "no-forward"
 
@@ -136,4 +137,4 @@ def test_a_volume_that_was_unmounted_is_forgotten(portal: Portal, monkeypatch: p
     portal.clock.advance(1)
     portal.guard.look()
     assert portal.guard.reason == ""
-    assert [row["free"] for row in portal.guard.state()] == [90 * GIB]
+    assert [row["free"] for row in encode(portal.guard.state())] == [90 * GIB]

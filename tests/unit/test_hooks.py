@@ -14,7 +14,7 @@ from ddwd.core.audit import Audit, Event
 from ddwd.core.model import OrthancId
 from ddwd.hooks.dispatcher import HookDispatcher
 from ddwd.hooks.runner import Hook, HookFailedError, StoppedError, environment, run_hook
-from ddwd.store.hook_queue import Notice, Notices
+from ddwd.store.hook_queue import HookQueue, Notice
 from tests.unit.fakes import FakeClock, InlineExecutor, power_cut
 
 STUDY = OrthancId("0123abcd-0123abcd-0123abcd-0123abcd-0123abcd")
@@ -36,7 +36,7 @@ class Told:
     """A teller whose hooks answer as the test says; `restart` throws all memory away."""
 
     def __init__(self, folder: Path) -> None:
-        self.notices = Notices(folder)
+        self.notices = HookQueue(folder)
         self.clock = FakeClock()
         self.events: list[tuple[Event, str]] = []
         self.calls: list[tuple[str, int]] = []
@@ -102,7 +102,7 @@ def test_a_failure_is_tried_again_with_growing_pauses_until_it_succeeds(told: To
     tries = len(told.calls)
     assert 5 <= tries <= 8  # at 0, 10, 50, 210, 850, 3410, 7010 and 10610 s
     (waiting,) = told.dispatcher.turn()
-    assert (waiting["failures"], waiting["reason"]) == (tries, str(told.failure))
+    assert (waiting.failures, waiting.reason) == (tries, str(told.failure))
     told.failure = None
     told.run(3600)
     assert told.calls[tries:] == [(STUDY, 1)]
@@ -115,9 +115,9 @@ def test_the_operator_has_all_of_them_tried_at_once(told: Told) -> None:
     told.failure = HookFailedError("no")
     told.run(50)
     before = len(told.calls)
-    assert not told.notices.take_wish()
-    told.notices.wish()
-    assert told.notices.take_wish()
+    assert not told.notices.take_retry_request()
+    told.notices.request_retry()
+    assert told.notices.take_retry_request()
     told.dispatcher.hasten()
     told.run(1)
     assert len(told.calls) == before + 1
@@ -129,7 +129,7 @@ def test_a_study_that_cannot_be_told_holds_up_no_other(told: Told) -> None:
     told.run(5)
     assert told.calls == [(OTHER, 1)]
     (waiting,) = told.dispatcher.turn()
-    assert "has no hook any more; forget it: ddwd hooks drop" in waiting["reason"]
+    assert "has no hook any more; forget it: ddwd hooks drop" in waiting.reason
     told.notices.drop(told.notices.newest()[0])
     assert told.dispatcher.turn() == []
 
@@ -149,7 +149,7 @@ def test_a_stop_in_the_middle_is_no_failure_and_tells_it_again_after_the_start(t
 def test_a_power_cut_at_any_step_of_a_notice_loses_none(tmp_path: Path) -> None:
     for step in range(20):
         folder = tmp_path / str(step)
-        notices = Notices(folder)
+        notices = HookQueue(folder)
         was_cut = power_cut(step, lambda notices=notices: notices.put(NOTICE))  # type: ignore[misc]
         notices.put(NOTICE)  # the cycle calls again: the ledger has not closed the study
         assert notices.newest() == [NOTICE]
@@ -168,7 +168,7 @@ def test_a_power_cut_after_a_success_tells_once_more_at_most(tmp_path: Path) -> 
         told.run(1)
         assert len(told.calls) <= 1
         assert told.notices.newest() == []
-        assert told.notices.revision_told(STUDY) == 1
+        assert told.notices.notified_revision(STUDY) == 1
         if not was_cut:
             break
     else:

@@ -13,6 +13,8 @@ from ddwd.core.errors import StateError
 from ddwd.monitoring.metrics import Metrics
 from ddwd.status.events import AuditEvent
 from ddwd.status.report import Volume
+from ddwd.store.statefile import decode
+from ddwd.store.status_files import DestinationStatus, RetentionStatus, SelfTestResult
 from tests.readme import REPO
 from tests.unit.test_flow import report
 
@@ -64,9 +66,9 @@ def metrics(tmp_path: Path) -> Metrics:
             waiting=3,
             volumes=(volume,),
             quarantine=1,
-            self_test={"ok": True, "at": "2026-01-02T03:00:00Z"},
-            retention={"last": LAST_ROUND, "now": None},
-            destinations=({"name": "teaching", "state": "away", "images": 12},),
+            self_test=SelfTestResult("2026-01-02T03:00:00Z", ok=True),
+            retention=decode(RetentionStatus, {"last": LAST_ROUND, "now": None}),
+            destinations=(DestinationStatus("teaching", state="away", images=12),),
         )
     )
     made.write()

@@ -16,7 +16,7 @@ from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError, StateError
 from ddwd.status import study_lookup
 from ddwd.store.custody import Custody
-from ddwd.store.record_check import Prover
+from ddwd.store.record_check import RecordChecker
 from tests.unit.fakes import FakeOrthanc, Image, image
 from tests.unit.portal import Portal
 
@@ -253,9 +253,9 @@ def test_images_that_come_while_their_study_is_read_are_not_extra(portal: Portal
     portal.storage.store(late)
     portal.storage.settle(late.study_id)
     portal.run()
-    prover = Prover(_LateCustody(portal.paths.custody, before), portal.paths)
-    proof = prover.prove([_ONE.study_id])
-    assert proof.holds
+    prover = RecordChecker(_LateCustody(portal.paths.custody, before), portal.paths)
+    proof = prover.check([_ONE.study_id])
+    assert proof.is_sound
     assert proof.images == 4
 
 
@@ -272,10 +272,10 @@ def test_records_that_cannot_be_listed_are_not_taken_for_none(tmp_path: Path) ->
 
 
 def test_the_progress_adds_up(portal: Portal) -> None:
-    prover = Prover(portal.custody, Paths(portal.config))
+    prover = RecordChecker(portal.custody, Paths(portal.config))
     _record(portal).write_bytes(b"")
     seen: list[float] = []
-    prover.prove(prover.studies(), seen.append)
+    prover.check(prover.studies(), seen.append)
     assert sum(seen) == pytest.approx(2.0)
 
 

@@ -13,7 +13,7 @@ from ddwd.config.schema import Config
 from ddwd.core.clock import stamp
 from ddwd.core.model import OrthancId
 from ddwd.extractor.refetch import Outcome, Regain
-from ddwd.store.custody import Custody, Kept, Record
+from ddwd.store.custody import Custody, InstanceRecord, Record
 from ddwd.store.operator_requests import Requests
 from tests.unit.fakes import FakeClock, orthanc_id
 
@@ -72,9 +72,11 @@ def extractor(tmp_path: Path) -> Extractor:
 
 def _recorded(extractor: Extractor, name: str) -> OrthancId:
     study = orthanc_id("P", name)
-    kept = Kept(orthanc_id("P", name, "i"), "1.2.3", "1.2/1.2.3.dcm", 5, "", "", "equal", at_gateway=True)
+    kept = InstanceRecord(
+        orthanc_id("P", name, "i"), "1.2.3", "1.2/1.2.3.dcm", 5, "", "", "equal", at_gateway=True
+    )
     images = {kept.orthanc_id: kept}
-    extractor.custody.write(Record(study, name, "", f"P/{name}", 1, "2026-11-24T00:00:00Z", images))
+    extractor.custody.write(Record(study, name, "", f"P/{name}", 1, "2026-11-24T00:00:00Z", images=images))
     return study
 
 

@@ -19,10 +19,10 @@ from ddwd.core.audit import Event
 from ddwd.core.errors import PeerDownError
 from ddwd.retention import eligibility, rules, scheduler
 from ddwd.retention.round_report import Tally
-from ddwd.store.delivery_log import Deliveries
-from ddwd.store.hook_queue import Notices
+from ddwd.store.delivery_log import DeliveryLog
+from ddwd.store.hook_queue import HookQueue
 from ddwd.store.operator_requests import Request
-from ddwd.store.record_check import Prover
+from ddwd.store.record_check import RecordChecker
 from tests.unit.fakes import FakeOrthanc, Image, InlineExecutor, image, power_cut
 from tests.unit.portal import Portal, names
 
@@ -70,7 +70,7 @@ def kept(portal: Portal, place: Place) -> list[str]:
 
 def is_proved(portal: Portal) -> bool:
     """What `ddwd verify --all` would say."""
-    return Prover(portal.custody, portal.paths).prove(portal.custody.studies()).holds
+    return RecordChecker(portal.custody, portal.paths).check(portal.custody.studies()).is_sound
 
 
 def test_by_default_nothing_is_ever_removed(tmp_path: Path) -> None:
@@ -187,8 +187,8 @@ def test_the_output_goes_and_storage_keeps(tmp_path: Path) -> None:
     assert portal.published() == {}
     assert not (portal.paths.output / "PAT1").exists()
     assert len(portal.storage.images) == 3
-    proof = Prover(portal.custody, portal.paths).prove([STUDY])
-    assert (proof.holds, proof.images, proof.removed) == (True, 3, 3)
+    proof = RecordChecker(portal.custody, portal.paths).check([STUDY])
+    assert (proof.is_sound, proof.images, proof.removed) == (True, 3, 3)
     pass_days(portal, 2)
     assert portal.published() == {}
 
@@ -349,7 +349,7 @@ def test_a_study_that_is_in_flight_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_study_whose_hook_waits_is_kept(tmp_path: Path) -> None:
     portal = delivered(tmp_path, GATEWAY)
-    waiting = Notices(portal.paths.hooks).waiting
+    waiting = HookQueue(portal.paths.hooks).waiting
     waiting.mkdir(parents=True)
     (waiting / f"{STUDY}.1.json").write_text("{}")
     pass_days(portal, 5)
@@ -508,7 +508,7 @@ def test_a_study_is_kept_until_all_other_destinations_have_it(tmp_path: Path) ->
     assert kept(portal, "gateway") == ["3 of its images are not at teaching yet"]
     assert len(portal.gateway.images) == 3
     there = [one.orthanc_id for one in IMAGES]
-    Deliveries(portal.paths.deliveries).add("teaching", STUDY, there, "2026-01-02T00:00:00Z")
+    DeliveryLog(portal.paths.deliveries).add("teaching", STUDY, there, "2026-01-02T00:00:00Z")
     portal.requests.submit(Request("retention"))
     portal.run(10)
     assert portal.gateway.images == {}
@@ -780,7 +780,7 @@ def test_a_study_that_is_opened_while_it_goes_stays_claimed(
     portal = delivered(tmp_path, Retention(output_days=0))
     dropped: list[OrthancId] = []
     later = _slowly(portal)
-    monkeypatch.setattr(portal.extractor.sharing._claims, "drop", dropped.append)
+    monkeypatch.setattr(portal.extractor.sharing._claims, "done", dropped.append)
     portal.deliver(LATE)
     portal.storage.settle(STUDY)
     portal.run(20)

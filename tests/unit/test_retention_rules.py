@@ -16,7 +16,7 @@ from ddwd.core.clock import stamp
 from ddwd.core.model import OrthancId
 from ddwd.retention.candidates import MAX_STUDIES, Survey
 from ddwd.retention.rules import LAST_COPY, NOT_RECORDED, Copies, Proved, Terms, obstacle, removable, to_prove
-from ddwd.store.custody import Custody, Kept, Record
+from ddwd.store.custody import Custody, InstanceRecord, Record
 from tests.depth import examples
 from tests.unit.portal import Portal
 
@@ -31,8 +31,8 @@ NEARLY = st.dictionaries(st.sampled_from(IDS), MD5 | st.none(), max_size=2)
 """What is otherwise than it should be: another MD5, or one image less."""
 
 
-def kept(one: OrthancId, md5: str, removed: str) -> Kept:
-    return Kept(one, one, f"s/{one}.dcm", 1, "", md5, "identical", at_gateway=True, removed=removed)
+def kept(one: OrthancId, md5: str, removed: str) -> InstanceRecord:
+    return InstanceRecord(one, one, f"s/{one}.dcm", 1, "", md5, "identical", at_gateway=True, removed=removed)
 
 
 @st.composite
@@ -43,7 +43,9 @@ def records(draw: st.DrawFn) -> Record:
     }
     aside = draw(st.sampled_from([{}, {}, {}, {IDS[0]: "cannot be moved"}]))
     passed = sorted(draw(SOME_IDS) - images.keys())
-    return Record(OrthancId("s"), "1.2", "", "P/1.2", 1, stamp(NOW), images, aside, passed=passed)
+    return Record(
+        OrthancId("s"), "1.2", "", "P/1.2", 1, stamp(NOW), images=images, set_aside=aside, passed=passed
+    )
 
 
 @st.composite
@@ -140,7 +142,7 @@ def test_a_file_that_is_missing_without_retention_keeps_everything(
 
 def test_a_study_that_is_as_it_should_be_may_go_from_every_place() -> None:
     images = {one: kept(one, "1", "") for one in IDS}
-    record = Record(OrthancId("s"), "1.2", "", "P/1.2", 1, stamp(NOW), images)
+    record = Record(OrthancId("s"), "1.2", "", "P/1.2", 1, stamp(NOW), images=images)
     listed, there = dict.fromkeys(IDS, "1"), frozenset(IDS)
     whole = Proved(there, there)
     assert removable("gateway", Copies(record, listed, listed, there), whole, last_copy=False) == there
@@ -152,7 +154,7 @@ def test_a_study_that_is_as_it_should_be_may_go_from_every_place() -> None:
 
 @pytest.mark.parametrize("place", ["gateway", "storage"])
 def test_an_image_that_no_record_names_keeps_all(place: Place) -> None:
-    record = Record(OrthancId("s"), "1.2", "", "P/1.2", 1, stamp(NOW), {IDS[0]: kept(IDS[0], "1", "")})
+    record = Record(OrthancId("s"), "1.2", "", "P/1.2", 1, stamp(NOW), images={IDS[0]: kept(IDS[0], "1", "")})
     listed = dict.fromkeys(IDS[:2], "1")
     state = Copies(record, listed if place == "gateway" else {}, listed, frozenset(IDS[:1]))
     assert obstacle(place, state, last_copy=True) == NOT_RECORDED

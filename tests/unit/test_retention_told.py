@@ -24,6 +24,8 @@ from ddwd.status import trace as view
 from ddwd.status.findings import Level
 from ddwd.status.report import Volume
 from ddwd.store.operator_requests import Request
+from ddwd.store.statefile import encode
+from ddwd.store.status_files import EXTRACTOR, SelfTestResult
 from tests.unit.fakes import image
 from tests.unit.portal import Portal, names
 from tests.unit.test_doctor import Machine
@@ -125,7 +127,7 @@ def test_a_study_in_flight_is_not_part_of_a_dry_run(tmp_path: Path, monkeypatch:
     portal.clock.advance(2 * 86400)
     path = portal.paths.heartbeat("extractor")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(extractor_status(portal.extractor, Totals(), portal.clock)))
+    EXTRACTOR.write_volatile(path, extractor_status(portal.extractor, Totals(), portal.clock))
     assert _json(portal, monkeypatch, "--dry-run")[1]["studies"] == []
 
 
@@ -215,25 +217,28 @@ def test_the_status_has_the_last_round(tmp_path: Path) -> None:
     portal = delivered(tmp_path, STORAGE)
     portal.storage.fileless.add(IMAGES[0].orthanc_id)
     pass_days(portal, 5)
-    body = extractor_status(portal.extractor, Totals(), portal.clock)
+    told = extractor_status(portal.extractor, Totals(), portal.clock)
+    body = EXTRACTOR.body(told)
     assert body["retention"]["last"]["places"]["gateway"]["kept"][0]["studies"] == 1
-    shown = status.render(report(retention=body["retention"]))
+    shown = status.render(report(retention=told.retention))
     assert "retention: 0 studies removed (0 B) at 2026-01-07" in shown
     assert "\n  2 studies have to stay; why: ddwd retention\n" in shown
 
 
 def test_the_status_says_nothing_where_nothing_is_ever_removed(tmp_path: Path) -> None:
     portal = delivered(tmp_path, Retention())
-    body = extractor_status(portal.extractor, Totals(), portal.clock)
+    told = extractor_status(portal.extractor, Totals(), portal.clock)
+    body = EXTRACTOR.body(told)
     assert body["retention"] == {}
-    assert "retention" not in status.render(report(retention={}))
+    assert "retention" not in status.render(report(retention=told.retention))
 
 
 def test_the_last_round_is_known_after_a_restart(tmp_path: Path) -> None:
     portal = delivered(tmp_path, GATEWAY)
     pass_days(portal, 2)
     portal.start()
-    body = extractor_status(portal.extractor, Totals(), portal.clock)
+    told = extractor_status(portal.extractor, Totals(), portal.clock)
+    body = EXTRACTOR.body(told)
     assert body["retention"]["last"]["places"]["gateway"]["images"] == 3
 
 
@@ -243,7 +248,7 @@ def _disk(machine: Machine) -> list[str]:
 
 def _short(machine: Machine, **changes: Any) -> None:
     volume = Volume("output", "/x", free=1, total=100, level="warn")
-    machine.report = report(self_test={"ok": True, "text": "passed"}, volumes=(volume,), **changes)
+    machine.report = report(self_test=SelfTestResult(ok=True, text="passed"), volumes=(volume,), **changes)
 
 
 def test_the_doctor_warns_where_room_gets_short_and_nothing_is_ever_removed(tmp_path: Path) -> None:
@@ -260,7 +265,7 @@ def test_the_doctor_warns_where_room_gets_short_and_all_is_too_young(tmp_path: P
     machine.config = replace(machine.config, retention=Retention(gateway_days=100))
     for node in ("gateway", "storage"):
         machine.render(node)
-    said = extractor_status(portal.extractor, Totals(), portal.clock)["retention"]
+    said = extractor_status(portal.extractor, Totals(), portal.clock).retention
     machine.clock.advance(86400)
     _short(machine, retention=said)
     assert "room gets short, and nothing that may go is old enough" in _disk(machine)
@@ -276,7 +281,7 @@ def test_the_doctor_tells_what_has_to_stay_and_why(tmp_path: Path) -> None:
     for node in ("gateway", "storage"):
         machine.render(node)
     machine.clock.advance(2 * 86400)
-    machine.report = report(retention=extractor_status(portal.extractor, Totals(), portal.clock)["retention"])
+    machine.report = report(retention=extractor_status(portal.extractor, Totals(), portal.clock).retention)
     assert f"1 study has to stay on the gateway, as 1.2.3.1: {rules.DAMAGED_ON_STORAGE}" in _disk(machine)
     machine.clock.advance(5 * 86400)
     assert "no round of retention has ended since 2026-01-04" in _disk(machine)
@@ -291,7 +296,7 @@ def test_a_self_test_needs_no_retention(tmp_path: Path) -> None:
     portal.requests.submit(Request("forget", own.study_id))
     portal.run(2)
     assert portal.published() == {}
-    assert scheduler.IN_FLIGHT not in json.dumps(portal.extractor.retention.state())
+    assert scheduler.IN_FLIGHT not in json.dumps(encode(portal.extractor.retention.state()))
 
 
 # --- ddwd.yaml --------------------------------------------------------------------------------------------------------

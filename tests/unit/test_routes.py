@@ -10,7 +10,7 @@ import pytest
 from ddwd.config.routing import Condition, Route
 from ddwd.core.audit import Event
 from ddwd.extractor.decision import Stage
-from ddwd.store.hook_queue import Notices
+from ddwd.store.hook_queue import HookQueue
 from ddwd.store.operator_requests import Request
 from tests.unit.fakes import Image, image, one_error, power_cut
 from tests.unit.portal import Portal, names
@@ -236,7 +236,7 @@ def test_a_finished_study_is_marked_and_its_hook_told_wherever_the_power_is_cut(
         portal.start()
         portal.run(60)
         assert portal.published() == names(*images)
-        (notice,) = Notices(portal.paths.hooks).newest()
+        (notice,) = HookQueue(portal.paths.hooks).newest()
         assert (notice.route, notice.instances) == ("rest", 2)
         assert b'"instances": 2' in (portal.paths.output / notice.path / "study.done").read_bytes()
         if not stopped:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import PeerDownError
-from ddwd.store.claims import Alone, Left
+from ddwd.store.claims import LocalClaims, SharedWork
 from tests.unit.fakes import image
 from tests.unit.portal import Portal, names
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
 
 
-class Shared(Alone):
+class Shared(LocalClaims):
     """Claims that are shared; each entry of `looks` is one look at the connection: whether it is new."""
 
     are_shared = True
@@ -27,15 +27,15 @@ class Shared(Alone):
         self.breaks = False
         self.asked: list[OrthancId] = []
 
-    def look(self) -> bool:
+    def connect(self) -> bool:
         """See Claims."""
         return self.looks.pop(0) if self.looks else False
 
-    def left(self) -> Left:
+    def shared_work(self) -> SharedWork:
         """See Claims."""
         if self.breaks:
             raise PeerDownError("it broke again")
-        return Left(asked=self.asked)
+        return SharedWork(requested=self.asked)
 
 
 def test_the_cursors_are_read_again_although_the_new_connection_broke_at_once(

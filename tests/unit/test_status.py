@@ -220,7 +220,7 @@ def test_without_credentials_the_hint_is_given_once_and_the_rest_is_shown(machin
     assert len(report.wrong) == 1
     assert "systemctl start ddwd" in report.wrong[0]
     assert report.units
-    assert report.hearts[0].facts["received"] == 12
+    assert report.hearts[0].scp.received == 12
 
 
 @pytest.mark.parametrize(("age", "is_stale"), [(9.0, False), (11.0, True), (7200.0, True)])

@@ -197,11 +197,11 @@ def test_a_whole_round_is_told_of_and_remembered_over_a_restart(tmp_path: Path) 
     portal = Portal(tmp_path)
     portal.deliver(image())
     portal.run(20)
-    ended = portal.extractor.sources.swept()["ended_at"]
+    ended = portal.extractor.sources.swept().ended_at
     portal.start()
-    assert portal.extractor.sources.swept()["ended_at"] == ended > ""
+    assert portal.extractor.sources.swept().ended_at == ended > ""
     portal.run(2)
-    assert portal.extractor.sources.swept()["compared"] == 1
+    assert portal.extractor.sources.swept().compared == 1
 
 
 def test_a_turn_does_not_wait_for_the_sweep_and_the_loop_goes_on_when_it_wants(tmp_path: Path) -> None:

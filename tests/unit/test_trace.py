@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,8 +17,9 @@ from ddwd.extractor.quarantine import Subject
 from ddwd.status import trace as view
 from ddwd.status.status_codes import MEANINGS, explain
 from ddwd.store.custody import Custody
-from ddwd.store.delivery_log import Deliveries
+from ddwd.store.delivery_log import DeliveryLog
 from ddwd.store.operator_requests import Request
+from ddwd.store.status_files import EXTRACTOR
 from tests.unit.fakes import image
 from tests.unit.portal import Portal
 
@@ -40,7 +40,7 @@ def _trace(portal: Portal, *, extractor: bool = True) -> Trace:
     path = portal.paths.heartbeat("extractor")
     path.parent.mkdir(parents=True, exist_ok=True)
     if extractor:
-        path.write_text(json.dumps(extractor_status(portal.extractor, Totals(), portal.clock)))
+        EXTRACTOR.write_volatile(path, extractor_status(portal.extractor, Totals(), portal.clock))
     else:
         path.unlink(missing_ok=True)
     return view.trace(_STUDY, portal.config, (portal.gateway, portal.storage))
@@ -182,7 +182,7 @@ def test_other_destinations_of_its_rule_are_told_with_what_they_have(portal: Por
     record.route = "all"
     custody.write(record)
     portal.config = replace(portal.config, routes=(Route("all", also=("teaching", "pacs")),))
-    Deliveries(portal.paths.deliveries).add(
+    DeliveryLog(portal.paths.deliveries).add(
         "teaching", _STUDY, list(record.images)[:2], "2026-01-02T03:04:05Z"
     )
     told = _trace(portal)

@@ -180,7 +180,7 @@ def test_who_is_in_commitment_may_ask_for_it_and_for_nothing_more(
     titles = [one["AET"].lower() for one in tree["DicomModalities"].values()]
     assert len(titles) == len(set(titles))
     assert _locks(tree) == _locks(_gateway(*senders))
-    assert tree["Ddwd"].get("Commitments") == ("/var/lib/ddwd/commitment" if askers else None)
+    assert tree["Ddwd"].get("CommitmentQueue") == ("/var/lib/ddwd/commitment" if askers else None)
 
 
 def test_a_list_makes_no_image_of_the_web_or_of_the_storage_a_strangers() -> None:

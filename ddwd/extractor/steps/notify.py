@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from ddwd.store.custody import as_json
+from ddwd.store.custody import FORMAT
 from ddwd.store.hook_queue import Notice
 
 if TYPE_CHECKING:
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
     from ddwd.config.routing import Route
     from ddwd.store.custody import Record
-    from ddwd.store.hook_queue import Notices
+    from ddwd.store.hook_queue import HookQueue
     from ddwd.store.output_tree import OutputTree
 
 
 class PublishNotifier:
     """Serves the routes that have a marker, a command or a webhook."""
 
-    def __init__(self, routes: Iterable[Route], paths: Paths, output: OutputTree, notices: Notices) -> None:
+    def __init__(self, routes: Iterable[Route], paths: Paths, output: OutputTree, notices: HookQueue) -> None:
         self._routes = {one.name: one for one in routes if one.has_hook or one.marker}
         self._paths = paths
         self._output = output
@@ -50,7 +50,7 @@ class PublishNotifier:
             revision=record.revision,
             instances=len(record.images),
             published_at=record.published_at,
-            custody=as_json(record),
+            custody=FORMAT.body(record),
         )
 
 

@@ -157,7 +157,7 @@ class PublishStep:
         listing = study.listing
         if listing is None:
             return None
-        self._claims.make_sure(study.study_id)
+        self._claims.confirm(study.study_id)
         leave_out(study, self._publisher.publish(listing))
         published = self._record(study, listing)
         if study.record is not None:
@@ -166,7 +166,7 @@ class PublishStep:
             one is not study and one.listing is not None and one.listing.study_uid == listing.study_uid
             for one in in_flight
         )
-        self._spool.clear(listing, study.held, others=has_namesake)
+        self._spool.clear(listing, study.verified, others=has_namesake)
         return published
 
     def _record(self, study: StudyState, listing: Study) -> Published | None:

@@ -24,7 +24,7 @@ from ddwd.extractor.quarantine import Subject
 from ddwd.extractor.spool import WHOLE_DIGEST, digest_of, uid_of
 from ddwd.extractor.steps.verify import Known, foretold
 from ddwd.extractor.study import Fetched
-from ddwd.store.custody import Kept
+from ddwd.store.custody import InstanceRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence, Set
@@ -93,7 +93,7 @@ class _Round:
         """What has not come yet, by series."""
         return list((self.lacking or {}).values())
 
-    def count(self, kept: Kept) -> None:
+    def count(self, kept: InstanceRecord) -> None:
         """One that is staged, and no longer lacks."""
         self.found.kept.append(kept)
         (self.lacking or {}).pop(kept.orthanc_id, None)
@@ -323,7 +323,7 @@ class Retriever:
         this.count(kept)
         return True
 
-    def _compare(self, this: _Round, path: Path, one: Wanted, digest: str = "") -> Kept | None:
+    def _compare(self, this: _Round, path: Path, one: Wanted, digest: str = "") -> InstanceRecord | None:
         """What was proved where the file is what storage holds; otherwise None, and the reason is noted."""
         failed = this.found.failed
         try:
@@ -404,8 +404,8 @@ def _known(this: _Round, one: Wanted, digest: str) -> Known:
     )
 
 
-def _kept(one: Wanted, verdict: Verdict, *, at_gateway: bool) -> Kept:
-    return Kept(
+def _kept(one: Wanted, verdict: Verdict, *, at_gateway: bool) -> InstanceRecord:
+    return InstanceRecord(
         orthanc_id=one.orthanc_id,
         sop_uid=one.sop_uid,
         file=one.file,

@@ -1,0 +1,314 @@
+"""The one codec for state files: JSON with a schema number and, where the format has one, a checksum; replaced in one step.
+
+A format is declared once, next to the dataclass that it stores, and used by the one writer and by all readers. The JSON keys are the
+names of the dataclass's fields unless `stored` says otherwise; their order is the order of the fields, after `schema` and before
+`checksum`. A key that is missing has the field's default, and is damage where there is none; unknown keys are ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from functools import cache
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    NewType,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from ddwd.core import durable
+from ddwd.core.clock import stamp
+from ddwd.core.errors import DamagedStateError, NewerStateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Decoder = Callable[[Any], Any]
+
+T = TypeVar("T")
+
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_HOW = "ddwd.stored"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _How:
+    """How a field is stored; see `stored`."""
+
+    key: str = ""
+    omit_empty: bool = False
+    listed_by: str = ""
+    blank: bool = False
+    transient: bool = False
+
+
+def stored(
+    key: str = "",
+    *,
+    omit_empty: bool = False,
+    listed_by: str = "",
+    blank: bool = False,
+    transient: bool = False,
+) -> Mapping[str, _How]:
+    """Return the `metadata` of a dataclass's field that is not stored as it is.
+
+    `key`: the JSON key, if it is not the field's name. `omit_empty`: an empty value has no key. `listed_by`: a dictionary that is
+    stored as the list of its values, whose keys are that attribute of each. `blank`: None is stored as an empty object. `transient`: it is not
+    stored.
+    """
+    return {_HOW: _How(key, omit_empty, listed_by, blank, transient)}
+
+
+class StateFormat(Generic[T]):
+    """One kind of state file, which holds one `kind`: a dataclass or, for a table of texts, a dictionary.
+
+    `noun` names it in errors. `reads` are the schemas that are read, by default `schema` alone; `any_schema` reads every one.
+    """
+
+    def __init__(
+        self,
+        kind: type[T],
+        noun: str,
+        *,
+        schema: int | None = None,
+        reads: tuple[int, ...] = (),
+        any_schema: bool = False,
+        checksum: bool = False,
+        indent: int | None = None,
+    ) -> None:
+        self._kind = kind
+        self._noun = noun
+        self._schema = schema
+        self._reads = reads or (schema,)
+        self._any_schema = any_schema or schema is None
+        self._checksum = checksum
+        self._indent = indent
+
+    def body(self, value: T) -> dict[str, Any]:
+        """Return the JSON object of the file, with schema and checksum."""
+        body: dict[str, Any] = {} if self._schema is None else {"schema": self._schema}
+        body |= encode(value)
+        if self._checksum:
+            body["checksum"] = _checksum(body)
+        return body
+
+    def render(self, value: T) -> bytes:
+        """Return the content of the file."""
+        return json.dumps(self.body(value), indent=self._indent).encode("ascii") + b"\n"
+
+    def parse(self, content: bytes, where: str) -> T:
+        """Return what is stored as `content`; `where` is the path, for people.
+
+        Raises DamagedStateError, NewerStateError for a schema that this version does not read, and what the dataclass itself raises.
+        """
+        try:
+            body = json.loads(content)
+            if self._checksum and body["checksum"] != _checksum(body):
+                raise DamagedStateError(where, self._noun, "checksum")
+            if not self._any_schema and body["schema"] not in self._reads:
+                raise NewerStateError(
+                    f"{where}: schema {body['schema']}, from a newer ddwd; this one reads {self._schema} and before, and has changed "
+                    "nothing: install the newer one again, or go back as it said (docs/upgrade.md)"
+                )
+            value: T = decode(self._kind, body)
+        except _DAMAGE as error:
+            raise DamagedStateError(where, self._noun, type(error).__name__) from error
+        return value
+
+    def read(self, path: Path) -> T | None:
+        """Return what the file holds, None where there is none. Raises OSError, and as `parse`."""
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        return self.parse(content, str(path))
+
+    def read_or_none(self, path: Path) -> T | None:
+        """Return what the file holds; None where there is none, or none that this user or this version can read."""
+        with suppress(OSError, DamagedStateError, NewerStateError):
+            return self.read(path)
+        return None
+
+    def write(self, path: Path, value: T) -> None:
+        """Replace the file durably, in one step. Raises StorageFullError and OSError."""
+        durable.replace_file(path, self.render(value))
+
+    def write_readable(self, path: Path, value: T, mode: int) -> None:
+        """Replace the file as `write` does, with exactly `mode`, whatever the umask: for a reader that is another user."""
+        temporary = path.with_name(f".{path.name}.part")
+        try:
+            durable.unlink(temporary)
+            durable.write_new(temporary, [self.render(value)])
+            temporary.chmod(mode)
+            durable.rename(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+    def write_volatile(self, path: Path, value: T) -> None:
+        """Replace a file on /run in one step; every user may read it, and it does not survive a power cut. Raises OSError."""
+        durable.replace_volatile(path, self.render(value))
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    """Return the CRC32 of all other keys, whatever their layout in the file."""
+    rest = {key: value for key, value in body.items() if key != "checksum"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return f"{zlib.crc32(text.encode('ascii')):08x}"
+
+
+# --- dataclasses to JSON ----------------------------------------------------------------------------------------------
+
+
+def encode(value: Any) -> Any:
+    """Return the JSON value of a dataclass, or of what its fields hold."""
+    if type(value) in _SCALARS:
+        return value
+    if hasattr(value, "__dataclass_fields__"):
+        return _encode_fields(value)
+    if isinstance(value, Mapping):
+        return {key: encode(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [encode(one) for one in value]
+    if isinstance(value, datetime):
+        return stamp(value)
+    return value
+
+
+def _encode_fields(value: Any) -> dict[str, Any]:
+    body = {}
+    for name, how in _fields(value.__class__):
+        one = getattr(value, name)
+        if how.omit_empty and not one:
+            continue
+        if how.listed_by:
+            body[how.key] = [encode(item) for item in one.values()]
+        else:
+            body[how.key] = {} if one is None and how.blank else encode(one)
+    return body
+
+
+@cache
+def _fields(kind: Any) -> tuple[tuple[str, _How], ...]:
+    """Return the fields of a dataclass, each with its JSON key filled in."""
+    found = ((one.name, one.metadata.get(_HOW, _How())) for one in dataclasses.fields(kind))
+    return tuple(
+        (name, dataclasses.replace(how, key=how.key or name)) for name, how in found if not how.transient
+    )
+
+
+# --- JSON to dataclasses ----------------------------------------------------------------------------------------------
+
+
+def decode(kind: Any, body: Any) -> Any:
+    """Return `body` as a `kind`: a dataclass or the type of a field. Raises ValueError, KeyError or TypeError for anything else."""
+    return _decoder(kind)(body)
+
+
+@cache
+def _decoder(kind: Any) -> Decoder:
+    """Return the function that checks and converts a value of that type, which is built once."""
+    if isinstance(kind, NewType):
+        return _decoder(kind.__supertype__)
+    if hasattr(kind, "__dataclass_fields__"):
+        return _dataclass_decoder(kind)
+    if get_origin(kind) is not None:
+        return _generic_decoder(get_origin(kind), get_args(kind))
+    if hasattr(kind, "_fields"):
+        return _named_tuple_decoder(kind)
+    return _PLAIN.get(kind) or _scalar_decoder(kind)
+
+
+def _generic_decoder(origin: Any, arguments: tuple[Any, ...]) -> Decoder:
+    if origin is Literal:  # what an unknown text means is the owner's to say
+        return _scalar_decoder(str)
+    if origin in {Union, types.UnionType}:
+        [inner] = [_decoder(one) for one in arguments if one is not type(None)]
+        return lambda value: None if value is None else inner(value)
+    if origin is dict:
+        return _dict_decoder(*map(_decoder, arguments))
+    return _list_decoder(origin, _decoder(arguments[0]))
+
+
+def _scalar_decoder(kind: type) -> Decoder:
+    allowed = {int, float} if kind is float else {kind}
+
+    def scalar(value: Any) -> Any:
+        if type(value) not in allowed:
+            raise TypeError
+        return value
+
+    return scalar
+
+
+def _aware_datetime(value: Any) -> datetime:
+    found = datetime.fromisoformat(value)
+    if found.tzinfo is None:
+        raise ValueError
+    return found
+
+
+_PLAIN: dict[Any, Decoder] = {Any: lambda value: value, datetime: _aware_datetime}
+
+
+def _list_decoder(kind: type, inner: Decoder) -> Decoder:
+    def items(value: Any) -> Any:
+        if type(value) is not list:
+            raise TypeError
+        return kind(map(inner, value))
+
+    return items
+
+
+def _dict_decoder(key: Decoder, inner: Decoder) -> Decoder:
+    return lambda value: {key(name): inner(one) for name, one in value.items()}
+
+
+def _named_tuple_decoder(kind: Any) -> Decoder:
+    inner = [_decoder(hint) for hint in get_type_hints(kind).values()]
+    return lambda value: kind(*(one(item) for one, item in zip(inner, value, strict=True)))
+
+
+def _dataclass_decoder(kind: Any) -> Decoder:
+    hints = get_type_hints(kind)
+    required = {
+        one.name
+        for one in dataclasses.fields(kind)
+        if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+    }
+    plan = [
+        (how.key, name, _field_decoder(hints[name], how), name in required) for name, how in _fields(kind)
+    ]
+
+    def fields(value: Any) -> Any:
+        if type(value) is not dict:
+            raise TypeError
+        found = {
+            name: inner(value[key]) for key, name, inner, is_required in plan if is_required or key in value
+        }
+        return kind(**found)
+
+    return fields
+
+
+def _field_decoder(hint: Any, how: _How) -> Decoder:
+    if how.listed_by:
+        inner = _decoder(get_args(hint)[1])
+        return lambda value: {getattr(one, how.listed_by): one for one in map(inner, value)}
+    inner = _decoder(hint)
+    return (lambda value: inner(value or None)) if how.blank else inner

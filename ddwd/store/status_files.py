@@ -1,0 +1,266 @@
+"""The status files of the daemons on /run, as frozen dataclasses that the one writer and all readers share.
+
+Each file has a StateFormat at the end: the writer calls `write_volatile`, readers `read` or `read_or_none`. Every user of the machine
+may read these files; they have no patient data. Every field has a default, so that a file of an older version, which has fewer
+keys, is read. Stamps are UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ddwd.config.retention import Place
+from ddwd.core.model import OrthancId
+from ddwd.store.statefile import StateFormat, stored
+
+_NO_STUDY = OrthancId("")
+
+# --- ddwd-scp ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ScpStatus:
+    """What the receiver did since its start; `alive` is whether it answered its own last C-ECHO.
+
+    `progressed` is the seconds since the last bytes came, `strangers` counts rejected connections from other machines.
+    """
+
+    associations: int = 0
+    received: int = 0
+    received_bytes: int = 0
+    refused: int = 0
+    last_received: str | None = None
+    progressed: float = 0.0
+    strangers: int = 0
+    alive: bool = True
+    at: str = ""
+    pid: int = 0
+
+
+# --- ddwd-extractor ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class KeptStudies:
+    """Studies that should have been removed, and were kept for `reason`; `example` is the StudyInstanceUID of one."""
+
+    reason: str = ""
+    studies: int = 0
+    example: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceReport:
+    """What retention removed from one place (studies, images, bytes), and what it had to keep there, the commonest reason first."""
+
+    studies: int = 0
+    images: int = 0
+    bytes: int = 0
+    kept: tuple[KeptStudies, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionRound:
+    """One round of retention: UTC stamps of its begin and end, what broke it off, and a report for each place."""
+
+    began_at: str = ""
+    ended_at: str = ""
+    problem: str = ""
+    places: dict[Place, PlaceReport] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionStatus:
+    """The last round of retention and the current one, if any."""
+
+    last: RetentionRound | None = None
+    now: RetentionRound | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkTotals:
+    """What the extractor did since its start: published studies, retrieved images and bytes, images forwarded again, late revisions.
+
+    `failures` counts audit events by their name in lower case.
+    """
+
+    studies: int = 0
+    instances: int = 0
+    bytes: int = 0
+    forwarded: int = 0
+    late: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SweepStatus:
+    """Progress of the sweep: studies compared in this round, its begin, and the end of the last complete round."""
+
+    compared: int = 0
+    began_at: str = ""
+    ended_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Images of the open studies that wait before each hop."""
+
+    storage: int = 0
+    disk: int = 0
+    publish: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeStatus:
+    """One volume: free and total bytes and inodes, the reserve in bytes, its level as disk_space.Level in lower case.
+
+    `paths` are all watched paths on it; `stops` names what waits for space; `hours_left` is None while it does not fill up.
+    """
+
+    path: str = ""
+    paths: tuple[str, ...] = ()
+    free: int = 0
+    total: int = 0
+    inodes_free: int = 0
+    inodes: int = 0
+    reserve: int = 0
+    level: str = ""
+    stops: tuple[str, ...] = ()
+    hours_left: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InFlightStudy:
+    """One open study: its stage as `state`, why it is there, and how many of its images each hop has.
+
+    `status` is the DIMSE status of the last failure, `blocker` what stops it, as the extractor's Blocker.
+    """
+
+    study: OrthancId = _NO_STUDY
+    study_uid: str = ""
+    aet: str = ""
+    state: str = ""
+    route: str = ""
+    reason: str = ""
+    status: str = ""
+    blocker: str = ""
+    instances: int = 0
+    on_gateway: int = 0
+    on_storage: int = 0
+    on_disk: int = 0
+    set_aside: int = 0
+    failures: int = 0
+    opened_at: str = ""
+    newest_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedStudy:
+    """One study that was just published; `seconds` from its newest image seen on either Orthanc to publication."""
+
+    study: OrthancId = _NO_STUDY
+    study_uid: str = ""
+    aet: str = ""
+    route: str = ""
+    instances: int = 0
+    added: int = 0
+    bytes: int = 0
+    revision: int = 1
+    published_at: str = ""
+    seconds: float = 0.0
+    state: str = "published"
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractorStatus:
+    """State of the extractor: `counts` are open studies by stage, `peers` is "ok" or a reason for each server it needs.
+
+    `swept` is None in the file of a version without a sweep, `retention` if the settings allow no removal.
+    """
+
+    updated: str = ""
+    pid: int = 0
+    paused: bool = False
+    counts: dict[str, int] = field(default_factory=dict)
+    totals: WorkTotals = field(default_factory=WorkTotals)
+    turn_seconds: float = 0.0
+    swept: SweepStatus | None = field(default=None, metadata=stored(blank=True))
+    retention: RetentionStatus | None = field(default=None, metadata=stored(blank=True))
+    backlog: Backlog = field(default_factory=Backlog)
+    peers: dict[str, str] = field(default_factory=dict)
+    disk: tuple[VolumeStatus, ...] = ()
+    in_flight: tuple[InFlightStudy, ...] = ()
+    recent: tuple[FinishedStudy, ...] = ()
+
+
+# --- ddwd-courier, ddwd-hooks, the self test --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationStatus:
+    """State of one destination: `state` is ok or away since `since`, and what waits for it.
+
+    `wait`, which is not stored, is the seconds until its queue is due again; None if nothing is due.
+    """
+
+    name: str = ""
+    kind: str = ""
+    state: str = ""
+    since: str = ""
+    reason: str = ""
+    studies: int = 0
+    images: int = 0
+    oldest: str = ""
+    delivered: int = 0
+    delivered_at: str = ""
+    wait: float | None = field(default=None, metadata=stored(transient=True))
+
+
+@dataclass(frozen=True, slots=True)
+class CourierStatus:
+    """All destinations that ddwd-courier serves."""
+
+    at: str = ""
+    destinations: tuple[DestinationStatus, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingNotice:
+    """One study whose hook has not succeeded yet; `seconds` until the next attempt, at the time `at`."""
+
+    study: OrthancId = _NO_STUDY
+    study_uid: str = ""
+    route: str = ""
+    revision: int = 0
+    since: str = ""
+    running: bool = False
+    failures: int = 0
+    reason: str = ""
+    seconds: int = 0
+    at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HooksStatus:
+    """Notified studies since the start of ddwd-hooks, and the waiting notices."""
+
+    at: str = ""
+    told: int = 0
+    waiting: tuple[WaitingNotice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTestResult:
+    """Result of a self test: seconds since the last image was sent, for each hop that was reached."""
+
+    at: str = ""
+    ok: bool = False
+    text: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+SCP = StateFormat(ScpStatus, "status file")
+EXTRACTOR = StateFormat(ExtractorStatus, "status file", indent=1)
+COURIER = StateFormat(CourierStatus, "status file")
+HOOKS = StateFormat(HooksStatus, "status file")
+SELF_TEST = StateFormat(SelfTestResult, "result of the self test")
