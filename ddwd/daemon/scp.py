@@ -19,7 +19,7 @@ from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
 from ddwd.daemon.loop import Loop, TickResult
-from ddwd.dicom.store_scp import Counts, StoreScp
+from ddwd.dicom.store_scp import StoreScp
 from ddwd.monitoring.rejected_associations import RejectionReporter
 from ddwd.store.status_files import SCP, ScpStatus
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.core.clock import Clock
+    from ddwd.dicom.store_service import Counts
 
 log = logging.getLogger("ddwd.scp")
 

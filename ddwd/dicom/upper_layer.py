@@ -25,6 +25,7 @@ from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
 
 from ddwd.dicom import contexts
+from ddwd.dicom.receive_buffer import ReceiveBuffer, has_pending
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +47,6 @@ _LOST_SECONDS = 20
 _HEADER = struct.Struct(">BxL")
 _PDV = struct.Struct(">LB")
 _P_DATA_TF = 0x04
-_READ_AHEAD = 64 * 1024
 _LEFT_OVER = 1024 * 1024
 """Bytes that are still taken from a peer after our last PDU, so that it can read that one; then the connection is cut."""
 _ESTABLISHED = "Sta6"  # PS3.8 table 9-5: association established and ready for data transfer
@@ -95,7 +95,7 @@ class UpperLayer(DULServiceProvider):
         self._connection = former.socket.socket if former.socket else None
         self._bell_lock = threading.Lock()
         self._poller: select.poll | None = None
-        self._received = Received()
+        self._received = ReceiveBuffer(_HEADER.size + MAX_PDU)
         self._left_over = 0
         self.socket = former.socket
         self.event_queue = former.event_queue
@@ -208,7 +208,7 @@ class UpperLayer(DULServiceProvider):
             return False
         if association_socket is not self._connection or self._poller is None:
             self._attend(association_socket)
-        if isinstance(association_socket, ssl.SSLSocket) and _has_pending(association_socket):
+        if isinstance(association_socket, ssl.SSLSocket) and has_pending(association_socket):
             return self._received.look(association_socket)
         found = cast("select.poll", self._poller).poll(_TICK * 1000)
         descriptors = [descriptor for descriptor, _ in found]
@@ -273,105 +273,6 @@ class UpperLayer(DULServiceProvider):
     def _is_at_once(self) -> bool:
         """Whether a P-DATA-TF may be dealt with now: action DT-2 is all there is to it, and no event stands before it."""
         return self.state_machine.current_state == _ESTABLISHED and not self.event_queue.queue
-
-
-class Received:
-    """Bytes of the peer between the socket and the PDUs: a small object with its command takes one read instead of four.
-
-    Only small PDUs are read ahead; the body of a large one is read into its place, to its end and no further. The buffer is as long as
-    the peer's PDUs need it: a connection that sends none, or small ones, costs little.
-    """
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._start = 0
-        self.size = 0
-
-    def take(self, peer: socket.socket, length: int, deadline: float) -> memoryview:
-        """Exactly `length` bytes, sound until the next take. Raises OSError where the peer closes or is too slow."""
-        if self.size < length:
-            self._make_room(length)
-        while self.size < length:
-            self._receive(peer, max(length - self.size, _READ_AHEAD - self.size), deadline)
-        start = self._start
-        self._start += length
-        self.size -= length
-        return memoryview(self._buffer)[start : start + length]
-
-    def look(self, peer: ssl.SSLSocket) -> bool:
-        """Whether bytes came, or their end, of a peer that may have said something of TLS alone (PS3.15 section B.9)."""
-        self._make_room(_READ_AHEAD)
-        try:
-            received = _receive_now(peer, memoryview(self._buffer)[self.size : _READ_AHEAD])
-        except OSError:
-            return True  # found again by the next take
-        self.size += received or 0
-        return received is not None
-
-    def discard(self, peer: socket.socket) -> int:
-        """Drop all that is here, and read ahead once more; the number of bytes, 0 where the peer has closed."""
-        dropped, self.size = self.size, 0
-        if dropped:
-            return dropped
-        self._make_room(_READ_AHEAD)
-        try:
-            return _receive_now(peer, memoryview(self._buffer)[:_READ_AHEAD]) or 0
-        except OSError:
-            return 0
-
-    def free(self) -> None:
-        """Give the buffer up: what is left of an association may lie in memory for a while after its end."""
-        self._buffer = bytearray()
-        self._start = self.size = 0
-
-    def _make_room(self, length: int) -> None:
-        """Move what is there to the front of a buffer that is long enough."""
-        rest = self._buffer[self._start : self._start + self.size]
-        if length > len(self._buffer):
-            self._buffer = bytearray(
-                _READ_AHEAD if length <= _READ_AHEAD else max(length, _HEADER.size + MAX_PDU)
-            )
-        self._buffer[: self.size] = rest
-        self._start = 0
-
-    def _receive(self, peer: socket.socket, most: int, deadline: float) -> None:
-        received = _receive_now(peer, memoryview(self._buffer)[self.size : self.size + most])
-        if received is None:
-            rest = deadline - time.monotonic()
-            if rest <= 0:
-                raise TimeoutError("a PDU took too long")
-            poller = select.poll()
-            poller.register(peer, select.POLLIN)
-            poller.poll(rest * 1000)
-            return
-        if not received:
-            raise ConnectionError("closed in the middle of a PDU")
-        self.size += received
-
-
-def _receive_now(peer: socket.socket, view: memoryview) -> int | None:
-    """Bytes that are there, without waiting for any; None where there are none yet, 0 at their end."""
-    if not isinstance(peer, ssl.SSLSocket):
-        try:
-            return peer.recv_into(view, 0, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
-    patience = peer.gettimeout()
-    peer.settimeout(0)  # it knows no flags
-    try:
-        return peer.recv_into(view)
-    except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-        return None
-    finally:
-        peer.settimeout(patience)
-
-
-def _has_pending(peer: ssl.SSLSocket) -> bool:
-    """Whether decrypted bytes wait, which poll(2) does not know of."""
-    try:
-        return peer.pending() > 0
-    except (OSError, ValueError):  # closed meanwhile: poll tells
-        return False
 
 
 def no_delay(connection: socket.socket) -> None:
