@@ -312,7 +312,12 @@ def test_orthanc_is_asked_to_read_the_identifiers_alone_and_only_if_they_are_not
 ) -> None:
     asked: list[bytes] = []
     identify = site.index.identify
-    monkeypatch.setattr(site.index, "identify", lambda part: asked.append(part) or identify(part))
+
+    def noted(part: bytes) -> tuple[str, str, str, str]:
+        asked.append(part)
+        return identify(part)
+
+    monkeypatch.setattr(site.index, "identify", noted)
     assert site.door.judge(encoded(syntax, patient)) is Admission.KEEP
     assert len(asked) == (patient != "PLAIN")
     for part in asked:
