@@ -50,6 +50,10 @@ _INFLATED = 16 * 1024 * 1024
 """Bytes of a deflated data set that are inflated to find the head: a deflate bomb ends here."""
 
 
+_EXPLICIT_META = bytes(128) + b"DICM" + struct.pack("<HH2sH20s", 2, 0x10, b"UI", 20, b"1.2.840.10008.1.2.1")
+"""Beginning of a Part 10 file in Explicit VR Little Endian, with the one element that a reader needs."""
+
+
 class UnreadableError(Exception):
     """The head cannot be parsed; the message says why and carries no value of the data set."""
 
@@ -70,7 +74,7 @@ def read_head(descriptor: int, start: int, transfer_syntax: str, first: bytes = 
     Raises UnreadableError, OSError.
     """
     read = _inflated(descriptor, start) if transfer_syntax in DEFLATED else _blocks(descriptor, start, first)
-    values = _scan(read, _endian(transfer_syntax), _WANTED)
+    values, _ = _scan(read, _endian(transfer_syntax), _WANTED)
     tags = (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES)
     return Head(*(values.get(tag, "").strip(_PADDING) for tag in tags))
 
@@ -86,12 +90,32 @@ class Identity:
 
 
 def read_identity(content: bytes) -> Identity:
-    """Read the identifiers of a whole Part 10 file. Raises UnreadableError; a deflated data set counts as unreadable."""
+    """Read the identifiers of a whole Part 10 file. Raises UnreadableError."""
     transfer_syntax, start = _read_meta(content)
-    if transfer_syntax in DEFLATED:
-        raise UnreadableError("the data set is deflated")
-    values = _scan(_of(content, start), _endian(transfer_syntax), _IDENTIFYING)
+    read = _of(_inflate(content[start:]), 0) if transfer_syntax in DEFLATED else _of(content, start)
+    values, _ = _scan(read, _endian(transfer_syntax), _IDENTIFYING)
     return Identity(*(values.get(tag, "") for tag in (_PATIENT_ID, _STUDY, _SERIES, _SOP_INSTANCE)))
+
+
+def is_deflated(content: bytes) -> bool:
+    """Return whether the data set of a whole Part 10 file is a deflate stream; False if that cannot be read."""
+    with suppress(UnreadableError):
+        return _read_meta(content)[0] in DEFLATED
+    return False
+
+
+def identifying_part(content: bytes) -> bytes:
+    """Return a whole Part 10 file up to its SeriesInstanceUID, inflated if it was deflated. Raises UnreadableError.
+
+    It is read in the time that its head takes, whatever its pixels: a deflate bomb of 2 MB is 2 GB inflated.
+    """
+    transfer_syntax, start = _read_meta(content)
+    if transfer_syntax not in DEFLATED:
+        _, end = _scan(_of(content, start), _endian(transfer_syntax), _IDENTIFYING)
+        return content[: start + end]
+    data = _inflate(content[start:])
+    _, end = _scan(_of(data, 0), "<", _IDENTIFYING)
+    return _EXPLICIT_META + data[:end]
 
 
 def is_nested_deeper(content: bytes, most: int) -> bool:
@@ -218,8 +242,8 @@ def _inflated(descriptor: int, start: int) -> Read:
     return lambda offset, length: head[offset : offset + length]
 
 
-def _scan(read: Read, endian: str, wanted: Set[int]) -> dict[int, str]:
-    """The wanted values of the top level."""
+def _scan(read: Read, endian: str, wanted: Set[int]) -> tuple[dict[int, str], int]:
+    """Return the wanted values of the top level, and the offset behind the SeriesInstanceUID."""
     tag_of, long_of, short_of = (
         struct.Struct(f"{endian}HH"),
         struct.Struct(f"{endian}L"),
@@ -232,7 +256,7 @@ def _scan(read: Read, endian: str, wanted: Set[int]) -> dict[int, str]:
     for _ in range(_ELEMENTS):
         header = read(position, 12)
         if len(header) < 8:  # noqa: PLR2004 - the shortest element
-            return values
+            return values, position
         group, element = tag_of.unpack_from(header)
         tag = group << 16 | element
         if group == _DELIMITER_GROUP:
@@ -246,7 +270,7 @@ def _scan(read: Read, endian: str, wanted: Set[int]) -> dict[int, str]:
                 position += length
             continue
         if not open_levels and tag > _SERIES:
-            return values
+            return values, position
         size, length, unknown = _measure(header, long_of, short_of, implicit=implicit)
         position += size
         if length == _UNDEFINED:

@@ -9,10 +9,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
-from pydicom import dcmread
+from pydicom import dcmread, dcmwrite
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from ddwd.core import durable
 from ddwd.core.disk_space import Space
+from ddwd.dicom import head
+from ddwd.dicom.head import UnreadableError
 from ddwd.orthanc.plugin import admission as door_module
 from ddwd.orthanc.plugin.admission import Admission, AdmissionFilter, NotDicomError, Settings, orthanc_ids
 from tests.unit.fakes import FakeClock, Image, image
@@ -267,3 +276,59 @@ def test_a_volume_that_cannot_be_looked_at_refuses_nothing(tmp_path: Path) -> No
         Settings(tmp_path, (tmp_path / "none",), RESERVE), FakeIndex(), FakeClock().monotonic
     )
     assert door.judge(image().content) is Admission.KEEP
+
+
+SYNTAXES = [
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+]
+
+
+def encoded(syntax: str, patient: str) -> bytes:
+    """A file of 100 kB in that transfer syntax."""
+    one = dcmread(io.BytesIO(image(patient="A").content))
+    one.SpecificCharacterSet = "ISO_IR 100"
+    one.PatientID = patient
+    one.PixelData = bytes(100_000)
+    one["PixelData"].VR = "OB"
+    one.file_meta.TransferSyntaxUID = UID(syntax)
+    buffer = io.BytesIO()
+    dcmwrite(
+        buffer,
+        one,
+        enforce_file_format=True,
+        implicit_vr=syntax == ImplicitVRLittleEndian,
+        little_endian=syntax != ExplicitVRBigEndian,
+    )
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("patient", ["PLAIN", "M\u00fcller"])
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_orthanc_is_asked_to_read_the_identifiers_alone_and_only_if_they_are_not_plain(
+    site: Site, monkeypatch: pytest.MonkeyPatch, syntax: str, patient: str
+) -> None:
+    asked: list[bytes] = []
+    identify = site.index.identify
+
+    def noted(part: bytes) -> tuple[str, str, str, str]:
+        asked.append(part)
+        return identify(part)
+
+    monkeypatch.setattr(site.index, "identify", noted)
+    assert site.door.judge(encoded(syntax, patient)) is Admission.KEEP
+    assert len(asked) == (patient != "PLAIN")
+    for part in asked:
+        assert len(part) < 2000
+        assert str(dcmread(io.BytesIO(part)).PatientID) == patient
+
+
+def test_a_deflated_object_with_no_end_of_elements_before_its_identifiers_is_refused_unread(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "_ELEMENTS", 3)
+    content = encoded(DeflatedExplicitVRLittleEndian, "M\u00fcller")
+    with pytest.raises(UnreadableError, match="too many elements"):
+        site.door.judge(content)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from ddwd.core import durable
 from ddwd.core.disk_space import Level, level_of, space_of
 from ddwd.core.model import VIEWER
-from ddwd.dicom.head import UnreadableError, is_nested_deeper, read_identity
+from ddwd.dicom.head import UnreadableError, identifying_part, is_deflated, is_nested_deeper, read_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -190,10 +190,17 @@ class AdmissionFilter:
             self._index.forget(instance)
 
     def _identify(self, content: bytes) -> OrthancIds:
-        with suppress(UnreadableError):
+        """Raises NotDicomError; UnreadableError if the object is deflated and its head is not at its beginning."""
+        part = content
+        try:
             if ids := orthanc_ids(content):
                 return ids
-        return _ids_of(*self._index.identify(content))
+            part = identifying_part(content)
+        except UnreadableError:
+            # no other request to this Orthanc is answered while it parses, and inflating has no bound
+            if is_deflated(content):
+                raise
+        return _ids_of(*self._index.identify(part))
 
     def _rivals(self, instance: str) -> list[_InFlight]:
         since = self._now() - _IN_FLIGHT_SECONDS
