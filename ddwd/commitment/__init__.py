@@ -1,1 +1,1 @@
-"""Storage commitment (PS3.4 annex J): what a modality asks is answered by what is really kept, and not by an index."""
+"""Storage commitment (PS3.4 annex J): answer requests of modalities by proof of the stored files, not by an index."""

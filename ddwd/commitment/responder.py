@@ -1,7 +1,7 @@
-"""Answers the requests for storage commitment that wait: each once it is settled, or its time is over, by what is true then.
+"""Answer waiting requests for storage commitment: each once it is settled or its time is over, by the state at that moment.
 
-Only what was asked is on disk (state/commitments.py); after a restart each request is looked at anew. A modality that does not
-take its report is tried again, ever more rarely, for a day; after that it has heard nothing, which commits nobody to anything.
+Only the request is on disk (store/commitment_queue.py); after a restart each request is examined anew. A report that a modality does
+not take is retried for a day, then dropped: without a report the modality keeps its objects.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ddwd.store.commitment_queue import CommitmentQueue, CommitmentRequest
 
     Report = Callable[[Station, str, CommitmentResult], None]
-    """Tells a station the answer to a transaction. Raises PeerDownError, PeerRefusedError."""
+    """Reports the result of a transaction to a station. Raises PeerDownError, PeerRefusedError."""
 
 log = logging.getLogger("ddwd.commitment")
 
@@ -68,7 +68,7 @@ def _backoff() -> Backoff:
 
 
 class CommitmentResponder:
-    """The requests that wait, and how they are answered; `wait` is in seconds."""
+    """Answers waiting requests; `wait` is the longest time in seconds that a request waits for its images."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class CommitmentResponder:
         self._retries = _Retries(clock)
 
     def turn(self) -> str:
-        """Look at each request once; how it stands, in one line. Raises OSError."""
+        """Examine each request once; return the state in one line. Raises OSError."""
         waiting = self._commitments.waiting()
         for gone in self._open.keys() - set(waiting):
             del self._open[gone]

@@ -1,4 +1,4 @@
-"""Whether an object that a modality asks about is kept: looked for in the index, and then proved by its file.
+"""Verify that an object of a commitment request is kept: look it up in the index, then prove it by its file.
 
 `stored`: ORTHANC1 has it, or ORTHANC2 where ORTHANC1 no longer does, and the file has the MD5 it came with. `verified`: the custody
 record names it, and the published file has the recorded SHA-256. Either way its SOP class is the one asked about, and no object of
@@ -49,14 +49,14 @@ Found = dict["Reference", list[Copy]]
 
 @dataclass(frozen=True, slots=True)
 class CommitmentResult:
-    """What is kept, and what is not for which reason."""
+    """The objects that are kept, and the others with the reason."""
 
     committed: tuple[Reference, ...]
     failed: Mapping[Reference, Reason]
 
 
 class CommitmentVerifier:
-    """What both Orthancs, the custody records and the published files say together."""
+    """Combines both Orthancs, the custody records and the published files."""
 
     def __init__(
         self,

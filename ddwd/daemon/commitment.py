@@ -1,4 +1,4 @@
-"""Entry point of ddwd-commitment: answers what modalities ask by storage commitment. Nothing else depends on it."""
+"""Entry point of ddwd-commitment: answers storage commitment requests of modalities."""
 
 from __future__ import annotations
 

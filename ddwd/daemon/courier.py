@@ -1,4 +1,4 @@
-"""Entry point of ddwd-courier: brings studies whose rule has `also` to other destinations, by jobs of the gateway's. Nothing depends on it."""
+"""Entry point of ddwd-courier: delivers studies whose rule has `also` to other destinations, by jobs of the gateway."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Hears by inotify when an Orthanc's Lua touches its doorbell file. Used by the extractor; the poll is the net below.
+"""Wake a loop by inotify when a file in a watched folder is written; polling finds what an event missed.
 
-A missed ring costs at most one POLL_INTERVAL, so nothing here is ever an error.
+A missed event delays work by at most one POLL_INTERVAL, so no failure here is an error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Entry point of ddwd-hooks: tells the hooks of rules that a study is finished. Runs as user ddwd-hooks; nothing depends on it.
+"""Entry point of ddwd-hooks: runs the hooks of rules for published studies. Runs as user ddwd-hooks.
 
 It knows no more than it needs: not the settings, which hold passwords, but the table of hooks that ddwd-provision renders from them.
 """

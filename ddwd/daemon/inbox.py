@@ -1,4 +1,4 @@
-"""Entry point of ddwd-inbox: looks after the drop folder, and sends what is complete to the gateway. Nothing else depends on it."""
+"""Entry point of ddwd-inbox: sends complete items of the drop folder to the gateway."""
 
 from __future__ import annotations
 

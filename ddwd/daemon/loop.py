@@ -1,4 +1,4 @@
-"""The main loop of both daemons: a cycle, then a wait; signals only set flags. The one place that speaks to systemd.
+"""Main loop of the daemons: a cycle, then a wait; signals only set flags. The only module that notifies systemd.
 
 A sign of life (WATCHDOG=1) goes out only from here, only by the thread that does the work, and only while what it looks after is
 healthy: a hung cycle, a hung worker or a stopped process all end in systemd's SIGABRT, which prints every thread's stack.
@@ -26,7 +26,7 @@ _SHARE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class TickResult:
-    """What a cycle reports: a status line for `systemctl status`, whether what it looks after is alive, when it wants to run again.
+    """Result of a cycle: a status line for `systemctl status`, whether its parts are healthy, and when the next cycle is due.
 
     `wait` is in seconds; None is the loop's own interval.
     """

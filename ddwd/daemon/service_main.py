@@ -1,4 +1,4 @@
-"""How a unit is entered that the settings may not need: one answer to its ExecCondition=, one line for what is wrong."""
+"""Entry point of optional units: answer ExecCondition= by the settings, print a failure as one line."""
 
 from __future__ import annotations
 

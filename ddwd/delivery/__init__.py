@@ -1,1 +1,1 @@
-"""Studies whose rule has `also` are brought to other destinations, each with a backlog of its own. Nothing else depends on it."""
+"""Deliver studies whose rule has `also` to other destinations, each with its own queue. No other package depends on it."""

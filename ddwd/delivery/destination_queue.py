@@ -1,7 +1,7 @@
-"""One destination's own backlog: what it still lacks of which study, and when that is sent. Knows nothing of the other destinations.
+"""Queue of one destination: the images it is missing, by study, and when they are sent. Independent of all other destinations.
 
-What it lacks is always the gateway's instance set less what was proved before; only that is remembered on disk. So a crash, a job
-that the gateway forgot, and an image that came late are all the same: the sets are compared again. Sending twice is harmless.
+The missing images are the gateway's instance set minus the images proved to be delivered; only the latter are stored on disk. After a
+crash, for a job that the gateway forgot and for a late image the sets are compared again. Sending an image twice is harmless.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from ddwd.store.delivery_log import DeliveryLog
 
 _BLOCKS = (200, 20, 1)
-"""Images in one job: fewer after each failure, until one that is refused holds up itself alone."""
+"""Images in one job: fewer after each failure, until a refused image delays no other."""
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 300.0
 """Between two tries of one study, and between two of a destination that does not answer."""
 _LOOKED_AT = 50
-"""Studies compared, or begun, in one turn: they bound it."""
+"""Most studies compared, or started, in one turn: bounds its duration."""
 _LONG_SECONDS = 60.0
-"""After which a job is doubted, and again."""
+"""Seconds after which a running job makes the queue check that the destination answers; repeated at this interval."""
 _GATEWAY_SECONDS = 5.0
-"""Before a gateway that did not answer is asked again."""
+"""Seconds before a gateway that did not answer is asked again."""
 _POLL_SECONDS = 0.5
-"""Between two looks at jobs that are under way."""
+"""Seconds between two looks at running jobs."""
 
 
 def _backoff() -> Backoff:
@@ -46,7 +46,7 @@ def _backoff() -> Backoff:
 
 
 class _Job(NamedTuple):
-    """One job of the gateway's: the images it sends, and when it was submitted, by the monotonic clock."""
+    """One job of the gateway: the images it sends, and when it was submitted (monotonic clock)."""
 
     images: frozenset[OrthancId]
     began: float
@@ -54,7 +54,7 @@ class _Job(NamedTuple):
 
 @dataclass
 class _Study:
-    """One study that the destination may lack images of."""
+    """One study that may have images missing at the destination."""
 
     since: str
     changed: bool = True
@@ -71,12 +71,12 @@ class _Study:
 
     @property
     def block(self) -> int:
-        """Images in its next job."""
+        """Number of images in its next job."""
         return _BLOCKS[min(self.backoff.failures, len(_BLOCKS) - 1)]
 
 
 class DestinationQueue:
-    """Takes a turn at each call of `turn`; `routes` are the rules by name."""
+    """Sends missing images to one destination, one turn per call of `turn`; `routes` are the rules by name."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class DestinationQueue:
         clock: Clock,
         settle: float = 0.0,
     ) -> None:
-        """`settle` are the seconds after which images that are new to it are sent: a study goes in few jobs, and is told of once."""
+        """`settle` is the seconds that new images wait before they are sent, so that a study takes few jobs and causes one event."""
         self._settle_seconds = settle
         self.name = transport.name
         self._transport = transport
@@ -107,7 +107,7 @@ class DestinationQueue:
         self._gateway_failed = False
 
     def turn(self, offered: Iterable[OrthancId], *, hasten: bool = False) -> DestinationStatus:
-        """Look at what is offered, take in what jobs have done, send what is due. Raises StateError, StorageFullError and OSError."""
+        """Compare the offered studies, collect finished jobs, send what is due. Raises StateError, StorageFullError and OSError."""
         for study in offered:
             self._open.setdefault(study, _Study(stamp(self._clock.utc()))).changed = True
         if hasten:
@@ -126,7 +126,7 @@ class DestinationQueue:
         for one in self._open.values():
             one.due, one.changed = 0.0, True
 
-    # --- what the destination lacks ---------------------------------------------------------------------------------
+    # --- what the destination is missing -----------------------------------------------------------------------------
 
     def _compare(self) -> None:
         changed = [study for study, one in self._open.items() if one.changed]
@@ -170,7 +170,7 @@ class DestinationQueue:
                 if job is not None and job.in_flight:
                     self._doubt(began)
                     continue
-                if job is None:  # the gateway was restarted: nobody knows what became of it
+                if job is None:  # the gateway was restarted: the outcome is unknown
                     one.changed = True
                 elif job.state == "Success":
                     self._sent(study, one, block)
@@ -179,7 +179,7 @@ class DestinationQueue:
                 del one.jobs[job_id]
 
     def _doubt(self, began: float) -> None:
-        """A job that takes long may wait for a destination that hangs: then that is told before the job ends."""
+        """Check the destination while a job takes long: report one that hangs before the job ends."""
         now = self._clock.monotonic()
         if now - began < _LONG_SECONDS or now < self._due:
             return
@@ -190,7 +190,7 @@ class DestinationQueue:
             self._is_away("it does not answer, and a job does not end")
 
     def _sent(self, study: OrthancId, one: _Study, block: frozenset[OrthancId]) -> None:
-        """A destination that can be asked must list them; of another the job's own success is the proof."""
+        """Prove the sent images: by the list of a destination that can be queried, else by the success of the job."""
         self._is_back()
         listed = self._listed(one, block)
         self._prove(study, one, block if listed is None else listed)
@@ -210,13 +210,13 @@ class DestinationQueue:
             self._is_away(reason)
 
     def _put_off(self, one: _Study, reason: str) -> None:
-        """Only of this study: another may be sent at once."""
+        """Delay the next try of this study only."""
         one.reason, one.innocent = reason, False
         one.due = self._clock.monotonic() + one.backoff.failed()
         one.changed = True
 
     def _listed(self, one: _Study, images: Iterable[OrthancId]) -> frozenset[OrthancId] | None:
-        """Which of these images the destination lists; None where it does not tell."""
+        """Return which of these images the destination lists; None where it cannot be queried."""
         listed = self._transport.listed(one.study_uid)
         if listed is None:
             return None
@@ -250,7 +250,7 @@ class DestinationQueue:
                 return
 
     def _room(self) -> int:
-        """Jobs that may be submitted now; a single one, to try, where it did not answer last time."""
+        """Return how many jobs may be submitted now; one, as a trial, where the destination did not answer last time."""
         running = sum(len(one.jobs) for one in self._open.values())
         if not self._away:
             return JOBS_ELSEWHERE - running
@@ -263,7 +263,7 @@ class DestinationQueue:
         return 1
 
     def _send_of(self, study: OrthancId, one: _Study, room: int) -> int:
-        """Submit jobs for this study, at most `room`, those last that were refused by themselves; how many."""
+        """Submit at most `room` jobs for this study, images refused before last; return the number of jobs."""
         if not one.jobs:
             self._ask(study, one)
         flying: frozenset[OrthancId] = frozenset().union(*(job.images for job in one.jobs.values()))
@@ -281,7 +281,7 @@ class DestinationQueue:
         return submitted
 
     def _ask(self, study: OrthancId, one: _Study) -> None:
-        """What it lists already need not be sent."""
+        """Query the destination first: images that it lists already need not be sent."""
         self._prove(study, one, self._listed(one, one.missing) or frozenset())
         one.changed = one.changed or not one.missing
 
@@ -330,7 +330,7 @@ class DestinationQueue:
         )
 
     def _wait(self) -> float | None:
-        """Seconds until there is something to do; None where nothing waits."""
+        """Return the seconds until the queue is due; None where no work waits."""
         if self._gateway_failed:
             return _GATEWAY_SECONDS
         if not self._open:

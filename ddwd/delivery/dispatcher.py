@@ -1,6 +1,7 @@
-"""Finds the studies whose rule has `also`, and hands them to the lanes: by the gateway's changes at once, by rounds over everything for sure.
+"""Find the studies whose rule has `also` and add them to the queues of their destinations.
 
-Each lane works in a thread of its own, one turn after the other, so that a destination that hangs holds up nothing but itself.
+The gateway's changes find them at once; a sweep over all studies finds what the changes missed. Each queue runs in a thread of its own, one
+turn after the other, so that a destination that hangs delays no other.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("ddwd.delivery")
 
 _BROKEN_SECONDS = 5.0
-"""Before a lane that could not write is given its next turn."""
+"""Seconds before the next turn of a queue that could not write its state."""
 _HUNG_SECONDS = 600.0
-"""A turn of a lane is bounded by time-outs far below this."""
+"""A turn that takes longer hangs: the time-outs within a turn are far below this."""
 
 
 class Recipients:
-    """Who is to have a study: the destinations of its rule."""
+    """Look up the destinations of studies by their rules."""
 
     def __init__(self, gateway: OrthancPort, routes: Mapping[str, Route], deliveries: DeliveryLog) -> None:
         self._gateway = gateway
@@ -41,13 +42,13 @@ class Recipients:
         self._deliveries = deliveries
 
     def of(self, studies: Sequence[OrthancId]) -> dict[OrthancId, tuple[str, ...]]:
-        """Each study with its destinations; those with none are left out. Raises PeerDownError, PeerRefusedError."""
+        """Return each study with its destinations; studies without one are left out. Raises PeerDownError, PeerRefusedError."""
         found = self._gateway.routes_of(studies) if studies else {}
         named = {study: self._routes[name].also for study, name in found.items() if name in self._routes}
         return {study: also for study, also in named.items() if also}
 
     def lacking(self, studies: Sequence[OrthancId]) -> list[OrthancId]:
-        """Those of which a destination is not proved to have every image. Raises PeerDownError, PeerRefusedError."""
+        """Return the studies with an image that is not proved to be at each of their destinations. Raises PeerDownError, PeerRefusedError."""
         also = self.of(studies)
         held = self._gateway.instances(list(also)) if also else {}
         return [
@@ -59,12 +60,12 @@ class Recipients:
     def _lacks(self, name: str, study: OrthancId, images: frozenset[OrthancId]) -> bool:
         try:
             return bool(images - self._deliveries.of(name, study))
-        except StateError:  # its lane says so, and tries again
+        except StateError:  # its queue reports it and tries again
             return True
 
 
 class _QueueRunner:
-    """One lane and the work it is at."""
+    """Runs the turns of one queue in the executor."""
 
     def __init__(
         self, queue: DestinationQueue, executor: Executor, clock: Clock, wake: Callable[[], None]
@@ -88,7 +89,7 @@ class _QueueRunner:
         self._hasten = True
 
     def step(self) -> None:
-        """Take in what it has done, and begin its next turn where there is something to do."""
+        """Collect a finished turn, and start the next one if it is due."""
         if self._work is not None and self._work.done():
             wait = self._collect(self._work)
             self._work = None
@@ -101,7 +102,7 @@ class _QueueRunner:
             self._work.add_done_callback(lambda _: self._wake())
 
     def _collect(self, work: Future[DestinationStatus]) -> float | None:
-        """Seconds until it wants to go on. What it could not write it still knows, and writes in its next turn."""
+        """Return the seconds until the next turn. What the queue could not write stays in memory and is written in its next turn."""
         try:
             self.status = work.result()
         except (DdwdError, OSError) as error:
@@ -115,7 +116,7 @@ class _QueueRunner:
         return bool(is_new or self._inbox or self._hasten or is_due)
 
     def wait(self) -> float | None:
-        """Seconds until it wants a turn; None where it has nothing to do, or is at work, whose end wakes the loop."""
+        """Return the seconds until its next turn; None where it has no work, or works (the end wakes the loop)."""
         if self._work is not None or self._due is None:
             return None
         return max(0.0, self._due - self._clock.monotonic())
@@ -126,7 +127,7 @@ class _QueueRunner:
 
 
 class DeliveryDispatcher:
-    """Takes a turn at each call of `turn`."""
+    """Distributes studies to the queues, one turn per call of `turn`."""
 
     def __init__(
         self,
@@ -145,7 +146,7 @@ class DeliveryDispatcher:
         self._held_over: set[OrthancId] = set()
 
     def turn(self, *, hasten: bool = False) -> list[DestinationStatus]:
-        """Look what has moved, hand it over, let each lane go on; how the destinations stand."""
+        """Find changed studies, add them to the queues, step each queue; return the status of the destinations."""
         if hasten:
             self._sweep.hasten()
         self._find()
@@ -156,17 +157,17 @@ class DeliveryDispatcher:
         return [one.status for one in self._runners.values() if one.status is not None]
 
     def wait(self) -> float | None:
-        """Seconds until something is due; None for the loop's own interval."""
+        """Return the seconds until a queue or the sweep is due; None for the interval of the loop."""
         due = [wait for one in self._runners.values() if (wait := one.wait()) is not None]
         return min([*due, self._sweep.wait()], default=None) if due else None
 
     @property
     def is_hung(self) -> bool:
-        """Whether a lane does not come to the end of its turn."""
+        """Whether a turn of a queue does not end."""
         return any(one.is_hung for one in self._runners.values())
 
     def _find(self) -> None:
-        """What a gateway that does not answer would have told is found later: by the same changes, or by the next round."""
+        """Add changed studies to the queues; if the gateway does not answer, the next turn or the next sweep finds them."""
         try:
             touched = self._feed.look().studies
             suspects, _ = self._sweep.step()

@@ -1,4 +1,4 @@
-"""How one destination is reached: jobs of the gateway's that send, and what it says of itself. By DICOMweb or by DIMSE, under one port."""
+"""Transports to a destination, DICOMweb and DIMSE: both submit jobs of the gateway and query the destination through it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SOP_INSTANCE_UID = "00080018"
 
 
 class Transport(Protocol):
-    """One destination, as the courier sees it. Raises PeerDownError where the gateway itself does not answer."""
+    """Port to one destination. Every method raises PeerDownError where the gateway itself does not answer."""
 
     name: str
     kind: str
@@ -35,19 +35,19 @@ class Transport(Protocol):
 
 
 def kind(destination: Destination) -> str:
-    """What people call it."""
+    """Return the name of the protocol, for messages."""
     return "DICOMweb" if destination.url is not None else "DIMSE"
 
 
 def transport_to(destination: Destination, gateway: DeliveryJobs) -> Transport:
-    """The way to it."""
+    """Return the transport to this destination."""
     return Dicomweb(destination, gateway) if destination.url is not None else Dimse(destination, gateway)
 
 
 class Dicomweb:
-    """STOW-RS and QIDO-RS (PS3.18 sections 10.5 and 10.6): what it lists is what it has.
+    """STOW-RS and QIDO-RS (PS3.18 sections 10.5 and 10.6): the images it lists are the proof.
 
-    It is asked by a server entry of its own, which gives up early.
+    Queries use a server entry of their own with a short time-out.
     """
 
     def __init__(self, destination: Destination, gateway: DeliveryJobs) -> None:
@@ -56,11 +56,11 @@ class Dicomweb:
         self._gateway = gateway
 
     def submit(self, images: Iterable[OrthancId], priority: int) -> str:
-        """See Way."""
+        """See Transport."""
         return self._gateway.stow(self._server, images, priority)
 
     def listed(self, study_uid: str) -> frozenset[str] | None:
-        """See Way. Page by page, for a server may answer fewer than it is asked for."""
+        """See Transport. Page by page, for a server may answer fewer than it is asked for."""
         found: set[str] = set()
         try:
             for _ in range(_PAGES):
@@ -76,7 +76,7 @@ class Dicomweb:
         return None
 
     def answers(self) -> bool:
-        """See Way."""
+        """See Transport."""
         try:
             self._gateway.search(self._asked, "/studies", {"limit": "1"})
         except PeerRefusedError as error:
@@ -87,7 +87,7 @@ class Dicomweb:
 
 
 class Dimse:
-    """C-STORE (PS3.4 annex B): what its job brought is what it has. A warning is success there; 0x0111, duplicate SOP instance, too."""
+    """C-STORE (PS3.4 annex B): the success of the job is the proof. A warning counts as success; so does 0x0111, duplicate SOP instance."""
 
     def __init__(self, destination: Destination, gateway: DeliveryJobs) -> None:
         self.name, self.kind = destination.name, kind(destination)
@@ -95,16 +95,16 @@ class Dimse:
         self._gateway = gateway
 
     def submit(self, images: Iterable[OrthancId], priority: int) -> str:
-        """See Way."""
+        """See Transport."""
         return self._gateway.store(self._modality, images, priority)
 
     def listed(self, study_uid: str) -> frozenset[str] | None:
-        """See Way. A storage SCP need not answer queries."""
+        """See Transport. A storage SCP need not answer queries."""
         del study_uid
         return None
 
     def answers(self) -> bool:
-        """See Way."""
+        """See Transport."""
         try:
             self._gateway.echoes(self._modality)
         except (PeerRefusedError, NotFoundError):

@@ -52,7 +52,7 @@ class Bounds:
 
 
 class _Reactor(UpperLayer):
-    """The upper layer of an accepted association; tells the SCP when it has ended."""
+    """The upper layer of an accepted association; reports its end to the SCP."""
 
     def __init__(self, assoc: Association, scp: StoreScp, limits: Limits) -> None:
         super().__init__(assoc, limits)
@@ -297,7 +297,7 @@ def _note_established(event: evt.Event) -> None:
 
 
 def _untold(_calling: str, _called: str) -> None:
-    """Nobody wants to know of refused associations."""
+    """No-op callback for refused associations."""
 
 
 def _note_rejected(event: evt.Event, tell: Callable[[str, str], None]) -> None:

@@ -64,7 +64,7 @@ class Counts:
 
 
 class _RefusedError(Exception):
-    """The object is not taken, with this status."""
+    """The object is refused with this status."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)

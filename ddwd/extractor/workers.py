@@ -39,7 +39,7 @@ _ASSOCIATION_SECONDS = 30.0
 
 
 class Shutdown:
-    """The wish to stop, as the workers see it: nothing new begins, what runs has a few seconds, then it is broken off."""
+    """Shutdown signal: no new work starts; running work has a grace period, then it is cancelled."""
 
     def __init__(self, asked: Event, clock: Clock) -> None:
         self._asked = asked

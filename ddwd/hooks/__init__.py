@@ -1,1 +1,1 @@
-"""A finished study speaks: the hooks of rules, run beside the flow. Nothing else depends on them."""
+"""Run notification hooks for published studies. No other package depends on it."""

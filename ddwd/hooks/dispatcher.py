@@ -1,6 +1,6 @@
-"""Which finished study is told next, and when again after a failure: for ever, with growing pauses, for only a success takes a notice away.
+"""Schedule the hooks of published studies; a failed hook is retried without end, because only a success removes its notice.
 
-One study's hook never runs twice at once, and a slow one holds up no more than its own place among a few.
+The hook of one study never runs twice at the same time. A slow hook occupies one of a few workers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _backoff() -> Backoff:
 
 @dataclass
 class _Attempt:
-    """What is known of a notice that waits; lives in memory, so that a restart tries everything at once."""
+    """State of a waiting notice; kept in memory only, so that every hook is tried at once after a restart."""
 
     revision: int
     backoff: Backoff = field(default_factory=_backoff)
@@ -42,7 +42,7 @@ class _Attempt:
 
 
 class HookDispatcher:
-    """Takes a turn at each call of `turn`; `call` tells one hook, in the executor; `wake` is called when that has ended."""
+    """Runs due hooks, one turn per call of `turn`; `call` runs one hook in the executor, and `wake` is called at its end."""
 
     def __init__(
         self,
@@ -65,18 +65,18 @@ class HookDispatcher:
         self.told = 0
 
     def turn(self) -> list[WaitingNotice]:
-        """Take in what has ended, begin what is due; what waits, for the status file. Raises OSError."""
+        """Collect finished hooks, start due ones; return the waiting notices for the status file. Raises OSError."""
         waiting = self._notices.newest()
         self._forget(waiting)
         return [self._shown(notice, self._advance(notice)) for notice in waiting if self._waits(notice)]
 
     def hasten(self) -> None:
-        """Try everything at once: the operator asks for it."""
+        """Make every waiting hook due now, at the request of the operator."""
         for attempt in self._attempts.values():
             attempt.due = 0.0
 
     def wait(self) -> float | None:
-        """Seconds until one is due; None where none waits for its time."""
+        """Return the seconds until a hook is due; None where none waits."""
         now = self._clock.monotonic()
         due = [one.due - now for one in self._attempts.values() if one.work is None]
         return max(0.0, min(due)) if due else None
@@ -88,7 +88,7 @@ class HookDispatcher:
         }
 
     def _waits(self, notice: Notice) -> bool:
-        """Take in the end of its hook; False once it is told."""
+        """Collect the result of its hook; return False once it has succeeded."""
         attempt = self._attempts.setdefault(notice.study, _Attempt(notice.revision))
         if attempt.work is None or not attempt.work.done():
             return True
@@ -104,7 +104,7 @@ class HookDispatcher:
         return attempt.revision < notice.revision or bool(attempt.backoff.failures)
 
     def _succeeded(self, notice: Notice, attempt: _Attempt) -> None:
-        """What was told may be an older revision than the one that waits by now."""
+        """Remove the notice of the revision that the hook got; a newer one may wait already."""
         self._notices.done(replace(notice, revision=attempt.revision))
         self.told += 1
         attempt.backoff.succeeded()

@@ -1,7 +1,7 @@
-"""One hook, once: an executable with the notice on its standard input, or a POST of the same. Success, or a line that says why not.
+"""Run one hook once: an executable with the notice on standard input, or an HTTP POST of the notice.
 
-An executable is told by its environment and its standard input alone: the study's path may have a PatientID in it, and arguments are
-seen by every user. What it writes is kept beside the queue, never in the log, for it may be about a patient.
+An executable gets environment and standard input, but no arguments: the path of a study may contain a PatientID, and every user sees
+arguments. Its output is kept beside the queue, never in the log, because it may name a patient.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Hook:
 
 
 def run_hook(hook: Hook, notice: Notice, output: Path, stopping: threading.Event) -> None:
-    """Tell it; returns once it has succeeded. Raises HookFailedError, StoppedError."""
+    """Run the hook; return once it has succeeded. Raises HookFailedError, StoppedError."""
     if hook.run is not None:
         _run(hook.run, hook.timeout, notice, output, stopping)
     elif hook.webhook is not None:
@@ -63,7 +63,7 @@ def run_hook(hook: Hook, notice: Notice, output: Path, stopping: threading.Event
 
 
 def environment(notice: Notice) -> dict[str, str]:
-    """What an executable is told by its environment."""
+    """Return the environment of an executable."""
     kept = {key: os.environ[key] for key in _PASSED_ON if key in os.environ}
     return kept | {
         f"DDWD_{key.upper()}": str(value) for key, value in asdict(notice).items() if key != "custody"

@@ -1,4 +1,4 @@
-"""What of an item can be sent, and what not and why. A zip is unpacked into a folder of its own first."""
+"""Split an item into the files to send and the others, each with the reason. A zip is unpacked into a folder of its own first."""
 
 from __future__ import annotations
 

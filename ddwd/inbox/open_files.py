@@ -1,4 +1,4 @@
-"""Which files in the drop folder somebody writes to: from inotify's modify and close-write, by the watchdog library.
+"""Track files of the drop folder that are open for writing, by inotify's modify and close-write events.
 
 Its usual events do not tell a write from a changed mode, so what lies below them is used. One instance for all folders: the kernel
 allows few. What it cannot tell (a writer on another machine, a full queue, a start in the middle) the seconds of settling must.
@@ -35,7 +35,7 @@ _PATIENCE = 600.0
 
 
 class OpenFileTracker:
-    """Watches from its making on; `changed` is called for each event, from a thread of its own."""
+    """Watches from its construction on; calls `changed` for each event, in a thread of its own."""
 
     def __init__(self, folder: Path, clock: Clock, changed: Callable[[], None]) -> None:
         self._folder = folder

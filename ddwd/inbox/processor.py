@@ -1,8 +1,7 @@
-"""One item after the other: sent whole, then moved to `sent`; what holds no DICOM goes to `rejected`, what cannot go yet waits.
+"""Send each complete item of the drop folder, then move it to `sent`; items without DICOM go to `rejected`, failed items are retried.
 
-Nothing is moved before each of its images was answered with 0x0000, and a rename moves all of it at once: after a crash it is sent again,
-which the gateway takes for what it is. Notes (`NAME.txt`) tell people why; names of files, which may be a patient's, stay out of journal
-and audit.
+An item is moved by one rename, only after each of its images was answered with 0x0000; after a crash it is sent again, which is harmless.
+Notes (`NAME.txt`) give the reason to people. File names may contain patient names and stay out of journal and audit.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class Trouble:
 
 
 class InboxProcessor:
-    """Empties the drop folder; one of it alone may."""
+    """Empties the drop folder. Not safe to run twice on one folder."""
 
     def __init__(
         self, folder: Path, scanner: InboxScanner, send: Send, clock: Clock, audit: Audit, reserve: int
@@ -79,7 +78,7 @@ class InboxProcessor:
         self._work = folder / ".work"
 
     def begin(self) -> None:
-        """Make the folders, and clear what a crash has left behind. Raises OSError."""
+        """Create the folders and remove leftovers of a crash. Raises OSError."""
         shutil.rmtree(self._work, ignore_errors=True)
         for name in (SENT, REJECTED, WAITING):
             durable.make_dirs(self._folder / name, 0o770, below=self._folder)
@@ -87,20 +86,20 @@ class InboxProcessor:
             durable.unlink(note, below=self._folder)
 
     def turn(self) -> str:
-        """Take what is complete and due; a line that says how things stand. Raises OSError where the folder cannot be read."""
+        """Send items that are complete and due; return the state in one line. Raises OSError where the folder cannot be read."""
         self._scanner.look()
         self._forget({item.path for item in self._scanner.items})
         for item in self._scanner.complete():
             watchdog.alive()
             if self._is_due(item) and not self._take(item):
-                break  # nobody listens: the others need not try
+                break  # the gateway is away: the other items would fail too
         waiting = len(self._waiting)
         coming = sum(os.path.lexists(item.path) for item in self._scanner.items) - waiting
         said = f"{self.done['sent']} items sent, {self.done['rejected']} rejected"
         return f"{said}, {coming} arriving, {waiting} waiting{f': see {WAITING}' if waiting else ''}"
 
     def _forget(self, there: set[Path]) -> None:
-        """What somebody took away waits no longer."""
+        """Forget waiting items that were removed from the folder."""
         for path in self._waiting.keys() - there:
             self._no_longer(path)
 
@@ -111,7 +110,7 @@ class InboxProcessor:
         )
 
     def _take(self, item: Item) -> bool:
-        """Do one item; False where the gateway cannot be reached."""
+        """Process one item; return False where the gateway cannot be reached."""
         try:
             self._deal(item)
         except InvalidValueError as error:

@@ -1,4 +1,4 @@
-"""DICOM files out of a zip, bounded: no name of the archive is used, nothing but DICOM is unpacked, and never more than there is room for.
+"""Unpack the DICOM files of a zip within bounds: no name of the archive is used, and never more bytes than there is room for.
 
 The list of entries is measured before it is read, since a small file can list millions; of each entry the first bytes are unpacked to see
 whether it is DICOM, and only what is gets written, under a number.
