@@ -42,6 +42,8 @@ _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 """Value representations with a length of 32 bits (PS3.5 table 7.1-1)."""
 _VALUE_BYTES = 256
 """Longest identifier that is taken: four times what the standard allows, so that only nonsense is refused."""
+_SHORTEST = 8
+"""Bytes of the shortest element."""
 _ELEMENTS = 1_000_000
 """Elements stepped over before the head counts as unreadable: about two seconds' work."""
 HEAD_BYTES = 16 * 1024
@@ -91,9 +93,7 @@ class Identity:
 
 def read_identity(content: bytes) -> Identity:
     """Read the identifiers of a whole Part 10 file. Raises UnreadableError."""
-    transfer_syntax, start = _read_meta(content)
-    read = _of(_inflate(content[start:]), 0) if transfer_syntax in DEFLATED else _of(content, start)
-    values, _ = _scan(read, _endian(transfer_syntax), _IDENTIFYING)
+    values, _ = _identify(content)
     return Identity(*(values.get(tag, "") for tag in (_PATIENT_ID, _STUDY, _SERIES, _SOP_INSTANCE)))
 
 
@@ -109,13 +109,21 @@ def identifying_part(content: bytes) -> bytes:
 
     It is read in the time that its head takes, whatever its pixels: a deflate bomb of 2 MB is 2 GB inflated.
     """
+    return _identify(content)[1]
+
+
+def _identify(content: bytes) -> tuple[dict[int, str], bytes]:
+    """Return the identifying values of a whole Part 10 file, and its part that holds them. Raises UnreadableError."""
     transfer_syntax, start = _read_meta(content)
     if transfer_syntax not in DEFLATED:
-        _, end = _scan(_of(content, start), _endian(transfer_syntax), _IDENTIFYING)
-        return content[: start + end]
+        values, end = _scan(_of(content, start), _endian(transfer_syntax), _IDENTIFYING)
+        return values, content[: start + end]
     data = _inflate(content[start:])
-    _, end = _scan(_of(data, 0), "<", _IDENTIFYING)
-    return _EXPLICIT_META + data[:end]
+    values, end = _scan(_of(data, 0), _endian(transfer_syntax), _IDENTIFYING)
+    # what follows was not inflated: an identifier may be cut off or missing
+    if _INFLATED <= len(data) < end + _SHORTEST:
+        raise UnreadableError("the identifiers are not in the part of the data set that is inflated")
+    return values, _EXPLICIT_META + data[:end]
 
 
 def is_nested_deeper(content: bytes, most: int) -> bool:
@@ -153,7 +161,7 @@ class _Depth:
             while (end := self._levels[-1].end) is not None and position >= end:
                 self._levels.pop()
             header = self._read(position, 12)
-            if len(header) < 8:  # noqa: PLR2004 - the shortest element
+            if len(header) < _SHORTEST:
                 return False
             group, element = self._tag.unpack_from(header)
             if group == _DELIMITER_GROUP:
@@ -255,7 +263,7 @@ def _scan(read: Read, endian: str, wanted: Set[int]) -> tuple[dict[int, str], in
     position = 0
     for _ in range(_ELEMENTS):
         header = read(position, 12)
-        if len(header) < 8:  # noqa: PLR2004 - the shortest element
+        if len(header) < _SHORTEST:
             return values, position
         group, element = tag_of.unpack_from(header)
         tag = group << 16 | element

@@ -332,3 +332,14 @@ def test_a_deflated_object_with_no_end_of_elements_before_its_identifiers_is_ref
     content = encoded(DeflatedExplicitVRLittleEndian, "M\u00fcller")
     with pytest.raises(UnreadableError, match="too many elements"):
         site.door.judge(content)
+
+
+@pytest.mark.parametrize("inflated", range(200, 400, 7))
+def test_a_deflated_object_whose_identifiers_are_not_all_inflated_is_refused_unread(
+    site: Site, monkeypatch: pytest.MonkeyPatch, inflated: int
+) -> None:
+    content = encoded(DeflatedExplicitVRLittleEndian, "PLAIN")
+    whole = len(head.identifying_part(content)) - len(head._EXPLICIT_META)
+    monkeypatch.setattr(head, "_INFLATED", whole * inflated // 400)
+    with pytest.raises(UnreadableError):
+        site.door.judge(content)

@@ -14,25 +14,16 @@ from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
     CTImageStorage,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
     JPEGBaseline8Bit,
 )
 
 from ddwd.dicom.head import UnreadableError, is_nested_deeper
 from ddwd.orthanc.plugin.admission import Admission
 from tests.studies import real_studies
-from tests.unit.test_door import Site
+from tests.unit.test_door import SYNTAXES, Site
 
 MOST = 32
-SYNTAXES = [
-    ImplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    DeflatedExplicitVRLittleEndian,
-]
 
 
 def nested(
