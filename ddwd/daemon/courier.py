@@ -65,7 +65,7 @@ class CourierDaemon:
     def _begin(self) -> DeliveryDispatcher:
         """The parts; from the newest change on, for a round over everything comes first. Raises PeerDownError, PeerRefusedError."""
         gateway = self._gateway()
-        feed = ChangeFeed(gateway, gateway.last_seq(), self._clock)
+        feed = ChangeFeed(gateway, gateway.last_seq(), self._clock, self._config.stable_age)
         recipients = Recipients(self._gateway(), self._routes, self._deliveries)
         sweep = Sweep([self._gateway()], recipients.lacking, lambda: (), self._pool, self._clock)
         queues = [self._queue(one) for one in self._config.destinations]

@@ -3,10 +3,15 @@
 A change is a hint. Rows of concurrent transactions may appear out of order, so a window before the cursor is read again
 regularly; the cursor moves only to rows that were seen, never to the last row by the server's count. A database that was reset or
 restored (its counter is before the cursor) is read from the beginning.
+
+An image that joins a known series names its study only by the study's StableStudy row, and an Orthanc that is restarted, or loses its
+database, before the study is stable never writes that row. So each new instance is remembered until that row is overdue, and its study
+is asked for then: two or three requests a study, however many images it has.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +34,12 @@ _OVERLAP = 500
 _CURSOR_SECONDS = 5.0
 _AGAIN_SECONDS = 2.0
 """How often the window is read again, or after half of it is new: at each look it cost Orthanc more than all else together."""
+_OVERDUE_SECONDS = 5.0
+"""After the time in which a study gets stable: its StableStudy row is not awaited any longer."""
+_ASKED_A_LOOK = 10
+"""Limits the studies that one look asks for: about 50 ms."""
+_REMEMBERED = 20_000
+"""The most instances that wait for that; of a longer history, the sweep finds the studies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +54,22 @@ class Touched:
 class ChangeFeed:
     """The `/changes` of one Orthanc from a cursor on."""
 
-    def __init__(self, node: OrthancPort, cursor: int, clock: Clock) -> None:
+    def __init__(self, node: OrthancPort, cursor: int, clock: Clock, stable_age: float) -> None:
+        """`stable_age`: the seconds without a new image after which the Orthanc writes a study's StableStudy row."""
         self.node = node
         self.cursor = cursor
         self._clock = clock
         self._again_at = float("-inf")
         self._again_from = cursor
         self._seen: set[int] = set()
+        self._found: set[OrthancId] = set()
+        """Studies to return; kept when the Orthanc goes away in the middle of a look."""
+        self._overdue_after = stable_age + _OVERDUE_SECONDS
+        self._new_instances: OrderedDict[OrthancId, float] = OrderedDict()
+        """Instances and when their row was read, oldest first."""
 
     def look(self) -> Touched:
         """Read the new changes. Raises PeerDownError and PeerRefusedError; call it again then."""
-        studies: set[OrthancId] = set()
         grew = False
         since, done = self._begin(), False
         for _ in range(_PAGES_A_LOOK):
@@ -62,14 +78,18 @@ class ChangeFeed:
                 self._rewind()
                 return Touched(frozenset(), grew=False, more=True)
             fresh = [row for row in page.changes if row.seq not in self._seen]
-            grew = grew or any(row.kind == "NewInstance" for row in fresh)
-            studies.update(self._studies(fresh))
+            new_instances = [row.orthanc_id for row in fresh if row.kind == "NewInstance"]
+            self._remember(new_instances)
+            grew = grew or bool(new_instances)
+            self._found.update(self._studies(fresh))
             self._advance(page.changes)
             done = page.done or not page.changes
             if done:
                 break
             since = page.changes[-1].seq
-        return Touched(frozenset(studies), grew, more=not done)
+        self._ask_for_overdue()
+        found, self._found = frozenset(self._found), set()
+        return Touched(found, grew, more=not done)
 
     def _begin(self) -> int:
         """Return the sequence number to read from: the cursor, or a window before it."""
@@ -96,6 +116,28 @@ class ChangeFeed:
                 found.add(study)
         return found
 
+    def _remember(self, instances: Iterable[OrthancId]) -> None:
+        now = self._clock.monotonic()
+        for one in instances:
+            self._new_instances[one] = now
+        while len(self._new_instances) > _REMEMBERED:
+            self._new_instances.popitem(last=False)
+
+    def _ask_for_overdue(self) -> None:
+        """Find the studies of new instances whose StableStudy row was written by now, or never will be."""
+        read_before = self._clock.monotonic() - self._overdue_after
+        for _ in range(_ASKED_A_LOOK):
+            instance, read_at = next(iter(self._new_instances.items()), (None, 0.0))
+            if instance is None or read_at > read_before:
+                return
+            study = self.node.study_of("Instance", instance)
+            if study is not None:
+                # all that the study has now is compared when its turn comes
+                for one in self.node.instances([study]).get(study, ()):
+                    self._new_instances.pop(one, None)
+                self._found.add(study)
+            self._new_instances.pop(instance, None)
+
     def _advance(self, rows: tuple[Change, ...]) -> None:
         self._seen.update(row.seq for row in rows)
         self.cursor = max([self.cursor, *(row.seq for row in rows)])
@@ -107,13 +149,20 @@ class ChangeFeeds:
     """The feeds of both Orthancs; how far each was read is kept in the ledger."""
 
     def __init__(
-        self, peers: Peers, ledger: LedgerPort, queue: WorkQueue, clock: Clock, poll_interval: float
+        self,
+        peers: Peers,
+        ledger: LedgerPort,
+        queue: WorkQueue,
+        clock: Clock,
+        poll_interval: float,
+        stable_age: float,
     ) -> None:
-        """`poll_interval` is the longest time in seconds between two looks."""
+        """`poll_interval` is the longest time in seconds between two looks; `stable_age`: see ChangeFeed."""
         self._peers = peers
         self._ledger = ledger
         self._queue = queue
         self._clock = clock
+        self._stable_age = stable_age
         self.poll_interval = poll_interval
         self._feeds: list[ChangeFeed] = []
         self._committed_at = 0.0
@@ -122,7 +171,10 @@ class ChangeFeeds:
     def rewind(self) -> None:
         """Read on from the ledger's cursors."""
         cursors = self._ledger.state.cursors
-        self._feeds = [ChangeFeed(node, cursors.get(node.name, 0), self._clock) for node in self._peers.nodes]
+        self._feeds = [
+            ChangeFeed(node, cursors.get(node.name, 0), self._clock, self._stable_age)
+            for node in self._peers.nodes
+        ]
 
     def look(self) -> bool:
         """Add the studies that moved to the work queue; return whether there are more changes to read."""

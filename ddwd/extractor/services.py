@@ -126,7 +126,9 @@ class Extractor:
             services.threads.sweeper,
             clock,
         )
-        feeds = ChangeFeeds(self.peers, stores.ledger, self.queue, clock, config.poll_interval)
+        feeds = ChangeFeeds(
+            self.peers, stores.ledger, self.queue, clock, config.poll_interval, config.stable_age
+        )
         conflicts = self._conflicts(config, paths)
         self.sources = Sources(self.peers, feeds, sweep, orphans, conflicts, self.sharing, self.queue)
         self.retention = self._make_retention(config, paths)

@@ -455,7 +455,7 @@ class House:
         town = self.town
         recipients = Recipients(town.gateway, town.routes, town.deliveries)
         sweep = Sweep([town.gateway], recipients.lacking, lambda: (), self.executor, town.clock)  # type: ignore[arg-type]
-        feed = ChangeFeed(town.gateway, town.gateway.last_seq(), town.clock)
+        feed = ChangeFeed(town.gateway, town.gateway.last_seq(), town.clock, 3.0)
         queues = town.queues.values()
         self.dispatcher = DeliveryDispatcher(
             feed,
