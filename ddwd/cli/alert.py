@@ -1,11 +1,10 @@
-"""`ddwd alert`: send a test message every way that alerts go, and say what the other side answered. Writes nothing."""
+"""`ddwd alert`: send a test message by every configured notifier and report each answer. Writes nothing."""
 
 from __future__ import annotations
 
-import json
-from argparse import RawDescriptionHelpFormatter
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
+from ddwd.cli.command import Command, Result
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
 from ddwd.monitoring.alerts import Message
@@ -26,20 +25,7 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its arguments."""
-    parser = subparsers.add_parser(
-        "alert",
-        help="send a test alert by mail and webhook",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Send; the exit status."""
+def _send(_args: argparse.Namespace, config: Config) -> Result:
     message = Message(stamp(SystemClock().utc()), ("this is a test of the alerts: nothing is wrong",), ())
     answers = {}
     for name, send in channels(config).items():
@@ -48,9 +34,10 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
             answers[name] = "sent"
         except DdwdError as error:
             answers[name] = str(error)
-    if args.json:
-        out.write(json.dumps(answers) + "\n")
-    elif not answers:
-        out.write("no way is set: mail.server and alerts.webhook in ddwd.yaml\n")
-    out.writelines(() if args.json else (f"{name}: {answer}\n" for name, answer in answers.items()))
-    return 0 if answers and set(answers.values()) == {"sent"} else 1
+    lines = [f"{name}: {answer}" for name, answer in answers.items()]
+    sent = bool(answers) and set(answers.values()) == {"sent"}
+    none = "no way is set: mail.server and alerts.webhook in ddwd.yaml"
+    return Result(answers, lines or [none], 0 if sent else 1)
+
+
+COMMAND = Command("alert", "send a test alert by mail and webhook", _send, epilog=_EPILOG)

@@ -1,13 +1,11 @@
-"""`ddwd destinations`: how each of `destinations` stands, and what waits for it; try all of them now. Reads ddwd-courier's status."""
+"""`ddwd destinations`: show the state and backlog of each destination, or ask for an immediate retry. Reads ddwd-courier's status."""
 
 from __future__ import annotations
 
-import json
-from argparse import RawDescriptionHelpFormatter
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
+from ddwd.cli.command import Command, Result, file_errors
 from ddwd.config.paths import Paths
-from ddwd.core.errors import StateError
 from ddwd.delivery.transports import kind
 from ddwd.status.formatting import many, time
 from ddwd.status.report import destination_states
@@ -32,47 +30,19 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and what it can do."""
-    parser = subparsers.add_parser(
-        "destinations",
-        help="what waits for other destinations",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
-    for name, text in (
-        ("list", "each destination, with its backlog"),
-        ("retry", "try all of them, and all that waits, now"),
-    ):
-        one = what.add_parser(name, help=text)
-        one.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Do it; the exit status."""
-    if args.what == "list":
-        return _list(config, out, as_json=args.json)
-    try:
+def _retry(_args: argparse.Namespace, config: Config) -> Result:
+    with file_errors("only root and group ddwd may; run it with sudo"):
         DeliveryLog(Paths(config).deliveries).request_retry()
-    except PermissionError as error:
-        raise StateError("only root and group ddwd may; run it with sudo") from error
-    asked = "ddwd-courier is asked to try all of them now; see: ddwd destinations list\n"
-    out.write('{"asked": "retry"}\n' if args.json else asked)
-    return 0
+    asked = "ddwd-courier is asked to try all of them now; see: ddwd destinations list"
+    return Result({"asked": "retry"}, [asked])
 
 
-def _list(config: Config, out: TextIO, *, as_json: bool) -> int:
+def _list(_args: argparse.Namespace, config: Config) -> Result:
     told = {row.name: row for row in destination_states(config)}
     rows = [told.get(one.name) or _unknown(one.name, kind(one)) for one in config.destinations]
-    if as_json:
-        out.write(json.dumps({"destinations": encode(rows)}) + "\n")
-    else:
-        out.writelines(line for row in rows for line in _lines(row))
-        if not rows:
-            out.write("there are no other destinations\n")
-    return int(any(row.state != "ok" or row.reason for row in rows))
+    lines = [line for row in rows for line in _lines(row)] or ["there are no other destinations"]
+    status = int(any(row.state != "ok" or row.reason for row in rows))
+    return Result({"destinations": encode(rows)}, lines, status)
 
 
 def _unknown(name: str, kind: str) -> DestinationStatus:
@@ -93,5 +63,17 @@ def _lines(row: DestinationStatus) -> list[str]:
         if row.delivered_at
         else "nothing delivered since the start"
     )
-    lines = [f"{row.name}  {row.kind}, {row.state}{since}\n", f"   {waiting}; {last}\n"]
-    return lines + ([f"   {row.reason}\n"] if row.reason else [])
+    lines = [f"{row.name}  {row.kind}, {row.state}{since}", f"   {waiting}; {last}"]
+    return lines + ([f"   {row.reason}"] if row.reason else [])
+
+
+COMMAND = Command(
+    "destinations",
+    "what waits for other destinations",
+    epilog=_EPILOG,
+    action="what",
+    actions=(
+        Command("list", "each destination, with its backlog", _list),
+        Command("retry", "try all of them, and all that waits, now", _retry),
+    ),
+)

@@ -1,13 +1,12 @@
-"""`ddwd hooks`: which finished studies still wait for the hook of their rule, and why; try them now, or forget one. Reads ddwd-hooks' status."""
+"""`ddwd hooks`: list published studies whose notification hook has not succeeded; retry or drop them. Reads ddwd-hooks' status."""
 
 from __future__ import annotations
 
-import json
-from argparse import RawDescriptionHelpFormatter
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
+from ddwd.cli.command import Argument, Command, Result, file_errors
 from ddwd.config.paths import Paths
-from ddwd.core.errors import NotFoundError, StateError
+from ddwd.core.errors import NotFoundError
 from ddwd.store.hook_queue import HookQueue
 from ddwd.store.status_files import HOOKS, HooksStatus, WaitingNotice
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from ddwd.config.schema import Config
     from ddwd.store.hook_queue import Notice
 
+_DENIED = "only root and group ddwd may; run it with sudo"
 _EPILOG = """A rule of ddwd.yaml with `run` or `webhook` has it called when a study of it is published, and
 again when images came late. What fails is tried again for ever: after 10 seconds, then four
 times as long each time, at most an hour. An executable gets the notice as JSON on its standard input, and in
@@ -30,47 +30,6 @@ exit status:
   65  only root and group ddwd may look and ask
   66  drop: nothing waits for that study
   78  the configuration cannot be used"""
-
-
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and what it can do."""
-    parser = subparsers.add_parser(
-        "hooks",
-        help="what waits for the hook of its rule",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
-    for name, text in (
-        ("list", "studies whose hook has not succeeded yet"),
-        ("retry", "try all of them now"),
-        ("drop", "forget one: its hook will not be called"),
-    ):
-        one = what.add_parser(name, help=text)
-        one.add_argument("--json", action="store_true", help="print the result as one JSON object")
-        if name == "drop":
-            one.add_argument("study", metavar="STUDY", help="its StudyInstanceUID or Orthanc ID")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Do it; the exit status."""
-    paths = Paths(config)
-    notices = HookQueue(paths.hooks)
-    try:
-        if args.what == "list":
-            return _list(waiting(paths, notices), out, as_json=args.json)
-        if args.what == "retry":
-            notices.request_retry()
-            out.write(
-                '{"asked": "retry"}\n'
-                if args.json
-                else "ddwd-hooks is asked to try all of them now; see: ddwd hooks list\n"
-            )
-            return 0
-        return _drop(args.study, notices, out, as_json=args.json)
-    except PermissionError as error:
-        raise StateError("only root and group ddwd may; run it with sudo") from error
 
 
 def waiting(paths: Paths, notices: HookQueue) -> list[dict[str, Any]]:
@@ -94,30 +53,47 @@ def _row(notice: Notice, said: WaitingNotice | None) -> dict[str, Any]:
     }
 
 
-def _list(rows: list[dict[str, Any]], out: TextIO, *, as_json: bool) -> int:
-    failed = any(row["failures"] for row in rows)
-    if as_json:
-        out.write(json.dumps({"waiting": rows}) + "\n")
-        return int(failed)
-    for row in rows:
-        state = "runs now" if row["running"] else row["reason"] or "is about to be told"
-        tries = f", {row['failures']} times failed" if row["failures"] else ""
-        out.write(f"{row['study_uid']}  rule {row['route']}, revision {row['revision']}{tries}: {state}\n")
-    if not rows:
-        out.write("every finished study was told\n")
-    return int(failed)
+def _list(_args: argparse.Namespace, config: Config) -> Result:
+    paths = Paths(config)
+    with file_errors(_DENIED):
+        rows = waiting(paths, HookQueue(paths.hooks))
+    lines = [_line(row) for row in rows] or ["every finished study was told"]
+    return Result({"waiting": rows}, lines, int(any(row["failures"] for row in rows)))
 
 
-def _drop(study: str, notices: HookQueue, out: TextIO, *, as_json: bool) -> int:
-    """Forget what waits for it."""
-    found = [notice for notice in notices.newest() if study in {notice.study, notice.study_uid}]
-    if not found:
-        raise NotFoundError(f"no hook waits for study {study}; see: ddwd hooks list")
-    for notice in found:
-        notices.drop(notice)
-    out.write(
-        json.dumps({"dropped": [notice.study for notice in found]}) + "\n"
-        if as_json
-        else f"forgotten: the hook will not be called for revision {found[-1].revision}\n"
-    )
-    return 0
+def _line(row: dict[str, Any]) -> str:
+    state = "runs now" if row["running"] else row["reason"] or "is about to be told"
+    tries = f", {row['failures']} times failed" if row["failures"] else ""
+    return f"{row['study_uid']}  rule {row['route']}, revision {row['revision']}{tries}: {state}"
+
+
+def _retry(_args: argparse.Namespace, config: Config) -> Result:
+    with file_errors(_DENIED):
+        HookQueue(Paths(config).hooks).request_retry()
+    return Result({"asked": "retry"}, ["ddwd-hooks is asked to try all of them now; see: ddwd hooks list"])
+
+
+def _drop(args: argparse.Namespace, config: Config) -> Result:
+    notices = HookQueue(Paths(config).hooks)
+    with file_errors(_DENIED):
+        found = [notice for notice in notices.newest() if args.study in {notice.study, notice.study_uid}]
+        if not found:
+            raise NotFoundError(f"no hook waits for study {args.study}; see: ddwd hooks list")
+        for notice in found:
+            notices.drop(notice)
+    line = f"forgotten: the hook will not be called for revision {found[-1].revision}"
+    return Result({"dropped": [notice.study for notice in found]}, [line])
+
+
+_STUDY = Argument("study", metavar="STUDY", help="its StudyInstanceUID or Orthanc ID")
+COMMAND = Command(
+    "hooks",
+    "what waits for the hook of its rule",
+    epilog=_EPILOG,
+    action="what",
+    actions=(
+        Command("list", "studies whose hook has not succeeded yet", _list),
+        Command("retry", "try all of them now", _retry),
+        Command("drop", "forget one: its hook will not be called", _drop, (_STUDY,), json_first=True),
+    ),
+)

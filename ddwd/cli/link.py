@@ -1,15 +1,14 @@
-"""`ddwd link FOLDER`: what another machine of the portal needs, in a folder to be copied there. Writes that folder and link.folder."""
+"""`ddwd link FOLDER`: make a folder with what another machine of the portal needs. Writes that folder and link.folder."""
 
 from __future__ import annotations
 
-import json
 import socket
-from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
+from ddwd.cli.command import LIST, Argument, Command, Result, file_errors
 from ddwd.config.schema import ROLES
-from ddwd.core.errors import InvalidValueError, StateError
+from ddwd.core.errors import InvalidValueError
 from ddwd.provisioning import certificates, credentials, machine_link
 
 if TYPE_CHECKING:
@@ -37,44 +36,16 @@ exit status:
   78  the configuration cannot be used, or there are no passwords yet: start ddwd once"""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its arguments."""
-    parser = subparsers.add_parser(
-        "link",
-        help="make what another machine of the portal needs",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to put it; a new folder")
-    parser.add_argument(
-        "--roles",
-        required=True,
-        metavar="ROLES",
-        help=f"what runs on the other machine: some of {', '.join(ROLES)}, with commas",
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Make both certificates and the folder; the exit status."""
+def _link(args: argparse.Namespace, config: Config) -> Result:
     roles = [role for role in ROLES if role in args.roles.split(",")]
     if set(args.roles.split(",")) != set(roles):
         raise InvalidValueError(
             f"{args.roles!r} is no list of roles: write some of {', '.join(ROLES)}, with commas"
         )
-    try:
-        made = _make(args.folder, config, roles)
-    except PermissionError as error:
-        raise StateError(f"{error.filename}: not for this user; run it with sudo") from error
-    except OSError as error:
-        raise StateError(f"{error.filename}: {error.strerror}") from error
-    if args.json:
-        out.write(json.dumps([str(path) for path in made]) + "\n")
-        return 0
-    out.writelines(f"made {path}\n" for path in made)
-    out.write(f"copy what is in {args.folder} to /etc/ddwd of the other machine, then remove it here\n")
-    return 0
+    with file_errors():
+        made = [str(path) for path in _make(args.folder, config, roles)]
+    next_step = f"copy what is in {args.folder} to /etc/ddwd of the other machine, then remove it here"
+    return Result(made, [*(f"made {path}" for path in made), next_step])
 
 
 def _make(folder: Path, config: Config, roles: list[Role]) -> list[Path]:
@@ -92,3 +63,21 @@ def _make(folder: Path, config: Config, roles: list[Role]) -> list[Path]:
 
 def _certificate(config: Config, folder: Path, roles: Sequence[Role], common: str) -> list[Path]:
     return certificates.link(config, folder, [machine_link.subject(role) for role in roles], common)
+
+
+COMMAND = Command(
+    "link",
+    "make what another machine of the portal needs",
+    _link,
+    (
+        Argument("folder", type=Path, metavar="FOLDER", help="where to put it; a new folder"),
+        Argument(
+            "--roles",
+            required=True,
+            metavar="ROLES",
+            help=f"what runs on the other machine: some of {', '.join(ROLES)}, with commas",
+        ),
+    ),
+    epilog=_EPILOG,
+    json_help=LIST,
+)

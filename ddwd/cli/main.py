@@ -53,16 +53,17 @@ VERBS = (
     reconcile,
     retry,
     retention,
-    pause,
-    quarantine,
+    pause.PAUSE,
+    pause.RESUME,
+    quarantine.COMMAND,
     routes,
-    destinations,
-    hooks,
+    destinations.COMMAND,
+    hooks.COMMAND,
     send,
-    alert,
+    alert.COMMAND,
     credentials,
-    tls,
-    link,
+    tls.COMMAND,
+    link.COMMAND,
     config,
     support_bundle,
     backup,
@@ -95,7 +96,9 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line; man page and completion are made from it."""
-    top = _Parser(prog="ddwd", description="D-DW-D Portal: carries studies with custody.", epilog=_EPILOG)
+    top: argparse.ArgumentParser = _Parser(
+        prog="ddwd", description="D-DW-D Portal: carries studies with custody.", epilog=_EPILOG
+    )
     top.add_argument("--version", action="version", version=f"ddwd {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in VERBS:

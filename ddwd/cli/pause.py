@@ -1,11 +1,10 @@
-"""`ddwd pause` and `ddwd resume`: ask the extractor to stop fetching from ORTHANC2, and to go on. It does it, these only ask."""
+"""`ddwd pause` and `ddwd resume`: ask the extractor to stop retrieving from storage, and to go on. Writes a request; the extractor acts on it."""
 
 from __future__ import annotations
 
-import json
-from argparse import RawDescriptionHelpFormatter
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, cast
 
+from ddwd.cli.command import Command, Result
 from ddwd.config.paths import Paths
 from ddwd.store.operator_requests import Request, Requests
 
@@ -30,18 +29,10 @@ _SAID = {
 }
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare both verbs."""
-    for verb, text in (("pause", "stop fetching studies to the disk"), ("resume", "go on fetching")):
-        parser = subparsers.add_parser(
-            verb, help=text, epilog=_EPILOG, formatter_class=RawDescriptionHelpFormatter
-        )
-        parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-        parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Leave the request; the exit status."""
+def _ask(args: argparse.Namespace, config: Config) -> Result:
     Requests(Paths(config).requests).submit(Request(cast("Kind", args.verb)))
-    out.write(json.dumps({"asked": args.verb}) + "\n" if args.json else f"{_SAID[args.verb]}\n")
-    return 0
+    return Result({"asked": args.verb}, [_SAID[args.verb]])
+
+
+PAUSE = Command("pause", "stop fetching studies to the disk", _ask, epilog=_EPILOG)
+RESUME = Command("resume", "go on fetching", _ask, epilog=_EPILOG)

@@ -1,12 +1,11 @@
-"""`ddwd quarantine list|show|release`: what could not be delivered as it should, and the operator's word on it. Asks, moves nothing."""
+"""`ddwd quarantine list|show|release`: show quarantined images and ask for their release. Writes requests only."""
 
 from __future__ import annotations
 
-import json
-from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
+from ddwd.cli.command import LIST, Argument, Command, OneOf, Result
 from ddwd.config.paths import Paths
 from ddwd.core.errors import InvalidValueError, NotFoundError, StateError
 from ddwd.extractor.quarantine import read_entries
@@ -38,65 +37,32 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb, its actions and their arguments."""
-    parser = subparsers.add_parser(
-        "quarantine",
-        help="what could not be delivered: list, show, release",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="one line for each entry, oldest first")
-    showing = actions.add_parser("show", help="everything about one entry, and where its file is")
-    showing.add_argument("id", metavar="ID", help="as `list` shows it")
-    releasing = actions.add_parser("release", help="have it tried again, or taken off the list")
-    which = releasing.add_mutually_exclusive_group(required=True)
-    which.add_argument("id", nargs="?", metavar="ID", help="as `list` shows it")
-    which.add_argument("--all", action="store_true", help="every entry")
-    for action, run in ((listing, _list), (showing, _show), (releasing, _release)):
-        action.add_argument("--json", action="store_true", help="print the result as JSON")
-        action.set_defaults(run=run)
-
-
-def _list(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+def _list(_args: argparse.Namespace, config: Config) -> Result:
     entries = _entries(config)
-    if args.json:
-        out.write(json.dumps([_row(entry) for entry in entries]) + "\n")
-        return 0
-    out.writelines(f"{_line(entry)}\n" for entry in entries)
-    out.write(f"{len(entries)} in quarantine\n")
-    return 0
+    lines = [*map(_line, entries), f"{len(entries)} in quarantine"]
+    return Result([_row(entry) for entry in entries], lines)
 
 
-def _show(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    entry = _named(args.id, _entries(config))
-    row = _row(entry)
-    if args.json:
-        out.write(json.dumps(row) + "\n")
-    else:
-        width = max(map(len, row))
-        out.writelines(f"{key:<{width}}  {_plain(value)}\n" for key, value in row.items())
-    return 0
+def _show(args: argparse.Namespace, config: Config) -> Result:
+    row = _row(_named(args.id, _entries(config)))
+    width = max(map(len, row))
+    return Result(row, [f"{key:<{width}}  {_plain(value)}" for key, value in row.items()])
 
 
-def _release(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+def _release(args: argparse.Namespace, config: Config) -> Result:
     entries = _entries(config)
     chosen = entries if args.all else [_named(args.id, entries)]
     requests = Requests(Paths(config).requests)
     for entry in chosen:
         requests.submit(Request("release", item=entry.id))
-    if args.json:
-        out.write(json.dumps({"asked": "release", "entries": [entry.id for entry in chosen]}) + "\n")
-        return 0
-    for entry in chosen:
-        if entry.subject.kind == "undeliverable":
-            out.write(f"the extractor is asked to try {entry.id} again; see: ddwd status\n")
-        else:
-            out.write(f"the extractor is asked to take {entry.id} off the list; its file is kept\n")
-    if not chosen:
-        out.write("0 in quarantine\n")
-    return 0
+    asked = {"asked": "release", "entries": [entry.id for entry in chosen]}
+    return Result(asked, [*map(_asked, chosen)] or ["0 in quarantine"])
+
+
+def _asked(entry: Entry) -> str:
+    if entry.subject.kind == "undeliverable":
+        return f"the extractor is asked to try {entry.id} again; see: ddwd status"
+    return f"the extractor is asked to take {entry.id} off the list; its file is kept"
 
 
 def _entries(config: Config) -> list[Entry]:
@@ -132,3 +98,22 @@ def _line(entry: Entry) -> str:
 def _plain(value: object) -> str:
     """As text that a terminal takes for nothing but text, whatever a modality sent."""
     return str(value).encode("unicode_escape").decode("ascii")
+
+
+_ID = Argument("id", metavar="ID", help="as `list` shows it")
+_WHICH = OneOf(
+    (
+        Argument("id", nargs="?", metavar="ID", help="as `list` shows it"),
+        Argument("--all", action="store_true", help="every entry"),
+    )
+)
+COMMAND = Command(
+    "quarantine",
+    "what could not be delivered: list, show, release",
+    epilog=_EPILOG,
+    actions=(
+        Command("list", "one line for each entry, oldest first", _list, json_help=LIST),
+        Command("show", "everything about one entry, and where its file is", _show, (_ID,), json_help=LIST),
+        Command("release", "have it tried again, or taken off the list", _release, (_WHICH,), json_help=LIST),
+    ),
+)

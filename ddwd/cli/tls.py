@@ -1,16 +1,14 @@
-"""`ddwd tls init|show|issue`: the certificates of the portal. Only init and issue write, in tls.folder alone."""
+"""`ddwd tls init|show|issue`: make and show the certificates of the portal. Only init and issue write, in tls.folder or --into."""
 
 from __future__ import annotations
 
-import json
-from argparse import RawDescriptionHelpFormatter
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
+from ddwd.cli.command import LIST, Argument, Command, Result, file_errors
 from ddwd.config import tls
 from ddwd.core.clock import SystemClock, stamp
-from ddwd.core.errors import StateError
 from ddwd.provisioning import certificates
 from ddwd.status.certificates import EXPIRES_DAYS
 
@@ -38,77 +36,37 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its arguments."""
-    parser = subparsers.add_parser(
-        "tls",
-        help="make and show the certificates of encrypted hops",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    init = actions.add_parser("init", help="make every authority and certificate that is missing")
-    init.add_argument(
-        "--renew",
-        action="append",
-        default=[],
-        choices=tls.NAMES,
-        metavar="NAME",
-        help=f"make this one anew: {', '.join(tls.NAMES)}; may be given more than once",
-    )
-    show = actions.add_parser("show", help="whose certificates there are, signed by whom, good until when")
-    issue = actions.add_parser("issue", help="make a certificate and key for a modality")
-    issue.add_argument("name", metavar="NAME", help="what the modality is called; letters, digits, _ . and -")
-    issue.add_argument("--into", type=Path, metavar="FOLDER", help="put them there instead")
-    for action in (init, show, issue):
-        action.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Do it; the exit status."""
-    try:
-        if args.action == "show":
-            return _show(config, out, as_json=args.json)
-        made = (
-            certificates.init(config, args.renew)
-            if args.action == "init"
-            else list(certificates.issue(config, args.name, args.into))
-        )
-    except PermissionError as error:
-        raise StateError(f"{error.filename}: not for this user; run it with sudo") from error
-    except OSError as error:
-        raise StateError(f"{error.filename}: {error.strerror}") from error
-    if args.json:
-        out.write(json.dumps([str(path) for path in made]) + "\n")
-        return 0
-    out.writelines(f"made {path}\n" for path in made)
-    out.write(_next_step(args, config, made=bool(made)))
-    return 0
-
-
-def _next_step(args: argparse.Namespace, config: Config, *, made: bool) -> str:
-    if args.action == "issue":
-        return f"give both to the modality, with {tls.authority(config)}; then remove the key here\n"
+def _init(args: argparse.Namespace, config: Config) -> Result:
+    with file_errors():
+        made = certificates.init(config, args.renew)
     if not made:
-        return "nothing is missing; --renew NAME makes one anew\n"
+        return Result([], ["nothing is missing; --renew NAME makes one anew"])
     if config.tls.is_used:
-        return "in use after: systemctl restart ddwd\n"
-    return "in use once tls.* in ddwd.yaml says so; then: ddwd config check && systemctl restart ddwd\n"
+        return _made(made, "in use after: systemctl restart ddwd")
+    return _made(
+        made, "in use once tls.* in ddwd.yaml says so; then: ddwd config check && systemctl restart ddwd"
+    )
 
 
-def _show(config: Config, out: TextIO, *, as_json: bool) -> int:
-    found = certificates.show(config)
-    now = SystemClock().utc()
-    soon = [one for one in found if one.expires - now < timedelta(days=EXPIRES_DAYS)]
-    used = {str(path) for path in [*tls.certificates_in_use(config), *tls.of_link(config)]}
-    if as_json:
-        out.write(json.dumps(facts(config, found)) + "\n")
-    elif not found:
-        out.write(f"no certificates in {config.tls.folder}; ddwd tls init makes them\n")
-    else:
-        out.writelines(_line(one, (one.expires - now).days, used) for one in found)
-    return 1 if soon else 0
+def _issue(args: argparse.Namespace, config: Config) -> Result:
+    with file_errors():
+        made = certificates.issue(config, args.name, args.into)
+    return _made(made, f"give both to the modality, with {tls.authority(config)}; then remove the key here")
+
+
+def _made(paths: Sequence[Path], next_step: str) -> Result:
+    return Result([str(path) for path in paths], [*(f"made {path}" for path in paths), next_step])
+
+
+def _show(_args: argparse.Namespace, config: Config) -> Result:
+    with file_errors():
+        found = certificates.show(config)
+        now = SystemClock().utc()
+        used = {str(path) for path in [*tls.certificates_in_use(config), *tls.of_link(config)]}
+        lines = [_line(one, (one.expires - now).days, used) for one in found]
+        soon = any(one.expires - now < timedelta(days=EXPIRES_DAYS) for one in found)
+        none = f"no certificates in {config.tls.folder}; ddwd tls init makes them"
+        return Result(facts(config, found), lines or [none], int(soon))
 
 
 def facts(config: Config, found: Sequence[CertificateFacts]) -> list[dict[str, object]]:
@@ -132,4 +90,30 @@ def _facts(one: CertificateFacts, used: set[str]) -> dict[str, object]:
 def _line(one: CertificateFacts, days: int, used: set[str]) -> str:
     left = f"{days} days" if days >= 0 else "EXPIRED"
     use = "in use" if str(one.path) in used else "not in use"
-    return f"{one.role:<12} until {one.expires:%Y-%m-%d} ({left}), {use}: {one.subject}; by {one.issuer}; {one.path}\n"
+    return f"{one.role:<12} until {one.expires:%Y-%m-%d} ({left}), {use}: {one.subject}; by {one.issuer}; {one.path}"
+
+
+_RENEW = Argument(
+    "--renew",
+    action="append",
+    default=[],
+    choices=tls.NAMES,
+    metavar="NAME",
+    help=f"make this one anew: {', '.join(tls.NAMES)}; may be given more than once",
+)
+_NAME = Argument("name", metavar="NAME", help="what the modality is called; letters, digits, _ . and -")
+_INTO = Argument("--into", type=Path, metavar="FOLDER", help="put them there instead")
+COMMAND = Command(
+    "tls",
+    "make and show the certificates of encrypted hops",
+    epilog=_EPILOG,
+    actions=(
+        Command(
+            "init", "make every authority and certificate that is missing", _init, (_RENEW,), json_help=LIST
+        ),
+        Command(
+            "show", "whose certificates there are, signed by whom, good until when", _show, json_help=LIST
+        ),
+        Command("issue", "make a certificate and key for a modality", _issue, (_NAME, _INTO), json_help=LIST),
+    ),
+)

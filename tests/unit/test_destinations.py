@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 from dataclasses import replace
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.cli import destinations as cli
 from ddwd.cli.config import shown, tls_problems
+from ddwd.cli.main import parser
 from ddwd.config.loader import load_with_sources
 from ddwd.config.paths import Paths
 from ddwd.config.routing import Destination, Route, stow_jobs_elsewhere
@@ -281,9 +280,15 @@ def test_dimse_is_sent_to_by_c_store_and_is_there_when_it_answers_an_echo() -> N
 # --- what people see --------------------------------------------------------------------------------------------------
 
 
+def _run(what: str, config: Config, out: io.StringIO, *, as_json: bool = False) -> int:
+    args = parser().parse_args(["destinations", what, *(["--json"] if as_json else [])])
+    status: int = args.run(args, config, out)
+    return status
+
+
 def _list(config: Config, *, as_json: bool = False) -> tuple[int, str]:
     out = io.StringIO()
-    return cli.run(argparse.Namespace(what="list", json=as_json), config, out), out.getvalue()
+    return _run("list", config, out, as_json=as_json), out.getvalue()
 
 
 def test_each_destination_is_listed_with_its_backlog_and_why(config: Config) -> None:
@@ -321,7 +326,7 @@ def test_one_that_is_no_longer_in_the_settings_is_not_told_of(config: Config) ->
 def test_a_retry_is_asked_of_the_courier(config: Config) -> None:
     Paths(config).deliveries.mkdir(parents=True)
     out = io.StringIO()
-    assert cli.run(argparse.Namespace(what="retry", json=False), config, out) == 0
+    assert _run("retry", config, out) == 0
     assert (Paths(config).deliveries / "now").exists()
 
 

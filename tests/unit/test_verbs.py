@@ -1,0 +1,58 @@
+"""Text, JSON and exit status of the verbs alert, pause, resume and hooks."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddwd.cli.main import parser
+from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
+from ddwd.core.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return Config(data_dir=tmp_path / "data", run_dir=tmp_path / "run")
+
+
+def _said(config: Config, *words: str) -> tuple[int, str]:
+    out = io.StringIO()
+    args = parser().parse_args(list(words))
+    return args.run(args, config, out), out.getvalue()
+
+
+def test_an_alert_without_a_notifier_fails(config: Config) -> None:
+    text = "no way is set: mail.server and alerts.webhook in ddwd.yaml\n"
+    assert _said(config, "alert") == (1, text)
+    assert _said(config, "alert", "--json") == (1, "{}\n")
+
+
+@pytest.mark.parametrize(
+    ("verb", "text"),
+    [
+        ("pause", "the extractor is asked to pause: no study is fetched until: ddwd resume\n"),
+        ("resume", "the extractor is asked to go on; see: ddwd status\n"),
+    ],
+)
+def test_pause_and_resume_leave_a_request(config: Config, verb: str, text: str) -> None:
+    Paths(config).requests.mkdir(parents=True)
+    assert _said(config, verb) == (0, text)
+    assert _said(config, verb, "--json") == (0, json.dumps({"asked": verb}) + "\n")
+
+
+def test_hooks_are_listed_retried_and_dropped(config: Config) -> None:
+    (Paths(config).hooks / "waiting").mkdir(parents=True)
+    assert _said(config, "hooks", "list") == (0, "every finished study was told\n")
+    assert _said(config, "hooks", "list", "--json") == (0, '{"waiting": []}\n')
+    text = "ddwd-hooks is asked to try all of them now; see: ddwd hooks list\n"
+    assert _said(config, "hooks", "retry") == (0, text)
+    assert _said(config, "hooks", "retry", "--json") == (0, '{"asked": "retry"}\n')
+    with pytest.raises(NotFoundError, match=r"no hook waits for study 1\.2;"):
+        _said(config, "hooks", "drop", "1.2")
