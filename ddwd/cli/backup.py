@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-import sys
-from argparse import RawDescriptionHelpFormatter
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from ddwd import __version__
 from ddwd.backup import archive
 from ddwd.backup.backup import Order, back_up
+from ddwd.cli import progress
+from ddwd.cli.command import Argument, Command, Result, file_errors
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
 from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
@@ -23,7 +22,7 @@ from ddwd.store import custody, ledger
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ddwd.backup.archive import Progress
     from ddwd.backup.backup import Made
@@ -51,27 +50,7 @@ SCHEMAS = {"ledger": ledger.SCHEMA, "custody": custody.SCHEMA}
 """Of the state files, as this version writes them."""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its arguments."""
-    parser = subparsers.add_parser(
-        "backup",
-        help="copy all that a new machine needs into a folder",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a folder of its own, on another volume")
-    parser.add_argument("--with-output", action="store_true", help="the published files too")
-    parser.add_argument(
-        "--without-images",
-        action="store_true",
-        help="not the files of the Orthancs: you take snapshots of them",
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Take it; the exit status."""
+def _run(args: argparse.Namespace, config: Config) -> Result:
     assert_root()
     if config.database.engine != "postgresql":
         raise InvalidValueError(
@@ -86,15 +65,10 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
         host=socket.gethostname(),
         schemas=SCHEMAS,
     )
-    with telling(args.folder), progress_on_terminal(shown=not args.json) as progress:
-        made = back_up(config, order, archive.SystemMachine(), progress, SystemClock())
+    with file_errors(at=args.folder), told_on_terminal(shown=not args.json) as told:
+        made = back_up(config, order, archive.SystemMachine(), told, SystemClock())
     Audit().record(Event.REQUESTED, "the operator asks: backup, and has it")
-    _show(made, order, config, out, as_json=args.json)
-    if config.ledger.is_shared and not args.json:
-        out.write(
-            "without ledger and custody records, which are in ledger.shared: back that database up itself\n"
-        )
-    return 0
+    return _result(made, order, config)
 
 
 def assert_root() -> None:
@@ -104,38 +78,33 @@ def assert_root() -> None:
     os.umask(0o077)
 
 
-@contextmanager
-def telling(folder: Path) -> Iterator[None]:
-    """An OSError as one line with its file."""
-    try:
-        yield
-    except OSError as error:
-        raise StateError(f"{error.filename or folder}: {error.strerror or error}") from error
-
-
-def _show(made: Made, order: Order, config: Config, out: TextIO, *, as_json: bool) -> None:
+def _result(made: Made, order: Order, config: Config) -> Result:
     manifest = made.manifest
-    if as_json:
-        facts = {
-            "folder": str(order.folder),
-            "set": manifest.set,
-            "began": manifest.began,
-            "ended": manifest.ended,
-            "bytes": manifest.bytes,
-            "copied": made.copied,
-            "same_volume": made.same_volume,
-            "databases": {node: dump.bytes for node, dump in manifest.databases.items()},
-            "files": {name: one.files for name, one in manifest.trees.items()},
-        }
-        out.write(json.dumps(facts) + "\n")
-        return
-    out.writelines(f"{line}\n" for line in contents(manifest, config))
+    data = {
+        "folder": str(order.folder),
+        "set": manifest.set,
+        "began": manifest.began,
+        "ended": manifest.ended,
+        "bytes": manifest.bytes,
+        "copied": made.copied,
+        "same_volume": made.same_volume,
+        "databases": {node: dump.bytes for node, dump in manifest.databases.items()},
+        "files": {name: one.files for name, one in manifest.trees.items()},
+    }
     size, copied = archive.as_written(manifest.bytes), archive.as_written(made.copied)
-    out.write(f"the backup in {order.folder} is whole: {size}, {copied} of it new, as of {manifest.began}\n")
+    lines = [
+        *contents(manifest, config),
+        f"the backup in {order.folder} is whole: {size}, {copied} of it new, as of {manifest.began}",
+    ]
     if made.same_volume:
-        out.write("it lies on the volume of the images and is lost with that disk: copy it elsewhere\n")
+        lines.append("it lies on the volume of the images and is lost with that disk: copy it elsewhere")
     if not manifest.has_images:
-        out.write("without the files of the Orthancs: make the snapshot of /var/lib/ddwd now, not before\n")
+        lines.append("without the files of the Orthancs: make the snapshot of /var/lib/ddwd now, not before")
+    if config.ledger.is_shared:
+        lines.append(
+            "without ledger and custody records, which are in ledger.shared: back that database up itself"
+        )
+    return Result(data, lines)
 
 
 def contents(manifest: archive.Manifest, config: Config) -> Iterator[str]:
@@ -150,37 +119,39 @@ def contents(manifest: archive.Manifest, config: Config) -> Iterator[str]:
     yield f"  files of the settings: {len(manifest.configuration)}"
 
 
-class _Silent:
-    """Where nobody looks."""
+class _Told:
+    """What is being copied, and how much of it is, as one line."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._words, self._total, self._done = "", 0, 0
 
     def step(self, words: str, total: int) -> None:
-        """Nothing."""
+        self._words, self._total, self._done = words, total, 0
+        self._tell(words)
 
     def moved(self, amount: int) -> None:
-        """Nothing."""
+        self._done += amount
+        of = f" of {archive.as_written(self._total)}" if self._total else ""
+        self._tell(f"{self._words}: {archive.as_written(self._done)}{of}")
 
 
 @contextmanager
-def progress_on_terminal(*, shown: bool) -> Iterator[Progress]:
-    """A line on the terminal that moves; nothing where stderr is none."""
-    if not (shown and sys.stderr.isatty()):
-        yield _Silent()
-        return
-    from rich.console import Console  # noqa: PLC0415 - other verbs and pipes need not load it
+def told_on_terminal(*, shown: bool) -> Iterator[Progress]:
+    """Show on the terminal how far it is; nothing where standard error is none."""
+    with progress.status_line("", shown=progress.is_wanted(as_json=not shown)) as tell:
+        yield _Told(tell)
 
-    with Console(stderr=True).status("") as line:
 
-        class _Line:
-            def __init__(self) -> None:
-                self._words, self._total, self._done = "", 0, 0
-
-            def step(self, words: str, total: int) -> None:
-                self._words, self._total, self._done = words, total, 0
-                line.update(words)
-
-            def moved(self, amount: int) -> None:
-                self._done += amount
-                of = f" of {archive.as_written(self._total)}" if self._total else ""
-                line.update(f"{self._words}: {archive.as_written(self._done)}{of}")
-
-        yield _Line()
+_FOLDER = Argument("folder", type=Path, metavar="DIR", help="a folder of its own, on another volume")
+_WITH_OUTPUT = Argument("--with-output", action="store_true", help="the published files too")
+_WITHOUT_IMAGES = Argument(
+    "--without-images", action="store_true", help="not the files of the Orthancs: you take snapshots of them"
+)
+COMMAND = Command(
+    "backup",
+    "copy all that a new machine needs into a folder",
+    _run,
+    (_FOLDER, _WITH_OUTPUT, _WITHOUT_IMAGES),
+    epilog=_EPILOG,
+)

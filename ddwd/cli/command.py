@@ -17,11 +17,14 @@ from ddwd.core.errors import StateError
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from ddwd.config.schema import Config
 
 OBJECT = "print the result as one JSON object"
 LIST = "print the result as JSON"
+SAME = "print the same as one JSON object"
+CLEAR_SCREEN = "\033[H\033[2J"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +48,15 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """Arguments of which exactly one must be given."""
+    """Arguments of which at most one may be given; exactly one if it is required."""
 
     arguments: tuple[Argument, ...]
+    required: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One verb, or one action of a verb. It has either `run` or `actions`."""
+    """One verb, or one action of a verb. It has one of `run`, `run_live` and `actions`."""
 
     name: str
     help: str
@@ -60,6 +64,10 @@ class Command:
     arguments: tuple[Argument | OneOf, ...] = ()
     epilog: str | None = None
     actions: tuple[Command, ...] = ()
+    run_live: Callable[[argparse.Namespace, Config, TextIO], int] | None = None
+    """For a verb whose result is long, or goes on until it is told to stop: it writes as it goes and returns the exit status."""
+    needs_config: bool = True
+    """Whether the settings are loaded first; without it, `run` gets None for them."""
     action: str = "action"
     """What the usage line calls the actions."""
     json_help: str = OBJECT
@@ -80,25 +88,31 @@ class Command:
         as_json = (Argument("--json", action="store_true", help=self.json_help),)
         for one in as_json + self.arguments if self.json_first else self.arguments + as_json:
             _add(parser, one)
-        parser.set_defaults(run=self.execute)
+        parser.set_defaults(run=self.execute, needs_config=self.needs_config)
 
     def execute(self, args: argparse.Namespace, config: Config, out: TextIO) -> int:
         """Run the verb and write its result; the exit status."""
+        if self.run_live is not None:
+            return self.run_live(args, config, out)
         if self.run is None:
             raise NotImplementedError(self.name)
-        result = self.run(args, config)
-        writer = write_json if args.json else write_text
-        writer(result, out)
-        return result.status
+        return show(self.run(args, config), out, as_json=args.json)
 
 
 def _add(parser: argparse.ArgumentParser, argument: Argument | OneOf) -> None:
     if isinstance(argument, Argument):
         parser.add_argument(*argument.names, **argument.options)
         return
-    group = parser.add_mutually_exclusive_group(required=True)
+    group = parser.add_mutually_exclusive_group(required=argument.required)
     for one in argument.arguments:
         group.add_argument(*one.names, **one.options)
+
+
+def show(result: Result, out: TextIO, *, as_json: bool) -> int:
+    """Write the result; the exit status."""
+    writer = write_json if as_json else write_text
+    writer(result, out)
+    return result.status
 
 
 def write_json(result: Result, out: TextIO) -> None:
@@ -112,8 +126,11 @@ def write_text(result: Result, out: TextIO) -> None:
 
 
 @contextmanager
-def file_errors(denied: str = "") -> Iterator[None]:
-    """Raise StateError for an OSError. With `denied`, only for a PermissionError, and with that text."""
+def file_errors(denied: str = "", *, at: Path | None = None) -> Iterator[None]:
+    """Raise StateError for an OSError. With `denied`, only for a PermissionError, and with that text.
+
+    `at` is named where the error names no file.
+    """
     try:
         yield
     except PermissionError as error:
@@ -121,4 +138,4 @@ def file_errors(denied: str = "") -> Iterator[None]:
     except OSError as error:
         if denied:
             raise
-        raise StateError(f"{error.filename}: {error.strerror}") from error
+        raise StateError(f"{error.filename or at}: {error.strerror or error}") from error

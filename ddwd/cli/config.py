@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import shutil
 import socket
 import stat
 import subprocess
-from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
+from ddwd.cli.command import Argument, Command, Result
 from ddwd.config import tls
 from ddwd.config.checks import ports
 from ddwd.config.loader import load_with_sources
@@ -55,35 +54,19 @@ _IN_ITS_PLACE = {key: (machine_link.UNIT,) for key in _UNIT_OF if key.startswith
 _LISTENING = "0A"  # state column of /proc/self/net/tcp; /proc/net is hidden by ProcSubset=pid
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its arguments."""
-    parser = subparsers.add_parser(
-        "config",
-        help="check or show the settings",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("action", choices=["check", "show"], help="check them, or show each with its source")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.set_defaults(run=run, needs_config=False)
+def _run(args: argparse.Namespace, _config: Config | None) -> Result:
+    return _check(as_json=args.json) if args.action == "check" else _show()
 
 
-def run(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int:
-    """Check or show."""
-    return _check(args, out) if args.action == "check" else _show(args, out)
-
-
-def _check(args: argparse.Namespace, out: TextIO) -> int:
+def _check(*, as_json: bool) -> Result:
     try:
         config = _checked()
     except ConfigError as error:
-        if not args.json:
+        if not as_json:
             raise
         rows = [{name: getattr(one, name) for name in Problem.__slots__} for one in error.problems]
-        out.write(json.dumps({"sound": False, "problems": rows}) + "\n")
-        return error.exit_status
-    out.write(_sound(config, as_json=args.json) + "\n")
-    return 0
+        return Result({"sound": False, "problems": rows}, [], error.exit_status)
+    return Result({"sound": True, "problems": []}, [_sound(config)])
 
 
 def _checked() -> Config:
@@ -105,9 +88,7 @@ def _checked() -> Config:
     return loaded.config
 
 
-def _sound(config: Config, *, as_json: bool) -> str:
-    if as_json:
-        return json.dumps({"sound": True, "problems": []})
+def _sound(config: Config) -> str:
     scp = config.scp
     parts = [f"{node.aet} on {node.dicom_port} (web {node.http_port})" for node in config.own_nodes]
     if config.has("extractor"):
@@ -293,15 +274,14 @@ def _listeners(port: int) -> Iterable[str]:
                 yield fields[9]
 
 
-def _show(args: argparse.Namespace, out: TextIO) -> int:
+def _show() -> Result:
     rows = shown(load_with_sources())
-    if args.json:
-        out.write(json.dumps(rows) + "\n")
-        return 0
-    for key, row in rows.items():
-        value = "" if row["value"] is None else str(row["value"])
-        out.write(f"{key:<24} {value:<34} {row['source']}\n")
-    return 0
+    lines = [f"{key:<24} {_text(row['value']):<34} {row['source']}" for key, row in rows.items()]
+    return Result(rows, lines)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 def shown(loaded: Loaded) -> dict[str, dict[str, object]]:
@@ -320,3 +300,9 @@ def _shown(key: str, value: object) -> object:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return str(value) if isinstance(value, (Path, Share)) else value
+
+
+_ACTION = Argument("action", choices=["check", "show"], help="check them, or show each with its source")
+COMMAND = Command(
+    "config", "check or show the settings", _run, (_ACTION,), epilog=_EPILOG, needs_config=False
+)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from argparse import RawDescriptionHelpFormatter
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
+from ddwd.cli.command import Argument, Command, Result
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import InvalidValueError, PeerRefusedError, StateError
 from ddwd.core.model import VIEWER
@@ -35,55 +34,31 @@ _PEOPLE = {"admin": "everything", VIEWER: "looks only"}
 _RESTART_SECONDS = 300
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its arguments."""
-    parser = subparsers.add_parser(
-        "credentials",
-        help="show the logins of the web pages, or give them new passwords",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "action",
-        nargs="?",
-        choices=["show", "rotate"],
-        default="show",
-        help="show them (default), or make new ones and put them in use",
-    )
-    parser.add_argument("--yes", action="store_true", help="with rotate: do not ask before the restart")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.set_defaults(run=run)
+def _run(args: argparse.Namespace, config: Config) -> Result:
+    return _rotate(args, config) if args.action == "rotate" else _show(config)
 
 
-def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Show or rotate; the exit status."""
-    return _rotate(args, config, out) if args.action == "rotate" else _show(args, config, out)
-
-
-def _show(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+def _show(config: Config) -> Result:
     found = credentials.read(config.credentials_file)
     rows = [
         (node.aet, node.url, user, found.login(node.name, user)[1])
         for node in config.own_nodes
         for user in _PEOPLE
     ]
-    if args.json:
-        names = ("aet", "url", "user", "password")
-        out.write(json.dumps({"logins": [dict(zip(names, row, strict=True)) for row in rows]}) + "\n")
-        return 0
-    for aet, url, user, password in rows:
-        out.write(f"{aet:<16}  {url:<22}  {user:<7} {password}  {_PEOPLE[user]}\n")
-    return 0
+    names = ("aet", "url", "user", "password")
+    return Result(
+        {"logins": [dict(zip(names, row, strict=True)) for row in rows]},
+        [f"{aet:<16}  {url:<22}  {user:<7} {password}  {_PEOPLE[user]}" for aet, url, user, password in rows],
+    )
 
 
-def _rotate(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+def _rotate(args: argparse.Namespace, config: Config) -> Result:
     path = config.credentials_file
     if not os.access(path.parent, os.W_OK):
         raise StateError(f"{path.parent} cannot be written by this user: run it with sudo")
     credentials.read(path)
     if not args.yes and not _agreed():
-        out.write(json.dumps({"changed": False}) + "\n" if args.json else "nothing was changed\n")
-        return 1
+        return Result({"changed": False}, ["nothing was changed"], status=1)
     credentials.rotate(path)
     Audit().record(
         Event.CONFIG_CHANGED, "the passwords of both Orthancs were changed", keys="credentials_file"
@@ -92,11 +67,8 @@ def _rotate(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     if runs:
         _say("new passwords are written; the portal restarts with them", args)
         _restart()
-    if args.json:
-        out.write(json.dumps({"changed": True, "in_use": runs}) + "\n")
-    else:
-        out.write("the new passwords are in use\n" if runs else "they come into use when ddwd starts\n")
-    return 0
+    line = "the new passwords are in use" if runs else "they come into use when ddwd starts"
+    return Result({"changed": True, "in_use": runs}, [line])
 
 
 def _agreed() -> bool:
@@ -125,3 +97,20 @@ def _restart() -> None:
         raise PeerRefusedError(
             f"the passwords are changed, and the portal does not start with them: {said}; see: systemctl status ddwd"
         )
+
+
+_ACTION = Argument(
+    "action",
+    nargs="?",
+    choices=["show", "rotate"],
+    default="show",
+    help="show them (default), or make new ones and put them in use",
+)
+_YES = Argument("--yes", action="store_true", help="with rotate: do not ask before the restart")
+COMMAND = Command(
+    "credentials",
+    "show the logins of the web pages, or give them new passwords",
+    _run,
+    (_ACTION, _YES),
+    epilog=_EPILOG,
+)

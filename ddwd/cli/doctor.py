@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import textwrap
-from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from ddwd.backup import archive
+from ddwd.cli.command import Argument, Command, Result
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
 from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit
@@ -56,48 +55,24 @@ exit status:
 _MARKS = {Level.OK: "ok", Level.NOTE: "note", Level.WARN: "WARN", Level.BROKEN: "BROKEN"}
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its arguments."""
-    parser = subparsers.add_parser(
-        "doctor",
-        help="look at every part, and say what to do",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--send", action="store_true", help="send a study of our own through all hops instead"
-    )
-    parser.add_argument(
-        "--hourly", action="store_true", help="with --send: only where self_test.hourly is on"
-    )
-    parser.add_argument(
-        "--within",
-        type=float,
-        metavar="SECONDS",
-        help="with --send: right after a start, wait until every hop answers; all of it together takes at most so long",
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Examine, or send; the exit status."""
+def _run(args: argparse.Namespace, config: Config) -> Result:
+    """Examine, or send."""
     if args.send and not config.has("extractor"):
-        out.write("the study of our own is sent from the machine of the extractor (roles in ddwd.yaml)\n")
-        return 0 if args.hourly or args.within is not None else 1  # neither asks which machine it is on
+        why = "the study of our own is sent from the machine of the extractor (roles in ddwd.yaml)"
+        # neither --hourly nor --within asks which machine it is on
+        return _not_sent(why, 0 if args.hourly or args.within is not None else 1)
     if args.hourly and not config.self_test.hourly:
-        out.write("the hourly self test is off: self_test.hourly in ddwd.yaml\n")
-        return 0
+        return _not_sent("the hourly self test is off: self_test.hourly in ddwd.yaml", 0)
     if args.send:
-        return _send(config, out, as_json=args.json, within=args.within)
+        return _send(config, args.within)
     findings = examine(context_of(config))
     broken = any(one.level is Level.BROKEN for one in findings)
-    if args.json:
-        rows = [asdict(one) | {"level": one.level.name.lower()} for one in findings]
-        out.write(json.dumps({"sound": not broken, "findings": rows}) + "\n")
-    else:
-        out.write(render(findings))
-    return 1 if broken else 0
+    rows = [asdict(one) | {"level": one.level.name.lower()} for one in findings]
+    return Result({"sound": not broken, "findings": rows}, render(findings).splitlines(), int(broken))
+
+
+def _not_sent(why: str, status: int) -> Result:
+    return Result({"sent": False, "reason": why}, [why], status)
 
 
 def render(findings: list[Finding]) -> str:
@@ -127,15 +102,14 @@ def _wrapped(head: str, text: str) -> list[str]:
     )
 
 
-def _send(config: Config, out: TextIO, *, as_json: bool, within: float | None) -> int:
+def _send(config: Config, within: float | None) -> Result:
     clock = SystemClock()
     test = SelfTest(config, Paths(config), study_lookup.both(config), clock, sleep)
     if within is not None:
         left = until_up(lambda: _all_answer(config), clock, sleep, within / 2)
         test = replace(test, limit=within / 2 + left)
     result = test.run(Audit())
-    out.write(json.dumps(asdict(result)) + "\n" if as_json else _told(result))
-    return 0 if result.ok else 1
+    return Result(asdict(result), _told(result), 0 if result.ok else 1)
 
 
 def until_up(
@@ -158,13 +132,13 @@ def _all_answer(config: Config) -> bool:
     return all(echo(_peer(config, part)) for part in parts)
 
 
-def _told(result: SelfTestResult) -> str:
+def _told(result: SelfTestResult) -> list[str]:
     lines = [f"self test {'passed' if result.ok else 'FAILED'}: {result.text}"]
     lines += [
         f"  on {hop:<8} {seconds:>6.1f} s after the last image was sent"
         for hop, seconds in result.seconds.items()
     ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def context_of(config: Config) -> CheckContext:
@@ -227,3 +201,16 @@ def _synchronised() -> bool | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return {"yes": True, "no": False}.get(done.stdout.strip())
+
+
+_SEND = Argument("--send", action="store_true", help="send a study of our own through all hops instead")
+_HOURLY = Argument("--hourly", action="store_true", help="with --send: only where self_test.hourly is on")
+_WITHIN = Argument(
+    "--within",
+    type=float,
+    metavar="SECONDS",
+    help="with --send: right after a start, wait until every hop answers; all of it together takes at most so long",
+)
+COMMAND = Command(
+    "doctor", "look at every part, and say what to do", _run, (_SEND, _HOURLY, _WITHIN), epilog=_EPILOG
+)

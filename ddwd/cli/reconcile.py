@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
-from argparse import RawDescriptionHelpFormatter
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
+from ddwd.cli import progress
+from ddwd.cli.command import Argument, Command, Result, show
 from ddwd.config.paths import Paths
 from ddwd.core.errors import DdwdError
 from ddwd.extractor.consistency import Comparison, Totals
@@ -46,27 +45,8 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its arguments."""
-    parser = subparsers.add_parser(
-        "reconcile",
-        help="compare both Orthancs and the disk, and have what is missing sent",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "study",
-        nargs="?",
-        metavar="STUDY",
-        help="StudyInstanceUID, accession number or Orthanc ID (default: every study)",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="only show the difference, hop by hop")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Ask the extractor, or compare and show; the exit status."""
+def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    """Ask the extractor, or compare and show."""
     paths = Paths(config)
     custody = custody_of(config)
     prover = RecordChecker(custody, paths)
@@ -74,15 +54,15 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     if args.study is not None:
         studies = study_lookup.studies_named(args.study, study_lookup.both(config), prover)
     if not args.dry_run:
-        _ask(Requests(paths.requests), studies, out, as_json=args.json)
-        return 0
+        return show(_ask(Requests(paths.requests), studies), out, as_json=args.json)
     nodes = study_lookup.both(config)
     comparison = Comparison(*nodes, custody, prover, paths)
-    show = _show_json if args.json else _show
-    if not sys.stderr.isatty() or args.json:
-        return show(_compared(comparison, studies, lambda: None), out.write)
-    with _progress(nodes, custody, studies, out) as (seen, write):
-        return show(_compared(comparison, studies, seen), write)
+    show_found = _show_json if args.json else _show
+    is_shown = progress.is_wanted(as_json=args.json)
+    total = _total(nodes, custody, studies) if is_shown else None
+    with progress.bar("comparing", total, shown=is_shown) as bar:
+        write = bar.write_above if is_shown and out.isatty() else out.write
+        return show_found(_compared(comparison, studies, bar.advance), write)
 
 
 def _compared(
@@ -91,40 +71,21 @@ def _compared(
     return comparison.everything(seen) if studies is None else comparison.some(studies, seen)
 
 
-def _ask(requests: Requests, studies: list[OrthancId] | None, out: TextIO, *, as_json: bool) -> None:
+def _ask(requests: Requests, studies: list[OrthancId] | None) -> Result:
     wishes = [Request("reconcile")] if studies is None else [Request("reconcile", one) for one in studies]
     for wish in wishes:
         requests.submit(wish)
-    if as_json:
-        out.write(json.dumps({"asked": "reconcile", "studies": studies}) + "\n")
-    else:
-        what = "everything" if studies is None else ", ".join(studies)
-        out.write(f"the extractor is asked to compare {what}; see: ddwd status\n")
+    what = "everything" if studies is None else ", ".join(studies)
+    line = f"the extractor is asked to compare {what}; see: ddwd status"
+    return Result({"asked": "reconcile", "studies": studies}, [line])
 
 
-@contextmanager
-def _progress(
-    nodes: tuple[Orthanc, Orthanc], custody: CustodyPort, studies: list[OrthancId] | None, out: TextIO
-) -> Iterator[tuple[Callable[[], None], Callable[[str], object]]]:
-    """A progress bar on the terminal: how to move it on, and how to write without crossing it."""
-    from rich.console import Console  # noqa: PLC0415 - other verbs and pipes need not load it
-    from rich.progress import Progress  # noqa: PLC0415
-
-    if studies is None:
-        total = sum(int(node.statistics()["CountStudies"]) for node in nodes)
-        total += sum(1 for _ in custody.studies())
-    else:
-        total = len(studies)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("comparing", total=total)
-        above = progress.console.print
-
-        def write(text: str) -> object:
-            if not out.isatty():
-                return out.write(text)
-            return above(text, end="", markup=False, highlight=False, soft_wrap=True)
-
-        yield lambda: progress.advance(task), write
+def _total(nodes: tuple[Orthanc, Orthanc], custody: CustodyPort, studies: list[OrthancId] | None) -> int:
+    """How many studies are listed, at all places together."""
+    if studies is not None:
+        return len(studies)
+    listed = sum(int(node.statistics()["CountStudies"]) for node in nodes)
+    return listed + sum(1 for _ in custody.studies())
 
 
 def _show(found: Iterator[Difference], write: Callable[[str], object]) -> int:
@@ -191,3 +152,19 @@ def _show_json(found: Iterator[Difference], write: Callable[[str], object]) -> i
     if failure is not None:
         raise failure
     return 1 if totals.differing else 0
+
+
+_STUDY = Argument(
+    "study",
+    nargs="?",
+    metavar="STUDY",
+    help="StudyInstanceUID, accession number or Orthanc ID (default: every study)",
+)
+_DRY_RUN = Argument("--dry-run", action="store_true", help="only show the difference, hop by hop")
+COMMAND = Command(
+    "reconcile",
+    "compare both Orthancs and the disk, and have what is missing sent",
+    arguments=(_STUDY, _DRY_RUN),
+    run_live=_run,
+    epilog=_EPILOG,
+)

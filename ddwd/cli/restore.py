@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from ddwd import __version__
 from ddwd.backup import archive
 from ddwd.backup.restore import assert_possible, assert_whole, open_backup, restore, would_be_lost
-from ddwd.cli.backup import SCHEMAS, assert_root, contents, progress_on_terminal, telling
+from ddwd.cli.backup import SCHEMAS, assert_root, contents, told_on_terminal
+from ddwd.cli.command import Argument, Command, Result, file_errors
 from ddwd.cli.doctor import context_of
 from ddwd.cli.retry import bring_back
 from ddwd.config.loader import load
@@ -53,40 +52,25 @@ exit status:
   78  the settings in the backup cannot be used"""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its arguments."""
-    parser = subparsers.add_parser(
-        "restore",
-        help="put a backup onto this machine",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="what ddwd backup was given")
-    parser.add_argument("--dry-run", action="store_true", help="only look at the backup and at this machine")
-    parser.add_argument("--replace", action="store_true", help="remove what this machine holds")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.set_defaults(run=run, needs_config=False)
-
-
-def run(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int:
-    """Look at everything, then restore; the exit status."""
+def _run(args: argparse.Namespace, _config: Config | None) -> Result:
+    """Look at everything, then restore."""
     assert_root()
-    with telling(args.folder), progress_on_terminal(shown=not args.json) as progress:
+    with file_errors(at=args.folder), told_on_terminal(shown=not args.json) as told:
         backup = open_backup(args.folder.absolute(), __version__, SCHEMAS)
-        assert_whole(backup, progress)
+        assert_whole(backup, told)
         assert_possible(backup)
         lost = [
             f"{words}: {one.files}, {archive.as_written(one.bytes)}" for words, one in would_be_lost(backup)
         ]
         if args.dry_run:
-            return _could_be(backup, lost, out, as_json=args.json)
+            return _could_be(backup, lost)
         if lost and not args.replace:
             raise DdwdError(
                 f"this machine holds {'; '.join(lost)}. Nothing was changed; --replace removes them"
             )
-        _put(backup, progress)
+        _put(backup, told)
     Audit().record(Event.REQUESTED, "the operator asks: restore, and has it")
-    return _start(args, out, backup)
+    return _start(backup, shown=not args.json)
 
 
 def _put(backup: Backup, progress: archive.Progress) -> None:
@@ -98,20 +82,19 @@ def _put(backup: Backup, progress: archive.Progress) -> None:
         raise
 
 
-def _could_be(backup: Backup, lost: list[str], out: TextIO, *, as_json: bool) -> int:
+def _could_be(backup: Backup, lost: list[str]) -> Result:
     manifest = backup.manifest
-    if as_json:
-        facts = {"portal": manifest.portal, "host": manifest.host, "began": manifest.began, "lost": lost}
-        out.write(json.dumps(facts | {"bytes": manifest.bytes}) + "\n")
-        return 1 if lost else 0
-    out.write(f"backup of {manifest.host} by ddwd {manifest.portal}, as of {manifest.began}: whole\n")
-    out.writelines(f"{line}\n" for line in contents(manifest, backup.config))
-    out.writelines(f"would be removed here: {line}\n" for line in lost)
-    out.write("it needs --replace here\n" if lost else "it can be restored here\n")
-    return 1 if lost else 0
+    facts = {"portal": manifest.portal, "host": manifest.host, "began": manifest.began, "lost": lost}
+    lines = [
+        f"backup of {manifest.host} by ddwd {manifest.portal}, as of {manifest.began}: whole",
+        *contents(manifest, backup.config),
+        *(f"would be removed here: {line}" for line in lost),
+        "it needs --replace here" if lost else "it can be restored here",
+    ]
+    return Result(facts | {"bytes": manifest.bytes}, lines, 1 if lost else 0)
 
 
-def _start(args: argparse.Namespace, out: TextIO, backup: Backup) -> int:
+def _start(backup: Backup, *, shown: bool) -> Result:
     """Start the portal with what was put in place, wait until it is well, have the gap closed."""
     answer = archive.SystemMachine().pipe(["systemctl", "start", "ddwd.service"])
     if answer.status:
@@ -121,9 +104,7 @@ def _start(args: argparse.Namespace, out: TextIO, backup: Backup) -> int:
     config = load()
     broken = _wait_until_well(config)
     Requests(Paths(config).requests).submit(Request("reconcile"))
-    outcome = bring_back(config, shown=not args.json)
-    _show(args, out, backup, broken, outcome)
-    return 0 if not broken and outcome.asked == outcome.back else 1
+    return _result(backup, broken, bring_back(config, shown=shown))
 
 
 def _wait_until_well(config: Config) -> list[Finding]:
@@ -137,29 +118,33 @@ def _wait_until_well(config: Config) -> list[Finding]:
         sleep(1)
 
 
-def _show(
-    args: argparse.Namespace, out: TextIO, backup: Backup, broken: list[Finding], outcome: Outcome
-) -> None:
+def _result(backup: Backup, broken: list[Finding], outcome: Outcome) -> Result:
     manifest = backup.manifest
-    if args.json:
-        facts: dict[str, Any] = {"restored": manifest.set, "began": manifest.began}
-        facts |= {"broken": [one.text for one in broken], "fetched_again": outcome.back}
-        facts |= {"lost": outcome.lost, "under_way": outcome.waiting}
-        out.write(json.dumps(facts) + "\n")
-        return
-    out.write(f"restored as of {manifest.began}, and started\n")
+    data: dict[str, Any] = {"restored": manifest.set, "began": manifest.began}
+    data |= {"broken": [one.text for one in broken], "fetched_again": outcome.back}
+    data |= {"lost": outcome.lost, "under_way": outcome.waiting}
+    lines = [f"restored as of {manifest.began}, and started"]
     if outcome.asked:
-        out.write(
-            f"{outcome.back} of {outcome.asked} published studies that were not here are on disk again\n"
+        lines.append(
+            f"{outcome.back} of {outcome.asked} published studies that were not here are on disk again"
         )
     if outcome.lost:
-        sys.stderr.write(
-            f"ddwd: {outcome.lost} could not be had from ORTHANC2: ddwd verify --all names the images\n"
-        )
+        lines.append(f"{outcome.lost} could not be had from ORTHANC2: ddwd verify --all names the images")
     if outcome.waiting:
-        sys.stderr.write(
-            f"ddwd: {outcome.waiting} are still under way: ddwd status; then: ddwd retry --gone\n"
-        )
-    for one in broken:
-        sys.stderr.write(f"ddwd: {one.part}: {one.text}; {one.remedy}\n")
-    out.write("what was sent after that, the modalities have to send again; see: ddwd status\n")
+        lines.append(f"{outcome.waiting} are still under way: ddwd status; then: ddwd retry --gone")
+    lines += [f"{one.part}: {one.text}; {one.remedy}" for one in broken]
+    lines.append("what was sent after that, the modalities have to send again; see: ddwd status")
+    return Result(data, lines, 0 if not broken and outcome.asked == outcome.back else 1)
+
+
+_FOLDER = Argument("folder", type=Path, metavar="DIR", help="what ddwd backup was given")
+_DRY_RUN = Argument("--dry-run", action="store_true", help="only look at the backup and at this machine")
+_REPLACE = Argument("--replace", action="store_true", help="remove what this machine holds")
+COMMAND = Command(
+    "restore",
+    "put a backup onto this machine",
+    _run,
+    (_FOLDER, _DRY_RUN, _REPLACE),
+    epilog=_EPILOG,
+    needs_config=False,
+)

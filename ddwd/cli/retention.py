@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from argparse import RawDescriptionHelpFormatter
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ddwd.cli import progress
+from ddwd.cli.command import Argument, Command, OneOf, Result, show
 from ddwd.config.parsers import FOREVER
 from ddwd.config.paths import Paths
 from ddwd.config.retention import PLACES, Place
@@ -27,7 +25,7 @@ from ddwd.store.statefile import encode
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from ddwd.config.schema import Config
     from ddwd.retention.eligibility import Eligibility
@@ -51,40 +49,30 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its arguments."""
-    parser = subparsers.add_parser(
-        "retention",
-        help="what may be removed once it is verified downstream, and what was",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--dry-run", action="store_true", help="show what would be removed now, and what not")
-    which.add_argument("--now", action="store_true", help="have the extractor remove at once what may go")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Show or ask; the exit status."""
-    paths = Paths(config)
-    if args.now:
-        Requests(paths.requests).submit(Request("retention"))
-        said = "the extractor is asked to remove what may go; see: ddwd retention\n"
-        out.write(json.dumps({"asked": "retention"}) + "\n" if args.json else said)
-        return 0
+def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    """Show or ask."""
     if args.dry_run:
-        return _dry_run(config, paths, out, as_json=args.json)
-    last = round_report.read(paths.retention)
+        return _dry_run(config, out, as_json=args.json)
+    result = _ask(Paths(config)) if args.now else _last(config)
+    return show(result, out, as_json=args.json)
+
+
+def _ask(paths: Paths) -> Result:
+    Requests(paths.requests).submit(Request("retention"))
+    return Result(
+        {"asked": "retention"}, ["the extractor is asked to remove what may go; see: ddwd retention"]
+    )
+
+
+def _last(config: Config) -> Result:
+    last = round_report.read(Paths(config).retention)
     policy = {place: _policy(config, place) for place in PLACES}
-    if args.json:
-        out.write(
-            json.dumps({"policy": policy, "last": round_report.FORMAT.body(last) if last else None}) + "\n"
-        )
-    else:
-        out.write("".join(f"{line}\n" for line in [*_policy_lines(policy), *_last_lines(last)]))
-    return 1 if last and any(place.kept for place in last.places.values()) else 0
+    has_kept = last is not None and any(place.kept for place in last.places.values())
+    return Result(
+        {"policy": policy, "last": round_report.FORMAT.body(last) if last else None},
+        [*_policy_lines(policy), *_last_lines(last)],
+        int(has_kept),
+    )
 
 
 # --- policy and last round --------------------------------------------------------------------------------------------
@@ -141,26 +129,27 @@ def _sum(place: Place, tally: PlaceReport, verb: str) -> str:
 # --- dry run ----------------------------------------------------------------------------------------------------------
 
 
-def _dry_run(config: Config, paths: Paths, out: TextIO, *, as_json: bool) -> int:
-    custody = custody_of(config)
+def _dry_run(config: Config, out: TextIO, *, as_json: bool) -> int:
+    """Show each study as it is found, then the sums."""
+    paths, custody = Paths(config), custody_of(config)
     RecordChecker(custody, paths).assert_listable()
     plan = DryRun(config, paths, study_lookup.both(config), custody, SystemClock().utc(), measure)
     tallies = {place: Tally() for place in PLACES}
-    show: Callable[[Eligibility], None] = (lambda _finding: None) if as_json else _show_to(out)
     found = []
-    for finding in _with_progress(plan, shown=sys.stderr.isatty() and not as_json):
-        if as_json:
-            found.append(_row(finding))
-        _count(tallies[finding.place], finding)
-        show(finding)
+    with progress.bar("proving", shown=progress.is_wanted(as_json=as_json)) as bar:
+        for finding in plan.findings(bar.expect, bar.advance):
+            _count(tallies[finding.place], finding)
+            if as_json:
+                found.append(_row(finding))
+            else:
+                out.write(f"{_line(finding)}\n")
     sums = {place: tally.report() for place, tally in tallies.items()}
-    if as_json:
-        out.write(json.dumps({"studies": found, "places": encode(sums)}) + "\n")
-    else:
-        out.write(
-            "".join(f"{_sum(place, tally, 'would be removed from')}\n" for place, tally in sums.items())
-        )
-    return 1 if any(tally.kept for tally in tallies.values()) else 0
+    result = Result(
+        {"studies": found, "places": encode(sums)},
+        [_sum(place, tally, "would be removed from") for place, tally in sums.items()],
+        int(any(tally.kept for tally in tallies.values())),
+    )
+    return show(result, out, as_json=as_json)
 
 
 def _count(tally: Tally, finding: Eligibility) -> None:
@@ -181,41 +170,22 @@ def _row(finding: Eligibility) -> dict[str, Any]:
     }
 
 
-def _show_to(out: TextIO) -> Callable[[Eligibility], None]:
-    """A line for each study as it is found."""
-
-    def show(finding: Eligibility) -> None:
-        name = plain(finding.study_uid) or finding.study
-        said = f"stays: {finding.reason}" if finding.reason else f"goes: {_images(finding)}"
-        out.write(f"{finding.place:<8} {name} {said}\n")
-
-    return show
+def _line(finding: Eligibility) -> str:
+    name = plain(finding.study_uid) or finding.study
+    said = f"stays: {finding.reason}" if finding.reason else f"goes: {_images(finding)}"
+    return f"{finding.place:<8} {name} {said}"
 
 
 def _images(finding: Eligibility) -> str:
     return f"{many(len(finding.images), 'image', 'images')}, {size(finding.bytes)}"
 
 
-def _with_progress(plan: DryRun, *, shown: bool) -> Iterator[Eligibility]:
-    """What the plan finds, behind a progress bar, which a terminal gets and nothing else."""
-    if not shown:
-        yield from plan.findings()
-        return
-    with _progress() as (due, seen):
-        yield from plan.findings(due, seen)
-
-
-@contextmanager
-def _progress() -> Iterator[tuple[Callable[[int], None], Callable[[], None]]]:
-    from rich.console import Console  # noqa: PLC0415 - other verbs and pipes need not load it
-    from rich.progress import Progress  # noqa: PLC0415
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task, total = progress.add_task("proving", total=None), 0
-
-        def due(count: int) -> None:
-            nonlocal total
-            total += count
-            progress.update(task, total=total)
-
-        yield due, lambda: progress.advance(task)
+_DRY_RUN = Argument("--dry-run", action="store_true", help="show what would be removed now, and what not")
+_NOW = Argument("--now", action="store_true", help="have the extractor remove at once what may go")
+COMMAND = Command(
+    "retention",
+    "what may be removed once it is verified downstream, and what was",
+    arguments=(OneOf((_DRY_RUN, _NOW), required=False),),
+    run_live=_run,
+    epilog=_EPILOG,
+)

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
+from ddwd.cli import progress
+from ddwd.cli.command import Argument, Command, OneOf, Result
 from ddwd.config.paths import Paths
 from ddwd.core.clock import SystemClock, sleep
 from ddwd.extractor.refetch import Regain
@@ -45,29 +44,12 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its arguments."""
-    parser = subparsers.add_parser(
-        "retry",
-        help="have a study taken up now: what is missing is fetched again",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument(
-        "study", nargs="?", metavar="STUDY", help="StudyInstanceUID, accession number or Orthanc ID"
-    )
-    which.add_argument("--gone", action="store_true", help="every study that lacks a published file")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Ask for each study of that name; the exit status."""
+def _run(args: argparse.Namespace, config: Config) -> Result:
+    """Ask for each study of that name."""
     paths = Paths(config)
     if args.gone:
         RecordChecker(custody_of(config), paths).assert_listable()
-        return show_outcome(bring_back(config, shown=not args.json), out, as_json=args.json)
+        return _result(bring_back(config, shown=not args.json))
     studies = study_lookup.studies_named(
         args.study, study_lookup.both(config), RecordChecker(custody_of(config), paths)
     )
@@ -76,37 +58,38 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
         requests.submit(Request("retry", study))
     if config.destinations:
         DeliveryLog(paths.deliveries).request_retry()
-    if args.json:
-        out.write(json.dumps({"asked": "retry", "studies": studies}) + "\n")
-    else:
-        out.writelines(f"the extractor is asked to retry {study}; see: ddwd status\n" for study in studies)
-    return 0
+    lines = [f"the extractor is asked to retry {study}; see: ddwd status" for study in studies]
+    return Result({"asked": "retry", "studies": studies}, lines)
 
 
 def bring_back(config: Config, *, shown: bool) -> Outcome:
     """Have every published file that is gone fetched again. Raises StateError where this user may not ask."""
     paths, clock = Paths(config), SystemClock()
     regain = Regain(paths, custody_of(config), Requests(paths.requests, clock), clock, sleep)
-    if not (shown and sys.stderr.isatty()):
-        return regain.run(lambda _: None)
-    from rich.console import Console  # noqa: PLC0415 - other verbs and pipes need not load it
-
-    with Console(stderr=True).status("looking for what is gone") as line:
-        return regain.run(
-            lambda now: line.update(f"{now.asked} studies asked for, {now.back} are on disk again")
-        )
+    with progress.status_line(
+        "looking for what is gone", shown=progress.is_wanted(as_json=not shown)
+    ) as tell:
+        return regain.run(lambda now: tell(f"{now.asked} studies asked for, {now.back} are on disk again"))
 
 
-def show_outcome(outcome: Outcome, out: TextIO, *, as_json: bool) -> int:
-    """What came of it; 0 where nothing lacks any more."""
-    if as_json:
-        out.write(json.dumps({"asked": "retry"} | asdict(outcome)) + "\n")
-    else:
-        out.write(f"{outcome.asked} studies lacked files, {outcome.back} of them are on disk again\n")
-        if outcome.lost:
-            out.write(f"{outcome.lost} could not be had from ORTHANC2: ddwd verify --all names the images\n")
-        if outcome.waiting:
-            out.write(
-                f"{outcome.waiting} are still under way: ddwd status says why; then: ddwd retry --gone\n"
-            )
-    return 0 if outcome.asked == outcome.back else 1
+def _result(outcome: Outcome) -> Result:
+    lines = [f"{outcome.asked} studies lacked files, {outcome.back} of them are on disk again"]
+    if outcome.lost:
+        lines.append(f"{outcome.lost} could not be had from ORTHANC2: ddwd verify --all names the images")
+    if outcome.waiting:
+        lines.append(f"{outcome.waiting} are still under way: ddwd status says why; then: ddwd retry --gone")
+    status = 0 if outcome.asked == outcome.back else 1
+    return Result({"asked": "retry"} | asdict(outcome), lines, status)
+
+
+_STUDY = Argument(
+    "study", nargs="?", metavar="STUDY", help="StudyInstanceUID, accession number or Orthanc ID"
+)
+_GONE = Argument("--gone", action="store_true", help="every study that lacks a published file")
+COMMAND = Command(
+    "retry",
+    "have a study taken up now: what is missing is fetched again",
+    _run,
+    (OneOf((_STUDY, _GONE)),),
+    epilog=_EPILOG,
+)

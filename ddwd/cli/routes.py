@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
+from ddwd.cli.command import Argument, Command, Result
 from ddwd.config.routing import CALLING, OWN, TAGS, Judged, Route, judge, table
 from ddwd.core.errors import NotFoundError
 from ddwd.core.model import SEND_AET, TREE
@@ -33,45 +32,15 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and what it can do."""
-    parser = subparsers.add_parser(
-        "routes",
-        help="the rules of routes, and which of them takes a file",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
-    listed = what.add_parser("list", help="the rules in their order, and what each does")
-    tested = what.add_parser("test", help="which rule takes a file, and why")
-    tested.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a DICOM file")
-    tested.add_argument(
-        "--aet", default=SEND_AET, help="AE title it would come from (default: that of ddwd send)"
-    )
-    for one in (listed, tested):
-        one.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.set_defaults(run=run)
+def _list(_args: argparse.Namespace, config: Config) -> Result:
+    rows = [_row(route) for route in config.routes]
+    lines = [line for number, row in enumerate(rows, start=1) for line in _rule_lines(number, row)]
+    return Result({"routes": rows}, lines or ["there are no rules: every study is forwarded and extracted"])
 
 
-def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Show it; the exit status. Raises NotFoundError."""
-    if args.what == "list":
-        _list(config.routes, out, as_json=args.json)
-        return 0
-    return _test(args.files, args.aet, config.routes, out, as_json=args.json)
-
-
-def _list(routes: Sequence[Route], out: TextIO, *, as_json: bool) -> None:
-    rows = [_row(route) for route in routes]
-    if as_json:
-        out.write(json.dumps({"routes": rows}) + "\n")
-        return
-    if not rows:
-        out.write("there are no rules: every study is forwarded and extracted\n")
-    for number, row in enumerate(rows, start=1):
-        when = "; ".join(f"{tag} is {' or '.join(texts)}" for tag, texts in row["when"].items())
-        out.write(f"{number}  {row['name']}: {when or 'everything'}\n")
-        out.write(f"   {', '.join(_done_with(row))}\n")
+def _rule_lines(number: int, row: dict[str, Any]) -> list[str]:
+    when = "; ".join(f"{tag} is {' or '.join(texts)}" for tag, texts in row["when"].items())
+    return [f"{number}  {row['name']}: {when or 'everything'}", f"   {', '.join(_done_with(row))}"]
 
 
 def _row(route: Route) -> dict[str, Any]:
@@ -101,15 +70,16 @@ def _done_with(row: dict[str, Any]) -> list[str]:
     )
 
 
-def _test(files: Sequence[Path], aet: str, routes: Sequence[Route], out: TextIO, *, as_json: bool) -> int:
+def _test(args: argparse.Namespace, config: Config) -> Result:
+    """Raises NotFoundError."""
+    routes = config.routes
     rules = table(routes)
-    answers = [(path, judge(rules, {**_tags(path), CALLING: aet})) for path in files]
-    if as_json:
-        out.write(json.dumps({"files": [_answer(path, said, routes) for path, said in answers]}) + "\n")
-    else:
-        for path, said in answers:
-            out.writelines(_told(path, said, routes))
-    return int(any(_taker(said) is None and routes for _, said in answers))
+    answers = [(path, judge(rules, {**_tags(path), CALLING: args.aet})) for path in args.files]
+    return Result(
+        {"files": [_answer(path, said, routes) for path, said in answers]},
+        [line for path, said in answers for line in _told(path, said, routes)],
+        int(any(_taker(said) is None and routes for _, said in answers)),
+    )
 
 
 def _taker(said: list[Judged]) -> str | None:
@@ -126,15 +96,15 @@ def _answer(path: Path, said: list[Judged], routes: Sequence[Route]) -> dict[str
 
 def _told(path: Path, said: list[Judged], routes: Sequence[Route]) -> list[str]:
     if not routes:
-        return [f"{path}: there are no rules: it is forwarded and extracted\n"]
+        return [f"{path}: there are no rules: it is forwarded and extracted"]
     taker = _taker(said)
     head = f"taken by rule {taker}" if taker else "no rule takes it: its study would be held on ORTHANC1"
     why = [
-        f"  not by {one.route}: {one.failed} is another\n"
+        f"  not by {one.route}: {one.failed} is another"
         for one in said
         if one.failed and one.route != OWN.name
     ]
-    return [f"{path}: {head}\n", *why]
+    return [f"{path}: {head}", *why]
 
 
 def _tags(path: Path) -> dict[str, str]:
@@ -153,3 +123,17 @@ def _text(value: object) -> str:
     if isinstance(value, MultiValue):
         return "\\".join(str(one) for one in value)
     return "" if value is None else str(value)
+
+
+_FILES = Argument("files", nargs="+", type=Path, metavar="FILE", help="a DICOM file")
+_AET = Argument("--aet", default=SEND_AET, help="AE title it would come from (default: that of ddwd send)")
+COMMAND = Command(
+    "routes",
+    "the rules of routes, and which of them takes a file",
+    epilog=_EPILOG,
+    action="what",
+    actions=(
+        Command("list", "the rules in their order, and what each does", _list),
+        Command("test", "which rule takes a file, and why", _test, (_FILES, _AET)),
+    ),
+)

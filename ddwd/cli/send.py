@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
+from ddwd.cli import progress
+from ddwd.cli.command import Argument, Command, Result
 from ddwd.config import tls
 from ddwd.core.errors import DeliveryError, PeerDownError, PeerRefusedError
 from ddwd.core.model import SEND_AET
@@ -17,7 +16,6 @@ from ddwd.dicom.upper_layer import Peer
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
     from ddwd.config.schema import Config
 
@@ -34,41 +32,24 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its arguments."""
-    parser = subparsers.add_parser(
-        "send",
-        help="send DICOM files or folders to the gateway by C-STORE",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="a file, or a folder with all below it"
-    )
-    parser.add_argument("--host", default=_HERE, help="where to send (default: this machine)")
-    parser.add_argument("--port", type=int, help="DICOM port (default: the gateway's)")
-    parser.add_argument("--aet", help="called AE title (default: the gateway's)")
-    parser.add_argument("--calling", default=SEND_AET, help="calling AE title (default: %(default)s)")
-    parser.add_argument("--tls", action="store_true", help="by TLS, with the operator's certificate")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Send, then print what was refused and why; the exit status."""
+def _run(args: argparse.Namespace, config: Config) -> Result:
+    """Send, and tell what was refused and why."""
     examined = [examine(path) for path in files(args.paths)]
     outgoing = [one for one in examined if isinstance(one, Outgoing)]
     answers = [one for one in examined if isinstance(one, Answer)]
     peer = _peer(args, config)
     began, failure = time.monotonic(), None
-    try:
-        _with_progress(peer, outgoing, answers.append, shown=sys.stderr.isatty() and not args.json)
-    except (PeerDownError, PeerRefusedError) as error:
-        failure = error
-    _report(answers, len(examined), time.monotonic() - began, failure, as_json=args.json, out=out)
-    if failure is not None:
-        return failure.exit_status
-    return 0 if answers and all(one.accepted for one in answers) else DeliveryError.exit_status
+    with progress.bar("sending", len(outgoing), shown=progress.is_wanted(as_json=args.json)) as bar:
+
+        def answered(answer: Answer) -> None:
+            answers.append(answer)
+            bar.advance()
+
+        try:
+            send(peer, outgoing, answered)
+        except (PeerDownError, PeerRefusedError) as error:
+            failure = error
+    return _result(answers, len(examined), time.monotonic() - began, failure)
 
 
 def _peer(args: argparse.Namespace, config: Config) -> Peer:
@@ -80,52 +61,39 @@ def _peer(args: argparse.Namespace, config: Config) -> Peer:
     return Peer(args.host, args.port or port, args.aet or config.gateway.aet, args.calling, context)
 
 
-def _with_progress(
-    peer: Peer, outgoing: list[Outgoing], keep: Callable[[Answer], None], *, shown: bool
-) -> None:
-    """Send behind a progress bar, which a terminal gets and nothing else."""
-    if not shown:
-        send(peer, outgoing, keep)
-        return
-    from rich.console import Console  # noqa: PLC0415 - other verbs and pipes need not load it
-    from rich.progress import Progress  # noqa: PLC0415
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("sending", total=len(outgoing))
-
-        def answered(answer: Answer) -> None:
-            keep(answer)
-            progress.advance(task)
-
-        send(peer, outgoing, answered)
-
-
-def _report(
-    answers: list[Answer],
-    total: int,
-    seconds: float,
-    failure: Exception | None,
-    *,
-    as_json: bool,
-    out: TextIO,
-) -> None:
+def _result(
+    answers: list[Answer], total: int, seconds: float, failure: PeerDownError | PeerRefusedError | None
+) -> Result:
     accepted = sum(one.accepted for one in answers)
     refused = [one for one in answers if not one.accepted]
-    if as_json:
-        facts = {
-            "files": total,
-            "accepted": accepted,
-            "refused": [
-                {"path": str(one.path), "status": one.status, "reason": one.reason} for one in refused
-            ],
-            "not_sent": total - len(answers),
-            "seconds": round(seconds, 3),
-            "error": str(failure) if failure else None,
-        }
-        out.write(json.dumps(facts) + "\n")
-        return
-    for one in refused:
-        out.write(f"not accepted: {one.path}: {one.reason}\n")
+    lines = [f"not accepted: {one.path}: {one.reason}" for one in refused]
     if failure is not None:
-        out.write(f"stopped: {failure}; {total - len(answers)} files were not sent\n")
-    out.write(f"{accepted} of {total} files accepted in {seconds:.1f} s\n")
+        lines.append(f"stopped: {failure}; {total - len(answers)} files were not sent")
+    lines.append(f"{accepted} of {total} files accepted in {seconds:.1f} s")
+    data = {
+        "files": total,
+        "accepted": accepted,
+        "refused": [{"path": str(one.path), "status": one.status, "reason": one.reason} for one in refused],
+        "not_sent": total - len(answers),
+        "seconds": round(seconds, 3),
+        "error": str(failure) if failure else None,
+    }
+    if failure is not None:
+        return Result(data, lines, failure.exit_status)
+    return Result(data, lines, 0 if answers and not refused else DeliveryError.exit_status)
+
+
+COMMAND = Command(
+    "send",
+    "send DICOM files or folders to the gateway by C-STORE",
+    _run,
+    (
+        Argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, or a folder with all below it"),
+        Argument("--host", default=_HERE, help="where to send (default: this machine)"),
+        Argument("--port", type=int, help="DICOM port (default: the gateway's)"),
+        Argument("--aet", help="called AE title (default: the gateway's)"),
+        Argument("--calling", default=SEND_AET, help="calling AE title (default: %(default)s)"),
+        Argument("--tls", action="store_true", help="by TLS, with the operator's certificate"),
+    ),
+    epilog=_EPILOG,
+)

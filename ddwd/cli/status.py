@@ -1,13 +1,12 @@
-"""`ddwd status`: is the portal well, on one screen. Shows the Report of view/report.py, as text or JSON; writes nothing."""
+"""`ddwd status`: is the portal well, on one screen. Shows the Report of status/report.py, as text or JSON; writes nothing."""
 
 from __future__ import annotations
 
-import json
 import textwrap
-from argparse import RawDescriptionHelpFormatter
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ddwd import __version__
+from ddwd.cli.command import CLEAR_SCREEN, SAME, Argument, Command, Result, show
 from ddwd.core.clock import sleep
 from ddwd.extractor.decision import Stage
 from ddwd.status import report as view
@@ -42,35 +41,16 @@ _EPILOG = """exit status:
 Images in quarantine wait for you, and are counted, but are not an error."""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its arguments."""
-    parser = subparsers.add_parser(
-        "status",
-        help="is the portal well: units, Orthancs, studies, disks",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", action="store_true", help="print the same as one JSON object")
-    parser.add_argument(
-        "--watch",
-        nargs="?",
-        type=float,
-        const=2.0,
-        metavar="SECONDS",
-        help="show it anew every so many seconds (2), until Ctrl-C",
-    )
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Collect and show, again and again where it is wanted; the exit status."""
+def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    """Collect and show, again and again with --watch."""
     while True:
         report = view.collect(config, view.real_sources())
-        shown = as_json(report) if args.json else render(report)
-        anew = "\033[H\033[2J" if args.watch is not None and out.isatty() and not args.json else ""
-        out.write(anew + shown)
+        result = Result(as_json(report), render(report).splitlines(), 1 if report.wrong else 0)
+        if args.watch is not None and out.isatty() and not args.json:
+            out.write(CLEAR_SCREEN)
+        show(result, out, as_json=args.json)
         if args.watch is None:
-            return 1 if report.wrong else 0
+            return result.status
         out.flush()
         sleep(max(0.5, args.watch))
 
@@ -78,13 +58,18 @@ def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
 # --- showing ----------------------------------------------------------------------------------------------------------
 
 
-def as_json(report: Report) -> str:
-    """The whole Report as one JSON object, with `well` and `wrong` in front."""
-    body = {"well": not report.wrong, "wrong": report.wrong, "version": __version__, **encode(report)}
+def as_json(report: Report) -> dict[str, Any]:
+    """Return the whole Report for json.dumps, with `well` and `wrong` in front."""
+    body: dict[str, Any] = {
+        "well": not report.wrong,
+        "wrong": report.wrong,
+        "version": __version__,
+        **encode(report),
+    }
     for heart in body["hearts"]:
         for shown_elsewhere in ("in_flight", "recent", "counts", "swept", "retention"):
             heart["facts"].pop(shown_elsewhere, None)
-    return json.dumps(body) + "\n"
+    return body
 
 
 def render(report: Report) -> str:
@@ -281,3 +266,22 @@ def _wrong_lines(report: Report) -> list[str]:
 
 def _cut(line: str) -> str:
     return line.rstrip() if len(line) <= _WIDTH else line[: _WIDTH - 3].rstrip() + "..."
+
+
+_WATCH = Argument(
+    "--watch",
+    nargs="?",
+    type=float,
+    const=2.0,
+    metavar="SECONDS",
+    help="show it anew every so many seconds (2), until Ctrl-C",
+)
+COMMAND = Command(
+    "status",
+    "is the portal well: units, Orthancs, studies, disks",
+    arguments=(_WATCH,),
+    run_live=_run,
+    epilog=_EPILOG,
+    json_help=SAME,
+    json_first=True,
+)

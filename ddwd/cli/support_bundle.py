@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import getpass
-import json
 import re
 import socket
 import sys
-from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from ddwd import __version__
 from ddwd.cli import config as config_verb
 from ddwd.cli import doctor, status, tls
+from ddwd.cli.command import Argument, Command, Result
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load_with_sources
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, Loaded
@@ -53,23 +52,8 @@ exit status:
   78  the settings may not be read by this user"""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its arguments."""
-    parser = subparsers.add_parser(
-        "support-bundle",
-        help="collect what support needs in one file, without patients and secrets",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="PATH", help="a new file, or the folder for it (default: this folder)"
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.set_defaults(run=run, needs_config=False)
-
-
-def run(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int:
-    """Collect, pack, write; the exit status."""
+def _run(args: argparse.Namespace, _config: Config | None) -> Result:
+    """Collect, pack, write."""
     now = SystemClock().utc()
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
     name = f"ddwd-support-{host}-{now:%Y%m%dT%H%M%SZ}"
@@ -88,13 +72,12 @@ def run(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int:
     }
     content = bundle.archive(name, packed, about, now)
     _write(target, content)
-    if args.json:
-        body = {"file": str(target), "bytes": len(content), "files": [one.file for one in packed]}
-        out.write(json.dumps(body | {"not_collected": about["not_collected"]}) + "\n")
-        return 0
-    out.writelines(f"not collected: {one.file}: {one.reason}\n" for one in missed)
-    out.write(f"{target} ({size(len(content))}, {len(packed)} files); look into it: tar -xzf {target}\n")
-    return 0
+    body = {"file": str(target), "bytes": len(content), "files": [one.file for one in packed]}
+    made = f"{target} ({size(len(content))}, {len(packed)} files); look into it: tar -xzf {target}"
+    return Result(
+        body | {"not_collected": about["not_collected"]},
+        [*(f"not collected: {one.file}: {one.reason}" for one in missed), made],
+    )
 
 
 def _target(wanted: Path | None, name: str) -> Path:
@@ -180,7 +163,7 @@ class Subject:
                 Part(name, "an addition to an Orthanc", partial(self._additions.get, name))
                 for name in self._additions
             ),
-            Part("status.json", "ddwd status", lambda: json.loads(status.as_json(self._report()))),
+            Part("status.json", "ddwd status", lambda: status.as_json(self._report())),
             Part("doctor.json", "ddwd doctor", lambda: [asdict(one) for one in examine(doctor.context_of(config))]),
             Part("units.txt", "states of the units", lambda: system_info.unit_states(ask, system_info.units(ask))),
             Part("versions.txt", "versions", lambda: system_info.versions(ask)),
@@ -236,3 +219,16 @@ def _texts() -> list[str]:
         for path in (CONFIG_FILE, DEFAULTS_FILE)
         if path.is_file()
     ]
+
+
+_OUTPUT = Argument(
+    "--output", type=Path, metavar="PATH", help="a new file, or the folder for it (default: this folder)"
+)
+COMMAND = Command(
+    "support-bundle",
+    "collect what support needs in one file, without patients and secrets",
+    _run,
+    (_OUTPUT,),
+    epilog=_EPILOG,
+    needs_config=False,
+)

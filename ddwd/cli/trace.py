@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
+from ddwd.cli.command import CLEAR_SCREEN, SAME, Argument, Command, Result, show
 from ddwd.config.paths import Paths
 from ddwd.core.clock import sleep
 from ddwd.status import study_lookup
@@ -37,42 +36,40 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its arguments."""
-    parser = subparsers.add_parser(
-        "trace",
-        help="why is a study not there: one study over all hops",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "study", metavar="STUDY", help="StudyInstanceUID, accession number, Orthanc ID or PatientID"
-    )
-    parser.add_argument("--watch", action="store_true", help="follow it until it is complete")
-    parser.add_argument("--json", action="store_true", help="print the same as one JSON object")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Tell of each study of that name; the exit status."""
+def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    """Tell of each study of that name, again and again with --watch."""
     paths = Paths(config)
     nodes = study_lookup.both(config)
     studies = study_lookup.studies_named(
         args.study, nodes, RecordChecker(custody_of(config), paths), or_patient=True
     )
     while True:
-        told = [trace(study, config, nodes) for study in studies]
-        complete = all(one.complete for one in told)
-        if args.json:
-            out.write(json.dumps({"complete": complete, "studies": [asdict(one) for one in told]}) + "\n")
-        else:
-            out.write(_render(told, again=args.watch))
-        if complete or not args.watch:
-            return 0 if complete else 1
+        result = _result([trace(study, config, nodes) for study in studies], again=args.watch)
+        show(result, out, as_json=args.json)
+        if result.status == 0 or not args.watch:
+            return result.status
         out.flush()
         sleep(_LOOK_SECONDS)
 
 
-def _render(told: list[Trace], *, again: bool) -> str:
+def _result(told: list[Trace], *, again: bool) -> Result:
+    complete = all(one.complete for one in told)
     text = "\n".join("\n".join(lines(one, _WIDTH)) + "\n" for one in told)
-    return f"\033[H\033[2J{text}" if again and sys.stdout.isatty() else text
+    if again and sys.stdout.isatty():
+        text = f"{CLEAR_SCREEN}{text}"
+    data = {"complete": complete, "studies": [asdict(one) for one in told]}
+    return Result(data, text.splitlines(), 0 if complete else 1)
+
+
+_STUDY = Argument(
+    "study", metavar="STUDY", help="StudyInstanceUID, accession number, Orthanc ID or PatientID"
+)
+_WATCH = Argument("--watch", action="store_true", help="follow it until it is complete")
+COMMAND = Command(
+    "trace",
+    "why is a study not there: one study over all hops",
+    arguments=(_STUDY, _WATCH),
+    run_live=_run,
+    epilog=_EPILOG,
+    json_help=SAME,
+)

@@ -9,10 +9,10 @@ import json
 import signal
 import sys
 import tempfile
-from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from ddwd.cli.command import Argument, Command
 from ddwd.core import clock
 from ddwd.core.errors import DdwdError
 from ddwd.extractor.peers import silent
@@ -36,24 +36,6 @@ _DIED = 1
 _STOPPERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its arguments."""
-    parser = subparsers.add_parser(
-        "try",
-        help="run the whole portal in one folder, until Ctrl-C",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "folder", nargs="?", type=Path, metavar="DIR", help="where everything is kept (default: a new folder)"
-    )
-    parser.add_argument(
-        "--port-base", type=_port_base, metavar="N", help="use ports N to N+4 (default: free ones)"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object when up, and nothing more")
-    parser.set_defaults(run=run, needs_config=False)
-
-
 def _port_base(text: str) -> int:
     """First of five ports; raises ValueError, which argparse turns into usage."""
     port = int(text)
@@ -62,8 +44,8 @@ def _port_base(text: str) -> int:
     return port
 
 
-def run(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int:
-    """Start, show, stop."""
+def _start(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int:
+    """Start, show until it is stopped or ends, stop."""
     folder = args.folder or Path(tempfile.mkdtemp(prefix="ddwd-try-"))
     before = {one: signal.signal(one, signal.default_int_handler) for one in _STOPPERS}
     try:
@@ -174,3 +156,20 @@ class _Screen:
         if not self._quiet:
             self._out.write(f"\r\033[K{text}\n" if self._live else f"{text}\n")
             self._out.flush()
+
+
+_FOLDER = Argument(
+    "folder", nargs="?", type=Path, metavar="DIR", help="where everything is kept (default: a new folder)"
+)
+_PORT_BASE = Argument(
+    "--port-base", type=_port_base, metavar="N", help="use ports N to N+4 (default: free ones)"
+)
+COMMAND = Command(
+    "try",
+    "run the whole portal in one folder, until Ctrl-C",
+    arguments=(_FOLDER, _PORT_BASE),
+    run_live=_start,
+    epilog=_EPILOG,
+    needs_config=False,
+    json_help="print one JSON object when up, and nothing more",
+)

@@ -6,11 +6,10 @@ records alone prove the disk, at any time, with both Orthancs stopped, and after
 
 from __future__ import annotations
 
-import json
-import sys
-from argparse import RawDescriptionHelpFormatter
-from typing import TYPE_CHECKING, TextIO, get_args
+from typing import TYPE_CHECKING, get_args
 
+from ddwd.cli import progress
+from ddwd.cli.command import Argument, Command, OneOf, Result
 from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, PeerRefusedError
 from ddwd.extractor.steps.verify import Verifier
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.config.schema import Config
-    from ddwd.core.model import OrthancId
     from ddwd.store.custody import InstanceRecord
     from ddwd.store.record_check import CheckResult, Finding, SecondCheck
 
@@ -45,35 +43,17 @@ A damaged record is named with every UID and accession number, since it may be t
 study's. An image that is being added at this moment can be shown as extra: run it again."""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its arguments."""
-    parser = subparsers.add_parser(
-        "verify",
-        help="compare published images with what was recorded of them",
-        epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument(
-        "study", nargs="?", metavar="STUDY", help="StudyInstanceUID, accession number or Orthanc ID"
-    )
-    which.add_argument("--all", action="store_true", help="every study that was ever published")
-    parser.add_argument("--storage", action="store_true", help="compare each image with ORTHANC2's copy too")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Compare and show; the exit status. Raises NotFoundError and StateError."""
+def _run(args: argparse.Namespace, config: Config) -> Result:
+    """Compare. Raises NotFoundError and StateError."""
     paths = Paths(config)
     checker = RecordChecker(custody_of(config), paths, _storage_look(config) if args.storage else None)
     studies = checker.studies() if args.all else checker.matching(args.study)
     if not studies and not args.all:
         raise NotFoundError("no published study has this StudyInstanceUID, accession number or Orthanc ID")
-    result = _with_progress(checker, studies, shown=sys.stderr.isatty() and not args.json)
+    with progress.bar("verifying", len(studies), shown=progress.is_wanted(as_json=args.json)) as bar:
+        result = checker.check(studies, bar.advance)
     kinds = _KINDS if args.storage else _KINDS_OF_RECORDS
-    out.write(as_json(result, kinds) if args.json else render(result, kinds))
-    return 0 if result.is_sound else 1
+    return Result(_counts(result, kinds), _lines(result, kinds), 0 if result.is_sound else 1)
 
 
 def _storage_look(config: Config) -> SecondCheck:
@@ -95,24 +75,12 @@ def _storage_look(config: Config) -> SecondCheck:
     return look
 
 
-def _with_progress(checker: RecordChecker, studies: list[OrthancId], *, shown: bool) -> CheckResult:
-    """Compare behind a progress bar, which a terminal gets and nothing else."""
-    if not shown:
-        return checker.check(studies)
-    from rich.console import Console  # noqa: PLC0415 - other verbs and pipes need not load it
-    from rich.progress import Progress  # noqa: PLC0415
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("verifying", total=len(studies))
-        return checker.check(studies, lambda share: progress.advance(task, share))
-
-
-def as_json(result: CheckResult, kinds: tuple[Kind, ...]) -> str:
+def _counts(result: CheckResult, kinds: tuple[Kind, ...]) -> dict[str, object]:
     """The counts, and each finding as an object in the list of its kind."""
     body: dict[str, object] = {"studies": result.studies, "images": result.images, "removed": result.removed}
     body |= {kind: [_row(one) for one in result.of(kind)] for kind in kinds}
     body["damaged"] = [{"study": one.study, "reason": one.reason} for one in result.damaged]
-    return json.dumps(body) + "\n"
+    return body
 
 
 def _row(one: Finding) -> dict[str, str]:
@@ -120,7 +88,7 @@ def _row(one: Finding) -> dict[str, str]:
     return {key: value for key, value in row.items() if value}
 
 
-def render(result: CheckResult, kinds: tuple[Kind, ...]) -> str:
+def _lines(result: CheckResult, kinds: tuple[Kind, ...]) -> list[str]:
     """One line for each finding and each damaged record, and one with the counts."""
     lines = [_line(one) for kind in kinds for one in result.of(kind)]
     lines += [f"damaged  {one.reason}" for one in result.damaged]
@@ -128,7 +96,7 @@ def render(result: CheckResult, kinds: tuple[Kind, ...]) -> str:
     verdict = "all as recorded" if result.is_sound else f"{counts}; {len(result.damaged)} damaged records"
     removed = f", {result.removed} of them removed by retention" if result.removed else ""
     lines.append(f"{result.studies} studies, {result.images} images{removed}: {verdict}")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _line(one: Finding) -> str:
@@ -136,3 +104,17 @@ def _line(one: Finding) -> str:
     # a name that someone else gave may hold anything, a terminal's commands too
     name = f"{one.study_uid} {one.file}".encode("unicode_escape").decode("ascii")
     return f"{one.kind:<8} {name}{reason}"
+
+
+_STUDY = Argument(
+    "study", nargs="?", metavar="STUDY", help="StudyInstanceUID, accession number or Orthanc ID"
+)
+_ALL = Argument("--all", action="store_true", help="every study that was ever published")
+_STORAGE = Argument("--storage", action="store_true", help="compare each image with ORTHANC2's copy too")
+COMMAND = Command(
+    "verify",
+    "compare published images with what was recorded of them",
+    _run,
+    (OneOf((_STUDY, _ALL)), _STORAGE),
+    epilog=_EPILOG,
+)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from ddwd.cli import credentials as verb
 from ddwd.cli.main import parser
 from ddwd.config.schema import Config
 from ddwd.core.errors import ConfigError, InvalidValueError
@@ -113,7 +112,7 @@ def test_rotation_changes_every_password_and_nothing_else_of_the_file(tmp_path: 
 def _run(path: Path, *words: str) -> tuple[int, str]:
     out = StringIO()
     args = parser().parse_args(["credentials", *words])
-    status = verb.run(args, Config(credentials_file=path), out)
+    status = args.run(args, Config(credentials_file=path), out)
     return status, out.getvalue()
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddwd.cli import verify
 from ddwd.cli.main import parser
 from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError, StateError
@@ -54,7 +53,8 @@ def _path(portal: Portal, one: Image = _ONE) -> Path:
 
 def _said(portal: Portal, *words: str) -> tuple[int, str]:
     out = io.StringIO()
-    status = verify.run(parser().parse_args(["verify", *words]), portal.config, out)
+    args = parser().parse_args(["verify", *words])
+    status = args.run(args, portal.config, out)
     assert _PATIENT not in out.getvalue()
     return status, out.getvalue()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ddwd.cli import retention as cli
-from ddwd.cli import status, verify
+from ddwd.cli import status
 from ddwd.cli.main import parser
 from ddwd.config.loader import load
 from ddwd.config.parsers import Share
@@ -187,7 +187,8 @@ def test_verify_says_how_many_were_removed(tmp_path: Path) -> None:
     portal = delivered(tmp_path, OUTPUT)
     pass_days(portal, 2)
     out = io.StringIO()
-    assert verify.run(parser().parse_args(["verify", "--all"]), portal.config, out) == 0
+    args = parser().parse_args(["verify", "--all"])
+    assert args.run(args, portal.config, out) == 0
     assert out.getvalue() == "1 studies, 3 images, 3 of them removed by retention: all as recorded\n"
 
 
@@ -199,7 +200,7 @@ def test_verify_with_storage_does_not_miss_what_retention_took_there(
     pass_days(portal, 2)
     monkeypatch.setattr(study_lookup, "both", lambda _config: (portal.gateway, portal.storage))
     args = parser().parse_args(["verify", "--all", "--storage"])
-    assert verify.run(args, portal.config, io.StringIO()) == 0
+    assert args.run(args, portal.config, io.StringIO()) == 0
 
 
 def test_trace_tells_where_it_was_removed_and_how_to_have_it_again(tmp_path: Path) -> None:
