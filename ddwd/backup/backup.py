@@ -78,7 +78,7 @@ def back_up(config: Config, order: Order, machine: Machine, progress: Progress, 
     assert_place(config, order.folder)
     _take_place(order.folder)
     with _locked(order.folder):
-        return _Backup(config, order, machine, progress).run(clock)
+        return _BackupRun(config, order, machine, progress).run(clock)
 
 
 def assert_place(config: Config, folder: Path) -> None:
@@ -131,7 +131,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-class _Backup:
+class _BackupRun:
     """One run of a backup."""
 
     def __init__(self, config: Config, order: Order, machine: Machine, progress: Progress) -> None:

@@ -38,7 +38,7 @@ _KEPT = frozenset({"output"})
 
 
 @dataclass(frozen=True, slots=True)
-class Backup:
+class CompleteBackup:
     """A complete backup: its folder, its manifest, and the settings in it."""
 
     folder: Path
@@ -60,7 +60,7 @@ class Backup:
 # --- checking ---------------------------------------------------------------------------------------------------------
 
 
-def open_backup(folder: Path, portal: str, schemas: Mapping[str, int]) -> Backup:
+def open_backup(folder: Path, portal: str, schemas: Mapping[str, int]) -> CompleteBackup:
     """Return a backup that this version of the portal can restore.
 
     Raises NotFoundError if there is no finished one, StateError for one of a newer version, ConfigError for its settings.
@@ -73,14 +73,14 @@ def open_backup(folder: Path, portal: str, schemas: Mapping[str, int]) -> Backup
         )
     yaml, defaults = (folder / manifest.set / archive.CONFIGURATION / one[1:] for one in manifest.settings)
     config = load(yaml if yaml.exists() else Path(os.devnull), {"DDWD_DEFAULTS": str(defaults)})
-    return Backup(folder, manifest, config)
+    return CompleteBackup(folder, manifest, config)
 
 
 def _numbers(version: str) -> list[int]:
     return [int(part) if part.isdigit() else 0 for part in version.split(".")]
 
 
-def assert_whole(backup: Backup, progress: Progress) -> None:
+def assert_whole(backup: CompleteBackup, progress: Progress) -> None:
     """Compare every dump and all files with the manifest. Raises StateError, which names what differs."""
     for node, dump in backup.manifest.databases.items():
         progress.step(f"checking the database of {backup.config.node(_node(node)).aet}", 0)
@@ -104,16 +104,16 @@ def _node(name: str) -> NodeName:
     return "gateway" if name == "gateway" else "storage"
 
 
-def _of_configuration(backup: Backup, path: str) -> Path:
+def _of_configuration(backup: CompleteBackup, path: str) -> Path:
     return backup.set / archive.CONFIGURATION / path[1:]
 
 
-def would_be_lost(backup: Backup) -> list[tuple[str, Sum]]:
+def would_be_lost(backup: CompleteBackup) -> list[tuple[str, Sum]]:
     """Return the trees of this machine that a restore would remove; empty if an earlier restore was not finished."""
     return [] if Paths(backup.config).restoring.exists() else _here(backup)
 
 
-def _here(backup: Backup) -> list[tuple[str, Sum]]:
+def _here(backup: CompleteBackup) -> list[tuple[str, Sum]]:
     """Return the trees that a restore empties, by their names for people, each with its files and bytes."""
     kept = _KEPT if backup.manifest.has_images else _KEPT | archive.IMAGES
     found = [
@@ -124,7 +124,7 @@ def _here(backup: Backup) -> list[tuple[str, Sum]]:
     return [(words, one) for words, one in found if one.files]
 
 
-def assert_possible(backup: Backup) -> None:
+def assert_possible(backup: CompleteBackup) -> None:
     """Check that this machine can take the backup. Raises InvalidValueError, StateError, DdwdError and StorageFullError."""
     config, manifest = backup.config, backup.manifest
     if config.database.engine != "postgresql":
@@ -147,7 +147,7 @@ def assert_possible(backup: Backup) -> None:
         raise StorageFullError(f"{config.data_dir}: {sizes}; no file was changed")
 
 
-def _assert_images_are_here(backup: Backup) -> None:
+def _assert_images_are_here(backup: CompleteBackup) -> None:
     """Check that the operator has already restored the storage areas (from a snapshot) if the backup has no images."""
     if backup.manifest.has_images:
         return
@@ -162,7 +162,7 @@ def _assert_images_are_here(backup: Backup) -> None:
 # --- restoring --------------------------------------------------------------------------------------------------------
 
 
-def restore(backup: Backup, machine: Machine, progress: Progress) -> None:
+def restore(backup: CompleteBackup, machine: Machine, progress: Progress) -> None:
     """Stop the portal and restore all parts of the backup; the caller starts the portal.
 
     Raises PeerDownError and PeerRefusedError (PostgreSQL, systemd), StorageFullError, LinkedError and OSError; the marker file
@@ -184,7 +184,7 @@ def restore(backup: Backup, machine: Machine, progress: Progress) -> None:
     durable.fsync_dir(marker.parent)
 
 
-def _put_configuration(backup: Backup, machine: Machine, progress: Progress) -> None:
+def _put_configuration(backup: CompleteBackup, machine: Machine, progress: Progress) -> None:
     """Restore every file of the configuration, and remove files of settings that the backup does not have."""
     progress.step("settings, certificates and passwords", 0)
     for one in backup.manifest.folders:
@@ -203,7 +203,7 @@ def _put_configuration(backup: Backup, machine: Machine, progress: Progress) -> 
             path.unlink(missing_ok=True)
 
 
-def _put_tree(backup: Backup, tree: Tree, machine: Machine, progress: Progress) -> None:
+def _put_tree(backup: CompleteBackup, tree: Tree, machine: Machine, progress: Progress) -> None:
     """Restore the files of one tree. Its present files are removed first, except OUTPUT_DIR and images that the backup does not have."""
     carried = tree.name in backup.manifest.trees
     if tree.name in _KEPT and not carried:
@@ -313,7 +313,7 @@ def _own_again(tree: Tree, owners: _Owners) -> None:
             os.close(descriptor)
 
 
-def _put_database(backup: Backup, node: NodeName, machine: Machine, progress: Progress) -> None:
+def _put_database(backup: CompleteBackup, node: NodeName, machine: Machine, progress: Progress) -> None:
     """Restore one database from its dump, in one transaction; on the local server it is dropped and created first."""
     database, name = backup.config.database, backup.config.database.name_for(node)
     progress.step(f"database {name}", 0)

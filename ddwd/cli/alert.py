@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddwd.cli.command import Command, Result
+from ddwd.cli.command import Command, VerbResult
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
 from ddwd.monitoring.alerts import Message
@@ -25,7 +25,7 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def _send(_args: argparse.Namespace, config: Config) -> Result:
+def _send(_args: argparse.Namespace, config: Config) -> VerbResult:
     message = Message(stamp(SystemClock().utc()), ("this is a test of the alerts: nothing is wrong",), ())
     answers = {}
     for name, send in channels(config).items():
@@ -37,7 +37,7 @@ def _send(_args: argparse.Namespace, config: Config) -> Result:
     lines = [f"{name}: {answer}" for name, answer in answers.items()]
     sent = bool(answers) and set(answers.values()) == {"sent"}
     none = "no way is set: mail.server and alerts.webhook in ddwd.yaml"
-    return Result(answers, lines or [none], 0 if sent else 1)
+    return VerbResult(answers, lines or [none], 0 if sent else 1)
 
 
 COMMAND = Command("alert", "send a test alert by mail and webhook", _send, epilog=_EPILOG)

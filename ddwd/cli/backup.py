@@ -12,7 +12,7 @@ from ddwd import __version__
 from ddwd.backup import archive
 from ddwd.backup.backup import Order, back_up
 from ddwd.cli import progress
-from ddwd.cli.command import Argument, Command, Result, file_errors
+from ddwd.cli.command import Argument, Command, VerbResult, file_errors
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
 from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
@@ -50,7 +50,7 @@ SCHEMAS = {"ledger": ledger.SCHEMA, "custody": custody.SCHEMA}
 """Of the state files, as this version writes them."""
 
 
-def _run(args: argparse.Namespace, config: Config) -> Result:
+def _run(args: argparse.Namespace, config: Config) -> VerbResult:
     assert_root()
     if config.database.engine != "postgresql":
         raise InvalidValueError(
@@ -78,7 +78,7 @@ def assert_root() -> None:
     os.umask(0o077)
 
 
-def _result(made: Made, order: Order, config: Config) -> Result:
+def _result(made: Made, order: Order, config: Config) -> VerbResult:
     manifest = made.manifest
     data = {
         "folder": str(order.folder),
@@ -104,7 +104,7 @@ def _result(made: Made, order: Order, config: Config) -> Result:
         lines.append(
             "without ledger and custody records, which are in ledger.shared: back that database up itself"
         )
-    return Result(data, lines)
+    return VerbResult(data, lines)
 
 
 def contents(manifest: archive.Manifest, config: Config) -> Iterator[str]:
@@ -138,7 +138,7 @@ class _Told:
 
 @contextmanager
 def told_on_terminal(*, shown: bool) -> Iterator[Progress]:
-    """Show on the terminal how far it is; nothing where standard error is none."""
+    """Show the progress on standard error if that is a terminal."""
     with progress.status_line("", shown=progress.is_wanted(as_json=not shown)) as tell:
         yield _Told(tell)
 

@@ -1,6 +1,6 @@
 """Declare a verb, run it, and write its result: `--json`, help layout, text output and exit status are decided here alone.
 
-A verb's file declares one Command: name, help, arguments, and a function that returns a Result. A failure is raised as one of the error
+A verb's file declares one Command: name, help, arguments, and a function that returns a VerbResult. A failure is raised as one of the error
 tree (core/errors.py), which has the exit status; main.py prints it.
 """
 
@@ -28,7 +28,7 @@ CLEAR_SCREEN = "\033[H\033[2J"
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class VerbResult:
     """What a verb found or did."""
 
     data: object
@@ -60,12 +60,12 @@ class Command:
 
     name: str
     help: str
-    run: Callable[[argparse.Namespace, Config], Result] | None = None
+    run: Callable[[argparse.Namespace, Config], VerbResult] | None = None
     arguments: tuple[Argument | OneOf, ...] = ()
     epilog: str | None = None
     actions: tuple[Command, ...] = ()
     run_live: Callable[[argparse.Namespace, Config, TextIO], int] | None = None
-    """For a verb whose result is long, or goes on until it is told to stop: it writes as it goes and returns the exit status."""
+    """For a verb whose result is long, or that goes on until it is stopped: it writes as it goes and returns the exit status."""
     needs_config: bool = True
     """Whether the settings are loaded first; without it, `run` gets None for them."""
     action: str = "action"
@@ -108,19 +108,19 @@ def _add(parser: argparse.ArgumentParser, argument: Argument | OneOf) -> None:
         group.add_argument(*one.names, **one.options)
 
 
-def show(result: Result, out: TextIO, *, as_json: bool) -> int:
+def show(result: VerbResult, out: TextIO, *, as_json: bool) -> int:
     """Write the result; the exit status."""
     writer = write_json if as_json else write_text
     writer(result, out)
     return result.status
 
 
-def write_json(result: Result, out: TextIO) -> None:
+def write_json(result: VerbResult, out: TextIO) -> None:
     """Write the data as one line of JSON."""
     out.write(json.dumps(result.data) + "\n")
 
 
-def write_text(result: Result, out: TextIO) -> None:
+def write_text(result: VerbResult, out: TextIO) -> None:
     """Write each line."""
     out.writelines(f"{line}\n" for line in result.lines)
 

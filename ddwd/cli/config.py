@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.cli.command import Argument, Command, Result
+from ddwd.cli.command import Argument, Command, VerbResult
 from ddwd.config import tls
 from ddwd.config.checks import ports
 from ddwd.config.loader import load_with_sources
@@ -54,19 +54,19 @@ _IN_ITS_PLACE = {key: (machine_link.UNIT,) for key in _UNIT_OF if key.startswith
 _LISTENING = "0A"  # state column of /proc/self/net/tcp; /proc/net is hidden by ProcSubset=pid
 
 
-def _run(args: argparse.Namespace, _config: Config | None) -> Result:
+def _run(args: argparse.Namespace, _config: Config | None) -> VerbResult:
     return _check(as_json=args.json) if args.action == "check" else _show()
 
 
-def _check(*, as_json: bool) -> Result:
+def _check(*, as_json: bool) -> VerbResult:
     try:
         config = _checked()
     except ConfigError as error:
         if not as_json:
             raise
         rows = [{name: getattr(one, name) for name in Problem.__slots__} for one in error.problems]
-        return Result({"sound": False, "problems": rows}, [], error.exit_status)
-    return Result({"sound": True, "problems": []}, [_sound(config)])
+        return VerbResult({"sound": False, "problems": rows}, [], error.exit_status)
+    return VerbResult({"sound": True, "problems": []}, [_sound(config)])
 
 
 def _checked() -> Config:
@@ -251,7 +251,7 @@ def _is_taken(host: str, port: int) -> bool:
 
 
 def _holder(port: int) -> str:
-    """Who listens on the port, as far as /proc tells this user."""
+    """Return who listens on the port, as far as this user may see it in /proc."""
     for inode in _listeners(port):
         for held in Path("/proc").glob("[0-9]*/fd/*"):
             try:
@@ -274,10 +274,10 @@ def _listeners(port: int) -> Iterable[str]:
                 yield fields[9]
 
 
-def _show() -> Result:
+def _show() -> VerbResult:
     rows = shown(load_with_sources())
     lines = [f"{key:<24} {_text(row['value']):<34} {row['source']}" for key, row in rows.items()]
-    return Result(rows, lines)
+    return VerbResult(rows, lines)
 
 
 def _text(value: object) -> str:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from ddwd.cli.command import Argument, Command, Result
+from ddwd.cli.command import Argument, Command, VerbResult
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import InvalidValueError, PeerRefusedError, StateError
 from ddwd.core.model import VIEWER
@@ -34,11 +34,11 @@ _PEOPLE = {"admin": "everything", VIEWER: "looks only"}
 _RESTART_SECONDS = 300
 
 
-def _run(args: argparse.Namespace, config: Config) -> Result:
+def _run(args: argparse.Namespace, config: Config) -> VerbResult:
     return _rotate(args, config) if args.action == "rotate" else _show(config)
 
 
-def _show(config: Config) -> Result:
+def _show(config: Config) -> VerbResult:
     found = credentials.read(config.credentials_file)
     rows = [
         (node.aet, node.url, user, found.login(node.name, user)[1])
@@ -46,19 +46,19 @@ def _show(config: Config) -> Result:
         for user in _PEOPLE
     ]
     names = ("aet", "url", "user", "password")
-    return Result(
+    return VerbResult(
         {"logins": [dict(zip(names, row, strict=True)) for row in rows]},
         [f"{aet:<16}  {url:<22}  {user:<7} {password}  {_PEOPLE[user]}" for aet, url, user, password in rows],
     )
 
 
-def _rotate(args: argparse.Namespace, config: Config) -> Result:
+def _rotate(args: argparse.Namespace, config: Config) -> VerbResult:
     path = config.credentials_file
     if not os.access(path.parent, os.W_OK):
         raise StateError(f"{path.parent} cannot be written by this user: run it with sudo")
     credentials.read(path)
     if not args.yes and not _agreed():
-        return Result({"changed": False}, ["nothing was changed"], status=1)
+        return VerbResult({"changed": False}, ["nothing was changed"], status=1)
     credentials.rotate(path)
     Audit().record(
         Event.CONFIG_CHANGED, "the passwords of both Orthancs were changed", keys="credentials_file"
@@ -68,7 +68,7 @@ def _rotate(args: argparse.Namespace, config: Config) -> Result:
         _say("new passwords are written; the portal restarts with them", args)
         _restart()
     line = "the new passwords are in use" if runs else "they come into use when ddwd starts"
-    return Result({"changed": True, "in_use": runs}, [line])
+    return VerbResult({"changed": True, "in_use": runs}, [line])
 
 
 def _agreed() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddwd.cli.command import Command, Result, file_errors
+from ddwd.cli.command import Command, VerbResult, file_errors
 from ddwd.config.paths import Paths
 from ddwd.delivery.transports import kind
 from ddwd.status.formatting import many, time
@@ -30,19 +30,19 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def _retry(_args: argparse.Namespace, config: Config) -> Result:
+def _retry(_args: argparse.Namespace, config: Config) -> VerbResult:
     with file_errors("only root and group ddwd may; run it with sudo"):
         DeliveryLog(Paths(config).deliveries).request_retry()
     asked = "ddwd-courier is asked to try all of them now; see: ddwd destinations list"
-    return Result({"asked": "retry"}, [asked])
+    return VerbResult({"asked": "retry"}, [asked])
 
 
-def _list(_args: argparse.Namespace, config: Config) -> Result:
-    told = {row.name: row for row in destination_states(config)}
-    rows = [told.get(one.name) or _unknown(one.name, kind(one)) for one in config.destinations]
+def _list(_args: argparse.Namespace, config: Config) -> VerbResult:
+    states = {row.name: row for row in destination_states(config)}
+    rows = [states.get(one.name) or _unknown(one.name, kind(one)) for one in config.destinations]
     lines = [line for row in rows for line in _lines(row)] or ["there are no other destinations"]
     status = int(any(row.state != "ok" or row.reason for row in rows))
-    return Result({"destinations": encode(rows)}, lines, status)
+    return VerbResult({"destinations": encode(rows)}, lines, status)
 
 
 def _unknown(name: str, kind: str) -> DestinationStatus:

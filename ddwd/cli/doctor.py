@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddwd.backup import archive
-from ddwd.cli.command import Argument, Command, Result
+from ddwd.cli.command import Argument, Command, VerbResult
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
 from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit
@@ -24,7 +24,7 @@ from ddwd.status import report as view
 from ddwd.status import study_lookup, units
 from ddwd.status.certificates import expiry_of
 from ddwd.status.doctor import examine
-from ddwd.status.findings import CheckContext, Finding, Level
+from ddwd.status.findings import CheckContext, Finding, Severity
 from ddwd.status.formatting import plain
 from ddwd.status.self_test import SelfTest
 from ddwd.store.status_files import SelfTestResult
@@ -52,10 +52,10 @@ exit status:
   1   something is broken, or the study did not arrive as it was sent
   64  wrong usage
   78  the configuration cannot be used"""
-_MARKS = {Level.OK: "ok", Level.NOTE: "note", Level.WARN: "WARN", Level.BROKEN: "BROKEN"}
+_MARKS = {Severity.OK: "ok", Severity.NOTE: "note", Severity.WARN: "WARN", Severity.BROKEN: "BROKEN"}
 
 
-def _run(args: argparse.Namespace, config: Config) -> Result:
+def _run(args: argparse.Namespace, config: Config) -> VerbResult:
     """Examine, or send."""
     if args.send and not config.has("extractor"):
         why = "the study of our own is sent from the machine of the extractor (roles in ddwd.yaml)"
@@ -66,20 +66,20 @@ def _run(args: argparse.Namespace, config: Config) -> Result:
     if args.send:
         return _send(config, args.within)
     findings = examine(context_of(config))
-    broken = any(one.level is Level.BROKEN for one in findings)
+    broken = any(one.level is Severity.BROKEN for one in findings)
     rows = [asdict(one) | {"level": one.level.name.lower()} for one in findings]
-    return Result({"sound": not broken, "findings": rows}, render(findings).splitlines(), int(broken))
+    return VerbResult({"sound": not broken, "findings": rows}, render(findings).splitlines(), int(broken))
 
 
-def _not_sent(why: str, status: int) -> Result:
-    return Result({"sent": False, "reason": why}, [why], status)
+def _not_sent(why: str, status: int) -> VerbResult:
+    return VerbResult({"sent": False, "reason": why}, [why], status)
 
 
 def render(findings: list[Finding]) -> str:
     """One screen: a line a part that is well, more for one that is not."""
     lines = [line for one in findings for line in _lines(one)]
-    broken = sum(one.level is Level.BROKEN for one in findings)
-    warned = sum(one.level is Level.WARN for one in findings)
+    broken = sum(one.level is Severity.BROKEN for one in findings)
+    warned = sum(one.level is Severity.WARN for one in findings)
     return "\n".join([*lines, f"{broken} broken, {warned} to be warned of"]) + "\n"
 
 
@@ -102,14 +102,14 @@ def _wrapped(head: str, text: str) -> list[str]:
     )
 
 
-def _send(config: Config, within: float | None) -> Result:
+def _send(config: Config, within: float | None) -> VerbResult:
     clock = SystemClock()
     test = SelfTest(config, Paths(config), study_lookup.both(config), clock, sleep)
     if within is not None:
         left = until_up(lambda: _all_answer(config), clock, sleep, within / 2)
         test = replace(test, limit=within / 2 + left)
     result = test.run(Audit())
-    return Result(asdict(result), _told(result), 0 if result.ok else 1)
+    return VerbResult(asdict(result), _told(result), 0 if result.ok else 1)
 
 
 def until_up(

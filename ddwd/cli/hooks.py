@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ddwd.cli.command import Argument, Command, Result, file_errors
+from ddwd.cli.command import Argument, Command, VerbResult, file_errors
 from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError
 from ddwd.store.hook_queue import HookQueue
@@ -53,12 +53,12 @@ def _row(notice: Notice, said: WaitingNotice | None) -> dict[str, Any]:
     }
 
 
-def _list(_args: argparse.Namespace, config: Config) -> Result:
+def _list(_args: argparse.Namespace, config: Config) -> VerbResult:
     paths = Paths(config)
     with file_errors(_DENIED):
         rows = waiting(paths, HookQueue(paths.hooks))
     lines = [_line(row) for row in rows] or ["every finished study was told"]
-    return Result({"waiting": rows}, lines, int(any(row["failures"] for row in rows)))
+    return VerbResult({"waiting": rows}, lines, int(any(row["failures"] for row in rows)))
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -67,13 +67,15 @@ def _line(row: dict[str, Any]) -> str:
     return f"{row['study_uid']}  rule {row['route']}, revision {row['revision']}{tries}: {state}"
 
 
-def _retry(_args: argparse.Namespace, config: Config) -> Result:
+def _retry(_args: argparse.Namespace, config: Config) -> VerbResult:
     with file_errors(_DENIED):
         HookQueue(Paths(config).hooks).request_retry()
-    return Result({"asked": "retry"}, ["ddwd-hooks is asked to try all of them now; see: ddwd hooks list"])
+    return VerbResult(
+        {"asked": "retry"}, ["ddwd-hooks is asked to try all of them now; see: ddwd hooks list"]
+    )
 
 
-def _drop(args: argparse.Namespace, config: Config) -> Result:
+def _drop(args: argparse.Namespace, config: Config) -> VerbResult:
     notices = HookQueue(Paths(config).hooks)
     with file_errors(_DENIED):
         found = [notice for notice in notices.newest() if args.study in {notice.study, notice.study_uid}]
@@ -82,7 +84,7 @@ def _drop(args: argparse.Namespace, config: Config) -> Result:
         for notice in found:
             notices.drop(notice)
     line = f"forgotten: the hook will not be called for revision {found[-1].revision}"
-    return Result({"dropped": [notice.study for notice in found]}, [line])
+    return VerbResult({"dropped": [notice.study for notice in found]}, [line])
 
 
 _STUDY = Argument("study", metavar="STUDY", help="its StudyInstanceUID or Orthanc ID")

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.cli.command import LIST, Argument, Command, Result, file_errors
+from ddwd.cli.command import LIST, Argument, Command, VerbResult, file_errors
 from ddwd.config.schema import ROLES
 from ddwd.core.errors import InvalidValueError
 from ddwd.provisioning import certificates, credentials, machine_link
@@ -36,7 +36,7 @@ exit status:
   78  the configuration cannot be used, or there are no passwords yet: start ddwd once"""
 
 
-def _link(args: argparse.Namespace, config: Config) -> Result:
+def _link(args: argparse.Namespace, config: Config) -> VerbResult:
     roles = [role for role in ROLES if role in args.roles.split(",")]
     if set(args.roles.split(",")) != set(roles):
         raise InvalidValueError(
@@ -45,7 +45,7 @@ def _link(args: argparse.Namespace, config: Config) -> Result:
     with file_errors():
         made = [str(path) for path in _make(args.folder, config, roles)]
     next_step = f"copy what is in {args.folder} to /etc/ddwd of the other machine, then remove it here"
-    return Result(made, [*(f"made {path}" for path in made), next_step])
+    return VerbResult(made, [*(f"made {path}" for path in made), next_step])
 
 
 def _make(folder: Path, config: Config, roles: list[Role]) -> list[Path]:

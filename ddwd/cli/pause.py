@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from ddwd.cli.command import Command, Result
+from ddwd.cli.command import Command, VerbResult
 from ddwd.config.paths import Paths
 from ddwd.store.operator_requests import Request, Requests
 
@@ -29,9 +29,9 @@ _SAID = {
 }
 
 
-def _ask(args: argparse.Namespace, config: Config) -> Result:
+def _ask(args: argparse.Namespace, config: Config) -> VerbResult:
     Requests(Paths(config).requests).submit(Request(cast("Kind", args.verb)))
-    return Result({"asked": args.verb}, [_SAID[args.verb]])
+    return VerbResult({"asked": args.verb}, [_SAID[args.verb]])
 
 
 PAUSE = Command("pause", "stop fetching studies to the disk", _ask, epilog=_EPILOG)

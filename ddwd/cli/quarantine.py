@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ddwd.cli.command import LIST, Argument, Command, OneOf, Result
+from ddwd.cli.command import LIST, Argument, Command, OneOf, VerbResult
 from ddwd.config.paths import Paths
 from ddwd.core.errors import InvalidValueError, NotFoundError, StateError
 from ddwd.extractor.quarantine import read_entries
@@ -37,26 +37,26 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def _list(_args: argparse.Namespace, config: Config) -> Result:
+def _list(_args: argparse.Namespace, config: Config) -> VerbResult:
     entries = _entries(config)
     lines = [*map(_line, entries), f"{len(entries)} in quarantine"]
-    return Result([_row(entry) for entry in entries], lines)
+    return VerbResult([_row(entry) for entry in entries], lines)
 
 
-def _show(args: argparse.Namespace, config: Config) -> Result:
+def _show(args: argparse.Namespace, config: Config) -> VerbResult:
     row = _row(_named(args.id, _entries(config)))
     width = max(map(len, row))
-    return Result(row, [f"{key:<{width}}  {_plain(value)}" for key, value in row.items()])
+    return VerbResult(row, [f"{key:<{width}}  {_plain(value)}" for key, value in row.items()])
 
 
-def _release(args: argparse.Namespace, config: Config) -> Result:
+def _release(args: argparse.Namespace, config: Config) -> VerbResult:
     entries = _entries(config)
     chosen = entries if args.all else [_named(args.id, entries)]
     requests = Requests(Paths(config).requests)
     for entry in chosen:
         requests.submit(Request("release", item=entry.id))
     asked = {"asked": "release", "entries": [entry.id for entry in chosen]}
-    return Result(asked, [*map(_asked, chosen)] or ["0 in quarantine"])
+    return VerbResult(asked, [*map(_asked, chosen)] or ["0 in quarantine"])
 
 
 def _asked(entry: Entry) -> str:

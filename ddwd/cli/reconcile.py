@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
 from ddwd.cli import progress
-from ddwd.cli.command import Argument, Command, Result, show
+from ddwd.cli.command import Argument, Command, VerbResult, show
 from ddwd.config.paths import Paths
 from ddwd.core.errors import DdwdError
-from ddwd.extractor.consistency import Comparison, Totals
+from ddwd.extractor.consistency import ConsistencyCheck, DifferenceTotals
 from ddwd.status import study_lookup
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Request, Requests
@@ -56,7 +56,7 @@ def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     if not args.dry_run:
         return show(_ask(Requests(paths.requests), studies), out, as_json=args.json)
     nodes = study_lookup.both(config)
-    comparison = Comparison(*nodes, custody, prover, paths)
+    comparison = ConsistencyCheck(*nodes, custody, prover, paths)
     show_found = _show_json if args.json else _show
     is_shown = progress.is_wanted(as_json=args.json)
     total = _total(nodes, custody, studies) if is_shown else None
@@ -66,18 +66,18 @@ def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
 
 
 def _compared(
-    comparison: Comparison, studies: list[OrthancId] | None, seen: Callable[[], None]
+    comparison: ConsistencyCheck, studies: list[OrthancId] | None, seen: Callable[[], None]
 ) -> Iterator[Difference]:
     return comparison.everything(seen) if studies is None else comparison.some(studies, seen)
 
 
-def _ask(requests: Requests, studies: list[OrthancId] | None) -> Result:
+def _ask(requests: Requests, studies: list[OrthancId] | None) -> VerbResult:
     wishes = [Request("reconcile")] if studies is None else [Request("reconcile", one) for one in studies]
     for wish in wishes:
         requests.submit(wish)
     what = "everything" if studies is None else ", ".join(studies)
     line = f"the extractor is asked to compare {what}; see: ddwd status"
-    return Result({"asked": "reconcile", "studies": studies}, [line])
+    return VerbResult({"asked": "reconcile", "studies": studies}, [line])
 
 
 def _total(nodes: tuple[Orthanc, Orthanc], custody: CustodyPort, studies: list[OrthancId] | None) -> int:
@@ -90,12 +90,12 @@ def _total(nodes: tuple[Orthanc, Orthanc], custody: CustodyPort, studies: list[O
 
 def _show(found: Iterator[Difference], write: Callable[[str], object]) -> int:
     """One line for each study that disagrees as soon as it is found, then the sums."""
-    totals = Totals()
+    totals = DifferenceTotals()
     try:
         for one in found:
             totals.add(one)
             if not one.agrees:
-                write(f"{_named(one)}: {_lacks(one)}\n")
+                write(f"{_named(one)}: {_missing(one)}\n")
     except DdwdError:
         write(f"stopped after {totals.studies} studies, {totals.differing} of which disagree\n")
         raise
@@ -120,7 +120,7 @@ def _named(one: Difference) -> str:
     return (one.study_uid or one.study).encode("unicode_escape").decode("ascii")
 
 
-def _lacks(one: Difference) -> str:
+def _missing(one: Difference) -> str:
     counts = {
         "gateway has, storage lacks": one.not_on_storage,
         "storage has, disk lacks": one.not_on_disk,
@@ -137,7 +137,7 @@ def _lacks(one: Difference) -> str:
 
 def _show_json(found: Iterator[Difference], write: Callable[[str], object]) -> int:
     """One object, written as it is found: the list may be as long as the archive."""
-    totals, separator, failure = Totals(), "", None
+    totals, separator, failure = DifferenceTotals(), "", None
     write('{"differences": [')
     try:
         for one in found:

@@ -10,7 +10,7 @@ from ddwd import __version__
 from ddwd.backup import archive
 from ddwd.backup.restore import assert_possible, assert_whole, open_backup, restore, would_be_lost
 from ddwd.cli.backup import SCHEMAS, assert_root, contents, told_on_terminal
-from ddwd.cli.command import Argument, Command, Result, file_errors
+from ddwd.cli.command import Argument, Command, VerbResult, file_errors
 from ddwd.cli.doctor import context_of
 from ddwd.cli.retry import bring_back
 from ddwd.config.loader import load
@@ -19,15 +19,15 @@ from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, sleep
 from ddwd.core.errors import DdwdError, PeerRefusedError
 from ddwd.status.doctor import examine
-from ddwd.status.findings import Level
+from ddwd.status.findings import Severity
 from ddwd.store.operator_requests import Request, Requests
 
 if TYPE_CHECKING:
     import argparse
 
-    from ddwd.backup.restore import Backup
+    from ddwd.backup.restore import CompleteBackup
     from ddwd.config.schema import Config
-    from ddwd.extractor.refetch import Outcome
+    from ddwd.extractor.refetch import RefetchOutcome
     from ddwd.status.findings import Finding
 
 _PATIENCE = 120.0
@@ -52,7 +52,7 @@ exit status:
   78  the settings in the backup cannot be used"""
 
 
-def _run(args: argparse.Namespace, _config: Config | None) -> Result:
+def _run(args: argparse.Namespace, _config: Config | None) -> VerbResult:
     """Look at everything, then restore."""
     assert_root()
     with file_errors(at=args.folder), told_on_terminal(shown=not args.json) as told:
@@ -73,7 +73,7 @@ def _run(args: argparse.Namespace, _config: Config | None) -> Result:
     return _start(backup, shown=not args.json)
 
 
-def _put(backup: Backup, progress: archive.Progress) -> None:
+def _put(backup: CompleteBackup, progress: archive.Progress) -> None:
     try:
         restore(backup, archive.SystemMachine(), progress)
     except BaseException:
@@ -82,7 +82,7 @@ def _put(backup: Backup, progress: archive.Progress) -> None:
         raise
 
 
-def _could_be(backup: Backup, lost: list[str]) -> Result:
+def _could_be(backup: CompleteBackup, lost: list[str]) -> VerbResult:
     manifest = backup.manifest
     facts = {"portal": manifest.portal, "host": manifest.host, "began": manifest.began, "lost": lost}
     lines = [
@@ -91,10 +91,10 @@ def _could_be(backup: Backup, lost: list[str]) -> Result:
         *(f"would be removed here: {line}" for line in lost),
         "it needs --replace here" if lost else "it can be restored here",
     ]
-    return Result(facts | {"bytes": manifest.bytes}, lines, 1 if lost else 0)
+    return VerbResult(facts | {"bytes": manifest.bytes}, lines, 1 if lost else 0)
 
 
-def _start(backup: Backup, *, shown: bool) -> Result:
+def _start(backup: CompleteBackup, *, shown: bool) -> VerbResult:
     """Start the portal with what was put in place, wait until it is well, have the gap closed."""
     answer = archive.SystemMachine().pipe(["systemctl", "start", "ddwd.service"])
     if answer.status:
@@ -112,13 +112,13 @@ def _wait_until_well(config: Config) -> list[Finding]:
     clock = SystemClock()
     until = clock.monotonic() + _PATIENCE
     while True:
-        broken = [one for one in examine(context_of(config)) if one.level is Level.BROKEN]
+        broken = [one for one in examine(context_of(config)) if one.level is Severity.BROKEN]
         if not broken or clock.monotonic() > until:
             return broken
         sleep(1)
 
 
-def _result(backup: Backup, broken: list[Finding], outcome: Outcome) -> Result:
+def _result(backup: CompleteBackup, broken: list[Finding], outcome: RefetchOutcome) -> VerbResult:
     manifest = backup.manifest
     data: dict[str, Any] = {"restored": manifest.set, "began": manifest.began}
     data |= {"broken": [one.text for one in broken], "fetched_again": outcome.back}
@@ -134,7 +134,7 @@ def _result(backup: Backup, broken: list[Finding], outcome: Outcome) -> Result:
         lines.append(f"{outcome.waiting} are still under way: ddwd status; then: ddwd retry --gone")
     lines += [f"{one.part}: {one.text}; {one.remedy}" for one in broken]
     lines.append("what was sent after that, the modalities have to send again; see: ddwd status")
-    return Result(data, lines, 0 if not broken and outcome.asked == outcome.back else 1)
+    return VerbResult(data, lines, 0 if not broken and outcome.asked == outcome.back else 1)
 
 
 _FOLDER = Argument("folder", type=Path, metavar="DIR", help="what ddwd backup was given")

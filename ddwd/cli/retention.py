@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ddwd.cli import progress
-from ddwd.cli.command import Argument, Command, OneOf, Result, show
+from ddwd.cli.command import Argument, Command, OneOf, VerbResult, show
 from ddwd.config.parsers import FOREVER
 from ddwd.config.paths import Paths
 from ddwd.config.retention import PLACES, Place
@@ -57,18 +57,18 @@ def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     return show(result, out, as_json=args.json)
 
 
-def _ask(paths: Paths) -> Result:
+def _ask(paths: Paths) -> VerbResult:
     Requests(paths.requests).submit(Request("retention"))
-    return Result(
+    return VerbResult(
         {"asked": "retention"}, ["the extractor is asked to remove what may go; see: ddwd retention"]
     )
 
 
-def _last(config: Config) -> Result:
+def _last(config: Config) -> VerbResult:
     last = round_report.read(Paths(config).retention)
     policy = {place: _policy(config, place) for place in PLACES}
     has_kept = last is not None and any(place.kept for place in last.places.values())
-    return Result(
+    return VerbResult(
         {"policy": policy, "last": round_report.FORMAT.body(last) if last else None},
         [*_policy_lines(policy), *_last_lines(last)],
         int(has_kept),
@@ -144,7 +144,7 @@ def _dry_run(config: Config, out: TextIO, *, as_json: bool) -> int:
             else:
                 out.write(f"{_line(finding)}\n")
     sums = {place: tally.report() for place, tally in tallies.items()}
-    result = Result(
+    result = VerbResult(
         {"studies": found, "places": encode(sums)},
         [_sum(place, tally, "would be removed from") for place, tally in sums.items()],
         int(any(tally.kept for tally in tallies.values())),

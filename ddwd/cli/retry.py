@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ddwd.cli import progress
-from ddwd.cli.command import Argument, Command, OneOf, Result
+from ddwd.cli.command import Argument, Command, OneOf, VerbResult
 from ddwd.config.paths import Paths
 from ddwd.core.clock import SystemClock, sleep
 from ddwd.extractor.refetch import Regain
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import argparse
 
     from ddwd.config.schema import Config
-    from ddwd.extractor.refetch import Outcome
+    from ddwd.extractor.refetch import RefetchOutcome
 
 _EPILOG = """The extractor then forgets its failures with this study and looks at it at once: what is
 missing in ORTHANC2 is forwarded, what is missing on disk is fetched (files deleted from the
@@ -44,7 +44,7 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def _run(args: argparse.Namespace, config: Config) -> Result:
+def _run(args: argparse.Namespace, config: Config) -> VerbResult:
     """Ask for each study of that name."""
     paths = Paths(config)
     if args.gone:
@@ -59,10 +59,10 @@ def _run(args: argparse.Namespace, config: Config) -> Result:
     if config.destinations:
         DeliveryLog(paths.deliveries).request_retry()
     lines = [f"the extractor is asked to retry {study}; see: ddwd status" for study in studies]
-    return Result({"asked": "retry", "studies": studies}, lines)
+    return VerbResult({"asked": "retry", "studies": studies}, lines)
 
 
-def bring_back(config: Config, *, shown: bool) -> Outcome:
+def bring_back(config: Config, *, shown: bool) -> RefetchOutcome:
     """Have every published file that is gone fetched again. Raises StateError where this user may not ask."""
     paths, clock = Paths(config), SystemClock()
     regain = Regain(paths, custody_of(config), Requests(paths.requests, clock), clock, sleep)
@@ -72,14 +72,14 @@ def bring_back(config: Config, *, shown: bool) -> Outcome:
         return regain.run(lambda now: tell(f"{now.asked} studies asked for, {now.back} are on disk again"))
 
 
-def _result(outcome: Outcome) -> Result:
+def _result(outcome: RefetchOutcome) -> VerbResult:
     lines = [f"{outcome.asked} studies lacked files, {outcome.back} of them are on disk again"]
     if outcome.lost:
         lines.append(f"{outcome.lost} could not be had from ORTHANC2: ddwd verify --all names the images")
     if outcome.waiting:
         lines.append(f"{outcome.waiting} are still under way: ddwd status says why; then: ddwd retry --gone")
     status = 0 if outcome.asked == outcome.back else 1
-    return Result({"asked": "retry"} | asdict(outcome), lines, status)
+    return VerbResult({"asked": "retry"} | asdict(outcome), lines, status)
 
 
 _STUDY = Argument(

@@ -9,7 +9,7 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
-from ddwd.cli.command import Argument, Command, Result
+from ddwd.cli.command import Argument, Command, VerbResult
 from ddwd.config.routing import CALLING, OWN, TAGS, Judged, Route, judge, table
 from ddwd.core.errors import NotFoundError
 from ddwd.core.model import SEND_AET, TREE
@@ -32,10 +32,12 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def _list(_args: argparse.Namespace, config: Config) -> Result:
+def _list(_args: argparse.Namespace, config: Config) -> VerbResult:
     rows = [_row(route) for route in config.routes]
     lines = [line for number, row in enumerate(rows, start=1) for line in _rule_lines(number, row)]
-    return Result({"routes": rows}, lines or ["there are no rules: every study is forwarded and extracted"])
+    return VerbResult(
+        {"routes": rows}, lines or ["there are no rules: every study is forwarded and extracted"]
+    )
 
 
 def _rule_lines(number: int, row: dict[str, Any]) -> list[str]:
@@ -70,12 +72,12 @@ def _done_with(row: dict[str, Any]) -> list[str]:
     )
 
 
-def _test(args: argparse.Namespace, config: Config) -> Result:
+def _test(args: argparse.Namespace, config: Config) -> VerbResult:
     """Raises NotFoundError."""
     routes = config.routes
     rules = table(routes)
     answers = [(path, judge(rules, {**_tags(path), CALLING: args.aet})) for path in args.files]
-    return Result(
+    return VerbResult(
         {"files": [_answer(path, said, routes) for path, said in answers]},
         [line for path, said in answers for line in _told(path, said, routes)],
         int(any(_taker(said) is None and routes for _, said in answers)),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddwd.cli import progress
-from ddwd.cli.command import Argument, Command, Result
+from ddwd.cli.command import Argument, Command, VerbResult
 from ddwd.config import tls
 from ddwd.core.errors import DeliveryError, PeerDownError, PeerRefusedError
 from ddwd.core.model import SEND_AET
@@ -32,7 +32,7 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def _run(args: argparse.Namespace, config: Config) -> Result:
+def _run(args: argparse.Namespace, config: Config) -> VerbResult:
     """Send, and tell what was refused and why."""
     examined = [examine(path) for path in files(args.paths)]
     outgoing = [one for one in examined if isinstance(one, Outgoing)]
@@ -63,7 +63,7 @@ def _peer(args: argparse.Namespace, config: Config) -> Peer:
 
 def _result(
     answers: list[Answer], total: int, seconds: float, failure: PeerDownError | PeerRefusedError | None
-) -> Result:
+) -> VerbResult:
     accepted = sum(one.accepted for one in answers)
     refused = [one for one in answers if not one.accepted]
     lines = [f"not accepted: {one.path}: {one.reason}" for one in refused]
@@ -79,8 +79,8 @@ def _result(
         "error": str(failure) if failure else None,
     }
     if failure is not None:
-        return Result(data, lines, failure.exit_status)
-    return Result(data, lines, 0 if answers and not refused else DeliveryError.exit_status)
+        return VerbResult(data, lines, failure.exit_status)
+    return VerbResult(data, lines, 0 if answers and not refused else DeliveryError.exit_status)
 
 
 COMMAND = Command(

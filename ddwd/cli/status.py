@@ -6,7 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ddwd import __version__
-from ddwd.cli.command import CLEAR_SCREEN, SAME, Argument, Command, Result, show
+from ddwd.cli.command import CLEAR_SCREEN, SAME, Argument, Command, VerbResult, show
 from ddwd.core.clock import sleep
 from ddwd.extractor.decision import Stage
 from ddwd.status import report as view
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import argparse
 
     from ddwd.config.schema import Config
-    from ddwd.status.report import Heartbeat, Report, Volume
+    from ddwd.status.report import Heartbeat, Report, VolumeState
     from ddwd.status.units import Unit
 
 _WIDTH = 80
@@ -45,7 +45,7 @@ def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     """Collect and show, again and again with --watch."""
     while True:
         report = view.collect(config, view.real_sources())
-        result = Result(as_json(report), render(report).splitlines(), 1 if report.wrong else 0)
+        result = VerbResult(as_json(report), render(report).splitlines(), 1 if report.wrong else 0)
         if args.watch is not None and out.isatty() and not args.json:
             out.write(CLEAR_SCREEN)
         show(result, out, as_json=args.json)
@@ -240,7 +240,7 @@ def _destination_lines(report: Report) -> list[str]:
     return ["destinations", *map(_cut, lines)]
 
 
-def _outlook(volume: Volume) -> str:
+def _outlook(volume: VolumeState) -> str:
     """How little there is and how long it will last, where either deserves a word."""
     words = [] if volume.level in ("", "ok") else [_LEVELS.get(volume.level, volume.level)]
     if volume.hours_left is not None and volume.hours_left < _LONG_HOURS:

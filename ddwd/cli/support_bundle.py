@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ddwd import __version__
 from ddwd.cli import config as config_verb
 from ddwd.cli import doctor, status, tls
-from ddwd.cli.command import Argument, Command, Result
+from ddwd.cli.command import Argument, Command, VerbResult
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load_with_sources
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, Loaded
@@ -52,13 +52,13 @@ exit status:
   78  the settings may not be read by this user"""
 
 
-def _run(args: argparse.Namespace, _config: Config | None) -> Result:
+def _run(args: argparse.Namespace, _config: Config | None) -> VerbResult:
     """Collect, pack, write."""
     now = SystemClock().utc()
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
     name = f"ddwd-support-{host}-{now:%Y%m%dT%H%M%SZ}"
     target = _target(args.output, f"{name}.tar.gz")
-    subject = Subject()
+    subject = InspectedMachine()
     parts = subject.parts()
     packed, missed = bundle.gather(parts, subject.scrub, _progress(len(parts), shown=not args.json))
     missed = [*subject.missed, *missed]
@@ -74,14 +74,14 @@ def _run(args: argparse.Namespace, _config: Config | None) -> Result:
     _write(target, content)
     body = {"file": str(target), "bytes": len(content), "files": [one.file for one in packed]}
     made = f"{target} ({size(len(content))}, {len(packed)} files); look into it: tar -xzf {target}"
-    return Result(
+    return VerbResult(
         body | {"not_collected": about["not_collected"]},
         [*(f"not collected: {one.file}: {one.reason}" for one in missed), made],
     )
 
 
 def _target(wanted: Path | None, name: str) -> Path:
-    """Where it is written to; told before anything is collected. Raises StateError."""
+    """Return where it is written to; checked before anything is collected. Raises StateError."""
     target = (wanted or Path.cwd()).absolute()
     target = target / name if target.is_dir() else target
     if target.exists():
@@ -111,7 +111,7 @@ def _progress(total: int, *, shown: bool) -> Callable[[Part], None]:
     return begins
 
 
-class Subject:
+class InspectedMachine:
     """This machine as the bundle sees it. Settings that are wrong are told, and the defaults looked at instead."""
 
     def __init__(self) -> None:

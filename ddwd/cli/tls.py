@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.cli.command import LIST, Argument, Command, Result, file_errors
+from ddwd.cli.command import LIST, Argument, Command, VerbResult, file_errors
 from ddwd.config import tls
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.provisioning import certificates
@@ -36,11 +36,11 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def _init(args: argparse.Namespace, config: Config) -> Result:
+def _init(args: argparse.Namespace, config: Config) -> VerbResult:
     with file_errors():
         made = certificates.init(config, args.renew)
     if not made:
-        return Result([], ["nothing is missing; --renew NAME makes one anew"])
+        return VerbResult([], ["nothing is missing; --renew NAME makes one anew"])
     if config.tls.is_used:
         return _made(made, "in use after: systemctl restart ddwd")
     return _made(
@@ -48,17 +48,17 @@ def _init(args: argparse.Namespace, config: Config) -> Result:
     )
 
 
-def _issue(args: argparse.Namespace, config: Config) -> Result:
+def _issue(args: argparse.Namespace, config: Config) -> VerbResult:
     with file_errors():
         made = certificates.issue(config, args.name, args.into)
     return _made(made, f"give both to the modality, with {tls.authority(config)}; then remove the key here")
 
 
-def _made(paths: Sequence[Path], next_step: str) -> Result:
-    return Result([str(path) for path in paths], [*(f"made {path}" for path in paths), next_step])
+def _made(paths: Sequence[Path], next_step: str) -> VerbResult:
+    return VerbResult([str(path) for path in paths], [*(f"made {path}" for path in paths), next_step])
 
 
-def _show(_args: argparse.Namespace, config: Config) -> Result:
+def _show(_args: argparse.Namespace, config: Config) -> VerbResult:
     with file_errors():
         found = certificates.show(config)
         now = SystemClock().utc()
@@ -66,11 +66,11 @@ def _show(_args: argparse.Namespace, config: Config) -> Result:
         lines = [_line(one, (one.expires - now).days, used) for one in found]
         soon = any(one.expires - now < timedelta(days=EXPIRES_DAYS) for one in found)
         none = f"no certificates in {config.tls.folder}; ddwd tls init makes them"
-        return Result(facts(config, found), lines or [none], int(soon))
+        return VerbResult(facts(config, found), lines or [none], int(soon))
 
 
 def facts(config: Config, found: Sequence[CertificateFacts]) -> list[dict[str, object]]:
-    """What is told of each certificate as JSON."""
+    """Return the facts of a certificate for --json."""
     used = {str(path) for path in [*tls.certificates_in_use(config), *tls.of_link(config)]}
     return [_facts(one, used) for one in found]
 

@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
-from ddwd.cli.command import CLEAR_SCREEN, SAME, Argument, Command, Result, show
+from ddwd.cli.command import CLEAR_SCREEN, SAME, Argument, Command, VerbResult, show
 from ddwd.config.paths import Paths
 from ddwd.core.clock import sleep
 from ddwd.status import study_lookup
@@ -52,13 +52,13 @@ def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
         sleep(_LOOK_SECONDS)
 
 
-def _result(told: list[Trace], *, again: bool) -> Result:
+def _result(told: list[Trace], *, again: bool) -> VerbResult:
     complete = all(one.complete for one in told)
     text = "\n".join("\n".join(lines(one, _WIDTH)) + "\n" for one in told)
     if again and sys.stdout.isatty():
         text = f"{CLEAR_SCREEN}{text}"
     data = {"complete": complete, "studies": [asdict(one) for one in told]}
-    return Result(data, text.splitlines(), 0 if complete else 1)
+    return VerbResult(data, text.splitlines(), 0 if complete else 1)
 
 
 _STUDY = Argument(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, get_args
 
 from ddwd.cli import progress
-from ddwd.cli.command import Argument, Command, OneOf, Result
+from ddwd.cli.command import Argument, Command, OneOf, VerbResult
 from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, PeerRefusedError
 from ddwd.extractor.steps.verify import Verifier
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.schema import Config
     from ddwd.store.custody import InstanceRecord
-    from ddwd.store.record_check import CheckResult, Finding, SecondCheck
+    from ddwd.store.record_check import CheckResult, FileDifference, SecondCheck
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _KINDS_OF_RECORDS: tuple[Kind, ...] = ("missing", "changed", "extra")
@@ -43,7 +43,7 @@ A damaged record is named with every UID and accession number, since it may be t
 study's. An image that is being added at this moment can be shown as extra: run it again."""
 
 
-def _run(args: argparse.Namespace, config: Config) -> Result:
+def _run(args: argparse.Namespace, config: Config) -> VerbResult:
     """Compare. Raises NotFoundError and StateError."""
     paths = Paths(config)
     checker = RecordChecker(custody_of(config), paths, _storage_look(config) if args.storage else None)
@@ -53,7 +53,7 @@ def _run(args: argparse.Namespace, config: Config) -> Result:
     with progress.bar("verifying", len(studies), shown=progress.is_wanted(as_json=args.json)) as bar:
         result = checker.check(studies, bar.advance)
     kinds = _KINDS if args.storage else _KINDS_OF_RECORDS
-    return Result(_counts(result, kinds), _lines(result, kinds), 0 if result.is_sound else 1)
+    return VerbResult(_counts(result, kinds), _lines(result, kinds), 0 if result.is_sound else 1)
 
 
 def _storage_look(config: Config) -> SecondCheck:
@@ -83,7 +83,7 @@ def _counts(result: CheckResult, kinds: tuple[Kind, ...]) -> dict[str, object]:
     return body
 
 
-def _row(one: Finding) -> dict[str, str]:
+def _row(one: FileDifference) -> dict[str, str]:
     row = {"study_uid": one.study_uid, "file": one.file, "sop_uid": one.sop_uid, "reason": one.reason}
     return {key: value for key, value in row.items() if value}
 
@@ -99,7 +99,7 @@ def _lines(result: CheckResult, kinds: tuple[Kind, ...]) -> list[str]:
     return lines
 
 
-def _line(one: Finding) -> str:
+def _line(one: FileDifference) -> str:
     reason = f": {one.reason}" if one.reason else ""
     # a name that someone else gave may hold anything, a terminal's commands too
     name = f"{one.study_uid} {one.file}".encode("unicode_escape").decode("ascii")

@@ -2,7 +2,7 @@
 
 `stored`: ORTHANC1 has it, or ORTHANC2 where ORTHANC1 no longer does, and the file has the MD5 it came with. `verified`: the custody
 record names it, and the published file has the recorded SHA-256. Either way its SOP class is the one asked about, and no object of
-other content that came under its identifiers lies aside: the modality may mean that one, which is in nobody's custody. Writes nothing.
+other content that came under its identifiers lies aside: the modality may mean that one, which is in no custody. Writes nothing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Copy(NamedTuple):
 
 
 Found = dict["Reference", list[Copy]]
-"""What the indexes know of each object that is asked about; nothing where neither knows it."""
+"""What the indexes hold of each object that is asked about; no entry if neither holds it."""
 
 
 @dataclass(frozen=True, slots=True)

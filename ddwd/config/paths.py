@@ -109,7 +109,7 @@ class Paths:
 
     @property
     def hooks(self) -> Path:
-        """Finished studies that hooks are told of: the extractor adds to `waiting`, ddwd-hooks writes the rest."""
+        """Finished studies whose hooks are to be called: the extractor adds to `waiting`, ddwd-hooks writes the rest."""
         return self.config.data_dir / "hooks"
 
     @property

@@ -33,7 +33,7 @@ PRIORITIES = {"low": -10, "normal": 0, "high": 10}
 """The priority of Orthanc's jobs, where a higher number goes first."""
 
 
-class Condition(NamedTuple):
+class TagCondition(NamedTuple):
     """A tag, and patterns of which one must match a value of it; * matches any text and ? one character."""
 
     tag: str
@@ -48,7 +48,7 @@ class Route:
     """
 
     name: str
-    when: tuple[Condition, ...] = ()
+    when: tuple[TagCondition, ...] = ()
     forward: bool = True
     also: tuple[str, ...] = ()
     extract: bool = True
@@ -73,7 +73,9 @@ class Route:
 
 EVERYTHING = Route("")
 """The only rule if `routes` is empty: every study is forwarded and extracted."""
-OWN = Route("_selftest", (Condition("PatientID", (SELF_TEST_PATIENT,)), Condition(CALLING, (SELF_TEST_AET,))))
+OWN = Route(
+    "_selftest", (TagCondition("PatientID", (SELF_TEST_PATIENT,)), TagCondition(CALLING, (SELF_TEST_AET,)))
+)
 """Goes before the rules of the operator: the self test passes all hops. No rule of an operator can have this name."""
 HOLD = Route("-", forward=False, extract=False)
 """Fallback for unmatched studies: leave in place and report as held."""

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AET_KEYS", "DECLARED", "HERE", "LONGEST_POLL", "MOST_NAMED", "PORT_KEYS", "ROLES", "SECRET_KEYS", "SECTIONS", "SETTINGS",
-    "VARIABLES", "AlertsConfig", "AuditConfig", "CommitmentConfig", "Config", "Database", "Disk", "FinishedConfig", "Forward",
+    "VARIABLES", "AlertsConfig", "AuditConfig", "CommitmentConfig", "Config", "DatabaseConfig", "Disk", "FinishedConfig", "Forward",
     "Gateway", "InboxConfig", "LedgerConfig", "LinkConfig", "Loaded", "Mail", "MetricsConfig", "NetworkConfig", "NodeName", "OrthancNode",
     "Retrieve", "Role", "Scp", "SelfTestConfig", "Storage", "TlsConfig", "WebConfig", "flatten", "value_of",
 ]  # fmt: skip
@@ -69,7 +69,7 @@ class Forward:
 
 
 @dataclass(frozen=True, slots=True)
-class Database:
+class DatabaseConfig:
     """Where the two indexes are; with `host` and `url` None on the local server, by Unix socket and peer authentication.
 
     `url` names the servers of a cluster, without role, password and database.
@@ -244,7 +244,7 @@ class Config:
     """Seconds without a new image after which a study counts as stable, whole number."""
     forward: Forward = section(Forward)
     """From ORTHANC1 to ORTHANC2, by STOW-RS."""
-    database: Database = section(Database)
+    database: DatabaseConfig = section(DatabaseConfig)
     """The indexes of the two Orthancs."""
     routes: tuple[Route, ...] = setting(
         (),

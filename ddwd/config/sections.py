@@ -25,7 +25,7 @@ from ddwd.config.parsers import (
     switch,
     url,
 )
-from ddwd.config.routing import CALLING, PRIORITIES, TAGS, Condition, Destination, Route
+from ddwd.config.routing import CALLING, PRIORITIES, TAGS, Destination, Route, TagCondition
 
 Report = Callable[[yaml.Node, str, str, str], None]
 """Reports a mistake: the node, the key, the reason, what to write instead."""
@@ -253,7 +253,7 @@ def _route(reader: _EntryReader, entry: yaml.Node, keys: dict[str, yaml.Node], r
     return route
 
 
-def _conditions(reader: _EntryReader, node: yaml.Node, report: Report) -> tuple[Condition, ...]:
+def _conditions(reader: _EntryReader, node: yaml.Node, report: Report) -> tuple[TagCondition, ...]:
     found = []
     for tag, inner in reader.mapping(node).items():
         if tag != CALLING and tag not in TAGS:
@@ -264,7 +264,7 @@ def _conditions(reader: _EntryReader, node: yaml.Node, report: Report) -> tuple[
                 "is not a main DICOM tag",
                 f"write {near[0] if near else 'CallingAET, Modality, StationName ...'}",
             )
-        found.append(Condition(tag, reader.texts(f"when.{tag}", inner)))
+        found.append(TagCondition(tag, reader.texts(f"when.{tag}", inner)))
     return tuple(found)
 
 

@@ -21,7 +21,7 @@ HYSTERESIS = 1.1
 """A level ends only when the free space is this many times its bound, so that the level does not flicker."""
 
 
-class Level(IntEnum):
+class SpaceLevel(IntEnum):
     """How short of space a volume is, from not at all to full."""
 
     OK = 0
@@ -31,11 +31,16 @@ class Level(IntEnum):
     REFUSE = 4
 
 
-BOUNDS = {Level.REFUSE: 1.0, Level.NO_FORWARD: 1.5, Level.NO_RETRIEVE: 2.0, Level.WARN: 4.0}
+BOUNDS = {
+    SpaceLevel.REFUSE: 1.0,
+    SpaceLevel.NO_FORWARD: 1.5,
+    SpaceLevel.NO_RETRIEVE: 2.0,
+    SpaceLevel.WARN: 4.0,
+}
 """Multiples of the reserve below which a level begins, the most severe first."""
 
 
-def level_name(level: Level) -> str:
+def level_name(level: SpaceLevel) -> str:
     """Return the name of the level in the status file and the audit trail, such as `no-retrieve`."""
     return level.name.lower().replace("_", "-")
 
@@ -68,7 +73,7 @@ def reserve_of(total: int, setting: int) -> int:
     return min(setting, total // _MOST_OF_VOLUME)
 
 
-def level_of(space: Space, setting: int, before: Level = Level.OK) -> Level:
+def level_of(space: Space, setting: int, before: SpaceLevel = SpaceLevel.OK) -> SpaceLevel:
     """Return the level for `space`; `before` is the previous level, which ends only above its bound times HYSTERESIS."""
     for level, factor in BOUNDS.items():
         bound = factor * (HYSTERESIS if before >= level else 1.0)
@@ -76,4 +81,4 @@ def level_of(space: Space, setting: int, before: Level = Level.OK) -> Level:
             return level
         if space.inodes and space.inodes_free < space.inodes // _INODE_SHARE * bound:
             return level
-    return Level.OK
+    return SpaceLevel.OK

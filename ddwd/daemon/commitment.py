@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ddwd.commitment")
 
 
-class StoppedError(Exception):
+class _TurnStoppedError(Exception):
     """Told to stop in the middle of a turn; what waits stays."""
 
 
@@ -60,7 +60,7 @@ class CommitmentDaemon:
         )
 
     def run(self) -> None:
-        """Run until told to stop."""
+        """Run until stopped."""
         ear = file_watch.listen([self._folder], self.loop.wake)
         self.loop.listen()
         try:
@@ -75,7 +75,7 @@ class CommitmentDaemon:
     def _turn(self) -> TickResult:
         try:
             return TickResult(self._responder.turn())
-        except StoppedError:
+        except _TurnStoppedError:
             return TickResult("stopping; what waits stays")
         except OSError as error:
             log.warning("the requests cannot be read: %s", error.strerror)
@@ -84,7 +84,7 @@ class CommitmentDaemon:
     def _alive(self, wait: float) -> None:
         """The hook of core.watchdog. Raises StoppedError."""
         if self.loop.stopping.is_set():
-            raise StoppedError
+            raise _TurnStoppedError
         self.loop.alive(wait)
 
     def _report(self, station: Station, transaction: str, answer: CommitmentResult) -> None:
@@ -94,7 +94,7 @@ class CommitmentDaemon:
 
 
 def main() -> int:
-    """Run until told to stop; with `--wanted` only tell whether the settings want it. The exit status."""
+    """Run until stopped; with `--wanted` only answer whether the settings need it. The exit status."""
     return enter(
         "ddwd-commitment",
         lambda config: bool(config.commitment.modalities),

@@ -33,7 +33,7 @@ log = logging.getLogger("ddwd.delivery")
 _BREATH_SECONDS = 0.5
 """Between two turns, however often the bell rings: nothing waits for the courier."""
 _BEYOND_STABLE = 1.0
-"""Seconds more than Orthanc waits before it calls a study stable, which is the last change that tells of its images."""
+"""Seconds more than Orthanc waits before it calls a study stable, which is the last change that names its images."""
 
 
 class CourierDaemon:
@@ -51,7 +51,7 @@ class CourierDaemon:
         self._dispatcher: DeliveryDispatcher | None = None
 
     def run(self) -> None:
-        """Run until told to stop; what was not proved yet is compared again after the next start."""
+        """Run until stopped; what was not proved yet is compared again after the next start."""
         self._paths.courier_status.parent.mkdir(parents=True, exist_ok=True)  # systemd-tmpfiles has made it
         bells = [self._paths.doorbell("gateway").parent, self._paths.deliveries]
         ears = file_watch.listen(bells, self.loop.wake)
@@ -108,7 +108,7 @@ def _said(statuses: list[DestinationStatus]) -> str:
 
 
 def main() -> int:
-    """Run until told to stop; with `--wanted` only tell whether the settings want it. The exit status."""
+    """Run until stopped; with `--wanted` only answer whether the settings need it. The exit status."""
     return enter(
         "ddwd-courier",
         lambda config: bool(config.destinations) and config.has("gateway"),

@@ -20,7 +20,7 @@ from ddwd.core.clock import SystemClock
 from ddwd.core.errors import DdwdError
 from ddwd.core.watchdog import Watchdog
 from ddwd.daemon import file_watch
-from ddwd.daemon.extractor_status import Totals, extractor_status
+from ddwd.daemon.extractor_status import StatusTotals, extractor_status
 from ddwd.daemon.loop import Loop, TickResult
 from ddwd.extractor.peers import silent
 from ddwd.extractor.services import Extractor, Services, Threads, Volumes
@@ -57,7 +57,7 @@ class ExtractorDaemon:
         self._workers = Workers(self._watchdog, self._loop.wake)
         self._sweeper = Workers(self._watchdog, self._loop.wake)
         self._main = threading.get_ident()
-        self._totals = Totals()
+        self._totals = StatusTotals()
         self._audit.add_sink(self._totals.happened)
         self._status_at = 0.0
         watchdog.install(self._alive)
@@ -65,7 +65,7 @@ class ExtractorDaemon:
         self._extractor.requests.prepare()
 
     def run(self) -> bool:
-        """Work until told to stop; finish what runs, in bounded time. False where a worker had to be left behind."""
+        """Work until stopped; finish what runs, in bounded time. False where a worker had to be left behind."""
         folders = {
             self._paths.doorbell("gateway").parent,
             self._paths.doorbell("storage").parent,

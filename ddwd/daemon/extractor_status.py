@@ -1,4 +1,4 @@
-"""How things stand, as the extractor tells it to people: the content of its status file. Reads the extractor, decides nothing.
+"""The content of the extractor's status file: what it works on, and what it waits for. Reads the extractor, decides nothing.
 
 Every user of the machine may read that file: it never holds a patient ID or an accession number, and no path that begins with one.
 """
@@ -36,7 +36,7 @@ _FAILURES = (
 _TURNS = 100
 
 
-class Totals:
+class StatusTotals:
     """What was done since the start, ever rising; counts the audit events of failures too. And how long the latest turns took."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Totals:
         return WorkTotals(**self._done, failures=dict(self._failures))
 
 
-def extractor_status(extractor: Extractor, totals: Totals, clock: Clock) -> ExtractorStatus:
+def extractor_status(extractor: Extractor, totals: StatusTotals, clock: Clock) -> ExtractorStatus:
     """Return the status file. Counts of images are those of the open studies, of which the published ones are part."""
     studies = list(extractor.sharing.open.values())
     return ExtractorStatus(

@@ -49,7 +49,7 @@ class HooksDaemon:
         )
 
     def run(self) -> None:
-        """Until told to stop; hooks that run then are ended, and run again after the next start."""
+        """Run until stopped; hooks that run then are ended, and run again after the next start."""
         ears = file_watch.listen([self._notices.waiting], self.loop.wake)
         self.loop.listen()
         try:
@@ -79,7 +79,7 @@ class HooksDaemon:
 
 
 def main() -> int:
-    """Run until told to stop. Arguments: the table, the folder, the status file; `--wanted TABLE` only tells whether there is a hook."""
+    """Run until stopped. Arguments: the table, the folder, the status file; `--wanted TABLE` only answers whether there is a hook."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     words = sys.argv[1:]
     asked = words[:1] == ["--wanted"]

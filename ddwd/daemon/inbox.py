@@ -77,7 +77,7 @@ class Inbox:
 
 
 def main() -> int:
-    """Run until told to stop; with `--wanted` only tell whether the settings want it. The exit status."""
+    """Run until stopped; with `--wanted` only answer whether the settings need it. The exit status."""
     return enter("ddwd-inbox", lambda config: config.inbox.enabled, _run)
 
 

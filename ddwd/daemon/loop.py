@@ -61,11 +61,11 @@ class Loop:
 
     @property
     def stopping(self) -> threading.Event:
-        """Set once the loop was told to end, also in the middle of a cycle."""
+        """Set once the loop is to end, also in the middle of a cycle."""
         return self._stopping
 
     def run(self) -> None:
-        """Return once told to stop. Whatever `cycle` raises ends the loop: the service manager starts anew."""
+        """Return once stopped. Whatever `cycle` raises ends the loop: the service manager starts anew."""
         self._notify("READY=1")
         while not self._stopping.is_set():
             self._wakeup.clear()

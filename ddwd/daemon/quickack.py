@@ -1,6 +1,6 @@
 """Entry point of ddwd-quickack: keeps routes by which senders are acknowledged at once beside those that lead to them.
 
-Looks at the routes whenever the kernel tells of one that is not ours, so that a new way (an interface that comes up again, another
+Looks at the routes whenever the kernel reports one that is not ours, so that a new way (an interface that comes up again, another
 gateway) is followed within half a second, and once a minute besides. Needs CAP_NET_ADMIN. Images do not depend on it: what it cannot do
 is said once and tried again. Its unit takes every route of ours back when it stops.
 """
@@ -71,7 +71,7 @@ class RouteSync:
 
 
 def protocols(data: bytes) -> Iterator[int]:
-    """Who made each route that a datagram of rtnetlink(7) tells of."""
+    """Who made each route that a datagram of rtnetlink(7) reports."""
     while len(data) > _PROTOCOL_AT:
         yield data[_PROTOCOL_AT]
         length = _HEADER.unpack_from(data)[0]
@@ -92,9 +92,9 @@ def watch(changed: Callable[[], None]) -> None:
 
 
 def main() -> int:
-    """Run until told to stop; the exit status is that of the error tree.
+    """Run until stopped; the exit status is that of the error tree.
 
-    With `--wanted` it only tells whether there is anything to do, as ExecCondition= of its unit wants it told.
+    With `--wanted` it only answers whether there is anything to do, in the form that ExecCondition= of its unit needs.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     asked = sys.argv[1:] == ["--wanted"]

@@ -81,7 +81,7 @@ class HeartbeatWriter:
 
 
 def main() -> int:
-    """Run until told to stop; the exit status is that of the error tree."""
+    """Run until stopped; the exit status is that of the error tree."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         config = load()

@@ -19,7 +19,7 @@ SKIP, FAILED = 1, 255
 
 
 def enter(name: str, wanted: Callable[[Config], bool], run: Callable[[Config], None]) -> int:
-    """Run until told to stop; the exit status is that of the error tree. With `--wanted` only tell whether the settings want it."""
+    """Run until stopped; the exit status is that of the error tree. With `--wanted` only answer whether the settings need it."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     asked = sys.argv[1:] == ["--wanted"]
     try:

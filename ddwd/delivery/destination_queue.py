@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.delivery.transports import Transport
+    from ddwd.delivery.transports import DestinationTransport
     from ddwd.orthanc.port import OrthancPort
     from ddwd.store.delivery_log import DeliveryLog
 
@@ -45,7 +45,7 @@ def _backoff() -> Backoff:
     return Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
 
 
-class _Job(NamedTuple):
+class _StowJob(NamedTuple):
     """One job of the gateway: the images it sends, and when it was submitted (monotonic clock)."""
 
     images: frozenset[OrthancId]
@@ -53,7 +53,7 @@ class _Job(NamedTuple):
 
 
 @dataclass
-class _Study:
+class _WaitingStudy:
     """One study that may have images missing at the destination."""
 
     since: str
@@ -61,7 +61,7 @@ class _Study:
     study_uid: str = ""
     priority: int = 0
     missing: frozenset[OrthancId] = frozenset()
-    jobs: dict[str, _Job] = field(default_factory=dict)
+    jobs: dict[str, _StowJob] = field(default_factory=dict)
     refused: dict[OrthancId, int] = field(default_factory=dict)
     proved: int = 0
     backoff: Backoff = field(default_factory=_backoff)
@@ -80,7 +80,7 @@ class DestinationQueue:
 
     def __init__(
         self,
-        transport: Transport,
+        transport: DestinationTransport,
         gateway: OrthancPort,
         routes: Mapping[str, Route],
         deliveries: DeliveryLog,
@@ -97,7 +97,7 @@ class DestinationQueue:
         self._deliveries = deliveries
         self._audit = audit
         self._clock = clock
-        self._open: dict[OrthancId, _Study] = {}
+        self._open: dict[OrthancId, _WaitingStudy] = {}
         self._away = ""
         self._since = stamp(clock.utc())
         self._backoff = _backoff()
@@ -109,7 +109,7 @@ class DestinationQueue:
     def turn(self, offered: Iterable[OrthancId], *, hasten: bool = False) -> DestinationStatus:
         """Compare the offered studies, collect finished jobs, send what is due. Raises StateError, StorageFullError and OSError."""
         for study in offered:
-            self._open.setdefault(study, _Study(stamp(self._clock.utc()))).changed = True
+            self._open.setdefault(study, _WaitingStudy(stamp(self._clock.utc()))).changed = True
         if hasten:
             self._hasten()
         try:
@@ -133,7 +133,7 @@ class DestinationQueue:
         for study in changed[:_LOOKED_AT]:
             self._look_at(study, self._open[study])
 
-    def _look_at(self, study: OrthancId, one: _Study) -> None:
+    def _look_at(self, study: OrthancId, one: _WaitingStudy) -> None:
         route = self._routes.get(self._gateway.route(study) or "")
         listing = self._gateway.study(study) if route and self.name in route.also else None
         # its rule does not send it here (any more), or retention took it
@@ -149,7 +149,7 @@ class DestinationQueue:
         if not missing:
             self._whole(study, one, len(listing.ids))
 
-    def _whole(self, study: OrthancId, one: _Study, images: int) -> None:
+    def _whole(self, study: OrthancId, one: _WaitingStudy, images: int) -> None:
         del self._open[study]
         if one.proved:
             self._audit.record(
@@ -189,7 +189,7 @@ class DestinationQueue:
         else:
             self._is_away("it does not answer, and a job does not end")
 
-    def _sent(self, study: OrthancId, one: _Study, block: frozenset[OrthancId]) -> None:
+    def _sent(self, study: OrthancId, one: _WaitingStudy, block: frozenset[OrthancId]) -> None:
         """Prove the sent images: by the list of a destination that can be queried, else by the success of the job."""
         self._is_back()
         listed = self._listed(one, block)
@@ -199,7 +199,7 @@ class DestinationQueue:
             self._put_off(one, said)
         one.changed = True
 
-    def _failed(self, one: _Study, block: frozenset[OrthancId], reason: str) -> None:
+    def _failed(self, one: _WaitingStudy, block: frozenset[OrthancId], reason: str) -> None:
         if len(block) == 1:
             one.refused.update({image: one.refused.get(image, 0) + 1 for image in block})
         self._put_off(one, reason)
@@ -209,13 +209,13 @@ class DestinationQueue:
             one.innocent = True
             self._is_away(reason)
 
-    def _put_off(self, one: _Study, reason: str) -> None:
+    def _put_off(self, one: _WaitingStudy, reason: str) -> None:
         """Delay the next try of this study only."""
         one.reason, one.innocent = reason, False
         one.due = self._clock.monotonic() + one.backoff.failed()
         one.changed = True
 
-    def _listed(self, one: _Study, images: Iterable[OrthancId]) -> frozenset[OrthancId] | None:
+    def _listed(self, one: _WaitingStudy, images: Iterable[OrthancId]) -> frozenset[OrthancId] | None:
         """Return which of these images the destination lists; None where it cannot be queried."""
         listed = self._transport.listed(one.study_uid)
         if listed is None:
@@ -225,7 +225,7 @@ class DestinationQueue:
         uids = self._gateway.sop_uids(images)
         return frozenset(image for image, uid in uids.items() if uid in listed)
 
-    def _prove(self, study: OrthancId, one: _Study, images: frozenset[OrthancId]) -> None:
+    def _prove(self, study: OrthancId, one: _WaitingStudy, images: frozenset[OrthancId]) -> None:
         if not images:
             return
         at = stamp(self._clock.utc())
@@ -262,7 +262,7 @@ class DestinationQueue:
         self._is_away(self._away)
         return 1
 
-    def _send_of(self, study: OrthancId, one: _Study, room: int) -> int:
+    def _send_of(self, study: OrthancId, one: _WaitingStudy, room: int) -> int:
         """Submit at most `room` jobs for this study, images refused before last; return the number of jobs."""
         if not one.jobs:
             self._ask(study, one)
@@ -276,11 +276,11 @@ class DestinationQueue:
             except (PeerRefusedError, NotFoundError) as error:
                 self._put_off(one, str(error))  # an image that is gone from the gateway meanwhile
                 break
-            one.jobs[job] = _Job(frozenset(block), self._clock.monotonic())
+            one.jobs[job] = _StowJob(frozenset(block), self._clock.monotonic())
             submitted += 1
         return submitted
 
-    def _ask(self, study: OrthancId, one: _Study) -> None:
+    def _ask(self, study: OrthancId, one: _WaitingStudy) -> None:
         """Query the destination first: images that it lists already need not be sent."""
         self._prove(study, one, self._listed(one, one.missing) or frozenset())
         one.changed = one.changed or not one.missing

@@ -54,10 +54,10 @@ class Recipients:
         return [
             study
             for study, images in held.items()
-            if any(self._lacks(name, study, images) for name in also[study])
+            if any(self._is_missing_images(name, study, images) for name in also[study])
         ]
 
-    def _lacks(self, name: str, study: OrthancId, images: frozenset[OrthancId]) -> bool:
+    def _is_missing_images(self, name: str, study: OrthancId, images: frozenset[OrthancId]) -> bool:
         try:
             return bool(images - self._deliveries.of(name, study))
         except StateError:  # its queue reports it and tries again

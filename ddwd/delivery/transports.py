@@ -18,7 +18,7 @@ _PAGES = 100
 _SOP_INSTANCE_UID = "00080018"
 
 
-class Transport(Protocol):
+class DestinationTransport(Protocol):
     """Port to one destination. Every method raises PeerDownError where the gateway itself does not answer."""
 
     name: str
@@ -39,7 +39,7 @@ def kind(destination: Destination) -> str:
     return "DICOMweb" if destination.url is not None else "DIMSE"
 
 
-def transport_to(destination: Destination, gateway: DeliveryJobs) -> Transport:
+def transport_to(destination: Destination, gateway: DeliveryJobs) -> DestinationTransport:
     """Return the transport to this destination."""
     return Dicomweb(destination, gateway) if destination.url is not None else Dimse(destination, gateway)
 

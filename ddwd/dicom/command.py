@@ -103,7 +103,7 @@ def _uid(values: dict[int, bytes], element: int) -> str:
 
 
 def _uid_element(element: int, uid: str) -> bytes:
-    """A UID, padded to an even length (PS3.5 section 9.1); nothing where there is none."""
+    """A UID, padded to an even length (PS3.5 section 9.1); empty if there is none."""
     value = uid.encode("latin-1")
     value += b"\0" * (len(value) % 2)
     return _HEADER.pack(0, element, len(value)) + value if value else b""

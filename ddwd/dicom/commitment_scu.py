@@ -1,7 +1,7 @@
 """One N-EVENT-REPORT of storage commitment (PS3.4 section J.3.3), on an association of its own. Called by commitment/keeper.
 
 We are the SCP of the service and the requestor of the association: the role is asked for (PS3.7 section D.3.3.4). A modality
-that takes the report without having answered that is told all the same.
+that takes the report without having answered that gets one all the same.
 """
 
 from __future__ import annotations

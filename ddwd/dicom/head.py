@@ -83,7 +83,7 @@ def read_head(descriptor: int, start: int, transfer_syntax: str, first: bytes = 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What tells an instance from all others, as it stands in the data set: padded, and not decoded but as Latin-1."""
+    """The identifiers of an instance, as they stand in the data set: padded, and decoded as Latin-1 only."""
 
     patient_id: str
     study_uid: str
@@ -137,7 +137,7 @@ def is_nested_deeper(content: bytes, most: int) -> bool:
     return _Depth(lambda offset, length: bytes(data[offset : offset + length]), endian).exceeds(most)
 
 
-class _Level(NamedTuple):
+class _OpenItem(NamedTuple):
     """A sequence or an item that is open: where it ends if that is known, how its elements are encoded, whether it is an item."""
 
     end: int | None
@@ -152,7 +152,7 @@ class _Depth:
         self._read = read
         self._tag, self._long, self._short = (struct.Struct(endian + form) for form in ("HH", "L", "H"))
         self._item = self._tag.pack(_ITEM >> 16, _ITEM & 0xFFFF)
-        self._levels = [_Level(None, not _is_vr(read(4, 2)), is_item=True)]
+        self._levels = [_OpenItem(None, not _is_vr(read(4, 2)), is_item=True)]
 
     def exceeds(self, most: int) -> bool:
         """Whether more than `most` items are open at once anywhere. Raises UnreadableError."""
@@ -197,8 +197,8 @@ class _Depth:
         return position + length
 
     @staticmethod
-    def _level(length: int, position: int, implicit: bool, *, is_item: bool) -> _Level:
-        return _Level(None if length == _UNDEFINED else position + length, implicit, is_item)
+    def _level(length: int, position: int, implicit: bool, *, is_item: bool) -> _OpenItem:
+        return _OpenItem(None if length == _UNDEFINED else position + length, implicit, is_item)
 
 
 def _inflate(compressed: bytes) -> bytes:

@@ -56,7 +56,7 @@ def _meta(element: int, vr: bytes, value: str, padding: bytes) -> bytes:
     return _META.pack(2, element, vr, len(encoded)) + encoded
 
 
-class Spool:
+class IncomingStore:
     """Places whole objects under names of their content; safe to use from several threads."""
 
     def __init__(self, paths: Paths, reserve: int) -> None:
@@ -81,7 +81,10 @@ class Spool:
 
     def open(self) -> durable.NewFile:
         """A new file for an object on its way in. Raises StorageFullError where less than the reserve is free."""
-        if disk_space.level_of(disk_space.space_of(self._incoming), self._reserve) is disk_space.Level.REFUSE:
+        if (
+            disk_space.level_of(disk_space.space_of(self._incoming), self._reserve)
+            is disk_space.SpaceLevel.REFUSE
+        ):
             raise StorageFullError("less room is left on the volume of the output than the reserve")
         path = self._incoming / f"{self._run}-{next(self._numbers)}{_PART}"
         return durable.NewFile(path, below=self._below)
@@ -123,8 +126,10 @@ class Spool:
 class Incoming:
     """One object: what its data set's fragments are written to. The file is made with the first of them."""
 
-    def __init__(self, spool: Spool, names: tuple[str, str, str], seen: Callable[[int], None]) -> None:
-        """`names` are SOP class, SOP instance and transfer syntax; `seen` is told of the bytes that came."""
+    def __init__(
+        self, spool: IncomingStore, names: tuple[str, str, str], seen: Callable[[int], None]
+    ) -> None:
+        """`names` are SOP class, SOP instance and transfer syntax; `seen` is called with the bytes that came."""
         self._spool = spool
         self._names = names
         self._seen = seen

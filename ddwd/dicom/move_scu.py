@@ -135,7 +135,7 @@ class Mover:
     ) -> MoveOutcome:
         """Move a study, one or more of its series, or instances of it (PS3.4 section C.4.2), and wait for the end.
 
-        `on_progress` gets each pending response. `progressed` tells when (time.monotonic) something last arrived at the
+        `on_progress` gets each pending response. `progressed` returns when (time.monotonic) something last arrived at the
         destination, so that one huge instance is not taken for silence; it is called five times a second while the move lasts.
         Setting `cancel` sends a C-CANCEL, and a peer that does not heed it is left after ten seconds.
         Raises PeerDownError where there is no association or it broke, PeerRefusedError where it was rejected.

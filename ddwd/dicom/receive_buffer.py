@@ -106,5 +106,5 @@ def has_pending(peer: ssl.SSLSocket) -> bool:
     """Whether decrypted bytes wait, which poll(2) does not know of."""
     try:
         return peer.pending() > 0
-    except (OSError, ValueError):  # closed meanwhile: poll tells
+    except (OSError, ValueError):  # closed meanwhile: poll reports it
         return False

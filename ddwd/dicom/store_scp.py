@@ -23,7 +23,7 @@ from ddwd.config.paths import Paths
 from ddwd.core import watchdog
 from ddwd.core.clock import SystemClock
 from ddwd.dicom import contexts
-from ddwd.dicom.incoming import Spool
+from ddwd.dicom.incoming import IncomingStore
 from ddwd.dicom.move_scu import echo
 from ddwd.dicom.store_service import Counts, ReceiveCounter, StoreService
 from ddwd.dicom.upper_layer import MAX_PDU, Announced, Fragments, Limits, Peer, UpperLayer, no_delay
@@ -77,7 +77,7 @@ class _Reactor(UpperLayer):
 class _Handler(RequestHandler):
     """Gives each accepted connection our reactor and DIMSE provider."""
 
-    server: _Server
+    server: _Listener
 
     def _create_association(self) -> Association:
         association = super()._create_association()
@@ -85,7 +85,7 @@ class _Handler(RequestHandler):
         return association
 
 
-class _Server(ThreadedAssociationServer):
+class _Listener(ThreadedAssociationServer):
     """The listener: turns strangers away before a byte of theirs is read."""
 
     scp: StoreScp
@@ -108,7 +108,7 @@ class _Server(ThreadedAssociationServer):
         return True
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Serve the connection, behind the TLS handshake where there is one: in its own thread, so that nobody waits for a slow peer."""
+        """Serve the connection, behind the TLS handshake where there is one: in its own thread, so that no other peer waits for a slow one."""
         secured = self.scp.secured(request, str(client_address[0]))
         if secured is not None:
             super().finish_request(secured, client_address)
@@ -120,12 +120,12 @@ class StoreScp:
     def __init__(self, config: Config, clock: Clock | None = None, bounds: Bounds | None = None) -> None:
         self._scp: Scp = config.scp
         self._bounds = bounds or Bounds()
-        self._spool = Spool(Paths(config), config.disk.reserve)
+        self._spool = IncomingStore(Paths(config), config.disk.reserve)
         self._counter = ReceiveCounter(clock or SystemClock())
         self._open: dict[Association, None] = {}
         self._changed = threading.Condition()
         self._entity = self._make_entity()
-        self._server: _Server | None = None
+        self._server: _Listener | None = None
         self._tls = tls.of_scp(config)
         self._handshakes = threading.BoundedSemaphore(self._bounds.connections)
         self._to_self = tls.to_scp(config, "scp")
@@ -155,10 +155,10 @@ class StoreScp:
                 (evt.EVT_ESTABLISHED, _note_established),
                 (evt.EVT_REJECTED, _note_rejected, [self._tell]),
             ],
-            server_class=_Server,
+            server_class=_Listener,
             request_handler=_Handler,
         )
-        self._server = cast("_Server", server)
+        self._server = cast("_Listener", server)
         self._server.scp = self
         self._entity._servers.append(self._server)
         threading.Thread(

@@ -22,7 +22,7 @@ from ddwd.core import durable
 from ddwd.core.errors import LinkedError, StorageFullError
 from ddwd.dicom.command import StoreRequest, read_store, store_response
 from ddwd.dicom.head import UnreadableError
-from ddwd.dicom.incoming import Incoming, Spool
+from ddwd.dicom.incoming import Incoming, IncomingStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,7 +131,7 @@ class StoreService(DIMSEServiceProvider):
 
     dul: UpperLayer
 
-    def __init__(self, assoc: Association, spool: Spool, counter: ReceiveCounter) -> None:
+    def __init__(self, assoc: Association, spool: IncomingStore, counter: ReceiveCounter) -> None:
         super().__init__(assoc)
         self._spool = spool
         self._counter = counter

@@ -120,7 +120,7 @@ class UpperLayer(DULServiceProvider):
                 self._connection.close()  # pynetdicom forgets to, where the peer was faster
 
     def closes(self, connection: socket.socket | None) -> None:
-        """Close it when the association is over: pynetdicom forgets one that nobody listened to."""
+        """Close it when the association is over: pynetdicom drops one without a handler."""
         self._connection = connection
 
     def released(self) -> None:
@@ -333,7 +333,7 @@ class Checkpoint(threading.Event):
                 return is_set
 
     def clear(self) -> None:
-        """Let nobody pass any more."""
+        """Let no caller pass any more."""
         with self._passing:
             super().clear()
 

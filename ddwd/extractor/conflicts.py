@@ -15,7 +15,7 @@ from ddwd.core import durable
 from ddwd.core.errors import NotFoundError
 from ddwd.core.model import OrthancId
 from ddwd.dicom.head import UnreadableError, read_identity
-from ddwd.extractor.quarantine import Subject
+from ddwd.extractor.quarantine import QuarantinedObject
 from ddwd.extractor.steps.verify import difference_of
 
 if TYPE_CHECKING:
@@ -73,10 +73,10 @@ class Conflicts:
         found = difference_of(path, stored)
         return f"{node} holds other content under its identifiers: {found}" if found else ""
 
-    def _subject(self, path: Path, node: NodeName, instance: OrthancId, reason: str) -> Subject:
+    def _subject(self, path: Path, node: NodeName, instance: OrthancId, reason: str) -> QuarantinedObject:
         study_uid, sop_uid = _uids(path)
         study = self._peers[node].study_of("Instance", instance) or ""
-        return Subject("conflict", study_uid, reason, study, instance, sop_uid)
+        return QuarantinedObject("conflict", study_uid, reason, study, instance, sop_uid)
 
 
 def _uids(path: Path) -> tuple[str, str]:

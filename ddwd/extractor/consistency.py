@@ -31,9 +31,9 @@ _NONE: frozenset[OrthancId] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One study, and how many of its images are where; it agrees when nothing lacks.
+    """One study, and how many of its images are where; it agrees when nothing is missing.
 
-    `not_on_storage`: the gateway has it, storage lacks it. `not_on_disk`: storage has it, the record lacks it.
+    `not_on_storage`: on the gateway, not on storage. `not_on_disk`: on storage, not in the record.
     `set_aside`: given up on, in quarantine. `gone_from_disk`: recorded, and not there by name and size.
     `nodes`: where it is known. `damage`: why its record cannot be used.
     """
@@ -55,7 +55,7 @@ class Difference:
 
 
 @dataclass(slots=True)
-class Totals:
+class DifferenceTotals:
     """The sums over all studies compared."""
 
     studies: int = 0
@@ -83,7 +83,7 @@ class Totals:
         self.damaged += bool(one.damage)
 
 
-class Comparison:
+class ConsistencyCheck:
     """Compares studies over all three places."""
 
     def __init__(

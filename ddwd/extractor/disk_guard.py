@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ddwd.core import disk_space, durable
 from ddwd.core.audit import Audit, Event
-from ddwd.core.disk_space import Level
+from ddwd.core.disk_space import SpaceLevel
 from ddwd.store.status_files import VolumeStatus
 
 if TYPE_CHECKING:
@@ -28,20 +28,20 @@ _LOOK_SECONDS = 1.0
 _SAMPLE_SECONDS = 60.0
 _SAMPLES = 61
 _LEAST_SAMPLES = 5
-_STOPS: Mapping[Purpose, tuple[Level, str]] = {
-    "retrieve": (Level.NO_RETRIEVE, "no more images are retrieved onto it"),
-    "forward": (Level.NO_FORWARD, "no more images are forwarded onto it"),
-    "receive": (Level.REFUSE, "no more images are accepted onto it"),
+_STOPS: Mapping[Purpose, tuple[SpaceLevel, str]] = {
+    "retrieve": (SpaceLevel.NO_RETRIEVE, "no more images are retrieved onto it"),
+    "forward": (SpaceLevel.NO_FORWARD, "no more images are forwarded onto it"),
+    "receive": (SpaceLevel.REFUSE, "no more images are accepted onto it"),
 }
 
 
 @dataclass
-class _Volume:
+class _GuardedVolume:
     """One volume, named by the first of the portal's paths on it."""
 
     path: Path
     space: Space
-    level: Level = Level.OK
+    level: SpaceLevel = SpaceLevel.OK
     samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
 
     def sample(self, now: float) -> None:
@@ -79,17 +79,17 @@ class DiskGuard:
         self._measure = measure
         self._looked = float("-inf")
         self._device: dict[Path, int] = {}
-        self._volumes: dict[int, _Volume] = {}
+        self._volumes: dict[int, _GuardedVolume] = {}
 
     @property
     def may_retrieve(self) -> bool:
         """Whether images may be retrieved to OUTPUT_DIR."""
-        return self._worst("retrieve") < Level.NO_RETRIEVE
+        return self._worst("retrieve") < SpaceLevel.NO_RETRIEVE
 
     @property
     def may_forward(self) -> bool:
         """Whether images may be sent to storage."""
-        return self._worst("forward") < Level.NO_FORWARD
+        return self._worst("forward") < SpaceLevel.NO_FORWARD
 
     @property
     def reason(self) -> str:
@@ -111,7 +111,7 @@ class DiskGuard:
             except OSError:
                 continue  # does not exist yet: an external server, or an Orthanc that never ran
             self._device[path] = space.device
-            self._volumes.setdefault(space.device, _Volume(path, space)).space = space
+            self._volumes.setdefault(space.device, _GuardedVolume(path, space)).space = space
         # drop volumes that were unmounted
         self._volumes = {device: self._volumes[device] for device in dict.fromkeys(self._device.values())}
         for volume in self._volumes.values():
@@ -122,7 +122,7 @@ class DiskGuard:
         """Return each volume for the status file."""
         return tuple(map(self._volume_status, self._volumes.values()))
 
-    def _volume_status(self, volume: _Volume) -> VolumeStatus:
+    def _volume_status(self, volume: _GuardedVolume) -> VolumeStatus:
         space = volume.space
         reserve = disk_space.reserve_of(space.total, self._reserve)
         return VolumeStatus(
@@ -138,11 +138,11 @@ class DiskGuard:
             hours_left=volume.hours_left(reserve),
         )
 
-    def _worst(self, purpose: Purpose) -> Level:
+    def _worst(self, purpose: Purpose) -> SpaceLevel:
         devices = {self._device[path] for path in self._places[purpose] if path in self._device}
-        return max((self._volumes[device].level for device in devices), default=Level.OK)
+        return max((self._volumes[device].level for device in devices), default=SpaceLevel.OK)
 
-    def _stops(self, volume: _Volume) -> list[Purpose]:
+    def _stops(self, volume: _GuardedVolume) -> list[Purpose]:
         """Return the purposes that wait for space on this volume."""
         return [
             purpose
@@ -151,13 +151,13 @@ class DiskGuard:
             and any(self._device.get(path) == volume.space.device for path in self._places[purpose])
         ]
 
-    def _said(self, volume: _Volume) -> str:
-        if volume.level is Level.OK:
+    def _said(self, volume: _GuardedVolume) -> str:
+        if volume.level is SpaceLevel.OK:
             return "has room again"
         stopped = ", ".join(_STOPS[purpose][1] for purpose in self._stops(volume))
         return f"is short of room: {stopped}" if stopped else "gets short of room"
 
-    def _judge(self, volume: _Volume, now: float) -> None:
+    def _judge(self, volume: _GuardedVolume, now: float) -> None:
         volume.sample(now)
         before, volume.level = volume.level, disk_space.level_of(volume.space, self._reserve, volume.level)
         if volume.level == before:

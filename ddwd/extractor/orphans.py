@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core import durable
 from ddwd.core.model import OrthancId, identifier_of, safe_component
-from ddwd.extractor.quarantine import Subject
+from ddwd.extractor.quarantine import QuarantinedObject
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -51,11 +51,13 @@ class OrphanSweeper:
             found = [study for node in self._nodes for study in node.find_study(study_uid)]
             reopened += found
             if not found:
-                self._put_away(folder, Subject("stray", study_uid, _UNKNOWN))
+                self._put_away(folder, QuarantinedObject("stray", study_uid, _UNKNOWN))
         for folder in staged & before:
             study = self._known(OrthancId(folder.name))
             if study is None:
-                self._put_away(folder, Subject("vanished", folder.name, _DELETED, OrthancId(folder.name)))
+                self._put_away(
+                    folder, QuarantinedObject("vanished", folder.name, _DELETED, OrthancId(folder.name))
+                )
             else:
                 reopened.append(study.orthanc_id)
         return list(dict.fromkeys(reopened))
@@ -71,14 +73,14 @@ class OrphanSweeper:
 
         Raises StorageFullError and OSError.
         """
-        subject = Subject("vanished", study.study_uid, reason, study.orthanc_id)
+        subject = QuarantinedObject("vanished", study.study_uid, reason, study.orthanc_id)
         folders = (
             self._paths.staging / study.orthanc_id,
             self._paths.spool / safe_component(study.study_uid),
         )
         return sum(self._put_away(folder, subject) for folder in folders if folder.is_dir())
 
-    def _put_away(self, folder: Path, subject: Subject) -> int:
+    def _put_away(self, folder: Path, subject: QuarantinedObject) -> int:
         """Move all images below a folder to quarantine, then remove the empty folders; return the number of files."""
         files = sorted(path for path in folder.rglob("*.dcm") if not path.is_symlink())
         for path in files:

@@ -30,7 +30,7 @@ SCP and wanted by no study. vanished: its study was deleted on both Orthancs bef
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class QuarantinedObject:
     """What an entry is about; an empty text where it is not known. `tries` is how often delivery failed."""
 
     kind: Kind
@@ -59,9 +59,9 @@ class _Note:
     sha256: str
 
     @property
-    def subject(self) -> Subject:
+    def subject(self) -> QuarantinedObject:
         """What the entry is about."""
-        return Subject(
+        return QuarantinedObject(
             self.kind, self.study_uid, self.reason, self.study, self.instance, self.sop_uid, self.tries
         )
 
@@ -75,7 +75,7 @@ class Entry:
 
     id: str
     at: str
-    subject: Subject
+    subject: QuarantinedObject
     size: int
     sha256: str
     note: Path
@@ -95,7 +95,7 @@ class Quarantine:
         self._clock = clock
         self._audit = audit
 
-    def put(self, source: Path, subject: Subject) -> str:
+    def put(self, source: Path, subject: QuarantinedObject) -> str:
         """Move the file `source` here, durably, its reason first; the entry's ID. The same again is the same entry.
 
         May be repeated after a crash. Raises StorageFullError and OSError; `source` is still there then.
@@ -110,7 +110,7 @@ class Quarantine:
         self._tell(subject, target.stem, is_new=is_new)
         return target.stem
 
-    def keep(self, content: bytes | None, subject: Subject) -> str:
+    def keep(self, content: bytes | None, subject: QuarantinedObject) -> str:
         """Keep `content` here, or only the reason where there is none; the entry's ID. As `put` otherwise."""
         digest = hashlib.sha256(content).hexdigest() if content else ""
         target, is_new = self._note(subject, len(content or b""), digest)
@@ -143,7 +143,7 @@ class Quarantine:
         """Entries that wait for the operator."""
         return sum(1 for _ in _notes(self._folder))
 
-    def _note(self, subject: Subject, size: int, digest: str) -> tuple[Path, bool]:
+    def _note(self, subject: QuarantinedObject, size: int, digest: str) -> tuple[Path, bool]:
         """Write the reason; the name for the bytes, and whether the entry is new."""
         folder = self._folder / safe_component(subject.study_uid)
         durable.make_dirs(self._folder)
@@ -165,7 +165,7 @@ class Quarantine:
         durable.write_new(temporary, chunks)
         durable.rename(temporary, target)
 
-    def _tell(self, subject: Subject, entry: str, *, is_new: bool) -> None:
+    def _tell(self, subject: QuarantinedObject, entry: str, *, is_new: bool) -> None:
         if not is_new:
             return
         event = Event.CONFLICT if subject.kind == "conflict" else Event.QUARANTINED
@@ -198,6 +198,6 @@ def _read(note: Path) -> Entry:
     try:
         found = _FORMAT.parse(note.read_bytes(), note.name)
     except DamagedStateError as error:
-        damaged = Subject("stray", note.parent.name, f"its reason file is damaged ({error.reason})")
+        damaged = QuarantinedObject("stray", note.parent.name, f"its reason file is damaged ({error.reason})")
         return Entry(note.stem, "", damaged, 0, "", note)
     return Entry(note.stem, found.at, found.subject, found.size, found.sha256, note)

@@ -33,7 +33,7 @@ _PATIENCE = 600.0
 
 
 @dataclass
-class Outcome:
+class RefetchOutcome:
     """Studies asked for; those that are on disk again, those that neither Orthanc brought back, those still under way."""
 
     asked: int = 0
@@ -71,9 +71,9 @@ class Regain:
         """The studies of which a recorded file is not on disk. Raises OSError."""
         return (study for study in self._custody.studies() if self._is_gone(study))
 
-    def run(self, told: Callable[[Outcome], None]) -> Outcome:
+    def run(self, told: Callable[[RefetchOutcome], None]) -> RefetchOutcome:
         """Ask for each, and wait until the extractor is done with it; `told` hears of every change."""
-        outcome = Outcome()
+        outcome = RefetchOutcome()
         under_way: dict[OrthancId, _Asked] = {}
         wanted, moved_at = self.gone(), self._clock.monotonic()
         while self._clock.monotonic() - moved_at <= _PATIENCE:
@@ -91,7 +91,7 @@ class Regain:
                 self._wait(_LOOK_SECONDS)
         return outcome
 
-    def _settle(self, under_way: dict[OrthancId, _Asked], outcome: Outcome) -> int:
+    def _settle(self, under_way: dict[OrthancId, _Asked], outcome: RefetchOutcome) -> int:
         """Take out those that are back, and those that the extractor has closed all the same; their number."""
         updated, in_flight = self._status()
         before = len(under_way)
@@ -117,6 +117,6 @@ class Regain:
         return any(is_missing(folder, kept) for kept in record.images.values())
 
     def _status(self) -> tuple[str, frozenset[str]]:
-        """When the extractor last told of itself, and the studies that it has at hand."""
+        """When the extractor last wrote its status, and the studies that it has in flight."""
         status = EXTRACTOR.read_or_none(self._paths.heartbeat("extractor")) or ExtractorStatus()
         return status.updated, frozenset(row.study for row in status.in_flight)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import DdwdError
-from ddwd.extractor.quarantine import Subject
+from ddwd.extractor.quarantine import QuarantinedObject
 
 if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
@@ -26,7 +26,7 @@ class SetAside:
     ) -> None:
         """Give the image up. Raises StorageFullError and OSError."""
         content, sop_uid = self._bytes_of(instance)
-        subject = Subject(
+        subject = QuarantinedObject(
             kind="undeliverable",
             study_uid=study.listing.study_uid if study.listing else "",
             reason=reason,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ddwd.core import durable
 from ddwd.core.errors import PeerDownError, PeerRefusedError
 from ddwd.core.model import safe_component
-from ddwd.extractor.quarantine import Subject
+from ddwd.extractor.quarantine import QuarantinedObject
 from ddwd.extractor.steps.verify import difference_of
 
 if TYPE_CHECKING:
@@ -94,7 +94,9 @@ class Spool:
         reason = "the SCP acknowledged it, and it is not what ORTHANC2 holds of this study"
         self._quarantine.put(
             path,
-            Subject("stray", study.study_uid, reason, study.orthanc_id, sop_uid=ours.sop_uid if ours else ""),
+            QuarantinedObject(
+                "stray", study.study_uid, reason, study.orthanc_id, sop_uid=ours.sop_uid if ours else ""
+            ),
         )
 
 

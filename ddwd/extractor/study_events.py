@@ -1,6 +1,6 @@
 """Tells a study's life as audit events, from what the cycle saw and did. Decides nothing.
 
-Each step is told once for each batch of new images, however often the cycle looks: a `received`, `forwarded`, `retrieve-started`,
+Each step is recorded once for each batch of new images, however often the cycle looks: a `received`, `forwarded`, `retrieve-started`,
 `verified` and `published` for a study that simply passes, and again for images that come late.
 """
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, stamp
 from ddwd.core.retry import Backoff
-from ddwd.hooks.runner import HookFailedError, StoppedError
+from ddwd.hooks.runner import HookFailedError, HookStoppedError
 from ddwd.store.status_files import WaitingNotice
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class HookDispatcher:
         work, attempt.work = attempt.work, None
         try:
             work.result()
-        except StoppedError:
+        except HookStoppedError:
             return True
         except HookFailedError as error:
             self._failed(notice, attempt, str(error))

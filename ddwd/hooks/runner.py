@@ -35,7 +35,7 @@ class HookFailedError(Exception):
     """Why a hook did not succeed, without a word about a patient."""
 
 
-class StoppedError(Exception):
+class HookStoppedError(Exception):
     """ddwd-hooks is to stop: the hook was ended, and runs again after the next start."""
 
 
@@ -109,7 +109,7 @@ def _waited(
             pending = None  # communicate goes on with what it was given first
             left -= _SLICE_SECONDS
             if stopping.is_set():
-                raise StoppedError from None
+                raise HookStoppedError from None
             if left <= 0:
                 return None
         else:
@@ -128,7 +128,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _cut(output: Path) -> None:
-    """Keep the end of what it said; nothing at all is no file."""
+    """Keep the end of its output; without output no file is written."""
     size = output.stat().st_size
     if not size:
         output.unlink()

@@ -31,7 +31,7 @@ _EVENTS = (
     | InotifyConstants.IN_DELETE
 )
 _PATIENCE = 600.0
-"""Seconds after which a file that nobody wrote to counts as closed, lest an event that was lost holds it forever."""
+"""Seconds without a write after which a file counts as closed, so that a lost event does not hold it forever."""
 
 
 class OpenFileTracker:

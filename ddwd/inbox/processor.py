@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ddwd.inbox.scanner import InboxScanner, Item
 
     Send = Callable[[Sequence[Outgoing], Callable[[Answer], None]], None]
-    """Sends each file and tells the answer; raises PeerDownError or PeerRefusedError."""
+    """Sends each file and reports the answer; raises PeerDownError or PeerRefusedError."""
 
 log = logging.getLogger("ddwd.inbox")
 
@@ -250,7 +250,7 @@ def _cut(name: str) -> str:
 
 
 def _study_of(path: Path) -> str:
-    """StudyInstanceUID of a file that was taken; nothing where it has none that can be read."""
+    """Return the StudyInstanceUID of a file that was taken; empty if it has none that can be read."""
     try:
         return str(
             dcmread(path, specific_tags=["StudyInstanceUID"], stop_before_pixels=True).get(

@@ -1,4 +1,4 @@
-"""What lies in the drop folder, and when each of it is complete: unchanged for some seconds, and nobody writing. Reads only.
+"""What lies in the drop folder, and when each of it is complete: unchanged for some seconds, and open for writing in no process. Reads only.
 
 By the names in the folder, the size and time of each file, and the monotonic clock: a copy that keeps old times is no older for it.
 Hidden names and `*.part` wait until they are renamed; an empty folder waits for what will come into it. No link is followed.
@@ -67,7 +67,7 @@ def _raise(error: OSError) -> None:
 
 
 class InboxScanner:
-    """The items of one drop folder; `writing` tells which files somebody has written to and not closed."""
+    """The items of one drop folder; `writing` returns the files that are open for writing."""
 
     def __init__(
         self, folder: Path, settle: float, clock: Clock, writing: Callable[[], frozenset[Path]]
@@ -96,7 +96,7 @@ class InboxScanner:
                 yield read(path)
             except FileNotFoundError:  # taken away again
                 continue
-            except OSError:  # it may not be looked into: whoever tries it will say so
+            except OSError:  # it may not be looked into: the attempt to send it will report that
                 yield Item(path, (path,), (), (path,), 0)
 
     def complete(self) -> list[Item]:

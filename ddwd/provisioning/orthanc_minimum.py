@@ -32,7 +32,7 @@ class Rendered(NamedTuple):
     base: Json
 
 
-class Rule(NamedTuple):
+class Requirement(NamedTuple):
     """One rule of the minimum configuration: the path of the value, the condition, and how to write it."""
 
     path: tuple[str, ...]
@@ -40,15 +40,15 @@ class Rule(NamedTuple):
     instead: str
 
 
-def _exactly(*path: str, value: bool | int) -> Rule:
-    return Rule(path, lambda found: type(found) is type(value) and found == value, json.dumps(value))
+def _exactly(*path: str, value: bool | int) -> Requirement:
+    return Requirement(path, lambda found: type(found) is type(value) and found == value, json.dumps(value))
 
 
-def _at_least(*path: str, low: int) -> Rule:
-    return Rule(path, lambda found: type(found) is int and found >= low, f"{low} or more")
+def _at_least(*path: str, low: int) -> Requirement:
+    return Requirement(path, lambda found: type(found) is int and found >= low, f"{low} or more")
 
 
-MINIMUM: tuple[Rule, ...] = (
+MINIMUM: tuple[Requirement, ...] = (
     _exactly("OverwriteInstances", value=False),
     _exactly("MaximumStorageSize", value=0),
     _exactly("MaximumPatientCount", value=0),
@@ -65,14 +65,14 @@ MINIMUM: tuple[Rule, ...] = (
     _exactly("AuthenticationEnabled", value=True),
     _at_least("JobsHistorySize", low=1000),
     _at_least("ConcurrentJobs", low=4),
-    Rule(("IngestTranscoding",), lambda found: found is None, "nothing: remove the key"),
-    Rule(("DicomServerEnabled",), lambda found: found in (None, True), "true"),
-    Rule(("DicomWeb", "Enable"), lambda found: found in (None, True), "true"),
+    Requirement(("IngestTranscoding",), lambda found: found is None, "nothing: remove the key"),
+    Requirement(("DicomServerEnabled",), lambda found: found in (None, True), "true"),
+    Requirement(("DicomWeb", "Enable"), lambda found: found in (None, True), "true"),
 )
 """What both Orthancs must have so that no image is lost, changed or silently dropped."""
 
 _LISTED = tuple(
-    Rule((key,), lambda found: isinstance(found, list), "a list of files") for key in sorted(LISTS)
+    Requirement((key,), lambda found: isinstance(found, list), "a list of files") for key in sorted(LISTS)
 )
 _POSTGRESQL = (
     _exactly("PostgreSQL", "EnableIndex", value=True),
@@ -135,7 +135,7 @@ def _own_paths(config: Config, node: NodeName) -> list[tuple[str, ...]]:
     return [*logins, *_TLS_KEYS, ("RegisteredUsers", "gateway"), *known, ("DicomModalities", EXTRACTOR_AET)]
 
 
-def _storage_rules(config: Config) -> tuple[Rule, ...]:
+def _storage_rules(config: Config) -> tuple[Requirement, ...]:
     known = [("DicomModalities", one.aet) for one in machine_link.receivers(config)]
     return (
         *(_exactly(*modality, "AllowTranscoding", value=False) for modality in known),

@@ -74,7 +74,7 @@ class RouteChanges:
 
 
 @dataclass(frozen=True, slots=True)
-class _Route:
+class _KernelRoute:
     """A route that is not the portal's, with its network parsed."""
 
     network: Network
@@ -142,19 +142,19 @@ def twins(routes: Iterable[JsonRoute], network: Network) -> tuple[list[Twin], li
     return list(dict.fromkeys(found)), notes
 
 
-def _foreign(routes: Iterable[JsonRoute]) -> Iterator[_Route]:
+def _foreign(routes: Iterable[JsonRoute]) -> Iterator[_KernelRoute]:
     """Yield every route that is not the portal's."""
-    return (_Route(_network(facts), facts) for facts in routes if facts.get("protocol") != PROTOCOL)
+    return (_KernelRoute(_network(facts), facts) for facts in routes if facts.get("protocol") != PROTOCOL)
 
 
-def _is_loopback(route: _Route) -> bool:
+def _is_loopback(route: _KernelRoute) -> bool:
     """Return whether the route leads to this machine by 127.0.0.0/8; other addresses of this machine may move to another one."""
     network = route.network
     is_ipv4 = isinstance(network, ipaddress.IPv4Network)
     return route.facts.get("type") == "local" and is_ipv4 and _holds(_LOOPBACK, network)
 
 
-def _ways(routes: Sequence[_Route], network: Network) -> Iterator[tuple[_Route, Network]]:
+def _ways(routes: Sequence[_KernelRoute], network: Network) -> Iterator[tuple[_KernelRoute, Network]]:
     """Yield each route by which senders in the network are reached, with the part of the network that it serves.
 
     A route inside the network serves all of its own addresses; the smallest route that contains the network serves the rest.
@@ -172,7 +172,7 @@ def _holds(outer: Network, inner: Network) -> bool:
     return cast("ipaddress.IPv4Network", inner).subnet_of(cast("ipaddress.IPv4Network", outer))
 
 
-def _unfit(route: _Route, target: Network) -> str:
+def _unfit(route: _KernelRoute, target: Network) -> str:
     """Return why a route can have no twin, or an empty text."""
     if target == route.network and target.prefixlen == target.max_prefixlen:
         return (

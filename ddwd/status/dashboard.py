@@ -17,14 +17,14 @@ from ddwd.core.errors import DdwdError
 from ddwd.core.model import SELF_TEST_AET
 from ddwd.status import report as reports
 from ddwd.status.events import of_this_machine, tail_of
-from ddwd.status.flow import Flow, Hop, Light
+from ddwd.status.flow import Flow, HopRate, Light
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ddwd.config.schema import Config
     from ddwd.status.events import AuditEvent
-    from ddwd.status.report import Report, Sources
+    from ddwd.status.report import Report, ReportSources
 
 _UNITS_SECONDS = 2.5
 _PUBLICATIONS = frozenset({Event.PUBLISHED.value, Event.LATE_IMAGE.value})
@@ -60,7 +60,7 @@ class DashboardModel:
     """The portal at one moment; `today` is None if this user may not read the ledger, `may_ask` is whether requests can be submitted."""
 
     report: Report
-    hops: tuple[Hop, ...]
+    hops: tuple[HopRate, ...]
     today: Today | None
     may_ask: bool
 
@@ -83,7 +83,7 @@ def _quarantine(count: int | None) -> tuple[str, ...]:
 class Watcher:
     """Builds one model after the other; remembers what rates are computed from, and today's counts."""
 
-    def __init__(self, config: Config, sources: Sources) -> None:
+    def __init__(self, config: Config, sources: ReportSources) -> None:
         self._config = config
         self._paths = Paths(config)
         self._clock = sources.clock

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core.errors import DdwdError
 from ddwd.status import certificates, checks, orthanc_checks
-from ddwd.status.findings import CheckContext, Finding, Level
+from ddwd.status.findings import CheckContext, Finding, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ def examine(context: CheckContext) -> list[Finding]:
             mine = list(check(context))
         except (DdwdError, OSError) as error:
             mine = [_not_checked(part, error)]
-        found += mine or [Finding(part, Level.OK, _FINE[part])]
+        found += mine or [Finding(part, Severity.OK, _FINE[part])]
     return found
 
 
@@ -32,8 +32,8 @@ def _not_checked(part: str, error: Exception) -> Finding:
         str(error) if isinstance(error, DdwdError) else getattr(error, "strerror", "") or type(error).__name__
     )
     if isinstance(error, PermissionError):
-        return Finding(part, Level.NOTE, "not looked at: this user may not", "run it with sudo")
-    return Finding(part, Level.BROKEN, said, "see: ddwd status")
+        return Finding(part, Severity.NOTE, "not looked at: this user may not", "run it with sudo")
+    return Finding(part, Severity.BROKEN, said, "see: ddwd status")
 
 
 CHECKS: dict[str, Callable[[CheckContext], Iterator[Finding]]] = {

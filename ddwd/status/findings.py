@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Part = Literal["gateway", "storage", "scp"]
 
 
-class Level(IntEnum):
+class Severity(IntEnum):
     """How bad a finding is; the order is from good to bad."""
 
     OK = 0
@@ -40,7 +40,7 @@ class Finding:
     """What a check found of one part, and what to do if it is not well."""
 
     part: str
-    level: Level
+    level: Severity
     text: str
     remedy: str = ""
 

@@ -34,7 +34,7 @@ class Light(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Hop:
+class HopRate:
     """One hop now: images and bytes a second, `backlog` images that wait before it, and the reason for the light."""
 
     name: str
@@ -116,7 +116,7 @@ class Flow:
     def __init__(self) -> None:
         self._meters: dict[str, _Meter] = {}
 
-    def take(self, report: Report, now: float) -> tuple[Hop, ...]:
+    def take(self, report: Report, now: float) -> tuple[HopRate, ...]:
         """Return the five hops at this moment; `now` in monotonic seconds."""
         gateway, storage = report.servers
         scp, extractor = report.hearts
@@ -149,9 +149,9 @@ class Flow:
         )
 
     @staticmethod
-    def _modality(report: Report) -> Hop:
+    def _modality(report: Report) -> HopRate:
         senders = [row.aet for row in report.studies if row.aet]
-        return Hop("modality", senders[0] if senders else "modality")
+        return HopRate("modality", senders[0] if senders else "modality")
 
     def _hop(
         self,
@@ -163,13 +163,13 @@ class Flow:
         broken: str,
         *,
         paused: bool = False,
-    ) -> Hop:
+    ) -> HopRate:
         meter = self._meters.setdefault(name, _Meter())
         if not broken:
             meter.take(_Sample(now, *counts, backlog))
         images, size = (0.0, 0.0) if broken else meter.rates()
         light, reason = _judge(meter, broken, backlog, paused=paused)
-        return Hop(name, title, images, size, meter.history, backlog, light, reason)
+        return HopRate(name, title, images, size, meter.history, backlog, light, reason)
 
 
 def _judge(meter: _Meter, broken: str, backlog: int, *, paused: bool) -> tuple[Light, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError
 from ddwd.provisioning import databases, machine_link, orthanc_config, orthanc_minimum
-from ddwd.status.findings import CheckContext, Finding, Level, Part, own_nodes
+from ddwd.status.findings import CheckContext, Finding, Part, Severity, own_nodes
 from ddwd.status.formatting import many, time
 
 if TYPE_CHECKING:
@@ -29,20 +29,23 @@ _FLAWS = (
 def settings(context: CheckContext) -> Iterator[Finding]:
     if context.login is None:
         yield Finding(
-            "settings", Level.NOTE, "the additions to the Orthancs were not looked at", "run it with sudo"
+            "settings", Severity.NOTE, "the additions to the Orthancs were not looked at", "run it with sudo"
         )
         return
     for node in own_nodes(context.config):
         for problem in orthanc_config.problems_of(context.config, context.login, node):
             yield Finding(
-                "settings", Level.BROKEN, f"{problem.source}: {problem.key}: {problem.what}", problem.instead
+                "settings",
+                Severity.BROKEN,
+                f"{problem.source}: {problem.key}: {problem.what}",
+                problem.instead,
             )
 
 
 def rendered(context: CheckContext) -> Iterator[Finding]:
     """Compare the configuration that the Orthancs were started with to the one they would be started with now."""
     if context.login is None:
-        yield Finding("configuration", Level.NOTE, "not looked at: this user may not", "run it with sudo")
+        yield Finding("configuration", Severity.NOTE, "not looked at: this user may not", "run it with sudo")
         return
     for node in own_nodes(context.config):
         for path in sorted(context.paths.rendered(node).glob("*.json")):
@@ -50,7 +53,7 @@ def rendered(context: CheckContext) -> Iterator[Finding]:
             yield from _against_minimum(node, tree)
             if tree != json.loads(_wanted(context, context.login, node)):
                 text = f"{node} runs with other settings than those of now"
-                yield Finding("configuration", Level.WARN, text, "systemctl restart ddwd")
+                yield Finding("configuration", Severity.WARN, text, "systemctl restart ddwd")
 
 
 def _wanted(context: CheckContext, login: Credentials, node: NodeName) -> str:
@@ -66,7 +69,7 @@ def _against_minimum(node: NodeName, tree: dict[str, Any]) -> Iterator[Finding]:
             key = ".".join(rule.path)
             text = f"{node} runs with {key} set so that images may be lost"
             yield Finding(
-                "configuration", Level.BROKEN, text, f"systemctl restart ddwd; it must be {rule.instead}"
+                "configuration", Severity.BROKEN, text, f"systemctl restart ddwd; it must be {rule.instead}"
             )
 
 
@@ -74,20 +77,20 @@ def orthancs(context: CheckContext) -> Iterator[Finding]:
     """Check that they answer, have the right database, and have their plugins."""
     for server in context.report.servers:
         if server.unasked:
-            yield Finding("Orthancs", Level.NOTE, "not asked: this user may not", "run it with sudo")
+            yield Finding("Orthancs", Severity.NOTE, "not asked: this user may not", "run it with sudo")
             return
         if server.problem:
             remedy = _log_of(context.config, "gateway" if server.name == "gateway" else "storage")
-            yield Finding("Orthancs", Level.BROKEN, server.problem, remedy)
+            yield Finding("Orthancs", Severity.BROKEN, server.problem, remedy)
             continue
         if server.database != "PostgreSQL" and context.config.database.engine == "postgresql":
             text = f"{server.name} keeps its index in {server.database}, not in PostgreSQL"
-            yield Finding("Orthancs", Level.BROKEN, text, "systemctl restart ddwd")
+            yield Finding("Orthancs", Severity.BROKEN, text, "systemctl restart ddwd")
         node = context.nodes["gateway" if server.name == "gateway" else "storage"]
         if "dicom-web" not in node.plugins():
             text = f"{server.name} runs without its DICOMweb plugin"
             yield Finding(
-                "Orthancs", Level.BROKEN, text, "apt install orthanc-dicomweb, then systemctl restart ddwd"
+                "Orthancs", Severity.BROKEN, text, "apt install orthanc-dicomweb, then systemctl restart ddwd"
             )
     yield from _external(context)
 
@@ -109,7 +112,7 @@ def _external(context: CheckContext) -> Iterator[Finding]:
         except PeerDownError as error:
             text = f"the index of {node} at {databases.place(context.config)}: {error}"
             remedy = "look at the servers, their pg_hba.conf and the password"
-            yield Finding("Orthancs", Level.BROKEN, text, remedy)
+            yield Finding("Orthancs", Severity.BROKEN, text, remedy)
 
 
 def versions(context: CheckContext) -> Iterator[Finding]:
@@ -122,7 +125,7 @@ def versions(context: CheckContext) -> Iterator[Finding]:
                 remedy = (
                     f"let only your modalities reach it; apt upgrade brings {wanted} or a fixed {version}"
                 )
-                yield Finding("versions", Level.WARN, f"Orthanc {version} has {flaw}", remedy)
+                yield Finding("versions", Severity.WARN, f"Orthanc {version} has {flaw}", remedy)
 
 
 def echoes(context: CheckContext) -> Iterator[Finding]:
@@ -140,14 +143,14 @@ def echoes(context: CheckContext) -> Iterator[Finding]:
         if part in reached and not context.echo(part):
             text = f"{aet} does not answer a C-ECHO on port {port}"
             log = f"journalctl -u ddwd-{part} -n 50" if part == "scp" else _log_of(config, part)
-            yield Finding("C-ECHO", Level.BROKEN, text, f"ss -ltnp 'sport = :{port}'; {log}")
+            yield Finding("C-ECHO", Severity.BROKEN, text, f"ss -ltnp 'sport = :{port}'; {log}")
 
 
 def hops(context: CheckContext) -> Iterator[Finding]:
     """Check that each part reaches the next: STOW-RS by DICOMweb, C-MOVE by C-ECHO; and the other destinations."""
     yield from _destinations(context)
     if context.login is None:
-        yield Finding("hops", Level.NOTE, "not asked: this user may not", "run it with sudo")
+        yield Finding("hops", Severity.NOTE, "not asked: this user may not", "run it with sudo")
         return
     if "gateway" in context.nodes:
         yield from _reaches_storage(context.nodes["gateway"])
@@ -161,7 +164,7 @@ def _reaches_storage(gateway: ServerChecks) -> Iterator[Finding]:
         gateway.reaches(orthanc_minimum.STORAGE_SERVER)
     except DdwdError as error:
         yield Finding(
-            "hops", Level.BROKEN, f"ORTHANC1 does not reach ORTHANC2 by DICOMweb: {error}", "ddwd status"
+            "hops", Severity.BROKEN, f"ORTHANC1 does not reach ORTHANC2 by DICOMweb: {error}", "ddwd status"
         )
 
 
@@ -170,21 +173,21 @@ def _reaches_receiver(storage: ServerChecks, aet: str) -> Iterator[Finding]:
         storage.echoes(aet)
     except DdwdError as error:
         text = f"ORTHANC2 does not reach the SCP {aet}: {error}"
-        yield Finding("hops", Level.BROKEN, text, "journalctl -u ddwd-scp -n 50, on its machine")
+        yield Finding("hops", Severity.BROKEN, text, "journalctl -u ddwd-scp -n 50, on its machine")
 
 
 def _destinations(context: CheckContext) -> Iterator[Finding]:
     """Check that each destination answers, and accepts what it is sent."""
-    told = {row.name: row for row in context.report.destinations}
+    states = {row.name: row for row in context.report.destinations}
     for one in context.config.destinations if context.config.has("gateway") else ():
-        row = told.get(one.name)
+        row = states.get(one.name)
         if row is None:
             text = f"ddwd-courier has not reported {one.name} yet"
-            yield Finding("hops", Level.NOTE, text, "systemctl status ddwd-courier")
+            yield Finding("hops", Severity.NOTE, text, "systemctl status ddwd-courier")
         elif row.state == "away":
             text = f"{one.name} does not answer since {time(row.since)}: {row.reason}"
-            yield Finding("hops", Level.BROKEN, text, "ddwd destinations list")
+            yield Finding("hops", Severity.BROKEN, text, "ddwd destinations list")
         elif row.reason:
             studies = many(row.studies, "study", "studies")
             text = f"{one.name} answers, and {studies} could not be sent: {row.reason}"
-            yield Finding("hops", Level.WARN, text, "ddwd destinations list")
+            yield Finding("hops", Severity.WARN, text, "ddwd destinations list")

@@ -65,7 +65,7 @@ _STOPPED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class ReportSources:
     """Where the facts come from; `patience` is the seconds an Orthanc has to answer."""
 
     systemctl: Systemctl
@@ -75,7 +75,7 @@ class Sources:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class OrthancState:
     """One Orthanc: what it answered in how many milliseconds, or in `problem` why there is no answer.
 
     `unasked` is True if this user may not ask it.
@@ -120,7 +120,7 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
-class Volume:
+class VolumeState:
     """Room on one volume, in bytes; `level` as disk_space.Level, in lower case; `hours_left` is None while it does not fill up."""
 
     use: str
@@ -143,9 +143,9 @@ class Report:
 
     at: str
     units: tuple[Unit, ...]
-    servers: tuple[Server, ...]
+    servers: tuple[OrthancState, ...]
     hearts: tuple[Heartbeat, ...]
-    volumes: tuple[Volume, ...]
+    volumes: tuple[VolumeState, ...]
     counts: dict[str, int]
     in_flight: tuple[InFlightStudy, ...]
     recent: tuple[FinishedStudy, ...]
@@ -172,16 +172,16 @@ class Report:
         return tuple(_all_wrong(self))
 
 
-def real_sources() -> Sources:
+def real_sources() -> ReportSources:
     """Return this machine's systemd, Orthancs and clock."""
-    return Sources(units.systemctl, _orthanc, SystemClock())
+    return ReportSources(units.systemctl, _orthanc, SystemClock())
 
 
 def _orthanc(node: OrthancNode, login: Credentials) -> Orthanc:
     return Orthanc(node.name, node.url, *login.login(node.name))
 
 
-def collect(config: Config, sources: Sources) -> Report:
+def collect(config: Config, sources: ReportSources) -> Report:
     """Ask every source; one that fails does not keep the others from being shown."""
     paths = Paths(config)
     hearts = tuple(_heart(config, daemon, sources.clock) for daemon in _daemons(config))
@@ -242,14 +242,14 @@ def _heart_problem(daemon: Daemon, age: float, limit: float, facts: ScpStatus | 
     return ""
 
 
-def _servers(config: Config, sources: Sources) -> tuple[Server, ...]:
+def _servers(config: Config, sources: ReportSources) -> tuple[OrthancState, ...]:
     """Ask both Orthancs at once; one that hangs has `patience` seconds."""
     nodes = config.known_nodes
     try:
         login = credentials.read(config.credentials_file)
     except ConfigError as error:
-        return tuple(Server(node.name, node.aet, problem=str(error), unasked=True) for node in nodes)
-    found: dict[str, Server] = {}
+        return tuple(OrthancState(node.name, node.aet, problem=str(error), unasked=True) for node in nodes)
+    found: dict[str, OrthancState] = {}
 
     def ask(node: OrthancNode) -> None:
         found[node.name] = _server(node, sources.orthanc(node, login), sources.clock)
@@ -263,9 +263,9 @@ def _servers(config: Config, sources: Sources) -> tuple[Server, ...]:
     return tuple(found.get(node.name) or _silent(node, sources.patience) for node in nodes)
 
 
-def _silent(node: OrthancNode, patience: float) -> Server:
+def _silent(node: OrthancNode, patience: float) -> OrthancState:
     problem = f"{node.name} does not answer on {node.url} (nothing within {patience:g} s)"
-    return Server(node.name, node.aet, problem=problem + _elsewhere(node))
+    return OrthancState(node.name, node.aet, problem=problem + _elsewhere(node))
 
 
 def _elsewhere(node: OrthancNode) -> str:
@@ -273,15 +273,15 @@ def _elsewhere(node: OrthancNode) -> str:
     return "" if node.host == HERE else f"; it runs on {node.host}, ddwd-tls@link leads there"
 
 
-def _server(node: OrthancNode, orthanc: ServerStatus, clock: Clock) -> Server:
+def _server(node: OrthancNode, orthanc: ServerStatus, clock: Clock) -> OrthancState:
     began = clock.monotonic()
     try:
         system = orthanc.system()
         seconds = clock.monotonic() - began
         statistics = orthanc.statistics()
     except DdwdError as error:
-        return Server(node.name, node.aet, problem=f"{error}{_elsewhere(node)}")
-    return Server(
+        return OrthancState(node.name, node.aet, problem=f"{error}{_elsewhere(node)}")
+    return OrthancState(
         name=node.name,
         aet=str(system.get("DicomAet", node.aet)),
         version=str(system.get("Version", "")),
@@ -300,13 +300,13 @@ def _database(plugin: object) -> str:
     return "PostgreSQL" if "PostgreSQL" in str(plugin) else str(plugin)
 
 
-def _watched(config: Config, extractor: Heartbeat) -> tuple[Volume, ...]:
+def _watched(config: Config, extractor: Heartbeat) -> tuple[VolumeState, ...]:
     """Return every volume that the extractor watches, with the hours it has left; none if the extractor does not run."""
     rows = () if extractor.problem else extractor.extractor.disk
     return tuple(_watched_volume(config, row) for row in rows)
 
 
-def _watched_volume(config: Config, row: VolumeStatus) -> Volume:
+def _watched_volume(config: Config, row: VolumeStatus) -> VolumeState:
     stopped = [_STOPPED[purpose] for purpose in row.stops if purpose in _STOPPED]
     problem = (
         f"{row.path}: only {size(row.free)} free; {' and '.join(stopped)} until there is more"
@@ -314,7 +314,7 @@ def _watched_volume(config: Config, row: VolumeStatus) -> Volume:
         else ""
     )
     uses = dict.fromkeys(_use(config, place) for place in row.paths or (row.path,))
-    return Volume(", ".join(uses), row.path, row.free, row.total, row.level, row.hours_left, problem)
+    return VolumeState(", ".join(uses), row.path, row.free, row.total, row.level, row.hours_left, problem)
 
 
 def _use(config: Config, place: str) -> str:
@@ -323,7 +323,7 @@ def _use(config: Config, place: str) -> str:
     return "data" if place.startswith(f"{config.data_dir}/") else "database"
 
 
-def _volumes(config: Config) -> tuple[Volume, ...]:
+def _volumes(config: Config) -> tuple[VolumeState, ...]:
     """Return the room for the output and for the portal's own data; one row if both are the same volume."""
     if not config.has("extractor"):
         return (_volume(config, "data", config.data_dir),)
@@ -335,16 +335,16 @@ def _volumes(config: Config) -> tuple[Volume, ...]:
     return (output, data)
 
 
-def _volume(config: Config, use: str, path: Path) -> Volume:
+def _volume(config: Config, use: str, path: Path) -> VolumeState:
     try:
         space = disk_space.space_of(path)
     except OSError as error:
-        return Volume(use, str(path), problem=f"{path}: {error.strerror}")
+        return VolumeState(use, str(path), problem=f"{path}: {error.strerror}")
     level = disk_space.level_of(space, config.disk.reserve)
     problem = ""
-    if level >= disk_space.Level.NO_RETRIEVE:
+    if level >= disk_space.SpaceLevel.NO_RETRIEVE:
         problem = f"{path}: only {size(space.free)} free; the portal stops taking images before it is full"
-    return Volume(use, str(path), space.free, space.total, disk_space.level_name(level), problem=problem)
+    return VolumeState(use, str(path), space.free, space.total, disk_space.level_name(level), problem=problem)
 
 
 def _quarantined(folder: Path) -> int | None:
@@ -372,7 +372,7 @@ def _failed_hooks(path: Path) -> int:
 
 
 def _aside(config: Config) -> dict[str, int]:
-    """Count conflicts that nobody collects, since no extractor runs beside that Orthanc; none of a folder that this user may not read."""
+    """Count conflicts that are not collected, since no extractor runs beside that Orthanc; none of a folder that this user may not read."""
     if config.has("extractor"):
         return {}
     found = {}

@@ -38,7 +38,7 @@ _NOT_RUNNING = "the extractor does not run: systemctl start ddwd"
 
 
 @dataclass(frozen=True, slots=True)
-class Hop:
+class TracedHop:
     """One hop: images there now (None: not known), stamps of the first and last seen there, why it could not be asked.
 
     `retired` is the stamp of when retention last removed images there.
@@ -75,7 +75,7 @@ class Trace:
     stage: str
     route: str
     complete: bool
-    hops: tuple[Hop, ...]
+    hops: tuple[TracedHop, ...]
     steps: tuple[Step, ...]
     missing: tuple[str, ...]
     verdict: str
@@ -83,7 +83,7 @@ class Trace:
 
 
 @dataclass
-class _Known:
+class _Facts:
     """What was found out about the study, before it is judged."""
 
     study: OrthancId
@@ -123,7 +123,7 @@ class _Known:
 
 def trace(study: OrthancId, config: Config, nodes: tuple[OrthancPort, OrthancPort]) -> Trace:
     """Ask every source about one study. Raises NotFoundError if none knows it."""
-    known = _Known(study)
+    known = _Facts(study)
     paths = Paths(config)
     _ask_orthancs(known, nodes)
     _ask_extractor(known, paths)
@@ -138,7 +138,7 @@ def trace(study: OrthancId, config: Config, nodes: tuple[OrthancPort, OrthancPor
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-def _ask_orthancs(known: _Known, nodes: tuple[OrthancPort, OrthancPort]) -> None:
+def _ask_orthancs(known: _Facts, nodes: tuple[OrthancPort, OrthancPort]) -> None:
     for node in nodes:
         try:
             known.listings[node.name] = node.study(known.study)
@@ -146,7 +146,7 @@ def _ask_orthancs(known: _Known, nodes: tuple[OrthancPort, OrthancPort]) -> None
             known.problems[node.name] = str(error)
 
 
-def _ask_extractor(known: _Known, paths: Paths) -> None:
+def _ask_extractor(known: _Facts, paths: Paths) -> None:
     try:
         status = EXTRACTOR.read(paths.heartbeat("extractor"))
     except OSError:
@@ -160,7 +160,7 @@ def _ask_extractor(known: _Known, paths: Paths) -> None:
     known.row = next((row for row in status.in_flight if row.study == known.study), _NOT_IN_FLIGHT)
 
 
-def _ask_disk(known: _Known, paths: Paths) -> None:
+def _ask_disk(known: _Facts, paths: Paths) -> None:
     try:
         known.record = custody_of(paths.config).read(known.study)
         if known.record is not None:
@@ -177,7 +177,7 @@ def _ask_disk(known: _Known, paths: Paths) -> None:
         )
 
 
-def _ask_ledger(known: _Known, paths: Paths) -> None:
+def _ask_ledger(known: _Facts, paths: Paths) -> None:
     try:
         known.happened = events.of_study(paths.config, known.study)
     except (PeerDownError, StateError) as error:
@@ -189,7 +189,7 @@ def _ask_ledger(known: _Known, paths: Paths) -> None:
 # --- building the trace ------------------------------------------------------------------------------------------------
 
 
-def _assembled(known: _Known, config: Config) -> Trace:
+def _assembled(known: _Facts, config: Config) -> Trace:
     listing, record = known.listing, known.record
     missing = tuple(_missing(known))
     verdict, next_step, complete = _judged(known, missing)
@@ -209,20 +209,20 @@ def _assembled(known: _Known, config: Config) -> Trace:
     )
 
 
-def _hops(known: _Known, config: Config) -> Iterator[Hop]:
+def _hops(known: _Facts, config: Config) -> Iterator[TracedHop]:
     spans, retired = _spans(known), known.record.retired if known.record else {}
     for name, title in (("gateway", config.gateway.aet), ("storage", config.storage.aet)):
         problem = known.problems.get(name, "")
         images = None if problem else len(known.ids(name))
-        yield Hop(name, title, images, *spans.get(name, ("", "")), problem, retired.get(name, ""))
+        yield TracedHop(name, title, images, *spans.get(name, ("", "")), problem, retired.get(name, ""))
     on_disk = len(known.published) - known.gone - known.removed if known.record else known.row.on_disk
     problem = known.problems.get("disk", "")
     images = None if problem else on_disk
-    yield Hop("disk", "disk", images, *spans.get("disk", ("", "")), problem, retired.get("output", ""))
+    yield TracedHop("disk", "disk", images, *spans.get("disk", ("", "")), problem, retired.get("output", ""))
     yield from _elsewhere(known, config)
 
 
-def _elsewhere(known: _Known, config: Config) -> Iterator[Hop]:
+def _elsewhere(known: _Facts, config: Config) -> Iterator[TracedHop]:
     """Yield the other destinations of its route, each with what it was proved to have."""
     rule = known.row.route or (known.record.route if known.record else "")
     deliveries = DeliveryLog(Paths(config).deliveries)
@@ -230,12 +230,12 @@ def _elsewhere(known: _Known, config: Config) -> Iterator[Hop]:
         try:
             images, last = len(deliveries.of(name, known.study)), deliveries.last(name, known.study)
         except StateError as error:
-            yield Hop(f"to {name}", name, None, problem=str(error))
+            yield TracedHop(f"to {name}", name, None, problem=str(error))
         else:
-            yield Hop(f"to {name}", name, images, last=last)
+            yield TracedHop(f"to {name}", name, images, last=last)
 
 
-def _spans(known: _Known) -> dict[str, tuple[str, str]]:
+def _spans(known: _Facts) -> dict[str, tuple[str, str]]:
     """Return first and last moment at each hop over all revisions; those of a study in flight as far as its status has them."""
     spans: dict[str, tuple[str, str]] = {}
     for revision in known.record.history if known.record else ():
@@ -251,7 +251,7 @@ def _step(one: events.AuditEvent) -> Step:
     return Step(one.at, one.event, one.message, meaning, one.event not in {event.value for event in WARNINGS})
 
 
-def _missing(known: _Known) -> Iterator[str]:
+def _missing(known: _Facts) -> Iterator[str]:
     if known.row.state == Stage.HELD.value:
         return
     not_on_storage = known.ids("gateway") - known.ids("storage") - known.aside - known.passed
@@ -266,7 +266,7 @@ def _missing(known: _Known) -> Iterator[str]:
         yield f"{many(len(known.entries), 'image is', 'images are')} in quarantine"
 
 
-def _judged(known: _Known, missing: tuple[str, ...]) -> tuple[str, str, bool]:
+def _judged(known: _Facts, missing: tuple[str, ...]) -> tuple[str, str, bool]:
     """Return the verdict, what to do next, and whether all of it is on disk."""
     unfinished = _unasked(known) or _in_flight(known) or _in_quarantine(known)
     if unfinished is not None:
@@ -278,7 +278,7 @@ def _judged(known: _Known, missing: tuple[str, ...]) -> tuple[str, str, bool]:
     return _at_rest(known)
 
 
-def _unasked(known: _Known) -> tuple[str, str] | None:
+def _unasked(known: _Facts) -> tuple[str, str] | None:
     """Return what prevents a verdict."""
     silent = [known.problems[one] for one in ("gateway", "storage") if one in known.problems]
     if silent:
@@ -291,7 +291,7 @@ def _unasked(known: _Known) -> tuple[str, str] | None:
     return None
 
 
-def _at_rest(known: _Known) -> tuple[str, str, bool]:
+def _at_rest(known: _Facts) -> tuple[str, str, bool]:
     if known.record is None:
         return "no image of it is left on either Orthanc", "send it again from the modality", False
     if known.record.passed and not known.record.images:
@@ -311,7 +311,7 @@ def _at_rest(known: _Known) -> tuple[str, str, bool]:
     )
 
 
-def _in_flight(known: _Known) -> tuple[str, str] | None:
+def _in_flight(known: _Facts) -> tuple[str, str] | None:
     if not known.row.study:
         return None
     state, reason = known.row.state, known.row.reason
@@ -340,7 +340,7 @@ def _to_do(state: str, meaning: str) -> str:
     return "nothing: it is being worked at"
 
 
-def _in_quarantine(known: _Known) -> tuple[str, str] | None:
+def _in_quarantine(known: _Facts) -> tuple[str, str] | None:
     if not known.entries:
         return None
     first = known.entries[0]
@@ -348,7 +348,7 @@ def _in_quarantine(known: _Known) -> tuple[str, str] | None:
     return f"{count} in quarantine: {first.subject.reason}", f"ddwd quarantine show {first.id}"
 
 
-def _left(known: _Known) -> tuple[str, str]:
+def _left(known: _Facts) -> tuple[str, str]:
     if "extractor" in known.problems:
         return "images are missing, and the extractor does not run", "systemctl start ddwd"
     return "images are missing, and nobody works at them yet", f"ddwd reconcile {known.study}"
@@ -405,7 +405,7 @@ def _rule_line(told: Trace) -> list[str]:
     return [f"rule       {told.route}"] if told.route else []
 
 
-def _hop_lines(hop: Hop) -> Iterator[str]:
+def _hop_lines(hop: TracedHop) -> Iterator[str]:
     if hop.problem:
         yield f"  {hop.title:<14} not known: {plain(hop.problem)}"
         return

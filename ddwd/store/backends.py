@@ -10,7 +10,7 @@ from ddwd.store.claims import LocalClaims, SharedClaims
 from ddwd.store.custody import Custody
 from ddwd.store.import_records import import_records
 from ddwd.store.ledger import Ledger
-from ddwd.store.postgres import Database, ReadDatabase
+from ddwd.store.postgres import PostgresSession, ReadDatabase
 from ddwd.store.postgres_store import SharedCustody, SharedHistory, SharedLedger
 from ddwd.store.pre_upgrade_copy import copy_before_upgrade
 
@@ -43,11 +43,11 @@ def stores_of(config: Config, clock: Clock) -> Stores:
         )
         return Stores(ledger, Custody(paths.custody), LocalClaims())
     name = config.scp.aet
-    database = Database(settings.shared, settings.password_file, f"extractor {name}")
+    database = PostgresSession(settings.shared, settings.password_file, f"extractor {name}")
     return shared_stores(database, name, clock, settings.keep_days, paths.custody)
 
 
-def shared_stores(database: Database, name: str, clock: Clock, keep_days: int, before: Path) -> Stores:
+def shared_stores(database: PostgresSession, name: str, clock: Clock, keep_days: int, before: Path) -> Stores:
     """Return the stores of the extractor `name`, in one database session; `before` is the folder of its records in files, if any."""
     ledger = SharedLedger(database, name, clock, keep_days)
 

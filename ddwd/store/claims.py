@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ddwd.core.clock import Clock
-    from ddwd.store.postgres import Database
+    from ddwd.store.postgres import PostgresSession
 
 _QUERY_SECONDS = 2.0
 """Between two queries for studies that other extractors left."""
@@ -114,7 +114,9 @@ class SharedClaims:
 
     are_shared = True
 
-    def __init__(self, database: Database, name: str, clock: Clock, on_session: Callable[[], None]) -> None:
+    def __init__(
+        self, database: PostgresSession, name: str, clock: Clock, on_session: Callable[[], None]
+    ) -> None:
         self._database = database
         self._name = name
         self._clock = clock

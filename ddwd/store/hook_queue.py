@@ -85,8 +85,8 @@ class HookQueue:
 
     def notified_revision(self, study: OrthancId) -> int:
         """Return the last notified revision; 0 for none."""
-        told = _NOTIFIED.read_or_none(self._notified_path(study))
-        return 0 if told is None else told.revision
+        last = _NOTIFIED.read_or_none(self._notified_path(study))
+        return 0 if last is None else last.revision
 
     def done(self, notice: Notice) -> None:
         """Record that the hook has succeeded, then remove this notice and older ones. Raises StorageFullError and OSError."""

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
     from ddwd.store.custody import Record
-    from ddwd.store.postgres import Database
+    from ddwd.store.postgres import PostgresSession
 
 _AT_ONCE = 200
 
 
-def import_records(folder: Path, database: Database, extractor: str, clock: Clock) -> None:
+def import_records(folder: Path, database: PostgresSession, extractor: str, clock: Clock) -> None:
     """Copy each sound record that the database has not, then rename the folder.
 
     Safe to repeat after an interruption. Raises PeerDownError, and StateError if the files cannot be read.
@@ -52,7 +52,7 @@ def _sound(custody: Custody, studies: Iterable[OrthancId]) -> Iterator[Record]:
                 yield record
 
 
-def _insert(records: list[Record], database: Database, extractor: str) -> None:
+def _insert(records: list[Record], database: PostgresSession, extractor: str) -> None:
     database.rows(
         "insert into custody (study, revision, body, written, extractor)"
         " select study, revision, body, written::timestamptz, %s"

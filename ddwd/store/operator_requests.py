@@ -38,7 +38,7 @@ _MOST_A_TURN = 100
 _LONGEST_NAME = 32  # useradd(8)
 _FOLDER_MODE = 0o770
 _FILE_MODE = 0o644
-"""The extractor reads the file whoever wrote it; the permissions of the folder exclude everyone else."""
+"""The extractor reads the file of any writer; the permissions of the folder exclude everyone else."""
 
 _PASSING = frozenset({errno.ENOENT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 """Errors that are no fault of the file: it was removed, or can be read in the next turn."""
@@ -77,7 +77,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
+class _FiledRequest:
     """A request as it is stored, unchecked."""
 
     kind: Kind
@@ -87,7 +87,7 @@ class _Stored:
     at: str = ""
 
 
-_FORMAT = StateFormat(_Stored, "request", schema=1)
+_FORMAT = StateFormat(_FiledRequest, "request", schema=1)
 
 
 class Requests:
@@ -119,7 +119,7 @@ class Requests:
             self.prepare()
             _FORMAT.write_readable(
                 path,
-                _Stored(request.kind, request.study, request.item, request.by or _user(), at),
+                _FiledRequest(request.kind, request.study, request.item, request.by or _user(), at),
                 _FILE_MODE,
             )
         except OSError as error:

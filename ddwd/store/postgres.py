@@ -67,7 +67,7 @@ _TABLES = """
 """
 
 
-class Database:
+class PostgresSession:
     """`open`, then `rows` and `together`; `term` counts the connections, so that one can tell its session from the one before."""
 
     def __init__(
@@ -174,8 +174,8 @@ class Database:
             )
 
     def _version(self) -> int | None:
-        [(table,)] = Database.rows(self, "select to_regclass('ddwd_schema')")
-        found = Database.rows(self, "select version from ddwd_schema") if table is not None else []
+        [(table,)] = PostgresSession.rows(self, "select to_regclass('ddwd_schema')")
+        found = PostgresSession.rows(self, "select version from ddwd_schema") if table is not None else []
         return int(found[0][0]) if found else None
 
     def _make(self) -> int:
@@ -194,7 +194,7 @@ class Database:
         return VERSION
 
 
-class ReadDatabase(Database):
+class ReadDatabase(PostgresSession):
     """A connection for readers, which hold no lock: it is opened when needed."""
 
     def rows(self, statement: LiteralString, values: Sequence[object] = ()) -> Rows:

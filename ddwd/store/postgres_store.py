@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ddwd.core.clock import Clock
     from ddwd.store.custody import Peek, Record
-    from ddwd.store.postgres import Database
+    from ddwd.store.postgres import PostgresSession
 
 _APPENDING = 0x64647764_00000002
 """Advisory lock for appending to the ledger, so that a reader that continues from a number misses no lower one."""
@@ -36,7 +36,7 @@ class SharedCustody:
 
     def __init__(
         self,
-        database: Database,
+        database: PostgresSession,
         extractor: str = "",
         holds: Callable[[OrthancId], bool] = lambda _study: False,
     ) -> None:
@@ -102,7 +102,7 @@ class SharedCustody:
 class SharedLedger:
     """See LedgerPort; call `load` at the start of each session."""
 
-    def __init__(self, database: Database, extractor: str, clock: Clock, keep_days: int) -> None:
+    def __init__(self, database: PostgresSession, extractor: str, clock: Clock, keep_days: int) -> None:
         self._database = database
         self._extractor = extractor
         self._clock = clock
@@ -186,7 +186,7 @@ class SharedLedger:
 class SharedHistory:
     """Read the records of the shared ledger, each with its number and the extractor that wrote it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: PostgresSession) -> None:
         self._database = database
 
     def events(self, *, study: str = "", since: str = "", limit: int | None = None) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ _GONE = (FileNotFoundError, NotADirectoryError)
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class FileDifference:
     """One file that is not as recorded; `file` is below the study's folder, `sop_uid` empty where no record names it."""
 
     kind: Kind
@@ -66,7 +66,7 @@ class CheckResult:
     studies: int = 0
     images: int = 0
     removed: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[FileDifference] = field(default_factory=list)
     damaged: list[DamagedRecord] = field(default_factory=list)
 
     @property
@@ -74,7 +74,7 @@ class CheckResult:
         """Return whether every image is as recorded and every record could be read."""
         return not self.findings and not self.damaged
 
-    def of(self, kind: Kind) -> list[Finding]:
+    def of(self, kind: Kind) -> list[FileDifference]:
         """Return the findings of one kind, by study."""
         return [one for one in self.findings if one.kind == kind]
 
@@ -165,7 +165,7 @@ class RecordChecker:
         """Check that this user may list the records. Raises StateError."""
         self._custody.assert_listable()
 
-    def _compare(self, record: Record, progress: Callable[[float], None]) -> Iterator[Finding]:
+    def _compare(self, record: Record, progress: Callable[[float], None]) -> Iterator[FileDifference]:
         folder = self._paths.output / record.folder
         for kept in sorted(record.images.values(), key=lambda one: one.file):
             if not _is_removed(folder / kept.file, kept):
@@ -178,11 +178,11 @@ class RecordChecker:
             progress(1.0)
         yield from _extras(record, folder)
 
-    def _check_second(self, record: Record, path: Path, kept: InstanceRecord) -> Finding | None:
+    def _check_second(self, record: Record, path: Path, kept: InstanceRecord) -> FileDifference | None:
         answer = self._second(path, kept) if self._second is not None else None
         if answer is None or (answer[0] == "gone" and "storage" in record.retired):
             return None
-        return Finding(answer[0], record.study_uid, kept.file, kept.sop_uid, answer[1])
+        return FileDifference(answer[0], record.study_uid, kept.file, kept.sop_uid, answer[1])
 
 
 def as_orthanc_id(text: str) -> OrthancId | None:
@@ -213,14 +213,14 @@ def _is_removed(path: Path, kept: InstanceRecord) -> bool:
     return bool(kept.removed) and not path.exists()
 
 
-def _image(study_uid: str, path: Path, kept: InstanceRecord) -> Finding | None:
+def _image(study_uid: str, path: Path, kept: InstanceRecord) -> FileDifference | None:
     try:
         reason = difference(path, kept)
     except _GONE:
-        return Finding("missing", study_uid, kept.file, kept.sop_uid)
+        return FileDifference("missing", study_uid, kept.file, kept.sop_uid)
     except OSError as error:  # its own text would have the path, and with it the PatientID
         reason = f"it cannot be read ({error.strerror})"
-    return Finding("changed", study_uid, kept.file, kept.sop_uid, reason) if reason else None
+    return FileDifference("changed", study_uid, kept.file, kept.sop_uid, reason) if reason else None
 
 
 def difference(path: Path, kept: InstanceRecord) -> str:
@@ -242,7 +242,7 @@ def difference(path: Path, kept: InstanceRecord) -> str:
     return "" if digest.hexdigest() == kept.sha256 else "its SHA-256 is not the recorded one"
 
 
-def _extras(record: Record, folder: Path) -> Iterator[Finding]:
+def _extras(record: Record, folder: Path) -> Iterator[FileDifference]:
     """Yield the .dcm files without a record, and the folders that cannot be searched."""
     recorded = {kept.file for kept in record.images.values()}
     errors: list[OSError] = []
@@ -253,9 +253,9 @@ def _extras(record: Record, folder: Path) -> Iterator[Finding]:
         if name.endswith(".dcm")
     ]
     for name in sorted(set(names) - recorded):
-        yield Finding("extra", record.study_uid, name)
+        yield FileDifference("extra", record.study_uid, name)
     for error in errors:
         if not isinstance(error, _GONE):
             name = Path(os.fsdecode(error.filename)).relative_to(folder).as_posix()
             reason = f"the folder cannot be searched ({error.strerror})"
-            yield Finding("changed", record.study_uid, name, reason=reason)
+            yield FileDifference("changed", record.study_uid, name, reason=reason)

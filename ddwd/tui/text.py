@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ddwd.core.model import OrthancId
     from ddwd.status.dashboard import DashboardModel
-    from ddwd.status.flow import Hop
+    from ddwd.status.flow import HopRate
 
 COLOURS = {Light.OK: "green", Light.SLOW: "yellow", Light.WAITING: "yellow", Light.BROKEN: "bold red"}
 _STAGES = {"waiting": "yellow", "ready": "green", "published": "green"}
@@ -125,19 +125,19 @@ def flow(board: DashboardModel, width: int) -> Text:
     return Text("\n").join(Text("").join(row) for row in rows)
 
 
-def _title(hop: Hop, cell: int, *, last: bool) -> Text:
+def _title(hop: HopRate, cell: int, *, last: bool) -> Text:
     arrow = "" if last else _ARROW
     name = plain(hop.title)[: cell - len(arrow) - 1]
     return Text(name, style="bold") + Text(arrow.rjust(cell - len(name)), style="dim")
 
 
-def _light(hop: Hop, cell: int) -> Text:
+def _light(hop: HopRate, cell: int) -> Text:
     if hop.name == "modality":
         return _fitted("sends by DIMSE", cell)
     return Text(f"\u25cf {hop.light.value}".ljust(cell), style=COLOURS[hop.light])
 
 
-def _rates(hop: Hop, board: DashboardModel) -> str:
+def _rates(hop: HopRate, board: DashboardModel) -> str:
     if hop.name == "modality":
         return _last_image(board)
     rate = hop.images_per_second
@@ -161,7 +161,7 @@ def _last_image(board: DashboardModel) -> str:
     return f"last {span(_seconds(newest, board.report.at))} ago" if newest else ""
 
 
-def _spark(hop: Hop, cells: int) -> str:
+def _spark(hop: HopRate, cells: int) -> str:
     if not any(hop.history) or cells < 1:
         return ""
     each = -(-len(hop.history) // cells)  # values that share a character, so that all minutes have room
@@ -170,7 +170,7 @@ def _spark(hop: Hop, cells: int) -> str:
     return "".join(_SPARKS[min(8, round(8 * value / top) or (value > 0))] for value in values)
 
 
-def _backlog(hop: Hop) -> str:
+def _backlog(hop: HopRate) -> str:
     if hop.name in {"modality", "gateway"}:
         return ""
     return f"{hop.backlog:,} wait" if hop.backlog else "none wait"

@@ -15,7 +15,7 @@ from ddwd.core.audit import Event
 from ddwd.extractor.decision import Stage
 from ddwd.store.backends import Stores, custody_of, shared_stores
 from ddwd.store.operator_requests import Request
-from ddwd.store.postgres import Database
+from ddwd.store.postgres import PostgresSession
 from tests.unit.fakes import Image, image, power_cut
 from tests.unit.portal import Portal, names
 
@@ -47,7 +47,7 @@ class Extractor(Portal):
 
     def stores(self) -> Stores:
         """See Portal."""
-        self.database = Database(self._url, name=self.config.scp.aet)
+        self.database = PostgresSession(self._url, name=self.config.scp.aet)
         return shared_stores(self.database, self.config.scp.aet, self.clock, 1, self.paths.custody)
 
     def kill(self) -> None:

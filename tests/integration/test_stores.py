@@ -15,7 +15,7 @@ from ddwd.store import postgres, psycopg_driver
 from ddwd.store.backends import Stores, shared_stores
 from ddwd.store.claims import SharedWork
 from ddwd.store.custody import Custody, InstanceRecord, Peek, Record
-from ddwd.store.postgres import VERSION, Database, ReadDatabase
+from ddwd.store.postgres import VERSION, PostgresSession, ReadDatabase
 from ddwd.store.postgres_store import SharedCustody, SharedHistory
 from tests.unit.fakes import FakeClock
 
@@ -43,12 +43,12 @@ _RECORD = Record(_ONE, "1.2", "ACC", "P/1.2", 1, "2026-11-25T08:00:00Z", images=
 @pytest.fixture
 def stores(
     server: PostgresServer, ledger: str, tmp_path: Path
-) -> Iterator[Callable[..., tuple[Stores, Database]]]:
+) -> Iterator[Callable[..., tuple[Stores, PostgresSession]]]:
     """Make an extractor's stores, in a session of its own."""
-    opened: list[Database] = []
+    opened: list[PostgresSession] = []
 
-    def make(extractor: str, clock: FakeClock | None = None) -> tuple[Stores, Database]:
-        session = Database(server.url(ledger), name=extractor)
+    def make(extractor: str, clock: FakeClock | None = None) -> tuple[Stores, PostgresSession]:
+        session = PostgresSession(server.url(ledger), name=extractor)
         opened.append(session)
         made = shared_stores(session, extractor, clock or FakeClock(), 1, tmp_path / extractor)
         assert made.claims.connect()
@@ -59,7 +59,7 @@ def stores(
         session.close()
 
 
-def test_a_study_is_one_extractors_at_a_time(stores: Callable[..., tuple[Stores, Database]]) -> None:
+def test_a_study_is_one_extractors_at_a_time(stores: Callable[..., tuple[Stores, PostgresSession]]) -> None:
     (here, _), (there, _) = stores("A"), stores("B")
     here.claims.take(_ONE)
     here.claims.take(_ONE)  # it has it already
@@ -73,7 +73,7 @@ def test_a_study_is_one_extractors_at_a_time(stores: Callable[..., tuple[Stores,
 
 
 def test_what_an_extractor_leaves_when_it_dies_is_told_to_the_others(
-    server: PostgresServer, stores: Callable[..., tuple[Stores, Database]]
+    server: PostgresServer, stores: Callable[..., tuple[Stores, PostgresSession]]
 ) -> None:
     clock = FakeClock()
     (here, session), (there, _) = stores("A"), stores("B", clock)
@@ -89,7 +89,7 @@ def test_what_an_extractor_leaves_when_it_dies_is_told_to_the_others(
 
 
 def test_a_study_that_was_held_elsewhere_is_told_of_once_it_is_free(
-    stores: Callable[..., tuple[Stores, Database]],
+    stores: Callable[..., tuple[Stores, PostgresSession]],
 ) -> None:
     clock = FakeClock()
     (here, _), (there, _) = stores("A"), stores("B", clock)
@@ -105,7 +105,7 @@ def test_a_study_that_was_held_elsewhere_is_told_of_once_it_is_free(
 
 
 def test_who_lost_the_connection_holds_nothing_and_writes_nothing(
-    server: PostgresServer, ledger: str, stores: Callable[..., tuple[Stores, Database]]
+    server: PostgresServer, ledger: str, stores: Callable[..., tuple[Stores, PostgresSession]]
 ) -> None:
     (here, _), (there, _) = stores("A"), stores("B")
     here.claims.take(_ONE)
@@ -127,7 +127,7 @@ def test_who_lost_the_connection_holds_nothing_and_writes_nothing(
 
 
 def test_a_record_is_the_same_for_all_and_damage_is_noticed(
-    server: PostgresServer, ledger: str, stores: Callable[..., tuple[Stores, Database]]
+    server: PostgresServer, ledger: str, stores: Callable[..., tuple[Stores, PostgresSession]]
 ) -> None:
     (here, _), (there, _) = stores("A"), stores("B")
     assert not there.custody.has(_ONE)
@@ -147,7 +147,7 @@ def test_a_record_is_the_same_for_all_and_damage_is_noticed(
 
 
 def test_an_extractor_finds_its_memory_again_and_not_anothers(
-    stores: Callable[..., tuple[Stores, Database]],
+    stores: Callable[..., tuple[Stores, PostgresSession]],
 ) -> None:
     (here, session), (there, _) = stores("A"), stores("B")
     here.ledger.append("cursor", node="storage", seq=7)
@@ -168,7 +168,7 @@ def test_an_extractor_finds_its_memory_again_and_not_anothers(
 
 
 def test_the_history_tells_of_a_study_whoever_worked_at_it(
-    server: PostgresServer, ledger: str, stores: Callable[..., tuple[Stores, Database]]
+    server: PostgresServer, ledger: str, stores: Callable[..., tuple[Stores, PostgresSession]]
 ) -> None:
     (here, _), (there, _) = stores("A"), stores("B")
     for one, event in ((here, "received"), (there, "published")):
@@ -188,7 +188,7 @@ def test_the_history_tells_of_a_study_whoever_worked_at_it(
 
 
 def test_what_is_noted_while_the_server_is_away_waits(
-    server: PostgresServer, stores: Callable[..., tuple[Stores, Database]]
+    server: PostgresServer, stores: Callable[..., tuple[Stores, PostgresSession]]
 ) -> None:
     here, _ = stores("A")
     here.ledger.note("received", "it.", {})
@@ -207,7 +207,7 @@ def test_what_is_noted_while_the_server_is_away_waits(
 def test_a_server_that_was_stopped_in_the_middle_is_one_that_is_away(
     server: PostgresServer,
     ledger: str,
-    stores: Callable[..., tuple[Stores, Database]],
+    stores: Callable[..., tuple[Stores, PostgresSession]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     here, _ = stores("A")
@@ -225,7 +225,7 @@ def test_a_server_that_was_stopped_in_the_middle_is_one_that_is_away(
 def test_tables_of_a_newer_version_are_left_alone(server: PostgresServer, ledger: str) -> None:
     ReadDatabase(server.url(ledger)).open(make=True)
     server.sql("update ddwd_schema set version = version + 1", ledger)
-    session = Database(server.url(ledger))
+    session = PostgresSession(server.url(ledger))
     with pytest.raises(
         StateError, match=rf"newer ddwd \(schema {VERSION + 1}, this one reads {VERSION} and before\)"
     ):
@@ -234,7 +234,9 @@ def test_tables_of_a_newer_version_are_left_alone(server: PostgresServer, ledger
 
 
 def test_when_one_extractor_is_upgraded_those_of_before_end(
-    server: PostgresServer, stores: Callable[..., tuple[Stores, Database]], monkeypatch: pytest.MonkeyPatch
+    server: PostgresServer,
+    stores: Callable[..., tuple[Stores, PostgresSession]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (older, _), claimed = stores("extractor A"), _ONE
     older.claims.take(claimed)
@@ -261,17 +263,17 @@ def test_of_several_servers_the_one_that_can_be_written_to_is_found(
 ) -> None:
     ReadDatabase(server.url(ledger)).open(make=True)
     two = f"postgresql://ddwd@/{ledger}?host={server.folder}/nobody,{server.folder}"
-    session = Database(two)
+    session = PostgresSession(two)
     session.open()
     assert session.rows("select 1") == [(1,)]
     session.close()
     server.sql(f"alter database {ledger} set default_transaction_read_only = on", "postgres")
     with pytest.raises(PeerDownError, match="read-only"):
-        Database(two).open()
+        PostgresSession(two).open()
 
 
 def test_a_server_that_takes_too_long_is_one_that_is_away(
-    stores: Callable[..., tuple[Stores, Database]],
+    stores: Callable[..., tuple[Stores, PostgresSession]],
 ) -> None:
     _, session = stores("A")
     assert session.rows("select setting from pg_settings where name = 'statement_timeout'") == [("10000",)]
@@ -282,7 +284,7 @@ def test_a_server_that_takes_too_long_is_one_that_is_away(
 
 
 def test_the_first_lines_of_a_record_say_the_same_from_the_database_as_from_a_file(
-    stores: Callable[..., tuple[Stores, Database]], tmp_path: Path
+    stores: Callable[..., tuple[Stores, PostgresSession]], tmp_path: Path
 ) -> None:
     (here, _) = stores("A")
     record = replace(_RECORD, route="trial", retired={"gateway": "2026-11-26T08:00:00Z"})

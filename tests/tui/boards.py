@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd.core.clock import stamp
 from ddwd.core.model import OrthancId
-from ddwd.extractor.quarantine import Entry, Subject
+from ddwd.extractor.quarantine import Entry, QuarantinedObject
 from ddwd.status.dashboard import DashboardModel, Today
 from ddwd.status.events import AuditEvent
-from ddwd.status.flow import HISTORY, Hop, Light
+from ddwd.status.flow import HISTORY, HopRate, Light
 from ddwd.status.patients import Patient
-from ddwd.status.report import Heartbeat, Report, Server, Volume
-from ddwd.status.trace import Hop as TraceHop
-from ddwd.status.trace import Step, Trace
+from ddwd.status.report import Heartbeat, OrthancState, Report, VolumeState
+from ddwd.status.trace import Step, Trace, TracedHop
 from ddwd.status.units import UNITS, Unit
 from ddwd.store.status_files import FinishedStudy, InFlightStudy
 
@@ -87,12 +86,12 @@ def _report(**changes: Any) -> Report:
         at=stamp(NOW),
         units=tuple(Unit(name, "active", "running", 0, "") for name in UNITS),
         servers=(
-            Server("gateway", "ORTHANC1", "1.12.7", "PostgreSQL", 812, 190_231, 98_000_000_000, 4.0),
-            Server("storage", "ORTHANC2", "1.12.7", "PostgreSQL", 812, 190_100, 97_900_000_000, 5.0),
+            OrthancState("gateway", "ORTHANC1", "1.12.7", "PostgreSQL", 812, 190_231, 98_000_000_000, 4.0),
+            OrthancState("storage", "ORTHANC2", "1.12.7", "PostgreSQL", 812, 190_100, 97_900_000_000, 5.0),
         ),
         hearts=(Heartbeat("scp", 0.8), Heartbeat("extractor", 0.4)),
         volumes=(
-            Volume(
+            VolumeState(
                 "output, data", "/var/lib/ddwd", 812_000_000_000, 2_000_000_000_000, "ok", hours_left=420.0
             ),
         ),
@@ -113,11 +112,11 @@ def flowing() -> DashboardModel:
     return DashboardModel(
         _report(),
         (
-            Hop("modality", "MR2"),
-            Hop("gateway", "ORTHANC1", 62.4, 32_800_000, _history(62)),
-            Hop("storage", "ORTHANC2", 60.1, 31_600_000, _history(60), 70),
-            Hop("scp", "PYTHON_SCP", 58.0, 30_500_000, _history(58), 93),
-            Hop("disk", "disk", 58.0, 30_500_000, _history(58), 153),
+            HopRate("modality", "MR2"),
+            HopRate("gateway", "ORTHANC1", 62.4, 32_800_000, _history(62)),
+            HopRate("storage", "ORTHANC2", 60.1, 31_600_000, _history(60), 70),
+            HopRate("scp", "PYTHON_SCP", 58.0, 30_500_000, _history(58), 93),
+            HopRate("disk", "disk", 58.0, 30_500_000, _history(58), 153),
         ),
         Today("2026-01-02", 37, 11_204),
         may_ask=True,
@@ -131,7 +130,7 @@ def in_trouble() -> DashboardModel:
     problem = "storage does not answer on http://127.0.0.1:8043 (ConnectionError)"
     report = _report(
         units=units,
-        servers=(board.report.servers[0], Server("storage", "ORTHANC2", problem=problem)),
+        servers=(board.report.servers[0], OrthancState("storage", "ORTHANC2", problem=problem)),
         counts={"waiting": 1},
         in_flight=(in_flight(1, "waiting", (250, 250, 180, 120), reason=problem, failures=3),),
         quarantine=2,
@@ -170,9 +169,9 @@ def told() -> Trace:
         route="",
         complete=False,
         hops=(
-            TraceHop("gateway", "ORTHANC1", 250, _at(40), _at(8)),
-            TraceHop("storage", "ORTHANC2", 180, _at(39), _at(20)),
-            TraceHop("disk", "disk", 120, _at(38), _at(22)),
+            TracedHop("gateway", "ORTHANC1", 250, _at(40), _at(8)),
+            TracedHop("storage", "ORTHANC2", 180, _at(39), _at(20)),
+            TracedHop("disk", "disk", 120, _at(38), _at(22)),
         ),
         steps=(
             Step(_at(39), "forward-started", "the first images are on storage"),
@@ -240,8 +239,8 @@ class MadeUpPortal:
         """See Portal."""
         self._answer()
         subjects = (
-            Subject("undeliverable", uid(1), "storage does not take it", study(1)),
-            Subject("conflict", uid(2), "other content under a UID that is taken", study(2)),
+            QuarantinedObject("undeliverable", uid(1), "storage does not take it", study(1)),
+            QuarantinedObject("conflict", uid(2), "other content under a UID that is taken", study(2)),
         )
         return [
             Entry(f"{n}" * 32, _at(100), subject, 526_000, "", Path("/nonexistent") / f"{n}.json")

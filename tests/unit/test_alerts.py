@@ -12,7 +12,7 @@ from ddwd.monitoring import alerts
 from ddwd.monitoring.alerts import AlertState, Condition, conditions
 from ddwd.monitoring.expected_senders import WEEKS, ExpectedSenders
 from ddwd.status.events import AuditEvent
-from ddwd.status.report import Heartbeat, Server, Volume
+from ddwd.status.report import Heartbeat, OrthancState, VolumeState
 from ddwd.status.units import UNITS, Unit
 from ddwd.store.status_files import ExtractorStatus, SelfTestResult
 from tests.unit.test_flow import report
@@ -124,9 +124,9 @@ def test_every_kind_of_trouble_is_a_condition_and_a_sound_portal_has_none() -> N
     assert conditions(report(), {}) == {}
     bad = report(
         units=tuple(Unit(name, "failed", "", 0, "") for name in UNITS[:1]),
-        servers=(Server("gateway", "ORTHANC1", problem="away"), Server("storage", "ORTHANC2")),
+        servers=(OrthancState("gateway", "ORTHANC1", problem="away"), OrthancState("storage", "ORTHANC2")),
         hearts=(Heartbeat("scp", None, problem="none"), Heartbeat("extractor", 1.0)),
-        volumes=(Volume("output", "/x", level="warn", hours_left=3.0),),
+        volumes=(VolumeState("output", "/x", level="warn", hours_left=3.0),),
         counts={"waiting": 2},
         quarantine=3,
         self_test=SelfTestResult(ok=False, text="nothing came"),

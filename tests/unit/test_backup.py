@@ -16,7 +16,14 @@ import pytest
 
 from ddwd.backup import archive
 from ddwd.backup.backup import Made, Order, back_up
-from ddwd.backup.restore import Backup, assert_possible, assert_whole, open_backup, restore, would_be_lost
+from ddwd.backup.restore import (
+    CompleteBackup,
+    assert_possible,
+    assert_whole,
+    open_backup,
+    restore,
+    would_be_lost,
+)
 from ddwd.cli.config import restore_problems
 from ddwd.cli.main import main
 from ddwd.config.paths import Paths
@@ -156,7 +163,7 @@ class Portal:
         self.clock.advance(1)
         return back_up(self.config, self.order(**wanted), self.machine, Quiet(), self.clock)
 
-    def open(self, portal: str = "0.1.0") -> Backup:
+    def open(self, portal: str = "0.1.0") -> CompleteBackup:
         backup = open_backup(self.backups, portal, SCHEMAS)
         assert_whole(backup, Quiet())
         return backup

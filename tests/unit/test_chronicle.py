@@ -8,7 +8,7 @@ import pytest
 
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
-from ddwd.daemon.extractor_status import Totals, extractor_status
+from ddwd.daemon.extractor_status import StatusTotals, extractor_status
 from ddwd.status import events
 from ddwd.store.operator_requests import Request
 from ddwd.store.statefile import encode
@@ -160,7 +160,7 @@ def test_standing_counts_what_waits_before_each_hop_and_names_no_patient(portal:
     portal.storage.store(image(number=1), image(number=2))
     portal.requests.submit(Request("pause"))
     portal.run(2)
-    body = EXTRACTOR.body(extractor_status(portal.extractor, Totals(), portal.clock))
+    body = EXTRACTOR.body(extractor_status(portal.extractor, StatusTotals(), portal.clock))
     assert body["paused"] is True
     assert body["backlog"] == {"storage": 3, "disk": 2, "publish": 0}
     (row,) = body["in_flight"]
@@ -169,7 +169,7 @@ def test_standing_counts_what_waits_before_each_hop_and_names_no_patient(portal:
 
 
 def test_totals_rise_with_what_is_done_and_what_fails(portal: Portal) -> None:
-    totals = Totals()
+    totals = StatusTotals()
     portal.deliver(image(number=1), image(number=2))
     for report in portal.run(20):
         totals.add(report, 0.1)

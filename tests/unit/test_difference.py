@@ -11,7 +11,7 @@ import pytest
 
 from ddwd.core.errors import PeerDownError, StateError
 from ddwd.core.model import OrthancId, Study
-from ddwd.extractor.consistency import Comparison, Difference, Totals
+from ddwd.extractor.consistency import ConsistencyCheck, Difference, DifferenceTotals
 from ddwd.store.record_check import RecordChecker
 from tests.unit.fakes import FakeOrthanc, image, orthanc_id
 from tests.unit.portal import Portal
@@ -36,9 +36,9 @@ def portal(tmp_path: Path) -> Portal:
     return made
 
 
-def comparison(portal: Portal) -> Comparison:
+def comparison(portal: Portal) -> ConsistencyCheck:
     prover = RecordChecker(portal.custody, portal.paths)
-    return Comparison(portal.gateway, portal.storage, portal.custody, prover, portal.paths)
+    return ConsistencyCheck(portal.gateway, portal.storage, portal.custody, prover, portal.paths)
 
 
 def differing(portal: Portal) -> list[Difference]:
@@ -55,10 +55,10 @@ def first(**lacks: object) -> Difference:
 
 def test_a_portal_at_rest_agrees(portal: Portal) -> None:
     assert differing(portal) == []
-    totals = Totals()
+    totals = DifferenceTotals()
     for one in comparison(portal).everything():
         totals.add(one)
-    assert totals == Totals(studies=2)
+    assert totals == DifferenceTotals(studies=2)
 
 
 def test_an_empty_portal_agrees(tmp_path: Path) -> None:
@@ -121,10 +121,10 @@ def test_where_a_study_is_known(portal: Portal) -> None:
     )
     # deleted in both Orthancs and still on disk: that is as it should be
     assert found[_SECOND[0].study_id] == Difference(_SECOND[0].study_id, _SECOND[0].study_uid, ())
-    totals = Totals()
+    totals = DifferenceTotals()
     for one in found.values():
         totals.add(one)
-    assert totals == Totals(4, 2, 1, 1, 1, not_on_storage=1, not_on_disk=1)
+    assert totals == DifferenceTotals(4, 2, 1, 1, 1, not_on_storage=1, not_on_disk=1)
 
 
 def test_a_damaged_record_is_told_and_hides_no_other_study(portal: Portal) -> None:
@@ -186,8 +186,8 @@ def test_a_large_archive_is_compared_a_study_at_a_time(tmp_path: Path) -> None:
     portal = Portal(tmp_path)
     many = _Many("gateway", portal.clock)
     prover = RecordChecker(portal.custody, portal.paths)
-    compared = Comparison(many, many, portal.custody, prover, portal.paths)
-    totals, listed = Totals(), 0
+    compared = ConsistencyCheck(many, many, portal.custody, prover, portal.paths)
+    totals, listed = DifferenceTotals(), 0
 
     def count() -> None:
         nonlocal listed

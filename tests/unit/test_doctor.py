@@ -21,8 +21,8 @@ from ddwd.core.model import SELF_TEST_PATIENT
 from ddwd.provisioning import credentials, orthanc_config
 from ddwd.status.certificates import expiry_of
 from ddwd.status.doctor import CHECKS, examine
-from ddwd.status.findings import CheckContext, Level
-from ddwd.status.report import Heartbeat, Server, Volume
+from ddwd.status.findings import CheckContext, Severity
+from ddwd.status.report import Heartbeat, OrthancState, VolumeState
 from ddwd.status.self_test import make
 from ddwd.status.units import UNITS, Unit
 from ddwd.store.operator_requests import Request
@@ -148,7 +148,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def _worst(findings: list[Finding]) -> dict[str, Level]:
+def _worst(findings: list[Finding]) -> dict[str, Severity]:
     return {
         part: max(one.level for one in findings if one.part == part)
         for part in dict.fromkeys(one.part for one in findings)
@@ -165,7 +165,7 @@ def test_an_external_server_that_refuses_is_named_with_its_words_and_without_the
     machine.config = replace(machine.config, database=database)
     machine.database_says = "PostgreSQL: FATAL: no pg_hba.conf entry"
     found = [one for one in machine.examine() if one.part == "Orthancs"]
-    assert [one.level for one in found] == [Level.BROKEN, Level.BROKEN]
+    assert [one.level for one in found] == [Severity.BROKEN, Severity.BROKEN]
     assert "the index of gateway at db1,db2: PostgreSQL: FATAL: no pg_hba.conf entry" in found[0].text
     assert secret not in str(found)
 
@@ -173,8 +173,8 @@ def test_an_external_server_that_refuses_is_named_with_its_words_and_without_the
 def test_a_sound_machine_has_a_line_for_each_part_and_nothing_to_do(machine: Machine) -> None:
     findings = machine.examine()
     assert list(_worst(findings)) == list(CHECKS)
-    assert {one.level for one in findings} <= {Level.OK, Level.NOTE, Level.WARN}
-    assert [one.part for one in findings if one.level is Level.WARN] == [
+    assert {one.level for one in findings} <= {Severity.OK, Severity.NOTE, Severity.WARN}
+    assert [one.part for one in findings if one.level is Severity.WARN] == [
         "versions",  # Debian's 1.12.7
         "senders",  # anyone may send until there is a list
     ]
@@ -204,7 +204,7 @@ def _bad_addition(machine: Machine) -> None:
 
 
 def _orthanc_away(machine: Machine) -> None:
-    server = Server("storage", "ORTHANC2", problem="storage does not answer")
+    server = OrthancState("storage", "ORTHANC2", problem="storage does not answer")
     machine.report = replace(machine.report, servers=(machine.report.servers[0], server))
     machine.storage.down = True
 
@@ -232,7 +232,7 @@ def _stale_heart(machine: Machine) -> None:
 
 
 def _full_disk(machine: Machine) -> None:
-    volume = Volume("output", "/x", problem="/x: only 1 B free")
+    volume = VolumeState("output", "/x", problem="/x: only 1 B free")
     machine.report = replace(machine.report, volumes=(volume,))
 
 
@@ -294,7 +294,7 @@ def test_what_is_broken_is_named_with_what_to_do(
     spoil(machine)
     findings = machine.examine()
     (found,) = [
-        one for one in findings if one.level is Level.BROKEN and words in one.text and one.part == part
+        one for one in findings if one.level is Severity.BROKEN and words in one.text and one.part == part
     ]
     assert found.remedy
     assert list(_worst(findings)) == list(CHECKS)
@@ -314,14 +314,14 @@ def test_what_is_broken_is_named_with_what_to_do(
             {"swept": SweepStatus(ended_at="", began_at="2025-12-20T00:00:00Z")},
             "not all studies were compared since",
         ),
-        ({"volumes": (Volume("output", "/x", level="warn"),)}, "gets short of room"),
+        ({"volumes": (VolumeState("output", "/x", level="warn"),)}, "gets short of room"),
     ],
 )
 def test_what_an_operator_should_look_at_is_a_warning(
     machine: Machine, changes: dict[str, Any], words: str
 ) -> None:
     machine.report = replace(machine.report, **changes)
-    assert [one.level for one in machine.examine() if words in one.text] == [Level.WARN]
+    assert [one.level for one in machine.examine() if words in one.text] == [Severity.WARN]
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_a_network_without_its_routes_is_a_warning(
     network = NetworkConfig((ip_network(networks),))
     machine.config = replace(machine.config, network=network)
     (found,) = [one for one in machine.examine() if words in one.text]
-    assert found.level is Level.WARN
+    assert found.level is Severity.WARN
     assert to_do in found.remedy
 
 
@@ -395,10 +395,10 @@ def test_the_expiry_of_a_certificate_is_read_from_its_file(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("wanted", "there", "level"), [
-    (False, False, Level.OK), (True, True, Level.OK), (True, False, Level.BROKEN), (False, True, Level.WARN),
+    (False, False, Severity.OK), (True, True, Severity.OK), (True, False, Severity.BROKEN), (False, True, Severity.WARN),
 ])  # fmt: skip
 def test_the_firewall_is_held_against_the_setting(
-    machine: Machine, level: Level, *, wanted: bool, there: bool
+    machine: Machine, level: Severity, *, wanted: bool, there: bool
 ) -> None:
     machine.config = replace(machine.config, network=replace(machine.config.network, firewall=wanted))
     machine.has_firewall = there

@@ -11,12 +11,12 @@ from ddwd.core.model import OrthancId
 from ddwd.status.dashboard import Today
 from ddwd.status.events import AuditEvent
 from ddwd.status.flow import BUCKET_SECONDS, HISTORY, Flow, Light
-from ddwd.status.report import Heartbeat, Report, Server, Volume
+from ddwd.status.report import Heartbeat, OrthancState, Report, VolumeState
 from ddwd.status.units import UNITS, Unit
 from ddwd.store.status_files import Backlog, ExtractorStatus, InFlightStudy, ScpStatus, WorkTotals
 
 if TYPE_CHECKING:
-    from ddwd.status.flow import Hop
+    from ddwd.status.flow import HopRate
 
 
 def report(images: int = 0, *, waiting: int = 0, **changes: Any) -> Report:
@@ -29,11 +29,11 @@ def report(images: int = 0, *, waiting: int = 0, **changes: Any) -> Report:
         at="2026-01-02T03:04:05.000Z",
         units=tuple(Unit(name, "active", "running", 0, "") for name in UNITS),
         servers=tuple(
-            Server(name, aet, "1.12.7", "PostgreSQL", 1, images, images * 1000, 5.0)
+            OrthancState(name, aet, "1.12.7", "PostgreSQL", 1, images, images * 1000, 5.0)
             for name, aet in (("gateway", "ORTHANC1"), ("storage", "ORTHANC2"))
         ),
         hearts=(Heartbeat("scp", 1.0, scp), Heartbeat("extractor", 1.0, extractor)),
-        volumes=(Volume("output, data", "/var/lib/ddwd", 10**11, 10**12, "ok"),),
+        volumes=(VolumeState("output, data", "/var/lib/ddwd", 10**11, 10**12, "ok"),),
         counts={},
         in_flight=(),
         recent=(),
@@ -42,9 +42,9 @@ def report(images: int = 0, *, waiting: int = 0, **changes: Any) -> Report:
     return replace(made, **changes)
 
 
-def _play(*steps: tuple[float, Report]) -> dict[str, Hop]:
+def _play(*steps: tuple[float, Report]) -> dict[str, HopRate]:
     flow = Flow()
-    hops: tuple[Hop, ...] = ()
+    hops: tuple[HopRate, ...] = ()
     for now, one in steps:
         hops = flow.take(one, now)
     return {hop.name: hop for hop in hops}
@@ -108,12 +108,17 @@ def test_a_unit_that_is_down_breaks_its_hop_and_is_named() -> None:
     ("changes", "broken"),
     [
         (
-            {"servers": (Server("gateway", "ORTHANC1", problem="away"), Server("storage", "ORTHANC2"))},
+            {
+                "servers": (
+                    OrthancState("gateway", "ORTHANC1", problem="away"),
+                    OrthancState("storage", "ORTHANC2"),
+                )
+            },
             "gateway",
         ),
         ({"hearts": (Heartbeat("scp", None, problem="does not run"), Heartbeat("extractor", 1.0))}, "scp"),
         ({"hearts": (Heartbeat("scp", 1.0), Heartbeat("extractor", 99.0, problem="stale"))}, "disk"),
-        ({"volumes": (Volume("output", "/x", problem="/x: only 1 B free"),)}, "disk"),
+        ({"volumes": (VolumeState("output", "/x", problem="/x: only 1 B free"),)}, "disk"),
     ],
 )
 def test_whatever_is_broken_is_broken_from_the_first_look_on(changes: dict[str, Any], broken: str) -> None:

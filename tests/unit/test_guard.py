@@ -8,7 +8,7 @@ import pytest
 
 from ddwd.core import disk_space
 from ddwd.core.audit import Event
-from ddwd.core.disk_space import Level, Space
+from ddwd.core.disk_space import Space, SpaceLevel
 from ddwd.extractor.decision import Blocker
 from ddwd.store.statefile import encode
 from tests.unit.fakes import image
@@ -29,32 +29,32 @@ def portal(tmp_path: Path) -> Portal:
 @pytest.mark.parametrize(
     ("free", "level"),
     [
-        (9.0, Level.OK),
-        (7.9, Level.WARN),
-        (3.9, Level.NO_RETRIEVE),
-        (2.9, Level.NO_FORWARD),
-        (1.9, Level.REFUSE),
-        (0.0, Level.REFUSE),
+        (9.0, SpaceLevel.OK),
+        (7.9, SpaceLevel.WARN),
+        (3.9, SpaceLevel.NO_RETRIEVE),
+        (2.9, SpaceLevel.NO_FORWARD),
+        (1.9, SpaceLevel.REFUSE),
+        (0.0, SpaceLevel.REFUSE),
     ],
 )
-def test_the_less_room_the_graver_the_stage(free: float, level: Level) -> None:
+def test_the_less_room_the_graver_the_stage(free: float, level: SpaceLevel) -> None:
     assert disk_space.level_of(Space(1, int(free * GIB), 100 * GIB, 900, 1000), RESERVE) is level
 
 
 def test_of_a_small_volume_a_twentieth_is_kept() -> None:
     assert disk_space.reserve_of(10 * GIB, RESERVE) == GIB // 2
-    assert disk_space.level_of(Space(1, 3 * GIB, 10 * GIB, 900, 1000), RESERVE) is Level.OK
+    assert disk_space.level_of(Space(1, 3 * GIB, 10 * GIB, 900, 1000), RESERVE) is SpaceLevel.OK
 
 
 def test_inodes_run_out_like_bytes() -> None:
-    assert disk_space.level_of(Space(1, 90 * GIB, 100 * GIB, 9, 1000), RESERVE) is Level.REFUSE
-    assert disk_space.level_of(Space(1, 90 * GIB, 100 * GIB, 0, 0), RESERVE) is Level.OK
+    assert disk_space.level_of(Space(1, 90 * GIB, 100 * GIB, 9, 1000), RESERVE) is SpaceLevel.REFUSE
+    assert disk_space.level_of(Space(1, 90 * GIB, 100 * GIB, 0, 0), RESERVE) is SpaceLevel.OK
 
 
 def test_a_stage_is_left_late() -> None:
     just_above = Space(1, int(4.1 * GIB), 100 * GIB, 900, 1000)
-    assert disk_space.level_of(just_above, RESERVE) is Level.WARN
-    assert disk_space.level_of(just_above, RESERVE, Level.NO_RETRIEVE) is Level.NO_RETRIEVE
+    assert disk_space.level_of(just_above, RESERVE) is SpaceLevel.WARN
+    assert disk_space.level_of(just_above, RESERVE, SpaceLevel.NO_RETRIEVE) is SpaceLevel.NO_RETRIEVE
 
 
 def test_no_image_is_retrieved_onto_a_volume_short_of_room_and_all_are_once_there_is_room(

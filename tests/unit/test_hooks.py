@@ -13,7 +13,7 @@ import pytest
 from ddwd.core.audit import Audit, Event
 from ddwd.core.model import OrthancId
 from ddwd.hooks.dispatcher import HookDispatcher
-from ddwd.hooks.runner import Hook, HookFailedError, StoppedError, environment, run_hook
+from ddwd.hooks.runner import Hook, HookFailedError, HookStoppedError, environment, run_hook
 from ddwd.store.hook_queue import HookQueue, Notice
 from tests.unit.fakes import FakeClock, InlineExecutor, power_cut
 
@@ -136,7 +136,7 @@ def test_a_study_that_cannot_be_told_holds_up_no_other(told: Told) -> None:
 
 def test_a_stop_in_the_middle_is_no_failure_and_tells_it_again_after_the_start(told: Told) -> None:
     told.notices.put(NOTICE)
-    told.failure = StoppedError()
+    told.failure = HookStoppedError()
     told.run(1)
     assert told.events == []
     told.failure = None
@@ -253,7 +253,7 @@ def _runs(process: int) -> bool:
 def test_an_executable_is_ended_when_ddwd_hooks_is_to_stop(tmp_path: Path) -> None:
     stopping = threading.Event()
     stopping.set()
-    with pytest.raises(StoppedError):
+    with pytest.raises(HookStoppedError):
         _tell(tmp_path, "sleep 600", stopping=stopping)
 
 

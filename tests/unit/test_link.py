@@ -26,7 +26,7 @@ from ddwd.config.schema import (
     ROLES,
     CommitmentConfig,
     Config,
-    Database,
+    DatabaseConfig,
     LinkConfig,
     Loaded,
     OrthancNode,
@@ -184,7 +184,7 @@ def test_a_gateway_alone_asks_nobody_else_and_shows_what_its_door_put_aside(tmp_
     aside = Paths(config).conflicts("gateway")
     aside.mkdir(parents=True)
     (aside / "one.dcm").touch()
-    found = report.collect(config, report.Sources(lambda _: None, _nobody, FakeClock()))
+    found = report.collect(config, report.ReportSources(lambda _: None, _nobody, FakeClock()))
     assert [server.name for server in found.servers] == ["gateway"]
     assert found.hearts == ()
     assert found.aside == {str(aside): 1}
@@ -199,7 +199,7 @@ def test_an_orthanc_elsewhere_that_does_not_answer_is_told_with_its_machine(tmp_
         WITHIN, data_dir=tmp_path, run_dir=tmp_path / "run", credentials_file=tmp_path / "credentials.json"
     )
     credentials.write(config.credentials_file, LOGIN)
-    found = report.collect(config, report.Sources(lambda _: None, _silent, FakeClock()))
+    found = report.collect(config, report.ReportSources(lambda _: None, _silent, FakeClock()))
     gateway, storage = (server.problem for server in found.servers)
     assert gateway == f"no answer; it runs on {DMZ}, ddwd-tls@link leads there"
     assert storage == "no answer"
@@ -392,7 +392,7 @@ def _der(path: Path) -> bytes:
 
 
 def _database(**changes: object) -> Config:
-    return replace(Config(), database=replace(Database(), **changes))  # type: ignore[arg-type] # keys of Database
+    return replace(Config(), database=replace(DatabaseConfig(), **changes))  # type: ignore[arg-type] # keys of Database
 
 
 CLUSTER = "postgresql://db1.example:5432,db2.example:5433/?sslmode=verify-full&sslrootcert=/etc/ssl/db.pem"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd.core.errors import LinkedError
-from ddwd.extractor.quarantine import Subject
+from ddwd.extractor.quarantine import QuarantinedObject
 from tests.unit.fakes import image, spool
 from tests.unit.portal import Portal, names
 
@@ -124,7 +124,7 @@ def test_what_is_behind_a_link_in_the_spool_is_neither_taken_nor_removed(
 def test_quarantine_is_not_put_behind_a_link(portal: Portal, elsewhere: Path) -> None:
     _plant(portal.paths.quarantine / FIRST.study_uid, elsewhere)
     with pytest.raises(LinkedError):
-        portal.quarantine.keep(b"bytes", Subject("conflict", FIRST.study_uid, "because"))
+        portal.quarantine.keep(b"bytes", QuarantinedObject("conflict", FIRST.study_uid, "because"))
     assert _is_untouched(elsewhere)
 
 

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ddwd.core.errors import StateError
 from ddwd.monitoring.metrics import Metrics
 from ddwd.status.events import AuditEvent
-from ddwd.status.report import Volume
+from ddwd.status.report import VolumeState
 from ddwd.store.statefile import decode
 from ddwd.store.status_files import DestinationStatus, RetentionStatus, SelfTestResult
 from tests.readme import REPO
@@ -59,7 +59,7 @@ def _figures(path: Path) -> dict[tuple[str, ...], float]:
 def metrics(tmp_path: Path) -> Metrics:
     made = Metrics(tmp_path / "ddwd.prom")
     made.count(LIFE)
-    volume = Volume("output", "/x", free=10**9, total=10**10, level="ok", hours_left=7.5)
+    volume = VolumeState("output", "/x", free=10**9, total=10**10, level="ok", hours_left=7.5)
     made.show(
         report(
             100,

@@ -13,7 +13,7 @@ import pytest
 from ddwd.cli.main import parser
 from ddwd.core.errors import DdwdError, InvalidValueError, NotFoundError, PeerDownError, StateError
 from ddwd.core.model import safe_component
-from ddwd.extractor.quarantine import Subject
+from ddwd.extractor.quarantine import QuarantinedObject
 from ddwd.status import study_lookup
 from ddwd.store.operator_requests import Request
 from tests.unit.fakes import FakeOrthanc, Image, image
@@ -240,7 +240,7 @@ def test_the_progress_is_for_terminals_only(
 
 
 def _put(portal: Portal, kind: str = "conflict", reason: str = "other content") -> str:
-    subject = Subject(kind, _ONE.study_uid, reason, _STUDY, _ONE.orthanc_id, _ONE.sop_uid, 6)  # type: ignore[arg-type]
+    subject = QuarantinedObject(kind, _ONE.study_uid, reason, _STUDY, _ONE.orthanc_id, _ONE.sop_uid, 6)  # type: ignore[arg-type]
     return portal.quarantine.keep(f"{kind} {reason}".encode(), subject)
 
 

@@ -12,7 +12,7 @@ from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.clock import stamp
 from ddwd.core.model import OrthancId
-from ddwd.extractor.refetch import Outcome, Regain
+from ddwd.extractor.refetch import RefetchOutcome, Regain
 from ddwd.store.custody import Custody, InstanceRecord, Record
 from ddwd.store.operator_requests import Requests
 from tests.unit.fakes import FakeClock, orthanc_id
@@ -80,7 +80,7 @@ def _recorded(extractor: Extractor, name: str) -> OrthancId:
     return study
 
 
-def _run(extractor: Extractor) -> Outcome:
+def _run(extractor: Extractor) -> RefetchOutcome:
     regain = Regain(extractor.paths, extractor.custody, extractor.requests, extractor.clock, extractor.turn)
     return regain.run(lambda _: None)
 
@@ -89,23 +89,23 @@ def test_only_studies_that_lack_a_file_are_asked_for(extractor: Extractor) -> No
     there, gone = _recorded(extractor, "1"), _recorded(extractor, "2")
     _publish(extractor.paths, extractor.custody, there)
     extractor.on_storage = {there, gone}
-    assert _run(extractor) == Outcome(asked=1, back=1)
+    assert _run(extractor) == RefetchOutcome(asked=1, back=1)
 
 
 def test_a_hundred_studies_are_asked_for_some_at_a_time(extractor: Extractor) -> None:
     extractor.on_storage = {_recorded(extractor, str(number)) for number in range(100)}
-    assert _run(extractor) == Outcome(asked=100, back=100)
+    assert _run(extractor) == RefetchOutcome(asked=100, back=100)
     assert 1 < extractor.most_at_once <= 30
 
 
 def test_what_no_orthanc_has_is_counted_and_holds_up_nothing(extractor: Extractor) -> None:
     lost, found = _recorded(extractor, "1"), _recorded(extractor, "2")
     extractor.on_storage = {found}
-    assert _run(extractor) == Outcome(asked=2, back=1, lost=1)
+    assert _run(extractor) == RefetchOutcome(asked=2, back=1, lost=1)
     assert lost not in extractor.on_storage
 
 
 def test_an_extractor_that_does_nothing_is_not_waited_for_for_ever(extractor: Extractor) -> None:
     _recorded(extractor, "1")
     extractor.works = False
-    assert _run(extractor) == Outcome(asked=1, waiting=1)
+    assert _run(extractor) == RefetchOutcome(asked=1, waiting=1)

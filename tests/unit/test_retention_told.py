@@ -17,12 +17,12 @@ from ddwd.config.parsers import Share
 from ddwd.config.retention import Retention
 from ddwd.core.errors import ConfigError, PeerDownError, StateError
 from ddwd.core.model import SELF_TEST_PATIENT
-from ddwd.daemon.extractor_status import Totals, extractor_status
+from ddwd.daemon.extractor_status import StatusTotals, extractor_status
 from ddwd.retention import rules, scheduler
 from ddwd.status import study_lookup
 from ddwd.status import trace as view
-from ddwd.status.findings import Level
-from ddwd.status.report import Volume
+from ddwd.status.findings import Severity
+from ddwd.status.report import VolumeState
 from ddwd.store.operator_requests import Request
 from ddwd.store.statefile import encode
 from ddwd.store.status_files import EXTRACTOR, SelfTestResult
@@ -127,7 +127,7 @@ def test_a_study_in_flight_is_not_part_of_a_dry_run(tmp_path: Path, monkeypatch:
     portal.clock.advance(2 * 86400)
     path = portal.paths.heartbeat("extractor")
     path.parent.mkdir(parents=True, exist_ok=True)
-    EXTRACTOR.write_volatile(path, extractor_status(portal.extractor, Totals(), portal.clock))
+    EXTRACTOR.write_volatile(path, extractor_status(portal.extractor, StatusTotals(), portal.clock))
     assert _json(portal, monkeypatch, "--dry-run")[1]["studies"] == []
 
 
@@ -218,7 +218,7 @@ def test_the_status_has_the_last_round(tmp_path: Path) -> None:
     portal = delivered(tmp_path, STORAGE)
     portal.storage.fileless.add(IMAGES[0].orthanc_id)
     pass_days(portal, 5)
-    told = extractor_status(portal.extractor, Totals(), portal.clock)
+    told = extractor_status(portal.extractor, StatusTotals(), portal.clock)
     body = EXTRACTOR.body(told)
     assert body["retention"]["last"]["places"]["gateway"]["kept"][0]["studies"] == 1
     shown = status.render(report(retention=told.retention))
@@ -228,7 +228,7 @@ def test_the_status_has_the_last_round(tmp_path: Path) -> None:
 
 def test_the_status_says_nothing_where_nothing_is_ever_removed(tmp_path: Path) -> None:
     portal = delivered(tmp_path, Retention())
-    told = extractor_status(portal.extractor, Totals(), portal.clock)
+    told = extractor_status(portal.extractor, StatusTotals(), portal.clock)
     body = EXTRACTOR.body(told)
     assert body["retention"] == {}
     assert "retention" not in status.render(report(retention=told.retention))
@@ -238,17 +238,17 @@ def test_the_last_round_is_known_after_a_restart(tmp_path: Path) -> None:
     portal = delivered(tmp_path, GATEWAY)
     pass_days(portal, 2)
     portal.start()
-    told = extractor_status(portal.extractor, Totals(), portal.clock)
+    told = extractor_status(portal.extractor, StatusTotals(), portal.clock)
     body = EXTRACTOR.body(told)
     assert body["retention"]["last"]["places"]["gateway"]["images"] == 3
 
 
 def _disk(machine: Machine) -> list[str]:
-    return [one.text for one in machine.examine() if one.part == "disk" and one.level is Level.WARN]
+    return [one.text for one in machine.examine() if one.part == "disk" and one.level is Severity.WARN]
 
 
 def _short(machine: Machine, **changes: Any) -> None:
-    volume = Volume("output", "/x", free=1, total=100, level="warn")
+    volume = VolumeState("output", "/x", free=1, total=100, level="warn")
     machine.report = report(self_test=SelfTestResult(ok=True, text="passed"), volumes=(volume,), **changes)
 
 
@@ -266,7 +266,7 @@ def test_the_doctor_warns_where_room_gets_short_and_all_is_too_young(tmp_path: P
     machine.config = replace(machine.config, retention=Retention(gateway_days=100))
     for node in ("gateway", "storage"):
         machine.render(node)
-    said = extractor_status(portal.extractor, Totals(), portal.clock).retention
+    said = extractor_status(portal.extractor, StatusTotals(), portal.clock).retention
     machine.clock.advance(86400)
     _short(machine, retention=said)
     assert "room gets short, and nothing that may go is old enough" in _disk(machine)
@@ -282,7 +282,9 @@ def test_the_doctor_tells_what_has_to_stay_and_why(tmp_path: Path) -> None:
     for node in ("gateway", "storage"):
         machine.render(node)
     machine.clock.advance(2 * 86400)
-    machine.report = report(retention=extractor_status(portal.extractor, Totals(), portal.clock).retention)
+    machine.report = report(
+        retention=extractor_status(portal.extractor, StatusTotals(), portal.clock).retention
+    )
     assert f"1 study has to stay on the gateway, as 1.2.3.1: {rules.DAMAGED_ON_STORAGE}" in _disk(machine)
     machine.clock.advance(5 * 86400)
     assert "no round of retention has ended since 2026-01-04" in _disk(machine)

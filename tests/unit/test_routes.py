@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.config.routing import Condition, Route
+from ddwd.config.routing import Route, TagCondition
 from ddwd.core.audit import Event
 from ddwd.extractor.decision import Stage
 from ddwd.store.hook_queue import HookQueue
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.store.custody import Record
 
-PAT1 = (Condition("PatientID", ("PAT1",)),)
+PAT1 = (TagCondition("PatientID", ("PAT1",)),)
 REST = Route("rest")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ddwd.config.loader import load
-from ddwd.config.routing import OWN, Condition, Destination, Judged, Route, choose, judge, table
+from ddwd.config.routing import OWN, Destination, Judged, Route, TagCondition, choose, judge, table
 from ddwd.config.schema import Config
 from ddwd.core.errors import ConfigError
 
@@ -46,12 +46,12 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert config.routes == (
         Route(
             "research",
-            (Condition("CallingAET", ("CT1", "MR*")), Condition("StudyDescription", ("*trial*",))),
+            (TagCondition("CallingAET", ("CT1", "MR*")), TagCondition("StudyDescription", ("*trial*",))),
             also=("teaching", "pacs"),
             layout="research/{PatientID}/{StudyDate}_{StudyInstanceUID}/{SeriesNumber}/{SOPInstanceUID}",
             priority="high",
         ),
-        Route("pass", (Condition("Modality", ("SR",)),), forward=False, also=("pacs",), extract=False),
+        Route("pass", (TagCondition("Modality", ("SR",)),), forward=False, also=("pacs",), extract=False),
         Route("rest"),
     )
     assert config.destinations == (
@@ -109,15 +109,15 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, said: st
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["why"])
 def test_a_rule_takes(case: dict[str, Any]) -> None:
-    when = tuple(Condition(tag, tuple(texts)) for tag, texts in case["when"])
+    when = tuple(TagCondition(tag, tuple(texts)) for tag, texts in case["when"])
     rules = json.loads(json.dumps(table([Route("it", when)])))
     assert (choose(rules, case["tags"]) == "it") is case["takes"]
 
 
 def test_the_first_that_matches_takes_it_and_the_others_say_why_not() -> None:
     routes = [
-        Route("ct", (Condition("Modality", ("CT",)),)),
-        Route("mr", (Condition("Modality", ("MR",)), Condition("StationName", ("A",)))),
+        Route("ct", (TagCondition("Modality", ("CT",)),)),
+        Route("mr", (TagCondition("Modality", ("MR",)), TagCondition("StationName", ("A",)))),
         Route("rest"),
         Route("never"),
     ]
@@ -131,7 +131,7 @@ def test_the_first_that_matches_takes_it_and_the_others_say_why_not() -> None:
 
 
 def test_what_no_rule_takes_is_nobodys() -> None:
-    assert choose(table([Route("ct", (Condition("Modality", ("CT",)),))]), {"Modality": "MR"}) is None
+    assert choose(table([Route("ct", (TagCondition("Modality", ("CT",)),))]), {"Modality": "MR"}) is None
 
 
 def test_the_self_test_goes_all_the_way_whatever_the_rules_are() -> None:
@@ -144,6 +144,6 @@ def test_the_self_test_goes_all_the_way_whatever_the_rules_are() -> None:
 
 
 def test_no_pattern_makes_a_long_value_slow() -> None:
-    rules = table([Route("it", (Condition("StudyDescription", ("*a" * 20 + "*x",)),))])
+    rules = table([Route("it", (TagCondition("StudyDescription", ("*a" * 20 + "*x",)),))])
     assert choose(rules, {"StudyDescription": "a" * 2000}) is None
     assert choose(rules, {"StudyDescription": "a" * 2000 + "x"}) == "it"

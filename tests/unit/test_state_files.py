@@ -16,7 +16,7 @@ from ddwd.config.schema import Config
 from ddwd.core.audit import Audit
 from ddwd.core.errors import DamagedStateError, InvalidValueError, NewerStateError, StateError
 from ddwd.core.model import OrthancId
-from ddwd.extractor.quarantine import Entry, Quarantine, Subject
+from ddwd.extractor.quarantine import Entry, Quarantine, QuarantinedObject
 from ddwd.monitoring import alerts
 from ddwd.retention import round_report
 from ddwd.retention.round_report import HeldBack, RoundReport, Tally
@@ -203,7 +203,7 @@ def test_operator_request(tmp_path: Path) -> None:
 
 def test_quarantine_note(tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path, FakeClock(), Audit())
-    subject = Subject("conflict", STUDY_UID, "other pixel data", STUDY, ONE, f"{STUDY_UID}.1.1", 3)
+    subject = QuarantinedObject("conflict", STUDY_UID, "other pixel data", STUDY, ONE, f"{STUDY_UID}.1.1", 3)
     name = quarantine.keep(b"made-up", subject)
     [entry] = quarantine.entries()
     note = tmp_path / STUDY_UID / f"{name}.json"

@@ -92,7 +92,7 @@ class Machine:
 
     def report(self) -> view.Report:
         return view.collect(
-            self.config, view.Sources(self.systemctl, self.orthanc, self.clock, patience=0.05)
+            self.config, view.ReportSources(self.systemctl, self.orthanc, self.clock, patience=0.05)
         )
 
 

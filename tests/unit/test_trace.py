@@ -11,9 +11,9 @@ import pytest
 from ddwd.config.routing import Route
 from ddwd.core.errors import NotFoundError, PeerRefusedError
 from ddwd.core.model import OrthancId
-from ddwd.daemon.extractor_status import Totals, extractor_status
+from ddwd.daemon.extractor_status import StatusTotals, extractor_status
 from ddwd.extractor.decision import Blocker
-from ddwd.extractor.quarantine import Subject
+from ddwd.extractor.quarantine import QuarantinedObject
 from ddwd.status import trace as view
 from ddwd.status.status_codes import MEANINGS, explain
 from ddwd.store.custody import Custody
@@ -40,7 +40,7 @@ def _trace(portal: Portal, *, extractor: bool = True) -> Trace:
     path = portal.paths.heartbeat("extractor")
     path.parent.mkdir(parents=True, exist_ok=True)
     if extractor:
-        EXTRACTOR.write_volatile(path, extractor_status(portal.extractor, Totals(), portal.clock))
+        EXTRACTOR.write_volatile(path, extractor_status(portal.extractor, StatusTotals(), portal.clock))
     else:
         path.unlink(missing_ok=True)
     return view.trace(_STUDY, portal.config, (portal.gateway, portal.storage))
@@ -115,7 +115,7 @@ def test_files_gone_from_the_disk_are_counted_and_can_be_had_again(portal: Porta
 def test_an_image_in_quarantine_is_named_with_its_reason(portal: Portal) -> None:
     portal.deliver(*_images(2))
     portal.run(20)
-    subject = Subject("undeliverable", image().study_uid, "its file is damaged", _STUDY)
+    subject = QuarantinedObject("undeliverable", image().study_uid, "its file is damaged", _STUDY)
     entry = portal.quarantine.keep(b"x", subject)
     told = _trace(portal)
     assert told.verdict == "1 image of it waits in quarantine: its file is damaged"

@@ -27,7 +27,7 @@ from ddwd.monitoring.alerts import Condition
 from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
 from ddwd.status.certificates import Expiring
-from ddwd.status.report import Volume
+from ddwd.status.report import VolumeState
 from ddwd.status.status_codes import MEANINGS, explain
 from ddwd.status.units import is_active
 from tests.unit.fakes import FakeClock
@@ -101,8 +101,8 @@ def test_a_unit_is_active_only_in_that_state(answer: str | None, *, active: bool
 
 
 def test_the_main_use_of_a_volume_is_its_first() -> None:
-    assert Volume("output, data", "/x").main_use == "output"
-    assert Volume("database", "/x").main_use == "database"
+    assert VolumeState("output, data", "/x").main_use == "output"
+    assert VolumeState("database", "/x").main_use == "database"
 
 
 def test_the_alert_of_a_certificate_is_known_by_its_path_even_one_with_a_space(

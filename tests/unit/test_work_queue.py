@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.config.routing import Condition, Route
+from ddwd.config.routing import Route, TagCondition
 from ddwd.core.model import OrthancId
 from ddwd.extractor.decision import Stage
 from ddwd.extractor.work_queue import WorkQueue
@@ -102,7 +102,7 @@ def test_studies_that_are_not_due_cost_no_call_in_a_turn(
 ) -> None:
     """Sixty studies that no route takes are looked at every 30 s; the turns between ask neither Orthanc about them."""
     portal = Portal(tmp_path)
-    portal.rule(Route("none", (Condition("PatientID", ("NOBODY",)),)))
+    portal.rule(Route("none", (TagCondition("PatientID", ("NOBODY",)),)))
     for number in range(1, 61):
         portal.deliver(image(study=number, number=1))
     portal.run(60)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core import durable
 from ddwd.core.clock import stamp
-from ddwd.extractor.quarantine import Subject
+from ddwd.extractor.quarantine import QuarantinedObject
 from ddwd.extractor.revision import leave_out, next_revision
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ class Publisher:
             return hashlib.file_digest(file, "sha256").digest()
 
 
-def _taken(study: Study, file: str) -> Subject:
-    return Subject(
+def _taken(study: Study, file: str) -> QuarantinedObject:
+    return QuarantinedObject(
         kind="conflict",
         study_uid=study.study_uid,
         reason=f"other content is already published as {file}",

@@ -1,4 +1,4 @@
-"""Third stage: have ORTHANC2 send what the disk lacks to our SCP by C-MOVE, and take over what came. Runs in worker threads.
+"""Third stage: have ORTHANC2 send what is missing on disk to our SCP by C-MOVE, and take over what came. Runs in worker threads.
 
 The truth is what lies in the spool and proves equal to ORTHANC2's copy; the status of a C-MOVE is only a hint (an Orthanc can
 report success with nothing sent). A series of which nothing has come is asked for whole, which costs ORTHANC2 half of what naming
@@ -20,7 +20,7 @@ from ddwd.config.schema import MOST_NAMED
 from ddwd.core import durable, watchdog
 from ddwd.core.errors import Failure, NotFoundError, PeerDownError
 from ddwd.core.model import OrthancId, is_uid, safe_component
-from ddwd.extractor.quarantine import Subject
+from ddwd.extractor.quarantine import QuarantinedObject
 from ddwd.extractor.spool import WHOLE_DIGEST, digest_of, uid_of
 from ddwd.extractor.steps.verify import Known, foretold
 from ddwd.extractor.study import Fetched
@@ -94,7 +94,7 @@ class _Round:
         return list((self.lacking or {}).values())
 
     def count(self, kept: InstanceRecord) -> None:
-        """One that is staged, and no longer lacks."""
+        """One that is staged, and no longer missing."""
         self.found.kept.append(kept)
         (self.lacking or {}).pop(kept.orthanc_id, None)
 
@@ -353,7 +353,9 @@ class Retriever:
             reason = "the gateway holds other content under this UID than storage, which was first there"
             self._quarantine.keep(
                 other,
-                Subject("conflict", study.study_uid, reason, study.orthanc_id, one.orthanc_id, one.sop_uid),
+                QuarantinedObject(
+                    "conflict", study.study_uid, reason, study.orthanc_id, one.orthanc_id, one.sop_uid
+                ),
             )
         return at_gateway
 

@@ -2,7 +2,7 @@
 
 The cheap proof first: the head of the stored file (preamble and file meta) with our data set behind it must have the MD5 that
 Orthanc keeps for its file; then the data sets are the same bytes. The head need not be asked for where it can be foretold from
-that of another image of the series: the MD5 tells whether it was foretold rightly. Where the data sets are not the same, DCMTK may
+that of another image of the series: the MD5 shows whether that assumption holds. Where the data sets are not the same, DCMTK may
 have encoded the same elements otherwise (sequence lengths, padding), so the stored file is fetched and compared element by element.
 """
 
@@ -142,7 +142,7 @@ def meta_end(head: bytes) -> int | None:
 
 
 def foretold(head: bytes, sop_uid: str) -> bytes:
-    """The head of another file of the same origin: another MediaStorageSOPInstanceUID, all else the same; nothing if it has none.
+    """The head of another file of the same origin: another MediaStorageSOPInstanceUID, all else the same; empty if it has none.
 
     All elements of the file meta are in explicit VR little endian (PS3.10 section 7.1), and UI has a length of two bytes.
     """

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ddwd.core import durable
-from ddwd.core.disk_space import Level, level_of, space_of
+from ddwd.core.disk_space import SpaceLevel, level_of, space_of
 from ddwd.core.model import VIEWER
 from ddwd.dicom.head import UnreadableError, identifying_part, is_deflated, is_nested_deeper, read_identity
 
@@ -257,9 +257,9 @@ class AdmissionFilter:
             space = space_of(volume)
         except OSError:
             return False
-        before = Level.REFUSE if volume in self._full else Level.OK
+        before = SpaceLevel.REFUSE if volume in self._full else SpaceLevel.OK
         left = replace(space, free=space.free - coming)
-        return level_of(left, self._settings.reserve, before) >= Level.REFUSE
+        return level_of(left, self._settings.reserve, before) >= SpaceLevel.REFUSE
 
 
 class OrthancIds(NamedTuple):
