@@ -24,7 +24,8 @@ from ddwd.daemon.extractor_status import StatusTotals, extractor_status
 from ddwd.daemon.loop import Loop, TickResult
 from ddwd.extractor.peers import silent
 from ddwd.extractor.services import Extractor, Services, Threads, Volumes
-from ddwd.extractor.workers import Shutdown, StorageMover, Workers
+from ddwd.extractor.steps.cmove import StorageMover
+from ddwd.extractor.workers import Shutdown, Workers
 from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
 from ddwd.store.backends import stores_of

@@ -14,7 +14,8 @@ from ddwd.core.clock import SystemClock
 from ddwd.core.errors import PeerDownError
 from ddwd.core.model import OrthancId, Study
 from ddwd.core.watchdog import ALLOWANCE_SECONDS, Watchdog
-from ddwd.extractor.workers import Arrivals, Shutdown, StorageMover, Workers
+from ddwd.extractor.steps.cmove import Arrivals, StorageMover
+from ddwd.extractor.workers import Shutdown, Workers
 from tests.unit.fakes import FakeClock
 
 if TYPE_CHECKING:
