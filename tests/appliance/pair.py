@@ -43,7 +43,7 @@ class Pair:
         """Write settings (`key` or `section.key` -> value) over the defaults, restart, and wait for these units."""
         text = portal.machine.path(SETTINGS).read_text(encoding="utf-8")
         for key, value in lines.items():
-            text = _with(text, key, value)
+            text = with_setting(text, key, value)
         portal.configure(text)
         portal.machine.wait_for(
             lambda: portal.machine.is_active(*units), limit=limit, what=f"not all of {units} active"
@@ -56,7 +56,7 @@ class Pair:
         self.one.machine.run(["rm", "-r", folder])
 
 
-def _with(text: str, key: str, value: str) -> str:
+def with_setting(text: str, key: str, value: str) -> str:
     """The YAML with that value; every key stands in the packaged file."""
     section, _, name = key.rpartition(".")
     before, head, rest = text.partition(f"\n{section}:\n") if section else ("", "", text)

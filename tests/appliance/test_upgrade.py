@@ -1,32 +1,29 @@
 """From the previous release to this one while a modality sends, back down onto a ledger that is too new for it, back as it says, and forward.
 
-The previous release is built from its own sources (previous/, kept by packaging/previous) by its own packaging/build-deb. The tests
-below go through one life of one machine, in order.
+The tests below go through one life of one machine, in order.
 """
 
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.appliance import previous_release
 from tests.appliance.conftest import SETTINGS, Portal
 from tests.machine import Machine
-from tests.machine.host import cache_folder
 from tests.machine.machine import INBOX
 from tests.machine.network import MACHINE_ADDRESS
 from tests.studies import Study, made_up_ct
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-(PREVIOUS,) = (Path(__file__).with_name("previous")).glob("ddwd-*.tar.xz")
-OLD = PREVIOUS.name.removeprefix("ddwd-").removesuffix(".tar.xz")
+OLD = "0.1.0"
 STATE = "/var/lib/ddwd/state"
 BOOKWORM = 'ID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\n'
 SENDING = 'for one in "$@"; do until storescu -aec ORTHANC1 {} 4242 "$one"; do sleep 0.2; done; echo "acknowledged"; sleep 0.1; done'
@@ -82,15 +79,7 @@ class Life:
 @pytest.fixture(scope="module")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package of the previous release."""
-    folder = tmp_path_factory.mktemp("previous")
-    subprocess.run(["tar", "-xf", str(PREVIOUS), "-C", str(folder)], check=True)
-    subprocess.run(
-        ["env", f"DDWD_CACHE={cache_folder()}", "packaging/build-deb"],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
-    return folder / "dist" / f"ddwd_{OLD}_all.deb"
+    return previous_release.build(OLD, tmp_path_factory.mktemp("previous"))
 
 
 @pytest.fixture(scope="module")
