@@ -1,4 +1,4 @@
-"""`ddwd backup DIR`: takes both databases, settings, state and images into a folder, while the portal runs."""
+"""`ddwd backup DIR`: copy both databases, settings, state and images into a folder, while the portal runs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _run(args: argparse.Namespace, config: Config) -> VerbResult:
 
 
 def assert_root() -> None:
-    """Raises StateError for anyone else; what is made from here on is for root alone."""
+    """Raise StateError for any user but root; files created from here on are readable for root alone."""
     if os.geteuid() != 0:
         raise StateError("keys, passwords and databases are for root: run it with sudo")
     os.umask(0o077)
@@ -108,7 +108,7 @@ def _result(made: Made, order: Order, config: Config) -> VerbResult:
 
 
 def contents(manifest: archive.Manifest, config: Config) -> Iterator[str]:
-    """One line for each part of a backup."""
+    """Yield a line for each part of a backup."""
     trees = archive.trees(Paths(config))
     aets: dict[str, str] = {node: config.node(node).aet for node in archive.NODES}
     for name, dump in manifest.databases.items():
@@ -120,7 +120,7 @@ def contents(manifest: archive.Manifest, config: Config) -> Iterator[str]:
 
 
 class _Told:
-    """What is being copied, and how much of it is, as one line."""
+    """The progress of a backup or restore, as one line of text."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell

@@ -29,7 +29,7 @@ CLEAR_SCREEN = "\033[H\033[2J"
 
 @dataclass(frozen=True, slots=True)
 class VerbResult:
-    """What a verb found or did."""
+    """The result of a verb, for programs and for people."""
 
     data: object
     """For --json: anything that json.dumps takes."""
@@ -109,7 +109,7 @@ def _add(parser: argparse.ArgumentParser, argument: Argument | OneOf) -> None:
 
 
 def show(result: VerbResult, out: TextIO, *, as_json: bool) -> int:
-    """Write the result; the exit status."""
+    """Write the result; return its exit status."""
     writer = write_json if as_json else write_text
     writer(result, out)
     return result.status

@@ -1,4 +1,4 @@
-"""`ddwd config check|show`: whether the portal can run with its settings, and where each comes from.
+"""`ddwd config check|show`: check the settings against this machine, or show each with its source.
 
 `check` is what ddwd.service runs before anything else starts.
 """
@@ -70,7 +70,7 @@ def _check(*, as_json: bool) -> VerbResult:
 
 
 def _checked() -> Config:
-    """The settings, read and held against this machine; raises ConfigError with all that is wrong."""
+    """Return the settings, checked against this machine. Raises ConfigError with every problem."""
     loaded = load_with_sources()
     problems = [
         *port_problems(loaded),
@@ -97,7 +97,7 @@ def _sound(config: Config) -> str:
 
 
 def port_problems(loaded: Loaded) -> list[Problem]:
-    """The ports that something else holds. Those of a unit of ours that runs are its own."""
+    """Return the ports that another program holds; a running unit of the portal holds its own."""
     running = _running_units()
     values = flatten(loaded.config)
     problems = []
@@ -111,7 +111,7 @@ def port_problems(loaded: Loaded) -> list[Problem]:
 
 
 def output_problems(loaded: Loaded) -> list[Problem]:
-    """Whether OUTPUT_DIR can be written by the user who runs this: ddwd, when the service does."""
+    """Return a problem if this user cannot write to OUTPUT_DIR; the service runs this as ddwd."""
     folder = loaded.config.output_dir
     if not loaded.config.has("extractor"):
         return []
@@ -129,7 +129,7 @@ def output_problems(loaded: Loaded) -> list[Problem]:
 
 
 def hook_problems(loaded: Loaded) -> list[Problem]:
-    """The executables of rules that cannot be run."""
+    """Return the hooks of routes that cannot be executed."""
     wanted = [one.run for one in loaded.config.routes if one.run is not None]
     return [
         loaded.problem("routes", f"{path} cannot be run", f"put it there, then: chmod 755 {path}")
@@ -139,7 +139,7 @@ def hook_problems(loaded: Loaded) -> list[Problem]:
 
 
 def tls_problems(loaded: Loaded) -> list[Problem]:
-    """What TLS needs and is not there: certificates, and the program that ends TLS before an Orthanc."""
+    """Return what TLS needs and is missing: certificates, keys, and stunnel, which terminates TLS for an Orthanc."""
     config = loaded.config
     key = next(
         (
@@ -160,7 +160,7 @@ def tls_problems(loaded: Loaded) -> list[Problem]:
 
 
 def database_problems(loaded: Loaded) -> list[Problem]:
-    """What was said twice of the external server, and a password that cannot be read."""
+    """Return settings of the external server that contradict each other, and a password that cannot be read."""
     database, problems = loaded.config.database, []
     if database.url is not None and database.host is not None:
         problems.append(loaded.problem("database.url", "database.host is given too", "keep one of them"))
@@ -176,7 +176,7 @@ def database_problems(loaded: Loaded) -> list[Problem]:
 
 
 def ledger_problems(loaded: Loaded) -> list[Problem]:
-    """What a shared ledger needs on this machine; its server may be away, and is waited for."""
+    """Return what a shared ledger needs and is missing on this machine. Its server is not asked: the extractor waits for it."""
     settings, problems = loaded.config.ledger, []
     if not settings.is_shared:
         return []
@@ -199,14 +199,14 @@ def _secret_problem(path: Path) -> str:
 
 
 def firewall_problems(loaded: Loaded) -> list[Problem]:
-    """Whether the firewall that is wanted can be made."""
+    """Return a problem if the firewall is on and nft is not installed."""
     if not loaded.config.network.firewall or Path(firewall.PROGRAM).exists():
         return []
     return [loaded.problem("network.firewall", f"{firewall.PROGRAM} is not there", "apt install nftables")]
 
 
 def restore_problems(config: Config) -> list[Problem]:
-    """Whether a restore was begun and not finished: then databases and images do not belong together."""
+    """Return a problem if a restore was not finished: databases and images may not match then."""
     marker = Paths(config).restoring
     if not marker.exists():
         return []
@@ -215,7 +215,7 @@ def restore_problems(config: Config) -> list[Problem]:
 
 
 def _is_sandboxed(folder: Path, data_dir: Path) -> bool:
-    """Tell whether it is only systemd's ProtectSystem= of ddwd.service that makes an OUTPUT_DIR elsewhere read-only here."""
+    """Return whether ProtectSystem= of ddwd.service may be what makes an OUTPUT_DIR elsewhere read-only here."""
     return bool(os.environ.get("INVOCATION_ID")) and not folder.is_relative_to(data_dir)
 
 
@@ -285,7 +285,7 @@ def _text(value: object) -> str:
 
 
 def shown(loaded: Loaded) -> dict[str, dict[str, object]]:
-    """Key -> its value and source; secrets hidden."""
+    """Return each key with its value and source; secrets are hidden."""
     return {
         key: {"value": _shown(key, value), "source": str(loaded.sources.get(key, DEFAULT))}
         for key, value in flatten(loaded.config).items()

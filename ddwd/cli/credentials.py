@@ -1,4 +1,4 @@
-"""`ddwd credentials`: the logins of both Orthancs' web pages; `rotate` makes new passwords and puts them in use."""
+"""`ddwd credentials`: show the logins of both Orthancs' web pages; `rotate` replaces all passwords and restarts the portal."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _rotate(args: argparse.Namespace, config: Config) -> VerbResult:
 
 
 def _agreed() -> bool:
-    """Ask at the terminal. Raises InvalidValueError where there is none."""
+    """Ask at the terminal. Raises InvalidValueError without one."""
     if not sys.stdin.isatty():
         raise InvalidValueError("nobody can be asked here whether the portal may restart: add --yes")
     sys.stderr.write("Every password of both Orthancs changes, and the portal restarts. Go on? [y/N] ")
@@ -86,7 +86,7 @@ def _say(text: str, args: argparse.Namespace) -> None:
 
 
 def _restart() -> None:
-    """Restart the umbrella: systemd stops and starts all others in their order, and each ends what it has at hand."""
+    """Restart ddwd.service: systemd stops and starts all units in their order, and each finishes the work in hand."""
     command = ["systemctl", "restart", "ddwd.service"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_RESTART_SECONDS)

@@ -1,4 +1,4 @@
-"""`ddwd doctor`: is every part as it should be, and what to do; `--send`: a study of our own through all hops. Otherwise writes nothing."""
+"""`ddwd doctor`: check every part and say what to do; `--send`: send a test study through all hops. Otherwise writes nothing."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _MARKS = {Severity.OK: "ok", Severity.NOTE: "note", Severity.WARN: "WARN", Sever
 
 
 def _run(args: argparse.Namespace, config: Config) -> VerbResult:
-    """Examine, or send."""
+    """Check every part, or send the test study."""
     if args.send and not config.has("extractor"):
         why = "the study of our own is sent from the machine of the extractor (roles in ddwd.yaml)"
         # neither --hourly nor --within asks which machine it is on
@@ -76,7 +76,7 @@ def _not_sent(why: str, status: int) -> VerbResult:
 
 
 def render(findings: list[Finding]) -> str:
-    """One screen: a line a part that is well, more for one that is not."""
+    """Return the findings as text: one line for each, a second for its remedy."""
     lines = [line for one in findings for line in _lines(one)]
     broken = sum(one.level is Severity.BROKEN for one in findings)
     warned = sum(one.level is Severity.WARN for one in findings)
@@ -115,7 +115,7 @@ def _send(config: Config, within: float | None) -> VerbResult:
 def until_up(
     answer: Callable[[], bool], clock: Clock, sleep: Callable[[float], None], within: float
 ) -> float:
-    """Wait until all answer, at most `within` seconds; how many of them are left. What does not answer is the self test's to tell."""
+    """Wait until all answer, at most `within` seconds; return the seconds left. The self test then reports what does not answer."""
     end = clock.monotonic() + within
     while clock.monotonic() < end and not answer():
         sleep(_LOOK_SECONDS)
@@ -142,7 +142,7 @@ def _told(result: SelfTestResult) -> list[str]:
 
 
 def context_of(config: Config) -> CheckContext:
-    """This machine, to be examined."""
+    """Return this machine for the checks."""
     login = _login(config)
     asked = {node.name: study_lookup.one(node, login) for node in config.known_nodes} if login else {}
     return CheckContext(
@@ -169,7 +169,7 @@ def _peer(config: Config, part: Part) -> Peer:
 
 
 def _has_firewall(config: Config) -> bool:
-    """Only root may ask; without nft there is none."""
+    """Return whether the portal's nftables table is loaded; for a user who may not ask, whether it should be."""
     if os.geteuid() != 0:
         return config.network.firewall
     return Path(firewall.PROGRAM).exists() and firewall.is_there()
@@ -189,7 +189,7 @@ def _login(config: Config) -> Credentials | None:
 
 
 def _synchronised() -> bool | None:
-    """What systemd says of the clock; None where it cannot say."""
+    """Return whether the clock is synchronised, None if systemd does not know."""
     try:
         done = subprocess.run(
             ["/usr/bin/timedatectl", "show", "--property=NTPSynchronized", "--value"],

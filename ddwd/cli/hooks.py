@@ -33,7 +33,7 @@ exit status:
 
 
 def waiting(paths: Paths, notices: HookQueue) -> list[dict[str, Any]]:
-    """What waits, each with what ddwd-hooks says of it. Raises PermissionError."""
+    """Return the waiting notices, each with its state in ddwd-hooks' status file. Raises PermissionError."""
     status = HOOKS.read_or_none(paths.hooks_status) or HooksStatus()
     known = {(one.study, one.revision): one for one in status.waiting}
     return [_row(notice, known.get((notice.study, notice.revision))) for notice in notices.newest()]

@@ -1,4 +1,4 @@
-"""`ddwd VERB ...`: one file a verb in this folder; here only the parser, the errors' one line, and the exit status.
+"""`ddwd VERB ...`: the parser, the one line of an error, and the exit status. Each verb is a file of this folder.
 
 Exit status of every verb: 0 done; 1 the answer is no (each verb says what that means); 64 usage or a bad value; 65 a state file
 cannot be used, or not by this user; 66 not found; 69 a peer does not answer; 78 the configuration cannot be used.
@@ -78,7 +78,7 @@ _NEEDED: Mapping[str, tuple[Role, ...]] = {
     **dict.fromkeys(("backup", "restore"), ROLES),
     "destinations": ("gateway",),
 }
-"""What must run on the machine that a verb is asked for on."""
+"""The roles that the machine must have for a verb."""
 _USAGE = 64  # EX_USAGE of sysexits.h
 _INTERRUPTED = 130
 _EPILOG = """exit status: 0 done, 1 the answer is no, 64 usage, 65 not for this user, 66 not found,
@@ -87,7 +87,7 @@ _EPILOG = """exit status: 0 done, 1 the answer is no, 64 usage, 65 not for this 
 
 
 class _Parser(argparse.ArgumentParser):
-    """Ends with 64 on wrong usage, as all of ddwd does."""
+    """Exits with 64 on wrong usage."""
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and how to find help."""
@@ -95,7 +95,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line; man page and completion are made from it."""
+    """Return the parser of the whole command line; man page and completion are generated from it."""
     top: argparse.ArgumentParser = _Parser(
         prog="ddwd", description="D-DW-D Portal: carries studies with custody.", epilog=_EPILOG
     )
@@ -116,7 +116,7 @@ def _require(verb: str, settings: Config) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit status."""
+    """Run one verb; return its exit status."""
     args = parser().parse_args(argv)
     try:
         settings = load() if getattr(args, "needs_config", True) else None

@@ -1,4 +1,4 @@
-"""Progress of long work: one line or bar on standard error, where that is a terminal, and nothing anywhere else."""
+"""Show the progress of long work on standard error, if that is a terminal."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def is_wanted(*, as_json: bool) -> bool:
-    """Tell whether somebody looks: standard error is a terminal, and the result is not for a program."""
+    """Return whether to show progress: standard error is a terminal, and the result is not for a program."""
     return not as_json and sys.stderr.isatty()
 
 
 @contextmanager
 def status_line(words: str, *, shown: bool) -> Iterator[Callable[[str], None]]:
-    """Show a line of text while work goes on; yields how to change it."""
+    """Show a line of text while work goes on; yield the function that changes it."""
     if not shown:
         yield lambda _: None
         return
@@ -30,7 +30,7 @@ def status_line(words: str, *, shown: bool) -> Iterator[Callable[[str], None]]:
 
 
 class Bar:
-    """A progress bar, or nothing."""
+    """A progress bar; without a terminal its methods do nothing."""
 
     def __init__(self, words: str, total: float | None, progress: Progress | None) -> None:
         self._progress = progress

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ddwd.extractor.quarantine import Entry
 
 _SHORT = 4
-"""Digits of an ID that an operator has to type at least."""
+"""The fewest digits of an ID that name an entry."""
 _EPILOG = """An entry is one image, and why it is here:
   undeliverable  it failed again and again while others passed; released, it is tried again
   conflict       another image with its SOPInstanceUID and other content was there first
@@ -74,7 +74,7 @@ def _entries(config: Config) -> list[Entry]:
 
 
 def _named(text: str, entries: list[Entry]) -> Entry:
-    """The one entry whose ID begins so. Raises NotFoundError and InvalidValueError."""
+    """Return the one entry whose ID has this beginning. Raises NotFoundError, and InvalidValueError if several have it."""
     found = [entry for entry in entries if len(text) >= _SHORT and entry.id.startswith(text.lower())]
     if not found:
         raise NotFoundError("no entry of the quarantine has this ID; see: ddwd quarantine list")
@@ -96,7 +96,7 @@ def _line(entry: Entry) -> str:
 
 
 def _plain(value: object) -> str:
-    """As text that a terminal takes for nothing but text, whatever a modality sent."""
+    """Return printable text: a modality may have sent control sequences of a terminal."""
     return str(value).encode("unicode_escape").decode("ascii")
 
 

@@ -1,4 +1,4 @@
-"""`ddwd reconcile [STUDY]`: asks the extractor to compare everything now; with `--dry-run` compares here, shows, changes nothing."""
+"""`ddwd reconcile [STUDY]`: ask the extractor to compare all places now; `--dry-run` compares here and changes nothing."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _ask(requests: Requests, studies: list[OrthancId] | None) -> VerbResult:
 
 
 def _total(nodes: tuple[Orthanc, Orthanc], custody: CustodyPort, studies: list[OrthancId] | None) -> int:
-    """How many studies are listed, at all places together."""
+    """Return how many studies are listed, at all places together."""
     if studies is not None:
         return len(studies)
     listed = sum(int(node.statistics()["CountStudies"]) for node in nodes)
@@ -89,7 +89,7 @@ def _total(nodes: tuple[Orthanc, Orthanc], custody: CustodyPort, studies: list[O
 
 
 def _show(found: Iterator[Difference], write: Callable[[str], object]) -> int:
-    """One line for each study that disagrees as soon as it is found, then the sums."""
+    """Write a line for each study that disagrees, as soon as it is found, then the sums."""
     totals = DifferenceTotals()
     try:
         for one in found:
@@ -136,7 +136,7 @@ def _missing(one: Difference) -> str:
 
 
 def _show_json(found: Iterator[Difference], write: Callable[[str], object]) -> int:
-    """One object, written as it is found: the list may be as long as the archive."""
+    """Write one JSON object piece by piece: the list may be as long as the archive."""
     totals, separator, failure = DifferenceTotals(), "", None
     write('{"differences": [')
     try:

@@ -1,4 +1,4 @@
-"""`ddwd restore DIR`: puts a backup onto this machine, starts the portal, and has the gap since then closed."""
+"""`ddwd restore DIR`: restore a backup onto this machine, start the portal, and have missing files retrieved again."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ exit status:
 
 
 def _run(args: argparse.Namespace, _config: Config | None) -> VerbResult:
-    """Look at everything, then restore."""
+    """Check the whole backup, then restore it."""
     assert_root()
     with file_errors(at=args.folder), told_on_terminal(shown=not args.json) as told:
         backup = open_backup(args.folder.absolute(), __version__, SCHEMAS)
@@ -95,7 +95,7 @@ def _could_be(backup: CompleteBackup, lost: list[str]) -> VerbResult:
 
 
 def _start(backup: CompleteBackup, *, shown: bool) -> VerbResult:
-    """Start the portal with what was put in place, wait until it is well, have the gap closed."""
+    """Start the portal, wait until it is sound, and have missing files retrieved again."""
     answer = archive.SystemMachine().pipe(["systemctl", "start", "ddwd.service"])
     if answer.status:
         raise PeerRefusedError(
@@ -108,7 +108,7 @@ def _start(backup: CompleteBackup, *, shown: bool) -> VerbResult:
 
 
 def _wait_until_well(config: Config) -> list[Finding]:
-    """What the doctor still finds broken after a while; it is asked again and again meanwhile."""
+    """Run the checks until none is broken, for at most _PATIENCE seconds; return what still is."""
     clock = SystemClock()
     until = clock.monotonic() + _PATIENCE
     while True:

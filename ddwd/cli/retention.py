@@ -1,4 +1,4 @@
-"""`ddwd retention`: what may be removed and what was; `--dry-run` proves and shows, `--now` asks the extractor. Removes nothing itself."""
+"""`ddwd retention`: show the policy and the last round; `--dry-run` shows what is eligible now, `--now` asks the extractor. Removes nothing itself."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ exit status:
 
 
 def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Show or ask."""
+    """Show the policy and the last round, do a dry run, or ask the extractor."""
     if args.dry_run:
         return _dry_run(config, out, as_json=args.json)
     result = _ask(Paths(config)) if args.now else _last(config)
@@ -79,7 +79,7 @@ def _last(config: Config) -> VerbResult:
 
 
 def _policy(config: Config, place: Place) -> dict[str, Any]:
-    """What ddwd.yaml says of a place; None: for ever, or no bound."""
+    """Return the policy of a place; None: for ever, or no limit."""
     retention = config.retention
     own = {one.name: retention.days(place, one) for one in config.routes}
     free = retention.free(place)

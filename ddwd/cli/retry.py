@@ -1,4 +1,4 @@
-"""`ddwd retry STUDY`: asks the extractor to take a study up now, as if nothing had failed yet. It does the work, this only asks.
+"""`ddwd retry STUDY`: ask the extractor to process a study now, as if nothing had failed yet.
 
 `--gone` asks for every study of which a published file is gone from OUTPUT_DIR, a few at a time, and waits.
 """
@@ -45,7 +45,7 @@ exit status:
 
 
 def _run(args: argparse.Namespace, config: Config) -> VerbResult:
-    """Ask for each study of that name."""
+    """Submit a request for each study of that name."""
     paths = Paths(config)
     if args.gone:
         RecordChecker(custody_of(config), paths).assert_listable()
@@ -63,7 +63,7 @@ def _run(args: argparse.Namespace, config: Config) -> VerbResult:
 
 
 def bring_back(config: Config, *, shown: bool) -> RefetchOutcome:
-    """Have every published file that is gone fetched again. Raises StateError where this user may not ask."""
+    """Have every published file that is missing retrieved again. Raises StateError if this user may not ask."""
     paths, clock = Paths(config), SystemClock()
     regain = Regain(paths, custody_of(config), Requests(paths.requests, clock), clock, sleep)
     with progress.status_line(

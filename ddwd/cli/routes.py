@@ -1,4 +1,4 @@
-"""`ddwd routes`: the rules as they stand, and which of them takes a file and why. Reads the settings, changes nothing."""
+"""`ddwd routes`: list the routes, or show which of them a file matches and why. Reads the settings, changes nothing."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _done_with(row: dict[str, Any]) -> list[str]:
 
 
 def _test(args: argparse.Namespace, config: Config) -> VerbResult:
-    """Raises NotFoundError."""
+    """Match each file against the routes. Raises NotFoundError."""
     routes = config.routes
     rules = table(routes)
     answers = [(path, judge(rules, {**_tags(path), CALLING: args.aet})) for path in args.files]
@@ -110,7 +110,7 @@ def _told(path: Path, said: list[Judged], routes: Sequence[Route]) -> list[str]:
 
 
 def _tags(path: Path) -> dict[str, str]:
-    """The tags that rules know, as Orthanc would have them. Raises NotFoundError."""
+    """Return the tags that routes can match, as Orthanc reads them. Raises NotFoundError."""
     try:
         data_set = dcmread(path, stop_before_pixels=True, specific_tags=["SpecificCharacterSet", *TAGS])
         return {tag: _text(data_set.get(tag)) for tag in TAGS}
@@ -121,7 +121,7 @@ def _tags(path: Path) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
-    """One text; several values are parted by a backslash."""
+    """Return the value as one text; several values are separated by a backslash."""
     if isinstance(value, MultiValue):
         return "\\".join(str(one) for one in value)
     return "" if value is None else str(value)

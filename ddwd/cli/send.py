@@ -1,4 +1,4 @@
-"""`ddwd send PATH...`: files and folders over C-STORE to the gateway."""
+"""`ddwd send PATH...`: send files and folders to the gateway by C-STORE."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ exit status:
 
 
 def _run(args: argparse.Namespace, config: Config) -> VerbResult:
-    """Send, and tell what was refused and why."""
+    """Send, and report what was refused and why."""
     examined = [examine(path) for path in files(args.paths)]
     outgoing = [one for one in examined if isinstance(one, Outgoing)]
     answers = [one for one in examined if isinstance(one, Answer)]
@@ -53,7 +53,7 @@ def _run(args: argparse.Namespace, config: Config) -> VerbResult:
 
 
 def _peer(args: argparse.Namespace, config: Config) -> Peer:
-    """Whom to send to; by TLS where that is asked for, or all that this gateway takes."""
+    """Return the peer; by TLS if that is asked for, or if this gateway accepts nothing else."""
     context = tls.with_operator(config) if args.tls else None
     port = config.tls.gateway_port if args.tls and config.tls.gateway == "both" else config.gateway.dicom_port
     if context is None and args.host == _HERE and args.port is None:

@@ -1,4 +1,4 @@
-"""`ddwd status`: is the portal well, on one screen. Shows the Report of status/report.py, as text or JSON; writes nothing."""
+"""`ddwd status`: show the Report of status/report.py on one screen, or as JSON. Writes nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LEVELS = {
     "refuse": "no room but the reserve",
 }
 _LONG_HOURS = 24 * 60
-"""A volume that lasts longer than two months is not worth a word."""
+"""A volume that lasts longer than two months is not mentioned."""
 _EPILOG = """exit status:
   0   all is well: every unit is active, both Orthancs answer, both heartbeats are
       fresh, no study waits after a failure, and there is room on the disks
@@ -42,7 +42,7 @@ Images in quarantine wait for you, and are counted, but are not an error."""
 
 
 def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Collect and show, again and again with --watch."""
+    """Collect and show the report; with --watch, repeatedly."""
     while True:
         report = view.collect(config, view.real_sources())
         result = VerbResult(as_json(report), render(report).splitlines(), 1 if report.wrong else 0)
@@ -73,7 +73,7 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def render(report: Report) -> str:
-    """One screen of plain text, 80 columns."""
+    """Return the report as plain text, 80 columns wide."""
     parts = [
         _headline(report),
         _unit_lines(report),
@@ -147,7 +147,7 @@ def _said(heart: Heartbeat) -> str:
 
 
 def _swept_lines(report: Report) -> list[str]:
-    """How far the extractor is with comparing everything: the guarantee is alive."""
+    """How far the extractor's sweep is."""
     if report.swept is None:
         return []
     studies = max([server.studies for server in report.servers], default=0)
@@ -175,7 +175,7 @@ def _flight_lines(report: Report) -> list[str]:
 
 
 def _stands(row: InFlightStudy) -> str:
-    """Its state, and the rule that took it where there are rules."""
+    """Its state, and its route if there are routes."""
     return f"{row.state} by rule {row.route}" if row.route else row.state
 
 
@@ -241,7 +241,7 @@ def _destination_lines(report: Report) -> list[str]:
 
 
 def _outlook(volume: VolumeState) -> str:
-    """How little there is and how long it will last, where either deserves a word."""
+    """Return how short of space the volume is and how long that will last; empty if neither matters."""
     words = [] if volume.level in ("", "ok") else [_LEVELS.get(volume.level, volume.level)]
     if volume.hours_left is not None and volume.hours_left < _LONG_HOURS:
         words.append(f"full in {span(volume.hours_left * 3600)} if it goes on as in the last hour")

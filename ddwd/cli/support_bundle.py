@@ -1,4 +1,4 @@
-"""`ddwd support-bundle`: what somebody who helps needs to know, in one file to send; no patient and no secret in it."""
+"""`ddwd support-bundle`: collect what support needs in one file, without patient data and secrets."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _write(target: Path, content: bytes) -> None:
 
 
 def _progress(total: int, *, shown: bool) -> Callable[[Part], None]:
-    """One line a part, which a terminal gets and nothing else."""
+    """Return a function that writes a line for each part, if standard error is a terminal."""
     number = 0
 
     def begins(part: Part) -> None:
@@ -112,7 +112,7 @@ def _progress(total: int, *, shown: bool) -> Callable[[Part], None]:
 
 
 class InspectedMachine:
-    """This machine as the bundle sees it. Settings that are wrong are told, and the defaults looked at instead."""
+    """The machine to be described. Invalid settings are reported, and the defaults used instead."""
 
     def __init__(self) -> None:
         self.missed: list[bundle.Missed] = []
@@ -203,7 +203,7 @@ def _name_of(addition: Path) -> str:
 
 
 def _settings() -> tuple[Loaded, list[str]]:
-    """The settings, or the defaults with what is wrong. Raises ConfigError where this user may not read them."""
+    """Return the settings, or the defaults with the problems. Raises ConfigError if this user may not read them."""
     try:
         return load_with_sources(), []
     except ConfigError as error:
@@ -213,7 +213,7 @@ def _settings() -> tuple[Loaded, list[str]]:
 
 
 def _texts() -> list[str]:
-    """The files of the settings, in which secrets are looked for even where they cannot be used."""
+    """Return the text of the settings files: secrets are searched for in invalid files too."""
     return [
         path.read_text(encoding="utf-8", errors="replace")
         for path in (CONFIG_FILE, DEFAULTS_FILE)

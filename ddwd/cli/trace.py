@@ -1,4 +1,4 @@
-"""`ddwd trace STUDY`: why a study is not there. The account of one study over all hops, with the next step; writes nothing."""
+"""`ddwd trace STUDY`: show one study over all hops, why it is not complete, and what to do. Writes nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ exit status:
 
 
 def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Tell of each study of that name, again and again with --watch."""
+    """Show each study of that name; with --watch, repeatedly."""
     paths = Paths(config)
     nodes = study_lookup.both(config)
     studies = study_lookup.studies_named(

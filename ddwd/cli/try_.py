@@ -1,4 +1,4 @@
-"""`ddwd try [DIR]`: the whole portal in the foreground, in one folder, as any user.
+"""`ddwd try [DIR]`: run the whole portal in the foreground, in one folder, as any user.
 
 Everything lies in DIR (a fresh folder below the temporary one where none is given) and stays there.
 """
@@ -37,7 +37,7 @@ _STOPPERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _port_base(text: str) -> int:
-    """First of five ports; raises ValueError, which argparse turns into usage."""
+    """Parse the first of five ports. Raises ValueError, which argparse reports as wrong usage."""
     port = int(text)
     if not 1 <= port <= 65535 - 4:
         raise ValueError(text)
@@ -45,7 +45,7 @@ def _port_base(text: str) -> int:
 
 
 def _start(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int:
-    """Start, show until it is stopped or ends, stop."""
+    """Start the portal, show its state until it is stopped or ends, stop it."""
     folder = args.folder or Path(tempfile.mkdtemp(prefix="ddwd-try-"))
     before = {one: signal.signal(one, signal.default_int_handler) for one in _STOPPERS}
     try:
@@ -57,7 +57,7 @@ def _start(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int
 
 
 def _prepared(folder: Path, port_base: int | None) -> Sandbox:
-    """The folder laid out; raises a DdwdError that names the path that could not be made."""
+    """Prepare the folder. Raises DdwdError with the path that could not be created."""
     try:
         return Sandbox.prepare(folder, port_base)
     except OSError as error:
@@ -84,7 +84,7 @@ def _run(sandbox: Sandbox, screen: _Screen) -> int:
 
 
 def _watch(sandbox: Sandbox, screen: _Screen) -> None:
-    """Return when a process ended."""
+    """Show the state until a process ends."""
     while sandbox.dead() is None:
         screen.line(_status(sandbox))
         clock.sleep(_LOOK_SECONDS)
@@ -110,7 +110,7 @@ def _status(sandbox: Sandbox) -> str:
 
 
 class _Screen:
-    """One live line on a terminal; elsewhere a line when something changed."""
+    """One line that changes on a terminal; otherwise a new line for each change."""
 
     def __init__(self, out: TextIO, *, quiet: bool) -> None:
         self._out = out

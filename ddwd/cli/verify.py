@@ -1,4 +1,4 @@
-"""`ddwd verify STUDY|--all`: is every published image still what its custody record says. Reads only, and no server.
+"""`ddwd verify STUDY|--all`: compare published images with their custody records. Reads files only, and asks no server.
 
 `--storage` repeats the result that was made before publication too: each image against ORTHANC2's copy. It is an option, since the
 records alone prove the disk, at any time, with both Orthancs stopped, and after a study was deleted there. Images are named by StudyInstanceUID and by their file below the study's folder, never by patient.
@@ -44,7 +44,7 @@ study's. An image that is being added at this moment can be shown as extra: run 
 
 
 def _run(args: argparse.Namespace, config: Config) -> VerbResult:
-    """Compare. Raises NotFoundError and StateError."""
+    """Compare the images. Raises NotFoundError and StateError."""
     paths = Paths(config)
     checker = RecordChecker(custody_of(config), paths, _storage_look(config) if args.storage else None)
     studies = checker.studies() if args.all else checker.matching(args.study)
@@ -57,7 +57,7 @@ def _run(args: argparse.Namespace, config: Config) -> VerbResult:
 
 
 def _storage_look(config: Config) -> SecondCheck:
-    """Compare a file with ORTHANC2's copy as before its publication. Raises PeerDownError and ConfigError."""
+    """Return the comparison of a file with ORTHANC2's copy, as before its publication. Raises PeerDownError and ConfigError."""
     gateway, storage = study_lookup.both(config)
     verifier = Verifier(storage, gateway)
 
