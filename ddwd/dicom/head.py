@@ -75,8 +75,11 @@ def read_head(descriptor: int, start: int, transfer_syntax: str, first: bytes = 
 
     Raises UnreadableError, OSError.
     """
-    read = _inflated(descriptor, start) if transfer_syntax in DEFLATED else _blocks(descriptor, start, first)
-    values, _ = _scan(read, _endian(transfer_syntax), _WANTED)
+    endian = _endian(transfer_syntax)
+    if transfer_syntax in DEFLATED:
+        values, _ = _scan_inflated(_inflate(os.pread(descriptor, _INFLATED, start)), endian, _WANTED)
+    else:
+        values, _ = _scan(_blocks(descriptor, start, first), endian, _WANTED)
     tags = (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES)
     return Head(*(values.get(tag, "").strip(_PADDING) for tag in tags))
 
@@ -119,10 +122,7 @@ def _identify(content: bytes) -> tuple[dict[int, str], bytes]:
         values, end = _scan(_of(content, start), _endian(transfer_syntax), _IDENTIFYING)
         return values, content[: start + end]
     data = _inflate(content[start:])
-    values, end = _scan(_of(data, 0), _endian(transfer_syntax), _IDENTIFYING)
-    # what follows was not inflated: an identifier may be cut off or missing
-    if _INFLATED <= len(data) < end + _SHORTEST:
-        raise UnreadableError("the identifiers are not in the part of the data set that is inflated")
+    values, end = _scan_inflated(data, _endian(transfer_syntax), _IDENTIFYING)
     return values, _EXPLICIT_META + data[:end]
 
 
@@ -202,7 +202,10 @@ class _Depth:
 
 
 def _inflate(compressed: bytes) -> bytes:
-    """The beginning of a deflated data set. Raises UnreadableError."""
+    """Inflate the beginning of a data set: a raw deflate stream (PS3.5 section A.5), or one in a zlib wrapper by mistake.
+
+    Raises UnreadableError.
+    """
     for window in (-zlib.MAX_WBITS, zlib.MAX_WBITS):
         with suppress(zlib.error):
             return zlib.decompressobj(window).decompress(compressed, _INFLATED)
@@ -244,12 +247,6 @@ def _blocks(descriptor: int, start: int, held: bytes) -> Read:
     return read
 
 
-def _inflated(descriptor: int, start: int) -> Read:
-    """Inflate the beginning of a data set: a raw deflate stream (PS3.5 section A.5), or one in a zlib wrapper by mistake."""
-    head = _inflate(os.pread(descriptor, _INFLATED, start))
-    return lambda offset, length: head[offset : offset + length]
-
-
 def _scan(read: Read, endian: str, wanted: Set[int]) -> tuple[dict[int, str], int]:
     """Return the wanted values of the top level, and the offset behind the SeriesInstanceUID."""
     tag_of, long_of, short_of = (
@@ -289,6 +286,15 @@ def _scan(read: Read, endian: str, wanted: Set[int]) -> tuple[dict[int, str], in
             values[tag] = _value(read, position, length)
         position += length
     raise UnreadableError("too many elements before the SeriesInstanceUID")
+
+
+def _scan_inflated(data: bytes, endian: str, wanted: Set[int]) -> tuple[dict[int, str], int]:
+    """Scan a data set of which at most the first _INFLATED bytes were inflated. Raises UnreadableError."""
+    values, end = _scan(_of(data, 0), endian, wanted)
+    # what follows was not inflated: an identifier may be cut off or missing
+    if _INFLATED <= len(data) < end + _SHORTEST:
+        raise UnreadableError("the identifiers are not in the part of the data set that is inflated")
+    return values, end
 
 
 def _is_vr(text: bytes) -> bool:

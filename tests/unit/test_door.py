@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -343,3 +344,19 @@ def test_a_deflated_object_whose_identifiers_are_not_all_inflated_is_refused_unr
     monkeypatch.setattr(head, "_INFLATED", whole * inflated // 400)
     with pytest.raises(UnreadableError):
         site.door.judge(content)
+
+
+@pytest.mark.parametrize("inflated", range(200, 400, 7))
+def test_the_receiver_takes_no_identifier_of_a_deflated_object_that_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inflated: int
+) -> None:
+    content = encoded(DeflatedExplicitVRLittleEndian, "PLAIN")
+    whole = len(head.identifying_part(content)) - len(head._EXPLICIT_META)
+    (tmp_path / "object").write_bytes(content)
+    with (tmp_path / "object").open("rb") as file:
+        start = head._read_meta(content)[1]
+        head.read_head(file.fileno(), start, DeflatedExplicitVRLittleEndian)
+        monkeypatch.setattr(head, "_INFLATED", whole * inflated // 400)
+        monkeypatch.setattr(os, "pread", lambda *_: content[start:])
+        with pytest.raises(UnreadableError):
+            head.read_head(file.fileno(), start, DeflatedExplicitVRLittleEndian)
