@@ -59,10 +59,15 @@ def test_a_step_learns_of_each_test_and_why_one_failed(tmp_path: Path) -> None:
         "-p",
         "no:cacheprovider",
         "-p",
+        "xdist",
+        "-p",
         "tests.progress",
         str(tmp_path),
     ]
     path = {"PYTHONPATH": str(REPO), VARIABLE: str(progress), "PATH": "/usr/bin:/bin"}
+    path["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = (
+        "1"  # each of its three processes would load them all, and most of the time is that
+    )
     done = subprocess.run(
         [*command, "-n", "2"], env=path, cwd=tmp_path, capture_output=True, text=True, check=False
     )
