@@ -65,7 +65,7 @@ def _run(args: argparse.Namespace, config: Config) -> VerbResult:
         host=socket.gethostname(),
         schemas=SCHEMAS,
     )
-    with file_errors(at=args.folder), told_on_terminal(shown=not args.json) as told:
+    with file_errors(at=args.folder), told_on_terminal(as_json=args.json) as told:
         made = back_up(config, order, archive.SystemMachine(), told, SystemClock())
     Audit().record(Event.REQUESTED, "the operator asks: backup, and has it")
     return _result(made, order, config)
@@ -137,9 +137,9 @@ class _Told:
 
 
 @contextmanager
-def told_on_terminal(*, shown: bool) -> Iterator[Progress]:
+def told_on_terminal(*, as_json: bool) -> Iterator[Progress]:
     """Show the progress on standard error if that is a terminal."""
-    with progress.status_line("", shown=progress.is_wanted(as_json=not shown)) as tell:
+    with progress.status_line("", shown=progress.is_wanted(as_json=as_json)) as tell:
         yield _Told(tell)
 
 

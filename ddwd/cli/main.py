@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return its exit status."""
     args = parser().parse_args(argv)
     try:
-        settings = load() if getattr(args, "needs_config", True) else None
+        settings = load() if args.needs_config else None
         if settings is not None:
             _require(args.verb, settings)
         found: int = args.run(args, settings, sys.stdout)

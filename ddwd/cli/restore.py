@@ -55,7 +55,7 @@ exit status:
 def _run(args: argparse.Namespace, _config: Config | None) -> VerbResult:
     """Check the whole backup, then restore it."""
     assert_root()
-    with file_errors(at=args.folder), told_on_terminal(shown=not args.json) as told:
+    with file_errors(at=args.folder), told_on_terminal(as_json=args.json) as told:
         backup = open_backup(args.folder.absolute(), __version__, SCHEMAS)
         assert_whole(backup, told)
         assert_possible(backup)
@@ -70,7 +70,7 @@ def _run(args: argparse.Namespace, _config: Config | None) -> VerbResult:
             )
         _put(backup, told)
     Audit().record(Event.REQUESTED, "the operator asks: restore, and has it")
-    return _start(backup, shown=not args.json)
+    return _start(backup, as_json=args.json)
 
 
 def _put(backup: CompleteBackup, progress: archive.Progress) -> None:
@@ -94,7 +94,7 @@ def _could_be(backup: CompleteBackup, lost: list[str]) -> VerbResult:
     return VerbResult(facts | {"bytes": manifest.bytes}, lines, 1 if lost else 0)
 
 
-def _start(backup: CompleteBackup, *, shown: bool) -> VerbResult:
+def _start(backup: CompleteBackup, *, as_json: bool) -> VerbResult:
     """Start the portal, wait until it is sound, and have missing files retrieved again."""
     answer = archive.SystemMachine().pipe(["systemctl", "start", "ddwd.service"])
     if answer.status:
@@ -104,7 +104,7 @@ def _start(backup: CompleteBackup, *, shown: bool) -> VerbResult:
     config = load()
     broken = _wait_until_well(config)
     Requests(Paths(config).requests).submit(Request("reconcile"))
-    return _result(backup, broken, bring_back(config, shown=shown))
+    return _result(backup, broken, bring_back(config, as_json=as_json))
 
 
 def _wait_until_well(config: Config) -> list[Finding]:

@@ -49,7 +49,7 @@ def _run(args: argparse.Namespace, config: Config) -> VerbResult:
     paths = Paths(config)
     if args.gone:
         RecordChecker(custody_of(config), paths).assert_listable()
-        return _result(bring_back(config, shown=not args.json))
+        return _result(bring_back(config, as_json=args.json))
     studies = study_lookup.studies_named(
         args.study, study_lookup.both(config), RecordChecker(custody_of(config), paths)
     )
@@ -62,13 +62,11 @@ def _run(args: argparse.Namespace, config: Config) -> VerbResult:
     return VerbResult({"asked": "retry", "studies": studies}, lines)
 
 
-def bring_back(config: Config, *, shown: bool) -> RefetchOutcome:
+def bring_back(config: Config, *, as_json: bool) -> RefetchOutcome:
     """Have every published file that is missing retrieved again. Raises StateError if this user may not ask."""
     paths, clock = Paths(config), SystemClock()
     regain = Regain(paths, custody_of(config), Requests(paths.requests, clock), clock, sleep)
-    with progress.status_line(
-        "looking for what is gone", shown=progress.is_wanted(as_json=not shown)
-    ) as tell:
+    with progress.status_line("looking for what is gone", shown=progress.is_wanted(as_json=as_json)) as tell:
         return regain.run(lambda now: tell(f"{now.asked} studies asked for, {now.back} are on disk again"))
 
 

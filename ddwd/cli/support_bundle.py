@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd import __version__
 from ddwd.cli import config as config_verb
-from ddwd.cli import doctor, status, tls
+from ddwd.cli import doctor, progress, status, tls
 from ddwd.cli.command import Argument, Command, VerbResult
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load_with_sources
 from ddwd.config.paths import Paths
@@ -60,7 +60,9 @@ def _run(args: argparse.Namespace, _config: Config | None) -> VerbResult:
     target = _target(args.output, f"{name}.tar.gz")
     subject = InspectedMachine()
     parts = subject.parts()
-    packed, missed = bundle.gather(parts, subject.scrub, _progress(len(parts), shown=not args.json))
+    packed, missed = bundle.gather(
+        parts, subject.scrub, _progress(len(parts), shown=progress.is_wanted(as_json=args.json))
+    )
     missed = [*subject.missed, *missed]
     about = {
         "made_by": f"ddwd support-bundle {__version__}",
@@ -99,13 +101,13 @@ def _write(target: Path, content: bytes) -> None:
 
 
 def _progress(total: int, *, shown: bool) -> Callable[[Part], None]:
-    """Return a function that writes a line for each part, if standard error is a terminal."""
+    """Return a function that writes a line for each part, if progress is shown."""
     number = 0
 
     def begins(part: Part) -> None:
         nonlocal number
         number += 1
-        if shown and sys.stderr.isatty():
+        if shown:
             sys.stderr.write(f"{number:>2}/{total} {part.what}\n")
 
     return begins

@@ -82,7 +82,7 @@ class CommitmentDaemon:
             return TickResult(f"the requests cannot be read: {error.strerror}")
 
     def _alive(self, wait: float) -> None:
-        """The hook of core.watchdog. Raises StoppedError."""
+        """The hook of core.watchdog. Raises _TurnStoppedError."""
         if self.loop.stopping.is_set():
             raise _TurnStoppedError
         self.loop.alive(wait)

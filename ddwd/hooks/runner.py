@@ -55,7 +55,7 @@ class Hook:
 
 
 def run_hook(hook: Hook, notice: Notice, output: Path, stopping: threading.Event) -> None:
-    """Run the hook; return once it has succeeded. Raises HookFailedError, StoppedError."""
+    """Run the hook; return once it has succeeded. Raises HookFailedError, HookStoppedError."""
     if hook.run is not None:
         _run(hook.run, hook.timeout, notice, output, stopping)
     elif hook.webhook is not None:
@@ -99,7 +99,7 @@ def _run(executable: Path, timeout: float, notice: Notice, output: Path, stoppin
 def _waited(
     child: subprocess.Popen[bytes], timeout: float, told: bytes, stopping: threading.Event
 ) -> int | None:
-    """The exit status; None where it took too long. Raises StoppedError."""
+    """The exit status; None where it took too long. Raises HookStoppedError."""
     left = timeout
     pending: bytes | None = told
     while True:

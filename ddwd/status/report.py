@@ -121,7 +121,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class VolumeState:
-    """Room on one volume, in bytes; `level` as disk_space.Level, in lower case; `hours_left` is None while it does not fill up."""
+    """Room on one volume, in bytes; `level` as disk_space.SpaceLevel, in lower case; `hours_left` is None while it does not fill up."""
 
     use: str
     path: str

@@ -112,7 +112,7 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class VolumeStatus:
-    """One volume: free and total bytes and inodes, the reserve in bytes, its level as disk_space.Level in lower case.
+    """One volume: free and total bytes and inodes, the reserve in bytes, its level as disk_space.SpaceLevel in lower case.
 
     `paths` are all watched paths on it; `stops` names what waits for space; `hours_left` is None while it does not fill up.
     """
