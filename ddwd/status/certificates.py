@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ddwd.config import tls
 from ddwd.core.errors import ConfigError, Problem
 from ddwd.provisioning import orthanc_config
-from ddwd.status.findings import CheckContext, Finding, Severity, own_nodes
+from ddwd.status.findings import CheckContext, Finding, broken, note, own_nodes, warn
 from ddwd.status.formatting import many
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ def certificates(context: CheckContext) -> Iterator[Finding]:
     """Check the certificates of the Orthancs and of the audit relay."""
     files = list(certificate_files(context.config, context.login)) if context.login else []
     if not files:
-        yield Finding("certificates", Severity.NOTE, "none in use: DICOM and the web pages are not encrypted")
+        yield note("none in use: DICOM and the web pages are not encrypted")
     if context.login is not None:
         for one in expiring(context.config, context.login, context.clock.utc(), context.expiry):
-            level = Severity.BROKEN if one.has_expired else Severity.WARN
-            yield Finding("certificates", level, one.text, one.remedy)
+            yield (broken if one.has_expired else warn)(one.text, one.remedy)

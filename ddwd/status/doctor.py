@@ -1,15 +1,16 @@
-"""Run every check of the portal, one part after the other; each finding says what to do. Reads only.
+"""Run every check of the portal, one part after the other; each finding has a remedy. Reads only.
 
-A check is a generator of findings; one that fails itself becomes a finding and hides no other.
+A check is a generator of findings. An error of a check becomes a finding, and the other checks still run.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ddwd.core.errors import DdwdError
+from ddwd.core.errors import DdwdError, failure_of
 from ddwd.status import certificates, checks, orthanc_checks
-from ddwd.status.findings import CheckContext, Finding, Severity
+from ddwd.status.findings import NO_PERMISSION, CheckContext, Finding, Severity, broken, note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,23 +18,16 @@ if TYPE_CHECKING:
 
 def examine(context: CheckContext) -> list[Finding]:
     """Check every part, in the order of the flow."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for part, check in CHECKS.items():
         try:
-            mine = list(check(context))
+            of_part = list(check(context))
+        except PermissionError:
+            of_part = [note(NO_PERMISSION, "run it with sudo")]
         except (DdwdError, OSError) as error:
-            mine = [_not_checked(part, error)]
-        found += mine or [Finding(part, Severity.OK, _FINE[part])]
-    return found
-
-
-def _not_checked(part: str, error: Exception) -> Finding:
-    said = (
-        str(error) if isinstance(error, DdwdError) else getattr(error, "strerror", "") or type(error).__name__
-    )
-    if isinstance(error, PermissionError):
-        return Finding(part, Severity.NOTE, "not looked at: this user may not", "run it with sudo")
-    return Finding(part, Severity.BROKEN, said, "see: ddwd status")
+            of_part = [broken(getattr(error, "strerror", "") or failure_of(error).reason, "see: ddwd status")]
+        findings += [replace(one, part=part) for one in of_part] or [Finding(part, Severity.OK, _FINE[part])]
+    return findings
 
 
 CHECKS: dict[str, Callable[[CheckContext], Iterator[Finding]]] = {
@@ -58,21 +52,21 @@ CHECKS: dict[str, Callable[[CheckContext], Iterator[Finding]]] = {
 }
 _FINE = {
     "units": "all active, enabled at boot",
-    "settings": "sound, with every addition",
-    "configuration": "both Orthancs run with what was set, and lose nothing by it",
+    "settings": "valid, with every addition",
+    "configuration": "both Orthancs run with the current settings, and no setting can lose images",
     "Orthancs": "both answer, with PostgreSQL and DICOMweb",
     "versions": "no known weakness",
     "C-ECHO": "all three AE titles answer",
     "hops": "ORTHANC1 reaches ORTHANC2, ORTHANC2 reaches the SCP",
     "daemons": "both heartbeats fresh, both Orthancs reached",
-    "comparison": "every study is compared again and again",
-    "disk": "room everywhere",
+    "comparison": "every study is compared regularly",
+    "disk": "enough space on every volume",
     "permissions": "patient data is for group ddwd alone",
-    "clock": "synchronised, and the same everywhere",
+    "clock": "synchronised, and the same on both Orthancs",
     "certificates": "valid",
-    "senders": "only those in the list may send",
-    "firewall": "as network.firewall says",
+    "senders": "only the senders in the list may send",
+    "firewall": "as network.firewall is set",
     "quickack": "every network of network.quickack has its routes",
-    "waiting": "nothing waits for you",
+    "waiting": "no task for the operator",
     "self test": "the last one passed",
 }

@@ -1,9 +1,10 @@
-"""Findings of the doctor, and what its checks look at."""
+"""Findings of the doctor, and the input of its checks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from ddwd.config.paths import Paths
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from ddwd.status.report import Report
     from ddwd.status.units import Systemctl
 
-
 Part = Literal["gateway", "storage", "scp"]
 
 
@@ -37,7 +37,7 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found of one part, and what to do if it is not well."""
+    """The result of a check of one part, and the remedy if it is not well."""
 
     part: str
     level: Severity
@@ -45,9 +45,18 @@ class Finding:
     remedy: str = ""
 
 
+note = partial(Finding, "", Severity.NOTE)
+"""The checks make their findings with `note`, `warn` and `broken`; `doctor.examine` fills in the part."""
+warn = partial(Finding, "", Severity.WARN)
+broken = partial(Finding, "", Severity.BROKEN)
+
+
+NO_PERMISSION = "not checked: this user has no permission"
+
+
 @dataclass(frozen=True, slots=True)
 class CheckContext:
-    """Everything the checks look at. `login` is None if this user may not read the credentials."""
+    """The input of the checks. `login` is None if this user may not read the credentials."""
 
     config: Config
     report: Report
@@ -56,7 +65,7 @@ class CheckContext:
     systemctl: Systemctl
     echo: Callable[[Part], bool]
     ask_database: Callable[[NodeName], None]
-    """Ask the server of that Orthanc's index. Raises PeerDownError with its message."""
+    """Query the server of that Orthanc's index. Raises PeerDownError with its message."""
     clock_is_synchronised: Callable[[], bool | None]
     expiry: Callable[[Path], datetime]
     routes: Callable[[], list[JsonRoute]]

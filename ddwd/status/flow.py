@@ -176,7 +176,7 @@ def _judge(meter: _Meter, broken: str, backlog: int, *, paused: bool) -> tuple[L
     if broken:
         return Light.BROKEN, broken
     if paused:
-        return Light.WAITING, "fetching is paused by the operator"
+        return Light.WAITING, "retrieving is paused by the operator"
     if meter.stands():
         return Light.WAITING, f"{backlog} images wait and nothing moves"
     if meter.falls_behind():

@@ -1,4 +1,4 @@
-"""Checks of both Orthancs: settings, what they really run with, answers, versions, and the way from each part to the next."""
+"""Checks of both Orthancs: settings, configuration in use, answers, versions, and the connection from each part to the next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError
 from ddwd.provisioning import databases, machine_link, orthanc_config, orthanc_minimum
-from ddwd.status.findings import CheckContext, Finding, Part, Severity, own_nodes
+from ddwd.status.findings import NO_PERMISSION, CheckContext, Finding, Part, broken, note, own_nodes, warn
 from ddwd.status.formatting import many, time
 
 if TYPE_CHECKING:
@@ -28,35 +28,27 @@ _FLAWS = (
 
 def settings(context: CheckContext) -> Iterator[Finding]:
     if context.login is None:
-        yield Finding(
-            "settings", Severity.NOTE, "the additions to the Orthancs were not looked at", "run it with sudo"
-        )
+        yield note(NO_PERMISSION, "run it with sudo")
         return
     for node in own_nodes(context.config):
         for problem in orthanc_config.problems_of(context.config, context.login, node):
-            yield Finding(
-                "settings",
-                Severity.BROKEN,
-                f"{problem.source}: {problem.key}: {problem.what}",
-                problem.instead,
-            )
+            yield broken(f"{problem.source}: {problem.key}: {problem.what}", problem.instead)
 
 
 def rendered(context: CheckContext) -> Iterator[Finding]:
-    """Compare the configuration that the Orthancs were started with to the one they would be started with now."""
+    """Compare the configuration that the Orthancs were started with to the one of the current settings."""
     if context.login is None:
-        yield Finding("configuration", Severity.NOTE, "not looked at: this user may not", "run it with sudo")
+        yield note(NO_PERMISSION, "run it with sudo")
         return
     for node in own_nodes(context.config):
         for path in sorted(context.paths.rendered(node).glob("*.json")):
             tree = json.loads(path.read_text(encoding="utf-8"))
             yield from _against_minimum(node, tree)
-            if tree != json.loads(_wanted(context, context.login, node)):
-                text = f"{node} runs with other settings than those of now"
-                yield Finding("configuration", Severity.WARN, text, "systemctl restart ddwd")
+            if tree != json.loads(_expected(context, context.login, node)):
+                yield warn(f"{node} does not run with the current settings", "systemctl restart ddwd")
 
 
-def _wanted(context: CheckContext, login: Credentials, node: NodeName) -> str:
+def _expected(context: CheckContext, login: Credentials, node: NodeName) -> str:
     try:
         return orthanc_config.render(context.config, login, node)
     except ConfigError:  # reported by the check of the settings
@@ -67,43 +59,39 @@ def _against_minimum(node: NodeName, tree: dict[str, Any]) -> Iterator[Finding]:
     for rule in orthanc_minimum.MINIMUM:
         if not rule.holds(orthanc_minimum.value_at(tree, rule.path)):
             key = ".".join(rule.path)
-            text = f"{node} runs with {key} set so that images may be lost"
-            yield Finding(
-                "configuration", Severity.BROKEN, text, f"systemctl restart ddwd; it must be {rule.instead}"
-            )
+            remedy = f"systemctl restart ddwd; it must be {rule.instead}"
+            yield broken(f"{node} runs with a value of {key} that can lose images", remedy)
 
 
 def orthancs(context: CheckContext) -> Iterator[Finding]:
-    """Check that they answer, have the right database, and have their plugins."""
+    """Check that both answer, use the right database, and have the DICOMweb plugin."""
     for server in context.report.servers:
         if server.unasked:
-            yield Finding("Orthancs", Severity.NOTE, "not asked: this user may not", "run it with sudo")
+            yield note(NO_PERMISSION, "run it with sudo")
             return
         if server.problem:
             remedy = _log_of(context.config, "gateway" if server.name == "gateway" else "storage")
-            yield Finding("Orthancs", Severity.BROKEN, server.problem, remedy)
+            yield broken(server.problem, remedy)
             continue
         if server.database != "PostgreSQL" and context.config.database.engine == "postgresql":
-            text = f"{server.name} keeps its index in {server.database}, not in PostgreSQL"
-            yield Finding("Orthancs", Severity.BROKEN, text, "systemctl restart ddwd")
+            text = f"the index of {server.name} is in {server.database}, not in PostgreSQL"
+            yield broken(text, "systemctl restart ddwd")
         node = context.nodes["gateway" if server.name == "gateway" else "storage"]
         if "dicom-web" not in node.plugins():
             text = f"{server.name} runs without its DICOMweb plugin"
-            yield Finding(
-                "Orthancs", Severity.BROKEN, text, "apt install orthanc-dicomweb, then systemctl restart ddwd"
-            )
+            yield broken(text, "apt install orthanc-dicomweb, then systemctl restart ddwd")
     yield from _external(context)
 
 
 def _log_of(config: Config, node: NodeName) -> str:
-    """Return where an Orthanc's log is; one on another machine may be well, and the link to it broken."""
+    """Return where an Orthanc's log is; of one on another machine also the log of the link, which may be what fails."""
     there = config.node(node).host
     log = f"journalctl -u ddwd-{node} -n 50"
     return log if config.has(node) else f"journalctl -u ddwd-tls@link -n 50; on {there}: {log}"
 
 
 def _external(context: CheckContext) -> Iterator[Finding]:
-    """Check that a database server on another machine answers each Orthanc's role; the local one is reported with the units."""
+    """Check that a database server on another machine answers each Orthanc's role. `checks.units_run` checks the local one."""
     if context.config.database.is_local or context.config.database.engine != "postgresql":
         return
     for node in own_nodes(context.config):
@@ -111,8 +99,7 @@ def _external(context: CheckContext) -> Iterator[Finding]:
             context.ask_database(node)
         except PeerDownError as error:
             text = f"the index of {node} at {databases.place(context.config)}: {error}"
-            remedy = "look at the servers, their pg_hba.conf and the password"
-            yield Finding("Orthancs", Severity.BROKEN, text, remedy)
+            yield broken(text, "check the servers, their pg_hba.conf and the password")
 
 
 def versions(context: CheckContext) -> Iterator[Finding]:
@@ -121,17 +108,15 @@ def versions(context: CheckContext) -> Iterator[Finding]:
         numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
         for fixed, flaw in _FLAWS:
             if numbers and numbers < fixed:
-                wanted = ".".join(map(str, fixed))
-                remedy = (
-                    f"let only your modalities reach it; apt upgrade brings {wanted} or a fixed {version}"
-                )
-                yield Finding("versions", Severity.WARN, f"Orthanc {version} has {flaw}", remedy)
+                first_fixed = ".".join(map(str, fixed))
+                remedy = f"let only your modalities reach it; apt upgrade installs {first_fixed} or a corrected {version}"
+                yield warn(f"Orthanc {version} has {flaw}", remedy)
 
 
 def echoes(context: CheckContext) -> Iterator[Finding]:
     """Check that each DICOM port answers a C-ECHO under its AE title."""
     config = context.config
-    known: tuple[tuple[Part, int, str], ...] = (
+    ports: tuple[tuple[Part, int, str], ...] = (
         ("gateway", config.gateway.dicom_port, config.gateway.aet),
         ("storage", config.storage.dicom_port, config.storage.aet),
         ("scp", config.scp.port, config.scp.aet),
@@ -139,18 +124,18 @@ def echoes(context: CheckContext) -> Iterator[Finding]:
     reached = (
         {"scp", "gateway", "storage"} if config.has("extractor") else {node.name for node in config.own_nodes}
     )
-    for part, port, aet in known:
+    for part, port, aet in ports:
         if part in reached and not context.echo(part):
             text = f"{aet} does not answer a C-ECHO on port {port}"
             log = f"journalctl -u ddwd-{part} -n 50" if part == "scp" else _log_of(config, part)
-            yield Finding("C-ECHO", Severity.BROKEN, text, f"ss -ltnp 'sport = :{port}'; {log}")
+            yield broken(text, f"ss -ltnp 'sport = :{port}'; {log}")
 
 
 def hops(context: CheckContext) -> Iterator[Finding]:
-    """Check that each part reaches the next: STOW-RS by DICOMweb, C-MOVE by C-ECHO; and the other destinations."""
+    """Check that each part reaches the next: STOW-RS by DICOMweb, C-MOVE by C-ECHO; and check the other destinations."""
     yield from _destinations(context)
     if context.login is None:
-        yield Finding("hops", Severity.NOTE, "not asked: this user may not", "run it with sudo")
+        yield note(NO_PERMISSION, "run it with sudo")
         return
     if "gateway" in context.nodes:
         yield from _reaches_storage(context.nodes["gateway"])
@@ -163,9 +148,7 @@ def _reaches_storage(gateway: ServerChecks) -> Iterator[Finding]:
     try:
         gateway.reaches(orthanc_minimum.STORAGE_SERVER)
     except DdwdError as error:
-        yield Finding(
-            "hops", Severity.BROKEN, f"ORTHANC1 does not reach ORTHANC2 by DICOMweb: {error}", "ddwd status"
-        )
+        yield broken(f"ORTHANC1 does not reach ORTHANC2 by DICOMweb: {error}", "ddwd status")
 
 
 def _reaches_receiver(storage: ServerChecks, aet: str) -> Iterator[Finding]:
@@ -173,21 +156,20 @@ def _reaches_receiver(storage: ServerChecks, aet: str) -> Iterator[Finding]:
         storage.echoes(aet)
     except DdwdError as error:
         text = f"ORTHANC2 does not reach the SCP {aet}: {error}"
-        yield Finding("hops", Severity.BROKEN, text, "journalctl -u ddwd-scp -n 50, on its machine")
+        yield broken(text, "journalctl -u ddwd-scp -n 50, on its machine")
 
 
 def _destinations(context: CheckContext) -> Iterator[Finding]:
-    """Check that each destination answers, and accepts what it is sent."""
+    """Check that each destination answers and accepts the studies."""
     states = {row.name: row for row in context.report.destinations}
     for one in context.config.destinations if context.config.has("gateway") else ():
         row = states.get(one.name)
         if row is None:
-            text = f"ddwd-courier has not reported {one.name} yet"
-            yield Finding("hops", Severity.NOTE, text, "systemctl status ddwd-courier")
+            yield note(f"ddwd-courier has not reported {one.name} yet", "systemctl status ddwd-courier")
         elif row.state == "away":
             text = f"{one.name} does not answer since {time(row.since)}: {row.reason}"
-            yield Finding("hops", Severity.BROKEN, text, "ddwd destinations list")
+            yield broken(text, "ddwd destinations list")
         elif row.reason:
             studies = many(row.studies, "study", "studies")
             text = f"{one.name} answers, and {studies} could not be sent: {row.reason}"
-            yield Finding("hops", Severity.WARN, text, "ddwd destinations list")
+            yield warn(text, "ddwd destinations list")

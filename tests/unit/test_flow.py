@@ -128,7 +128,7 @@ def test_whatever_is_broken_is_broken_from_the_first_look_on(changes: dict[str, 
 
 
 def test_paused_is_waiting_and_says_so() -> None:
-    assert _play((0.0, report(paused=True)))["disk"].reason == "fetching is paused by the operator"
+    assert _play((0.0, report(paused=True)))["disk"].reason == "retrieving is paused by the operator"
 
 
 def test_the_modality_is_the_latest_sender() -> None:
