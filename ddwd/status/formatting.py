@@ -8,6 +8,11 @@ def time(moment: object) -> str:
     return f"{moment[:10]} {moment[11:16]}Z" if isinstance(moment, str) else "never"
 
 
+def second(stamp: str) -> str:
+    """Shorten a stamp to `2026-01-31 23:59:59`."""
+    return stamp[:19].replace("T", " ")
+
+
 def span(seconds: float) -> str:
     """Format a duration in the unit that fits: `3 min`."""
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):

@@ -1,7 +1,7 @@
-"""Trace one study over all hops, from every source that knows of it, and say why it is not published and what to do. Reads only.
+"""Trace one study over all hops: where its images are, why it is not published, and what to do. Reads only.
 
-Both Orthancs, the extractor's status, the custody record, the files on disk, the quarantine and the events in the ledger are asked;
-a source that cannot be asked is named, and the rest is shown all the same. No patient ID is part of it.
+The sources are both Orthancs, the extractor's status, the custody record, the files on disk, the quarantine and the events in
+the ledger. A source that cannot be read is named, and the trace has the others all the same. It contains no patient ID.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ddwd.core.model import OrthancId
 from ddwd.extractor.decision import Blocker, Stage
 from ddwd.extractor.quarantine import read_entries
 from ddwd.status import events
-from ddwd.status.formatting import many, plain, time
+from ddwd.status.formatting import many, plain, second, time
 from ddwd.status.status_codes import explain
 from ddwd.store.backends import custody_of
 from ddwd.store.custody import Record, is_missing
@@ -32,14 +32,16 @@ if TYPE_CHECKING:
     from ddwd.extractor.quarantine import Entry
     from ddwd.orthanc.port import OrthancPort
 
-
-_NOT_IN_FLIGHT = InFlightStudy()
-_NOT_RUNNING = "the extractor does not run: systemctl start ddwd"
+_FAILURES = frozenset(event.value for event in WARNINGS)
+_NEXT_STEPS = {
+    Stage.HELD.value: "add a route that matches it to ddwd.yaml, for example a last route for all others; then restart ddwd",
+    Stage.ARRIVING.value: "none: it is published once no image has come for stable_age seconds",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class TracedHop:
-    """One hop: images there now (None: not known), stamps of the first and last seen there, why it could not be asked.
+    """One hop: images there now (None: not known), stamps of the first and last image there, why it could not be read.
 
     `retired` is the stamp of when retention last removed images there.
     """
@@ -66,7 +68,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The whole trace; `complete` if every image that both Orthancs hold is on disk as recorded."""
+    """The whole trace; `complete` is True if every image of both Orthancs is on disk as recorded."""
 
     study: OrthancId
     study_uid: str
@@ -84,13 +86,13 @@ class Trace:
 
 @dataclass
 class _Facts:
-    """What was found out about the study, before it is judged."""
+    """The contents of all sources. `record` is an empty record with revision 0 if there is none; `gone` counts its missing files."""
 
     study: OrthancId
+    record: Record
     listings: dict[str, Study | None] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
-    row: InFlightStudy = _NOT_IN_FLIGHT
-    record: Record | None = None
+    row: InFlightStudy = field(default_factory=InFlightStudy)
     gone: int = 0
     entries: list[Entry] = field(default_factory=list)
     happened: list[events.AuditEvent] = field(default_factory=list)
@@ -100,309 +102,260 @@ class _Facts:
         return listing.ids if listing else frozenset()
 
     @property
-    def published(self) -> frozenset[OrthancId]:
-        return frozenset(self.record.images) if self.record else frozenset()
-
-    @property
     def removed(self) -> int:
         """Images that retention removed from the disk."""
-        return sum(bool(kept.removed) for kept in self.record.images.values()) if self.record else 0
-
-    @property
-    def aside(self) -> frozenset[OrthancId]:
-        return frozenset(self.record.set_aside) if self.record else frozenset()
-
-    @property
-    def passed(self) -> frozenset[OrthancId]:
-        return frozenset(self.record.passed) if self.record else frozenset()
+        return sum(bool(image.removed) for image in self.record.images.values())
 
     @property
     def listing(self) -> Study | None:
         return self.listings.get("storage") or self.listings.get("gateway")
 
+    @property
+    def route(self) -> str:
+        return self.row.route or self.record.route
+
 
 def trace(study: OrthancId, config: Config, nodes: tuple[OrthancPort, OrthancPort]) -> Trace:
-    """Ask every source about one study. Raises NotFoundError if none knows it."""
-    known = _Facts(study)
+    """Read every source about one study. Raises NotFoundError if none has it."""
+    facts = _Facts(study, Record(study, "", "", "", revision=0, published_at=""))
     paths = Paths(config)
-    _ask_orthancs(known, nodes)
-    _ask_extractor(known, paths)
-    _ask_disk(known, paths)
-    _ask_ledger(known, paths)
-    silent = known.problems.keys() & {"gateway", "storage", "disk"}
-    if not (known.listing or known.record or known.row.study or known.entries or silent):
-        raise NotFoundError("no hop knows this study; see: ddwd reconcile --dry-run")
-    return _assembled(known, config)
-
-
-# --- asking -----------------------------------------------------------------------------------------------------------
-
-
-def _ask_orthancs(known: _Facts, nodes: tuple[OrthancPort, OrthancPort]) -> None:
     for node in nodes:
         try:
-            known.listings[node.name] = node.study(known.study)
+            facts.listings[node.name] = node.study(study)
         except DdwdError as error:
-            known.problems[node.name] = str(error)
+            facts.problems[node.name] = str(error)
+    _read_extractor(facts, paths)
+    for source, read, content in (
+        ("disk", _read_disk, "the custody records and the output are"),
+        ("events", _read_ledger, "the ledger is"),
+    ):
+        try:
+            read(facts, paths)
+        except (PeerDownError, StateError) as error:
+            facts.problems[source] = str(error)
+        except OSError as error:
+            facts.problems[source] = f"{content} for root and group ddwd ({error.strerror})"
+    unread = facts.problems.keys() & {"gateway", "storage", "disk"}
+    if not (facts.listing or facts.record.revision or facts.row.study or facts.entries or unread):
+        raise NotFoundError("no hop knows this study; see: ddwd reconcile --dry-run")
+    return _trace_of(facts, config)
 
 
-def _ask_extractor(known: _Facts, paths: Paths) -> None:
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _read_extractor(facts: _Facts, paths: Paths) -> None:
     try:
         status = EXTRACTOR.read(paths.heartbeat("extractor"))
     except OSError:
-        known.problems["extractor"] = _NOT_RUNNING
-        return
+        status = None
     except DamagedStateError:
         return  # of another version: the trace goes on without it
     if status is None:
-        known.problems["extractor"] = _NOT_RUNNING
+        facts.problems["extractor"] = "the extractor does not run: systemctl start ddwd"
         return
-    known.row = next((row for row in status.in_flight if row.study == known.study), _NOT_IN_FLIGHT)
+    facts.row = next((row for row in status.in_flight if row.study == facts.study), facts.row)
 
 
-def _ask_disk(known: _Facts, paths: Paths) -> None:
-    try:
-        known.record = custody_of(paths.config).read(known.study)
-        if known.record is not None:
-            folder = paths.output / known.record.folder
-            known.gone = sum(is_missing(folder, kept) for kept in known.record.images.values())
-        known.entries = [
-            entry for entry in read_entries(paths.quarantine) if entry.subject.study == known.study
-        ]
-    except (PeerDownError, StateError) as error:
-        known.problems["disk"] = str(error)
-    except OSError as error:
-        known.problems["disk"] = (
-            f"the custody records and the output are for root and group ddwd ({error.strerror})"
-        )
+def _read_disk(facts: _Facts, paths: Paths) -> None:
+    record = custody_of(paths.config).read(facts.study)
+    if record is not None:
+        facts.record = record
+        facts.gone = sum(is_missing(paths.output / record.folder, image) for image in record.images.values())
+    facts.entries = [entry for entry in read_entries(paths.quarantine) if entry.subject.study == facts.study]
 
 
-def _ask_ledger(known: _Facts, paths: Paths) -> None:
-    try:
-        known.happened = events.of_study(paths.config, known.study)
-    except (PeerDownError, StateError) as error:
-        known.problems["events"] = str(error)
-    except OSError as error:
-        known.problems["events"] = f"the ledger is for root and group ddwd ({error.strerror})"
+def _read_ledger(facts: _Facts, paths: Paths) -> None:
+    facts.happened = events.of_study(paths.config, facts.study)
 
 
-# --- building the trace ------------------------------------------------------------------------------------------------
+# --- building the trace -----------------------------------------------------------------------------------------------
 
 
-def _assembled(known: _Facts, config: Config) -> Trace:
-    listing, record = known.listing, known.record
-    missing = tuple(_missing(known))
-    verdict, next_step, complete = _judged(known, missing)
+def _trace_of(facts: _Facts, config: Config) -> Trace:
+    listing, record = facts.listing, facts.record
+    missing = tuple(_missing(facts))
+    unfinished = _unread(facts) or _in_flight(facts) or _in_quarantine(facts) or _incomplete(facts, missing)
+    verdict, next_step = unfinished or _at_rest(facts)
     return Trace(
-        study=known.study,
-        study_uid=(listing.study_uid if listing else "") or (record.study_uid if record else ""),
-        accession=(listing.accession if listing else "") or (record.accession if record else ""),
-        aet=next((one.fields["aet"] for one in known.happened if one.fields.get("aet")), ""),
-        stage=known.row.state or ("published" if record else "unknown"),
-        route=known.row.route or (record.route if record else ""),
-        complete=complete,
-        hops=tuple(_hops(known, config)),
-        steps=tuple(_step(one) for one in known.happened),
+        study=facts.study,
+        study_uid=(listing.study_uid if listing else "") or record.study_uid,
+        accession=(listing.accession if listing else "") or record.accession,
+        aet=next((one.fields["aet"] for one in facts.happened if one.fields.get("aet")), ""),
+        stage=facts.row.state or ("published" if record.revision else "unknown"),
+        route=facts.route,
+        complete=unfinished is None,
+        hops=(*_hops(facts, config), *_destinations(facts, config)),
+        steps=tuple(map(_step, facts.happened)),
         missing=missing,
         verdict=verdict,
         next_step=next_step,
     )
 
 
-def _hops(known: _Facts, config: Config) -> Iterator[TracedHop]:
-    spans, retired = _spans(known), known.record.retired if known.record else {}
-    for name, title in (("gateway", config.gateway.aet), ("storage", config.storage.aet)):
-        problem = known.problems.get(name, "")
-        images = None if problem else len(known.ids(name))
-        yield TracedHop(name, title, images, *spans.get(name, ("", "")), problem, retired.get(name, ""))
-    on_disk = len(known.published) - known.gone - known.removed if known.record else known.row.on_disk
-    problem = known.problems.get("disk", "")
-    images = None if problem else on_disk
-    yield TracedHop("disk", "disk", images, *spans.get("disk", ("", "")), problem, retired.get("output", ""))
-    yield from _elsewhere(known, config)
+def _hops(facts: _Facts, config: Config) -> Iterator[TracedHop]:
+    spans, record = _spans(facts), facts.record
+    on_disk = len(record.images) - facts.gone - facts.removed if record.revision else facts.row.on_disk
+    for name, title, place, images in (
+        ("gateway", config.gateway.aet, "gateway", len(facts.ids("gateway"))),
+        ("storage", config.storage.aet, "storage", len(facts.ids("storage"))),
+        ("disk", "disk", "output", on_disk),
+    ):
+        problem = facts.problems.get(name, "")
+        first, last = spans.get(name, ("", ""))
+        retired = record.retired.get(place, "")
+        yield TracedHop(name, title, None if problem else images, first, last, problem, retired)
 
 
-def _elsewhere(known: _Facts, config: Config) -> Iterator[TracedHop]:
-    """Yield the other destinations of its route, each with what it was proved to have."""
-    rule = known.row.route or (known.record.route if known.record else "")
+def _destinations(facts: _Facts, config: Config) -> Iterator[TracedHop]:
+    """Yield the other destinations of its route, each with the images that were verified there."""
     deliveries = DeliveryLog(Paths(config).deliveries)
-    for name in next((one.also for one in config.routes if one.name == rule), ()):
+    for name in next((route.also for route in config.routes if route.name == facts.route), ()):
         try:
-            images, last = len(deliveries.of(name, known.study)), deliveries.last(name, known.study)
+            images, last = len(deliveries.of(name, facts.study)), deliveries.last(name, facts.study)
         except StateError as error:
             yield TracedHop(f"to {name}", name, None, problem=str(error))
         else:
             yield TracedHop(f"to {name}", name, images, last=last)
 
 
-def _spans(known: _Facts) -> dict[str, tuple[str, str]]:
+def _spans(facts: _Facts) -> dict[str, tuple[str, str]]:
     """Return first and last moment at each hop over all revisions; those of a study in flight as far as its status has them."""
     spans: dict[str, tuple[str, str]] = {}
-    for revision in known.record.history if known.record else ():
+    for revision in facts.record.history:
         for hop, (first, last) in revision.get("hops", {}).items():
             spans[hop] = (min(spans.get(hop, (first,))[0], first), last)
-    if known.row.study and "gateway" not in spans:
-        spans["gateway"] = (known.row.opened_at, known.row.newest_at)
+    if facts.row.study:
+        spans.setdefault("gateway", (facts.row.opened_at, facts.row.newest_at))
     return spans
 
 
-def _step(one: events.AuditEvent) -> Step:
-    meaning = explain(one.fields.get("status", ""))
-    return Step(one.at, one.event, one.message, meaning, one.event not in {event.value for event in WARNINGS})
+def _step(event: events.AuditEvent) -> Step:
+    meaning = explain(event.fields.get("status", ""))
+    return Step(event.at, event.event, event.message, meaning, event.event not in _FAILURES)
 
 
-def _missing(known: _Facts) -> Iterator[str]:
-    if known.row.state == Stage.HELD.value:
+def _missing(facts: _Facts) -> Iterator[str]:
+    if facts.row.state == Stage.HELD.value:
         return
-    not_on_storage = known.ids("gateway") - known.ids("storage") - known.aside - known.passed
-    not_on_disk = known.ids("storage") - known.published - known.aside - known.passed
-    if not_on_storage and "storage" not in known.problems:
+    not_expected = facts.record.set_aside.keys() | facts.record.passed
+    not_on_storage = facts.ids("gateway") - facts.ids("storage") - not_expected
+    not_on_disk = facts.ids("storage") - facts.record.images.keys() - not_expected
+    if not_on_storage and "storage" not in facts.problems:
         yield f"{many(len(not_on_storage), 'image is', 'images are')} on the gateway and not on storage"
-    if not_on_disk and "disk" not in known.problems:
+    if not_on_disk and "disk" not in facts.problems:
         yield f"{many(len(not_on_disk), 'image is', 'images are')} on storage and not published"
-    if known.gone:
-        yield f"{many(known.gone, 'published file is', 'published files are')} gone from the disk or of another size"
-    if known.entries:
-        yield f"{many(len(known.entries), 'image is', 'images are')} in quarantine"
+    if facts.gone:
+        files = many(facts.gone, "published file is", "published files are")
+        yield f"{files} missing on the disk or of another size"
+    if facts.entries:
+        yield f"{many(len(facts.entries), 'image is', 'images are')} in quarantine"
 
 
-def _judged(known: _Facts, missing: tuple[str, ...]) -> tuple[str, str, bool]:
-    """Return the verdict, what to do next, and whether all of it is on disk."""
-    unfinished = _unasked(known) or _in_flight(known) or _in_quarantine(known)
-    if unfinished is not None:
-        return (*unfinished, False)
-    if known.gone:
-        return "it was published, and files are gone from the disk since", f"ddwd retry {known.study}", False
-    if missing:
-        return (*_left(known), False)
-    return _at_rest(known)
+# --- verdict and next step, of the first of these functions that returns any -------------------------------------------
 
 
-def _unasked(known: _Facts) -> tuple[str, str] | None:
+def _unread(facts: _Facts) -> tuple[str, str] | None:
     """Return what prevents a verdict."""
-    silent = [known.problems[one] for one in ("gateway", "storage") if one in known.problems]
-    if silent:
-        return (
-            f"nobody can say whether it is whole: {silent[0]}",
-            "systemctl status 'ddwd*' postgresql; what was acknowledged waits",
-        )
-    if "disk" in known.problems:
-        return known.problems["disk"], "run it with sudo, or as a member of group ddwd"
+    for name in ("gateway", "storage"):
+        if name in facts.problems:
+            return (
+                f"it is not known whether the study is complete: {facts.problems[name]}",
+                "systemctl status 'ddwd*' postgresql; no acknowledged image is lost",
+            )
+    if "disk" in facts.problems:
+        return facts.problems["disk"], "run it with sudo, or as a member of group ddwd"
     return None
 
 
-def _at_rest(known: _Facts) -> tuple[str, str, bool]:
-    if known.record is None:
-        return "no image of it is left on either Orthanc", "send it again from the modality", False
-    if known.record.passed and not known.record.images:
-        count = many(len(known.record.passed), "image stays", "images stay")
-        return f"its {count} where they are: rule {known.record.route} has it not extracted", "nothing", True
-    images = many(len(known.record.images), "image", "images")
-    if known.removed:
-        gone = many(known.removed, "image", "images")
-        when = time(known.record.retired.get("output"))
-        verdict = f"it was complete on disk ({images}), and retention removed {gone} there, last {when}"
-        return verdict, f"nothing; to have it there again: ddwd retry {known.study}", True
-    when = time(known.record.published_at)
-    return (
-        f"it is complete on disk: {images}, revision {known.record.revision}, published {when}",
-        "nothing",
-        True,
-    )
-
-
-def _in_flight(known: _Facts) -> tuple[str, str] | None:
-    if not known.row.study:
+def _in_flight(facts: _Facts) -> tuple[str, str] | None:
+    if not facts.row.study:
         return None
-    state, reason = known.row.state, known.row.reason
-    verdict = f"it is on its way, {state}: {reason}" if reason else f"it is on its way, {state}"
-    if "extractor" in known.problems:
-        return verdict, known.problems["extractor"]
-    if known.row.blocker == Blocker.PAUSE.value:
+    state, reason = facts.row.state, facts.row.reason
+    verdict = f"it is in progress, {state}: {reason}" if reason else f"it is in progress, {state}"
+    if "extractor" in facts.problems:
+        return verdict, facts.problems["extractor"]
+    if facts.row.blocker == Blocker.PAUSE.value:
         return verdict, "ddwd resume"
-    return verdict, _to_do(state, explain(known.row.status))
-
-
-def _to_do(state: str, meaning: str) -> str:
-    """Return what the operator does about a study in flight, if anything."""
     if state == Stage.WAITING.value:
-        return (
-            f"{meaning}; it is tried again by itself"
-            if meaning
-            else "nothing yet: it is tried again by itself"
-        )
-    if state == Stage.HELD.value:
-        return (
-            "a rule for it in routes of ddwd.yaml, perhaps a last one that takes the rest; then restart ddwd"
-        )
-    if state == Stage.ARRIVING.value:
-        return "nothing: it is published once no image has come for stable_age seconds"
-    return "nothing: it is being worked at"
+        return verdict, f"{explain(facts.row.status) or 'none yet'}; the extractor retries it"
+    return verdict, _NEXT_STEPS.get(state, "none: the extractor works on it")
 
 
-def _in_quarantine(known: _Facts) -> tuple[str, str] | None:
-    if not known.entries:
+def _in_quarantine(facts: _Facts) -> tuple[str, str] | None:
+    if not facts.entries:
         return None
-    first = known.entries[0]
-    count = many(len(known.entries), "image of it waits", "images of it wait")
+    first = facts.entries[0]
+    count = many(len(facts.entries), "image of it waits", "images of it wait")
     return f"{count} in quarantine: {first.subject.reason}", f"ddwd quarantine show {first.id}"
 
 
-def _left(known: _Facts) -> tuple[str, str]:
-    if "extractor" in known.problems:
+def _incomplete(facts: _Facts, missing: tuple[str, ...]) -> tuple[str, str] | None:
+    if facts.gone:
+        return "it was published, and files are missing on the disk since", f"ddwd retry {facts.study}"
+    if missing and "extractor" in facts.problems:
         return "images are missing, and the extractor does not run", "systemctl start ddwd"
-    return "images are missing, and nobody works at them yet", f"ddwd reconcile {known.study}"
+    if missing:
+        return "images are missing, and no work on them is queued", f"ddwd reconcile {facts.study}"
+    if not facts.record.revision:
+        return "no image of it is left on either Orthanc", "send it again from the modality"
+    return None
 
 
-# --- showing ----------------------------------------------------------------------------------------------------------
+def _at_rest(facts: _Facts) -> tuple[str, str]:
+    record = facts.record
+    if record.passed and not record.images:
+        count = many(len(record.passed), "image stays", "images stay")
+        return f"its {count} on storage: route {record.route} does not extract it", "none"
+    images = many(len(record.images), "image", "images")
+    if facts.removed:
+        removed, when = many(facts.removed, "image", "images"), time(record.retired.get("output"))
+        verdict = f"it was complete on disk ({images}), and retention removed {removed} there, last {when}"
+        return verdict, f"none; to restore the files: ddwd retry {facts.study}"
+    when = time(record.published_at)
+    return f"it is complete on disk: {images}, revision {record.revision}, published {when}", "none"
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
 
 
 class Line(NamedTuple):
-    """One line of text; `is_failure` for one that reports something that went wrong."""
+    """One line of text; `is_failure` for one that reports a failure."""
 
     text: str
     is_failure: bool = False
 
 
-def lines(told: Trace, width: int) -> list[str]:
+def lines(study: Trace, width: int) -> list[str]:
     """Return the trace as plain text of that width, for the command line."""
-    return [line.text for line in marked_lines(told, width)]
+    return [line.text for line in marked_lines(study, width)]
 
 
-def marked_lines(told: Trace, width: int) -> list[Line]:
+def marked_lines(study: Trace, width: int) -> list[Line]:
     """Return the same lines, with failures marked, for the dashboard."""
-    shown = _head_lines(told, width)
-    shown += [f"  {line}" for line in told.missing]
-    if told.steps:
-        shown += ["", "when (UTC)               what"]
-    return [*map(Line, shown), *(line for step in told.steps for line in _step_lines(step, width))]
-
-
-def _head_lines(told: Trace, width: int) -> list[str]:
-    return [
-        f"study      {plain(told.study_uid) or told.study}",
-        f"accession  {plain(told.accession) or '-'}    from {plain(told.aet) or '-'}    Orthanc ID {told.study}",
-        *_rule_line(told),
+    shown = [
+        f"study      {plain(study.study_uid) or study.study}",
+        f"accession  {plain(study.accession) or '-'}    from {plain(study.aet) or '-'}    Orthanc ID {study.study}",
+        *([f"route      {study.route}"] if study.route else []),
         "",
-        *_wrapped("verdict    ", told.verdict, width),
-        *_wrapped("do         ", told.next_step, width),
+        *_wrapped("verdict    ", study.verdict, width),
+        *_wrapped("do         ", study.next_step, width),
         "",
         "hop              images  first                last",
-        *(line for hop in told.hops for line in _hop_lines(hop)),
+        *(line for hop in study.hops for line in _hop_lines(hop)),
+        *(f"  {line}" for line in study.missing),
     ]
+    if study.steps:
+        shown += ["", "when (UTC)               what"]
+    return [*map(Line, shown), *(line for step in study.steps for line in _step_lines(step, width))]
 
 
 def _step_lines(step: Step, width: int) -> Iterator[Line]:
     """Yield the lines of one event; the first line carries the mark."""
-    mark = " " if step.ok else "!"
     text = f"{step.event}: {plain(step.text)}" + (f" ({step.meaning})" if step.meaning else "")
-    first, *others = _wrapped(f"{mark} {step.at[:19].replace('T', ' ')}  ", text, width)
+    first, *others = _wrapped(f"{' ' if step.ok else '!'} {second(step.at)}  ", text, width)
     yield Line(first, is_failure=not step.ok)
     yield from map(Line, others)
-
-
-def _rule_line(told: Trace) -> list[str]:
-    return [f"rule       {told.route}"] if told.route else []
 
 
 def _hop_lines(hop: TracedHop) -> Iterator[str]:
@@ -410,13 +363,9 @@ def _hop_lines(hop: TracedHop) -> Iterator[str]:
         yield f"  {hop.title:<14} not known: {plain(hop.problem)}"
         return
     count = "-" if hop.images is None else f"{hop.images:,}"
-    yield f"  {hop.title:<14} {count:>6}  {_moment(hop.first):<19}  {_moment(hop.last)}".rstrip()
+    yield f"  {hop.title:<14} {count:>6}  {second(hop.first):<19}  {second(hop.last)}".rstrip()
     if hop.retired:
-        yield f"    removed by retention {_moment(hop.retired)}"
-
-
-def _moment(at: str) -> str:
-    return at[:19].replace("T", " ")
+        yield f"    removed by retention {second(hop.retired)}"
 
 
 def _wrapped(head: str, text: str, width: int) -> list[str]:

@@ -150,7 +150,7 @@ def test_each_study_goes_where_its_rule_says_and_what_none_takes_is_held_and_sho
     )
     assert "ddwd routes list" in _status(portal)
     machine.wait_for(
-        lambda: "rule archive has it not extracted" in _traced(portal, archived),
+        lambda: "route archive does not extract it" in _traced(portal, archived),
         limit=60,
         what="what is not extracted is not finished",
     )

@@ -209,7 +209,7 @@ def test_trace_tells_where_it_was_removed_and_how_to_have_it_again(tmp_path: Pat
     told = view.trace(STUDY, portal.config, (portal.gateway, portal.storage))
     assert told.complete
     assert "retention removed 3 images there, last 2026-01-04" in told.verdict
-    assert told.next_step == f"nothing; to have it there again: ddwd retry {STUDY}"
+    assert told.next_step == f"none; to restore the files: ddwd retry {STUDY}"
     assert [(hop.images, bool(hop.retired)) for hop in told.hops] == [(0, True), (3, False), (0, True)]
     assert sum("removed by retention 2026-01-04" in line for line in view.lines(told, 100)) == 2
 

@@ -56,7 +56,7 @@ def test_a_finished_study_is_told_hop_by_hop(portal: Portal) -> None:
     told = _trace(portal)
     assert told.complete
     assert "complete on disk: 3 images, revision 1" in told.verdict
-    assert told.next_step == "nothing"
+    assert told.next_step == "none"
     assert [(hop.title, hop.images) for hop in told.hops] == [("ORTHANC1", 3), ("ORTHANC2", 3), ("disk", 3)]
     assert all(hop.first and hop.last for hop in told.hops)
     assert (told.aet, told.accession, told.study_uid) == ("CT1", "A-77", image().study_uid)
@@ -70,9 +70,9 @@ def test_a_study_on_its_way_says_what_it_waits_for(portal: Portal) -> None:
     portal.storage.down = False
     told = _trace(portal)
     assert not told.complete
-    assert told.verdict.startswith("it is on its way, waiting: storage")
+    assert told.verdict.startswith("it is in progress, waiting: storage")
     assert told.missing == ("3 images are on the gateway and not on storage",)
-    assert "by itself" in told.next_step
+    assert "the extractor retries it" in told.next_step
 
 
 def test_paused_says_how_to_go_on(portal: Portal) -> None:
@@ -90,7 +90,7 @@ def test_an_orthanc_that_is_away_is_named_and_the_rest_is_told(portal: Portal, n
     getattr(portal, node).down = True
     told = _trace(portal)
     assert not told.complete
-    assert told.verdict.startswith(f"nobody can say whether it is whole: {node}")
+    assert told.verdict.startswith(f"it is not known whether the study is complete: {node}")
     assert [hop.images is None for hop in told.hops] == [node == "gateway", node == "storage", False]
     assert "published" in [step.event for step in told.steps]
 
@@ -107,7 +107,7 @@ def test_files_gone_from_the_disk_are_counted_and_can_be_had_again(portal: Porta
     portal.run(20)
     next(portal.paths.output.rglob("1.2.3.1.1.2.dcm")).unlink()
     told = _trace(portal)
-    assert told.missing == ("1 published file is gone from the disk or of another size",)
+    assert told.missing == ("1 published file is missing on the disk or of another size",)
     assert told.next_step == f"ddwd retry {_STUDY}"
     assert told.hops[-1].images == 2
 
@@ -157,8 +157,8 @@ def test_what_to_do_follows_from_the_typed_status_and_never_from_the_wording(
     monkeypatch.setattr(portal.mover, "move", refused)
     portal.run(20)
     told = _trace(portal)
-    assert told.verdict == "it is on its way, waiting: storage: is paused, HTTP 404"
-    assert told.next_step == f"{MEANINGS['HTTP 503']}; it is tried again by itself"
+    assert told.verdict == "it is in progress, waiting: storage: is paused, HTTP 404"
+    assert told.next_step == f"{MEANINGS['HTTP 503']}; the extractor retries it"
     failed = next(step for step in told.steps if step.event == "retrieve-failed")
     assert failed.meaning == MEANINGS["HTTP 503"]
 
