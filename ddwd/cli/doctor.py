@@ -144,7 +144,7 @@ def _told(result: SelfTestResult) -> list[str]:
 def context_of(config: Config) -> CheckContext:
     """Return this machine for the checks."""
     login = _login(config)
-    asked = {node.name: study_lookup.one(node, login) for node in config.known_nodes} if login else {}
+    asked = {node.name: study_lookup.orthanc(node, login) for node in config.known_nodes} if login else {}
     return CheckContext(
         config=config,
         report=view.collect(config, view.real_sources()),

@@ -1,6 +1,6 @@
-"""The state of the portal as one frozen Report: units, both Orthancs, heartbeats and disks, each asked once. Writes nothing.
+"""The state of the portal as one frozen Report: units, both Orthancs, heartbeats and disks, each read once. Writes nothing.
 
-Each source is asked in bounded time, and none can stop the others. Studies are named by StudyInstanceUID only, never by patient.
+Each source has a limit of time, and the failure of one does not affect the others. Studies are named by StudyInstanceUID only, never by patient.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from ddwd.core.errors import ConfigError, DamagedStateError, DdwdError
 from ddwd.extractor.decision import Stage
 from ddwd.extractor.peers import silent
 from ddwd.extractor.quarantine import Quarantine
-from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
-from ddwd.status import units
+from ddwd.status import study_lookup, units
 from ddwd.status.formatting import many, size, span, time
 from ddwd.store.statefile import stored
 from ddwd.store.status_files import (
@@ -41,7 +40,6 @@ from ddwd.store.status_files import (
     ScpStatus,
     SelfTestResult,
     SweepStatus,
-    VolumeStatus,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +54,6 @@ if TYPE_CHECKING:
     from ddwd.status.units import Systemctl, Unit
 
 _STALE_SECONDS = 10.0
-_PATIENCE_SECONDS = 10.0
 _STOPPED = {
     "retrieve": "nothing is retrieved",
     "forward": "nothing is forwarded",
@@ -66,20 +63,17 @@ _STOPPED = {
 
 @dataclass(frozen=True, slots=True)
 class ReportSources:
-    """Where the facts come from; `patience` is the seconds an Orthanc has to answer."""
+    """The sources of a report; `patience` is the seconds an Orthanc has to answer."""
 
     systemctl: Systemctl
     orthanc: Callable[[OrthancNode, Credentials], ServerStatus]
     clock: Clock
-    patience: float = _PATIENCE_SECONDS
+    patience: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class OrthancState:
-    """One Orthanc: what it answered in how many milliseconds, or in `problem` why there is no answer.
-
-    `unasked` is True if this user may not ask it.
-    """
+    """One Orthanc: its answer and the milliseconds it took, or in `problem` why there is none; `unasked` without credentials."""
 
     name: str
     aet: str
@@ -95,7 +89,7 @@ class OrthancState:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """One daemon's heartbeat: its age in seconds and its content, both None without one; what is wrong with it."""
+    """One daemon's heartbeat: its age in seconds and its content, both None without one; its problem."""
 
     daemon: str
     age: float | None = None
@@ -121,7 +115,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class VolumeState:
-    """Room on one volume, in bytes; `level` as disk_space.SpaceLevel, in lower case; `hours_left` is None while it does not fill up."""
+    """Space on one volume, in bytes; `level` as disk_space.SpaceLevel, in lower case; `hours_left` is None while it does not fill up."""
 
     use: str
     path: str
@@ -139,7 +133,7 @@ class VolumeState:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything `ddwd status` shows; `quarantine` is None if the reader may not look."""
+    """Everything `ddwd status` shows; `quarantine` is None if this user may not read it."""
 
     at: str
     units: tuple[Unit, ...]
@@ -157,9 +151,9 @@ class Report:
     destinations: tuple[DestinationStatus, ...] = ()
     """The state of each destination, from ddwd-courier's status file."""
     hooks: int = 0
-    """Studies whose hook has failed, and is tried again."""
+    """Studies whose hook failed and will be retried."""
     aside: dict[str, int] = field(default_factory=dict)
-    """Folder -> objects whose content differs from the stored ones, that no extractor of this machine takes to quarantine."""
+    """Folder -> objects whose content differs from the stored ones, and that no extractor of this machine moves to quarantine."""
 
     @property
     def studies(self) -> tuple[InFlightStudy | FinishedStudy, ...]:
@@ -174,17 +168,14 @@ class Report:
 
 def real_sources() -> ReportSources:
     """Return this machine's systemd, Orthancs and clock."""
-    return ReportSources(units.systemctl, _orthanc, SystemClock())
-
-
-def _orthanc(node: OrthancNode, login: Credentials) -> Orthanc:
-    return Orthanc(node.name, node.url, *login.login(node.name))
+    return ReportSources(units.systemctl, study_lookup.orthanc, SystemClock())
 
 
 def collect(config: Config, sources: ReportSources) -> Report:
-    """Ask every source; one that fails does not keep the others from being shown."""
+    """Read every source; one that fails leaves its part of the report empty."""
     paths = Paths(config)
-    hearts = tuple(_heart(config, daemon, sources.clock) for daemon in _daemons(config))
+    daemons: tuple[Daemon, ...] = ("scp", "extractor") if config.has("extractor") else ()
+    hearts = tuple(_heart(config, daemon, sources.clock) for daemon in daemons)
     heart = hearts[-1] if hearts else Heartbeat("extractor", problem="it runs on another machine")
     extractor = heart.extractor
     return Report(
@@ -208,68 +199,60 @@ def collect(config: Config, sources: ReportSources) -> Report:
     )
 
 
-def _daemons(config: Config) -> tuple[Daemon, ...]:
-    return ("scp", "extractor") if config.has("extractor") else ()
-
-
 def _heart(config: Config, daemon: Daemon, clock: Clock) -> Heartbeat:
-    """Read a heartbeat and judge its age."""
     path = Paths(config).heartbeat(daemon)
     facts: ScpStatus | ExtractorStatus | None
     try:
         facts = SCP.read(path) if daemon == "scp" else EXTRACTOR.read(path)
         if facts is None:
-            missing = f"the {daemon} has not written {path} yet: it does not run"
-            return Heartbeat(daemon, problem=missing)
+            return Heartbeat(daemon, problem=f"the {daemon} has not written {path} yet: it does not run")
         written = facts.at if isinstance(facts, ScpStatus) else facts.updated
         age = (clock.utc() - datetime.fromisoformat(written)).total_seconds()
     except OSError as error:
         return Heartbeat(daemon, problem=f"{path}: {error.strerror}")
     except (DamagedStateError, ValueError, TypeError):  # TypeError: a stamp without a zone
-        damaged = f"{path} is damaged: the {daemon} will write it anew when it runs"
-        return Heartbeat(daemon, problem=damaged)
+        return Heartbeat(daemon, problem=f"{path} is damaged: the {daemon} writes a new one when it runs")
     # the extractor writes at each turn, and the turns of an idle one are poll_interval apart
     limit = max(_STALE_SECONDS, 2 * config.poll_interval if daemon == "extractor" else 0.0)
-    problem = _heart_problem(daemon, age, limit, facts)
+    problem = ""
+    if age > limit:
+        problem = f"the heartbeat of the {daemon} is stale ({span(age)} old): it hangs or was stopped"
+    elif isinstance(facts, ScpStatus) and not facts.alive:
+        problem = "the scp does not answer its own C-ECHO"
     return Heartbeat(daemon, max(0.0, round(age, 1)), facts, problem, is_stale=age > limit)
 
 
-def _heart_problem(daemon: Daemon, age: float, limit: float, facts: ScpStatus | ExtractorStatus) -> str:
-    if age > limit:
-        return f"the heartbeat of the {daemon} is stale ({span(age)} old): it hangs or was stopped"
-    if isinstance(facts, ScpStatus) and not facts.alive:
-        return "the scp does not answer its own C-ECHO"
-    return ""
-
-
 def _servers(config: Config, sources: ReportSources) -> tuple[OrthancState, ...]:
-    """Ask both Orthancs at once; one that hangs has `patience` seconds."""
-    nodes = config.known_nodes
+    """Ask both Orthancs at once; each has `patience` seconds."""
+    nodes, patience = config.known_nodes, sources.patience
     try:
         login = credentials.read(config.credentials_file)
     except ConfigError as error:
         return tuple(OrthancState(node.name, node.aet, problem=str(error), unasked=True) for node in nodes)
-    found: dict[str, OrthancState] = {}
+    # a server that has not answered in time keeps this state
+    states = {
+        node.name: OrthancState(
+            node.name,
+            node.aet,
+            problem=f"{node.name} does not answer on {node.url} (no answer within {patience:g} s){_elsewhere(node)}",
+        )
+        for node in nodes
+    }
 
     def ask(node: OrthancNode) -> None:
-        found[node.name] = _server(node, sources.orthanc(node, login), sources.clock)
+        states[node.name] = _server(node, sources.orthanc(node, login), sources.clock)
 
     # daemon threads and not a pool: a hung Orthanc must not delay the end of the program
     threads = [threading.Thread(target=ask, args=(node,), daemon=True) for node in nodes]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(sources.patience)
-    return tuple(found.get(node.name) or _silent(node, sources.patience) for node in nodes)
-
-
-def _silent(node: OrthancNode, patience: float) -> OrthancState:
-    problem = f"{node.name} does not answer on {node.url} (nothing within {patience:g} s)"
-    return OrthancState(node.name, node.aet, problem=problem + _elsewhere(node))
+        thread.join(patience)
+    return tuple(states[node.name] for node in nodes)
 
 
 def _elsewhere(node: OrthancNode) -> str:
-    """Return an addition for an Orthanc that is reached by the link: either of the two may be the one that fails."""
+    """Return an addition for an Orthanc on another machine: it may be down, or the link to it."""
     return "" if node.host == HERE else f"; it runs on {node.host}, ddwd-tls@link leads there"
 
 
@@ -281,11 +264,13 @@ def _server(node: OrthancNode, orthanc: ServerStatus, clock: Clock) -> OrthancSt
         statistics = orthanc.statistics()
     except DdwdError as error:
         return OrthancState(node.name, node.aet, problem=f"{error}{_elsewhere(node)}")
+    # the plugin's file, and null for the embedded SQLite
+    plugin = str(system.get("DatabaseBackendPlugin") or "SQLite")
     return OrthancState(
         name=node.name,
         aet=str(system.get("DicomAet", node.aet)),
         version=str(system.get("Version", "")),
-        database=_database(system.get("DatabaseBackendPlugin")),
+        database="PostgreSQL" if "PostgreSQL" in plugin else plugin,
         studies=int(statistics.get("CountStudies", 0)),
         instances=int(statistics.get("CountInstances", 0)),
         bytes=int(statistics.get("TotalDiskSize", 0)),
@@ -293,28 +278,16 @@ def _server(node: OrthancNode, orthanc: ServerStatus, clock: Clock) -> OrthancSt
     )
 
 
-def _database(plugin: object) -> str:
-    """Return the name of the index: Orthanc reports the plugin's file, and null for its embedded SQLite."""
-    if plugin is None:
-        return "SQLite"
-    return "PostgreSQL" if "PostgreSQL" in str(plugin) else str(plugin)
-
-
 def _watched(config: Config, extractor: Heartbeat) -> tuple[VolumeState, ...]:
-    """Return every volume that the extractor watches, with the hours it has left; none if the extractor does not run."""
-    rows = () if extractor.problem else extractor.extractor.disk
-    return tuple(_watched_volume(config, row) for row in rows)
-
-
-def _watched_volume(config: Config, row: VolumeStatus) -> VolumeState:
-    stopped = [_STOPPED[purpose] for purpose in row.stops if purpose in _STOPPED]
-    problem = (
-        f"{row.path}: only {size(row.free)} free; {' and '.join(stopped)} until there is more"
-        if stopped
-        else ""
-    )
-    uses = dict.fromkeys(_use(config, place) for place in row.paths or (row.path,))
-    return VolumeState(", ".join(uses), row.path, row.free, row.total, row.level, row.hours_left, problem)
+    """Return every volume that the extractor watches, with the hours until it is full; none if the extractor does not run."""
+    volumes = []
+    for row in () if extractor.problem else extractor.extractor.disk:
+        problem = ""
+        if stopped := " and ".join(_STOPPED[purpose] for purpose in row.stops if purpose in _STOPPED):
+            problem = f"{row.path}: only {size(row.free)} free; {stopped} until there is more"
+        use = ", ".join(dict.fromkeys(_use(config, place) for place in row.paths or (row.path,)))
+        volumes.append(VolumeState(use, row.path, row.free, row.total, row.level, row.hours_left, problem))
+    return tuple(volumes)
 
 
 def _use(config: Config, place: str) -> str:
@@ -324,12 +297,10 @@ def _use(config: Config, place: str) -> str:
 
 
 def _volumes(config: Config) -> tuple[VolumeState, ...]:
-    """Return the room for the output and for the portal's own data; one row if both are the same volume."""
+    """Return the space for the output and for the portal's own data; one row if both are the same volume."""
     if not config.has("extractor"):
         return (_volume(config, "data", config.data_dir),)
-    output, data = (
-        _volume(config, use, path) for use, path in (("output", config.output_dir), ("data", config.data_dir))
-    )
+    output, data = _volume(config, "output", config.output_dir), _volume(config, "data", config.data_dir)
     if output.total and data.total and config.output_dir.stat().st_dev == config.data_dir.stat().st_dev:
         return (_volume(config, "output, data", config.output_dir),)
     return (output, data)
@@ -348,7 +319,7 @@ def _volume(config: Config, use: str, path: Path) -> VolumeState:
 
 
 def _quarantined(folder: Path) -> int | None:
-    """Count the objects in quarantine; None if this user may not look."""
+    """Count the objects in quarantine; None if this user may not read them."""
     try:
         next(iter(folder.iterdir()), None)
     except FileNotFoundError:
@@ -360,19 +331,19 @@ def _quarantined(folder: Path) -> int | None:
 
 def destination_states(config: Config) -> tuple[DestinationStatus, ...]:
     """Return the state of each configured destination; empty if ddwd-courier has not written any."""
-    known = {one.name for one in config.destinations}
+    configured = {destination.name for destination in config.destinations}
     status = COURIER.read_or_none(Paths(config).courier_status) or CourierStatus()
-    return tuple(row for row in status.destinations if row.name in known)
+    return tuple(row for row in status.destinations if row.name in configured)
 
 
 def _failed_hooks(path: Path) -> int:
     """Return the number of failed hooks that ddwd-hooks reports; 0 if it does not run."""
     status = HOOKS.read_or_none(path) or HooksStatus()
-    return sum(bool(one.failures) for one in status.waiting)
+    return sum(bool(notice.failures) for notice in status.waiting)
 
 
 def _aside(config: Config) -> dict[str, int]:
-    """Count conflicts that are not collected, since no extractor runs beside that Orthanc; none of a folder that this user may not read."""
+    """Count conflicts that no extractor collects, since none runs on this machine; without folders that this user may not read."""
     if config.has("extractor"):
         return {}
     found = {}
@@ -384,8 +355,8 @@ def _aside(config: Config) -> dict[str, int]:
 
 
 def aside_text(folder: str, count: int) -> str:
-    """Return one line about them for people."""
-    return f"{many(count, 'image', 'images')} of other content than the stored ones in {folder}: look, and remove them"
+    """Return the line for people about `count` such objects in a folder."""
+    return f"{many(count, 'image', 'images')} of other content than the stored ones in {folder}: check and remove them"
 
 
 def _all_wrong(report: Report) -> Iterator[str]:
@@ -402,7 +373,7 @@ def _all_wrong(report: Report) -> Iterator[str]:
     if waiting := report.counts.get(Stage.WAITING.value, 0):
         yield f"{many(waiting, 'study waits', 'studies wait')} after a failure, and will be tried again"
     if held := report.counts.get(Stage.HELD.value, 0):
-        yield f"{many(held, 'study is', 'studies are')} held: no rule of routes takes them; see: ddwd routes list"
+        yield f"{many(held, 'study is', 'studies are')} held: no route matches them; see: ddwd routes list"
     yield from (aside_text(folder, count) for folder, count in report.aside.items())
     for row in report.destinations:
         if row.state == "away":

@@ -30,10 +30,10 @@ _PADDING = " \0"
 def both(config: Config) -> tuple[Orthanc, Orthanc]:
     """Return gateway and storage; no connection is made yet. Raises ConfigError if the credentials cannot be read."""
     login = credentials.read(config.credentials_file)
-    return one(config.gateway, login), one(config.storage, login)
+    return orthanc(config.gateway, login), orthanc(config.storage, login)
 
 
-def one(node: OrthancNode, login: Credentials) -> Orthanc:
+def orthanc(node: OrthancNode, login: Credentials) -> Orthanc:
     """Return that Orthanc; no connection is made yet."""
     return Orthanc(node.name, node.url, *login.login(node.name))
 

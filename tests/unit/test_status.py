@@ -21,7 +21,7 @@ from ddwd.core.disk_space import Space
 from ddwd.core.errors import PeerDownError
 from ddwd.provisioning import credentials
 from ddwd.status import report as view
-from ddwd.status import units
+from ddwd.status import study_lookup, units
 from tests.unit.fakes import FakeClock
 
 if TYPE_CHECKING:
@@ -426,7 +426,7 @@ def test_verb_prints_and_answers_by_its_exit_status(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(units, "systemctl", machine.systemctl)
-    monkeypatch.setattr(view, "_orthanc", machine.orthanc)
+    monkeypatch.setattr(study_lookup, "orthanc", machine.orthanc)
     monkeypatch.setattr(view, "SystemClock", lambda: machine.clock)
     parser = argparse.ArgumentParser()
     status.COMMAND.add_parser(parser.add_subparsers())
@@ -463,7 +463,7 @@ def test_watched_it_is_shown_again_and_again_until_ctrl_c(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(units, "systemctl", machine.systemctl)
-    monkeypatch.setattr(view, "_orthanc", machine.orthanc)
+    monkeypatch.setattr(study_lookup, "orthanc", machine.orthanc)
     monkeypatch.setattr(view, "SystemClock", lambda: machine.clock)
     pauses: list[float] = []
 
