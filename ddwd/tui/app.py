@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from textual.app import App
@@ -10,15 +11,13 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.worker import get_current_worker
 
-from ddwd.core.errors import DdwdError
+from ddwd.core.errors import DdwdError, failure_of
 from ddwd.core.model import OrthancId
 from ddwd.status.dashboard import DashboardModel
 from ddwd.status.trace import marked_lines
 from ddwd.store.operator_requests import Request
-from ddwd.tui.ask import Ask, Find
 from ddwd.tui.overview import Overview
-from ddwd.tui.pages import AuditPage, Page, help_page
-from ddwd.tui.quarantine import QuarantineScreen
+from ddwd.tui.pages import HELP, Ask, AuditPage, Find, Page, QuarantineScreen
 from ddwd.tui.text import PatientMasking
 
 if TYPE_CHECKING:
@@ -59,13 +58,13 @@ class Portal(Protocol):
 
 @dataclass
 class Looked(Message):
-    """The feed delivers a DashboardModel, or a line that says why there is none."""
+    """A DashboardModel of the feed, or a line that says why there is none."""
 
     found: DashboardModel | str
 
 
 class Dashboard(App[None]):
-    """The application `ddwd-top`. `feed` makes the feed, from the function that receives what it finds."""
+    """The application `ddwd-top`. `feed` makes the feed from the function that receives each DashboardModel."""
 
     TITLE = "ddwd-top"
     ENABLE_COMMAND_PALETTE = False
@@ -96,33 +95,25 @@ class Dashboard(App[None]):
     ]
 
     def __init__(
-        self, feed: Callable[[Callable[[DashboardModel | str], None]], Feed], portal: Portal
+        self, feed: Callable[[Callable[[DashboardModel | str], object]], Feed], portal: Portal
     ) -> None:
         super().__init__()
-        self._feed = feed(self._deliver)
+        self._feed = feed(lambda found: self.post_message(Looked(found)))
         self._portal = portal
         self._overview = Overview()
         self._board: DashboardModel | None = None
         self._unmasked = False
 
     def get_default_screen(self) -> Screen[None]:
-        """See App."""
         return self._overview
 
     def on_mount(self) -> None:
-        """Start the feed."""
         self._feed.start()
 
     def on_unmount(self) -> None:
-        """Stop the feed."""
         self._feed.stop()
 
-    def _deliver(self, found: DashboardModel | str) -> None:
-        """Pass on what the feed found; called in the feed's thread."""
-        self.post_message(Looked(found))
-
     def on_looked(self, message: Looked) -> None:
-        """Show what the feed found."""
         if isinstance(message.found, DashboardModel):
             self._board = message.found
             self._show()
@@ -134,7 +125,7 @@ class Dashboard(App[None]):
             self._overview.show(self._board, PatientMasking(self._portal.people.of, self._unmasked))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Return whether a key works: those of the overview work on the overview only."""
+        """Return whether a key works: those of the overview work only there."""
         if action in {"trace", "find", "retry", "pause", "quarantine", "audit", "unmask", "help", "quit"}:
             return self.screen is self._overview
         return super().check_action(action, parameters)
@@ -147,87 +138,77 @@ class Dashboard(App[None]):
             self.action_trace()
 
     def action_trace(self) -> None:
-        """Show the trace of the selected study."""
-        row = self._overview.selected
-        if row is not None and row.study:
+        if row := self._overview.selected:
             self._trace(row.study)
 
     def _trace(self, study: OrthancId) -> None:
-        page = Page(f"trace {study}", ["asking every hop ..."])
-        self.push_screen(page)
         width = self.size.width
-        self._run_in_thread(
-            lambda: self._portal.trace(study), lambda found: page.show(marked_lines(found, width)), page.fail
+        self._open_page(
+            Page(f"trace {study}", ["reading every hop ..."]),
+            lambda: self._portal.trace(study),
+            lambda page, trace: page.show(marked_lines(trace, width)),
         )
 
     def action_find(self) -> None:
-        """Find a study, on the screen or not."""
-        self.push_screen(Find(), lambda name: self._find(name or ""))
+        self.push_screen(Find(), self._find)
 
-    def _find(self, name: str) -> None:
+    def _find(self, name: str | None) -> None:
+        """Trace the study with this name; it need not be on the screen."""
         if not name:
             return
-        shown = self._shown(name)
-        if shown:
+        if shown := self._shown(name):
             self._trace(shown)
             return
-        page = Page(f"find {name}", ["asking both Orthancs ..."])
-        self.push_screen(page)
 
-        def found(studies: list[OrthancId]) -> None:
+        def found(page: Page, studies: list[OrthancId]) -> None:
             if len(studies) == 1:
                 self.pop_screen()
                 self._trace(studies[0])
             else:
-                page.show(["several studies match:", *(f"  ddwd trace {one}" for one in studies)])
+                page.show(["several studies match:", *(f"  ddwd trace {study}" for study in studies)])
 
-        self._run_in_thread(lambda: self._portal.find(name), found, page.fail)
+        page = Page(f"find {name}", ["searching both Orthancs ..."])
+        self._open_page(page, lambda: self._portal.find(name), found)
 
     def _shown(self, name: str) -> OrthancId | None:
         """Return a study on the screen with this accession number, patient ID or UID, or None."""
         if self._board is None:
             return None
-        report = self._board.report
-        for row in report.studies:
+        for row in self._board.report.studies:
             person = self._portal.people.of(row.study)
             if name in {row.study_uid, row.study, person.patient_id, person.accession}:
                 return row.study
         return None
 
     def action_retry(self) -> None:
-        """Ask the extractor to retry the selected study."""
-        row = self._overview.selected
-        if row is not None and row.study:
+        if row := self._overview.selected:
             self._ask(f"Retry study {row.study_uid}?", Request("retry", row.study))
 
     def action_pause(self) -> None:
-        """Pause retrieving, or resume it."""
         if self._board is not None and self._board.report.paused:
             self._ask("Resume retrieving?", Request("resume"))
         else:
             self._ask("Pause retrieving? Images wait on ORTHANC2 until you resume.", Request("pause"))
 
     def action_quarantine(self) -> None:
-        """Show the list of the quarantine."""
         try:
             entries = self._portal.quarantine()
         except (DdwdError, OSError) as error:
-            self.notify(f"the quarantine cannot be read: {_line(error)}", severity="error", markup=False)
+            self.notify(
+                f"the quarantine cannot be read: {failure_of(error).reason}", severity="error", markup=False
+            )
             return
         self.push_screen(QuarantineScreen(entries, self._ask))
 
     def action_audit(self) -> None:
-        """Show the last events."""
         self.push_screen(AuditPage(self._portal.tail()))
 
     def action_unmask(self) -> None:
-        """Show patient IDs in full, or masked."""
         self._unmasked = not self._unmasked
         self._show()
 
     def action_help(self) -> None:
-        """Show the help."""
-        self.push_screen(help_page())
+        self.push_screen(Page("help", HELP.splitlines()))
 
     # --- requests and workers -------------------------------------------------------------------------------------------
 
@@ -240,33 +221,25 @@ class Dashboard(App[None]):
             try:
                 self._portal.submit(request)
             except (DdwdError, OSError) as error:
-                self.notify(_line(error), severity="error", markup=False)
+                self.notify(failure_of(error).reason, severity="error", markup=False)
             else:
-                self.notify(f"the extractor is asked: {request.kind}", markup=False)
+                self.notify(f"request to the extractor: {request.kind}", markup=False)
 
         self.push_screen(Ask(question), answered)
 
-    def _run_in_thread(
-        self,
-        work: Callable[[], _Found],
-        found: Callable[[_Found], None],
-        failed: Callable[[str], None],
+    def _open_page(
+        self, page: Page, work: Callable[[], _Found], found: Callable[[Page, _Found], None]
     ) -> None:
-        """Run `work` in a thread, and pass its result to `found` or its error to `failed`."""
+        """Open the page, run `work` in a thread, and pass its result to `found`; the page shows an error."""
+        self.push_screen(page)
 
         def run() -> None:
             worker = get_current_worker()
             try:
-                result = work()
+                show = partial(found, page, work())
             except (DdwdError, OSError) as error:
-                if not worker.is_cancelled:
-                    self.call_from_thread(failed, _line(error))
-            else:
-                if not worker.is_cancelled:
-                    self.call_from_thread(found, result)
+                show = partial(page.fail, failure_of(error).reason)
+            if not worker.is_cancelled:
+                self.call_from_thread(show)
 
         self.run_worker(run, thread=True)
-
-
-def _line(error: Exception) -> str:
-    return str(error) if isinstance(error, DdwdError) else type(error).__name__

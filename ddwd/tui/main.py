@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from ddwd.store.operator_requests import Request
 
 _LAST_EVENTS = 200
-_USAGE = 64  # EX_USAGE of sysexits.h
 _EPILOG = """Users in group ddwd can retry, pause and release; other users see what every user may see. Keys: ? in the dashboard.
 
 exit status of --once and --json:
@@ -69,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parser().parse_args(argv)
     except SystemExit as end:
-        return _USAGE if end.code else 0
+        return 64 if end.code else 0  # EX_USAGE of sysexits.h
     try:
         config = _config()
         if not config.has("extractor"):
@@ -80,13 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _once(config, as_json=args.json)
         return _live(config)
     except DdwdError as error:
-        for line in str(error).splitlines():
-            sys.stderr.write(f"ddwd-top: {line}\n")
+        sys.stderr.writelines(f"ddwd-top: {line}\n" for line in str(error).splitlines())
         return error.exit_status
 
 
 def _config() -> Config:
-    """Return the settings, or the defaults for a user who may not read them: the dashboard then shows what every user may see."""
+    """Return the settings, or the defaults for a user who may not read them, who then sees what every user may see."""
     try:
         return load()
     except ConfigError:
@@ -102,11 +100,13 @@ def _once(config: Config, *, as_json: bool) -> int:
             "well": not board.trouble,
             "trouble": board.trouble,
             "hops": [asdict(hop) for hop in board.hops],
+            "today": asdict(board.today) if board.today else None,
+            "report": encode(board.report),
         }
-        body["today"] = asdict(board.today) if board.today else None
-        sys.stdout.write(json.dumps(body | {"report": encode(board.report)}) + "\n")
+        text = json.dumps(body)
     else:
-        sys.stdout.write(page(board, PatientMasking(), shutil.get_terminal_size().columns).plain + "\n")
+        text = page(board, PatientMasking(), shutil.get_terminal_size().columns).plain
+    sys.stdout.write(f"{text}\n")
     return 1 if board.report.wrong else 0
 
 
@@ -133,35 +133,27 @@ class RealPortal:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._paths = Paths(config)
-        self.people = Patients(self._nodes_or_none())
+        try:
+            nodes: Sequence[OrthancPort] = study_lookup.both(config)
+        except DdwdError:
+            nodes = ()
+        self.people = Patients(nodes)
 
     def trace(self, study: OrthancId) -> Trace:
-        """See Portal."""
         return trace(study, self._config, study_lookup.both(self._config))
 
     def find(self, name: str) -> list[OrthancId]:
-        """See Portal."""
-        nodes = study_lookup.both(self._config)
-        prover = RecordChecker(custody_of(self._config), self._paths)
-        return study_lookup.studies_named(name, nodes, prover, or_patient=True)
+        records = RecordChecker(custody_of(self._config), self._paths)
+        return study_lookup.studies_named(name, study_lookup.both(self._config), records, or_patient=True)
 
     def quarantine(self) -> list[Entry]:
-        """See Portal."""
         return read_entries(self._paths.quarantine)
 
     def tail(self) -> Callable[[], list[AuditEvent]]:
-        """See Portal."""
         return tail_of(self._config, last=_LAST_EVENTS)
 
     def submit(self, request: Request) -> None:
-        """See Portal."""
         Requests(self._paths.requests).submit(request)
-
-    def _nodes_or_none(self) -> Sequence[OrthancPort]:
-        try:
-            return study_lookup.both(self._config)
-        except DdwdError:
-            return ()
 
 
 if __name__ == "__main__":

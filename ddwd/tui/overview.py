@@ -1,4 +1,4 @@
-"""Show the dashboard's first screen: problems, flow, studies in flight, studies just finished, and the foot. All of it is from a DashboardModel."""
+"""Show the dashboard's first screen: problems, flow, studies in flight, studies just finished, and the foot."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from textual.widgets import DataTable, Footer, Static
 
 from ddwd.store.status_files import FinishedStudy, InFlightStudy
 from ddwd.tui import text
+from ddwd.tui.pages import key_under_cursor
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -29,8 +30,7 @@ class Overview(Screen[None]):
         self._rows: dict[str, InFlightStudy | FinishedStudy] = {}
 
     def compose(self) -> ComposeResult:
-        """See Screen."""
-        yield Static("D-DW-D Portal: looking ...", id="head", markup=False)
+        yield Static("D-DW-D Portal: reading ...", id="head", markup=False)
         yield Static(id="trouble", markup=False)
         yield Static(id="flow", markup=False)
         yield Static("in flight", classes="title", id="flight-title", markup=False)
@@ -41,7 +41,6 @@ class Overview(Screen[None]):
         yield Footer()
 
     def show(self, board: DashboardModel, masking: PatientMasking) -> None:
-        """Show this DashboardModel."""
         self._board, self._masking = board, masking
         self._draw()
 
@@ -52,53 +51,39 @@ class Overview(Screen[None]):
         trouble.display = True
 
     def on_resize(self, _event: Resize) -> None:
-        """Draw the layout for the new size."""
         self._draw()
 
     @property
     def selected(self) -> InFlightStudy | FinishedStudy | None:
         """The study under the cursor, in the table with the focus, or else in the first table with rows."""
         tables = [self.query_one(f"#{name}", DataTable) for name in ("flight", "finished")]
-        for table in sorted(tables, key=lambda one: not one.has_focus):
-            if table.row_count:
-                key = table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
-                return self._rows.get(f"{table.id}:{key}")
-        return None
+        keys = [key_under_cursor(table) for table in sorted(tables, key=lambda table: not table.has_focus)]
+        row = self._rows.get(next(filter(None, keys), ""))
+        return row if row and row.study else None
 
     def _draw(self) -> None:
         board, width = self._board, self.size.width
         if board is None or not width:
             return
         report = board.report
-        trouble = self.query_one("#trouble", Static)
-        trouble.update(text.trouble(board, width))
-        trouble.display = bool(board.trouble)
-        self.query_one("#head", Static).update(text.head(board, width))
-        self.query_one("#flow", Static).update(text.flow(board, width))
-        self.query_one("#foot", Static).update(text.foot(board, width))
-        self.query_one("#flight-title", Static).update(f"in flight: {len(report.in_flight)}")
-        self.query_one("#finished-title", Static).update(f"just finished: {len(report.recent)}")
-        flight = [
-            (row.study, row, text.flight_row(row, self._masking, report.at, width))
-            for row in report.in_flight
-        ]
-        finished = [
-            (f"{row.study}/{row.revision}", row, text.finished_row(row, self._masking, width))
-            for row in report.recent
-        ]
-        self._rows = {
-            **{f"flight:{key}": row for key, row, _ in flight},
-            **{f"finished:{key}": row for key, row, _ in finished},
-        }
-        _fill(
-            self.query_one("#flight", DataTable), text.FLIGHT, width, {key: cells for key, _, cells in flight}
-        )
-        _fill(
-            self.query_one("#finished", DataTable),
-            text.FINISHED,
-            width,
-            {key: cells for key, _, cells in finished},
-        )
+        for name, content in (
+            ("head", text.head(board, width)),
+            ("trouble", text.trouble(board, width)),
+            ("flow", text.flow(board, width)),
+            ("flight-title", f"in flight: {len(report.in_flight)}"),
+            ("finished-title", f"just finished: {len(report.recent)}"),
+            ("foot", text.foot(board, width)),
+        ):
+            self.query_one(f"#{name}", Static).update(content)
+        self.query_one("#trouble", Static).display = bool(board.trouble)
+        flight: dict[str, InFlightStudy] = {row.study: row for row in report.in_flight}
+        finished = {f"{row.study}/{row.revision}": row for row in report.recent}
+        self._rows = {**flight, **finished}
+        masking, now = self._masking, report.at
+        cells = {key: text.flight_row(row, masking, now, width) for key, row in flight.items()}
+        _fill(self.query_one("#flight", DataTable), text.FLIGHT, width, cells)
+        cells = {key: text.finished_row(row, masking, width) for key, row in finished.items()}
+        _fill(self.query_one("#finished", DataTable), text.FINISHED, width, cells)
 
 
 def _table(name: str) -> DataTable[Text]:
@@ -112,7 +97,7 @@ def _fill(
     widths = [column.width(width) for column in columns]
     shown = [str(row.value) for row in table.rows]
     if [column.width for column in table.columns.values()] != widths or shown != list(rows):
-        at = _cursor(table)
+        at = key_under_cursor(table)
         table.clear(columns=True)
         for column, cells in zip(columns, widths, strict=True):
             table.add_column(column.title, width=cells, key=column.title)
@@ -125,10 +110,3 @@ def _fill(
         for column, cell in zip(columns, texts, strict=True):
             if table.get_cell(key, column.title) != cell:
                 table.update_cell(key, column.title, cell)
-
-
-def _cursor(table: DataTable[Text]) -> str:
-    """Return the key of the row under the cursor; empty for an empty table."""
-    if not table.row_count:
-        return ""
-    return str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value)

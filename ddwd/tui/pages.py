@@ -1,24 +1,25 @@
-"""Show the dashboard's pages of scrolling text: a study's trace, the last audit events, the help. Escape leaves each."""
+"""The dashboard's pages and dialogs: a study's trace, the last audit events, the help, the quarantine, a question, a search."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
-from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import ModalScreen, Screen
+from textual.widgets import DataTable, Footer, Input, Static
 
 from ddwd.core.errors import DdwdError
-from ddwd.status.formatting import plain
+from ddwd.status.formatting import plain, second
+from ddwd.store.operator_requests import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from textual.app import ComposeResult
-    from textual.timer import Timer
 
+    from ddwd.extractor.quarantine import Entry
     from ddwd.status.events import AuditEvent
     from ddwd.status.trace import Line
 
@@ -51,7 +52,7 @@ FAILURE = "bold red"
 
 
 class Page(Screen[None]):
-    """A title and lines of text."""
+    """A title and lines of text that scroll."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "app.pop_screen", "back")]
 
@@ -62,14 +63,13 @@ class Page(Screen[None]):
         self._problem = ""
 
     def compose(self) -> ComposeResult:
-        """See Screen."""
         yield Static(self._title, classes="title", markup=False)
         with VerticalScroll():
             yield Static(self._text(), id="body")
         yield Footer()
 
     def on_mount(self) -> None:
-        """Show what came while the page was being opened."""
+        """Show the lines that arrived while the page was being opened."""
         self._draw()
 
     def show(self, lines: Sequence[str | Line]) -> None:
@@ -98,28 +98,22 @@ def _line(line: str | Line) -> Text:
     return Text(line.text, style=FAILURE if line.is_failure else "")
 
 
-def help_page() -> Page:
-    """Return the page of help."""
-    return Page("help", HELP.splitlines())
-
-
 class AuditPage(Page):
-    """The last events, to which each new event is added."""
+    """The last events, to which each new event is added; `new` returns the events since its last call."""
 
     def __init__(self, new: Callable[[], list[AuditEvent]]) -> None:
         super().__init__("audit: the last events (UTC); with more: journalctl -t ddwd-audit")
         self._new = new
-        self._timer: Timer | None = None
 
     def on_mount(self) -> None:
         """Read the events, then again every second."""
         super().on_mount()
         self._refresh_lines()
-        self._timer = self.set_interval(_REFRESH_SECONDS, self._refresh_lines)
+        self.set_interval(_REFRESH_SECONDS, self._refresh_lines)
 
     def _refresh_lines(self) -> None:
         try:
-            fresh = [_event_line(one) for one in self._new()]
+            fresh = [_event_line(event) for event in self._new()]
         except OSError as error:
             self.fail(f"the ledger cannot be read ({error.strerror}): it is for root and group ddwd")
             return
@@ -133,6 +127,96 @@ class AuditPage(Page):
             self.show(["no events yet"])
 
 
-def _event_line(one: AuditEvent) -> str:
-    about = f"  {plain(one.study_uid)}" if one.study_uid else ""
-    return f"{one.at[:19].replace('T', ' ')}  {one.event:<17} {plain(one.message)}{about}"
+def _event_line(event: AuditEvent) -> str:
+    about = f"  {plain(event.study_uid)}" if event.study_uid else ""
+    return f"{second(event.at)}  {event.event:<17} {plain(event.message)}{about}"
+
+
+class QuarantineScreen(Screen[None]):
+    """One row for each entry; `x` submits a request to release it, after a question."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("x", "release", "release"),
+        Binding("escape,q", "app.pop_screen", "back"),
+    ]
+
+    def __init__(self, entries: list[Entry], ask: Callable[[str, Request], None]) -> None:
+        """`ask` asks the user the question, and submits the request if the answer is yes."""
+        super().__init__()
+        self._entries = {entry.id: entry for entry in entries}
+        self._ask = ask
+
+    def compose(self) -> ComposeResult:
+        yield Static(f"quarantine: {len(self._entries)}", classes="title", markup=False)
+        yield DataTable(cursor_type="row", zebra_stripes=True)
+        yield Static("", id="reason", markup=False)
+        yield Footer()
+
+    def on_mount(self) -> None:
+        table = self.query_one(DataTable)
+        table.add_columns("since (UTC)", "kind", "ID", "StudyInstanceUID")
+        for entry in self._entries.values():
+            cells = second(entry.at), entry.subject.kind, entry.id[:8], plain(entry.subject.study_uid)
+            table.add_row(*map(Text, cells), key=entry.id)
+        if not self._entries:
+            self.query_one("#reason", Static).update("the quarantine is empty")
+
+    def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        """Show the reason of the entry under the cursor."""
+        entry = self._entries.get(str(event.row_key.value))
+        if entry is not None:
+            file = entry.file
+            where = f"\nfile: {file.name}, {entry.size:,} bytes" if file else "\nits file could not be read"
+            self.query_one("#reason", Static).update(plain(entry.subject.reason) + where)
+
+    def action_release(self) -> None:
+        """Release the entry under the cursor, after a question."""
+        key = key_under_cursor(self.query_one(DataTable))
+        if not key:
+            return
+        entry = self._entries[key]
+        what = "try it again" if entry.subject.kind == "undeliverable" else "remove it from the list"
+        self._ask(f"Release {key[:8]} ({entry.subject.kind}): {what}?", Request("release", item=key))
+
+
+def key_under_cursor(table: DataTable[Any]) -> str:
+    """Return the key of the row under the cursor; empty for an empty table."""
+    return str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value) if table.row_count else ""
+
+
+class Ask(ModalScreen[bool]):
+    """A question: `y` is yes, any other key that closes it is no."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "answer(True)", "yes"),
+        Binding("n,escape,q", "answer(False)", "no"),
+    ]
+
+    def __init__(self, question: str) -> None:
+        super().__init__()
+        self._question = question
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(self._question, markup=False)
+            yield Static("y yes   n no", markup=False, classes="keys")
+
+    def action_answer(self, answer: bool) -> None:
+        self.dismiss(answer)
+
+
+class Find(ModalScreen[str]):
+    """One line of text to search for; empty if the dialog was left."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "back")]
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static("Find a study by accession number, patient ID or UID:", markup=False)
+            yield Input(placeholder="the whole number, ID or UID, then Enter")
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        self.dismiss(event.value.strip())
+
+    def action_leave(self) -> None:
+        self.dismiss("")

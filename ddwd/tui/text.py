@@ -98,17 +98,16 @@ def head(board: DashboardModel, width: int) -> Text:
     text.append(f"\u25cf {verdict}", style="bold red" if wrong else "green")
     if board.report.paused:
         text.append("  PAUSED", style="bold yellow")
-    right = f"{_clock(board.report.at)}"
-    text.append(right.rjust(width - text.cell_len))
+    text.append(_clock(board.report.at).rjust(width - text.cell_len))
     return text
 
 
 def trouble(board: DashboardModel, width: int) -> Text:
     """Return the problems, one per line; empty if there are none."""
     lines = board.trouble
-    shown = [_line(f"! {plain(line)}", width, "bold red") for line in lines[:_MOST_TROUBLE]]
-    if len(lines) > _MOST_TROUBLE:
-        shown.append(_line(f"  and {len(lines) - _MOST_TROUBLE} more, see: ddwd status", width, "red"))
+    shown = [Text(_short(f"! {plain(line)}", width), style="bold red") for line in lines[:_MOST_TROUBLE]]
+    if more := len(lines[_MOST_TROUBLE:]):
+        shown.append(Text(_short(f"  and {more} more, see: ddwd status", width), style="red"))
     return Text("\n").join(shown)
 
 
@@ -141,11 +140,7 @@ def _rates(hop: HopRate, board: DashboardModel) -> str:
     if hop.name == "modality":
         return _last_image(board)
     rate = hop.images_per_second
-    return (
-        f"{rate:.0f}/s {_brief(hop.bytes_per_second)}/s"
-        if rate >= _BRIEF
-        else f"{rate:.1f}/s {_brief(hop.bytes_per_second)}/s"
-    )
+    return f"{rate:.{0 if rate >= _BRIEF else 1}f}/s {_brief(hop.bytes_per_second)}/s"
 
 
 def _brief(amount: float) -> str:
@@ -178,15 +173,15 @@ def _backlog(hop: HopRate) -> str:
 
 def flight_row(row: InFlightStudy, masking: PatientMasking, now: str, width: int) -> list[Text]:
     """Return the cells of one study in flight, each as wide as its column."""
-    known = row.instances
+    total = row.instances
     cells = [
         masking.patient(row),
         masking.accession(row),
         row.aet,
         row.state,
-        _bar(row.on_gateway, known),
-        _bar(row.on_storage, known),
-        _bar(row.on_disk, known),
+        _bar(row.on_gateway, total),
+        _bar(row.on_storage, total),
+        _bar(row.on_disk, total),
         span(_seconds(row.opened_at or now, now)),
     ]
     return _cells(cells, FLIGHT, width, {3: _STAGES.get(row.state, "")})
@@ -208,19 +203,16 @@ def finished_row(row: FinishedStudy, masking: PatientMasking, width: int) -> lis
 
 
 def _cells(cells: list[str], columns: tuple[Column, ...], width: int, styles: dict[int, str]) -> list[Text]:
-    return [
-        Text(
-            _short(plain(cell), column.width(width) - 1).ljust(column.width(width)),
-            style=styles.get(number, ""),
-        )
-        for number, (cell, column) in enumerate(zip(cells, columns, strict=True))
-    ]
+    texts = [_fitted(plain(cell), column.width(width)) for cell, column in zip(cells, columns, strict=True)]
+    for number, style in styles.items():
+        texts[number].style = style
+    return texts
 
 
-def _bar(count: int | None, known: int) -> str:
-    """Return `count` of `known` as a small bar, which is full only if none is missing."""
-    done = min(count or 0, known)
-    blocks = _BAR if known and done == known else min(_BAR - 1, _BAR * done // known) if known else 0
+def _bar(count: int | None, total: int) -> str:
+    """Return `count` of `total` as a small bar, which is full only if none is missing."""
+    done = min(count or 0, total)
+    blocks = _BAR if total and done == total else min(_BAR - 1, _BAR * done // total) if total else 0
     return f"{_FULL * blocks}{_EMPTY * (_BAR - blocks)} {count or 0}"
 
 
@@ -275,24 +267,16 @@ def page(board: DashboardModel, masking: PatientMasking, width: int) -> Text:
     parts = [head(board, width)]
     if board.trouble:
         parts.append(trouble(board, width))
-    parts += [flow(board, width), Text(f"in flight: {len(report.in_flight)}", style="bold")]
-    if report.in_flight:
-        parts.append(_headings(FLIGHT, width))
-    parts += [Text("").join(flight_row(row, masking, report.at, width)) for row in report.in_flight]
-    parts.append(Text(f"just finished: {len(report.recent)}", style="bold"))
-    if report.recent:
-        parts.append(_headings(FINISHED, width))
-    parts += [Text("").join(finished_row(row, masking, width)) for row in report.recent]
+    parts.append(flow(board, width))
+    flight = [flight_row(row, masking, report.at, width) for row in report.in_flight]
+    finished = [finished_row(row, masking, width) for row in report.recent]
+    for title, columns, rows in (("in flight", FLIGHT, flight), ("just finished", FINISHED, finished)):
+        parts.append(Text(f"{title}: {len(rows)}", style="bold"))
+        if rows:
+            headings = "".join(column.title.ljust(column.width(width)) for column in columns)
+            parts += [Text(headings, style="dim"), *map(Text("").join, rows)]
     parts.append(foot(board, width))
     return Text("\n").join(parts)
-
-
-def _headings(columns: tuple[Column, ...], width: int) -> Text:
-    return Text("".join(column.title.ljust(column.width(width)) for column in columns), style="dim")
-
-
-def _line(text: str, width: int, style: str) -> Text:
-    return Text(_short(text, width), style=style)
 
 
 def _fitted(text: str, cell: int) -> Text:

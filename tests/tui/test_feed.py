@@ -69,5 +69,5 @@ def test_without_any_change_it_looks_by_itself_and_a_failed_look_is_one_line(
     feed.start()
     watched.wait(3)
     feed.stop()
-    assert watched.found[1] == "the dashboard cannot look (OSError); it tries again"
+    assert watched.found[1] == "the state of the portal cannot be read (OSError); retrying"
     assert not isinstance(watched.found[2], str)
