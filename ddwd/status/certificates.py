@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ddwd.config import tls
 from ddwd.core.errors import ConfigError, Problem
 from ddwd.provisioning import orthanc_config
-from ddwd.status.findings import CheckContext, Finding, broken, note, own_nodes, warn
+from ddwd.status.findings import CheckContext, Finding, broken, note, warn
 from ddwd.status.formatting import many
 
 if TYPE_CHECKING:
@@ -21,17 +21,12 @@ if TYPE_CHECKING:
     from ddwd.provisioning.credentials import Credentials
 
 EXPIRES_DAYS = 30
-_CERTIFICATE_KEYS = (
-    "SslCertificate",
-    "DicomTlsCertificate",
-    "HttpsCACertificates",
-    "DicomTlsTrustedCertificates",
-)
+_KEYS = "SslCertificate", "DicomTlsCertificate", "HttpsCACertificates", "DicomTlsTrustedCertificates"
 
 
 @dataclass(frozen=True, slots=True)
 class Expiring:
-    """A certificate file that has expired or will within EXPIRES_DAYS, and what to do."""
+    """A certificate file that has expired or expires within EXPIRES_DAYS, and the remedy."""
 
     path: Path
     left: timedelta
@@ -39,12 +34,10 @@ class Expiring:
 
     @property
     def has_expired(self) -> bool:
-        """Whether it is no longer valid."""
         return self.left <= timedelta(0)
 
     @property
     def text(self) -> str:
-        """One line for people."""
         if self.has_expired:
             return f"{self.path} has expired"
         return f"{self.path} expires in {many(self.left.days, 'day', 'days')}"
@@ -63,9 +56,9 @@ def expiring(
 def certificate_files(config: Config, login: Credentials) -> Iterator[Path]:
     """Yield every file of the configuration that holds certificates."""
     found = dict.fromkeys([*tls.certificates_in_use(config), *tls.of_link(config)])
-    for node in own_nodes(config):
-        tree = orthanc_config.merged(config, login, node)[0].tree
-        found |= dict.fromkeys(Path(str(tree[key])) for key in _CERTIFICATE_KEYS if tree.get(key))
+    for node in config.own_nodes:
+        tree = orthanc_config.merged(config, login, node.name)[0].tree
+        found |= dict.fromkeys(Path(str(tree[key])) for key in _KEYS if tree.get(key))
     yield from found
     yield from (path for path in (config.audit.ca, config.audit.certificate) if path is not None)
 
@@ -83,9 +76,8 @@ def expiry_of(path: Path) -> datetime:
 
 def certificates(context: CheckContext) -> Iterator[Finding]:
     """Check the certificates of the Orthancs and of the audit relay."""
-    files = list(certificate_files(context.config, context.login)) if context.login else []
-    if not files:
+    if context.login is None or not list(certificate_files(context.config, context.login)):
         yield note("none in use: DICOM and the web pages are not encrypted")
-    if context.login is not None:
+    else:
         for one in expiring(context.config, context.login, context.clock.utc(), context.expiry):
             yield (broken if one.has_expired else warn)(one.text, one.remedy)

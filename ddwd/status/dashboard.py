@@ -1,13 +1,13 @@
-"""Everything that the dashboard shows, as one frozen DashboardModel: the Report, the flow, today's counts. Reads only.
+"""The content of the dashboard as one frozen DashboardModel: the Report, the flow, today's counts. Reads only.
 
-`Watcher.look` is cheap enough for once a second: systemd and the Orthancs are asked less often.
+`Watcher.look` is cheap enough for once a second: systemd is queried less often.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 from ddwd.config.paths import Paths
@@ -18,6 +18,7 @@ from ddwd.core.model import SELF_TEST_AET
 from ddwd.status import report as reports
 from ddwd.status.events import of_this_machine, tail_of
 from ddwd.status.flow import Flow, HopRate, Light
+from ddwd.status.formatting import many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -40,19 +41,15 @@ class Today:
     images: int = 0
     quarantined: int = 0
 
-    def plus(self, happened: Iterable[AuditEvent]) -> Today:
+    def plus(self, events: Iterable[AuditEvent]) -> Today:
         """Return the counts with these events added."""
-        today = self
-        for one in happened:
-            if one.fields.get("aet") == SELF_TEST_AET:
-                continue
-            if one.event in _PUBLICATIONS:
-                images = int(one.fields.get("added") or 0)
-                first = one.event == Event.PUBLISHED.value
-                today = replace(today, studies=today.studies + first, images=today.images + images)
-            elif one.event in _FAILURES:
-                today = replace(today, quarantined=today.quarantined + 1)
-        return today
+        studies, images, quarantined = self.studies, self.images, self.quarantined
+        for event in events:
+            if event.fields.get("aet") != SELF_TEST_AET:
+                studies += event.event == Event.PUBLISHED.value
+                images += int(event.fields.get("added") or 0) if event.event in _PUBLICATIONS else 0
+                quarantined += event.event in _FAILURES
+        return Today(self.day, studies, images, quarantined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +63,19 @@ class DashboardModel:
 
     @property
     def trouble(self) -> tuple[str, ...]:
-        """What an operator must know, the worst first; empty while all is well."""
-        standing = [
+        """The problems, the worst first; empty if all is well."""
+        lines = [*self.report.wrong]
+        lines += [
             f"{hop.title}: {hop.reason}" for hop in self.hops if hop.light in {Light.SLOW, Light.WAITING}
         ]
-        return (*self.report.wrong, *standing, *_quarantine(self.report.quarantine))
-
-
-def _quarantine(count: int | None) -> tuple[str, ...]:
-    if not count:
-        return ()
-    what = "1 image waits" if count == 1 else f"{count:,} images wait"
-    return (f"{what} for you in quarantine; see: ddwd quarantine list",)
+        if count := self.report.quarantine:
+            images = many(count, "image waits", "images wait")
+            lines.append(f"{images} for you in quarantine; see: ddwd quarantine list")
+        return tuple(lines)
 
 
 class Watcher:
-    """Builds one model after the other; remembers what rates are computed from, and today's counts."""
+    """Builds each model; keeps the samples of the rates, and today's counts."""
 
     def __init__(self, config: Config, sources: ReportSources) -> None:
         self._config = config
@@ -95,7 +89,7 @@ class Watcher:
         self._tail: Callable[[], list[AuditEvent]] | None = None
 
     def look(self) -> DashboardModel:
-        """Return the portal now. Takes as long as the slowest Orthanc, and never longer than `Sources.patience`."""
+        """Return the portal now. Takes as long as the slowest Orthanc, and never longer than `ReportSources.patience`."""
         report = reports.collect(self._config, self._sources)
         hops = self._flow.take(report, self._clock.monotonic())
         return DashboardModel(report, hops, self._count_today(), os.access(self._paths.requests, os.W_OK))
@@ -110,15 +104,10 @@ class Watcher:
         day = self._clock.utc().astimezone().date().isoformat()
         try:
             if self._tail is None or self._today is None or self._today.day != day:
-                self._tail = tail_of(self._config, since=_midnight(self._clock.utc()))
+                local = self._clock.utc().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+                self._tail = tail_of(self._config, since=stamp(local.astimezone(UTC)))
                 self._today = Today(day)
             self._today = self._today.plus(of_this_machine(self._config, self._tail()))
         except (DdwdError, OSError):
             self._today = None
         return self._today
-
-
-def _midnight(now: datetime) -> str:
-    """Return the stamp of the last midnight, local time."""
-    local = now.astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
-    return stamp(local.astimezone(UTC))

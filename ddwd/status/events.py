@@ -47,7 +47,7 @@ def of_study(config: Config, study: str) -> list[AuditEvent]:
     """Return every event of a study, by any extractor. Raises OSError if this user may not read the ledger, PeerDownError, StateError."""
     shared = history_of(config)
     if shared is None:
-        return read(Paths(config).ledger, study=study)
+        return read(Paths(config).ledger, study)
     return list(map(_event_of, shared.events(study=study)))
 
 
@@ -69,34 +69,28 @@ def tail_of(config: Config, *, last: int = 0, since: str = "") -> Callable[[], l
 
 def of_this_machine(config: Config, events: list[AuditEvent]) -> list[AuditEvent]:
     """Return the events that no other extractor wrote."""
-    return [one for one in events if one.extractor in {"", config.scp.aet}]
+    return [event for event in events if event.extractor in {"", config.scp.aet}]
 
 
-def read(folder: Path, *, study: str = "", since: str = "", limit: int | None = None) -> list[AuditEvent]:
-    """Return events of all segments, oldest first: those of one study (either of its names), since a stamp, or the latest `limit`.
+def read(folder: Path, study: str = "") -> list[AuditEvent]:
+    """Return the events of all segments, oldest first: all, or those of one study (either of its names).
 
     Raises OSError if this user may not read the ledger.
     """
     found: list[AuditEvent] = []
-    for number in sorted(_segments(folder), reverse=True):
-        content = _content(folder, number)
+    for content in contents(folder):
         # most segments do not name the study: one search in the whole segment, before it is parsed
-        mine = content if study.encode() in content else b""
-        rows = [one for one in _events(mine, study.encode()) if one.at >= since]
-        if study:
-            rows = [one for one in rows if study in {one.study, one.study_uid}]
-        found[:0] = rows
-        if (limit is not None and len(found) >= limit) or _begins_before(content, since):
-            break
-    return found if limit is None else found[len(found) - min(limit, len(found)) :]
+        rows = _events(content, study.encode()) if study.encode() in content else ()
+        found[:0] = [row for row in rows if study in {"", row.study, row.study_uid}]
+    return found
 
 
 def past(folder: Path, since: str) -> Iterator[AuditEvent]:
     """Yield events since a stamp, the newest segment first; one segment is in memory at a time. Raises OSError."""
-    for number in sorted(_segments(folder), reverse=True):
-        content = _content(folder, number)
-        yield from (one for one in _events(content, b"") if one.at >= since)
-        if _begins_before(content, since):
+    for content in contents(folder):
+        yield from (event for event in _events(content) if event.at >= since)
+        first = parse_line(content[: content.find(b"\n") + 1])
+        if first is not None and str(first["at"]) < since:
             return
 
 
@@ -121,7 +115,7 @@ class Tail:
         if self._number < 0:
             return self._begin()
         found: list[AuditEvent] = []
-        for number in sorted(one for one in _segments(self._folder) if one >= self._number):
+        for number in sorted(number for number in _segments(self._folder) if number >= self._number):
             found += self._more(number)
         return found
 
@@ -130,7 +124,7 @@ class Tail:
         content = _content(self._folder, number, start)
         whole = content.rfind(b"\n") + 1
         self._number, self._offset = number, start + whole
-        return list(_events(content[:whole], b""))
+        return list(_events(content[:whole]))
 
     def _begin(self) -> list[AuditEvent]:
         numbers = sorted(_segments(self._folder))
@@ -144,13 +138,13 @@ class Tail:
         for number in reversed(numbers[:-1]):
             if (self._last is not None and len(found) >= self._last) or (found and found[0].at < self._since):
                 break
-            found[:0] = _events(_content(self._folder, number), b"")
-        found = [one for one in found if one.at >= self._since]
+            found[:0] = _events(_content(self._folder, number))
+        found = [event for event in found if event.at >= self._since]
         return found if self._last is None else found[-self._last :]
 
 
 class _SharedTail:
-    """The same for a shared ledger."""
+    """The same for a shared ledger: new events at each call."""
 
     def __init__(self, history: SharedHistory, *, last: int, since: str) -> None:
         self._history = history
@@ -159,7 +153,7 @@ class _SharedTail:
         self._seq = -1
 
     def new(self) -> list[AuditEvent]:
-        """See Tail."""
+        """Return the events since the last call, oldest first. Raises PeerDownError."""
         if self._seq >= 0:
             rows = self._history.after(self._seq)
         else:
@@ -185,12 +179,7 @@ def _content(folder: Path, number: int, start: int = 0) -> bytes:
         return gzip.decompress((folder / f"{number:08}.jsonl.gz").read_bytes())[start:]
 
 
-def _begins_before(content: bytes, since: str) -> bool:
-    first = parse_line(content[: content.find(b"\n") + 1])
-    return bool(since) and first is not None and str(first["at"]) < since
-
-
-def _events(content: bytes, needle: bytes) -> Iterator[AuditEvent]:
+def _events(content: bytes, needle: bytes = b"") -> Iterator[AuditEvent]:
     for raw in io.BytesIO(content):  # line by line: a segment has tens of thousands
         if _EVENT in raw and needle in raw and (record := parse_line(raw)) is not None:
             yield _event_of(record)

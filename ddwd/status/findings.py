@@ -77,8 +77,3 @@ class CheckContext:
     def paths(self) -> Paths:
         """The portal's files."""
         return Paths(self.config)
-
-
-def own_nodes(config: Config) -> tuple[NodeName, ...]:
-    """Return the Orthancs that run on this machine."""
-    return tuple(node.name for node in config.own_nodes)

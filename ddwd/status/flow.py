@@ -1,4 +1,4 @@
-"""Rate, backlog and light of each hop, from successive Reports. Pure but for its memory.
+"""Rate, backlog and light of each hop, computed from successive Reports.
 
 The hops are the modality, ORTHANC1, ORTHANC2, PYTHON_SCP and the disk. Rates are those of the last seconds; the history is one value
 for each few seconds of the last minutes. Counts that fall (images were deleted, a daemon was restarted) count as no images.
@@ -18,8 +18,8 @@ HISTORY = 60
 """Values in a hop's history."""
 BUCKET_SECONDS = 5.0
 _RATE_SECONDS = 4.0
-"""A rate covers at least this long, so that one late look does not show as a dip."""
-_STANDS_SECONDS = 15.0
+"""A rate covers at least this long, so that one late report does not show as a dip."""
+_STUCK_SECONDS = 15.0
 """Images that wait while none has moved for this long count as stuck."""
 _SLOW_SECONDS = 30.0
 
@@ -84,34 +84,34 @@ class _Meter:
 
     @property
     def history(self) -> tuple[float, ...]:
-        return tuple(round(one, 2) for one in self._buckets)
+        return tuple(round(value, 2) for value in self._buckets)
 
     def rates(self) -> tuple[float, float]:
         """Return images and bytes a second over the last seconds."""
         last = self._samples[-1]
-        older = [one for one in self._samples if last.at - one.at >= _RATE_SECONDS]
+        older = [sample for sample in self._samples if last.at - sample.at >= _RATE_SECONDS]
         first = older[-1] if older else self._samples[0]
         if last.at <= first.at:
             return 0.0, 0.0
         span = last.at - first.at
         return max(0, last.images - first.images) / span, max(0, last.bytes - first.bytes) / span
 
-    def stands(self) -> bool:
+    def is_stuck(self) -> bool:
         """Return whether images wait before the hop and none has moved for a while."""
         last = self._samples[-1]
         return (
-            bool(last.backlog) and self._moved_at is not None and last.at - self._moved_at >= _STANDS_SECONDS
+            bool(last.backlog) and self._moved_at is not None and last.at - self._moved_at >= _STUCK_SECONDS
         )
 
-    def falls_behind(self) -> bool:
+    def is_slow(self) -> bool:
         """Return whether the backlog grows."""
         last = self._samples[-1]
-        before = [one.backlog for one in self._samples if last.at - one.at >= _SLOW_SECONDS / 2]
+        before = [sample.backlog for sample in self._samples if last.at - sample.at >= _SLOW_SECONDS / 2]
         return bool(before) and last.backlog > 2 * max(before[0], 25)
 
 
 class Flow:
-    """Computes the hops from each Report; remembers the last minutes."""
+    """Compute the hops from each Report; keeps the samples of the last minutes."""
 
     def __init__(self) -> None:
         self._meters: dict[str, _Meter] = {}
@@ -119,93 +119,50 @@ class Flow:
     def take(self, report: Report, now: float) -> tuple[HopRate, ...]:
         """Return the five hops at this moment; `now` in monotonic seconds."""
         gateway, storage = report.servers
-        scp, extractor = report.hearts
-        backlog = extractor.extractor.backlog
-        totals = extractor.extractor.totals
-        received = (scp.scp.received, scp.scp.received_bytes)
-        return (
-            self._modality(report),
-            self._hop(
-                "gateway", gateway.aet, now, (gateway.instances, gateway.bytes), 0, _broken(report, "gateway")
-            ),
-            self._hop(
-                "storage",
-                storage.aet,
-                now,
-                (storage.instances, storage.bytes),
-                backlog.storage,
-                _broken(report, "storage"),
-            ),
-            self._hop("scp", "PYTHON_SCP", now, received, backlog.disk, _broken(report, "scp")),
-            self._hop(
-                "disk",
-                "disk",
-                now,
-                (totals.instances, totals.bytes),
-                backlog.publish,
-                _broken(report, "disk"),
-                paused=report.paused,
-            ),
-        )
-
-    @staticmethod
-    def _modality(report: Report) -> HopRate:
-        senders = [row.aet for row in report.studies if row.aet]
-        return HopRate("modality", senders[0] if senders else "modality")
-
-    def _hop(
-        self,
-        name: str,
-        title: str,
-        now: float,
-        counts: tuple[int, int],
-        backlog: int,
-        broken: str,
-        *,
-        paused: bool = False,
-    ) -> HopRate:
-        meter = self._meters.setdefault(name, _Meter())
-        if not broken:
-            meter.take(_Sample(now, *counts, backlog))
-        images, size = (0.0, 0.0) if broken else meter.rates()
-        light, reason = _judge(meter, broken, backlog, paused=paused)
-        return HopRate(name, title, images, size, meter.history, backlog, light, reason)
+        scp, extractor = report.hearts[0].scp, report.hearts[1].extractor
+        totals, backlogs = extractor.totals, extractor.backlog
+        hops = [HopRate("modality", next((row.aet for row in report.studies if row.aet), "modality"))]
+        for name, title, images, size, backlog in (
+            ("gateway", gateway.aet, gateway.instances, gateway.bytes, 0),
+            ("storage", storage.aet, storage.instances, storage.bytes, backlogs.storage),
+            ("scp", "PYTHON_SCP", scp.received, scp.received_bytes, backlogs.disk),
+            ("disk", "disk", totals.instances, totals.bytes, backlogs.publish),
+        ):
+            meter = self._meters.setdefault(name, _Meter())
+            rates = 0.0, 0.0
+            problem = _problem(report, name)
+            if not problem:
+                meter.take(_Sample(now, images, size, backlog))
+                rates = meter.rates()
+            paused = report.paused and name == "disk"
+            light, reason = _light(meter, problem, backlog, paused=paused)
+            hops.append(HopRate(name, title, *rates, meter.history, backlog, light, reason))
+        return tuple(hops)
 
 
-def _judge(meter: _Meter, broken: str, backlog: int, *, paused: bool) -> tuple[Light, str]:
-    if broken:
-        return Light.BROKEN, broken
+def _light(meter: _Meter, problem: str, backlog: int, *, paused: bool) -> tuple[Light, str]:
+    if problem:
+        return Light.BROKEN, problem
     if paused:
         return Light.WAITING, "retrieving is paused by the operator"
-    if meter.stands():
+    if meter.is_stuck():
         return Light.WAITING, f"{backlog} images wait and nothing moves"
-    if meter.falls_behind():
-        return Light.SLOW, f"{backlog} images wait, and it becomes more"
+    if meter.is_slow():
+        return Light.SLOW, f"{backlog} images wait, and the number grows"
     return Light.OK, ""
 
 
-def _broken(report: Report, hop: str) -> str:
+def _problem(report: Report, hop: str) -> str:
     """Return why no image can pass this hop; empty if images can."""
-    unit = {
-        "gateway": "ddwd-gateway",
-        "storage": "ddwd-storage",
-        "scp": "ddwd-scp",
-        "disk": "ddwd-extractor",
-    }[hop]
-    for one in report.units:
-        if one.name == unit and not one.is_well:
-            return f"{unit} is {one.active}"
-    if hop in {"gateway", "storage"}:
-        return _server_problem(report, hop)
-    heart = report.hearts[0 if hop == "scp" else 1]
+    name = "ddwd-extractor" if hop == "disk" else f"ddwd-{hop}"
+    for unit in report.units:
+        if unit.name == name and not unit.is_well:
+            return f"{name} is {unit.active}"
+    scp, extractor = report.hearts
+    if hop == "scp":
+        return scp.problem
     if hop == "disk":
-        return heart.problem or next((one.problem for one in report.volumes if one.problem), "")
-    return heart.problem
-
-
-def _server_problem(report: Report, name: str) -> str:
-    """Return what the Orthanc itself answered or, if this reader may not ask it, what the extractor found."""
-    server = next(one for one in report.servers if one.name == name)
-    if not server.unasked:
-        return server.problem
-    return report.hearts[1].silent_peers.get(name, "")
+        return extractor.problem or next((volume.problem for volume in report.volumes if volume.problem), "")
+    server = next(server for server in report.servers if server.name == hop)
+    # without credentials, what the extractor found
+    return extractor.silent_peers.get(hop, "") if server.unasked else server.problem

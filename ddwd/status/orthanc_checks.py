@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError
 from ddwd.provisioning import databases, machine_link, orthanc_config, orthanc_minimum
-from ddwd.status.findings import NO_PERMISSION, CheckContext, Finding, Part, broken, note, own_nodes, warn
+from ddwd.status.findings import NO_PERMISSION, CheckContext, Finding, Part, broken, note, warn
 from ddwd.status.formatting import many, time
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def settings(context: CheckContext) -> Iterator[Finding]:
     if context.login is None:
         yield note(NO_PERMISSION, "run it with sudo")
         return
-    for node in own_nodes(context.config):
-        for problem in orthanc_config.problems_of(context.config, context.login, node):
+    for node in context.config.own_nodes:
+        for problem in orthanc_config.problems_of(context.config, context.login, node.name):
             yield broken(f"{problem.source}: {problem.key}: {problem.what}", problem.instead)
 
 
@@ -40,7 +40,7 @@ def rendered(context: CheckContext) -> Iterator[Finding]:
     if context.login is None:
         yield note(NO_PERMISSION, "run it with sudo")
         return
-    for node in own_nodes(context.config):
+    for node in (node.name for node in context.config.own_nodes):
         for path in sorted(context.paths.rendered(node).glob("*.json")):
             tree = json.loads(path.read_text(encoding="utf-8"))
             yield from _against_minimum(node, tree)
@@ -94,7 +94,7 @@ def _external(context: CheckContext) -> Iterator[Finding]:
     """Check that a database server on another machine answers each Orthanc's role. `checks.units_run` checks the local one."""
     if context.config.database.is_local or context.config.database.engine != "postgresql":
         return
-    for node in own_nodes(context.config):
+    for node in (node.name for node in context.config.own_nodes):
         try:
             context.ask_database(node)
         except PeerDownError as error:
