@@ -27,7 +27,6 @@ from ddwd.status import report as view
 from ddwd.status.bundle import Part
 from ddwd.status.doctor import examine
 from ddwd.status.formatting import size
-from ddwd.status.inventory import counts
 
 if TYPE_CHECKING:
     import argparse
@@ -169,7 +168,7 @@ class InspectedMachine:
             Part("doctor.json", "ddwd doctor", lambda: [asdict(one) for one in examine(doctor.context_of(config))]),
             Part("units.txt", "states of the units", lambda: system_info.unit_states(ask, system_info.units(ask))),
             Part("versions.txt", "versions", lambda: system_info.versions(ask)),
-            Part("counts.json", "ledger and files, counted", lambda: counts(paths)),
+            Part("counts.json", "ledger and files, counted", lambda: system_info.counts(paths)),
             Part("disks.txt", "disks", lambda: system_info.disks(ask, places)),
             Part("memory.txt", "memory and load", system_info.memory),
             Part("network.txt", "addresses, routes and ports", lambda: system_info.network(ask)),

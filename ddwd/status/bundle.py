@@ -1,13 +1,13 @@
-"""The support bundle: parts, each collected and redacted by itself, packed as one archive with a manifest. Writes nothing itself."""
+"""The support bundle: parts, each collected and redacted by itself, packed as one archive with a manifest. Writes no file."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import subprocess
 import tarfile
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from ddwd.core.errors import DdwdError
@@ -28,7 +28,7 @@ NEVER = {
     "Environment= of the units": "may hold secrets",
     "the log of PostgreSQL": "may hold values of its tables",
 }
-"""What no bundle contains, and why."""
+"""Content that no bundle has, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +96,18 @@ def archive(name: str, files: Sequence[Packed], about: dict[str, Any], at: datet
     """Return a .tar.gz with all files and the manifest, in one folder."""
     rows = [
         {
-            "file": one.file,
-            "what": one.what,
-            "bytes": len(one.content),
-            "sha256": hashlib.sha256(one.content).hexdigest(),
+            "file": file.file,
+            "what": file.what,
+            "bytes": len(file.content),
+            "sha256": sha256(file.content).hexdigest(),
         }
-        for one in files
+        for file in files
     ]
     manifest = Packed("MANIFEST.json", "this list", _json({**about, "files": rows, "never_in_it": NEVER}))
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w:gz") as tar:
-        for one in (manifest, *files):
-            entry = tarfile.TarInfo(f"{name}/{one.file}")
-            entry.size, entry.mode, entry.mtime = len(one.content), 0o600, int(at.timestamp())
-            tar.addfile(entry, io.BytesIO(one.content))
+        for file in (manifest, *files):
+            entry = tarfile.TarInfo(f"{name}/{file.file}")
+            entry.size, entry.mode, entry.mtime = len(file.content), 0o600, int(at.timestamp())
+            tar.addfile(entry, io.BytesIO(file.content))
     return made.getvalue()

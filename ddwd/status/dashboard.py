@@ -1,4 +1,4 @@
-"""The content of the dashboard as one frozen DashboardModel: the Report, the flow, today's counts. Reads only.
+"""The content of the dashboard as one frozen DashboardModel: the Report, the flow, today's counts; and the patients. Reads only.
 
 `Watcher.look` is cheap enough for once a second: systemd is queried less often.
 """
@@ -24,10 +24,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ddwd.config.schema import Config
+    from ddwd.core.model import OrthancId
+    from ddwd.orthanc.port import OrthancPort
     from ddwd.status.events import AuditEvent
     from ddwd.status.report import Report, ReportSources
 
 _UNITS_SECONDS = 2.5
+_MOST_PATIENTS = 500
+_MASK = "\N{BULLET}"
+_UNMASKED = 2
 _PUBLICATIONS = frozenset({Event.PUBLISHED.value, Event.LATE_IMAGE.value})
 _FAILURES = frozenset({Event.QUARANTINED.value, Event.CONFLICT.value, Event.VANISHED.value})
 
@@ -111,3 +116,50 @@ class Watcher:
         except (DdwdError, OSError):
             self._today = None
         return self._today
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """Patient ID and accession number of a study; empty if no Orthanc reports them."""
+
+    patient_id: str = ""
+    accession: str = ""
+
+    @property
+    def masked(self) -> str:
+        """The patient ID with all but its last two characters hidden."""
+        hidden = max(len(self.patient_id) - _UNMASKED, min(len(self.patient_id), _UNMASKED))
+        return _MASK * min(hidden, 6) + self.patient_id[hidden:]
+
+
+class Patients:
+    """Patient ID and accession number of the latest studies: read from an Orthanc, kept in memory only.
+
+    No world-readable file of the portal has them; a user who may read the Orthancs' passwords (group ddwd) may see them here.
+    """
+
+    def __init__(self, nodes: Sequence[OrthancPort]) -> None:
+        self._nodes = nodes
+        self._patients: dict[OrthancId, Patient] = {}
+
+    def of(self, study: OrthancId) -> Patient:
+        """Return the patient as far as `ask` has read it."""
+        return self._patients.get(study, Patient())
+
+    def ask(self, studies: Sequence[OrthancId]) -> None:
+        """Read the patients of new studies. An Orthanc that does not answer is asked again next time."""
+        for study in studies:
+            if study not in self._patients and (found := self._read(study)) is not None:
+                self._patients[study] = found
+        while len(self._patients) > _MOST_PATIENTS:
+            self._patients.pop(next(iter(self._patients)))
+
+    def _read(self, study: OrthancId) -> Patient | None:
+        for node in self._nodes:
+            try:
+                listing = node.study(study)
+            except DdwdError:
+                continue
+            if listing is not None:
+                return Patient(listing.patient_id.strip(), listing.accession.strip())
+        return None

@@ -1,7 +1,7 @@
-"""Remove secrets, patients' identifiers and paths of the output from what is given to others.
+"""Remove secrets, patients' identifiers and paths of the output from a support bundle.
 
-A second line of defence: no part of the portal logs such things (audit.py, errors.py), but a script of the operator's inside Orthanc
-may, and so may an interpreter's own message. Pure, but for `patients`, which reads the names in OUTPUT_DIR.
+A second line of defence: no part of the portal logs them (audit.py, errors.py), but an operator's script inside Orthanc may, and
+so may a message of the interpreter.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _PERSON = re.compile(r"[^\W\d_][\w.'-]*\^[\w^.'-]*")
 
 
 def secrets_of(config: Config, login: Credentials | None, texts: Iterable[str]) -> set[str]:
-    """Return every secret known here: from the settings, the Orthancs, and files that may not even be valid."""
+    """Return every secret of the settings, of the Orthancs, and of files that may not be valid."""
     values = flatten(config)
     found = {str(values[key]) for key in SECRET_KEYS if values[key] is not None}
     found |= {one.password for one in config.destinations if one.password}
@@ -65,7 +65,7 @@ def secrets_of(config: Config, login: Credentials | None, texts: Iterable[str]) 
 
 
 def _parts(secret: str) -> Iterator[str]:
-    """Yield the parts of a URL that are secret by themselves, since an HTTP library may print them."""
+    """Yield the secret parts of a URL, since an HTTP library may print one alone."""
     if not secret.startswith(("http://", "https://")):
         return
     url = urlsplit(secret)
@@ -92,12 +92,10 @@ def without_secrets(tree: Any, found: set[str], keys: tuple[str, ...] = (), *, h
         ]
     if not isinstance(tree, str):
         return tree
-    return _hidden(tree, found) if hide else _without_logins(tree, found)
-
-
-def _hidden(text: str, found: set[str]) -> str:
-    if not text.startswith("/"):  # a key's path is not secret
-        found.add(text)
+    if not hide:
+        return _without_logins(tree, found)
+    if not tree.startswith("/"):  # a key's path is not secret
+        found.add(tree)
     return HIDDEN
 
 
@@ -115,8 +113,10 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str], patients: Iterable[str], output: Path) -> None:
         self.hidden: Counter[str] = Counter()
-        self._secrets = _any_of(secrets)
-        self._paths = re.compile(re.escape(str(output)) + r"/[^\s\"'<>]+")
+        paths = re.compile(re.escape(str(output)) + r"/[^\s\"'<>]+")
+        self._patterns = [("paths", paths, "OUTPUT_DIR/(left out)"), ("names", _PERSON, "(name)")]
+        if (pattern := _any_of(secrets)) is not None:
+            self._patterns.insert(0, ("secrets", pattern, HIDDEN))
         self._patients: defaultdict[str, list[str]] = defaultdict(list)
         for one in patients:
             if len(one) >= _LEAST and (token := _TOKEN.search(one)):
@@ -124,10 +124,9 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Return the text without any of them."""
-        if self._secrets is not None:
-            text = self._taken_out("secrets", self._secrets, HIDDEN, text)
-        text = self._taken_out("paths", self._paths, "OUTPUT_DIR/(left out)", text)
-        text = self._taken_out("names", _PERSON, "(name)", text)
+        for kind, pattern, replacement in self._patterns:
+            text, count = pattern.subn(replacement, text)
+            self.hidden[kind] += count
         return self._without_patients(text)
 
     def tree(self, value: Any) -> Any:
@@ -137,11 +136,6 @@ class Redactor:
         if isinstance(value, list | tuple):
             return [self.tree(inner) for inner in value]
         return self.text(value) if isinstance(value, str) else value
-
-    def _taken_out(self, kind: str, pattern: re.Pattern[str], instead: str, text: str) -> str:
-        text, count = pattern.subn(lambda _found: instead, text)
-        self.hidden[kind] += count
-        return text
 
     def _without_patients(self, text: str) -> str:
         if not self._patients:
@@ -156,7 +150,7 @@ class Redactor:
         return "".join([*parts, text[done:]])
 
     def _patient_at(self, text: str, token: re.Match[str]) -> tuple[int, int]:
-        """Return where the identifier is that this word belongs to; (0, 0) if it belongs to none."""
+        """Return begin and end of the identifier that contains this word; (0, 0) if there is none."""
         for word in {token[0], token[0].rstrip(".-")}:  # the end of a sentence
             for one in self._patients.get(word.casefold(), ()):
                 begin = token.start() - one.casefold().find(word.casefold())

@@ -1,6 +1,6 @@
-"""Send a study of the portal's own through all hops: timed, compared, and removed everywhere. For `ddwd doctor --send`.
+"""Send a test study through all hops: timed, compared, and removed everywhere. For `ddwd doctor --send`.
 
-Its PatientID is reserved. It is deleted on both Orthancs by REST, and from the disk by the extractor, which alone writes
+Its PatientID is reserved. It is deleted on both Orthancs by REST, and from the disk by the extractor, the only writer
 there. A study that did not arrive is left for the extractor to finish, and removed before the next test.
 """
 
@@ -52,28 +52,29 @@ class SelfTest:
     limit: float = 120.0
 
     def run(self, audit: Audit) -> SelfTestResult:
-        """Send, follow, compare, remove; record the result in the audit and keep it for the dashboard."""
+        """Send, follow, compare, remove; record the result in the audit and store it for the dashboard."""
+        ok, seconds = False, dict[str, float]()
         try:
-            self.sweep()
-            result = self._tested()
+            self._sweep()
+            text, seconds = self._tested()
+            ok = True
         except DdwdError as error:
-            result = SelfTestResult(stamp(self.clock.utc()), ok=False, text=str(error))
+            text = str(error)
         except OSError as error:
-            result = SelfTestResult(
-                stamp(self.clock.utc()), ok=False, text=f"{type(error).__name__}: {error.strerror}"
-            )
+            text = f"{type(error).__name__}: {error.strerror}"
+        result = SelfTestResult(stamp(self.clock.utc()), ok, text, seconds)
         audit.record(Event.SELF_TEST, f"self test: {result.text}", status="ok" if result.ok else "failed")
-        self._keep(result)
+        self._store(result)
         return result
 
-    def sweep(self) -> None:
-        """Remove what earlier tests left, if it has arrived by now."""
+    def _sweep(self) -> None:
+        """Remove the studies of earlier tests that have arrived by now."""
         custody = custody_of(self.config)
         for study in {one for node in self.nodes for one in node.find_patient(SELF_TEST_PATIENT)}:
             if custody.has(study):
                 self._remove(study)
 
-    def _tested(self) -> SelfTestResult:
+    def _tested(self) -> tuple[str, dict[str, float]]:
         with tempfile.TemporaryDirectory(prefix="ddwd-self-test-") as folder:
             study_uid, sent = make(Path(folder))
             self._send(sent)
@@ -81,19 +82,18 @@ class SelfTest:
             study, seconds = self._follow(study_uid, began)
             record = self._record(study, began, len(sent))
             seconds["disk"] = round(self.clock.monotonic() - began, 2)
-            wrong = self._compare(record, sent)
+            difference = self._compare(record, sent)
         self._remove(study)
-        if wrong:
-            raise DeliveryError(wrong)
-        images = len(sent)
-        text = f"{images} images from C-STORE to the disk in {seconds['disk']:.1f} s, each as it was sent"
-        return SelfTestResult(stamp(self.clock.utc()), ok=True, text=text, seconds=seconds)
+        if difference:
+            raise DeliveryError(difference)
+        text = f"{len(sent)} images from C-STORE to the disk in {seconds['disk']:.1f} s, each as it was sent"
+        return text, seconds
 
     def _send(self, files: list[Path]) -> None:
         answers: list[Answer] = []
         outgoing = [one for one in map(examine, files) if isinstance(one, Outgoing)]
         send(nodes.gateway(self.config, SELF_TEST_AET), outgoing, answers.append)
-        refused = [one.reason for one in answers if not one.accepted]
+        refused = [answer.reason for answer in answers if not answer.accepted]
         if refused or len(answers) != len(files):
             raise DeliveryError(f"the gateway refused an image: {refused[0] if refused else 'no answer'}")
 
@@ -113,7 +113,7 @@ class SelfTest:
     def _record(self, study: OrthancId, began: float, images: int) -> Record:
         custody = custody_of(self.config)
         while (record := custody.read(study)) is None or len(record.images) < images:
-            self._wait(began, "the study is on storage and does not get to the disk")
+            self._wait(began, "the study is on storage and is not published")
         return record
 
     def _wait(self, began: float, what: str) -> None:
@@ -125,26 +125,26 @@ class SelfTest:
         """Return what differs from what was sent; empty if nothing does."""
         folder = self.paths.output / record.folder
         by_uid = {path.stem: path for path in sent}
-        for kept in record.images.values():
-            original = by_uid.pop(kept.sop_uid, None)
-            if original is None or difference_of(folder / kept.file, original.read_bytes()):
+        for image in record.images.values():
+            original = by_uid.pop(image.sop_uid, None)
+            if original is None or difference_of(folder / image.file, original.read_bytes()):
                 return "an image on the disk is not the one that was sent"
         return "an image that was sent is not on the disk" if by_uid else ""
 
     def _remove(self, study: OrthancId) -> None:
-        """The gateway first, so that no image is forwarded again."""
+        """Delete it on the gateway first, so that no image is forwarded again."""
         for node in self.nodes:
             node.delete_study(study)
         Requests(self.paths.requests).submit(Request("forget", study))
 
-    def _keep(self, result: SelfTestResult) -> None:
+    def _store(self, result: SelfTestResult) -> None:
         path = self.paths.self_test
         try:
             path.parent.mkdir(exist_ok=True)
             SELF_TEST.write_volatile(path, result)
             path.chmod(0o644)
         except OSError:
-            return  # a user who runs it by hand and may not write there has the answer on the screen
+            return  # a user without the right to write there sees the result on the screen
 
 
 def make(folder: Path) -> tuple[str, list[Path]]:

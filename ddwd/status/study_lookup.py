@@ -1,8 +1,8 @@
-"""The two Orthancs for the command line, and which studies an operator means by a name. Used by the commands that take STUDY.
+"""The two Orthancs for the command line, and the studies of a name. Used by the commands that take STUDY.
 
-A study has up to three names: its StudyInstanceUID, its accession number, its Orthanc ID. One name may be that of several studies
-(the same StudyInstanceUID under two patients): all of them are meant. A command that only reads accepts a PatientID as well; one that
-acts does not, since it may be another study's accession number.
+A study has up to three names: its StudyInstanceUID, its accession number, its Orthanc ID. Several studies may have
+one name (the same StudyInstanceUID under two patients): a command then takes all of them. A command that only reads accepts a
+PatientID too; one that acts does not, since it may be another study's accession number.
 """
 
 from __future__ import annotations
@@ -34,18 +34,17 @@ def both(config: Config) -> tuple[Orthanc, Orthanc]:
 
 
 def orthanc(node: OrthancNode, login: Credentials) -> Orthanc:
-    """Return that Orthanc; no connection is made yet."""
+    """Return the client of an Orthanc; no connection is made yet."""
     return Orthanc(node.name, node.url, *login.login(node.name))
 
 
 def studies_named(
-    text: str, nodes: Sequence[OrthancPort], prover: RecordChecker, *, or_patient: bool = False
+    text: str, nodes: Sequence[OrthancPort], records: RecordChecker, *, or_patient: bool = False
 ) -> list[OrthancId]:
     """Return the studies of this name on either Orthanc or, if on none, among the published ones; with `or_patient` PatientIDs are names too.
 
-    The name of a folder in the output also stands for the identifier that it was made of.
-
-    Raises NotFoundError, StateError, and PeerDownError if a peer that does not answer might know it.
+    The name of a folder in the output is accepted for the PatientID that it was made of. Raises NotFoundError, StateError, and
+    PeerDownError if a peer that does not answer might have the study.
     """
     name, silent = text.strip(_PADDING), None
     found: dict[OrthancId, None] = {}
@@ -55,18 +54,16 @@ def studies_named(
         except PeerDownError as error:
             silent = error
     if not found and name:
-        found |= dict.fromkeys(prover.matching(name, damaged_too=False, or_patient=or_patient))
+        found |= dict.fromkeys(records.matching(name, damaged_too=False, or_patient=or_patient))
     if found:
         return list(found)
-    meant = identifier_of(name) if or_patient else None
-    if meant and meant != name:
-        return studies_named(meant, nodes, prover, or_patient=True)
+    patient_id = identifier_of(name) if or_patient else None
+    if patient_id and patient_id != name:
+        return studies_named(patient_id, nodes, records, or_patient=True)
     if silent is not None:
         raise silent
-    names = "StudyInstanceUID, accession number, Orthanc ID or PatientID"
-    if not or_patient:
-        names = "StudyInstanceUID, accession number or Orthanc ID"
-    raise NotFoundError(f"no study on either Orthanc or on disk has this {names}")
+    names = "accession number, Orthanc ID or PatientID" if or_patient else "accession number or Orthanc ID"
+    raise NotFoundError(f"no study on either Orthanc or on disk has this StudyInstanceUID, {names}")
 
 
 def _on(node: OrthancPort, name: str, *, or_patient: bool) -> list[OrthancId]:

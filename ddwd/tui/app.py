@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from textual.screen import Screen
 
     from ddwd.extractor.quarantine import Entry
+    from ddwd.status.dashboard import Patients
     from ddwd.status.events import AuditEvent
-    from ddwd.status.patients import Patients
     from ddwd.status.trace import Trace
     from ddwd.tui.feed import Feed
 

@@ -17,9 +17,8 @@ from ddwd.config.schema import Config
 from ddwd.core.errors import ConfigError, DdwdError, NotFoundError
 from ddwd.extractor.quarantine import read_entries
 from ddwd.status import study_lookup
-from ddwd.status.dashboard import Watcher
+from ddwd.status.dashboard import Patients, Watcher
 from ddwd.status.events import tail_of
-from ddwd.status.patients import Patients
 from ddwd.status.report import real_sources
 from ddwd.status.trace import Trace, trace
 from ddwd.store.backends import custody_of

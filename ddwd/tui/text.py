@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from ddwd import __version__
+from ddwd.status.dashboard import Patient
 from ddwd.status.flow import Light
 from ddwd.status.formatting import many, plain, scaled, size, span
-from ddwd.status.patients import Patient
 from ddwd.store.status_files import FinishedStudy, InFlightStudy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterator
 
     from ddwd.core.model import OrthancId
     from ddwd.status.dashboard import DashboardModel
@@ -114,33 +114,25 @@ def trouble(board: DashboardModel, width: int) -> Text:
 def flow(board: DashboardModel, width: int) -> Text:
     """Return the hops side by side: name, light, rates, the last minutes, waiting images."""
     cell = width // len(board.hops)
-    rows = [
-        [_title(hop, cell, last=hop is board.hops[-1]) for hop in board.hops],
-        [_light(hop, cell) for hop in board.hops],
-        [_fitted(_rates(hop, board), cell) for hop in board.hops],
-        [Text(_spark(hop, cell - 2).ljust(cell), style="cyan") for hop in board.hops],
-        [_fitted(_backlog(hop), cell) for hop in board.hops],
-    ]
-    return Text("\n").join(Text("").join(row) for row in rows)
+    columns = [_hop_cells(hop, board, cell) for hop in board.hops]
+    return Text("\n").join(Text("").join(row) for row in zip(*columns, strict=True))
 
 
-def _title(hop: HopRate, cell: int, *, last: bool) -> Text:
-    arrow = "" if last else _ARROW
+def _hop_cells(hop: HopRate, board: DashboardModel, cell: int) -> list[Text]:
+    arrow = "" if hop is board.hops[-1] else _ARROW
     name = plain(hop.title)[: cell - len(arrow) - 1]
-    return Text(name, style="bold") + Text(arrow.rjust(cell - len(name)), style="dim")
-
-
-def _light(hop: HopRate, cell: int) -> Text:
+    title = Text(name, style="bold") + Text(arrow.rjust(cell - len(name)), style="dim")
+    spark = Text(_spark(hop, cell - 2).ljust(cell), style="cyan")
     if hop.name == "modality":
-        return _fitted("sends by DIMSE", cell)
-    return Text(f"\u25cf {hop.light.value}".ljust(cell), style=COLOURS[hop.light])
-
-
-def _rates(hop: HopRate, board: DashboardModel) -> str:
-    if hop.name == "modality":
-        return _last_image(board)
-    rate = hop.images_per_second
-    return f"{rate:.{0 if rate >= _BRIEF else 1}f}/s {_brief(hop.bytes_per_second)}/s"
+        lines = "sends by DIMSE", _last_image(board), ""
+        state, rates, backlog = (_fitted(line, cell) for line in lines)
+    else:
+        rate = hop.images_per_second
+        state = Text(f"\u25cf {hop.light.value}".ljust(cell), style=COLOURS[hop.light])
+        rates = _fitted(f"{rate:.{0 if rate >= _BRIEF else 1}f}/s {_brief(hop.bytes_per_second)}/s", cell)
+        waiting = f"{hop.backlog:,} wait" if hop.backlog else "none wait"
+        backlog = _fitted("" if hop.name == "gateway" else waiting, cell)
+    return [title, state, rates, spark, backlog]
 
 
 def _brief(amount: float) -> str:
@@ -163,12 +155,6 @@ def _spark(hop: HopRate, cells: int) -> str:
     values = [max(hop.history[start : start + each]) for start in range(0, len(hop.history), each)]
     top = max(values)
     return "".join(_SPARKS[min(8, round(8 * value / top) or (value > 0))] for value in values)
-
-
-def _backlog(hop: HopRate) -> str:
-    if hop.name in {"modality", "gateway"}:
-        return ""
-    return f"{hop.backlog:,} wait" if hop.backlog else "none wait"
 
 
 def flight_row(row: InFlightStudy, masking: PatientMasking, now: str, width: int) -> list[Text]:
@@ -218,11 +204,8 @@ def _bar(count: int | None, total: int) -> str:
 
 def foot(board: DashboardModel, width: int) -> Text:
     """Return disk space, retention, today's totals, quarantine and self test, in one line, or more on a narrow screen."""
-    parts = [*_room(board), *_retention(board), *_today(board), _quarantine(board), *_self_test(board)]
-    if not board.may_ask:
-        parts.append("read only: requests need group ddwd")
     lines = [""]
-    for part in parts:
+    for part in _foot_parts(board):
         joined = f"{lines[-1]}  \u00b7  {part}" if lines[-1] else part
         if len(joined) <= width:
             lines[-1] = joined
@@ -231,34 +214,21 @@ def foot(board: DashboardModel, width: int) -> Text:
     return Text("\n".join(lines))
 
 
-def _room(board: DashboardModel) -> Iterable[str]:
-    for volume in board.report.volumes:
+def _foot_parts(board: DashboardModel) -> Iterator[str]:
+    report = board.report
+    for volume in report.volumes:
         left = f", full in {span(volume.hours_left * 3600)}" if volume.hours_left is not None else ""
         yield f"disk ({volume.main_use}) {size(volume.free)} free{left}"
-
-
-def _retention(board: DashboardModel) -> Iterable[str]:
-    retention = board.report.retention
-    if retention is not None and (last := retention.last) is not None:
+    if report.retention is not None and (last := report.retention.last) is not None:
         freed = sum(tally.bytes for tally in last.places.values())
-        yield f"retention freed {size(freed)} {span(_seconds(last.ended_at, board.report.at))} ago"
-
-
-def _today(board: DashboardModel) -> Iterable[str]:
-    if board.today is not None:
-        yield f"today {many(board.today.studies, 'study', 'studies')}, {many(board.today.images, 'image', 'images')}"
-
-
-def _quarantine(board: DashboardModel) -> str:
-    count = board.report.quarantine
-    return "quarantine not readable" if count is None else f"quarantine {count:,}"
-
-
-def _self_test(board: DashboardModel) -> Iterable[str]:
-    found = board.report.self_test
-    if found is not None:
-        word = "ok" if found.ok else "FAILED"
-        yield f"self test {word} {span(_seconds(found.at, board.report.at))} ago"
+        yield f"retention freed {size(freed)} {span(_seconds(last.ended_at, report.at))} ago"
+    if today := board.today:
+        yield f"today {many(today.studies, 'study', 'studies')}, {many(today.images, 'image', 'images')}"
+    yield "quarantine not readable" if report.quarantine is None else f"quarantine {report.quarantine:,}"
+    if test := report.self_test:
+        yield f"self test {'ok' if test.ok else 'FAILED'} {span(_seconds(test.at, report.at))} ago"
+    if not board.may_ask:
+        yield "read only: requests need group ddwd"
 
 
 def page(board: DashboardModel, masking: PatientMasking, width: int) -> Text:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ddwd.core.clock import stamp
 from ddwd.core.model import OrthancId
 from ddwd.extractor.quarantine import Entry, QuarantinedObject
-from ddwd.status.dashboard import DashboardModel, Today
+from ddwd.status.dashboard import DashboardModel, Patient, Today
 from ddwd.status.events import AuditEvent
 from ddwd.status.flow import HISTORY, HopRate, Light
-from ddwd.status.patients import Patient
 from ddwd.status.report import Heartbeat, OrthancState, Report, VolumeState
 from ddwd.status.trace import Step, Trace, TracedHop
 from ddwd.status.units import UNITS, Unit

@@ -21,7 +21,7 @@ from ddwd.core.model import safe_component
 from ddwd.provisioning.credentials import generate
 from ddwd.status import bundle, redaction, system_info
 from ddwd.status.bundle import Missed, Part
-from ddwd.status.inventory import counts
+from ddwd.status.system_info import counts
 from tests.unit.fakes import image
 from tests.unit.portal import Portal
 
@@ -244,7 +244,7 @@ def test_counts_of_a_portal_that_never_ran_are_nothing(tmp_path: Path) -> None:
 
 def test_one_question_without_an_answer_leaves_the_others_on_the_page() -> None:
     said = system_info.together(system_info.run, ["no-such-program"], ["echo", "here"])
-    assert said == "$ no-such-program\n(no-such-program is not here)\n\n$ echo here\nhere\n"
+    assert said == "$ no-such-program\n(no-such-program is not installed)\n\n$ echo here\nhere\n"
 
 
 def test_only_installed_packages_are_told() -> None:
