@@ -104,7 +104,7 @@ def _wrapped(head: str, text: str) -> list[str]:
 
 def _send(config: Config, within: float | None) -> VerbResult:
     clock = SystemClock()
-    test = SelfTest(config, Paths(config), study_lookup.both(config), clock, sleep)
+    test = SelfTest(config, Paths(config), study_lookup.both(config), clock)
     if within is not None:
         left = until_up(lambda: _all_answer(config), clock, sleep, within / 2)
         test = replace(test, limit=within / 2 + left)

@@ -19,54 +19,38 @@ if TYPE_CHECKING:
 def examine(context: CheckContext) -> list[Finding]:
     """Check every part, in the order of the flow."""
     findings: list[Finding] = []
-    for part, check in CHECKS.items():
+    for part, (check, fine) in CHECKS.items():
         try:
             of_part = list(check(context))
         except PermissionError:
             of_part = [note(NO_PERMISSION, "run it with sudo")]
         except (DdwdError, OSError) as error:
             of_part = [broken(getattr(error, "strerror", "") or failure_of(error).reason, "see: ddwd status")]
-        findings += [replace(one, part=part) for one in of_part] or [Finding(part, Severity.OK, _FINE[part])]
+        findings += [replace(one, part=part) for one in of_part] or [Finding(part, Severity.OK, fine)]
     return findings
 
 
-CHECKS: dict[str, Callable[[CheckContext], Iterator[Finding]]] = {
-    "units": checks.units_run,
-    "settings": orthanc_checks.settings,
-    "configuration": orthanc_checks.rendered,
-    "Orthancs": orthanc_checks.orthancs,
-    "versions": orthanc_checks.versions,
-    "C-ECHO": orthanc_checks.echoes,
-    "hops": orthanc_checks.hops,
-    "daemons": checks.daemons,
-    "comparison": checks.sweep,
-    "disk": checks.disks,
-    "permissions": checks.permissions,
-    "clock": checks.clock,
-    "certificates": certificates.certificates,
-    "senders": checks.senders,
-    "firewall": checks.firewall,
-    "quickack": checks.quickack_routes,
-    "waiting": checks.waiting,
-    "self test": checks.self_test,
+CHECKS: dict[str, tuple[Callable[[CheckContext], Iterator[Finding]], str]] = {
+    "units": (checks.units_run, "all active, enabled at boot"),
+    "settings": (orthanc_checks.settings, "valid, with every addition"),
+    "configuration": (
+        orthanc_checks.rendered,
+        "both Orthancs run with the current settings, and no setting can lose images",
+    ),
+    "Orthancs": (orthanc_checks.orthancs, "both answer, with PostgreSQL and DICOMweb"),
+    "versions": (orthanc_checks.versions, "no known weakness"),
+    "C-ECHO": (orthanc_checks.echoes, "all three AE titles answer"),
+    "hops": (orthanc_checks.hops, "ORTHANC1 reaches ORTHANC2, ORTHANC2 reaches the SCP"),
+    "daemons": (checks.daemons, "both heartbeats fresh, both Orthancs reached"),
+    "comparison": (checks.sweep, "every study is compared regularly"),
+    "disk": (checks.disks, "enough space on every volume"),
+    "permissions": (checks.permissions, "patient data is for group ddwd alone"),
+    "clock": (checks.clock, "synchronised, and the same on both Orthancs"),
+    "certificates": (certificates.certificates, "valid"),
+    "senders": (checks.senders, "only the senders in the list may send"),
+    "firewall": (checks.firewall, "as network.firewall is set"),
+    "quickack": (checks.quickack_routes, "every network of network.quickack has its routes"),
+    "waiting": (checks.waiting, "no task for the operator"),
+    "self test": (checks.self_test, "the last one passed"),
 }
-_FINE = {
-    "units": "all active, enabled at boot",
-    "settings": "valid, with every addition",
-    "configuration": "both Orthancs run with the current settings, and no setting can lose images",
-    "Orthancs": "both answer, with PostgreSQL and DICOMweb",
-    "versions": "no known weakness",
-    "C-ECHO": "all three AE titles answer",
-    "hops": "ORTHANC1 reaches ORTHANC2, ORTHANC2 reaches the SCP",
-    "daemons": "both heartbeats fresh, both Orthancs reached",
-    "comparison": "every study is compared regularly",
-    "disk": "enough space on every volume",
-    "permissions": "patient data is for group ddwd alone",
-    "clock": "synchronised, and the same on both Orthancs",
-    "certificates": "valid",
-    "senders": "only the senders in the list may send",
-    "firewall": "as network.firewall is set",
-    "quickack": "every network of network.quickack has its routes",
-    "waiting": "no task for the operator",
-    "self test": "the last one passed",
-}
+"""Part -> its check, and the text to show if the check has no finding."""

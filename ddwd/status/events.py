@@ -130,9 +130,6 @@ class Tail:
         numbers = sorted(_segments(self._folder))
         if not numbers:
             return []
-        if self._last == 0:
-            self._more(numbers[-1])
-            return []
         # the newest segment is read once, so that no event is returned twice or left out while it grows
         found = self._more(numbers[-1])
         for number in reversed(numbers[:-1]):
@@ -140,7 +137,7 @@ class Tail:
                 break
             found[:0] = _events(_content(self._folder, number))
         found = [event for event in found if event.at >= self._since]
-        return found if self._last is None else found[-self._last :]
+        return found if self._last is None else found[max(0, len(found) - self._last) :]
 
 
 class _SharedTail:

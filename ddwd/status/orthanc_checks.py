@@ -66,18 +66,17 @@ def _against_minimum(node: NodeName, tree: dict[str, Any]) -> Iterator[Finding]:
 def orthancs(context: CheckContext) -> Iterator[Finding]:
     """Check that both answer, use the right database, and have the DICOMweb plugin."""
     for server in context.report.servers:
+        name: NodeName = "gateway" if server.name == "gateway" else "storage"
         if server.unasked:
             yield note(NO_PERMISSION, "run it with sudo")
             return
         if server.problem:
-            remedy = _log_of(context.config, "gateway" if server.name == "gateway" else "storage")
-            yield broken(server.problem, remedy)
+            yield broken(server.problem, _log_of(context.config, name))
             continue
         if server.database != "PostgreSQL" and context.config.database.engine == "postgresql":
             text = f"the index of {server.name} is in {server.database}, not in PostgreSQL"
             yield broken(text, "systemctl restart ddwd")
-        node = context.nodes["gateway" if server.name == "gateway" else "storage"]
-        if "dicom-web" not in node.plugins():
+        if "dicom-web" not in context.nodes[name].plugins():
             text = f"{server.name} runs without its DICOMweb plugin"
             yield broken(text, "apt install orthanc-dicomweb, then systemctl restart ddwd")
     yield from _external(context)

@@ -350,8 +350,9 @@ def _aside(config: Config) -> dict[str, int]:
     for node in config.own_nodes:
         folder = Paths(config).conflicts(node.name)
         with suppress(OSError):
-            found[str(folder)] = sum(path.suffix == ".dcm" for path in folder.iterdir())
-    return {folder: count for folder, count in found.items() if count}
+            if count := sum(path.suffix == ".dcm" for path in folder.iterdir()):
+                found[str(folder)] = count
+    return found
 
 
 def aside_text(folder: str, count: int) -> str:

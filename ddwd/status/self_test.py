@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from ddwd.core.audit import Audit, Event
-from ddwd.core.clock import stamp
+from ddwd.core.clock import sleep, stamp
 from ddwd.core.errors import DdwdError, DeliveryError
 from ddwd.core.model import SELF_TEST_AET, SELF_TEST_PATIENT
 from ddwd.dicom import nodes
@@ -26,8 +26,6 @@ from ddwd.store.operator_requests import Request, Requests
 from ddwd.store.status_files import SELF_TEST, SelfTestResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ddwd.config.paths import Paths
     from ddwd.config.schema import Config
     from ddwd.core.clock import Clock
@@ -48,7 +46,6 @@ class SelfTest:
     paths: Paths
     nodes: tuple[SelfTestStudies, SelfTestStudies]
     clock: Clock
-    sleep: Callable[[float], None]
     limit: float = 120.0
 
     def run(self, audit: Audit) -> SelfTestResult:
@@ -119,7 +116,7 @@ class SelfTest:
     def _wait(self, began: float, what: str) -> None:
         if self.clock.monotonic() - began > self.limit:
             raise DeliveryError(f"{what} within {self.limit:.0f} s; see: ddwd trace, ddwd status")
-        self.sleep(_LOOK_SECONDS)
+        sleep(_LOOK_SECONDS)
 
     def _compare(self, record: Record, sent: list[Path]) -> str:
         """Return what differs from what was sent; empty if nothing does."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.text import Text
 
@@ -36,8 +36,7 @@ _BRIEF = 10
 _TAIL = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """One column of a table of studies: its heading, and its width on a narrow and on a wide screen."""
 
     title: str
@@ -49,10 +48,9 @@ class Column:
         return self.narrow if screen < _NARROW else self.wide
 
 
+_ORIGIN = Column("patient", 9, 12), Column("accession", 12, 16), Column("from", 9, 16)
 FLIGHT = (
-    Column("patient", 9, 12),
-    Column("accession", 12, 16),
-    Column("from", 9, 16),
+    *_ORIGIN,
     Column("stage", 11, 11),
     Column("ORTHANC1", 10, 11),
     Column("ORTHANC2", 10, 11),
@@ -60,9 +58,7 @@ FLIGHT = (
     Column("age", 7, 8),
 )
 FINISHED = (
-    Column("patient", 9, 12),
-    Column("accession", 12, 16),
-    Column("from", 9, 16),
+    *_ORIGIN,
     Column("at", 9, 9),
     Column("images", 8, 8),
     Column("size", 10, 10),
@@ -78,16 +74,11 @@ class PatientMasking:
     of: Callable[[OrthancId], Patient] = lambda _study: Patient()
     unmasked: bool = False
 
-    def patient(self, row: InFlightStudy | FinishedStudy) -> str:
-        """The patient ID as it may be shown; the end of the StudyInstanceUID where it is not known."""
-        person = self.of(row.study) if row.study else Patient()
-        if not person.patient_id:
-            return f"\u2026{row.study_uid[1 - _TAIL :]}"
-        return person.patient_id if self.unmasked else person.masked
-
-    def accession(self, row: InFlightStudy | FinishedStudy) -> str:
-        """Return the accession number; empty if it is not known."""
-        return self.of(row.study).accession if row.study else ""
+    def origin(self, row: InFlightStudy | FinishedStudy) -> list[str]:
+        """Return patient ID (without one, the end of the StudyInstanceUID), accession number, and calling AE title."""
+        patient = self.of(row.study) if row.study else Patient()
+        shown = patient.patient_id if self.unmasked else patient.masked
+        return [shown or f"\u2026{row.study_uid[1 - _TAIL :]}", patient.accession, row.aet]
 
 
 def head(board: DashboardModel, width: int) -> Text:
@@ -143,8 +134,7 @@ def _brief(amount: float) -> str:
 
 
 def _last_image(board: DashboardModel) -> str:
-    rows = [row for row in board.report.in_flight if row.newest_at]
-    newest = max((row.newest_at for row in rows), default="")
+    newest = max((row.newest_at for row in board.report.in_flight), default="")
     return f"last {span(_seconds(newest, board.report.at))} ago" if newest else ""
 
 
@@ -159,26 +149,16 @@ def _spark(hop: HopRate, cells: int) -> str:
 
 def flight_row(row: InFlightStudy, masking: PatientMasking, now: str, width: int) -> list[Text]:
     """Return the cells of one study in flight, each as wide as its column."""
-    total = row.instances
-    cells = [
-        masking.patient(row),
-        masking.accession(row),
-        row.aet,
-        row.state,
-        _bar(row.on_gateway, total),
-        _bar(row.on_storage, total),
-        _bar(row.on_disk, total),
-        span(_seconds(row.opened_at or now, now)),
-    ]
+    bars = [_bar(count, row.instances) for count in (row.on_gateway, row.on_storage, row.on_disk)]
+    age = span(_seconds(row.opened_at or now, now))
+    cells = [*masking.origin(row), row.state, *bars, age]
     return _cells(cells, FLIGHT, width, {3: _STAGES.get(row.state, "")})
 
 
 def finished_row(row: FinishedStudy, masking: PatientMasking, width: int) -> list[Text]:
     """Return the cells of one study that was just published."""
     cells = [
-        masking.patient(row),
-        masking.accession(row),
-        row.aet,
+        *masking.origin(row),
         _clock(row.published_at),
         f"{row.added or row.instances:,}",
         size(row.bytes),
