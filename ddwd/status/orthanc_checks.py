@@ -108,7 +108,8 @@ def versions(context: CheckContext) -> Iterator[Finding]:
         for fixed, flaw in _FLAWS:
             if numbers and numbers < fixed:
                 first_fixed = ".".join(map(str, fixed))
-                remedy = f"let only your modalities reach it; apt upgrade installs {first_fixed} or a corrected {version}"
+                upgrade = f"apt upgrade installs {first_fixed} or a corrected {version}"
+                remedy = f"let only your modalities reach it; {upgrade}"
                 yield warn(f"Orthanc {version} has {flaw}", remedy)
 
 

@@ -1,6 +1,6 @@
 """The state of the portal as one frozen Report: units, both Orthancs, heartbeats and disks, each read once. Writes nothing.
 
-Each source has a limit of time, and the failure of one does not affect the others. Studies are named by StudyInstanceUID only, never by patient.
+Each source has a time limit, and the failure of one does not affect the others. Studies are named by StudyInstanceUID only.
 """
 
 from __future__ import annotations
@@ -23,24 +23,9 @@ from ddwd.extractor.quarantine import Quarantine
 from ddwd.provisioning import credentials
 from ddwd.status import study_lookup, units
 from ddwd.status.formatting import many, size, span, time
+from ddwd.store import status_files
 from ddwd.store.statefile import stored
-from ddwd.store.status_files import (
-    COURIER,
-    EXTRACTOR,
-    HOOKS,
-    SCP,
-    SELF_TEST,
-    CourierStatus,
-    DestinationStatus,
-    ExtractorStatus,
-    FinishedStudy,
-    HooksStatus,
-    InFlightStudy,
-    RetentionStatus,
-    ScpStatus,
-    SelfTestResult,
-    SweepStatus,
-)
+from ddwd.store.status_files import ExtractorStatus, ScpStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -141,14 +126,14 @@ class Report:
     hearts: tuple[Heartbeat, ...]
     volumes: tuple[VolumeState, ...]
     counts: dict[str, int]
-    in_flight: tuple[InFlightStudy, ...]
-    recent: tuple[FinishedStudy, ...]
+    in_flight: tuple[status_files.InFlightStudy, ...]
+    recent: tuple[status_files.FinishedStudy, ...]
     quarantine: int | None
     paused: bool = False
-    self_test: SelfTestResult | None = None
-    swept: SweepStatus | None = field(default=None, metadata=stored(blank=True))
-    retention: RetentionStatus | None = field(default=None, metadata=stored(blank=True))
-    destinations: tuple[DestinationStatus, ...] = ()
+    self_test: status_files.SelfTestResult | None = None
+    swept: status_files.SweepStatus | None = field(default=None, metadata=stored(blank=True))
+    retention: status_files.RetentionStatus | None = field(default=None, metadata=stored(blank=True))
+    destinations: tuple[status_files.DestinationStatus, ...] = ()
     """The state of each destination, from ddwd-courier's status file."""
     hooks: int = 0
     """Studies whose hook failed and will be retried."""
@@ -156,7 +141,7 @@ class Report:
     """Folder -> objects whose content differs from the stored ones, and that no extractor of this machine moves to quarantine."""
 
     @property
-    def studies(self) -> tuple[InFlightStudy | FinishedStudy, ...]:
+    def studies(self) -> tuple[status_files.InFlightStudy | status_files.FinishedStudy, ...]:
         """The studies in flight, then those that were just published."""
         return (*self.in_flight, *self.recent)
 
@@ -190,7 +175,7 @@ def collect(config: Config, sources: ReportSources) -> Report:
         recent=extractor.recent,
         quarantine=_quarantined(paths.quarantine),
         paused=extractor.paused,
-        self_test=SELF_TEST.read_or_none(paths.self_test),
+        self_test=status_files.SELF_TEST.read_or_none(paths.self_test),
         swept=extractor.swept,
         retention=extractor.retention,
         destinations=destination_states(config),
@@ -203,7 +188,7 @@ def _heart(config: Config, daemon: Daemon, clock: Clock) -> Heartbeat:
     path = Paths(config).heartbeat(daemon)
     facts: ScpStatus | ExtractorStatus | None
     try:
-        facts = SCP.read(path) if daemon == "scp" else EXTRACTOR.read(path)
+        facts = status_files.SCP.read(path) if daemon == "scp" else status_files.EXTRACTOR.read(path)
         if facts is None:
             return Heartbeat(daemon, problem=f"the {daemon} has not written {path} yet: it does not run")
         written = facts.at if isinstance(facts, ScpStatus) else facts.updated
@@ -234,7 +219,7 @@ def _servers(config: Config, sources: ReportSources) -> tuple[OrthancState, ...]
         node.name: OrthancState(
             node.name,
             node.aet,
-            problem=f"{node.name} does not answer on {node.url} (no answer within {patience:g} s){_elsewhere(node)}",
+            problem=f"{node.name} does not answer on {node.url} within {patience:g} s{_elsewhere(node)}",
         )
         for node in nodes
     }
@@ -329,16 +314,16 @@ def _quarantined(folder: Path) -> int | None:
     return Quarantine(folder, SystemClock(), Audit()).count()
 
 
-def destination_states(config: Config) -> tuple[DestinationStatus, ...]:
+def destination_states(config: Config) -> tuple[status_files.DestinationStatus, ...]:
     """Return the state of each configured destination; empty if ddwd-courier has not written any."""
     configured = {destination.name for destination in config.destinations}
-    status = COURIER.read_or_none(Paths(config).courier_status) or CourierStatus()
+    status = status_files.COURIER.read_or_none(Paths(config).courier_status) or status_files.CourierStatus()
     return tuple(row for row in status.destinations if row.name in configured)
 
 
 def _failed_hooks(path: Path) -> int:
     """Return the number of failed hooks that ddwd-hooks reports; 0 if it does not run."""
-    status = HOOKS.read_or_none(path) or HooksStatus()
+    status = status_files.HOOKS.read_or_none(path) or status_files.HooksStatus()
     return sum(bool(notice.failures) for notice in status.waiting)
 
 
@@ -357,7 +342,8 @@ def _aside(config: Config) -> dict[str, int]:
 
 def aside_text(folder: str, count: int) -> str:
     """Return the line for people about `count` such objects in a folder."""
-    return f"{many(count, 'image', 'images')} of other content than the stored ones in {folder}: check and remove them"
+    images = many(count, "image", "images")
+    return f"{images} of other content than the stored ones in {folder}: check and remove them"
 
 
 def _all_wrong(report: Report) -> Iterator[str]:
@@ -378,9 +364,12 @@ def _all_wrong(report: Report) -> Iterator[str]:
     yield from (aside_text(folder, count) for folder, count in report.aside.items())
     for row in report.destinations:
         if row.state == "away":
-            yield f"{row.name} does not answer since {time(row.since)} ({row.reason}); {many(row.studies, 'study waits', 'studies wait')} for it; see: ddwd destinations list"
+            studies = many(row.studies, "study waits", "studies wait")
+            away = f"{row.name} does not answer since {time(row.since)} ({row.reason})"
+            yield f"{away}; {studies} for it; see: ddwd destinations list"
     if report.hooks:
-        yield f"the hook of {many(report.hooks, 'finished study', 'finished studies')} failed, and will be tried again; see: ddwd hooks list"
+        studies = many(report.hooks, "published study", "published studies")
+        yield f"the hook of {studies} failed, and will be tried again; see: ddwd hooks list"
 
 
 def _not_reached(report: Report) -> Iterator[str]:

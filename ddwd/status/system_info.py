@@ -48,8 +48,8 @@ _PACKAGES = (
     "linux-image-*",
 )
 _UNIT_PROPERTIES = (
-    "Id,Description,LoadState,ActiveState,SubState,Result,UnitFileState,ConditionResult,StatusText,FragmentPath,"
-    "DropInPaths,NRestarts,ExecMainCode,ExecMainStatus,ExecMainStartTimestamp,ActiveEnterTimestamp,"
+    "Id,Description,LoadState,ActiveState,SubState,Result,UnitFileState,ConditionResult,StatusText,"
+    "FragmentPath,DropInPaths,NRestarts,ExecMainCode,ExecMainStatus,ExecMainStartTimestamp,ActiveEnterTimestamp,"
     "InactiveEnterTimestamp,MemoryCurrent,MemoryPeak,MemoryMax,TasksCurrent,CPUUsageNSec,WatchdogTimestamp,"
     "NextElapseUSecRealtime,LastTriggerUSec"
 )

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _FAILURES = frozenset(event.value for event in WARNINGS)
 _NEXT_STEPS = {
-    Stage.HELD.value: "add a route that matches it to ddwd.yaml, for example a last route for all others; then restart ddwd",
+    Stage.HELD.value: "add a route that matches it to ddwd.yaml (the last one may match all), then restart ddwd",
     Stage.ARRIVING.value: "none: it is published once no image has come for stable_age seconds",
 }
 
@@ -252,7 +252,7 @@ def _missing(facts: _Facts) -> Iterator[str]:
         yield f"{many(len(facts.entries), 'image is', 'images are')} in quarantine"
 
 
-# --- verdict and next step, of the first of these functions that returns any -------------------------------------------
+# --- verdict and next step: of the first function that returns them ---------------------------------------------------
 
 
 def _unread(facts: _Facts) -> tuple[str, str] | None:

@@ -1,7 +1,4 @@
-"""State of the portal's units from systemd, for `ddwd status`.
-
-Reads only. Without systemd (a container, `ddwd try`) there are no units, and the heartbeats must do.
-"""
+"""State of the portal's units from systemd, for `ddwd status`. Reads only; without systemd (`ddwd try`) there are no units."""
 
 from __future__ import annotations
 
@@ -11,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.config.schema import ROLES
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from ddwd.config.schema import Role
 
     Systemctl = Callable[[Sequence[str]], str | None]
-    """Runs systemctl with these arguments; returns its output, or None if systemd cannot be asked."""
+    """Runs systemctl with these arguments; returns its output, or None if systemd does not answer."""
 
 UNITS = (
     "ddwd",
@@ -95,17 +90,19 @@ def is_active(run: Systemctl, unit: str) -> bool:
     return found is not None and _properties(found).get("ActiveState") == "active"
 
 
-def ask(run: Systemctl, roles: Collection[Role] = ROLES) -> tuple[Unit, ...]:
-    """Return every unit of these roles, in the order of UNITS, then those of OPTIONAL that are wanted; empty if systemd cannot be asked."""
+def ask(run: Systemctl, roles: Collection[Role]) -> tuple[Unit, ...]:
+    """Return every unit of these roles, in the order of UNITS, then those of OPTIONAL that the settings need; empty if systemd does not answer."""
     names = [f"{name}.service" for name in (*UNITS, *OPTIONAL)]
     found = run(["show", f"--property={_PROPERTIES}", "--", *names])
     if found is None:
         return ()
     blocks = [_properties(block) for block in found.strip().split("\n\n")]
     by_name = {block.get("Id", ""): block for block in blocks}
-    wanted = [name for name in OPTIONAL if by_name.get(f"{name}.service", {}).get("ConditionResult") == "yes"]
+    optional = [
+        name for name in OPTIONAL if by_name.get(f"{name}.service", {}).get("ConditionResult") == "yes"
+    ]
     here = [name for name in UNITS if ROLE_OF.get(name) is None or ROLE_OF[name] in roles]
-    return tuple(_unit(name, by_name.get(f"{name}.service", {})) for name in (*here, *wanted))
+    return tuple(_unit(name, by_name.get(f"{name}.service", {})) for name in (*here, *optional))
 
 
 def _properties(block: str) -> dict[str, str]:
