@@ -157,7 +157,7 @@ def _example(text: str, meaning: str) -> list[str]:
 
 def ddwd_top_1() -> str:
     """ddwd-top(1)."""
-    from ddwd.tui.pages import HELP  # noqa: PLC0415 - Textual is loaded for this page only
+    from ddwd.tui.screens import HELP  # noqa: PLC0415 - Textual is loaded for this page only
 
     parser = ddwd_top.parser()
     body = [

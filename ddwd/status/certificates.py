@@ -79,5 +79,5 @@ def certificates(context: CheckContext) -> Iterator[Finding]:
     if context.login is None or not list(certificate_files(context.config, context.login)):
         yield note("none in use: DICOM and the web pages are not encrypted")
     else:
-        for one in expiring(context.config, context.login, context.clock.utc(), context.expiry):
-            yield (broken if one.has_expired else warn)(one.text, one.remedy)
+        for file in expiring(context.config, context.login, context.clock.utc(), context.expiry):
+            yield (broken if file.has_expired else warn)(file.text, file.remedy)

@@ -121,8 +121,8 @@ def permissions(context: CheckContext) -> Iterator[Finding]:
 def _with_secrets(context: CheckContext) -> list[Path]:
     """Return the files of the settings that contain a password."""
     values = flatten(context.config)
-    passwords = [values[key] for key in SECRET_KEYS] + [one.password for one in context.config.destinations]
-    secret = any(one is not None for one in passwords)
+    passwords = [values[key] for key in SECRET_KEYS] + [node.password for node in context.config.destinations]
+    secret = any(password is not None for password in passwords)
     return [file for file in context.settings if secret and file.exists()]
 
 

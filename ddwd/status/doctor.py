@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core.errors import DdwdError, failure_of
 from ddwd.status import certificates, checks, orthanc_checks
-from ddwd.status.findings import NO_PERMISSION, CheckContext, Finding, Severity, broken, note
+from ddwd.status.findings import NOT_PERMITTED, CheckContext, Finding, Severity, broken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,10 +23,10 @@ def examine(context: CheckContext) -> list[Finding]:
         try:
             of_part = list(check(context))
         except PermissionError:
-            of_part = [note(NO_PERMISSION, "run it with sudo")]
+            of_part = [NOT_PERMITTED]
         except (DdwdError, OSError) as error:
             of_part = [broken(getattr(error, "strerror", "") or failure_of(error).reason, "see: ddwd status")]
-        findings += [replace(one, part=part) for one in of_part] or [Finding(part, Severity.OK, fine)]
+        findings += [replace(finding, part=part) for finding in of_part] or [Finding(part, Severity.OK, fine)]
     return findings
 
 

@@ -51,7 +51,7 @@ warn = partial(Finding, "", Severity.WARN)
 broken = partial(Finding, "", Severity.BROKEN)
 
 
-NO_PERMISSION = "not checked: this user has no permission"
+NOT_PERMITTED = note("not checked: this user has no permission", "run it with sudo")
 
 
 @dataclass(frozen=True, slots=True)

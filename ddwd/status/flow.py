@@ -146,7 +146,7 @@ def _light(meter: _Meter, problem: str, backlog: int, *, paused: bool) -> tuple[
     if paused:
         return Light.WAITING, "retrieving is paused by the operator"
     if meter.is_stuck():
-        return Light.WAITING, f"{backlog} images wait and nothing moves"
+        return Light.WAITING, f"{backlog} images wait and none moves"
     if meter.is_slow():
         return Light.SLOW, f"{backlog} images wait, and the number grows"
     return Light.OK, ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError
 from ddwd.provisioning import databases, machine_link, orthanc_config, orthanc_minimum
-from ddwd.status.findings import NO_PERMISSION, CheckContext, Finding, Part, broken, note, warn
+from ddwd.status.findings import NOT_PERMITTED, CheckContext, Finding, Part, broken, note, warn
 from ddwd.status.formatting import many, time
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _FLAWS = (
 
 def settings(context: CheckContext) -> Iterator[Finding]:
     if context.login is None:
-        yield note(NO_PERMISSION, "run it with sudo")
+        yield NOT_PERMITTED
         return
     for node in context.config.own_nodes:
         for problem in orthanc_config.problems_of(context.config, context.login, node.name):
@@ -38,7 +38,7 @@ def settings(context: CheckContext) -> Iterator[Finding]:
 def rendered(context: CheckContext) -> Iterator[Finding]:
     """Compare the configuration that the Orthancs were started with to the one of the current settings."""
     if context.login is None:
-        yield note(NO_PERMISSION, "run it with sudo")
+        yield NOT_PERMITTED
         return
     for node in (node.name for node in context.config.own_nodes):
         for path in sorted(context.paths.rendered(node).glob("*.json")):
@@ -68,7 +68,7 @@ def orthancs(context: CheckContext) -> Iterator[Finding]:
     for server in context.report.servers:
         name: NodeName = "gateway" if server.name == "gateway" else "storage"
         if server.unasked:
-            yield note(NO_PERMISSION, "run it with sudo")
+            yield NOT_PERMITTED
             return
         if server.problem:
             yield broken(server.problem, _log_of(context.config, name))
@@ -135,13 +135,13 @@ def hops(context: CheckContext) -> Iterator[Finding]:
     """Check that each part reaches the next: STOW-RS by DICOMweb, C-MOVE by C-ECHO; and check the other destinations."""
     yield from _destinations(context)
     if context.login is None:
-        yield note(NO_PERMISSION, "run it with sudo")
+        yield NOT_PERMITTED
         return
     if "gateway" in context.nodes:
         yield from _reaches_storage(context.nodes["gateway"])
     if "storage" in context.nodes:
-        for one in machine_link.receivers(context.config):
-            yield from _reaches_receiver(context.nodes["storage"], one.aet)
+        for receiver in machine_link.receivers(context.config):
+            yield from _reaches_receiver(context.nodes["storage"], receiver.aet)
 
 
 def _reaches_storage(gateway: ServerChecks) -> Iterator[Finding]:
@@ -162,14 +162,16 @@ def _reaches_receiver(storage: ServerChecks, aet: str) -> Iterator[Finding]:
 def _destinations(context: CheckContext) -> Iterator[Finding]:
     """Check that each destination answers and accepts the studies."""
     states = {row.name: row for row in context.report.destinations}
-    for one in context.config.destinations if context.config.has("gateway") else ():
-        row = states.get(one.name)
+    for destination in context.config.destinations if context.config.has("gateway") else ():
+        row = states.get(destination.name)
         if row is None:
-            yield note(f"ddwd-courier has not reported {one.name} yet", "systemctl status ddwd-courier")
+            yield note(
+                f"ddwd-courier has not reported {destination.name} yet", "systemctl status ddwd-courier"
+            )
         elif row.state == "away":
-            text = f"{one.name} does not answer since {time(row.since)}: {row.reason}"
+            text = f"{destination.name} does not answer since {time(row.since)}: {row.reason}"
             yield broken(text, "ddwd destinations list")
         elif row.reason:
             studies = many(row.studies, "study", "studies")
-            text = f"{one.name} answers, and {studies} could not be sent: {row.reason}"
+            text = f"{destination.name} answers, and {studies} could not be sent: {row.reason}"
             yield warn(text, "ddwd destinations list")

@@ -45,7 +45,7 @@ _INLINE = re.compile(
 _SHORT = 6
 _LONG_SEGMENT = 16
 _LEAST = 4
-"""Shortest identifier that is searched for; one of three characters would be found in every second number."""
+"""Shortest identifier that is searched for; a shorter one would match parts of many numbers."""
 _TOKEN = re.compile(r"[\w.%+#~-]+")
 _PERSON = re.compile(r"[^\W\d_][\w.'-]*\^[\w^.'-]*")
 """A name in DICOM form: components separated by ^ (PS3.5 section 6.2, VR PN)."""
@@ -55,13 +55,13 @@ def secrets_of(config: Config, login: Credentials | None, texts: Iterable[str]) 
     """Return every secret of the settings, of the Orthancs, and of files that may not be valid."""
     values = flatten(config)
     found = {str(values[key]) for key in SECRET_KEYS if values[key] is not None}
-    found |= {one.password for one in config.destinations if one.password}
-    found |= {one.webhook for one in config.routes if one.webhook}
+    found |= {destination.password for destination in config.destinations if destination.password}
+    found |= {route.webhook for route in config.routes if route.webhook}
     for text in texts:
         found |= {word.strip("\"'") for word in (*_ASSIGNED.findall(text), *_INLINE.findall(text))}
     for users in login.passwords.values() if login else ():
         found |= set(users.values())
-    return found | {part for one in found for part in _parts(one)}
+    return found | {part for secret in found for part in _parts(secret)}
 
 
 def _parts(secret: str) -> Iterator[str]:
@@ -70,7 +70,7 @@ def _parts(secret: str) -> Iterator[str]:
         return
     url = urlsplit(secret)
     yield from (f"{url.path}?{url.query}" if url.query else url.path, url.password or "", url.query)
-    yield from (one for one in url.path.split("/") if len(one) >= _LONG_SEGMENT)
+    yield from (segment for segment in url.path.split("/") if len(segment) >= _LONG_SEGMENT)
 
 
 def patients(output: Path) -> set[str]:
@@ -83,12 +83,14 @@ def without_secrets(tree: Any, found: set[str], keys: tuple[str, ...] = (), *, h
     """Return a configuration without its secrets, which are added to `found`. `keys` lead to this part of it."""
     hide = hide or any(map(_SECRET_KEY.search, keys[-1:]))
     if isinstance(tree, dict):
-        return {key: without_secrets(one, found, (*keys, str(key)), hide=hide) for key, one in tree.items()}
+        return {
+            key: without_secrets(value, found, (*keys, str(key)), hide=hide) for key, value in tree.items()
+        }
     if isinstance(tree, list):
         logins = bool(_WITH_LOGINS & set(keys))
         return [
-            without_secrets(one, found, keys, hide=hide or (logins and place > 0))
-            for place, one in enumerate(tree)
+            without_secrets(value, found, keys, hide=hide or (logins and place > 0))
+            for place, value in enumerate(tree)
         ]
     if not isinstance(tree, str):
         return tree
@@ -101,10 +103,10 @@ def without_secrets(tree: Any, found: set[str], keys: tuple[str, ...] = (), *, h
 
 def _without_logins(text: str, found: set[str]) -> str:
     """Return the text without logins of a URL, a proxy or a database's connection string."""
-    found |= {one["login"].partition(":")[2] for one in _LOGIN.finditer(text)}
-    found |= {one["value"].strip("'") for one in _PASSWORD.finditer(text)}
-    found |= {one["query"] for one in _QUERY.finditer(text)}
-    text = _LOGIN.sub(lambda one: f"{one['scheme'] or ''}{HIDDEN}@", text)
+    found |= {match["login"].partition(":")[2] for match in _LOGIN.finditer(text)}
+    found |= {match["value"].strip("'") for match in _PASSWORD.finditer(text)}
+    found |= {match["query"] for match in _QUERY.finditer(text)}
+    text = _LOGIN.sub(lambda match: f"{match['scheme'] or ''}{HIDDEN}@", text)
     return _QUERY.sub(rf"\g<url>?{HIDDEN}", _PASSWORD.sub(rf"\g<key>{HIDDEN}", text))
 
 
@@ -118,9 +120,9 @@ class Redactor:
         if (pattern := _any_of(secrets)) is not None:
             self._patterns.insert(0, ("secrets", pattern, HIDDEN))
         self._patients: defaultdict[str, list[str]] = defaultdict(list)
-        for one in patients:
-            if len(one) >= _LEAST and (token := _TOKEN.search(one)):
-                self._patients[token[0].casefold()].append(one)
+        for identifier in patients:
+            if len(identifier) >= _LEAST and (token := _TOKEN.search(identifier)):
+                self._patients[token[0].casefold()].append(identifier)
 
     def text(self, text: str) -> str:
         """Return the text without any of them."""
@@ -152,18 +154,19 @@ class Redactor:
     def _patient_at(self, text: str, token: re.Match[str]) -> tuple[int, int]:
         """Return begin and end of the identifier that contains this word; (0, 0) if there is none."""
         for word in {token[0], token[0].rstrip(".-")}:  # the end of a sentence
-            for one in self._patients.get(word.casefold(), ()):
-                begin = token.start() - one.casefold().find(word.casefold())
-                if begin >= 0 and text[begin : begin + len(one)].casefold() == one.casefold():
-                    return begin, begin + len(one)
+            for identifier in self._patients.get(word.casefold(), ()):
+                begin = token.start() - identifier.casefold().find(word.casefold())
+                end = begin + len(identifier)
+                if begin >= 0 and text[begin:end].casefold() == identifier.casefold():
+                    return begin, end
         return 0, 0
 
 
 def _any_of(secrets: Iterable[str]) -> re.Pattern[str] | None:
     """Return a pattern that finds each of them; a short one as a whole word only."""
-    spelled = {form for one in secrets if one for form in (one, quote(one, safe=""))}
+    spelled = {form for secret in secrets if secret for form in (secret, quote(secret, safe=""))}
     parts = [
-        re.escape(one) if len(one) >= _SHORT else rf"(?<!\w){re.escape(one)}(?!\w)"
-        for one in sorted(spelled, key=len, reverse=True)
+        re.escape(form) if len(form) >= _SHORT else rf"(?<!\w){re.escape(form)}(?!\w)"
+        for form in sorted(spelled, key=len, reverse=True)
     ]
     return re.compile("|".join(parts)) if parts else None

@@ -67,7 +67,7 @@ class SelfTest:
     def _sweep(self) -> None:
         """Remove the studies of earlier tests that have arrived by now."""
         custody = custody_of(self.config)
-        for study in {one for node in self.nodes for one in node.find_patient(SELF_TEST_PATIENT)}:
+        for study in {study for node in self.nodes for study in node.find_patient(SELF_TEST_PATIENT)}:
             if custody.has(study):
                 self._remove(study)
 
@@ -88,24 +88,21 @@ class SelfTest:
 
     def _send(self, files: list[Path]) -> None:
         answers: list[Answer] = []
-        outgoing = [one for one in map(examine, files) if isinstance(one, Outgoing)]
+        outgoing = [file for file in map(examine, files) if isinstance(file, Outgoing)]
         send(nodes.gateway(self.config, SELF_TEST_AET), outgoing, answers.append)
         refused = [answer.reason for answer in answers if not answer.accepted]
         if refused or len(answers) != len(files):
             raise DeliveryError(f"the gateway refused an image: {refused[0] if refused else 'no answer'}")
 
     def _follow(self, study_uid: str, began: float) -> tuple[OrthancId, dict[str, float]]:
-        """Wait until both Orthancs know the study; return its Orthanc ID, and when each did."""
+        """Wait until both Orthancs have the study; return its Orthanc ID, and the seconds until each had it."""
         seconds: dict[str, float] = {}
-        study = None
+        studies: list[OrthancId] = []
         for name, node in zip(("gateway", "storage"), self.nodes, strict=True):
-            while not (found := node.find_study(study_uid)):
+            while not (studies := node.find_study(study_uid)):
                 self._wait(began, f"the study does not appear on the {name}")
-            study = found[0]
             seconds[name] = round(self.clock.monotonic() - began, 2)
-        if study is None:
-            raise DeliveryError("no Orthanc knows the study")
-        return study, seconds
+        return studies[0], seconds
 
     def _record(self, study: OrthancId, began: float, images: int) -> Record:
         custody = custody_of(self.config)
@@ -119,7 +116,7 @@ class SelfTest:
         sleep(_LOOK_SECONDS)
 
     def _compare(self, record: Record, sent: list[Path]) -> str:
-        """Return what differs from what was sent; empty if nothing does."""
+        """Return what differs from what was sent; empty if there is no difference."""
         folder = self.paths.output / record.folder
         by_uid = {path.stem: path for path in sent}
         for image in record.images.values():

@@ -46,13 +46,13 @@ def studies_named(
     The name of a folder in the output is accepted for the PatientID that it was made of. Raises NotFoundError, StateError, and
     PeerDownError if a peer that does not answer might have the study.
     """
-    name, silent = text.strip(_PADDING), None
+    name, away = text.strip(_PADDING), None
     found: dict[OrthancId, None] = {}
     for node in nodes:
         try:
             found |= dict.fromkeys(_on(node, name, or_patient=or_patient))
         except PeerDownError as error:
-            silent = error
+            away = error
     if not found and name:
         found |= dict.fromkeys(records.matching(name, damaged_too=False, or_patient=or_patient))
     if found:
@@ -60,8 +60,8 @@ def studies_named(
     patient_id = identifier_of(name) if or_patient else None
     if patient_id and patient_id != name:
         return studies_named(patient_id, nodes, records, or_patient=True)
-    if silent is not None:
-        raise silent
+    if away is not None:
+        raise away
     names = "accession number, Orthanc ID or PatientID" if or_patient else "accession number or Orthanc ID"
     raise NotFoundError(f"no study on either Orthanc or on disk has this StudyInstanceUID, {names}")
 

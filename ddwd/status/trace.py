@@ -95,7 +95,7 @@ class _Facts:
     row: InFlightStudy = field(default_factory=InFlightStudy)
     gone: int = 0
     entries: list[Entry] = field(default_factory=list)
-    happened: list[events.AuditEvent] = field(default_factory=list)
+    events: list[events.AuditEvent] = field(default_factory=list)
 
     def ids(self, node: str) -> frozenset[OrthancId]:
         listing = self.listings.get(node)
@@ -166,7 +166,7 @@ def _read_disk(facts: _Facts, paths: Paths) -> None:
 
 
 def _read_ledger(facts: _Facts, paths: Paths) -> None:
-    facts.happened = events.of_study(paths.config, facts.study)
+    facts.events = events.of_study(paths.config, facts.study)
 
 
 # --- building the trace -----------------------------------------------------------------------------------------------
@@ -181,12 +181,12 @@ def _trace_of(facts: _Facts, config: Config) -> Trace:
         study=facts.study,
         study_uid=(listing.study_uid if listing else "") or record.study_uid,
         accession=(listing.accession if listing else "") or record.accession,
-        aet=next((one.fields["aet"] for one in facts.happened if one.fields.get("aet")), ""),
+        aet=next((event.fields["aet"] for event in facts.events if event.fields.get("aet")), ""),
         stage=facts.row.state or ("published" if record.revision else "unknown"),
         route=facts.route,
         complete=unfinished is None,
         hops=(*_hops(facts, config), *_destinations(facts, config)),
-        steps=tuple(map(_step, facts.happened)),
+        steps=tuple(map(_step, facts.events)),
         missing=missing,
         verdict=verdict,
         next_step=next_step,

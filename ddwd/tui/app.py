@@ -16,8 +16,7 @@ from ddwd.core.model import OrthancId
 from ddwd.status.dashboard import DashboardModel
 from ddwd.status.trace import marked_lines
 from ddwd.store.operator_requests import Request
-from ddwd.tui.overview import Overview
-from ddwd.tui.pages import HELP, Ask, AuditPage, Find, Page, QuarantineScreen
+from ddwd.tui.screens import HELP, Ask, AuditPage, Find, Overview, Page, QuarantineScreen
 from ddwd.tui.text import PatientMasking
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ _Found = TypeVar("_Found")
 class Portal(Protocol):
     """What the dashboard needs besides the DashboardModel. Each method may take long, and may raise DdwdError and OSError."""
 
-    people: Patients
+    patients: Patients
 
     def trace(self, study: OrthancId) -> Trace:
         """Return the trace of one study."""
@@ -118,11 +117,11 @@ class Dashboard(App[None]):
             self._board = message.found
             self._show()
         else:
-            self._overview.complain(message.found)
+            self._overview.show_problem(message.found)
 
     def _show(self) -> None:
         if self._board is not None:
-            self._overview.show(self._board, PatientMasking(self._portal.people.of, self._unmasked))
+            self._overview.show(self._board, PatientMasking(self._portal.patients.of, self._unmasked))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Return whether a key works: those of the overview work only there."""
@@ -175,8 +174,8 @@ class Dashboard(App[None]):
         if self._board is None:
             return None
         for row in self._board.report.studies:
-            person = self._portal.people.of(row.study)
-            if name in {row.study_uid, row.study, person.patient_id, person.accession}:
+            patient = self._portal.patients.of(row.study)
+            if name in {row.study_uid, row.study, patient.patient_id, patient.accession}:
                 return row.study
         return None
 

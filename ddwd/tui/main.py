@@ -118,7 +118,7 @@ def _live(config: Config) -> int:
 
     def look() -> DashboardModel:
         board = watcher.look()
-        portal.people.ask([row.study for row in board.report.studies])
+        portal.patients.ask([row.study for row in board.report.studies])
         return board
 
     folder = Paths(config).heartbeat("extractor").parent
@@ -136,7 +136,7 @@ class RealPortal:
             nodes: Sequence[OrthancPort] = study_lookup.both(config)
         except DdwdError:
             nodes = ()
-        self.people = Patients(nodes)
+        self.patients = Patients(nodes)
 
     def trace(self, study: OrthancId) -> Trace:
         return trace(study, self._config, study_lookup.both(self._config))

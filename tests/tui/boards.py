@@ -214,7 +214,7 @@ class _People:
 class MadeUpPortal:
     """What is behind the screens, fixed; `submitted` are the wishes that were left."""
 
-    people: Any = field(default_factory=_People)
+    patients: Any = field(default_factory=_People)
     submitted: list[Request] = field(default_factory=list)
     searched: list[str] = field(default_factory=list)
     error: Exception | None = None
