@@ -82,7 +82,7 @@ FAULTS = {
     "an Orthanc that would overwrite": (
         'sed -i.was \'s/"OverwriteInstances": false/"OverwriteInstances": true/\' /run/ddwd/orthanc/gateway/*.json',
         "cd /run/ddwd/orthanc/gateway && for f in *.was; do mv $f ${f%.was}; done",
-        "configuration: gateway runs with OverwriteInstances",
+        "configuration: gateway runs with a value of OverwriteInstances",
     ),
     "an addition that loses images": (
         "echo '{\"MaximumPatientCount\": 5}' > /etc/ddwd/orthanc/storage.d/bad.json",
@@ -102,7 +102,7 @@ FAULTS = {
     "the quarantine another's": (
         "chown root /var/lib/ddwd/quarantine",
         "chown ddwd /var/lib/ddwd/quarantine",
-        "permissions: /var/lib/ddwd/quarantine is not ddwd's",
+        "permissions: /var/lib/ddwd/quarantine does not belong to ddwd",
     ),
     "a full disk": (
         (
