@@ -16,7 +16,7 @@ from ddwd.core.errors import DamagedStateError, DdwdError, NotFoundError, PeerDo
 from ddwd.core.model import OrthancId
 from ddwd.extractor.decision import Blocker, Stage
 from ddwd.extractor.quarantine import read_entries
-from ddwd.status import events
+from ddwd.status.events import AuditEvent, of_study
 from ddwd.status.formatting import many, plain, second, time
 from ddwd.status.status_codes import explain
 from ddwd.store.backends import custody_of
@@ -95,7 +95,7 @@ class _Facts:
     row: InFlightStudy = field(default_factory=InFlightStudy)
     gone: int = 0
     entries: list[Entry] = field(default_factory=list)
-    events: list[events.AuditEvent] = field(default_factory=list)
+    events: list[AuditEvent] = field(default_factory=list)
 
     def ids(self, node: str) -> frozenset[OrthancId]:
         listing = self.listings.get(node)
@@ -166,7 +166,7 @@ def _read_disk(facts: _Facts, paths: Paths) -> None:
 
 
 def _read_ledger(facts: _Facts, paths: Paths) -> None:
-    facts.events = events.of_study(paths.config, facts.study)
+    facts.events = of_study(paths.config, facts.study)
 
 
 # --- building the trace -----------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def _spans(facts: _Facts) -> dict[str, tuple[str, str]]:
     return spans
 
 
-def _step(event: events.AuditEvent) -> Step:
+def _step(event: AuditEvent) -> Step:
     meaning = explain(event.fields.get("status", ""))
     return Step(event.at, event.event, event.message, meaning, event.event not in _FAILURES)
 
