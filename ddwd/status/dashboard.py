@@ -1,6 +1,6 @@
 """The content of the dashboard as one frozen DashboardModel: the Report, the flow, today's counts; and the patients. Reads only.
 
-`Watcher.look` is cheap enough for once a second: systemd is queried less often.
+`DashboardReader.read` is cheap enough for once a second: systemd is queried less often.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class DashboardModel:
         return tuple(lines)
 
 
-class Watcher:
+class DashboardReader:
     """Builds each model; keeps the samples of the rates, and today's counts."""
 
     def __init__(self, config: Config, sources: ReportSources) -> None:
@@ -93,7 +93,7 @@ class Watcher:
         self._today: Today | None = None
         self._tail: Callable[[], list[AuditEvent]] | None = None
 
-    def look(self) -> DashboardModel:
+    def read(self) -> DashboardModel:
         """Return the portal now. Takes as long as the slowest Orthanc, and never longer than `ReportSources.patience`."""
         report = reports.collect(self._config, self._sources)
         hops = self._flow.take(report, self._clock.monotonic())

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _SERIES, _IMAGES = 2, 3
 _SIDE = 64
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class SelfTest:
     def _wait(self, began: float, what: str) -> None:
         if self.clock.monotonic() - began > self.limit:
             raise DeliveryError(f"{what} within {self.limit:.0f} s; see: ddwd trace, ddwd status")
-        sleep(_LOOK_SECONDS)
+        sleep(_POLL_SECONDS)
 
     def _compare(self, record: Record, sent: list[Path]) -> str:
         """Return what differs from what was sent; empty if there is no difference."""

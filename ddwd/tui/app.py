@@ -56,7 +56,7 @@ class Portal(Protocol):
 
 
 @dataclass
-class Looked(Message):
+class Refreshed(Message):
     """A DashboardModel of the feed, or a line that says why there is none."""
 
     found: DashboardModel | str
@@ -97,7 +97,7 @@ class Dashboard(App[None]):
         self, feed: Callable[[Callable[[DashboardModel | str], object]], Feed], portal: Portal
     ) -> None:
         super().__init__()
-        self._feed = feed(lambda found: self.post_message(Looked(found)))
+        self._feed = feed(lambda found: self.post_message(Refreshed(found)))
         self._portal = portal
         self._overview = Overview()
         self._board: DashboardModel | None = None
@@ -112,7 +112,7 @@ class Dashboard(App[None]):
     def on_unmount(self) -> None:
         self._feed.stop()
 
-    def on_looked(self, message: Looked) -> None:
+    def on_refreshed(self, message: Refreshed) -> None:
         if isinstance(message.found, DashboardModel):
             self._board = message.found
             self._show()

@@ -22,15 +22,15 @@ _LEAST_SECONDS = 0.5
 
 
 class Feed(FileSystemEventHandler):
-    """`look` makes a DashboardModel; `deliver` receives it, or a line that says why there is none. Both run in the feed's thread."""
+    """`read` makes a DashboardModel; `deliver` receives it, or a line that says why there is none. Both run in the feed's thread."""
 
     def __init__(
         self,
-        look: Callable[[], DashboardModel],
+        read: Callable[[], DashboardModel],
         deliver: Callable[[DashboardModel | str], object],
         folder: Path,
     ) -> None:
-        self._look = look
+        self._read = read
         self._deliver = deliver
         self._folder = folder
         self._changed = threading.Event()
@@ -46,14 +46,14 @@ class Feed(FileSystemEventHandler):
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread soon; do not wait for a look that hangs."""
+        """Stop the thread soon; do not wait for a read that hangs."""
         self._stopping.set()
         self._changed.set()
         if self._observer is not None:
             self._observer.stop()
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """Look at once, or half a second after the last look; reading a file is no change."""
+        """Read at once, or half a second after the last time; the opening of a file is no change."""
         if event.event_type in {"created", "moved", "modified"}:
             self._changed.set()
 
@@ -61,7 +61,7 @@ class Feed(FileSystemEventHandler):
         while not self._stopping.is_set():
             self._changed.clear()
             try:
-                found: DashboardModel | str = self._look()
+                found: DashboardModel | str = self._read()
             except Exception as error:  # noqa: BLE001 - an error must not end the dashboard
                 found = f"the state of the portal cannot be read ({type(error).__name__}); retrying"
             if self._stopping.is_set():

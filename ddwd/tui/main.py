@@ -17,7 +17,7 @@ from ddwd.config.schema import Config
 from ddwd.core.errors import ConfigError, DdwdError, NotFoundError
 from ddwd.extractor.quarantine import read_entries
 from ddwd.status import study_lookup
-from ddwd.status.dashboard import Patients, Watcher
+from ddwd.status.dashboard import DashboardReader, Patients
 from ddwd.status.events import tail_of
 from ddwd.status.report import real_sources
 from ddwd.status.trace import Trace, trace
@@ -93,7 +93,7 @@ def _config() -> Config:
 
 
 def _once(config: Config, *, as_json: bool) -> int:
-    board = Watcher(config, real_sources()).look()
+    board = DashboardReader(config, real_sources()).read()
     if as_json:
         body = {
             "well": not board.trouble,
@@ -114,15 +114,15 @@ def _live(config: Config) -> int:
     from ddwd.tui.feed import Feed  # noqa: PLC0415 - as above
 
     portal = RealPortal(config)
-    watcher = Watcher(config, real_sources())
+    reader = DashboardReader(config, real_sources())
 
-    def look() -> DashboardModel:
-        board = watcher.look()
+    def read() -> DashboardModel:
+        board = reader.read()
         portal.patients.ask([row.study for row in board.report.studies])
         return board
 
     folder = Paths(config).heartbeat("extractor").parent
-    Dashboard(lambda deliver: Feed(look, deliver, folder), portal).run()
+    Dashboard(lambda deliver: Feed(read, deliver, folder), portal).run()
     return 0
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from ddwd.tui.app import Dashboard, Looked
+from ddwd.tui.app import Dashboard, Refreshed
 from tests.tui import boards
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ async def draw(name: str) -> str:
     board: DashboardModel = make()
     app = Dashboard(lambda _deliver: cast("Feed", boards.StillFeed()), boards.MadeUpPortal())
     async with app.run_test(size=_SIZE) as pilot:
-        app.post_message(Looked(board))
+        app.post_message(Refreshed(board))
         await pilot.pause()
         await pilot.press(*keys)
         await app.workers.wait_for_complete()

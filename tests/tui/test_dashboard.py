@@ -9,7 +9,7 @@ from textual.widgets import DataTable, Static
 
 from ddwd.core.errors import StateError
 from ddwd.store.operator_requests import Request
-from ddwd.tui.app import Dashboard, Looked
+from ddwd.tui.app import Dashboard, Refreshed
 from tests.tui import boards
 from tests.tui.boards import MadeUpPortal, StillFeed
 
@@ -33,7 +33,7 @@ async def _settle(pilot: Pilot[None]) -> None:
 
 
 async def _show(pilot: Pilot[None], board: DashboardModel | str) -> None:
-    pilot.app.post_message(Looked(board))
+    pilot.app.post_message(Refreshed(board))
     await pilot.pause()
 
 
