@@ -9,6 +9,7 @@ import yaml
 
 from ddwd.config.parsers import Many, Raw, Source
 from ddwd.config.schema import SECTIONS, SETTINGS, VARIABLES
+from ddwd.config.sections import is_null, line_of
 from ddwd.core.errors import Problem
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class YamlFile:
 
     def _section(self, section: str, node: yaml.Node) -> dict[str, Written]:
         found: dict[str, Written] = {}
-        if self._is_null(node):
+        if is_null(node):
             return found
         for key, value in self._entries(node, f"{section}.", section):
             self._value(key, value, found)
@@ -83,7 +84,7 @@ class YamlFile:
         if isinstance(node, yaml.SequenceNode):
             texts = [(entry, getattr(entry, "value", None)) for entry in node.value]
         elif isinstance(node, yaml.ScalarNode):
-            texts = [] if self._is_null(node) else [(node, text) for text in node.value.split(",")]
+            texts = [] if is_null(node) else [(node, text) for text in node.value.split(",")]
         else:
             texts = [(node, None)]
         for entry, text in texts:
@@ -99,16 +100,12 @@ class YamlFile:
     def _scalar(self, key: str, node: yaml.Node, found: dict[str, Written]) -> None:
         if not isinstance(node, yaml.ScalarNode):
             self._report(node, key, "has a list or a section for a value", "write one value")
-        elif not self._is_null(node):
+        elif not is_null(node):
             found[key] = Raw(node.value, node.style is None, Source(self._name, line_of(node)))
         elif SETTINGS[key].optional:
             found[key] = None
         else:
             self._report(node, key, "has no value", "write one, or remove the line for the default")
-
-    @staticmethod
-    def _is_null(node: yaml.Node) -> bool:
-        return bool(node.tag == "tag:yaml.org,2002:null")
 
     def _report(self, node: yaml.Node, key: str, what: str, instead: str) -> None:
         self._problems.append(Problem(self._name, line_of(node), key, what, instead))
@@ -124,11 +121,6 @@ def not_yaml(path: Path, error: Exception) -> Problem:
     return Problem(
         str(path), None if mark is None else mark.line + 1, "syntax", f"not YAML: {reason}", instead
     )
-
-
-def line_of(node: yaml.Node) -> int:
-    """Return the line that a node begins on."""
-    return int(node.start_mark.line) + 1
 
 
 def _nearest_key(key: str, prefix: str) -> str:
