@@ -75,10 +75,10 @@ class Declared(NamedTuple):
 
 def declared(kind: type[Any], prefix: str = "") -> Iterator[Declared]:
     """Return every section and setting of a dataclass, in the order of its fields."""
-    for one in fields(kind):
-        key, kind_below = f"{prefix}{one.name}", cast("object", one.default_factory)
-        if _KEY in one.metadata:
-            yield Declared(key, kind, one.name, one.metadata[_KEY])
-        elif isinstance(kind_below, type):
-            yield Declared(key, kind, one.name, None)
-            yield from declared(kind_below, f"{key}.")
+    for item in fields(kind):
+        key, below = f"{prefix}{item.name}", cast("object", item.default_factory)
+        if _KEY in item.metadata:
+            yield Declared(key, kind, item.name, item.metadata[_KEY])
+        elif isinstance(below, type):
+            yield Declared(key, kind, item.name, None)
+            yield from declared(below, f"{key}.")
