@@ -34,7 +34,7 @@ _HEAD = """# Settings of D-DW-D Portal. This is the only file to edit; every key
 """
 _TABLE = re.compile(r"^\| key \|.*\n(?:\|.*\n)+", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<=\.) (?=[A-Z\[])")
-_EMPTY = {"Nothing here: ": "empty: ", "[] is ": "`[]`: "}
+_EMPTY = {"Empty: ": "empty: ", "[] is ": "`[]`: "}
 _GIB = 1024**3
 
 
@@ -136,9 +136,7 @@ def _code(*names: str) -> str:
 
 
 def _meaning(one: Explained) -> str:
-    """Return the text for the table: the declared one, else the first sentence of the comment and what an empty value means."""
-    if brief := SETTINGS[one.key].brief:
-        return brief
+    """Return the text for the table: the first sentence of the comment, and what an empty value means."""
     first, *others = _SENTENCE_END.split(" ".join(one.said))
     cells = [first[:1].lower() + first[1:] if first[1:2].islower() or first[1:2] == " " else first]
     cells += [
@@ -151,6 +149,7 @@ def _meaning(one: Explained) -> str:
     text = re.sub(
         r"\b[a-z_]+\.[a-z_]+\b", lambda found: _code(found[0]) if found[0] in SETTINGS else found[0], text
     )
+    text = re.sub(r"docs/([a-z]+\.md)(#[a-z-]+)?", r"[\1](\1\2)", text)
     return re.sub(r"^(true|false): ", r"`\1`: ", text).replace("|", r"\|")
 
 

@@ -30,8 +30,7 @@ class Setting(NamedTuple):
     `parse` reads one value and refuses one beyond the limits. `variables` set the key too; the first has priority. `optional`: the
     key may be empty. `many`: a tuple of values, each parsed by itself; written as a YAML list, or in one line with commas. `table`
     reads a list of sections as a whole (sections.py). `listens`: a port that this machine listens on. `secret`: never printed.
-    `brief` is the text for the table of docs/settings.md, where the first sentence of the docstring does not do. `joined`: no
-    blank line before it in etc/ddwd.yaml.
+    `joined`: no blank line before it in etc/ddwd.yaml.
     """
 
     parse: Parser
@@ -41,21 +40,15 @@ class Setting(NamedTuple):
     table: ReadSections | None = None
     listens: bool = False
     secret: bool = False
-    brief: str = ""
     joined: bool = False
 
 
 def setting(
-    default: _Value,
-    parse: Parser,
-    *variables: str,
-    table: ReadSections | None = None,
-    brief: str = "",
-    **flags: bool,
+    default: _Value, parse: Parser, *variables: str, table: ReadSections | None = None, **flags: bool
 ) -> _Value:
     """Declare a setting; `flags` are those of Setting. A default of None makes it optional, a tuple a list."""
     is_list = isinstance(default, tuple) and table is None
-    made = Setting(parse, variables, default is None, is_list, table, brief=brief, **flags)
+    made = Setting(parse, variables, default is None, is_list, table, **flags)
     return field(default=default, repr=not made.secret, metadata={_KEY: made})
 
 

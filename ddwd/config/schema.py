@@ -65,7 +65,7 @@ class Forward:
     batch: int = setting(40, parsers.whole(1, 1000))
     """Images in one batch."""
     grace: float = setting(5.0, parsers.seconds(1, 86400))
-    """Seconds after which the extractor sends whatever ORTHANC1 still has and ORTHANC2 has not."""
+    """Seconds after which the extractor sends what ORTHANC1 still has and ORTHANC2 has not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,25 +75,23 @@ class DatabaseConfig:
     `url` names the servers of a cluster, without role, password and database.
     """
 
-    engine: str = setting(
-        "postgresql", parsers.choice("postgresql", "sqlite"), brief="leave it; `sqlite` is for `ddwd try`"
-    )
-    """postgresql; sqlite is for `ddwd try` only."""
+    engine: str = setting("postgresql", parsers.choice("postgresql", "sqlite"))
+    """Leave it at postgresql; sqlite is for `ddwd try` only."""
     url: str | None = setting(None, parsers.servers_url)
     """External servers, of a highly available cluster too, as postgresql://HOST1,HOST2/?sslmode=verify-full with further options of libpq.
     The one that can be written to is used. Without role, password and database: those are below."""
     host: str | None = setting(None, parsers.host)
-    """Or the host of one external server. Nothing here: the local server over its Unix socket, without any password."""
+    """Or the host of one external server. Empty: the local server over its Unix socket, without any password."""
     port: int = setting(5432, PORT)
     """Port of the external server."""
-    gateway_name: str = setting("ddwd_gateway", parsers.identifier, brief="database of ORTHANC1")
-    """One database each; never share them."""
-    storage_name: str = setting(
-        "ddwd_storage", parsers.identifier, brief="database of ORTHANC2; never the same"
-    )
-    gateway_user: str = setting("ddwd-gateway", parsers.identifier, brief="role of ORTHANC1")
-    """One role each; with the local server these are the system users, so leave them."""
-    storage_user: str = setting("ddwd-storage", parsers.identifier, brief="role of ORTHANC2")
+    gateway_name: str = setting("ddwd_gateway", parsers.identifier)
+    """Database of ORTHANC1."""
+    storage_name: str = setting("ddwd_storage", parsers.identifier)
+    """Database of ORTHANC2; never the same."""
+    gateway_user: str = setting("ddwd-gateway", parsers.identifier)
+    """Role of ORTHANC1. On the local server the roles are the system users: leave them."""
+    storage_user: str = setting("ddwd-storage", parsers.identifier)
+    """Role of ORTHANC2."""
     password: str | None = setting(None, parsers.secret, "POSTGRES_PASSWORD", secret=True)
     """Password of both roles on an external server; better in /etc/default/ddwd."""
     password_file: Path | None = setting(None, parsers.folder)
@@ -117,10 +115,8 @@ class DatabaseConfig:
 class FinishedConfig:
     """Limit of a notification hook."""
 
-    timeout: float = setting(
-        600.0, parsers.seconds(1, 86400), brief="seconds that the hook of a rule may take"
-    )
-    """Seconds it may take; after that it is ended, and tried again later."""
+    timeout: float = setting(600.0, parsers.seconds(1, 86400))
+    """Seconds that the hook of a route may take; after that it is ended, and tried again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,24 +124,20 @@ class Retrieve:
     """Limits of a C-MOVE."""
 
     batch: int = setting(200, parsers.whole(1, MOST_NAMED))
-    """Images asked for by name in one C-MOVE, 500 at most; a series of which nothing has come is asked for whole."""
+    """Images requested by UID in one C-MOVE, 500 at most; a series of which no image is on disk is requested as a whole."""
     timeout: float = setting(300.0, parsers.seconds(10, 86400))
-    """Seconds without any progress after which a C-MOVE is given up and asked for again."""
+    """Seconds without progress after which a C-MOVE is ended and repeated."""
     tries: int = setting(6, parsers.whole(2, 1000))
-    """An image that failed so often while others passed goes to quarantine, and its study is published without it."""
+    """An image that failed so often while others succeeded goes to quarantine, and its study is published without it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
     """Bytes kept free on each volume, but at most a twentieth of it (ddwd/core/disk_space.py)."""
 
-    reserve: int = setting(
-        2 * 1024**3,
-        parsers.size(64 * 1024**2, 1024**4),
-        brief="room kept free on each volume (at most a twentieth of it); C-STORE is refused with 0xA700 below it",
-    )
-    """2 GiB, 500 MiB and the like; of a small volume at most a twentieth is kept. Below four times this there is a warning, below
-    twice it nothing more is retrieved, below one and a half nothing more is forwarded, and below it C-STORE is refused with 0xA700."""
+    reserve: int = setting(2 * 1024**3, parsers.size(64 * 1024**2, 1024**4))
+    """Space kept free on each volume, at most a twentieth of it; C-STORE is refused with 0xA700 below it. As 2 GiB or 500 MiB. Below four
+    times this there is a warning, below twice it retrieving stops, below one and a half times forwarding stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,14 +151,10 @@ class LedgerConfig:
     """Bytes at which a new segment is begun."""
     keep_days: int = setting(400, parsers.whole(1, 36500))
     """Days that old segments are kept."""
-    shared: str | None = setting(
-        None,
-        parsers.database_url,
-        brief="database in which several machines' extractors keep ledger and custody records together; empty: files",
-    )
-    """Where several machines extract together: the PostgreSQL database that holds ledger and custody records for all of them, as
+    shared: str | None = setting(None, parsers.database_url)
+    """Database (PostgreSQL) in which the extractors of several machines keep ledger and custody records together. As
     postgresql://ddwd@HOST:5432/ddwd_ledger?sslmode=verify-full; more servers of one cluster as HOST1:5432,HOST2:5432 (the one that can
-    be written to is found). Every machine needs a scp.aet of its own then, and the same output_dir, shared. Nothing here: files."""
+    be written to is found). Every machine then needs a scp.aet of its own, and the same output_dir, shared. Empty: files."""
     password_file: Path | None = setting(None, parsers.folder)
     """The file with its password, one line, readable for group ddwd."""
 
@@ -185,77 +173,54 @@ class LedgerConfig:
 class Config:
     """Every setting; `roles` is what runs on this machine."""
 
-    roles: tuple[Role, ...] = setting(
-        ROLES, parsers.choice(*ROLES), brief="what runs on this machine: see [docs/several.md](several.md)"
-    )
-    """What runs on this machine. All three is the whole portal; a part that is left out runs on another machine (see docs/several.md)."""
+    roles: tuple[Role, ...] = setting(ROLES, parsers.choice(*ROLES))
+    """What runs on this machine (see docs/several.md). All three is the whole portal; a part that is left out runs on another machine."""
     gateway: OrthancNode = section(Gateway)
     """ORTHANC1, which the modalities send to by C-STORE."""
     storage: OrthancNode = section(Storage)
     """ORTHANC2, which receives by DICOMweb and is retrieved from by C-MOVE."""
     scp: Scp = section(Scp)
     """The portal's own C-STORE receiver, the destination of the C-MOVE."""
-    extractors: tuple[Receiver, ...] = setting(
-        (),
-        parsers.receiver,
-        brief="extractors on other machines that ORTHANC2 sends to, as `PYTHON_SCP_B at 10.0.0.2`",
-    )
-    """Extractors on other machines that ORTHANC2 of this machine sends to: scp.aet over there and the machine, as
-    ["PYTHON_SCP_B at 10.0.0.2"]. Several share the work by ledger.shared."""
+    extractors: tuple[Receiver, ...] = setting((), parsers.receiver)
+    """Extractors on other machines that ORTHANC2 of this machine sends to: scp.aet of that machine and its host, as
+    ["PYTHON_SCP_B at 10.0.0.2"]. Several extractors share the work by ledger.shared."""
     link: LinkConfig = section(LinkConfig)
     """How the machines of one portal reach each other: always by TLS with certificates on both sides (ddwd-tls@link.service; needs the
-    package stunnel4). `ddwd link FOLDER` makes the certificates, and FOLDER for the other machine. Nothing listens where all runs here."""
+    package stunnel4). `ddwd link FOLDER` makes the certificates, and FOLDER for the other machine. Not used where all roles are here."""
     network: NetworkConfig = section(NetworkConfig)
-    """The way to the senders."""
-    senders: tuple[Sender, ...] = setting(
-        (),
-        parsers.sender,
-        brief="who may send, as `CT1 from 10.1.2.3`: see [who may send](send.md#who-may-send); empty: anyone",
-    )
-    """Who may send to ORTHANC1: AE titles (* and ? stand for others; upper and lower case are the same), each with the network it sends
-    from, as ["CT1 from 10.1.2.3", "MR* from 10.2.0.0/16", "* from 10.3.0.0/16"]; without "from" it may be anywhere. [] is anyone,
-    by any AE title. Who is not in the list gets no association, or 0xA700 for each image, and a line in the audit.
-    ddwd's own commands on this machine may always send."""
+    """The network between the senders and this machine."""
+    senders: tuple[Sender, ...] = setting((), parsers.sender)
+    """Who may send to ORTHANC1 (see docs/send.md#who-may-send), as ["CT1 from 10.1.2.3", "MR* from 10.2.0.0/16"]. [] is everyone, by any
+    AE title. An entry is an AE title (* and ? are wildcards; upper and lower case are the same) with the network it sends from; without
+    "from", any network. Any other sender gets no association, or 0xA700 for each image, and a record in the audit. ddwd's own commands
+    on this machine may always send."""
     tls: TlsConfig = section(TlsConfig)
     """Encryption (TLS 1.2 or later), each hop by itself, always with certificates on both sides. First: ddwd tls init
     It makes what is missing in `folder`: two authorities (ca.pem for the portal's own parts, senders-ca.pem for the modalities) and
-    NAME.pem with NAME.key for gateway, storage, scp, extractor and operator (ddwd's own commands). Files of your own under these
-    names are taken as they are. ddwd tls issue NAME makes one for a modality; ddwd tls show tells until when all of them are good."""
+    NAME.pem with NAME.key for gateway, storage, scp, extractor and operator (ddwd's own commands). Files of your own with these names
+    are used as they are. ddwd tls issue NAME makes one for a modality; ddwd tls show lists when each of them expires."""
     web: WebConfig = section(WebConfig)
     """The web pages of both Orthancs, for other machines. On this machine they are at gateway.http_port and storage.http_port."""
-    output_dir: Path = setting(
-        Path("/var/lib/ddwd/received_dicom"),
-        parsers.folder,
-        "OUTPUT_DIR",
-        brief="where studies appear; another folder must exist and belong to user `ddwd`",
-    )
-    """Where studies appear: PatientID/StudyInstanceUID/SeriesInstanceUID/SOPInstanceUID.dcm
-    A folder elsewhere must exist and be writable for user ddwd:
+    output_dir: Path = setting(Path("/var/lib/ddwd/received_dicom"), parsers.folder, "OUTPUT_DIR")
+    """Where studies appear; another folder must exist and be writable for user ddwd. An image is at
+    PatientID/StudyInstanceUID/SeriesInstanceUID/SOPInstanceUID.dcm
+    Make a folder elsewhere:
         install -d -o ddwd -g ddwd -m 0750 /srv/dicom
-    Let it be one file system, with room: all that is received waits in its sub-folder .ddwd first."""
-    poll_interval: float = setting(
-        5.0,
-        parsers.seconds(0.1, LONGEST_POLL),
-        "POLL_INTERVAL",
-        brief="seconds between two looks when nothing rang, 10 at most",
-    )
-    """Seconds between two looks at ORTHANC2 when nothing rang the bell."""
+    Use one file system with enough space: received images wait in its sub-folder .ddwd first."""
+    poll_interval: float = setting(5.0, parsers.seconds(0.1, LONGEST_POLL), "POLL_INTERVAL")
+    """Seconds between two polls of ORTHANC2 when it reports no change, 10 at most."""
     stable_age: int = setting(3, parsers.whole(1, 3600), "STABLE_AGE", "ORTHANC__STABLE_AGE")
     """Seconds without a new image after which a study counts as stable, whole number."""
     forward: Forward = section(Forward)
     """From ORTHANC1 to ORTHANC2, by STOW-RS."""
     database: DatabaseConfig = section(DatabaseConfig)
     """The indexes of the two Orthancs."""
-    routes: tuple[Route, ...] = setting(
-        (),
-        sections.one_line,
-        table=sections.routes,
-        brief="rules of what is done with which study; the first that takes it (see `etc/ddwd.yaml`)",
-    )
-    """Rules: what is done with which study; the first that takes it. The study's first image decides, once. [] is: forward and extract
-    all. With rules, a study that none takes is held on ORTHANC1 and shown; a last rule without `when` takes the rest. An entry:
+    routes: tuple[Route, ...] = setting((), sections.one_line, table=sections.routes)
+    """What is done with which study: the first route that matches the study's first image, once (see docs/routes.md). [] is: every study is
+    forwarded and extracted. With routes, a study that no route takes is held on ORTHANC1 and reported; a last route without `when` takes
+    all others. An entry:
       - name: research                    # letters, digits, _ and -
-        when:                             # all of these; * and ? stand for other text, a list is any of them
+        when:                             # all of these; * and ? are wildcards, a list is any of them
           CallingAET: [CT1, MR*]          # or any main DICOM tag: Modality, StationName, StudyDescription, PatientID ...
           StudyDescription: "*trial*"
         forward: true                     # by STOW-RS to ORTHANC2
@@ -267,24 +232,20 @@ class Config:
         webhook: https://HOST/PATH        # the same is POSTed there as JSON
         marker: study.done                # a file of that name in the study's folder, once all of it is there
         keep_gateway: 7                   # days until retention may remove it there, or forever; also keep_storage, keep_output
-    Try them: ddwd routes test FILE"""
-    destinations: tuple[Destination, ...] = setting(
-        (),
-        sections.one_line,
-        table=sections.destinations,
-        brief="where rules send besides ORTHANC2, by DICOMweb or DIMSE: see [destinations](destinations.md)",
-    )
-    """Where studies are sent besides, by ORTHANC1, for the `also` of a rule: by DICOMweb (url, user, password, ca) or by DIMSE (aet, host,
-    port, tls, ca), as {name: teaching, url: "https://HOST/dicom-web/"} or {name: pacs, aet: PACS, host: 10.1.2.9, port: 104}. Each has its
-    own backlog, which is tried for ever: ddwd destinations list. Without any, ddwd-courier does not run."""
+    Test them: ddwd routes test FILE"""
+    destinations: tuple[Destination, ...] = setting((), sections.one_line, table=sections.destinations)
+    """Where ORTHANC1 sends studies besides ORTHANC2, for the `also` of a route (see docs/destinations.md). By DICOMweb (url, user, password,
+    ca) or by DIMSE (aet, host, port, tls, ca), as {name: teaching, url: "https://HOST/dicom-web/"} or
+    {name: pacs, aet: PACS, host: 10.1.2.9, port: 104}. Each has its own backlog, which is tried for ever: ddwd destinations list. Without
+    any, ddwd-courier does not run."""
     finished: FinishedConfig = section(FinishedConfig)
-    """What is run or told when a study is finished: run and webhook of a rule."""
+    """The notification hook for a published study: run or webhook of a route."""
     retrieve: Retrieve = section(Retrieve)
     """From ORTHANC2 to the disk, by C-MOVE."""
     disk: Disk = section(Disk)
-    """Room that is kept free on every volume the portal writes to, PostgreSQL's included."""
+    """Space that is kept free on every volume the portal writes to, PostgreSQL's included."""
     retention: Retention = section(Retention)
-    """What may be removed, and when: by default nothing ever is. A study goes from a place only after all of it was proved downstream once
+    """What may be removed, and when: by default no study is. A study is removed from a place only after all of it was proved downstream once
     more, oldest first, and from storage only once ORTHANC1 no longer has it: docs/retention.md. See before: ddwd retention --dry-run"""
     ledger: LedgerConfig = section(LedgerConfig)
     """The record of what is done, in /var/lib/ddwd/state/ledger."""
@@ -293,37 +254,29 @@ class Config:
     metrics: MetricsConfig = section(MetricsConfig)
     """Figures for Prometheus, written every few seconds by ddwd-monitor."""
     alerts: AlertsConfig = section(AlertsConfig)
-    """What people are told when something is wrong, by mail and webhook."""
+    """Alerts by mail and webhook when something is wrong."""
     mail: Mail = section(Mail)
-    """The mail server that alerts go through. Try it: ddwd alert"""
+    """The mail server that alerts go through. Test it: ddwd alert"""
     inbox: InboxConfig = section(InboxConfig)
-    """The drop folder: a file, folder, zip or DICOMDIR that is put there is sent to ORTHANC1, and then moved to its sub-folder sent. What
-    is not DICOM is moved to rejected, what cannot go yet is told of in waiting."""
+    """The drop folder: a file, folder, zip or DICOMDIR in it is sent to ORTHANC1, and then moved to its sub-folder sent. What is not DICOM
+    is moved to rejected; what cannot be sent yet is listed in waiting."""
     commitment: CommitmentConfig = section(CommitmentConfig)
-    """Storage commitment: a modality asks ORTHANC1 (N-ACTION) whether its images are kept, and hears it in a report (N-EVENT-REPORT)."""
+    """Storage commitment: a modality asks ORTHANC1 (N-ACTION) whether its images are kept, and gets a report (N-EVENT-REPORT)."""
     self_test: SelfTestConfig = section(SelfTestConfig)
     """A made-up study of the portal's own, through all hops and removed again: the last result is on the dashboard."""
-    data_dir: Path = setting(Path("/var/lib/ddwd"), parsers.folder, brief="leave it: the units name it too")
-    """The systemd units name the next three as well: leave them as they are.
-    Studies' indexes, state and quarantine."""
-    run_dir: Path = setting(
-        Path("/run/ddwd"), parsers.folder, joined=True, brief="leave it: the units name it too"
-    )
-    """Rendered configuration, heartbeats, doorbells."""
-    credentials_file: Path = setting(
-        Path("/etc/ddwd/credentials.json"),
-        parsers.folder,
-        joined=True,
-        brief="leave it: logins of the two Orthancs",
-    )
-    """Passwords of the two Orthancs, generated at install: ddwd credentials"""
+    data_dir: Path = setting(Path("/var/lib/ddwd"), parsers.folder)
+    """Leave it and the next two as they are: the systemd units name them too. Studies' indexes, state and quarantine."""
+    run_dir: Path = setting(Path("/run/ddwd"), parsers.folder, joined=True)
+    """Leave it: rendered configuration, heartbeats, doorbells."""
+    credentials_file: Path = setting(Path("/etc/ddwd/credentials.json"), parsers.folder, joined=True)
+    """Leave it: passwords of the two Orthancs, generated at install (ddwd credentials)."""
 
     def node(self, name: NodeName) -> OrthancNode:
         """Return the Orthanc of that name."""
         return self.gateway if name == "gateway" else self.storage
 
     def has(self, role: Role) -> bool:
-        """Tell whether that part runs on this machine."""
+        """Return whether that part runs on this machine."""
         return role in self.roles
 
     @property
