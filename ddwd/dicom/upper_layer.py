@@ -24,6 +24,7 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
 
+from ddwd.core.errors import PeerDownError, PeerRefusedError
 from ddwd.dicom import contexts
 from ddwd.dicom.receive_buffer import ReceiveBuffer, has_pending
 
@@ -351,13 +352,16 @@ class _Requestor(AE):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A remote application entity as we speak to it; by TLS where there is a context for it."""
+    """A remote application entity, and our AE title towards it; by TLS if there is a context for it."""
 
     host: str
     port: int
     called: str
     calling: str
     tls: ssl.SSLContext | None = None
+
+    def __str__(self) -> str:
+        return f"{self.called} at {self.host}:{self.port}"
 
 
 def associate(
@@ -389,6 +393,14 @@ def associate(
         tls_args=None if peer.tls is None else (peer.tls, peer.host),
         evt_handlers=[(evt.EVT_CONN_OPEN, _opened)],
     )
+
+
+def check_established(association: Association, peer: Peer) -> None:
+    """Raise PeerRefusedError if the peer rejected the association, PeerDownError if there is none for another reason."""
+    if association.is_rejected:
+        raise PeerRefusedError(f"{peer} rejected the association of {peer.calling}: check both AE titles")
+    if not association.is_established:
+        raise PeerDownError(f"{peer} does not answer")
 
 
 class Announced(queue.Queue[Any]):

@@ -213,5 +213,5 @@ def test_the_progress_of_others_does_not_keep_it_for_ever(
 
 def test_a_rejected_association_is_told_from_silence(portal: Portal) -> None:
     wrong = Peer("127.0.0.1", portal.scp.port, "OTHER", "TEST")
-    with pytest.raises(PeerRefusedError):
-        move_scu.move(wrong, portal.config.scp.aet, STUDY)
+    with pytest.raises(PeerRefusedError), Mover(wrong, portal.config.scp.aet) as mover:
+        mover.move(STUDY)
