@@ -1,7 +1,7 @@
 """Make etc/ddwd.yaml and the table in docs/settings.md from the declarations in ddwd/config/schema.py: `make manual`; a test compares.
 
-manual.py makes ddwd.yaml(5) and site/reference.py its page from the same texts (`explained`). The texts are the docstrings below the
-fields, which Python does not keep: they are read from the source. Without arguments, writes both files.
+manual.py makes ddwd.yaml(5) and site/reference.py its page from the same texts (`explained`). The texts are the docstrings of the
+sections, and those below the fields, which Python does not keep: they are read from the source. Without arguments, writes both files.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def explained() -> Iterator[Explained]:
     """Return every section and key, in the order of etc/ddwd.yaml."""
     defaults = flatten(Config())
     for one in DECLARED:
-        text = _texts(one.owner).get(one.name, "")
+        text = _texts(one.owner).get(one.name, "") if one.setting else inspect.getdoc(one.owner) or ""
         yield Explained(one.key, written(defaults[one.key]) if one.setting else "", text.splitlines())
 
 

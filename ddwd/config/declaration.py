@@ -1,7 +1,7 @@
 """Declare settings: one dataclass field for each, and everything else about a setting is derived from that field.
 
-A setting is a field made by `setting`, a section is a field made by `section`; both are in schema.py. The docstring below the field is
-the comment of etc/ddwd.yaml and the text of ddwd.yaml(5). `make manual` (packaging/settings_files.py) makes etc/ddwd.yaml, the man page
+A setting is a field made by `setting`, a section is a field made by `section`; both are in schema.py. The docstring below the field of
+a setting, and that of the class of a section, is the comment of etc/ddwd.yaml and the text of ddwd.yaml(5). `make manual` (packaging/settings_files.py) makes etc/ddwd.yaml, the man page
 and the table of docs/settings.md from the fields; the loader parses by them.
 """
 
@@ -58,7 +58,7 @@ def section(kind: type[_Value]) -> _Value:
 
 
 class Declared(NamedTuple):
-    """One field of the schema: its key, the class and the name of the field, and its setting; a section has none."""
+    """One field of the schema: its key, the class and name of the field, and its setting; for a section its own class, without both."""
 
     key: str
     owner: type[Any]
@@ -73,5 +73,5 @@ def declared(kind: type[Any], prefix: str = "") -> Iterator[Declared]:
         if _KEY in item.metadata:
             yield Declared(key, kind, item.name, item.metadata[_KEY])
         elif isinstance(below, type):
-            yield Declared(key, kind, item.name, None)
+            yield Declared(key, below, "", None)
             yield from declared(below, f"{key}.")

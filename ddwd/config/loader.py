@@ -137,7 +137,9 @@ def _build(raws: Mapping[str, Written]) -> tuple[Loaded, dict[str, list[Problem]
         elif isinstance(raw, Sections):
             values[key], sources[key] = raw.entries, raw.source
         else:
-            sources[key] = _source_shown(raw)
+            sources[key] = (
+                Source(f"environment {raw.variable}") if raw.source.name == "environment" else raw.source
+            )
             parsed, problems = _parsed(key, raw)
             if problems:
                 refused[key] = problems
@@ -155,11 +157,6 @@ def _parsed(key: str, written: Raw | Many) -> tuple[tuple[object, ...], list[Pro
         except WrongValueError as error:
             problems.append(Problem(*raw.source, raw.variable or key, error.what, error.instead))
     return tuple(values), problems
-
-
-def _source_shown(raw: Raw | Many) -> Source:
-    """Return the source for people: the environment with its variable, a file with its line."""
-    return Source(f"environment {raw.variable}") if raw.source.name == "environment" else raw.source
 
 
 def _assemble(template: Any, prefix: str, values: Mapping[str, object]) -> Any:

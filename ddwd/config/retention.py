@@ -24,10 +24,8 @@ PLACES: tuple[Place, ...] = get_args(Place)
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Days after which a study may be removed from each place, and the free space below which the oldest are; None: never.
-
-    For lack of space no study younger than `least_days` is removed. `remove_last_copy`: also an image without another copy here.
-    """
+    """What may be removed, and when: by default no study is. A study is removed from a place only after all of it was proved downstream once
+    more, oldest first, and from storage only once ORTHANC1 no longer has it: docs/retention.md. See before: ddwd retention --dry-run"""
 
     gateway_days: float | None = setting(None, parsers.days)
     """Days after its publication that ORTHANC1 keeps a study (see docs/retention.md); 0.5 is half a day. Empty: for ever."""

@@ -1,7 +1,8 @@
 """The settings: every section and key of ddwd.yaml, each declared once, and the frozen Config that all processes read.
 
 A field is a setting: its default, its parser with the limits, the variables that set it too, and, as its docstring, the comment that
-etc/ddwd.yaml and ddwd.yaml(5) have. The order of the fields is the order of the file. After a change here: `make manual`.
+etc/ddwd.yaml and ddwd.yaml(5) have; for a section it is the docstring of the class. The order of the fields is the order of the file.
+After a change here: `make manual`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ LONGEST_POLL = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """How the Lua script of the gateway sends; after `grace` seconds the extractor sends what is still missing."""
+    """From ORTHANC1 to ORTHANC2, by STOW-RS."""
 
     mode: str = setting("streaming", parsers.choice("streaming", "stable"))
     """streaming: send batches while the study is still arriving; stable: send the study once it is stable."""
@@ -70,10 +71,7 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseConfig:
-    """Where the two indexes are; with `host` and `url` None on the local server, by Unix socket and peer authentication.
-
-    `url` names the servers of a cluster, without role, password and database.
-    """
+    """The indexes of the two Orthancs."""
 
     engine: str = setting("postgresql", parsers.choice("postgresql", "sqlite"))
     """Leave it at postgresql; sqlite is for `ddwd try` only."""
@@ -113,7 +111,7 @@ class DatabaseConfig:
 
 @dataclass(frozen=True, slots=True)
 class FinishedConfig:
-    """Limit of a notification hook."""
+    """The notification hook for a published study: run or webhook of a route."""
 
     timeout: float = setting(600.0, parsers.seconds(1, 86400))
     """Seconds that the hook of a route may take; after that it is ended, and tried again later."""
@@ -121,7 +119,7 @@ class FinishedConfig:
 
 @dataclass(frozen=True, slots=True)
 class Retrieve:
-    """Limits of a C-MOVE."""
+    """From ORTHANC2 to the disk, by C-MOVE."""
 
     batch: int = setting(200, parsers.whole(1, MOST_NAMED))
     """Images requested by UID in one C-MOVE, 500 at most; a series of which no image is on disk is requested as a whole."""
@@ -133,7 +131,7 @@ class Retrieve:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Bytes kept free on each volume, but at most a twentieth of it (ddwd/core/disk_space.py)."""
+    """Space that is kept free on every volume the portal writes to, PostgreSQL's included."""
 
     reserve: int = setting(2 * 1024**3, parsers.size(64 * 1024**2, 1024**4))
     """Space kept free on each volume, at most a twentieth of it; C-STORE is refused with 0xA700 below it. As 2 GiB or 500 MiB. Below four
@@ -142,10 +140,7 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class LedgerConfig:
-    """The ledger: bytes of a segment, days that old segments are kept, and the database that several extractors share.
-
-    `shared` is a URL without password, of the database that holds ledger and custody records; None is files, for a lone extractor.
-    """
+    """The record of what is done, in /var/lib/ddwd/state/ledger."""
 
     segment_bytes: int = setting(8 * 1024 * 1024, parsers.whole(64 * 1024, 1024**3))
     """Bytes at which a new segment is begun."""
@@ -176,31 +171,20 @@ class Config:
     roles: tuple[Role, ...] = setting(ROLES, parsers.choice(*ROLES))
     """What runs on this machine (see docs/several.md). All three is the whole portal; a part that is left out runs on another machine."""
     gateway: OrthancNode = section(Gateway)
-    """ORTHANC1, which the modalities send to by C-STORE."""
     storage: OrthancNode = section(Storage)
-    """ORTHANC2, which receives by DICOMweb and is retrieved from by C-MOVE."""
     scp: Scp = section(Scp)
-    """The portal's own C-STORE receiver, the destination of the C-MOVE."""
     extractors: tuple[Receiver, ...] = setting((), parsers.receiver)
     """Extractors on other machines that ORTHANC2 of this machine sends to: scp.aet of that machine and its host, as
     ["PYTHON_SCP_B at 10.0.0.2"]. Several extractors share the work by ledger.shared."""
     link: LinkConfig = section(LinkConfig)
-    """How the machines of one portal reach each other: always by TLS with certificates on both sides (ddwd-tls@link.service; needs the
-    package stunnel4). `ddwd link FOLDER` makes the certificates, and FOLDER for the other machine. Not used where all roles are here."""
     network: NetworkConfig = section(NetworkConfig)
-    """The network between the senders and this machine."""
     senders: tuple[Sender, ...] = setting((), parsers.sender)
     """Who may send to ORTHANC1 (see docs/send.md#who-may-send), as ["CT1 from 10.1.2.3", "MR* from 10.2.0.0/16"]. [] is everyone, by any
     AE title. An entry is an AE title (* and ? are wildcards; upper and lower case are the same) with the network it sends from; without
     "from", any network. Any other sender gets no association, or 0xA700 for each image, and a record in the audit. ddwd's own commands
     on this machine may always send."""
     tls: TlsConfig = section(TlsConfig)
-    """Encryption (TLS 1.2 or later), each hop by itself, always with certificates on both sides. First: ddwd tls init
-    It makes what is missing in `folder`: two authorities (ca.pem for the portal's own parts, senders-ca.pem for the modalities) and
-    NAME.pem with NAME.key for gateway, storage, scp, extractor and operator (ddwd's own commands). Files of your own with these names
-    are used as they are. ddwd tls issue NAME makes one for a modality; ddwd tls show lists when each of them expires."""
     web: WebConfig = section(WebConfig)
-    """The web pages of both Orthancs, for other machines. On this machine they are at gateway.http_port and storage.http_port."""
     output_dir: Path = setting(Path("/var/lib/ddwd/received_dicom"), parsers.folder, "OUTPUT_DIR")
     """Where studies appear; another folder must exist and be writable for user ddwd. An image is at
     PatientID/StudyInstanceUID/SeriesInstanceUID/SOPInstanceUID.dcm
@@ -212,9 +196,7 @@ class Config:
     stable_age: int = setting(3, parsers.whole(1, 3600), "STABLE_AGE", "ORTHANC__STABLE_AGE")
     """Seconds without a new image after which a study counts as stable, whole number."""
     forward: Forward = section(Forward)
-    """From ORTHANC1 to ORTHANC2, by STOW-RS."""
     database: DatabaseConfig = section(DatabaseConfig)
-    """The indexes of the two Orthancs."""
     routes: tuple[Route, ...] = setting((), sections.one_line, table=sections.routes)
     """What is done with which study: the first route that matches the study's first image, once (see docs/routes.md). [] is: every study is
     forwarded and extracted. With routes, a study that no route takes is held on ORTHANC1 and reported; a last route without `when` takes
@@ -239,31 +221,17 @@ class Config:
     {name: pacs, aet: PACS, host: 10.1.2.9, port: 104}. Each has its own backlog, which is tried for ever: ddwd destinations list. Without
     any, ddwd-courier does not run."""
     finished: FinishedConfig = section(FinishedConfig)
-    """The notification hook for a published study: run or webhook of a route."""
     retrieve: Retrieve = section(Retrieve)
-    """From ORTHANC2 to the disk, by C-MOVE."""
     disk: Disk = section(Disk)
-    """Space that is kept free on every volume the portal writes to, PostgreSQL's included."""
     retention: Retention = section(Retention)
-    """What may be removed, and when: by default no study is. A study is removed from a place only after all of it was proved downstream once
-    more, oldest first, and from storage only once ORTHANC1 no longer has it: docs/retention.md. See before: ddwd retention --dry-run"""
     ledger: LedgerConfig = section(LedgerConfig)
-    """The record of what is done, in /var/lib/ddwd/state/ledger."""
     audit: AuditConfig = section(AuditConfig)
-    """The audit trail: journalctl -t ddwd-audit"""
     metrics: MetricsConfig = section(MetricsConfig)
-    """Figures for Prometheus, written every few seconds by ddwd-monitor."""
     alerts: AlertsConfig = section(AlertsConfig)
-    """Alerts by mail and webhook when something is wrong."""
     mail: Mail = section(Mail)
-    """The mail server that alerts go through. Test it: ddwd alert"""
     inbox: InboxConfig = section(InboxConfig)
-    """The drop folder: a file, folder, zip or DICOMDIR in it is sent to ORTHANC1, and then moved to its sub-folder sent. What is not DICOM
-    is moved to rejected; what cannot be sent yet is listed in waiting."""
     commitment: CommitmentConfig = section(CommitmentConfig)
-    """Storage commitment: a modality asks ORTHANC1 (N-ACTION) whether its images are kept, and gets a report (N-EVENT-REPORT)."""
     self_test: SelfTestConfig = section(SelfTestConfig)
-    """A made-up study of the portal's own, through all hops and removed again: the last result is on the dashboard."""
     data_dir: Path = setting(Path("/var/lib/ddwd"), parsers.folder)
     """Leave it and the next two as they are: the systemd units name them too. Studies' indexes, state and quarantine."""
     run_dir: Path = setting(Path("/run/ddwd"), parsers.folder, joined=True)

@@ -12,7 +12,7 @@ from ddwd.config.parsers import PORT, Station
 
 @dataclass(frozen=True, slots=True)
 class AuditConfig:
-    """Whether audit records carry the patient ID; the audit repository they are sent to, by syslog (PS3.15 A.6)."""
+    """The audit trail: journalctl -t ddwd-audit"""
 
     patient_id: bool = setting(False, parsers.switch)
     """true: records of a study carry its patient ID (DDWD_PATIENT_ID); false: no record has any data of a patient."""
@@ -32,7 +32,7 @@ class AuditConfig:
 
 @dataclass(frozen=True, slots=True)
 class MetricsConfig:
-    """Where the metrics are written for node_exporter's textfile collector."""
+    """Figures for Prometheus, written every few seconds by ddwd-monitor."""
 
     textfile: Path = setting(Path("/run/ddwd/monitor/ddwd.prom"), parsers.folder)
     """File of metrics for Prometheus. Put it into the folder of node_exporter's textfile collector, which user ddwd must be able to write to."""
@@ -40,7 +40,7 @@ class MetricsConfig:
 
 @dataclass(frozen=True, slots=True)
 class AlertsConfig:
-    """Minutes that a condition must last before an alert; whether silent modalities are reported; where alerts are POSTed as JSON."""
+    """Alerts by mail and webhook when something is wrong."""
 
     after: int = setting(5, parsers.whole(0, 1440))
     """Minutes that a condition must last; an image in quarantine and a failed self test are reported at once."""
@@ -52,7 +52,7 @@ class AlertsConfig:
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """How alerts are sent by mail; without a `server` none is."""
+    """The mail server that alerts go through. Test it: ddwd alert"""
 
     server: str | None = setting(None, parsers.host)
     """Mail server for alerts, its name or address. Empty: no mail."""
@@ -72,7 +72,8 @@ class Mail:
 
 @dataclass(frozen=True, slots=True)
 class InboxConfig:
-    """Whether there is a drop folder, where, and the seconds for which its content must not change."""
+    """The drop folder: a file, folder, zip or DICOMDIR in it is sent to ORTHANC1, and then moved to its sub-folder sent. What is not DICOM
+    is moved to rejected; what cannot be sent yet is listed in waiting."""
 
     enabled: bool = setting(True, parsers.switch)
     """true: use the drop folder (see docs/send.md#the-drop-folder); false: leave it alone."""
@@ -85,7 +86,7 @@ class InboxConfig:
 
 @dataclass(frozen=True, slots=True)
 class CommitmentConfig:
-    """Storage commitment: which modalities may ask, and where each gets its report; the condition, and the seconds to wait for it."""
+    """Storage commitment: a modality asks ORTHANC1 (N-ACTION) whether its images are kept, and gets a report (N-EVENT-REPORT)."""
 
     modalities: tuple[Station, ...] = setting((), parsers.station)
     """Who may request storage commitment (see docs/commitment.md), and where each gets its report, as ["CT1 at 10.1.2.3:104"]. [] is none.
@@ -99,7 +100,7 @@ class CommitmentConfig:
 
 @dataclass(frozen=True, slots=True)
 class SelfTestConfig:
-    """Whether the portal sends itself a made-up study every hour (ddwd-doctor.timer)."""
+    """A made-up study of the portal's own, through all hops and removed again: the last result is on the dashboard."""
 
     hourly: bool = setting(True, parsers.switch)
     """true: send a made-up study through all hops every hour (ddwd-doctor.timer), and remove it again; false: only by `ddwd doctor --send`."""

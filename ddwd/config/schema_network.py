@@ -33,7 +33,7 @@ class OrthancNode:
 
 @dataclass(frozen=True, slots=True)
 class Gateway(OrthancNode):
-    """ORTHANC1."""
+    """ORTHANC1, which the modalities send to by C-STORE."""
 
     name: NodeName = "gateway"
     aet: str = setting("ORTHANC1", parsers.aet)
@@ -48,7 +48,7 @@ class Gateway(OrthancNode):
 
 @dataclass(frozen=True, slots=True)
 class Storage(OrthancNode):
-    """ORTHANC2."""
+    """ORTHANC2, which receives by DICOMweb and is retrieved from by C-MOVE."""
 
     name: NodeName = "storage"
     aet: str = setting("ORTHANC2", parsers.aet)
@@ -63,7 +63,7 @@ class Storage(OrthancNode):
 
 @dataclass(frozen=True, slots=True)
 class Scp:
-    """The receiver: where it listens."""
+    """The portal's own C-STORE receiver, the destination of the C-MOVE."""
 
     aet: str = setting("PYTHON_SCP", parsers.aet)
     """AE title of the portal's own receiver, under which ORTHANC2 knows it."""
@@ -75,7 +75,8 @@ class Scp:
 
 @dataclass(frozen=True, slots=True)
 class LinkConfig:
-    """The TLS link between the machines of one portal; with ddwd-firewall only `networks` reach it, () is every network."""
+    """How the machines of one portal reach each other: always by TLS with certificates on both sides (ddwd-tls@link.service; needs the
+    package stunnel4). `ddwd link FOLDER` makes the certificates, and FOLDER for the other machine. Not used where all roles are here."""
 
     port: int = setting(8450, PORT, listens=True)
     """Port by which the machines of one portal reach each other, the same on each machine."""
@@ -87,7 +88,7 @@ class LinkConfig:
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """Networks whose senders are acknowledged at once, by routes of ddwd-quickack; whether ddwd-firewall closes ports."""
+    """The network between the senders and this machine."""
 
     quickack: tuple[Network, ...] = setting((ipaddress.IPv4Network("127.0.0.0/8"),), parsers.network)
     """Networks of senders that are slow with small images (see docs/troubleshoot.md#small-images-arrive-slowly). They are acknowledged at
@@ -101,10 +102,10 @@ class NetworkConfig:
 
 @dataclass(frozen=True, slots=True)
 class TlsConfig:
-    """The hops that are encrypted, each with certificates on both sides (PS3.15 annex B, BCP 195), and where these are.
-
-    `gateway` is off, both (a port for TLS beside the plain one) or only. A path that is None is the file of that name in `folder`.
-    """
+    """Encryption (TLS 1.2 or later), each hop by itself, always with certificates on both sides. First: ddwd tls init
+    It makes what is missing in `folder`: two authorities (ca.pem for the portal's own parts, senders-ca.pem for the modalities) and
+    NAME.pem with NAME.key for gateway, storage, scp, extractor and operator (ddwd's own commands). Files of your own with these names
+    are used as they are. ddwd tls issue NAME makes one for a modality; ddwd tls show lists when each of them expires."""
 
     gateway: str = setting("off", parsers.choice("off", "both", "only"))
     """DICOM from the modalities by TLS: `off`, `both` (a second port) or `only` (see docs/encryption.md). With both: plain on
@@ -137,7 +138,7 @@ class TlsConfig:
 
 @dataclass(frozen=True, slots=True)
 class WebConfig:
-    """Whether other machines reach the Orthancs' web pages, by HTTPS and login; `networks` () is every network."""
+    """The web pages of both Orthancs, for other machines. On this machine they are at gateway.http_port and storage.http_port."""
 
     open: bool = setting(False, parsers.switch)
     """true: the web pages by HTTPS for other machines, with the logins of `ddwd credentials`. Needs the package stunnel4, and first:

@@ -33,8 +33,8 @@ _RENAME_ATTEMPTS = 5
 
 
 def file_head(sop_class: str, sop_instance: str, transfer_syntax: str) -> bytes:
-    """Preamble of zeros, prefix and file meta information (PS3.10 section 7.1); the same input gives the same bytes."""
-    implementation_uid, implementation_name = contexts.implementation()
+    """Return the preamble of zeros, prefix and file meta information (PS3.10 section 7.1); the same input gives the same bytes."""
+    implementation_uid, implementation_name = contexts.IMPLEMENTATION
     meta = b"".join(
         (
             _META_VERSION,
@@ -49,7 +49,7 @@ def file_head(sop_class: str, sop_instance: str, transfer_syntax: str) -> bytes:
 
 
 def _meta(element: int, vr: bytes, value: str, padding: bytes) -> bytes:
-    """One element of group 0002, always explicit VR little endian and of even length."""
+    """Encode an element of group 0002, always explicit VR little endian and of even length."""
     encoded = value.encode("latin-1")
     encoded += padding * (len(encoded) % 2)
     return _META.pack(2, element, vr, len(encoded)) + encoded

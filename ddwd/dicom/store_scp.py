@@ -266,7 +266,7 @@ class StoreScp:
 
     def _make_entity(self) -> AE:
         entity = AE(self._scp.aet)
-        entity.implementation_class_uid, entity.implementation_version_name = contexts.implementation()
+        entity.implementation_class_uid, entity.implementation_version_name = contexts.IMPLEMENTATION
         entity.require_called_aet = True
         entity.maximum_pdu_size = MAX_PDU
         entity.maximum_associations = 1_000_000  # counts closed connections too; admits() is the bound
