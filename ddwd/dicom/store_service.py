@@ -63,12 +63,8 @@ class Counts:
     strangers: int = 0
 
 
-class _RefusedError(Exception):
-    """The object is refused with this status."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
+class _MismatchError(Exception):
+    """Identifiers are missing, or differ from the command set (PS3.4 section B.2.3: 0xA900)."""
 
 
 class ReceiveCounter:
@@ -226,8 +222,8 @@ class StoreService(DIMSEServiceProvider):
                 head = incoming.head()
                 _check(head, request)
                 incoming.keep(head)
-        except _RefusedError as error:
-            status, reason = error.status, str(error)
+        except _MismatchError as error:
+            status, reason = MISMATCH, str(error)
         except UnreadableError as error:
             status, reason = CANNOT_UNDERSTAND, str(error)
         except StorageFullError as error:
@@ -249,10 +245,10 @@ class StoreService(DIMSEServiceProvider):
 def _check(head: Head, request: StoreRequest) -> None:
     """Refuse an object whose identifiers are missing or differ from the command set (PS3.4 section B.2.3: 0xA900)."""
     if not request.is_whole:
-        raise _RefusedError(MISMATCH, "a mandatory element is missing in the command set")
+        raise _MismatchError("a mandatory element is missing in the command set")
     if not (head.study_uid and head.series_uid and head.sop_uid):
-        raise _RefusedError(MISMATCH, "the study, series or SOP instance UID is missing in the data set")
+        raise _MismatchError("the study, series or SOP instance UID is missing in the data set")
     if head.sop_uid != request.sop_instance:
-        raise _RefusedError(MISMATCH, "the SOP instance UIDs of command and data set differ")
+        raise _MismatchError("the SOP instance UIDs of command and data set differ")
     if head.sop_class and head.sop_class != request.sop_class:
-        raise _RefusedError(MISMATCH, "the SOP class UIDs of command and data set differ")
+        raise _MismatchError("the SOP class UIDs of command and data set differ")

@@ -94,9 +94,7 @@ class UpperLayer(DULServiceProvider):
         self._run_loop_delay = 0
         self._limits = limits or Limits()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.connection = (
-            former.socket.socket if former.socket else None
-        )  # pynetdicom may drop it without closing it
+        self.connection = former.socket.socket if former.socket else None
         self._bell_lock = threading.Lock()
         self._poller: select.poll | None = None
         self._received = ReceiveBuffer(_HEADER.size + MAX_PDU)
@@ -124,7 +122,7 @@ class UpperLayer(DULServiceProvider):
                 self.connection.close()  # pynetdicom does not if the peer closed it first
 
     def released(self) -> None:
-        """Hook: the reactor has ended, also by an error."""
+        """Hook: the reactor has ended, normally or by an error."""
 
     def wake(self) -> None:
         """End the reactor's wait."""

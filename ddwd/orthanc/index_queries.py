@@ -109,10 +109,10 @@ class IndexQueries(Transport):
         ]
 
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
-        wanted = list(instances)
+        ids = list(instances)
         found: dict[OrthancId, str] = {}
-        for start in range(0, len(wanted), _UID_BLOCK):
-            body = {"Resources": wanted[start : start + _UID_BLOCK], "Short": True, "Metadata": False}
+        for start in range(0, len(ids), _UID_BLOCK):
+            body = {"Resources": ids[start : start + _UID_BLOCK], "Short": True, "Metadata": False}
             for row in self._json("POST", "/tools/bulk-content", body):
                 found[OrthancId(row["ID"])] = row["MainDicomTags"].get(_SOP_TAG, "")
         return found
@@ -128,25 +128,26 @@ class IndexQueries(Transport):
             found = self._search({}, {"ParentStudy": study.orthanc_id})
         else:
             found = self._search_uids(self.sop_uids(wanted) if sop_uids is None else sop_uids)
-        answer = {one: stored for one, stored in found.items() if one in wanted}
+        answer = {instance: stored for instance, stored in found.items() if instance in wanted}
         if len(answer) < len(wanted) and (listed := self.study(study.orthanc_id)) is not None:
             answer |= self._one_by_one((wanted & listed.ids) - answer.keys())
         return answer
 
     def find_images(self, sop_uids: Iterable[str]) -> list[Held]:
-        wanted = sorted(filter(is_uid, set(sop_uids)))
-        blocks = (wanted[start : start + _UID_BLOCK] for start in range(0, len(wanted), _UID_BLOCK))
-        return [one for block in blocks for one in self._find_block(block)]
+        uids = sorted(filter(is_uid, set(sop_uids)))
+        blocks = (uids[start : start + _UID_BLOCK] for start in range(0, len(uids), _UID_BLOCK))
+        return [held for block in blocks for held in self._find_block(block)]
 
     def _find_block(self, sop_uids: Sequence[str]) -> list[Held]:
-        """Search again for what a search left out, until one finds none: LimitFindInstances may have cut its answer."""
+        """Search again for UIDs that a search omitted, until it finds none: LimitFindInstances may have cut its answer."""
         found: list[Held] = []
         missing = set(sop_uids)
         while missing and (more := self._find_images(sorted(missing))):
             found += more
-            if missing.isdisjoint(one.sop_uid for one in more):
+            uids = {held.sop_uid for held in more}
+            if missing.isdisjoint(uids):
                 break
-            missing -= {one.sop_uid for one in more}
+            missing -= uids
         return found
 
     def _find_images(self, sop_uids: Sequence[str]) -> list[Held]:
@@ -173,7 +174,7 @@ class IndexQueries(Transport):
         return found
 
     def _search(self, query: dict[str, str], within: dict[str, str]) -> dict[OrthancId, Stored]:
-        """Search with digests; an Orthanc that cannot answer with digests (before 1.12.5) is asked only once."""
+        """Search with digests; an Orthanc that cannot answer with digests (before 1.12.5) gets this request only once."""
         if not self._finds_digests:
             return {}
         body = {"Level": "Instance", "Query": query, "ResponseContent": ["MainDicomTags", "Attachments"]}
@@ -194,9 +195,9 @@ class IndexQueries(Transport):
 
     def _one_by_one(self, instances: Iterable[OrthancId]) -> dict[OrthancId, Stored]:
         found = {}
-        for one, sop_uid in self.sop_uids(instances).items():
+        for instance, sop_uid in self.sop_uids(instances).items():
             with suppress(NotFoundError):
-                found[one] = Stored(sop_uid, self.md5(one))
+                found[instance] = Stored(sop_uid, self.md5(instance))
         return found
 
     def md5(self, instance: OrthancId) -> str:

@@ -2,8 +2,8 @@
 
 Orthanc answers Success for an object whose identifiers it already holds and drops the new one, even if its content differs.
 So each object is examined before Orthanc stores it: one whose content differs from the stored one is written, durably, to
-`conflicts/<node>/`, where the extractor finds it; with too little room on a volume every object is refused.
-Every sender waits while this runs: it never parses pixels, and asks Orthanc's index once per series, not once per object.
+`conflicts/<node>/`, where the extractor finds it; with too little space on a volume every object is refused.
+Every sender waits while this runs: it never parses pixels, and queries Orthanc's index once per series, not once per object.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import threading
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -32,22 +32,22 @@ _UID = re.compile(r"[0-9.]{1,64}")
 _PLAIN = re.compile(r"(?:[!-\[\]-}](?:[ -\[\]-}]*))?")
 """A PatientID that is the same text in every character set: no backslash, tilde, escape or leading space."""
 _IN_FLIGHT_SECONDS = 120.0
-"""How long Orthanc may take to store an object that was admitted: above all its time-out for the database."""
+"""Longest time in which Orthanc stores an object that was admitted: above all its time-out for the database."""
 _REMEMBERED = 100_000
-"""Instances remembered, of the latest series: about 12 MB."""
+"""Instances in the cache, of the latest series: about 12 MB."""
 _DEEPEST = 32
 """Levels of nested items; the deepest objects in use, structured reports, have about ten. Orthanc 1.12.7 crashes at 100."""
 _TEMPORARY = ".part"
 _MODE = 0o644  # its folder is for that Orthanc and the extractor alone
 
 
-_ASKING = frozenset({"/tools/find", "/tools/lookup", "/tools/count-resources"})
+_READING = frozenset({"/tools/find", "/tools/lookup", "/tools/count-resources"})
 """Requests by POST that change nothing."""
 
 
 def may_request(user: str, method: str, uri: str) -> bool:
     """Return whether a user of the web pages, REST and DICOMweb may make that request; `method` as Orthanc parsed it."""
-    return user != VIEWER or method == "GET" or (method == "POST" and uri in _ASKING)
+    return user != VIEWER or method == "GET" or (method == "POST" and uri in _READING)
 
 
 class Admission(Enum):
@@ -63,7 +63,7 @@ class NotDicomError(Exception):
 
 
 class OwnIndex(Protocol):
-    """What is asked of the Orthanc this runs in; any exception but the documented ones means that there is no answer."""
+    """Requests to the Orthanc this runs in; any exception but the documented ones means that there is no answer."""
 
     def instances_of(self, series: str) -> list[str]:
         """Return the Orthanc IDs of the stored instances of that series; empty if the series is not known."""
@@ -84,9 +84,8 @@ class OwnIndex(Protocol):
         """Write a line to the log, never with patient data."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Where conflicts are kept, and which volumes must keep how many bytes free (`disk.reserve`)."""
+class Settings(NamedTuple):
+    """The folder of conflicts, and the volumes that must keep `reserve` bytes free (`disk.reserve`)."""
 
     conflicts: Path
     volumes: tuple[Path, ...]
@@ -95,13 +94,11 @@ class Settings:
     @classmethod
     def read(cls, section: Mapping[str, Any]) -> Settings:
         """Read the section `Ddwd` of Orthanc's configuration."""
-        return cls(
-            Path(section["Conflicts"]), tuple(map(Path, section["Volumes"])), int(section["ReserveBytes"])
-        )
+        volumes = tuple(map(Path, section["Volumes"]))
+        return cls(Path(section["Conflicts"]), volumes, int(section["ReserveBytes"]))
 
 
-@dataclass(frozen=True, slots=True)
-class _InFlight:
+class _InFlight(NamedTuple):
     """An object that was admitted a moment ago and may not be in the index yet."""
 
     instance: str
@@ -110,9 +107,9 @@ class _InFlight:
 
 
 class _SeriesCache:
-    """What may be stored of the latest series: all that was stored or in flight when the index was asked, and all admitted since.
+    """Instances of the latest series that may be stored: those stored or in flight when the index was queried, and those admitted since.
 
-    Every object passes the filter, so an instance that is not in here is new, and the index need not be asked.
+    Every object passes the filter, so an instance that is not in here is new, and the index need not be queried.
     """
 
     def __init__(self, index: OwnIndex) -> None:
@@ -215,9 +212,7 @@ class AdmissionFilter:
         """Write the object durably before the sender gets Success; it may be there already."""
         target = self._settings.conflicts / name
         if target.exists():
-            durable.fsync_dir(
-                target.parent
-            )  # the name may not have been durable when an earlier attempt failed
+            durable.fsync_dir(target.parent)  # the name may not be durable yet if an earlier attempt failed
         else:
             temporary = target.with_name(f".{name}{_TEMPORARY}")
             durable.unlink(temporary)
