@@ -11,11 +11,11 @@ import os
 import struct
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Set
+    from collections.abc import Callable, Mapping, Set
 
     Read = Callable[[int, int], bytes]
     """(offset, length) -> bytes; fewer at the end of the data set."""
@@ -62,16 +62,24 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The identifiers of a data set, without padding; empty where absent."""
+    """The identifiers of a data set, decoded as Latin-1: UIDs without padding, the PatientID with it; empty where absent."""
 
     sop_class: str = ""
     sop_uid: str = ""
     study_uid: str = ""
     series_uid: str = ""
+    patient_id: str = ""
+
+
+def _head(values: Mapping[int, str]) -> Head:
+    head = Head(
+        *(values.get(tag, "").strip(_PADDING) for tag in (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES))
+    )
+    return replace(head, patient_id=values.get(_PATIENT_ID, ""))
 
 
 def read_head(descriptor: int, start: int, transfer_syntax: str, first: bytes = b"") -> Head:
-    """Read the identifiers of the data set that begins at `start` of an open file; `first` are bytes of it that were read already.
+    """Read the UIDs of the data set that begins at `start` of an open file; `first` are bytes of it that were read already.
 
     Raises UnreadableError, OSError.
     """
@@ -80,24 +88,12 @@ def read_head(descriptor: int, start: int, transfer_syntax: str, first: bytes = 
         values, _ = _scan_inflated(_inflate(os.pread(descriptor, _INFLATED, start)), order, _WANTED)
     else:
         values, _ = _scan(_blocks(descriptor, start, first), order, _WANTED)
-    tags = (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES)
-    return Head(*(values.get(tag, "").strip(_PADDING) for tag in tags))
+    return _head(values)
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """The identifiers of an instance as in the data set: with padding, and decoded as Latin-1 only."""
-
-    patient_id: str
-    study_uid: str
-    series_uid: str
-    sop_uid: str
-
-
-def read_identity(content: bytes) -> Identity:
-    """Read the identifiers of a whole Part 10 file. Raises UnreadableError."""
-    values, _ = _identify(content)
-    return Identity(*(values.get(tag, "") for tag in (_PATIENT_ID, _STUDY, _SERIES, _SOP_INSTANCE)))
+def read_identity(content: bytes) -> Head:
+    """Read the PatientID and the UIDs, except that of the SOP class, of a whole Part 10 file. Raises UnreadableError."""
+    return _head(_identify(content)[0])
 
 
 def is_deflated(content: bytes) -> bool:

@@ -271,7 +271,7 @@ def orthanc_ids(content: bytes) -> OrthancIds | None:
     """
     found = read_identity(content)
     patient = found.patient_id.rstrip(_PADDING)
-    uids = [uid.strip(_PADDING) for uid in (found.study_uid, found.series_uid, found.sop_uid)]
+    uids = (found.study_uid, found.series_uid, found.sop_uid)
     if not _PLAIN.fullmatch(patient) or not all(map(_UID.fullmatch, uids)):
         return None
     return _ids_of(patient, *uids)
