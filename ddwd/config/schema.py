@@ -33,11 +33,9 @@ from ddwd.core.errors import Problem
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# what others import from here; names of this module need no entry
 __all__ = [
-    "AET_KEYS", "DECLARED", "HERE", "LONGEST_POLL", "MOST_NAMED", "PORT_KEYS", "ROLES", "SECRET_KEYS", "SECTIONS", "SETTINGS",
-    "VARIABLES", "AlertsConfig", "AuditConfig", "CommitmentConfig", "Config", "DatabaseConfig", "Disk", "FinishedConfig", "Forward",
-    "Gateway", "InboxConfig", "LedgerConfig", "LinkConfig", "Loaded", "Mail", "MetricsConfig", "NetworkConfig", "NodeName", "OrthancNode",
-    "Retrieve", "Role", "Scp", "SelfTestConfig", "Storage", "TlsConfig", "WebConfig", "flatten", "value_of",
+    "HERE", "Gateway", "LinkConfig", "NetworkConfig", "NodeName", "OrthancNode", "Scp", "Storage", "TlsConfig", "WebConfig",
 ]  # fmt: skip
 Role = Literal["gateway", "storage", "extractor"]
 ROLES: tuple[Role, ...] = get_args(Role)

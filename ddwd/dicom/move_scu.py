@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from pynetdicom.association import Association
     from pynetdicom.presentation import PresentationContext
 
-CANCELLED = 0xFE00  # PS3.4 table C.4-2
-_PENDING = frozenset({0xFF00, 0xFF01})
+_PENDING = frozenset({0xFF00, 0xFF01})  # PS3.4 table C.4-2
 _LOOK = 0.2
 """Seconds between two checks of `cancel` and of the progress at the destination."""
 _LONGEST = 3600.0
@@ -52,11 +51,6 @@ class MoveOutcome:
     def ok(self) -> bool:
         """Whether the peer claims that every sub-operation succeeded."""
         return self.status == 0 and not self.failed
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether it ended by our C-CANCEL."""
-        return self.status == CANCELLED
 
     @property
     def code(self) -> str:
@@ -110,13 +104,9 @@ class Mover:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Release the association; after an exception abort it, because its peer may still be sending."""
-        if error is not None and self._association is not None:
-            self._association.abort()
-        self.close()
-
-    def close(self) -> None:
-        """Release the association, if there is one."""
         association, self._association = self._association, None
+        if association is not None and error is not None:
+            association.abort()
         if association is not None and association.is_established:
             association.release()
 

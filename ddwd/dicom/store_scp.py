@@ -119,7 +119,6 @@ class StoreScp:
         self._counter = ReceiveCounter(clock or SystemClock())
         self._open: dict[Association, StoreService] = {}
         self._changed = threading.Condition()
-        self._entity = self._make_entity()
         self._server: _Listener | None = None
         self._tls = tls.of_scp(config)
         self._handshakes = threading.BoundedSemaphore(self._bounds.connections)
@@ -140,10 +139,16 @@ class StoreScp:
     def start(self) -> None:
         """Remove unfinished objects of an earlier run, then listen. Raises OSError if the port is in use or the spool cannot be made."""
         contexts.configure()
-        swept = self._spool.prepare()
-        if swept:
+        if swept := self._spool.prepare():
             log.info("removed %d unfinished objects of an earlier run; none was acknowledged", swept)
-        server = self._entity.make_server(
+        entity = AE(self._scp.aet)
+        entity.implementation_class_uid, entity.implementation_version_name = contexts.IMPLEMENTATION
+        entity.require_called_aet = True
+        entity.maximum_pdu_size = MAX_PDU
+        entity.maximum_associations = 1_000_000  # counts closed connections too; admits() is the bound
+        entity.acse_timeout = self._bounds.limits.negotiation
+        entity.dimse_timeout = entity.network_timeout = self._bounds.silence
+        server = entity.make_server(
             (self._scp.host, self._scp.port),
             contexts=contexts.supported(),
             evt_handlers=[
@@ -155,7 +160,7 @@ class StoreScp:
         )
         self._server = cast("_Listener", server)
         self._server.scp = self
-        self._entity._servers.append(self._server)
+        entity._servers.append(self._server)
         threading.Thread(
             target=self._server.serve_forever, args=(0.5,), name="ddwd-listener", daemon=True
         ).start()
@@ -263,16 +268,6 @@ class StoreScp:
         with self._changed:
             self._open.pop(association, None)
             self._changed.notify_all()
-
-    def _make_entity(self) -> AE:
-        entity = AE(self._scp.aet)
-        entity.implementation_class_uid, entity.implementation_version_name = contexts.IMPLEMENTATION
-        entity.require_called_aet = True
-        entity.maximum_pdu_size = MAX_PDU
-        entity.maximum_associations = 1_000_000  # counts closed connections too; admits() is the bound
-        entity.acse_timeout = self._bounds.limits.negotiation
-        entity.dimse_timeout = entity.network_timeout = self._bounds.silence
-        return entity
 
 
 def _note_established(event: evt.Event) -> None:

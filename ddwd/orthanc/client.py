@@ -66,14 +66,14 @@ class Orthanc(IndexQueries):
         return int(self._json("GET", f"/changes?since={_PAST_ALL}&limit=1")["Last"])
 
     def sender(self, instance: OrthancId) -> str:
-        try:
-            return self._bytes(f"/instances/{instance}/metadata/RemoteAET").decode("utf-8", "replace").strip()
-        except NotFoundError:
-            return ""
+        return (self._metadata(f"/instances/{instance}/metadata/RemoteAET") or "").strip()
 
     def route(self, study: OrthancId) -> str | None:
+        return self._metadata(f"/studies/{study}/metadata/{_ROUTE}")
+
+    def _metadata(self, path: str) -> str | None:
         try:
-            return self._bytes(f"/studies/{study}/metadata/{_ROUTE}").decode("utf-8", "replace")
+            return self._bytes(path).decode("utf-8", "replace")
         except NotFoundError:
             return None
 
