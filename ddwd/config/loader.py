@@ -59,11 +59,9 @@ def load_with_sources(path: Path | None = None, environ: Mapping[str, str] | Non
 def _read_yaml(path: Path, *, must_exist: bool, problems: list[Problem]) -> dict[str, Written]:
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except FileNotFoundError as error:
-        problems += [_unreadable(path, error)] if must_exist else []
-        return {}
     except OSError as error:
-        problems.append(_unreadable(path, error))
+        if must_exist or not isinstance(error, FileNotFoundError):
+            problems.append(_unreadable(path, error))
         return {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problems.append(not_yaml(path, error))

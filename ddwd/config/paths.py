@@ -51,7 +51,6 @@ class Paths:
     config: Config
 
     # --- below OUTPUT_DIR
-
     output = _Path(lambda paths: paths.config.output_dir)
     """The published tree PatientID/Study/Series/SOP.dcm; the extractor, by rename."""
     incoming = _Path(lambda paths: paths.private / "incoming")
@@ -71,7 +70,6 @@ class Paths:
         return folder / safe_component(self.config.scp.aet) if self.config.ledger.is_shared else folder
 
     # --- below data_dir
-
     state = _Path(lambda paths: paths.config.data_dir / "state")
     """What must survive a restart; the extractor."""
     settings = _Path(lambda paths: paths.state / "settings.json")
@@ -120,7 +118,6 @@ class Paths:
         return [_POSTGRESQL] if self.config.database.is_local else []
 
     # --- below run_dir: provision writes its files anew at each start
-
     hooks_table = _Path(lambda paths: paths.config.run_dir / "hooks.json")
     """Which route has which hook; provision."""
     routes = _Path(lambda paths: paths.config.run_dir / "routes.json")
@@ -134,7 +131,7 @@ class Paths:
     self_test = _Path(lambda paths: paths.config.run_dir / "doctor" / "last.json")
     """Result of the last self test; `ddwd doctor --send`."""
     forwarding_paused = _Path(lambda paths: paths.config.run_dir / "extractor" / "forwarding-paused")
-    """Exists while storage has no room for more, read by the gateway's Lua; the extractor."""
+    """Exists while storage has no space for more images; read by the gateway's Lua; the extractor."""
 
     def rendered(self, node: NodeName) -> Path:
         """Folder of JSON files that Orthanc is started with; provision."""

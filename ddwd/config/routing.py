@@ -78,8 +78,6 @@ OWN = Route(
 """Goes before the routes of the operator: the self test passes all hops. No route of an operator can have this name."""
 HOLD = Route("-", forward=False, extract=False)
 """Fallback for unmatched studies: leave in place and report as held."""
-
-
 JOBS_ELSEWHERE = 2
 """Jobs that the gateway runs at once for one destination."""
 

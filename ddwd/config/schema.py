@@ -363,14 +363,16 @@ class Loaded:
 
 DECLARED = tuple(declared(Config))
 """Every section and key, in the order of etc/ddwd.yaml."""
-SETTINGS: Mapping[str, Setting] = {one.key: one.setting for one in DECLARED if one.setting is not None}
+SETTINGS: Mapping[str, Setting] = {
+    field.key: field.setting for field in DECLARED if field.setting is not None
+}
 """Every key that ddwd.yaml may hold, in the order of etc/ddwd.yaml."""
-SECTIONS = frozenset(one.key for one in DECLARED if one.setting is None)
-VARIABLES = {name: key for key, one in SETTINGS.items() for name in one.variables}
-SECRET_KEYS = frozenset(key for key, one in SETTINGS.items() if one.secret)
-PORT_KEYS = tuple(key for key, one in SETTINGS.items() if one.listens)
+SECTIONS = frozenset(field.key for field in DECLARED if field.setting is None)
+VARIABLES = {name: key for key, item in SETTINGS.items() for name in item.variables}
+SECRET_KEYS = frozenset(key for key, item in SETTINGS.items() if item.secret)
+PORT_KEYS = tuple(key for key, item in SETTINGS.items() if item.listens)
 """Ports that this machine listens on; which of them it does depends on the settings (checks.ports)."""
-AET_KEYS = tuple(key for key, one in SETTINGS.items() if one.parse is parsers.aet)
+AET_KEYS = tuple(key for key, item in SETTINGS.items() if item.parse is parsers.aet)
 
 
 def flatten(config: Config) -> dict[str, object]:

@@ -173,9 +173,9 @@ class _EntryReader:
             found.append(TagCondition(tag, self.texts(f"when.{tag}", inner)))
         return tuple(found)
 
-    def _unknown(self, node: yaml.Node, key: str, known: tuple[str, ...]) -> None:
-        near = difflib.get_close_matches(key, known, n=1)
-        instead = f"write {near[0]}" if near else f"known here: {', '.join(known)}"
+    def _unknown(self, node: yaml.Node, key: str, keys: tuple[str, ...]) -> None:
+        near = difflib.get_close_matches(key, keys, n=1)
+        instead = f"write {near[0]}" if near else f"known here: {', '.join(keys)}"
         self._report(node, f"{self._key}.{key}", "is not a known key", instead)
 
     def _value(self, key: str, node: yaml.Node, parse: Parser) -> object:

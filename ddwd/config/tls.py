@@ -26,7 +26,6 @@ CREDENTIAL = "tls.key"
 """Name of a service's key among its credentials."""
 
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
-_HINT = "ddwd tls init makes what is missing"
 
 
 class Files(NamedTuple):
@@ -156,7 +155,7 @@ def _unusable(certificate: Path, key: Path, error: OSError) -> ConfigError:
     if isinstance(error, PermissionError):
         what, instead = "cannot be read by this user", "run it with sudo, or as a member of group ddwd"
     elif isinstance(error, FileNotFoundError):
-        what, instead = "does not exist", _HINT
+        what, instead = "does not exist", "ddwd tls init makes what is missing"
     else:
         reason = getattr(error, "reason", None) or error.strerror or "unreadable"
         what, instead = f"cannot be used ({reason})", "put a valid PEM file there, then: ddwd tls show"

@@ -50,8 +50,6 @@ HEAD_BYTES = 16 * 1024
 """Bytes of a file that are read at once: with most objects the whole head."""
 _INFLATED = 16 * 1024 * 1024
 """Bytes of a deflated data set that are inflated to find the head: a deflate bomb ends here."""
-
-
 _EXPLICIT_META = bytes(128) + b"DICM" + struct.pack("<HH2sH20s", 2, 0x10, b"UI", 20, b"1.2.840.10008.1.2.1")
 """Beginning of a Part 10 file in Explicit VR Little Endian, with the one element that a reader needs."""
 
@@ -242,15 +240,15 @@ def _of(content: bytes, start: int) -> Read:
     return lambda offset, length: content[start + offset : start + offset + length]
 
 
-def _blocks(descriptor: int, start: int, held: bytes) -> Read:
-    """Read a file through one block that moves along."""
+def _blocks(descriptor: int, start: int, block: bytes) -> Read:
+    """Return a reader of a file; it keeps one block, at first `block`, the beginning of the data set."""
     at = 0
 
     def read(offset: int, length: int) -> bytes:
-        nonlocal held, at
-        if not at <= offset <= offset + length <= at + len(held):
-            held, at = os.pread(descriptor, max(length, HEAD_BYTES), start + offset), offset
-        return held[offset - at : offset - at + length]
+        nonlocal block, at
+        if not at <= offset <= offset + length <= at + len(block):
+            block, at = os.pread(descriptor, max(length, HEAD_BYTES), start + offset), offset
+        return block[offset - at : offset - at + length]
 
     return read
 

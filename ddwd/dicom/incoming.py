@@ -82,7 +82,7 @@ class IncomingStore:
         """Return a new file for an object. Raises StorageFullError where less than the reserve is free."""
         space = disk_space.space_of(self._incoming)
         if disk_space.level_of(space, self._reserve) is disk_space.SpaceLevel.REFUSE:
-            raise StorageFullError("less room is left on the volume of the output than the reserve")
+            raise StorageFullError("the volume of the output has less free space than the reserve")
         path = self._incoming / f"{self._run}-{next(self._numbers)}{_PART}"
         return durable.NewFile(path, below=self._below)
 

@@ -121,16 +121,16 @@ class IndexQueries(Transport):
         self, study: Study, instances: Iterable[OrthancId], sop_uids: Mapping[OrthancId, str] | None = None
     ) -> dict[OrthancId, Stored]:
         """Images that the search omits although they are listed (LimitFindInstances) are requested one by one."""
-        wanted = set(instances)
-        if not wanted:
+        requested = set(instances)
+        if not requested:
             return {}
-        if len(study.ids) <= min(_WHOLE_STUDY, _WHOLE_SHARE * len(wanted)):
+        if len(study.ids) <= min(_WHOLE_STUDY, _WHOLE_SHARE * len(requested)):
             found = self._search({}, {"ParentStudy": study.orthanc_id})
         else:
-            found = self._search_uids(self.sop_uids(wanted) if sop_uids is None else sop_uids)
-        answer = {instance: stored for instance, stored in found.items() if instance in wanted}
-        if len(answer) < len(wanted) and (listed := self.study(study.orthanc_id)) is not None:
-            answer |= self._one_by_one((wanted & listed.ids) - answer.keys())
+            found = self._search_uids(self.sop_uids(requested) if sop_uids is None else sop_uids)
+        answer = {instance: stored for instance, stored in found.items() if instance in requested}
+        if len(answer) < len(requested) and (listed := self.study(study.orthanc_id)) is not None:
+            answer |= self._one_by_one((requested & listed.ids) - answer.keys())
         return answer
 
     def find_images(self, sop_uids: Iterable[str]) -> list[Held]:

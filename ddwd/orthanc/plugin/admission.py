@@ -39,10 +39,8 @@ _DEEPEST = 32
 """Levels of nested items; the deepest objects in use, structured reports, have about ten. Orthanc 1.12.7 crashes at 100."""
 _TEMPORARY = ".part"
 _MODE = 0o644  # its folder is for that Orthanc and the extractor alone
-
-
 _READING = frozenset({"/tools/find", "/tools/lookup", "/tools/count-resources"})
-"""Requests by POST that change nothing."""
+"""Requests by POST that make no change."""
 
 
 def may_request(user: str, method: str, uri: str) -> bool:
@@ -150,7 +148,7 @@ class AdmissionFilter:
 
     def judge(self, content: bytes) -> Admission:
         """Decide about one object. Raises OSError and what the index raises: the object must be refused then."""
-        if self._has_no_room(len(content)) or self._is_too_deep(content):
+        if self._has_no_space(len(content)) or self._is_too_deep(content):
             return Admission.REFUSE
         with self._lock:
             # a thread that brings another object has finished the one before
@@ -163,8 +161,8 @@ class AdmissionFilter:
 
     def _judge(self, content: bytes, ids: OrthancIds) -> Admission:
         fingerprint = len(content), hash(content)
-        others = [one for one in self._rivals(ids.instance) if one.fingerprint != fingerprint]
-        in_flight = (one.instance for one in self._in_flight.values())
+        others = [rival for rival in self._rivals(ids.instance) if rival.fingerprint != fingerprint]
+        in_flight = (admitted.instance for admitted in self._in_flight.values())
         if not self._cache.may_hold(ids.series, ids.instance, in_flight):
             return self._admit(ids, fingerprint)
         stored = self._index.md5(ids.instance)
@@ -201,7 +199,8 @@ class AdmissionFilter:
 
     def _rivals(self, instance: str) -> list[_InFlight]:
         since = self._now() - _IN_FLIGHT_SECONDS
-        return [one for one in self._in_flight.values() if one.instance == instance and one.at >= since]
+        admitted = self._in_flight.values()
+        return [rival for rival in admitted if rival.instance == instance and rival.at >= since]
 
     def _admit(self, ids: OrthancIds, fingerprint: tuple[int, int]) -> Admission:
         self._in_flight[threading.get_ident()] = _InFlight(ids.instance, fingerprint, self._now())
@@ -235,19 +234,17 @@ class AdmissionFilter:
                 return True
         return False
 
-    def _has_no_room(self, coming: int) -> bool:
+    def _has_no_space(self, coming: int) -> bool:
         full = {volume for volume in self._settings.volumes if self._is_full(volume, coming)}
         for volume in full - self._full:
-            self._index.log(
-                f"too little room on the volume of {volume}: every object is refused (ddwd status)"
-            )
+            self._index.log(f"too little space on the volume of {volume}: objects are refused (ddwd status)")
         if self._full and not full:
-            self._index.log("there is room again: objects are taken")
+            self._index.log("enough space again: objects are accepted")
         self._full = full
         return bool(full)
 
     def _is_full(self, volume: Path, coming: int) -> bool:
-        """Return whether the volume has too little room; a volume that cannot be measured refuses nothing, since writing will fail."""
+        """Return whether the volume has too little space; False if that cannot be measured, since writing will fail."""
         try:
             space = space_of(volume)
         except OSError:
