@@ -27,10 +27,10 @@ from ddwd.config.schema import DECLARED, SETTINGS, Config, flatten  # noqa: E402
 YAML = REPO / "etc/ddwd.yaml"
 PAGE = REPO / "docs/settings.md"
 
-_HEAD = """# Settings of D-DW-D Portal. This is the only file to edit; every key stands here with its default.
-# A key that is removed has its default again. Readable by root and group ddwd only: passwords may stand here. After a change:
+_HEAD = """# Settings of D-DW-D Portal. This is the only file to edit; every key is here with its default.
+# A key that is removed has its default again. Readable by root and group ddwd only: it may contain passwords. After a change:
 #     ddwd config check && systemctl restart ddwd
-# The environment variable in brackets sets the same thing in /etc/default/ddwd, and wins over this file.
+# The environment variable in brackets sets the same key in /etc/default/ddwd, and wins over this file.
 """
 _TABLE = re.compile(r"^\| key \|.*\n(?:\|.*\n)+", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<=\.) (?=[A-Z\[])")

@@ -55,7 +55,7 @@ class Forward:
     batch: int = setting(40, parsers.whole(1, 1000))
     """Images in one batch."""
     grace: float = setting(5.0, parsers.seconds(1, 86400))
-    """Seconds after which the extractor sends what ORTHANC1 still has and ORTHANC2 has not."""
+    """Seconds after which the extractor sends what is still missing on ORTHANC2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class LedgerConfig:
     """The record of what is done, in /var/lib/ddwd/state/ledger."""
 
     segment_bytes: int = setting(8 * 1024 * 1024, parsers.whole(64 * 1024, 1024**3))
-    """Bytes at which a new segment is begun."""
+    """Bytes after which a new segment begins."""
     keep_days: int = setting(400, parsers.whole(1, 36500))
     """Days that old segments are kept."""
     shared: str | None = setting(None, parsers.database_url)

@@ -39,7 +39,7 @@ class Gateway(OrthancNode):
     aet: str = setting("ORTHANC1", parsers.aet)
     """AE title that a sender must call (1 to 16 characters)."""
     host: str = setting(HERE, parsers.host)
-    """The machine it runs on, if it is not this one (127.0.0.1). Its ports below then lead there, from this machine only."""
+    """The machine it runs on; 127.0.0.1 is this one. If it is another, the ports below lead there, from this machine only."""
     dicom_port: int = setting(4242, PORT, "DICOM_PORT1", listens=True)
     """Port for DICOM; the standard one, 104, works too."""
     http_port: int = setting(8042, PORT, "HTTP_PORT1", listens=True)
@@ -54,7 +54,7 @@ class Storage(OrthancNode):
     aet: str = setting("ORTHANC2", parsers.aet)
     """AE title that a sender must call."""
     host: str = setting(HERE, parsers.host)
-    """The machine it runs on, if it is not this one (127.0.0.1)."""
+    """The machine it runs on; 127.0.0.1 is this one."""
     dicom_port: int = setting(4243, PORT, "DICOM_PORT2", listens=True)
     """Port for DICOM."""
     http_port: int = setting(8043, PORT, "HTTP_PORT2", listens=True)
