@@ -13,7 +13,7 @@ local RESENT = "ddwd's extractor will send again; check storage with: ddwd statu
 local MAX_SUBMITS = 3    -- tries of a batch before it is left to the extractor
 local MAX_IDS = 20000    -- IDs that are kept while submits fail
 
-local FORWARD_ALL = { Forward = true, Priority = 0 }  -- the rule if ddwd.yaml has no routes
+local FORWARD_ALL = { Forward = true, Priority = 0 }  -- the only route if ddwd.yaml has no routes
 
 local waiting = {}       -- priority -> IDs of instances that are not in a job yet, the oldest first
 local priorities = {}    -- priorities in use, the highest first
@@ -119,12 +119,12 @@ function OnStoredInstance(instance, tags, metadata, origin)
   if stored_before then
     stored_before(instance, tags, metadata, origin)
   end
-  local rule = FORWARD_ALL
+  local route = FORWARD_ALL
   if DdwdRoutes then
-    rule = DdwdRoutes.of(instance, tags, origin)
+    route = DdwdRoutes.of(instance, tags, origin)
   end
-  if streaming and rule and rule.Forward then
-    collect(instance, rule.Priority)
+  if streaming and route and route.Forward then
+    collect(instance, route.Priority)
   end
 end
 
@@ -137,15 +137,15 @@ function OnHeartBeat()
 end
 
 local function forward_stable(study, metadata)
-  local rule = FORWARD_ALL
+  local route = FORWARD_ALL
   if DdwdRoutes then
-    rule = DdwdRoutes.kept(metadata)
+    route = DdwdRoutes.kept(metadata)
   end
-  if not (rule and rule.Forward) or paused() then
+  if not (route and route.Forward) or paused() then
     return
   end
-  if not submit({ study }, rule.Priority) then
-    local ids = queue(rule.Priority)
+  if not submit({ study }, route.Priority) then
+    local ids = queue(route.Priority)
     ids[#ids + 1] = study
     say('could not submit study ' .. study .. ' to storage, trying again; ' .. RESENT)
   end

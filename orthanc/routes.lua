@@ -1,11 +1,11 @@
--- Chooses the rule of `routes` in ddwd.yaml for a study. Loaded in ORTHANC1 if there are rules, before autoforward.lua, which uses it.
--- The first image of a study decides, once; the study's metadata DdwdRoute holds the name of the rule, or HELD if none takes it.
+-- Chooses the route of a study (`routes` in ddwd.yaml). Loaded in ORTHANC1 if there are routes, before autoforward.lua, which uses it.
+-- The first image of a study decides, once; the study's metadata DdwdRoute holds the name of the route, or HELD if no route takes it.
 -- ddwd/config/routing.py writes the table, and chooses by it in the same way: tests/routes.json has the cases that test both.
 
 local settings = (GetOrthancConfiguration() or {})['Ddwd'] or {}
 
 local HELD = '-'
-local REMEMBERED = 2000  -- studies whose rule is kept in memory
+local REMEMBERED = 2000  -- studies whose route is kept in memory
 
 local function read(path)
   local file = assert(io.open(path, 'r'))
@@ -42,10 +42,10 @@ local function matches(pieces, value)
   return at ~= nil and value:find(pieces[#pieces] .. '$', at + 1) ~= nil
 end
 
-local rules, named = read(settings['Routes']), {}
-for _, rule in ipairs(rules) do
-  named[rule.Name] = rule
-  for _, condition in ipairs(rule.When) do
+local routes, named = read(settings['Routes']), {}
+for _, route in ipairs(routes) do
+  named[route.Name] = route
+  for _, condition in ipairs(route.When) do
     for index, text in ipairs(condition.Patterns) do
       condition.Patterns[index] = pieces_of(text)
     end
@@ -66,8 +66,8 @@ local function holds(condition, tags)
   return false
 end
 
-local function takes(rule, tags)
-  for _, condition in ipairs(rule.When) do
+local function takes(route, tags)
+  for _, condition in ipairs(route.When) do
     if not holds(condition, tags) then
       return false
     end
@@ -76,22 +76,22 @@ local function takes(rule, tags)
 end
 
 local function judge(tags)
-  for _, rule in ipairs(rules) do
-    if takes(rule, tags) then
-      return rule
+  for _, route in ipairs(routes) do
+    if takes(route, tags) then
+      return route
     end
   end
   return nil
 end
 
-local known, count = {}, 0   -- PatientID and StudyInstanceUID -> the rule, or false for one that is held
+local known, count = {}, 0   -- PatientID and StudyInstanceUID -> the route, or false for one that is held
 local keys = {}              -- the same by Orthanc's ID of the study
 
-local function remember(key, study, rule)
+local function remember(key, study, route)
   if count >= REMEMBERED then
     known, keys, count = {}, {}, 0
   end
-  known[key], keys[study], count = rule or false, key, count + 1
+  known[key], keys[study], count = route or false, key, count + 1
 end
 
 local function forget(study)
@@ -100,7 +100,7 @@ local function forget(study)
   end
 end
 
--- Returns the rule decided before, or decides by this image; nil if no rule takes the study.
+-- Returns the route decided before, or decides by this image; nil if no route takes the study.
 local function decide(study, tags, origin)
   local place = '/studies/' .. study .. '/metadata'
   local kept = ParseJson(RestApiGet(place .. '?expand', false))['DdwdRoute']
@@ -108,14 +108,14 @@ local function decide(study, tags, origin)
     return named[kept]
   end
   local facts = setmetatable({ CallingAET = origin['RemoteAet'] or '' }, { __index = tags })
-  local rule = judge(facts)
-  RestApiPut(place .. '/DdwdRoute', rule and rule.Name or HELD, false)
-  return rule
+  local route = judge(facts)
+  RestApiPut(place .. '/DdwdRoute', route and route.Name or HELD, false)
+  return route
 end
 
 DdwdRoutes = {}
 
--- Returns the rule for the study of an image that was just stored; nil if the study is held.
+-- Returns the route for the study of an image that was just stored; nil if the study is held.
 function DdwdRoutes.of(instance, tags, origin)
   local key = tostring(tags['PatientID']) .. '\\' .. tostring(tags['StudyInstanceUID'])
   if known[key] == nil then
@@ -125,12 +125,12 @@ function DdwdRoutes.of(instance, tags, origin)
   return known[key] or nil
 end
 
--- Returns the rule of a study by its metadata; nil if it is held.
+-- Returns the route of a study by its metadata; nil if it is held.
 function DdwdRoutes.kept(metadata)
   return named[metadata['DdwdRoute'] or '']
 end
 
--- Forgets a deleted study: if it is sent again, its metadata is gone, and the rule is decided again.
+-- Forgets a deleted study: if it is sent again, its metadata is gone, and the route is decided again.
 local deleted_before = OnDeletedStudy
 function OnDeletedStudy(study)
   if deleted_before then

@@ -2,7 +2,7 @@
 -- Loaded in ORTHANC1 if there is a list, and last, so that this filter is the one in effect. ddwd/provisioning/sender_acl.py writes the list.
 -- Only an error makes Orthanc answer 0xA700; with the result `false` it would drop the image and answer Success.
 
-local rules = ((GetOrthancConfiguration() or {})['Ddwd'] or {})['Senders']
+local senders = ((GetOrthancConfiguration() or {})['Ddwd'] or {})['Senders']
 
 local FIRST_HERE, LAST_HERE = 127 * 2 ^ 24, 128 * 2 ^ 24 - 1 -- from this machine only the AE title is checked
 
@@ -12,8 +12,8 @@ local function as_pattern(title)
   return '^' .. escaped:gsub('%*', '.*'):gsub('%?', '.') .. '$'
 end
 
-for _, rule in ipairs(rules) do
-  rule.Pattern = as_pattern(rule.Aet)
+for _, sender in ipairs(senders) do
+  sender.Pattern = as_pattern(sender.Aet)
 end
 
 local function number_of(address)
@@ -27,8 +27,8 @@ local function admitted(title, address)
     return false
   end
   local here = number >= FIRST_HERE and number <= LAST_HERE
-  for _, rule in ipairs(rules) do
-    if (here or number >= rule.First and number <= rule.Last) and title:match(rule.Pattern) then
+  for _, sender in ipairs(senders) do
+    if (here or number >= sender.First and number <= sender.Last) and title:match(sender.Pattern) then
       return true
     end
   end

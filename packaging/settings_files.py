@@ -1,7 +1,7 @@
 """Make etc/ddwd.yaml and the table in docs/settings.md from the declarations in ddwd/config/schema.py: `make manual`; a test compares.
 
-manual.py makes ddwd.yaml(5) and site/reference.py its page from the same texts (`explained`). The texts are the docstrings below the
-fields, which Python does not keep: they are read from the source. Without arguments, writes both files.
+manual.py makes ddwd.yaml(5) and site/reference.py its page from the same texts (`explained`). The texts are the docstrings of the
+sections, and those below the fields, which Python does not keep: they are read from the source. Without arguments, writes both files.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from ddwd.config.schema import DECLARED, SETTINGS, Config, flatten  # noqa: E402
 YAML = REPO / "etc/ddwd.yaml"
 PAGE = REPO / "docs/settings.md"
 
-_HEAD = """# Settings of D-DW-D Portal. This is the only file to edit; every key stands here with its default.
-# A key that is removed has its default again. Readable by root and group ddwd only: passwords may stand here. After a change:
+_HEAD = """# Settings of D-DW-D Portal. This is the only file to edit; every key is here with its default.
+# A key that is removed has its default again. Readable by root and group ddwd only: it may contain passwords. After a change:
 #     ddwd config check && systemctl restart ddwd
-# The environment variable in brackets sets the same thing in /etc/default/ddwd, and wins over this file.
+# The environment variable in brackets sets the same key in /etc/default/ddwd, and wins over this file.
 """
 _TABLE = re.compile(r"^\| key \|.*\n(?:\|.*\n)+", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<=\.) (?=[A-Z\[])")
-_EMPTY = {"Nothing here: ": "empty: ", "[] is ": "`[]`: "}
+_EMPTY = {"Empty: ": "empty: ", "[] is ": "`[]`: "}
 _GIB = 1024**3
 
 
@@ -66,7 +66,7 @@ def explained() -> Iterator[Explained]:
     """Return every section and key, in the order of etc/ddwd.yaml."""
     defaults = flatten(Config())
     for one in DECLARED:
-        text = _texts(one.owner).get(one.name, "")
+        text = _texts(one.owner).get(one.name, "") if one.setting else inspect.getdoc(one.owner) or ""
         yield Explained(one.key, written(defaults[one.key]) if one.setting else "", text.splitlines())
 
 
@@ -136,9 +136,7 @@ def _code(*names: str) -> str:
 
 
 def _meaning(one: Explained) -> str:
-    """Return the text for the table: the declared one, else the first sentence of the comment and what an empty value means."""
-    if brief := SETTINGS[one.key].brief:
-        return brief
+    """Return the text for the table: the first sentence of the comment, and what an empty value means."""
     first, *others = _SENTENCE_END.split(" ".join(one.said))
     cells = [first[:1].lower() + first[1:] if first[1:2].islower() or first[1:2] == " " else first]
     cells += [
@@ -151,6 +149,7 @@ def _meaning(one: Explained) -> str:
     text = re.sub(
         r"\b[a-z_]+\.[a-z_]+\b", lambda found: _code(found[0]) if found[0] in SETTINGS else found[0], text
     )
+    text = re.sub(r"docs/([a-z]+\.md)(#[a-z-]+)?", r"[\1](\1\2)", text)
     return re.sub(r"^(true|false): ", r"`\1`: ", text).replace("|", r"\|")
 
 

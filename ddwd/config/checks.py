@@ -1,4 +1,4 @@
-"""Compare settings with each other: two parts with one port, a rule with an unknown destination, retention that can never apply. Pure."""
+"""Compare settings with each other: two parts with one port, a route to an unknown destination, retention that can never apply. Pure."""
 
 from __future__ import annotations
 
@@ -17,13 +17,29 @@ if TYPE_CHECKING:
 
 def contradictions(loaded: Loaded, refused: Container[str]) -> list[Problem]:
     """Return a problem for each contradiction; keys in `refused` have no value of their own and are left out."""
-    used = [key for key in ports(loaded.config) if key not in refused]
+    config = loaded.config
+    listening = [key for key in ports(config) if key not in refused]
+    destinations = {destination.name for destination in config.destinations}
+    titles = [station.aet.lower() for station in config.commitment.modalities]
     return [
-        *_clashes(loaded, used, "port"),
+        *_clashes(loaded, listening, "port"),
         *_clashes(loaded, [key for key in AET_KEYS if key not in refused], "AE title"),
-        *_unknown_destinations(loaded),
-        *_duplicate_modalities(loaded),
-        *_impossible_retention(loaded),
+        *(
+            loaded.problem(
+                "routes", f"{name!r} in also of {route.name} is no destination", "name it in destinations"
+            )
+            for route in config.routes
+            for name in route.also
+            if name not in destinations
+        ),
+        *(
+            loaded.problem(
+                "commitment.modalities", f"{station.aet} is listed twice", "give each AE title one place"
+            )
+            for number, station in enumerate(config.commitment.modalities)
+            if station.aet.lower() in titles[:number]
+        ),
+        *(loaded.problem(*found) for found in config.retention.contradictions(config.routes)),
     ]
 
 
@@ -34,14 +50,10 @@ def ports(config: Config) -> list[str]:
     unused |= set() if config.web.open else {"web.gateway_port", "web.storage_port"}
     unused |= set() if config.is_linked else {"link.port"}
     if not config.has("extractor"):
-        unused |= {"scp.port", *(key for key in PORT_KEYS if key.startswith(_absent(config)))}
+        # this machine reaches ORTHANC1 only if it runs here, and ORTHANC2 if either of the two runs here
+        absent = {"gateway": not config.has("gateway"), "storage": not config.own_nodes}
+        unused |= {"scp.port", *(key for key in PORT_KEYS if absent.get(key.partition(".")[0]))}
     return [key for key in PORT_KEYS if key not in unused]
-
-
-def _absent(config: Config) -> tuple[str, ...]:
-    """Return the prefixes of the keys of the Orthancs that this machine neither has nor reaches."""
-    absent = () if config.has("gateway") else ("gateway.",)
-    return absent if config.has("storage") or config.has("gateway") else (*absent, "storage.")
 
 
 def _clashes(loaded: Loaded, keys: list[str], what: str) -> list[Problem]:
@@ -54,32 +66,3 @@ def _clashes(loaded: Loaded, keys: list[str], what: str) -> list[Problem]:
             taken = f"{what} {value} is used by {other} too"
             problems.append(loaded.problem(reported, taken, f"give each its own {what}"))
     return problems
-
-
-def _duplicate_modalities(loaded: Loaded) -> list[Problem]:
-    """Report each AE title that has two places for its report."""
-    titles = [one.aet.lower() for one in loaded.config.commitment.modalities]
-    return [
-        loaded.problem("commitment.modalities", f"{one.aet} is listed twice", "give each AE title one place")
-        for number, one in enumerate(loaded.config.commitment.modalities)
-        if one.aet.lower() in titles[:number]
-    ]
-
-
-def _unknown_destinations(loaded: Loaded) -> list[Problem]:
-    """Report each rule that sends to a destination that is not in `destinations`."""
-    known = {one.name for one in loaded.config.destinations}
-    return [
-        loaded.problem(
-            "routes", f"{name!r} in also of {route.name} is no destination", "name it in destinations"
-        )
-        for route in loaded.config.routes
-        for name in route.also
-        if name not in known
-    ]
-
-
-def _impossible_retention(loaded: Loaded) -> list[Problem]:
-    """Report each rule of `retention` and the routes that can never apply, or would remove the last copy unasked."""
-    config = loaded.config
-    return [loaded.problem(*found) for found in config.retention.contradictions(config.routes)]

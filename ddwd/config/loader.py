@@ -42,12 +42,10 @@ def load_with_sources(path: Path | None = None, environ: Mapping[str, str] | Non
     """Do as `load`, and return for each key where its value was written."""
     environ = os.environ if environ is None else environ
     problems: list[Problem] = []
-    raws: dict[str, Written] = {}
     named = path or (Path(environ["DDWD_CONFIG"]) if environ.get("DDWD_CONFIG") else None)
-    raws.update(_read_yaml(named or CONFIG_FILE, must_exist=named is not None, problems=problems))
+    raws = _read_yaml(named or CONFIG_FILE, must_exist=named is not None, problems=problems)
     assigned = _read_defaults(Path(environ.get("DDWD_DEFAULTS") or DEFAULTS_FILE), problems)
-    raws.update(_of_variables(assigned))
-    raws.update(_of_environment(environ, assigned))
+    raws |= _of_variables(assigned) | _of_variables(_of_environment(environ, assigned))
     if all(isinstance(problem, AccessProblem) for problem in problems):
         del problems[1:]  # one line is enough for a user who may read neither file
     loaded, refused = _build(raws)
@@ -61,11 +59,9 @@ def load_with_sources(path: Path | None = None, environ: Mapping[str, str] | Non
 def _read_yaml(path: Path, *, must_exist: bool, problems: list[Problem]) -> dict[str, Written]:
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except FileNotFoundError as error:
-        problems += [_unreadable(path, error)] if must_exist else []
-        return {}
     except OSError as error:
-        problems.append(_unreadable(path, error))
+        if must_exist or not isinstance(error, FileNotFoundError):
+            problems.append(_unreadable(path, error))
         return {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problems.append(not_yaml(path, error))
@@ -87,8 +83,8 @@ def _read_defaults(path: Path, problems: list[Problem]) -> dict[str, Raw]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        known = error if isinstance(error, OSError) else OSError("not UTF-8 text")
-        problems.append(_unreadable(path, known))
+        cause = error if isinstance(error, OSError) else OSError("not UTF-8 text")
+        problems.append(_unreadable(path, cause))
         return {}
     found: dict[str, Raw] = {}
     for number, line in enumerate(text.splitlines(), start=1):
@@ -108,7 +104,7 @@ def _read_assignment(line: str, source: Source, found: dict[str, Raw], problems:
         problems.append(Problem(*source, name or "line", "is not NAME=VALUE", 'write NAME="VALUE"'))
     elif name in VARIABLES:
         if words and words[0]:
-            found[name] = Raw(words[0], bare=True, source=source, variable=name)
+            found[name] = Raw(words[0], True, source, name)
     elif near := difflib.get_close_matches(name.upper(), list(VARIABLES), n=1, cutoff=0.8):
         problems.append(Problem(*source, name, "is not a known variable", f"write {near[0]}"))
 
@@ -119,14 +115,13 @@ def _of_variables(assigned: Mapping[str, Raw]) -> dict[str, Raw]:
 
 
 def _of_environment(environ: Mapping[str, str], assigned: Mapping[str, Raw]) -> dict[str, Raw]:
-    """Return key -> value; a variable that systemd took from the defaults file keeps that file as its source."""
-    source = Source("environment")
+    """Return variable -> value; a variable that systemd took from the defaults file keeps that file as its source."""
     raws = {}
     for name in VARIABLES:
         if text := environ.get(name, ""):
             same = name in assigned and assigned[name].text == text
-            raws[name] = assigned[name] if same else Raw(text, bare=True, source=source, variable=name)
-    return _of_variables(raws)
+            raws[name] = assigned[name] if same else Raw(text, True, Source("environment"), name)
+    return raws
 
 
 def _build(raws: Mapping[str, Written]) -> tuple[Loaded, dict[str, list[Problem]]]:
@@ -137,16 +132,17 @@ def _build(raws: Mapping[str, Written]) -> tuple[Loaded, dict[str, list[Problem]
     for key, raw in raws.items():
         if raw is None:
             values[key] = None
-            continue
-        sources[key] = raw.source if isinstance(raw, Sections) else _source_shown(raw)
-        if isinstance(raw, Sections):
-            values[key] = raw.entries
-            continue
-        parsed, problems = _parsed(key, raw)
-        if problems:
-            refused[key] = problems
+        elif isinstance(raw, Sections):
+            values[key], sources[key] = raw.entries, raw.source
         else:
-            values[key] = parsed if isinstance(raw, Many) else parsed[0]
+            sources[key] = (
+                Source(f"environment {raw.variable}") if raw.source.name == "environment" else raw.source
+            )
+            parsed, problems = _parsed(key, raw)
+            if problems:
+                refused[key] = problems
+            else:
+                values[key] = parsed if isinstance(raw, Many) else parsed[0]
     return Loaded(_assemble(Config(), "", values), sources), refused
 
 
@@ -161,17 +157,11 @@ def _parsed(key: str, written: Raw | Many) -> tuple[tuple[object, ...], list[Pro
     return tuple(values), problems
 
 
-def _source_shown(raw: Raw | Many) -> Source:
-    """Return the source for people: the environment with its variable, a file with its line."""
-    return Source(f"environment {raw.variable}") if raw.source.name == "environment" else raw.source
-
-
 def _assemble(template: Any, prefix: str, values: Mapping[str, object]) -> Any:
     """Rebuild a dataclass of settings (and the sections in it) from the flat table."""
     arguments = {}
     for item in fields(template):
-        old = getattr(template, item.name)
+        key, old = f"{prefix}{item.name}", getattr(template, item.name)
         nested = is_dataclass(old)
-        key = f"{prefix}{item.name}"
         arguments[item.name] = _assemble(old, f"{key}.", values) if nested else values.get(key, old)
     return type(template)(**arguments)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn, cast
+from typing import NamedTuple, NoReturn
 
 from ddwd.core.errors import InvalidValueError
 from ddwd.core.model import parse_aet
@@ -27,7 +27,6 @@ class Source(NamedTuple):
     line: int | None = None
 
     def __str__(self) -> str:
-        """Render as `file:line` or the bare name."""
         return self.name if self.line is None else f"{self.name}:{self.line}"
 
 
@@ -36,14 +35,13 @@ DEFAULT = Source("default")
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Room on a volume: `percent` of it, or if that is 0, `bytes`; `text` is how it was written."""
+    """Space on a volume: `percent` of it, or if that is 0, `bytes`; `text` is as in ddwd.yaml."""
 
     text: str
     percent: float = 0.0
     bytes: int = 0
 
     def __str__(self) -> str:
-        """Return it as it is written in ddwd.yaml."""
         return self.text
 
     def of(self, total: int) -> int:
@@ -59,12 +57,11 @@ class Sender:
     network: ipaddress.IPv4Network = _EVERY_ADDRESS
 
     def __str__(self) -> str:
-        """Return it as it is written in ddwd.yaml."""
         return f"{self.aet} from {self.network}" if self.network.prefixlen else self.aet
 
     @property
     def is_pattern(self) -> bool:
-        """Whether it matches more than one AE title."""
+        """Whether it may match several AE titles."""
         return bool(set("*?") & set(self.aet))
 
 
@@ -77,7 +74,6 @@ class Station:
     port: int
 
     def __str__(self) -> str:
-        """Return it as it is written in ddwd.yaml."""
         return f"{self.aet} at {self.address}:{self.port}"
 
 
@@ -89,7 +85,6 @@ class Receiver:
     host: str
 
     def __str__(self) -> str:
-        """Return it as it is written in ddwd.yaml."""
         return f"{self.aet} at {self.host}"
 
 
@@ -127,64 +122,28 @@ def reject(what: str, instead: str) -> NoReturn:
     raise WrongValueError(what, instead)
 
 
+def text(pattern: str, kind: str, instead: str) -> Parser:
+    """Return a parser of text that matches a regular expression."""
+
+    def parse(raw: Raw) -> str:
+        if re.fullmatch(pattern, raw.text) is None:
+            reject(f"{raw.text!r} is not {kind}", f"write {instead}")
+        return raw.text
+
+    return parse
+
+
 def whole(low: int, high: int) -> Parser:
     """Return a parser of whole numbers in these limits."""
-
-    def parse(raw: Raw) -> int:
-        wanted = f"write a whole number from {low} to {high}, without quotes"
-        if re.fullmatch(r"[+-]?[0-9]{1,18}", raw.text) is None:
-            reject(f"{raw.text!r} is not a whole number", wanted)
-        if not raw.bare:
-            reject(f"{raw.text!r} is text in quotes", wanted)
-        if not low <= int(raw.text) <= high:
-            reject(f"{raw.text} is out of range", wanted)
-        return int(raw.text)
-
-    return parse
-
-
-PORT = whole(1, _LAST_PORT)
-_MOST_DAYS = 36500
-_UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
-
-
-def size(low: int, high: int) -> Parser:
-    """Return a parser of sizes in these limits, in bytes, written with or without a unit."""
-
-    def parse(raw: Raw) -> int:
-        found = re.fullmatch(r"([0-9]{1,15}) ?(KiB|MiB|GiB|TiB|)", raw.text)
-        wanted = f"write a size from {low // 1024**2} MiB to {high // 1024**4} TiB, as 500 MiB or 2 GiB"
-        if found is None:
-            reject(f"{raw.text!r} is not a size", wanted)
-        size = int(found[1]) * _UNITS[found[2]]
-        if not low <= size <= high:
-            reject(f"{raw.text} is out of range", wanted)
-        return size
-
-    return parse
-
-
-_SIZE = cast("Callable[[Raw], int]", size(64 * 1024**2, 1024**5))
+    instead = f"write a whole number from {low} to {high}, without quotes"
+    return lambda raw: int(_number(raw, r"[+-]?[0-9]{1,18}", "a whole number", (low, high), instead))
 
 
 def seconds(low: float, high: float) -> Parser:
     """Return a parser of seconds in these limits."""
-
-    def parse(raw: Raw) -> float:
-        wanted = f"write a number of seconds from {low:g} to {high:g}, without quotes or unit"
-        if re.fullmatch(r"[+-]?[0-9]{1,12}(\.[0-9]{1,9})?", raw.text) is None:
-            reject(f"{raw.text!r} is not a number of seconds", wanted)
-        if not raw.bare:
-            reject(f"{raw.text!r} is text in quotes", wanted)
-        if not low <= float(raw.text) <= high:
-            reject(f"{raw.text} is out of range", wanted)
-        return float(raw.text)
-
-    return parse
-
-
-FOREVER = float("inf")
-"""Days that never end."""
+    pattern = r"[+-]?[0-9]{1,12}(\.[0-9]{1,9})?"
+    instead = f"write a number of seconds from {low:g} to {high:g}, without quotes or unit"
+    return lambda raw: float(_number(raw, pattern, "a number of seconds", (low, high), instead))
 
 
 def days(raw: Raw) -> float:
@@ -194,19 +153,53 @@ def days(raw: Raw) -> float:
     )
 
 
+FOREVER = float("inf")
+"""Days without an end."""
+
+
 def days_or_forever(raw: Raw) -> float:
     """Parse days, or the word forever."""
-    if raw.text == "forever":
-        return FOREVER
-    return _days(raw, "write a number of days from 0 to 36500, or forever")
+    return (
+        FOREVER if raw.text == "forever" else _days(raw, "write a number of days from 0 to 36500, or forever")
+    )
 
 
-def _days(raw: Raw, wanted: str) -> float:
-    if re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,9})?", raw.text) is None or not raw.bare:
-        reject(f"{raw.text!r} is not a number of days", wanted)
-    if float(raw.text) > _MOST_DAYS:
-        reject(f"{raw.text} is out of range", wanted)
-    return float(raw.text)
+def _days(raw: Raw, instead: str) -> float:
+    return float(_number(raw, r"[0-9]{1,5}(\.[0-9]{1,9})?", "a number of days", (0, 36500), instead))
+
+
+def _number(raw: Raw, pattern: str, kind: str, limits: tuple[float, float], instead: str) -> str:
+    """Return the text of a number in these limits."""
+    if re.fullmatch(pattern, raw.text) is None:
+        reject(f"{raw.text!r} is not {kind}", instead)
+    if not raw.bare:
+        reject(f"{raw.text!r} is text in quotes", instead)
+    if not limits[0] <= float(raw.text) <= limits[1]:
+        reject(f"{raw.text} is out of range", instead)
+    return raw.text
+
+
+PORT = whole(1, _LAST_PORT)
+_UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+
+
+def size(low: int, high: int) -> Callable[[Raw], int]:
+    """Return a parser of sizes in these limits, in bytes, written with or without a unit."""
+
+    def parse(raw: Raw) -> int:
+        found = re.fullmatch(r"([0-9]{1,15}) ?(KiB|MiB|GiB|TiB|)", raw.text)
+        instead = f"write a size from {low // 1024**2} MiB to {high // 1024**4} TiB, as 500 MiB or 2 GiB"
+        if found is None:
+            reject(f"{raw.text!r} is not a size", instead)
+        size = int(found[1]) * _UNITS[found[2]]
+        if not low <= size <= high:
+            reject(f"{raw.text} is out of range", instead)
+        return size
+
+    return parse
+
+
+_SIZE = size(64 * 1024**2, 1024**5)
 
 
 def share(raw: Raw) -> Share:
@@ -218,18 +211,16 @@ def share(raw: Raw) -> Share:
     try:
         return Share(raw.text, bytes=_SIZE(raw))
     except WrongValueError:
-        reject(
-            f"{raw.text!r} is neither a percentage nor a size",
-            "write 10% or 500 GiB; leave it empty for no bound",
-        )
+        instead = "write 10% or 500 GiB; leave it empty for no bound"
+        reject(f"{raw.text!r} is neither a percentage nor a size", instead)
 
 
-def choice(*known: str) -> Parser:
+def choice(*words: str) -> Parser:
     """Return a parser that accepts these words only."""
 
     def parse(raw: Raw) -> str:
-        if raw.text not in known:
-            reject(f"{raw.text!r} is not known", f"write {' or '.join(known)}")
+        if raw.text not in words:
+            reject(f"{raw.text!r} is not known", f"write {' or '.join(words)}")
         return raw.text
 
     return parse
@@ -260,77 +251,70 @@ def folder(raw: Raw) -> Path:
     return path
 
 
-def host(raw: Raw) -> str:
-    """Parse a host name or an IP address."""
-    if re.fullmatch(r"[A-Za-z0-9_.:-]{1,253}", raw.text) is None:
-        reject(f"{raw.text!r} is not a host", "write a host name or an IP address, without a port")
-    return raw.text
+host = text(r"[A-Za-z0-9_.:-]{1,253}", "a host", "a host name or an IP address, without a port")
 
 
 def network(raw: Raw) -> Network:
     """Parse a network or one address that a route can be set for."""
-    wanted = "write a network as 10.1.0.0/16 or 2001:db8::/32, or one address"
+    instead = "write a network as 10.1.0.0/16 or 2001:db8::/32, or one address"
     try:
         network = ipaddress.ip_network(raw.text.strip(), strict=False)
     except ValueError:
-        reject(f"{raw.text!r} is not a network", wanted)
+        reject(f"{raw.text!r} is not a network", instead)
     if ipaddress.ip_interface(raw.text.strip()).ip != network.network_address:
         reject(f"{raw.text} has bits beyond its length", f"write {network}")
     if network.is_multicast:
-        reject(f"{network} is for multicast: no sender has such an address", wanted)
+        reject(f"{network} is for multicast: no sender has such an address", instead)
     if isinstance(network, ipaddress.IPv6Network) and network.is_loopback:
-        reject(
-            f"no route can go before the kernel's own to {network}",
-            "let senders on this machine use 127.0.0.1",
-        )
+        instead = "let senders on this machine use 127.0.0.1"
+        reject(f"no route can go before the kernel's own to {network}", instead)
     return network
+
+
+def _title(raw: Raw, title: str, instead: str) -> str:
+    try:
+        return parse_aet(title)
+    except InvalidValueError as error:
+        reject(f"{raw.text!r} has no AE title: {error}", instead)
 
 
 def sender(raw: Raw) -> Sender:
     """Parse an AE title and the network it sends from."""
     title, _, place = raw.text.rpartition(" from ") if " from " in raw.text else (raw.text, "", "")
-    wanted = (
-        'write "AET from NETWORK", as "CT1 from 10.1.2.3", "MR* from 10.2.0.0/16" or "* from 10.3.0.0/16"'
-    )
-    try:
-        aet = parse_aet(title)
-    except InvalidValueError as error:
-        reject(f"{raw.text!r} has no AE title: {error}", wanted)
+    examples = '"CT1 from 10.1.2.3", "MR* from 10.2.0.0/16" or "* from 10.3.0.0/16"'
+    aet = _title(raw, title, f'write "AET from NETWORK", as {examples}')
     if not place:
         return Sender(aet)
     found = network(raw._replace(text=place))
     if isinstance(found, ipaddress.IPv6Network):
-        reject(f"{raw.text!r}: Orthanc takes DICOM by IPv4 only", wanted)
+        reject(f"{raw.text!r}: Orthanc takes DICOM by IPv4 only", f'write "AET from NETWORK", as {examples}')
     return Sender(aet, found)
 
 
 def station(raw: Raw) -> Station:
     """Parse an AE title, and the IPv4 address and port where it accepts associations."""
-    wanted = 'write "AET at ADDRESS:PORT", as "CT1 at 10.1.2.3:104"'
+    instead = 'write "AET at ADDRESS:PORT", as "CT1 at 10.1.2.3:104"'
     title, _, place = raw.text.rpartition(" at ")
     found = re.fullmatch(r"([0-9.]+):([0-9]{1,5})", place.strip())
     if found is None:
-        reject(f"{raw.text!r} is not an AE title with its address and port", wanted)
+        reject(f"{raw.text!r} is not an AE title with its address and port", instead)
     try:
         station = Station(parse_aet(title), str(ipaddress.IPv4Address(found[1])), int(found[2]))
     except (InvalidValueError, ValueError) as error:
-        reject(f"{raw.text!r}: {error}", wanted)
+        reject(f"{raw.text!r}: {error}", instead)
     if not 0 < station.port <= _LAST_PORT:
-        reject(f"{raw.text!r}: there is no port {station.port}", wanted)
+        reject(f"{raw.text!r}: there is no port {station.port}", instead)
     return station
 
 
 def receiver(raw: Raw) -> Receiver:
     """Parse the AE title of an extractor's receiver and the machine it runs on."""
     title, _, place = raw.text.partition(" at ")
-    wanted = 'write "AET at HOST", as "PYTHON_SCP_B at 10.0.0.2"'
-    try:
-        found = parse_aet(title)
-    except InvalidValueError as error:
-        reject(f"{raw.text!r} has no AE title: {error}", wanted)
+    instead = 'write "AET at HOST", as "PYTHON_SCP_B at 10.0.0.2"'
+    aet = _title(raw, title, instead)
     if re.fullmatch(r"[A-Za-z0-9_.-]{1,253}", place) is None:
-        reject(f"{raw.text!r} has no host", wanted)
-    return Receiver(found, place)
+        reject(f"{raw.text!r} has no host", instead)
+    return Receiver(aet, place)
 
 
 def url(raw: Raw) -> str:
@@ -346,11 +330,11 @@ _DATABASE_URL = re.compile(rf"postgresql://[^\s:@/?]+@({_HOST}(?:,{_HOST})*)/[^\
 
 def database_url(raw: Raw) -> str:
     """Parse a PostgreSQL URL as libpq takes it, with one or more hosts and without a password."""
-    wanted = "write postgresql://USER@HOST:PORT/NAME, several servers as HOST1:PORT,HOST2:PORT"
     if re.match(r"\w+://[^@/]*:[^@/]*@", raw.text) or re.search(r"[?&]password=", raw.text):
         reject("it has a password in it", "put the password into ledger.password_file")
     if _DATABASE_URL.fullmatch(raw.text) is None:
-        reject("it is not the URL of a PostgreSQL database", wanted)
+        instead = "write postgresql://USER@HOST:PORT/NAME, several servers as HOST1:PORT,HOST2:PORT"
+        reject("it is not the URL of a PostgreSQL database", instead)
     return raw.text
 
 
@@ -360,15 +344,13 @@ _SERVERS_URL = re.compile(rf"postgresql://({_HOST}(?:,{_HOST})*)/?(\?\S*)?")
 def servers_url(raw: Raw) -> str:
     """Parse the servers of a PostgreSQL cluster as libpq takes them, without role, password and database."""
     if "@" in raw.text or re.search(r"[?&](user|password|dbname)=", raw.text):
-        reject(
-            "it has a role or a password in it",
-            "write the roles at database.gateway_user and storage_user, the password into database.password_file",
+        names = (
+            "the roles at database.gateway_user and storage_user, the password into database.password_file"
         )
+        reject("it has a role or a password in it", f"write {names}")
     if _SERVERS_URL.fullmatch(raw.text) is None:
-        reject(
-            "it is not a URL of PostgreSQL servers",
-            "write postgresql://HOST1:PORT,HOST2:PORT/?sslmode=verify-full, without a database",
-        )
+        instead = "write postgresql://HOST1:PORT,HOST2:PORT/?sslmode=verify-full, without a database"
+        reject("it is not a URL of PostgreSQL servers", instead)
     return raw.text
 
 
@@ -376,21 +358,13 @@ def database_hosts(url: str) -> tuple[str, ...]:
     """Return the hosts of such a URL, without their ports."""
     found = _DATABASE_URL.fullmatch(url)
     hosts = found[1].split(",") if found else ()
-    return tuple(re.sub(r":[0-9]+$", "", one).strip("[]") for one in hosts)
+    return tuple(re.sub(r":[0-9]+$", "", host).strip("[]") for host in hosts)
 
 
-def address(raw: Raw) -> str:
-    """Parse a mail address."""
-    if re.fullmatch(r"[^\s@,]+@[^\s@,]+", raw.text) is None:
-        reject(f"{raw.text!r} is not a mail address", "write one NAME@HOST")
-    return raw.text
-
-
-def identifier(raw: Raw) -> str:
-    """Parse a name of PostgreSQL."""
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,62}", raw.text) is None:
-        reject(f"{raw.text!r} is not a PostgreSQL name", "write letters, digits, _ and -, 63 at most")
-    return raw.text
+address = text(r"[^\s@,]+@[^\s@,]+", "a mail address", "one NAME@HOST")
+identifier = text(
+    r"[A-Za-z_][A-Za-z0-9_-]{0,62}", "a PostgreSQL name", "letters, digits, _ and -, 63 at most"
+)
 
 
 def secret(raw: Raw) -> str:

@@ -1,6 +1,6 @@
-"""Every path that ddwd owns, each with the one process that writes it; all derived from Config.
+"""Every path that ddwd owns, derived from Config. After the semicolon of a docstring: the one process that writes there.
 
-Read by every process. Nothing else in the package spells a path of the portal.
+Read by every process. No other module spells a path of the portal.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from ddwd import __version__
 from ddwd.core.model import safe_component
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ddwd.config.retention import Place
     from ddwd.config.schema import Config, NodeName, Role
 
@@ -32,193 +34,121 @@ def orthanc_share(package: Path | None = None) -> Path:
     return _INSTALLED_SHARE if home.is_relative_to(_INSTALLED_TREE) else home.parent / "orthanc"
 
 
+class _Path:
+    """A read-only property in one line: the path that a function makes of the Paths."""
+
+    def __init__(self, make: Callable[[Paths], Path]) -> None:
+        self._make = make
+
+    def __get__(self, paths: Paths, _owner: object = None) -> Path:
+        return self._make(paths)
+
+
 @dataclass(frozen=True, slots=True)
 class Paths:
     """The portal's files for one Config."""
 
     config: Config
 
-    @property
-    def output(self) -> Path:
-        """The published tree PatientID/Study/Series/SOP.dcm; the extractor, by rename."""
-        return self.config.output_dir
+    # --- below OUTPUT_DIR
+    output = _Path(lambda paths: paths.config.output_dir)
+    """The published tree PatientID/Study/Series/SOP.dcm; the extractor, by rename."""
+    incoming = _Path(lambda paths: paths.private / "incoming")
+    """Objects that are being received, not yet acknowledged; the SCP, which also sweeps it."""
+    spool = _Path(lambda paths: paths.private / "spool")
+    """Acknowledged objects, one folder a study; the SCP adds, the extractor alone removes."""
+    staging = _Path(lambda paths: paths.private / "staging")
+    """Studies that are being laid out before their one rename; the extractor."""
 
     @property
     def private(self) -> Path:
-        """Holds `incoming`, `spool` and `staging`; made by whichever daemon comes first.
+        """Holds `incoming`, `spool` and `staging`; made by the daemon that starts first.
 
-        Where several machines share OUTPUT_DIR, each has its own, by the AE title of its receiver, and touches no other's.
+        Where several machines share OUTPUT_DIR, each has its own, by the AE title of its receiver, and uses no other's.
         """
         folder = self.output / PRIVATE
         return folder / safe_component(self.config.scp.aet) if self.config.ledger.is_shared else folder
 
-    @property
-    def incoming(self) -> Path:
-        """Objects on their way in, not yet acknowledged; the SCP writes and sweeps it."""
-        return self.private / "incoming"
-
-    @property
-    def spool(self) -> Path:
-        """Acknowledged objects, one folder a study; the SCP adds, the extractor alone takes away."""
-        return self.private / "spool"
-
-    @property
-    def staging(self) -> Path:
-        """Studies being laid out before their one rename; the extractor."""
-        return self.private / "staging"
-
-    @property
-    def state(self) -> Path:
-        """What must survive a restart; the extractor."""
-        return self.config.data_dir / "state"
-
-    @property
-    def restoring(self) -> Path:
-        """Stands while `ddwd restore` is at work, or was broken off: nothing starts then; it alone writes it."""
-        return self.config.data_dir / "restore-unfinished"
-
-    @property
-    def settings(self) -> Path:
-        """The settings of the last start, without passwords; the extractor."""
-        return self.state / "settings.json"
-
-    @property
-    def ledger(self) -> Path:
-        """Segments of the rotating ledger; the extractor."""
-        return self.state / "ledger"
-
-    @property
-    def custody(self) -> Path:
-        """One record for each finished study; the extractor."""
-        return self.state / "custody"
-
-    @property
-    def pre_upgrade_copy(self) -> Path:
-        """The ledger and the custody records as the version before left them, to go back to; the extractor, once at its first start."""
-        return self.state / f"before-{__version__}"
-
-    @property
-    def retention(self) -> Path:
-        """What retention removed last, and what it could not; the extractor."""
-        return self.state / "retention.json"
-
-    @property
-    def requests(self) -> Path:
-        """The operator's wishes, one file each; the CLI and the TUI add, the extractor consumes."""
-        return self.state / "requests"
-
-    @property
-    def hooks(self) -> Path:
-        """Finished studies whose hooks are to be called: the extractor adds to `waiting`, ddwd-hooks writes the rest."""
-        return self.config.data_dir / "hooks"
-
-    @property
-    def hooks_table(self) -> Path:
-        """Which rule has which hook; provision writes it anew at each start."""
-        return self.config.run_dir / "hooks.json"
-
-    @property
-    def hooks_status(self) -> Path:
-        """What waits for its hook, and why; ddwd-hooks."""
-        return self.config.run_dir / "hooks" / "status.json"
-
-    @property
-    def deliveries(self) -> Path:
-        """What each of `destinations` was proved to have, one file for a destination and a study; ddwd-courier."""
-        return self.config.data_dir / "courier"
-
-    @property
-    def courier_status(self) -> Path:
-        """How each of `destinations` stands, and what waits for it; ddwd-courier."""
-        return self.config.run_dir / "courier" / "status.json"
-
-    @property
-    def quarantine(self) -> Path:
-        """What could not be delivered as it should, with the reason beside it; the extractor."""
-        return self.config.data_dir / "quarantine"
-
-    def conflicts(self, node: NodeName) -> Path:
-        """Objects of other content than the stored ones; that Orthanc (plugin.py) adds, the extractor takes away."""
-        return self.config.data_dir / "conflicts" / node
-
-    @property
-    def commitments(self) -> Path:
-        """Requests for storage commitment that wait for their answer; each Orthanc (plugin.py) adds, ddwd-commitment takes away."""
-        return self.config.data_dir / "commitment"
-
-    @property
-    def gateway_storage(self) -> Path:
-        """Storage area of the gateway Orthanc, which alone writes it."""
-        return self.config.data_dir / "gateway"
-
-    @property
-    def storage_storage(self) -> Path:
-        """Storage area of the storage Orthanc, which alone writes it."""
-        return self.config.data_dir / "storage"
+    # --- below data_dir
+    state = _Path(lambda paths: paths.config.data_dir / "state")
+    """What must survive a restart; the extractor."""
+    settings = _Path(lambda paths: paths.state / "settings.json")
+    """The settings of the last start, without passwords; the extractor."""
+    ledger = _Path(lambda paths: paths.state / "ledger")
+    """Segments of the rotating ledger; the extractor."""
+    custody = _Path(lambda paths: paths.state / "custody")
+    """One record for each finished study; the extractor."""
+    pre_upgrade_copy = _Path(lambda paths: paths.state / f"before-{__version__}")
+    """Ledger and custody records as the previous version left them, to go back to; the extractor, once at its first start."""
+    retention = _Path(lambda paths: paths.state / "retention.json")
+    """What retention removed last, and what it could not remove; the extractor."""
+    requests = _Path(lambda paths: paths.state / "requests")
+    """Commands of the operator, one file each; the CLI and the TUI add, the extractor consumes."""
+    restoring = _Path(lambda paths: paths.config.data_dir / "restore-unfinished")
+    """Exists while `ddwd restore` runs, or after it was interrupted: no service starts then; `ddwd restore`."""
+    hooks = _Path(lambda paths: paths.config.data_dir / "hooks")
+    """Finished studies whose hooks must run; the extractor adds to `waiting`, ddwd-hooks writes the rest."""
+    deliveries = _Path(lambda paths: paths.config.data_dir / "courier")
+    """What each of `destinations` was proved to have, one file for a destination and a study; ddwd-courier."""
+    quarantine = _Path(lambda paths: paths.config.data_dir / "quarantine")
+    """Images that could not be published, each with the reason beside it; the extractor."""
+    commitments = _Path(lambda paths: paths.config.data_dir / "commitment")
+    """Requests for storage commitment without an answer yet; each Orthanc (plugin.py) adds, ddwd-commitment removes."""
+    alerts = _Path(lambda paths: paths.config.data_dir / "monitor" / "alerts.json")
+    """Conditions that last, and those that were reported; the monitor."""
+    audit_queue = _Path(lambda paths: paths.config.data_dir / "monitor" / "audit")
+    """Audit messages that wait for the repository, and how far the journal was read; the monitor."""
+    refusals = _Path(lambda paths: paths.config.data_dir / "monitor" / "refusals.cursor")
+    """How far the Orthancs' log was read for refused associations; the monitor."""
 
     def storage_area(self, node: NodeName) -> Path:
-        """Storage area of that Orthanc, which alone writes it."""
-        return self.gateway_storage if node == "gateway" else self.storage_storage
+        """Storage area; that Orthanc."""
+        return self.config.data_dir / node
+
+    def conflicts(self, node: NodeName) -> Path:
+        """Objects whose content differs from the stored ones; that Orthanc (plugin.py) adds, the extractor removes."""
+        return self.config.data_dir / "conflicts" / node
 
     def of_place(self, place: Place) -> Path:
-        """A folder on the volume of one of the places that retention knows (ddwd/config/retention.py)."""
+        """A folder on the volume of one of the places of retention (ddwd/config/retention.py)."""
         return self.output if place == "output" else self.storage_area(place)
 
     def database_area(self) -> list[Path]:
-        """Where PostgreSQL keeps the indexes, if it is the one of this machine; PostgreSQL alone writes there."""
+        """Folder of the indexes if PostgreSQL runs on this machine; PostgreSQL."""
         return [_POSTGRESQL] if self.config.database.is_local else []
 
+    # --- below run_dir: provision writes its files anew at each start
+    hooks_table = _Path(lambda paths: paths.config.run_dir / "hooks.json")
+    """Which route has which hook; provision."""
+    routes = _Path(lambda paths: paths.config.run_dir / "routes.json")
+    """The table of routes that the gateway's Lua and the extractor read; provision."""
+    tls = _Path(lambda paths: paths.config.run_dir / "tls")
+    """What is rendered for TLS: the terminators' settings, and the authorities that the gateway trusts; provision."""
+    hooks_status = _Path(lambda paths: paths.config.run_dir / "hooks" / "status.json")
+    """Studies that wait for their hook, and why; ddwd-hooks."""
+    courier_status = _Path(lambda paths: paths.config.run_dir / "courier" / "status.json")
+    """State of each of `destinations`, and what waits for it; ddwd-courier."""
+    self_test = _Path(lambda paths: paths.config.run_dir / "doctor" / "last.json")
+    """Result of the last self test; `ddwd doctor --send`."""
+    forwarding_paused = _Path(lambda paths: paths.config.run_dir / "extractor" / "forwarding-paused")
+    """Exists while storage has no space for more images; read by the gateway's Lua; the extractor."""
+
     def rendered(self, node: NodeName) -> Path:
-        """Folder of JSON files that Orthanc is started with; provision writes it anew at each start."""
+        """Folder of JSON files that Orthanc is started with; provision."""
         return self.config.run_dir / "orthanc" / node
 
-    @property
-    def routes(self) -> Path:
-        """The table of rules that the gateway's Lua and the extractor judge by; provision writes it anew at each start."""
-        return self.config.run_dir / "routes.json"
-
-    @property
-    def tls(self) -> Path:
-        """What is rendered for TLS: the terminators' settings, and whom the gateway trusts; provision writes it anew at each start."""
-        return self.config.run_dir / "tls"
-
     def role(self, role: Role) -> Path:
-        """Stands where that role is this machine's: the units look for it; provision writes it anew at each start."""
+        """Exists where this machine has that role: a condition of the units; provision."""
         return self.config.run_dir / "roles" / role
 
-    def additions(self, node: NodeName) -> Path:
-        """The operator's own JSON for that Orthanc; only the operator writes it."""
-        return self.config.credentials_file.parent / "orthanc" / f"{node}.d"
-
     def doorbell(self, node: NodeName) -> Path:
-        """That Orthanc (Lua) writes a byte here when something came; the extractor listens by inotify."""
+        """A byte for each change, which the extractor notices by inotify; that Orthanc (Lua)."""
         return self.config.run_dir / "doorbell" / node
 
-    @property
-    def alerts(self) -> Path:
-        """What stands and was told; the monitor."""
-        return self.config.data_dir / "monitor" / "alerts.json"
-
-    @property
-    def audit_queue(self) -> Path:
-        """Audit messages that wait for the repository, and how far the journal was read; the monitor."""
-        return self.config.data_dir / "monitor" / "audit"
-
-    @property
-    def refusals(self) -> Path:
-        """How far the Orthancs' log was read for refused associations; the monitor."""
-        return self.config.data_dir / "monitor" / "refusals.cursor"
-
-    @property
-    def self_test(self) -> Path:
-        """What the last study of our own did; `ddwd doctor --send` writes it."""
-        return self.config.run_dir / "doctor" / "last.json"
-
-    @property
-    def forwarding_paused(self) -> Path:
-        """Stands while storage has no room for more; the extractor writes it, the gateway's Lua looks for it."""
-        return self.config.run_dir / "extractor" / "forwarding-paused"
-
     def heartbeat(self, daemon: Daemon) -> Path:
-        """JSON status of that daemon, which alone writes it; the CLI and the TUI read it."""
+        """JSON status for the CLI and the TUI; that daemon."""
         return self.config.run_dir / daemon / "status.json"
+
+    def additions(self, node: NodeName) -> Path:
+        """The operator's own JSON for that Orthanc; the operator."""
+        return self.config.credentials_file.parent / "orthanc" / f"{node}.d"

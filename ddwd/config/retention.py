@@ -1,4 +1,4 @@
-"""How long each place keeps a study: the section `retention` of ddwd.yaml, and what a route says otherwise. Pure.
+"""How long each place keeps a study: the section `retention` of ddwd.yaml, and what a route has in its place. Pure.
 
 A place is the gateway, storage or output. The other conditions for a removal are in ddwd/retention/rules.py.
 """
@@ -24,37 +24,25 @@ PLACES: tuple[Place, ...] = get_args(Place)
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Days after which a study may be removed from each place, and the free room below which the oldest are; None: never.
+    """What may be removed, and when: by default no study is. A study is removed from a place only after all of it was proved downstream once
+    more, oldest first, and from storage only once ORTHANC1 no longer has it: docs/retention.md. See before: ddwd retention --dry-run"""
 
-    For want of room no study younger than `least_days` is removed. `remove_last_copy`: also an image without another copy here.
-    """
-
-    gateway_days: float | None = setting(
-        None,
-        parsers.days,
-        brief="days until ORTHANC1 may lose a study; empty: for ever ([keep, for how long](retention.md))",
-    )
-    """Days (0.5 is half of one) after its publication that ORTHANC1 keeps a study. Nothing here: for ever."""
-    storage_days: float | None = setting(None, parsers.days, brief="the same for ORTHANC2")
-    """The same for ORTHANC2; no less than gateway_days. Nothing here: it is the archive."""
-    output_days: float | None = setting(None, parsers.days, brief="the same for the files in `output_dir`")
-    """The same for the files in output_dir, which stay on ORTHANC2. Nothing here: for ever."""
-    gateway_free: Share | None = setting(
-        None,
-        parsers.share,
-        brief="`15%`, `500 GiB`: room below which ORTHANC1's oldest go before their days are over",
-    )
-    """Room to be kept free on the volume of ORTHANC1, as 15% or 500 GiB: while there is less, its oldest go before their days are over."""
-    storage_free: Share | None = setting(None, parsers.share, brief="the same for ORTHANC2")
+    gateway_days: float | None = setting(None, parsers.days)
+    """Days after its publication that ORTHANC1 keeps a study (see docs/retention.md); 0.5 is half a day. Empty: for ever."""
+    storage_days: float | None = setting(None, parsers.days)
+    """The same for ORTHANC2; no less than gateway_days. Empty: it is the archive."""
+    output_days: float | None = setting(None, parsers.days)
+    """The same for the files in output_dir, which stay on ORTHANC2. Empty: for ever."""
+    gateway_free: Share | None = setting(None, parsers.share)
+    """Space below which the oldest studies of ORTHANC1 are removed before their days are over, as 15% or 500 GiB of its volume."""
+    storage_free: Share | None = setting(None, parsers.share)
     """The same for the volume of ORTHANC2."""
-    output_free: Share | None = setting(None, parsers.share, brief="the same for `output_dir`")
+    output_free: Share | None = setting(None, parsers.share)
     """The same for the volume of output_dir."""
     least_days: float = setting(1.0, parsers.days)
-    """Days that everything is kept, however short room is."""
-    remove_last_copy: bool = setting(
-        False, parsers.switch, brief="`true`: ORTHANC2 and `output_dir` may both have an end"
-    )
-    """true: ORTHANC2 and output_dir may both have an end, so that in the end this portal has nothing of a study. Never for want of room."""
+    """Days that every study is kept, however little space is left."""
+    remove_last_copy: bool = setting(False, parsers.switch)
+    """true: ORTHANC2 and output_dir may both remove a study, so that in the end this portal has no copy. Never for lack of space."""
 
     def days(self, place: Place, route: Route | None = None) -> float:
         """Return the days that the place keeps a study of that route; infinite: for ever."""
@@ -63,24 +51,23 @@ class Retention:
         return next((days for days in (own, general[place]) if days is not None), FOREVER)
 
     def least(self, place: Place, route: Route | None = None) -> float:
-        """Return the days after which a study of that route may be removed for want of room; infinite: never."""
+        """Return the days after which a study of that route may be removed for lack of space; infinite: never."""
         own = _days_of(route, place) if route is not None else None
         return FOREVER if own == FOREVER or self.free(place) is None else self.least_days
 
     def free(self, place: Place) -> Share | None:
-        """Return the free room below which the oldest studies are removed."""
+        """Return the free space below which the oldest studies are removed."""
         return {"gateway": self.gateway_free, "storage": self.storage_free, "output": self.output_free}[place]
 
     def places(self, routes: Sequence[Route]) -> list[Place]:
         """Return the places that a study may be removed from."""
-        ways = (None, *routes)
-        return [place for place in PLACES if any(self._may_lose(place, route) for route in ways)]
+        return [place for place in PLACES if any(self._may_lose(place, route) for route in (None, *routes))]
 
     def _may_lose(self, place: Place, route: Route | None) -> bool:
         return min(self.days(place, route), self.least(place, route)) < FOREVER
 
     def contradictions(self, routes: Sequence[Route]) -> Iterator[tuple[str, str, str]]:
-        """Return key, reason and what to write instead, for each rule that can never apply or would remove the last copy unasked."""
+        """Return key, reason and what to write instead, for each setting that can never apply, or would remove the last copy."""
         for route in (None, *routes):
             of = f" of route {route.name}" if route else ""
             if self._may_lose("storage", route) and not self._may_lose("gateway", route):

@@ -1,7 +1,7 @@
-"""The rules of `routes`: which one matches a study, and what is done with the study. Pure.
+"""The entries of `routes`: which one matches a study, and what is done with the study. Pure.
 
-The rules are rendered to one table (`table`), which this module and orthanc/routes.lua read: tests/routes.json has the cases that both
-must answer alike. A study's first image decides, once; the gateway keeps the name of the rule as metadata `DdwdRoute`.
+The routes are rendered to one table (`table`), which this module and orthanc/routes.lua read: tests/routes.json has the cases in which
+both must return the same. A study's first image decides, once; the gateway keeps the name of the route as metadata `DdwdRoute`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CALLING = "CallingAET"
-"""Not a tag, but a rule may match it too: the AE title that the image came from."""
+"""Not a tag, but a route may match it too: the AE title that the image came from."""
 TAGS = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "OtherPatientIDs"),
     *("StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber", "RequestedProcedureDescription"),
@@ -28,7 +28,7 @@ TAGS = (
     *("SequenceName", "ProtocolName", "SeriesNumber", "SeriesType", "OperatorsName", "ContrastBolusAgent"),
     *("PerformedProcedureStepDescription", "AcquisitionDeviceProcessingDescription"),
 )  # fmt: skip
-"""Main DICOM tags of patient, study and series, as Orthanc keeps them, that a rule may match."""
+"""Main DICOM tags of patient, study and series, as Orthanc keeps them, that a route may match."""
 PRIORITIES = {"low": -10, "normal": 0, "high": 10}
 """The priority of Orthanc's jobs, where a higher number goes first."""
 
@@ -44,7 +44,7 @@ class TagCondition(NamedTuple):
 class Route:
     """One entry of `routes`: its conditions, and what is done with a study that matches.
 
-    `keep_*` are days until retention may remove the study there; infinite: for ever; None: as section `retention` has it.
+    `keep_*` are days until retention may remove the study there; infinite: for ever; None: as in section `retention`.
     """
 
     name: str
@@ -67,20 +67,17 @@ class Route:
         return self.run is not None or self.webhook is not None
 
     def __str__(self) -> str:
-        """Return its name, for a list of routes."""
         return self.name
 
 
 EVERYTHING = Route("")
-"""The only rule if `routes` is empty: every study is forwarded and extracted."""
+"""The only route if `routes` is empty: every study is forwarded and extracted."""
 OWN = Route(
     "_selftest", (TagCondition("PatientID", (SELF_TEST_PATIENT,)), TagCondition(CALLING, (SELF_TEST_AET,)))
 )
-"""Goes before the rules of the operator: the self test passes all hops. No rule of an operator can have this name."""
+"""Goes before the routes of the operator: the self test passes all hops. No route of an operator can have this name."""
 HOLD = Route("-", forward=False, extract=False)
 """Fallback for unmatched studies: leave in place and report as held."""
-
-
 JOBS_ELSEWHERE = 2
 """Jobs that the gateway runs at once for one destination."""
 
@@ -110,17 +107,16 @@ class Destination:
         return f"ask-{self.name}"
 
     def __str__(self) -> str:
-        """Return its name, for a list of destinations."""
         return self.name
 
 
 def stow_jobs_elsewhere(destinations: Sequence[Destination]) -> int:
     """Return how many STOW-RS jobs the gateway may run at once for other destinations."""
-    return JOBS_ELSEWHERE * sum(one.url is not None for one in destinations)
+    return JOBS_ELSEWHERE * sum(destination.url is not None for destination in destinations)
 
 
 class Judged(NamedTuple):
-    """The result for one rule: `failed` is None if it matches the study, else the tag of the first condition that fails."""
+    """The result for one route: `failed` is None if it matches the study, else the tag of the first condition that fails."""
 
     route: str
     failed: str | None
@@ -130,12 +126,12 @@ def table(routes: Sequence[Route]) -> list[dict[str, Any]]:
     """Return the table that orthanc/routes.lua and `choose` read."""
     return [
         {
-            "Name": one.name,
-            "When": [{"Tag": tag, "Patterns": [_lower(text) for text in texts]} for tag, texts in one.when],
-            "Forward": one.forward,
-            "Priority": PRIORITIES[one.priority],
+            "Name": route.name,
+            "When": [{"Tag": tag, "Patterns": [_lower(text) for text in texts]} for tag, texts in route.when],
+            "Forward": route.forward,
+            "Priority": PRIORITIES[route.priority],
         }
-        for one in ((OWN, *routes) if routes else ())
+        for route in ((OWN, *routes) if routes else ())
     ]
 
 
@@ -144,24 +140,24 @@ def rendered(routes: Sequence[Route]) -> bytes:
     return json.dumps(table(routes), indent=2).encode("ascii") + b"\n"
 
 
-def choose(rules: Sequence[Mapping[str, Any]], tags: Mapping[str, str]) -> str | None:
-    """Return the name of the first rule of the table that matches a study with these tags; None if no rule does."""
-    return next((judged.route for judged in judge(rules, tags) if judged.failed is None), None)
+def choose(routes: Sequence[Mapping[str, Any]], tags: Mapping[str, str]) -> str | None:
+    """Return the name of the first route of the table that matches a study with these tags; None if no route does."""
+    return next((result.route for result in judge(routes, tags) if result.failed is None), None)
 
 
-def judge(rules: Sequence[Mapping[str, Any]], tags: Mapping[str, str]) -> list[Judged]:
-    """Return the result for each rule of the table, up to the first that matches."""
+def judge(routes: Sequence[Mapping[str, Any]], tags: Mapping[str, str]) -> list[Judged]:
+    """Return the result for each route of the table, up to the first that matches."""
     results = []
-    for rule in rules:
-        failed = next((one["Tag"] for one in rule["When"] if not _holds(one, tags)), None)
-        results.append(Judged(rule["Name"], failed))
+    for route in routes:
+        failed = next((condition["Tag"] for condition in route["When"] if not _holds(condition, tags)), None)
+        results.append(Judged(route["Name"], failed))
         if failed is None:
             break
     return results
 
 
 def _holds(condition: Mapping[str, Any], tags: Mapping[str, str]) -> bool:
-    """Tell whether a value of the tag matches one of the patterns; a tag that is absent has the empty value."""
+    """Return whether a value of the tag matches one of the patterns; a tag that is absent has the empty value."""
     values = [_lower(value.strip(" \0")) for value in tags.get(condition["Tag"], "").split("\\")]
     return any(_pattern(text).fullmatch(value) for text in condition["Patterns"] for value in values)
 
@@ -176,4 +172,4 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def _lower(text: str) -> str:
     """Return lower case for A to Z only, as Lua does."""
-    return "".join(one.lower() if one.isascii() else one for one in text)
+    return "".join(char.lower() if char.isascii() else char for char in text)

@@ -1,7 +1,8 @@
 """The settings: every section and key of ddwd.yaml, each declared once, and the frozen Config that all processes read.
 
 A field is a setting: its default, its parser with the limits, the variables that set it too, and, as its docstring, the comment that
-etc/ddwd.yaml and ddwd.yaml(5) have. The order of the fields is the order of the file. After a change here: `make manual`.
+etc/ddwd.yaml and ddwd.yaml(5) have; for a section it is the docstring of the class. The order of the fields is the order of the file.
+After a change here: `make manual`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from ddwd.config import parsers, sections
 from ddwd.config.declaration import Setting, declared, section, setting
-from ddwd.config.parsers import DEFAULT, PORT, Receiver, Sender, Source, database_hosts
+from ddwd.config.parsers import DEFAULT, PORT, Receiver, Sender, Source, Station, database_hosts
 from ddwd.config.retention import Retention
 from ddwd.config.routing import Destination, Route
-from ddwd.config.schema_features import (
-    AlertsConfig,
-    AuditConfig,
-    CommitmentConfig,
-    InboxConfig,
-    Mail,
-    MetricsConfig,
-    SelfTestConfig,
-)
 from ddwd.config.schema_network import (
     HERE,
     Gateway,
@@ -41,11 +33,9 @@ from ddwd.core.errors import Problem
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# what others import from here; names of this module need no entry
 __all__ = [
-    "AET_KEYS", "DECLARED", "HERE", "LONGEST_POLL", "MOST_NAMED", "PORT_KEYS", "ROLES", "SECRET_KEYS", "SECTIONS", "SETTINGS",
-    "VARIABLES", "AlertsConfig", "AuditConfig", "CommitmentConfig", "Config", "DatabaseConfig", "Disk", "FinishedConfig", "Forward",
-    "Gateway", "InboxConfig", "LedgerConfig", "LinkConfig", "Loaded", "Mail", "MetricsConfig", "NetworkConfig", "NodeName", "OrthancNode",
-    "Retrieve", "Role", "Scp", "SelfTestConfig", "Storage", "TlsConfig", "WebConfig", "flatten", "value_of",
+    "HERE", "Gateway", "LinkConfig", "NetworkConfig", "NodeName", "OrthancNode", "Scp", "Storage", "TlsConfig", "WebConfig",
 ]  # fmt: skip
 Role = Literal["gateway", "storage", "extractor"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -58,42 +48,37 @@ LONGEST_POLL = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """How the Lua script of the gateway sends; after `grace` seconds the extractor sends what is still missing."""
+    """From ORTHANC1 to ORTHANC2, by STOW-RS."""
 
     mode: str = setting("streaming", parsers.choice("streaming", "stable"))
     """streaming: send batches while the study is still arriving; stable: send the study once it is stable."""
     batch: int = setting(40, parsers.whole(1, 1000))
     """Images in one batch."""
     grace: float = setting(5.0, parsers.seconds(1, 86400))
-    """Seconds after which the extractor sends whatever ORTHANC1 still has and ORTHANC2 has not."""
+    """Seconds after which the extractor sends what is still missing on ORTHANC2."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseConfig:
-    """Where the two indexes are; with `host` and `url` None on the local server, by Unix socket and peer authentication.
+    """The indexes of the two Orthancs."""
 
-    `url` names the servers of a cluster, without role, password and database.
-    """
-
-    engine: str = setting(
-        "postgresql", parsers.choice("postgresql", "sqlite"), brief="leave it; `sqlite` is for `ddwd try`"
-    )
-    """postgresql; sqlite is for `ddwd try` only."""
+    engine: str = setting("postgresql", parsers.choice("postgresql", "sqlite"))
+    """Leave it at postgresql; sqlite is for `ddwd try` only."""
     url: str | None = setting(None, parsers.servers_url)
     """External servers, of a highly available cluster too, as postgresql://HOST1,HOST2/?sslmode=verify-full with further options of libpq.
     The one that can be written to is used. Without role, password and database: those are below."""
     host: str | None = setting(None, parsers.host)
-    """Or the host of one external server. Nothing here: the local server over its Unix socket, without any password."""
+    """Or the host of one external server. Empty: the local server over its Unix socket, without any password."""
     port: int = setting(5432, PORT)
     """Port of the external server."""
-    gateway_name: str = setting("ddwd_gateway", parsers.identifier, brief="database of ORTHANC1")
-    """One database each; never share them."""
-    storage_name: str = setting(
-        "ddwd_storage", parsers.identifier, brief="database of ORTHANC2; never the same"
-    )
-    gateway_user: str = setting("ddwd-gateway", parsers.identifier, brief="role of ORTHANC1")
-    """One role each; with the local server these are the system users, so leave them."""
-    storage_user: str = setting("ddwd-storage", parsers.identifier, brief="role of ORTHANC2")
+    gateway_name: str = setting("ddwd_gateway", parsers.identifier)
+    """Database of ORTHANC1."""
+    storage_name: str = setting("ddwd_storage", parsers.identifier)
+    """Database of ORTHANC2; never the same."""
+    gateway_user: str = setting("ddwd-gateway", parsers.identifier)
+    """Role of ORTHANC1. On the local server the roles are the system users: leave them."""
+    storage_user: str = setting("ddwd-storage", parsers.identifier)
+    """Role of ORTHANC2."""
     password: str | None = setting(None, parsers.secret, "POSTGRES_PASSWORD", secret=True)
     """Password of both roles on an external server; better in /etc/default/ddwd."""
     password_file: Path | None = setting(None, parsers.folder)
@@ -115,58 +100,45 @@ class DatabaseConfig:
 
 @dataclass(frozen=True, slots=True)
 class FinishedConfig:
-    """Limit of a notification hook."""
+    """The notification hook for a published study: run or webhook of a route."""
 
-    timeout: float = setting(
-        600.0, parsers.seconds(1, 86400), brief="seconds that the hook of a rule may take"
-    )
-    """Seconds it may take; after that it is ended, and tried again later."""
+    timeout: float = setting(600.0, parsers.seconds(1, 86400))
+    """Seconds that the hook of a route may take; after that it is ended, and tried again later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieve:
-    """Limits of a C-MOVE."""
+    """From ORTHANC2 to the disk, by C-MOVE."""
 
     batch: int = setting(200, parsers.whole(1, MOST_NAMED))
-    """Images asked for by name in one C-MOVE, 500 at most; a series of which nothing has come is asked for whole."""
+    """Images requested by UID in one C-MOVE, 500 at most; a series of which no image is on disk is requested as a whole."""
     timeout: float = setting(300.0, parsers.seconds(10, 86400))
-    """Seconds without any progress after which a C-MOVE is given up and asked for again."""
+    """Seconds without progress after which a C-MOVE is ended and repeated."""
     tries: int = setting(6, parsers.whole(2, 1000))
-    """An image that failed so often while others passed goes to quarantine, and its study is published without it."""
+    """An image that failed so often while others succeeded goes to quarantine, and its study is published without it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Bytes kept free on each volume, but at most a twentieth of it (ddwd/core/disk_space.py)."""
+    """Space that is kept free on every volume the portal writes to, PostgreSQL's included."""
 
-    reserve: int = setting(
-        2 * 1024**3,
-        parsers.size(64 * 1024**2, 1024**4),
-        brief="room kept free on each volume (at most a twentieth of it); C-STORE is refused with 0xA700 below it",
-    )
-    """2 GiB, 500 MiB and the like; of a small volume at most a twentieth is kept. Below four times this there is a warning, below
-    twice it nothing more is retrieved, below one and a half nothing more is forwarded, and below it C-STORE is refused with 0xA700."""
+    reserve: int = setting(2 * 1024**3, parsers.size(64 * 1024**2, 1024**4))
+    """Space kept free on each volume, at most a twentieth of it; C-STORE is refused with 0xA700 below it. As 2 GiB or 500 MiB. Below four
+    times this there is a warning, below twice it retrieving stops, below one and a half times forwarding stops."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerConfig:
-    """The ledger: bytes of a segment, days that old segments are kept, and the database that several extractors share.
-
-    `shared` is a URL without password, of the database that holds ledger and custody records; None is files, for a lone extractor.
-    """
+    """The record of what is done, in /var/lib/ddwd/state/ledger."""
 
     segment_bytes: int = setting(8 * 1024 * 1024, parsers.whole(64 * 1024, 1024**3))
-    """Bytes at which a new segment is begun."""
+    """Bytes after which a new segment begins."""
     keep_days: int = setting(400, parsers.whole(1, 36500))
     """Days that old segments are kept."""
-    shared: str | None = setting(
-        None,
-        parsers.database_url,
-        brief="database in which several machines' extractors keep ledger and custody records together; empty: files",
-    )
-    """Where several machines extract together: the PostgreSQL database that holds ledger and custody records for all of them, as
+    shared: str | None = setting(None, parsers.database_url)
+    """Database (PostgreSQL) in which the extractors of several machines keep ledger and custody records together. As
     postgresql://ddwd@HOST:5432/ddwd_ledger?sslmode=verify-full; more servers of one cluster as HOST1:5432,HOST2:5432 (the one that can
-    be written to is found). Every machine needs a scp.aet of its own then, and the same output_dir, shared. Nothing here: files."""
+    be written to is found). Every machine then needs a scp.aet of its own, and the same output_dir, shared. Empty: files."""
     password_file: Path | None = setting(None, parsers.folder)
     """The file with its password, one line, readable for group ddwd."""
 
@@ -182,80 +154,140 @@ class LedgerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditConfig:
+    """The audit trail: journalctl -t ddwd-audit"""
+
+    patient_id: bool = setting(False, parsers.switch)
+    """true: records of a study carry its patient ID (DDWD_PATIENT_ID); false: no record has any data of a patient."""
+    host: str | None = setting(None, parsers.host)
+    """Audit repository that gets DICOM audit messages (PS3.15) by syslog. Empty: none."""
+    port: int = setting(6514, PORT)
+    """Its port: 6514 is the usual one for TLS, 514 for UDP."""
+    transport: str = setting("tls", parsers.choice("tls", "udp"))
+    """tls, or udp (which may lose messages and does not encrypt them)."""
+    ca: Path | None = setting(None, parsers.folder)
+    """Certificate in PEM form that its own is checked against. Empty: those of the system."""
+    certificate: Path | None = setting(None, parsers.folder)
+    """Our own certificate, if the repository requires one; readable for user ddwd."""
+    key: Path | None = setting(None, parsers.folder)
+    """The key of that certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """Figures for Prometheus, written every few seconds by ddwd-monitor."""
+
+    textfile: Path = setting(Path("/run/ddwd/monitor/ddwd.prom"), parsers.folder)
+    """File of metrics for Prometheus. Put it into the folder of node_exporter's textfile collector, which user ddwd must be able to write to."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertsConfig:
+    """Alerts by mail and webhook when something is wrong."""
+
+    after: int = setting(5, parsers.whole(0, 1440))
+    """Minutes that a condition must last; an image in quarantine and a failed self test are reported at once."""
+    silence: bool = setting(True, parsers.switch)
+    """true: a modality that does not send although it has at this hour in each of the last four weeks is reported too."""
+    webhook: str | None = setting(None, parsers.url, secret=True)
+    """Where each alert is POSTed as JSON (at, subject, standing, over). Empty: nowhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """The mail server that alerts go through. Test it: ddwd alert"""
+
+    server: str | None = setting(None, parsers.host)
+    """Mail server for alerts, its name or address. Empty: no mail."""
+    port: int = setting(587, PORT)
+    """Its port."""
+    tls: str = setting("starttls", parsers.choice("starttls", "tls", "none"))
+    """starttls, tls, or none; the server's certificate is checked."""
+    user: str | None = setting(None, parsers.secret)
+    """Login, if the server requires one."""
+    password: str | None = setting(None, parsers.secret, secret=True)
+    """Its password."""
+    sender: str = setting("ddwd@localhost", parsers.address)
+    """Address that alerts come from."""
+    recipient: str = setting("root@localhost", parsers.address)
+    """Address that alerts go to; one address."""
+
+
+@dataclass(frozen=True, slots=True)
+class InboxConfig:
+    """The drop folder: a file, folder, zip or DICOMDIR in it is sent to ORTHANC1, and then moved to its sub-folder sent. What is not DICOM
+    is moved to rejected; what cannot be sent yet is listed in waiting."""
+
+    enabled: bool = setting(True, parsers.switch)
+    """true: use the drop folder (see docs/send.md#the-drop-folder); false: leave it alone."""
+    folder: Path = setting(Path("/var/lib/ddwd/inbox"), parsers.folder)
+    """Where it is. Another folder must exist: install -d -o ddwd -g ddwd -m 2770 FOLDER"""
+    settle: float = setting(10.0, parsers.seconds(1, 3600))
+    """Seconds for which a file or folder may not change, so that it counts as complete. A hidden one, or one named
+    *.part, waits until it is renamed."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentConfig:
+    """Storage commitment: a modality asks ORTHANC1 (N-ACTION) whether its images are kept, and gets a report (N-EVENT-REPORT)."""
+
+    modalities: tuple[Station, ...] = setting((), parsers.station)
+    """Who may request storage commitment (see docs/commitment.md), and where each gets its report, as ["CT1 at 10.1.2.3:104"]. [] is none.
+    The association of any other modality is aborted, and recorded in the audit."""
+    after: str = setting("stored", parsers.choice("stored", "verified"))
+    """When an image counts as kept: `stored`, once ORTHANC1 (or ORTHANC2) has it and its file is whole; `verified`, once it is published and
+    its file is the one in the custody record."""
+    wait: float = setting(3600.0, parsers.seconds(1, 86400))
+    """Seconds to wait for that; an image that is not kept by then is reported as failed (0x0110), and the modality keeps it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTestConfig:
+    """A made-up study of the portal's own, through all hops and removed again: the last result is on the dashboard."""
+
+    hourly: bool = setting(True, parsers.switch)
+    """true: send a made-up study through all hops every hour (ddwd-doctor.timer), and remove it again; false: only by `ddwd doctor --send`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Every setting; `roles` is what runs on this machine."""
 
-    roles: tuple[Role, ...] = setting(
-        ROLES, parsers.choice(*ROLES), brief="what runs on this machine: see [docs/several.md](several.md)"
-    )
-    """What runs on this machine. All three is the whole portal; a part that is left out runs on another machine (see docs/several.md)."""
+    roles: tuple[Role, ...] = setting(ROLES, parsers.choice(*ROLES))
+    """What runs on this machine (see docs/several.md). All three is the whole portal; a part that is left out runs on another machine."""
     gateway: OrthancNode = section(Gateway)
-    """ORTHANC1, which the modalities send to by C-STORE."""
     storage: OrthancNode = section(Storage)
-    """ORTHANC2, which receives by DICOMweb and is retrieved from by C-MOVE."""
     scp: Scp = section(Scp)
-    """The portal's own C-STORE receiver, the destination of the C-MOVE."""
-    extractors: tuple[Receiver, ...] = setting(
-        (),
-        parsers.receiver,
-        brief="extractors on other machines that ORTHANC2 sends to, as `PYTHON_SCP_B at 10.0.0.2`",
-    )
-    """Extractors on other machines that ORTHANC2 of this machine sends to: scp.aet over there and the machine, as
-    ["PYTHON_SCP_B at 10.0.0.2"]. Several share the work by ledger.shared."""
+    extractors: tuple[Receiver, ...] = setting((), parsers.receiver)
+    """Extractors on other machines that ORTHANC2 of this machine sends to: scp.aet of that machine and its host, as
+    ["PYTHON_SCP_B at 10.0.0.2"]. Several extractors share the work by ledger.shared."""
     link: LinkConfig = section(LinkConfig)
-    """How the machines of one portal reach each other: always by TLS with certificates on both sides (ddwd-tls@link.service; needs the
-    package stunnel4). `ddwd link FOLDER` makes the certificates, and FOLDER for the other machine. Nothing listens where all runs here."""
     network: NetworkConfig = section(NetworkConfig)
-    """The way to the senders."""
-    senders: tuple[Sender, ...] = setting(
-        (),
-        parsers.sender,
-        brief="who may send, as `CT1 from 10.1.2.3`: see [who may send](send.md#who-may-send); empty: anyone",
-    )
-    """Who may send to ORTHANC1: AE titles (* and ? stand for others; upper and lower case are the same), each with the network it sends
-    from, as ["CT1 from 10.1.2.3", "MR* from 10.2.0.0/16", "* from 10.3.0.0/16"]; without "from" it may be anywhere. [] is anyone,
-    by any AE title. Who is not in the list gets no association, or 0xA700 for each image, and a line in the audit.
-    ddwd's own commands on this machine may always send."""
+    senders: tuple[Sender, ...] = setting((), parsers.sender)
+    """Who may send to ORTHANC1 (see docs/send.md#who-may-send), as ["CT1 from 10.1.2.3", "MR* from 10.2.0.0/16"]. [] is everyone, by any
+    AE title. An entry is an AE title (* and ? are wildcards; upper and lower case are the same) with the network it sends from; without
+    "from", any network. Any other sender gets no association, or 0xA700 for each image, and a record in the audit. ddwd's own commands
+    on this machine may always send."""
     tls: TlsConfig = section(TlsConfig)
-    """Encryption (TLS 1.2 or later), each hop by itself, always with certificates on both sides. First: ddwd tls init
-    It makes what is missing in `folder`: two authorities (ca.pem for the portal's own parts, senders-ca.pem for the modalities) and
-    NAME.pem with NAME.key for gateway, storage, scp, extractor and operator (ddwd's own commands). Files of your own under these
-    names are taken as they are. ddwd tls issue NAME makes one for a modality; ddwd tls show tells until when all of them are good."""
     web: WebConfig = section(WebConfig)
-    """The web pages of both Orthancs, for other machines. On this machine they are at gateway.http_port and storage.http_port."""
-    output_dir: Path = setting(
-        Path("/var/lib/ddwd/received_dicom"),
-        parsers.folder,
-        "OUTPUT_DIR",
-        brief="where studies appear; another folder must exist and belong to user `ddwd`",
-    )
-    """Where studies appear: PatientID/StudyInstanceUID/SeriesInstanceUID/SOPInstanceUID.dcm
-    A folder elsewhere must exist and be writable for user ddwd:
+    output_dir: Path = setting(Path("/var/lib/ddwd/received_dicom"), parsers.folder, "OUTPUT_DIR")
+    """Where studies appear; another folder must exist and be writable for user ddwd. An image is at
+    PatientID/StudyInstanceUID/SeriesInstanceUID/SOPInstanceUID.dcm
+    Make a folder elsewhere:
         install -d -o ddwd -g ddwd -m 0750 /srv/dicom
-    Let it be one file system, with room: all that is received waits in its sub-folder .ddwd first."""
-    poll_interval: float = setting(
-        5.0,
-        parsers.seconds(0.1, LONGEST_POLL),
-        "POLL_INTERVAL",
-        brief="seconds between two looks when nothing rang, 10 at most",
-    )
-    """Seconds between two looks at ORTHANC2 when nothing rang the bell."""
+    Use one file system with enough space: received images wait in its sub-folder .ddwd first."""
+    poll_interval: float = setting(5.0, parsers.seconds(0.1, LONGEST_POLL), "POLL_INTERVAL")
+    """Seconds between two polls of ORTHANC2 when it reports no change, 10 at most."""
     stable_age: int = setting(3, parsers.whole(1, 3600), "STABLE_AGE", "ORTHANC__STABLE_AGE")
     """Seconds without a new image after which a study counts as stable, whole number."""
     forward: Forward = section(Forward)
-    """From ORTHANC1 to ORTHANC2, by STOW-RS."""
     database: DatabaseConfig = section(DatabaseConfig)
-    """The indexes of the two Orthancs."""
-    routes: tuple[Route, ...] = setting(
-        (),
-        sections.one_line,
-        table=sections.routes,
-        brief="rules of what is done with which study; the first that takes it (see `etc/ddwd.yaml`)",
-    )
-    """Rules: what is done with which study; the first that takes it. The study's first image decides, once. [] is: forward and extract
-    all. With rules, a study that none takes is held on ORTHANC1 and shown; a last rule without `when` takes the rest. An entry:
+    routes: tuple[Route, ...] = setting((), sections.one_line, table=sections.routes)
+    """What is done with which study: the first route that matches the study's first image, once (see docs/routes.md). [] is: every study is
+    forwarded and extracted. With routes, a study that no route takes is held on ORTHANC1 and reported; a last route without `when` takes
+    all others. An entry:
       - name: research                    # letters, digits, _ and -
-        when:                             # all of these; * and ? stand for other text, a list is any of them
+        when:                             # all of these; * and ? are wildcards, a list is any of them
           CallingAET: [CT1, MR*]          # or any main DICOM tag: Modality, StationName, StudyDescription, PatientID ...
           StudyDescription: "*trial*"
         forward: true                     # by STOW-RS to ORTHANC2
@@ -267,63 +299,37 @@ class Config:
         webhook: https://HOST/PATH        # the same is POSTed there as JSON
         marker: study.done                # a file of that name in the study's folder, once all of it is there
         keep_gateway: 7                   # days until retention may remove it there, or forever; also keep_storage, keep_output
-    Try them: ddwd routes test FILE"""
-    destinations: tuple[Destination, ...] = setting(
-        (),
-        sections.one_line,
-        table=sections.destinations,
-        brief="where rules send besides ORTHANC2, by DICOMweb or DIMSE: see [destinations](destinations.md)",
-    )
-    """Where studies are sent besides, by ORTHANC1, for the `also` of a rule: by DICOMweb (url, user, password, ca) or by DIMSE (aet, host,
-    port, tls, ca), as {name: teaching, url: "https://HOST/dicom-web/"} or {name: pacs, aet: PACS, host: 10.1.2.9, port: 104}. Each has its
-    own backlog, which is tried for ever: ddwd destinations list. Without any, ddwd-courier does not run."""
+    Test them: ddwd routes test FILE"""
+    destinations: tuple[Destination, ...] = setting((), sections.one_line, table=sections.destinations)
+    """Where ORTHANC1 sends studies besides ORTHANC2, for the `also` of a route (see docs/destinations.md). By DICOMweb (url, user, password,
+    ca) or by DIMSE (aet, host, port, tls, ca), as {name: teaching, url: "https://HOST/dicom-web/"} or
+    {name: pacs, aet: PACS, host: 10.1.2.9, port: 104}. Each has its own backlog, which is tried for ever: ddwd destinations list. Without
+    any, ddwd-courier does not run."""
     finished: FinishedConfig = section(FinishedConfig)
-    """What is run or told when a study is finished: run and webhook of a rule."""
     retrieve: Retrieve = section(Retrieve)
-    """From ORTHANC2 to the disk, by C-MOVE."""
     disk: Disk = section(Disk)
-    """Room that is kept free on every volume the portal writes to, PostgreSQL's included."""
     retention: Retention = section(Retention)
-    """What may be removed, and when: by default nothing ever is. A study goes from a place only after all of it was proved downstream once
-    more, oldest first, and from storage only once ORTHANC1 no longer has it: docs/retention.md. See before: ddwd retention --dry-run"""
     ledger: LedgerConfig = section(LedgerConfig)
-    """The record of what is done, in /var/lib/ddwd/state/ledger."""
     audit: AuditConfig = section(AuditConfig)
-    """The audit trail: journalctl -t ddwd-audit"""
     metrics: MetricsConfig = section(MetricsConfig)
-    """Figures for Prometheus, written every few seconds by ddwd-monitor."""
     alerts: AlertsConfig = section(AlertsConfig)
-    """What people are told when something is wrong, by mail and webhook."""
     mail: Mail = section(Mail)
-    """The mail server that alerts go through. Try it: ddwd alert"""
     inbox: InboxConfig = section(InboxConfig)
-    """The drop folder: a file, folder, zip or DICOMDIR that is put there is sent to ORTHANC1, and then moved to its sub-folder sent. What
-    is not DICOM is moved to rejected, what cannot go yet is told of in waiting."""
     commitment: CommitmentConfig = section(CommitmentConfig)
-    """Storage commitment: a modality asks ORTHANC1 (N-ACTION) whether its images are kept, and hears it in a report (N-EVENT-REPORT)."""
     self_test: SelfTestConfig = section(SelfTestConfig)
-    """A made-up study of the portal's own, through all hops and removed again: the last result is on the dashboard."""
-    data_dir: Path = setting(Path("/var/lib/ddwd"), parsers.folder, brief="leave it: the units name it too")
-    """The systemd units name the next three as well: leave them as they are.
-    Studies' indexes, state and quarantine."""
-    run_dir: Path = setting(
-        Path("/run/ddwd"), parsers.folder, joined=True, brief="leave it: the units name it too"
-    )
-    """Rendered configuration, heartbeats, doorbells."""
-    credentials_file: Path = setting(
-        Path("/etc/ddwd/credentials.json"),
-        parsers.folder,
-        joined=True,
-        brief="leave it: logins of the two Orthancs",
-    )
-    """Passwords of the two Orthancs, generated at install: ddwd credentials"""
+    data_dir: Path = setting(Path("/var/lib/ddwd"), parsers.folder)
+    """Leave it and the next two as they are: the systemd units name them too. Studies' indexes, state and quarantine."""
+    run_dir: Path = setting(Path("/run/ddwd"), parsers.folder, joined=True)
+    """Leave it: rendered configuration, heartbeats, doorbells."""
+    credentials_file: Path = setting(Path("/etc/ddwd/credentials.json"), parsers.folder, joined=True)
+    """Leave it: passwords of the two Orthancs, generated at install (ddwd credentials)."""
 
     def node(self, name: NodeName) -> OrthancNode:
         """Return the Orthanc of that name."""
         return self.gateway if name == "gateway" else self.storage
 
     def has(self, role: Role) -> bool:
-        """Tell whether that part runs on this machine."""
+        """Return whether that part runs on this machine."""
         return role in self.roles
 
     @property
@@ -357,14 +363,16 @@ class Loaded:
 
 DECLARED = tuple(declared(Config))
 """Every section and key, in the order of etc/ddwd.yaml."""
-SETTINGS: Mapping[str, Setting] = {one.key: one.setting for one in DECLARED if one.setting is not None}
+SETTINGS: Mapping[str, Setting] = {
+    field.key: field.setting for field in DECLARED if field.setting is not None
+}
 """Every key that ddwd.yaml may hold, in the order of etc/ddwd.yaml."""
-SECTIONS = frozenset(one.key for one in DECLARED if one.setting is None)
-VARIABLES = {name: key for key, one in SETTINGS.items() for name in one.variables}
-SECRET_KEYS = frozenset(key for key, one in SETTINGS.items() if one.secret)
-PORT_KEYS = tuple(key for key, one in SETTINGS.items() if one.listens)
+SECTIONS = frozenset(field.key for field in DECLARED if field.setting is None)
+VARIABLES = {name: key for key, item in SETTINGS.items() for name in item.variables}
+SECRET_KEYS = frozenset(key for key, item in SETTINGS.items() if item.secret)
+PORT_KEYS = tuple(key for key, item in SETTINGS.items() if item.listens)
 """Ports that this machine listens on; which of them it does depends on the settings (checks.ports)."""
-AET_KEYS = tuple(key for key, one in SETTINGS.items() if one.parse is parsers.aet)
+AET_KEYS = tuple(key for key, item in SETTINGS.items() if item.parse is parsers.aet)
 
 
 def flatten(config: Config) -> dict[str, object]:

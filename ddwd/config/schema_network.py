@@ -1,4 +1,4 @@
-"""Part of the schema: the nodes, and the sections that say who reaches whom, by which port, and what is encrypted. Import from schema.py."""
+"""Part of the schema: the nodes, and the sections about connections: hosts, ports, encryption. Import from schema.py."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class OrthancNode:
 
 @dataclass(frozen=True, slots=True)
 class Gateway(OrthancNode):
-    """ORTHANC1."""
+    """ORTHANC1, which the modalities send to by C-STORE."""
 
     name: NodeName = "gateway"
     aet: str = setting("ORTHANC1", parsers.aet)
     """AE title that a sender must call (1 to 16 characters)."""
     host: str = setting(HERE, parsers.host)
-    """The machine it runs on, where `roles` has it elsewhere; 127.0.0.1 is this one. Its ports below then lead there, from this machine only."""
+    """The machine it runs on; 127.0.0.1 is this one. If it is another, the ports below lead there, from this machine only."""
     dicom_port: int = setting(4242, PORT, "DICOM_PORT1", listens=True)
     """Port for DICOM; the standard one, 104, works too."""
     http_port: int = setting(8042, PORT, "HTTP_PORT1", listens=True)
@@ -48,13 +48,13 @@ class Gateway(OrthancNode):
 
 @dataclass(frozen=True, slots=True)
 class Storage(OrthancNode):
-    """ORTHANC2."""
+    """ORTHANC2, which receives by DICOMweb and is retrieved from by C-MOVE."""
 
     name: NodeName = "storage"
     aet: str = setting("ORTHANC2", parsers.aet)
     """AE title that a sender must call."""
     host: str = setting(HERE, parsers.host)
-    """The machine it runs on, where `roles` has it elsewhere."""
+    """The machine it runs on; 127.0.0.1 is this one."""
     dicom_port: int = setting(4243, PORT, "DICOM_PORT2", listens=True)
     """Port for DICOM."""
     http_port: int = setting(8043, PORT, "HTTP_PORT2", listens=True)
@@ -63,87 +63,72 @@ class Storage(OrthancNode):
 
 @dataclass(frozen=True, slots=True)
 class Scp:
-    """The receiver: where it listens."""
+    """The portal's own C-STORE receiver, the destination of the C-MOVE."""
 
-    aet: str = setting("PYTHON_SCP", parsers.aet, brief="AE title of the portal's own receiver")
-    """AE title under which ORTHANC2 knows it."""
-    host: str = setting(HERE, parsers.host, brief="address the receiver listens on")
-    """Address it listens on; the loopback, since only ORTHANC2 speaks to it."""
+    aet: str = setting("PYTHON_SCP", parsers.aet)
+    """AE title of the portal's own receiver, under which ORTHANC2 knows it."""
+    host: str = setting(HERE, parsers.host)
+    """Address the receiver listens on; the loopback, since only ORTHANC2 connects to it."""
     port: int = setting(11112, PORT, listens=True)
     """Port for DICOM."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkConfig:
-    """The TLS link between the machines of one portal; with ddwd-firewall only `networks` reach it, () is every network."""
+    """How the machines of one portal reach each other: always by TLS with certificates on both sides (ddwd-tls@link.service; needs the
+    package stunnel4). `ddwd link FOLDER` makes the certificates, and FOLDER for the other machine. Not used where all roles are here."""
 
-    port: int = setting(
-        8450,
-        PORT,
-        listens=True,
-        brief="port by which the machines of one portal reach each other, always by TLS",
-    )
-    """The one port, on each machine the same."""
+    port: int = setting(8450, PORT, listens=True)
+    """Port by which the machines of one portal reach each other, the same on each machine."""
     networks: tuple[Network, ...] = setting((), parsers.network)
     """With network.firewall: the machines that may reach it, as [10.0.0.2]; [] is every one."""
     folder: Path = setting(Path("/etc/ddwd/link"), parsers.folder)
-    """Where its authority, certificate and key lie."""
-
-
-_SLOW = "networks of senders that are slow with small images: see [Small images arrive slowly](troubleshoot.md#small-images-arrive-slowly)"
+    """Folder of its authority, certificate and key."""
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """Networks whose senders are acknowledged at once, by routes of ddwd-quickack; whether ddwd-firewall closes ports."""
+    """The network between the senders and this machine."""
 
-    quickack: tuple[Network, ...] = setting(
-        (ipaddress.IPv4Network("127.0.0.0/8"),), parsers.network, brief=_SLOW
-    )
-    """Networks whose senders are acknowledged at once (ddwd-quickack.service): one that leaves Nagle's algorithm on, as plain dcmsend and
-    old modalities do, waits 40 ms for each small message otherwise. [127.0.0.0/8, 10.1.0.0/16, 2001:db8::/32] and the like, also
-    single addresses; 0.0.0.0/0 is every IPv4 sender; [] is none. Routes are added beside those there are, and go with the portal."""
+    quickack: tuple[Network, ...] = setting((ipaddress.IPv4Network("127.0.0.0/8"),), parsers.network)
+    """Networks of senders that are slow with small images (see docs/troubleshoot.md#small-images-arrive-slowly). They are acknowledged at
+    once (ddwd-quickack.service): a sender that leaves Nagle's algorithm on, as plain dcmsend and old modalities do, otherwise waits 40 ms
+    for each small message. Networks and single addresses, as [127.0.0.0/8, 10.1.0.0/16, 2001:db8::/32]; 0.0.0.0/0 is every IPv4 sender;
+    [] is none. Routes are added to the existing ones, and removed when the portal stops."""
     firewall: bool = setting(False, parsers.switch)
     """true: a table of nftables (ddwd-firewall.service) lets only the networks in `senders` reach gateway.dicom_port, each machine by 16
-    connections at most, and nobody but this machine any other port of the portal. No other rule is touched."""
+    connections at most, and only this machine any other port of the portal. No other rule of nftables is changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsConfig:
-    """The hops that are encrypted, each with certificates on both sides (PS3.15 annex B, BCP 195), and where these are.
+    """Encryption (TLS 1.2 or later), each hop by itself, always with certificates on both sides. First: ddwd tls init
+    It makes what is missing in `folder`: two authorities (ca.pem for the portal's own parts, senders-ca.pem for the modalities) and
+    NAME.pem with NAME.key for gateway, storage, scp, extractor and operator (ddwd's own commands). Files of your own with these names
+    are used as they are. ddwd tls issue NAME makes one for a modality; ddwd tls show lists when each of them expires."""
 
-    `gateway` is off, both (a port for TLS beside the plain one) or only. A path that is None is the file of that name in `folder`.
-    """
-
-    gateway: str = setting(
-        "off",
-        parsers.choice("off", "both", "only"),
-        brief="DICOM from the modalities by TLS: `off`, `both` (a second port) or `only`: see [encryption](encryption.md)",
-    )
-    """DICOM from the modalities. off: plain; both: plain on gateway.dicom_port and TLS on gateway_port, for the time of
-    migration (needs the package stunnel4); only: TLS alone, on gateway.dicom_port."""
+    gateway: str = setting("off", parsers.choice("off", "both", "only"))
+    """DICOM from the modalities by TLS: `off`, `both` (a second port) or `only` (see docs/encryption.md). With both: plain on
+    gateway.dicom_port and TLS on gateway_port, during a migration (needs the package stunnel4). With only: TLS on gateway.dicom_port."""
     gateway_port: int = setting(2762, PORT, listens=True)
     """Port for DICOM by TLS beside the plain one; 2762 is the registered one."""
-    dicomweb: bool = setting(False, parsers.switch, brief="`true`: STOW-RS by HTTPS")
+    dicomweb: bool = setting(False, parsers.switch)
     """true: STOW-RS from ORTHANC1 to ORTHANC2 by HTTPS (needs the package stunnel4: Debian's Orthanc cannot serve HTTPS by itself)."""
     dicomweb_port: int = setting(8444, PORT, listens=True)
     """Port for it, open to this machine only."""
-    storage: bool = setting(False, parsers.switch, brief="`true`: C-MOVE to ORTHANC2 by TLS")
-    """true: the C-MOVE association of the extractor with ORTHANC2."""
-    scp: bool = setting(False, parsers.switch, brief="`true`: C-STORE to the receiver by TLS")
-    """true: C-STORE from ORTHANC2 to the receiver."""
+    storage: bool = setting(False, parsers.switch)
+    """true: C-MOVE of the extractor to ORTHANC2 by TLS."""
+    scp: bool = setting(False, parsers.switch)
+    """true: C-STORE from ORTHANC2 to the receiver by TLS."""
     folder: Path = setting(Path("/etc/ddwd/tls"), parsers.folder)
-    """Where the certificates and keys lie."""
-    gateway_certificate: Path | None = setting(
-        None,
-        parsers.folder,
-        brief="certificate that the modalities see, if it is not `gateway.pem` in that folder",
-    )
-    """What the modalities see, where it is another than gateway.pem in that folder: a certificate, those between it and its
-    authority after it, in PEM form; and its key, without a pass phrase, readable for root alone."""
-    gateway_key: Path | None = setting(None, parsers.folder, brief="its key")
+    """Folder of the certificates and keys."""
+    gateway_certificate: Path | None = setting(None, parsers.folder)
+    """Certificate that the modalities see, if it is not gateway.pem in that folder. In PEM form: the certificate, then those between it
+    and its authority."""
+    gateway_key: Path | None = setting(None, parsers.folder)
+    """Its key, without a pass phrase, readable for root alone."""
     senders_ca: Path | None = setting(None, parsers.folder)
-    """The authorities whose modalities are let in, in PEM form, where it is another file than senders-ca.pem in that folder."""
+    """The authorities whose modalities are accepted, in PEM form, if they are not in senders-ca.pem in that folder."""
 
     @property
     def is_used(self) -> bool:
@@ -153,20 +138,17 @@ class TlsConfig:
 
 @dataclass(frozen=True, slots=True)
 class WebConfig:
-    """Whether other machines reach the Orthancs' web pages, by HTTPS and login; `networks` () is every network."""
+    """The web pages of both Orthancs, for other machines. On this machine they are at gateway.http_port and storage.http_port."""
 
-    open: bool = setting(
-        False,
-        parsers.switch,
-        brief="`true`: the web pages by HTTPS for other machines, with the logins of `ddwd credentials`",
-    )
-    """true: by HTTPS at the two ports below, with the logins of `ddwd credentials` (needs the package stunnel4, and first: ddwd tls init)."""
+    open: bool = setting(False, parsers.switch)
+    """true: the web pages by HTTPS for other machines, with the logins of `ddwd credentials`. Needs the package stunnel4, and first:
+    ddwd tls init. The certificates are gateway.pem and storage.pem of tls.folder."""
     networks: tuple[Network, ...] = setting((), parsers.network)
     """With network.firewall: the networks that may reach them, as [10.4.0.0/16]; [] is every one."""
-    gateway_port: int = setting(8442, PORT, listens=True, brief="port for HTTPS of ORTHANC1's pages")
-    """Ports for HTTPS."""
-    storage_port: int = setting(8443, PORT, listens=True, brief="port for HTTPS of ORTHANC2's pages")
-    """The certificates are gateway.pem and storage.pem of tls.folder."""
+    gateway_port: int = setting(8442, PORT, listens=True)
+    """Port for HTTPS of ORTHANC1's pages."""
+    storage_port: int = setting(8443, PORT, listens=True)
+    """Port for HTTPS of ORTHANC2's pages."""
 
     def port_for(self, node: NodeName) -> int:
         """Port for HTTPS of that Orthanc's pages."""

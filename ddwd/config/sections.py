@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import yaml
 
-from ddwd.config.parsers import (
-    PORT,
-    Parser,
-    Raw,
-    Source,
-    WrongValueError,
-    aet,
-    choice,
-    days_or_forever,
-    folder,
-    host,
-    reject,
-    secret,
-    switch,
-    url,
-)
+from ddwd.config import parsers
+from ddwd.config.parsers import Parser, Raw, Source, WrongValueError, reject
 from ddwd.config.routing import CALLING, PRIORITIES, TAGS, Destination, Route, TagCondition
 
+_Entry = TypeVar("_Entry", Route, Destination)
 Report = Callable[[yaml.Node, str, str, str], None]
 """Reports a mistake: the node, the key, the reason, what to write instead."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _FIELDS = (
     *("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "AccessionNumber", "StudyDate", "StudyID"),
     *("StudyDescription", "Modality", "StationName", "InstitutionName", "SeriesNumber", "SeriesDescription"),
@@ -42,7 +28,7 @@ _OF_AN_INSTANCE = frozenset(
 """Tags that differ between the images of one study: allowed only below the folder that has the StudyInstanceUID."""
 _TOUCHING = re.compile(r"\}\{|[0-9.]\{\w*UID\}|\{\w*UID\}[0-9.]")
 """Two values without a separator, which are ambiguous: 1 and 12.3, or 11 and 2.3."""
-_LITERAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_LITERAL = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
 
 def one_line(raw: Raw) -> NoReturn:
@@ -50,90 +36,70 @@ def one_line(raw: Raw) -> NoReturn:
     reject(f"{raw.text!r} is not a list of entries", "write them in ddwd.yaml")
 
 
-def _name(raw: Raw) -> str:
-    if _NAME.fullmatch(raw.text) is None:
-        reject(f"{raw.text!r} is not a name", "write letters, digits, _ and -, 32 at most")
-    return raw.text
+_name = parsers.text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", "a name", "letters, digits, _ and -, 32 at most")
+_marker = parsers.text(
+    _LITERAL + r"(?<!\.dcm)", "a name for a marker", "letters, digits, _, - and dots, as study.done"
+)
 
 
 def _layout(raw: Raw) -> str:
     """Parse a path below OUTPUT_DIR in which no two images can have one name."""
     parts = raw.text.split("/")
-    used = re.findall(r"\{([^{}]*)\}", raw.text)
-    if unknown := [one for one in used if one not in _FIELDS]:
-        reject(f"{{{unknown[0]}}} is not for a layout", f"known are {', '.join(_FIELDS)}")
-    if not all(map(_is_part, parts)):
-        reject(
-            f"{raw.text!r} is not a layout",
-            "write folders of {Tag} and plain letters, parted by /, as research/{PatientID}/...",
-        )
+    if unknown := [tag for tag in re.findall(r"\{([^{}]*)\}", raw.text) if tag not in _FIELDS]:
+        reject(f"{{{unknown[0]}}} is not for a layout", f"write one of {', '.join(_FIELDS)}")
+    if not all(re.fullmatch(_LITERAL, re.sub(r"\{\w+\}", "X", part)) for part in parts):
+        instead = "write folders of {Tag} and plain letters, parted by /, as research/{PatientID}/..."
+        reject(f"{raw.text!r} is not a layout", instead)
     study = next((at for at, part in enumerate(parts) if "{StudyInstanceUID}" in part), None)
     if study is None or study == len(parts) - 1 or "{SOPInstanceUID}" not in parts[-1]:
-        reject(
-            "two images could have one name",
-            "let one folder have {StudyInstanceUID} in it, and the last part {SOPInstanceUID}",
-        )
-    if "{PatientID}" not in "/".join(parts[: study + 1]):
-        reject(
-            "two patients could share a folder",
-            "let a folder at or above that of {StudyInstanceUID} have {PatientID} in it",
-        )
+        instead = "write {StudyInstanceUID} in one folder, and {SOPInstanceUID} in the last part"
+        reject("two images could have one name", instead)
+    folders = "/".join(parts[: study + 1])
+    if "{PatientID}" not in folders:
+        instead = "write {PatientID} in a folder at or above that of {StudyInstanceUID}"
+        reject("two patients could share a folder", instead)
     if _TOUCHING.search(raw.text):
-        reject(
-            "two values would run into each other",
-            "part them by a letter, _ or -, as {StudyDate}_{StudyInstanceUID}",
-        )
-    if early := [
-        one for one in re.findall(r"\{(\w+)\}", "/".join(parts[: study + 1])) if one in _OF_AN_INSTANCE
-    ]:
-        reject(
-            f"{{{early[0]}}} differs within a study",
-            "let it stand after the folder that has {StudyInstanceUID}",
-        )
+        instead = "separate them by a letter, _ or -, as {StudyDate}_{StudyInstanceUID}"
+        reject("two values would run into each other", instead)
+    if early := [tag for tag in re.findall(r"\{(\w+)\}", folders) if tag in _OF_AN_INSTANCE]:
+        instead = "write it after the folder that has {StudyInstanceUID}"
+        reject(f"{{{early[0]}}} differs within a study", instead)
     return raw.text
-
-
-def _marker(raw: Raw) -> str:
-    """Parse a plain file name that no image has."""
-    if _LITERAL.fullmatch(raw.text) is None or raw.text.endswith(".dcm"):
-        reject(
-            f"{raw.text!r} is not a name for a marker", "write letters, digits, _, - and dots, as study.done"
-        )
-    return raw.text
-
-
-def _is_part(part: str) -> bool:
-    return _LITERAL.fullmatch(re.sub(r"\{\w+\}", "X", part)) is not None
 
 
 _ROUTE: Mapping[str, Parser] = {
     "name": _name,
-    "forward": switch,
-    "extract": switch,
+    "forward": parsers.switch,
+    "extract": parsers.switch,
     "layout": _layout,
-    "priority": choice(*PRIORITIES),
-    "run": folder,
-    "webhook": url,
+    "priority": parsers.choice(*PRIORITIES),
+    "run": parsers.folder,
+    "webhook": parsers.url,
     "marker": _marker,
-    "keep_gateway": days_or_forever,
-    "keep_storage": days_or_forever,
-    "keep_output": days_or_forever,
+    "keep_gateway": parsers.days_or_forever,
+    "keep_storage": parsers.days_or_forever,
+    "keep_output": parsers.days_or_forever,
 }
 _DESTINATION: Mapping[str, Parser] = {
     "name": _name,
-    "url": url,
-    "user": secret,
-    "password": secret,
-    "ca": folder,
-    "aet": aet,
-    "host": host,
-    "port": PORT,
-    "tls": switch,
+    "url": parsers.url,
+    "user": parsers.secret,
+    "password": parsers.secret,
+    "ca": parsers.folder,
+    "aet": parsers.aet,
+    "host": parsers.host,
+    "port": parsers.PORT,
+    "tls": parsers.switch,
 }
-
-
 _OF_DIMSE, _OF_DICOMWEB = ("aet", "host", "port", "tls"), ("user", "password")
 """Keys that destinations of one kind have and those of the other do not."""
+
+
+class _Written(NamedTuple):
+    """An entry as written: its node, and its keys with their nodes."""
+
+    node: yaml.Node
+    keys: dict[str, yaml.Node]
 
 
 class _EntryReader:
@@ -144,21 +110,41 @@ class _EntryReader:
         self._file = file
         self._report = report
 
-    def of(self, node: yaml.Node) -> list[tuple[yaml.Node, dict[str, yaml.Node]]]:
-        """Return each entry's node, and its keys with their nodes, in the order of the list."""
-        if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null":
+    def read(
+        self,
+        node: yaml.Node,
+        kind: type[_Entry],
+        values: Mapping[str, Parser],
+        others: Mapping[str, Callable[[str, yaml.Node], object]],
+    ) -> list[tuple[_Written, _Entry]]:
+        """Return each entry as written and as a value; `values` parse the keys of one value, `others` all other keys."""
+        if is_null(node):
             return []
         if not isinstance(node, yaml.SequenceNode):
             self._report(node, self._key, "is not a list", "write entries that begin with `- name: NAME`")
             return []
-        return [(entry, self.mapping(entry)) for entry in node.value]
+        found = []
+        for entry in node.value:
+            written = _Written(entry, self.mapping(entry))
+            given: dict[str, Any] = {"name": ""}
+            for key, below in written.keys.items():
+                if key in others:
+                    given[key] = others[key](key, below)
+                elif key not in values:
+                    self._unknown(below, key, (*values, *others))
+                elif (value := self._value(key, below, values[key])) is not None:
+                    given[key] = value
+            if written.keys and "name" not in written.keys:
+                self._report(entry, self._key, "has an entry without a name", "write `- name: NAME` first")
+            found.append((written, kind(**given)))
+        self._same_names(found)
+        return found
 
     def mapping(self, node: yaml.Node) -> dict[str, yaml.Node]:
         """Return the keys of one entry with their nodes; report mistakes in it."""
         if not isinstance(node, yaml.MappingNode):
-            self._report(
-                node, self._key, "has an entry without keys", "write `- name: NAME`, and its other keys below"
-            )
+            instead = "write `- name: NAME`, and its other keys below"
+            self._report(node, self._key, "has an entry without keys", instead)
             return {}
         found: dict[str, yaml.Node] = {}
         for key, value in node.value:
@@ -167,150 +153,106 @@ class _EntryReader:
             found[str(key.value)] = value
         return found
 
-    def unknown(self, node: yaml.Node, key: str, known: tuple[str, ...]) -> None:
-        """Report a key that is not known."""
-        near = difflib.get_close_matches(key, known, n=1)
-        instead = f"write {near[0]}" if near else f"known here: {', '.join(known)}"
+    def texts(self, key: str, node: yaml.Node) -> tuple[str, ...]:
+        """Return one text or a list of texts, as a tuple."""
+        entries = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        if all(isinstance(entry, yaml.ScalarNode) for entry in entries):
+            return tuple(str(entry.value) for entry in entries)
+        instead = "write one text, or a list as [A, B]"
+        self._report(node, f"{self._key}.{key}", "has more than texts in it", instead)
+        return ()
+
+    def conditions(self, _key: str, node: yaml.Node) -> tuple[TagCondition, ...]:
+        """Return the conditions of a route."""
+        found = []
+        for tag, inner in self.mapping(node).items():
+            if tag not in (CALLING, *TAGS):
+                near = difflib.get_close_matches(tag, (CALLING, *TAGS), n=1)
+                instead = f"write {near[0] if near else 'CallingAET, Modality, StationName ...'}"
+                self._report(inner, f"{self._key}.when.{tag}", "is not a main DICOM tag", instead)
+            found.append(TagCondition(tag, self.texts(f"when.{tag}", inner)))
+        return tuple(found)
+
+    def _unknown(self, node: yaml.Node, key: str, keys: tuple[str, ...]) -> None:
+        near = difflib.get_close_matches(key, keys, n=1)
+        instead = f"write {near[0]}" if near else f"known here: {', '.join(keys)}"
         self._report(node, f"{self._key}.{key}", "is not a known key", instead)
 
-    def value(self, key: str, node: yaml.Node, parse: Parser) -> Any:
+    def _value(self, key: str, node: yaml.Node, parse: Parser) -> object:
         """Return one value; None if it is empty or refused."""
         if not isinstance(node, yaml.ScalarNode):
             self._report(node, f"{self._key}.{key}", "has a list or a section for a value", "write one value")
-        elif node.tag != "tag:yaml.org,2002:null":
+        elif not is_null(node):
             try:
-                return parse(
-                    Raw(node.value, node.style is None, Source(self._file, node.start_mark.line + 1))
-                )
+                return parse(Raw(node.value, node.style is None, Source(self._file, line_of(node))))
             except WrongValueError as error:
                 self._report(node, f"{self._key}.{key}", error.what, error.instead)
         return None
 
-    def texts(self, key: str, node: yaml.Node) -> tuple[str, ...]:
-        """Return one text or a list of texts, as a tuple."""
-        entries = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        if not all(isinstance(one, yaml.ScalarNode) for one in entries):
-            self._report(
-                node, f"{self._key}.{key}", "has more than texts in it", "write one text, or a list as [A, B]"
-            )
-            return ()
-        return tuple(str(one.value) for one in entries)
-
-    def names_differ(self, entries: list[tuple[yaml.Node, Any]]) -> None:
+    def _same_names(self, entries: Iterable[tuple[_Written, Route | Destination]]) -> None:
         """Report two entries of one name."""
         seen = set()
-        for node, one in entries:
-            if one.name in seen:
-                self._report(
-                    node, f"{self._key}.name", f"{one.name!r} is used twice", "give each a name of its own"
-                )
-            seen.add(one.name)
+        for written, value in entries:
+            if value.name in seen:
+                what = f"{value.name!r} is used twice"
+                self._report(written.node, f"{self._key}.name", what, "give each a name of its own")
+            seen.add(value.name)
+
+
+def is_null(node: yaml.Node) -> bool:
+    """Return whether a key has no value."""
+    return bool(node.tag == "tag:yaml.org,2002:null")
+
+
+def line_of(node: yaml.Node) -> int:
+    """Return the line that a node begins on."""
+    return int(node.start_mark.line) + 1
 
 
 def routes(node: yaml.Node, file: str, report: Report) -> tuple[Route, ...]:
-    """Return the rules of `routes`, in their order."""
+    """Return the entries of `routes`, in their order."""
     reader = _EntryReader("routes", file, report)
-    found = [(entry, _route(reader, entry, keys, report)) for entry, keys in reader.of(node)]
-    reader.names_differ(found)
-    return tuple(one for _, one in found)
-
-
-def _route(reader: _EntryReader, entry: yaml.Node, keys: dict[str, yaml.Node], report: Report) -> Route:
-    given: dict[str, Any] = {}
-    for key, node in keys.items():
-        if key == "when":
-            given[key] = _conditions(reader, node, report)
-        elif key == "also":
-            given[key] = reader.texts(key, node)
-        elif key in _ROUTE:
-            given[key] = reader.value(key, node, _ROUTE[key])
-        else:
-            reader.unknown(node, key, (*_ROUTE, "when", "also"))
-    if keys and "name" not in keys:
-        report(entry, "routes", "has an entry without a name", "write `- name: NAME` first")
-    route = Route(**{"name": "", **{key: value for key, value in given.items() if value is not None}})
-    if route.extract and not route.forward:
-        report(
-            entry,
-            "routes.extract",
-            "what is not forwarded cannot be extracted",
-            "write extract: false too, or forward: true",
-        )
-    if route.run and route.webhook:
-        report(
-            entry,
-            "routes.webhook",
-            "a rule has one hook",
-            "leave out run or webhook, or let run call the other",
-        )
-    if (route.has_hook or route.marker) and not route.extract:
-        report(
-            entry,
-            "routes.run",
-            "a study that is not extracted is never finished",
-            "leave out run, webhook and marker, or write extract: true",
-        )
-    return route
-
-
-def _conditions(reader: _EntryReader, node: yaml.Node, report: Report) -> tuple[TagCondition, ...]:
-    found = []
-    for tag, inner in reader.mapping(node).items():
-        if tag != CALLING and tag not in TAGS:
-            near = difflib.get_close_matches(tag, (CALLING, *TAGS), n=1)
-            report(
-                inner,
-                f"routes.when.{tag}",
-                "is not a main DICOM tag",
-                f"write {near[0] if near else 'CallingAET, Modality, StationName ...'}",
+    found = reader.read(node, Route, _ROUTE, {"when": reader.conditions, "also": reader.texts})
+    for written, route in found:
+        if route.extract and not route.forward:
+            what, instead = (
+                "what is not forwarded cannot be extracted",
+                "extract: false too, or forward: true",
             )
-        found.append(TagCondition(tag, reader.texts(f"when.{tag}", inner)))
-    return tuple(found)
+            report(written.node, "routes.extract", what, f"write {instead}")
+        if route.run and route.webhook:
+            instead = "leave out run or webhook, or let run call the other"
+            report(written.node, "routes.webhook", "a route has one hook", instead)
+        if (route.has_hook or route.marker) and not route.extract:
+            what = "a study that is not extracted is never finished"
+            instead = "leave out run, webhook and marker, or write extract: true"
+            report(written.node, "routes.run", what, instead)
+    return tuple(route for _, route in found)
 
 
 def destinations(node: yaml.Node, file: str, report: Report) -> tuple[Destination, ...]:
     """Return the entries of `destinations`."""
-    reader = _EntryReader("destinations", file, report)
-    found = [(entry, _destination(reader, entry, keys, report)) for entry, keys in reader.of(node)]
-    reader.names_differ(found)
-    return tuple(one for _, one in found)
-
-
-def _destination(
-    reader: _EntryReader, entry: yaml.Node, keys: dict[str, yaml.Node], report: Report
-) -> Destination:
-    given: dict[str, Any] = {}
-    for key, node in keys.items():
-        if key in _DESTINATION:
-            given[key] = reader.value(key, node, _DESTINATION[key])
+    found = _EntryReader("destinations", file, report).read(node, Destination, _DESTINATION, {})
+    for written, value in found:
+        if (value.url is None) == (value.aet is None or value.host is None):
+            instead = "write a url, or an aet with host and port"
+            report(written.node, "destinations", "is neither DICOMweb nor DIMSE", instead)
         else:
-            reader.unknown(node, key, tuple(_DESTINATION))
-    if keys and "name" not in keys:
-        report(entry, "destinations", "has an entry without a name", "write `- name: NAME` first")
-    one = Destination(**{"name": "", **{key: value for key, value in given.items() if value is not None}})
-    if (one.url is None) == (one.aet is None or one.host is None):
-        report(
-            entry,
-            "destinations",
-            "is neither DICOMweb nor DIMSE",
-            "write a url, or an aet with host and port",
-        )
-    else:
-        _keys_of_the_other_kind(one, keys, report)
-    return one
+            _keys_of_the_other_kind(value, written.keys, report)
+    return tuple(value for _, value in found)
 
 
-def _keys_of_the_other_kind(one: Destination, keys: dict[str, yaml.Node], report: Report) -> None:
+def _keys_of_the_other_kind(value: Destination, keys: dict[str, yaml.Node], report: Report) -> None:
     """Report keys that do not apply to this destination, and a login that a URL would show."""
-    kind, foreign = ("DIMSE", _OF_DICOMWEB) if one.url is None else ("DICOMweb", _OF_DIMSE)
+    kind, foreign = ("DIMSE", _OF_DICOMWEB) if value.url is None else ("DICOMweb", _OF_DIMSE)
     for key in foreign:
         if key in keys:
             report(keys[key], f"destinations.{key}", f"is not for {kind}", "leave it out")
-    if one.url is not None and ("@" in one.url or "?" in one.url):
+    if value.url is not None and ("@" in value.url or "?" in value.url):
         what, instead = "has a login or a query in it", "write user and password as keys of their own"
         report(keys["url"], "destinations.url", what, instead)
-    if one.password is not None and one.user is None:
+    if value.password is not None and value.user is None:
         report(keys["password"], "destinations.password", "has no user", "write user too")
-    if one.ca is not None and not (one.tls or (one.url or "").startswith("https:")):
+    if value.ca is not None and not (value.tls or (value.url or "").startswith("https:")):
         what, instead = "is for what is encrypted", "write https:// in url, or tls: true"
         report(keys["ca"], "destinations.ca", what, instead)

@@ -26,7 +26,6 @@ CREDENTIAL = "tls.key"
 """Name of a service's key among its credentials."""
 
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
-_HINT = "ddwd tls init makes what is missing"
 
 
 class Files(NamedTuple):
@@ -39,11 +38,10 @@ class Files(NamedTuple):
 def files(config: Config, name: Name) -> Files:
     """Return the operator's files of that certificate and its key."""
     tls, folder = config.tls, config.tls.folder
+    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
     if name == "gateway":
-        return Files(
-            tls.gateway_certificate or folder / "gateway.pem", tls.gateway_key or folder / "gateway.key"
-        )
-    return Files(folder / f"{name}.pem", folder / f"{name}.key")
+        return Files(tls.gateway_certificate or certificate, tls.gateway_key or key)
+    return Files(certificate, key)
 
 
 def authority(config: Config) -> Path:
@@ -59,14 +57,14 @@ def senders_authority(config: Config) -> Path:
 def in_use(config: Config) -> tuple[Name, ...]:
     """Return the parts that need a certificate with these settings."""
     tls = config.tls
-    wanted: dict[Name, bool] = {
+    used: dict[Name, bool] = {
         "gateway": tls.gateway != "off" or tls.dicomweb or config.web.open or sends_elsewhere(config),
         "storage": tls.dicomweb or tls.storage or tls.scp or config.web.open,
         "scp": tls.scp,
         "extractor": tls.storage or tls.scp,
         "operator": tls.gateway != "off" or tls.storage or tls.scp,
     }
-    return tuple(name for name in NAMES if wanted[name])
+    return tuple(name for name in NAMES if used[name])
 
 
 def of_link(config: Config) -> list[Path]:
@@ -75,16 +73,17 @@ def of_link(config: Config) -> list[Path]:
 
 
 def sends_elsewhere(config: Config) -> bool:
-    """Tell whether the gateway sends to a destination by DIMSE and TLS."""
-    return any(one.tls for one in config.destinations)
+    """Return whether the gateway sends to a destination by DIMSE and TLS."""
+    return any(destination.tls for destination in config.destinations)
 
 
 def certificates_in_use(config: Config) -> list[Path]:
     """Return every file of certificates that these settings need."""
-    own = config.tls.is_used or any(one.tls and one.ca is None for one in config.destinations)
+    destinations = config.destinations
+    own = config.tls.is_used or any(each.tls and each.ca is None for each in destinations)
     found = [authority(config)] if own else []
     found += [senders_authority(config)] if config.tls.gateway != "off" else []
-    found += [one.ca for one in config.destinations if one.ca is not None]
+    found += [each.ca for each in destinations if each.ca is not None]
     return found + [files(config, name).certificate for name in in_use(config)]
 
 
@@ -132,7 +131,7 @@ def _with_files(
 ) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CIPHERS)
-    certificate, key = files(config, name)[0], own_key(config, name)
+    certificate, key = files(config, name).certificate, own_key(config, name)
     try:
         context.load_cert_chain(certificate, key)
     except OSError as error:  # ssl.SSLError is an OSError
@@ -146,7 +145,7 @@ def _with_files(
 
 
 def own_key(config: Config, name: Name) -> Path:
-    """Return the key as this process can read it: its unit's credential, or the operator's file."""
+    """Return the key file that this process can read: its unit's credential, or the operator's file."""
     credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")) / CREDENTIAL
     return credential if credential.exists() else files(config, name).key
 
@@ -156,9 +155,9 @@ def _unusable(certificate: Path, key: Path, error: OSError) -> ConfigError:
     if isinstance(error, PermissionError):
         what, instead = "cannot be read by this user", "run it with sudo, or as a member of group ddwd"
     elif isinstance(error, FileNotFoundError):
-        what, instead = "does not exist", _HINT
+        what, instead = "does not exist", "ddwd tls init makes what is missing"
     else:
         reason = getattr(error, "reason", None) or error.strerror or "unreadable"
-        what, instead = f"cannot be used ({reason})", "put a sound PEM file there, then: ddwd tls show"
-    path = next((one for one in (certificate, key) if not os.access(one, os.R_OK)), certificate)
+        what, instead = f"cannot be used ({reason})", "put a valid PEM file there, then: ddwd tls show"
+    path = next((file for file in (certificate, key) if not os.access(file, os.R_OK)), certificate)
     return ConfigError([Problem(str(path), None, "tls", what, instead)])

@@ -9,6 +9,7 @@ import yaml
 
 from ddwd.config.parsers import Many, Raw, Source
 from ddwd.config.schema import SECTIONS, SETTINGS, VARIABLES
+from ddwd.config.sections import is_null, line_of
 from ddwd.core.errors import Problem
 
 if TYPE_CHECKING:
@@ -35,22 +36,13 @@ class YamlFile:
 
     def read(self, root: yaml.Node | None) -> dict[str, Written]:
         """Return key -> value as written (None: empty); problems are added to the list."""
-        if root is None:
-            return {}
         found: dict[str, Written] = {}
-        for key, node in self._entries(root, "", "the file"):
-            if key in SECTIONS:
-                found.update(self._section(key, node))
-            else:
+        for key, node in self._entries(root, "", "the file") if root else ():
+            if key not in SECTIONS:
                 self._value(key, node, found)
-        return found
-
-    def _section(self, section: str, node: yaml.Node) -> dict[str, Written]:
-        found: dict[str, Written] = {}
-        if self._is_null(node):
-            return found
-        for key, value in self._entries(node, f"{section}.", section):
-            self._value(key, value, found)
+            elif not is_null(node):
+                for inner, value in self._entries(node, f"{key}.", key):
+                    self._value(inner, value, found)
         return found
 
     def _entries(self, node: yaml.Node, prefix: str, what: str) -> list[tuple[str, yaml.Node]]:
@@ -70,45 +62,36 @@ class YamlFile:
 
     def _value(self, key: str, node: yaml.Node, found: dict[str, Written]) -> None:
         if read := SETTINGS[key].table:
-            entries = read(node, self._name, self._report)
-            found[key] = Sections(entries, Source(self._name, line_of(node)))
+            found[key] = Sections(read(node, self._name, self._report), self._source(node))
         elif SETTINGS[key].many:
-            self._many(key, node, found)
-        else:
-            self._scalar(key, node, found)
-
-    def _many(self, key: str, node: yaml.Node, found: dict[str, Written]) -> None:
-        """Read a list, or the same in one line with commas; an empty value is an empty list."""
-        source = Source(self._name, line_of(node))
-        if isinstance(node, yaml.SequenceNode):
-            texts = [(entry, getattr(entry, "value", None)) for entry in node.value]
-        elif isinstance(node, yaml.ScalarNode):
-            texts = [] if self._is_null(node) else [(node, text) for text in node.value.split(",")]
-        else:
-            texts = [(node, None)]
-        for entry, text in texts:
-            if not isinstance(text, str):
-                self._report(entry, key, "has a list or a section for an entry", "write a list, as [A, B]")
-        raws = (
-            Raw(text.strip(), True, Source(self._name, line_of(entry)))
-            for entry, text in texts
-            if isinstance(text, str)
-        )
-        found[key] = Many(tuple(raws), source)
-
-    def _scalar(self, key: str, node: yaml.Node, found: dict[str, Written]) -> None:
-        if not isinstance(node, yaml.ScalarNode):
+            found[key] = self._many(key, node)
+        elif not isinstance(node, yaml.ScalarNode):
             self._report(node, key, "has a list or a section for a value", "write one value")
-        elif not self._is_null(node):
-            found[key] = Raw(node.value, node.style is None, Source(self._name, line_of(node)))
+        elif not is_null(node):
+            found[key] = Raw(node.value, node.style is None, self._source(node))
         elif SETTINGS[key].optional:
             found[key] = None
         else:
             self._report(node, key, "has no value", "write one, or remove the line for the default")
 
-    @staticmethod
-    def _is_null(node: yaml.Node) -> bool:
-        return bool(node.tag == "tag:yaml.org,2002:null")
+    def _many(self, key: str, node: yaml.Node) -> Many:
+        """Read a list, or the same in one line with commas; an empty value is an empty list."""
+        if isinstance(node, yaml.SequenceNode):
+            texts = [(entry, getattr(entry, "value", None)) for entry in node.value]
+        elif isinstance(node, yaml.ScalarNode):
+            texts = [] if is_null(node) else [(node, text) for text in node.value.split(",")]
+        else:
+            texts = [(node, None)]
+        raws = []
+        for entry, text in texts:
+            if isinstance(text, str):
+                raws.append(Raw(text.strip(), True, self._source(entry)))
+            else:
+                self._report(entry, key, "has a list or a section for an entry", "write a list, as [A, B]")
+        return Many(tuple(raws), self._source(node))
+
+    def _source(self, node: yaml.Node) -> Source:
+        return Source(self._name, line_of(node))
 
     def _report(self, node: yaml.Node, key: str, what: str, instead: str) -> None:
         self._problems.append(Problem(self._name, line_of(node), key, what, instead))
@@ -121,14 +104,8 @@ def not_yaml(path: Path, error: Exception) -> Problem:
     instead = "write `key: value` lines, sections indented, as in the file of the package"
     if "alias" in str(getattr(error, "context", "")) + reason:
         instead = 'put text that begins with * in quotes, as "* from 10.3.0.0/16"'
-    return Problem(
-        str(path), None if mark is None else mark.line + 1, "syntax", f"not YAML: {reason}", instead
-    )
-
-
-def line_of(node: yaml.Node) -> int:
-    """Return the line that a node begins on."""
-    return int(node.start_mark.line) + 1
+    line = None if mark is None else mark.line + 1
+    return Problem(str(path), line, "syntax", f"not YAML: {reason}", instead)
 
 
 def _nearest_key(key: str, prefix: str) -> str:
@@ -136,11 +113,12 @@ def _nearest_key(key: str, prefix: str) -> str:
     last = key.removeprefix(prefix)
     if last.upper() in VARIABLES:
         return f"write {VARIABLES[last.upper()]}"
-    here = [known.removeprefix(prefix) for known in SETTINGS if known.startswith(prefix)]
-    here = sorted({known.partition(".")[0] for known in here})
+    here = sorted(
+        {name.removeprefix(prefix).partition(".")[0] for name in SETTINGS if name.startswith(prefix)}
+    )
     if near := difflib.get_close_matches(last.lower(), here, n=1):
         return f"write {prefix}{near[0]}"
-    elsewhere = {known.rpartition(".")[2]: known for known in reversed(list(SETTINGS))}
+    elsewhere = {name.rpartition(".")[2]: name for name in reversed(list(SETTINGS))}
     if near := difflib.get_close_matches(last.lower(), list(elsewhere), n=1):
         return f"write {elsewhere[near[0]]}"
     return f"known here: {', '.join(here)}"

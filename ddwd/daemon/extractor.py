@@ -112,8 +112,8 @@ class ExtractorDaemon:
             volumes=Volumes(
                 {
                     "retrieve": [paths.output, paths.state, paths.quarantine],
-                    "forward": [paths.storage_storage, *database] if config.has("storage") else [],
-                    "receive": [paths.gateway_storage, *database] if config.has("gateway") else [],
+                    "forward": [paths.storage_area("storage"), *database] if config.has("storage") else [],
+                    "receive": [paths.storage_area("gateway"), *database] if config.has("gateway") else [],
                 }
             ),
             threads=Threads(self._workers, self._sweeper, self._loop.wake),

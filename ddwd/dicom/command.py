@@ -1,7 +1,7 @@
-"""Pure: the command sets of a C-STORE, read and written without a library (PS3.7 sections 6.3.1, 9.3.1 and annex E). Used by store_scp.
+"""Read and write the command sets of a C-STORE without a library (PS3.7 sections 6.3.1, 9.3.1 and annex E). Pure.
 
 Command sets are implicit VR little endian, a few hundred bytes, one for each object and one for each answer. pydicom makes
-a Dataset of each and pynetdicom a primitive and a message: more time than the whole rest of a small C-STORE.
+a Dataset of each and pynetdicom a primitive and a message: more time than all other work of a small C-STORE.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _AROUND = 6
 
 @dataclass(frozen=True, slots=True)
 class StoreRequest:
-    """A C-STORE-RQ. UIDs are without padding, empty where absent; `is_whole` is whether all mandatory elements are there."""
+    """A C-STORE-RQ. UIDs are without padding, empty where absent; `is_whole`: all mandatory elements are present."""
 
     message_id: int
     sop_class: str
@@ -33,9 +33,9 @@ class StoreRequest:
 
 
 def read_store(command: bytes | bytearray) -> StoreRequest | None:
-    """Read a whole command set; None where it is of another service. The group length is not believed, and not needed.
+    """Read a whole command set; None if it is of another service. The group length is not used.
 
-    Raises ValueError where it is malformed, or could not be answered.
+    Raises ValueError if it is malformed, or could not be answered.
     """
     values = _elements(command)
     if _short(values, _COMMAND_FIELD) != _C_STORE_RQ or _RESPONDED_TO in values:
@@ -50,17 +50,16 @@ def read_store(command: bytes | bytearray) -> StoreRequest | None:
 
 
 def store_response(request: StoreRequest, status: int, context_id: int, longest: int) -> bytes:
-    """The C-STORE-RSP in as many P-DATA-TF as the peer's maximum length of one (0: any) asks for."""
-    command = b"".join(
-        (
-            _uid_element(_SOP_CLASS, request.sop_class),
-            _short_element(_COMMAND_FIELD, _C_STORE_RSP),
-            _short_element(_RESPONDED_TO, request.message_id),
-            _short_element(_DATA_SET_TYPE, _NO_DATA_SET),
-            _short_element(_STATUS, status),
-            _uid_element(_SOP_INSTANCE, request.sop_instance),
-        )
+    """Return the C-STORE-RSP, in P-DATA-TF PDUs of at most the peer's maximum length (0: any)."""
+    elements = (
+        (_SOP_CLASS, request.sop_class),
+        (_COMMAND_FIELD, _C_STORE_RSP),
+        (_RESPONDED_TO, request.message_id),
+        (_DATA_SET_TYPE, _NO_DATA_SET),
+        (_STATUS, status),
+        (_SOP_INSTANCE, request.sop_instance),
     )
+    command = b"".join(_element(number, value) for number, value in elements)
     command = _HEADER.pack(0, _GROUP_LENGTH, 4) + _UL.pack(len(command)) + command
     size = max(longest - _AROUND, 2) & ~1 if longest else len(command)
     return b"".join(
@@ -70,7 +69,7 @@ def store_response(request: StoreRequest, status: int, context_id: int, longest:
 
 
 def _elements(command: bytes | bytearray) -> dict[int, bytes]:
-    """The values by element number. All belong to group 0000."""
+    """Return the values by element number; all are of group 0000."""
     values: dict[int, bytes] = {}
     position, end = 0, len(command)
     while position < end:
@@ -79,14 +78,14 @@ def _elements(command: bytes | bytearray) -> dict[int, bytes]:
         group, element, length = _HEADER.unpack_from(command, position)
         position += _HEADER.size
         if group or length > end - position:
-            raise ValueError("a command set with an element that does not belong into it, or overruns it")
+            raise ValueError("a command set has an element of another group, or one that overruns it")
         values[element] = bytes(command[position : position + length])
         position += length
     return values
 
 
 def _short(values: dict[int, bytes], element: int) -> int | None:
-    """An unsigned short; None where absent or empty."""
+    """Return an unsigned short; None if absent or empty."""
     value = values.get(element, b"")
     if not value:
         return None
@@ -102,15 +101,13 @@ def _uid(values: dict[int, bytes], element: int) -> str:
     return uid
 
 
-def _uid_element(element: int, uid: str) -> bytes:
-    """A UID, padded to an even length (PS3.5 section 9.1); empty if there is none."""
-    value = uid.encode("latin-1")
-    value += b"\0" * (len(value) % 2)
-    return _HEADER.pack(0, element, len(value)) + value if value else b""
-
-
-def _short_element(element: int, value: int) -> bytes:
-    return _HEADER.pack(0, element, _US.size) + _US.pack(value)
+def _element(number: int, value: int | str) -> bytes:
+    """Encode a number, or a UID padded to an even length (PS3.5 section 9.1); an empty UID is omitted."""
+    if isinstance(value, int):
+        return _HEADER.pack(0, number, _US.size) + _US.pack(value)
+    uid = value.encode("latin-1")
+    uid += b"\0" * (len(uid) % 2)
+    return _HEADER.pack(0, number, len(uid)) + uid if uid else b""
 
 
 def _fragment(part: bytes, context_id: int, *, is_last: bool) -> bytes:

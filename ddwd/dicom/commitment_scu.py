@@ -1,7 +1,7 @@
-"""One N-EVENT-REPORT of storage commitment (PS3.4 section J.3.3), on an association of its own. Called by commitment/keeper.
+"""One N-EVENT-REPORT of storage commitment (PS3.4 section J.3.3), on an association of its own. Called by daemon/commitment.
 
-We are the SCP of the service and the requestor of the association: the role is asked for (PS3.7 section D.3.3.4). A modality
-that takes the report without having answered that gets one all the same.
+We are the SCP of the service and the requestor of the association: the role is negotiated (PS3.7 section D.3.3.4). A modality
+that accepts the context without an answer to that gets its report too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pynetdicom import build_role
 
 from ddwd.core.errors import PeerDownError, PeerRefusedError
 from ddwd.dicom import contexts
-from ddwd.dicom.upper_layer import Peer, associate
+from ddwd.dicom.upper_layer import Peer, associate, check_established
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ Pair = tuple[str, str]
 """SOP class and SOPInstanceUID."""
 
 SILENCE = 60.0
-"""Seconds that the modality may take over the report; the association may take another ten."""
+"""Seconds that the modality has to answer the report; the association may take another ten."""
 _INSTANCE = "1.2.840.10008.1.20.1.1"  # the one well-known SOP instance of the service
 _ALL_COMMITTED, _SOME_FAILED = 1, 2  # PS3.4 section J.3.3.1: event type ID
 
@@ -33,19 +33,16 @@ _ALL_COMMITTED, _SOME_FAILED = 1, 2  # PS3.4 section J.3.3.1: event type ID
 def report(
     peer: Peer, transaction: str, committed: Sequence[Pair], failed: Sequence[tuple[Pair, int]]
 ) -> None:
-    """Tell the modality what is committed, and what is not for which reason (PS3.3 section C.14.1.1).
+    """Report to the modality which instances are committed, and which are not for which reason (PS3.3 section C.14.1.1).
 
-    Raises PeerDownError where it does not answer, PeerRefusedError where it does not take the report.
+    Raises PeerDownError if it does not answer, PeerRefusedError if it does not accept the report.
     """
     role = build_role(contexts.COMMITMENT_MODEL, scp_role=True)
     association = associate(peer, contexts.for_report(), silence=SILENCE, roles=[role])
-    where = f"{peer.called} at {peer.host}:{peer.port}"
-    if association.is_rejected:
-        raise PeerRefusedError(f"{where} rejected the association of {peer.calling}: check both AE titles")
+    where = str(peer)
     if association.rejected_contexts and not association.accepted_contexts:
         raise PeerRefusedError(f"{where} takes no reports of storage commitment")
-    if not association.is_established:
-        raise PeerDownError(f"{where} does not answer")
+    check_established(association, peer)
     try:
         _send(association, where, _information(transaction, committed, failed))
     finally:
@@ -60,15 +57,14 @@ def _send(association: Association, where: str, information: Dataset) -> None:
     except (RuntimeError, ConnectionError) as error:
         raise PeerDownError(f"{where} broke off the association") from error
     if "Status" not in status:
-        raise PeerDownError(f"{where} took the report and did not answer it")
+        raise PeerDownError(f"{where} got the report and did not answer it")
     if status.Status:
-        raise PeerRefusedError(
-            f"{where} answered the report with 0x{int(status.Status):04X}", int(status.Status)
-        )
+        code = int(status.Status)
+        raise PeerRefusedError(f"{where} answered the report with 0x{code:04X}", code)
 
 
 def _information(transaction: str, committed: Sequence[Pair], failed: Sequence[tuple[Pair, int]]) -> Dataset:
-    """PS3.4 table J.3-2; a sequence that would be empty is left out. UIDs go back as they came."""
+    """Return the event information of PS3.4 table J.3-2, without empty sequences; UIDs are as in the request."""
     with disable_value_validation():
         found = Dataset()
         found.TransactionUID = transaction

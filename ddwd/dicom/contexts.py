@@ -1,8 +1,8 @@
 """Presentation contexts: what our SCP accepts and what our SCUs propose; the one place that sets up pynetdicom.
 
-Read by store_scp, move_scu and store_scu. As an acceptor every storage class is taken with whatever transfer syntax comes
-first in the peer's proposal, private and unknown ones included: nothing here ever decodes a data set, so nothing can be
-unsupported. Orthanc proposes the transfer syntax of the stored file in a context of its own, and so need not transcode.
+As an acceptor we accept every storage class with the first transfer syntax of the peer's proposal, private and unknown ones
+included: no data set is ever decoded, so none can be unsupported. Orthanc proposes the transfer syntax of the stored file in
+a context of its own, and so need not transcode.
 """
 
 from __future__ import annotations
@@ -10,10 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pydicom.uid import (
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-)
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import _config
 from pynetdicom.presentation import PresentationContext, build_context
 
@@ -26,14 +23,17 @@ VERIFICATION = "1.2.840.10008.1.1"
 LIMIT = 128
 """A requestor has the odd numbers from 1 to 255 as context IDs (PS3.8 section 9.3.2.2)."""
 
-_IMPLEMENTATION_UID = "2.25.113504923184405297174105518412630163521"
-_IMPLEMENTATION_NAME = "DDWD"
+IMPLEMENTATION = "2.25.113504923184405297174105518412630163521", "DDWD"
+"""Implementation class UID and version name of every file and association of ours.
+
+They carry no version on purpose: the same data set must give the same file, byte for byte, after an upgrade.
+"""
 
 
 def configure() -> None:
-    """Set pynetdicom's process-wide switches; harmless to call again.
+    """Set pynetdicom's process-wide switches; may be called again.
 
-    Storage classes are unrestricted for acceptors. Its own event log is off: it renders every PDU, and identifiers.
+    Storage classes are unrestricted for acceptors. Its own event log is off, because it has every PDU, and identifiers.
     """
     _config.UNRESTRICTED_STORAGE_SERVICE = True
     _config.LOG_HANDLER_LEVEL = "none"
@@ -42,36 +42,28 @@ def configure() -> None:
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 
 
-def implementation() -> tuple[str, str]:
-    """Implementation class UID and version name of every file and association of ours.
-
-    They carry no version on purpose: the same data set must give the same file, byte for byte, after an upgrade.
-    """
-    return _IMPLEMENTATION_UID, _IMPLEMENTATION_NAME
-
-
 def supported() -> list[PresentationContext]:
-    """What the SCP lists besides the unrestricted storage classes: Verification."""
+    """Return what the SCP accepts besides the unrestricted storage classes: Verification."""
     return [build_context(VERIFICATION, [ImplicitVRLittleEndian, ExplicitVRLittleEndian])]
 
 
 def for_echo() -> list[PresentationContext]:
-    """Proposal of a C-ECHO SCU."""
+    """Return the proposal of a C-ECHO SCU."""
     return [build_context(VERIFICATION)]
 
 
 def for_move() -> list[PresentationContext]:
-    """Proposal of a C-MOVE SCU: implicit VR only, where a list of UIDs is not bound to 64 KiB."""
+    """Return the proposal of a C-MOVE SCU: implicit VR only, in which a list of UIDs has no limit of 64 KiB."""
     return [build_context(MOVE_MODEL, ImplicitVRLittleEndian), *for_echo()]
 
 
 def for_report() -> list[PresentationContext]:
-    """Proposal of a storage commitment SCP that reports (PS3.4 section J.3.3); the role of SCP is negotiated beside it."""
+    """Return the proposal of a storage commitment SCP that reports (PS3.4 section J.3.3); the role of SCP is negotiated besides."""
     return [build_context(COMMITMENT_MODEL, [ImplicitVRLittleEndian, ExplicitVRLittleEndian])]
 
 
 def for_store(pairs: Iterable[tuple[str, str]]) -> Iterator[list[PresentationContext]]:
-    """Proposals for (SOP class, transfer syntax) pairs: one context each, at most 128 to an association."""
+    """Yield proposals for (SOP class, transfer syntax) pairs: one context each, at most 128 to an association."""
     ordered = sorted(set(pairs))
     for start in range(0, len(ordered), LIMIT):
         yield [build_context(sop_class, syntax) for sop_class, syntax in ordered[start : start + LIMIT]]

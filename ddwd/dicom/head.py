@@ -1,7 +1,7 @@
-"""Reads the identifiers at the head of an encoded data set, and not a byte more than it must. Called by store_scp and door.
+"""Read the identifiers at the head of an encoded data set, and as few bytes as possible. Called by the SCP and the admission filter.
 
 pydicom would decode sequences by recursion (a nesting of about 250 levels ends it) and make objects of every element; here
-elements are stepped over by their lengths, nested ones by counting delimiters (PS3.5 section 7.5), in bounded memory.
+elements are skipped by their lengths, nested ones by counting delimiters (PS3.5 section 7.5), in bounded memory.
 No library is imported: this runs inside Orthanc too, on Debian's bare Python.
 """
 
@@ -11,11 +11,11 @@ import os
 import struct
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Set
+    from collections.abc import Callable, Mapping, Set
 
     Read = Callable[[int, int], bytes]
     """(offset, length) -> bytes; fewer at the end of the data set."""
@@ -50,8 +50,6 @@ HEAD_BYTES = 16 * 1024
 """Bytes of a file that are read at once: with most objects the whole head."""
 _INFLATED = 16 * 1024 * 1024
 """Bytes of a deflated data set that are inflated to find the head: a deflate bomb ends here."""
-
-
 _EXPLICIT_META = bytes(128) + b"DICM" + struct.pack("<HH2sH20s", 2, 0x10, b"UI", 20, b"1.2.840.10008.1.2.1")
 """Beginning of a Part 10 file in Explicit VR Little Endian, with the one element that a reader needs."""
 
@@ -62,42 +60,38 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The identifiers of a data set as they stand in it, padding removed; empty where absent."""
+    """The identifiers of a data set, decoded as Latin-1: UIDs without padding, the PatientID with it; empty where absent."""
 
     sop_class: str = ""
     sop_uid: str = ""
     study_uid: str = ""
     series_uid: str = ""
+    patient_id: str = ""
+
+
+def _head(values: Mapping[int, str]) -> Head:
+    head = Head(
+        *(values.get(tag, "").strip(_PADDING) for tag in (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES))
+    )
+    return replace(head, patient_id=values.get(_PATIENT_ID, ""))
 
 
 def read_head(descriptor: int, start: int, transfer_syntax: str, first: bytes = b"") -> Head:
-    """Read the identifiers of the data set that begins at `start` of an open file; `first` are bytes of it already at hand.
+    """Read the UIDs of the data set that begins at `start` of an open file; `first` are bytes of it that were read already.
 
     Raises UnreadableError, OSError.
     """
-    endian = _endian(transfer_syntax)
+    order = _order(transfer_syntax)
     if transfer_syntax in DEFLATED:
-        values, _ = _scan_inflated(_inflate(os.pread(descriptor, _INFLATED, start)), endian, _WANTED)
+        values, _ = _scan_inflated(_inflate(os.pread(descriptor, _INFLATED, start)), order, _WANTED)
     else:
-        values, _ = _scan(_blocks(descriptor, start, first), endian, _WANTED)
-    tags = (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES)
-    return Head(*(values.get(tag, "").strip(_PADDING) for tag in tags))
+        values, _ = _scan(_blocks(descriptor, start, first), order, _WANTED)
+    return _head(values)
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """The identifiers of an instance, as they stand in the data set: padded, and decoded as Latin-1 only."""
-
-    patient_id: str
-    study_uid: str
-    series_uid: str
-    sop_uid: str
-
-
-def read_identity(content: bytes) -> Identity:
-    """Read the identifiers of a whole Part 10 file. Raises UnreadableError."""
-    values, _ = _identify(content)
-    return Identity(*(values.get(tag, "") for tag in (_PATIENT_ID, _STUDY, _SERIES, _SOP_INSTANCE)))
+def read_identity(content: bytes) -> Head:
+    """Read the PatientID and the UIDs, except that of the SOP class, of a whole Part 10 file. Raises UnreadableError."""
+    return _head(_identify(content)[0])
 
 
 def is_deflated(content: bytes) -> bool:
@@ -119,22 +113,21 @@ def _identify(content: bytes) -> tuple[dict[int, str], bytes]:
     """Return the identifying values of a whole Part 10 file, and its part that holds them. Raises UnreadableError."""
     transfer_syntax, start = _read_meta(content)
     if transfer_syntax not in DEFLATED:
-        values, end = _scan(_of(content, start), _endian(transfer_syntax), _IDENTIFYING)
+        values, end = _scan(_of(content, start), _order(transfer_syntax), _IDENTIFYING)
         return values, content[: start + end]
     data = _inflate(content[start:])
-    values, end = _scan_inflated(data, _endian(transfer_syntax), _IDENTIFYING)
+    values, end = _scan_inflated(data, _order(transfer_syntax), _IDENTIFYING)
     return values, _EXPLICIT_META + data[:end]
 
 
 def is_nested_deeper(content: bytes, most: int) -> bool:
-    """Whether the sequences of a whole Part 10 file are nested in more than `most` levels of items. Raises UnreadableError.
+    """Return whether the sequences of a whole Part 10 file are nested in more than `most` levels of items. Raises UnreadableError.
 
-    Asked of every object: a step over each element, half a millisecond for an image of 250, whatever its pixels.
+    Called for every object: half a millisecond for an image of 250 elements, whatever its pixels.
     """
     transfer_syntax, start = _read_meta(content)
-    endian = _endian(transfer_syntax)
-    data = _inflate(content[start:]) if transfer_syntax in DEFLATED else memoryview(content)[start:]
-    return _Depth(lambda offset, length: bytes(data[offset : offset + length]), endian).exceeds(most)
+    read = _of(_inflate(content[start:]), 0) if transfer_syntax in DEFLATED else _of(content, start)
+    return _Depth(read, _order(transfer_syntax)).exceeds(most)
 
 
 class _OpenItem(NamedTuple):
@@ -148,10 +141,10 @@ class _OpenItem(NamedTuple):
 class _Depth:
     """Steps into every sequence of a data set, whichever way its length is given; encapsulated pixel data is stepped over."""
 
-    def __init__(self, read: Read, endian: str) -> None:
+    def __init__(self, read: Read, order: _Order) -> None:
         self._read = read
-        self._tag, self._long, self._short = (struct.Struct(endian + form) for form in ("HH", "L", "H"))
-        self._item = self._tag.pack(_ITEM >> 16, _ITEM & 0xFFFF)
+        self._order = order
+        self._item = order.tag.pack(_ITEM >> 16, _ITEM & 0xFFFF)
         self._levels = [_OpenItem(None, not _is_vr(read(4, 2)), is_item=True)]
 
     def exceeds(self, most: int) -> bool:
@@ -163,7 +156,7 @@ class _Depth:
             header = self._read(position, 12)
             if len(header) < _SHORTEST:
                 return False
-            group, element = self._tag.unpack_from(header)
+            group, element = self._order.tag.unpack_from(header)
             if group == _DELIMITER_GROUP:
                 position = self._delimit(group << 16 | element, header, position + 8)
             else:
@@ -173,8 +166,8 @@ class _Depth:
         raise UnreadableError("too many elements to look for deep nesting")
 
     def _delimit(self, tag: int, header: bytes, position: int) -> int:
-        """An item, or an end; where what follows begins."""
-        length = self._long.unpack_from(header, 4)[0]
+        """Step over the header of an item or of a delimiter; return the position after it."""
+        length = self._order.long.unpack_from(header, 4)[0]
         if tag in _DELIMITERS:
             if len(self._levels) > 1:  # one too many is stepped over, as DCMTK does
                 self._levels.pop()
@@ -185,13 +178,13 @@ class _Depth:
         return position
 
     def _enter(self, header: bytes, position: int) -> int:
-        """An element; where what follows begins: its first item if it is a sequence."""
+        """Step over an element, or into its first item if it is a sequence; return the position after that."""
         implicit = self._levels[-1].implicit
-        size, length, unknown = _measure(header, self._long, self._short, implicit=implicit)
+        size, length, unknown = _measure(header, self._order, implicit=implicit)
         position += size
         is_sequence = length == _UNDEFINED or implicit or header[4:6] == b"SQ"
         if is_sequence and (length == _UNDEFINED or self._read(position, 4) == self._item):
-            is_pixels = header[:4] == self._tag.pack(0x7FE0, 0x0010)
+            is_pixels = header[:4] == self._order.tag.pack(0x7FE0, 0x0010)
             self._levels.append(self._level(length, position, implicit or unknown, is_item=is_pixels))
             return position
         return position + length
@@ -209,7 +202,7 @@ def _inflate(compressed: bytes) -> bytes:
     for window in (-zlib.MAX_WBITS, zlib.MAX_WBITS):
         with suppress(zlib.error):
             return zlib.decompressobj(window).decompress(compressed, _INFLATED)
-    raise UnreadableError("the data set is said to be deflated and cannot be inflated")
+    raise UnreadableError("the data set is declared as deflated and cannot be inflated")
 
 
 def _read_meta(content: bytes) -> tuple[str, int]:
@@ -217,43 +210,51 @@ def _read_meta(content: bytes) -> tuple[str, int]:
     if content[_PREFIX - 4 : _PREFIX] != b"DICM":
         raise UnreadableError("it is no DICOM file")
     read, position, transfer_syntax = _of(content, 0), _PREFIX, ""
-    long_of, short_of = struct.Struct("<L"), struct.Struct("<H")
-    while len(header := read(position, 12)) == 12 and short_of.unpack_from(header)[0] == _META_GROUP:  # noqa: PLR2004
-        size, length, _ = _measure(header, long_of, short_of, implicit=False)
-        if _META_GROUP << 16 | short_of.unpack_from(header, 2)[0] == _TRANSFER_SYNTAX:
+    while len(header := read(position, 12)) == 12:  # noqa: PLR2004 - the longest header
+        group, element = _LITTLE.tag.unpack_from(header)
+        if group != _META_GROUP:
+            break
+        size, length, _ = _measure(header, _LITTLE, implicit=False)
+        if group << 16 | element == _TRANSFER_SYNTAX:
             transfer_syntax = _value(read, position + size, length).strip(_PADDING)
         position += size + length
     return transfer_syntax, position
 
 
-def _endian(transfer_syntax: str) -> str:
-    return ">" if transfer_syntax == _BIG_ENDIAN else "<"
+class _Order(NamedTuple):
+    """The numbers of one byte order."""
+
+    tag: struct.Struct
+    long: struct.Struct
+    short: struct.Struct
+
+
+_LITTLE, _BIG = (_Order(*(struct.Struct(sign + form) for form in ("HH", "L", "H"))) for sign in "<>")
+
+
+def _order(transfer_syntax: str) -> _Order:
+    return _BIG if transfer_syntax == _BIG_ENDIAN else _LITTLE
 
 
 def _of(content: bytes, start: int) -> Read:
     return lambda offset, length: content[start + offset : start + offset + length]
 
 
-def _blocks(descriptor: int, start: int, held: bytes) -> Read:
-    """Read a file through one block that moves along."""
+def _blocks(descriptor: int, start: int, block: bytes) -> Read:
+    """Return a reader of a file; it keeps one block, at first `block`, the beginning of the data set."""
     at = 0
 
     def read(offset: int, length: int) -> bytes:
-        nonlocal held, at
-        if not at <= offset <= offset + length <= at + len(held):
-            held, at = os.pread(descriptor, max(length, HEAD_BYTES), start + offset), offset
-        return held[offset - at : offset - at + length]
+        nonlocal block, at
+        if not at <= offset <= offset + length <= at + len(block):
+            block, at = os.pread(descriptor, max(length, HEAD_BYTES), start + offset), offset
+        return block[offset - at : offset - at + length]
 
     return read
 
 
-def _scan(read: Read, endian: str, wanted: Set[int]) -> tuple[dict[int, str], int]:
+def _scan(read: Read, order: _Order, wanted: Set[int]) -> tuple[dict[int, str], int]:
     """Return the wanted values of the top level, and the offset behind the SeriesInstanceUID."""
-    tag_of, long_of, short_of = (
-        struct.Struct(f"{endian}HH"),
-        struct.Struct(f"{endian}L"),
-        struct.Struct(f"{endian}H"),
-    )
     implicit = not _is_vr(read(4, 2))
     values: dict[int, str] = {}
     open_levels: list[bool] = []
@@ -262,13 +263,15 @@ def _scan(read: Read, endian: str, wanted: Set[int]) -> tuple[dict[int, str], in
         header = read(position, 12)
         if len(header) < _SHORTEST:
             return values, position
-        group, element = tag_of.unpack_from(header)
+        group, element = order.tag.unpack_from(header)
         tag = group << 16 | element
         if group == _DELIMITER_GROUP:
-            length = long_of.unpack_from(header, 4)[0]
+            length = order.long.unpack_from(header, 4)[0]
             position += 8
             if tag in _DELIMITERS:
-                implicit = _leave(open_levels)
+                if not open_levels:
+                    raise UnreadableError("a sequence ends that never began")
+                implicit = open_levels.pop()
             elif length == _UNDEFINED:
                 open_levels.append(implicit)
             else:
@@ -276,7 +279,7 @@ def _scan(read: Read, endian: str, wanted: Set[int]) -> tuple[dict[int, str], in
             continue
         if not open_levels and tag > _SERIES:
             return values, position
-        size, length, unknown = _measure(header, long_of, short_of, implicit=implicit)
+        size, length, unknown = _measure(header, order, implicit=implicit)
         position += size
         if length == _UNDEFINED:
             open_levels.append(implicit)
@@ -288,9 +291,9 @@ def _scan(read: Read, endian: str, wanted: Set[int]) -> tuple[dict[int, str], in
     raise UnreadableError("too many elements before the SeriesInstanceUID")
 
 
-def _scan_inflated(data: bytes, endian: str, wanted: Set[int]) -> tuple[dict[int, str], int]:
+def _scan_inflated(data: bytes, order: _Order, wanted: Set[int]) -> tuple[dict[int, str], int]:
     """Scan a data set of which at most the first _INFLATED bytes were inflated. Raises UnreadableError."""
-    values, end = _scan(_of(data, 0), endian, wanted)
+    values, end = _scan(_of(data, 0), order, wanted)
     # what follows was not inflated: an identifier may be cut off or missing
     if _INFLATED <= len(data) < end + _SHORTEST:
         raise UnreadableError("the identifiers are not in the part of the data set that is inflated")
@@ -301,26 +304,18 @@ def _is_vr(text: bytes) -> bool:
     return len(text) == 2 and text.isalpha() and text.isupper()  # noqa: PLR2004 - a VR has two letters
 
 
-def _leave(open_levels: list[bool]) -> bool:
-    if not open_levels:
-        raise UnreadableError("a sequence ends that never began")
-    return open_levels.pop()
-
-
-def _measure(
-    header: bytes, long_of: struct.Struct, short_of: struct.Struct, *, implicit: bool
-) -> tuple[int, int, bool]:
-    """Size of the element's header, length of its value, whether its VR is UN."""
+def _measure(header: bytes, order: _Order, *, implicit: bool) -> tuple[int, int, bool]:
+    """Return the size of the element's header, the length of its value, and whether its VR is UN."""
     if implicit:
-        return 8, long_of.unpack_from(header, 4)[0], False
+        return 8, order.long.unpack_from(header, 4)[0], False
     vr = header[4:6]
     if not _is_vr(vr):
         raise UnreadableError("an element has no value representation")
     if vr not in _LONG:
-        return 8, short_of.unpack_from(header, 6)[0], False
+        return 8, order.short.unpack_from(header, 6)[0], False
     if len(header) < 12:  # noqa: PLR2004 - the long form
         raise UnreadableError("the data set ends inside an element")
-    return 12, long_of.unpack_from(header, 8)[0], vr == b"UN"
+    return 12, order.long.unpack_from(header, 8)[0], vr == b"UN"
 
 
 def _value(read: Read, position: int, length: int) -> str:

@@ -1,7 +1,7 @@
-"""An object on its way in: encoded bytes straight from the association to a file, never decoded, never whole in memory.
+"""Write a received object to a file: encoded bytes straight from the association, never decoded, never whole in memory.
 
-Stage before store_scp's verdict; the SCP alone writes Paths.incoming and Paths.spool. What goes wrong while bytes arrive
-(no room, an I/O error) is kept until the object has come whole, so that the peer gets a failure status and not an abort.
+The SCP alone writes Paths.incoming and Paths.spool. An error while bytes arrive (no space, an I/O error) is raised only when
+the whole object has arrived, so that the peer gets a failure status and not an abort.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
 
 PREAMBLE = bytes(128) + b"DICM"
-DIGEST_DIGITS = 64
 _META, _LENGTH = struct.Struct("<HH2sH"), struct.Struct("<L")
 _META_VERSION = struct.pack("<HH2sHL2s", 2, 1, b"OB", 0, 2, b"\0\1")
 _PART = ".part"
@@ -34,8 +33,8 @@ _RENAME_ATTEMPTS = 5
 
 
 def file_head(sop_class: str, sop_instance: str, transfer_syntax: str) -> bytes:
-    """Preamble of zeros, prefix and file meta information (PS3.10 section 7.1); the same input gives the same bytes."""
-    implementation_uid, implementation_name = contexts.implementation()
+    """Return the preamble of zeros, prefix and file meta information (PS3.10 section 7.1); the same input gives the same bytes."""
+    implementation_uid, implementation_name = contexts.IMPLEMENTATION
     meta = b"".join(
         (
             _META_VERSION,
@@ -50,7 +49,7 @@ def file_head(sop_class: str, sop_instance: str, transfer_syntax: str) -> bytes:
 
 
 def _meta(element: int, vr: bytes, value: str, padding: bytes) -> bytes:
-    """One element of group 0002, always explicit VR little endian and of even length."""
+    """Encode an element of group 0002, always explicit VR little endian and of even length."""
     encoded = value.encode("latin-1")
     encoded += padding * (len(encoded) % 2)
     return _META.pack(2, element, vr, len(encoded)) + encoded
@@ -70,7 +69,7 @@ class IncomingStore:
         self._lock = threading.Lock()
 
     def prepare(self) -> int:
-        """Make the folders and remove what dead runs left behind; the number of files removed."""
+        """Make the folders and remove unfinished objects of earlier runs; return how many."""
         durable.make_dirs(self._below)
         for folder in (self._incoming, self._spool):
             durable.make_dirs(folder, below=self._below)
@@ -80,12 +79,10 @@ class IncomingStore:
         return len(swept)
 
     def open(self) -> durable.NewFile:
-        """A new file for an object on its way in. Raises StorageFullError where less than the reserve is free."""
-        if (
-            disk_space.level_of(disk_space.space_of(self._incoming), self._reserve)
-            is disk_space.SpaceLevel.REFUSE
-        ):
-            raise StorageFullError("less room is left on the volume of the output than the reserve")
+        """Return a new file for an object. Raises StorageFullError where less than the reserve is free."""
+        space = disk_space.space_of(self._incoming)
+        if disk_space.level_of(space, self._reserve) is disk_space.SpaceLevel.REFUSE:
+            raise StorageFullError("the volume of the output has less free space than the reserve")
         path = self._incoming / f"{self._run}-{next(self._numbers)}{_PART}"
         return durable.NewFile(path, below=self._below)
 
@@ -95,7 +92,7 @@ class IncomingStore:
         Raises StorageFullError, LinkedError, OSError.
         """
         folder = self._spool / safe_component(head.study_uid)
-        target = folder / f"{safe_component(head.sop_uid)}.{digest[:DIGEST_DIGITS]}.dcm"
+        target = folder / f"{safe_component(head.sop_uid)}.{digest}.dcm"
         for attempt in range(_RENAME_ATTEMPTS):
             self._make(folder)
             try:
@@ -113,23 +110,22 @@ class IncomingStore:
         raise AssertionError("unreachable")
 
     def _make(self, folder: Path) -> None:
-        """Make a study folder whose own name is durable before anyone relies on it."""
+        """Make a study folder; its own name is durable on return."""
         if folder in self._folders:
             return
         with self._lock:
-            if folder in self._folders:
-                return
-            durable.make_dir(folder, below=self._below)
-            self._folders.add(folder)
+            if folder not in self._folders:
+                durable.make_dir(folder, below=self._below)
+                self._folders.add(folder)
 
 
 class Incoming:
-    """One object: what its data set's fragments are written to. The file is made with the first of them."""
+    """One object; the fragments of its data set are written to a file, which is made with the first of them."""
 
     def __init__(
         self, spool: IncomingStore, names: tuple[str, str, str], seen: Callable[[int], None]
     ) -> None:
-        """`names` are SOP class, SOP instance and transfer syntax; `seen` is called with the bytes that came."""
+        """`names` are SOP class, SOP instance and transfer syntax; `seen` is called with the size of each fragment."""
         self._spool = spool
         self._names = names
         self._seen = seen
@@ -137,22 +133,22 @@ class Incoming:
         self._digest = hashlib.sha256()
         self._start = 0
         self._first = b""
-        self.trouble: Exception | None = None
+        self.error: Exception | None = None
 
     def write(self, fragment: memoryview) -> None:
-        """Append a fragment to the file. Never raises: what went wrong waits in `trouble`."""
+        """Append a fragment to the file. Never raises: `head` raises the error later."""
         self._seen(len(fragment))
-        if self.trouble is None:
+        if self.error is None:
             try:
                 self._append(fragment)
-            except Exception as error:  # noqa: BLE001 - the reactor must live to answer with a failure status
-                self.trouble = error
+            except Exception as error:  # noqa: BLE001 - the reactor must go on, to answer with a failure status
+                self.error = error
                 self.discard()
 
     def head(self) -> Head:
-        """The identifiers of the data set. Raises UnreadableError, OSError, or what went wrong before."""
-        if self.trouble is not None:
-            raise self.trouble
+        """Return the identifiers of the data set. Raises UnreadableError, OSError, or the error of a `write`."""
+        if self.error is not None:
+            raise self.error
         if self._file is None:
             return Head()
         return read_head(self._file.descriptor, self._start, self._names[-1], self._first)
@@ -160,14 +156,14 @@ class Incoming:
     def keep(self, head: Head) -> Path:
         """Make the object durable under its final name. Raises StorageFullError, OSError."""
         if self._file is None:
-            raise ValueError("nothing came")
+            raise ValueError("no data set arrived")
         self._file.sync()
         target = self._spool.place(self._file.path, head, self._digest.hexdigest())
         self._file = None
         return target
 
     def discard(self) -> None:
-        """Remove what is not kept."""
+        """Remove the file if it was not kept."""
         file, self._file = self._file, None
         if file is not None:
             file.abandon()

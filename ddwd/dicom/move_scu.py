@@ -1,8 +1,8 @@
-"""One C-MOVE: ask ORTHANC2 to send instances to our SCP. Called by the retrieve stage; decides nothing about delivery.
+"""One C-MOVE: have ORTHANC2 send instances to our SCP. Called by steps/cmove.
 
-Its status is a hint only: an Orthanc can answer Success having sent nothing, and one refused instance ends the whole
-operation without counts. What lies in the spool is the truth. The identifier carries the level and UIDs and nothing else:
-an AccessionNumber in it would win over the StudyInstanceUID and move another set.
+Its status is a hint only: an Orthanc can answer Success although it sent no instance, and one refused instance ends the whole
+operation without counts. Only the spool shows what arrived. The identifier carries the level and UIDs and no other key:
+an AccessionNumber in it would take precedence over the StudyInstanceUID and move another set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pynetdicom.status import QR_MOVE_SERVICE_CLASS_STATUS
 
 from ddwd.core.errors import PeerDownError, PeerRefusedError
 from ddwd.dicom import contexts
-from ddwd.dicom.upper_layer import Peer, associate, notice_loss
+from ddwd.dicom.upper_layer import Peer, associate, check_established, notice_loss
 
 if TYPE_CHECKING:
     import threading
@@ -27,26 +27,24 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pynetdicom.association import Association
+    from pynetdicom.presentation import PresentationContext
 
-CANCELLED = 0xFE00  # PS3.4 table C.4-2
-_PENDING = frozenset({0xFF00, 0xFF01})
+_PENDING = frozenset({0xFF00, 0xFF01})  # PS3.4 table C.4-2
 _LOOK = 0.2
-"""Seconds between two looks at the caller's wish to cancel and at progress elsewhere."""
+"""Seconds between two checks of `cancel` and of the progress at the destination."""
 _LONGEST = 3600.0
-"""Seconds without a response after which progress elsewhere, which may be another's, no longer counts."""
+"""Seconds without a response after which progress at the destination, which may be of another move, no longer counts."""
 _CANCEL_GRACE = 10.0
-"""Seconds that the peer has to answer a C-CANCEL before the association is aborted."""
+"""Seconds that the peer has to answer a C-CANCEL."""
 
 
 @dataclass(frozen=True, slots=True)
 class MoveOutcome:
-    """One C-MOVE-RSP (PS3.7 section 9.1.4): DIMSE status, sub-operation counts, the peer's comment."""
+    """One C-MOVE-RSP (PS3.7 section 9.1.4): DIMSE status, counts of sub-operations, the peer's comment."""
 
     status: int
     completed: int = 0
     failed: int = 0
-    warning: int = 0
-    remaining: int = 0
     comment: str = ""
 
     @property
@@ -55,31 +53,25 @@ class MoveOutcome:
         return self.status == 0 and not self.failed
 
     @property
-    def cancelled(self) -> bool:
-        """Whether it ended because we asked it to."""
-        return self.status == CANCELLED
-
-    @property
     def code(self) -> str:
         """The DIMSE status as `status_codes.MEANINGS` spells it."""
         return f"0x{self.status:04X}"
 
     def describe(self) -> str:
-        """The status in words, with the counts; no identifiers of a patient."""
+        """Return the status in words, with the counts; no identifiers of a patient."""
         _, words = QR_MOVE_SERVICE_CLASS_STATUS.get(self.status, ("", ""))
         text = f"C-MOVE status {self.code}" + (f" ({words})" if words else "")
-        return f"{text}, {self.completed} sent, {self.failed} failed" + (
-            f": {self.comment}" if self.comment else ""
-        )
+        text += f", {self.completed} sent, {self.failed} failed"
+        return f"{text}: {self.comment}" if self.comment else text
 
 
 class _WatchedDimse(DIMSEServiceProvider):
-    """Waits for a response in short turns: `turn(since)` says whether to go on, `since` being when the wait began."""
+    """Waits for a response in short turns, while `turn(since)` is true; `since` is when the wait began."""
 
     turn: Callable[[float], bool] | None = None
 
     def get_msg(self, block: bool = False) -> Any:
-        """The next message; (None, None) once the association has gone or the turn says so."""
+        """Return the next message; (None, None) once `turn` returns False."""
         if not block or self.turn is None:
             return super().get_msg(block)
         since = time.monotonic()
@@ -92,7 +84,7 @@ class _WatchedDimse(DIMSEServiceProvider):
 class Mover:
     """A C-MOVE SCU that keeps its association between moves, for one thread; use it in a `with` statement.
 
-    `timeout` is the silence in seconds (no response of the peer, no progress elsewhere) after which the peer counts as down.
+    `timeout` is the silence in seconds (no response of the peer, no progress at the destination) after which the peer counts as down.
     """
 
     def __init__(self, peer: Peer, destination: str, timeout: float = 300.0) -> None:
@@ -106,20 +98,15 @@ class Mover:
         self._progressed: Callable[[], float] | None = None
 
     def __enter__(self) -> Mover:
-        """Nothing is opened before the first move."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release the association; abort it where the move on it was given up, for its peer is still at work."""
-        if error is not None and self._association is not None:
-            self._association.abort()
-        self.close()
-
-    def close(self) -> None:
-        """Release the association, if there is one."""
+        """Release the association; after an exception abort it, because its peer may still be sending."""
         association, self._association = self._association, None
+        if association is not None and error is not None:
+            association.abort()
         if association is not None and association.is_established:
             association.release()
 
@@ -136,8 +123,8 @@ class Mover:
         """Move a study, one or more of its series, or instances of it (PS3.4 section C.4.2), and wait for the end.
 
         `on_progress` gets each pending response. `progressed` returns when (time.monotonic) something last arrived at the
-        destination, so that one huge instance is not taken for silence; it is called five times a second while the move lasts.
-        Setting `cancel` sends a C-CANCEL, and a peer that does not heed it is left after ten seconds.
+        destination, so that one huge instance does not count as silence; it is called five times a second during the move.
+        Setting `cancel` sends a C-CANCEL; a peer that does not answer it counts as down after ten seconds.
         Raises PeerDownError where there is no association or it broke, PeerRefusedError where it was rejected.
         """
         association = self._associated()
@@ -158,12 +145,13 @@ class Mover:
         raise PeerDownError(f"{self._peer.called} broke off a C-MOVE without a final response")
 
     def _associated(self) -> Association:
-        """The open association, or a new one."""
         if self._association is not None and self._association.is_established:
             return self._association
         self._association = None
         association = _established(self._peer, contexts.for_move(), self._timeout)
-        if not any(one.abstract_syntax == contexts.MOVE_MODEL for one in association.accepted_contexts):
+        if not any(
+            context.abstract_syntax == contexts.MOVE_MODEL for context in association.accepted_contexts
+        ):
             association.release()
             raise PeerRefusedError(f"{self._peer.called} does not offer C-MOVE to {self._peer.calling}")
         notice_loss(association)
@@ -174,12 +162,12 @@ class Mover:
         return association
 
     def _turn(self, since: float) -> bool:
-        """Whether to go on waiting for a response."""
+        """Return whether to go on waiting for a response."""
         now = time.monotonic()
-        elsewhere = self._progressed() if self._progressed is not None else since
+        progressed = self._progressed() if self._progressed is not None else since
         if self._cancel is not None and self._cancel.is_set():
             return self._cancelling(now)
-        last = max(since, min(elsewhere, since + _LONGEST))
+        last = max(since, min(progressed, since + _LONGEST))
         return now - last < self._timeout
 
     def _cancelling(self, now: float) -> bool:
@@ -193,7 +181,7 @@ class Mover:
 def identifier(
     study_uid: str, series_uid: str | Sequence[str] | None, sop_uids: Sequence[str] | None
 ) -> Dataset:
-    """The identifier of a retrieve (PS3.4 section C.4.2.1.4): the level and its unique keys, nothing else."""
+    """Return the identifier of a retrieve (PS3.4 section C.4.2.1.4): the level and its unique keys only."""
     keys = Dataset()
     keys.QueryRetrieveLevel = "IMAGE" if sop_uids else "SERIES" if series_uid else "STUDY"
     keys.StudyInstanceUID = study_uid
@@ -204,24 +192,8 @@ def identifier(
     return keys
 
 
-def move(  # noqa: PLR0913 - the identifier's levels are what C-MOVE has
-    peer: Peer,
-    destination: str,
-    study_uid: str,
-    series_uid: str | Sequence[str] | None = None,
-    sop_uids: Sequence[str] | None = None,
-    *,
-    on_progress: Callable[[MoveOutcome], None] | None = None,
-    timeout: float = 300.0,
-    cancel: threading.Event | None = None,
-) -> MoveOutcome:
-    """One C-MOVE on an association of its own; see Mover.move."""
-    with Mover(peer, destination, timeout) as mover:
-        return mover.move(study_uid, series_uid, sop_uids, on_progress=on_progress, cancel=cancel)
-
-
 def echo(peer: Peer, timeout: float = 5.0) -> bool:
-    """Whether the peer answers a C-ECHO within `timeout` seconds (PS3.7 section 9.1.5)."""
+    """Return whether the peer answers a C-ECHO within `timeout` seconds (PS3.7 section 9.1.5)."""
     try:
         association = _established(peer, contexts.for_echo(), timeout)
     except (PeerDownError, PeerRefusedError):
@@ -232,25 +204,19 @@ def echo(peer: Peer, timeout: float = 5.0) -> bool:
     return getattr(answer, "Status", None) == 0
 
 
-def _established(peer: Peer, proposal: Sequence[Any], silence: float) -> Association:
+def _established(peer: Peer, proposal: Sequence[PresentationContext], silence: float) -> Association:
     association = associate(peer, proposal, connect=min(silence, 10.0), silence=silence)
-    if association.is_established:
-        return association
-    where = f"{peer.called} at {peer.host}:{peer.port}"
-    if association.is_rejected:
-        raise PeerRefusedError(f"{where} rejected the association of {peer.calling}: check both AE titles")
-    raise PeerDownError(f"{where} does not answer")
+    check_established(association, peer)
+    return association
 
 
 def _outcome(status: Dataset) -> MoveOutcome:
-    """Read a C-MOVE-RSP. A missing status means that the association has gone: raises PeerDownError."""
+    """Read a C-MOVE-RSP. Without a status, which means that the association ended, raises PeerDownError."""
     if "Status" not in status:
-        raise PeerDownError("the peer went away, or was silent too long, in the middle of a C-MOVE")
+        raise PeerDownError("the peer closed the association, or was silent too long, during a C-MOVE")
     return MoveOutcome(
         status=int(status.Status),
         completed=int(status.get("NumberOfCompletedSuboperations") or 0),
         failed=int(status.get("NumberOfFailedSuboperations") or 0),
-        warning=int(status.get("NumberOfWarningSuboperations") or 0),
-        remaining=int(status.get("NumberOfRemainingSuboperations") or 0),
         comment=str(status.get("ErrorComment") or ""),
     )

@@ -8,14 +8,14 @@ import ssl
 import time
 
 _READ_AHEAD = 64 * 1024
-"""Bytes that one read may take beyond the PDU at hand."""
+"""Bytes that one read may take beyond the current PDU."""
 
 
 class ReceiveBuffer:
     """Bytes of the peer between the socket and the PDUs: a small object with its command takes one read instead of four.
 
-    Only small PDUs are read ahead; the body of a large one is read into its place, to its end and no further. The buffer is as long as
-    the peer's PDUs need it: a connection that sends none, or small ones, costs little.
+    Only small PDUs are read ahead; the body of a large one is read to its end and no further. The buffer grows with the peer's PDUs: a
+    connection that sends none, or small ones, costs little.
     """
 
     def __init__(self, largest: int) -> None:
@@ -26,7 +26,7 @@ class ReceiveBuffer:
         self.size = 0
 
     def take(self, peer: socket.socket, length: int, deadline: float) -> memoryview:
-        """Exactly `length` bytes, sound until the next take. Raises OSError where the peer closes or is too slow."""
+        """Return exactly `length` bytes, valid until the next take. Raises OSError if the peer closes or is too slow."""
         if self.size < length:
             self._make_room(length)
         while self.size < length:
@@ -37,7 +37,7 @@ class ReceiveBuffer:
         return memoryview(self._buffer)[start : start + length]
 
     def look(self, peer: ssl.SSLSocket) -> bool:
-        """Whether bytes came, or their end, of a peer that may have said something of TLS alone (PS3.15 section B.9)."""
+        """Return whether bytes arrived, or their end: a readable TLS socket may hold a record without any."""
         self._make_room(_READ_AHEAD)
         try:
             received = _receive_now(peer, memoryview(self._buffer)[self.size : _READ_AHEAD])
@@ -47,7 +47,7 @@ class ReceiveBuffer:
         return received is not None
 
     def discard(self, peer: socket.socket) -> int:
-        """Drop all that is here, and read ahead once more; the number of bytes, 0 where the peer has closed."""
+        """Drop all bytes here, or read ahead once and drop that; return the number of bytes, 0 if the peer has closed."""
         dropped, self.size = self.size, 0
         if dropped:
             return dropped
@@ -58,12 +58,12 @@ class ReceiveBuffer:
             return 0
 
     def free(self) -> None:
-        """Give the buffer up: what is left of an association may lie in memory for a while after its end."""
+        """Free the buffer: the rest of an association may stay in memory for a while after its end."""
         self._buffer = bytearray()
         self._start = self.size = 0
 
     def _make_room(self, length: int) -> None:
-        """Move what is there to the front of a buffer that is long enough."""
+        """Move the bytes here to the front of a buffer that is long enough."""
         rest = self._buffer[self._start : self._start + self.size]
         if length > len(self._buffer):
             self._buffer = bytearray(_READ_AHEAD if length <= _READ_AHEAD else max(length, self._largest))
@@ -86,7 +86,7 @@ class ReceiveBuffer:
 
 
 def _receive_now(peer: socket.socket, view: memoryview) -> int | None:
-    """Bytes that are there, without waiting for any; None where there are none yet, 0 at their end."""
+    """Receive the bytes that are available, without waiting; return their number, None if there are none yet, 0 at the end."""
     if not isinstance(peer, ssl.SSLSocket):
         try:
             return peer.recv_into(view, 0, socket.MSG_DONTWAIT)
@@ -103,7 +103,7 @@ def _receive_now(peer: socket.socket, view: memoryview) -> int | None:
 
 
 def has_pending(peer: ssl.SSLSocket) -> bool:
-    """Whether decrypted bytes wait, which poll(2) does not know of."""
+    """Return whether decrypted bytes wait, which poll(2) does not report."""
     try:
         return peer.pending() > 0
     except (OSError, ValueError):  # closed meanwhile: poll reports it

@@ -1,4 +1,4 @@
-"""The Storage service of one association: assemble the messages, keep the object of each C-STORE, answer it.
+"""The Storage service of one association: assemble the messages, store the object of each C-STORE, answer it.
 
 A C-STORE is answered 0x0000 only once its object is durable in the spool. Every failure is a failure status, never a warning, because
 Orthanc takes a warning for success.
@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, cast
 
@@ -42,16 +42,16 @@ INPUT_OUTPUT, UNEXPECTED = 0xC001, 0xC002
 
 _COMMAND, _LAST = 0x01, 0x02  # bits of the message control header (PS3.8 section E.2)
 _COMMAND_BYTES = 64 * 1024
-"""Cap of one command set; the largest sound C-STORE-RQ has a few hundred bytes."""
+"""Limit of one command set; the largest valid C-STORE-RQ has a few hundred bytes."""
 _IDLE_WAIT = 0.2
-"""Seconds between two looks of an association's own thread at its timers; messages wake it at once."""
+"""Seconds between two checks of an association's own thread of its timers; messages wake it at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What the SCP did since its start; `progressed` is time.monotonic() of the last bytes that came.
+    """What the SCP did since its start; `progressed` is time.monotonic() of the last bytes that arrived.
 
-    `strangers` are connections from elsewhere than this machine, closed before a byte was read.
+    `strangers` are connections of other machines, closed before a byte was read.
     """
 
     associations: int = 0
@@ -63,12 +63,8 @@ class Counts:
     strangers: int = 0
 
 
-class _RefusedError(Exception):
-    """The object is refused with this status."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
+class _MismatchError(Exception):
+    """Identifiers are missing, or differ from the command set (PS3.4 section B.2.3: 0xA900)."""
 
 
 class ReceiveCounter:
@@ -77,49 +73,38 @@ class ReceiveCounter:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._received = self._bytes = self._refused = self._strangers = 0
-        self._last: datetime | None = None
-        self._progressed = time.monotonic()
+        self._counts = Counts(progressed=time.monotonic())
 
-    def seen(self, size: int) -> None:
-        """Bytes of a data set came."""
+    def received(self, size: int) -> None:
+        """Count bytes of a data set."""
         with self._lock:
-            self._bytes += size
-            self._progressed = time.monotonic()
+            total = self._counts.received_bytes + size
+            self._counts = replace(self._counts, received_bytes=total, progressed=time.monotonic())
 
     def answered(self, status: int) -> None:
-        """A C-STORE was answered."""
+        """Count a C-STORE by the status of its answer."""
         with self._lock:
+            counts = self._counts
             if status == SUCCESS:
-                self._received += 1
-                self._last = self._clock.utc()
+                now = self._clock.utc()
+                self._counts = replace(counts, received=counts.received + 1, last_received=now)
             else:
-                self._refused += 1
+                self._counts = replace(counts, refused=counts.refused + 1)
 
     def turned_away(self) -> None:
-        """A connection from elsewhere was closed."""
+        """Count a connection of another machine, which was closed."""
         with self._lock:
-            self._strangers += 1
+            self._counts = replace(self._counts, strangers=self._counts.strangers + 1)
 
     def counts(self, associations: int) -> Counts:
-        """A consistent copy."""
-        with self._lock:
-            return Counts(
-                associations,
-                self._received,
-                self._bytes,
-                self._refused,
-                self._last,
-                self._progressed,
-                self._strangers,
-            )
+        """Return a consistent copy."""
+        return replace(self._counts, associations=associations)
 
 
 class _NoDataSet(BytesIO):
-    """Where the data set of a message goes that is no C-STORE: none of the services here needs one."""
+    """Discards the data set of a message that is no C-STORE: none of the services here needs one."""
 
     def write(self, content: Any) -> int:
-        """Forget it."""
         return len(content)
 
 
@@ -142,32 +127,32 @@ class StoreService(DIMSEServiceProvider):
         self._object: Incoming | None = None
         self.established = threading.Event()
         self.is_busy = False
-        self.heard = time.monotonic()
+        self.last_at = time.monotonic()
 
     def get_msg(self, block: bool = False) -> Any:
-        """The next message for the association's thread, waiting a little where pynetdicom would poll."""
+        """Return the next message for the association's thread, after a short wait where pynetdicom would poll."""
         try:
             return self.msg_queue.get(timeout=self.dimse_timeout if block else _IDLE_WAIT)
         except queue.Empty:
             return None, None
 
     def receive_primitive(self, primitive: Any) -> None:
-        """Take the fragments that came by pynetdicom's state machine."""
+        """Process the fragments that pynetdicom's state machine hands over."""
         self.receive(primitive.presentation_data_value_list)
 
     def receive(self, fragments: Sequence[tuple[int, Any]]) -> None:
-        """Take the fragments of one P-DATA-TF: pairs of a context ID and a control header with what follows it."""
-        self.heard = time.monotonic()
+        """Process the fragments of one P-DATA-TF: pairs of a context ID, and a message control header with its fragment."""
+        self.last_at = time.monotonic()
         try:
             for context_id, fragment in fragments:
                 self._take(context_id, fragment[0], fragment[1:])
-        except Exception as error:  # noqa: BLE001 - a message that cannot be decoded aborts its association, no more
+        except Exception as error:  # noqa: BLE001 - a message that cannot be decoded aborts its association only
             log.warning("an invalid DIMSE message ends an association (%s)", type(error).__name__)
             self.drop()
             self.dul.event_queue.put("Evt19")
 
     def drop(self) -> None:
-        """Remove an object that did not come whole."""
+        """Remove an object that did not arrive completely."""
         unfinished, self._object = self._object, None
         if unfinished is not None:
             unfinished.discard()
@@ -193,7 +178,7 @@ class StoreService(DIMSEServiceProvider):
             self._pass_on(control, b"")
 
     def _begin(self) -> None:
-        """The command set is whole."""
+        """Process a complete command set."""
         command, self._command = bytes(self._command), bytearray()
         self._request = read_store(command)
         if self._request is None:
@@ -203,12 +188,12 @@ class StoreService(DIMSEServiceProvider):
         if context is None:
             raise ValueError("a C-STORE-RQ outside the accepted contexts")
         names = (self._request.sop_class, self._request.sop_instance, str(context.transfer_syntax[0]))
-        self._object = Incoming(self._spool, names, self._counter.seen)
+        self._object = Incoming(self._spool, names, self._counter.received)
         if not self._request.has_data_set:
             self._answer()
 
     def _pass_on(self, control: int, content: bytes) -> None:
-        """Have pynetdicom decode a message that is no C-STORE-RQ; of its data set it only hears that it ended."""
+        """Have pynetdicom decode a message that is no C-STORE-RQ, without the content of its data set."""
         if self.message is None:
             self.message = DIMSEMessage()
             self.message.data_set = _NoDataSet()
@@ -220,25 +205,25 @@ class StoreService(DIMSEServiceProvider):
             self.is_busy = False
 
     def _answer(self) -> None:
-        """The object is whole."""
+        """Answer the C-STORE of a complete object."""
         if not self.established.wait(self._silence):
             raise ValueError("a C-STORE-RQ before the association was established")
         request, self._request = cast("StoreRequest", self._request), None
-        status = self._verdict(request)
+        status = self._keep(request)
         self._counter.answered(status)
         self.dul.transmit(store_response(request, status, self._context_id, self.maximum_pdu_size))
         self.is_busy = False
 
-    def _verdict(self, request: StoreRequest) -> int:
-        """Keep the object, or say by a status why not; every failure ends here."""
+    def _keep(self, request: StoreRequest) -> int:
+        """Make the object durable in the spool and return the status of the answer; every error becomes a failure status."""
         incoming, self._object = cast("Incoming", self._object), None
         try:
             with durable.translated():
                 head = incoming.head()
                 _check(head, request)
                 incoming.keep(head)
-        except _RefusedError as error:
-            status, reason = error.status, str(error)
+        except _MismatchError as error:
+            status, reason = MISMATCH, str(error)
         except UnreadableError as error:
             status, reason = CANNOT_UNDERSTAND, str(error)
         except StorageFullError as error:
@@ -247,7 +232,7 @@ class StoreService(DIMSEServiceProvider):
             status, reason = INPUT_OUTPUT, str(error)
         except OSError as error:
             status, reason = INPUT_OUTPUT, error.strerror or type(error).__name__
-        except Exception as error:  # noqa: BLE001 - the edge: a defect of ours must not be the loss of an image
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not lose an image
             status, reason = UNEXPECTED, type(error).__name__
         else:
             return SUCCESS
@@ -258,12 +243,12 @@ class StoreService(DIMSEServiceProvider):
 
 
 def _check(head: Head, request: StoreRequest) -> None:
-    """The identifiers must be there and agree with the command set (PS3.4 section B.2.3: 0xA900)."""
+    """Refuse an object whose identifiers are missing or differ from the command set (PS3.4 section B.2.3: 0xA900)."""
     if not request.is_whole:
-        raise _RefusedError(MISMATCH, "the command set lacks a mandatory element")
+        raise _MismatchError("a mandatory element is missing in the command set")
     if not (head.study_uid and head.series_uid and head.sop_uid):
-        raise _RefusedError(MISMATCH, "the data set lacks a study, series or SOP instance UID")
+        raise _MismatchError("the study, series or SOP instance UID is missing in the data set")
     if head.sop_uid != request.sop_instance:
-        raise _RefusedError(MISMATCH, "the SOP instance UIDs of command and data set differ")
+        raise _MismatchError("the SOP instance UIDs of command and data set differ")
     if head.sop_class and head.sop_class != request.sop_class:
-        raise _RefusedError(MISMATCH, "the SOP class UIDs of command and data set differ")
+        raise _MismatchError("the SOP class UIDs of command and data set differ")

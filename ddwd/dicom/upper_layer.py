@@ -1,7 +1,7 @@
-"""DICOM upper layer (PS3.8) without pynetdicom's polling: wakes on the socket or on something to send, never by the clock.
+"""DICOM upper layer (PS3.8) without pynetdicom's polling: it waits for the socket or for a PDU to send.
 
-Used by the SCP (store_scp) and by both SCUs. pynetdicom's reactor sleeps 1 ms whenever it is idle, which is most of the time
-of a small C-STORE; here it waits in poll(2). An SCP also bounds what a peer may declare and how long it may take over it.
+Used by the SCP and all SCUs. pynetdicom's reactor sleeps 1 ms whenever it is idle, which is most of the time of a small
+C-STORE; here it waits in poll(2). It also limits the length of a PDU and the time that a peer may take to send it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from pynetdicom import AE, evt
+from pynetdicom import AE
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
 
+from ddwd.core.errors import PeerDownError, PeerRefusedError
 from ddwd.dicom import contexts
 from ddwd.dicom.receive_buffer import ReceiveBuffer, has_pending
 
@@ -40,15 +41,16 @@ MAX_PDU = 256 * 1024
 """Largest P-DATA-TF that we offer to take, in bytes (PS3.8 section D.1)."""
 
 _ASSOCIATION_PDU = 1024 * 1024
-"""Cap for all other PDUs: the largest sound A-ASSOCIATE-RQ (128 contexts with 45 syntaxes each) has about 400 KiB."""
+"""Limit for all other PDUs: the largest valid A-ASSOCIATE-RQ (128 contexts with 45 syntaxes each) has about 400 KiB."""
 _TICK = 0.2
+"""Seconds after which an idle reactor checks its timers."""
 _LOST_SECONDS = 20
-"""Seconds after which an idle reactor looks at its timers."""
+"""Seconds after which an association ends whose peer no longer acknowledges (notice_loss)."""
 _HEADER = struct.Struct(">BxL")
 _PDV = struct.Struct(">LB")
 _P_DATA_TF = 0x04
 _LEFT_OVER = 1024 * 1024
-"""Bytes that are still taken from a peer after our last PDU, so that it can read that one; then the connection is cut."""
+"""Bytes that are still read from a peer after our last PDU, so that it can read that one; then the connection is closed."""
 _ESTABLISHED = "Sta6"  # PS3.8 table 9-5: association established and ready for data transfer
 _CLOSING = "Sta13"  # the same: awaiting the close of the transport connection
 _EVENT_PDATA, _EVENT_CLOSED, _EVENT_INVALID = "Evt10", "Evt17", "Evt19"  # PS3.8 table 9-10
@@ -63,7 +65,7 @@ class Limits:
 
 
 class Fragments:
-    """A received P-DATA-TF: views into the receive buffer, sound only until the next PDU is read."""
+    """A received P-DATA-TF: views into the receive buffer, valid only until the next PDU is read."""
 
     def __init__(self, body: memoryview) -> None:
         self.values: list[tuple[int, Any]] = []
@@ -76,14 +78,14 @@ class Fragments:
             body = body[end:]
 
     def to_primitive(self) -> P_DATA:
-        """The P-DATA indication (PS3.8 section 7.6)."""
+        """Return the P-DATA indication (PS3.8 section 7.6)."""
         primitive = P_DATA()
         primitive.presentation_data_value_list.extend(self.values)
         return primitive
 
 
 class UpperLayer(DULServiceProvider):
-    """The reactor of one association, event driven and bounded; takes the place of the one pynetdicom made."""
+    """The reactor of one association, event driven and limited; replaces the one of pynetdicom."""
 
     def __init__(self, assoc: Association, limits: Limits | None = None) -> None:
         super().__init__(assoc)
@@ -92,7 +94,7 @@ class UpperLayer(DULServiceProvider):
         self._run_loop_delay = 0
         self._limits = limits or Limits()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._connection = former.socket.socket if former.socket else None
+        self.connection = former.socket.socket if former.socket else None
         self._bell_lock = threading.Lock()
         self._poller: select.poll | None = None
         self._received = ReceiveBuffer(_HEADER.size + MAX_PDU)
@@ -103,11 +105,11 @@ class UpperLayer(DULServiceProvider):
         self._idle_timer.timeout = former._idle_timer.timeout
 
     def run_reactor(self) -> None:
-        """Run until the association is over, then free what it held."""
+        """Run until the association ends, then free its resources."""
         try:
             super().run_reactor()
         except InvalidEventError as error:
-            # an acceptance that was due when the peer had broken the association already, say: nothing is left to be said to it
+            # for example an acceptance after the peer closed the association: no answer is possible
             log.warning("an association ends: %s", error)
         finally:
             self._kill_thread = True
@@ -116,15 +118,11 @@ class UpperLayer(DULServiceProvider):
             with self._bell_lock:
                 bell, self._bell = self._bell, -1
             os.close(bell)
-            if self._connection is not None:
-                self._connection.close()  # pynetdicom forgets to, where the peer was faster
-
-    def closes(self, connection: socket.socket | None) -> None:
-        """Close it when the association is over: pynetdicom drops one without a handler."""
-        self._connection = connection
+            if self.connection is not None:
+                self.connection.close()  # pynetdicom does not if the peer closed it first
 
     def released(self) -> None:
-        """Hook: the reactor has ended, however it ended."""
+        """Hook: the reactor has ended, normally or by an error."""
 
     def wake(self) -> None:
         """End the reactor's wait."""
@@ -138,12 +136,12 @@ class UpperLayer(DULServiceProvider):
         self.wake()
 
     def kill_dul(self) -> None:
-        """Have the reactor end."""
+        """End the reactor."""
         super().kill_dul()
         self.wake()
 
     def stop_dul(self) -> bool:
-        """Have the reactor end if the state machine is idle, and wait for it."""
+        """End the reactor if the state machine is idle, and wait for it."""
         if self.state_machine.current_state != "Sta1":
             self.wake()
             return False
@@ -152,16 +150,16 @@ class UpperLayer(DULServiceProvider):
         return not self.is_alive()
 
     def accepts(self, fragments: Fragments) -> bool:
-        """Hook: whether a P-DATA-TF of an established association has been dealt with, past pynetdicom's queues."""
+        """Hook: process a P-DATA-TF of an established association without pynetdicom's queues; return whether it was processed."""
         del fragments
         return False
 
     def transmit(self, content: bytes) -> None:
-        """Send whole PDUs at once; for the reactor's own thread, which alone sends, between two of pynetdicom's."""
+        """Send whole PDUs at once. Only for the reactor's own thread, which alone sends, between two PDUs of pynetdicom."""
         try:
-            if self._connection is None:
+            if self.connection is None:
                 raise ConnectionError("closed")
-            self._connection.sendall(content)
+            self.connection.sendall(content)
         except OSError:
             self.event_queue.put(_EVENT_CLOSED)
 
@@ -180,7 +178,7 @@ class UpperLayer(DULServiceProvider):
         return super()._is_transport_event()
 
     def _exchange(self) -> None:
-        """Take what comes for as long as there is nothing else to do: the inner loop of an established association."""
+        """Read PDUs while no event and no PDU to send waits: the inner loop of an established association."""
         while not (self.event_queue.queue or self.to_provider_queue.queue or self._kill_thread):
             if not (self._received.size or self._wait()):
                 return
@@ -188,9 +186,9 @@ class UpperLayer(DULServiceProvider):
             self._idle_timer.restart()
 
     def _close(self) -> None:
-        """Discard what the peer still sends, and close the connection once it pauses or has gone, or after _LEFT_OVER bytes.
+        """Discard what the peer still sends; close the connection once it pauses or has closed, or after _LEFT_OVER bytes.
 
-        pynetdicom decodes it and answers every piece that is no PDU with another A-ABORT. A peer that sends and never reads would
+        pynetdicom would decode it and answer every piece that is no PDU with another A-ABORT. A peer that sends and never reads would
         occupy a processor until the send buffer is full, and the thread for as long as one PDU may take to be sent.
         """
         peer = self.socket.socket if self.socket else None
@@ -200,14 +198,14 @@ class UpperLayer(DULServiceProvider):
             self.socket.close()
 
     def _wait(self) -> bool:
-        """Wait for bytes, a primitive to send, or the next look at the timers; whether there are bytes, or their end."""
+        """Wait for bytes, a primitive to send, or the next check of the timers; return whether there are bytes, or their end."""
         association_socket = self.socket.socket if self.socket else None
         if association_socket is None or association_socket.fileno() < 0:
             select.select([self._bell], [], [], 0.005)
             self._unring()
             return False
-        if association_socket is not self._connection or self._poller is None:
-            self._attend(association_socket)
+        if association_socket is not self.connection or self._poller is None:
+            self._watch(association_socket)
         if isinstance(association_socket, ssl.SSLSocket) and has_pending(association_socket):
             return self._received.look(association_socket)
         found = cast("select.poll", self._poller).poll(_TICK * 1000)
@@ -218,8 +216,8 @@ class UpperLayer(DULServiceProvider):
             return False
         return not isinstance(association_socket, ssl.SSLSocket) or self._received.look(association_socket)
 
-    def _attend(self, association_socket: socket.socket) -> None:
-        """Listen to this connection. A peer that stops reading holds up a sending no longer than a PDU may take."""
+    def _watch(self, association_socket: socket.socket) -> None:
+        """Poll this connection. A peer that stops reading delays a send for no longer than a PDU may take."""
         if isinstance(association_socket, ssl.SSLSocket):
             association_socket.settimeout(self._limits.transfer)
         else:
@@ -228,7 +226,7 @@ class UpperLayer(DULServiceProvider):
                 socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(fraction * 1e6))
             )
             association_socket.settimeout(None)
-        self._connection = association_socket
+        self.connection = association_socket
         self._poller = select.poll()
         self._poller.register(self._bell, select.POLLIN)
         self._poller.register(association_socket, select.POLLIN)
@@ -238,7 +236,7 @@ class UpperLayer(DULServiceProvider):
             os.eventfd_read(self._bell)
 
     def _read_pdu_data(self) -> None:
-        """Read one PDU, refusing what is too long before a byte of its body is waited for."""
+        """Read one PDU; refuse one that is too long before its body is read."""
         deadline = time.monotonic() + (
             self._limits.transfer if self.assoc.is_established else self._limits.negotiation
         )
@@ -262,17 +260,15 @@ class UpperLayer(DULServiceProvider):
                 pdu, event = Fragments(body), _EVENT_PDATA
             else:
                 pdu, event = self._decode_pdu(bytearray(_HEADER.pack(kind, length)) + body)  # type: ignore[assignment]
-        except Exception:  # noqa: BLE001 - whatever a hostile PDU makes the decoder do, it is an invalid PDU
+        except Exception:  # noqa: BLE001 - whatever the decoder raises for a hostile PDU, the PDU is invalid
             self.event_queue.put(_EVENT_INVALID)
             return
-        if event == _EVENT_PDATA and self._is_at_once() and self.accepts(pdu):
+        # an established association only hands data on (action DT-2), and no event may be overtaken
+        is_next = self.state_machine.current_state == _ESTABLISHED and not self.event_queue.queue
+        if event == _EVENT_PDATA and is_next and self.accepts(pdu):
             return
         self._recv_pdu.put(pdu)  # type: ignore[arg-type]
         self.event_queue.put(event)
-
-    def _is_at_once(self) -> bool:
-        """Whether a P-DATA-TF may be dealt with now: action DT-2 is all there is to it, and no event stands before it."""
-        return self.state_machine.current_state == _ESTABLISHED and not self.event_queue.queue
 
 
 def no_delay(connection: socket.socket) -> None:
@@ -282,9 +278,9 @@ def no_delay(connection: socket.socket) -> None:
 
 
 def notice_loss(association: Association) -> None:
-    """Let the association break some 20 seconds after its peer fell silent at the level of TCP, whatever either side is waiting for.
+    """Have the association end some 20 seconds after its peer stops acknowledging at the level of TCP.
 
-    Where packets vanish the kernel sends again at doubling intervals: what was asked in an outage would reach the peer minutes
+    When packets are lost the kernel sends again at doubling intervals: a request during an outage would reach the peer minutes
     after its end. A peer that is only slow keeps acknowledging. Not for an SCU of large objects, whose peer may stop reading for longer.
     """
     transport = association.dul.socket
@@ -301,18 +297,12 @@ def notice_loss(association: Association) -> None:
         transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def _opened(event: evt.Event) -> None:
-    association_socket = event.assoc.dul.socket
-    if association_socket is not None and association_socket.socket is not None:
-        no_delay(association_socket.socket)
-
-
 class Checkpoint(threading.Event):
-    """Where an association's own thread stops while a request is under way; takes the place of the one pynetdicom made.
+    """Where an association's own thread pauses during a request; replaces the one of pynetdicom.
 
-    That one has a gap: its thread has passed the checkpoint and does not say so yet. A request that begins in the gap takes the
-    thread for paused, and the thread takes the response off the queue: the requestor then waits in vain until its time-out.
-    Here the thread is either seen to run or does not pass.
+    That one has a race: the thread has passed the checkpoint but is not marked as running yet. A request that begins then takes the
+    thread for paused, and the thread takes the response off the queue: the requestor waits in vain until its time-out.
+    Here passing and marking are one step.
     """
 
     def __init__(self, association: Association) -> None:
@@ -322,7 +312,7 @@ class Checkpoint(threading.Event):
         self.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Pass, marked as running, or wait on."""
+        """Pass and be marked as running, or go on waiting."""
         while True:
             is_set = super().wait(timeout)
             with self._passing:
@@ -333,7 +323,7 @@ class Checkpoint(threading.Event):
                 return is_set
 
     def clear(self) -> None:
-        """Let no caller pass any more."""
+        """Let no caller pass."""
         with self._passing:
             super().clear()
 
@@ -345,19 +335,23 @@ class _Requestor(AE):
         layer = assoc.dul = UpperLayer(assoc)
         assoc._reactor_checkpoint = Checkpoint(assoc)
         created = super()._create_socket(assoc, *args, **kwargs)
-        layer.closes(created.socket)
+        layer.connection = cast("socket.socket", created.socket)
+        no_delay(layer.connection)
         return created
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A remote application entity as we speak to it; by TLS where there is a context for it."""
+    """A remote application entity, and our AE title towards it; by TLS if there is a context for it."""
 
     host: str
     port: int
     called: str
     calling: str
     tls: ssl.SSLContext | None = None
+
+    def __str__(self) -> str:
+        return f"{self.called} at {self.host}:{self.port}"
 
 
 def associate(
@@ -368,14 +362,14 @@ def associate(
     silence: float = 60.0,
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
 ) -> Association:
-    """Request an association; look at `is_established`, `is_rejected` for what became of it.
+    """Request an association; `is_established` and `is_rejected` are its result (see check_established).
 
-    `connect` and `silence` are seconds: for TCP and the A-ASSOCIATE-AC, and for any DIMSE response. `roles` are asked for where
+    `connect` and `silence` are seconds: for TCP and the A-ASSOCIATE-AC, and for any DIMSE response. `roles` are negotiated if
     they are not those of an SCU (PS3.7 section D.3.3.4).
     """
     contexts.configure()
     entity = _Requestor(peer.calling)
-    entity.implementation_class_uid, entity.implementation_version_name = contexts.implementation()
+    entity.implementation_class_uid, entity.implementation_version_name = contexts.IMPLEMENTATION
     entity.connection_timeout = entity.acse_timeout = connect
     entity.dimse_timeout = silence
     entity.network_timeout = None
@@ -387,18 +381,25 @@ def associate(
         max_pdu=MAX_PDU,
         ext_neg=list(roles),
         tls_args=None if peer.tls is None else (peer.tls, peer.host),
-        evt_handlers=[(evt.EVT_CONN_OPEN, _opened)],
     )
 
 
+def check_established(association: Association, peer: Peer) -> None:
+    """Raise PeerRefusedError if the peer rejected the association, PeerDownError if there is none for another reason."""
+    if association.is_rejected:
+        raise PeerRefusedError(f"{peer} rejected the association of {peer.calling}: check both AE titles")
+    if not association.is_established:
+        raise PeerDownError(f"{peer} does not answer")
+
+
 class Announced(queue.Queue[Any]):
-    """A queue that also rings another one, for a thread that can wait on one queue only."""
+    """A queue that also notifies another one, for a thread that can wait on one queue only."""
 
     def __init__(self, bell: queue.Queue[Any]) -> None:
         super().__init__()
-        self._announce = bell
+        self._bell = bell
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        """Add the item, then ring."""
+        """Add the item, then notify."""
         super().put(item, block, timeout)
-        self._announce.put((None, None))
+        self._bell.put((None, None))

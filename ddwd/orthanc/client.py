@@ -1,10 +1,10 @@
-"""The client of Orthanc's REST interface: all of the port but the questions to the index."""
+"""The client of Orthanc's REST interface: all of the port except the queries of the index. Each method is documented at the port."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ddwd.config.routing import CALLING
 from ddwd.core.errors import NotFoundError, PeerRefusedError
@@ -29,41 +29,31 @@ class Orthanc(IndexQueries):
     """An Orthanc by REST; implements all slices of the port."""
 
     def system(self) -> dict[str, Any]:
-        """Return `/system`: version, AE title, database; proves that the server answers."""
-        found: dict[str, Any] = self._json("GET", "/system")
-        return found
+        return cast("dict[str, Any]", self._json("GET", "/system"))
 
     def statistics(self) -> dict[str, Any]:
-        """Return `/statistics`: counts of studies and instances, disk size in bytes (strings of digits)."""
-        found: dict[str, Any] = self._json("GET", "/statistics")
-        return found
+        return cast("dict[str, Any]", self._json("GET", "/statistics"))
 
     def plugins(self) -> list[str]:
-        """See ServerChecks."""
         return [str(name) for name in self._json("GET", "/plugins")]
 
     def now(self) -> datetime:
-        """See ServerChecks."""
-        said = self._bytes("/tools/now").decode("ascii")
-        return datetime.strptime(said, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+        text = self._bytes("/tools/now").decode("ascii")
+        return datetime.strptime(text, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
 
     def reaches(self, server: str) -> None:
-        """See ServerChecks. QIDO-RS for one study."""
-        self._request(
-            "POST", f"/dicom-web/servers/{server}/qido", json={"Uri": "/studies", "Arguments": {"limit": "1"}}
-        )
+        """QIDO-RS for one study."""
+        body = {"Uri": "/studies", "Arguments": {"limit": "1"}}
+        self._request("POST", f"/dicom-web/servers/{server}/qido", json=body)
 
     def echoes(self, modality: str) -> None:
-        """See ServerChecks."""
         self._request("POST", f"/modalities/{modality}/echo", json={"Timeout": _ECHO_SECONDS})
 
     def delete_study(self, study: OrthancId) -> None:
-        """See Deletion."""
         with suppress(NotFoundError):
             self._request("DELETE", f"/studies/{study}")
 
     def changes(self, since: int, limit: int) -> ChangePage:
-        """See ChangeLog."""
         body = self._json("GET", f"/changes?since={since}&limit={limit}")
         rows = tuple(
             Change(int(row["Seq"]), row["ChangeType"], row["ResourceType"], OrthancId(row["ID"]))
@@ -72,25 +62,22 @@ class Orthanc(IndexQueries):
         return ChangePage(rows, bool(body["Done"]), int(body["Last"]))
 
     def last_seq(self) -> int:
-        """See ChangeLog. `?last` would name the last row that is left: rows are deleted with the resource they are about."""
+        """`?last` would name the last row that is left: rows are deleted with the resource they are about."""
         return int(self._json("GET", f"/changes?since={_PAST_ALL}&limit=1")["Last"])
 
     def sender(self, instance: OrthancId) -> str:
-        """See Routing."""
-        try:
-            return self._bytes(f"/instances/{instance}/metadata/RemoteAET").decode("utf-8", "replace").strip()
-        except NotFoundError:
-            return ""
+        return (self._metadata(f"/instances/{instance}/metadata/RemoteAET") or "").strip()
 
     def route(self, study: OrthancId) -> str | None:
-        """See Routing."""
+        return self._metadata(f"/studies/{study}/metadata/{_ROUTE}")
+
+    def _metadata(self, path: str) -> str | None:
         try:
-            return self._bytes(f"/studies/{study}/metadata/{_ROUTE}").decode("utf-8", "replace")
+            return self._bytes(path).decode("utf-8", "replace")
         except NotFoundError:
             return None
 
     def routes_of(self, studies: Sequence[OrthancId]) -> dict[OrthancId, str]:
-        """See Routing."""
         body = {"Resources": list(studies), "Level": "Study", "Short": True, "Metadata": True}
         return {
             OrthancId(row["ID"]): row["Metadata"][_ROUTE]
@@ -99,11 +86,10 @@ class Orthanc(IndexQueries):
         }
 
     def set_route(self, study: OrthancId, name: str) -> None:
-        """See Routing."""
         self._request("PUT", f"/studies/{study}/metadata/{_ROUTE}", data=name.encode())
 
     def first_image(self, study: OrthancId) -> dict[str, str]:
-        """See Routing. Of images that came in the same second, the one with the lowest index in its series."""
+        """Of images that came in the same second, the one with the lowest index in its series."""
         body = {"Resources": [study], "Level": "Instance", "Metadata": True}
         rows = self._json("POST", "/tools/bulk-content", body)
         if not rows:
@@ -114,7 +100,7 @@ class Orthanc(IndexQueries):
         return found | {CALLING: self.sender(OrthancId(first))}
 
     def head(self, instance: OrthancId, length: int) -> bytes:
-        """See ImageFiles; a server that answers the whole file (before 1.12) is cut here."""
+        """A server that answers the whole file (before 1.12) is cut here."""
         path = f"/instances/{instance}/attachments/dicom/data"
         try:
             return self._bytes(path, {"Range": f"bytes=0-{length - 1}"})[:length]
@@ -122,11 +108,10 @@ class Orthanc(IndexQueries):
             return self._bytes(path)[:length]
 
     def file(self, instance: OrthancId) -> bytes:
-        """See ImageFiles."""
         return self._file_request("GET", f"/instances/{instance}/file")
 
     def is_whole(self, instance: OrthancId) -> bool:
-        """See ImageFiles. Orthanc reads the file itself for this: its cache may outlive the file."""
+        """Orthanc reads the file itself for this: its cache may outlive the file."""
         path = f"/instances/{instance}/attachments/dicom/verify-md5"
         try:
             self._file_request("POST", path)
@@ -137,45 +122,33 @@ class Orthanc(IndexQueries):
         return True
 
     def forget(self, instance: OrthancId) -> None:
-        """See Deletion."""
         with suppress(NotFoundError):
             self._request("DELETE", f"/instances/{instance}")
 
     def stow(self, server: str, resources: Iterable[OrthancId], priority: int = 0) -> str:
-        """See StowJobs. Always a new job: a resubmitted one reports success having sent nothing."""
+        """Always a new job: a resubmitted one reports success although it sends no image."""
         body = {"Resources": list(resources), "Synchronous": False, "Priority": priority}
         return str(self._json("POST", f"/dicom-web/servers/{server}/stow", body)["ID"])
 
     def store(self, modality: str, instances: Iterable[OrthancId], priority: int = 0) -> str:
-        """See DeliveryJobs."""
-        body = {
-            "Resources": list(instances),
-            "Synchronous": False,
-            "Permissive": False,
-            "Priority": priority,
-        }
+        body = {"Resources": list(instances), "Synchronous": False, "Permissive": False, "Priority": priority}
         return str(self._json("POST", f"/modalities/{modality}/store", body)["ID"])
 
     def search(self, server: str, uri: str, arguments: Mapping[str, str]) -> list[dict[str, Any]]:
-        """See DeliveryJobs. QIDO-RS (PS3.18 section 10.6), DICOM JSON (PS3.18 annex F)."""
-        body = {
-            "Uri": uri,
-            "Arguments": dict(arguments),
-            "HttpHeaders": {"Accept": "application/dicom+json"},
-        }
+        """QIDO-RS (PS3.18 section 10.6), DICOM JSON (PS3.18 annex F)."""
+        headers = {"Accept": "application/dicom+json"}
+        body = {"Uri": uri, "Arguments": dict(arguments), "HttpHeaders": headers}
         path = f"/dicom-web/servers/{server}/get"
         content = self._request("POST", path, json=body)
         found = self._parsed(path, content or b"[]")  # 204 without a body: no match
         if not isinstance(found, list):
-            raise PeerRefusedError(f"{self.name}: {server} answers a search with something else")
+            raise PeerRefusedError(f"{self.name}: {server} answers a search with no list")
         return found
 
     def jobs(self) -> dict[str, Job]:
-        """See StowJobs."""
         return {row["ID"]: _job(row) for row in self._json("GET", "/jobs?expand")}
 
     def job(self, job_id: str) -> Job | None:
-        """See StowJobs."""
         try:
             return _job(self._json("GET", f"/jobs/{job_id}"))
         except NotFoundError:
@@ -183,12 +156,12 @@ class Orthanc(IndexQueries):
 
 
 def _job(row: dict[str, Any]) -> Job:
-    """The error of a plugin's job is in its content: Orthanc gives all of them one code."""
-    said = (row.get("Content") or {}).get("FunctionErrorDescription") or row.get("ErrorDetails")
-    return Job(row["ID"], row["State"], row["Type"], str(said or row.get("ErrorDescription", "")))
+    # the error of a plugin's job is in its content: Orthanc gives all of them one code
+    error = (row.get("Content") or {}).get("FunctionErrorDescription") or row.get("ErrorDetails")
+    return Job(row["ID"], row["State"], row["Type"], str(error or row.get("ErrorDescription", "")))
 
 
 def _arrival(row: dict[str, Any]) -> tuple[str, int, str]:
     """Return the sort key that puts images in the order in which they arrived."""
-    known = row.get("Metadata", {})
-    return str(known.get("ReceptionDate", "")), int(known.get("IndexInSeries") or 0), str(row["ID"])
+    metadata = row.get("Metadata", {})
+    return str(metadata.get("ReceptionDate", "")), int(metadata.get("IndexInSeries") or 0), str(row["ID"])

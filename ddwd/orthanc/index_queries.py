@@ -1,4 +1,4 @@
-"""Questions to an Orthanc's index: studies, instances, UIDs and digests. Each method is documented at the port.
+"""Queries of an Orthanc's index: studies, instances, UIDs and digests. Each method is documented at the port.
 
 Listing a study costs two requests whatever its size; SOPInstanceUIDs and MD5s come from `tools/find`, many at once (on PostgreSQL
 0.3 ms each for a whole study, 1 ms for a few instances of one).
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 _UID_BLOCK = 200
 """Instances in one bulk-content request: about 0.2 s of Orthanc's time."""
 _WHOLE_STUDY = 5000
-"""Instances of the largest study that is asked for in one request: about 3 s of Orthanc's time."""
+"""Instances of the largest study that is requested as a whole: about 3 s of Orthanc's time."""
 _WHOLE_SHARE = 3
-"""A study is asked for whole if at least a third of its instances is wanted: asking for one alone costs three times as much."""
+"""A study is requested as a whole if at least a third of its instances is needed: an instance by itself costs three times as much."""
 _DICOM = 1  # Orthanc's FileContentType of the stored object itself
 _PADDING = " \0"
 _WILDCARDS = "*?\\"  # PS3.4 section C.2.2.2.4, and the backslash that lists values
@@ -37,7 +37,7 @@ class IndexQueries(Transport):
     """Whether the Orthanc answers a search with digests; before 1.12.5 it cannot."""
 
     def study_ids(self) -> Iterator[OrthancId]:
-        """See StudyIndex; read by pages, so that a large archive never comes in one answer."""
+        """Read by pages, so that a large archive never comes in one answer."""
         since, page = 0, 1000
         while True:
             found = self.study_page(since, page)
@@ -47,11 +47,9 @@ class IndexQueries(Transport):
             since += page
 
     def study_page(self, since: int, limit: int) -> list[OrthancId]:
-        """See StudyIndex."""
         return list(map(OrthancId, self._json("GET", f"/studies?since={since}&limit={limit}")))
 
     def study_of(self, level: str, orthanc_id: OrthancId) -> OrthancId | None:
-        """See ImageIndex."""
         try:
             if level == "Instance":
                 parent = self._json("GET", f"/instances/{orthanc_id}")["ParentSeries"]
@@ -61,7 +59,6 @@ class IndexQueries(Transport):
             return None
 
     def study(self, orthanc_id: OrthancId) -> Study | None:
-        """See StudyIndex."""
         try:
             main = self._json("GET", f"/studies/{orthanc_id}")
             listed = self._json("GET", f"/studies/{orthanc_id}/series")
@@ -78,7 +75,7 @@ class IndexQueries(Transport):
         )
 
     def instances(self, studies: Sequence[OrthancId]) -> dict[OrthancId, frozenset[OrthancId]]:
-        """See StudyIndex. By series: asking for the instances themselves takes ten times as long for 600 images."""
+        """By series: asking for the instances themselves takes ten times as long for 600 images."""
         body = {"Resources": list(studies), "Level": "Series", "Short": True, "Metadata": False}
         found: dict[OrthancId, frozenset[OrthancId]] = {}
         for row in self._json("POST", "/tools/bulk-content", body):
@@ -87,18 +84,16 @@ class IndexQueries(Transport):
         return found
 
     def find_study(self, text: str) -> list[OrthancId]:
-        """See StudySearch. None for one with a wildcard, to which Orthanc answers 400; once published, it is found by its record."""
+        """None for one with a wildcard, to which Orthanc answers 400; once published, it is found by its record."""
         if not set(_WILDCARDS).isdisjoint(text):
             return []
         rows = self._parsed("/tools/lookup", self._request("POST", "/tools/lookup", data=text.encode()))
         return [OrthancId(row["ID"]) for row in rows if row["Type"] == "Study"]
 
     def find_accession(self, text: str) -> list[OrthancId]:
-        """See StudySearch."""
         return self._find("AccessionNumber", text)
 
     def find_patient(self, text: str) -> list[OrthancId]:
-        """See StudySearch."""
         return self._find("PatientID", text)
 
     def _find(self, keyword: str, text: str) -> list[OrthancId]:
@@ -114,11 +109,10 @@ class IndexQueries(Transport):
         ]
 
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
-        """See ImageIndex."""
-        wanted = list(instances)
+        ids = list(instances)
         found: dict[OrthancId, str] = {}
-        for start in range(0, len(wanted), _UID_BLOCK):
-            body = {"Resources": wanted[start : start + _UID_BLOCK], "Short": True, "Metadata": False}
+        for start in range(0, len(ids), _UID_BLOCK):
+            body = {"Resources": ids[start : start + _UID_BLOCK], "Short": True, "Metadata": False}
             for row in self._json("POST", "/tools/bulk-content", body):
                 found[OrthancId(row["ID"])] = row["MainDicomTags"].get(_SOP_TAG, "")
         return found
@@ -126,34 +120,34 @@ class IndexQueries(Transport):
     def stored(
         self, study: Study, instances: Iterable[OrthancId], sop_uids: Mapping[OrthancId, str] | None = None
     ) -> dict[OrthancId, Stored]:
-        """See ImageIndex. Images that the search leaves out although they are listed (LimitFindInstances) are asked for one by one."""
-        wanted = set(instances)
-        if not wanted:
+        """Images that the search omits although they are listed (LimitFindInstances) are requested one by one."""
+        requested = set(instances)
+        if not requested:
             return {}
-        if len(study.ids) <= min(_WHOLE_STUDY, _WHOLE_SHARE * len(wanted)):
+        if len(study.ids) <= min(_WHOLE_STUDY, _WHOLE_SHARE * len(requested)):
             found = self._search({}, {"ParentStudy": study.orthanc_id})
         else:
-            found = self._search_uids(self.sop_uids(wanted) if sop_uids is None else sop_uids)
-        answer = {one: stored for one, stored in found.items() if one in wanted}
-        if len(answer) < len(wanted) and (listed := self.study(study.orthanc_id)) is not None:
-            answer |= self._one_by_one((wanted & listed.ids) - answer.keys())
+            found = self._search_uids(self.sop_uids(requested) if sop_uids is None else sop_uids)
+        answer = {instance: stored for instance, stored in found.items() if instance in requested}
+        if len(answer) < len(requested) and (listed := self.study(study.orthanc_id)) is not None:
+            answer |= self._one_by_one((requested & listed.ids) - answer.keys())
         return answer
 
     def find_images(self, sop_uids: Iterable[str]) -> list[Held]:
-        """See ImageIndex."""
-        wanted = sorted(filter(is_uid, set(sop_uids)))
-        blocks = (wanted[start : start + _UID_BLOCK] for start in range(0, len(wanted), _UID_BLOCK))
-        return [one for block in blocks for one in self._find_block(block)]
+        uids = sorted(filter(is_uid, set(sop_uids)))
+        blocks = (uids[start : start + _UID_BLOCK] for start in range(0, len(uids), _UID_BLOCK))
+        return [held for block in blocks for held in self._find_block(block)]
 
     def _find_block(self, sop_uids: Sequence[str]) -> list[Held]:
-        """Search again for what a search left out, until one finds none: LimitFindInstances may have cut its answer."""
+        """Search again for UIDs that a search omitted, until it finds none: LimitFindInstances may have cut its answer."""
         found: list[Held] = []
         missing = set(sop_uids)
         while missing and (more := self._find_images(sorted(missing))):
             found += more
-            if missing.isdisjoint(one.sop_uid for one in more):
+            uids = {held.sop_uid for held in more}
+            if missing.isdisjoint(uids):
                 break
-            missing -= {one.sop_uid for one in more}
+            missing -= uids
         return found
 
     def _find_images(self, sop_uids: Sequence[str]) -> list[Held]:
@@ -180,7 +174,7 @@ class IndexQueries(Transport):
         return found
 
     def _search(self, query: dict[str, str], within: dict[str, str]) -> dict[OrthancId, Stored]:
-        """Search with digests; an Orthanc that cannot answer with digests (before 1.12.5) is asked only once."""
+        """Search with digests; an Orthanc that cannot answer with digests (before 1.12.5) gets this request only once."""
         if not self._finds_digests:
             return {}
         body = {"Level": "Instance", "Query": query, "ResponseContent": ["MainDicomTags", "Attachments"]}
@@ -201,13 +195,12 @@ class IndexQueries(Transport):
 
     def _one_by_one(self, instances: Iterable[OrthancId]) -> dict[OrthancId, Stored]:
         found = {}
-        for one, sop_uid in self.sop_uids(instances).items():
+        for instance, sop_uid in self.sop_uids(instances).items():
             with suppress(NotFoundError):
-                found[one] = Stored(sop_uid, self.md5(one))
+                found[instance] = Stored(sop_uid, self.md5(instance))
         return found
 
     def md5(self, instance: OrthancId) -> str:
-        """See ImageFiles."""
         return self._bytes(f"/instances/{instance}/attachments/dicom/md5").decode("ascii")
 
 

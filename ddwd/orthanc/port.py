@@ -1,7 +1,7 @@
-"""The port to an Orthanc: the values that cross it, and what may be asked, in slices.
+"""The port to an Orthanc: its values, and its methods in slices.
 
-The extractor, retention and delivery use `OrthancPort`; a part that asks for less takes a slice, so that a test needs a small fake.
-Unit tests put a fake behind `OrthancPort`, and hold it against a real Orthanc (tests/integration/test_orthanc_port.py).
+The extractor, retention and delivery use `OrthancPort`; a part that needs less takes a slice, so that a test needs a small fake.
+Unit tests put a fake behind `OrthancPort`; tests/integration/test_orthanc_port.py compares it with a real Orthanc.
 Every method raises PeerDownError if there is no answer, and PeerRefusedError if the answer is an error.
 """
 
@@ -29,7 +29,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class ChangePage:
-    """One page of `/changes`, oldest first; `done` when nothing follows, `last` the newest seq the page names."""
+    """One page of `/changes`, oldest first; `done` if it is the last page, `last` is its newest seq."""
 
     changes: tuple[Change, ...]
     done: bool
@@ -38,7 +38,7 @@ class ChangePage:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What Orthanc's index knows of one stored object: its SOPInstanceUID and the MD5 of its file."""
+    """One stored object in Orthanc's index: its SOPInstanceUID and the MD5 of its file."""
 
     sop_uid: str
     md5: str
@@ -46,7 +46,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One stored object as it is found by its SOPInstanceUID; `series` is the Orthanc ID of the one it is in."""
+    """One stored object, found by its SOPInstanceUID; `series` is the Orthanc ID of its series."""
 
     orthanc_id: OrthancId
     series: OrthancId
@@ -65,22 +65,22 @@ class Job:
 
     @property
     def in_flight(self) -> bool:
-        """True while Orthanc may still be working at it."""
+        """Whether the job has not ended."""
         return self.state in {"Pending", "Running", "Paused", "Retry"}
 
 
 class ServerStatus(Protocol):
-    """What the status asks."""
+    """Requests of the status."""
 
     def system(self) -> dict[str, Any]:
         """Return `/system`: version, AE title, database."""
 
     def statistics(self) -> dict[str, Any]:
-        """Return `/statistics`: counts of studies and instances, disk size in bytes."""
+        """Return `/statistics`: counts of studies and instances, disk size in bytes (strings of digits)."""
 
 
 class ServerChecks(Protocol):
-    """What the doctor asks."""
+    """Requests of the doctor."""
 
     name: str
 
@@ -101,7 +101,7 @@ class ServerChecks(Protocol):
 
 
 class ChangeLog(Protocol):
-    """What changed."""
+    """The log of changes."""
 
     def changes(self, since: int, limit: int) -> ChangePage:
         """Return the rows of `/changes` with seq above `since`."""
@@ -126,7 +126,7 @@ class StudyIndex(Protocol):
         """Return the study with its instance sets, or None if it is not known."""
 
     def instances(self, studies: Sequence[OrthancId]) -> dict[OrthancId, frozenset[OrthancId]]:
-        """Return the instances of each of these studies, in one request; studies that are not known are left out."""
+        """Return the instances of each of these studies, in one request; studies that are not known are omitted."""
 
 
 class StudySearch(Protocol):
@@ -149,14 +149,14 @@ class ImageIndex(Protocol):
         """Return the study above a series or instance, or None if it is gone."""
 
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:
-        """Return the SOPInstanceUID of each instance; instances that are gone are left out."""
+        """Return the SOPInstanceUID of each instance; instances that are gone are omitted."""
 
     def stored(
         self, study: Study, instances: Iterable[OrthancId], sop_uids: Mapping[OrthancId, str] | None = None
     ) -> dict[OrthancId, Stored]:
-        """Return SOPInstanceUID and MD5 of instances of the study; instances that are not there are left out.
+        """Return SOPInstanceUID and MD5 of instances of the study; instances that are missing are omitted.
 
-        `sop_uids` are those that are known already, of the other Orthanc's copies.
+        `sop_uids`, if known already, are those of the other Orthanc's copies.
         """
 
     def find_images(self, sop_uids: Iterable[str]) -> list[Held]:
@@ -180,7 +180,7 @@ class ImageFiles(Protocol):
 
 
 class Routing(Protocol):
-    """What the route of a study is decided by, and the decision, which is kept in its metadata."""
+    """The tags that decide the route of a study, and the route itself, which is kept in its metadata."""
 
     def sender(self, instance: OrthancId) -> str:
         """Return the calling AE title of the association that brought the instance; empty if it came otherwise or is gone."""
@@ -189,7 +189,7 @@ class Routing(Protocol):
         """Return the route in the study's metadata; None if it was not decided, or the study is gone."""
 
     def routes_of(self, studies: Sequence[OrthancId]) -> dict[OrthancId, str]:
-        """Return the route of each of these studies, in one request; studies without one, or gone, are left out."""
+        """Return the route of each of these studies, in one request; studies without one, or gone, are omitted."""
 
     def set_route(self, study: OrthancId, name: str) -> None:
         """Write the route into the study's metadata."""
@@ -209,7 +209,7 @@ class Deletion(Protocol):
 
 
 class StowJobs(Protocol):
-    """Jobs that send by STOW-RS, and the state of any job."""
+    """Jobs that send by STOW-RS, and the state of every job."""
 
     def stow(self, server: str, resources: Iterable[OrthancId], priority: int = 0) -> str:
         """Submit an asynchronous STOW-RS job that sends the resources to a DICOMweb server; return its job ID."""
@@ -222,7 +222,7 @@ class StowJobs(Protocol):
 
 
 class DeliveryJobs(Protocol):
-    """What delivery has the gateway do; PeerRefusedError and NotFoundError also for what the destination answers."""
+    """Requests of delivery to the gateway; PeerRefusedError and NotFoundError also for errors of the destination."""
 
     def stow(self, server: str, resources: Iterable[OrthancId], priority: int = 0) -> str:
         """Submit a job that sends by STOW-RS; return its job ID."""
@@ -238,16 +238,16 @@ class DeliveryJobs(Protocol):
 
 
 class ImageProofs(ImageIndex, ImageFiles, Protocol):
-    """What proves that an image is stored: for storage commitment."""
+    """Proofs that an image is stored: for storage commitment."""
 
 
 class SelfTestStudies(StudySearch, Deletion, Protocol):
-    """What finds and deletes the study of the self test."""
+    """Find and delete the study of the self test."""
 
 
 class OrthancPort(
     ChangeLog, StudyIndex, StudySearch, ImageIndex, ImageFiles, Routing, Deletion, StowJobs, Protocol
 ):
-    """What the extractor, retention and delivery ask of an Orthanc."""
+    """Requests of the extractor, retention and delivery."""
 
     name: str

@@ -6,7 +6,7 @@ import io
 import json
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -16,21 +16,15 @@ from urllib3.util.retry import Retry
 from ddwd.core import watchdog
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from urllib3.connectionpool import ConnectionPool
-    from urllib3.response import BaseHTTPResponse
-
 _CONNECT_SECONDS = 3.0
 _SILENCE_SECONDS = 20.0
-"""Longest silence of a server after a short question; with the time to connect below WatchdogSec."""
+"""Longest silence of a server after a short request; with the time to connect below WatchdogSec."""
 _FILE_SILENCE_SECONDS = 60.0
-"""The same for a whole file, which Orthanc reads into memory before it sends a byte of it."""
+"""The same if Orthanc reads a whole file before it sends the first byte of its answer."""
 _SLOW_SECONDS = 2.0
 """If a request failed after more than this, the server counts as hung."""
 _PAUSE_SECONDS = 5.0
-"""A hung server is not asked for this long; then one caller asks a short question."""
+"""A hung server gets no request for this long; then one caller sends a short one."""
 _PROBE_SECONDS = 3.0
 _PROBE = "/changes?last"
 _CHUNK = 1024 * 1024
@@ -40,30 +34,21 @@ _NOT_FOUND, _FIRST_ERROR = 404, 400
 class _Again(Retry):
     """Retries once for a keep-alive connection that the server closed, never for a server that was silent."""
 
-    def increment(
-        self,
-        method: str | None = None,
-        url: str | None = None,
-        response: BaseHTTPResponse | None = None,
-        error: Exception | None = None,
-        _pool: ConnectionPool | None = None,
-        _stacktrace: TracebackType | None = None,
-    ) -> Self:
-        """See Retry."""
-        if isinstance(error, ReadTimeoutError):
-            raise error
-        return super().increment(method, url, response, error, _pool, _stacktrace)
+    def increment(self, *args: Any, **named: Any) -> Self:
+        if isinstance(named.get("error"), ReadTimeoutError):
+            raise named["error"]
+        return super().increment(*args, **named)
 
 
 class _Breaker:
-    """Circuit breaker: while a server hangs, only one caller now and then waits for it, and all others fail at once."""
+    """Circuit breaker: while a server hangs, one caller at a time tries a short request, and all others fail at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._closed_until: float | None = None
 
     def must_probe(self, now: float) -> bool | None:
-        """Return None to ask, True to ask the short question first, False not to ask. Only one caller at a time gets True."""
+        """Return None to send, True to send the short request first, False not to send. Only one caller at a time gets True."""
         with self._lock:
             if self._closed_until is None:
                 return None
@@ -84,15 +69,9 @@ class _Breaker:
 
 
 class Transport:
-    """Requests to the Orthanc behind `base_url`; safe to use from several threads (one session each). Each wait is reported to core.watchdog."""
+    """Requests to the Orthanc behind `base_url`; safe to use from several threads (one session each). Each wait goes to core.watchdog."""
 
-    def __init__(
-        self,
-        name: str,
-        base_url: str,
-        user: str,
-        password: str,
-    ) -> None:
+    def __init__(self, name: str, base_url: str, user: str, password: str) -> None:
         self.name = name
         self._base = base_url.rstrip("/")
         self._auth = (user, password)
@@ -106,9 +85,8 @@ class Transport:
         try:
             return json.loads(content)
         except ValueError as error:
-            raise PeerRefusedError(
-                f"{self.name}: {path.partition('?')[0]}: the answer is not JSON"
-            ) from error
+            where = f"{self.name}: {path.partition('?')[0]}"
+            raise PeerRefusedError(f"{where}: the answer is not JSON") from error
 
     def _bytes(self, path: str, headers: dict[str, str] | None = None) -> bytes:
         return self._request("GET", path, headers=headers)
@@ -118,7 +96,7 @@ class Transport:
         return self._request(method, path, silence=_FILE_SILENCE_SECONDS)
 
     def _request(self, method: str, path: str, *, silence: float = _SILENCE_SECONDS, **options: Any) -> bytes:
-        """Return the body of the answer. A server that hangs is not waited for again and again: see _Breaker."""
+        """Return the body of the answer. For a server that hangs see _Breaker."""
         probe = self._breaker.must_probe(time.monotonic())
         if probe is False:
             raise PeerDownError(f"{self.name} does not answer on {self._base} (it hung a moment ago)")
@@ -136,12 +114,10 @@ class Transport:
         """Return HTTP status and body."""
         start = time.monotonic()
         content = io.BytesIO()
-        timeout = (_CONNECT_SECONDS, silence)
+        options |= {"timeout": (_CONNECT_SECONDS, silence), "stream": True}
         watchdog.alive(_CONNECT_SECONDS + silence)
         try:
-            with self._session().request(
-                method, self._base + path, timeout=timeout, stream=True, **options
-            ) as answer:
+            with self._session().request(method, self._base + path, **options) as answer:
                 for chunk in answer.iter_content(_CHUNK):
                     content.write(chunk)
                     start = time.monotonic()

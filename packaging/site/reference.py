@@ -75,7 +75,7 @@ def settings() -> str:
             notes += [f"Variable: {variables}."] if variables else []
             parts += [
                 f"{'###' if '.' in one.key else '##'} `{one.key}`",
-                *(_prose(one.said) or ["See the one above."]),
+                *_prose(one.said),
                 " ".join(notes),
             ]
         else:

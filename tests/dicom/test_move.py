@@ -136,7 +136,7 @@ def test_a_cancel_that_is_heeded_ends_it(storage: Storage, portal: Portal) -> No
     cancel = threading.Event()
     threading.Timer(0.3, cancel.set).start()
     outcome = move(storage, portal, cancel=cancel)
-    assert outcome.cancelled
+    assert outcome.status == 0xFE00
     assert not outcome.ok
 
 
@@ -213,5 +213,5 @@ def test_the_progress_of_others_does_not_keep_it_for_ever(
 
 def test_a_rejected_association_is_told_from_silence(portal: Portal) -> None:
     wrong = Peer("127.0.0.1", portal.scp.port, "OTHER", "TEST")
-    with pytest.raises(PeerRefusedError):
-        move_scu.move(wrong, portal.config.scp.aet, STUDY)
+    with pytest.raises(PeerRefusedError), Mover(wrong, portal.config.scp.aet) as mover:
+        mover.move(STUDY)

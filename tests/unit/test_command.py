@@ -43,7 +43,7 @@ def test_a_message_of_another_service_is_none() -> None:
 
 @pytest.mark.parametrize("names", [(CT, "1.2.3.4", "1.2.840.10008.1.2.1"), ("1.2.3", "1.2.34", "1.2")])
 def test_the_file_meta_information_is_what_pydicom_would_write(names: tuple[str, str, str]) -> None:
-    uid_of_ours, name = contexts.implementation()
+    uid_of_ours, name = contexts.IMPLEMENTATION
     meta = create_file_meta(
         sop_class_uid=names[0],  # type: ignore[arg-type]
         sop_instance_uid=names[1],  # type: ignore[arg-type]

@@ -293,8 +293,8 @@ def test_every_batch_that_is_accepted_is_used_as_it_is(sources: Sources, text: s
 
 
 def test_the_texts_name_the_limits_that_are_checked() -> None:
-    assert f"asked for by name in one C-MOVE, {MOST_NAMED} at most" in SHIPPED.read_text()
-    assert f"{LONGEST_POLL:g} at most" in SETTINGS["poll_interval"].brief
+    assert f"requested by UID in one C-MOVE, {MOST_NAMED} at most" in SHIPPED.read_text()
+    assert f"{LONGEST_POLL:g} at most" in SHIPPED.read_text()
 
 
 def test_every_default_is_within_the_limits_of_its_own_parser() -> None:

@@ -267,8 +267,8 @@ def test_without_room_everything_is_refused_until_there_is_some(
     free = 2 * RESERVE
     assert site.bring(image(number=2)) is Admission.KEEP
     assert [line.partition(" of ")[0] for line in site.index.lines] == [
-        "too little room on the volume",
-        "there is room again: objects are taken",
+        "too little space on the volume",
+        "enough space again: objects are accepted",
     ]
 
 

@@ -155,8 +155,8 @@ def _known_paths() -> set[str]:
     ours += [paths.additions("gateway").parent]
     ours += [paths.commitments, paths.deliveries, paths.conflicts("storage").parent]
     ours += [
-        paths.gateway_storage,
-        paths.storage_storage,
+        paths.storage_area("gateway"),
+        paths.storage_area("storage"),
         paths.rendered("gateway").parent / "NODE/00-ddwd.json",
     ]
     ours += [config.tls.folder / name for name in ("ca.pem", "issued", "issued/CT1.key", "issued/CT1.pem")]

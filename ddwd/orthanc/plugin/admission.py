@@ -2,8 +2,8 @@
 
 Orthanc answers Success for an object whose identifiers it already holds and drops the new one, even if its content differs.
 So each object is examined before Orthanc stores it: one whose content differs from the stored one is written, durably, to
-`conflicts/<node>/`, where the extractor finds it; with too little room on a volume every object is refused.
-Every sender waits while this runs: it never parses pixels, and asks Orthanc's index once per series, not once per object.
+`conflicts/<node>/`, where the extractor finds it; with too little space on a volume every object is refused.
+Every sender waits while this runs: it never parses pixels, and queries Orthanc's index once per series, not once per object.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import threading
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -32,22 +32,20 @@ _UID = re.compile(r"[0-9.]{1,64}")
 _PLAIN = re.compile(r"(?:[!-\[\]-}](?:[ -\[\]-}]*))?")
 """A PatientID that is the same text in every character set: no backslash, tilde, escape or leading space."""
 _IN_FLIGHT_SECONDS = 120.0
-"""How long Orthanc may take to store an object that was admitted: above all its time-out for the database."""
+"""Longest time in which Orthanc stores an object that was admitted: above all its time-out for the database."""
 _REMEMBERED = 100_000
-"""Instances remembered, of the latest series: about 12 MB."""
+"""Instances in the cache, of the latest series: about 12 MB."""
 _DEEPEST = 32
 """Levels of nested items; the deepest objects in use, structured reports, have about ten. Orthanc 1.12.7 crashes at 100."""
 _TEMPORARY = ".part"
 _MODE = 0o644  # its folder is for that Orthanc and the extractor alone
-
-
-_ASKING = frozenset({"/tools/find", "/tools/lookup", "/tools/count-resources"})
-"""Requests by POST that change nothing."""
+_READING = frozenset({"/tools/find", "/tools/lookup", "/tools/count-resources"})
+"""Requests by POST that make no change."""
 
 
 def may_request(user: str, method: str, uri: str) -> bool:
     """Return whether a user of the web pages, REST and DICOMweb may make that request; `method` as Orthanc parsed it."""
-    return user != VIEWER or method == "GET" or (method == "POST" and uri in _ASKING)
+    return user != VIEWER or method == "GET" or (method == "POST" and uri in _READING)
 
 
 class Admission(Enum):
@@ -63,7 +61,7 @@ class NotDicomError(Exception):
 
 
 class OwnIndex(Protocol):
-    """What is asked of the Orthanc this runs in; any exception but the documented ones means that there is no answer."""
+    """Requests to the Orthanc this runs in; any exception but the documented ones means that there is no answer."""
 
     def instances_of(self, series: str) -> list[str]:
         """Return the Orthanc IDs of the stored instances of that series; empty if the series is not known."""
@@ -84,9 +82,8 @@ class OwnIndex(Protocol):
         """Write a line to the log, never with patient data."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Where conflicts are kept, and which volumes must keep how many bytes free (`disk.reserve`)."""
+class Settings(NamedTuple):
+    """The folder of conflicts, and the volumes that must keep `reserve` bytes free (`disk.reserve`)."""
 
     conflicts: Path
     volumes: tuple[Path, ...]
@@ -95,13 +92,11 @@ class Settings:
     @classmethod
     def read(cls, section: Mapping[str, Any]) -> Settings:
         """Read the section `Ddwd` of Orthanc's configuration."""
-        return cls(
-            Path(section["Conflicts"]), tuple(map(Path, section["Volumes"])), int(section["ReserveBytes"])
-        )
+        volumes = tuple(map(Path, section["Volumes"]))
+        return cls(Path(section["Conflicts"]), volumes, int(section["ReserveBytes"]))
 
 
-@dataclass(frozen=True, slots=True)
-class _InFlight:
+class _InFlight(NamedTuple):
     """An object that was admitted a moment ago and may not be in the index yet."""
 
     instance: str
@@ -110,9 +105,9 @@ class _InFlight:
 
 
 class _SeriesCache:
-    """What may be stored of the latest series: all that was stored or in flight when the index was asked, and all admitted since.
+    """Instances of the latest series that may be stored: those stored or in flight when the index was queried, and those admitted since.
 
-    Every object passes the filter, so an instance that is not in here is new, and the index need not be asked.
+    Every object passes the filter, so an instance that is not in here is new, and the index need not be queried.
     """
 
     def __init__(self, index: OwnIndex) -> None:
@@ -153,7 +148,7 @@ class AdmissionFilter:
 
     def judge(self, content: bytes) -> Admission:
         """Decide about one object. Raises OSError and what the index raises: the object must be refused then."""
-        if self._has_no_room(len(content)) or self._is_too_deep(content):
+        if self._has_no_space(len(content)) or self._is_too_deep(content):
             return Admission.REFUSE
         with self._lock:
             # a thread that brings another object has finished the one before
@@ -166,8 +161,8 @@ class AdmissionFilter:
 
     def _judge(self, content: bytes, ids: OrthancIds) -> Admission:
         fingerprint = len(content), hash(content)
-        others = [one for one in self._rivals(ids.instance) if one.fingerprint != fingerprint]
-        in_flight = (one.instance for one in self._in_flight.values())
+        others = [rival for rival in self._rivals(ids.instance) if rival.fingerprint != fingerprint]
+        in_flight = (admitted.instance for admitted in self._in_flight.values())
         if not self._cache.may_hold(ids.series, ids.instance, in_flight):
             return self._admit(ids, fingerprint)
         stored = self._index.md5(ids.instance)
@@ -204,7 +199,8 @@ class AdmissionFilter:
 
     def _rivals(self, instance: str) -> list[_InFlight]:
         since = self._now() - _IN_FLIGHT_SECONDS
-        return [one for one in self._in_flight.values() if one.instance == instance and one.at >= since]
+        admitted = self._in_flight.values()
+        return [rival for rival in admitted if rival.instance == instance and rival.at >= since]
 
     def _admit(self, ids: OrthancIds, fingerprint: tuple[int, int]) -> Admission:
         self._in_flight[threading.get_ident()] = _InFlight(ids.instance, fingerprint, self._now())
@@ -215,9 +211,7 @@ class AdmissionFilter:
         """Write the object durably before the sender gets Success; it may be there already."""
         target = self._settings.conflicts / name
         if target.exists():
-            durable.fsync_dir(
-                target.parent
-            )  # the name may not have been durable when an earlier attempt failed
+            durable.fsync_dir(target.parent)  # the name may not be durable yet if an earlier attempt failed
         else:
             temporary = target.with_name(f".{name}{_TEMPORARY}")
             durable.unlink(temporary)
@@ -240,19 +234,17 @@ class AdmissionFilter:
                 return True
         return False
 
-    def _has_no_room(self, coming: int) -> bool:
+    def _has_no_space(self, coming: int) -> bool:
         full = {volume for volume in self._settings.volumes if self._is_full(volume, coming)}
         for volume in full - self._full:
-            self._index.log(
-                f"too little room on the volume of {volume}: every object is refused (ddwd status)"
-            )
+            self._index.log(f"too little space on the volume of {volume}: objects are refused (ddwd status)")
         if self._full and not full:
-            self._index.log("there is room again: objects are taken")
+            self._index.log("enough space again: objects are accepted")
         self._full = full
         return bool(full)
 
     def _is_full(self, volume: Path, coming: int) -> bool:
-        """Return whether the volume has too little room; a volume that cannot be measured refuses nothing, since writing will fail."""
+        """Return whether the volume has too little space; False if that cannot be measured, since writing will fail."""
         try:
             space = space_of(volume)
         except OSError:
@@ -276,7 +268,7 @@ def orthanc_ids(content: bytes) -> OrthancIds | None:
     """
     found = read_identity(content)
     patient = found.patient_id.rstrip(_PADDING)
-    uids = [uid.strip(_PADDING) for uid in (found.study_uid, found.series_uid, found.sop_uid)]
+    uids = (found.study_uid, found.series_uid, found.sop_uid)
     if not _PLAIN.fullmatch(patient) or not all(map(_UID.fullmatch, uids)):
         return None
     return _ids_of(patient, *uids)

@@ -1,4 +1,4 @@
-"""Defer accept: the kernel keeps a connection until its first byte, for a server that waits for one peer at a time, as Orthanc does.
+"""Defer accept: the kernel holds a connection until its first byte, for a server that waits for one peer at a time, as Orthanc does.
 
 Orthanc's DICOM server takes one connection after the other and waits up to 30 s for the A-ASSOCIATE-RQ of each (DCMTK): one silent
 connection, a port scan or a health check, blocks every modality for that long. A DICOM requestor sends first (PS3.8 section 9.2), so
@@ -15,11 +15,11 @@ from pathlib import Path
 _BACKLOG = 4096
 """Silent connections at once; the kernel's own limit (net.core.somaxconn) is as high by default."""
 _SECONDS = 3600
-"""Seconds after which a connection that is still silent is handed to the server after all."""
+"""Seconds after which the kernel hands a silent connection to the server."""
 
 
 def defer_accept(port: int) -> bool:
-    """Find this process's listening sockets on that port, and let them wait for a first byte; return whether there is one."""
+    """Defer accept on this process's listening sockets of that port; return whether there is one."""
     found = [_defer_accept(int(entry.name), port) for entry in Path("/proc/self/fd").iterdir()]
     return any(found)
 
@@ -30,20 +30,16 @@ def _defer_accept(descriptor: int, port: int) -> bool:
     except OSError:  # closed meanwhile
         return False
     try:
-        one = socket.socket(fileno=copy)
+        found = socket.socket(fileno=copy)
     except OSError:  # not a socket
         os.close(copy)
         return False
-    with one, suppress(OSError):
-        if not _listens(one) or one.getsockname()[1] != port:
+    with found, suppress(OSError):
+        is_internet = found.family in {socket.AF_INET, socket.AF_INET6}
+        is_listening = is_internet and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if not is_listening or found.getsockname()[1] != port:
             return False
-        one.listen(_BACKLOG)
-        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _SECONDS)
+        found.listen(_BACKLOG)
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _SECONDS)
         return True
     return False
-
-
-def _listens(one: socket.socket) -> bool:
-    return one.family in {socket.AF_INET, socket.AF_INET6} and bool(
-        one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    )
