@@ -22,8 +22,9 @@ from ddwd.core.watchdog import Watchdog
 from ddwd.daemon import file_watch
 from ddwd.daemon.extractor_status import StatusTotals, extractor_status
 from ddwd.daemon.loop import Loop, TickResult
+from ddwd.extractor.flow_control import Volumes
 from ddwd.extractor.peers import silent
-from ddwd.extractor.services import Extractor, Services, Threads, Volumes
+from ddwd.extractor.services import Extractor, Services, Threads
 from ddwd.extractor.steps.cmove import StorageMover
 from ddwd.extractor.workers import Shutdown, Workers
 from ddwd.orthanc.client import Orthanc

@@ -7,6 +7,7 @@ dropped, since it is kept already; any other goes to quarantine. An object stays
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydicom import dcmread
@@ -30,29 +31,27 @@ _NAME = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{8}){4})\.[0-9a-f]{32}\.dcm")
 _PADDING = " \0"
 
 
+@dataclass
 class Conflicts:
     """The folders of both Orthancs' plugins."""
 
-    def __init__(
-        self, folders: Mapping[NodeName, Path], peers: Mapping[NodeName, OrthancPort], quarantine: Quarantine
-    ) -> None:
-        self._folders = folders
-        self._peers = peers
-        self._quarantine = quarantine
+    folders: Mapping[NodeName, Path]
+    peers: Mapping[NodeName, OrthancPort]
+    quarantine: Quarantine
 
     def waiting(self) -> bool:
         """Return whether an object waits; lists each folder once."""
-        return any(True for node in self._folders for _ in self._files(node))
+        return any(True for node in self.folders for _ in self._files(node))
 
     def collect(self) -> int:
         """Compare the objects that wait; return how many went to quarantine.
 
         Raises PeerDownError, PeerRefusedError, StorageFullError and OSError; the rest waits for the next call.
         """
-        return sum(self._judge(path, node) for node in self._folders for path in sorted(self._files(node)))
+        return sum(self._judge(path, node) for node in self.folders for path in sorted(self._files(node)))
 
     def _files(self, node: NodeName) -> Iterator[Path]:
-        folder = self._folders[node]
+        folder = self.folders[node]
         return (path for path in folder.glob("*.dcm") if _NAME.fullmatch(path.name))
 
     def _judge(self, path: Path, node: NodeName) -> bool:
@@ -61,13 +60,13 @@ class Conflicts:
         if not reason:
             durable.unlink(path)
             return False
-        self._quarantine.put(path, self._subject(path, node, instance, reason))
+        self.quarantine.put(path, self._subject(path, node, instance, reason))
         return True
 
     def _difference(self, path: Path, node: NodeName, instance: OrthancId) -> str:
         """Return how the object differs from the stored one; empty if it does not."""
         try:
-            stored = self._peers[node].file(instance)
+            stored = self.peers[node].file(instance)
         except NotFoundError:
             return f"{node} held other content under its identifiers, and holds it no more"
         found = difference_of(path, stored)
@@ -75,7 +74,7 @@ class Conflicts:
 
     def _subject(self, path: Path, node: NodeName, instance: OrthancId, reason: str) -> QuarantinedObject:
         study_uid, sop_uid = _uids(path)
-        study = self._peers[node].study_of("Instance", instance) or ""
+        study = self.peers[node].study_of("Instance", instance) or ""
         return QuarantinedObject("conflict", study_uid, reason, study, instance, sop_uid)
 
 

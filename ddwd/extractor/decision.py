@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Stage(StrEnum):
-    """Where a study stands; the order is the order of the flow."""
+    """The stages of a study, in the order of the flow."""
 
     ARRIVING = "arriving"
     FORWARDING = "forwarding"
@@ -28,7 +28,7 @@ class Stage(StrEnum):
 
 
 class Blocker(StrEnum):
-    """What keeps the images of a study from being moved although the peers answer."""
+    """Why the images of a study are not moved although the peers answer."""
 
     NONE = ""
     PAUSE = "pause"
@@ -39,14 +39,13 @@ class Blocker(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What is known of one study at one moment.
+    """What is known of one study at one moment; `gateway` is empty if the gateway does not answer.
 
-    `gateway` is None if the gateway answered that it does not hold the study; `gateway_known` is False if it did not answer.
     `quiet` is the seconds since the newest instance was seen anywhere, `unmoved` those since the set of instances to forward changed.
     """
 
-    gateway: frozenset[OrthancId] | None
-    gateway_known: bool
+    gateway: frozenset[OrthancId]
+    gateway_answers: bool
     storage: frozenset[OrthancId]
     verified: frozenset[OrthancId]
     set_aside: frozenset[OrthancId]
@@ -80,7 +79,7 @@ class Rule(NamedTuple):
 
     def applies(self, facts: tuple[bool, bool, bool, bool]) -> bool:
         """Return whether each condition of the row holds."""
-        return all(wanted in {None, fact} for wanted, fact in zip(self[:4], facts, strict=True))
+        return all(condition in {None, fact} for condition, fact in zip(self[:4], facts, strict=True))
 
 
 # our own clock decides what is quiet, not Orthanc's IsStable: that is true at once after a restart, and up to a second late otherwise
@@ -103,27 +102,22 @@ def decide(
     and forwarded once the set of images to forward has not changed for `grace` seconds.
     """
     none: frozenset[OrthancId] = frozenset()
-    behind = (seen.gateway or none) - seen.storage - seen.set_aside if may_forward else none
+    behind = seen.gateway - seen.storage - seen.set_aside if may_forward else none
     retrieve = seen.storage - seen.verified - seen.set_aside if may_extract else none
     forward: frozenset[OrthancId] = behind if seen.unmoved >= grace else frozenset()
-    stage, reason = _stage(seen, behind, retrieve, stable_age)
+    stage, reason = _stage(seen, len(behind), len(retrieve), stable_age)
     publish = stage is Stage.READY and bool(seen.verified or seen.set_aside or not may_extract)
     return Decision(stage, forward, retrieve, publish, reason)
 
 
-def _stage(
-    seen: Observation,
-    behind: frozenset[OrthancId],
-    retrieve: frozenset[OrthancId],
-    stable_age: float,
-) -> tuple[Stage, str]:
-    facts = (seen.gateway_known, seen.quiet >= stable_age, bool(behind), bool(retrieve))
-    rule = next(one for one in TABLE if one.applies(facts))
-    return rule.stage, rule.reason.format(forward=len(behind), retrieve=len(retrieve))
+def _stage(seen: Observation, behind: int, retrieve: int, stable_age: float) -> tuple[Stage, str]:
+    facts = (seen.gateway_answers, seen.quiet >= stable_age, behind > 0, retrieve > 0)
+    rule = next(rule for rule in TABLE if rule.applies(facts))
+    return rule.stage, rule.reason.format(forward=behind, retrieve=retrieve)
 
 
-def waiting_for_a_rule(*, held: bool) -> Decision:
+def waiting_for_a_route(*, held: bool) -> Decision:
     """Return the decision for a study that no route takes (`held`), or whose route is not decided yet: wait."""
     stage = Stage.HELD if held else Stage.ARRIVING
-    reason = "no rule of routes takes it: ddwd routes" if held else "which rule takes it is not decided yet"
+    reason = "no route takes it: ddwd routes" if held else "its route is not decided yet"
     return Decision(stage, frozenset(), frozenset(), publish=False, reason=reason)

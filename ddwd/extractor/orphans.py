@@ -1,17 +1,18 @@
 """Orphaned files: images in spool and staging that belong to no study in flight.
 
 A kill can leave files of a study that was closed in the same moment, and any process on this machine may send to our receiver. An
-acknowledged image is never thrown away: if an Orthanc knows the study, it is opened again and its own end cleans up; otherwise the
+acknowledged image is never thrown away: if an Orthanc has the study, it is opened again and its own end cleans up; otherwise the
 files go to quarantine. A folder counts as orphaned if two sweeps in a row find it so.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ddwd.core import durable
 from ddwd.core.model import OrthancId, identifier_of, safe_component
 from ddwd.extractor.quarantine import QuarantinedObject
+from ddwd.extractor.steps.publish import remove_empty
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -19,22 +20,21 @@ if TYPE_CHECKING:
 
     from ddwd.config.paths import Paths
     from ddwd.core.model import Study
+    from ddwd.extractor.peers import Peers
     from ddwd.extractor.quarantine import Quarantine
-    from ddwd.orthanc.port import OrthancPort
-
 
 _UNKNOWN = "the SCP acknowledged it, and no Orthanc knows its study"
 _DELETED = "its study was deleted on both Orthancs before it was published"
 
 
+@dataclass
 class OrphanSweeper:
     """Remembers from one sweep to the next which folders belonged to no study in flight."""
 
-    def __init__(self, paths: Paths, nodes: tuple[OrthancPort, OrthancPort], quarantine: Quarantine) -> None:
-        self._paths = paths
-        self._nodes = nodes
-        self._quarantine = quarantine
-        self._orphaned: frozenset[Path] = frozenset()
+    paths: Paths
+    peers: Peers
+    quarantine: Quarantine
+    _orphaned: frozenset[Path] = frozenset()
 
     def sweep(self, ids: Collection[OrthancId], study_uids: Collection[str]) -> list[OrthancId]:
         """Clear orphaned folders, given the Orthanc IDs and StudyInstanceUIDs in flight; return the studies to open again.
@@ -42,31 +42,23 @@ class OrphanSweeper:
         Raises PeerDownError, PeerRefusedError, StorageFullError and OSError; the next sweep does the rest.
         """
         uids = {safe_component(uid) for uid in study_uids}
-        spooled = {folder for folder in _folders(self._paths.spool) if folder.name not in uids}
-        staged = {folder for folder in _folders(self._paths.staging) if folder.name not in ids}
+        spooled = {folder for folder in _folders(self.paths.spool) if folder.name not in uids}
+        staged = {folder for folder in _folders(self.paths.staging) if folder.name not in ids}
         before, self._orphaned = self._orphaned, frozenset(spooled | staged)
-        reopened: list[OrthancId] = []
+        nodes, reopened = (self.peers.storage, self.peers.gateway), list[OrthancId]()
         for folder in spooled & before:
             study_uid = identifier_of(folder.name) or folder.name
-            found = [study for node in self._nodes for study in node.find_study(study_uid)]
+            found = [study for node in nodes for study in node.find_study(study_uid)]
             reopened += found
             if not found:
                 self._put_away(folder, QuarantinedObject("stray", study_uid, _UNKNOWN))
         for folder in staged & before:
-            study = self._known(OrthancId(folder.name))
-            if study is None:
-                self._put_away(
-                    folder, QuarantinedObject("vanished", folder.name, _DELETED, OrthancId(folder.name))
-                )
+            study = OrthancId(folder.name)
+            if any(node.study(study) is not None for node in nodes):
+                reopened.append(study)
             else:
-                reopened.append(study.orthanc_id)
+                self._put_away(folder, QuarantinedObject("vanished", study, _DELETED, study))
         return list(dict.fromkeys(reopened))
-
-    def _known(self, study: OrthancId) -> Study | None:
-        for node in self._nodes:
-            if (found := node.study(study)) is not None:
-                return found
-        return None
 
     def vanished(self, study: Study, reason: str) -> int:
         """Put the unpublished images of a study that both Orthancs deleted into quarantine; return the number of files.
@@ -75,8 +67,8 @@ class OrphanSweeper:
         """
         subject = QuarantinedObject("vanished", study.study_uid, reason, study.orthanc_id)
         folders = (
-            self._paths.staging / study.orthanc_id,
-            self._paths.spool / safe_component(study.study_uid),
+            self.paths.staging / study.orthanc_id,
+            self.paths.spool / safe_component(study.study_uid),
         )
         return sum(self._put_away(folder, subject) for folder in folders if folder.is_dir())
 
@@ -84,10 +76,8 @@ class OrphanSweeper:
         """Move all images below a folder to quarantine, then remove the empty folders; return the number of files."""
         files = sorted(path for path in folder.rglob("*.dcm") if not path.is_symlink())
         for path in files:
-            self._quarantine.put(path, subject)
-        for inner in [*sorted(folder.rglob("*"), reverse=True), folder]:
-            if inner.is_dir():
-                durable.remove_folder(inner, self._paths.output)
+            self.quarantine.put(path, subject)
+        remove_empty(folder, self.paths.output)
         return len(files)
 
 

@@ -37,24 +37,22 @@ class PublishNotifier:
         if route is None:
             return
         if route.marker:
-            self._output.mark(record, route.marker, _marked(record))
+            self._output.mark(record, route.marker, _marker(record))
         if route.has_hook:
-            self._notices.put(self._notice(record))
-
-    def _notice(self, record: Record) -> Notice:
-        return Notice(
-            study=record.study,
-            study_uid=record.study_uid,
-            route=record.route,
-            path=str(self._paths.output / record.folder),
-            revision=record.revision,
-            instances=len(record.images),
-            published_at=record.published_at,
-            custody=FORMAT.body(record),
-        )
+            notice = Notice(
+                study=record.study,
+                study_uid=record.study_uid,
+                route=record.route,
+                path=str(self._paths.output / record.folder),
+                revision=record.revision,
+                instances=len(record.images),
+                published_at=record.published_at,
+                custody=FORMAT.body(record),
+            )
+            self._notices.put(notice)
 
 
-def _marked(record: Record) -> bytes:
+def _marker(record: Record) -> bytes:
     """Return the content of the marker file; the same for the same revision."""
     body = {
         "study_uid": record.study_uid,
