@@ -137,7 +137,7 @@ class ConsistencyCheck:
     def _gone(self, record: Record) -> int:
         folder = self.paths.output / record.folder
         try:
-            return sum(is_missing(folder, kept) for kept in record.images.values())
+            return sum(is_missing(folder, image) for image in record.images.values())
         except OSError as error:  # its own text would have the path, and with it the PatientID
             raise StateError(
                 f"a file below {self.paths.output} cannot be looked at ({error.strerror})"

@@ -70,7 +70,7 @@ class ExtractorLoop:
         if requested is None:
             return report
         if self.sharing.take_reconnection():
-            self.sources.feeds.rewind()
+            self.sources.rewind()
         for study in requested:
             self.commands.retry_for_another(study)
         self.commands.take()

@@ -107,12 +107,12 @@ class OperatorCommands:
                 self._try_again(entry)
         if study.record is not None:
             present = self.output.present(study.record)
-            removed = (
-                one for one, kept in study.record.images.items() if kept.removed and one not in present
-            )
-            missing = [*self.output.missing(study.record), *removed]
-            for one in missing:
-                study.verified.pop(one, None)
+            missing = self.output.missing(study.record)
+            missing += [
+                one for one, image in study.record.images.items() if image.removed and one not in present
+            ]
+            for instance in missing:
+                study.verified.pop(instance, None)
             study.restored += len(missing)
         self._schedule(study_id)
 

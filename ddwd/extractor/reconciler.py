@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from ddwd.config.routing import HOLD
 from ddwd.core.clock import stamp
 from ddwd.core.errors import DdwdError, Failure, failure_of
 from ddwd.core.retry import LONGEST_SECONDS, retry_delay
-from ddwd.extractor.decision import Blocker, Decision, Observation, Stage, decide, waiting_for_a_route
+from ddwd.extractor.decision import Blocker, Decision, Observation, Stage, decide
 from ddwd.extractor.flow_control import PAUSED
 
 if TYPE_CHECKING:
@@ -143,16 +142,9 @@ class StudyReconciler:
             study.report(decision.stage, Failure(flow.shortage), Blocker.DISK)
 
     def _decide(self, study: StudyState, seen: Observation) -> Decision:
-        route, grace = study.route, self.config.forward.grace
-        if route is None or route is HOLD:
-            return waiting_for_a_route(held=route is HOLD)
-        return decide(
-            seen,
-            stable_age=self.config.stable_age,
-            grace=retry_delay(study.resends + 1, grace, longest=max(grace, LONGEST_SECONDS)),
-            may_forward=route.forward,
-            may_extract=route.extract,
-        )
+        first = self.config.forward.grace
+        grace = retry_delay(study.resends + 1, first, longest=max(first, LONGEST_SECONDS))
+        return decide(seen, study.route, stable_age=self.config.stable_age, grace=grace)
 
     def _next_look(self, study: StudyState) -> float:
         """Return the seconds until the next look: at the very moment at which the study may have become complete."""

@@ -108,4 +108,4 @@ class Refetch:
         if record is None:
             return False
         folder = self.paths.output / record.folder
-        return any(is_missing(folder, kept) for kept in record.images.values())
+        return any(is_missing(folder, image) for image in record.images.values())

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 from ddwd.config.paths import Paths
 from ddwd.config.routing import stow_jobs_elsewhere
-from ddwd.extractor.change_feed import ChangeFeeds
-from ddwd.extractor.conflicts import Conflicts
 from ddwd.extractor.flow_control import FlowControl
 from ddwd.extractor.loop import ExtractorLoop
 from ddwd.extractor.observer import Observer
 from ddwd.extractor.operator_commands import OperatorCommands
-from ddwd.extractor.orphans import OrphanSweeper
+from ddwd.extractor.orphans import Conflicts, OrphanSweeper
 from ddwd.extractor.peers import Peers
 from ddwd.extractor.quarantine import Quarantine
 from ddwd.extractor.reconciler import StudyReconciler
@@ -22,8 +20,7 @@ from ddwd.extractor.sharing import Sharing
 from ddwd.extractor.sources import Sources
 from ddwd.extractor.spool import Spool
 from ddwd.extractor.steps.forward import Forwarder
-from ddwd.extractor.steps.notify import PublishNotifier
-from ddwd.extractor.steps.publish import Publisher, PublishStep
+from ddwd.extractor.steps.publish import Publisher, PublishNotifier, PublishStep
 from ddwd.extractor.steps.repair import SetAside, StorageRepair
 from ddwd.extractor.steps.retrieve import Retriever
 from ddwd.extractor.steps.verify import Verifier
@@ -51,29 +48,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Threads:
-    """Where long work runs."""
-
-    workers: Executor
-    """For C-MOVE and verification."""
-    sweeper: Executor
-    """For the sweep and retention."""
-    wake: Callable[[], None] = lambda: None
-    """Begins the loop's next turn."""
-
-
-@dataclass(frozen=True, slots=True)
 class Services:
-    """What the extractor acts on outside itself."""
+    """What the extractor acts on outside itself.
+
+    `workers` runs C-MOVE and verification, `sweeper` the sweep and retention; `wake` begins the loop's next turn.
+    """
 
     gateway: OrthancPort
     storage: OrthancPort
     mover: MoverPort
     stores: Stores
     volumes: Volumes
-    threads: Threads
+    workers: Executor
+    sweeper: Executor
     audit: Audit
     clock: Clock
+    wake: Callable[[], None] = lambda: None
 
 
 class Extractor:
@@ -89,7 +79,7 @@ class Extractor:
         self.quarantine = Quarantine(paths.quarantine, clock, audit)
         self.output = OutputTree(paths, stores.custody)
         self.requests = Requests(paths.requests, clock)
-        self.queue = WorkQueue(clock, services.threads.wake)
+        self.queue = WorkQueue(clock, services.wake)
         router = Router.of(config.routes, paths.routes, self.peers, config.forward.grace)
         observer = Observer(self.peers, router, stores.custody, audit, clock)
         self.sharing = Sharing(stores.ledger, stores.claims, observer, self.flow, self.queue)
@@ -98,18 +88,25 @@ class Extractor:
             self.peers.nodes,
             observer.suspects,
             lambda: reversed(stores.ledger.state.closed),
-            services.threads.sweeper,
+            services.sweeper,
             clock,
-        )
-        feeds = ChangeFeeds(
-            self.peers, stores.ledger, self.queue, clock, config.poll_interval, config.stable_age
         )
         conflicts = Conflicts(
             {node.name: paths.conflicts(node.name) for node in config.own_nodes},
             {"gateway": services.gateway, "storage": services.storage},
             self.quarantine,
         )
-        self.sources = Sources(self.peers, feeds, sweep, orphans, conflicts, self.sharing, self.queue)
+        self.sources = Sources(
+            self.peers,
+            sweep,
+            orphans,
+            conflicts,
+            self.sharing,
+            self.queue,
+            clock,
+            config.poll_interval,
+            config.stable_age,
+        )
         self.retention = self._make_retention(config, paths)
         commands = OperatorCommands(
             self.requests,
@@ -131,6 +128,7 @@ class Extractor:
         self, config: Config, paths: Paths, observer: Observer, orphans: OrphanSweeper
     ) -> StudyReconciler:
         services, events = self._services, StudyEvents(self._services.audit)
+        routes = {route.name: route for route in config.routes}
         spool = Spool(paths, services.storage, self.output, self.quarantine)
         publisher = Publisher(paths, self.quarantine)
         retriever = Retriever(
@@ -141,14 +139,14 @@ class Extractor:
             publisher,
             self.quarantine,
             StorageRepair(self.peers, services.audit),
-            services.threads.workers,
+            services.workers,
             config.retrieve.batch,
         )
         publish_step = PublishStep(
             publisher,
             services.stores.custody,
             services.stores.claims,
-            PublishNotifier(config.routes, paths, self.output, HookQueue(paths.hooks)),
+            PublishNotifier(routes, self.output, HookQueue(paths.hooks), paths.output),
             spool,
             events,
             services.clock,
@@ -177,7 +175,7 @@ class Extractor:
             remover=Remover(nodes, self.output, custody, config.routes),
             audit=services.audit,
             clock=services.clock,
-            executor=services.threads.sweeper,
+            executor=services.sweeper,
             measure=services.volumes.measure,
         )
         return RetentionScheduler(config, tools)

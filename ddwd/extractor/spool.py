@@ -47,8 +47,8 @@ class Spool:
             return []
         return [path for path in folder.iterdir() if not path.is_symlink()]
 
-    def clear(self, study: Study, kept: dict[OrthancId, InstanceRecord], *, others: bool) -> None:
-        """Empty the study's spool once it is published: drop repeats of a kept image, put other files into quarantine.
+    def clear(self, study: Study, images: dict[OrthancId, InstanceRecord], *, others: bool) -> None:
+        """Empty the study's spool once it is published: drop repeats of published `images`, put other files into quarantine.
 
         `others` is True while another study in flight has the same StudyInstanceUID: unknown files may be its own.
         Raises StorageFullError and OSError.
@@ -56,13 +56,15 @@ class Spool:
         folder = self.folder(study)
         if not folder.is_dir() or folder.is_symlink():
             return
-        digests = {one.sha256[:digits] for one in kept.values() for digits in (_SHORT_DIGEST, WHOLE_DIGEST)}
-        files = {safe_component(one.sop_uid): one for one in kept.values()}
+        digests = {
+            image.sha256[:digits] for image in images.values() for digits in (_SHORT_DIGEST, WHOLE_DIGEST)
+        }
+        by_name = {safe_component(image.sop_uid): image for image in images.values()}
         for path in folder.iterdir():
             if path.is_symlink() or digest_of(path) in digests:
                 durable.unlink(path, self.paths.output)
             elif not others:
-                self._put_away(study, path, files.get(uid_of(path)))
+                self._put_away(study, path, by_name.get(uid_of(path)))
         durable.remove_folder(folder, self.paths.output)
 
     def _published(self, study: Study, spooled: Path) -> Iterator[Path]:

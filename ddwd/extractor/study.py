@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 Hop = Literal["gateway", "storage", "disk"]
 
 
+@dataclass
 class HopTimeline:
     """First and last moment at which images not published before were seen at each hop, and which events were reported.
 
     Moments are UTC stamps of the extractor's clock, not of the Orthancs'.
     """
 
-    def __init__(self, published: Collection[OrthancId]) -> None:
-        self._published = frozenset(published)
-        self._seen: dict[Hop, frozenset[OrthancId]] = {}
-        self._reported: dict[Event, int] = {}
-        self.hops: dict[Hop, list[str]] = {}
-        self.aet = ""
-        self.has_sender = False
-        self.newest_at = ""
+    published: frozenset[OrthancId] = frozenset()
+    hops: dict[Hop, list[str]] = field(default_factory=dict)
+    aet: str = ""
+    has_sender: bool = False
+    newest_at: str = ""
+    _seen: dict[Hop, frozenset[OrthancId]] = field(default_factory=dict)
+    _reported: dict[Event, int] = field(default_factory=dict)
 
     def note(self, hop: Hop, images: Collection[OrthancId], at: str) -> None:
         """Record that these images are at the hop now."""
-        seen = self._seen.get(hop, self._published)
+        seen = self._seen.get(hop, self.published)
         fresh = frozenset(images) - seen
         if not fresh:
             return
@@ -53,7 +53,7 @@ class HopTimeline:
 
     def count(self, hop: Hop) -> int:
         """Return how many images were seen at the hop that were not published before."""
-        return len(self._seen.get(hop, self._published)) - len(self._published)
+        return len(self._seen.get(hop, self.published)) - len(self.published)
 
     def unreported(self, event: Event, count: int) -> int:
         """Return how many more there are than when the event was last reported, and count them as reported."""
@@ -93,7 +93,7 @@ class StudyState:
     behind: frozenset[OrthancId] = frozenset()
     on_gateway: frozenset[OrthancId] = frozenset()
     on_storage: frozenset[OrthancId] = frozenset()
-    timeline: HopTimeline = field(default_factory=lambda: HopTimeline(()))
+    timeline: HopTimeline = field(default_factory=HopTimeline)
     verified: dict[OrthancId, InstanceRecord] = field(default_factory=dict)
     """Verified images, staged or published."""
     set_aside: dict[OrthancId, str] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class StudyState:
         if self.record is not None:
             self.verified.update(self.record.images)
             self.set_aside.update(self.record.set_aside)
-            self.timeline = HopTimeline(self.record.images)
+            self.timeline = HopTimeline(frozenset(self.record.images))
 
     def report(self, stage: Stage, why: Failure, blocker: Blocker = Blocker.NONE) -> None:
         """Set the stage of the study and why, for the status file."""

@@ -65,7 +65,7 @@ class StudyEvents:
         """Report that the first images are retrieved."""
         missing = study.timeline.count("storage")
         if study.timeline.unreported(Event.RETRIEVE_STARTED, 1):
-            self._record(Event.RETRIEVE_STARTED, "images are asked for by C-MOVE", study, instances=missing)
+            self._record(Event.RETRIEVE_STARTED, "images are retrieved by C-MOVE", study, instances=missing)
 
     def failed(self, study: StudyState, why: Failure) -> None:
         """Report that the study has to wait."""
@@ -104,18 +104,16 @@ class StudyEvents:
 
     def _record(self, event: Event, message: str, study: StudyState, **fields: object) -> None:
         listing = study.listing
-        details = {key: value for key, value in fields.items() if value != ""}
-        if study.timeline.aet:
-            details["aet"] = study.timeline.aet
-        if study.route is not None and study.route.name:
-            details["route"] = study.route.name
-        if listing is not None and listing.accession:
-            details["accession"] = listing.accession
+        details = fields | {
+            "aet": study.timeline.aet,
+            "route": study.route.name if study.route else "",
+            "accession": listing.accession if listing else "",
+        }
         self.audit.record(
             event,
             message,
             study_uid=listing.study_uid if listing else "",
             patient_id=listing.patient_id if listing else "",
             study=study.study_id,
-            **details,
+            **{key: value for key, value in details.items() if value != ""},
         )

@@ -1,7 +1,7 @@
 """Compare every study of both Orthancs with its custody record, in rounds: no study depends on a change that was missed.
 
 The comparison runs in a thread of its own, a hundred studies at a time, and only reports which studies look as if they need work; the
-loop compares these itself. A round over any archive therefore makes no turn longer. While all is well it takes a twentieth of one
+loop compares these itself. A round over any archive therefore makes no turn longer. Without a fault it takes a twentieth of one
 processor at most: a few hundred studies within seconds, 100,000 in about an hour and a half. After a start or a fault the studies
 finished last are compared first, and two thousand without rests; at the operator's request, all of them.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ddwd.orthanc.port import OrthancPort
 
 _ROUND_SECONDS = 300.0
-"""The shortest time between the beginnings of two rounds."""
+"""The shortest time between the starts of two rounds."""
 _PIECE = 100
 """Studies compared in one piece of work: about 0.25 s."""
 _REST = 19.0
@@ -55,11 +55,6 @@ class _Listing:
             self.ahead.extend(page)
             self.is_whole = len(page) < _PAGE
         return self.ahead[0] if self.ahead else None
-
-    def skip(self, study: OrthancId) -> None:
-        """Drop this study if it is the next."""
-        if self.ahead and self.ahead[0] == study:
-            self.ahead.popleft()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +169,8 @@ class Sweep:
         while heads := [head for listing in self._listings if (head := listing.head()) is not None]:
             study = min(heads)
             for listing in self._listings:
-                listing.skip(study)
+                if listing.ahead and listing.ahead[0] == study:
+                    listing.ahead.popleft()
             yield study
 
     def _compare_listed(self) -> _Piece:

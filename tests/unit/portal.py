@@ -12,7 +12,7 @@ from ddwd.config.routing import Route
 from ddwd.config.schema import Config
 from ddwd.core.audit import Audit
 from ddwd.extractor.flow_control import Volumes
-from ddwd.extractor.services import Extractor, Services, Threads
+from ddwd.extractor.services import Extractor, Services
 from ddwd.store.backends import Stores
 from ddwd.store.claims import LocalClaims
 from ddwd.store.custody import Custody
@@ -88,7 +88,8 @@ class Portal:
                     },
                     self.disk.measure,
                 ),
-                threads=Threads(InlineExecutor(), InlineExecutor()),
+                workers=InlineExecutor(),
+                sweeper=InlineExecutor(),
                 audit=audit,
                 clock=self.clock,
             ),

@@ -46,7 +46,7 @@ def test_the_cursors_are_read_again_although_the_new_connection_broke_at_once(
     monkeypatch.setattr(portal.extractor.sharing, "claims", claims)
     portal.extractor.peers.states["ledger"] = "ok"
     rewound: list[int] = []
-    monkeypatch.setattr(portal.extractor.sources.feeds, "rewind", lambda: rewound.append(1))
+    monkeypatch.setattr(portal.extractor.sources, "rewind", lambda: rewound.append(1))
     claims.looks, claims.breaks = [True], True
     portal.loop.run()
     assert rewound == []

@@ -66,7 +66,7 @@ class StorageMover:
         self, study: Study, series_uids: Sequence[str], sop_uids: Sequence[str], arrived: Callable[[], None]
     ) -> Failure | None:
         """See MoverPort. Raises PeerDownError for a stop too."""
-        if self._shutdown.is_asked:
+        if self._shutdown.asked.is_set():
             raise PeerDownError("the extractor stops")
         arrivals = Arrivals(self._incoming, every=_TAKE_SECONDS)
         taken_at = time.monotonic()

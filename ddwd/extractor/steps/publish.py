@@ -8,29 +8,33 @@ overwritten: other content under a name that is taken is a conflict and goes to 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ddwd.core import durable
 from ddwd.core.clock import stamp
 from ddwd.extractor.quarantine import QuarantinedObject
-from ddwd.store.custody import Record
+from ddwd.store.custody import FORMAT, Record
+from ddwd.store.hook_queue import Notice
 from ddwd.store.status_files import FinishedStudy
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from ddwd.config.paths import Paths
+    from ddwd.config.routing import Route
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId, Study, Wanted
     from ddwd.extractor.quarantine import Quarantine
     from ddwd.extractor.spool import Spool
-    from ddwd.extractor.steps.notify import PublishNotifier
     from ddwd.extractor.study import StudyState
     from ddwd.extractor.study_events import StudyEvents
     from ddwd.store.claims import Claims
     from ddwd.store.custody import CustodyPort
+    from ddwd.store.hook_queue import HookQueue
+    from ddwd.store.output_tree import OutputTree
 
 
 @dataclass
@@ -109,6 +113,40 @@ def remove_empty(folder: Path, below: Path) -> None:
 
 
 @dataclass
+class PublishNotifier:
+    """Writes the marker file of a published study, and queues its hook, as its route says. Both effects are idempotent."""
+
+    routes: Mapping[str, Route]
+    output: OutputTree
+    notices: HookQueue
+    folder: Path
+    """OUTPUT_DIR."""
+
+    def notify(self, record: Record) -> None:
+        """Notify of one study, after its record is durable and before the ledger closes it: a crash between the two repeats it.
+
+        Raises StorageFullError, LinkedError and OSError: call it again then.
+        """
+        route = self.routes.get(record.route)
+        if route is None:
+            return
+        if route.marker:
+            self.output.mark(record, route.marker, _marker(record))
+        if route.has_hook:
+            notice = Notice(
+                study=record.study,
+                study_uid=record.study_uid,
+                route=record.route,
+                path=str(self.folder / record.folder),
+                revision=record.revision,
+                instances=len(record.images),
+                published_at=record.published_at,
+                custody=FORMAT.body(record),
+            )
+            self.notices.put(notice)
+
+
+@dataclass
 class PublishStep:
     """Files, record, notification, spool: in this order, so that a crash between two of them repeats the rest."""
 
@@ -146,37 +184,36 @@ class PublishStep:
             return None
         record = _next_revision(study, listing, stamp(self.clock.utc()))
         before = study.record.images if study.record else {}
-        added = [kept for one, kept in record.images.items() if one not in before]
+        added = [image for one, image in record.images.items() if one not in before]
         if added:
             self.events.verified(study, added)
         self.custody.write(record)
         is_new = record.history[-1]["added"] or (record.revision == 1 and not record.passed)
-        published = self._published(study, record) if is_new or study.restored else None
+        published = None
+        if is_new or study.restored:
+            seconds = round(self.clock.monotonic() - study.grew_at, 3)
+            self.events.published(study, record, seconds)
+            published = FinishedStudy(
+                study=record.study,
+                study_uid=record.study_uid,
+                aet=study.timeline.aet,
+                route=record.route,
+                instances=len(record.images),
+                added=record.history[-1]["added"],
+                bytes=sum(image.size for image in record.images.values()),
+                revision=record.revision,
+                published_at=record.published_at,
+                seconds=seconds,
+            )
         study.record, study.restored = record, 0
         return published
-
-    def _published(self, study: StudyState, record: Record) -> FinishedStudy:
-        seconds = round(self.clock.monotonic() - study.grew_at, 3)
-        self.events.published(study, record, seconds)
-        return FinishedStudy(
-            study=record.study,
-            study_uid=record.study_uid,
-            aet=study.timeline.aet,
-            route=record.route,
-            instances=len(record.images),
-            added=record.history[-1]["added"],
-            bytes=sum(kept.size for kept in record.images.values()),
-            revision=record.revision,
-            published_at=record.published_at,
-            seconds=seconds,
-        )
 
 
 def _next_revision(study: StudyState, listing: Study, at: str) -> Record:
     """Return the next custody record, of the study's present state, published at the UTC stamp `at`."""
     before = study.record.images if study.record else {}
     # images that retention removed stay recorded: no Orthanc can give them back
-    removed = {one: kept for one, kept in before.items() if kept.removed and one not in study.set_aside}
+    removed = {one: image for one, image in before.items() if image.removed and one not in study.set_aside}
     revision = study.record.revision + 1 if study.record else 1
     history = list(study.record.history) if study.record else []
     history.append(
@@ -207,11 +244,22 @@ def _next_revision(study: StudyState, listing: Study, at: str) -> Record:
 
 def _leave_out(study: StudyState, taken: Collection[str]) -> None:
     """Take the images out whose file names (`taken`) already had other content on disk: they are in quarantine, not published."""
-    for instance, kept in list(study.verified.items()):
-        if kept.file not in taken:
+    for instance, image in list(study.verified.items()):
+        if image.file not in taken:
             continue
         if study.record is not None and instance in study.record.images:
             study.verified[instance] = replace(study.record.images[instance], at_gateway=True)
         else:
             del study.verified[instance]
             study.set_aside[instance] = "other content is published under its name"
+
+
+def _marker(record: Record) -> bytes:
+    """Return the content of the marker file; the same for the same revision."""
+    body = {
+        "study_uid": record.study_uid,
+        "revision": record.revision,
+        "instances": len(record.images),
+        "published_at": record.published_at,
+    }
+    return json.dumps(body).encode("ascii") + b"\n"

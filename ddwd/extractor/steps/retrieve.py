@@ -22,7 +22,7 @@ from ddwd.core.errors import Failure, NotFoundError, PeerDownError
 from ddwd.core.model import OrthancId, is_uid, safe_component
 from ddwd.extractor.quarantine import QuarantinedObject
 from ddwd.extractor.spool import WHOLE_DIGEST, digest_of, uid_of
-from ddwd.extractor.steps.verify import Known, foretold
+from ddwd.extractor.steps.verify import Known, predicted_head
 from ddwd.extractor.study import Retrieved
 from ddwd.store.custody import InstanceRecord
 
@@ -318,7 +318,7 @@ class Retriever:
         head = task.heads.get(one.series_uid)
         known = Known(
             md5=task.on_storage[one.orthanc_id].md5,
-            head=foretold(head, one.sop_uid) if head else b"",
+            head=predicted_head(head, one.sop_uid) if head else b"",
             sha256=digest if len(digest) == WHOLE_DIGEST else "",
         )
         try:

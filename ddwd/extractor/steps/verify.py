@@ -135,7 +135,7 @@ def meta_end(head: bytes) -> int | None:
     return _PREFIX + _META_LENGTH_ELEMENT + int.from_bytes(element[8:12], "little")
 
 
-def foretold(head: bytes, sop_uid: str) -> bytes:
+def predicted_head(head: bytes, sop_uid: str) -> bytes:
     """Return the head of another file of the same origin: another MediaStorageSOPInstanceUID, all else the same; empty without one.
 
     All elements of the file meta are in explicit VR little endian (PS3.10 section 7.1), and UI has a length of two bytes.
