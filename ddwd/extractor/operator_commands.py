@@ -17,7 +17,6 @@ from ddwd.core.model import SELF_TEST_PATIENT, OrthancId, safe_component
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.extractor.flow_control import FlowControl
     from ddwd.extractor.quarantine import Entry, Quarantine
     from ddwd.extractor.sharing import Sharing
     from ddwd.extractor.sources import Sources
@@ -32,7 +31,6 @@ class OperatorCommands:
     """Executes the requests that `ddwd` commands file."""
 
     requests: Requests
-    flow: FlowControl
     retention: RetentionScheduler
     sources: Sources
     sharing: Sharing
@@ -87,9 +85,9 @@ class OperatorCommands:
             case "release":
                 self._release(request.item)
             case "pause":
-                self.flow.pause()
+                self.sharing.flow.pause()
             case "resume":
-                self.flow.resume()
+                self.sharing.flow.resume()
             case "forget":
                 self._forget(study)
             case "retention":

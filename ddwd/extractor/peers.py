@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Audit, Event
 
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
     from ddwd.orthanc.port import OrthancPort
 
-PeerName = Literal["gateway", "storage", "ledger"]
 _ANSWERS = "ok"
 """State of a peer that answers; any other state is the reason why it does not."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +20,6 @@ if TYPE_CHECKING:
     from ddwd.orthanc.port import OrthancPort
 
 
-def read_table(path: Path, routes: Sequence[Route]) -> list[Mapping[str, Any]]:
-    """Return the routing table that the gateway's Lua reads too; made from the settings if none is rendered. Raises ValueError."""
-    try:
-        found: list[Mapping[str, Any]] = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return list(table(routes))
-    return found
-
-
 @dataclass
 class Router:
     """Picks the route of each study. Without `routes` in the settings every study is forwarded and extracted."""
@@ -39,9 +31,15 @@ class Router:
 
     @classmethod
     def of(cls, routes: Sequence[Route], rendered: Path, peers: Peers, grace: float) -> Router:
-        """Return the router of these settings; `rendered` is the table's file. Lua may decide for `grace` seconds."""
+        """Return the router of these settings; the gateway's Lua, which may decide for `grace` seconds, reads `rendered` too.
+
+        Without that file the table is made from the settings. Raises ValueError if it is damaged.
+        """
+        rules: Sequence[Mapping[str, Any]] = table(routes)
+        with suppress(FileNotFoundError):
+            rules = json.loads(rendered.read_bytes())
         by_name = {route.name: route for route in (OWN, *routes)} if routes else {}
-        return cls(by_name, read_table(rendered, routes), peers, grace)
+        return cls(by_name, rules, peers, grace)
 
     def at_first(self) -> Route | None:
         """Return the route of a study that was just opened; None if it has to be decided first."""

@@ -72,16 +72,17 @@ class Extractor:
     def __init__(self, config: Config, services: Services) -> None:
         self._services = services
         paths, audit, clock, stores = Paths(config), services.audit, services.clock, services.stores
+        custody = stores.custody
         self.peers = Peers(services.gateway, services.storage, audit, shared_ledger=stores.claims.are_shared)
         self.flow = FlowControl(
             services.volumes, config.disk.reserve, paths.forwarding_paused, stores.ledger, clock, audit
         )
         self.quarantine = Quarantine(paths.quarantine, clock, audit)
-        self.output = OutputTree(paths, stores.custody)
+        self.output = OutputTree(paths, custody)
         self.requests = Requests(paths.requests, clock)
         self.queue = WorkQueue(clock, services.wake)
         router = Router.of(config.routes, paths.routes, self.peers, config.forward.grace)
-        observer = Observer(self.peers, router, stores.custody, audit, clock)
+        observer = Observer(self.peers, router, custody, audit, clock)
         self.sharing = Sharing(stores.ledger, stores.claims, observer, self.flow, self.queue)
         orphans = OrphanSweeper(paths, self.peers, self.quarantine)
         sweep = Sweep(
@@ -96,25 +97,14 @@ class Extractor:
             {"gateway": services.gateway, "storage": services.storage},
             self.quarantine,
         )
-        self.sources = Sources(
-            self.peers,
-            sweep,
-            orphans,
-            conflicts,
-            self.sharing,
-            self.queue,
-            clock,
-            config.poll_interval,
-            config.stable_age,
-        )
+        self.sources = Sources(self.peers, sweep, orphans, conflicts, self.sharing, self.queue, config, clock)
         self.retention = self._make_retention(config, paths)
         commands = OperatorCommands(
             self.requests,
-            self.flow,
             self.retention,
             self.sources,
             self.sharing,
-            stores.custody,
+            custody,
             self.quarantine,
             self.output,
             audit,
@@ -127,41 +117,29 @@ class Extractor:
     def _reconciler(
         self, config: Config, paths: Paths, observer: Observer, orphans: OrphanSweeper
     ) -> StudyReconciler:
-        services, events = self._services, StudyEvents(self._services.audit)
-        routes = {route.name: route for route in config.routes}
+        services, stores, clock = self._services, self._services.stores, self._services.clock
+        events = StudyEvents(services.audit)
         spool = Spool(paths, services.storage, self.output, self.quarantine)
         publisher = Publisher(paths, self.quarantine)
+        verifier = Verifier(services.storage, services.gateway)
+        repair = StorageRepair(self.peers, services.audit)
         retriever = Retriever(
             spool,
             self.peers,
             services.mover,
-            Verifier(services.storage, services.gateway),
+            verifier,
             publisher,
-            self.quarantine,
-            StorageRepair(self.peers, services.audit),
+            repair,
             services.workers,
             config.retrieve.batch,
         )
-        publish_step = PublishStep(
-            publisher,
-            services.stores.custody,
-            services.stores.claims,
-            PublishNotifier(routes, self.output, HookQueue(paths.hooks), paths.output),
-            spool,
-            events,
-            services.clock,
-        )
+        routes = {route.name: route for route in config.routes}
+        notifier = PublishNotifier(routes, self.output, HookQueue(paths.hooks), paths.output)
+        forwarder = Forwarder(services.gateway, beside=stow_jobs_elsewhere(config.destinations))
+        publish_step = PublishStep(publisher, stores.custody, stores.claims, notifier, spool, events, clock)
+        set_aside = SetAside(self.peers, self.quarantine, config.retrieve.tries)
         return StudyReconciler(
-            config,
-            observer,
-            Forwarder(services.gateway, beside=stow_jobs_elsewhere(config.destinations)),
-            retriever,
-            publish_step,
-            SetAside(self.peers, self.quarantine, config.retrieve.tries),
-            orphans,
-            self.flow,
-            events,
-            services.clock,
+            config, observer, forwarder, retriever, publish_step, set_aside, orphans, self.flow, events, clock
         )
 
     def _make_retention(self, config: Config, paths: Paths) -> RetentionScheduler:

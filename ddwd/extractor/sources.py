@@ -14,6 +14,7 @@ from ddwd.extractor.change_feed import ChangeFeed
 from ddwd.store.status_files import SweepStatus
 
 if TYPE_CHECKING:
+    from ddwd.config.schema import Config
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
     from ddwd.extractor.orphans import Conflicts, OrphanSweeper
@@ -28,10 +29,7 @@ _CURSOR_SECONDS = 5.0
 
 @dataclass
 class Sources:
-    """Adds studies to the work queue; decides nothing about them. The ledger keeps how far each change feed was read.
-
-    `poll_interval` is the longest time in seconds between two looks; `stable_age`: see ChangeFeed.
-    """
+    """Adds studies to the work queue; decides nothing about them. The ledger keeps how far each change feed was read."""
 
     peers: Peers
     sweep: Sweep
@@ -39,9 +37,8 @@ class Sources:
     conflicts: Conflicts
     sharing: Sharing
     queue: WorkQueue
+    config: Config
     clock: Clock
-    poll_interval: float
-    stable_age: float
     _feeds: list[ChangeFeed] = field(default_factory=list)
     _cursors_at: float = 0.0
     _next_orphans: float = float("-inf")
@@ -54,7 +51,7 @@ class Sources:
         """Read the change feeds again from the ledger's cursors."""
         cursors = self.sharing.ledger.state.cursors
         self._feeds = [
-            ChangeFeed(node, cursors.get(node.name, 0), self.clock, self.stable_age)
+            ChangeFeed(node, cursors.get(node.name, 0), self.clock, self.config.stable_age)
             for node in self.peers.nodes
         ]
 
@@ -94,7 +91,7 @@ class Sources:
     def next_due(self) -> float:
         """Return the seconds until the change feeds are read, or the sweep goes on."""
         sweep = self.sweep.wait() if self.peers.all_answer else float("inf")
-        return min(self.poll_interval, sweep)
+        return min(self.config.poll_interval, sweep)
 
     def commit(self, *, force: bool = False) -> None:
         """Make the turn durable."""

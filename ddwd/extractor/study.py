@@ -158,26 +158,21 @@ class StudyState:
         )
 
     @property
-    def passed(self) -> frozenset[OrthancId]:
-        """Images that the route leaves where they are: all of them if it does not extract."""
-        if self.route is None or self.route.extract:
-            return frozenset()
-        return self.on_gateway | self.on_storage
-
-    @property
     def priority(self) -> int:
         """Priority of its route; higher goes first."""
         return PRIORITIES[self.route.priority] if self.route else 0
 
     @property
-    def all_passed(self) -> frozenset[OrthancId]:
-        """Images that this or an earlier route left where they were, and that are not on disk."""
-        before = frozenset(self.record.passed) if self.record else frozenset()
-        return (before | self.passed) - self.verified.keys()
+    def passed(self) -> frozenset[OrthancId]:
+        """Images that this or an earlier route leaves where they are, all of them if it does not extract, and that are not on disk."""
+        passed = frozenset(self.record.passed) if self.record else frozenset()
+        if self.route is not None and not self.route.extract:
+            passed |= self.on_gateway | self.on_storage
+        return passed - self.verified.keys()
 
     @property
     def settled(self) -> frozenset[OrthancId]:
-        """Images that an earlier route left where they were: another route does not take them unless the operator asks."""
+        """Images that an earlier route left where they were: another route does not take them unless the operator retries."""
         if self.record is None or self.is_retried or self.route is None:
             return frozenset()
         is_same = self.route.name == self.record.route and self.route.forward
@@ -203,7 +198,7 @@ class StudyState:
             self.restored
             or self.verified != self.record.images
             or self.set_aside != self.record.set_aside
-            or self.all_passed != frozenset(self.record.passed)
+            or self.passed != frozenset(self.record.passed)
         )
 
     def begin_anew(self) -> None:

@@ -238,7 +238,7 @@ def _next_revision(study: StudyState, listing: Study, at: str) -> Record:
         history=history,
         route=study.route.name if study.route else "",
         retired=dict(study.record.retired) if study.record else {},
-        passed=sorted(study.all_passed),
+        passed=sorted(study.passed),
     )
 
 

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from ddwd.core.model import Series, Study, Wanted
     from ddwd.extractor.peers import Peers
-    from ddwd.extractor.quarantine import Quarantine
     from ddwd.extractor.spool import Spool
     from ddwd.extractor.steps.publish import Publisher
     from ddwd.extractor.steps.repair import StorageRepair
@@ -111,7 +110,6 @@ class Retriever:
     mover: MoverPort
     verifier: Verifier
     publisher: Publisher
-    quarantine: Quarantine
     repair: StorageRepair
     executor: Executor
     batch: int
@@ -358,7 +356,7 @@ class Retriever:
             subject = QuarantinedObject(
                 "conflict", study.study_uid, reason, study.orthanc_id, one.orthanc_id, one.sop_uid
             )
-            self.quarantine.keep(other, subject)
+            self.spool.quarantine.keep(other, subject)
         return at_gateway
 
 
