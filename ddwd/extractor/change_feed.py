@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _PAGE = 1000
 _PAGES_A_LOOK = 2
-"""Limits one look to about a second: a restored database is read from its beginning while studies in flight go on."""
+"""Limits one look to about a second: a restored database is read from its beginning while studies in flight continue."""
 _OVERLAP = 500
 _AGAIN_SECONDS = 2.0
 """How often the window is read again, unless half of it is new: at each look it would cost Orthanc more than all else together."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _COMPARED_A_TURN = 40
 """Studies compared in one turn, about 4 ms each: the watchdog is answered in between."""
 _COMPARE_SECONDS = 0.1
-"""The longest time for that while studies are in flight, which must not wait for all others that moved."""
+"""The longest time for that while studies are in flight, which must not wait for all others that changed."""
 _RECENT = 20
 
 

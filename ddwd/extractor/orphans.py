@@ -56,7 +56,8 @@ class OrphanSweeper:
         spooled = {folder for folder in _folders(self.paths.spool) if folder.name not in uids}
         staged = {folder for folder in _folders(self.paths.staging) if folder.name not in ids}
         before, self._orphaned = self._orphaned, frozenset(spooled | staged)
-        nodes, reopened = (self.peers.storage, self.peers.gateway), list[OrthancId]()
+        nodes = self.peers.storage, self.peers.gateway
+        reopened: list[OrthancId] = []
         for folder in spooled & before:
             study_uid = identifier_of(folder.name) or folder.name
             found = [study for node in nodes for study in node.find_study(study_uid)]
@@ -140,7 +141,7 @@ class Conflicts:
         try:
             stored = self.peers[node].file(instance)
         except NotFoundError:
-            return f"{node} held other content under its identifiers, and holds it no more"
+            return f"{node} held other content under its identifiers, and no longer holds it"
         found = difference_of(path, stored)
         return f"{node} holds other content under its identifiers: {found}" if found else ""
 

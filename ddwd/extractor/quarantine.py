@@ -1,6 +1,6 @@
 """Quarantine: images that could not be published as they should, each with its reason and, if it can be read, its file. Written by the extractor alone.
 
-One entry is `quarantine/StudyInstanceUID/ID.json`, with `ID.dcm` beside it. Nothing in quarantine is ever removed by the portal:
+One entry is `quarantine/StudyInstanceUID/ID.json`, with `ID.dcm` beside it. The portal never removes an entry from quarantine:
 an entry that the operator releases (`ddwd quarantine release`) moves to `quarantine/released/`.
 """
 

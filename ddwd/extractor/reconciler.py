@@ -117,15 +117,15 @@ class StudyReconciler:
     def _act(
         self, study: StudyState, seen: Observation, in_flight: Collection[StudyState], result: Result
     ) -> None:
-        flow, decision = self.flow, self._decide(study, seen)
+        decision = self._decide(study, seen)
         study.report(decision.stage, Failure(decision.reason))
         self.events.observed(study, seen, decision)
         result.after = self._next_look(study)
         if study.stage is Stage.HELD:
             result.no_sooner = result.after  # only other settings move it on: images of other studies do not
-        if decision.forward and flow.may_forward:
+        if decision.forward and self.flow.may_forward:
             self._forward(study, decision, result)
-        if decision.retrieve and flow.may_retrieve:
+        if decision.retrieve and self.flow.may_retrieve:
             self._retrieve(study, decision, result)
         elif decision.publish:
             result.published = self.publish_step.publish(study, in_flight)
@@ -134,12 +134,11 @@ class StudyReconciler:
             self._report_blocked(study, decision, result)
 
     def _report_blocked(self, study: StudyState, decision: Decision, result: Result) -> None:
-        flow = self.flow
-        if decision.retrieve and flow.is_paused:
+        if decision.retrieve and self.flow.is_paused:
             study.report(decision.stage, Failure(PAUSED), Blocker.PAUSE)
             result.outcome = Outcome.RELEASE
-        elif flow.shortage:
-            study.report(decision.stage, Failure(flow.shortage), Blocker.DISK)
+        elif shortage := self.flow.shortage:
+            study.report(decision.stage, Failure(shortage), Blocker.DISK)
 
     def _decide(self, study: StudyState, seen: Observation) -> Decision:
         first = self.config.forward.grace
@@ -180,7 +179,7 @@ class StudyReconciler:
             return True
         try:
             retrieved = work.result()
-        except Exception as error:  # noqa: BLE001 - whatever fails in one study, the others must go on
+        except Exception as error:  # noqa: BLE001 - whatever fails in one study, the others must continue
             self._fail(study, failure_of(error), result)
             return False
         study.verified.update({image.orthanc_id: image for image in retrieved.verified})

@@ -110,7 +110,7 @@ class Sharing:
         self.queue.schedule(study, priority=state.priority)
 
     def done(self, study: StudyState) -> None:
-        """Close a study that needs nothing more."""
+        """Close a study that is finished."""
         self._forget(study, "closed")
         self.claims.done(study.study_id)
 

@@ -29,7 +29,7 @@ _CURSOR_SECONDS = 5.0
 
 @dataclass
 class Sources:
-    """Adds studies to the work queue; decides nothing about them. The ledger keeps how far each change feed was read."""
+    """Adds studies to the work queue; makes no decision about them. The ledger keeps how far each change feed was read."""
 
     peers: Peers
     sweep: Sweep
@@ -56,7 +56,7 @@ class Sources:
         ]
 
     def look(self) -> bool:
-        """Add the studies that moved, and those that the sweep suspects; return whether there are more changes to read."""
+        """Add the studies that changed, and those that the sweep suspects; return whether there are more changes to read."""
         with suppress(DdwdError, OSError):
             # a peer is away or the disk is full: the objects lie there durably, and wait for the next turn
             self.conflicts.collect()
@@ -89,7 +89,7 @@ class Sources:
             self._next_orphans = float("-inf")
 
     def next_due(self) -> float:
-        """Return the seconds until the change feeds are read, or the sweep goes on."""
+        """Return the seconds until the change feeds are read, or the sweep continues."""
         sweep = self.sweep.wait() if self.peers.all_answer else float("inf")
         return min(self.config.poll_interval, sweep)
 

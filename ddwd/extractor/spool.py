@@ -59,12 +59,12 @@ class Spool:
         digests = {
             image.sha256[:digits] for image in images.values() for digits in (_SHORT_DIGEST, WHOLE_DIGEST)
         }
-        by_name = {safe_component(image.sop_uid): image for image in images.values()}
+        sop_uids = {safe_component(image.sop_uid): image.sop_uid for image in images.values()}
         for path in folder.iterdir():
             if path.is_symlink() or digest_of(path) in digests:
                 durable.unlink(path, self.paths.output)
             elif not others:
-                self._put_away(study, path, by_name.get(uid_of(path)))
+                self._put_away(study, path, sop_uids.get(uid_of(path), ""))
         durable.remove_folder(folder, self.paths.output)
 
     def _published(self, study: Study, spooled: Path) -> Iterator[Path]:
@@ -79,7 +79,7 @@ class Spool:
                 if path.exists():
                     yield path
 
-    def _put_away(self, study: Study, path: Path, ours: InstanceRecord | None) -> None:
+    def _put_away(self, study: Study, path: Path, sop_uid: str) -> None:
         """Drop a file that no image was made of if it is published, even if encoded otherwise; else put it into quarantine."""
         try:
             if any(not difference_of(path, there.read_bytes()) for there in self._published(study, path)):
@@ -88,7 +88,6 @@ class Spool:
         except (PeerDownError, PeerRefusedError):
             return  # found again by the orphan sweeper
         reason = "the SCP acknowledged it, and it is not what ORTHANC2 holds of this study"
-        sop_uid = ours.sop_uid if ours else ""
         subject = QuarantinedObject("stray", study.study_uid, reason, study.orthanc_id, sop_uid=sop_uid)
         self.quarantine.put(path, subject)
 

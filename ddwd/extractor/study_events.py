@@ -1,4 +1,4 @@
-"""Report the steps of a study as audit events, from what the reconciler saw and did. Decides nothing.
+"""Report the steps of a study as audit events, from what the reconciler saw and did. Makes no decision.
 
 Each step is recorded once for each batch of new images, however often the study is observed: a `received`, `forwarded`,
 `retrieve-started`, `verified` and `published` for a study that simply passes, and again for images that come late.

@@ -1,6 +1,6 @@
 """Studies to work on: each once, those in flight by due time and priority, the others in the order in which they are compared.
 
-A study in flight is scheduled; it costs nothing until it is due. A study that moved, or that the sweep suspects, is added; it is
+A study in flight is scheduled; it costs nothing until it is due. A study that changed, or that the sweep suspects, is added; it is
 compared with its record before it is taken up. Safe to use from several threads.
 """
 
@@ -108,7 +108,7 @@ class WorkQueue:
             self._added.setdefault(study)
 
     def add_moved(self, studies: Iterable[OrthancId]) -> None:
-        """Have studies that moved just now compared, before all others."""
+        """Have studies that changed just now compared, before all others."""
         with self._lock:
             for study in studies:
                 self._added[study] = None

@@ -58,7 +58,7 @@ class StorageRepair:
 
 @dataclass
 class SetAside:
-    """Gives up images after `tries` failed attempts: their bytes go to quarantine, and their study goes on without them.
+    """Gives up images after `tries` failed attempts: their bytes go to quarantine, and their study continues without them.
 
     Only attempts that failed while a sound image passed the same hop count, so an outage sends no image to quarantine, and one bad
     image does not hold up its study.

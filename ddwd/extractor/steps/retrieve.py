@@ -232,7 +232,7 @@ class Retriever:
         if not pending:
             return
         if len(pending) == len(block) and not self.mover.scp_answers():
-            raise PeerDownError("the SCP does not answer, so ORTHANC2 cannot deliver")
+            raise PeerDownError("the SCP does not answer, so ORTHANC2 cannot send images to it")
         if len(block) == 1:
             self._note_failure(task, pending[0], refusal)
             return

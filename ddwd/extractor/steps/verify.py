@@ -105,7 +105,7 @@ class Verifier:
     def at_gateway(self, path: Path, instance: OrthancId, stored_md5: str) -> tuple[bool, bytes | None]:
         """Return whether the gateway holds the instance, and its copy if that is not the content of the verified file at `path`.
 
-        The two Orthancs hold the same bytes unless someone put another object with this UID onto storage first.
+        The two Orthancs hold the same bytes unless another object with this UID was sent to storage first.
         Raises PeerDownError and PeerRefusedError.
         """
         try:
@@ -117,7 +117,7 @@ class Verifier:
         return True, content if difference_of(path, content) else None
 
     def _head(self, instance: OrthancId) -> bytes | None:
-        """Preamble and file meta of the stored file; None where it is not a Part 10 file of the usual form."""
+        """Return preamble and file meta of the stored file; None if it is no Part 10 file of the usual form."""
         head = self.storage.head(instance, _HEAD_BYTES)
         end = meta_end(head)
         if end is None:
