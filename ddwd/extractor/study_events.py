@@ -29,26 +29,20 @@ class StudyEvents:
 
     def observed(self, study: StudyState, seen: Observation, decision: Decision) -> None:
         """Report what came, and how far it is on its way to storage."""
-        timeline = study.timeline
+        timeline, is_settled = study.timeline, decision.stage in _SETTLED
         at_gateway, at_storage = timeline.count("gateway"), timeline.count("storage")
         if decision.stage is Stage.HELD and timeline.unreported(Event.HELD, 1):
             self._record(Event.HELD, decision.reason, study, instances=len(study.known))
-        if decision.stage in _SETTLED and (
-            more := timeline.unreported(Event.RECEIVED, at_gateway or at_storage)
-        ):
+        if is_settled and (more := timeline.unreported(Event.RECEIVED, at_gateway or at_storage)):
             where = "the gateway" if at_gateway else "storage, past the gateway"
             self._record(Event.RECEIVED, f"{more} images received by {where}", study, instances=more)
         if not at_gateway:
             return
         if at_storage and timeline.unreported(Event.FORWARD_STARTED, 1):
-            self._record(
-                Event.FORWARD_STARTED, "the first images are on storage", study, instances=at_storage
-            )
-        if (
-            seen.gateway <= seen.storage
-            and decision.stage in _SETTLED
-            and (more := timeline.unreported(Event.FORWARDED, at_gateway))
-        ):
+            message = "the first images are on storage"
+            self._record(Event.FORWARD_STARTED, message, study, instances=at_storage)
+        is_forwarded = is_settled and seen.gateway <= seen.storage
+        if is_forwarded and (more := timeline.unreported(Event.FORWARDED, at_gateway)):
             self._record(Event.FORWARDED, f"storage has all {at_gateway} images", study, instances=more)
 
     def forwarding(self, study: StudyState, sent: int, error: str) -> None:
