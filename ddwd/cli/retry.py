@@ -12,7 +12,7 @@ from ddwd.cli import progress
 from ddwd.cli.command import Argument, Command, OneOf, VerbResult
 from ddwd.config.paths import Paths
 from ddwd.core.clock import SystemClock, sleep
-from ddwd.extractor.refetch import Regain
+from ddwd.extractor.refetch import Refetch
 from ddwd.status import study_lookup
 from ddwd.store.backends import custody_of
 from ddwd.store.delivery_log import DeliveryLog
@@ -65,9 +65,9 @@ def _run(args: argparse.Namespace, config: Config) -> VerbResult:
 def bring_back(config: Config, *, as_json: bool) -> RefetchOutcome:
     """Have every published file that is missing retrieved again. Raises StateError if this user may not ask."""
     paths, clock = Paths(config), SystemClock()
-    regain = Regain(paths, custody_of(config), Requests(paths.requests, clock), clock, sleep)
+    refetch = Refetch(paths, custody_of(config), Requests(paths.requests, clock), clock, sleep)
     with progress.status_line("looking for what is gone", shown=progress.is_wanted(as_json=as_json)) as tell:
-        return regain.run(lambda now: tell(f"{now.asked} studies asked for, {now.back} are on disk again"))
+        return refetch.run(lambda now: tell(f"{now.asked} studies asked for, {now.back} are on disk again"))
 
 
 def _result(outcome: RefetchOutcome) -> VerbResult:

@@ -22,8 +22,9 @@ from ddwd.core.watchdog import Watchdog
 from ddwd.daemon import file_watch
 from ddwd.daemon.extractor_status import StatusTotals, extractor_status
 from ddwd.daemon.loop import Loop, TickResult
+from ddwd.extractor.flow_control import Volumes
 from ddwd.extractor.peers import silent
-from ddwd.extractor.services import Extractor, Services, Threads, Volumes
+from ddwd.extractor.services import Extractor, Services
 from ddwd.extractor.steps.cmove import StorageMover
 from ddwd.extractor.workers import Shutdown, Workers
 from ddwd.orthanc.client import Orthanc
@@ -116,9 +117,11 @@ class ExtractorDaemon:
                     "receive": [paths.storage_area("gateway"), *database] if config.has("gateway") else [],
                 }
             ),
-            threads=Threads(self._workers, self._sweeper, self._loop.wake),
+            workers=self._workers,
+            sweeper=self._sweeper,
             audit=audit,
             clock=self._clock,
+            wake=self._loop.wake,
         )
 
     def _alive(self, wait: float) -> None:

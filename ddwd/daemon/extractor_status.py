@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from dataclasses import asdict
 from statistics import median
 from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
-from ddwd.store.status_files import Backlog, ExtractorStatus, FinishedStudy, InFlightStudy, WorkTotals
+from ddwd.store.status_files import Backlog, ExtractorStatus, InFlightStudy, WorkTotals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ddwd.core.clock import Clock
+    from ddwd.extractor.loop import TurnReport
     from ddwd.extractor.services import Extractor
     from ddwd.extractor.study import StudyState
-    from ddwd.extractor.turn_report import TurnReport
 
 _FAILURES = (
     Event.FORWARD_FAILED,
@@ -87,9 +86,9 @@ def extractor_status(extractor: Extractor, totals: StatusTotals, clock: Clock) -
         retention=extractor.retention.state(),
         backlog=_backlog(studies),
         peers=dict(extractor.peers.states),
-        disk=extractor.guard.state(),
+        disk=extractor.flow.state(),
         in_flight=tuple(_in_flight(study, extractor) for study in studies),
-        recent=tuple(FinishedStudy(**asdict(one)) for one in extractor.loop.recent),
+        recent=tuple(extractor.loop.recent),
     )
 
 
@@ -109,7 +108,7 @@ def _in_flight(study: StudyState, extractor: Extractor) -> InFlightStudy:
         on_disk=len(study.verified),
         set_aside=len(study.set_aside),
         failures=study.failures,
-        opened_at=extractor.sharing.opened_at(study.study_id),
+        opened_at=extractor.sharing.ledger.state.open.get(study.study_id, ""),
         newest_at=study.timeline.newest_at,
     )
 

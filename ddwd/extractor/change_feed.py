@@ -1,4 +1,4 @@
-"""The `/changes` of both Orthancs: which studies moved since the last look. Decides nothing.
+"""The `/changes` of one Orthanc: which studies changed since the last look.
 
 A change is a hint. Rows of concurrent transactions may appear out of order, so a window before the cursor is read again
 regularly; the cursor moves only to rows that were seen, never to the last row by the server's count. A database that was reset or
@@ -6,76 +6,72 @@ restored (its counter is before the cursor) is read from the beginning.
 
 An image that joins a known series names its study only by the study's StableStudy row, and an Orthanc that is restarted, or loses its
 database, before the study is stable never writes that row. So each new instance is remembered until that row is overdue, and its study
-is asked for then: two or three requests a study, however many images it has.
+is queried then: two or three requests a study, however many images it has.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-from ddwd.core.errors import PeerDownError, PeerRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.extractor.peers import Peers
-    from ddwd.extractor.work_queue import WorkQueue
     from ddwd.orthanc.port import Change, OrthancPort
-    from ddwd.store.ledger import LedgerPort
 
 _PAGE = 1000
 _PAGES_A_LOOK = 2
-"""Limits one look to about a second: a restored database is read from its beginning while studies in flight go on."""
+"""Limits one look to about a second: a restored database is read from its beginning while studies in flight continue."""
 _OVERLAP = 500
-_CURSOR_SECONDS = 5.0
 _AGAIN_SECONDS = 2.0
-"""How often the window is read again, or after half of it is new: at each look it cost Orthanc more than all else together."""
+"""How often the window is read again, unless half of it is new: at each look it would cost Orthanc more than all else together."""
 _OVERDUE_SECONDS = 5.0
 """After the time in which a study gets stable: its StableStudy row is not awaited any longer."""
-_ASKED_A_LOOK = 10
-"""Limits the studies that one look asks for: about 50 ms."""
+_QUERIED_A_LOOK = 10
+"""Limits the studies that one look queries: about 50 ms."""
 _REMEMBERED = 20_000
-"""The most instances that wait for that; of a longer history, the sweep finds the studies."""
+"""The most instances that wait for that; the sweep finds the studies of a longer history."""
 
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """What one look found: studies that moved, whether instances arrived, whether there is more to read."""
+    """The result of one look: studies that changed, whether instances arrived, whether there is more to read."""
 
     studies: frozenset[OrthancId]
     grew: bool
     more: bool
 
 
+@dataclass
 class ChangeFeed:
-    """The `/changes` of one Orthanc from a cursor on."""
+    """The `/changes` of one Orthanc from a cursor on.
 
-    def __init__(self, node: OrthancPort, cursor: int, clock: Clock, stable_age: float) -> None:
-        """`stable_age`: the seconds without a new image after which the Orthanc writes a study's StableStudy row."""
-        self.node = node
-        self.cursor = cursor
-        self._clock = clock
-        self._again_at = float("-inf")
-        self._again_from = cursor
-        self._seen: set[int] = set()
-        self._found: set[OrthancId] = set()
-        """Studies to return; kept when the Orthanc goes away in the middle of a look."""
-        self._overdue_after = stable_age + _OVERDUE_SECONDS
-        self._new_instances: OrderedDict[OrthancId, float] = OrderedDict()
-        """Instances and when their row was read, oldest first."""
+    `stable_age`: the seconds without a new image after which the Orthanc writes a study's StableStudy row.
+    """
+
+    node: OrthancPort
+    cursor: int
+    clock: Clock
+    stable_age: float
+    _again_at: float = float("-inf")
+    _again_from: int = 0
+    _seen: set[int] = field(default_factory=set)
+    _found: set[OrthancId] = field(default_factory=set)
+    """Studies to return; kept when the Orthanc goes away in the middle of a look."""
+    _new_instances: OrderedDict[OrthancId, float] = field(default_factory=OrderedDict)
+    """Instances and when their row was read, oldest first."""
 
     def look(self) -> Touched:
         """Read the new changes. Raises PeerDownError and PeerRefusedError; call it again then."""
-        grew = False
-        since, done = self._begin(), False
+        since, done, grew = self._begin(), False, False
         for _ in range(_PAGES_A_LOOK):
             page = self.node.changes(since, _PAGE)
             if self._was_reset(page.last):
-                self._rewind()
+                self.cursor = self._again_from = 0
+                self._seen.clear()
                 return Touched(frozenset(), grew=False, more=True)
             fresh = [row for row in page.changes if row.seq not in self._seen]
             new_instances = [row.orthanc_id for row in fresh if row.kind == "NewInstance"]
@@ -87,25 +83,21 @@ class ChangeFeed:
             if done:
                 break
             since = page.changes[-1].seq
-        self._ask_for_overdue()
+        self._find_overdue()
         found, self._found = frozenset(self._found), set()
         return Touched(found, grew, more=not done)
 
     def _begin(self) -> int:
         """Return the sequence number to read from: the cursor, or a window before it."""
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         if now - self._again_at < _AGAIN_SECONDS and self.cursor - self._again_from < _OVERLAP // 2:
             return self.cursor
         self._again_at, self._again_from = now, self.cursor
         return max(0, self.cursor - _OVERLAP)
 
     def _was_reset(self, last: int) -> bool:
-        """Rows are deleted with their study, even the newest; the server's counter does not go back by that."""
+        """Whether the server's counter went back; rows are deleted with their study, even the newest, but that leaves the counter."""
         return last < self.cursor and self.node.last_seq() < self.cursor
-
-    def _rewind(self) -> None:
-        self.cursor = self._again_from = 0
-        self._seen.clear()
 
     def _studies(self, rows: Iterable[Change]) -> set[OrthancId]:
         found: set[OrthancId] = set()
@@ -117,16 +109,16 @@ class ChangeFeed:
         return found
 
     def _remember(self, instances: Iterable[OrthancId]) -> None:
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         for one in instances:
             self._new_instances[one] = now
         while len(self._new_instances) > _REMEMBERED:
             self._new_instances.popitem(last=False)
 
-    def _ask_for_overdue(self) -> None:
-        """Find the studies of new instances whose StableStudy row was written by now, or never will be."""
-        read_before = self._clock.monotonic() - self._overdue_after
-        for _ in range(_ASKED_A_LOOK):
+    def _find_overdue(self) -> None:
+        """Find the studies of new instances whose StableStudy row is overdue: it was written by now, or never will be."""
+        read_before = self.clock.monotonic() - (self.stable_age + _OVERDUE_SECONDS)
+        for _ in range(_QUERIED_A_LOOK):
             instance, read_at = next(iter(self._new_instances.items()), (None, 0.0))
             if instance is None or read_at > read_before:
                 return
@@ -143,63 +135,3 @@ class ChangeFeed:
         self.cursor = max([self.cursor, *(row.seq for row in rows)])
         if len(self._seen) > 4 * _OVERLAP:
             self._seen = {seq for seq in self._seen if seq > self.cursor - _OVERLAP}
-
-
-class ChangeFeeds:
-    """The feeds of both Orthancs; how far each was read is kept in the ledger."""
-
-    def __init__(
-        self,
-        peers: Peers,
-        ledger: LedgerPort,
-        queue: WorkQueue,
-        clock: Clock,
-        poll_interval: float,
-        stable_age: float,
-    ) -> None:
-        """`poll_interval` is the longest time in seconds between two looks; `stable_age`: see ChangeFeed."""
-        self._peers = peers
-        self._ledger = ledger
-        self._queue = queue
-        self._clock = clock
-        self._stable_age = stable_age
-        self.poll_interval = poll_interval
-        self._feeds: list[ChangeFeed] = []
-        self._committed_at = 0.0
-        self.rewind()
-
-    def rewind(self) -> None:
-        """Read on from the ledger's cursors."""
-        cursors = self._ledger.state.cursors
-        self._feeds = [
-            ChangeFeed(node, cursors.get(node.name, 0), self._clock, self._stable_age)
-            for node in self._peers.nodes
-        ]
-
-    def look(self) -> bool:
-        """Add the studies that moved to the work queue; return whether there are more changes to read."""
-        has_more = [self._read(feed) for feed in self._feeds]
-        return any(has_more)
-
-    def commit(self, *, force: bool = False) -> None:
-        """Write the cursors to the ledger now and then; they move only past studies that are in the ledger by now."""
-        now = self._clock.monotonic()
-        if self._queue.has_added or not (force or now - self._committed_at >= _CURSOR_SECONDS):
-            return
-        self._committed_at = now
-        cursors = self._ledger.state.cursors
-        for feed in self._feeds:
-            if cursors.get(feed.node.name, 0) != feed.cursor:
-                self._ledger.append("cursor", node=feed.node.name, seq=feed.cursor)
-
-    def _read(self, feed: ChangeFeed) -> bool:
-        try:
-            touched = feed.look()
-        except (PeerDownError, PeerRefusedError) as error:
-            self._peers.is_away(feed.node.name, str(error))
-            return False
-        self._peers.answers(feed.node.name)
-        self._queue.add_moved(touched.studies)
-        if touched.grew:
-            self._queue.hasten()
-        return touched.more

@@ -1,7 +1,7 @@
-"""The invariant, asked of everything at once: gateway within storage within disk. Reads both Orthancs, records and disk; writes nothing.
+"""Check the invariant for all studies: gateway within storage within disk. Reads both Orthancs, records and disk; writes no file.
 
-Used by `ddwd reconcile --dry-run`; what the extractor does about a difference is decided in `lifecycle.py`. One study is in memory
-at a time, whatever the number of studies; of those seen before, a number each.
+Used by `ddwd reconcile --dry-run`; what the extractor does about a difference is decided in `decision.py`. One study is in memory
+at a time, whatever the number of studies; of those compared before, a number each.
 """
 
 from __future__ import annotations
@@ -23,19 +23,16 @@ if TYPE_CHECKING:
     from ddwd.store.record_check import RecordChecker
 
 _ID_DIGITS = 16
-"""Hexadecimal digits of an Orthanc ID that tell studies apart here: two of 100,000 are taken for one once in a billion runs."""
-
-
-_NONE: frozenset[OrthancId] = frozenset()
+"""Hexadecimal digits of an Orthanc ID that distinguish studies here: two of 100,000 are taken for one once in a billion runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One study, and how many of its images are where; it agrees when nothing is missing.
+    """One study, and how many of its images are missing where.
 
     `not_on_storage`: on the gateway, not on storage. `not_on_disk`: on storage, not in the record.
-    `set_aside`: given up on, in quarantine. `gone_from_disk`: recorded, and not there by name and size.
-    `nodes`: where it is known. `damage`: why its record cannot be used.
+    `set_aside`: given up, in quarantine. `gone_from_disk`: recorded, and not there by name and size.
+    `nodes`: the Orthancs that have the study. `damage`: why its record cannot be used.
     """
 
     study: OrthancId
@@ -49,9 +46,9 @@ class Difference:
 
     @property
     def agrees(self) -> bool:
-        """True when the invariant holds for this study."""
-        lacking = self.not_on_storage + self.not_on_disk + self.set_aside + self.gone_from_disk
-        return not lacking and not self.damage
+        """Whether the invariant holds for this study."""
+        missing = self.not_on_storage + self.not_on_disk + self.set_aside + self.gone_from_disk
+        return not missing and not self.damage
 
 
 @dataclass(slots=True)
@@ -70,7 +67,7 @@ class DifferenceTotals:
     damaged: int = 0
 
     def add(self, one: Difference) -> None:
-        """Take in one study."""
+        """Add one study."""
         self.studies += 1
         self.differing += not one.agrees
         self.on_gateway_only += one.nodes == ("gateway",)
@@ -83,59 +80,50 @@ class DifferenceTotals:
         self.damaged += bool(one.damage)
 
 
+@dataclass
 class ConsistencyCheck:
-    """Compares studies over all three places."""
+    """Compares studies over all three places. Every method raises PeerDownError, PeerRefusedError and StateError."""
 
-    def __init__(
-        self,
-        gateway: OrthancPort,
-        storage: OrthancPort,
-        custody: CustodyPort,
-        prover: RecordChecker,
-        paths: Paths,
-    ) -> None:
-        self._gateway = gateway
-        self._storage = storage
-        self._custody = custody
-        self._prover = prover
-        self._paths = paths
+    gateway: OrthancPort
+    storage: OrthancPort
+    custody: CustodyPort
+    prover: RecordChecker
+    paths: Paths
 
     def everything(self, seen: Callable[[], None] = lambda: None) -> Iterator[Difference]:
-        """Every study of either Orthanc and every published one; `seen` is called for each listed, so twice for some.
-
-        Raises PeerDownError, PeerRefusedError and StateError.
-        """
-        self._prover.assert_listable()
-        known: set[int] = set()
-        for listing in (self._gateway.study_ids, self._storage.study_ids, self._custody.studies):
+        """Compare every study of either Orthanc and every published one; `seen` is called for each listed, so twice for some."""
+        self.prover.assert_listable()
+        compared: set[int] = set()
+        for listing in (self.gateway.study_ids, self.storage.study_ids, self.custody.studies):
             for study in listing():
                 seen()
-                if (short := _short(study)) not in known:
-                    known.add(short)
+                short = int(study.replace("-", "")[:_ID_DIGITS], 16)
+                if short not in compared:
+                    compared.add(short)
                     yield self._of(study)
 
     def some(
         self, studies: Iterable[OrthancId], seen: Callable[[], None] = lambda: None
     ) -> Iterator[Difference]:
-        """These studies; as `everything` otherwise."""
-        self._prover.assert_listable()
+        """Compare these studies; as `everything` otherwise."""
+        self.prover.assert_listable()
         for study in studies:
             seen()
             yield self._of(study)
 
     def _of(self, study: OrthancId) -> Difference:
-        """Follow the way of the images, so that one that moves on meanwhile is not missed."""
-        gateway, storage = self._gateway.study(study), self._storage.study(study)
+        """Read in the order of the flow, so that an image that moves on meanwhile is not missed."""
+        gateway, storage = self.gateway.study(study), self.storage.study(study)
         nodes = tuple(name for name, found in (("gateway", gateway), ("storage", storage)) if found)
         listing = gateway or storage
         uid = listing.study_uid if listing else ""
         try:
-            record = self._prover.record(study) if self._custody.has(study) else None
+            record = self.prover.record(study) if self.custody.has(study) else None
         except StateError as error:
             return Difference(study, uid, nodes, damage=str(error))
         sent, stored = ids_of(gateway), ids_of(storage)
-        images = frozenset(record.images) if record else _NONE
-        aside = frozenset(record.set_aside) - images if record else _NONE
+        images = frozenset(record.images if record else ())
+        aside = frozenset(record.set_aside if record else ()) - images
         return Difference(
             study,
             uid or (record.study_uid if record else ""),
@@ -147,14 +135,10 @@ class ConsistencyCheck:
         )
 
     def _gone(self, record: Record) -> int:
-        folder = self._paths.output / record.folder
+        folder = self.paths.output / record.folder
         try:
-            return sum(is_missing(folder, kept) for kept in record.images.values())
+            return sum(is_missing(folder, image) for image in record.images.values())
         except OSError as error:  # its own text would have the path, and with it the PatientID
             raise StateError(
-                f"a file below {self._paths.output} cannot be looked at ({error.strerror})"
+                f"a file below {self.paths.output} cannot be looked at ({error.strerror})"
             ) from error
-
-
-def _short(study: OrthancId) -> int:
-    return int(study.replace("-", "")[:_ID_DIGITS], 16)

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from ddwd.config.routing import HOLD
+
 if TYPE_CHECKING:
+    from ddwd.config.routing import Route
     from ddwd.core.model import OrthancId
 
 
 class Stage(StrEnum):
-    """Where a study stands; the order is the order of the flow."""
+    """The stages of a study, in the order of the flow."""
 
     ARRIVING = "arriving"
     FORWARDING = "forwarding"
@@ -28,7 +31,7 @@ class Stage(StrEnum):
 
 
 class Blocker(StrEnum):
-    """What keeps the images of a study from being moved although the peers answer."""
+    """Why the images of a study are not moved although the peers answer."""
 
     NONE = ""
     PAUSE = "pause"
@@ -39,14 +42,13 @@ class Blocker(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What is known of one study at one moment.
+    """What is known of one study at one moment; `gateway` is empty if the gateway does not answer.
 
-    `gateway` is None if the gateway answered that it does not hold the study; `gateway_known` is False if it did not answer.
     `quiet` is the seconds since the newest instance was seen anywhere, `unmoved` those since the set of instances to forward changed.
     """
 
-    gateway: frozenset[OrthancId] | None
-    gateway_known: bool
+    gateway: frozenset[OrthancId]
+    gateway_answers: bool
     storage: frozenset[OrthancId]
     verified: frozenset[OrthancId]
     set_aside: frozenset[OrthancId]
@@ -59,10 +61,10 @@ class Decision:
     """What to do now. With empty sets and without `publish`: wait."""
 
     stage: Stage
-    forward: frozenset[OrthancId]
-    retrieve: frozenset[OrthancId]
-    publish: bool
     reason: str
+    forward: frozenset[OrthancId] = frozenset()
+    retrieve: frozenset[OrthancId] = frozenset()
+    publish: bool = False
 
 
 class Rule(NamedTuple):
@@ -80,7 +82,7 @@ class Rule(NamedTuple):
 
     def applies(self, facts: tuple[bool, bool, bool, bool]) -> bool:
         """Return whether each condition of the row holds."""
-        return all(wanted in {None, fact} for wanted, fact in zip(self[:4], facts, strict=True))
+        return all(condition in {None, fact} for condition, fact in zip(self[:4], facts, strict=True))
 
 
 # our own clock decides what is quiet, not Orthanc's IsStable: that is true at once after a restart, and up to a second late otherwise
@@ -94,36 +96,27 @@ TABLE = (
 """The first row that applies gives the stage. Printed in docs/architecture.md; a test holds both together."""
 
 
-def decide(
-    seen: Observation, *, stable_age: float, grace: float, may_forward: bool = True, may_extract: bool = True
-) -> Decision:
+def decide(seen: Observation, route: Route | None, *, stable_age: float, grace: float) -> Decision:
     """Compare gateway, storage and disk; return which instances to forward, which to retrieve, and whether to publish.
 
-    A route may exclude forwarding or extraction: the study is complete without that hop then. Images are retrieved in every stage,
-    and forwarded once the set of images to forward has not changed for `grace` seconds.
+    `route` is None while it is not decided, HOLD if no route takes the study. A route may exclude forwarding or extraction: the study
+    is complete without that hop then. Images are retrieved in every stage, and forwarded once the set of images to forward has not
+    changed for `grace` seconds.
     """
+    if route is None:
+        return Decision(Stage.ARRIVING, "its route is not decided yet")
+    if route is HOLD:
+        return Decision(Stage.HELD, "no route takes it: ddwd routes")
     none: frozenset[OrthancId] = frozenset()
-    behind = (seen.gateway or none) - seen.storage - seen.set_aside if may_forward else none
-    retrieve = seen.storage - seen.verified - seen.set_aside if may_extract else none
+    behind = seen.gateway - seen.storage - seen.set_aside if route.forward else none
+    retrieve = seen.storage - seen.verified - seen.set_aside if route.extract else none
     forward: frozenset[OrthancId] = behind if seen.unmoved >= grace else frozenset()
-    stage, reason = _stage(seen, behind, retrieve, stable_age)
-    publish = stage is Stage.READY and bool(seen.verified or seen.set_aside or not may_extract)
-    return Decision(stage, forward, retrieve, publish, reason)
+    stage, reason = _stage(seen, len(behind), len(retrieve), stable_age)
+    publish = stage is Stage.READY and bool(seen.verified or seen.set_aside or not route.extract)
+    return Decision(stage, reason, forward, retrieve, publish)
 
 
-def _stage(
-    seen: Observation,
-    behind: frozenset[OrthancId],
-    retrieve: frozenset[OrthancId],
-    stable_age: float,
-) -> tuple[Stage, str]:
-    facts = (seen.gateway_known, seen.quiet >= stable_age, bool(behind), bool(retrieve))
-    rule = next(one for one in TABLE if one.applies(facts))
-    return rule.stage, rule.reason.format(forward=len(behind), retrieve=len(retrieve))
-
-
-def waiting_for_a_rule(*, held: bool) -> Decision:
-    """Return the decision for a study that no route takes (`held`), or whose route is not decided yet: wait."""
-    stage = Stage.HELD if held else Stage.ARRIVING
-    reason = "no rule of routes takes it: ddwd routes" if held else "which rule takes it is not decided yet"
-    return Decision(stage, frozenset(), frozenset(), publish=False, reason=reason)
+def _stage(seen: Observation, behind: int, retrieve: int, stable_age: float) -> tuple[Stage, str]:
+    facts = (seen.gateway_answers, seen.quiet >= stable_age, behind > 0, retrieve > 0)
+    rule = next(rule for rule in TABLE if rule.applies(facts))
+    return rule.stage, rule.reason.format(forward=behind, retrieve=retrieve)

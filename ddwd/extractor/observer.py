@@ -1,61 +1,122 @@
-"""What both Orthancs hold of one study at this moment, together with what is on disk."""
+"""What both Orthancs hold of a study at this moment, compared with its custody record or, in flight, with what is on disk."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ddwd.core import watchdog
+from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, stamp
-from ddwd.core.errors import PeerDownError, PeerRefusedError
-from ddwd.extractor.study import ids_of
+from ddwd.core.errors import NewerStateError, PeerDownError, PeerRefusedError, StateError
+from ddwd.extractor.study import ids_of, uncompared
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
     from ddwd.core.model import OrthancId, Study
     from ddwd.extractor.decision import Observation
     from ddwd.extractor.peers import Peers
     from ddwd.extractor.router import Router
     from ddwd.extractor.study import StudyState
+    from ddwd.store.custody import CustodyPort, Record
+
+    _Sets = Mapping[OrthancId, frozenset[OrthancId]]
 
 
+@dataclass
 class Observer:
-    """Asks the Orthancs, and the router for the study's route. `forwarded_at` is when any image last reached the storage."""
+    """Queries the Orthancs, and the router for the study's route. `suspects` may run in another thread.
 
-    def __init__(self, peers: Peers, router: Router, clock: Clock) -> None:
-        self._peers = peers
-        self._router = router
-        self._clock = clock
-        self.forwarded_at = float("-inf")
+    `forwarded_at` is when any image last reached the storage.
+    """
+
+    peers: Peers
+    router: Router
+    custody: CustodyPort
+    audit: Audit
+    clock: Clock
+    forwarded_at: float = float("-inf")
+
+    # --- studies in flight --------------------------------------------------------------------------------------------
 
     def observe(self, study: StudyState) -> Observation | None:
-        """Return the instance sets of the study; None if neither Orthanc knows it any more. Raises PeerDownError, PeerRefusedError."""
-        now = self._clock.monotonic()
-        storage = self._peers.storage.study(study.study_id)
-        gateway, gateway_known = self._ask_gateway(study.study_id)
-        if storage is None and gateway is None and gateway_known:
+        """Return the instance sets of the study; None if neither Orthanc has it any more. Raises PeerDownError, PeerRefusedError."""
+        now = self.clock.monotonic()
+        storage = self.peers.storage.study(study.study_id)
+        gateway, gateway_answers = self._on_gateway(study.study_id)
+        if storage is None and gateway is None and gateway_answers:
             return None
         if study.behind & ids_of(storage):
             self.forwarded_at = now
-        study.see(gateway, storage, now, stamp(self._clock.utc()))
-        if study.route is None and gateway_known:
-            study.route = self._router.decide(study, now)
+        study.see(gateway, storage, now, stamp(self.clock.utc()))
+        if study.route is None and gateway_answers:
+            study.route = self.router.decide(study, now)
         study.place()
-        self._ask_sender(study, gateway)
-        return study.observation(gateway, storage, now, gateway_known=gateway_known)
+        self._find_sender(study)
+        return study.observation(now, gateway_answers=gateway_answers)
 
-    def _ask_gateway(self, study: OrthancId) -> tuple[Study | None, bool]:
+    def _on_gateway(self, study: OrthancId) -> tuple[Study | None, bool]:
         try:
-            return self._peers.gateway.study(study), True
+            return self.peers.gateway.study(study), True
         except (PeerDownError, PeerRefusedError) as error:
-            self._peers.is_away("gateway", str(error))
+            self.peers.is_away("gateway", str(error))
             return None, False
 
-    def _ask_sender(self, study: StudyState, gateway: Study | None) -> None:
-        """Ask once for the AE title of the sender; the study does not depend on it."""
-        if study.timeline.sender_asked or not gateway:
+    def _find_sender(self, study: StudyState) -> None:
+        """Query the AE title of the sender once; the study does not depend on it."""
+        newest = study.on_gateway - (study.record.images.keys() if study.record else frozenset())
+        if study.timeline.has_sender or not newest:
             return
-        newest = gateway.ids - (study.record.images.keys() if study.record else frozenset())
-        for one in sorted(newest)[:1]:
-            try:
-                study.timeline.aet = self._peers.gateway.sender(one)
-                study.timeline.sender_asked = True
-            except (PeerDownError, PeerRefusedError):
-                return
+        try:
+            study.timeline.aet = self.peers.gateway.sender(min(newest))
+            study.timeline.has_sender = True
+        except (PeerDownError, PeerRefusedError):
+            return
+
+    # --- studies that are not in flight -------------------------------------------------------------------------------
+
+    def read_record(self, study: OrthancId) -> Record | None:
+        """Return the study's custody record, or None; a damaged one is reported and counts as missing. Raises NewerStateError."""
+        try:
+            return self.custody.read(study)
+        except NewerStateError:
+            raise  # an older version must not write here
+        except StateError as error:
+            # the files are still there: the study is opened, verified against storage and recorded anew
+            self.audit.record(Event.STATE_REBUILT, str(error))
+            return None
+
+    def needs_work(self, study: OrthancId) -> bool:
+        """Return whether the study has to be taken up. Raises PeerDownError, PeerRefusedError and NewerStateError."""
+        record = self.read_record(study)
+        return record is None or self._differs(study, record, self._listed([study]))
+
+    def suspects(self, studies: Sequence[OrthancId]) -> list[OrthancId]:
+        """Return those of many that look as if they needed work; `needs_work` decides. Raises PeerDownError and PeerRefusedError."""
+        watchdog.alive()
+        listed = self._listed(studies)
+        return [study for study in studies if self._is_suspect(study, listed)]
+
+    def _is_suspect(self, study: OrthancId, listed: Iterable[_Sets]) -> bool:
+        watchdog.alive()
+        try:
+            record = self.custody.read(study)
+        except StateError:
+            return True
+        return record is None or self._differs(study, record, listed)
+
+    def _listed(self, studies: Sequence[OrthancId]) -> tuple[_Sets, _Sets]:
+        gateway, storage = self.peers.nodes
+        return gateway.instances(studies), storage.instances(studies)
+
+    def _differs(self, study: OrthancId, record: Record, listed: Iterable[_Sets]) -> bool:
+        """Whether an Orthanc lists images that the record does not account for, or storage is missing images of the gateway."""
+        recorded = record.images.keys() | record.set_aside.keys() | frozenset(record.passed)
+        gateway, storage = (sets.get(study, frozenset()) for sets in listed)
+        stays = frozenset() if self.router.forwards(record.route) else frozenset(record.passed)
+        return (
+            not (gateway | storage) <= recorded
+            or not gateway - record.set_aside.keys() - stays <= storage
+            or bool(uncompared(record.images, gateway))
+        )

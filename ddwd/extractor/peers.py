@@ -1,8 +1,8 @@
-"""The two Orthancs and, where it is shared, the ledger: whether each answers, reported once per change."""
+"""The two Orthancs and, if it is shared, the ledger: whether each answers, reported once per change."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Audit, Event
 
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
     from ddwd.orthanc.port import OrthancPort
 
-PeerName = Literal["gateway", "storage", "ledger"]
 _ANSWERS = "ok"
 """State of a peer that answers; any other state is the reason why it does not."""
 
@@ -22,23 +21,17 @@ def silent(states: Mapping[str, str]) -> dict[str, str]:
 
 
 class Peers:
-    """What the extractor depends on. `states` is "ok" for each peer that answers, else one line that says why not."""
+    """What the extractor depends on. `states` is "ok" for each peer that answers, else why not, in one line."""
 
     def __init__(
         self, gateway: OrthancPort, storage: OrthancPort, audit: Audit, *, shared_ledger: bool
     ) -> None:
-        self.gateway = gateway
-        self.storage = storage
+        self.gateway, self.storage = self.nodes = gateway, storage
         self._audit = audit
         self._changed = False
         self.states: dict[str, str] = {"gateway": _ANSWERS, "storage": _ANSWERS}
         if shared_ledger:
             self.states["ledger"] = _ANSWERS
-
-    @property
-    def nodes(self) -> tuple[OrthancPort, OrthancPort]:
-        """The gateway and the storage."""
-        return self.gateway, self.storage
 
     @property
     def all_answer(self) -> bool:

@@ -1,6 +1,6 @@
-"""What could not be delivered as it should: its reason, and its bytes where there are any. The extractor alone writes here.
+"""Quarantine: images that could not be published as they should, each with its reason and, if it can be read, its file. Written by the extractor alone.
 
-One entry is `quarantine/StudyInstanceUID/ID.json`, with `ID.dcm` beside it. Nothing in quarantine is ever removed by the portal:
+One entry is `quarantine/StudyInstanceUID/ID.json`, with `ID.dcm` beside it. The portal never removes an entry from quarantine:
 an entry that the operator releases (`ddwd quarantine release`) moves to `quarantine/released/`.
 """
 
@@ -26,12 +26,12 @@ _ID_DIGITS = 32
 
 Kind = Literal["conflict", "undeliverable", "stray", "vanished"]
 """conflict: other content under a UID that is taken. undeliverable: failed while others passed. stray: acknowledged by the
-SCP and wanted by no study. vanished: its study was deleted on both Orthancs before it was delivered."""
+SCP and part of no study. vanished: its study was deleted on both Orthancs before it was published."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedObject:
-    """What an entry is about; an empty text where it is not known. `tries` is how often delivery failed."""
+    """The subject of an entry; an empty text where it is not known. `tries` is how often delivery failed."""
 
     kind: Kind
     study_uid: str
@@ -60,7 +60,7 @@ class _Note:
 
     @property
     def subject(self) -> QuarantinedObject:
-        """What the entry is about."""
+        """The subject of the entry."""
         return QuarantinedObject(
             self.kind, self.study_uid, self.reason, self.study, self.instance, self.sop_uid, self.tries
         )
@@ -71,7 +71,7 @@ _FORMAT = StateFormat(_Note, "reason file", schema=1, any_schema=True, indent=1)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry as it stands on disk; `size` in bytes and `sha256` are of the file, 0 and empty where there is none."""
+    """One entry on disk; `size` in bytes and `sha256` are of the file, 0 and empty without one."""
 
     id: str
     at: str
@@ -82,21 +82,21 @@ class Entry:
 
     @property
     def file(self) -> Path | None:
-        """The image itself, where its bytes could be had."""
+        """The image itself, if an Orthanc could read it."""
         file = self.note.with_suffix(".dcm")
         return file if file.exists() else None
 
 
+@dataclass
 class Quarantine:
     """The folder of entries."""
 
-    def __init__(self, folder: Path, clock: Clock, audit: Audit) -> None:
-        self._folder = folder
-        self._clock = clock
-        self._audit = audit
+    folder: Path
+    clock: Clock
+    audit: Audit
 
     def put(self, source: Path, subject: QuarantinedObject) -> str:
-        """Move the file `source` here, durably, its reason first; the entry's ID. The same again is the same entry.
+        """Move the file `source` here, durably, its reason first; return the entry's ID. The same again is the same entry.
 
         May be repeated after a crash. Raises StorageFullError and OSError; `source` is still there then.
         """
@@ -107,27 +107,27 @@ class Quarantine:
             with durable.opened(source) as file:
                 self._write(target, iter(lambda: file.read(1 << 20), b""))
         durable.unlink(source)
-        self._tell(subject, target.stem, is_new=is_new)
+        self._report(subject, target.stem, is_new=is_new)
         return target.stem
 
     def keep(self, content: bytes | None, subject: QuarantinedObject) -> str:
-        """Keep `content` here, or only the reason where there is none; the entry's ID. As `put` otherwise."""
+        """Write `content` here, or only the reason if it is None; return the entry's ID. As `put` otherwise."""
         digest = hashlib.sha256(content).hexdigest() if content else ""
         target, is_new = self._note(subject, len(content or b""), digest)
         if content and not target.exists():
             self._write(target, iter([content]))
-        self._tell(subject, target.stem, is_new=is_new)
+        self._report(subject, target.stem, is_new=is_new)
         return target.stem
 
     def release(self, entry: Entry) -> None:
-        """Take an entry off the list: it moves to `released/`, the reason last, so that a crash leaves it on the list."""
-        folder = self._folder / RELEASED / entry.note.parent.name
-        durable.make_dirs(folder, below=self._folder)
+        """Move an entry to `released/`, the reason last, so that a crash leaves it on the list."""
+        folder = self.folder / RELEASED / entry.note.parent.name
+        durable.make_dirs(folder, below=self.folder)
         for path in (entry.note.with_suffix(".dcm"), entry.note):
             if path.exists():
-                durable.rename(path, folder / path.name, below=self._folder)
+                durable.rename(path, folder / path.name, below=self.folder)
         subject = entry.subject
-        self._audit.record(
+        self.audit.record(
             Event.RELEASED,
             f"released from quarantine ({subject.kind})",
             study_uid=subject.study_uid,
@@ -136,24 +136,24 @@ class Quarantine:
         )
 
     def entries(self) -> list[Entry]:
-        """What waits for the operator, oldest first."""
-        return read_entries(self._folder)
+        """Return the entries that wait for the operator, oldest first."""
+        return read_entries(self.folder)
 
     def count(self) -> int:
-        """Entries that wait for the operator."""
-        return sum(1 for _ in _notes(self._folder))
+        """Return the number of entries that wait for the operator."""
+        return sum(1 for _ in _notes(self.folder))
 
     def _note(self, subject: QuarantinedObject, size: int, digest: str) -> tuple[Path, bool]:
-        """Write the reason; the name for the bytes, and whether the entry is new."""
-        folder = self._folder / safe_component(subject.study_uid)
-        durable.make_dirs(self._folder)
-        durable.make_dirs(folder, below=self._folder)
+        """Write the reason; return the path for the bytes, and whether the entry is new."""
+        folder = self.folder / safe_component(subject.study_uid)
+        durable.make_dirs(self.folder)
+        durable.make_dirs(folder, below=self.folder)
         identity = "|".join((subject.study_uid, subject.study, subject.instance, subject.kind, digest))
         target = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:_ID_DIGITS]}.dcm"
         note = target.with_suffix(".json")
         if note.exists():
             return target, False
-        at = stamp(self._clock.utc())
+        at = stamp(self.clock.utc())
         _FORMAT.write(note, _Note(target.stem, at, **asdict(subject), size=size, sha256=digest))
         return target, True
 
@@ -165,11 +165,11 @@ class Quarantine:
         durable.write_new(temporary, chunks)
         durable.rename(temporary, target)
 
-    def _tell(self, subject: QuarantinedObject, entry: str, *, is_new: bool) -> None:
+    def _report(self, subject: QuarantinedObject, entry: str, *, is_new: bool) -> None:
         if not is_new:
             return
         event = Event.CONFLICT if subject.kind == "conflict" else Event.QUARANTINED
-        self._audit.record(
+        self.audit.record(
             event,
             f"put in quarantine ({subject.kind}): {subject.reason}; see: ddwd quarantine show {entry}",
             study_uid=subject.study_uid,
@@ -179,9 +179,9 @@ class Quarantine:
 
 
 def read_entries(folder: Path) -> list[Entry]:
-    """What waits in a quarantine folder, oldest first; a note that cannot be read is an entry that says so.
+    """Return the entries of a quarantine folder, oldest first; a damaged note is an entry with that as its reason.
 
-    Raises PermissionError where this user may not look.
+    Raises PermissionError if this user may not read it.
     """
     return sorted((_read(note) for note in _notes(folder)), key=lambda entry: (entry.at, entry.id))
 

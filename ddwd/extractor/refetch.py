@@ -1,7 +1,7 @@
-"""Studies that were published and whose files are gone from OUTPUT_DIR: found here, asked for again by the extractor, a few at a time.
+"""Find published studies whose files are missing from OUTPUT_DIR, and request a retry of each from the extractor, a few at a time.
 
-Used by `ddwd retry --gone` and after a restore. Reads the custody records and the extractor's status; asks by requests, as any operator.
-All at once would make the extractor look at every one of them in each turn.
+Used by `ddwd retry --gone` and after a restore. Reads the custody records and the extractor's status; files requests, as any operator.
+Requested all at once, they would all be in flight together.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 _AT_ONCE = 30
 _LOOK_SECONDS = 0.5
 _PATIENCE = 600.0
-"""Seconds without one more study until the rest is left to the extractor: some peer is down, or the disk full."""
+"""Seconds without one more study until the rest is left to the extractor: a peer is down, or the disk full."""
 
 
 @dataclass
 class RefetchOutcome:
-    """Studies asked for; those that are on disk again, those that neither Orthanc brought back, those still under way."""
+    """Numbers of studies: requested, on disk again, not restored by any Orthanc, still under way."""
 
     asked: int = 0
     back: int = 0
@@ -43,80 +43,69 @@ class RefetchOutcome:
 
 
 @dataclass
-class _Asked:
-    """A request, and when it was seen to be taken."""
+class _Pending:
+    """A request, and when the extractor had taken it."""
 
     request: Path
     taken_at: str = ""
 
 
-class Regain:
+@dataclass
+class Refetch:
     """One run over all records."""
 
-    def __init__(
-        self,
-        paths: Paths,
-        custody: CustodyPort,
-        requests: Requests,
-        clock: Clock,
-        wait: Callable[[float], None],
-    ) -> None:
-        self._paths = paths
-        self._custody = custody
-        self._requests = requests
-        self._clock = clock
-        self._wait = wait
+    paths: Paths
+    custody: CustodyPort
+    requests: Requests
+    clock: Clock
+    wait: Callable[[float], None]
 
     def gone(self) -> Iterator[OrthancId]:
-        """The studies of which a recorded file is not on disk. Raises OSError."""
-        return (study for study in self._custody.studies() if self._is_gone(study))
+        """Return the studies of which a recorded file is missing on disk. Raises OSError."""
+        return (study for study in self.custody.studies() if self._is_gone(study))
 
-    def run(self, told: Callable[[RefetchOutcome], None]) -> RefetchOutcome:
-        """Ask for each, and wait until the extractor is done with it; `told` hears of every change."""
+    def run(self, report: Callable[[RefetchOutcome], None]) -> RefetchOutcome:
+        """Request each, and wait until the extractor is done with it; `report` is called at every change."""
         outcome = RefetchOutcome()
-        under_way: dict[OrthancId, _Asked] = {}
-        wanted, moved_at = self.gone(), self._clock.monotonic()
-        while self._clock.monotonic() - moved_at <= _PATIENCE:
-            for study in islice(wanted, _AT_ONCE - len(under_way)):
-                under_way[study] = _Asked(self._requests.submit(Request("retry", study)))
+        under_way: dict[OrthancId, _Pending] = {}
+        gone, moved_at = self.gone(), self.clock.monotonic()
+        while self.clock.monotonic() - moved_at <= _PATIENCE:
+            for study in islice(gone, _AT_ONCE - len(under_way)):
+                under_way[study] = _Pending(self.requests.submit(Request("retry", study)))
                 outcome.asked += 1
             if not under_way:
                 break
             done = self._settle(under_way, outcome)
             outcome.waiting = len(under_way)
-            told(outcome)
+            report(outcome)
             if done:
-                moved_at = self._clock.monotonic()
+                moved_at = self.clock.monotonic()
             else:
-                self._wait(_LOOK_SECONDS)
+                self.wait(_LOOK_SECONDS)
         return outcome
 
-    def _settle(self, under_way: dict[OrthancId, _Asked], outcome: RefetchOutcome) -> int:
-        """Take out those that are back, and those that the extractor has closed all the same; their number."""
-        updated, in_flight = self._status()
+    def _settle(self, under_way: dict[OrthancId, _Pending], outcome: RefetchOutcome) -> int:
+        """Take out those that are back, and those that the extractor has closed all the same; return their number."""
+        status = EXTRACTOR.read_or_none(self.paths.heartbeat("extractor")) or ExtractorStatus()
+        in_flight = {row.study for row in status.in_flight}
         before = len(under_way)
-        for study, asked in list(under_way.items()):
+        for study, pending in list(under_way.items()):
             if not self._is_gone(study):
                 outcome.back += 1
                 del under_way[study]
-            elif not asked.taken_at and not asked.request.exists():
-                asked.taken_at = stamp(self._clock.utc())
-            elif asked.taken_at and updated > asked.taken_at and study not in in_flight:
+            elif not pending.taken_at and not pending.request.exists():
+                pending.taken_at = stamp(self.clock.utc())
+            elif pending.taken_at and status.updated > pending.taken_at and study not in in_flight:
                 outcome.lost += 1
                 del under_way[study]
         return before - len(under_way)
 
     def _is_gone(self, study: OrthancId) -> bool:
         try:
-            record = self._custody.read(study)
-        except StateError:  # the extractor makes a damaged one anew
+            record = self.custody.read(study)
+        except StateError:  # the extractor replaces a damaged record
             return False
         if record is None:
             return False
-        folder = self._paths.output / record.folder
-        return any(is_missing(folder, kept) for kept in record.images.values())
-
-    def _status(self) -> tuple[str, frozenset[str]]:
-        """When the extractor last wrote its status, and the studies that it has in flight."""
-        status = EXTRACTOR.read_or_none(self._paths.heartbeat("extractor")) or ExtractorStatus()
-        return status.updated, frozenset(row.study for row in status.in_flight)
+        folder = self.paths.output / record.folder
+        return any(is_missing(folder, image) for image in record.images.values())

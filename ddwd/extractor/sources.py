@@ -1,4 +1,4 @@
-"""Where the extractor learns which studies to look at: the change feeds, the sweep, orphaned files.
+"""The sources of studies to work on: the change feeds of both Orthancs, the sweep, orphaned files.
 
 Objects that the Orthancs' plugin put aside are collected here too, once a turn.
 """
@@ -6,103 +6,129 @@ Objects that the Orthancs' plugin put aside are collected here too, once a turn.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ddwd.core.errors import DdwdError, HeldElsewhereError, PeerDownError, StorageFullError
+from ddwd.core.errors import DdwdError, HeldElsewhereError, PeerDownError, PeerRefusedError, StorageFullError
+from ddwd.extractor.change_feed import ChangeFeed
 from ddwd.store.status_files import SweepStatus
 
 if TYPE_CHECKING:
+    from ddwd.config.schema import Config
+    from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.extractor.change_feed import ChangeFeeds
-    from ddwd.extractor.conflicts import Conflicts
-    from ddwd.extractor.orphans import OrphanSweeper
+    from ddwd.extractor.orphans import Conflicts, OrphanSweeper
     from ddwd.extractor.peers import Peers
     from ddwd.extractor.sharing import Sharing
     from ddwd.extractor.sweep import Sweep
     from ddwd.extractor.work_queue import WorkQueue
 
 _ORPHANS_SECONDS = 300.0
+_CURSOR_SECONDS = 5.0
 
 
+@dataclass
 class Sources:
-    """Adds studies to the work queue; decides nothing about them."""
+    """Adds studies to the work queue; makes no decision about them. The ledger keeps how far each change feed was read."""
 
-    def __init__(
-        self,
-        peers: Peers,
-        feeds: ChangeFeeds,
-        sweep: Sweep,
-        orphans: OrphanSweeper,
-        conflicts: Conflicts,
-        sharing: Sharing,
-        queue: WorkQueue,
-    ) -> None:
-        self.peers = peers
-        self.feeds = feeds
-        self._sweep = sweep
-        self._orphans = orphans
-        self._conflicts = conflicts
-        self._sharing = sharing
-        self._queue = queue
-        self._next_orphans = float("-inf")
+    peers: Peers
+    sweep: Sweep
+    orphans: OrphanSweeper
+    conflicts: Conflicts
+    sharing: Sharing
+    queue: WorkQueue
+    config: Config
+    clock: Clock
+    _feeds: list[ChangeFeed] = field(default_factory=list)
+    _cursors_at: float = 0.0
+    _next_orphans: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        """Begin at the ledger's cursors."""
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Read the change feeds again from the ledger's cursors."""
+        cursors = self.sharing.ledger.state.cursors
+        self._feeds = [
+            ChangeFeed(node, cursors.get(node.name, 0), self.clock, self.config.stable_age)
+            for node in self.peers.nodes
+        ]
 
     def look(self) -> bool:
-        """Add the studies that moved, and those that the sweep suspects; return whether there are more changes to read."""
-        self._collect_conflicts()
-        has_more = self.feeds.look()
+        """Add the studies that changed, and those that the sweep suspects; return whether there are more changes to read."""
+        with suppress(DdwdError, OSError):
+            # a peer is away or the disk is full: the objects lie there durably, and wait for the next turn
+            self.conflicts.collect()
+        has_more = [self._read(feed) for feed in self._feeds]
         if self.peers.take_change():
-            self._sweep.hasten()
+            self.sweep.hasten()
             self._next_orphans = float("-inf")
         if self.peers.all_answer:
-            self._go_on_with_the_sweep()
-        return has_more
+            self._continue_sweep()
+        return any(has_more)
 
-    def look_at(self, study: OrthancId | None) -> None:
-        """Compare this study soon, or all of them, at the operator's request."""
+    def _read(self, feed: ChangeFeed) -> bool:
+        try:
+            touched = feed.look()
+        except (PeerDownError, PeerRefusedError) as error:
+            self.peers.is_away(feed.node.name, str(error))
+            return False
+        self.peers.answers(feed.node.name)
+        self.queue.add_moved(touched.studies)
+        if touched.grew:
+            self.queue.hasten()
+        return touched.more
+
+    def compare(self, study: OrthancId | None) -> None:
+        """Compare this study soon, or all of them if it is None, at the operator's request."""
         if study is not None:
-            self._queue.add(study)
+            self.queue.add(study)
         else:
-            self._sweep.everything()
+            self.sweep.everything()
             self._next_orphans = float("-inf")
 
     def next_due(self) -> float:
-        """Return the seconds until the change feeds are read, or the sweep goes on."""
-        interval = self.feeds.poll_interval
-        return min(interval, self._sweep.wait()) if self.peers.all_answer else interval
+        """Return the seconds until the change feeds are read, or the sweep continues."""
+        sweep = self.sweep.wait() if self.peers.all_answer else float("inf")
+        return min(self.config.poll_interval, sweep)
 
     def commit(self, *, force: bool = False) -> None:
         """Make the turn durable."""
-        self.feeds.commit(force=force)
+        now = self.clock.monotonic()
+        # the cursors move only past studies that are in the ledger by now
+        if not self.queue.has_added and (force or now - self._cursors_at >= _CURSOR_SECONDS):
+            self._cursors_at = now
+            self._note_cursors()
         with suppress(StorageFullError, PeerDownError):
-            # kept in memory and written when there is room again; a restart would only compare again
-            self._sharing.commit()
+            # it stays in memory and is written when there is room again; a restart would only compare again
+            self.sharing.ledger.commit()
+
+    def _note_cursors(self) -> None:
+        ledger = self.sharing.ledger
+        for feed in self._feeds:
+            if ledger.state.cursors.get(feed.node.name, 0) != feed.cursor:
+                ledger.append("cursor", node=feed.node.name, seq=feed.cursor)
 
     def swept(self) -> SweepStatus:
         """Return how far the sweep is: studies compared in this round, its beginning, and the end of the last round over restarts."""
-        return SweepStatus(self._sweep.compared, self._sweep.began_at, self._sharing.swept_at)
+        return SweepStatus(self.sweep.compared, self.sweep.began_at, self.sharing.ledger.state.swept)
 
-    def _collect_conflicts(self) -> None:
-        """Objects that the plugin put aside go to quarantine, unless they differ from the stored ones in encoding only."""
-        with suppress(DdwdError, OSError):
-            # a peer is away or the disk is full: the objects lie there durably, and wait for the next turn
-            if self._conflicts.waiting():
-                self._conflicts.collect()
-
-    def _go_on_with_the_sweep(self) -> None:
-        now = self._queue.now()
+    def _continue_sweep(self) -> None:
+        now = self.clock.monotonic()
         if now >= self._next_orphans:
             self._next_orphans = now + _ORPHANS_SECONDS
             self._sweep_orphans()
-        suspects, ended = self._sweep.step()
+        suspects, ended = self.sweep.step()
         for study in suspects:
-            self._queue.add(study)
+            self.queue.add(study)
         if ended:
-            self._sharing.sweep_ended()
+            self.sharing.ledger.append("swept")
 
     def _sweep_orphans(self) -> None:
-        in_flight = self._sharing.open
+        in_flight = self.sharing.open
         uids = {study.listing.study_uid for study in in_flight.values() if study.listing is not None}
         with suppress(DdwdError, OSError):  # a peer is away or the disk is full: at the next sweep
-            for study in self._orphans.sweep(in_flight.keys(), uids):
+            for study in self.orphans.sweep(in_flight.keys(), uids):
                 with suppress(HeldElsewhereError):  # at the next sweep
-                    self._sharing.claim(study)
+                    self.sharing.claim(study)

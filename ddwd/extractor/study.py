@@ -13,7 +13,7 @@ from ddwd.config.routing import EVERYTHING, PRIORITIES
 from ddwd.extractor.decision import Blocker, Observation, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Mapping
     from concurrent.futures import Future
 
     from ddwd.config.routing import Route
@@ -25,53 +25,24 @@ if TYPE_CHECKING:
 Hop = Literal["gateway", "storage", "disk"]
 
 
-class AttemptCounter:
-    """Failed attempts for each image of one study at one hop.
-
-    An image that fails is tried again with growing pauses. It is set aside only after `limit` attempts that failed while a sound
-    image passed the same hop, so an outage sends no image to quarantine, and one bad image does not hold up its study.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._attempts: Counter[OrthancId] = Counter()
-
-    def count(self, failed: Iterable[OrthancId]) -> list[OrthancId]:
-        """Add one failed attempt for each image; return those that reached the limit."""
-        spent = []
-        for instance in failed:
-            self._attempts[instance] += 1
-            if self._attempts[instance] >= self._limit:
-                spent.append(instance)
-        return spent
-
-    def attempts(self, instance: OrthancId) -> int:
-        """Return the number of failed attempts."""
-        return self._attempts[instance]
-
-    def clear(self) -> None:
-        """Forget all attempts."""
-        self._attempts.clear()
-
-
+@dataclass
 class HopTimeline:
     """First and last moment at which images not published before were seen at each hop, and which events were reported.
 
     Moments are UTC stamps of the extractor's clock, not of the Orthancs'.
     """
 
-    def __init__(self, published: Collection[OrthancId]) -> None:
-        self._published = frozenset(published)
-        self._seen: dict[Hop, frozenset[OrthancId]] = {}
-        self._reported: dict[Event, int] = {}
-        self.hops: dict[Hop, list[str]] = {}
-        self.aet = ""
-        self.sender_asked = False
-        self.newest_at = ""
+    published: frozenset[OrthancId] = frozenset()
+    hops: dict[Hop, list[str]] = field(default_factory=dict)
+    aet: str = ""
+    has_sender: bool = False
+    newest_at: str = ""
+    _seen: dict[Hop, frozenset[OrthancId]] = field(default_factory=dict)
+    _reported: dict[Event, int] = field(default_factory=dict)
 
     def note(self, hop: Hop, images: Collection[OrthancId], at: str) -> None:
         """Record that these images are at the hop now."""
-        seen = self._seen.get(hop, self._published)
+        seen = self._seen.get(hop, self.published)
         fresh = frozenset(images) - seen
         if not fresh:
             return
@@ -82,11 +53,7 @@ class HopTimeline:
 
     def count(self, hop: Hop) -> int:
         """Return how many images were seen at the hop that were not published before."""
-        return len(self._seen.get(hop, self._published)) - len(self._published)
-
-    def was_reported(self, event: Event) -> bool:
-        """Return whether the event was reported at all."""
-        return event in self._reported
+        return len(self._seen.get(hop, self.published)) - len(self.published)
 
     def unreported(self, event: Event, count: int) -> int:
         """Return how many more there are than when the event was last reported, and count them as reported."""
@@ -97,20 +64,20 @@ class HopTimeline:
 
 
 @dataclass
-class Fetched:
-    """What one piece of retrieval work brought: images verified and staged, and why others failed.
+class Retrieved:
+    """The result of one piece of retrieval work: images verified and staged, and why others failed.
 
     `blamed` are those of the failed that did not arrive although the path was proved open.
     """
 
-    kept: list[InstanceRecord] = field(default_factory=list)
+    verified: list[InstanceRecord] = field(default_factory=list)
     failed: dict[OrthancId, Failure] = field(default_factory=dict)
     blamed: set[OrthancId] = field(default_factory=set)
 
 
 @dataclass
 class StudyState:
-    """What was seen of one study, and what of it is on disk and verified."""
+    """The images of one study: seen on the Orthancs, verified on disk, set aside."""
 
     study_id: OrthancId
     record: Record | None
@@ -118,14 +85,15 @@ class StudyState:
     """When its newest image was seen."""
     moved_at: float
     """When the set of images that wait to be forwarded last changed."""
-    forward_attempts: AttemptCounter
-    retrieve_attempts: AttemptCounter
+    forward_attempts: Counter[OrthancId] = field(default_factory=Counter)
+    """Failed attempts for each image, counted only while other images pass the same hop; see SetAside."""
+    retrieve_attempts: Counter[OrthancId] = field(default_factory=Counter)
     listing: Study | None = None
     known: frozenset[OrthancId] = frozenset()
     behind: frozenset[OrthancId] = frozenset()
     on_gateway: frozenset[OrthancId] = frozenset()
     on_storage: frozenset[OrthancId] = frozenset()
-    timeline: HopTimeline = field(default_factory=lambda: HopTimeline(()))
+    timeline: HopTimeline = field(default_factory=HopTimeline)
     verified: dict[OrthancId, InstanceRecord] = field(default_factory=dict)
     """Verified images, staged or published."""
     set_aside: dict[OrthancId, str] = field(default_factory=dict)
@@ -134,12 +102,12 @@ class StudyState:
     opened: float = 0.0
     route: Route | None = EVERYTHING
     """None until the route is decided."""
-    asked: bool = False
-    """Whether the operator asked for it: it is judged from the beginning, by the routes as they are now."""
+    is_retried: bool = False
+    """Whether the operator retries it: its route is decided anew, by the routes as they are now."""
     failures: int = 0
     resends: int = 0
     """How many times in a row the extractor has sent the same images to storage."""
-    work: Future[Fetched] | None = None
+    work: Future[Retrieved] | None = None
     stage: Stage = Stage.ARRIVING
     reason: str = ""
     status: str = ""
@@ -151,10 +119,10 @@ class StudyState:
         if self.record is not None:
             self.verified.update(self.record.images)
             self.set_aside.update(self.record.set_aside)
-            self.timeline = HopTimeline(self.record.images)
+            self.timeline = HopTimeline(frozenset(self.record.images))
 
     def report(self, stage: Stage, why: Failure, blocker: Blocker = Blocker.NONE) -> None:
-        """Set where the study stands and why, for the status file."""
+        """Set the stage of the study and why, for the status file."""
         self.stage, self.blocker = stage, blocker
         self.reason, self.status = why
 
@@ -164,39 +132,30 @@ class StudyState:
         return self.work is not None and not self.work.done()
 
     def see(self, gateway: Study | None, storage: Study | None, now: float, at: str) -> None:
-        """Take in what both Orthancs list at this moment (`at` in UTC); None where an Orthanc does not hold the study."""
-        # storage's listing is what a C-MOVE is asked from; the gateway's serves until storage has one
+        """Note what both Orthancs list at this moment (`at` in UTC); None where an Orthanc does not hold the study."""
+        # a C-MOVE uses storage's listing; the gateway's serves until storage has one
         self.listing = storage or gateway or self.listing
-        listed = ids_of(gateway) | ids_of(storage)
+        self.on_gateway, self.on_storage = ids_of(gateway), ids_of(storage)
+        listed = self.on_gateway | self.on_storage
         if not listed <= self.known:
             self.known |= listed
             self.grew_at = now
-        if (behind := ids_of(gateway) - ids_of(storage) - self.set_aside.keys()) != self.behind:
+        if (behind := self.on_gateway - self.on_storage - self.set_aside.keys()) != self.behind:
             self.behind, self.moved_at, self.resends = behind, now, 0
-        self.timeline.note("gateway", ids_of(gateway), at)
-        self.timeline.note("storage", ids_of(storage), at)
-        self.on_gateway, self.on_storage = ids_of(gateway), ids_of(storage)
+        self.timeline.note("gateway", self.on_gateway, at)
+        self.timeline.note("storage", self.on_storage, at)
 
-    def observation(
-        self, gateway: Study | None, storage: Study | None, now: float, *, gateway_known: bool
-    ) -> Observation:
+    def observation(self, now: float, *, gateway_answers: bool) -> Observation:
         """Return the instance sets that decide; images in quarantine count as dealt with."""
         return Observation(
-            gateway=gateway.ids if gateway else None,
-            gateway_known=gateway_known,
-            storage=ids_of(storage),
-            verified=frozenset(self.verified) - uncompared(self.verified, ids_of(gateway)),
+            gateway=self.on_gateway,
+            gateway_answers=gateway_answers,
+            storage=self.on_storage,
+            verified=frozenset(self.verified) - uncompared(self.verified, self.on_gateway),
             set_aside=frozenset(self.set_aside) | self.settled,
             quiet=now - self.grew_at,
             unmoved=now - self.moved_at,
         )
-
-    @property
-    def passed(self) -> frozenset[OrthancId]:
-        """Images that the route leaves where they are: all of them if it does not extract."""
-        if self.route is None or self.route.extract:
-            return frozenset()
-        return self.on_gateway | self.on_storage
 
     @property
     def priority(self) -> int:
@@ -204,15 +163,17 @@ class StudyState:
         return PRIORITIES[self.route.priority] if self.route else 0
 
     @property
-    def all_passed(self) -> frozenset[OrthancId]:
-        """Images that this or an earlier route left where they were, and that are not on disk."""
-        before = frozenset(self.record.passed) if self.record else frozenset()
-        return (before | self.passed) - self.verified.keys()
+    def passed(self) -> frozenset[OrthancId]:
+        """Images that this or an earlier route leaves where they are, all of them if it does not extract, and that are not on disk."""
+        passed = frozenset(self.record.passed) if self.record else frozenset()
+        if self.route is not None and not self.route.extract:
+            passed |= self.on_gateway | self.on_storage
+        return passed - self.verified.keys()
 
     @property
     def settled(self) -> frozenset[OrthancId]:
-        """Images that an earlier route left where they were: another route does not take them unless the operator asks."""
-        if self.record is None or self.asked or self.route is None:
+        """Images that an earlier route left where they were: another route does not take them unless the operator retries."""
+        if self.record is None or self.is_retried or self.route is None:
             return frozenset()
         is_same = self.route.name == self.record.route and self.route.forward
         return frozenset() if is_same else frozenset(self.record.passed)
@@ -226,7 +187,7 @@ class StudyState:
     @property
     def control(self) -> str:
         """SOPInstanceUID of an image that arrived before; empty if there is none."""
-        return next((kept.sop_uid for kept in self.verified.values()), "")
+        return next((image.sop_uid for image in self.verified.values()), "")
 
     @property
     def is_changed(self) -> bool:
@@ -237,13 +198,13 @@ class StudyState:
             self.restored
             or self.verified != self.record.images
             or self.set_aside != self.record.set_aside
-            or self.all_passed != frozenset(self.record.passed)
+            or self.passed != frozenset(self.record.passed)
         )
 
     def begin_anew(self) -> None:
         """Forget all failures, at the operator's request."""
         self.failures = self.resends = 0
-        self.asked = True
+        self.is_retried = True
         if self.route is not EVERYTHING:
             self.route = None
         self.forward_attempts.clear()

@@ -1,11 +1,12 @@
-"""Tells a study's life as audit events, from what the cycle saw and did. Decides nothing.
+"""Report the steps of a study as audit events, from what the reconciler saw and did. Makes no decision.
 
-Each step is recorded once for each batch of new images, however often the cycle looks: a `received`, `forwarded`, `retrieve-started`,
-`verified` and `published` for a study that simply passes, and again for images that come late.
+Each step is recorded once for each batch of new images, however often the study is observed: a `received`, `forwarded`,
+`retrieve-started`, `verified` and `published` for a study that simply passes, and again for images that come late.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Audit, Event
@@ -20,115 +21,93 @@ if TYPE_CHECKING:
 _SETTLED = frozenset({Stage.FORWARDING, Stage.RETRIEVING, Stage.READY})
 
 
+@dataclass
 class StudyEvents:
     """Writes the events of studies; the audit sends them to the journal and the ledger."""
 
-    def __init__(self, audit: Audit) -> None:
-        self._audit = audit
+    audit: Audit
 
     def observed(self, study: StudyState, seen: Observation, decision: Decision) -> None:
-        """Tell what came, and how far it is on its way to storage."""
-        timeline = study.timeline
+        """Report what came, and how far it is on its way to storage."""
+        timeline, is_settled = study.timeline, decision.stage in _SETTLED
         at_gateway, at_storage = timeline.count("gateway"), timeline.count("storage")
         if decision.stage is Stage.HELD and timeline.unreported(Event.HELD, 1):
-            self._tell(Event.HELD, decision.reason, study, instances=len(study.known))
-        if decision.stage in _SETTLED and (
-            more := timeline.unreported(Event.RECEIVED, at_gateway or at_storage)
-        ):
+            self._record(Event.HELD, decision.reason, study, instances=len(study.known))
+        if is_settled and (more := timeline.unreported(Event.RECEIVED, at_gateway or at_storage)):
             where = "the gateway" if at_gateway else "storage, past the gateway"
-            self._tell(Event.RECEIVED, f"{more} images received by {where}", study, instances=more)
+            self._record(Event.RECEIVED, f"{more} images received by {where}", study, instances=more)
         if not at_gateway:
             return
-        if at_storage and not timeline.was_reported(Event.FORWARD_STARTED):
-            timeline.unreported(Event.FORWARD_STARTED, 1)
-            self._tell(Event.FORWARD_STARTED, "the first images are on storage", study, instances=at_storage)
-        behind = (seen.gateway or frozenset()) - seen.storage
-        if (
-            not behind
-            and decision.stage in _SETTLED
-            and (more := timeline.unreported(Event.FORWARDED, at_gateway))
-        ):
-            self._tell(Event.FORWARDED, f"storage has all {at_gateway} images", study, instances=more)
+        if at_storage and timeline.unreported(Event.FORWARD_STARTED, 1):
+            message = "the first images are on storage"
+            self._record(Event.FORWARD_STARTED, message, study, instances=at_storage)
+        is_forwarded = is_settled and seen.gateway <= seen.storage
+        if is_forwarded and (more := timeline.unreported(Event.FORWARDED, at_gateway)):
+            self._record(Event.FORWARDED, f"storage has all {at_gateway} images", study, instances=more)
 
     def forwarding(self, study: StudyState, sent: int, error: str) -> None:
-        """Tell that the extractor sends what the gateway's own forwarding left behind, or sends it once more."""
-        if not study.timeline.was_reported(Event.FORWARD_FAILED):
-            study.timeline.unreported(Event.FORWARD_FAILED, 1)
-            self._tell(
-                Event.FORWARD_STARTED,
-                f"sending {sent} images to storage that the gateway's own forwarding left behind",
-                study,
-                instances=sent,
-            )
+        """Report that the extractor sends what the gateway's own forwarding left behind, or sends it once more."""
+        if study.timeline.unreported(Event.FORWARD_FAILED, 1):
+            message = f"sending {sent} images to storage that the gateway's own forwarding left behind"
+            self._record(Event.FORWARD_STARTED, message, study, instances=sent)
             return
         why = f" ({error})" if error else ""
-        self._tell(
-            Event.FORWARD_FAILED,
-            f"{sent} images did not get to storage{why}; they are sent again",
-            study,
-            instances=sent,
-            status=error,
-        )
+        message = f"{sent} images did not get to storage{why}; they are sent again"
+        self._record(Event.FORWARD_FAILED, message, study, instances=sent, status=error)
 
     def retrieving(self, study: StudyState) -> None:
-        """Tell that the first images are asked for."""
+        """Report that the first images are retrieved."""
         missing = study.timeline.count("storage")
         if study.timeline.unreported(Event.RETRIEVE_STARTED, 1):
-            self._tell(Event.RETRIEVE_STARTED, "images are asked for by C-MOVE", study, instances=missing)
+            self._record(Event.RETRIEVE_STARTED, "images are retrieved by C-MOVE", study, instances=missing)
 
     def failed(self, study: StudyState, why: Failure) -> None:
         """Report that the study has to wait."""
-        self._tell(Event.RETRIEVE_FAILED, f"will be tried again: {why.reason}", study, status=why.status)
+        self._record(Event.RETRIEVE_FAILED, f"will be tried again: {why.reason}", study, status=why.status)
 
     def verified(self, study: StudyState, added: list[InstanceRecord]) -> None:
-        """Tell that every new file was compared with storage's copy."""
-        identical = sum(kept.verdict == "identical" for kept in added)
-        self._tell(
+        """Report that every new file was compared with storage's copy."""
+        identical = sum(image.verdict == "identical" for image in added)
+        self._record(
             Event.VERIFIED,
             f"{len(added)} images compared with storage's copies: {identical} identical to the byte, "
             f"{len(added) - identical} equal in every element",
             study,
             instances=len(added),
-            bytes=sum(kept.size for kept in added),
+            bytes=sum(image.size for image in added),
         )
 
     def published(self, study: StudyState, record: Record, seconds: float) -> None:
-        """Tell that the study, or what came late of it, is visible."""
+        """Report that the study, or what came late of it, is visible."""
         added = record.history[-1]["added"]
-        self._tell(
+        self._record(
             Event.PUBLISHED if record.revision == 1 else Event.LATE_IMAGE,
             f"{added} images published, {len(record.images)} in all, revision {record.revision}",
             study,
             instances=len(record.images),
             added=added,
-            bytes=sum(kept.size for kept in record.images.values()),
+            bytes=sum(image.size for image in record.images.values()),
             revision=record.revision,
             seconds=seconds,
         )
 
     def vanished(self, study: StudyState, reason: str, files: int) -> None:
-        """Tell that both Orthancs forgot a study before it was whole."""
-        self._tell(
-            Event.VANISHED,
-            f"{reason}; {files} of its images are in quarantine",
-            study,
-            instances=len(study.known),
-        )
+        """Report that both Orthancs deleted a study before it was published."""
+        message = f"{reason}; {files} of its images are in quarantine"
+        self._record(Event.VANISHED, message, study, instances=len(study.known))
 
-    def _tell(self, event: Event, message: str, study: StudyState, **fields: object) -> None:
+    def _record(self, event: Event, message: str, study: StudyState, **fields: object) -> None:
         listing = study.listing
-        said = {key: value for key, value in fields.items() if value != ""}
-        if study.timeline.aet:
-            said["aet"] = study.timeline.aet
-        if study.route is not None and study.route.name:
-            said["route"] = study.route.name
-        if listing is not None and listing.accession:
-            said["accession"] = listing.accession
-        self._audit.record(
+        details = fields | {
+            "aet": study.timeline.aet,
+            "route": study.route.name if study.route else "",
+            "accession": listing.accession if listing else "",
+        }
+        self.audit.record(
             event,
             message,
             study_uid=listing.study_uid if listing else "",
             patient_id=listing.patient_id if listing else "",
             study=study.study_id,
-            **said,
+            **{key: value for key, value in details.items() if value != ""},
         )

@@ -1,6 +1,6 @@
 """Studies to work on: each once, those in flight by due time and priority, the others in the order in which they are compared.
 
-A study in flight is scheduled; it costs nothing until it is due. A study that moved, or that the sweep suspects, is added; it is
+A study in flight is scheduled; it costs nothing until it is due. A study that changed, or that the sweep suspects, is added; it is
 compared with its record before it is taken up. Safe to use from several threads.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,21 +28,20 @@ class _Appointment:
     priority: int
 
 
+@dataclass
 class WorkQueue:
-    """What the extractor's loop works off, and what it waits for."""
+    """The studies that the loop works on, and when. `wake` is called when another thread has scheduled a study."""
 
-    def __init__(self, clock: Clock, wake: Callable[[], None] = lambda: None) -> None:
-        """`wake` is called when another thread has scheduled a study."""
-        self._clock = clock
-        self._wake = wake
-        self._lock = threading.Lock()
-        self._scheduled: dict[OrthancId, _Appointment] = {}
-        self._heap: list[tuple[float, OrthancId]] = []
-        self._added: OrderedDict[OrthancId, None] = OrderedDict()
+    clock: Clock
+    wake: Callable[[], None] = lambda: None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _scheduled: dict[OrthancId, _Appointment] = field(default_factory=dict)
+    _heap: list[tuple[float, OrthancId]] = field(default_factory=list)
+    _added: OrderedDict[OrthancId, None] = field(default_factory=OrderedDict)
 
     def now(self) -> float:
         """Return the monotonic seconds that appointments are made in."""
-        return self._clock.monotonic()
+        return self.clock.monotonic()
 
     # --- studies in flight --------------------------------------------------------------------------------------------
 
@@ -50,14 +49,14 @@ class WorkQueue:
         self, study: OrthancId, after: float = 0.0, *, no_sooner: float = 0.0, priority: int = 0
     ) -> None:
         """Have a study in flight reconciled in `after` seconds; a change brings that forward to `no_sooner` seconds from now."""
-        now = self._clock.monotonic()
+        now = self.now()
         with self._lock:
             self._put(study, _Appointment(now + after, now + min(no_sooner, after), priority))
 
     def work_ended(self, study: OrthancId, priority: int) -> None:
         """Have a study reconciled at once; called by the worker that was busy with it."""
         self.schedule(study, priority=priority)
-        self._wake()
+        self.wake()
 
     def forget(self, study: OrthancId) -> None:
         """Drop the appointment of a study that is no longer in flight."""
@@ -66,7 +65,7 @@ class WorkQueue:
 
     def hasten(self) -> None:
         """Bring all appointments forward as far as each allows: images arrived, and their studies are not known yet."""
-        now = self._clock.monotonic()
+        now = self.now()
         with self._lock:
             for study, one in list(self._scheduled.items()):
                 if (sooner := max(now, one.no_sooner)) < one.due:
@@ -74,7 +73,7 @@ class WorkQueue:
 
     def due(self) -> list[OrthancId]:
         """Remove and return the studies in flight that are due now, the highest priority first."""
-        now = self._clock.monotonic()
+        now = self.now()
         found: list[tuple[int, OrthancId]] = []
         with self._lock:
             while self._heap and self._heap[0][0] <= now:
@@ -91,7 +90,7 @@ class WorkQueue:
                 heapq.heappop(self._heap)
             if not self._heap:
                 return float("inf")
-            return max(0.0, self._heap[0][0] - self._clock.monotonic())
+            return max(0.0, self._heap[0][0] - self.now())
 
     def _put(self, study: OrthancId, one: _Appointment) -> None:
         self._scheduled[study] = one
@@ -109,7 +108,7 @@ class WorkQueue:
             self._added.setdefault(study)
 
     def add_moved(self, studies: Iterable[OrthancId]) -> None:
-        """Have studies that moved just now compared, before all others."""
+        """Have studies that changed just now compared, before all others."""
         with self._lock:
             for study in studies:
                 self._added[study] = None

@@ -1,12 +1,13 @@
 """The threads for C-MOVE and verification beside the extractor's loop: watched while they work, ended in bounded time.
 
-Interrupting them anywhere is safe: what came stays in the spool or in staging, and the next start goes on from there.
+Interrupting them anywhere is safe: what came stays in the spool or in staging, and the next start continues from there.
 """
 
 from __future__ import annotations
 
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -23,39 +24,34 @@ log = logging.getLogger("ddwd.extractor")
 
 _THREADS = 2
 _FINISH_SECONDS = 5.0
-"""What runs when the stop is asked for may go on for this long; then it is broken off."""
+"""Work that runs when the stop is requested may continue for this long; then it is cancelled."""
 _LEAVE_SECONDS = 25.0
 """After that: the C-CANCEL (10 s until the association is aborted), and one request to an Orthanc. Within TimeoutStopSec."""
 
 
+@dataclass
 class Shutdown:
-    """Shutdown signal: no new work starts; running work has a grace period, then it is cancelled."""
+    """Shutdown signal, `asked`: no new work starts; running work has a grace period, then it is cancelled, by `cut`."""
 
-    def __init__(self, asked: Event, clock: Clock) -> None:
-        self._asked = asked
-        self._clock = clock
-        self._since: float | None = None
-        self.cut = Event()
-
-    @property
-    def is_asked(self) -> bool:
-        """Whether nothing new may begin."""
-        return self._asked.is_set()
+    asked: Event
+    clock: Clock
+    cut: Event = field(default_factory=Event)
+    _since: float | None = None
 
     def look(self) -> None:
-        """Called often by each worker: notes that the grace is over."""
-        if not self._asked.is_set():
+        """Set `cut` once the grace period is over; each worker calls this often."""
+        if not self.asked.is_set():
             return
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         if self._since is None:
             self._since = now
         if now - self._since >= _FINISH_SECONDS:
             self.cut.set()
 
     def check(self) -> None:
-        """Raise PeerDownError once the grace is over, or at once in deferrable work: the study waits, and no image is blamed."""
+        """Raise PeerDownError once the grace period is over, or at once in deferrable work: the study waits, and no image is blamed."""
         self.look()
-        if self.cut.is_set() or (self.is_asked and is_deferrable()):
+        if self.cut.is_set() or (self.asked.is_set() and is_deferrable()):
             raise PeerDownError("the extractor stops")
 
 
@@ -88,7 +84,7 @@ class Workers(ThreadPoolExecutor):
         self._wake()
 
     def finish(self, limit: float = _FINISH_SECONDS + _LEAVE_SECONDS) -> bool:
-        """Begin nothing new and wait for what runs; whether all of it ended within `limit` seconds."""
+        """Begin no new work and wait for what runs; return whether all of it ended within `limit` seconds."""
         self.shutdown(wait=False, cancel_futures=True)
         left = wait(list(self._running), limit).not_done
         if left:

@@ -11,7 +11,8 @@ from ddwd.config.retention import Retention
 from ddwd.config.routing import Route
 from ddwd.config.schema import Config
 from ddwd.core.audit import Audit
-from ddwd.extractor.services import Extractor, Services, Threads, Volumes
+from ddwd.extractor.flow_control import Volumes
+from ddwd.extractor.services import Extractor, Services
 from ddwd.store.backends import Stores
 from ddwd.store.claims import LocalClaims
 from ddwd.store.custody import Custody
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from ddwd.core.audit import Event
     from ddwd.core.model import OrthancId
+    from ddwd.extractor.loop import TurnReport
     from ddwd.extractor.study import StudyState
-    from ddwd.extractor.turn_report import TurnReport
     from tests.unit.fakes import Image
 
 
@@ -87,13 +88,14 @@ class Portal:
                     },
                     self.disk.measure,
                 ),
-                threads=Threads(InlineExecutor(), InlineExecutor()),
+                workers=InlineExecutor(),
+                sweeper=InlineExecutor(),
                 audit=audit,
                 clock=self.clock,
             ),
         )
         self.loop = self.extractor.loop
-        self.guard = self.extractor.guard
+        self.guard = self.extractor.flow
         self.requests = self.extractor.requests
         self.quarantine = self.extractor.quarantine
         self.custody = Custody(self.paths.custody)

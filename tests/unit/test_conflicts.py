@@ -11,7 +11,7 @@ from pydicom import dcmread
 
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import PeerDownError
-from ddwd.extractor.conflicts import Conflicts
+from ddwd.extractor.orphans import Conflicts
 from ddwd.extractor.quarantine import Quarantine
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image
 
@@ -55,7 +55,6 @@ def test_other_content_goes_to_quarantine_with_its_bytes_and_reason(site: Site, 
     first, other = image(), image(pixels=b"\2" * 64)
     site.peers[node].store(first)
     path = site.put(node, other)
-    assert site.conflicts.waiting()
     assert site.conflicts.collect() == 1
     (entry,) = site.quarantine.entries()
     subject = entry.subject
@@ -66,7 +65,6 @@ def test_other_content_goes_to_quarantine_with_its_bytes_and_reason(site: Site, 
     assert entry.file is not None
     assert entry.file.read_bytes() == other.content
     assert not path.exists()
-    assert not site.conflicts.waiting()
     assert site.events == [Event.CONFLICT]
 
 
@@ -87,9 +85,9 @@ def test_equal_elements_encoded_otherwise_are_dropped(site: Site) -> None:
     again = Image(one.patient_id, one.study_uid, one.series_uid, one.sop_uid, buffer.getvalue())
     assert again.content != one.content
     site.peers["gateway"].store(one)
-    site.put("gateway", again)
+    path = site.put("gateway", again)
     assert site.conflicts.collect() == 0
-    assert not site.conflicts.waiting()
+    assert not path.exists()
     assert site.quarantine.count() == 0
 
 
@@ -113,5 +111,5 @@ def test_while_an_orthanc_is_down_everything_stays(site: Site) -> None:
 def test_unfinished_and_foreign_files_are_not_touched(site: Site) -> None:
     for name in (".x.dcm.part", "x.dcm", "x"):
         (site.folders["gateway"] / name).write_bytes(b"x")
-    assert not site.conflicts.waiting()
     assert site.conflicts.collect() == 0
+    assert len(list(site.folders["gateway"].iterdir())) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -107,10 +108,10 @@ def test_a_folder_that_is_not_there_stops_nothing(portal: Portal, monkeypatch: p
     def gone(path: Path) -> Space:
         raise FileNotFoundError(path)
 
-    monkeypatch.setattr(portal.guard, "_measure", gone)
+    monkeypatch.setattr(portal.guard, "volumes", replace(portal.guard.volumes, measure=gone))
     portal.guard.look()
     assert portal.guard.may_retrieve
-    assert portal.guard.reason == ""
+    assert portal.guard.shortage == ""
 
 
 def test_what_is_told_is_what_that_volume_stops(portal: Portal) -> None:
@@ -118,11 +119,11 @@ def test_what_is_told_is_what_that_volume_stops(portal: Portal) -> None:
         2.5 * GIB
     )  # too little to forward onto, but nothing is forwarded onto it
     portal.guard.look()
-    assert portal.guard.reason == ""
+    assert portal.guard.shortage == ""
     portal.disk.free["storage"] = int(2.5 * GIB)
     portal.clock.advance(1)
     portal.guard.look()
-    assert portal.guard.reason == "the volume of /storage is short of room"
+    assert portal.guard.shortage == "the volume of /storage is short of room"
     rows = {row["path"]: row for row in encode(portal.guard.state())}
     assert (rows["/gateway"]["stops"], rows["/storage"]["stops"]) == ([], ["forward"])
     assert rows["/gateway"]["level"] == rows["/storage"]["level"] == "no-forward"
@@ -130,11 +131,11 @@ def test_what_is_told_is_what_that_volume_stops(portal: Portal) -> None:
 
 def test_a_volume_that_was_unmounted_is_forgotten(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
     space = Space(7, GIB, 100 * GIB, 0, 0)
-    monkeypatch.setattr(portal.guard, "_measure", lambda _path: space)
+    monkeypatch.setattr(portal.guard, "volumes", replace(portal.guard.volumes, measure=lambda _path: space))
     portal.guard.look()
-    assert portal.guard.reason != ""
+    assert portal.guard.shortage != ""
     space = Space(8, 90 * GIB, 100 * GIB, 0, 0)
     portal.clock.advance(1)
     portal.guard.look()
-    assert portal.guard.reason == ""
+    assert portal.guard.shortage == ""
     assert [row["free"] for row in encode(portal.guard.state())] == [90 * GIB]

@@ -12,7 +12,7 @@ from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.clock import stamp
 from ddwd.core.model import OrthancId
-from ddwd.extractor.refetch import RefetchOutcome, Regain
+from ddwd.extractor.refetch import Refetch, RefetchOutcome
 from ddwd.store.custody import Custody, InstanceRecord, Record
 from ddwd.store.operator_requests import Requests
 from tests.unit.fakes import FakeClock, orthanc_id
@@ -81,8 +81,8 @@ def _recorded(extractor: Extractor, name: str) -> OrthancId:
 
 
 def _run(extractor: Extractor) -> RefetchOutcome:
-    regain = Regain(extractor.paths, extractor.custody, extractor.requests, extractor.clock, extractor.turn)
-    return regain.run(lambda _: None)
+    refetch = Refetch(extractor.paths, extractor.custody, extractor.requests, extractor.clock, extractor.turn)
+    return refetch.run(lambda _: None)
 
 
 def test_only_studies_that_lack_a_file_are_asked_for(extractor: Extractor) -> None:

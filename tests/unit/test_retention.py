@@ -780,7 +780,7 @@ def test_a_study_that_is_opened_while_it_goes_stays_claimed(
     portal = delivered(tmp_path, Retention(output_days=0))
     dropped: list[OrthancId] = []
     later = _slowly(portal)
-    monkeypatch.setattr(portal.extractor.sharing._claims, "done", dropped.append)
+    monkeypatch.setattr(portal.extractor.sharing.claims, "done", dropped.append)
     portal.deliver(LATE)
     portal.storage.settle(STUDY)
     portal.run(20)

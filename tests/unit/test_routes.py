@@ -131,7 +131,7 @@ def test_a_study_that_no_rule_takes_is_held_and_shown(portal: Portal) -> None:
     assert (portal.gateway.stowed, portal.published()) == ([], {})
     assert len(portal.gateway.images) == len(images)
     (study,) = portal.open.values()
-    assert (study.stage, study.reason) == (Stage.HELD, "no rule of routes takes it: ddwd routes")
+    assert (study.stage, study.reason) == (Stage.HELD, "no route takes it: ddwd routes")
     assert [event for event, _ in portal.events].count(Event.HELD) == 1
 
 

@@ -43,10 +43,10 @@ def test_the_cursors_are_read_again_although_the_new_connection_broke_at_once(
 ) -> None:
     portal = Portal(tmp_path)
     claims = Shared()
-    monkeypatch.setattr(portal.extractor.sharing, "_claims", claims)
+    monkeypatch.setattr(portal.extractor.sharing, "claims", claims)
     portal.extractor.peers.states["ledger"] = "ok"
     rewound: list[int] = []
-    monkeypatch.setattr(portal.extractor.sources.feeds, "rewind", lambda: rewound.append(1))
+    monkeypatch.setattr(portal.extractor.sources, "rewind", lambda: rewound.append(1))
     claims.looks, claims.breaks = [True], True
     portal.loop.run()
     assert rewound == []
@@ -65,7 +65,7 @@ def test_a_ledger_that_goes_away_while_another_operator_s_retry_is_done_only_mak
     portal.loop.run()
     claims = Shared()
     claims.asked = [one.study_id]
-    monkeypatch.setattr(portal.extractor.sharing, "_claims", claims)
+    monkeypatch.setattr(portal.extractor.sharing, "claims", claims)
     portal.extractor.peers.states["ledger"] = "ok"
 
     def away() -> list[object]:

@@ -19,8 +19,8 @@ from ddwd.extractor.steps.verify import (
     Known,
     Verdict,
     Verifier,
-    foretold,
     meta_end,
+    predicted_head,
 )
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image
 
@@ -135,11 +135,11 @@ def head_of(content: bytes) -> bytes:
 @pytest.mark.parametrize("number", [2, 22, 333], ids=["as long", "longer by one", "longer by two"])
 def test_the_head_of_one_file_foretells_that_of_another_of_the_series(number: int) -> None:
     other = image(number=number)
-    assert foretold(head_of(ONE.content), other.sop_uid) == head_of(other.content)
+    assert predicted_head(head_of(ONE.content), other.sop_uid) == head_of(other.content)
 
 
 def test_a_head_without_an_instance_uid_foretells_nothing() -> None:
-    assert foretold(b"\0" * 200, "1.2.3") == b""
+    assert predicted_head(b"\0" * 200, "1.2.3") == b""
 
 
 def test_what_is_known_beforehand_is_proved_without_a_question(tmp_path: Path) -> None:

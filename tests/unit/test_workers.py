@@ -85,7 +85,7 @@ def test_the_grace_begins_with_the_wish_and_then_all_is_broken_off() -> None:
     shutdown = Shutdown(asked, clock)
     clock.advance(1000)
     shutdown.check()
-    assert not shutdown.is_asked
+    assert not shutdown.cut.is_set()
     asked.set()
     shutdown.check()
     clock.advance(4.9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import Failure, PeerDownError
@@ -19,35 +20,33 @@ if TYPE_CHECKING:
     from ddwd.extractor.workers import Shutdown
 
 _TAKE_SECONDS = 0.1
-"""Between two looks at what a C-MOVE has brought: it goes on meanwhile, and all that came since is verified at once."""
+"""Between two verifications of what a C-MOVE has brought: it continues meanwhile, and all that came since is verified at once."""
 _ASSOCIATION_SECONDS = 30.0
 """Longest silence of a peer while an association is opened or released."""
 
 
+@dataclass
 class Arrivals:
-    """Whether anything grows in the SCP's folder of unfinished objects, so that one huge image is not taken for silence."""
+    """Whether any file grows in the SCP's folder of unfinished objects, so that one huge image is not taken for silence."""
 
-    def __init__(
-        self, incoming: Path, clock: Callable[[], float] = time.monotonic, every: float = 0.0
-    ) -> None:
-        self._incoming = incoming
-        self._clock = clock
-        self._every = every
-        self._looked = float("-inf")
-        self._seen: frozenset[tuple[str, int]] = frozenset()
-        self._grew = 0.0
+    incoming: Path
+    clock: Callable[[], float] = time.monotonic
+    every: float = 0.0
+    _looked: float = float("-inf")
+    _seen: frozenset[tuple[str, int]] = frozenset()
+    _grew: float = 0.0
 
     def last(self) -> float:
-        """When something last grew (time.monotonic), as far as anyone looked: no more often than every `every` seconds."""
-        if self._clock() - self._looked < self._every:
+        """Return when a file last grew (time.monotonic), measured no more often than every `every` seconds."""
+        if self.clock() - self._looked < self.every:
             return self._grew
-        self._looked = self._clock()
+        self._looked = self.clock()
         try:
-            now = frozenset((path.name, path.stat().st_size) for path in self._incoming.iterdir())
-        except OSError:  # a file went away while we looked: that is progress, and seen next time
+            now = frozenset((path.name, path.stat().st_size) for path in self.incoming.iterdir())
+        except OSError:  # a file was removed meanwhile: that is progress, and seen next time
             return self._grew
         if now - self._seen:
-            self._grew = self._clock()
+            self._grew = self.clock()
         self._seen = now
         return self._grew
 
@@ -67,14 +66,14 @@ class StorageMover:
         self, study: Study, series_uids: Sequence[str], sop_uids: Sequence[str], arrived: Callable[[], None]
     ) -> Failure | None:
         """See MoverPort. Raises PeerDownError for a stop too."""
-        if self._shutdown.is_asked:
+        if self._shutdown.asked.is_set():
             raise PeerDownError("the extractor stops")
         arrivals = Arrivals(self._incoming, every=_TAKE_SECONDS)
         taken_at = time.monotonic()
 
         def progressed() -> float:
             self._shutdown.look()
-            self._watchdog.alive()  # the wait itself moves, and Mover bounds it
+            self._watchdog.alive()  # the wait itself makes progress, and Mover limits it
             return arrivals.last()
 
         def sent(_outcome: object) -> None:

@@ -8,47 +8,52 @@ overwritten: other content under a name that is taken is a conflict and goes to 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ddwd.core import durable
 from ddwd.core.clock import stamp
 from ddwd.extractor.quarantine import QuarantinedObject
-from ddwd.extractor.revision import leave_out, next_revision
+from ddwd.store.custody import FORMAT, Record
+from ddwd.store.hook_queue import Notice
+from ddwd.store.status_files import FinishedStudy
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from ddwd.config.paths import Paths
+    from ddwd.config.routing import Route
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId, Study, Wanted
     from ddwd.extractor.quarantine import Quarantine
     from ddwd.extractor.spool import Spool
-    from ddwd.extractor.steps.notify import PublishNotifier
     from ddwd.extractor.study import StudyState
     from ddwd.extractor.study_events import StudyEvents
-    from ddwd.store.backends import Stores
-    from ddwd.store.custody import Record
+    from ddwd.store.claims import Claims
+    from ddwd.store.custody import CustodyPort
+    from ddwd.store.hook_queue import HookQueue
+    from ddwd.store.output_tree import OutputTree
 
 
+@dataclass
 class Publisher:
     """Moves the files of studies from the spool to staging, and from staging to OUTPUT_DIR."""
 
-    def __init__(self, paths: Paths, quarantine: Quarantine) -> None:
-        self._paths = paths
-        self._quarantine = quarantine
+    paths: Paths
+    quarantine: Quarantine
 
     def staged(self, study: OrthancId, file: str) -> Path:
         """Return the path of a verified file in staging."""
-        return self._paths.staging / study / file
+        return self.paths.staging / study / file
 
     def stage(self, source: Path, study: OrthancId, wanted: Wanted) -> Path:
         """Link a verified file of the spool into staging; return the new path. Remove the name in the spool once the new one is durable.
 
         The receiver may just be making the spool's name durable, to answer Success: until then it must stay.
         """
-        target, below = self.staged(study, wanted.file), self._paths.output
+        target, below = self.staged(study, wanted.file), self.paths.output
         durable.make_dirs(target.parent, below=below)
         try:
             durable.link_new(source, target, below)
@@ -61,94 +66,99 @@ class Publisher:
 
         May be interrupted anywhere and called again. Raises StorageFullError, LinkedError and OSError.
         """
-        staging, target = self._paths.staging / study.orthanc_id, self._paths.output / study.folder
+        staging, target = self.paths.staging / study.orthanc_id, self.paths.output / study.folder
         if not staging.is_dir():
             return []
         if target.is_dir():
             return self._add(study, staging, target)
-        durable.make_dirs(target.parent, below=self._paths.output)
-        durable.rename(staging, target, below=self._paths.output)
+        durable.make_dirs(target.parent, below=self.paths.output)
+        durable.rename(staging, target, below=self.paths.output)
         return []
 
     def _add(self, study: Study, staging: Path, target: Path) -> list[str]:
         conflicts = []
         for source in sorted(staging.rglob("*.dcm")):
             file = source.relative_to(staging)
-            durable.make_dirs((target / file).parent, below=self._paths.output)
+            durable.make_dirs((target / file).parent, below=self.paths.output)
             if not self._place(source, target / file):
-                self._quarantine.put(source, _taken(study, file.as_posix()))
+                reason = f"other content is already published as {file.as_posix()}"
+                self.quarantine.put(
+                    source, QuarantinedObject("conflict", study.study_uid, reason, study.orthanc_id)
+                )
                 conflicts.append(file.as_posix())
-        self._remove_empty(staging)
+        remove_empty(staging, self.paths.output)
         return conflicts
-
-    def _remove_empty(self, folder: Path) -> None:
-        """Remove a folder and those below it that are empty."""
-        for inner in [*sorted(folder.rglob("*"), reverse=True), folder]:
-            if inner.is_dir() and not inner.is_symlink():
-                durable.remove_folder(inner, self._paths.output)
 
     def _place(self, source: Path, final: Path) -> bool:
         """Give `source` its final name and drop the old one; return False if other content has that name."""
         try:
-            durable.link_new(source, final, self._paths.output)
+            durable.link_new(source, final, self.paths.output)
         except FileExistsError:
             if self._digest(source) != self._digest(final):
                 return False
-        durable.fsync_dir(final.parent, self._paths.output)
-        durable.unlink(source, self._paths.output)
+        durable.fsync_dir(final.parent, self.paths.output)
+        durable.unlink(source, self.paths.output)
         return True
 
     def _digest(self, path: Path) -> bytes:
-        with durable.opened(path, self._paths.output) as file:
+        with durable.opened(path, self.paths.output) as file:
             return hashlib.file_digest(file, "sha256").digest()
 
 
-def _taken(study: Study, file: str) -> QuarantinedObject:
-    return QuarantinedObject(
-        kind="conflict",
-        study_uid=study.study_uid,
-        reason=f"other content is already published as {file}",
-        study=study.orthanc_id,
-    )
+def remove_empty(folder: Path, below: Path) -> None:
+    """Remove a folder and those in it, if they are empty; `below` is OUTPUT_DIR."""
+    for inner in [*sorted(folder.rglob("*"), reverse=True), folder]:
+        if inner.is_dir() and not inner.is_symlink():
+            durable.remove_folder(inner, below)
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
-    """One study that was just published; `seconds` from its newest image seen on either Orthanc to publication."""
+@dataclass
+class PublishNotifier:
+    """Writes the marker file of a published study, and queues its hook, as its route says. Both effects are idempotent."""
 
-    study: OrthancId
-    study_uid: str
-    aet: str
-    route: str
-    instances: int
-    added: int
-    bytes: int
-    revision: int
-    published_at: str
-    seconds: float
+    routes: Mapping[str, Route]
+    output: OutputTree
+    notices: HookQueue
+    folder: Path
+    """OUTPUT_DIR."""
+
+    def notify(self, record: Record) -> None:
+        """Notify of one study, after its record is durable and before the ledger closes it: a crash between the two repeats it.
+
+        Raises StorageFullError, LinkedError and OSError: call it again then.
+        """
+        route = self.routes.get(record.route)
+        if route is None:
+            return
+        if route.marker:
+            self.output.mark(record, route.marker, _marker(record))
+        if route.has_hook:
+            notice = Notice(
+                study=record.study,
+                study_uid=record.study_uid,
+                route=record.route,
+                path=str(self.folder / record.folder),
+                revision=record.revision,
+                instances=len(record.images),
+                published_at=record.published_at,
+                custody=FORMAT.body(record),
+            )
+            self.notices.put(notice)
 
 
+@dataclass
 class PublishStep:
     """Files, record, notification, spool: in this order, so that a crash between two of them repeats the rest."""
 
-    def __init__(
-        self,
-        publisher: Publisher,
-        stores: Stores,
-        notifier: PublishNotifier,
-        spool: Spool,
-        events: StudyEvents,
-        clock: Clock,
-    ) -> None:
-        self._publisher = publisher
-        self._custody = stores.custody
-        self._claims = stores.claims
-        self._notifier = notifier
-        self._spool = spool
-        self._events = events
-        self._clock = clock
+    publisher: Publisher
+    custody: CustodyPort
+    claims: Claims
+    notifier: PublishNotifier
+    spool: Spool
+    events: StudyEvents
+    clock: Clock
 
-    def publish(self, study: StudyState, in_flight: Collection[StudyState]) -> Published | None:
+    def publish(self, study: StudyState, in_flight: Collection[StudyState]) -> FinishedStudy | None:
         """Make the study visible and record it; return what was published, None if no image was.
 
         `in_flight` are all studies in flight: files in the spool of one with the same StudyInstanceUID are left alone.
@@ -157,44 +167,99 @@ class PublishStep:
         listing = study.listing
         if listing is None:
             return None
-        self._claims.confirm(study.study_id)
-        leave_out(study, self._publisher.publish(listing))
+        self.claims.confirm(study.study_id)
+        _leave_out(study, self.publisher.publish(listing))
         published = self._record(study, listing)
         if study.record is not None:
-            self._notifier.notify(study.record)
+            self.notifier.notify(study.record)
         has_namesake = any(
             one is not study and one.listing is not None and one.listing.study_uid == listing.study_uid
             for one in in_flight
         )
-        self._spool.clear(listing, study.verified, others=has_namesake)
+        self.spool.clear(listing, study.verified, others=has_namesake)
         return published
 
-    def _record(self, study: StudyState, listing: Study) -> Published | None:
-        record = next_revision(study, listing, stamp(self._clock.utc()))
-        if record is None:
+    def _record(self, study: StudyState, listing: Study) -> FinishedStudy | None:
+        if not study.is_changed:
             return None
+        record = _next_revision(study, listing, stamp(self.clock.utc()))
         before = study.record.images if study.record else {}
-        added = [kept for one, kept in record.images.items() if one not in before]
+        added = [image for one, image in record.images.items() if one not in before]
         if added:
-            self._events.verified(study, added)
-        self._custody.write(record)
+            self.events.verified(study, added)
+        self.custody.write(record)
         is_new = record.history[-1]["added"] or (record.revision == 1 and not record.passed)
-        published = self._published(study, record) if is_new or study.restored else None
+        published = None
+        if is_new or study.restored:
+            seconds = round(self.clock.monotonic() - study.grew_at, 3)
+            self.events.published(study, record, seconds)
+            published = FinishedStudy(
+                study=record.study,
+                study_uid=record.study_uid,
+                aet=study.timeline.aet,
+                route=record.route,
+                instances=len(record.images),
+                added=record.history[-1]["added"],
+                bytes=sum(image.size for image in record.images.values()),
+                revision=record.revision,
+                published_at=record.published_at,
+                seconds=seconds,
+            )
         study.record, study.restored = record, 0
         return published
 
-    def _published(self, study: StudyState, record: Record) -> Published:
-        seconds = round(self._clock.monotonic() - study.grew_at, 3)
-        self._events.published(study, record, seconds)
-        return Published(
-            study=record.study,
-            study_uid=record.study_uid,
-            aet=study.timeline.aet,
-            route=record.route,
-            instances=len(record.images),
-            added=record.history[-1]["added"],
-            bytes=sum(kept.size for kept in record.images.values()),
-            revision=record.revision,
-            published_at=record.published_at,
-            seconds=seconds,
-        )
+
+def _next_revision(study: StudyState, listing: Study, at: str) -> Record:
+    """Return the next custody record, of the study's present state, published at the UTC stamp `at`."""
+    before = study.record.images if study.record else {}
+    # images that retention removed stay recorded: no Orthanc can give them back
+    removed = {one: image for one, image in before.items() if image.removed and one not in study.set_aside}
+    revision = study.record.revision + 1 if study.record else 1
+    history = list(study.record.history) if study.record else []
+    history.append(
+        {
+            "revision": revision,
+            "at": at,
+            "added": len(study.verified.keys() - before.keys()),
+            "restored": study.restored,
+            "aet": study.timeline.aet,
+            "hops": study.timeline.hops,
+        }
+    )
+    return Record(
+        study=study.study_id,
+        study_uid=listing.study_uid,
+        accession=listing.accession,
+        folder=study.record.folder if study.record else listing.folder,
+        revision=revision,
+        published_at=at,
+        images=dict(sorted((removed | study.verified).items())),
+        set_aside=dict(sorted(study.set_aside.items())),
+        history=history,
+        route=study.route.name if study.route else "",
+        retired=dict(study.record.retired) if study.record else {},
+        passed=sorted(study.passed),
+    )
+
+
+def _leave_out(study: StudyState, taken: Collection[str]) -> None:
+    """Take the images out whose file names (`taken`) already had other content on disk: they are in quarantine, not published."""
+    for instance, image in list(study.verified.items()):
+        if image.file not in taken:
+            continue
+        if study.record is not None and instance in study.record.images:
+            study.verified[instance] = replace(study.record.images[instance], at_gateway=True)
+        else:
+            del study.verified[instance]
+            study.set_aside[instance] = "other content is published under its name"
+
+
+def _marker(record: Record) -> bytes:
+    """Return the content of the marker file; the same for the same revision."""
+    body = {
+        "study_uid": record.study_uid,
+        "revision": record.revision,
+        "instances": len(record.images),
+        "published_at": record.published_at,
+    }
+    return json.dumps(body).encode("ascii") + b"\n"

@@ -1,4 +1,4 @@
-"""Repair step: have an image sent again that storage lists and whose file it has lost. Runs in the retriever's threads.
+"""Repair step: images that cannot pass. Storage that has lost a file gets it again; an image tried too often is set aside.
 
 A database that is killed while it commits may keep the row although Orthanc saw a failure and removed the file; a disk may lose a
 file. Such an image can never be moved, and Orthanc takes no new copy while it lists the old one. If the gateway has the whole file,
@@ -7,36 +7,47 @@ the row is deleted from storage, and the reconciler forwards the image as it for
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Audit, Event
-from ddwd.core.errors import NotFoundError, PeerRefusedError
+from ddwd.core.errors import DdwdError, NotFoundError, PeerRefusedError
+from ddwd.extractor.quarantine import QuarantinedObject
 
 if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Mapping
+
     from ddwd.core.model import OrthancId
-    from ddwd.orthanc.port import OrthancPort
+    from ddwd.extractor.peers import Peers
+    from ddwd.extractor.quarantine import Quarantine
+    from ddwd.extractor.study import StudyState
 
 
+@dataclass
 class StorageRepair:
     """Compares both Orthancs' files of one image. Besides retention the only code that deletes a modality's image from an Orthanc."""
 
-    def __init__(self, gateway: OrthancPort, storage: OrthancPort, audit: Audit) -> None:
-        self._gateway = gateway
-        self._storage = storage
-        self._audit = audit
+    peers: Peers
+    audit: Audit
 
     def repair(self, study_uid: str, instance: OrthancId) -> bool:
         """Delete the image from storage if its file is lost or damaged there and the gateway has the same file, whole.
 
         Returns whether it was deleted. Raises PeerDownError.
         """
+        gateway, storage = self.peers.nodes
         try:
-            if self._storage.is_whole(instance) or not self._gateway_has_the_same(instance):
+            if (
+                storage.is_whole(instance)
+                or gateway.md5(instance) != storage.md5(instance)
+                or not gateway.is_whole(instance)
+            ):
                 return False
-            self._storage.forget(instance)
+            storage.forget(instance)
         except (NotFoundError, PeerRefusedError):
             return False
-        self._audit.record(
+        self.audit.record(
             Event.REPAIRED,
             "storage listed an image and had lost its file; the gateway sends it again",
             study_uid=study_uid,
@@ -44,6 +55,48 @@ class StorageRepair:
         )
         return True
 
-    def _gateway_has_the_same(self, instance: OrthancId) -> bool:
-        same = self._gateway.md5(instance) == self._storage.md5(instance)
-        return same and self._gateway.is_whole(instance)
+
+@dataclass
+class SetAside:
+    """Gives up images after `tries` failed attempts: their bytes go to quarantine, and their study continues without them.
+
+    Only attempts that failed while a sound image passed the same hop count, so an outage sends no image to quarantine, and one bad
+    image does not hold up its study.
+    """
+
+    peers: Peers
+    quarantine: Quarantine
+    tries: int
+
+    def count(self, study: StudyState, attempts: Counter[OrthancId], failed: Mapping[OrthancId, str]) -> bool:
+        """Count one failed attempt of each image, given with its reason; return whether any was set aside.
+
+        Raises StorageFullError and OSError.
+        """
+        attempts.update(failed.keys())
+        spent = [instance for instance in failed if attempts[instance] >= self.tries]
+        for instance in spent:
+            content, sop_uid = self._content(instance)
+            subject = QuarantinedObject(
+                kind="undeliverable",
+                study_uid=study.listing.study_uid if study.listing else "",
+                reason=failed[instance],
+                study=study.study_id,
+                instance=instance,
+                sop_uid=sop_uid,
+                tries=attempts[instance],
+            )
+            self.quarantine.keep(content, subject)
+            study.set_aside[instance] = failed[instance]
+        return bool(spent)
+
+    def _content(self, instance: OrthancId) -> tuple[bytes | None, str]:
+        """Return the file as either Orthanc has it, None if neither can read it, and the SOPInstanceUID."""
+        content, sop_uid = None, ""
+        for node in (self.peers.storage, self.peers.gateway):
+            try:
+                sop_uid = sop_uid or node.sop_uids([instance]).get(instance, "")
+                content = content or node.file(instance)
+            except DdwdError:
+                continue
+        return content, sop_uid

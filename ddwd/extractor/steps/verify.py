@@ -1,9 +1,9 @@
-"""Fifth stage: prove that a received file holds what ORTHANC2 holds, and ORTHANC1 too. Reads, writes nothing.
+"""Verify step: prove that a received file holds what ORTHANC2 holds, and ORTHANC1 too. Writes no file.
 
 The cheap proof first: the head of the stored file (preamble and file meta) with our data set behind it must have the MD5 that
-Orthanc keeps for its file; then the data sets are the same bytes. The head need not be asked for where it can be foretold from
-that of another image of the series: the MD5 shows whether that assumption holds. Where the data sets are not the same, DCMTK may
-have encoded the same elements otherwise (sequence lengths, padding), so the stored file is fetched and compared element by element.
+Orthanc keeps for its file; then the data sets are the same bytes. The head need not be read where it can be predicted from
+that of another image of the series: the MD5 shows whether that prediction holds. Where the data sets are not the same, DCMTK may
+have encoded the same elements otherwise (sequence lengths, padding), so the stored file is read and compared element by element.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydicom import dcmread
-from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataelem import RawDataElement
 
 from ddwd.core import durable, watchdog
 from ddwd.core.errors import NotFoundError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pydicom.dataset import Dataset, FileDataset
+    from pydicom.dataset import Dataset
     from pydicom.tag import BaseTag
 
     from ddwd.core.model import OrthancId
@@ -37,7 +37,7 @@ DIFFERENT = "different"
 
 _HEAD_BYTES = 2048
 _CHUNK = 64 * 1024 * 1024
-"""Bytes digested between two signs of life: about a second on a slow disk."""
+"""Bytes digested between two calls of the watchdog: about a second on a slow disk."""
 _PREFIX = 132  # PS3.10 section 7.1: 128 bytes of preamble and "DICM"
 _META_LENGTH_ELEMENT = 12  # (0002,0000) UL, explicit VR little endian
 _SOP_INSTANCE = b"\x02\x00\x03\x00UI"  # (0002,0003)
@@ -50,9 +50,9 @@ _BYTE_VRS = frozenset({"OB", "UN"})
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known beforehand, so that it need not be asked or computed; what is empty is not known.
+    """What is known beforehand, so that it need not be read or computed; what is empty is not known.
 
-    `md5` is storage's, `head` the foretold head of its file. `sha256` is of the bytes that the SCP wrote, as the spool file's name has
+    `md5` is storage's, `head` the predicted head of its file. `sha256` is of the bytes that the SCP wrote, as the spool file's name has
     it: that the file still holds them is proved by the MD5, which is computed over what is read back from the disk.
     """
 
@@ -63,10 +63,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the comparison found; `reason` names the first difference by tag, never by value.
-
-    `head` is that of the stored file where it was asked for.
-    """
+    """The result of a comparison; `reason` names the first difference by tag, never by value; `head` is the stored file's, if it was read."""
 
     kind: str
     sha256: str
@@ -81,17 +78,14 @@ class Verdict:
         return self.kind in {IDENTICAL, EQUAL}
 
 
-_NOTHING = Known()
-
-
+@dataclass
 class Verifier:
-    """Compares files with the copies that `storage` keeps, and those with the gateway's."""
+    """Compares files with the copies that `storage` has, and those with the gateway's."""
 
-    def __init__(self, storage: OrthancPort, gateway: OrthancPort) -> None:
-        self._storage = storage
-        self._gateway = gateway
+    storage: OrthancPort
+    gateway: OrthancPort
 
-    def compare(self, path: Path, instance: OrthancId, known: Known = _NOTHING) -> Verdict:
+    def compare(self, path: Path, instance: OrthancId, known: Known = Known()) -> Verdict:
         """Compare the file at `path` with the stored instance.
 
         Raises PeerDownError, PeerRefusedError, NotFoundError (the instance was deleted) and OSError.
@@ -101,48 +95,48 @@ class Verifier:
             start, size = meta_end(bytes(content[: _PREFIX + _META_LENGTH_ELEMENT])), len(content)
             if known.head and known.md5 and _is_stored(known.head, content, start, known.md5):
                 return Verdict(IDENTICAL, sha256, known.md5, size)
-            stored_md5, head = self._storage.md5(instance), self._head(instance)
+            stored_md5, head = self.storage.md5(instance), self._head(instance)
             same = head is not None and _is_stored(head, content, start, stored_md5)
         if same:
             return Verdict(IDENTICAL, sha256, stored_md5, size, head=head)
-        difference = difference_of(path, self._storage.file(instance))
+        difference = difference_of(path, self.storage.file(instance))
         return Verdict(DIFFERENT if difference else EQUAL, sha256, stored_md5, size, difference, head)
 
     def at_gateway(self, path: Path, instance: OrthancId, stored_md5: str) -> tuple[bool, bytes | None]:
-        """Whether the gateway holds the instance, and its copy where that is not the content of the verified file at `path`.
+        """Return whether the gateway holds the instance, and its copy if that is not the content of the verified file at `path`.
 
-        The two Orthancs hold the same bytes unless someone put another object with this UID onto storage first.
+        The two Orthancs hold the same bytes unless another object with this UID was sent to storage first.
         Raises PeerDownError and PeerRefusedError.
         """
         try:
-            if self._gateway.md5(instance) == stored_md5:
+            if self.gateway.md5(instance) == stored_md5:
                 return True, None
-            content = self._gateway.file(instance)
+            content = self.gateway.file(instance)
         except NotFoundError:
             return False, None
         return True, content if difference_of(path, content) else None
 
     def _head(self, instance: OrthancId) -> bytes | None:
-        """Preamble and file meta of the stored file; None where it is not a Part 10 file of the usual form."""
-        head = self._storage.head(instance, _HEAD_BYTES)
+        """Return preamble and file meta of the stored file; None if it is no Part 10 file of the usual form."""
+        head = self.storage.head(instance, _HEAD_BYTES)
         end = meta_end(head)
         if end is None:
             return None
         if end > len(head):
-            head = self._storage.head(instance, end)
+            head = self.storage.head(instance, end)
         return head[:end]
 
 
 def meta_end(head: bytes) -> int | None:
-    """Offset at which the data set begins, from the group length of the file meta (PS3.10 section 7.1); None if it has none."""
+    """Return the offset at which the data set begins, from the group length of the file meta (PS3.10 section 7.1); None if it has none."""
     element = head[_PREFIX : _PREFIX + _META_LENGTH_ELEMENT]
     if head[128:_PREFIX] != b"DICM" or element[:8] != b"\x02\x00\x00\x00UL\x04\x00":
         return None
     return _PREFIX + _META_LENGTH_ELEMENT + int.from_bytes(element[8:12], "little")
 
 
-def foretold(head: bytes, sop_uid: str) -> bytes:
-    """The head of another file of the same origin: another MediaStorageSOPInstanceUID, all else the same; empty if it has none.
+def predicted_head(head: bytes, sop_uid: str) -> bytes:
+    """Return the head of another file of the same origin: another MediaStorageSOPInstanceUID, all else the same; empty without one.
 
     All elements of the file meta are in explicit VR little endian (PS3.10 section 7.1), and UI has a length of two bytes.
     """
@@ -161,7 +155,7 @@ def foretold(head: bytes, sop_uid: str) -> bytes:
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[memoryview]:
-    """The file's content without a copy in memory: a multi-frame instance may have gigabytes."""
+    """Yield the file's content without a copy in memory: a multi-frame instance may have gigabytes."""
     with durable.opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
         view = memoryview(mapping)
         try:
@@ -188,29 +182,24 @@ def _digested(digest: hashlib._Hash, content: memoryview) -> str:
 
 
 def difference_of(path: Path, stored: bytes) -> str:
-    """The first difference between two DICOM files, by tag; empty when every element is equal."""
+    """Return the first difference between two DICOM files, by tag; empty if every element is equal."""
     try:
-        return compare_elements(dcmread(path, force=True), dcmread(io.BytesIO(stored), force=True))
+        ours, theirs = dcmread(path, force=True), dcmread(io.BytesIO(stored), force=True)
+        if ours.file_meta.get("TransferSyntaxUID") != theirs.file_meta.get("TransferSyntaxUID"):
+            return "the transfer syntax differs"
+        return _compare(ours, theirs)
     except (RecursionError, MemoryError) as error:
         return f"cannot be compared ({type(error).__name__})"
-    except Exception as error:  # noqa: BLE001 - a file that no parser reads must end as a verdict, not as a crash
+    except Exception as error:  # noqa: BLE001 - a file that no parser reads is a difference, no crash
         return f"cannot be read as DICOM ({type(error).__name__})"
 
 
-def compare_elements(ours: FileDataset, theirs: FileDataset) -> str:
-    """Compare two files element by element; the first difference as text, or nothing.
-
-    Group lengths (retired, PS3.5 section 7.2) and data set trailing padding (PS3.10 section 7.2) carry no information.
-    """
-    mine, other = ours.file_meta.get("TransferSyntaxUID"), theirs.file_meta.get("TransferSyntaxUID")
-    if mine != other:
-        return "the transfer syntax differs"
-    return _compare(ours, theirs)
-
-
 def _compare(ours: Dataset, theirs: Dataset) -> str:
-    mine = {tag for tag in ours.keys() if tag.element != 0 and tag != _TRAILING_PADDING}  # noqa: SIM118
-    other = {tag for tag in theirs.keys() if tag.element != 0 and tag != _TRAILING_PADDING}  # noqa: SIM118
+    """Compare element by element, without group lengths (retired, PS3.5 section 7.2) and trailing padding (PS3.10 section 7.2)."""
+    mine, other = (
+        {tag for tag in data.keys() if tag.element != 0 and tag != _TRAILING_PADDING}  # noqa: SIM118
+        for data in (ours, theirs)
+    )
     if mine != other:
         return f"element {min(mine ^ other)} is on one side only"
     for tag in sorted(mine):
@@ -222,14 +211,19 @@ def _compare(ours: Dataset, theirs: Dataset) -> str:
 def _compare_element(ours: Dataset, theirs: Dataset, tag: BaseTag) -> str:
     if _same_bytes(ours.get_item(tag), theirs.get_item(tag)):
         return ""
-    decoded, counterpart = ours[tag], theirs[tag]
-    if decoded.VR == "SQ" and counterpart.VR == "SQ":
-        return _compare_sequences(decoded, counterpart)
-    return "" if decoded == counterpart else f"element {decoded.tag} differs"
+    mine, other = ours[tag], theirs[tag]
+    if not mine.VR == other.VR == "SQ":
+        return "" if mine == other else f"element {tag} differs"
+    if len(mine.value) != len(other.value):
+        return f"sequence {tag} has another number of items"
+    for item, counterpart in zip(mine.value, other.value, strict=True):
+        if reason := _compare(item, counterpart):
+            return f"{tag} > {reason}"
+    return ""
 
 
 def _same_bytes(mine: object, other: object) -> bool:
-    """Tell whether two elements that no one has decoded yet are the same but for padding (PS3.5 section 6.2)."""
+    """Whether two elements, both not decoded yet, are the same but for padding (PS3.5 section 6.2)."""
     return (
         isinstance(mine, RawDataElement)
         and isinstance(other, RawDataElement)
@@ -239,19 +233,10 @@ def _same_bytes(mine: object, other: object) -> bool:
 
 
 def _unpadded(element: RawDataElement) -> bytes:
-    """The value without what only fills it up: spaces and NULs behind text, one NUL behind bytes of odd length."""
+    """Return the value in a form that padding does not change: spaces and NULs after text, one NUL after bytes of odd length."""
     value = element.value or b""
     if element.VR in _TEXT_VRS:
         return value.rstrip(b" \0")
     if element.VR in _BYTE_VRS and len(value) % 2:
         return value + b"\0"
     return value
-
-
-def _compare_sequences(ours: DataElement, theirs: DataElement) -> str:
-    if len(ours.value) != len(theirs.value):
-        return f"sequence {ours.tag} has another number of items"
-    for mine, other in zip(ours.value, theirs.value, strict=True):
-        if reason := _compare(mine, other):
-            return f"{ours.tag} > {reason}"
-    return ""
