@@ -85,14 +85,14 @@ class Alerts:
         now = self._clock.utc()
         silent = self._silent(now, events) if self._config.alerts.silence else {}
         found = alerts.conditions(report, silent) | self._expiring()
-        before = alerts.render(self._state)
+        before = alerts.FORMAT.render(self._state)
         message = self._state.update(found, now.timestamp(), stamp(now))
         if message is not None:
             self._audit.record(Event.ALERT, message.subject)
             for way in self._outboxes:
                 way.put(message)
-        if alerts.render(self._state) != before:
-            alerts.save(self._path, self._state)
+        if alerts.FORMAT.render(self._state) != before:
+            alerts.FORMAT.write(self._path, self._state)
 
     def _silent(self, now: datetime, events: list[AuditEvent]) -> dict[str, datetime]:
         """Return the modalities that should have sent; none while the ledger, from which that is learned, cannot be read."""

@@ -231,7 +231,7 @@ def test_alert_state(tmp_path: Path) -> None:
     book = alerts.AlertState(
         0.0, {"waiting": alerts.ActiveCondition("2 studies wait", 10.0, 20.5, 1)}, ["over"], sent=[20.5]
     )
-    alerts.save(path, book)
+    alerts.FORMAT.write(path, book)
     assert path.read_bytes() == golden("alerts.json")
     placed(path, "alerts.json")
     assert alerts.load(path, 0.0) == book
