@@ -23,7 +23,6 @@ from ddwd.monitoring.alerts import Condition
 from ddwd.monitoring.audit_relay import AuditRelay
 from ddwd.monitoring.expected_senders import WEEKS, ExpectedSenders
 from ddwd.monitoring.metrics import Metrics
-from ddwd.monitoring.outbox import Outbox
 from ddwd.monitoring.rejected_associations import RejectionReporter, RejectionWatcher
 from ddwd.provisioning import credentials
 from ddwd.status import report as view
@@ -78,7 +77,7 @@ class Alerts:
         self._certificates: dict[str, Condition] = {}
         self._next_certificates = float("-inf")
         self._state = alerts.load(self._path, config.alerts.after * 60.0)
-        self._outboxes = [Outbox(name, send) for name, send in notifiers.channels(config).items()]
+        self._outboxes = [notifiers.Outbox(name, send) for name, send in notifiers.channels(config).items()]
 
     def step(self, report: Report, events: list[AuditEvent]) -> None:
         """Take in the conditions that hold now, and send the messages that are due."""
