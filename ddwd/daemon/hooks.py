@@ -69,11 +69,11 @@ class HooksDaemon:
         except (OSError, DdwdError) as error:
             log.warning("the queue of hooks cannot be used: %s", getattr(error, "strerror", None) or error)
             return TickResult("the queue of hooks cannot be used", wait=5.0)
-        status = HooksStatus(stamp(self._clock.utc()), self._dispatcher.told, tuple(waiting))
+        status = HooksStatus(stamp(self._clock.utc()), self._dispatcher.succeeded, tuple(waiting))
         HOOKS.write_volatile(self._status, status)
         failed = sum(bool(one.failures) for one in waiting)
         return TickResult(
-            f"{self._dispatcher.told} told, {len(waiting)} wait, {failed} failed",
+            f"{self._dispatcher.succeeded} succeeded, {len(waiting)} wait, {failed} failed",
             wait=self._dispatcher.wait(),
         )
 

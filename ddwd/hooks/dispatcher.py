@@ -41,55 +41,43 @@ class _Attempt:
     work: Future[None] | None = None
 
 
+@dataclass
 class HookDispatcher:
     """Runs due hooks, one turn per call of `turn`; `call` runs one hook in the executor, and `wake` is called at its end."""
 
-    def __init__(
-        self,
-        hooks: Mapping[str, Hook],
-        notices: HookQueue,
-        call: Callable[[Hook, Notice], None],
-        executor: Executor,
-        clock: Clock,
-        audit: Audit,
-        wake: Callable[[], None],
-    ) -> None:
-        self._hooks = hooks
-        self._notices = notices
-        self._call = call
-        self._executor = executor
-        self._clock = clock
-        self._audit = audit
-        self._wake = wake
-        self._attempts: dict[OrthancId, _Attempt] = {}
-        self.told = 0
+    hooks: Mapping[str, Hook]
+    notices: HookQueue
+    call: Callable[[Hook, Notice], None]
+    executor: Executor
+    clock: Clock
+    audit: Audit
+    wake: Callable[[], None]
+    attempts: dict[OrthancId, _Attempt] = field(default_factory=dict, init=False)
+    succeeded: int = field(default=0, init=False)
+    """Hooks that have succeeded since the start."""
 
     def turn(self) -> list[WaitingNotice]:
         """Collect finished hooks, start due ones; return the waiting notices for the status file. Raises OSError."""
-        waiting = self._notices.newest()
-        self._forget(waiting)
-        return [self._shown(notice, self._advance(notice)) for notice in waiting if self._waits(notice)]
+        waiting = self.notices.newest()
+        studies = {notice.study for notice in waiting}
+        self.attempts = {
+            study: attempt for study, attempt in self.attempts.items() if study in studies or attempt.work
+        }
+        return [self._status(notice, self._advance(notice)) for notice in waiting if self._waits(notice)]
 
     def hasten(self) -> None:
         """Make every waiting hook due now, at the request of the operator."""
-        for attempt in self._attempts.values():
+        for attempt in self.attempts.values():
             attempt.due = 0.0
 
     def wait(self) -> float | None:
         """Return the seconds until a hook is due; None where none waits."""
-        now = self._clock.monotonic()
-        due = [one.due - now for one in self._attempts.values() if one.work is None]
-        return max(0.0, min(due)) if due else None
-
-    def _forget(self, waiting: list[Notice]) -> None:
-        there = {notice.study for notice in waiting}
-        self._attempts = {
-            study: one for study, one in self._attempts.items() if study in there or one.work is not None
-        }
+        due = [attempt.due for attempt in self.attempts.values() if attempt.work is None]
+        return max(0.0, min(due) - self.clock.monotonic()) if due else None
 
     def _waits(self, notice: Notice) -> bool:
         """Collect the result of its hook; return False once it has succeeded."""
-        attempt = self._attempts.setdefault(notice.study, _Attempt(notice.revision))
+        attempt = self.attempts.setdefault(notice.study, _Attempt(notice.revision))
         if attempt.work is None or not attempt.work.done():
             return True
         work, attempt.work = attempt.work, None
@@ -98,40 +86,35 @@ class HookDispatcher:
         except HookStoppedError:
             return True
         except HookFailedError as error:
-            self._failed(notice, attempt, str(error))
+            attempt.reason = str(error)
+            attempt.due = self.clock.monotonic() + attempt.backoff.failed()
+            self._record(Event.HOOK_FAILED, f"failed, and is retried: {error}", notice, attempt)
         else:
-            self._succeeded(notice, attempt)
+            # of the revision that the hook got; a newer one may wait already
+            self.notices.done(replace(notice, revision=attempt.revision))
+            self.succeeded += 1
+            attempt.backoff.succeeded()
+            attempt.due, attempt.reason = 0.0, ""
+            self._record(Event.HOOK_DONE, "has succeeded", notice, attempt)
         return attempt.revision < notice.revision or bool(attempt.backoff.failures)
 
-    def _succeeded(self, notice: Notice, attempt: _Attempt) -> None:
-        """Remove the notice of the revision that the hook got; a newer one may wait already."""
-        self._notices.done(replace(notice, revision=attempt.revision))
-        self.told += 1
-        attempt.backoff.succeeded()
-        attempt.due, attempt.reason = 0.0, ""
-        self._tell(Event.HOOK_DONE, f"the hook of rule {notice.route} was told", notice, attempt.revision)
-
-    def _failed(self, notice: Notice, attempt: _Attempt, reason: str) -> None:
-        attempt.reason = reason
-        attempt.due = self._clock.monotonic() + attempt.backoff.failed()
-        said = f"the hook of rule {notice.route} failed, and is tried again: {reason}"
-        self._tell(Event.HOOK_FAILED, said, notice, attempt.revision)
-
     def _advance(self, notice: Notice) -> _Attempt:
-        attempt = self._attempts[notice.study]
+        attempt = self.attempts[notice.study]
         if attempt.work is not None:
             return attempt
-        hook = self._hooks.get(notice.route)
+        hook = self.hooks.get(notice.route)
         if hook is None:
-            attempt.reason = f"rule {notice.route} has no hook any more; forget it: ddwd hooks drop"
-            attempt.due = self._clock.monotonic() + _LONGEST_RETRY_SECONDS
-        elif self._clock.monotonic() >= attempt.due:
+            attempt.reason = (
+                f"route {notice.route} has no hook any more; to delete the notice: ddwd hooks drop"
+            )
+            attempt.due = self.clock.monotonic() + _LONGEST_RETRY_SECONDS
+        elif self.clock.monotonic() >= attempt.due:
             attempt.revision = notice.revision
-            attempt.work = self._executor.submit(self._call, hook, notice)
-            attempt.work.add_done_callback(lambda _: self._wake())
+            attempt.work = self.executor.submit(self.call, hook, notice)
+            attempt.work.add_done_callback(lambda _: self.wake())
         return attempt
 
-    def _shown(self, notice: Notice, attempt: _Attempt) -> WaitingNotice:
+    def _status(self, notice: Notice, attempt: _Attempt) -> WaitingNotice:
         return WaitingNotice(
             study=notice.study,
             study_uid=notice.study_uid,
@@ -141,9 +124,15 @@ class HookDispatcher:
             running=attempt.work is not None,
             failures=attempt.backoff.failures,
             reason=attempt.reason,
-            seconds=round(max(0.0, attempt.due - self._clock.monotonic())),
-            at=stamp(self._clock.utc()),
+            seconds=round(max(0.0, attempt.due - self.clock.monotonic())),
+            at=stamp(self.clock.utc()),
         )
 
-    def _tell(self, event: Event, message: str, notice: Notice, revision: int) -> None:
-        self._audit.record(event, message, study_uid=notice.study_uid, study=notice.study, revision=revision)
+    def _record(self, event: Event, outcome: str, notice: Notice, attempt: _Attempt) -> None:
+        self.audit.record(
+            event,
+            f"the hook of route {notice.route} {outcome}",
+            study_uid=notice.study_uid,
+            study=notice.study,
+            revision=attempt.revision,
+        )

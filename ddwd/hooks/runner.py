@@ -24,11 +24,10 @@ if TYPE_CHECKING:
 
     from ddwd.store.hook_queue import Notice
 
-_KEPT_OUTPUT = 64 * 1024
+_MOST_OUTPUT = 64 * 1024
 _GRACE_SECONDS = 5.0
 """Between SIGTERM and SIGKILL."""
 _SLICE_SECONDS = 0.5
-_PASSED_ON = ("PATH", "LANG", "TZ")
 
 
 class HookFailedError(Exception):
@@ -41,7 +40,7 @@ class HookStoppedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """What a rule has done when a study is finished: one of both; `timeout` in seconds."""
+    """The hook of a route: an executable or a webhook; `timeout` in seconds."""
 
     run: Path | None
     webhook: str | None
@@ -50,8 +49,8 @@ class Hook:
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> Hook:
         """From the rendered table. Raises KeyError, TypeError and ValueError."""
-        run, webhook = entry["Run"], entry["Webhook"]
-        return cls(Path(run) if run else None, webhook, float(entry["Timeout"]))
+        run = entry["Run"]
+        return cls(Path(run) if run else None, entry["Webhook"], float(entry["Timeout"]))
 
 
 def run_hook(hook: Hook, notice: Notice, output: Path, stopping: threading.Event) -> None:
@@ -64,20 +63,19 @@ def run_hook(hook: Hook, notice: Notice, output: Path, stopping: threading.Event
 
 def environment(notice: Notice) -> dict[str, str]:
     """Return the environment of an executable."""
-    kept = {key: os.environ[key] for key in _PASSED_ON if key in os.environ}
-    return kept | {
-        f"DDWD_{key.upper()}": str(value) for key, value in asdict(notice).items() if key != "custody"
-    }
+    inherited = {key: os.environ[key] for key in ("PATH", "LANG", "TZ") if key in os.environ}
+    fields = {key: value for key, value in asdict(notice).items() if key != "custody"}
+    return inherited | {f"DDWD_{key.upper()}": str(value) for key, value in fields.items()}
 
 
 def _run(executable: Path, timeout: float, notice: Notice, output: Path, stopping: threading.Event) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("wb+") as said:
+    with output.open("wb") as written:
         try:
             child = subprocess.Popen(
                 [executable],
                 stdin=subprocess.PIPE,
-                stdout=said,
+                stdout=written,
                 stderr=subprocess.STDOUT,
                 env=environment(notice),
                 cwd="/",
@@ -86,27 +84,28 @@ def _run(executable: Path, timeout: float, notice: Notice, output: Path, stoppin
         except OSError as error:
             raise HookFailedError(f"{executable} cannot be run ({error.strerror})") from error
         try:
-            status = _waited(child, timeout, json.dumps(asdict(notice)).encode(), stopping)
+            status = _wait(child, timeout, json.dumps(asdict(notice)).encode(), stopping)
         finally:
             _end(child)
             _cut(output)
     if status is None:
         raise HookFailedError(f"{executable} did not end within {timeout:g} s")
     if status:
-        raise HookFailedError(f"{executable} ended with {_meant(status)}; what it said: {output}")
+        cause = f"exit status {status}" if status > 0 else f"signal {signal.Signals(-status).name}"
+        raise HookFailedError(f"{executable} ended with {cause}; its output: {output}")
 
 
-def _waited(
-    child: subprocess.Popen[bytes], timeout: float, told: bytes, stopping: threading.Event
+def _wait(
+    child: subprocess.Popen[bytes], timeout: float, content: bytes, stopping: threading.Event
 ) -> int | None:
-    """The exit status; None where it took too long. Raises HookStoppedError."""
+    """Return the exit status; None if it took too long. `content` is its standard input. Raises HookStoppedError."""
     left = timeout
-    pending: bytes | None = told
+    pending: bytes | None = content
     while True:
         try:
             child.communicate(pending, timeout=min(_SLICE_SECONDS, left))
         except subprocess.TimeoutExpired:
-            pending = None  # communicate goes on with what it was given first
+            pending = None  # communicate continues with the input of its first call
             left -= _SLICE_SECONDS
             if stopping.is_set():
                 raise HookStoppedError from None
@@ -117,7 +116,7 @@ def _waited(
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End it, and whatever it has started."""
+    """End the executable and all processes that it has started."""
     for number, patience in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, None)):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, number)
@@ -128,23 +127,19 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _cut(output: Path) -> None:
-    """Keep the end of its output; without output no file is written."""
+    """Keep the end of its output; without output keep no file."""
     size = output.stat().st_size
     if not size:
         output.unlink()
-    elif size > _KEPT_OUTPUT:
+    elif size > _MOST_OUTPUT:
         with output.open("rb") as file:
-            file.seek(-_KEPT_OUTPUT, os.SEEK_END)
-            kept = file.read()
-        output.write_bytes(kept)
-
-
-def _meant(status: int) -> str:
-    return f"exit status {status}" if status > 0 else f"signal {signal.Signals(-status).name}"
+            file.seek(-_MOST_OUTPUT, os.SEEK_END)
+            end = file.read()
+        output.write_bytes(end)
 
 
 def _post(url: str, timeout: float, notice: Notice) -> None:
-    """POST it. The URL may hold a secret, and is named by its host alone."""
+    """POST the notice. The URL may contain a secret: messages name its host only."""
     host = urlsplit(url).hostname
     try:
         answer = requests.post(url, json=asdict(notice), timeout=(10.0, timeout), allow_redirects=False)
