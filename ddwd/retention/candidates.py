@@ -1,4 +1,4 @@
-"""Find the studies whose retention time at a place is over, the oldest first. Reads only.
+"""Find the studies whose retention time at a place is over, the oldest first, and whether the place is short of space. Reads only.
 
 An Orthanc's own list names the studies it has; the custody records name those that were published. Only the first lines of a
 record are read.
@@ -6,13 +6,19 @@ record are read.
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
+    from pathlib import Path
 
     from ddwd.config.paths import Paths
+    from ddwd.config.retention import Place
+    from ddwd.config.schema import Config
+    from ddwd.core.disk_space import Space
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.port import OrthancPort
     from ddwd.retention.rules import Terms
@@ -26,7 +32,7 @@ MAX_STUDIES = 2000
 class Survey:
     """One pass over a place: call `go_on` until it returns False; then `found` has the studies, the oldest first.
 
-    Studies for which `is_past` returns True are skipped.
+    Studies in `examined` are skipped.
     """
 
     def __init__(
@@ -35,12 +41,12 @@ class Survey:
         nodes: tuple[OrthancPort, OrthancPort],
         custody: CustodyPort,
         paths: Paths,
-        is_past: Callable[[OrthancId], bool] = lambda _study: False,
+        examined: Collection[OrthancId] = frozenset(),
     ) -> None:
         self._terms = terms
         self._custody = custody
         self._paths = paths
-        self._is_past = is_past
+        self._examined = examined
         gateway, storage = nodes
         listing = {"gateway": gateway.study_ids, "storage": storage.study_ids, "output": custody.studies}
         self._studies: Iterator[OrthancId] = listing[terms.place]()
@@ -68,7 +74,7 @@ class Survey:
 
     def _published_at(self, study: OrthancId) -> str | None:
         """Return the stamp at which a study whose time is over was published, else None; empty, which sorts first, for a damaged record."""
-        if self._is_past(study):
+        if study in self._examined:
             return None
         peek = self._custody.peek(study)
         if peek is None:
@@ -76,3 +82,33 @@ class Survey:
         if self._terms.place == "output" and peek.retired and not (self._paths.output / peek.folder).exists():
             return None
         return peek.published_at if self._terms.is_over(peek.published_at, peek.route) else None
+
+
+@dataclass
+class Shortage:
+    """Free space of each place against its limit; a dry run adds what it would free by `frees`, per device."""
+
+    config: Config
+    paths: Paths
+    measure: Callable[[Path], Space]
+    freed: Counter[int] = field(default_factory=Counter, init=False)
+
+    def at(self, place: Place) -> bool:
+        """Return whether the place is short of space; False for an Orthanc on another machine or a volume that cannot be measured."""
+        share, space = self.config.retention.free(place), self._space(place)
+        if share is None or space is None:
+            return False
+        return space.free + self.freed[space.device] < share.of(space.total)
+
+    def frees(self, place: Place, size: int) -> None:
+        """Count `size` bytes of the place as free, without removing a file."""
+        if (space := self._space(place)) is not None:
+            self.freed[space.device] += size
+
+    def _space(self, place: Place) -> Space | None:
+        if place != "output" and not self.config.has(place):
+            return None
+        try:
+            return self.measure(self.paths.of_place(place))
+        except OSError:
+            return None

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddwd.core import disk_space
-from ddwd.retention.candidates import Survey
-from ddwd.retention.disk_pressure import Shortage
+from ddwd.retention.candidates import Shortage, Survey
 from ddwd.retention.eligibility import Examiner, owed
 from ddwd.retention.rules import Terms
 from ddwd.store.status_files import EXTRACTOR, ExtractorStatus
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.config.paths import Paths
-    from ddwd.config.retention import Place
     from ddwd.config.schema import Config
     from ddwd.core.disk_space import Space
     from ddwd.core.model import OrthancId
@@ -36,55 +33,48 @@ class DryRun:
         nodes: tuple[OrthancPort, OrthancPort],
         custody: CustodyPort,
         now: datetime,
-        measure: Callable[[Path], Space] = disk_space.space_of,
+        measure: Callable[[Path], Space],
     ) -> None:
         self._config, self._paths, self._nodes, self._custody = config, paths, nodes, custody
         self._now, self._shortage = now, Shortage(config, paths, measure)
+        self._routes = {route.name: route for route in config.routes}
         self._leaving: set[OrthancId] = set()
         self._examiner = Examiner(nodes, paths, custody, owed(paths), leaving=self._leaving)
 
-    def findings(
-        self, due: Callable[[int], None] = lambda _count: None, seen: Callable[[], None] = lambda: None
-    ) -> Iterator[Eligibility]:
+    def findings(self, expect: Callable[[int], None], advance: Callable[[], None]) -> Iterator[Eligibility]:
         """Yield what would be removed and what would be kept, place by place, the oldest first.
 
-        Calls `due` with the number of studies that it is about to examine, and `seen` after each. Raises PeerDownError and
+        Calls `expect` with the number of studies that it is about to examine, and `advance` after each. Raises PeerDownError and
         PeerRefusedError.
         """
-        in_flight = self._in_flight()
+        status = EXTRACTOR.read_or_none(self._paths.heartbeat("extractor")) or ExtractorStatus()
         for place in self._config.retention.places(self._config.routes):
-            looked_at = set(in_flight)
+            examined = {row.study for row in status.in_flight}
             for for_room in (False, True):
-                yield from self._of(place, looked_at, due, seen, for_room=for_room)
+                terms = Terms(place, self._config.retention, self._routes, self._now, for_room)
+                yield from self._examine(terms, examined, expect, advance)
 
-    def _of(
+    def _examine(
         self,
-        place: Place,
-        looked_at: set[OrthancId],
-        due: Callable[[int], None],
-        seen: Callable[[], None],
-        *,
-        for_room: bool,
+        terms: Terms,
+        examined: set[OrthancId],
+        expect: Callable[[int], None],
+        advance: Callable[[], None],
     ) -> Iterator[Eligibility]:
-        routes, is_whole = {one.name: one for one in self._config.routes}, False
-        terms = Terms(place, self._config.retention, routes, self._now, for_room)
+        place, for_room, is_whole = terms.place, terms.for_room, False
         while not is_whole and (not for_room or self._shortage.at(place)):
-            survey = Survey(terms, self._nodes, self._custody, self._paths, looked_at.__contains__)
+            survey = Survey(terms, self._nodes, self._custody, self._paths, examined)
             while survey.go_on():
                 pass
             is_whole = survey.is_whole
-            due(len(survey.found))
+            expect(len(survey.found))
             for study in survey.found:
                 if for_room and not self._shortage.at(place):
                     return
-                looked_at.add(study)
+                examined.add(study)
                 if finding := self._examiner.look(study, terms):
                     self._shortage.frees(place, finding.bytes)
                     if place == "gateway" and finding.images:
                         self._leaving.add(study)
                     yield finding
-                seen()
-
-    def _in_flight(self) -> frozenset[OrthancId]:
-        status = EXTRACTOR.read_or_none(self._paths.heartbeat("extractor")) or ExtractorStatus()
-        return frozenset(row.study for row in status.in_flight)
+                advance()

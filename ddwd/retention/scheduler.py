@@ -19,12 +19,10 @@ from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, stamp
 from ddwd.core.errors import DdwdError, HeldElsewhereError, StateError, StorageFullError
 from ddwd.retention import round_report
-from ddwd.retention.candidates import Survey
-from ddwd.retention.disk_pressure import Shortage
+from ddwd.retention.candidates import Shortage, Survey
 from ddwd.retention.remove import Removed
-from ddwd.retention.round_report import RoundReport
 from ddwd.retention.rules import Terms
-from ddwd.store.status_files import RetentionStatus
+from ddwd.store.status_files import RetentionRound, RetentionStatus
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
     from ddwd.retention.remove import Remover
     from ddwd.store.claims import Claims
     from ddwd.store.custody import CustodyPort, Record
-    from ddwd.store.status_files import RetentionRound
 
 _ROUND_SECONDS = 3600.0
 _SHORT_SECONDS = 300.0
@@ -90,37 +87,32 @@ class RetentionScheduler:
         self._round: _Steps | None = None
         self._piece: _Piece | None = None
         self._work: Future[tuple[Any, float]] | None = None
-        self._holds: OrthancId | None = None
-        self._asked = self._hurries = False
+        self._removing: OrthancId | None = None
+        self._requested = self._hurries = False
         # not at once: after a boot the clock may not be set yet
         self._due, self._short_due = self._now() + _ROUND_SECONDS, self._now() + _SHORT_SECONDS
         self._trusted_from = float("-inf")
         self._offset = self._wall_offset()
-        self._report = RoundReport()
+        self._began_at, self._tallies = "", round_report.tallies()
         self._last: RetentionRound | None = None
         with suppress(StateError):
             self._last = round_report.read(tools.paths.retention)
 
-    @property
-    def is_used(self) -> bool:
-        """Whether the settings allow any removal."""
-        return bool(self._places)
-
     def ask(self) -> None:
-        """Start a round at once, without rests, at the operator's request."""
-        self._asked = self.is_used
+        """Start a round at once, without rests, at the operator's request; no effect if the settings allow no removal."""
+        self._requested = bool(self._places)
 
     def holds(self, study: OrthancId) -> bool:
         """Return whether images of the study are being removed now; no other part of the extractor may work on it meanwhile."""
-        return study == self._holds
+        return study == self._removing
 
     def wait(self) -> float:
         """Return the seconds until the next step is due; infinity while a worker is busy, whose end wakes the loop."""
-        if not self.is_used:
+        if not self._places:
             return float("inf")
         if self._work is not None:
             return 0.0 if self._work.done() else float("inf")
-        due = self._now() if self._asked or self._holds else self._due
+        due = self._now() if self._requested or self._removing else self._due
         return max(0.0, max(due, self._trusted_from) - self._now())
 
     def step(self, in_flight: Collection[OrthancId]) -> None:
@@ -128,7 +120,7 @@ class RetentionScheduler:
 
         Call only while both Orthancs answer, and only from the thread that writes the records.
         """
-        if not self.is_used:
+        if not self._places:
             return
         self._in_flight = in_flight
         self._watch_clock()
@@ -137,16 +129,22 @@ class RetentionScheduler:
         if self._work is not None:
             return
         if self._round is None and self._is_time():
-            self._begin()
-        if self._piece is not None and (self._asked or self._holds or self._now() >= self._due):
+            self._began_at, self._tallies = stamp(self._tools.clock.utc()), round_report.tallies()
+            self._round = self._steps()
+            self._due = self._now()
+            self._advance(next)
+        if self._piece is not None and (self._requested or self._removing or self._now() >= self._due):
             self._work, self._piece = self._tools.executor.submit(self._timed, self._piece), None
 
     def state(self) -> RetentionStatus | None:
         """Return the last round and the current one, for the status file; None if the settings allow no removal."""
-        if not self.is_used:
+        if not self._places:
             return None
-        now = self._report.report() if self._round is not None else None
-        return RetentionStatus(self._last, now)
+        return RetentionStatus(self._last, self._report() if self._round is not None else None)
+
+    def _report(self, ended_at: str = "", problem: str = "") -> RetentionRound:
+        places = {place: tally.report() for place, tally in self._tallies.items()}
+        return RetentionRound(self._began_at, ended_at, problem, places)
 
     # --- when ---------------------------------------------------------------------------------------------------------
 
@@ -157,7 +155,7 @@ class RetentionScheduler:
         now = self._now()
         if now < self._trusted_from:
             return False
-        if self._asked or now >= self._due:
+        if self._requested or now >= self._due:
             return True
         if now < self._short_due:
             return False
@@ -179,12 +177,6 @@ class RetentionScheduler:
             raise StateError(LEAPT)
 
     # --- one piece after the other ------------------------------------------------------------------------------------
-
-    def _begin(self) -> None:
-        self._report = RoundReport(began_at=stamp(self._tools.clock.utc()))
-        self._round = self._steps()
-        self._due = self._now()
-        self._advance(next)
 
     def _timed(self, piece: _Piece) -> tuple[Any, float]:
         began = self._now()
@@ -216,51 +208,49 @@ class RetentionScheduler:
             self._end(str(error) if isinstance(error, DdwdError) else type(error).__name__)
 
     def _end(self, problem: str) -> None:
-        self._round = self._piece = self._holds = None
-        self._asked = False
-        self._report.ended_at, self._report.problem = stamp(self._tools.clock.utc()), problem
+        self._round = self._piece = self._removing = None
+        self._requested = False
         now = self._now()
         self._short_due = now + _SHORT_SECONDS
         self._due = now + (_SHORT_SECONDS if problem else _ROUND_SECONDS)
-        self._last = self._report.report()
-        try:
-            round_report.write(self._tools.paths.retention, self._report)
-        except (StorageFullError, OSError):
-            return  # the records hold what was removed; the next round writes a new report
+        self._last = self._report(stamp(self._tools.clock.utc()), problem)
+        with suppress(StorageFullError, OSError):
+            # otherwise the records hold what was removed; the next round writes a new report
+            round_report.write(self._tools.paths.retention, self._last)
 
     # --- a round ------------------------------------------------------------------------------------------------------
 
     def _steps(self) -> _Steps:
         for place in self._places:
-            looked_at: set[OrthancId] = set()
+            examined: set[OrthancId] = set()
             for for_room in (False, True):
-                yield from self._clear(place, looked_at, for_room=for_room)
+                yield from self._clear(place, examined, for_room=for_room)
 
-    def _clear(self, place: Place, looked_at: set[OrthancId], *, for_room: bool) -> _Steps:
+    def _clear(self, place: Place, examined: set[OrthancId], *, for_room: bool) -> _Steps:
         """Remove studies from a place, the oldest first: all whose days are over, or with `for_room` until there is space."""
         tools, is_whole = self._tools, False
         while not is_whole and (not for_room or self._shortage.at(place)):
             self._assert_time()
             self._hurries = self._shortage.at(place)
             terms = Terms(place, self._policy, self._routes, tools.clock.utc(), for_room)
-            survey = Survey(terms, tools.nodes, tools.custody, tools.paths, looked_at.__contains__)
+            survey = Survey(terms, tools.nodes, tools.custody, tools.paths, examined)
             while (yield survey.go_on):
                 pass
             is_whole = survey.is_whole
             for study in survey.found:
                 if for_room and not self._shortage.at(place):
                     return
-                looked_at.add(study)
-                yield from self._one(study, terms)
+                examined.add(study)
+                yield from self._process(study, terms)
 
-    def _one(self, study: OrthancId, terms: Terms) -> _Steps:
+    def _process(self, study: OrthancId, terms: Terms) -> _Steps:
         """Verify, record, remove and report one study."""
         if study in self._in_flight:
             return
         finding: Eligibility | None = yield partial(self._tools.examiner.look, study, terms)
         if finding is None:
             return
-        tally = self._report.places[terms.place]
+        tally = self._tallies[terms.place]
         if reason := finding.reason or (IN_FLIGHT if study in self._in_flight else ""):
             tally.stays(finding, reason)
             return
@@ -273,19 +263,27 @@ class RetentionScheduler:
         try:
             gone = yield from self._remove_claimed(finding, terms)
         finally:
-            self._holds = None
+            self._removing = None
             if study not in self._in_flight:  # it may have been opened meanwhile
                 self._tools.claims.done(study)
         if gone.images:
             tally.removed(gone)
-            self._report_removed(finding, gone)
+            self._tools.audit.record(
+                Event.RETIRED,
+                f"{gone.images} images were removed from {round_report.WHERE[finding.place]} by retention",
+                study_uid=finding.study_uid,
+                study=study,
+                place=finding.place,
+                instances=gone.images,
+                bytes=gone.bytes,
+            )
         if gone.problem:
             tally.stays(finding, gone.problem)
 
     def _remove_claimed(self, finding: Eligibility, terms: Terms) -> Generator[_Piece, Any, Removed]:
         if reason := self._record_removal(finding):
             return Removed(problem=reason)
-        self._holds = finding.study
+        self._removing = finding.study
         gone: Removed = yield partial(self._remove, finding, terms, self._now())
         return gone
 
@@ -309,21 +307,6 @@ class RetentionScheduler:
         custody.write(without(record, finding.place, finding.images, stamp(self._tools.clock.utc())))
         return ""
 
-    def _report_removed(self, finding: Eligibility, gone: Removed) -> None:
-        self._tools.audit.record(
-            Event.RETIRED,
-            f"{gone.images} images were removed from {WHERE[finding.place]} by retention",
-            study_uid=finding.study_uid,
-            study=finding.study,
-            place=finding.place,
-            instances=gone.images,
-            bytes=gone.bytes,
-        )
-
-
-WHERE: dict[Place, str] = {"gateway": "the gateway", "storage": "storage", "output": "the output"}
-"""Name of each place in messages to people."""
-
 
 def without(record: Record, place: Place, images: Collection[OrthancId], at: str) -> Record:
     """Return the record with these images marked as removed from that place.
@@ -331,14 +314,12 @@ def without(record: Record, place: Place, images: Collection[OrthancId], at: str
     Once storage has no copy, an image that the gateway receives again cannot be compared with storage: `at_gateway` is reset, so
     that the extractor compares it again.
     """
-    kept = dict(record.images)
-    for one in kept.keys() & images:
+    entries = dict(record.images)
+    for image in entries.keys() & images:
         if place == "output":
-            kept[one] = replace(kept[one], removed=at)
+            entries[image] = replace(entries[image], removed=at)
         elif place == "storage":
-            kept[one] = replace(kept[one], at_gateway=False)
-    history = [
-        *record.history,
-        {"revision": record.revision, "at": at, "added": 0, "retired": place, "images": len(images)},
-    ]
-    return replace(record, images=kept, history=history, retired=record.retired | {place: at})
+            entries[image] = replace(entries[image], at_gateway=False)
+    event = {"revision": record.revision, "at": at, "added": 0, "retired": place, "images": len(images)}
+    history = [*record.history, event]
+    return replace(record, images=entries, history=history, retired=record.retired | {place: at})
