@@ -214,8 +214,8 @@ class RetentionScheduler:
         self._short_due = now + _SHORT_SECONDS
         self._due = now + (_SHORT_SECONDS if problem else _ROUND_SECONDS)
         self._last = self._report(stamp(self._tools.clock.utc()), problem)
+        # if it fails, the records hold what was removed; the next round writes a new report
         with suppress(StorageFullError, OSError):
-            # otherwise the records hold what was removed; the next round writes a new report
             round_report.write(self._tools.paths.retention, self._last)
 
     # --- a round ------------------------------------------------------------------------------------------------------
@@ -261,7 +261,10 @@ class RetentionScheduler:
             tally.stays(finding, IN_FLIGHT)
             return
         try:
-            gone = yield from self._remove_claimed(finding, terms)
+            gone = Removed(problem=self._record_removal(finding))
+            if not gone.problem:
+                self._removing = study
+                gone = yield partial(self._remove, finding, terms, self._now())
         finally:
             self._removing = None
             if study not in self._in_flight:  # it may have been opened meanwhile
@@ -279,13 +282,6 @@ class RetentionScheduler:
             )
         if gone.problem:
             tally.stays(finding, gone.problem)
-
-    def _remove_claimed(self, finding: Eligibility, terms: Terms) -> Generator[_Piece, Any, Removed]:
-        if reason := self._record_removal(finding):
-            return Removed(problem=reason)
-        self._removing = finding.study
-        gone: Removed = yield partial(self._remove, finding, terms, self._now())
-        return gone
 
     def _remove(self, finding: Eligibility, terms: Terms, proved_at: float) -> Removed:
         """Compare the lists once more, then remove. Runs in the worker thread."""
