@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,56 +34,53 @@ class Contents:
 
 
 def look(item: Item, work: Path, reserve: int) -> Contents:
-    """Look into an item; `work` is an empty folder for the files of a zip.
+    """Examine an item; `work` is an empty folder for the files of a zip.
 
-    Raises StateError where it may not be read or moved yet, InvalidValueError for a zip that cannot be used, StorageFullError.
+    Raises StateError if it cannot be read or moved yet, InvalidValueError for a zip that cannot be used, StorageFullError.
     """
     _check_access(item)
-    left = [
-        (str(one.relative_to(item.path.parent)), "not a file: links are not followed") for one in item.others
-    ]
+    above = item.path.parent
+    left = [(str(path.relative_to(above)), "not a file: links are not followed") for path in item.others]
     files = list(item.files)
-    if files == [item.path] and unzip.is_zip(item.path) and isinstance(examine(item.path), Answer):
+    if files == [item.path] and zipfile.is_zipfile(item.path) and isinstance(examine(item.path), Answer):
         files, others = unzip.unpack(item.path, work, reserve)
         left += [(name, "not a DICOM file") for name in others]
     outgoing = []
     for file in files:
         watchdog.alive()
         found = examine(file)
-        name = str(file.relative_to(item.path.parent)) if file.is_relative_to(item.path) else file.name
+        is_inside = file.is_relative_to(item.path)
         if isinstance(found, Answer):
-            left.append((name, found.reason))
+            left.append((str(file.relative_to(above)) if is_inside else file.name, found.reason))
         elif found.sop_class != MediaStorageDirectoryStorage:
             outgoing.append(found)
-        elif file != item.path and file.is_relative_to(item.path):
-            left += [(missing, "named in the DICOMDIR, and not here") for missing in _missing(file)]
+        elif file != item.path and is_inside:
+            left += [(name, "named in the DICOMDIR, and missing") for name in _missing(file)]
     return Contents(tuple(outgoing), tuple(left))
 
 
 def _check_access(item: Item) -> None:
-    """Whoever cannot read it and move it must not send it again and again."""
-    fine = all(os.access(one, os.R_OK | os.X_OK) for one in item.folders)
-    # a folder changes its own entry for the one above it when it is moved
-    fine = fine and all(os.access(one, os.W_OK) for one in item.folders[:1])
-    if not fine or not all(os.access(one, os.R_OK) for one in item.files):
-        raise StateError(
-            "user ddwd may not read or not move it: chgrp -R ddwd and chmod -R g+rwX it, where it lies"
-        )
+    """Reject an item that cannot be read and moved: it would be sent again and again. Raises StateError."""
+    can = all(os.access(folder, os.R_OK | os.X_OK) for folder in item.folders)
+    # a folder changes its own entry `..` when it is moved
+    can = can and all(os.access(folder, os.W_OK) for folder in item.folders[:1])
+    if not can or not all(os.access(file, os.R_OK) for file in item.files):
+        raise StateError("user ddwd cannot read or move it; run: chgrp -R ddwd ITEM; chmod -R g+rwX ITEM")
 
 
 def _missing(dicomdir: Path) -> Iterator[str]:
-    """The files that a DICOMDIR names (PS3.3 section F.3.2.2) and that are not beside it, in whatever case."""
+    """Yield the files that a DICOMDIR names (PS3.3 section F.3.2.2) and that are not beside it, in upper or lower case."""
     if dicomdir.stat().st_size > _DICOMDIR_BYTES:
         return
     folder = dicomdir.parent
-    there = {
+    present = {
         str(Path(inner, name).relative_to(folder)).upper()
         for inner, _, names in os.walk(folder)
         for name in names
     }
-    with suppress(Exception):  # a damaged one says nothing: all that is DICOM is sent anyway
+    with suppress(Exception):  # damaged: all DICOM files are sent anyway
         for record in dcmread(dicomdir).DirectoryRecordSequence:
             parts = record.get("ReferencedFileID")
             name = "/".join([parts] if isinstance(parts, str) else parts or ())
-            if name and name.upper() not in there:
+            if name and name.upper() not in present:
                 yield name

@@ -1,7 +1,7 @@
-"""Unpack the DICOM files of a zip within bounds: no name of the archive is used, and never more bytes than there is room for.
+"""Unpack the DICOM files of a zip within bounds: no name of the archive is used, and never more bytes than there is space for.
 
-The list of entries is measured before it is read, since a small file can list millions; of each entry the first bytes are unpacked to see
-whether it is DICOM, and only what is gets written, under a number.
+The list of entries is measured before it is read, since a small file can list millions. The first bytes of each entry show whether it
+is DICOM; only DICOM files are written, each under a number.
 """
 
 from __future__ import annotations
@@ -21,20 +21,15 @@ if TYPE_CHECKING:
 _LIST_BYTES = 8 * 1024 * 1024
 """Size of the list of entries: some ninety thousand names."""
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""Those that need little memory, and that everything writes."""
+"""Those that need little memory, and that every program can write."""
 _HEAD = 132
 _CHUNK = 1 << 20
 
 
-def is_zip(path: Path) -> bool:
-    """Whether it is one, by its end."""
-    return zipfile.is_zipfile(path)
-
-
 def unpack(path: Path, into: Path, reserve: int) -> tuple[list[Path], list[str]]:
-    """Write each DICOM file of the zip into the empty folder `into`; these, and the names of what is none.
+    """Write each DICOM file of the zip into the empty folder `into`; return these, and the names of all other entries.
 
-    Raises InvalidValueError for one that cannot be used, StorageFullError where it may be tried again when there is more room.
+    Raises InvalidValueError for a zip that cannot be used, StorageFullError if it can be retried once there is more space.
     """
     try:
         with path.open("rb") as file:
@@ -43,26 +38,29 @@ def unpack(path: Path, into: Path, reserve: int) -> tuple[list[Path], list[str]]
                 return _unpack(archive, into, reserve)
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, UnicodeError) as error:
         raise InvalidValueError(f"the zip is damaged ({type(error).__name__})") from error
-    except (RuntimeError, NotImplementedError) as error:  # zipfile's words for both
-        raise InvalidValueError("the zip is encrypted, or packed in a way that is not known here") from error
+    except (RuntimeError, NotImplementedError) as error:  # zipfile raises these for both
+        raise InvalidValueError("the zip is encrypted, or uses an unsupported compression") from error
 
 
 def _unpack(archive: zipfile.ZipFile, into: Path, reserve: int) -> tuple[list[Path], list[str]]:
-    entries = [one for one in archive.infolist() if not one.is_dir()]
-    dicom = []
-    for entry in entries:
+    dicom: list[zipfile.ZipInfo] = []
+    others: list[str] = []
+    for entry in archive.infolist():
         watchdog.alive()
+        if entry.is_dir():
+            continue
         if _is_dicom(archive, entry):
             dicom.append(entry)
-    _check_room(into, sum(one.file_size for one in dicom), reserve)
+        else:
+            others.append(entry.filename)
+    _check_space(into, sum(entry.file_size for entry in dicom), reserve)
     paths = []
     for number, entry in enumerate(dicom, start=1):
         target = into / f"{number:06}.dcm"
-        with archive.open(entry) as source:  # it gives no more than file_size, and checks the sum
+        with archive.open(entry) as source:  # it returns at most file_size bytes, and checks the CRC
             durable.write_new(target, _chunks(source))
         paths.append(target)
-    kept = set(dicom)
-    return paths, [one.filename for one in entries if one not in kept]
+    return paths, others
 
 
 def _chunks(source: IO[bytes]) -> Iterator[bytes]:
@@ -78,18 +76,18 @@ def _is_dicom(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
         return source.read(_HEAD)[-4:] == b"DICM"
 
 
-def _check_room(into: Path, wanted: int, reserve: int) -> None:
-    """At most what is free beside twice the reserve, below which nothing is retrieved."""
+def _check_space(into: Path, size: int, reserve: int) -> None:
+    """Limit the unpacked bytes to the free space minus twice the reserve, below which no image is retrieved."""
     space = disk_space.space_of(into)
-    kept = 2 * disk_space.reserve_of(space.total, reserve)
-    if wanted > space.total - kept:
-        raise InvalidValueError(f"the zip unpacks to {wanted} bytes, more than this disk can hold")
-    if wanted > space.free - kept:
-        raise StorageFullError(f"no room to unpack {wanted} bytes: make room on the disk of the drop folder")
+    spared = 2 * disk_space.reserve_of(space.total, reserve)
+    if size > space.total - spared:
+        raise InvalidValueError(f"the zip unpacks to {size} bytes, more than this disk can hold")
+    if size > space.free - spared:
+        raise StorageFullError(f"no space to unpack {size} bytes: free space on the disk of the drop folder")
 
 
 def _check_list(file: BinaryIO) -> None:
-    """Hold the size of the list to its bound, by what zipfile itself will take for it: it reads the whole at once."""
+    """Limit the list of entries by the size that zipfile itself will use: it reads the whole list at once."""
     end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
     if end is not None and end[zipfile._ECD_SIZE] > _LIST_BYTES:  # type: ignore[attr-defined]
         raise InvalidValueError("the zip lists more files than can be read safely: pack fewer into each")

@@ -17,9 +17,8 @@ from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import InvalidValueError, PeerDownError, StorageFullError
 from ddwd.dicom.store_scu import Answer
 from ddwd.inbox import unzip
-from ddwd.inbox.open_files import OpenFileTracker
 from ddwd.inbox.processor import InboxProcessor, Stopped
-from ddwd.inbox.scanner import InboxScanner
+from ddwd.inbox.scanner import InboxScanner, OpenFileTracker
 from tests.studies import made_up_ct, write_disc
 from tests.unit.fakes import FakeClock, power_cut
 
@@ -239,7 +238,7 @@ def test_a_dicomdir_is_not_sent_its_images_are_and_those_missing_are_named(
     inbox.settle()
     assert sorted(inbox.gateway.taken) == sorted(set(_uids(images)) - set(gone))
     note = (inbox.folder / inbox.today("disc.txt")).read_text(encoding="utf-8")
-    assert note.endswith(f"{lost.relative_to(tmp_path / 'disc')}: named in the DICOMDIR, and not here\n")
+    assert note.endswith(f"{lost.relative_to(tmp_path / 'disc')}: named in the DICOMDIR, and missing\n")
 
 
 def test_a_zip_is_sent_from_inside_and_moved_as_it_is(inbox: Inbox, images: list[Path]) -> None:
@@ -276,7 +275,7 @@ def test_a_name_as_long_as_can_be_is_no_trouble(inbox: Inbox, images: list[Path]
         (lambda path, _: os.mkfifo(path), "not a file: links are not followed"),
         (lambda path, _: _zip(path, {"a": b"no", "b": b"neither"}), "no DICOM file among its 2 files"),
         (lambda path, image: path.write_bytes(_torn(path, image)), "the zip is damaged"),
-        (lambda path, _: _zip(path, {"a": b"no"}, zipfile.ZIP_LZMA), "packed in a way that is not known"),
+        (lambda path, _: _zip(path, {"a": b"no"}, zipfile.ZIP_LZMA), "uses an unsupported compression"),
         (lambda path, image: _zip(path, {"a/DICOMDIR": _dicomdir(image)}), "a DICOMDIR without the images"),
         (lambda path, image: path.write_bytes(_dicomdir(image)), "a DICOMDIR without the images"),
     ],
@@ -395,7 +394,7 @@ def test_where_one_image_is_refused_nothing_is_moved_and_all_is_sent_again(
     inbox.gateway.refuses = set(_uids(images[1:2]))
     inbox.settle()
     note = (inbox.folder / "waiting/study.txt").read_text(encoding="utf-8")
-    assert "1 of 3 images were not taken: 0xA700" in note
+    assert "1 of 3 images were not accepted: 0xA700" in note
     assert len(list(study.rglob("*.dcm"))) == 3
     inbox.gateway.refuses = set()
     inbox.clock.advance(10)
