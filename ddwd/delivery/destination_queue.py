@@ -91,7 +91,6 @@ class DestinationQueue:
     """Seconds that new images wait before they are sent, so that a study takes few jobs and causes one event."""
 
     def __post_init__(self) -> None:
-        """Begin with an empty queue, and a destination that answers."""
         self.name = self.transport.name
         self._open: dict[OrthancId, _WaitingStudy] = {}
         self._away = ""

@@ -74,7 +74,6 @@ class InboxProcessor:
     reserve: int
 
     def __post_init__(self) -> None:
-        """Begin without a waiting item."""
         self._waiting: dict[Path, _Retry] = {}
         self._done: Counter[str] = Counter()
         self._work = self.folder / ".work"
