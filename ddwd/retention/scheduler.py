@@ -2,7 +2,8 @@
 
 A round is a generator that yields pieces of work. Another thread runs each piece; the code between two pieces, which writes the
 records, runs in the thread of the extractor's loop. The order for each study: verify, write the removal into its custody record,
-remove, report. Every missing file is therefore explained by a record, and an interrupted round can be repeated.
+remove, report. Every missing file is therefore explained by a record, and an interrupted round can be repeated. A dry run makes the
+same checks and removes no file.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ddwd.core import disk_space
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, stamp
 from ddwd.core.errors import DdwdError, HeldElsewhereError, StateError, StorageFullError
 from ddwd.retention import round_report
 from ddwd.retention.candidates import Shortage, Survey
+from ddwd.retention.eligibility import Examiner, owed
 from ddwd.retention.remove import Removed
 from ddwd.retention.rules import Terms
-from ddwd.store.status_files import RetentionRound, RetentionStatus
+from ddwd.store.status_files import EXTRACTOR, ExtractorStatus, RetentionRound, RetentionStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
     from concurrent.futures import Executor, Future
+    from datetime import datetime
     from pathlib import Path
 
     from ddwd.config.paths import Paths
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from ddwd.core.disk_space import Space
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.port import OrthancPort
-    from ddwd.retention.eligibility import Eligibility, Examiner
+    from ddwd.retention.eligibility import Eligibility
     from ddwd.retention.remove import Remover
     from ddwd.store.claims import Claims
     from ddwd.store.custody import CustodyPort, Record
@@ -59,10 +61,11 @@ _Piece = Callable[[], Any]
 _Steps = Generator[_Piece, Any, None]
 
 
-@dataclass(frozen=True)
-class Tools:
-    """Everything that retention works with; `measure` returns the free space of the volume of a path."""
+@dataclass
+class RetentionScheduler:
+    """Run rounds over all places; each call of `step` starts or continues one. `measure` returns the free space of the volume of a path."""
 
+    config: Config
     paths: Paths
     nodes: tuple[OrthancPort, OrthancPort]
     custody: CustodyPort
@@ -72,17 +75,12 @@ class Tools:
     audit: Audit
     clock: Clock
     executor: Executor
-    measure: Callable[[Path], Space] = disk_space.space_of
+    measure: Callable[[Path], Space]
 
-
-class RetentionScheduler:
-    """Run rounds over all places; each call of `step` starts or continues one."""
-
-    def __init__(self, config: Config, tools: Tools) -> None:
-        self._policy, self._routes = config.retention, {one.name: one for one in config.routes}
-        self._places = config.retention.places(config.routes)
-        self._tools = tools
-        self._shortage = Shortage(config, tools.paths, tools.measure)
+    def __post_init__(self) -> None:
+        self._routes = {route.name: route for route in self.config.routes}
+        self._places = self.config.retention.places(self.config.routes)
+        self._shortage = Shortage(self.config, self.paths, self.measure)
         self._in_flight: Collection[OrthancId] = ()
         self._round: _Steps | None = None
         self._piece: _Piece | None = None
@@ -96,7 +94,7 @@ class RetentionScheduler:
         self._began_at, self._tallies = "", round_report.tallies()
         self._last: RetentionRound | None = None
         with suppress(StateError):
-            self._last = round_report.read(tools.paths.retention)
+            self._last = round_report.read(self.paths.retention)
 
     def ask(self) -> None:
         """Start a round at once, without rests, at the operator's request; no effect if the settings allow no removal."""
@@ -129,12 +127,12 @@ class RetentionScheduler:
         if self._work is not None:
             return
         if self._round is None and self._is_time():
-            self._began_at, self._tallies = stamp(self._tools.clock.utc()), round_report.tallies()
+            self._began_at, self._tallies = stamp(self.clock.utc()), round_report.tallies()
             self._round = self._steps()
             self._due = self._now()
             self._advance(next)
         if self._piece is not None and (self._requested or self._removing or self._now() >= self._due):
-            self._work, self._piece = self._tools.executor.submit(self._timed, self._piece), None
+            self._work, self._piece = self.executor.submit(self._timed, self._piece), None
 
     def state(self) -> RetentionStatus | None:
         """Return the last round and the current one, for the status file; None if the settings allow no removal."""
@@ -149,7 +147,7 @@ class RetentionScheduler:
     # --- when ---------------------------------------------------------------------------------------------------------
 
     def _now(self) -> float:
-        return self._tools.clock.monotonic()
+        return self.clock.monotonic()
 
     def _is_time(self) -> bool:
         now = self._now()
@@ -163,7 +161,7 @@ class RetentionScheduler:
         return any(map(self._shortage.at, self._places))
 
     def _wall_offset(self) -> timedelta:
-        return timedelta(seconds=self._tools.clock.utc().timestamp() - self._now())
+        return timedelta(seconds=self.clock.utc().timestamp() - self._now())
 
     def _watch_clock(self) -> None:
         """Suspend retention for an hour after a jump of the wall clock, which may make every study look old."""
@@ -213,10 +211,10 @@ class RetentionScheduler:
         now = self._now()
         self._short_due = now + _SHORT_SECONDS
         self._due = now + (_SHORT_SECONDS if problem else _ROUND_SECONDS)
-        self._last = self._report(stamp(self._tools.clock.utc()), problem)
+        self._last = self._report(stamp(self.clock.utc()), problem)
         # if it fails, the records hold what was removed; the next round writes a new report
         with suppress(StorageFullError, OSError):
-            round_report.write(self._tools.paths.retention, self._last)
+            round_report.write(self.paths.retention, self._last)
 
     # --- a round ------------------------------------------------------------------------------------------------------
 
@@ -228,12 +226,12 @@ class RetentionScheduler:
 
     def _clear(self, place: Place, examined: set[OrthancId], *, for_room: bool) -> _Steps:
         """Remove studies from a place, the oldest first: all whose days are over, or with `for_room` until there is space."""
-        tools, is_whole = self._tools, False
+        is_whole = False
         while not is_whole and (not for_room or self._shortage.at(place)):
             self._assert_time()
             self._hurries = self._shortage.at(place)
-            terms = Terms(place, self._policy, self._routes, tools.clock.utc(), for_room)
-            survey = Survey(terms, tools.nodes, tools.custody, tools.paths, examined)
+            terms = Terms(place, self.config.retention, self._routes, self.clock.utc(), for_room)
+            survey = Survey(terms, self.nodes, self.custody, self.paths, examined)
             while (yield survey.go_on):
                 pass
             is_whole = survey.is_whole
@@ -247,7 +245,7 @@ class RetentionScheduler:
         """Verify, record, remove and report one study."""
         if study in self._in_flight:
             return
-        finding: Eligibility | None = yield partial(self._tools.examiner.look, study, terms)
+        finding: Eligibility | None = yield partial(self.examiner.look, study, terms)
         if finding is None:
             return
         tally = self._tallies[terms.place]
@@ -256,7 +254,7 @@ class RetentionScheduler:
             return
         self._assert_time()
         try:
-            self._tools.claims.take(study)
+            self.claims.take(study)
         except HeldElsewhereError:
             tally.stays(finding, IN_FLIGHT)
             return
@@ -268,10 +266,10 @@ class RetentionScheduler:
         finally:
             self._removing = None
             if study not in self._in_flight:  # it may have been opened meanwhile
-                self._tools.claims.done(study)
+                self.claims.done(study)
         if gone.images:
             tally.removed(gone)
-            self._tools.audit.record(
+            self.audit.record(
                 Event.RETIRED,
                 f"{gone.images} images were removed from {round_report.WHERE[finding.place]} by retention",
                 study_uid=finding.study_uid,
@@ -287,20 +285,19 @@ class RetentionScheduler:
         """Compare the lists once more, then remove. Runs in the worker thread."""
         if self._now() - proved_at > _FRESH_SECONDS:  # an Orthanc was away meanwhile
             return Removed(problem=STALE)
-        if reason := self._tools.examiner.look_again(finding, terms):
+        if reason := self.examiner.look_again(finding, terms):
             return Removed(problem=reason)
-        return self._tools.remover.remove(finding)
+        return self.remover.remove(finding)
 
     def _record_removal(self, finding: Eligibility) -> str:
         """Write the coming removal into the custody record; return why not, if the record has changed since it was examined."""
-        custody = self._tools.custody
         try:
-            record = custody.read(finding.study)
+            record = self.custody.read(finding.study)
         except StateError:
             record = None
         if record is None or record != finding.record:
             return CHANGED
-        custody.write(without(record, finding.place, finding.images, stamp(self._tools.clock.utc())))
+        self.custody.write(without(record, finding.place, finding.images, stamp(self.clock.utc())))
         return ""
 
 
@@ -319,3 +316,60 @@ def without(record: Record, place: Place, images: Collection[OrthancId], at: str
     event = {"revision": record.revision, "at": at, "added": 0, "retired": place, "images": len(images)}
     history = [*record.history, event]
     return replace(record, images=entries, history=history, retired=record.retired | {place: at})
+
+
+class DryRun:
+    """One pass over all places, as a round makes it, with every check: `ddwd retention --dry-run`. Removes no file."""
+
+    def __init__(
+        self,
+        config: Config,
+        paths: Paths,
+        nodes: tuple[OrthancPort, OrthancPort],
+        custody: CustodyPort,
+        now: datetime,
+        measure: Callable[[Path], Space],
+    ) -> None:
+        self._config, self._paths, self._nodes, self._custody = config, paths, nodes, custody
+        self._now, self._shortage = now, Shortage(config, paths, measure)
+        self._routes = {route.name: route for route in config.routes}
+        self._leaving: set[OrthancId] = set()
+        self._examiner = Examiner(nodes, paths, custody, owed(paths), leaving=self._leaving)
+
+    def findings(self, expect: Callable[[int], None], advance: Callable[[], None]) -> Iterator[Eligibility]:
+        """Yield what would be removed and what would be kept, place by place, the oldest first.
+
+        Calls `expect` with the number of studies that it is about to examine, and `advance` after each. Raises PeerDownError and
+        PeerRefusedError.
+        """
+        status = EXTRACTOR.read_or_none(self._paths.heartbeat("extractor")) or ExtractorStatus()
+        for place in self._config.retention.places(self._config.routes):
+            examined = {row.study for row in status.in_flight}
+            for for_room in (False, True):
+                terms = Terms(place, self._config.retention, self._routes, self._now, for_room)
+                yield from self._examine(terms, examined, expect, advance)
+
+    def _examine(
+        self,
+        terms: Terms,
+        examined: set[OrthancId],
+        expect: Callable[[int], None],
+        advance: Callable[[], None],
+    ) -> Iterator[Eligibility]:
+        place, for_room, is_whole = terms.place, terms.for_room, False
+        while not is_whole and (not for_room or self._shortage.at(place)):
+            survey = Survey(terms, self._nodes, self._custody, self._paths, examined)
+            while survey.go_on():
+                pass
+            is_whole = survey.is_whole
+            expect(len(survey.found))
+            for study in survey.found:
+                if for_room and not self._shortage.at(place):
+                    return
+                examined.add(study)
+                if finding := self._examiner.look(study, terms):
+                    self._shortage.frees(place, finding.bytes)
+                    if place == "gateway" and finding.images:
+                        self._leaving.add(study)
+                    yield finding
+                advance()
