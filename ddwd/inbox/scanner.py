@@ -11,7 +11,7 @@ import logging
 import os
 import stat
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,30 +84,28 @@ def _raise(error: OSError) -> None:
     raise error
 
 
+@dataclass
 class InboxScanner:
     """The items of one drop folder; `writing` returns the files that are open for writing."""
 
-    def __init__(
-        self, folder: Path, settle: float, clock: Clock, writing: Callable[[], frozenset[Path]]
-    ) -> None:
-        self._folder = folder
-        self._settle = settle
-        self._clock = clock
-        self._writing = writing
-        self._seen: dict[Path, tuple[int, float]] = {}
-        self.items: list[Item] = []
+    folder: Path
+    settle: float
+    clock: Clock
+    writing: Callable[[], frozenset[Path]]
+    items: list[Item] = field(default_factory=list)
+    _seen: dict[Path, tuple[int, float]] = field(default_factory=dict)
 
     def look(self) -> None:
         """Bring `items` up to date. Raises OSError if the folder itself cannot be read."""
         self.items = list(self._readable())
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         before, self._seen = self._seen, {}
         for item in self.items:
             signature, since = before.get(item.path, (None, now))
             self._seen[item.path] = (item.signature, since if signature == item.signature else now)
 
     def _readable(self) -> Iterator[Item]:
-        for path in sorted(self._folder.iterdir()):
+        for path in sorted(self.folder.iterdir()):
             if (
                 path.name in {SENT, REJECTED, WAITING}
                 or path.name.startswith(".")
@@ -123,11 +121,11 @@ class InboxScanner:
 
     def complete(self) -> list[Item]:
         """Return the items that are complete."""
-        open_files, now = self._writing(), self._clock.monotonic()
+        open_files, now = self.writing(), self.clock.monotonic()
         return [
             item
             for item in self.items
-            if now - self._seen[item.path][1] >= self._settle
+            if now - self._seen[item.path][1] >= self.settle
             and not item.is_unfinished
             and not open_files.intersection(item.files)
         ]

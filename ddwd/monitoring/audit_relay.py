@@ -21,6 +21,7 @@ from ddwd.core import durable
 from ddwd.core.errors import DdwdError, PeerDownError, StateError
 from ddwd.core.retry import Backoff
 from ddwd.monitoring.dicom_audit import message
+from ddwd.monitoring.rejected_associations import read_cursor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -93,10 +94,7 @@ class AuditRelay:
         return sorted(self._folder.glob("*.xml"))
 
     def _new_records(self) -> list[dict[str, str]]:
-        try:
-            cursor = self._cursor_file.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            cursor = ""
+        cursor = read_cursor(self._cursor_file)
         # the very first step begins at the newest record: those before the repository was set are not sent
         begin = [f"--after-cursor={cursor}"] if cursor else ["-n", "1"]
         lines = self._journal(["-t", "ddwd-audit", "-o", "json", "--no-pager", *begin]).splitlines()

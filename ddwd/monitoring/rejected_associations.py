@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import threading
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ddwd.core import durable
 from ddwd.core.audit import Event, journal
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
+
+    Reader = Callable[[], Iterable[Mapping[str, Any]]]
+    """Returns the records of the two Orthancs since its last call."""
 
 _MINUTE = 60.0
 _MOST_A_MINUTE = 10
@@ -72,71 +76,60 @@ class RejectionReporter:
         self._audit.record(Event.ASSOCIATION_REFUSED, f"{message}{also}", aet=aet, **where)
 
 
-class Reader(Protocol):
-    """Port to the journal: records of the two Orthancs."""
-
-    def new(self) -> Iterable[Mapping[str, Any]]:
-        """Return the records since the last call."""
-
-
-class Journal:
-    """This machine's journal from a cursor on, or from an hour ago without one."""
-
-    def __init__(self, cursor: str) -> None:
-        try:
-            self._reader = journal.Reader()
-            self._reader.fileno()  # from here on `process` detects a journal file that was replaced
-            for unit in _UNITS:
-                self._reader.add_match(_SYSTEMD_UNIT=unit)
-            if cursor:
-                self._reader.seek_cursor(cursor)
-                self._reader.get_next()  # the record that the cursor names was handled before
-            else:
-                self._reader.seek_realtime(datetime.now(UTC) - timedelta(hours=1))
-        except OSError as error:
-            raise StateError(f"the journal cannot be read ({error.strerror})") from error
-
-    def new(self) -> Iterable[Mapping[str, Any]]:
-        """Return the records since the last call."""
-        self._reader.process()
-        return iter(self._reader.get_next, {})
+def read_cursor(path: Path) -> str:
+    """Return the stored position in the journal; empty if there is none. Raises OSError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
 
 
-def open_journal(cursor: str) -> Reader | None:
-    """Open this machine's journal; None if systemd's library is absent."""
-    return None if journal is None else Journal(cursor)
+def open_journal(cursor: str) -> Reader:
+    """Open this machine's journal from a cursor on, or from an hour ago without one. Raises StateError.
+
+    Returns a function that returns the records since its last call; none if systemd's library is absent.
+    """
+    if journal is None:
+        return tuple
+    try:
+        reader = journal.Reader()
+        reader.fileno()  # from here on `process` detects a journal file that was replaced
+        for unit in _UNITS:
+            reader.add_match(_SYSTEMD_UNIT=unit)
+        if cursor:
+            reader.seek_cursor(cursor)
+            reader.get_next()  # the record that the cursor names was handled before
+        else:
+            reader.seek_realtime(datetime.now(UTC) - timedelta(hours=1))
+    except OSError as error:
+        raise StateError(f"the journal cannot be read ({error.strerror})") from error
+
+    def new_records() -> Iterable[Mapping[str, Any]]:
+        reader.process()
+        return iter(reader.get_next, {})
+
+    return new_records
 
 
+@dataclass
 class RejectionWatcher:
     """Reads new lines in the log of the two Orthancs at each `step`; the file `cursor` holds the position."""
 
-    def __init__(
-        self,
-        reporter: RejectionReporter,
-        cursor: Path,
-        open_reader: Callable[[str], Reader | None] = open_journal,
-    ) -> None:
-        self._reporter = reporter
-        self._cursor = cursor
-        self._open_reader = open_reader
-        self._reader: Reader | None = None
+    reporter: RejectionReporter
+    cursor: Path
+    open_reader: Callable[[str], Reader] = open_journal
+    _new_records: Reader | None = field(default=None, init=False)
 
     def step(self) -> None:
         """Record new rejections. Raises StateError if the journal cannot be read, and OSError."""
-        if self._reader is None:
-            self._reader = self._open_reader(self._position())
+        if self._new_records is None:
+            self._new_records = self.open_reader(read_cursor(self.cursor))
         last = None
-        for record in self._reader.new() if self._reader else ():
+        for record in self._new_records():
             self._report(record)
             last = record["__CURSOR"]
         if last is not None:
-            durable.replace_file(self._cursor, str(last).encode())
-
-    def _position(self) -> str:
-        try:
-            return self._cursor.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return ""
+            durable.replace_file(self.cursor, str(last).encode())
 
     def _report(self, record: Mapping[str, Any]) -> None:
         text = record.get("MESSAGE", "")
@@ -146,7 +139,7 @@ class RejectionWatcher:
             if found := pattern.search(text):
                 sender = found.groupdict()
                 message = f"refused {what} {_details(sender)}"
-                self._reporter.report(message, sender.get("aet", "?"), _UNITS[record["_SYSTEMD_UNIT"]])
+                self.reporter.report(message, sender.get("aet", "?"), _UNITS[record["_SYSTEMD_UNIT"]])
                 return
 
 

@@ -16,7 +16,7 @@ from ddwd.core import watchdog
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import InvalidValueError, PeerDownError, StorageFullError
 from ddwd.dicom.store_scu import Answer
-from ddwd.inbox import unzip
+from ddwd.inbox import classify
 from ddwd.inbox.processor import InboxProcessor, Stopped
 from ddwd.inbox.scanner import InboxScanner, OpenFileTracker
 from tests.studies import made_up_ct, write_disc
@@ -320,7 +320,7 @@ def test_a_zip_is_unpacked_with_signs_of_life_and_a_stop_leaves_nothing(
     packed = _zip(tmp_path / "x.zip", {"a": images[0].read_bytes() + bytes(3 * 1024**2)})
     signs: list[int] = []
     watchdog.install(lambda _wait: signs.append(1))
-    unzip.unpack(packed, tmp_path, RESERVE)
+    classify.unpack(packed, tmp_path, RESERVE)
     assert len(signs) >= 4
     (tmp_path / "000001.dcm").unlink()
 
@@ -332,20 +332,20 @@ def test_a_zip_is_unpacked_with_signs_of_life_and_a_stop_leaves_nothing(
 
     watchdog.install(stop)
     with pytest.raises(Stopped):
-        unzip.unpack(packed, tmp_path, RESERVE)
+        classify.unpack(packed, tmp_path, RESERVE)
     assert not list(tmp_path.glob("*.dcm"))
 
 
 def test_a_zip_that_lists_millions_is_not_read(tmp_path: Path) -> None:
     names = {f"{number:>0200}": b"" for number in range(40_000)}
     with pytest.raises(InvalidValueError, match="lists more files"):
-        unzip.unpack(_zip(tmp_path / "many.zip", names, zipfile.ZIP_STORED), tmp_path, RESERVE)
+        classify.unpack(_zip(tmp_path / "many.zip", names, zipfile.ZIP_STORED), tmp_path, RESERVE)
 
 
 def test_of_a_bomb_only_the_first_bytes_are_unpacked(tmp_path: Path) -> None:
     bomb = _zip(tmp_path / "bomb.zip", {"zeros": bytes(64 * 1024**2)})
     (tmp_path / "work").mkdir()
-    assert unzip.unpack(bomb, tmp_path / "work", RESERVE) == ([], ["zeros"])
+    assert classify.unpack(bomb, tmp_path / "work", RESERVE) == ([], ["zeros"])
     assert list((tmp_path / "work").iterdir()) == []
 
 
@@ -364,7 +364,7 @@ def test_a_zip_for_which_there_is_no_room_waits_and_one_larger_than_the_disk_is_
     facts = os.statvfs_result((4096, 1, total, 0, free, 0, 0, 1000, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda _path: facts)
     with pytest.raises(error):
-        unzip.unpack(packed, tmp_path, RESERVE)
+        classify.unpack(packed, tmp_path, RESERVE)
     assert not list(tmp_path.glob("*.dcm"))
 
 
