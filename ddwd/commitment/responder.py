@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ddwd.core import watchdog
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ddwd.commitment")
 
 _DAY = 86400.0
-_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 10.0, 600.0
+_backoff = partial(Backoff, first=10.0, longest=600.0)
 
 
 @dataclass
@@ -142,10 +143,5 @@ class CommitmentResponder:
         self._open.pop(path, None)
 
     def _forget(self, key: Station | Path) -> None:
-        """Forget the failures of a station or a request."""
         self._failures.pop(key, None)
         self._due.pop(key, None)
-
-
-def _backoff() -> Backoff:
-    return Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)

@@ -7,6 +7,7 @@ crash, for a job that the gateway forgot and for a late image the sets are compa
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ddwd.config.routing import JOBS_ELSEWHERE, PRIORITIES
@@ -41,8 +42,7 @@ _POLL_SECONDS = 0.5
 """Seconds between two looks at running jobs."""
 
 
-def _backoff() -> Backoff:
-    return Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+_backoff = partial(Backoff, FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
 
 
 class _StowJob(NamedTuple):
@@ -169,7 +169,7 @@ class DestinationQueue:
                 del waiting.jobs[job_id]
 
     def _check_long_job(self, began: float) -> None:
-        """Check the destination while a job takes long: report waiting that hangs before the job ends."""
+        """Check the destination while a job takes long: report one that hangs before the job ends."""
         now = self.clock.monotonic()
         if now - began < _LONG_SECONDS or now < self._due:
             return

@@ -114,30 +114,27 @@ class _QueueRunner:
         return max(0.0, self.due - self.clock.monotonic())
 
 
+@dataclass
 class DeliveryDispatcher:
     """Distributes studies to the queues, one turn per call of `turn`."""
 
-    def __init__(
-        self,
-        feed: ChangeFeed,
-        sweep: Sweep,
-        recipients: Recipients,
-        queues: Iterable[DestinationQueue],
-        executor: Executor,
-        clock: Clock,
-        wake: Callable[[], None],
-    ) -> None:
-        self._feed = feed
-        self._sweep = sweep
-        self._recipients = recipients
-        self._clock = clock
-        self._runners = {queue.name: _QueueRunner(queue, executor, clock, wake) for queue in queues}
+    feed: ChangeFeed
+    sweep: Sweep
+    recipients: Recipients
+    queues: Iterable[DestinationQueue]
+    executor: Executor
+    clock: Clock
+    wake: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        shared = self.executor, self.clock, self.wake
+        self._runners = {queue.name: _QueueRunner(queue, *shared) for queue in self.queues}
         self._changed: set[OrthancId] = set()
 
     def turn(self, *, hasten: bool = False) -> list[DestinationStatus]:
         """Find changed studies, add them to the queues, step each queue; return the status of the destinations."""
         if hasten:
-            self._sweep.hasten()
+            self.sweep.hasten()
         self._find()
         for runner in self._runners.values():
             runner.hasten = runner.hasten or hasten
@@ -147,21 +144,21 @@ class DeliveryDispatcher:
     def wait(self) -> float | None:
         """Return the seconds until a queue or the sweep is due; None for the interval of the loop."""
         due = [wait for runner in self._runners.values() if (wait := runner.wait()) is not None]
-        return min(*due, self._sweep.wait()) if due else None
+        return min(*due, self.sweep.wait()) if due else None
 
     @property
     def is_hung(self) -> bool:
         """Whether a turn of a queue does not end."""
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         return any(runner.work and now - runner.began > _HUNG_SECONDS for runner in self._runners.values())
 
     def _find(self) -> None:
         """Add changed studies to the queues; if the gateway does not answer, the next turn or the next sweep finds them."""
         try:
-            changed = self._feed.look().studies
-            suspects, _ = self._sweep.step()
+            changed = self.feed.look().studies
+            suspects, _ = self.sweep.step()
             self._changed |= changed.union(suspects)
-            also = self._recipients.of(sorted(self._changed))
+            also = self.recipients.of(sorted(self._changed))
         except (PeerDownError, PeerRefusedError):
             return
         self._changed.clear()

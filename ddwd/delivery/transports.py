@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 _PAGE = 1000
 _PAGES = 100
-_SOP_INSTANCE_UID = "00080018"
 
 
 class DestinationTransport(Protocol):
@@ -112,5 +111,5 @@ _UNREACHABLE = frozenset({9, 43})
 
 
 def _sop_uid(row: dict[str, Any]) -> str:
-    values = row.get(_SOP_INSTANCE_UID, {}).get("Value") or [""]
+    values = row.get("00080018", {}).get("Value") or [""]
     return str(values[0])

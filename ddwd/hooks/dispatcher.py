@@ -6,6 +6,7 @@ The hook of one study never runs twice at the same time. A slow hook occupies on
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Audit, Event
@@ -22,12 +23,9 @@ if TYPE_CHECKING:
     from ddwd.hooks.runner import Hook
     from ddwd.store.hook_queue import HookQueue, Notice
 
-_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS, _FACTOR = 10.0, 3600.0, 4.0
-"""After the first failure, after many, and by how much each wait is longer: a run may cost the other system much."""
-
-
-def _backoff() -> Backoff:
-    return Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS, _FACTOR)
+_LONGEST_RETRY_SECONDS = 3600.0
+_backoff = partial(Backoff, first=10.0, longest=_LONGEST_RETRY_SECONDS, factor=4.0)
+"""The waits grow fast: a run may cost the other system much."""
 
 
 @dataclass

@@ -217,7 +217,6 @@ def _listed(left: Sequence[tuple[str, str]]) -> str:
 
 
 def _note_of(path: Path) -> Path:
-    """Return the path of the note about an item: beside it."""
     return path.with_name(f"{_cut(path.name)}.txt")
 
 

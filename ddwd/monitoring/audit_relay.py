@@ -39,7 +39,6 @@ _JOURNAL_SECONDS = 20
 _CONNECT_SECONDS = 15.0
 _PRIORITY = 10 * 8 + 5
 """Facility 10 (security), severity 5 (notice): PS3.15 A.6."""
-_MESSAGE_ID = "DICOM+RFC3881"
 _LARGEST_DATAGRAM = 65_000
 
 
@@ -134,7 +133,7 @@ class AuditRelay:
 def frame(xml: bytes, at: datetime | None = None) -> bytes:
     """Return one RFC 5424 message around an audit message; the byte order mark marks it as UTF-8."""
     stamp = (at or datetime.now(UTC)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    head = f"<{_PRIORITY}>1 {stamp} {socket.gethostname()} ddwd {os.getpid()} {_MESSAGE_ID} - "
+    head = f"<{_PRIORITY}>1 {stamp} {socket.gethostname()} ddwd {os.getpid()} DICOM+RFC3881 - "
     return head.encode("ascii", "replace") + b"\xef\xbb\xbf" + xml
 
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 NOT_DISCLOSED = "not disclosed"
 """Replaces the patient if audit.patient_id is false; the standard requires a patient in these messages (A.5.3.7)."""
-_MICRO = 1_000_000
 _SOURCE = ("110153", "Source Role ID")
 _DESTINATION = ("110152", "Destination Role ID")
 _APPLICATION = ("110150", "Application")
@@ -74,18 +73,7 @@ def message(record: Mapping[str, str], config: Config) -> bytes | None:
     if kind is None or record.get("DDWD_PLACE") in _REPORTED_BY_PLUGIN:
         return None
     root = Xml.Element("AuditMessage")
-    _identify(root, kind, record)
-    _participants(root, kind, record, config)
-    source = Xml.SubElement(root, "AuditSourceIdentification", AuditSourceID=f"ddwd@{socket.gethostname()}")
-    Xml.SubElement(source, "AuditSourceTypeCode", {"csd-code": "4"})
-    if kind.hop or kind.event == _DELETED:
-        _objects(root, record)
-    # on one line: a syslog receiver may end a message at a line feed, or escape it
-    return b'<?xml version="1.0" encoding="UTF-8"?>' + bytes(Xml.tostring(root, encoding="utf-8"))
-
-
-def _identify(root: Xml.Element, kind: _Kind, record: Mapping[str, str]) -> None:
-    at = datetime.fromtimestamp(int(record["__REALTIME_TIMESTAMP"]) / _MICRO, UTC)
+    at = datetime.fromtimestamp(int(record["__REALTIME_TIMESTAMP"]) / 1_000_000, UTC)
     event = Xml.SubElement(
         root,
         "EventIdentification",
@@ -98,6 +86,13 @@ def _identify(root: Xml.Element, kind: _Kind, record: Mapping[str, str]) -> None
         _code(event, "EventTypeCode", kind.type)
     if kind.outcome != "0":
         Xml.SubElement(event, "EventOutcomeDescription").text = record.get("MESSAGE", "")
+    _participants(root, kind, record, config)
+    source = Xml.SubElement(root, "AuditSourceIdentification", AuditSourceID=f"ddwd@{socket.gethostname()}")
+    Xml.SubElement(source, "AuditSourceTypeCode", {"csd-code": "4"})
+    if kind.hop or kind.event == _DELETED:
+        _objects(root, record)
+    # on one line: a syslog receiver may end a message at a line feed, or escape it
+    return b'<?xml version="1.0" encoding="UTF-8"?>' + bytes(Xml.tostring(root, encoding="utf-8"))
 
 
 def _participants(root: Xml.Element, kind: _Kind, record: Mapping[str, str], config: Config) -> None:

@@ -58,7 +58,6 @@ _GAUGES = (
 """Each name, its help text and its label, if any."""
 _SECONDS = (1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300, 900, 3600)
 _MOST_SENDERS = 200
-_OTHERS = "(others)"
 
 
 class Metrics:
@@ -114,7 +113,7 @@ class Metrics:
         """Return the label of the AE title; the number of labels is bounded, since anyone may use any AE title."""
         if len(self._senders) < _MOST_SENDERS:
             self._senders.add(aet)
-        return aet if aet in self._senders else _OTHERS
+        return aet if aet in self._senders else "(others)"
 
     def show(self, report: Report) -> None:
         """Set the gauges; clear those of objects that no longer exist."""

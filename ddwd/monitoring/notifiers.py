@@ -11,6 +11,7 @@ import queue
 import smtplib
 import ssl
 import threading
+from dataclasses import asdict
 from email.message import EmailMessage
 from functools import partial
 from typing import TYPE_CHECKING
@@ -68,12 +69,7 @@ def mail(settings: Mail, message: Message) -> None:
 
 def webhook(url: str, message: Message) -> None:
     """POST the message as JSON: at, subject, standing, over. Raises PeerDownError."""
-    body = {
-        "at": message.at,
-        "subject": message.subject,
-        "standing": list(message.standing),
-        "over": list(message.over),
-    }
+    body = asdict(message) | {"subject": message.subject}
     with requests.Session() as session:
         session.trust_env = False  # a proxy of the environment is not the operator's choice
         try:

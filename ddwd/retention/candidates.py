@@ -29,29 +29,25 @@ MAX_STUDIES = 2000
 """Studies that one pass finds at most; the next pass finds the rest."""
 
 
+@dataclass
 class Survey:
     """One pass over a place: call `go_on` until it returns False; then `found` has the studies, the oldest first.
 
     Studies in `examined` are skipped.
     """
 
-    def __init__(
-        self,
-        terms: Terms,
-        nodes: tuple[OrthancPort, OrthancPort],
-        custody: CustodyPort,
-        paths: Paths,
-        examined: Collection[OrthancId] = frozenset(),
-    ) -> None:
-        self._terms = terms
-        self._custody = custody
-        self._paths = paths
-        self._examined = examined
-        gateway, storage = nodes
-        listing = {"gateway": gateway.study_ids, "storage": storage.study_ids, "output": custody.studies}
-        self._studies: Iterator[OrthancId] = listing[terms.place]()
+    terms: Terms
+    nodes: tuple[OrthancPort, OrthancPort]
+    custody: CustodyPort
+    paths: Paths
+    examined: Collection[OrthancId] = frozenset()
+    is_whole: bool = field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        gateway, storage = self.nodes
+        listing = {"gateway": gateway.study_ids, "storage": storage.study_ids, "output": self.custody.studies}
+        self._studies: Iterator[OrthancId] = listing[self.terms.place]()
         self._due: list[tuple[str, OrthancId]] = []
-        self.is_whole = True
 
     def go_on(self) -> bool:
         """Check the next batch of studies; return whether more follow. Raises PeerDownError, PeerRefusedError and OSError."""
@@ -74,14 +70,14 @@ class Survey:
 
     def _published_at(self, study: OrthancId) -> str | None:
         """Return the stamp at which a study whose time is over was published, else None; empty, which sorts first, for a damaged record."""
-        if study in self._examined:
+        if study in self.examined:
             return None
-        peek = self._custody.peek(study)
+        peek = self.custody.peek(study)
         if peek is None:
-            return "" if self._custody.has(study) else None
-        if self._terms.place == "output" and peek.retired and not (self._paths.output / peek.folder).exists():
+            return "" if self.custody.has(study) else None
+        if self.terms.place == "output" and peek.retired and not (self.paths.output / peek.folder).exists():
             return None
-        return peek.published_at if self._terms.is_over(peek.published_at, peek.route) else None
+        return peek.published_at if self.terms.is_over(peek.published_at, peek.route) else None
 
 
 @dataclass

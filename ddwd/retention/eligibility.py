@@ -69,6 +69,7 @@ class Eligibility:
         return sum(self.images.values())
 
 
+@dataclass
 class Examiner:
     """Examine one study at a time. Reading the files is deferrable work (core.watchdog).
 
@@ -76,19 +77,15 @@ class Examiner:
     studies in `leaving` as removed from the gateway already.
     """
 
-    def __init__(
-        self,
-        nodes: tuple[OrthancPort, OrthancPort],
-        paths: Paths,
-        custody: CustodyPort,
-        preconditions: Sequence[Callable[[Record], str]],
-        leaving: Collection[OrthancId] = (),
-    ) -> None:
-        self._gateway, self._storage = nodes
-        self._paths = paths
-        self._leaving = leaving
-        self._checker = RecordChecker(custody, paths)
-        self._preconditions = preconditions
+    nodes: tuple[OrthancPort, OrthancPort]
+    paths: Paths
+    custody: CustodyPort
+    preconditions: Sequence[Callable[[Record], str]]
+    leaving: Collection[OrthancId] = ()
+
+    def __post_init__(self) -> None:
+        self._gateway, self._storage = self.nodes
+        self._checker = RecordChecker(self.custody, self.paths)
 
     def look(self, study: OrthancId, terms: Terms) -> Eligibility | None:
         """Return what may be removed; None if the time of the study is not over or the place has none of it. Raises PeerDownError."""
@@ -133,11 +130,11 @@ class Examiner:
         """Return why a destination or a hook still needs the study, or an empty text."""
         if record.route and record.route not in terms.routes:
             return UNKNOWN_ROUTE
-        return next((reason for reason_of in self._preconditions if (reason := reason_of(record))), "")
+        return next((reason for reason_of in self.preconditions if (reason := reason_of(record))), "")
 
     def _copies(self, record: Record) -> Copies:
-        output = present(self._paths.output / record.folder, record)
-        gateway = {} if record.study in self._leaving else self._listed(self._gateway, record)
+        output = present(self.paths.output / record.folder, record)
+        gateway = {} if record.study in self.leaving else self._listed(self._gateway, record)
         return Copies(record, gateway, self._listed(self._storage, record), output)
 
     @staticmethod
@@ -152,7 +149,7 @@ class Examiner:
 
     def _prove(self, record: Record, required: Proved) -> Proved:
         """Read and verify the files; stop at the first that differs, since then none may be removed."""
-        folder = self._paths.output / record.folder
+        folder = self.paths.output / record.folder
 
         def on_disk(image: OrthancId) -> bool:
             entry = record.images[image]

@@ -31,20 +31,18 @@ class Removed:
     problem: str = ""
 
 
+@dataclass
 class Remover:
     """Delete images for retention. Only this class and the storage repair delete images that a modality sent."""
 
-    def __init__(
-        self,
-        nodes: tuple[OrthancPort, OrthancPort],
-        output: OutputTree,
-        custody: CustodyPort,
-        routes: Iterable[Route],
-    ) -> None:
-        self._nodes = dict(zip(("gateway", "storage"), nodes, strict=True))
-        self._output = output
-        self._custody = custody
-        self._markers = {route.name: route.marker for route in routes}
+    nodes: tuple[OrthancPort, OrthancPort]
+    output: OutputTree
+    custody: CustodyPort
+    routes: Iterable[Route]
+
+    def __post_init__(self) -> None:
+        self._nodes = dict(zip(("gateway", "storage"), self.nodes, strict=True))
+        self._markers = {route.name: route.marker for route in self.routes}
 
     def remove(self, finding: Eligibility) -> Removed:
         """Remove the images of the finding. A DdwdError or OSError is not raised: its text is the `problem` of the result."""
@@ -68,14 +66,13 @@ class Remover:
                 for image in finding.images:
                     watchdog.alive()
                     self._nodes[finding.place].forget(image)
-        elif (record := self._custody.read(finding.study)) is not None:
+        elif (record := self.custody.read(finding.study)) is not None:
             if marker := self._markers.get(record.route):  # first: the marker states that all files are there
-                self._output.unmark(record, marker)
-            self._output.remove(record, finding.images)
+                self.output.unmark(record, marker)
+            self.output.remove(record, finding.images)
 
     def _left(self, finding: Eligibility) -> frozenset[OrthancId]:
-        """Return the images of the study that the place still has."""
         if finding.place != "output":
             return self._nodes[finding.place].instances([finding.study]).get(finding.study, frozenset())
-        record = self._custody.read(finding.study)
-        return self._output.present(record) if record is not None else frozenset()
+        record = self.custody.read(finding.study)
+        return self.output.present(record) if record is not None else frozenset()

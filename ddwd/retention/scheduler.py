@@ -318,23 +318,22 @@ def without(record: Record, place: Place, images: Collection[OrthancId], at: str
     return replace(record, images=entries, history=history, retired=record.retired | {place: at})
 
 
+@dataclass
 class DryRun:
     """One pass over all places, as a round makes it, with every check: `ddwd retention --dry-run`. Removes no file."""
 
-    def __init__(
-        self,
-        config: Config,
-        paths: Paths,
-        nodes: tuple[OrthancPort, OrthancPort],
-        custody: CustodyPort,
-        now: datetime,
-        measure: Callable[[Path], Space],
-    ) -> None:
-        self._config, self._paths, self._nodes, self._custody = config, paths, nodes, custody
-        self._now, self._shortage = now, Shortage(config, paths, measure)
-        self._routes = {route.name: route for route in config.routes}
+    config: Config
+    paths: Paths
+    nodes: tuple[OrthancPort, OrthancPort]
+    custody: CustodyPort
+    now: datetime
+    measure: Callable[[Path], Space]
+
+    def __post_init__(self) -> None:
+        self._shortage = Shortage(self.config, self.paths, self.measure)
+        self._routes = {route.name: route for route in self.config.routes}
         self._leaving: set[OrthancId] = set()
-        self._examiner = Examiner(nodes, paths, custody, owed(paths), leaving=self._leaving)
+        self._examiner = Examiner(self.nodes, self.paths, self.custody, owed(self.paths), self._leaving)
 
     def findings(self, expect: Callable[[int], None], advance: Callable[[], None]) -> Iterator[Eligibility]:
         """Yield what would be removed and what would be kept, place by place, the oldest first.
@@ -342,11 +341,11 @@ class DryRun:
         Calls `expect` with the number of studies that it is about to examine, and `advance` after each. Raises PeerDownError and
         PeerRefusedError.
         """
-        status = EXTRACTOR.read_or_none(self._paths.heartbeat("extractor")) or ExtractorStatus()
-        for place in self._config.retention.places(self._config.routes):
+        status = EXTRACTOR.read_or_none(self.paths.heartbeat("extractor")) or ExtractorStatus()
+        for place in self.config.retention.places(self.config.routes):
             examined = {row.study for row in status.in_flight}
             for for_room in (False, True):
-                terms = Terms(place, self._config.retention, self._routes, self._now, for_room)
+                terms = Terms(place, self.config.retention, self._routes, self.now, for_room)
                 yield from self._examine(terms, examined, expect, advance)
 
     def _examine(
@@ -358,7 +357,7 @@ class DryRun:
     ) -> Iterator[Eligibility]:
         place, for_room, is_whole = terms.place, terms.for_room, False
         while not is_whole and (not for_room or self._shortage.at(place)):
-            survey = Survey(terms, self._nodes, self._custody, self._paths, examined)
+            survey = Survey(terms, self.nodes, self.custody, self.paths, examined)
             while survey.go_on():
                 pass
             is_whole = survey.is_whole
