@@ -19,9 +19,8 @@ from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
 from ddwd.daemon.loop import Loop, TickResult
 from ddwd.monitoring import alerts, notifiers
-from ddwd.monitoring.alerts import Condition
+from ddwd.monitoring.alerts import WEEKS, Condition, ExpectedSenders
 from ddwd.monitoring.audit_relay import AuditRelay
-from ddwd.monitoring.expected_senders import WEEKS, ExpectedSenders
 from ddwd.monitoring.metrics import Metrics
 from ddwd.monitoring.rejected_associations import RejectionReporter, RejectionWatcher
 from ddwd.provisioning import credentials

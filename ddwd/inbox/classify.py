@@ -85,11 +85,7 @@ def _missing(dicomdir: Path) -> Iterator[str]:
     if dicomdir.stat().st_size > _DICOMDIR_BYTES:
         return
     folder = dicomdir.parent
-    present = {
-        str(Path(inner, name).relative_to(folder)).upper()
-        for inner, _, names in os.walk(folder)
-        for name in names
-    }
+    present = {str(path.relative_to(folder)).upper() for path in folder.rglob("*")}
     with suppress(Exception):  # damaged: all DICOM files are sent anyway
         for record in dcmread(dicomdir).DirectoryRecordSequence:
             parts = record.get("ReferencedFileID")

@@ -28,6 +28,7 @@ log = logging.getLogger("ddwd.inbox")
 
 SENT, REJECTED, WAITING = "sent", "rejected", "waiting"
 """The portal's own folders in the drop folder."""
+_OURS = frozenset({SENT, REJECTED, WAITING})
 _UNFINISHED = ".part"
 _EVENTS = (
     InotifyConstants.IN_MODIFY
@@ -106,11 +107,7 @@ class InboxScanner:
 
     def _readable(self) -> Iterator[Item]:
         for path in sorted(self.folder.iterdir()):
-            if (
-                path.name in {SENT, REJECTED, WAITING}
-                or path.name.startswith(".")
-                or path.suffix == _UNFINISHED
-            ):
+            if path.name in _OURS or path.name.startswith(".") or path.suffix == _UNFINISHED:
                 continue
             try:
                 yield read(path)
@@ -131,6 +128,7 @@ class InboxScanner:
         ]
 
 
+@dataclass
 class OpenFileTracker:
     """Tracks files that are open for writing, by inotify; calls `changed` for each event, in a thread of its own.
 
@@ -139,17 +137,18 @@ class OpenFileTracker:
     for these the scanner waits until the item has been unchanged for some seconds.
     """
 
-    def __init__(self, folder: Path, clock: Clock, changed: Callable[[], None]) -> None:
-        self._folder = folder
-        self._clock = clock
-        self._changed = changed
+    folder: Path
+    clock: Clock
+    changed: Callable[[], None]
+
+    def __post_init__(self) -> None:
         self._open: dict[Path, float] = {}
         self._lock = threading.Lock()
         self._begin()
 
     def _begin(self) -> None:
-        self._watched = {self._folder}
-        self._inotify = Inotify(os.fsencode(self._folder), event_mask=_EVENTS)
+        self._watched = {self.folder}
+        self._inotify = Inotify(os.fsencode(self.folder), event_mask=_EVENTS)
         threading.Thread(target=self._read, args=(self._inotify,), name="watch", daemon=True).start()
 
     def watch(self, folders: Iterable[Path]) -> None:
@@ -167,7 +166,7 @@ class OpenFileTracker:
 
     def writing(self) -> frozenset[Path]:
         """Return the files that were written to and not closed."""
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         with self._lock:
             self._open = {path: at for path, at in self._open.items() if now - at < _PATIENCE}
             return frozenset(self._open)
@@ -182,11 +181,11 @@ class OpenFileTracker:
                 for event in events:
                     self._take(event)
             if events:
-                self._changed()
+                self.changed()
 
     def _take(self, event: InotifyEvent) -> None:
         path = Path(os.fsdecode(event.src_path))
         if event.is_modify:
-            self._open[path] = self._clock.monotonic()
+            self._open[path] = self.clock.monotonic()
         elif event.is_close_write or event.is_delete or event.is_moved_to:
             self._open.pop(path, None)

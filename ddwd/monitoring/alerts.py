@@ -6,24 +6,32 @@ within a minute are one message, and an hour has a limit of messages. The state 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from ddwd.core.audit import Event
+from ddwd.core.model import SELF_TEST_AET
 from ddwd.status.formatting import many, span
 from ddwd.status.report import aside_text
 from ddwd.store.statefile import StateFormat, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from ddwd.status.events import AuditEvent
     from ddwd.status.report import Report
 
 _REMIND = (3600.0, 4 * 3600.0, 24 * 3600.0)
 """Seconds until a condition that still holds is reported again; the last one from then on."""
 _BUNDLE_SECONDS = 60.0
 _MOST_AN_HOUR = 12
+WEEKS = 4
+"""A modality is expected after so many weeks in a row."""
+_WINDOW = timedelta(hours=3)
+_WEEK = timedelta(days=7)
 _AT_ONCE = frozenset({"quarantine", "self-test"})
 """Conditions that are reported at once: they do not end without the operator."""
 
@@ -40,9 +48,8 @@ def conditions(report: Report, silent: Mapping[str, datetime]) -> dict[str, Cond
     """Return what is wrong, by a key that stays the same while it lasts; `silent` maps modalities to the time of their last images."""
     found = _parts(report) | _waiting(report)
     for aet, last in silent.items():
-        found[f"silence {aet}"] = (
-            f"{aet} usually sends at this hour; its last images came {last:%a %d %b %H:%M}"
-        )
+        at = f"{last:%a %d %b %H:%M}"
+        found[f"silence {aet}"] = f"{aet} usually sends at this hour; its last images came {at}"
     counts = {"quarantine": report.quarantine or 0}
     return {key: Condition(text, counts.get(key, 0)) for key, text in found.items()}
 
@@ -63,9 +70,8 @@ def _parts(report: Report) -> dict[str, str]:
     for volume in report.volumes:
         if volume.problem or volume.level not in {"", "ok"}:
             left = f", full in {span(volume.hours_left * 3600)}" if volume.hours_left is not None else ""
-            found[f"disk {volume.use}"] = (
-                f"{volume.path} is short of space{left}: free some, or move output_dir"
-            )
+            short = f"{volume.path} is short of space{left}"
+            found[f"disk {volume.use}"] = f"{short}: free some, or move output_dir"
     return found
 
 
@@ -81,9 +87,8 @@ def _waiting(report: Report) -> dict[str, str]:
     for row in report.destinations:
         if row.state == "away":
             studies = many(row.studies, "study waits", "studies wait")
-            found[f"destination {row.name}"] = (
-                f"{row.name} does not answer, and {studies} for it: ddwd destinations list"
-            )
+            away = f"{row.name} does not answer, and {studies} for it"
+            found[f"destination {row.name}"] = f"{away}: ddwd destinations list"
     if report.hooks:
         studies = many(report.hooks, "finished study", "finished studies")
         found["hooks"] = f"the hook of {studies} failed: ddwd hooks list"
@@ -184,3 +189,42 @@ def load(path: Path, after: float) -> AlertState:
     state = FORMAT.read_or_none(path) or AlertState()
     state.after = after
     return state
+
+
+class ExpectedSenders:
+    """When each modality sent over the last weeks, in local time, which the hospital works by: learned from received images.
+
+    A modality is its calling AE title. It is expected if it sent in this hour or the two before in each of the last weeks; it is silent
+    if it did not this week. A new modality is not expected before it is known for some weeks.
+    """
+
+    def __init__(self) -> None:
+        self._hours: defaultdict[str, set[datetime]] = defaultdict(set)
+
+    def learn(self, events: Iterable[AuditEvent]) -> None:
+        """Learn from `received` events."""
+        for event in events:
+            aet = event.fields.get("aet")
+            if event.event == Event.RECEIVED and aet and aet != SELF_TEST_AET:
+                self._hours[aet].add(_hour(datetime.fromisoformat(event.at).astimezone()))
+
+    def silent(self, now: datetime) -> dict[str, datetime]:
+        """Return the modalities that should have sent by now, with when each last did; `now` in local time."""
+        found = {}
+        for aet in list(self._hours):
+            hours = {hour for hour in self._hours[aet] if now - hour < (WEEKS + 1) * _WEEK}
+            self._hours[aet] = hours
+            usual = all(_sent(hours, now - week * _WEEK) for week in range(1, WEEKS + 1))
+            if usual and not _sent(hours, now):
+                found[aet] = max(hours)
+        return found
+
+
+def _hour(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0)
+
+
+def _sent(hours: set[datetime], end: datetime) -> bool:
+    """Return whether images came in the three hours before; the hour at hand is not counted, since it is not over."""
+    last = _hour(end)
+    return any(last - _WINDOW <= hour < last for hour in hours)

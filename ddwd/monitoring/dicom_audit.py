@@ -113,9 +113,8 @@ def _participants(root: Xml.Element, kind: _Kind, record: Mapping[str, str], con
 
 
 def _participant(root: Xml.Element, name: str, role: tuple[str, str], *, requestor: bool) -> None:
-    participant = Xml.SubElement(
-        root, "ActiveParticipant", UserID=name, UserIsRequestor="true" if requestor else "false"
-    )
+    flag = "true" if requestor else "false"
+    participant = Xml.SubElement(root, "ActiveParticipant", UserID=name, UserIsRequestor=flag)
     _code(participant, "RoleIDCode", role)
 
 

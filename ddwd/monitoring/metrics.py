@@ -6,6 +6,7 @@ Counters begin at zero with each start of the monitor, which Prometheus handles.
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import prometheus_client as prometheus
@@ -68,13 +69,10 @@ class Metrics:
         self._senders: set[str] = set()
         prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = prometheus.CollectorRegistry()
-        self._counters = {
-            name: prometheus.Counter(name, text, labels, registry=registry)
-            for name, text, *labels in _COUNTERS
-        }
-        self._gauges = {
-            name: prometheus.Gauge(name, text, labels, registry=registry) for name, text, *labels in _GAUGES
-        }
+        counter = partial(prometheus.Counter, registry=registry)
+        gauge = partial(prometheus.Gauge, registry=registry)
+        self._counters = {name: counter(name, text, labels) for name, text, *labels in _COUNTERS}
+        self._gauges = {name: gauge(name, text, labels) for name, text, *labels in _GAUGES}
         self._seconds = prometheus.Histogram(
             "ddwd_time_to_disk_seconds",
             "Seconds from a study's newest image to its publication.",

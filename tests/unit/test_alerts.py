@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd.monitoring import alerts
-from ddwd.monitoring.alerts import AlertState, Condition, conditions
-from ddwd.monitoring.expected_senders import WEEKS, ExpectedSenders
+from ddwd.monitoring.alerts import WEEKS, AlertState, Condition, ExpectedSenders, conditions
 from ddwd.status.events import AuditEvent
 from ddwd.status.report import Heartbeat, OrthancState, VolumeState
 from ddwd.status.units import UNITS, Unit
