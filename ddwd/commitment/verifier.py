@@ -2,7 +2,7 @@
 
 `stored`: ORTHANC1 has it, or ORTHANC2 where ORTHANC1 no longer does, and the file has the MD5 from reception. `verified`: the custody
 record names it, and the published file has the recorded SHA-256. Either way its SOP class is that of the request, and no object of
-other content with its identifiers is in quarantine: the modality may mean that one, which is not in custody.
+other content arrived under its identifiers: the modality may mean that one, which is not in custody.
 """
 
 from __future__ import annotations

@@ -18,8 +18,7 @@ from ddwd.core.errors import DdwdError, StateError
 from ddwd.daemon import file_watch
 from ddwd.daemon.loop import Loop, TickResult
 from ddwd.daemon.service_main import FAILED, SKIP
-from ddwd.hooks.dispatcher import HookDispatcher
-from ddwd.hooks.runner import Hook, run_hook
+from ddwd.hooks.dispatcher import Hook, HookDispatcher, run_hook
 from ddwd.store.hook_queue import HookQueue
 from ddwd.store.status_files import HOOKS, HooksStatus
 

@@ -39,7 +39,7 @@ _LONG_SECONDS = 60.0
 _GATEWAY_SECONDS = 5.0
 """Seconds before a gateway that did not answer is asked again."""
 _POLL_SECONDS = 0.5
-"""Seconds between two looks at running jobs."""
+"""Seconds between two queries for running jobs."""
 
 
 _backoff = partial(Backoff, FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
@@ -111,20 +111,16 @@ class DestinationQueue:
                 waiting.due, waiting.changed = 0.0, True
         try:
             self._collect()
-            self._compare()
+            for waiting in [one for one in self._open.values() if one.changed][:_MOST_STUDIES]:
+                self._compare(waiting)
             self._send()
             self._gateway_failed = False
         except (PeerDownError, PeerRefusedError):
             self._gateway_failed = True  # the sets are still as they were: the next turn goes on
         return self._status()
 
-    # --- what the destination is missing -----------------------------------------------------------------------------
-
-    def _compare(self) -> None:
-        for waiting in [one for one in self._open.values() if one.changed][:_MOST_STUDIES]:
-            self._compare_study(waiting)
-
-    def _compare_study(self, waiting: _WaitingStudy) -> None:
+    def _compare(self, waiting: _WaitingStudy) -> None:
+        """Find the images that the destination is missing; close a study of which it has all."""
         study = waiting.study
         route = self.routes.get(self.gateway.route(study) or "")
         listing = self.gateway.study(study) if route and self.name in route.also else None
@@ -150,8 +146,6 @@ class DestinationQueue:
                 instances=len(listing.ids),
                 peer=self.name,
             )
-
-    # --- what the jobs did --------------------------------------------------------------------------------------------
 
     def _collect(self) -> None:
         for waiting in list(self._open.values()):
@@ -224,8 +218,6 @@ class DestinationQueue:
         waiting.proved += len(images)
         waiting.missing -= images
 
-    # --- sending ------------------------------------------------------------------------------------------------------
-
     def _send(self) -> None:
         room = self._room()
         if not room:
@@ -270,15 +262,12 @@ class DestinationQueue:
             submitted += 1
         return submitted
 
-    # --- the destination itself -----------------------------------------------------------------------------------
-
     def _is_away(self, reason: str) -> None:
         self._due = self.clock.monotonic() + self._backoff.failed()
         if not self._away:
             self._since = stamp(self.clock.utc())
-            self.audit.record(
-                Event.DESTINATION_DOWN, f"{self.name} does not answer: {reason}", peer=self.name
-            )
+            message = f"{self.name} does not answer: {reason}"
+            self.audit.record(Event.DESTINATION_DOWN, message, peer=self.name)
         self._away = reason
 
     def _is_back(self) -> None:

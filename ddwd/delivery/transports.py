@@ -44,10 +44,7 @@ def transport_to(destination: Destination, gateway: DeliveryJobs) -> Destination
 
 
 class Dicomweb:
-    """STOW-RS and QIDO-RS (PS3.18 sections 10.5 and 10.6): the images it lists are the proof.
-
-    Queries use a server entry of their own with a short time-out.
-    """
+    """STOW-RS and QIDO-RS (PS3.18 sections 10.5 and 10.6): the images it lists are the proof. Queries use a server entry with a short time-out."""
 
     def __init__(self, destination: Destination, gateway: DeliveryJobs) -> None:
         self.name, self.kind = destination.name, kind(destination)

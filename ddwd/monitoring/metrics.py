@@ -85,23 +85,22 @@ class Metrics:
     def count(self, events: Iterable[AuditEvent]) -> None:
         """Count these events."""
         for event in events:
-            self._count_event(event)
-
-    def _count_event(self, event: AuditEvent) -> None:
-        if event.event == Event.RECEIVED:
-            self._add("ddwd_images_received", event, "instances", self._sender(event.fields.get("aet", "")))
-        elif event.event == Event.VERIFIED:
-            self._add("ddwd_published_bytes", event, "bytes")
-        elif event.event in {Event.PUBLISHED, Event.LATE_IMAGE}:
-            self._add("ddwd_images_published", event, "added")
-            self._counters["ddwd_studies_published"].inc(event.event == Event.PUBLISHED)
-            self._seconds.observe(_number(event, "seconds"))
-        elif event.event == Event.RETIRED:
-            place = event.fields.get("place", "")
-            self._add("ddwd_retention_images_removed", event, "instances", place)
-            self._add("ddwd_retention_freed_bytes", event, "bytes", place)
-        elif event.event in _FAILURES:
-            self._counters["ddwd_failures"].labels(_FAILURES[Event(event.event)]).inc()
+            if event.event == Event.RECEIVED:
+                self._add(
+                    "ddwd_images_received", event, "instances", self._sender(event.fields.get("aet", ""))
+                )
+            elif event.event == Event.VERIFIED:
+                self._add("ddwd_published_bytes", event, "bytes")
+            elif event.event in {Event.PUBLISHED, Event.LATE_IMAGE}:
+                self._add("ddwd_images_published", event, "added")
+                self._counters["ddwd_studies_published"].inc(event.event == Event.PUBLISHED)
+                self._seconds.observe(_number(event, "seconds"))
+            elif event.event == Event.RETIRED:
+                place = event.fields.get("place", "")
+                self._add("ddwd_retention_images_removed", event, "instances", place)
+                self._add("ddwd_retention_freed_bytes", event, "bytes", place)
+            elif event.event in _FAILURES:
+                self._counters["ddwd_failures"].labels(_FAILURES[Event(event.event)]).inc()
 
     def _add(self, name: str, event: AuditEvent, field: str, *label: str) -> None:
         counter = self._counters[name]

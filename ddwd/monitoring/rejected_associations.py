@@ -85,10 +85,7 @@ def read_cursor(path: Path) -> str:
 
 
 def open_journal(cursor: str) -> Reader:
-    """Open this machine's journal from a cursor on, or from an hour ago without one. Raises StateError.
-
-    Returns a function that returns the records since its last call; none if systemd's library is absent.
-    """
+    """Open this machine's journal at a cursor, or an hour ago; without systemd's library there are no records. Raises StateError."""
     if journal is None:
         return tuple
     try:

@@ -31,10 +31,7 @@ MAX_STUDIES = 2000
 
 @dataclass
 class Survey:
-    """One pass over a place: call `go_on` until it returns False; then `found` has the studies, the oldest first.
-
-    Studies in `examined` are skipped.
-    """
+    """One pass over a place, without the studies in `examined`: call `go_on` until it returns False; then `found` has the studies."""
 
     terms: Terms
     nodes: tuple[OrthancPort, OrthancPort]

@@ -68,11 +68,6 @@ class Copies:
         """Return the images that the place has."""
         return frozenset({"gateway": self.gateway, "storage": self.storage, "output": self.output}[place])
 
-    @property
-    def known(self) -> frozenset[OrthancId]:
-        """Images in the record: those that were published, and those that their route leaves on storage."""
-        return frozenset(self.record.images) | frozenset(self.record.passed)
-
     def md5(self, image: OrthancId) -> str:
         """Return the MD5 of the published image; for an image that was not published, the MD5 on storage."""
         entry = self.record.images.get(image)
@@ -95,7 +90,8 @@ def obstacle(place: Place, copies: Copies, *, last_copy: bool) -> str:
     """Return why no image of the study may be removed there, by the lists alone; empty if the files have to be verified next."""
     if copies.record.set_aside:
         return IN_QUARANTINE
-    if not copies.at(place) <= copies.known:
+    # in the record: images that were published, and those that their route leaves on storage
+    if not copies.at(place) <= copies.record.images.keys() | set(copies.record.passed):
         return NOT_RECORDED
     published = {image for image, entry in copies.record.images.items() if not entry.removed}
     if not published <= copies.output:

@@ -336,32 +336,26 @@ class DryRun:
         self._examiner = Examiner(self.nodes, self.paths, self.custody, owed(self.paths), self._leaving)
 
     def findings(self, expect: Callable[[int], None], advance: Callable[[], None]) -> Iterator[Eligibility]:
-        """Yield what would be removed and what would be kept, place by place, the oldest first.
+        """Yield what would be removed and what would be kept, place by place, the oldest first. Raises PeerDownError, PeerRefusedError.
 
-        Calls `expect` with the number of studies that it is about to examine, and `advance` after each. Raises PeerDownError and
-        PeerRefusedError.
+        Calls `expect` with the number of studies that it is about to examine, and `advance` after each.
         """
+        self._expect, self._advance = expect, advance
         status = EXTRACTOR.read_or_none(self.paths.heartbeat("extractor")) or ExtractorStatus()
         for place in self.config.retention.places(self.config.routes):
             examined = {row.study for row in status.in_flight}
             for for_room in (False, True):
                 terms = Terms(place, self.config.retention, self._routes, self.now, for_room)
-                yield from self._examine(terms, examined, expect, advance)
+                yield from self._examine(terms, examined)
 
-    def _examine(
-        self,
-        terms: Terms,
-        examined: set[OrthancId],
-        expect: Callable[[int], None],
-        advance: Callable[[], None],
-    ) -> Iterator[Eligibility]:
+    def _examine(self, terms: Terms, examined: set[OrthancId]) -> Iterator[Eligibility]:
         place, for_room, is_whole = terms.place, terms.for_room, False
         while not is_whole and (not for_room or self._shortage.at(place)):
             survey = Survey(terms, self.nodes, self.custody, self.paths, examined)
             while survey.go_on():
                 pass
             is_whole = survey.is_whole
-            expect(len(survey.found))
+            self._expect(len(survey.found))
             for study in survey.found:
                 if for_room and not self._shortage.at(place):
                     return
@@ -371,4 +365,4 @@ class DryRun:
                     if place == "gateway" and finding.images:
                         self._leaving.add(study)
                     yield finding
-                advance()
+                self._advance()

@@ -12,8 +12,14 @@ import pytest
 
 from ddwd.core.audit import Audit, Event
 from ddwd.core.model import OrthancId
-from ddwd.hooks.dispatcher import HookDispatcher
-from ddwd.hooks.runner import Hook, HookFailedError, HookStoppedError, environment, run_hook
+from ddwd.hooks.dispatcher import (
+    Hook,
+    HookDispatcher,
+    HookFailedError,
+    HookStoppedError,
+    environment,
+    run_hook,
+)
 from ddwd.store.hook_queue import HookQueue, Notice
 from tests.unit.fakes import FakeClock, InlineExecutor, power_cut
 
@@ -129,7 +135,7 @@ def test_a_study_that_cannot_be_told_holds_up_no_other(told: Told) -> None:
     told.run(5)
     assert told.calls == [(OTHER, 1)]
     (waiting,) = told.dispatcher.turn()
-    assert "has no hook any more; to delete the notice: ddwd hooks drop" in waiting.reason
+    assert "has no hook any more; delete the notice: ddwd hooks drop" in waiting.reason
     told.notices.drop(told.notices.newest()[0])
     assert told.dispatcher.turn() == []
 
