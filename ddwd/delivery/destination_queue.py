@@ -37,7 +37,7 @@ _MOST_STUDIES = 50
 _LONG_SECONDS = 60.0
 """Seconds after which a running job makes the queue check that the destination answers; repeated at this interval."""
 _GATEWAY_SECONDS = 5.0
-"""Seconds before a gateway that did not answer is asked again."""
+"""Seconds before a gateway that did not answer is queried again."""
 _POLL_SECONDS = 0.5
 """Seconds between two queries for running jobs."""
 
@@ -219,17 +219,17 @@ class DestinationQueue:
         waiting.missing -= images
 
     def _send(self) -> None:
-        room = self._room()
-        if not room:
+        slots = self._free_slots()
+        if not slots:
             return
         now = self.clock.monotonic()
         ready = [one for one in self._open.values() if one.missing and one.due <= now]
         for waiting in sorted(ready, key=lambda one: (-one.priority, one.since))[:_MOST_STUDIES]:
-            room -= self._send_of(waiting, room)
-            if room <= 0:
+            slots -= self._send_of(waiting, slots)
+            if slots <= 0:
                 return
 
-    def _room(self) -> int:
+    def _free_slots(self) -> int:
         """Return how many jobs may be submitted now; one, as a trial, where the destination did not answer last time."""
         running = sum(len(one.jobs) for one in self._open.values())
         if not self._away:
@@ -242,8 +242,8 @@ class DestinationQueue:
         self._is_away(self._away)
         return 1
 
-    def _send_of(self, waiting: _WaitingStudy, room: int) -> int:
-        """Submit at most `room` jobs for this study, images refused before last; return the number of jobs."""
+    def _send_of(self, waiting: _WaitingStudy, slots: int) -> int:
+        """Submit at most `slots` jobs for this study, images refused before last; return the number of jobs."""
         if not waiting.jobs:
             # images that the destination lists already need not be sent
             self._prove(waiting, self._listed(waiting, waiting.missing) or frozenset())
@@ -251,7 +251,7 @@ class DestinationQueue:
         in_flight: frozenset[OrthancId] = frozenset().union(*(job.images for job in waiting.jobs.values()))
         queue = sorted(waiting.missing - in_flight, key=lambda image: (waiting.refused.get(image, 0), image))
         submitted = 0
-        while queue and submitted < room:
+        while queue and submitted < slots:
             block, queue = queue[: waiting.block], queue[waiting.block :]
             try:
                 job = self.transport.submit(block, waiting.priority)

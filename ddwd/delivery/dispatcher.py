@@ -48,7 +48,7 @@ class Recipients:
         named = {study: self.routes[name].also for study, name in found.items() if name in self.routes}
         return {study: also for study, also in named.items() if also}
 
-    def lacking(self, studies: Sequence[OrthancId]) -> list[OrthancId]:
+    def incomplete(self, studies: Sequence[OrthancId]) -> list[OrthancId]:
         """Return the studies with an image that is not proved to be at each of their destinations. Raises PeerDownError, PeerRefusedError."""
         also = self.of(studies)
         images_of = self.gateway.instances(list(also)) if also else {}
