@@ -117,7 +117,6 @@ class InboxScanner:
                 yield Item(path, (path,), (), (path,), 0)
 
     def complete(self) -> list[Item]:
-        """Return the items that are complete."""
         open_files, now = self.writing(), self.clock.monotonic()
         return [
             item

@@ -320,7 +320,7 @@ def without(record: Record, place: Place, images: Collection[OrthancId], at: str
 
 @dataclass
 class DryRun:
-    """One pass over all places, as a round makes it, with every check: `ddwd retention --dry-run`. Removes no file."""
+    """One pass over all places with every check of a round: `ddwd retention --dry-run`. Removes no file."""
 
     config: Config
     paths: Paths
