@@ -12,10 +12,9 @@ from ddwd.config.retention import PLACES, Place
 from ddwd.core.clock import SystemClock
 from ddwd.core.disk_space import space_of as measure
 from ddwd.retention import round_report
-from ddwd.retention.dry_run import DryRun
 from ddwd.retention.remove import Removed
-from ddwd.retention.round_report import Tally
-from ddwd.retention.scheduler import WHERE
+from ddwd.retention.round_report import WHERE, Tally
+from ddwd.retention.scheduler import DryRun
 from ddwd.status import study_lookup
 from ddwd.status.formatting import many, plain, size, time
 from ddwd.store.backends import custody_of

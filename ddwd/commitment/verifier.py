@@ -1,8 +1,8 @@
-"""Verify that an object of a commitment request is kept: look it up in the index, then prove it by its file.
+"""Verify that an object of a commitment request is kept: look it up in the index, then prove it by its file. Writes no file.
 
-`stored`: ORTHANC1 has it, or ORTHANC2 where ORTHANC1 no longer does, and the file has the MD5 it came with. `verified`: the custody
-record names it, and the published file has the recorded SHA-256. Either way its SOP class is the one asked about, and no object of
-other content that came under its identifiers lies aside: the modality may mean that one, which is in no custody. Writes nothing.
+`stored`: ORTHANC1 has it, or ORTHANC2 where ORTHANC1 no longer does, and the file has the MD5 from reception. `verified`: the custody
+record names it, and the published file has the recorded SHA-256. Either way its SOP class is that of the request, and no object of
+other content arrived under its identifiers: the modality may mean that one, which is not in custody.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ddwd.store.commitment_queue import Reference
     from ddwd.store.custody import CustodyPort, Record
 
+    _Records = dict[OrthancId, Record | None]
+
 
 class Reason(IntEnum):
     """Why an object is not committed (PS3.3 section C.14.1.1, Failure Reason)."""
@@ -44,7 +46,7 @@ class Copy(NamedTuple):
 
 
 Found = dict["Reference", list[Copy]]
-"""What the indexes hold of each object that is asked about; no entry if neither holds it."""
+"""The copies of each requested object by the indexes; an empty list if neither Orthanc has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +57,21 @@ class CommitmentResult:
     failed: Mapping[Reference, Reason]
 
 
+@dataclass(frozen=True)
 class CommitmentVerifier:
     """Combines both Orthancs, the custody records and the published files."""
 
-    def __init__(
-        self,
-        orthancs: Sequence[ImageProofs],
-        custody: CustodyPort,
-        paths: Paths,
-        *,
-        verified: bool,
-    ) -> None:
-        self._orthancs = orthancs
-        self._custody = custody
-        self._paths = paths
-        self._verified = verified
+    orthancs: Sequence[ImageProofs]
+    custody: CustodyPort
+    paths: Paths
+    verified: bool
 
     def look(self, references: Iterable[Reference]) -> Found:
-        """Ask ORTHANC1 for each object, and ORTHANC2 for what it does not know. Raises PeerDownError, PeerRefusedError."""
+        """Query ORTHANC1 for each object, and ORTHANC2 for those that it does not have. Raises PeerDownError, PeerRefusedError."""
         found: Found = {reference: [] for reference in references}
-        for orthanc in self._orthancs:
-            wanted = {reference.sop_uid for reference, copies in found.items() if not copies}
-            copies = self._copies(orthanc, wanted)
+        for orthanc in self.orthancs:
+            missing = {reference.sop_uid for reference, copies in found.items() if not copies}
+            copies = self._copies(orthanc, missing)
             for reference in found:
                 found[reference] += copies.get(reference.sop_uid, [])
         return found
@@ -92,11 +87,11 @@ class CommitmentVerifier:
         return copies
 
     def is_settled(self, found: Found) -> bool:
-        """Tell whether waiting longer could not help: by names and sizes alone, no server is asked."""
-        aside = self._aside()
-        records: dict[OrthancId, Record | None] = {}
+        """Return whether longer waiting could not help: by names and sizes alone, no server is queried."""
+        conflicts = self._conflicts()
+        records: _Records = {}
         return not any(
-            copy.held.orthanc_id in aside or (self._verified and self._is_missing(copy, records))
+            copy.held.orthanc_id in conflicts or (self.verified and self._is_missing(copy, records))
             for reference, copies in found.items()
             for copy in copies
             if copy.held.sop_class == reference.sop_class
@@ -104,8 +99,10 @@ class CommitmentVerifier:
 
     def answer(self, found: Found) -> CommitmentResult:
         """Prove each object by its file. Raises PeerDownError, PeerRefusedError, OSError."""
-        disputed = self._aside() | self._in_quarantine()
-        records: dict[OrthancId, Record | None] = {}
+        quarantined = read_entries(self.paths.quarantine)
+        disputed = {str(entry.subject.instance) for entry in quarantined if entry.subject.kind == "conflict"}
+        disputed |= self._conflicts()
+        records: _Records = {}
         failed: dict[Reference, Reason] = {}
         for reference, copies in found.items():
             watchdog.alive()
@@ -117,47 +114,42 @@ class CommitmentVerifier:
                 copy.held.orthanc_id in disputed or not self._is_proved(copy, records) for copy in copies
             ):
                 failed[reference] = Reason.PROCESSING_FAILURE
-        return CommitmentResult(tuple(one for one in found if one not in failed), failed)
+        return CommitmentResult(tuple(reference for reference in found if reference not in failed), failed)
 
-    def _aside(self) -> set[str]:
-        """What came under identifiers that were taken, and was not compared with what is stored yet (ddwd/orthanc/plugin/admission.py)."""
-        folders = (self._paths.conflicts("gateway"), self._paths.conflicts("storage"))
+    def _conflicts(self) -> set[str]:
+        """Return the objects of which other content arrived that is not compared with the stored one yet (orthanc/plugin/admission.py)."""
+        folders = (self.paths.conflicts("gateway"), self.paths.conflicts("storage"))
         return {path.name.partition(".")[0] for folder in folders for path in folder.glob("*.dcm")}
 
-    def _in_quarantine(self) -> set[str]:
-        entries = read_entries(self._paths.quarantine)
-        return {str(entry.subject.instance) for entry in entries if entry.subject.kind == "conflict"}
-
-    def _is_missing(self, copy: Copy, records: dict[OrthancId, Record | None]) -> bool:
-        record = self._record(copy, records)
-        kept = record.images.get(copy.held.orthanc_id) if record else None
-        if record is not None and copy.held.orthanc_id in record.passed:
-            return False  # its rule leaves it where it is: it will not come
-        if record is None or kept is None:
+    def _is_missing(self, copy: Copy, records: _Records) -> bool:
+        image, record = copy.held.orthanc_id, self._record(copy, records)
+        if record is not None and image in record.passed:
+            return False  # its route leaves it on storage: it will not be published
+        if record is None or image not in record.images:
             return True
         try:
-            return is_missing(self._paths.output / record.folder, kept)
-        except OSError:  # it cannot be looked for now
+            return is_missing(self.paths.output / record.folder, record.images[image])
+        except OSError:  # it cannot be read now
             return True
 
-    def _is_proved(self, copy: Copy, records: dict[OrthancId, Record | None]) -> bool:
-        record = self._record(copy, records) if self._verified else None
-        kept = record.images.get(copy.held.orthanc_id) if record else None
-        if not self._verified or (kept is not None and kept.removed):
-            # what retention took from the disk was proved there, and goes only while an Orthanc has it
+    def _is_proved(self, copy: Copy, records: _Records) -> bool:
+        record = self._record(copy, records) if self.verified else None
+        entry = record.images.get(copy.held.orthanc_id) if record else None
+        if not self.verified or (entry is not None and entry.removed):
+            # a file that retention removed was proved before, and an Orthanc still has the image
             try:
                 return copy.holder.is_whole(copy.held.orthanc_id)
             except NotFoundError:  # deleted a moment ago
                 return False
-        return record is not None and kept is not None and is_as_recorded(self._paths.output, record, kept)
+        return record is not None and entry is not None and is_as_recorded(self.paths.output, record, entry)
 
-    def _record(self, copy: Copy, records: dict[OrthancId, Record | None]) -> Record | None:
-        """The custody record of its study; None where there is none that can be trusted. Read once in each look."""
+    def _record(self, copy: Copy, records: _Records) -> Record | None:
+        """Return the custody record of its study; None if it does not exist or is damaged. Each is read once per call of `answer`."""
         if copy.study is None:
             return None
         if copy.study not in records:
             try:
-                records[copy.study] = self._custody.read(copy.study)
+                records[copy.study] = self.custody.read(copy.study)
             except StateError:
                 records[copy.study] = None
         return records[copy.study]

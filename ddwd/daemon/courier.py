@@ -67,7 +67,7 @@ class CourierDaemon:
         gateway = self._gateway()
         feed = ChangeFeed(gateway, gateway.last_seq(), self._clock, self._config.stable_age)
         recipients = Recipients(self._gateway(), self._routes, self._deliveries)
-        sweep = Sweep([self._gateway()], recipients.lacking, lambda: (), self._pool, self._clock)
+        sweep = Sweep([self._gateway()], recipients.incomplete, lambda: (), self._pool, self._clock)
         queues = [self._queue(one) for one in self._config.destinations]
         return DeliveryDispatcher(feed, sweep, recipients, queues, self._pool, self._clock, self.loop.wake)
 

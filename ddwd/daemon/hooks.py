@@ -18,8 +18,7 @@ from ddwd.core.errors import DdwdError, StateError
 from ddwd.daemon import file_watch
 from ddwd.daemon.loop import Loop, TickResult
 from ddwd.daemon.service_main import FAILED, SKIP
-from ddwd.hooks.dispatcher import HookDispatcher
-from ddwd.hooks.runner import Hook, run_hook
+from ddwd.hooks.dispatcher import Hook, HookDispatcher, run_hook
 from ddwd.store.hook_queue import HookQueue
 from ddwd.store.status_files import HOOKS, HooksStatus
 
@@ -69,11 +68,11 @@ class HooksDaemon:
         except (OSError, DdwdError) as error:
             log.warning("the queue of hooks cannot be used: %s", getattr(error, "strerror", None) or error)
             return TickResult("the queue of hooks cannot be used", wait=5.0)
-        status = HooksStatus(stamp(self._clock.utc()), self._dispatcher.told, tuple(waiting))
+        status = HooksStatus(stamp(self._clock.utc()), self._dispatcher.succeeded, tuple(waiting))
         HOOKS.write_volatile(self._status, status)
         failed = sum(bool(one.failures) for one in waiting)
         return TickResult(
-            f"{self._dispatcher.told} told, {len(waiting)} wait, {failed} failed",
+            f"{self._dispatcher.succeeded} succeeded, {len(waiting)} wait, {failed} failed",
             wait=self._dispatcher.wait(),
         )
 

@@ -14,9 +14,8 @@ from ddwd.core.model import INBOX_AET
 from ddwd.daemon.loop import Loop, TickResult
 from ddwd.daemon.service_main import enter
 from ddwd.dicom import nodes, store_scu
-from ddwd.inbox.open_files import OpenFileTracker
 from ddwd.inbox.processor import InboxProcessor, Stopped
-from ddwd.inbox.scanner import InboxScanner
+from ddwd.inbox.scanner import InboxScanner, OpenFileTracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -19,11 +19,9 @@ from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
 from ddwd.daemon.loop import Loop, TickResult
 from ddwd.monitoring import alerts, notifiers
-from ddwd.monitoring.alerts import Condition
+from ddwd.monitoring.alerts import WEEKS, Condition, ExpectedSenders
 from ddwd.monitoring.audit_relay import AuditRelay
-from ddwd.monitoring.expected_senders import WEEKS, ExpectedSenders
 from ddwd.monitoring.metrics import Metrics
-from ddwd.monitoring.outbox import Outbox
 from ddwd.monitoring.rejected_associations import RejectionReporter, RejectionWatcher
 from ddwd.provisioning import credentials
 from ddwd.status import report as view
@@ -78,21 +76,21 @@ class Alerts:
         self._certificates: dict[str, Condition] = {}
         self._next_certificates = float("-inf")
         self._state = alerts.load(self._path, config.alerts.after * 60.0)
-        self._outboxes = [Outbox(name, send) for name, send in notifiers.channels(config).items()]
+        self._outboxes = [notifiers.Outbox(name, send) for name, send in notifiers.channels(config).items()]
 
     def step(self, report: Report, events: list[AuditEvent]) -> None:
         """Take in the conditions that hold now, and send the messages that are due."""
         now = self._clock.utc()
         silent = self._silent(now, events) if self._config.alerts.silence else {}
         found = alerts.conditions(report, silent) | self._expiring()
-        before = alerts.render(self._state)
+        before = alerts.FORMAT.render(self._state)
         message = self._state.update(found, now.timestamp(), stamp(now))
         if message is not None:
             self._audit.record(Event.ALERT, message.subject)
             for way in self._outboxes:
                 way.put(message)
-        if alerts.render(self._state) != before:
-            alerts.save(self._path, self._state)
+        if alerts.FORMAT.render(self._state) != before:
+            alerts.FORMAT.write(self._path, self._state)
 
     def _silent(self, now: datetime, events: list[AuditEvent]) -> dict[str, datetime]:
         """Return the modalities that should have sent; none while the ledger, from which that is learned, cannot be read."""

@@ -1,1 +1,1 @@
-"""Deliver studies whose rule has `also` to other destinations, each with its own queue. No other package depends on it."""
+"""Deliver studies whose route has `also` to other destinations, each with its own queue. No other package depends on it."""

@@ -7,6 +7,7 @@ crash, for a job that the gateway forgot and for a late image the sets are compa
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ddwd.config.routing import JOBS_ELSEWHERE, PRIORITIES
@@ -31,18 +32,17 @@ _BLOCKS = (200, 20, 1)
 """Images in one job: fewer after each failure, until a refused image delays no other."""
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 300.0
 """Between two tries of one study, and between two of a destination that does not answer."""
-_LOOKED_AT = 50
+_MOST_STUDIES = 50
 """Most studies compared, or started, in one turn: bounds its duration."""
 _LONG_SECONDS = 60.0
 """Seconds after which a running job makes the queue check that the destination answers; repeated at this interval."""
 _GATEWAY_SECONDS = 5.0
-"""Seconds before a gateway that did not answer is asked again."""
+"""Seconds before a gateway that did not answer is queried again."""
 _POLL_SECONDS = 0.5
-"""Seconds between two looks at running jobs."""
+"""Seconds between two queries for running jobs."""
 
 
-def _backoff() -> Backoff:
-    return Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+_backoff = partial(Backoff, FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
 
 
 class _StowJob(NamedTuple):
@@ -56,6 +56,7 @@ class _StowJob(NamedTuple):
 class _WaitingStudy:
     """One study that may have images missing at the destination."""
 
+    study: OrthancId
     since: str
     changed: bool = True
     study_uid: str = ""
@@ -67,7 +68,8 @@ class _WaitingStudy:
     backoff: Backoff = field(default_factory=_backoff)
     due: float = 0.0
     reason: str = ""
-    innocent: bool = False
+    blameless: bool = False
+    """The destination did not answer: the last failure was not of this study."""
 
     @property
     def block(self) -> int:
@@ -75,31 +77,24 @@ class _WaitingStudy:
         return _BLOCKS[min(self.backoff.failures, len(_BLOCKS) - 1)]
 
 
+@dataclass
 class DestinationQueue:
-    """Sends missing images to one destination, one turn per call of `turn`; `routes` are the rules by name."""
+    """Sends missing images to one destination, one turn per call of `turn`; `routes` by name."""
 
-    def __init__(
-        self,
-        transport: DestinationTransport,
-        gateway: OrthancPort,
-        routes: Mapping[str, Route],
-        deliveries: DeliveryLog,
-        audit: Audit,
-        clock: Clock,
-        settle: float = 0.0,
-    ) -> None:
-        """`settle` is the seconds that new images wait before they are sent, so that a study takes few jobs and causes one event."""
-        self._settle_seconds = settle
-        self.name = transport.name
-        self._transport = transport
-        self._gateway = gateway
-        self._routes = routes
-        self._deliveries = deliveries
-        self._audit = audit
-        self._clock = clock
+    transport: DestinationTransport
+    gateway: OrthancPort
+    routes: Mapping[str, Route]
+    deliveries: DeliveryLog
+    audit: Audit
+    clock: Clock
+    settle: float = 0.0
+    """Seconds that new images wait before they are sent, so that a study takes few jobs and causes one event."""
+
+    def __post_init__(self) -> None:
+        self.name = self.transport.name
         self._open: dict[OrthancId, _WaitingStudy] = {}
         self._away = ""
-        self._since = stamp(clock.utc())
+        self._since = stamp(self.clock.utc())
         self._backoff = _backoff()
         self._due = 0.0
         self._delivered = 0
@@ -109,206 +104,185 @@ class DestinationQueue:
     def turn(self, offered: Iterable[OrthancId], *, hasten: bool = False) -> DestinationStatus:
         """Compare the offered studies, collect finished jobs, send what is due. Raises StateError, StorageFullError and OSError."""
         for study in offered:
-            self._open.setdefault(study, _WaitingStudy(stamp(self._clock.utc()))).changed = True
+            self._open.setdefault(study, _WaitingStudy(study, stamp(self.clock.utc()))).changed = True
         if hasten:
-            self._hasten()
+            self._due = 0.0
+            for waiting in self._open.values():
+                waiting.due, waiting.changed = 0.0, True
         try:
-            self._settle()
-            self._compare()
+            self._collect()
+            for waiting in [one for one in self._open.values() if one.changed][:_MOST_STUDIES]:
+                self._compare(waiting)
             self._send()
             self._gateway_failed = False
         except (PeerDownError, PeerRefusedError):
             self._gateway_failed = True  # the sets are still as they were: the next turn goes on
         return self._status()
 
-    def _hasten(self) -> None:
-        self._due = 0.0
-        for one in self._open.values():
-            one.due, one.changed = 0.0, True
-
-    # --- what the destination is missing -----------------------------------------------------------------------------
-
-    def _compare(self) -> None:
-        changed = [study for study, one in self._open.items() if one.changed]
-        for study in changed[:_LOOKED_AT]:
-            self._look_at(study, self._open[study])
-
-    def _look_at(self, study: OrthancId, one: _WaitingStudy) -> None:
-        route = self._routes.get(self._gateway.route(study) or "")
-        listing = self._gateway.study(study) if route and self.name in route.also else None
-        # its rule does not send it here (any more), or retention took it
+    def _compare(self, waiting: _WaitingStudy) -> None:
+        """Find the images that the destination is missing; close a study of which it has all."""
+        study = waiting.study
+        route = self.routes.get(self.gateway.route(study) or "")
+        listing = self.gateway.study(study) if route and self.name in route.also else None
+        # its route does not send it here (any more), or retention has removed it
         if route is None or listing is None:
             del self._open[study]
             return
-        missing = listing.ids - self._deliveries.of(self.name, study)
-        if missing - one.missing:
-            soon = self._clock.monotonic() + self._settle_seconds
-            one.due = min(one.due, soon) if one.backoff.failures else soon
-        one.missing, one.changed = missing, False
-        one.study_uid, one.priority = listing.study_uid, PRIORITIES[route.priority]
-        if not missing:
-            self._whole(study, one, len(listing.ids))
-
-    def _whole(self, study: OrthancId, one: _WaitingStudy, images: int) -> None:
+        missing = listing.ids - self.deliveries.of(self.name, study)
+        if missing - waiting.missing:
+            soon = self.clock.monotonic() + self.settle
+            waiting.due = min(waiting.due, soon) if waiting.backoff.failures else soon
+        waiting.missing, waiting.changed = missing, False
+        waiting.study_uid, waiting.priority = listing.study_uid, PRIORITIES[route.priority]
+        if missing:
+            return
         del self._open[study]
-        if one.proved:
-            self._audit.record(
+        if waiting.proved:
+            self.audit.record(
                 Event.DELIVERED,
-                f"{images} images are at {self.name}",
+                f"{len(listing.ids)} images are at {self.name}",
                 study=study,
-                study_uid=one.study_uid,
-                instances=images,
+                study_uid=waiting.study_uid,
+                instances=len(listing.ids),
                 peer=self.name,
             )
 
-    # --- what the jobs did --------------------------------------------------------------------------------------------
-
-    def _settle(self) -> None:
-        for study, one in list(self._open.items()):
-            for job_id, (block, began) in list(one.jobs.items()):
-                job = self._gateway.job(job_id)
+    def _collect(self) -> None:
+        for waiting in list(self._open.values()):
+            for job_id, (block, began) in list(waiting.jobs.items()):
+                job = self.gateway.job(job_id)
                 if job is not None and job.in_flight:
-                    self._doubt(began)
+                    self._check_long_job(began)
                     continue
                 if job is None:  # the gateway was restarted: the outcome is unknown
-                    one.changed = True
+                    waiting.changed = True
                 elif job.state == "Success":
-                    self._sent(study, one, block)
+                    self._sent(waiting, block)
                 else:
-                    self._failed(one, block, job.error)
-                del one.jobs[job_id]
+                    self._failed(waiting, block, job.error)
+                del waiting.jobs[job_id]
 
-    def _doubt(self, began: float) -> None:
+    def _check_long_job(self, began: float) -> None:
         """Check the destination while a job takes long: report one that hangs before the job ends."""
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         if now - began < _LONG_SECONDS or now < self._due:
             return
-        if self._transport.answers():
+        if self.transport.answers():
             self._is_back()
             self._due = now + _LONG_SECONDS
         else:
             self._is_away("it does not answer, and a job does not end")
 
-    def _sent(self, study: OrthancId, one: _WaitingStudy, block: frozenset[OrthancId]) -> None:
+    def _sent(self, waiting: _WaitingStudy, block: frozenset[OrthancId]) -> None:
         """Prove the sent images: by the list of a destination that can be queried, else by the success of the job."""
         self._is_back()
-        listed = self._listed(one, block)
-        self._prove(study, one, block if listed is None else listed)
+        listed = self._listed(waiting, block)
+        self._prove(waiting, block if listed is None else listed)
         if listed is not None and block - listed:
-            said = f"it answers that it stored them, and does not list {len(block - listed)}"
-            self._put_off(one, said)
-        one.changed = True
+            self._delay(waiting, f"it answers that it stored them, and does not list {len(block - listed)}")
+        waiting.changed = True
 
-    def _failed(self, one: _WaitingStudy, block: frozenset[OrthancId], reason: str) -> None:
+    def _failed(self, waiting: _WaitingStudy, block: frozenset[OrthancId], reason: str) -> None:
         if len(block) == 1:
-            one.refused.update({image: one.refused.get(image, 0) + 1 for image in block})
-        self._put_off(one, reason)
-        if self._transport.answers():
+            waiting.refused.update({image: waiting.refused.get(image, 0) + 1 for image in block})
+        self._delay(waiting, reason)
+        if self.transport.answers():
             self._is_back()
         else:
-            one.innocent = True
+            waiting.blameless = True
             self._is_away(reason)
 
-    def _put_off(self, one: _WaitingStudy, reason: str) -> None:
+    def _delay(self, waiting: _WaitingStudy, reason: str) -> None:
         """Delay the next try of this study only."""
-        one.reason, one.innocent = reason, False
-        one.due = self._clock.monotonic() + one.backoff.failed()
-        one.changed = True
+        waiting.reason, waiting.blameless = reason, False
+        waiting.due = self.clock.monotonic() + waiting.backoff.failed()
+        waiting.changed = True
 
-    def _listed(self, one: _WaitingStudy, images: Iterable[OrthancId]) -> frozenset[OrthancId] | None:
+    def _listed(self, waiting: _WaitingStudy, images: Iterable[OrthancId]) -> frozenset[OrthancId] | None:
         """Return which of these images the destination lists; None where it cannot be queried."""
-        listed = self._transport.listed(one.study_uid)
+        listed = self.transport.listed(waiting.study_uid)
         if listed is None:
             return None
         if not listed:
             return frozenset()
-        uids = self._gateway.sop_uids(images)
+        uids = self.gateway.sop_uids(images)
         return frozenset(image for image, uid in uids.items() if uid in listed)
 
-    def _prove(self, study: OrthancId, one: _WaitingStudy, images: frozenset[OrthancId]) -> None:
+    def _prove(self, waiting: _WaitingStudy, images: frozenset[OrthancId]) -> None:
         if not images:
             return
-        at = stamp(self._clock.utc())
-        self._deliveries.add(self.name, study, images, at)
+        at = stamp(self.clock.utc())
+        self.deliveries.add(self.name, waiting.study, images, at)
         self._delivered_at = at
         self._delivered += len(images)
-        one.proved += len(images)
-        one.missing -= images
-
-    # --- sending ------------------------------------------------------------------------------------------------------
+        waiting.proved += len(images)
+        waiting.missing -= images
 
     def _send(self) -> None:
-        room = self._room()
-        if not room:
+        slots = self._free_slots()
+        if not slots:
             return
-        now = self._clock.monotonic()
-        ready = [study for study, one in self._open.items() if one.missing and one.due <= now]
-        first = sorted(ready, key=lambda study: (-self._open[study].priority, self._open[study].since))
-        for study in first[:_LOOKED_AT]:
-            room -= self._send_of(study, self._open[study], room)
-            if room <= 0:
+        now = self.clock.monotonic()
+        ready = [one for one in self._open.values() if one.missing and one.due <= now]
+        for waiting in sorted(ready, key=lambda one: (-one.priority, one.since))[:_MOST_STUDIES]:
+            slots -= self._send_of(waiting, slots)
+            if slots <= 0:
                 return
 
-    def _room(self) -> int:
+    def _free_slots(self) -> int:
         """Return how many jobs may be submitted now; one, as a trial, where the destination did not answer last time."""
         running = sum(len(one.jobs) for one in self._open.values())
         if not self._away:
             return JOBS_ELSEWHERE - running
-        if running or self._clock.monotonic() < self._due:
+        if running or self.clock.monotonic() < self._due:
             return 0
-        if self._transport.answers():
+        if self.transport.answers():
             self._is_back()
             return JOBS_ELSEWHERE
         self._is_away(self._away)
         return 1
 
-    def _send_of(self, study: OrthancId, one: _WaitingStudy, room: int) -> int:
-        """Submit at most `room` jobs for this study, images refused before last; return the number of jobs."""
-        if not one.jobs:
-            self._ask(study, one)
-        flying: frozenset[OrthancId] = frozenset().union(*(job.images for job in one.jobs.values()))
-        queue = sorted(one.missing - flying, key=lambda image: (one.refused.get(image, 0), image))
+    def _send_of(self, waiting: _WaitingStudy, slots: int) -> int:
+        """Submit at most `slots` jobs for this study, images refused before last; return the number of jobs."""
+        if not waiting.jobs:
+            # images that the destination lists already need not be sent
+            self._prove(waiting, self._listed(waiting, waiting.missing) or frozenset())
+            waiting.changed = waiting.changed or not waiting.missing
+        in_flight: frozenset[OrthancId] = frozenset().union(*(job.images for job in waiting.jobs.values()))
+        queue = sorted(waiting.missing - in_flight, key=lambda image: (waiting.refused.get(image, 0), image))
         submitted = 0
-        while queue and submitted < room:
-            block, queue = queue[: one.block], queue[one.block :]
+        while queue and submitted < slots:
+            block, queue = queue[: waiting.block], queue[waiting.block :]
             try:
-                job = self._transport.submit(block, one.priority)
+                job = self.transport.submit(block, waiting.priority)
             except (PeerRefusedError, NotFoundError) as error:
-                self._put_off(one, str(error))  # an image that is gone from the gateway meanwhile
+                self._delay(waiting, str(error))  # an image that is gone from the gateway meanwhile
                 break
-            one.jobs[job] = _StowJob(frozenset(block), self._clock.monotonic())
+            waiting.jobs[job] = _StowJob(frozenset(block), self.clock.monotonic())
             submitted += 1
         return submitted
 
-    def _ask(self, study: OrthancId, one: _WaitingStudy) -> None:
-        """Query the destination first: images that it lists already need not be sent."""
-        self._prove(study, one, self._listed(one, one.missing) or frozenset())
-        one.changed = one.changed or not one.missing
-
-    # --- the destination itself -----------------------------------------------------------------------------------
-
     def _is_away(self, reason: str) -> None:
-        self._due = self._clock.monotonic() + self._backoff.failed()
+        self._due = self.clock.monotonic() + self._backoff.failed()
         if not self._away:
-            self._since = stamp(self._clock.utc())
-            self._audit.record(
-                Event.DESTINATION_DOWN, f"{self.name} does not answer: {reason}", peer=self.name
-            )
+            self._since = stamp(self.clock.utc())
+            message = f"{self.name} does not answer: {reason}"
+            self.audit.record(Event.DESTINATION_DOWN, message, peer=self.name)
         self._away = reason
 
     def _is_back(self) -> None:
         if self._away:
-            self._since = stamp(self._clock.utc())
-            self._audit.record(
+            self._since = stamp(self.clock.utc())
+            self.audit.record(
                 Event.DESTINATION_UP,
                 f"{self.name} answers again; {len(self._open)} studies wait for it",
                 peer=self.name,
                 open=len(self._open),
             )
-            for one in self._open.values():
-                if one.innocent:
-                    one.backoff.succeeded()
-                    one.due, one.reason, one.innocent = 0.0, "", False
+            for waiting in self._open.values():
+                if waiting.blameless:
+                    waiting.backoff.succeeded()
+                    waiting.due, waiting.reason, waiting.blameless = 0.0, "", False
         self._backoff.succeeded()
         self._away, self._due = "", 0.0
 
@@ -317,7 +291,7 @@ class DestinationQueue:
         failed = [one.reason for one in waiting if one.reason]
         return DestinationStatus(
             self.name,
-            self._transport.kind,
+            self.transport.kind,
             "away" if self._away else "ok",
             self._since,
             self._away or (failed[0] if failed else ""),
@@ -334,10 +308,10 @@ class DestinationQueue:
         if self._gateway_failed:
             return _GATEWAY_SECONDS
         if not self._open:
-            return max(0.0, self._due - self._clock.monotonic()) if self._away else None
+            return max(0.0, self._due - self.clock.monotonic()) if self._away else None
         if any(one.jobs for one in self._open.values()):
             return _POLL_SECONDS
         if any(one.changed for one in self._open.values()):
             return 0.0
         due = max(self._due, min(one.due for one in self._open.values()))
-        return max(0.0, due - self._clock.monotonic())
+        return max(0.0, due - self.clock.monotonic())

@@ -1,4 +1,4 @@
-"""Find the studies whose rule has `also` and add them to the queues of their destinations.
+"""Find the studies whose route has `also` and add them to the queues of their destinations.
 
 The gateway's changes find them at once; a sweep over all studies finds what the changes missed. Each queue runs in a thread of its own, one
 turn after the other, so that a destination that hangs delays no other.
@@ -7,6 +7,7 @@ turn after the other, so that a destination that hangs delays no other.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError, StateError
@@ -33,149 +34,134 @@ _HUNG_SECONDS = 600.0
 """A turn that takes longer hangs: the time-outs within a turn are far below this."""
 
 
+@dataclass
 class Recipients:
-    """Look up the destinations of studies by their rules."""
+    """Look up the destinations of studies by their routes."""
 
-    def __init__(self, gateway: OrthancPort, routes: Mapping[str, Route], deliveries: DeliveryLog) -> None:
-        self._gateway = gateway
-        self._routes = routes
-        self._deliveries = deliveries
+    gateway: OrthancPort
+    routes: Mapping[str, Route]
+    deliveries: DeliveryLog
 
     def of(self, studies: Sequence[OrthancId]) -> dict[OrthancId, tuple[str, ...]]:
         """Return each study with its destinations; studies without one are left out. Raises PeerDownError, PeerRefusedError."""
-        found = self._gateway.routes_of(studies) if studies else {}
-        named = {study: self._routes[name].also for study, name in found.items() if name in self._routes}
+        found = self.gateway.routes_of(studies) if studies else {}
+        named = {study: self.routes[name].also for study, name in found.items() if name in self.routes}
         return {study: also for study, also in named.items() if also}
 
-    def lacking(self, studies: Sequence[OrthancId]) -> list[OrthancId]:
+    def incomplete(self, studies: Sequence[OrthancId]) -> list[OrthancId]:
         """Return the studies with an image that is not proved to be at each of their destinations. Raises PeerDownError, PeerRefusedError."""
         also = self.of(studies)
-        held = self._gateway.instances(list(also)) if also else {}
+        images_of = self.gateway.instances(list(also)) if also else {}
         return [
             study
-            for study, images in held.items()
+            for study, images in images_of.items()
             if any(self._is_missing_images(name, study, images) for name in also[study])
         ]
 
     def _is_missing_images(self, name: str, study: OrthancId, images: frozenset[OrthancId]) -> bool:
         try:
-            return bool(images - self._deliveries.of(name, study))
+            return bool(images - self.deliveries.of(name, study))
         except StateError:  # its queue reports it and tries again
             return True
 
 
+@dataclass
 class _QueueRunner:
-    """Runs the turns of one queue in the executor."""
+    """Runs the turns of one queue in the executor; `offered` are studies for its next turn, `hasten` makes it retry all of them."""
 
-    def __init__(
-        self, queue: DestinationQueue, executor: Executor, clock: Clock, wake: Callable[[], None]
-    ) -> None:
-        self.name = queue.name
-        self._queue = queue
-        self._executor = executor
-        self._clock = clock
-        self._wake = wake
-        self._inbox: set[OrthancId] = set()
-        self._hasten = False
-        self._work: Future[DestinationStatus] | None = None
-        self._began = 0.0
-        self._due: float | None = None
-        self.status: DestinationStatus | None = None
-
-    def offer(self, study: OrthancId) -> None:
-        self._inbox.add(study)
-
-    def hasten(self) -> None:
-        self._hasten = True
+    queue: DestinationQueue
+    executor: Executor
+    clock: Clock
+    wake: Callable[[], None]
+    offered: set[OrthancId] = field(default_factory=set)
+    hasten: bool = False
+    work: Future[DestinationStatus] | None = None
+    began: float = 0.0
+    due: float | None = None
+    status: DestinationStatus | None = None
 
     def step(self) -> None:
         """Collect a finished turn, and start the next one if it is due."""
-        if self._work is not None and self._work.done():
-            wait = self._collect(self._work)
-            self._work = None
-            self._due = None if wait is None else self._clock.monotonic() + wait
-        if self._work is None and self._wants():
-            offered, self._inbox = self._inbox, set()
-            hasten, self._hasten = self._hasten, False
-            self._began = self._clock.monotonic()
-            self._work = self._executor.submit(self._queue.turn, offered, hasten=hasten)
-            self._work.add_done_callback(lambda _: self._wake())
+        if self.work is not None and self.work.done():
+            wait = self._collect(self.work)
+            self.work = None
+            self.due = None if wait is None else self.clock.monotonic() + wait
+        if self.work is None and self._is_due():
+            offered, self.offered = self.offered, set()
+            hasten, self.hasten = self.hasten, False
+            self.began = self.clock.monotonic()
+            self.work = self.executor.submit(self.queue.turn, offered, hasten=hasten)
+            self.work.add_done_callback(lambda _: self.wake())
 
     def _collect(self, work: Future[DestinationStatus]) -> float | None:
         """Return the seconds until the next turn. What the queue could not write stays in memory and is written in its next turn."""
         try:
             self.status = work.result()
         except (DdwdError, OSError) as error:
-            log.warning("%s: %s", self.name, getattr(error, "strerror", None) or error)
+            log.warning("%s: %s", self.queue.name, getattr(error, "strerror", None) or error)
             return _BROKEN_SECONDS
         return self.status.wait
 
-    def _wants(self) -> bool:
-        is_due = self._due is not None and self._clock.monotonic() >= self._due
-        is_new = self.status is None and self._due is None
-        return bool(is_new or self._inbox or self._hasten or is_due)
+    def _is_due(self) -> bool:
+        if self.offered or self.hasten:
+            return True
+        return self.status is None if self.due is None else self.clock.monotonic() >= self.due
 
     def wait(self) -> float | None:
         """Return the seconds until its next turn; None where it has no work, or works (the end wakes the loop)."""
-        if self._work is not None or self._due is None:
+        if self.work is not None or self.due is None:
             return None
-        return max(0.0, self._due - self._clock.monotonic())
-
-    @property
-    def is_hung(self) -> bool:
-        return self._work is not None and self._clock.monotonic() - self._began > _HUNG_SECONDS
+        return max(0.0, self.due - self.clock.monotonic())
 
 
+@dataclass
 class DeliveryDispatcher:
     """Distributes studies to the queues, one turn per call of `turn`."""
 
-    def __init__(
-        self,
-        feed: ChangeFeed,
-        sweep: Sweep,
-        recipients: Recipients,
-        queues: Iterable[DestinationQueue],
-        executor: Executor,
-        clock: Clock,
-        wake: Callable[[], None],
-    ) -> None:
-        self._feed = feed
-        self._sweep = sweep
-        self._recipients = recipients
-        self._runners = {queue.name: _QueueRunner(queue, executor, clock, wake) for queue in queues}
-        self._held_over: set[OrthancId] = set()
+    feed: ChangeFeed
+    sweep: Sweep
+    recipients: Recipients
+    queues: Iterable[DestinationQueue]
+    executor: Executor
+    clock: Clock
+    wake: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        shared = self.executor, self.clock, self.wake
+        self._runners = {queue.name: _QueueRunner(queue, *shared) for queue in self.queues}
+        self._changed: set[OrthancId] = set()
 
     def turn(self, *, hasten: bool = False) -> list[DestinationStatus]:
         """Find changed studies, add them to the queues, step each queue; return the status of the destinations."""
         if hasten:
-            self._sweep.hasten()
+            self.sweep.hasten()
         self._find()
         for runner in self._runners.values():
-            if hasten:
-                runner.hasten()
+            runner.hasten = runner.hasten or hasten
             runner.step()
-        return [one.status for one in self._runners.values() if one.status is not None]
+        return [runner.status for runner in self._runners.values() if runner.status is not None]
 
     def wait(self) -> float | None:
         """Return the seconds until a queue or the sweep is due; None for the interval of the loop."""
-        due = [wait for one in self._runners.values() if (wait := one.wait()) is not None]
-        return min([*due, self._sweep.wait()], default=None) if due else None
+        due = [wait for runner in self._runners.values() if (wait := runner.wait()) is not None]
+        return min(*due, self.sweep.wait()) if due else None
 
     @property
     def is_hung(self) -> bool:
         """Whether a turn of a queue does not end."""
-        return any(one.is_hung for one in self._runners.values())
+        now = self.clock.monotonic()
+        return any(runner.work and now - runner.began > _HUNG_SECONDS for runner in self._runners.values())
 
     def _find(self) -> None:
         """Add changed studies to the queues; if the gateway does not answer, the next turn or the next sweep finds them."""
         try:
-            touched = self._feed.look().studies
-            suspects, _ = self._sweep.step()
-            self._held_over |= touched.union(suspects)
-            also = self._recipients.of(sorted(self._held_over))
+            changed = self.feed.look().studies
+            suspects, _ = self.sweep.step()
+            self._changed |= changed.union(suspects)
+            also = self.recipients.of(sorted(self._changed))
         except (PeerDownError, PeerRefusedError):
             return
-        self._held_over.clear()
+        self._changed.clear()
         for study, names in also.items():
             for name in names:
-                self._runners[name].offer(study)
+                self._runners[name].offered.add(study)

@@ -15,23 +15,22 @@ if TYPE_CHECKING:
 
 _PAGE = 1000
 _PAGES = 100
-_SOP_INSTANCE_UID = "00080018"
 
 
 class DestinationTransport(Protocol):
-    """Port to one destination. Every method raises PeerDownError where the gateway itself does not answer."""
+    """Port to one destination. Every method raises PeerDownError if the gateway itself does not answer."""
 
     name: str
     kind: str
 
     def submit(self, images: Iterable[OrthancId], priority: int) -> str:
-        """Have the gateway send these; the job's ID. Raises PeerRefusedError, NotFoundError."""
+        """Have the gateway send these; return the job's ID. Raises PeerRefusedError, NotFoundError."""
 
     def listed(self, study_uid: str) -> frozenset[str] | None:
-        """The SOPInstanceUIDs that the destination has of the study; None where it cannot be asked, or does not answer that."""
+        """Return the SOPInstanceUIDs that the destination has of the study; None if it cannot be queried, or its answer is incomplete."""
 
     def answers(self) -> bool:
-        """Whether it answers at all, be it with an error."""
+        """Return whether it answers at all, even with an error."""
 
 
 def kind(destination: Destination) -> str:
@@ -45,40 +44,35 @@ def transport_to(destination: Destination, gateway: DeliveryJobs) -> Destination
 
 
 class Dicomweb:
-    """STOW-RS and QIDO-RS (PS3.18 sections 10.5 and 10.6): the images it lists are the proof.
-
-    Queries use a server entry of their own with a short time-out.
-    """
+    """STOW-RS and QIDO-RS (PS3.18 sections 10.5 and 10.6): the images it lists are the proof. Queries use a server entry with a short time-out."""
 
     def __init__(self, destination: Destination, gateway: DeliveryJobs) -> None:
         self.name, self.kind = destination.name, kind(destination)
-        self._server, self._asked = destination.server, destination.query_server
+        self._server, self._query_server = destination.server, destination.query_server
         self._gateway = gateway
 
     def submit(self, images: Iterable[OrthancId], priority: int) -> str:
-        """See Transport."""
         return self._gateway.stow(self._server, images, priority)
 
     def listed(self, study_uid: str) -> frozenset[str] | None:
-        """See Transport. Page by page, for a server may answer fewer than it is asked for."""
+        # page by page, for a server may return fewer than requested
         found: set[str] = set()
         try:
             for _ in range(_PAGES):
                 arguments = {"limit": str(_PAGE), "offset": str(len(found))}
-                rows = self._gateway.search(self._asked, f"/studies/{study_uid}/instances", arguments)
+                rows = self._gateway.search(self._query_server, f"/studies/{study_uid}/instances", arguments)
                 if not rows:
                     return frozenset(found)
                 if not (new := {_sop_uid(row) for row in rows} - found - {""}):
-                    return None  # it gives no page but the first: what it leaves out is not known
+                    return None  # it returns the first page only: whether it has more is unknown
                 found |= new
         except (PeerRefusedError, NotFoundError):
             pass
         return None
 
     def answers(self) -> bool:
-        """See Transport."""
         try:
-            self._gateway.search(self._asked, "/studies", {"limit": "1"})
+            self._gateway.search(self._query_server, "/studies", {"limit": "1"})
         except PeerRefusedError as error:
             return error.reason not in _UNREACHABLE
         except NotFoundError:
@@ -95,16 +89,13 @@ class Dimse:
         self._gateway = gateway
 
     def submit(self, images: Iterable[OrthancId], priority: int) -> str:
-        """See Transport."""
         return self._gateway.store(self._modality, images, priority)
 
     def listed(self, study_uid: str) -> frozenset[str] | None:
-        """See Transport. A storage SCP need not answer queries."""
         del study_uid
-        return None
+        return None  # a storage SCP need not answer queries
 
     def answers(self) -> bool:
-        """See Transport."""
         try:
             self._gateway.echoes(self._modality)
         except (PeerRefusedError, NotFoundError):
@@ -117,5 +108,5 @@ _UNREACHABLE = frozenset({9, 43})
 
 
 def _sop_uid(row: dict[str, Any]) -> str:
-    values = row.get(_SOP_INSTANCE_UID, {}).get("Value") or [""]
+    values = row.get("00080018", {}).get("Value") or [""]
     return str(values[0])

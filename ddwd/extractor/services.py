@@ -29,7 +29,7 @@ from ddwd.extractor.sweep import Sweep
 from ddwd.extractor.work_queue import WorkQueue
 from ddwd.retention.eligibility import Examiner, owed
 from ddwd.retention.remove import Remover
-from ddwd.retention.scheduler import RetentionScheduler, Tools
+from ddwd.retention.scheduler import RetentionScheduler
 from ddwd.store.hook_queue import HookQueue
 from ddwd.store.operator_requests import Requests
 from ddwd.store.output_tree import OutputTree
@@ -144,7 +144,8 @@ class Extractor:
 
     def _make_retention(self, config: Config, paths: Paths) -> RetentionScheduler:
         services, custody, nodes = self._services, self._services.stores.custody, self.peers.nodes
-        tools = Tools(
+        return RetentionScheduler(
+            config=config,
             paths=paths,
             nodes=nodes,
             custody=custody,
@@ -156,4 +157,3 @@ class Extractor:
             executor=services.sweeper,
             measure=services.volumes.measure,
         )
-        return RetentionScheduler(config, tools)

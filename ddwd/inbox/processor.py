@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("ddwd.inbox")
 
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 10.0, 300.0
-_LONGEST = 200
-_NAMED = 1000
+_LONGEST_NAME = 200
+"""Bytes of a file name; a file system has room for 255, with a number before it and `.txt` after it."""
+_MOST_LINES = 1000
 """Files that a note names at most."""
 
 
@@ -52,8 +53,8 @@ class Stopped(Exception):  # noqa: N818 - not an error
 
 
 @dataclass
-class Trouble:
-    """Why an item waits, what it was then, how often it was tried, and when it is next."""
+class _Retry:
+    """A waiting item: the reason, its signature at the last try, the number of tries, and when the next one is due."""
 
     reason: str
     signature: int
@@ -61,58 +62,52 @@ class Trouble:
     due: float
 
 
+@dataclass
 class InboxProcessor:
     """Empties the drop folder. Not safe to run twice on one folder."""
 
-    def __init__(
-        self, folder: Path, scanner: InboxScanner, send: Send, clock: Clock, audit: Audit, reserve: int
-    ) -> None:
-        self._folder = folder
-        self._scanner = scanner
-        self._send = send
-        self._clock = clock
-        self._audit = audit
-        self._reserve = reserve
-        self._waiting: dict[Path, Trouble] = {}
-        self.done: Counter[str] = Counter()
-        self._work = folder / ".work"
+    folder: Path
+    scanner: InboxScanner
+    send: Send
+    clock: Clock
+    audit: Audit
+    reserve: int
+
+    def __post_init__(self) -> None:
+        self._waiting: dict[Path, _Retry] = {}
+        self._done: Counter[str] = Counter()
+        self._work = self.folder / ".work"
 
     def begin(self) -> None:
         """Create the folders and remove leftovers of a crash. Raises OSError."""
         shutil.rmtree(self._work, ignore_errors=True)
         for name in (SENT, REJECTED, WAITING):
-            durable.make_dirs(self._folder / name, 0o770, below=self._folder)
-        for note in (self._folder / WAITING).glob("*.txt"):
-            durable.unlink(note, below=self._folder)
+            durable.make_dirs(self.folder / name, 0o770, below=self.folder)
+        for note in (self.folder / WAITING).glob("*.txt"):
+            durable.unlink(note, below=self.folder)
 
     def turn(self) -> str:
         """Send items that are complete and due; return the state in one line. Raises OSError where the folder cannot be read."""
-        self._scanner.look()
-        self._forget({item.path for item in self._scanner.items})
-        for item in self._scanner.complete():
+        self.scanner.look()
+        for path in self._waiting.keys() - {item.path for item in self.scanner.items}:
+            self._forget(path)
+        for item in self.scanner.complete():
             watchdog.alive()
-            if self._is_due(item) and not self._take(item):
-                break  # the gateway is away: the other items would fail too
+            if self._is_due(item) and not self._process(item):
+                break  # the gateway does not answer: the other items would fail too
         waiting = len(self._waiting)
-        coming = sum(os.path.lexists(item.path) for item in self._scanner.items) - waiting
-        said = f"{self.done['sent']} items sent, {self.done['rejected']} rejected"
-        return f"{said}, {coming} arriving, {waiting} waiting{f': see {WAITING}' if waiting else ''}"
-
-    def _forget(self, there: set[Path]) -> None:
-        """Forget waiting items that were removed from the folder."""
-        for path in self._waiting.keys() - there:
-            self._no_longer(path)
+        arriving = sum(os.path.lexists(item.path) for item in self.scanner.items) - waiting
+        state = f"{self._done['sent']} items sent, {self._done['rejected']} rejected, {arriving} arriving"
+        return f"{state}, {waiting} waiting{f': see {WAITING}' if waiting else ''}"
 
     def _is_due(self, item: Item) -> bool:
-        trouble = self._waiting.get(item.path)
-        return (
-            trouble is None or trouble.signature != item.signature or self._clock.monotonic() >= trouble.due
-        )
+        retry = self._waiting.get(item.path)
+        return retry is None or retry.signature != item.signature or self.clock.monotonic() >= retry.due
 
-    def _take(self, item: Item) -> bool:
+    def _process(self, item: Item) -> bool:
         """Process one item; return False where the gateway cannot be reached."""
         try:
-            self._deal(item)
+            self._send_item(item)
         except InvalidValueError as error:
             self._reject(item, str(error), ())
         except (PeerDownError, PeerRefusedError) as error:
@@ -124,17 +119,15 @@ class InboxProcessor:
             self._wait(item, error.strerror or type(error).__name__)
         return True
 
-    def _deal(self, item: Item) -> None:
+    def _send_item(self, item: Item) -> None:
         try:
             self._work.mkdir(mode=0o700, exist_ok=True)
-            found = classify.look(item, self._work, self._reserve)
+            found = classify.look(item, self._work, self.reserve)
             if not found.outgoing:
-                self._reject(item, _nothing(found), found.left)
+                self._reject(item, _why_empty(found), found.left)
             elif refused := self._refused(found.outgoing):
-                self._wait(
-                    item,
-                    f"{len(refused)} of {len(found.outgoing)} images were not taken: {refused[0].reason}",
-                )
+                count = f"{len(refused)} of {len(found.outgoing)} images"
+                self._wait(item, f"{count} were not accepted: {refused[0].reason}")
             elif scanner.read(item.path).signature != item.signature:
                 self._wait(item, "it was changed while it was sent, and is sent again")
             else:
@@ -149,18 +142,18 @@ class InboxProcessor:
             answers.append(answer)
             watchdog.alive()
 
-        self._send(outgoing, answered)
-        return [one for one in answers if not one.accepted]
+        self.send(outgoing, answered)
+        return [answer for answer in answers if not answer.accepted]
 
     def _sent(self, item: Item, found: Contents) -> None:
-        studies = Counter(_study_of(one.path) for one in found.outgoing)
-        day = self._folder / SENT / f"{self._clock.utc():%Y-%m-%d}"
-        durable.make_dirs(day, 0o770, below=self._folder)
-        text = f"sent; {len(found.left)} of it not:\n" if found.left else ""
+        studies = Counter(_study_of(file.path) for file in found.outgoing)
+        day = self.folder / SENT / f"{self.clock.utc():%Y-%m-%d}"
+        durable.make_dirs(day, 0o770, below=self.folder)
+        text = f"sent, but {len(found.left)} of its files are not:\n" if found.left else ""
         self._move(item, day, text + _listed(found.left))
-        self.done["sent"] += 1
+        self._done["sent"] += 1
         for study, count in studies.items():
-            self._audit.record(
+            self.audit.record(
                 Event.INBOX_SENT,
                 f"{count} images of the drop folder sent to ORTHANC1",
                 study_uid=study,
@@ -168,94 +161,77 @@ class InboxProcessor:
                 aet=INBOX_AET,
             )
         if found.left:
-            self._tell_rejected(
-                len(found.left), "files of an item that was sent otherwise are no DICOM or missing"
-            )
+            reason = "files of an item that was sent otherwise are not DICOM or missing"
+            self._record_rejected(len(found.left), reason)
 
     def _reject(self, item: Item, reason: str, left: Sequence[tuple[str, str]]) -> None:
-        self._move(
-            item,
-            self._folder / REJECTED,
-            f"rejected at {stamp(self._clock.utc())}: {reason}\n" + _listed(left),
-        )
-        self.done["rejected"] += 1
-        self._tell_rejected(max(1, len(left)), reason)
+        note = f"rejected at {stamp(self.clock.utc())}: {reason}\n{_listed(left)}"
+        self._move(item, self.folder / REJECTED, note)
+        self._done["rejected"] += 1
+        self._record_rejected(max(1, len(left)), reason)
 
-    def _tell_rejected(self, count: int, reason: str) -> None:
-        self._audit.record(Event.INBOX_REJECTED, f"not sent from the drop folder: {reason}", instances=count)
+    def _record_rejected(self, count: int, reason: str) -> None:
+        self.audit.record(Event.INBOX_REJECTED, f"not sent from the drop folder: {reason}", instances=count)
 
     def _move(self, item: Item, folder: Path, note: str) -> None:
-        """The note first, so that what lies there is never without its reason; then all of it by one rename."""
-        target = _free(folder / item.path.name)
+        """Write the note first, so that an item there always has its reason; then move the whole item by one rename."""
+        number, target = 1, folder / item.path.name
+        while target.exists() or target.is_symlink():  # nothing is replaced
+            number += 1
+            target = folder / f"{number}-{_cut(item.path.name)}"
         if note:
-            durable.replace_file(_beside(target), note.encode("utf-8", "replace"), 0o660)
-        durable.rename(item.path, target, below=self._folder)
-        self._no_longer(item.path)
+            durable.replace_file(_note_of(target), note.encode("utf-8", "replace"), 0o660)
+        durable.rename(item.path, target, below=self.folder)
+        self._forget(item.path)
 
     def _wait(self, item: Item, reason: str) -> None:
-        tries = self._waiting[item.path].tries + 1 if item.path in self._waiting else 1
+        before = self._waiting.get(item.path)
+        tries = before.tries + 1 if before else 1
         pause = retry_delay(tries, _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
-        if item.path not in self._waiting or self._waiting[item.path].reason != reason:
+        if before is None or before.reason != reason:
             log.warning("an item of the drop folder waits: %s", reason)
-        self._waiting[item.path] = Trouble(reason, item.signature, tries, self._clock.monotonic() + pause)
-        at = stamp(self._clock.utc())
+        self._waiting[item.path] = _Retry(reason, item.signature, tries, self.clock.monotonic() + pause)
+        at = stamp(self.clock.utc())
         text = f"tried at {at}, {tries} times in all, next in {pause:.0f} s: {reason}\n"
         with suppress(OSError, DdwdError):  # a full disk: the log has it too
-            durable.replace_file(self._note(item.path), text.encode(), 0o660)
+            durable.replace_file(_note_of(self.folder / WAITING / item.path.name), text.encode(), 0o660)
 
-    def _no_longer(self, path: Path) -> None:
+    def _forget(self, path: Path) -> None:
+        """Forget a waiting item that was moved or removed from the folder."""
         if self._waiting.pop(path, None) is not None:
-            durable.unlink(self._note(path), below=self._folder)
-
-    def _note(self, path: Path) -> Path:
-        return _beside(self._folder / WAITING / path.name)
+            durable.unlink(_note_of(self.folder / WAITING / path.name), below=self.folder)
 
 
-def _nothing(found: Contents) -> str:
+def _why_empty(found: Contents) -> str:
     if len(found.left) == 1:
         return found.left[0][1]
-    return (
-        f"no DICOM file among its {len(found.left)} files"
-        if found.left
-        else "a DICOMDIR without the images it names"
-    )
+    if found.left:
+        return f"no DICOM file among its {len(found.left)} files"
+    return "a DICOMDIR without the images it names"
 
 
 def _listed(left: Sequence[tuple[str, str]]) -> str:
-    lines = [f"{name}: {reason}\n" for name, reason in left[:_NAMED]]
-    more = f"and {len(left) - _NAMED} more\n" if len(left) > _NAMED else ""
+    lines = [f"{name}: {reason}\n" for name, reason in left[:_MOST_LINES]]
+    more = f"and {len(left) - _MOST_LINES} more\n" if len(left) > _MOST_LINES else ""
     return "".join(lines) + more
 
 
-def _free(path: Path) -> Path:
-    """The same name, or with a number before it where it is taken: nothing is replaced."""
-    number, target = 1, path
-    while target.exists() or target.is_symlink():
-        number += 1
-        target = path.with_name(f"{number}-{_cut(path.name)}")
-    return target
-
-
-def _beside(path: Path) -> Path:
-    """Where the note about it stands."""
+def _note_of(path: Path) -> Path:
     return path.with_name(f"{_cut(path.name)}.txt")
 
 
 def _cut(name: str) -> str:
-    """A name that leaves room for more in the 255 bytes that a file system gives it; no two become one."""
+    """Shorten a long name; two long names do not become one."""
     raw = os.fsencode(name)
-    if len(raw) <= _LONGEST:
+    if len(raw) <= _LONGEST_NAME:
         return name
     return f"{os.fsdecode(raw[:100])}-{hashlib.sha256(raw).hexdigest()[:16]}"
 
 
 def _study_of(path: Path) -> str:
-    """Return the StudyInstanceUID of a file that was taken; empty if it has none that can be read."""
+    """Return the StudyInstanceUID of a file that was sent; empty if it has none that can be read."""
     try:
-        return str(
-            dcmread(path, specific_tags=["StudyInstanceUID"], stop_before_pixels=True).get(
-                "StudyInstanceUID", ""
-            )
-        )
+        found = dcmread(path, specific_tags=["StudyInstanceUID"], stop_before_pixels=True)
+        return str(found.get("StudyInstanceUID", ""))
     except Exception:  # noqa: BLE001 - a damaged file may make the parser raise anything
         return ""

@@ -6,26 +6,34 @@ within a minute are one message, and an hour has a limit of messages. The state 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from ddwd.core.audit import Event
+from ddwd.core.model import SELF_TEST_AET
 from ddwd.status.formatting import many, span
 from ddwd.status.report import aside_text
 from ddwd.store.statefile import StateFormat, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from datetime import datetime
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from ddwd.status.events import AuditEvent
     from ddwd.status.report import Report
 
 _REMIND = (3600.0, 4 * 3600.0, 24 * 3600.0)
 """Seconds until a condition that still holds is reported again; the last one from then on."""
 _BUNDLE_SECONDS = 60.0
 _MOST_AN_HOUR = 12
+WEEKS = 4
+"""A modality is expected after so many weeks in a row."""
+_WINDOW = timedelta(hours=3)
+_WEEK = timedelta(days=7)
 _AT_ONCE = frozenset({"quarantine", "self-test"})
-"""Conditions that are reported at once: they do not pass by themselves."""
+"""Conditions that are reported at once: they do not end without the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,81 +45,69 @@ class Condition:
 
 
 def conditions(report: Report, silent: Mapping[str, datetime]) -> dict[str, Condition]:
-    """Return what is wrong, by a key that stays the same while it lasts."""
-    found = [*_parts(report), *_volumes(report), *_waiting(report), *_silence(silent)]
-    return {key: one if isinstance(one, Condition) else Condition(one) for key, one in found}
+    """Return what is wrong, by a key that stays the same while it lasts; `silent` maps modalities to the time of their last images."""
+    found = _parts(report) | _waiting(report)
+    for aet, last in silent.items():
+        at = f"{last:%a %d %b %H:%M}"
+        found[f"silence {aet}"] = f"{aet} usually sends at this hour; its last images came {at}"
+    counts = {"quarantine": report.quarantine or 0}
+    return {key: Condition(text, counts.get(key, 0)) for key, text in found.items()}
 
 
-def _parts(report: Report) -> Iterator[tuple[str, str]]:
+def _parts(report: Report) -> dict[str, str]:
+    found = {}
     for unit in report.units:
         if not unit.is_well:
-            yield f"unit {unit.name}", f"{unit.name} is {unit.active}: journalctl -u {unit.name} -n 50"
+            found[f"unit {unit.name}"] = f"{unit.name} is {unit.active}: journalctl -u {unit.name} -n 50"
     for server in report.servers:
         if server.problem:
-            yield f"orthanc {server.name}", server.problem
+            found[f"orthanc {server.name}"] = server.problem
     for heart in report.hearts:
         if heart.problem:
-            yield f"heart {heart.daemon}", heart.problem
+            found[f"heart {heart.daemon}"] = heart.problem
         elif ledger := heart.silent_peers.get("ledger"):
-            yield "ledger", f"{ledger}: studies wait on ORTHANC2 until it is back"
-
-
-def _volumes(report: Report) -> Iterator[tuple[str, str]]:
+            found["ledger"] = f"{ledger}: studies wait on ORTHANC2 until it is back"
     for volume in report.volumes:
         if volume.problem or volume.level not in {"", "ok"}:
             left = f", full in {span(volume.hours_left * 3600)}" if volume.hours_left is not None else ""
-            yield f"disk {volume.use}", f"{volume.path} is short of room{left}: free some, or move output_dir"
+            short = f"{volume.path} is short of space{left}"
+            found[f"disk {volume.use}"] = f"{short}: free some, or move output_dir"
+    return found
 
 
-def _waiting(report: Report) -> Iterator[tuple[str, str | Condition]]:
+def _waiting(report: Report) -> dict[str, str]:
+    found = {}
     if waiting := report.counts.get("waiting", 0):
-        yield "waiting", f"{many(waiting, 'study waits', 'studies wait')} after a failure: ddwd-top"
+        found["waiting"] = f"{many(waiting, 'study waits', 'studies wait')} after a failure: ddwd-top"
     if held := report.counts.get("held", 0):
-        yield (
-            "held",
-            f"{many(held, 'study is', 'studies are')} held on ORTHANC1: no rule takes them: ddwd routes list",
-        )
+        studies = many(held, "study is", "studies are")
+        found["held"] = f"{studies} held on ORTHANC1: no route matches: ddwd routes list"
     for folder, images in report.aside.items():
-        yield f"aside {folder}", aside_text(folder, images)
+        found[f"aside {folder}"] = aside_text(folder, images)
     for row in report.destinations:
         if row.state == "away":
             studies = many(row.studies, "study waits", "studies wait")
-            yield (
-                f"destination {row.name}",
-                f"{row.name} does not answer, and {studies} for it: ddwd destinations list",
-            )
+            away = f"{row.name} does not answer, and {studies} for it"
+            found[f"destination {row.name}"] = f"{away}: ddwd destinations list"
     if report.hooks:
-        yield (
-            "hooks",
-            f"the hook of {many(report.hooks, 'finished study', 'finished studies')} failed: ddwd hooks list",
-        )
+        studies = many(report.hooks, "finished study", "finished studies")
+        found["hooks"] = f"the hook of {studies} failed: ddwd hooks list"
     if report.quarantine:
-        count = many(report.quarantine, "image waits", "images wait")
-        yield "quarantine", Condition(f"{count} in quarantine: ddwd quarantine list", report.quarantine)
+        images_wait = many(report.quarantine, "image waits", "images wait")
+        found["quarantine"] = f"{images_wait} in quarantine: ddwd quarantine list"
     if report.self_test is not None and not report.self_test.ok:
-        yield "self-test", f"the self test failed: {report.self_test.text}: ddwd doctor"
-
-
-def _silence(silent: Mapping[str, datetime]) -> Iterator[tuple[str, str]]:
-    for aet, last in silent.items():
-        yield (
-            f"silence {aet}",
-            f"{aet} usually sends at this hour; its last images came {last:%a %d %b %H:%M}",
-        )
+        found["self-test"] = f"the self test failed: {report.self_test.text}: ddwd doctor"
+    return found
 
 
 @dataclass
 class ActiveCondition:
-    """One condition: since when it holds, when it was last reported and how often, in wall-clock seconds.
-
-    `count` is None in a state file of a version that did not write it.
-    """
+    """One condition: since when it holds, when it was last reported and how often, in wall-clock seconds."""
 
     text: str
     since: float
     told_at: float = 0.0
     told: int = 0
-    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,34 +130,37 @@ class Message:
     def body(self) -> str:
         """The text of a mail."""
         lines = [f"! {line}" for line in self.standing] + [f"over: {line}" for line in self.over]
-        return (
-            "\n".join([*lines, "", f"D-DW-D Portal at {self.at}. See: ddwd-top, ddwd status, ddwd doctor"])
-            + "\n"
-        )
+        see = f"D-DW-D Portal at {self.at}. See: ddwd-top, ddwd status, ddwd doctor"
+        return "\n".join([*lines, "", see, ""])
 
 
 @dataclass
 class AlertState:
-    """The conditions that hold, and which of them were reported."""
+    """The conditions that hold, and which of them were reported.
 
-    after: float
+    `counts` are the counts of the conditions, by key; a state file of a version that did not write them has none.
+    """
+
+    after: float = field(default=0.0, metadata=stored(transient=True))
     standing: dict[str, ActiveCondition] = field(default_factory=dict)
     over: list[str] = field(default_factory=list)
-    due_since: float = 0.0
+    due_since: float = field(default=0.0, metadata=stored(transient=True))
     sent: list[float] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict, metadata=stored(omit_empty=True))
 
     def update(self, found: Mapping[str, Condition], now: float, at: str) -> Message | None:
         """Take in the conditions that hold now; return the message that is due, or None."""
         for key, condition in found.items():
-            one = self.standing.setdefault(key, ActiveCondition(condition.text, now))
-            if key in _AT_ONCE and one.count is not None and condition.count > one.count:
-                one.told = 0  # more of the same is reported again, less is not
-            one.text, one.count = condition.text, condition.count
+            active = self.standing.setdefault(key, ActiveCondition(condition.text, now))
+            if key in _AT_ONCE and condition.count > self.counts.get(key, condition.count):
+                active.told = 0  # more of the same is reported again, less is not
+            active.text = condition.text
+        self.counts = {key: condition.count for key, condition in found.items()}
         for key in [key for key in self.standing if key not in found]:
-            gone = self.standing.pop(key)
-            if gone.told:
-                self.over.append(gone.text)
-        due = [one for key, one in self.standing.items() if self._is_due(key, one, now)]
+            ended = self.standing.pop(key)
+            if ended.told:
+                self.over.append(ended.text)
+        due = [active for key, active in self.standing.items() if self._is_due(key, active, now)]
         if not due and not self.over:
             self.due_since = 0.0
             return None
@@ -169,66 +168,63 @@ class AlertState:
         self.sent = [moment for moment in self.sent if now - moment < _REMIND[0]]
         if now - self.due_since < _BUNDLE_SECONDS or len(self.sent) >= _MOST_AN_HOUR:
             return None
-        message = Message(at, tuple(one.text for one in due), tuple(self.over))
-        for one in due:
-            one.told, one.told_at = one.told + 1, now
+        message = Message(at, tuple(active.text for active in due), tuple(self.over))
+        for active in due:
+            active.told, active.told_at = active.told + 1, now
         self.over, self.due_since = [], 0.0
         self.sent.append(now)
         return message
 
-    def _is_due(self, key: str, one: ActiveCondition, now: float) -> bool:
-        if one.told:
-            return now - one.told_at >= _REMIND[min(one.told, len(_REMIND)) - 1]
-        return key in _AT_ONCE or now - one.since >= self.after
+    def _is_due(self, key: str, active: ActiveCondition, now: float) -> bool:
+        if active.told:
+            return now - active.told_at >= _REMIND[min(active.told, len(_REMIND)) - 1]
+        return key in _AT_ONCE or now - active.since >= self.after
 
 
-@dataclass(frozen=True, slots=True)
-class _SavedCondition:
-    text: str
-    since: float
-    told_at: float = 0.0
-    told: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Saved:
-    """The part of the state that is kept over a restart; `counts` are apart from `standing`, for 0.2.0 does not read them there."""
-
-    standing: dict[str, _SavedCondition]
-    over: list[str]
-    sent: list[float]
-    counts: dict[str, int] = field(default_factory=dict, metadata=stored(omit_empty=True))
-
-
-_FORMAT = StateFormat(_Saved, "state of the alerts")
+FORMAT = StateFormat(AlertState, "state of the alerts")
 
 
 def load(path: Path, after: float) -> AlertState:
     """Read the state; return an empty one if there is no file, or a damaged one."""
-    saved = _FORMAT.read_or_none(path)
-    if saved is None:
-        return AlertState(after)
-    standing = {
-        key: ActiveCondition(one.text, one.since, one.told_at, one.told, saved.counts.get(key))
-        for key, one in saved.standing.items()
-    }
-    return AlertState(after, standing, saved.over, sent=saved.sent)
+    state = FORMAT.read_or_none(path) or AlertState()
+    state.after = after
+    return state
 
 
-def save(path: Path, state: AlertState) -> None:
-    """Write the state. Raises StorageFullError and OSError."""
-    _FORMAT.write(path, _saved(state))
+class ExpectedSenders:
+    """When each modality sent over the last weeks, in local time, which the hospital works by: learned from received images.
+
+    A modality is its calling AE title. It is expected if it sent in this hour or the two before in each of the last weeks; it is silent
+    if it did not this week. A new modality is not expected before it is known for some weeks.
+    """
+
+    def __init__(self) -> None:
+        self._hours: defaultdict[str, set[datetime]] = defaultdict(set)
+
+    def learn(self, events: Iterable[AuditEvent]) -> None:
+        """Learn from `received` events."""
+        for event in events:
+            aet = event.fields.get("aet")
+            if event.event == Event.RECEIVED and aet and aet != SELF_TEST_AET:
+                self._hours[aet].add(_hour(datetime.fromisoformat(event.at).astimezone()))
+
+    def silent(self, now: datetime) -> dict[str, datetime]:
+        """Return the modalities that should have sent by now, with when each last did; `now` in local time."""
+        found = {}
+        for aet in list(self._hours):
+            hours = {hour for hour in self._hours[aet] if now - hour < (WEEKS + 1) * _WEEK}
+            self._hours[aet] = hours
+            usual = all(_sent(hours, now - week * _WEEK) for week in range(1, WEEKS + 1))
+            if usual and not _sent(hours, now):
+                found[aet] = max(hours)
+        return found
 
 
-def render(state: AlertState) -> bytes:
-    """Return the content of the state file."""
-    return _FORMAT.render(_saved(state))
+def _hour(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0)
 
 
-def _saved(state: AlertState) -> _Saved:
-    standing = {
-        key: _SavedCondition(one.text, one.since, one.told_at, one.told)
-        for key, one in state.standing.items()
-    }
-    counts = {key: one.count for key, one in state.standing.items() if one.count is not None}
-    return _Saved(standing, state.over, state.sent, counts)
+def _sent(hours: set[datetime], end: datetime) -> bool:
+    """Return whether images came in the three hours before; the hour at hand is not counted, since it is not over."""
+    last = _hour(end)
+    return any(last - _WINDOW <= hour < last for hour in hours)

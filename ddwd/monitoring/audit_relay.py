@@ -1,31 +1,33 @@
 """Relay audit records from the journal to the audit repository: a queue of messages on disk, and a thread that sends them in order.
 
 At least once: the journal's cursor moves only past records that are in the queue, and a message leaves the queue only after it was
-sent. While the repository is away the queue grows to its limit; further records wait in the journal.
+sent. While the repository does not answer the queue grows to its limit; further records wait in the journal. Messages are sent by
+syslog: RFC 5424 frames, over UDP (RFC 5426) or TLS (RFC 5425).
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import socket
+import ssl
 import subprocess
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ddwd.core import durable
-from ddwd.core.errors import DdwdError, StateError
+from ddwd.core.errors import DdwdError, PeerDownError, StateError
 from ddwd.core.retry import Backoff
 from ddwd.monitoring.dicom_audit import message
-from ddwd.monitoring.syslog import send
+from ddwd.monitoring.rejected_associations import read_cursor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from ddwd.config.schema import Config
-
-    Journal = Callable[[Sequence[str]], str]
-    """Runs journalctl with these arguments; returns its output. Raises StateError."""
+    from ddwd.config.schema import AuditConfig, Config
 
 log = logging.getLogger("ddwd.monitoring")
 
@@ -33,33 +35,49 @@ _MOST_QUEUED = 50_000
 _RECORDS_A_STEP = 500
 _SENT_AT_ONCE = 200
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 5.0, 300.0
-_SECONDS = 20
+_JOURNAL_SECONDS = 20
+_CONNECT_SECONDS = 15.0
+_PRIORITY = 10 * 8 + 5
+"""Facility 10 (security), severity 5 (notice): PS3.15 A.6."""
+_LARGEST_DATAGRAM = 65_000
+
+
+def journalctl(arguments: Sequence[str]) -> str:
+    """Run journalctl of this machine; return its output. Raises StateError."""
+    words = ["/usr/bin/journalctl", *arguments]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=_JOURNAL_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise StateError(f"the journal cannot be read ({type(error).__name__})") from error
+    if done.returncode:
+        raise StateError("the journal cannot be read: user ddwd must be in group systemd-journal")
+    return done.stdout
 
 
 class AuditRelay:
-    """Queues new records at each `step`, and sends them in a thread of its own."""
+    """Queues new records at each `step`, and sends them in a thread of its own; `journal` runs journalctl with its arguments."""
 
-    def __init__(self, config: Config, folder: Path, journal: Journal | None = None) -> None:
+    def __init__(
+        self, config: Config, folder: Path, journal: Callable[[Sequence[str]], str] = journalctl
+    ) -> None:
         self._config = config
         self._folder = folder
         self._cursor_file = folder / "cursor"
-        self._journal = journal or journalctl
-        self._wanted = threading.Event()
+        self._journal = journal
+        self._wake = threading.Event()
         self._stopping = threading.Event()
         self._full = False
         durable.make_dirs(folder)
-        self._thread = threading.Thread(target=self._run, name="ddwd-audit-relay", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, name="ddwd-audit-relay", daemon=True).start()
 
     def step(self) -> None:
         """Queue new records. Raises StateError, StorageFullError and OSError; no record is skipped then."""
         queued = self.queued()
-        if len(queued) >= _MOST_QUEUED:
-            if not self._full:
+        was_full, self._full = self._full, len(queued) >= _MOST_QUEUED
+        if self._full:
+            if not was_full:
                 log.warning("the audit queue is full (%d messages): records wait in the journal", len(queued))
-            self._full = True
             return
-        self._full = False
         number = int(queued[-1].stem) + 1 if queued else 1
         for record in self._new_records():
             content = message(record, self._config)
@@ -68,33 +86,30 @@ class AuditRelay:
                 number += 1
             durable.replace_file(self._cursor_file, record["__CURSOR"].encode())
         if queued or number > 1:
-            self._wanted.set()
+            self._wake.set()
 
     def queued(self) -> list[Path]:
         """Return the queued messages, oldest first."""
         return sorted(self._folder.glob("*.xml"))
 
     def _new_records(self) -> list[dict[str, str]]:
-        words = ["-t", "ddwd-audit", "-o", "json", "--no-pager"]
-        try:
-            cursor = self._cursor_file.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            cursor = ""
+        cursor = read_cursor(self._cursor_file)
         # the very first step begins at the newest record: those before the repository was set are not sent
-        words += [f"--after-cursor={cursor}"] if cursor else ["-n", "1"]
-        records = [json.loads(line) for line in self._journal(words).splitlines()[:_RECORDS_A_STEP]]
+        begin = [f"--after-cursor={cursor}"] if cursor else ["-n", "1"]
+        lines = self._journal(["-t", "ddwd-audit", "-o", "json", "--no-pager", *begin]).splitlines()
+        records = [json.loads(line) for line in lines[:_RECORDS_A_STEP]]
         return [{key: value for key, value in one.items() if isinstance(value, str)} for one in records]
 
     def stop(self) -> None:
         """End soon; queued messages are sent after the next start."""
         self._stopping.set()
-        self._wanted.set()
+        self._wake.set()
 
     def _run(self) -> None:
         backoff = Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
         while not self._stopping.is_set():
-            self._wanted.wait()
-            self._wanted.clear()
+            self._wake.wait()
+            self._wake.clear()
             try:
                 while not self._stopping.is_set() and self.send_some():
                     backoff.succeeded()
@@ -102,7 +117,7 @@ class AuditRelay:
                 if not backoff.failures:
                     log.warning("%s; audit messages wait in the queue", error)
                 self._stopping.wait(backoff.failed())
-                self._wanted.set()
+                self._wake.set()
 
     def send_some(self) -> bool:
         """Send the oldest messages; return whether there were any. Raises PeerDownError."""
@@ -112,14 +127,49 @@ class AuditRelay:
         return bool(batch)
 
 
-def journalctl(arguments: Sequence[str]) -> str:
-    """Run journalctl of this machine."""
+# --- syslog -----------------------------------------------------------------------------------------------------------
+
+
+def frame(xml: bytes, at: datetime | None = None) -> bytes:
+    """Return one RFC 5424 message around an audit message; the byte order mark marks it as UTF-8."""
+    stamp = (at or datetime.now(UTC)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    head = f"<{_PRIORITY}>1 {stamp} {socket.gethostname()} ddwd {os.getpid()} DICOM+RFC3881 - "
+    return head.encode("ascii", "replace") + b"\xef\xbb\xbf" + xml
+
+
+def send(settings: AuditConfig, messages: Iterable[tuple[Path, bytes]]) -> Iterable[Path]:
+    """Send the messages in order; yield each that was sent. Raises PeerDownError."""
     try:
-        done = subprocess.run(
-            ["/usr/bin/journalctl", *arguments], capture_output=True, text=True, check=False, timeout=_SECONDS
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise StateError(f"the journal cannot be read ({type(error).__name__})") from error
-    if done.returncode:
-        raise StateError("the journal cannot be read: user ddwd must be in group systemd-journal")
-    return done.stdout
+        yield from (_by_udp if settings.transport == "udp" else _by_tls)(settings, messages)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "verify_message", "") or getattr(error, "strerror", "")
+        raise PeerDownError(
+            f"audit repository {settings.host}:{settings.port}: {reason or type(error).__name__}"
+        ) from error
+
+
+def _by_udp(settings: AuditConfig, messages: Iterable[tuple[Path, bytes]]) -> Iterable[Path]:
+    found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_DGRAM)
+    family, _, _, _, address = found[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as out:
+        for path, xml in messages:
+            out.sendto(frame(xml)[:_LARGEST_DATAGRAM], address)
+            yield path
+
+
+def _by_tls(settings: AuditConfig, messages: Iterable[tuple[Path, bytes]]) -> Iterable[Path]:
+    context = ssl.create_default_context(cafile=str(settings.ca) if settings.ca else None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.certificate:
+        context.load_cert_chain(settings.certificate, settings.key)
+    with (
+        socket.create_connection((settings.host, settings.port), timeout=_CONNECT_SECONDS) as plain,
+        context.wrap_socket(plain, server_hostname=settings.host) as out,
+    ):
+        sent = []
+        for path, xml in messages:
+            content = frame(xml)
+            out.sendall(b"%d %s" % (len(content), content))
+            sent.append(path)
+        out.unwrap()  # the receiver has read all messages: only now may they be deleted here
+        yield from sent

@@ -21,12 +21,9 @@ if TYPE_CHECKING:
 
 NOT_DISCLOSED = "not disclosed"
 """Replaces the patient if audit.patient_id is false; the standard requires a patient in these messages (A.5.3.7)."""
-_MICRO = 1_000_000
-_SOURCE, _DESTINATION, _APPLICATION = (
-    ("110153", "Source Role ID"),
-    ("110152", "Destination Role ID"),
-    ("110150", "Application"),
-)
+_SOURCE = ("110153", "Source Role ID")
+_DESTINATION = ("110152", "Destination Role ID")
+_APPLICATION = ("110150", "Application")
 _MINOR = "4"
 
 
@@ -37,7 +34,7 @@ class _Kind:
     event: tuple[str, str]
     action: str
     type: tuple[str, str] | None = None
-    way: tuple[str, str] | None = None
+    hop: tuple[str, str] | None = None
     outcome: str = "0"
 
 
@@ -49,16 +46,16 @@ _ALERT = ("110113", "Security Alert")
 KINDS = {
     Event.STARTED: _Kind(_ACTIVITY, "E", ("110120", "Application Start")),
     Event.STOPPED: _Kind(_ACTIVITY, "E", ("110121", "Application Stop")),
-    Event.RECEIVED: _Kind(_TRANSFERRED, "C", way=("sender", "gateway")),
-    Event.FORWARD_STARTED: _Kind(_BEGIN, "E", way=("gateway", "storage")),
-    Event.FORWARD_FAILED: _Kind(_TRANSFERRED, "R", way=("gateway", "storage"), outcome=_MINOR),
-    Event.FORWARDED: _Kind(_TRANSFERRED, "R", way=("gateway", "storage")),
-    Event.RETRIEVE_STARTED: _Kind(_BEGIN, "E", way=("storage", "scp")),
-    Event.RETRIEVE_FAILED: _Kind(_TRANSFERRED, "C", way=("storage", "scp"), outcome=_MINOR),
-    Event.PUBLISHED: _Kind(_TRANSFERRED, "C", way=("storage", "scp")),
-    Event.LATE_IMAGE: _Kind(_TRANSFERRED, "C", way=("storage", "scp")),
-    Event.CONFLICT: _Kind(_TRANSFERRED, "C", way=("sender", "gateway"), outcome=_MINOR),
-    Event.QUARANTINED: _Kind(_TRANSFERRED, "C", way=("storage", "scp"), outcome=_MINOR),
+    Event.RECEIVED: _Kind(_TRANSFERRED, "C", hop=("sender", "gateway")),
+    Event.FORWARD_STARTED: _Kind(_BEGIN, "E", hop=("gateway", "storage")),
+    Event.FORWARD_FAILED: _Kind(_TRANSFERRED, "R", hop=("gateway", "storage"), outcome=_MINOR),
+    Event.FORWARDED: _Kind(_TRANSFERRED, "R", hop=("gateway", "storage")),
+    Event.RETRIEVE_STARTED: _Kind(_BEGIN, "E", hop=("storage", "scp")),
+    Event.RETRIEVE_FAILED: _Kind(_TRANSFERRED, "C", hop=("storage", "scp"), outcome=_MINOR),
+    Event.PUBLISHED: _Kind(_TRANSFERRED, "C", hop=("storage", "scp")),
+    Event.LATE_IMAGE: _Kind(_TRANSFERRED, "C", hop=("storage", "scp")),
+    Event.CONFLICT: _Kind(_TRANSFERRED, "C", hop=("sender", "gateway"), outcome=_MINOR),
+    Event.QUARANTINED: _Kind(_TRANSFERRED, "C", hop=("storage", "scp"), outcome=_MINOR),
     Event.DELETED: _Kind(_DELETED, "D"),
     Event.VANISHED: _Kind(_DELETED, "D"),
     Event.RETIRED: _Kind(_DELETED, "D"),
@@ -66,28 +63,17 @@ KINDS = {
     Event.CONFIG_CHANGED: _Kind(_ALERT, "E", ("110131", "Software Configuration")),
 }
 """The events that become messages."""
-_TOLD_BY_DOORS = frozenset({"gateway", "storage"})
+_REPORTED_BY_PLUGIN = frozenset({"gateway", "storage"})
 """Deletions by retention at these places are reported by the Orthanc's own plugin (Event.DELETED)."""
 
 
 def message(record: Mapping[str, str], config: Config) -> bytes | None:
     """Return the message for one record of the journal (its fields by name), or None if its event is not sent."""
     kind = KINDS.get(Event(record["DDWD_EVENT"])) if record.get("DDWD_EVENT") in set(Event) else None
-    if kind is None or record.get("DDWD_PLACE") in _TOLD_BY_DOORS:
+    if kind is None or record.get("DDWD_PLACE") in _REPORTED_BY_PLUGIN:
         return None
     root = Xml.Element("AuditMessage")
-    _identify(root, kind, record)
-    _participants(root, kind, record, config)
-    source = Xml.SubElement(root, "AuditSourceIdentification", AuditSourceID=f"ddwd@{socket.gethostname()}")
-    Xml.SubElement(source, "AuditSourceTypeCode", {"csd-code": "4"})
-    if kind.way or kind.event == _DELETED:
-        _objects(root, record)
-    # on one line: a syslog receiver may end a message at a line feed, or escape it
-    return b'<?xml version="1.0" encoding="UTF-8"?>' + bytes(Xml.tostring(root, encoding="utf-8"))
-
-
-def _identify(root: Xml.Element, kind: _Kind, record: Mapping[str, str]) -> None:
-    at = datetime.fromtimestamp(int(record["__REALTIME_TIMESTAMP"]) / _MICRO, UTC)
+    at = datetime.fromtimestamp(int(record["__REALTIME_TIMESTAMP"]) / 1_000_000, UTC)
     event = Xml.SubElement(
         root,
         "EventIdentification",
@@ -100,12 +86,20 @@ def _identify(root: Xml.Element, kind: _Kind, record: Mapping[str, str]) -> None
         _code(event, "EventTypeCode", kind.type)
     if kind.outcome != "0":
         Xml.SubElement(event, "EventOutcomeDescription").text = record.get("MESSAGE", "")
+    _participants(root, kind, record, config)
+    source = Xml.SubElement(root, "AuditSourceIdentification", AuditSourceID=f"ddwd@{socket.gethostname()}")
+    Xml.SubElement(source, "AuditSourceTypeCode", {"csd-code": "4"})
+    if kind.hop or kind.event == _DELETED:
+        _objects(root, record)
+    # on one line: a syslog receiver may end a message at a line feed, or escape it
+    return b'<?xml version="1.0" encoding="UTF-8"?>' + bytes(Xml.tostring(root, encoding="utf-8"))
 
 
 def _participants(root: Xml.Element, kind: _Kind, record: Mapping[str, str], config: Config) -> None:
-    if kind.way is None:
-        who = record.get("DDWD_AET", "") if kind.event == _ALERT else ""
-        _participant(root, who or record.get("_SYSTEMD_UNIT", "ddwd"), _APPLICATION, requestor=bool(who))
+    if kind.hop is None:
+        requestor = record.get("DDWD_AET", "") if kind.event == _ALERT else ""
+        name = requestor or record.get("_SYSTEMD_UNIT", "ddwd")
+        _participant(root, name, _APPLICATION, requestor=bool(requestor))
         return
     titles = {
         "sender": record.get("DDWD_AET") or "unknown",
@@ -113,27 +107,20 @@ def _participants(root: Xml.Element, kind: _Kind, record: Mapping[str, str], con
         "storage": config.storage.aet,
         "scp": config.scp.aet,
     }
-    begin, end = kind.way
+    begin, end = kind.hop
     _participant(root, titles[begin], _SOURCE, requestor=begin != "storage")
     _participant(root, titles[end], _DESTINATION, requestor=begin == "storage")  # our C-MOVE requests it
 
 
 def _participant(root: Xml.Element, name: str, role: tuple[str, str], *, requestor: bool) -> None:
-    one = Xml.SubElement(
-        root, "ActiveParticipant", UserID=name, UserIsRequestor="true" if requestor else "false"
-    )
-    _code(one, "RoleIDCode", role)
+    flag = "true" if requestor else "false"
+    participant = Xml.SubElement(root, "ActiveParticipant", UserID=name, UserIsRequestor=flag)
+    _code(participant, "RoleIDCode", role)
 
 
 def _objects(root: Xml.Element, record: Mapping[str, str]) -> None:
     """Add the study and its patient (A.5.2)."""
-    study = Xml.SubElement(
-        root,
-        "ParticipantObjectIdentification",
-        ParticipantObjectID=record.get("DDWD_STUDY_UID") or record.get("DDWD_STUDY") or "unknown",
-        ParticipantObjectTypeCode="2",
-        ParticipantObjectTypeCodeRole="3",
-    )
+    study = _object(root, record.get("DDWD_STUDY_UID") or record.get("DDWD_STUDY") or "unknown", "2", "3")
     _code(study, "ParticipantObjectIDTypeCode", ("110180", "Study Instance UID"))
     Xml.SubElement(study, "ParticipantObjectName").text = record.get("DDWD_STUDY") or "study"
     about = Xml.SubElement(study, "ParticipantObjectDescription")
@@ -141,15 +128,19 @@ def _objects(root: Xml.Element, record: Mapping[str, str]) -> None:
         Xml.SubElement(about, "Accession", Number=accession)
     if instances := record.get("DDWD_INSTANCES"):
         Xml.SubElement(about, "SOPClass", NumberOfInstances=instances)
-    patient = Xml.SubElement(
-        root,
-        "ParticipantObjectIdentification",
-        ParticipantObjectID=record.get("DDWD_PATIENT_ID") or NOT_DISCLOSED,
-        ParticipantObjectTypeCode="1",
-        ParticipantObjectTypeCodeRole="1",
-    )
+    patient = _object(root, record.get("DDWD_PATIENT_ID") or NOT_DISCLOSED, "1", "1")
     _code(patient, "ParticipantObjectIDTypeCode", ("2", "Patient Number"), system="RFC-3881")
     Xml.SubElement(patient, "ParticipantObjectName").text = NOT_DISCLOSED
+
+
+def _object(root: Xml.Element, identifier: str, code: str, role: str) -> Xml.Element:
+    return Xml.SubElement(
+        root,
+        "ParticipantObjectIdentification",
+        ParticipantObjectID=identifier,
+        ParticipantObjectTypeCode=code,
+        ParticipantObjectTypeCodeRole=role,
+    )
 
 
 def _code(parent: Xml.Element, name: str, code: tuple[str, str], *, system: str = "DCM") -> None:

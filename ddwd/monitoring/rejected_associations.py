@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import threading
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ddwd.core import durable
 from ddwd.core.audit import Event, journal
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
 
+    Reader = Callable[[], Iterable[Mapping[str, Any]]]
+    """Returns the records of the two Orthancs since its last call."""
+
 _MINUTE = 60.0
-_TOLD_A_MINUTE = 10
-_FIRST_LOOK = timedelta(hours=1)
+_MOST_A_MINUTE = 10
 _UNITS = {
     "ddwd-gateway.service": "gateway",
     "ddwd-storage.service": "storage",
@@ -51,8 +54,7 @@ class RejectionReporter:
         self._clock = clock
         self._lock = threading.Lock()
         self._minute = float("-inf")
-        self._told = 0
-        self._untold = 0
+        self._recorded = self._omitted = 0
 
     def refused(self, calling: str, called: str) -> None:
         """Record one rejected association, by its calling and called AE title. Called by the threads of the SCP."""
@@ -63,94 +65,82 @@ class RejectionReporter:
         with self._lock:
             now = self._clock.monotonic()
             if now - self._minute >= _MINUTE:
-                self._minute, self._told = now, 0
-            if self._told >= _TOLD_A_MINUTE:
-                self._untold += 1
+                self._minute, self._recorded = now, 0
+            if self._recorded >= _MOST_A_MINUTE:
+                self._omitted += 1
                 return
-            self._told += 1
-            more, self._untold = self._untold, 0
-        also = f"; {more} more were refused in the minutes before" if more else ""
+            self._recorded += 1
+            omitted, self._omitted = self._omitted, 0
+        also = f"; {omitted} more were refused in the minutes before" if omitted else ""
         where = {"peer": peer} if peer else {}
         self._audit.record(Event.ASSOCIATION_REFUSED, f"{message}{also}", aet=aet, **where)
 
 
-class RejectionWatcher:
-    """Reads new lines in the log of the two Orthancs at each `step`; `cursor` holds the position."""
+def read_cursor(path: Path) -> str:
+    """Return the stored position in the journal; empty if there is none. Raises OSError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
 
-    def __init__(
-        self, refusals: RejectionReporter, cursor: Path, reader: Callable[[str], Reader | None] | None = None
-    ) -> None:
-        self._refusals = refusals
-        self._cursor = cursor
-        self._open = reader or open_journal
-        self._reader: Reader | None = None
+
+def open_journal(cursor: str) -> Reader:
+    """Open this machine's journal at a cursor, or an hour ago; without systemd's library there are no records. Raises StateError."""
+    if journal is None:
+        return tuple
+    try:
+        reader = journal.Reader()
+        reader.fileno()  # from here on `process` detects a journal file that was replaced
+        for unit in _UNITS:
+            reader.add_match(_SYSTEMD_UNIT=unit)
+        if cursor:
+            reader.seek_cursor(cursor)
+            reader.get_next()  # the record that the cursor names was handled before
+        else:
+            reader.seek_realtime(datetime.now(UTC) - timedelta(hours=1))
+    except OSError as error:
+        raise StateError(f"the journal cannot be read ({error.strerror})") from error
+
+    def new_records() -> Iterable[Mapping[str, Any]]:
+        reader.process()
+        return iter(reader.get_next, {})
+
+    return new_records
+
+
+@dataclass
+class RejectionWatcher:
+    """Reads new lines in the log of the two Orthancs at each `step`; the file `cursor` holds the position."""
+
+    reporter: RejectionReporter
+    cursor: Path
+    open_reader: Callable[[str], Reader] = open_journal
+    _new_records: Reader | None = field(default=None, init=False)
 
     def step(self) -> None:
         """Record new rejections. Raises StateError if the journal cannot be read, and OSError."""
-        if self._reader is None:
-            self._reader = self._open(self._seen())
+        if self._new_records is None:
+            self._new_records = self.open_reader(read_cursor(self.cursor))
         last = None
-        for record in self._reader.new() if self._reader else ():
-            self._tell(record)
+        for record in self._new_records():
+            self._report(record)
             last = record["__CURSOR"]
         if last is not None:
-            durable.replace_file(self._cursor, str(last).encode())
+            durable.replace_file(self.cursor, str(last).encode())
 
-    def _seen(self) -> str:
-        try:
-            return self._cursor.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return ""
-
-    def _tell(self, record: Mapping[str, Any]) -> None:
-        node = _UNITS[record["_SYSTEMD_UNIT"]]
+    def _report(self, record: Mapping[str, Any]) -> None:
         text = record.get("MESSAGE", "")
         if isinstance(text, bytes):  # not UTF-8
             text = text.decode("utf-8", "replace")
         for pattern, what in _LINES:
             if found := pattern.search(text):
-                who = found.groupdict()
-                aet = who.get("aet", "?")
-                self._refusals.report(f"refused {what} {_details(who)}", aet, peer=node)
+                sender = found.groupdict()
+                message = f"refused {what} {_details(sender)}"
+                self.reporter.report(message, sender.get("aet", "?"), _UNITS[record["_SYSTEMD_UNIT"]])
                 return
 
 
-def _details(who: Mapping[str, str]) -> str:
-    if "ip" in who:
-        return f"of {who['aet']} at {who['ip']}"
-    return f"({who['why']})" if "why" in who else f"that called {who['called']}"
-
-
-class Reader(Protocol):
-    """What is read of the journal."""
-
-    def new(self) -> Iterable[Mapping[str, Any]]:
-        """Return the records of the two Orthancs since the last call."""
-
-
-class Journal:
-    """This machine's journal from a cursor on, or from an hour ago without one."""
-
-    def __init__(self, cursor: str) -> None:
-        try:
-            self._reader = journal.Reader()
-            self._reader.fileno()  # from here on `process` detects a journal file that was replaced
-            for unit in _UNITS:
-                self._reader.add_match(_SYSTEMD_UNIT=unit)
-            if cursor:
-                self._reader.seek_cursor(cursor)
-                self._reader.get_next()  # the record that the cursor names was handled before
-            else:
-                self._reader.seek_realtime(datetime.now(UTC) - _FIRST_LOOK)
-        except OSError as error:
-            raise StateError(f"the journal cannot be read ({error.strerror})") from error
-
-    def new(self) -> Iterable[Mapping[str, Any]]:
-        """Return the records since the last call."""
-        self._reader.process()
-        return iter(self._reader.get_next, {})
-
-
-def open_journal(cursor: str) -> Reader | None:
-    """Open this machine's journal; None if systemd's library is absent."""
-    return None if journal is None else Journal(cursor)
+def _details(sender: Mapping[str, str]) -> str:
+    if "ip" in sender:
+        return f"of {sender['aet']} at {sender['ip']}"
+    return f"({sender['why']})" if "why" in sender else f"that called {sender['called']}"

@@ -69,6 +69,7 @@ class Eligibility:
         return sum(self.images.values())
 
 
+@dataclass
 class Examiner:
     """Examine one study at a time. Reading the files is deferrable work (core.watchdog).
 
@@ -76,30 +77,26 @@ class Examiner:
     studies in `leaving` as removed from the gateway already.
     """
 
-    def __init__(
-        self,
-        nodes: tuple[OrthancPort, OrthancPort],
-        paths: Paths,
-        custody: CustodyPort,
-        preconditions: Sequence[Callable[[Record], str]] = (),
-        leaving: Collection[OrthancId] = (),
-    ) -> None:
-        self._gateway, self._storage = nodes
-        self._paths = paths
-        self._leaving = leaving
-        self._prover = RecordChecker(custody, paths)
-        self._preconditions = preconditions
+    nodes: tuple[OrthancPort, OrthancPort]
+    paths: Paths
+    custody: CustodyPort
+    preconditions: Sequence[Callable[[Record], str]]
+    leaving: Collection[OrthancId] = ()
+
+    def __post_init__(self) -> None:
+        self._gateway, self._storage = self.nodes
+        self._checker = RecordChecker(self.custody, self.paths)
 
     def look(self, study: OrthancId, terms: Terms) -> Eligibility | None:
         """Return what may be removed; None if the time of the study is not over or the place has none of it. Raises PeerDownError."""
         try:
-            record = self._prover.record(study)
+            record = self._checker.record(study)
         except StateError:
             return Eligibility(study, terms.place, None, reason=UNREADABLE)
         if not terms.is_over(record.published_at, record.route):
             return None
         try:
-            found = self._judge(record, terms)
+            found = self._removable(record, terms)
         except (NotFoundError, PeerRefusedError, StateError):
             found = REFUSED
         except OSError:
@@ -108,38 +105,37 @@ class Examiner:
             return None
         if isinstance(found, str):
             return Eligibility(study, terms.place, record, reason=found)
-        sizes = {one: kept.size for one, kept in record.images.items()}
-        return Eligibility(study, terms.place, record, {one: sizes.get(one, 0) for one in sorted(found)})
+        sizes = {image: record.images[image].size if image in record.images else 0 for image in sorted(found)}
+        return Eligibility(study, terms.place, record, sizes)
 
     def look_again(self, finding: Eligibility, terms: Terms) -> str:
         """Compare the lists again; return why the study may not be removed after all, or an empty text. Raises no DdwdError or OSError."""
         try:
-            copies = self._copies(self._prover.record(finding.study))
+            copies = self._copies(self._checker.record(finding.study))
         except (DdwdError, OSError):
             return REFUSED
         return rules.obstacle(terms.place, copies, last_copy=terms.last_copy)
 
-    def _judge(self, record: Record, terms: Terms) -> frozenset[OrthancId] | str:
+    def _removable(self, record: Record, terms: Terms) -> frozenset[OrthancId] | str:
         place, last_copy = terms.place, terms.last_copy
         copies = self._copies(record)
         if not copies.at(place):
             return frozenset()
         if reason := self._owed(record, terms) or rules.obstacle(place, copies, last_copy=last_copy):
             return reason
-        wanted = rules.to_prove(place, copies)
-        return rules.removable(place, copies, self._prove(record, wanted), last_copy=last_copy)
+        proved = self._prove(record, rules.to_prove(place, copies))
+        return rules.removable(place, copies, proved, last_copy=last_copy)
 
     def _owed(self, record: Record, terms: Terms) -> str:
         """Return why a destination or a hook still needs the study, or an empty text."""
         if record.route and record.route not in terms.routes:
             return UNKNOWN_ROUTE
-        return next((reason for one in self._preconditions if (reason := one(record))), "")
+        return next((reason for reason_of in self.preconditions if (reason := reason_of(record))), "")
 
     def _copies(self, record: Record) -> Copies:
-        folder = self._paths.output / record.folder
-        there = present(folder, record)
-        gateway = {} if record.study in self._leaving else self._listed(self._gateway, record)
-        return Copies(record, gateway, self._listed(self._storage, record), there)
+        output = present(self.paths.output / record.folder, record)
+        gateway = {} if record.study in self.leaving else self._listed(self._gateway, record)
+        return Copies(record, gateway, self._listed(self._storage, record), output)
 
     @staticmethod
     def _listed(node: OrthancPort, record: Record) -> dict[OrthancId, str]:
@@ -147,24 +143,24 @@ class Examiner:
         study = node.study(record.study)
         if study is None:
             return {}
-        uids = {one: kept.sop_uid for one, kept in record.images.items() if one in study.ids}
-        known = node.stored(study, study.ids, uids)
-        return {one: known[one].md5 if one in known else "" for one in study.ids}
+        uids = {image: entry.sop_uid for image, entry in record.images.items() if image in study.ids}
+        stored = node.stored(study, study.ids, uids)
+        return {image: stored[image].md5 if image in stored else "" for image in study.ids}
 
-    def _prove(self, record: Record, wanted: Proved) -> Proved:
+    def _prove(self, record: Record, required: Proved) -> Proved:
         """Read and verify the files; stop at the first that differs, since then none may be removed."""
-        folder = self._paths.output / record.folder
+        folder = self.paths.output / record.folder
 
-        def on_disk(one: OrthancId) -> bool:
-            kept = record.images[one]
-            return not difference(folder / kept.file, kept)
+        def on_disk(image: OrthancId) -> bool:
+            entry = record.images[image]
+            return not difference(folder / entry.file, entry)
 
-        def on_storage(one: OrthancId) -> bool:
+        def on_storage(image: OrthancId) -> bool:
             watchdog.alive()
-            return self._storage.is_whole(one)
+            return self._storage.is_whole(image)
 
         with watchdog.deferrable():
-            output = frozenset(takewhile(on_disk, sorted(wanted.output)))
-            if output != wanted.output:
+            output = frozenset(takewhile(on_disk, sorted(required.output)))
+            if output != required.output:
                 return Proved(output, frozenset())
-            return Proved(output, frozenset(takewhile(on_storage, sorted(wanted.storage))))
+            return Proved(output, frozenset(takewhile(on_storage, sorted(required.storage))))

@@ -31,59 +31,48 @@ class Removed:
     problem: str = ""
 
 
+@dataclass
 class Remover:
     """Delete images for retention. Only this class and the storage repair delete images that a modality sent."""
 
-    def __init__(
-        self,
-        nodes: tuple[OrthancPort, OrthancPort],
-        output: OutputTree,
-        custody: CustodyPort,
-        routes: Iterable[Route] = (),
-    ) -> None:
-        self._gateway, self._storage = nodes
-        self._output = output
-        self._custody = custody
-        self._markers = {one.name: one.marker for one in routes}
+    nodes: tuple[OrthancPort, OrthancPort]
+    output: OutputTree
+    custody: CustodyPort
+    routes: Iterable[Route]
+
+    def __post_init__(self) -> None:
+        self._nodes = dict(zip(("gateway", "storage"), self.nodes, strict=True))
+        self._markers = {route.name: route.marker for route in self.routes}
 
     def remove(self, finding: Eligibility) -> Removed:
         """Remove the images of the finding. A DdwdError or OSError is not raised: its text is the `problem` of the result."""
         problem = ""
         try:
-            if finding.place == "output":
-                self._from_output(finding)
-            else:
-                self._from_orthanc(self._node(finding), finding)
+            self._delete(finding)
         except (DdwdError, OSError) as error:
             problem = str(error) if isinstance(error, DdwdError) else type(error).__name__
         try:
             gone = finding.images.keys() - self._left(finding)
         except (DdwdError, OSError):
             return Removed(problem=problem or "it is not known whether it was removed")
-        size = sum(finding.images[one] for one in gone)
+        size = sum(finding.images[image] for image in gone)
         if len(gone) < len(finding.images):
             problem = problem or "not all of it was removed"
         return Removed(len(gone), size, problem)
 
-    def _node(self, finding: Eligibility) -> OrthancPort:
-        return self._gateway if finding.place == "gateway" else self._storage
-
-    def _from_orthanc(self, node: OrthancPort, finding: Eligibility) -> None:
-        with watchdog.deferrable():
-            for one in finding.images:
-                watchdog.alive()
-                node.forget(one)
-
-    def _from_output(self, finding: Eligibility) -> None:
-        if (record := self._custody.read(finding.study)) is None:
-            return
-        if marker := self._markers.get(record.route):  # first: the marker states that all files are there
-            self._output.unmark(record, marker)
-        self._output.remove(record, finding.images)
+    def _delete(self, finding: Eligibility) -> None:
+        if finding.place != "output":
+            with watchdog.deferrable():
+                for image in finding.images:
+                    watchdog.alive()
+                    self._nodes[finding.place].forget(image)
+        elif (record := self.custody.read(finding.study)) is not None:
+            if marker := self._markers.get(record.route):  # first: the marker states that all files are there
+                self.output.unmark(record, marker)
+            self.output.remove(record, finding.images)
 
     def _left(self, finding: Eligibility) -> frozenset[OrthancId]:
-        """Return the images of the study that the place still has."""
         if finding.place != "output":
-            return self._node(finding).instances([finding.study]).get(finding.study, frozenset())
-        record = self._custody.read(finding.study)
-        return self._output.present(record) if record is not None else frozenset()
+            return self._nodes[finding.place].instances([finding.study]).get(finding.study, frozenset())
+        record = self.custody.read(finding.study)
+        return self.output.present(record) if record is not None else frozenset()

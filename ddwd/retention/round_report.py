@@ -5,7 +5,7 @@ It holds no patient data: one study per reason is named, by its StudyInstanceUID
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ddwd.config.retention import PLACES, Place
@@ -25,23 +25,18 @@ _MAX_REASONS = 50
 """Some reasons hold a number; any further reasons are counted together."""
 
 
-@dataclass
-class HeldBack:
-    """Number of studies that were kept for this reason after their time was over; `example` is the StudyInstanceUID of one."""
-
-    reason: str
-    studies: int = 0
-    example: str = ""
+WHERE: dict[Place, str] = {"gateway": "the gateway", "storage": "storage", "output": "the output"}
+"""Name of each place in messages to people."""
 
 
 @dataclass
 class Tally:
-    """What was removed from one place, and what was kept."""
+    """What was removed from one place, and what was kept, by the reason."""
 
     studies: int = 0
     images: int = 0
     bytes: int = 0
-    kept: dict[str, HeldBack] = field(default_factory=dict)
+    kept: dict[str, KeptStudies] = field(default_factory=dict)
 
     def removed(self, gone: Removed) -> None:
         """Count a study of which images were removed."""
@@ -53,29 +48,18 @@ class Tally:
         """Count a study that was kept."""
         if len(self.kept) >= _MAX_REASONS and reason not in self.kept:
             reason = "other reasons"
-        kept = self.kept.setdefault(reason, HeldBack(reason, example=finding.study_uid or finding.study))
-        kept.studies += 1
+        kept = self.kept.get(reason) or KeptStudies(reason, example=finding.study_uid or finding.study)
+        self.kept[reason] = replace(kept, studies=kept.studies + 1)
 
     def report(self) -> PlaceReport:
         """Return the tally as it is stored; the reason with most studies first."""
-        kept = sorted(self.kept.values(), key=lambda one: -one.studies)
-        rows = tuple(KeptStudies(one.reason, one.studies, one.example) for one in kept)
-        return PlaceReport(self.studies, self.images, self.bytes, rows)
+        kept = sorted(self.kept.values(), key=lambda row: -row.studies)
+        return PlaceReport(self.studies, self.images, self.bytes, tuple(kept))
 
 
-@dataclass
-class RoundReport:
-    """One round: the stamps of its begin and end, a tally for each place, and the error that ended it, if any."""
-
-    began_at: str = ""
-    ended_at: str = ""
-    problem: str = ""
-    places: dict[Place, Tally] = field(default_factory=lambda: {place: Tally() for place in PLACES})
-
-    def report(self) -> RetentionRound:
-        """Return the report as it is stored, in the status file and in its own file."""
-        places = {place: tally.report() for place, tally in self.places.items()}
-        return RetentionRound(self.began_at, self.ended_at, self.problem, places)
+def tallies() -> dict[Place, Tally]:
+    """Return an empty tally for each place."""
+    return {place: Tally() for place in PLACES}
 
 
 def read(path: Path) -> RetentionRound | None:
@@ -88,7 +72,7 @@ def read(path: Path) -> RetentionRound | None:
         raise StateError(f"{path}: {error.strerror}; it is for root and group ddwd") from error
 
 
-def write(path: Path, report: RoundReport) -> None:
+def write(path: Path, report: RetentionRound) -> None:
     """Write the report of the round over that of the round before. Raises StorageFullError and OSError."""
     durable.make_dirs(path.parent)
-    FORMAT.write(path, report.report())
+    FORMAT.write(path, report)

@@ -15,7 +15,7 @@ from ddwd.config.retention import Place, Retention
 from ddwd.core.clock import stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from ddwd.config.routing import Route
     from ddwd.core.model import OrthancId
@@ -45,8 +45,8 @@ class Terms:
 
     def is_over(self, published_at: str, route: str) -> bool:
         """Return whether the time of a study is over that was published at that stamp by that route."""
-        ask = self.retention.least if self.for_room else self.retention.days
-        days = ask(self.place, self.routes.get(route))
+        days_of = self.retention.least if self.for_room else self.retention.days
+        days = days_of(self.place, self.routes.get(route))
         return days != FOREVER and published_at <= stamp(self.now - timedelta(days=days))
 
     @property
@@ -68,19 +68,14 @@ class Copies:
         """Return the images that the place has."""
         return frozenset({"gateway": self.gateway, "storage": self.storage, "output": self.output}[place])
 
-    @property
-    def known(self) -> frozenset[OrthancId]:
-        """Images in the record: those that were published, and those that their route leaves on storage."""
-        return frozenset(self.record.images) | frozenset(self.record.passed)
-
     def md5(self, image: OrthancId) -> str:
         """Return the MD5 of the published image; for an image that was not published, the MD5 on storage."""
-        kept = self.record.images.get(image)
-        return kept.md5 if kept else self.storage[image]
+        entry = self.record.images.get(image)
+        return entry.md5 if entry else self.storage[image]
 
-    def same_on_storage(self, images: frozenset[OrthancId]) -> bool:
+    def same_on_storage(self, images: Iterable[OrthancId]) -> bool:
         """Return whether storage lists these images with the recorded MD5."""
-        return all(self.storage[one] == self.md5(one) for one in images)
+        return all(self.storage[image] == self.md5(image) for image in images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +90,11 @@ def obstacle(place: Place, copies: Copies, *, last_copy: bool) -> str:
     """Return why no image of the study may be removed there, by the lists alone; empty if the files have to be verified next."""
     if copies.record.set_aside:
         return IN_QUARANTINE
-    if not copies.at(place) <= copies.known:
+    # in the record: images that were published, and those that their route leaves on storage
+    if not copies.at(place) <= copies.record.images.keys() | set(copies.record.passed):
         return NOT_RECORDED
-    if any(one not in copies.output for one, kept in copies.record.images.items() if not kept.removed):
+    published = {image for image, entry in copies.record.images.items() if not entry.removed}
+    if not published <= copies.output:
         return MISSING
     if place == "gateway":
         return _at_gateway(copies)
@@ -105,22 +102,20 @@ def obstacle(place: Place, copies: Copies, *, last_copy: bool) -> str:
 
 
 def _at_gateway(copies: Copies) -> str:
-    there = copies.at("gateway")
-    if not there <= copies.storage.keys():
+    if not copies.gateway.keys() <= copies.storage.keys():
         return NOT_ON_STORAGE
-    if not copies.same_on_storage(there):
+    if not copies.same_on_storage(copies.gateway):
         return OTHER_ON_STORAGE
-    same = all(copies.gateway[one] == copies.md5(one) for one in there)
+    same = all(md5 == copies.md5(image) for image, md5 in copies.gateway.items())
     return "" if same else OTHER_AT_GATEWAY
 
 
 def _on_storage(copies: Copies, last_copy: bool) -> str:
-    there = copies.at("storage")
     if copies.gateway:
         return STILL_AT_GATEWAY
-    if not copies.same_on_storage(there):
+    if not copies.same_on_storage(copies.storage):
         return OTHER_ON_STORAGE
-    return "" if last_copy or there <= copies.output else LAST_COPY
+    return "" if last_copy or copies.storage.keys() <= copies.output else LAST_COPY
 
 
 def _in_output(copies: Copies, last_copy: bool) -> str:
@@ -140,9 +135,9 @@ def removable(place: Place, copies: Copies, proved: Proved, *, last_copy: bool) 
     """Return all images that the place has, if they may be removed; otherwise the reason why none may."""
     if reason := obstacle(place, copies, last_copy=last_copy):
         return reason
-    wanted = to_prove(place, copies)
-    if not wanted.output <= proved.output:
+    required = to_prove(place, copies)
+    if not required.output <= proved.output:
         return DAMAGED_ON_DISK
-    if not wanted.storage <= proved.storage:
+    if not required.storage <= proved.storage:
         return DAMAGED_ON_STORAGE
     return copies.at(place)

@@ -247,7 +247,7 @@ def statuses() -> str:
 def metrics() -> str:
     """Every figure for Prometheus."""
     ours = Metrics(Config().metrics.textfile)
-    labels = {one._name: one._labelnames for one in vars(ours).values() if hasattr(one, "_labelnames")}
+    labels = {one._name: one._labelnames for one in ours.registry._collector_to_names}
     rows = [
         [
             f"`{one.name}`",

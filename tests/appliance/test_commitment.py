@@ -163,8 +163,8 @@ def test_what_was_sent_is_committed_and_all_else_is_failed_with_its_reason(
     assert set(report["committed"]) == {one.sop_uid for one in study.instances}
     assert "CT1 asks whether 4 objects are kept" in _events(stored, "commitment-asked")
     told = _events(stored, "commitment-answered")
-    assert "CT1 was told: 1 objects are committed, 3 are not (0x0110, 0x0112, 0x0119)" in told
-    assert "CT1 was told: 3 objects are committed, 0 are not" in told
+    assert "reported to CT1: 1 objects are committed, 3 are not (0x0110, 0x0112, 0x0119)" in told
+    assert "reported to CT1: 3 objects are committed, 0 are not" in told
     assert list(stored.machine.path("/var/lib/ddwd/commitment").iterdir()) == []
 
 

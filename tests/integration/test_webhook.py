@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddwd.hooks.runner import Hook, HookFailedError, run_hook
+from ddwd.hooks.dispatcher import Hook, HookFailedError, run_hook
 from tests.unit.test_hooks import NOTICE
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd.monitoring import alerts
-from ddwd.monitoring.alerts import AlertState, Condition, conditions
-from ddwd.monitoring.expected_senders import WEEKS, ExpectedSenders
+from ddwd.monitoring.alerts import WEEKS, AlertState, Condition, ExpectedSenders, conditions
 from ddwd.status.events import AuditEvent
 from ddwd.status.report import Heartbeat, OrthancState, VolumeState
 from ddwd.status.units import UNITS, Unit
@@ -93,7 +92,7 @@ def test_the_number_of_images_decides_what_is_news_and_not_the_wording() -> None
 def test_the_state_of_a_version_without_counts_is_read_and_tells_nothing_twice(tmp_path: Path) -> None:
     book, two = AlertState(AFTER), {"quarantine": Condition("2 images wait in quarantine", 2)}
     assert len(_play(book, two, 0, 300)) == 1
-    alerts.save(tmp_path / "alerts.json", book)
+    alerts.FORMAT.write(tmp_path / "alerts.json", book)
     body = json.loads((tmp_path / "alerts.json").read_bytes())
     del body["counts"]
     (tmp_path / "alerts.json").write_text(json.dumps(body))
@@ -105,7 +104,7 @@ def test_the_state_of_a_version_without_counts_is_read_and_tells_nothing_twice(t
 def test_a_restart_tells_nothing_twice(tmp_path: Path) -> None:
     book = AlertState(AFTER)
     assert len(_play(book, DOWN, 0, 1000)) == 1
-    alerts.save(tmp_path / "alerts.json", book)
+    alerts.FORMAT.write(tmp_path / "alerts.json", book)
     again = alerts.load(tmp_path / "alerts.json", AFTER)
     assert _play(again, DOWN, 1000, 1000) == []
     (tmp_path / "alerts.json").write_text("{")

@@ -454,7 +454,7 @@ class House:
     def begin(self) -> None:
         town = self.town
         recipients = Recipients(town.gateway, town.routes, town.deliveries)
-        sweep = Sweep([town.gateway], recipients.lacking, lambda: (), self.executor, town.clock)  # type: ignore[arg-type]
+        sweep = Sweep([town.gateway], recipients.incomplete, lambda: (), self.executor, town.clock)  # type: ignore[arg-type]
         feed = ChangeFeed(town.gateway, town.gateway.last_seq(), town.clock, 3.0)
         queues = town.queues.values()
         self.dispatcher = DeliveryDispatcher(

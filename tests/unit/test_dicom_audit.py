@@ -20,9 +20,8 @@ from ddwd.config.schema import AuditConfig, Config
 from ddwd.core.audit import Event
 from ddwd.core.errors import PeerDownError
 from ddwd.monitoring import audit_relay as relaying
-from ddwd.monitoring.audit_relay import AuditRelay
+from ddwd.monitoring.audit_relay import AuditRelay, frame, send
 from ddwd.monitoring.dicom_audit import KINDS, NOT_DISCLOSED, message
-from ddwd.monitoring.syslog import frame, send
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,8 +12,14 @@ import pytest
 
 from ddwd.core.audit import Audit, Event
 from ddwd.core.model import OrthancId
-from ddwd.hooks.dispatcher import HookDispatcher
-from ddwd.hooks.runner import Hook, HookFailedError, HookStoppedError, environment, run_hook
+from ddwd.hooks.dispatcher import (
+    Hook,
+    HookDispatcher,
+    HookFailedError,
+    HookStoppedError,
+    environment,
+    run_hook,
+)
 from ddwd.store.hook_queue import HookQueue, Notice
 from tests.unit.fakes import FakeClock, InlineExecutor, power_cut
 
@@ -129,7 +135,7 @@ def test_a_study_that_cannot_be_told_holds_up_no_other(told: Told) -> None:
     told.run(5)
     assert told.calls == [(OTHER, 1)]
     (waiting,) = told.dispatcher.turn()
-    assert "has no hook any more; forget it: ddwd hooks drop" in waiting.reason
+    assert "has no hook any more; delete the notice: ddwd hooks drop" in waiting.reason
     told.notices.drop(told.notices.newest()[0])
     assert told.dispatcher.turn() == []
 
@@ -220,7 +226,7 @@ def test_nothing_else_of_our_environment_is_passed_on(monkeypatch: pytest.Monkey
 
 
 def test_what_a_failed_executable_says_is_kept_beside_the_queue_and_not_in_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(HookFailedError, match="ended with exit status 3; what it said: ") as caught:
+    with pytest.raises(HookFailedError, match="ended with exit status 3; its output: ") as caught:
         _tell(tmp_path, "echo about PAT-7; exit 3")
     assert "PAT-7" not in str(caught.value)
     assert (tmp_path / "output" / "said.txt").read_text() == "about PAT-7\n"

@@ -16,10 +16,9 @@ from ddwd.core import watchdog
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import InvalidValueError, PeerDownError, StorageFullError
 from ddwd.dicom.store_scu import Answer
-from ddwd.inbox import unzip
-from ddwd.inbox.open_files import OpenFileTracker
+from ddwd.inbox import classify
 from ddwd.inbox.processor import InboxProcessor, Stopped
-from ddwd.inbox.scanner import InboxScanner
+from ddwd.inbox.scanner import InboxScanner, OpenFileTracker
 from tests.studies import made_up_ct, write_disc
 from tests.unit.fakes import FakeClock, power_cut
 
@@ -239,7 +238,7 @@ def test_a_dicomdir_is_not_sent_its_images_are_and_those_missing_are_named(
     inbox.settle()
     assert sorted(inbox.gateway.taken) == sorted(set(_uids(images)) - set(gone))
     note = (inbox.folder / inbox.today("disc.txt")).read_text(encoding="utf-8")
-    assert note.endswith(f"{lost.relative_to(tmp_path / 'disc')}: named in the DICOMDIR, and not here\n")
+    assert note.endswith(f"{lost.relative_to(tmp_path / 'disc')}: named in the DICOMDIR, and missing\n")
 
 
 def test_a_zip_is_sent_from_inside_and_moved_as_it_is(inbox: Inbox, images: list[Path]) -> None:
@@ -276,7 +275,7 @@ def test_a_name_as_long_as_can_be_is_no_trouble(inbox: Inbox, images: list[Path]
         (lambda path, _: os.mkfifo(path), "not a file: links are not followed"),
         (lambda path, _: _zip(path, {"a": b"no", "b": b"neither"}), "no DICOM file among its 2 files"),
         (lambda path, image: path.write_bytes(_torn(path, image)), "the zip is damaged"),
-        (lambda path, _: _zip(path, {"a": b"no"}, zipfile.ZIP_LZMA), "packed in a way that is not known"),
+        (lambda path, _: _zip(path, {"a": b"no"}, zipfile.ZIP_LZMA), "uses an unsupported compression"),
         (lambda path, image: _zip(path, {"a/DICOMDIR": _dicomdir(image)}), "a DICOMDIR without the images"),
         (lambda path, image: path.write_bytes(_dicomdir(image)), "a DICOMDIR without the images"),
     ],
@@ -321,7 +320,7 @@ def test_a_zip_is_unpacked_with_signs_of_life_and_a_stop_leaves_nothing(
     packed = _zip(tmp_path / "x.zip", {"a": images[0].read_bytes() + bytes(3 * 1024**2)})
     signs: list[int] = []
     watchdog.install(lambda _wait: signs.append(1))
-    unzip.unpack(packed, tmp_path, RESERVE)
+    classify.unpack(packed, tmp_path, RESERVE)
     assert len(signs) >= 4
     (tmp_path / "000001.dcm").unlink()
 
@@ -333,20 +332,20 @@ def test_a_zip_is_unpacked_with_signs_of_life_and_a_stop_leaves_nothing(
 
     watchdog.install(stop)
     with pytest.raises(Stopped):
-        unzip.unpack(packed, tmp_path, RESERVE)
+        classify.unpack(packed, tmp_path, RESERVE)
     assert not list(tmp_path.glob("*.dcm"))
 
 
 def test_a_zip_that_lists_millions_is_not_read(tmp_path: Path) -> None:
     names = {f"{number:>0200}": b"" for number in range(40_000)}
     with pytest.raises(InvalidValueError, match="lists more files"):
-        unzip.unpack(_zip(tmp_path / "many.zip", names, zipfile.ZIP_STORED), tmp_path, RESERVE)
+        classify.unpack(_zip(tmp_path / "many.zip", names, zipfile.ZIP_STORED), tmp_path, RESERVE)
 
 
 def test_of_a_bomb_only_the_first_bytes_are_unpacked(tmp_path: Path) -> None:
     bomb = _zip(tmp_path / "bomb.zip", {"zeros": bytes(64 * 1024**2)})
     (tmp_path / "work").mkdir()
-    assert unzip.unpack(bomb, tmp_path / "work", RESERVE) == ([], ["zeros"])
+    assert classify.unpack(bomb, tmp_path / "work", RESERVE) == ([], ["zeros"])
     assert list((tmp_path / "work").iterdir()) == []
 
 
@@ -365,7 +364,7 @@ def test_a_zip_for_which_there_is_no_room_waits_and_one_larger_than_the_disk_is_
     facts = os.statvfs_result((4096, 1, total, 0, free, 0, 0, 1000, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda _path: facts)
     with pytest.raises(error):
-        unzip.unpack(packed, tmp_path, RESERVE)
+        classify.unpack(packed, tmp_path, RESERVE)
     assert not list(tmp_path.glob("*.dcm"))
 
 
@@ -395,7 +394,7 @@ def test_where_one_image_is_refused_nothing_is_moved_and_all_is_sent_again(
     inbox.gateway.refuses = set(_uids(images[1:2]))
     inbox.settle()
     note = (inbox.folder / "waiting/study.txt").read_text(encoding="utf-8")
-    assert "1 of 3 images were not taken: 0xA700" in note
+    assert "1 of 3 images were not accepted: 0xA700" in note
     assert len(list(study.rglob("*.dcm"))) == 3
     inbox.gateway.refuses = set()
     inbox.clock.advance(10)

@@ -11,6 +11,7 @@ from tests.unit.fakes import FakeClock
 from tests.unit.test_audit import Told
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 HEAD = "W1125 03:22:13.336750     DICOM-SERVER CommandDispatcher.cpp:628] "
@@ -33,9 +34,9 @@ class _Log:
             }
         )
 
-    def open(self, cursor: str) -> _Log:
+    def open(self, cursor: str) -> Callable[[], list[dict[str, Any]]]:
         self.read = int(cursor or 0)
-        return self
+        return self.new
 
     def new(self) -> list[dict[str, Any]]:
         found, self.read = self.records[self.read :], len(self.records)
@@ -113,6 +114,6 @@ def test_each_is_told_once_also_after_a_restart(log: _Log, tmp_path: Path) -> No
 def test_where_there_is_no_journal_nothing_is_told(tmp_path: Path) -> None:
     told = Told()
     RejectionWatcher(
-        RejectionReporter(told.audit, FakeClock()), tmp_path / "cursor", lambda _cursor: None
+        RejectionReporter(told.audit, FakeClock()), tmp_path / "cursor", lambda _cursor: tuple
     ).step()
     assert told.journal == []

@@ -682,7 +682,7 @@ def test_what_storage_loses_after_the_proof_is_seen_before_the_deletion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     portal = delivered(tmp_path, GATEWAY)
-    custody = portal.extractor.retention._tools.custody
+    custody = portal.extractor.retention.custody
     write = custody.write
 
     def writing(record: Record) -> None:
@@ -751,7 +751,7 @@ def _slowly(portal: Portal) -> _Later:
     """From now on retention's pieces wait to be told; up to where the removal waits."""
     later = _Later()
     worker = portal.extractor.retention
-    worker._tools = replace(worker._tools, executor=later)
+    worker.executor = later
     portal.requests.submit(Request("retention"))
     for _ in range(20):
         portal.run(1)

@@ -84,7 +84,7 @@ def test_every_status_has_its_meaning() -> None:
 
 def test_every_metric_has_its_place() -> None:
     source = (REPO / "ddwd/monitoring/metrics.py").read_text(encoding="utf-8")
-    names = re.findall(r'"(ddwd_\w+)"', source)
+    names = list(dict.fromkeys(re.findall(r'"(ddwd_\w+)"', source)))
     assert len(names) > 10
     assert re.findall(r"^\| `(ddwd_\w+)` \|", PAGE["metrics.md"], re.MULTILINE) == names
 

@@ -19,7 +19,7 @@ from ddwd.core.model import OrthancId
 from ddwd.extractor.quarantine import Entry, Quarantine, QuarantinedObject
 from ddwd.monitoring import alerts
 from ddwd.retention import round_report
-from ddwd.retention.round_report import HeldBack, RoundReport, Tally
+from ddwd.retention.round_report import Tally
 from ddwd.store import custody, status_files
 from ddwd.store.commitment_queue import CommitmentQueue, CommitmentRequest, Reference
 from ddwd.store.custody import Custody, Record
@@ -215,14 +215,20 @@ def test_quarantine_note(tmp_path: Path) -> None:
 
 def test_retention_round_report(tmp_path: Path) -> None:
     path = tmp_path / "state" / "retention.json"
-    account = RoundReport(AT, "2026-01-02T03:05:05.000Z", "broken off")
-    account.places["output"] = Tally(
-        2, 30, 4000, {"young": HeldBack("young", 3, STUDY_UID), "a": HeldBack("a", 5)}
+    places = round_report.tallies()
+    places["output"] = Tally(
+        2,
+        30,
+        4000,
+        {"young": status_files.KeptStudies("young", 3, STUDY_UID), "a": status_files.KeptStudies("a", 5)},
+    )
+    account = status_files.RetentionRound(
+        AT, "2026-01-02T03:05:05.000Z", "broken off", {place: one.report() for place, one in places.items()}
     )
     round_report.write(path, account)
     assert path.read_bytes() == golden("retention.json")
     last = round_report.read(path)
-    assert last == account.report()
+    assert last == account
     assert round_report.FORMAT.body(last) == json.loads(golden("retention.json"))
 
 
@@ -231,7 +237,7 @@ def test_alert_state(tmp_path: Path) -> None:
     book = alerts.AlertState(
         0.0, {"waiting": alerts.ActiveCondition("2 studies wait", 10.0, 20.5, 1)}, ["over"], sent=[20.5]
     )
-    alerts.save(path, book)
+    alerts.FORMAT.write(path, book)
     assert path.read_bytes() == golden("alerts.json")
     placed(path, "alerts.json")
     assert alerts.load(path, 0.0) == book
