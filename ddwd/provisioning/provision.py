@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ddwd.config import routing, tls
 from ddwd.config.loader import load
@@ -92,23 +92,8 @@ class SystemHost:
     def run(
         self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
     ) -> CommandResult:
-        """Run a command; the status is 127 if it cannot be started."""
-        drop = {} if user is None else {"user": user, "group": user, "extra_groups": []}
-        try:
-            done = subprocess.run(
-                argv,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_COMMAND_SECONDS,
-                cwd="/",
-                env={**os.environ, **(env or {})},
-                **drop,  # type: ignore[call-overload] # the three arguments that drop privileges
-            )
-        except (OSError, KeyError, subprocess.TimeoutExpired) as error:
-            return CommandResult(127, "", str(error))
-        lines = done.stderr.strip().splitlines()
-        return CommandResult(done.returncode, done.stdout.strip(), lines[-1] if lines else "")
+        """Run a command for at most 60 s; the status is 127 if it cannot be started or takes longer."""
+        return completed(argv, user, env, stdout=subprocess.PIPE, timeout=_COMMAND_SECONDS)
 
     def give(self, path: Path, user: str, group: str, mode: int) -> None:
         """Set owner, group and mode where they differ. Raises PeerRefusedError for an unknown user."""
@@ -125,6 +110,30 @@ class SystemHost:
     def wait(self, seconds: float) -> None:
         """Sleep."""
         clock.sleep(seconds)
+
+
+def completed(
+    argv: list[str], user: str | None, env: Mapping[str, str] | None, **options: Any
+) -> CommandResult:
+    """Run a command to its end, with further options of subprocess.run; the status is 127 if it cannot be started."""
+    drop: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+    environment = {**os.environ, **(env or {})}
+    try:
+        done = subprocess.run(
+            argv, stderr=subprocess.PIPE, check=False, cwd="/", env=environment, **drop, **options
+        )
+    except (OSError, KeyError, subprocess.TimeoutExpired) as error:
+        return CommandResult(127, "", str(error))
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    out = (done.stdout or b"").decode(errors="replace").strip()
+    return CommandResult(done.returncode, out, lines[-1] if lines else "")
+
+
+def must(answer: CommandResult, who: str) -> CommandResult:
+    """Return the result. Raises PeerRefusedError with the command's error if it failed."""
+    if answer.status:
+        raise PeerRefusedError(f"{who}: {answer.complaint or f'exit status {answer.status}'}")
+    return answer
 
 
 def main() -> int:
@@ -235,7 +244,7 @@ def ensure_drop_ins(config: Config, host: Host) -> None:
         for (unit, name), text in drop_ins(config).items()
     ]
     if any(changed):
-        _must(host.run(["systemctl", "daemon-reload"]), "systemctl daemon-reload")
+        must(host.run(["systemctl", "daemon-reload"]), "systemctl daemon-reload")
 
 
 def _put_drop_in(path: Path, text: str | None) -> bool:
@@ -378,53 +387,41 @@ def trusted_by_gateway(config: Config) -> list[Path]:
 
 def ensure_databases(config: Config, host: Host) -> None:
     """Wait for PostgreSQL; create missing roles and databases on a local server, but change no external one."""
-    for node in (own.name for own in config.own_nodes):
+    for node in config.own_nodes:
         if config.database.is_local:
-            _ensure_local(config, node, host)
+            _ensure_local(config, node.name, host)
         else:
-            _await_external(config, node, host)
+            _await_external(config, node.name, host)
 
 
 def _ensure_local(config: Config, node: NodeName, host: Host) -> None:
     role, name = config.database.user_for(node), config.database.name_for(node)
-    sql = _LocalPostgres(config, host)
-    sql.wait_up()
-    if not sql.ask(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'"):  # noqa: S608 - validated in config
-        sql.ask(f'CREATE ROLE "{role}" LOGIN')
-    if not sql.ask(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):  # noqa: S608 - validated in config
-        sql.ask(f'CREATE DATABASE "{name}" OWNER "{role}" ENCODING \'UTF8\' TEMPLATE template0')
-        sql.ask(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
+    login = databases.login(config, node)
 
+    def ask(statement: str) -> CommandResult:
+        return host.run(login.psql(statement, "postgres"), login.user)
 
-class _LocalPostgres:
-    """The local server, queried as its superuser over the Unix socket."""
+    def must_ask(statement: str) -> str:
+        return must(ask(statement), "PostgreSQL").out
 
-    def __init__(self, config: Config, host: Host) -> None:
-        self._host = host
-        self._argv = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]
-        self._argv += ["-p", str(config.database.port), "-d", "postgres", "-c"]
-
-    def ask(self, statement: str) -> str:
-        """Run one statement and return its output. Raises PeerRefusedError with the server's error."""
-        return _must(self._host.run([*self._argv, statement], user="postgres"), "PostgreSQL").out
-
-    def wait_up(self) -> None:
-        """Return once it answers. Raises PeerDownError after 90 s."""
-        _await(
-            lambda: self._host.run([*self._argv, "SELECT 1"], user="postgres"),
-            self._host,
-            "the local PostgreSQL",
-            "see: systemctl status postgresql",
-        )
+    _await(lambda: ask("SELECT 1"), host, "the local PostgreSQL", "see: systemctl status postgresql")
+    if not must_ask(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'"):  # noqa: S608 - validated in config
+        must_ask(f'CREATE ROLE "{role}" LOGIN')
+    if not must_ask(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):  # noqa: S608 - validated in config
+        must_ask(f'CREATE DATABASE "{name}" OWNER "{role}" ENCODING \'UTF8\' TEMPLATE template0')
+        must_ask(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
 
 
 def _await_external(config: Config, node: NodeName, host: Host) -> None:
-    database = config.database
-    argv = ["psql", "-X", "-A", "-t", "-q", "-w", "-d", databases.address(config, node), "-c", "SELECT 1"]
-    env = {"PGPASSWORD": databases.password(config) or "", "PGCONNECT_TIMEOUT": "5"}
-    where = f"PostgreSQL at {databases.place(config)} (database {database.name_for(node)})"
+    login = databases.login(config, node)
+    where = f"PostgreSQL at {databases.place(config)} (database {config.database.name_for(node)})"
     hint = "check database.*, the roles and pg_hba.conf over there, and the password"
-    _await(lambda: host.run(argv, env=env), host, where, hint)
+    _await(
+        lambda: host.run(login.psql("SELECT 1"), env={**login.env, "PGCONNECT_TIMEOUT": "5"}),
+        host,
+        where,
+        hint,
+    )
 
 
 def _await(ask: Callable[[], CommandResult], host: Host, who: str, hint: str) -> None:
@@ -436,12 +433,6 @@ def _await(ask: Callable[[], CommandResult], host: Host, who: str, hint: str) ->
         answer = ask()
     if answer.status != 0:
         raise PeerDownError(f"{who} did not answer within {_START_SECONDS} s ({answer.complaint}); {hint}")
-
-
-def _must(answer: CommandResult, who: str) -> CommandResult:
-    if answer.status != 0:
-        raise PeerRefusedError(f"{who}: {answer.complaint or f'exit status {answer.status}'}")
-    return answer
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -37,6 +38,7 @@ from ddwd.core.errors import (
     StateError,
     StorageFullError,
 )
+from ddwd.provisioning.databases import Login
 from ddwd.provisioning.provision import CommandResult
 from tests.unit.fakes import FakeClock
 
@@ -68,23 +70,21 @@ class FakeMachine:
     def pipe(
         self,
         argv: list[str],
-        *,
-        user: str | None = None,
-        env: Mapping[str, str] | None = None,
-        source: Path | None = None,
-        target: Path | None = None,
+        login: Login | None = None,
+        stdin: IO[bytes] | None = None,
+        stdout: IO[bytes] | None = None,
     ) -> CommandResult:
         self.commands.append(argv)
         if self.fails and argv[0] == self.fails:
             return CommandResult(1, "", "error: it does not want to")
         if argv[0] == "psql":
             self.databases.pop(argv[-1].split('"')[1], None)
-        if target is not None:
+        if stdout is not None:
             self.meanwhile()
-            target.write_text(self.databases[argv[-1]], encoding="utf-8")
-        if source is not None:
+            stdout.write(self.databases[argv[-1]].encode())
+        if stdin is not None:
             assert self.databases[argv[-1]] == "", "pg_restore into a database that is not empty"
-            self.databases[argv[-1]] = source.read_text(encoding="utf-8")
+            self.databases[argv[-1]] = stdin.read().decode()
         return CommandResult(0, "", "")
 
     def give(self, path: Path, user: str, group: str, mode: int) -> None:
