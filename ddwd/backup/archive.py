@@ -21,7 +21,7 @@ from ddwd.config.paths import PRIVATE, Paths
 from ddwd.core import durable
 from ddwd.core.errors import LinkedError, NotFoundError, PeerDownError, StateError
 from ddwd.provisioning import databases
-from ddwd.provisioning.provision import CommandResult, Host, SystemHost, completed
+from ddwd.provisioning.host import CommandResult, Host, SystemHost, completed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

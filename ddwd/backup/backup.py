@@ -28,7 +28,7 @@ from ddwd.core import durable
 from ddwd.core.clock import stamp
 from ddwd.core.errors import InvalidValueError, NotFoundError, StateError, StorageFullError
 from ddwd.provisioning import databases
-from ddwd.provisioning.provision import must
+from ddwd.provisioning.host import must
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

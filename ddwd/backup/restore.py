@@ -23,7 +23,8 @@ from ddwd.config.paths import Paths
 from ddwd.core import durable
 from ddwd.core.errors import DdwdError, InvalidValueError, StateError, StorageFullError
 from ddwd.provisioning import databases
-from ddwd.provisioning.provision import ensure_databases, must
+from ddwd.provisioning.host import must
+from ddwd.provisioning.provision import ensure_databases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

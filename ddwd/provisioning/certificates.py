@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 from ddwd.config import tls
 from ddwd.core.durable import replace_file
 from ddwd.core.errors import DdwdError, InvalidValueError, NotFoundError
+from ddwd.provisioning.host import completed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -245,19 +245,8 @@ def _openssl(arguments: Sequence[str], trouble: str, text: str = "") -> str:
     program = shutil.which("openssl")
     if program is None:
         raise DdwdError("openssl is not installed: apt install openssl")
-    try:
-        done = subprocess.run(
-            [program, *arguments],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_SECONDS,
-            umask=0o077,
-        )
-    except subprocess.TimeoutExpired:
-        raise DdwdError(f"{trouble}: openssl took longer than {_SECONDS} s") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise DdwdError(f"{trouble}: {lines[0] if lines else 'openssl failed'}")
-    return done.stdout
+    command = [program, *arguments]
+    done = completed(command, complaint_line=0, input=text.encode(), timeout=_SECONDS, umask=0o077)
+    if done.status:
+        raise DdwdError(f"{trouble}: {done.complaint or 'openssl failed'}")
+    return done.out

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 import shutil
-import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.config.checks import ports as keys_of_ports
-from ddwd.core.errors import PeerRefusedError
+from ddwd.provisioning.host import completed, must
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,7 +128,7 @@ def _merged(networks: tuple[Network, ...]) -> list[ipaddress.IPv4Network]:
 def apply(config: Config) -> None:
     """Create the table, or remove it if the settings do not want it. Raises PeerRefusedError."""
     if config.network.firewall:
-        _run(["-f", "-"], table(config))
+        _nft("-f", "-", text=table(config))
     else:
         remove()
 
@@ -137,22 +136,14 @@ def apply(config: Config) -> None:
 def remove() -> None:
     """Remove the portal's table, if nft is installed and the table exists. Raises PeerRefusedError."""
     if shutil.which(PROGRAM):
-        _run(["destroy", "table", *TABLE.split()])
+        _nft("destroy", "table", *TABLE.split())
 
 
 def is_there() -> bool:
     """Return whether the kernel has the table. Raises PeerRefusedError if this user may not ask."""
-    return f"table {TABLE}" in _run(["list", "tables"]).splitlines()
+    return f"table {TABLE}" in _nft("list", "tables").splitlines()
 
 
-def _run(words: list[str], text: str = "") -> str:
-    try:
-        done = subprocess.run(
-            [PROGRAM, *words], input=text, capture_output=True, text=True, check=False, timeout=_SECONDS
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise PeerRefusedError(f"{PROGRAM}: {error}") from error
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0]
-        raise PeerRefusedError(f"{PROGRAM} {' '.join(words)}: {said}")
-    return done.stdout
+def _nft(*words: str, text: str = "") -> str:
+    answer = completed([PROGRAM, *words], complaint_line=0, input=text.encode(), timeout=_SECONDS)
+    return must(answer, f"{PROGRAM} {' '.join(words)}").out

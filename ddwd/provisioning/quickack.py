@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from ddwd.core.errors import PeerRefusedError
+from ddwd.provisioning.host import completed, must
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -248,11 +248,4 @@ def apply(todo: RouteChanges) -> list[str]:
 
 
 def _run(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise PeerRefusedError(f"{' '.join(command)}: {error}") from error
-    if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise PeerRefusedError(f"{' '.join(command)}: {said}")
-    return done.stdout
+    return must(completed(command, timeout=_SECONDS), " ".join(command)).out

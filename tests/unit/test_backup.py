@@ -39,7 +39,7 @@ from ddwd.core.errors import (
     StorageFullError,
 )
 from ddwd.provisioning.databases import Login
-from ddwd.provisioning.provision import CommandResult
+from ddwd.provisioning.host import CommandResult
 from tests.unit.fakes import FakeClock
 
 SCHEMAS = {"ledger": 1, "custody": 1}

@@ -16,13 +16,14 @@ from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, InboxConfig, LedgerConfig
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, PeerRefusedError
 from ddwd.provisioning import credentials, provision
+from ddwd.provisioning.host import CommandResult, SystemHost
 from ddwd.provisioning.orthanc_config import RENDERED_NAME
-from ddwd.provisioning.provision import CommandResult, SystemHost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 NODES = provision.NODES
+OUTPUT_DROP_IN = ("ddwd-scp", "50-output-dir.conf")
 
 
 @dataclass
@@ -218,7 +219,7 @@ def test_drop_in_comes_changes_and_goes_with_output_dir(
         provision.ensure_drop_ins(wanted, host)
         assert host.commands == [["systemctl", "daemon-reload"]] * reloads
         texts = {path.read_text() for path in host.units.rglob("*.conf")}
-        assert texts == ({provision.output_drop_in(wanted)} if wanted is not inside else set())
+        assert texts == ({provision.drop_ins(wanted)[OUTPUT_DROP_IN]} if wanted is not inside else set())
 
 
 def test_drop_in_is_for_the_two_python_units(config: Config, host: FakeHost, tmp_path: Path) -> None:
@@ -259,14 +260,17 @@ def test_the_shared_ledger_is_opened_to_the_units_that_use_it(servers: str, allo
     ],
 )
 def test_drop_in_quotes_for_systemd(folder: str, written: str) -> None:
-    text = provision.output_drop_in(replace(Config(), output_dir=Path(folder)))
+    text = provision.drop_ins(replace(Config(), output_dir=Path(folder)))[OUTPUT_DROP_IN]
     assert text is not None
     assert text.splitlines()[1:] == ["[Service]", f"ReadWritePaths={written}"]
 
 
 def test_no_drop_in_below_var_lib_ddwd() -> None:
-    assert provision.output_drop_in(Config()) is None
-    assert provision.output_drop_in(replace(Config(), output_dir=Path("/var/lib/ddwd/other/place"))) is None
+    assert provision.drop_ins(Config())[OUTPUT_DROP_IN] is None
+    assert (
+        provision.drop_ins(replace(Config(), output_dir=Path("/var/lib/ddwd/other/place")))[OUTPUT_DROP_IN]
+        is None
+    )
 
 
 # --- ports below 1024 -------------------------------------------------------------------------------------------------
