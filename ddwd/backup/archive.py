@@ -12,25 +12,19 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ddwd.config.paths import PRIVATE, Paths
 from ddwd.core import durable
-from ddwd.core.errors import LinkedError, NotFoundError, PeerDownError, StateError
-from ddwd.provisioning import databases
-from ddwd.provisioning.host import CommandResult, Host, SystemHost, completed
+from ddwd.core.errors import LinkedError, NotFoundError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from ddwd.config.schema import Config, NodeName
-    from ddwd.provisioning.databases import Login
-
-    OpenFile = IO[bytes] | None
+    from ddwd.config.schema import NodeName
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -192,40 +186,6 @@ def _manifest(body: dict[str, Any]) -> Manifest:
 def is_set(name: str) -> bool:
     """Return whether this is the name of a set, finished or not."""
     return _SET.fullmatch(name.partition(".")[0]) is not None
-
-
-# --- the machine ------------------------------------------------------------------------------------------------------
-
-
-class Machine(Host, Protocol):
-    """What backup and restore do to the machine; tests pass a fake."""
-
-    def pipe(
-        self, argv: list[str], login: Login | None = None, stdin: OpenFile = None, stdout: OpenFile = None
-    ) -> CommandResult:
-        """Run a command to its end, without a time limit; it reads from and writes to the open files, if any."""
-
-
-class SystemMachine(SystemHost):
-    """The real machine."""
-
-    def pipe(
-        self, argv: list[str], login: Login | None = None, stdin: OpenFile = None, stdout: OpenFile = None
-    ) -> CommandResult:
-        """Run a command that reads from and writes to a file; the status is 127 if it cannot be started."""
-        user, env = (login.user, login.env) if login else (None, None)
-        none = subprocess.DEVNULL
-        return completed(argv, user, env, stdin=stdin or none, stdout=stdout or none)
-
-
-def ask(config: Config, node: NodeName, statement: str, machine: Machine) -> str:
-    """Run a statement on that Orthanc's database and return its output. Raises PeerDownError with the server's error."""
-    login = databases.login(config, node)
-    answer = machine.run(login.psql(statement), login.user, login.env)
-    if answer.status:
-        hint = "see: systemctl status postgresql" if config.database.is_local else "check database.*"
-        raise PeerDownError(f"PostgreSQL: {answer.complaint}; {hint}")
-    return answer.out
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

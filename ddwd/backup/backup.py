@@ -33,10 +33,11 @@ from ddwd.provisioning.host import must
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from ddwd.backup.archive import Machine, Progress, Tree, TreeFile
+    from ddwd.backup.archive import Progress, Tree, TreeFile
     from ddwd.config.schema import Config
     from ddwd.config.schema_network import NodeName
     from ddwd.core.clock import Clock
+    from ddwd.provisioning.host import Host
 
 _LOCK = ".lock"
 _WORKING, _CUT = ".part", ".cut"
@@ -70,7 +71,7 @@ class Made:
     same_volume: bool
 
 
-def back_up(config: Config, order: Order, machine: Machine, progress: Progress, clock: Clock) -> Made:
+def back_up(config: Config, order: Order, machine: Host, progress: Progress, clock: Clock) -> Made:
     """Make a backup; an earlier one stays until this one is complete.
 
     Raises InvalidValueError for an unsuitable folder, StorageFullError, PeerDownError and PeerRefusedError if a database cannot be
@@ -135,7 +136,7 @@ def _locked(folder: Path) -> Iterator[None]:
 class _BackupRun:
     """One run of a backup."""
 
-    def __init__(self, config: Config, order: Order, machine: Machine, progress: Progress) -> None:
+    def __init__(self, config: Config, order: Order, machine: Host, progress: Progress) -> None:
         self._config = config
         self._order = order
         self._machine = machine
@@ -156,11 +157,10 @@ class _BackupRun:
         working.mkdir(mode=0o700)
         try:
             configuration = self._copy_configuration(working / archive.CONFIGURATION)
-            sums = {name: self._tree(self._trees[name], working) for name in _FIRST}
+            sums = {first: self._tree(self._trees[first], working) for first in _FIRST}
             dumps = {str(node): self._dump(node, working / archive.DATABASES) for node in archive.NODES}
-            sums |= {
-                name: self._tree(tree, working) for name, tree in self._trees.items() if name not in _FIRST
-            }
+            others = [tree for tree in self._trees.values() if tree.name not in _FIRST]
+            sums |= {tree.name: self._tree(tree, working) for tree in others}
             os.sync()
         except BaseException:
             os.sync()  # the next run links the files that are on disk by now, and does not copy them again
@@ -218,7 +218,7 @@ class _BackupRun:
         needed = sum(self._to_copy(tree) for tree in self._trees.values())
         for node in archive.NODES:
             statement = "SELECT pg_database_size(current_database())"
-            needed += int(archive.ask(self._config, node, statement, self._machine) or 0)
+            needed += int(databases.ask(self._config, node, statement, self._machine) or 0)
         free = shutil.disk_usage(self._order.folder).free
         if needed + _MARGIN > free:
             sizes = f"{archive.as_written(needed)} are needed, {archive.as_written(free)} free"

@@ -29,8 +29,9 @@ from ddwd.provisioning.provision import ensure_databases
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ddwd.backup.archive import Machine, Manifest, Progress, Sum, Tree
+    from ddwd.backup.archive import Manifest, Progress, Sum, Tree
     from ddwd.config.schema import Config, NodeName
+    from ddwd.provisioning.host import Host
 
 _UNITS = ("ddwd-doctor.timer", "ddwd-doctor.service", "ddwd.service")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -159,7 +160,7 @@ def _assert_images_are_here(backup: CompleteBackup) -> None:
 # --- restoring --------------------------------------------------------------------------------------------------------
 
 
-def restore(backup: CompleteBackup, machine: Machine, progress: Progress) -> None:
+def restore(backup: CompleteBackup, machine: Host, progress: Progress) -> None:
     """Stop the portal and restore all parts of the backup; the caller starts the portal.
 
     Raises PeerDownError and PeerRefusedError (PostgreSQL, systemd), StorageFullError, LinkedError and OSError; the marker file
@@ -181,7 +182,7 @@ def restore(backup: CompleteBackup, machine: Machine, progress: Progress) -> Non
     durable.fsync_dir(marker.parent)
 
 
-def _put_configuration(backup: CompleteBackup, machine: Machine, progress: Progress) -> None:
+def _put_configuration(backup: CompleteBackup, machine: Host, progress: Progress) -> None:
     """Restore every file of the configuration, and remove files of settings that the backup does not have."""
     progress.step("settings, certificates and passwords", 0)
     for owned in backup.manifest.folders:
@@ -200,7 +201,7 @@ def _put_configuration(backup: CompleteBackup, machine: Machine, progress: Progr
         path.unlink(missing_ok=True)
 
 
-def _put_tree(backup: CompleteBackup, tree: Tree, machine: Machine, progress: Progress) -> None:
+def _put_tree(backup: CompleteBackup, tree: Tree, machine: Host, progress: Progress) -> None:
     """Restore the files of one tree. Its present files are removed first, except OUTPUT_DIR and images that the backup does not have."""
     size = backup.manifest.trees.get(tree.name)
     if tree.name == "output" and size is None:
@@ -248,7 +249,7 @@ class _Owners:
 
     def __init__(self, tree: Tree, folder: int) -> None:
         self._tree = tree
-        status = os.fstat(folder)  # Machine.give has just set them
+        status = os.fstat(folder)  # Host.give has just set them
         self._ids = status.st_uid, status.st_gid
 
     def own(self, descriptor: int, *, is_folder: bool = False) -> None:
@@ -295,7 +296,7 @@ def _own_again(tree: Tree, owners: _Owners) -> None:
             owners.own(found.folder, is_folder=True)
 
 
-def _put_database(backup: CompleteBackup, node: NodeName, machine: Machine, progress: Progress) -> None:
+def _put_database(backup: CompleteBackup, node: NodeName, machine: Host, progress: Progress) -> None:
     """Restore one database from its dump, in one transaction; on the local server it is dropped and created first."""
     database, name = backup.config.database, backup.config.database.name_for(node)
     progress.step(f"database {name}", 0)

@@ -6,12 +6,13 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
-from ddwd.core.errors import ConfigError, Problem
+from ddwd.core.errors import ConfigError, PeerDownError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ddwd.config.schema import Config, NodeName
+    from ddwd.provisioning.host import Host
 
 _WRITABLE = "target_session_attrs=read-write"
 """Selects the writable server of a cluster; libpq looks for it at each new connection."""
@@ -51,6 +52,16 @@ def address(config: Config, node: NodeName, password: str | None = None) -> str:
     secret = "" if password is None else f":{quote(password, safe='')}"
     user, name = quote(database.user_for(node), safe=""), quote(database.name_for(node), safe="")
     return f"postgresql://{user}{secret}@{servers}/{name}?{options}"
+
+
+def ask(config: Config, node: NodeName, statement: str, host: Host) -> str:
+    """Run a statement on that Orthanc's database and return its output. Raises PeerDownError with the server's error."""
+    own = login(config, node)
+    answer = host.run(own.psql(statement), own)
+    if answer.status:
+        hint = "see: systemctl status postgresql" if config.database.is_local else "check database.*"
+        raise PeerDownError(f"PostgreSQL: {answer.complaint}; {hint}")
+    return answer.out
 
 
 def place(config: Config) -> str:

@@ -13,7 +13,9 @@ from ddwd.core import clock
 from ddwd.core.errors import PeerRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from ddwd.provisioning.databases import Login
+
+    OpenFile = IO[bytes] | None
 
 _SECONDS = 60
 
@@ -27,35 +29,40 @@ class CommandResult(NamedTuple):
 
 
 class Host(Protocol):
-    """What provisioning does to the machine; tests pass a fake."""
+    """What provisioning, backup and restore do to the machine; tests pass a fake."""
 
     units: Path
 
-    def run(
-        self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
+    def run(self, argv: list[str], login: Login | None = None) -> CommandResult:
+        """Run a command for at most 60 s, as the user and with the environment of `login`."""
+
+    def pipe(
+        self, argv: list[str], login: Login | None = None, stdin: OpenFile = None, stdout: OpenFile = None
     ) -> CommandResult:
-        """Run a command to its end, as `user` if given."""
+        """Run a command to its end, without a time limit; it reads from and writes to the open files, if any."""
 
     def give(self, path: Path, user: str, group: str, mode: int) -> None:
-        """Set owner, group and mode where they differ."""
+        """Set owner, group and mode where they differ. Raises PeerRefusedError for an unknown user."""
 
     def wait(self, seconds: float) -> None:
         """Wait."""
 
 
-class SystemHost:
-    """The real machine."""
+class SystemHost(Host):
+    """The real machine. A command that cannot be started, or takes too long, has the status 127."""
 
     units = Path("/run/systemd/system")
 
-    def run(
-        self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
+    def run(self, argv: list[str], login: Login | None = None) -> CommandResult:
+        return completed(argv, login, timeout=_SECONDS)
+
+    def pipe(
+        self, argv: list[str], login: Login | None = None, stdin: OpenFile = None, stdout: OpenFile = None
     ) -> CommandResult:
-        """Run a command for at most 60 s; the status is 127 if it cannot be started or takes longer."""
-        return completed(argv, user, env, timeout=_SECONDS)
+        none = subprocess.DEVNULL
+        return completed(argv, login, stdin=stdin or none, stdout=stdout or none)
 
     def give(self, path: Path, user: str, group: str, mode: int) -> None:
-        """Set owner, group and mode where they differ. Raises PeerRefusedError for an unknown user."""
         try:
             ids = (pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid)
         except KeyError as error:
@@ -67,14 +74,12 @@ class SystemHost:
             path.chmod(mode)
 
     def wait(self, seconds: float) -> None:
-        """Sleep."""
         clock.sleep(seconds)
 
 
 def completed(
     argv: list[str],
-    user: str | None = None,
-    env: Mapping[str, str] | None = None,
+    login: Login | None = None,
     *,
     stdout: int | IO[bytes] = subprocess.PIPE,
     complaint_line: int = -1,
@@ -84,13 +89,12 @@ def completed(
 
     `complaint_line` selects the line of standard error to show: the first one (0) or the last one (-1).
     """
-    if user is not None:
-        options |= {"user": user, "group": user, "extra_groups": [], "cwd": "/"}
-    environment = {**os.environ, **(env or {})}
+    if login is not None:
+        options["env"] = {**os.environ, **login.env}
+        if login.user is not None:
+            options |= {"user": login.user, "group": login.user, "extra_groups": [], "cwd": "/"}
     try:
-        done = subprocess.run(
-            argv, stdout=stdout, stderr=subprocess.PIPE, check=False, env=environment, **options
-        )
+        done = subprocess.run(argv, stdout=stdout, stderr=subprocess.PIPE, check=False, **options)
     except (OSError, KeyError, subprocess.TimeoutExpired) as error:
         return CommandResult(127, "", str(error))
     lines = done.stderr.decode(errors="replace").strip().splitlines()

@@ -288,7 +288,7 @@ def _ensure_local(config: Config, node: NodeName, host: Host) -> None:
     login = databases.login(config, node)
 
     def ask(statement: str) -> CommandResult:
-        return host.run(login.psql(statement, "postgres"), login.user)
+        return host.run(login.psql(statement, "postgres"), login)
 
     def must_ask(statement: str) -> str:
         return must(ask(statement), "PostgreSQL").out
@@ -305,8 +305,8 @@ def _await_external(config: Config, node: NodeName, host: Host) -> None:
     login = databases.login(config, node)
     where = f"PostgreSQL at {databases.place(config)} (database {config.database.name_for(node)})"
     hint = "check database.*, the roles and pg_hba.conf over there, and the password"
-    env = {**login.env, "PGCONNECT_TIMEOUT": "5"}
-    _await(lambda: host.run(login.psql("SELECT 1"), env=env), host, where, hint)
+    login = login._replace(env={**login.env, "PGCONNECT_TIMEOUT": "5"})
+    _await(lambda: host.run(login.psql("SELECT 1"), login), host, where, hint)
 
 
 def _await(ask: Callable[[], CommandResult], host: Host, who: str, hint: str) -> None:

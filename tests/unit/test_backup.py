@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
@@ -57,9 +57,7 @@ class FakeMachine:
     commands: list[list[str]] = field(default_factory=list)
     given: dict[str, tuple[str, str, int]] = field(default_factory=dict)
 
-    def run(
-        self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
-    ) -> CommandResult:
+    def run(self, argv: list[str], login: Login | None = None) -> CommandResult:
         statement = argv[-1]
         if statement.startswith("CREATE DATABASE"):
             self.databases[statement.split('"')[1]] = ""
@@ -388,9 +386,7 @@ def test_where_nothing_is_mounted_no_backup_is_made(portal: Portal) -> None:
 
 def test_without_room_nothing_is_copied(portal: Portal) -> None:
     class Huge(FakeMachine):
-        def run(
-            self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
-        ) -> CommandResult:
+        def run(self, argv: list[str], login: Login | None = None) -> CommandResult:
             return CommandResult(0, str(2**60), "")
 
     portal.machine = Huge(portal.machine.databases)

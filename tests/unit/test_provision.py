@@ -16,6 +16,7 @@ from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, InboxConfig, LedgerConfig
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, PeerRefusedError
 from ddwd.provisioning import credentials, provision
+from ddwd.provisioning.databases import Login
 from ddwd.provisioning.host import CommandResult, SystemHost
 from ddwd.provisioning.orthanc_config import RENDERED_NAME
 
@@ -41,12 +42,10 @@ class FakeHost:
     owners: dict[Path, tuple[str, str, int]] = field(default_factory=dict)
     waited: float = 0.0
 
-    def run(
-        self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
-    ) -> CommandResult:
+    def run(self, argv: list[str], login: Login | None = None) -> CommandResult:
         self.commands.append(argv)
-        self.users.append(user)
-        self.environments.append(env or {})
+        self.users.append(login.user if login else None)
+        self.environments.append(login.env if login else {})
         if argv[0] != "psql":
             return CommandResult(0, "", "")
         if self.starting:
@@ -68,6 +67,9 @@ class FakeHost:
         else:
             assert statement == "SELECT 1" or statement.startswith('REVOKE ALL ON DATABASE "'), statement
         return ""
+
+    def pipe(self, argv: list[str], *_: object) -> CommandResult:
+        raise AssertionError(argv)
 
     def give(self, path: Path, user: str, group: str, mode: int) -> None:
         assert path.exists()
@@ -400,7 +402,7 @@ def test_command_that_cannot_be_started_is_an_answer() -> None:
 
 def test_answer_has_the_last_complaint_and_the_environment() -> None:
     script = 'echo " $GREETING "; echo one >&2; echo two >&2; exit 3'
-    answer = SystemHost().run(["sh", "-c", script], env={"GREETING": "hello"})
+    answer = SystemHost().run(["sh", "-c", script], Login([], None, {"GREETING": "hello"}, ""))
     assert answer == CommandResult(3, "hello", "two")
 
 
