@@ -30,40 +30,35 @@ _OF_THE_MACHINE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 def servers(destinations: Sequence[Destination]) -> dict[str, dict[str, Any]]:
     """Return the entries of DicomWeb.Servers: two for each destination, with the time-outs for sending and for queries."""
-    return {
-        name: _server(one, seconds)
-        for one in destinations
-        if one.url is not None
-        for name, seconds in ((one.server, _SEND_SECONDS), (one.query_server, _ASK_SECONDS))
-    }
-
-
-def _server(one: Destination, seconds: int) -> dict[str, Any]:
-    login = {"Username": one.user, "Password": one.password or ""} if one.user else {}
-    return {"Url": f"{(one.url or '').rstrip('/')}/", **login, "ChunkedTransfers": True, "Timeout": seconds}
+    found: dict[str, dict[str, Any]] = {}
+    for one in destinations:
+        if one.url is None:
+            continue
+        login = {"Username": one.user, "Password": one.password or ""} if one.user else {}
+        server = {"Url": f"{one.url.rstrip('/')}/", **login, "ChunkedTransfers": True}
+        found[one.server] = server | {"Timeout": _SEND_SECONDS}
+        found[one.query_server] = server | {"Timeout": _ASK_SECONDS}
+    return found
 
 
 def modalities(destinations: Sequence[Destination], known: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the entries of DicomModalities. A destination that is a sender too (in `known`) keeps the sender's permissions.
 
-    Orthanc identifies a modality by its AE title, so both entries stand for the same one.
+    Orthanc identifies a modality by its AE title, so it uses one of both entries.
     """
-    return {one.server: _modality(one, known) for one in destinations if one.url is None}
-
-
-def _modality(one: Destination, known: Mapping[str, Any]) -> dict[str, Any]:
-    title = (one.aet or "").lower()
-    twin: Mapping[str, Any] = next(
-        (entry for entry in known.values() if str(entry["AET"]).lower() == title), {}
-    )
+    senders = {str(entry["AET"]).lower(): entry for entry in known.values()}
     return {
-        "AET": one.aet,
-        "Host": one.host,
-        "Port": one.port,
-        **{key: bool(twin.get(key)) for key in sender_acl.allowing()},
-        "AllowTranscoding": False,
-        "Timeout": _ACKNOWLEDGE_SECONDS,
-        "UseDicomTls": one.tls,
+        one.server: {
+            "AET": one.aet,
+            "Host": one.host,
+            "Port": one.port,
+            **{key: bool(senders.get(str(one.aet).lower(), {}).get(key)) for key in sender_acl.allowing()},
+            "AllowTranscoding": False,
+            "Timeout": _ACKNOWLEDGE_SECONDS,
+            "UseDicomTls": one.tls,
+        }
+        for one in destinations
+        if one.url is None
     }
 
 

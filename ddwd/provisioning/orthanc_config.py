@@ -36,8 +36,6 @@ ROUTES = "routes.lua"
 _STOW_SECONDS = 3600
 _SCP_SECONDS = 300
 _INDEX_CONNECTIONS = 8
-
-
 KEY_OF_UNIT = "/run/credentials/ddwd-{unit}.service/" + tls.CREDENTIAL
 """Path at which a unit reads its key: LoadCredential= of a drop-in that ddwd-provision writes."""
 

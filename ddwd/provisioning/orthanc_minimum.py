@@ -77,29 +77,31 @@ MINIMUM: tuple[Requirement, ...] = (
 )
 """What both Orthancs must have so that no image is lost, changed or silently dropped."""
 
-_LISTED = tuple(
-    Requirement((key,), lambda found: isinstance(found, list), "a list of files") for key in sorted(LISTS)
-)
-_POSTGRESQL = (
-    _exactly("PostgreSQL", "EnableIndex", value=True),
-    _exactly("PostgreSQL", "EnableStorage", value=False),
-    _exactly("PostgreSQL", "Lock", value=True),
-)
-_GATEWAY = (
-    _exactly("DicomWeb", "Servers", STORAGE_SERVER, "ChunkedTransfers", value=True),
-    _at_least("DicomWeb", "Servers", STORAGE_SERVER, "Timeout", low=600),
-)
 _FILTERS = re.compile(r"\b(Received(?:CStore)?InstanceFilter)\b")
+
+
+def _rules(config: Config, node: NodeName) -> Iterator[Requirement]:
+    yield from MINIMUM
+    for key in sorted(LISTS):
+        yield Requirement((key,), lambda found: isinstance(found, list), "a list of files")
+    if node == "gateway":
+        server = ("DicomWeb", "Servers", STORAGE_SERVER)
+        yield _exactly(*server, "ChunkedTransfers", value=True)
+        yield _at_least(*server, "Timeout", low=600)
+    else:
+        for receiver in machine_link.receivers(config):
+            yield _exactly("DicomModalities", receiver.aet, "AllowTranscoding", value=False)
+            yield _at_least("DicomModalities", receiver.aet, "Timeout", low=120)
+    if config.database.engine == "postgresql":
+        for key, value in (("EnableIndex", True), ("EnableStorage", False), ("Lock", True)):
+            yield _exactly("PostgreSQL", key, value=value)
 
 
 def lint(rendered: Rendered, config: Config) -> list[Problem]:
     """Check a whole configuration against the minimum; each Problem names the file that broke it."""
-    rules = [*MINIMUM, *_LISTED, *(_GATEWAY if rendered.node == "gateway" else _storage_rules(config))]
-    if config.database.engine == "postgresql":
-        rules += _POSTGRESQL
     problems = [
         rendered.problem(rule.path, f"must be {rule.instead}, lest images are lost", f"write {rule.instead}")
-        for rule in rules
+        for rule in _rules(config, rendered.node)
         if not rule.holds(value_at(rendered.tree, rule.path))
     ]
     # the values by which the parts of the portal reach each other
@@ -130,12 +132,6 @@ def _own_paths(config: Config, node: NodeName) -> list[tuple[str, ...]]:
         for receiver in machine_link.receivers(config):
             own += [("DicomModalities", receiver.aet, key) for key in ("AET", "Host", "Port", "UseDicomTls")]
     return own
-
-
-def _storage_rules(config: Config) -> Iterator[Requirement]:
-    for receiver in machine_link.receivers(config):
-        yield _exactly("DicomModalities", receiver.aet, "AllowTranscoding", value=False)
-        yield _at_least("DicomModalities", receiver.aet, "Timeout", low=120)
 
 
 def value_at(tree: Json, path: tuple[str, ...]) -> object:

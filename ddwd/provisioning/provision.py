@@ -24,11 +24,12 @@ from ddwd.provisioning.host import SystemHost, must
 from ddwd.provisioning.orthanc_config import RENDERED_NAME, render, senders_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ddwd.config.schema import Config, NodeName
     from ddwd.provisioning.credentials import Credentials
-    from ddwd.provisioning.host import CommandResult, Host
+    from ddwd.provisioning.databases import Login
+    from ddwd.provisioning.host import Host
 
 NODES: tuple[NodeName, ...] = ("gateway", "storage")
 _START_SECONDS = 90
@@ -287,18 +288,16 @@ def _ensure_local(config: Config, node: NodeName, host: Host) -> None:
     role, name = config.database.user_for(node), config.database.name_for(node)
     login = databases.login(config, node)
 
-    def ask(statement: str) -> CommandResult:
-        return host.run(login.psql(statement, "postgres"), login)
+    def ask(statement: str) -> str:
+        return must(host.run(login.psql(statement, "postgres"), login), "PostgreSQL").out
 
-    def must_ask(statement: str) -> str:
-        return must(ask(statement), "PostgreSQL").out
-
-    _await(lambda: ask("SELECT 1"), host, "the local PostgreSQL", "see: systemctl status postgresql")
-    if not must_ask(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'"):  # noqa: S608 - validated in config
-        must_ask(f'CREATE ROLE "{role}" LOGIN')
-    if not must_ask(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):  # noqa: S608 - validated in config
-        must_ask(f'CREATE DATABASE "{name}" OWNER "{role}" ENCODING \'UTF8\' TEMPLATE template0')
-        must_ask(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
+    probe = login.psql("SELECT 1", "postgres")
+    _await(host, probe, login, "the local PostgreSQL", "see: systemctl status postgresql")
+    if not ask(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'"):  # noqa: S608 - validated in config
+        ask(f'CREATE ROLE "{role}" LOGIN')
+    if not ask(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):  # noqa: S608 - validated in config
+        ask(f'CREATE DATABASE "{name}" OWNER "{role}" ENCODING \'UTF8\' TEMPLATE template0')
+        ask(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
 
 
 def _await_external(config: Config, node: NodeName, host: Host) -> None:
@@ -306,15 +305,15 @@ def _await_external(config: Config, node: NodeName, host: Host) -> None:
     where = f"PostgreSQL at {databases.place(config)} (database {config.database.name_for(node)})"
     hint = "check database.*, the roles and pg_hba.conf over there, and the password"
     login = login._replace(env={**login.env, "PGCONNECT_TIMEOUT": "5"})
-    _await(lambda: host.run(login.psql("SELECT 1"), login), host, where, hint)
+    _await(host, login.psql("SELECT 1"), login, where, hint)
 
 
-def _await(ask: Callable[[], CommandResult], host: Host, who: str, hint: str) -> None:
+def _await(host: Host, argv: list[str], login: Login, who: str, hint: str) -> None:
     for _ in range(_START_SECONDS):
-        if ask().status == 0:
+        if host.run(argv, login).status == 0:
             return
         host.wait(1)
-    if (answer := ask()).status:
+    if (answer := host.run(argv, login)).status:
         raise PeerDownError(f"{who} did not answer within {_START_SECONDS} s ({answer.complaint}); {hint}")
 
 

@@ -142,7 +142,8 @@ def twins(routes: Iterable[JsonRoute], network: Network) -> tuple[list[Twin], li
         if complaint := _unfit(route, target):
             notes.append(complaint)
         else:
-            found += [route.twin(half) for half in _halves(target) if half not in taken]
+            # the two halves of the network, or a single address itself
+            found += [route.twin(part) for part in target.subnets() if part not in taken]
     return list(dict.fromkeys(found)), notes
 
 
@@ -172,11 +173,6 @@ def _unfit(route: _KernelRoute, target: Network) -> str:
     if unknown := sorted(route.facts.keys() - _KNOWN):
         return f"the route to {route.network} has {', '.join(unknown)} and {hint}"
     return ""
-
-
-def _halves(network: Network) -> list[Network]:
-    """Return the more specific networks that cover it: its two halves, or a single address itself."""
-    return [network] if network.prefixlen == network.max_prefixlen else list(network.subnets())
 
 
 # --- input and output of ip(8) ----------------------------------------------------------------------------------------

@@ -56,22 +56,16 @@ def _matches(pattern: str, aet: str) -> bool:
 
 
 def orthanc(config: Config) -> dict[str, Any]:
-    """Return the part of the gateway's configuration that `senders` decides."""
+    """Return the part of the gateway's configuration that depends on `senders`."""
     senders = (*config.senders, *_OWN)
-    if not config.senders or any(one.is_pattern for one in senders):
-        return {
-            "DicomAlwaysAllowStore": True,
-            "DicomAlwaysAllowEcho": True,
-            "DicomCheckModalityHost": False,
-            "DicomModalities": _modalities(config, {}),
-        }
-    titles = {one.aet.lower(): one for one in senders}
+    is_open = not config.senders or any(sender.is_pattern for sender in senders)
+    titles = {} if is_open else {sender.aet.lower(): sender for sender in senders}
     return {
-        "DicomAlwaysAllowStore": False,
-        "DicomAlwaysAllowEcho": False,
+        "DicomAlwaysAllowStore": is_open,
+        "DicomAlwaysAllowEcho": is_open,
         "DicomCheckModalityHost": (
             len(titles) == len(senders)
-            and all(map(_is_one_address, senders))
+            and all(sender.network.prefixlen == sender.network.max_prefixlen for sender in senders)
             and config.tls.gateway != "both"  # stunnel connects from this machine for senders by TLS
         ),
         "DicomModalities": _modalities(config, titles),
@@ -103,7 +97,3 @@ def modality(aet: str, host: str, *requests: str) -> dict[str, Any]:
 def allowing(*requests: str) -> dict[str, bool]:
     """Return the permissions of an entry of DicomModalities: these requests and no others."""
     return {f"Allow{request}": request in requests for request in _REQUESTS}
-
-
-def _is_one_address(sender: Sender) -> bool:
-    return sender.network.prefixlen == sender.network.max_prefixlen

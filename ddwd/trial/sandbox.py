@@ -197,12 +197,11 @@ class Sandbox:
 
     def facts(self) -> dict[str, Any]:
         """Return the content of try.json."""
-        nodes: dict[str, object] = {
+        nodes: dict[str, Any] = {
             node.name: {"aet": node.aet, "dicom_port": node.dicom_port, "http_port": node.http_port}
             for node in (self.config.gateway, self.config.storage)
         }
-        return {
-            **nodes,
+        return nodes | {
             "output_dir": str(self.config.output_dir),
             "settings": str(self.folder / _SETTINGS),
             "credentials": str(self.config.credentials_file),
