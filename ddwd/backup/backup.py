@@ -86,14 +86,8 @@ def back_up(config: Config, order: Order, machine: Host, progress: Progress, clo
 def assert_place(config: Config, folder: Path) -> None:
     """Raise InvalidValueError if the folder is inside one of the portal's folders, or contains one."""
     place = Path(os.path.realpath(folder))
-    own = [
-        config.data_dir,
-        config.output_dir,
-        config.credentials_file.parent,
-        config.run_dir,
-        config.tls.folder,
-    ]
-    for path in (*own, *Paths(config).database_area()):
+    own = [config.data_dir, config.output_dir, config.run_dir, config.tls.folder]
+    for path in (*own, config.credentials_file.parent, *Paths(config).database_area()):
         real = Path(os.path.realpath(path))
         if place.is_relative_to(real):
             raise InvalidValueError(
@@ -210,8 +204,6 @@ class _BackupRun:
     def _is_beside(self, tree: Tree) -> bool:
         return tree.folder.is_dir() and tree.folder.stat().st_dev == self._device
 
-    # --- disk space ---------------------------------------------------------------------------------------------------
-
     def _assert_space(self) -> None:
         """Raise StorageFullError if the backup does not fit, before any file is written."""
         self._progress.step("measuring what is to be copied", 0)
@@ -234,16 +226,12 @@ class _BackupRun:
         """Return the file of an earlier set that is the same as this one, or None."""
         for before in self._before:
             path = before / tree.name / found.below
-            try:
+            with suppress(OSError):
                 status = path.lstat()
-            except OSError:
-                continue
-            same_time = tree.fixed or status.st_mtime_ns == found.status.st_mtime_ns
-            if status.st_size == found.status.st_size and same_time:
-                return path
+                same_time = tree.fixed or status.st_mtime_ns == found.status.st_mtime_ns
+                if status.st_size == found.status.st_size and same_time:
+                    return path
         return None
-
-    # --- copying ------------------------------------------------------------------------------------------------------
 
     def _copy_configuration(self, target: Path) -> tuple[Owned, ...]:
         """Copy each file of the settings, and each that they name, under its full path; return their owners and modes."""

@@ -23,7 +23,7 @@ from ddwd.core.errors import DdwdError, InvalidValueError, NotFoundError
 from ddwd.provisioning.host import completed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from ddwd.config.schema import Config
 
@@ -127,10 +127,15 @@ def link(config: Config, folder: Path, names: Sequence[str], common: str) -> lis
 
 def show(config: Config) -> list[CertificateFacts]:
     """Return the facts of every certificate that exists. Raises DdwdError if one cannot be read."""
-    return [read(role, path) for role, path in _all(config) if path.exists()]
+    files = [("link authority", config.link.folder / tls.LINK_CA), ("link", config.link.folder / tls.LINK)]
+    files += [(tls.CA, tls.authority(config)), (tls.SENDERS_CA, tls.senders_authority(config))]
+    files += [(name, tls.files(config, name).certificate) for name in tls.NAMES]
+    issued = sorted((config.tls.folder / ISSUED).glob("*.pem"))
+    files += [(f"{ISSUED} {path.stem}", path) for path in issued]
+    return [_read(role, path) for role, path in files if path.exists()]
 
 
-def read(role: str, path: Path) -> CertificateFacts:
+def _read(role: str, path: Path) -> CertificateFacts:
     """Return the facts of the first certificate in a PEM file. Raises DdwdError if there is none."""
     arguments = [
         "x509",
@@ -155,17 +160,6 @@ def read(role: str, path: Path) -> CertificateFacts:
         datetime.fromisoformat(facts["notAfter"].rstrip("Z")).replace(tzinfo=UTC),
         tuple(names),
     )
-
-
-def _all(config: Config) -> Iterator[tuple[str, Path]]:
-    yield "link authority", config.link.folder / tls.LINK_CA
-    yield "link", config.link.folder / tls.LINK
-    yield tls.CA, tls.authority(config)
-    yield tls.SENDERS_CA, tls.senders_authority(config)
-    for name in tls.NAMES:
-        yield name, tls.files(config, name).certificate
-    for path in sorted((config.tls.folder / ISSUED).glob("*.pem")):
-        yield f"{ISSUED} {path.stem}", path
 
 
 def _common_name(subject: str) -> str:

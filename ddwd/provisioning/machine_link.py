@@ -8,10 +8,8 @@ the certificate states the roles of the calling machine, so that a gateway in a 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ddwd.config.paths import Paths
 from ddwd.config.schema import HERE, ROLES
 from ddwd.config.tls import CREDENTIAL, LINK, LINK_CA, LINK_KEY, of_link
 
@@ -147,16 +145,6 @@ def _client_sections(config: Config) -> Iterator[str]:
         )
 
 
-def files(config: Config) -> list[Path]:
-    """Return the files that the link needs."""
-    return [*of_link(config), config.link.folder / LINK_KEY] if config.is_linked else []
-
-
-def flags(config: Config) -> dict[Path, bool]:
-    """Return the files that the units' conditions check, and whether each must exist."""
-    return {Paths(config).role(role): config.has(role) for role in ROLES}
-
-
 def problems(loaded: Loaded) -> Iterator[Problem]:
     """Yield the settings that contradict the roles."""
     if not loaded.config.roles:
@@ -212,6 +200,8 @@ def _extractors(config: Config) -> Iterator[_Found]:
     titles = [receiver.aet for receiver in receivers(config)]
     for aet in sorted({aet for aet in titles if titles.count(aet) > 1}):
         yield "extractors", f"AE title {aet} is used twice", "give each machine its own scp.aet"
-    for path in (path for path in files(config) if not path.exists()):
-        what = f"{path} does not exist"
-        yield "roles", what, "make it with sudo ddwd link FOLDER on one of the machines"
+    needed = [*of_link(config), config.link.folder / LINK_KEY] if config.is_linked else []
+    for path in needed:
+        if not path.exists():
+            instead = "make it with sudo ddwd link FOLDER on one of the machines"
+            yield "roles", f"{path} does not exist", instead

@@ -30,7 +30,6 @@ PLUGIN_DIR = Path("/usr/share/orthanc/plugins")
 PYTHON_PLUGIN = "libOrthancPython.so"
 PLUGIN = "plugin.py"
 """Loaded by the Python plugin in both Orthancs; without it Orthanc drops other content under a known UID and answers Success."""
-SOCKET_DIR = "/var/run/postgresql"
 ROUTES = "routes.lua"
 """Loaded in the gateway if there are routes; reads the table that ddwd-provision writes."""
 _STOW_SECONDS = 3600
@@ -146,7 +145,7 @@ def _postgresql(config: Config, node: NodeName) -> Json:
         "EnableIndex": True,
         "EnableStorage": False,
         "Lock": True,
-        "Host": database.host or SOCKET_DIR,
+        "Host": database.host or "/var/run/postgresql",
         "Port": database.port,
         "Database": database.name_for(node),
         "Username": database.user_for(node),

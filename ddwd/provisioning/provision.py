@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ddwd.config import routing, tls
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
+from ddwd.config.schema import ROLES
 from ddwd.core.durable import replace_file
 from ddwd.core.errors import DdwdError, PeerDownError
 from ddwd.provisioning import credentials as passwords
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from ddwd.provisioning.databases import Login
     from ddwd.provisioning.host import Host
 
-NODES: tuple[NodeName, ...] = ("gateway", "storage")
 _START_SECONDS = 90
 """How long PostgreSQL may take to start; recovery after a power cut takes time."""
 _PYTHON_UNITS = ("ddwd-scp", "ddwd-extractor")
@@ -85,9 +85,10 @@ def provision(config: Config, host: Host) -> None:
 
 def ensure_roles(config: Config) -> None:
     """Create a file for each role of this machine: systemd skips the units whose file is missing."""
-    for path, is_here in machine_link.flags(config).items():
+    for role in ROLES:
+        path = Paths(config).role(role)
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if is_here:
+        if config.has(role):
             path.touch()
         else:
             path.unlink(missing_ok=True)
@@ -255,7 +256,7 @@ def ensure_tls(config: Config) -> None:
     """Write the settings of the TLS proxies and the authorities that the gateway trusts; none of it is secret."""
     folder = Paths(config).tls
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    texts = {f"{node}.conf": tls_proxy.render(config, node) for node in NODES}
+    texts = {f"{node}.conf": tls_proxy.render(config, node) for node in tls_proxy.NODES}
     texts["link.conf"] = machine_link.render(config)
     if trusted := trusted_by_gateway(config):
         texts[senders_bundle(config).name] = "".join(path.read_text(encoding="ascii") for path in trusted)

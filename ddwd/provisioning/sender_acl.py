@@ -74,19 +74,16 @@ def orthanc(config: Config) -> dict[str, Any]:
 
 def _modalities(config: Config, titles: Mapping[str, Sender]) -> dict[str, Any]:
     """Return one entry for each AE title that may send or ask for storage commitment."""
-    askers = {one.aet.lower(): one for one in config.commitment.modalities}
-    listed = [
-        modality(one.aet, str(one.network.network_address), "Store", *(_ASKING if title in askers else ()))
-        for title, one in titles.items()
-    ]
-    others = [
-        modality(one.aet, one.address, *_ASKING) for title, one in askers.items() if title not in titles
-    ]
-    return {
-        f"{what}-{number}": entry
-        for what, entries in (("sender", listed), ("asker", others))
-        for number, entry in enumerate(entries, start=1)
-    }
+    askers = {station.aet.lower(): station for station in config.commitment.modalities}
+    entries = {}
+    for number, (title, sender) in enumerate(titles.items(), start=1):
+        requests = ("Store", *(_ASKING if title in askers else ()))
+        address = str(sender.network.network_address)
+        entries[f"sender-{number}"] = modality(sender.aet, address, *requests)
+    others = [station for title, station in askers.items() if title not in titles]
+    for number, station in enumerate(others, start=1):
+        entries[f"asker-{number}"] = modality(station.aet, station.address, *_ASKING)
+    return entries
 
 
 def modality(aet: str, host: str, *requests: str) -> dict[str, Any]:

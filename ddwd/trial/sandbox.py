@@ -282,11 +282,10 @@ class Sandbox:
         paths = Paths(self.config)
         self.file.unlink(missing_ok=True)
         folders = [self.folder / "log", paths.output, paths.state, paths.requests, paths.quarantine]
-        folders += [paths.doorbell("gateway").parent]
-        folders += [paths.heartbeat("scp").parent, paths.heartbeat("extractor").parent]
-        for name in NODES:
-            folders += [paths.storage_area(name), paths.rendered(name), paths.additions(name)]
-            folders.append(paths.conflicts(name))
+        files = [paths.doorbell("gateway"), paths.heartbeat("scp"), paths.heartbeat("extractor")]
+        folders += [file.parent for file in files]
+        for of_node in (paths.storage_area, paths.rendered, paths.additions, paths.conflicts):
+            folders += map(of_node, NODES)
         for folder in folders:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self.config.credentials_file.exists():

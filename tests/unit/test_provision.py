@@ -15,7 +15,7 @@ import pytest
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, InboxConfig, LedgerConfig
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, PeerRefusedError
-from ddwd.provisioning import credentials, provision
+from ddwd.provisioning import credentials, provision, tls_proxy
 from ddwd.provisioning.databases import Login
 from ddwd.provisioning.host import CommandResult, SystemHost
 from ddwd.provisioning.orthanc_config import RENDERED_NAME
@@ -23,7 +23,7 @@ from ddwd.provisioning.orthanc_config import RENDERED_NAME
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NODES = provision.NODES
+NODES = tls_proxy.NODES
 OUTPUT_DROP_IN = ("ddwd-scp", "50-output-dir.conf")
 
 
