@@ -252,7 +252,7 @@ def opened(path: str | Path, flags: int, mode: int = 0o777, *, folder: int | Non
 
 def measure(folder: Path) -> Sum:
     """Return the number of files below a folder and their total size."""
-    sizes = [one.status.st_size for one in files(folder)]
+    sizes = [file.status.st_size for file in files(folder)]
     return Sum(len(sizes), sum(sizes))
 
 

@@ -112,12 +112,12 @@ def would_be_lost(backup: CompleteBackup) -> list[tuple[str, Sum]]:
 
 
 def _here(backup: CompleteBackup) -> list[tuple[str, Sum]]:
-    """Return the trees that a restore empties, by their names for people, each with its files and bytes."""
-    kept = {"output", "ledger"} if backup.manifest.has_images else {"output", "ledger", *archive.IMAGES}
+    """Return the trees that a restore empties, by their names in messages, each with its files and bytes."""
+    left_out = {"output", "ledger"} | (set() if backup.manifest.has_images else archive.IMAGES)
     found = [
         (tree.words, archive.measure(tree.folder))
         for name, tree in archive.trees(Paths(backup.config)).items()
-        if name not in kept
+        if name not in left_out
     ]
     return [(words, size) for words, size in found if size.files]
 

@@ -25,50 +25,50 @@ _SEND_SECONDS = 900
 _ASK_SECONDS = 15
 _ACKNOWLEDGE_SECONDS = 120
 """How long a destination may take to answer one C-STORE."""
-_OF_THE_MACHINE = Path("/etc/ssl/certs/ca-certificates.crt")
+_SYSTEM_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 def servers(destinations: Sequence[Destination]) -> dict[str, dict[str, Any]]:
     """Return the entries of DicomWeb.Servers: two for each destination, with the time-outs for sending and for queries."""
     found: dict[str, dict[str, Any]] = {}
-    for one in destinations:
-        if one.url is None:
+    for target in destinations:
+        if target.url is None:
             continue
-        login = {"Username": one.user, "Password": one.password or ""} if one.user else {}
-        server = {"Url": f"{one.url.rstrip('/')}/", **login, "ChunkedTransfers": True}
-        found[one.server] = server | {"Timeout": _SEND_SECONDS}
-        found[one.query_server] = server | {"Timeout": _ASK_SECONDS}
+        login = {"Username": target.user, "Password": target.password or ""} if target.user else {}
+        server = {"Url": f"{target.url.rstrip('/')}/", **login, "ChunkedTransfers": True}
+        found[target.server] = server | {"Timeout": _SEND_SECONDS}
+        found[target.query_server] = server | {"Timeout": _ASK_SECONDS}
     return found
 
 
-def modalities(destinations: Sequence[Destination], known: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the entries of DicomModalities. A destination that is a sender too (in `known`) keeps the sender's permissions.
+def modalities(destinations: Sequence[Destination], entries: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the entries of DicomModalities. A destination that is a sender too (in `entries`) keeps the sender's permissions.
 
-    Orthanc identifies a modality by its AE title, so it uses one of both entries.
+    Orthanc identifies a modality by its AE title, so it uses only one of the two entries.
     """
-    senders = {str(entry["AET"]).lower(): entry for entry in known.values()}
+    senders = {str(entry["AET"]).lower(): entry for entry in entries.values()}
     return {
-        one.server: {
-            "AET": one.aet,
-            "Host": one.host,
-            "Port": one.port,
-            **{key: bool(senders.get(str(one.aet).lower(), {}).get(key)) for key in sender_acl.allowing()},
+        target.server: {
+            "AET": target.aet,
+            "Host": target.host,
+            "Port": target.port,
+            **{key: bool(senders.get(str(target.aet).lower(), {}).get(key)) for key in sender_acl.allowing()},
             "AllowTranscoding": False,
             "Timeout": _ACKNOWLEDGE_SECONDS,
-            "UseDicomTls": one.tls,
+            "UseDicomTls": target.tls,
         }
-        for one in destinations
-        if one.url is None
+        for target in destinations
+        if target.url is None
     }
 
 
 def authorities(config: Config) -> list[Path]:
     """Return the files of the authorities that the gateway trusts for HTTPS; empty without a destination by HTTPS."""
-    secure = [one for one in config.destinations if one.url is not None and one.url.startswith("https:")]
+    secure = [target for target in config.destinations if (target.url or "").startswith("https:")]
     if not secure:
         return []
     own = [tls.authority(config)] if config.tls.dicomweb else []
-    return list(dict.fromkeys([*own, *(one.ca or _OF_THE_MACHINE for one in secure)]))
+    return list(dict.fromkeys([*own, *(target.ca or _SYSTEM_AUTHORITIES for target in secure)]))
 
 
 def bundle(config: Config) -> Path:

@@ -129,19 +129,20 @@ def render(config: Config) -> str | None:
 
 
 def _server_sections(config: Config) -> Iterator[str]:
-    known = offers(config)
-    for number, one in enumerate((known[0], *known)):
-        name = "link" if number == 0 else one.part
-        entry = f"accept = {config.link.port}" if number == 0 else f"sni = link:{one.part}"
-        checks = "".join(f"checkHost = {subject(role)}\n" for role in one.roles)
-        yield f"\n[{name}]\n{entry}\nconnect = {HERE}:{one.port}\n{checks}"
+    parts = offers(config)
+    for number, offer in enumerate((parts[0], *parts)):
+        name = "link" if number == 0 else offer.part
+        entry = f"accept = {config.link.port}" if number == 0 else f"sni = link:{offer.part}"
+        checks = "".join(f"checkHost = {subject(role)}\n" for role in offer.roles)
+        yield f"\n[{name}]\n{entry}\nconnect = {HERE}:{offer.port}\n{checks}"
 
 
 def _client_sections(config: Config) -> Iterator[str]:
-    for number, one in enumerate(tunnels(config), start=1):
+    for number, tunnel in enumerate(tunnels(config), start=1):
         yield (
-            f"\n[to-{number}-{one.part}]\nclient = yes\naccept = {one.accept}\nconnect = {one.host}:{config.link.port}\n"
-            f"sni = {one.part}\ncheckHost = {subject(one.role)}\n"
+            f"\n[to-{number}-{tunnel.part}]\nclient = yes\naccept = {tunnel.accept}\n"
+            f"connect = {tunnel.host}:{config.link.port}\n"
+            f"sni = {tunnel.part}\ncheckHost = {subject(tunnel.role)}\n"
         )
 
 

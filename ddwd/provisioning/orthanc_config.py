@@ -60,7 +60,7 @@ def base(config: Config, credentials: Credentials, node: NodeName, *, with_plugi
     }
     if with_plugin:
         rendered["PythonScript"] = str(share / PLUGIN)
-    else:  # no other part limits that user to read requests
+    else:  # without the plugin, no part limits that user to read requests
         del rendered["RegisteredUsers"][VIEWER]
     if node == "gateway":
         rendered |= sender_acl.orthanc(config)
@@ -222,8 +222,8 @@ def merged(
     config: Config, credentials: Credentials, node: NodeName, *, with_plugin: bool = True
 ) -> tuple[Rendered, list[Problem]]:
     """Merge the operator's additions into the base, in the order of their names; return everything wrong with them too."""
-    ours = base(config, credentials, node, with_plugin=with_plugin)
-    tree = copy.deepcopy(ours)
+    own = base(config, credentials, node, with_plugin=with_plugin)
+    tree = copy.deepcopy(own)
     origins: dict[str, str] = {}
     problems: list[Problem] = []
     for path in sorted(Paths(config).additions(node).glob("*.json")):
@@ -231,7 +231,7 @@ def merged(
         problems += _refused_keys(path, addition, node)
         _merge(tree, addition)
         origins |= dict.fromkeys(addition, str(path))
-    rendered = Rendered(node, tree, origins, ours)
+    rendered = Rendered(node, tree, origins, own)
     return rendered, problems + lint(rendered, config)
 
 
@@ -279,7 +279,7 @@ def _without_comments(text: str) -> str:
 
 
 def _merge(tree: Json, addition: Json) -> None:
-    """Merge sections, put the operator's scripts and plugins before ours, replace any other value."""
+    """Merge sections, put the operator's scripts and plugins before the portal's, replace any other value."""
     for key, value in addition.items():
         old = tree.get(key)
         if isinstance(old, dict) and isinstance(value, dict):
@@ -301,7 +301,7 @@ _SETTING_OF = {
     "IndexDirectory": "data_dir",
     "Ddwd": "forward.mode or forward.batch",
 }
-"""Keys of Orthanc, and the setting of ddwd.yaml that decides each."""
+"""Keys of Orthanc, and the setting of ddwd.yaml that determines each."""
 _SENDERS_KEYS = ("DicomAlwaysAllowStore", "DicomAlwaysAllowEcho", "DicomCheckModalityHost")
 
 

@@ -33,7 +33,7 @@ class Rendered(NamedTuple):
     base: Json
 
     def problem(self, path: tuple[str, ...], what: str, instead: str) -> Problem:
-        """Return a problem of the value at that path, which names the file that the value came from."""
+        """Return a problem with the value at that path; it names the file that the value came from."""
         origin = self.origins.get(path[0], str(orthanc_share() / f"{self.node}.json"))
         return Problem(origin, None, ".".join(path), what, instead)
 
@@ -112,7 +112,7 @@ def lint(rendered: Rendered, config: Config) -> list[Problem]:
     ]
     users = rendered.tree.get("RegisteredUsers")
     if not isinstance(users, dict) or not users.get("ddwd") or users.get("orthanc") == "orthanc":
-        what = "would lock the portal out, or let anyone in"
+        what = "has no login for the portal, or has Orthanc's default password"
         instead = "add users of your own, with real passwords"
         problems.append(rendered.problem(("RegisteredUsers",), what, instead))
     return problems + _lint_scripts(rendered.tree)

@@ -170,7 +170,7 @@ def _replace_drop_in(path: Path, text: str | None) -> bool:
 
 def drop_ins(config: Config) -> dict[tuple[str, str], str | None]:
     """Return the drop-ins by unit and file name; None if the settings need none."""
-    modalities = sorted({one.address for one in config.commitment.modalities})
+    modalities = sorted({modality.address for modality in config.commitment.modalities})
     link_key = config.link.folder / tls.LINK_KEY
     found = {
         # if that folder is missing, only ddwd-inbox fails to start
@@ -272,7 +272,7 @@ def ensure_tls(config: Config) -> None:
 def trusted_by_gateway(config: Config) -> list[Path]:
     """Return the files of the authorities that the gateway trusts by DIMSE; Orthanc has one list for callers and for destinations."""
     served = [tls.senders_authority(config), tls.authority(config)] if config.tls.gateway != "off" else []
-    called = [one.ca or tls.authority(config) for one in config.destinations if one.tls]
+    called = [other.ca or tls.authority(config) for other in config.destinations if other.tls]
     return list(dict.fromkeys([*served, *called]))
 
 
@@ -304,7 +304,7 @@ def _ensure_local(config: Config, node: NodeName, host: Host) -> None:
 def _await_external(config: Config, node: NodeName, host: Host) -> None:
     login = databases.login(config, node)
     where = f"PostgreSQL at {databases.place(config)} (database {config.database.name_for(node)})"
-    hint = "check database.*, the roles and pg_hba.conf over there, and the password"
+    hint = "check database.*, the roles and pg_hba.conf on that server, and the password"
     login = login._replace(env={**login.env, "PGCONNECT_TIMEOUT": "5"})
     _await(host, login.psql("SELECT 1"), login, where, hint)
 

@@ -134,9 +134,9 @@ def twins(routes: Iterable[JsonRoute], network: Network) -> tuple[list[Twin], li
         if route.facts.get("table", "main") == "main" and not route.network.is_loopback
     ]
     taken = {route.network for route in main}
-    ways = list(_ways(main, network))
-    notes = [] if any(route.is_unicast for route, _ in ways) else [f"no route leads to {network}"]
-    for route, target in ways:
+    serving = list(_serving(main, network))
+    notes = [] if any(route.is_unicast for route, _ in serving) else [f"no route leads to {network}"]
+    for route, target in serving:
         if not route.is_unicast or route.is_quick:
             continue
         if complaint := _unfit(route, target):
@@ -147,7 +147,7 @@ def twins(routes: Iterable[JsonRoute], network: Network) -> tuple[list[Twin], li
     return list(dict.fromkeys(found)), notes
 
 
-def _ways(routes: Sequence[_KernelRoute], network: Network) -> Iterator[tuple[_KernelRoute, Network]]:
+def _serving(routes: Sequence[_KernelRoute], network: Network) -> Iterator[tuple[_KernelRoute, Network]]:
     """Yield each route by which senders in the network are reached, with the part of the network that it serves.
 
     A route inside the network serves all of its own addresses; the smallest route that contains the network serves the rest.

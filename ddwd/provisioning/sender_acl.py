@@ -34,20 +34,19 @@ def rules(senders: Sequence[Sender]) -> list[dict[str, Any]]:
     """Return the table for orthanc/senders.lua: patterns of AE titles, each with the first and the last address of its network."""
     return [
         {
-            "Aet": one.aet.lower(),
-            "First": int(one.network.network_address),
-            "Last": int(one.network.broadcast_address),
+            "Aet": sender.aet.lower(),
+            "First": int(sender.network.network_address),
+            "Last": int(sender.network.broadcast_address),
         }
-        for one in (*senders, *_OWN)
+        for sender in (*senders, *_OWN)
     ]
 
 
 def admits(senders: Sequence[Sender], aet: str, address: str) -> bool:
     """Return whether a sender with this AE title may send from this address."""
     source = ipaddress.IPv4Address(address)
-    return not senders or any(
-        _matches(one.aet, aet) and (source in one.network or source in _HERE) for one in (*senders, *_OWN)
-    )
+    listed = [sender for sender in (*senders, *_OWN) if _matches(sender.aet, aet)]
+    return not senders or any(source in sender.network or source in _HERE for sender in listed)
 
 
 def _matches(pattern: str, aet: str) -> bool:

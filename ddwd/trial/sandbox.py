@@ -108,10 +108,8 @@ def settings(folder: Path, port_base: int | None = None) -> Config:
     config = load(path, {"DDWD_DEFAULTS": os.devnull})
     own = {key: folder / name for key, name in _PLACES.items() if key != "output_dir"}
     if config.database.engine != "sqlite" or any(getattr(config, key) != own[key] for key in own):
-        what, instead = (
-            "is not the file of a trial in this folder",
-            "name another folder, or none for a new one",
-        )
+        what = "is not the file of a trial in this folder"
+        instead = "name another folder, or none for a new one"
         raise ConfigError([Problem(str(path), None, "data_dir", what, instead)])
     if config.tls.is_used:
         what = "a trial uses no TLS, since it connects within this machine only"
