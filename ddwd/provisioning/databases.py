@@ -1,4 +1,4 @@
-"""How to log in to PostgreSQL: for its clients (psql, pg_dump, pg_restore) and for Orthanc's PostgreSQL plugin."""
+"""Log in to PostgreSQL: options, URIs and statements for its clients and for Orthanc's PostgreSQL plugin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run commands as root and set owners: what provisioning, backup and restore do to the machine."""
+"""Run commands and set owners: what provisioning, backup and restore do to the machine."""
 
 from __future__ import annotations
 
