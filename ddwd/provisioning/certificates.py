@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 825
 ISSUED = "issued"
-"""Sub-folder for certificates that were made for modalities and people."""
+"""Sub-folder for certificates that were made for modalities."""
 KEY = "rsa:3072"
 """Kind of every key, as openssl req -newkey names it."""
 
@@ -137,18 +137,8 @@ def show(config: Config) -> list[CertificateFacts]:
 
 def _read(role: str, path: Path) -> CertificateFacts:
     """Return the facts of the first certificate in a PEM file. Raises DdwdError if there is none."""
-    arguments = [
-        "x509",
-        "-in",
-        str(path),
-        "-noout",
-        "-subject",
-        "-issuer",
-        "-enddate",
-        "-dateopt",
-        "iso_8601",
-    ]
-    arguments += ["-nameopt", "RFC2253", "-ext", "subjectAltName"]
+    arguments = ["x509", "-in", str(path), "-noout", "-subject", "-issuer", "-enddate"]
+    arguments += ["-dateopt", "iso_8601", "-nameopt", "RFC2253", "-ext", "subjectAltName"]
     text = _openssl(arguments, f"{path} cannot be read")
     facts = dict(re.findall(r"^(subject|issuer|notAfter)=(.*)$", text, re.MULTILINE))
     names = re.findall(r"(?:DNS|IP Address):([^,\s]+)", text)

@@ -40,7 +40,8 @@ table {table} {{
     tcp dport {{ {closed} }} ct state new counter name refused reject with tcp reset
   }}
   chain sender {{
-    ct state new add @sources {{ ip saddr ct count over {connections} }} counter name crowded reject with tcp reset
+    ct state new add @sources {{ ip saddr ct count over {connections} }} \
+counter name crowded reject with tcp reset
     accept
   }}
 }}
