@@ -12,22 +12,19 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ddwd.config.paths import PRIVATE, Paths
 from ddwd.core import durable
-from ddwd.core.errors import LinkedError, NotFoundError, PeerDownError, PeerRefusedError, StateError
-from ddwd.provisioning import databases
-from ddwd.provisioning.provision import CommandResult, Host, SystemHost
+from ddwd.core.errors import LinkedError, NotFoundError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from ddwd.config.schema import Config, NodeName
+    from ddwd.config.schema import NodeName
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -105,7 +102,7 @@ class Dump:
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """One file or folder of the configuration, with the names of its owner and group: their numbers differ between machines."""
+    """A file or folder of the configuration, with its owner and group by name: their numbers differ between machines."""
 
     path: str
     user: str
@@ -141,9 +138,8 @@ class Manifest:
     @property
     def bytes(self) -> int:
         """Bytes of all databases and trees, without the configuration."""
-        return sum(one.bytes for one in self.databases.values()) + sum(
-            one.bytes for one in self.trees.values()
-        )
+        dumps, trees = self.databases.values(), self.trees.values()
+        return sum(dump.bytes for dump in dumps) + sum(tree.bytes for tree in trees)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -188,109 +184,8 @@ def _manifest(body: dict[str, Any]) -> Manifest:
 
 
 def is_set(name: str) -> bool:
-    """Return whether that is the name of a set, finished or not."""
+    """Return whether this is the name of a set, finished or not."""
     return _SET.fullmatch(name.partition(".")[0]) is not None
-
-
-# --- the machine ------------------------------------------------------------------------------------------------------
-
-
-class Machine(Host, Protocol):
-    """What backup and restore do to the machine; tests pass a fake."""
-
-    def pipe(
-        self,
-        argv: list[str],
-        *,
-        user: str | None = None,
-        env: Mapping[str, str] | None = None,
-        source: Path | None = None,
-        target: Path | None = None,
-    ) -> CommandResult:
-        """Run a command to its end, without a time limit; it reads from `source` and writes to the new file `target`."""
-
-
-class SystemMachine(SystemHost):
-    """The real machine."""
-
-    def pipe(
-        self,
-        argv: list[str],
-        *,
-        user: str | None = None,
-        env: Mapping[str, str] | None = None,
-        source: Path | None = None,
-        target: Path | None = None,
-    ) -> CommandResult:
-        """Run a command that reads from and writes to a file; the status is 127 if it cannot be started."""
-        drop = {} if user is None else {"user": user, "group": user, "extra_groups": []}
-        with _opened(source, target) as (stdin, stdout):
-            try:
-                done = subprocess.run(
-                    argv,
-                    stdin=stdin,
-                    stdout=stdout,
-                    stderr=subprocess.PIPE,
-                    check=False,
-                    cwd="/",
-                    env={**os.environ, **(env or {})},
-                    **drop,  # type: ignore[call-overload] # the three arguments that drop privileges
-                )
-            except (OSError, KeyError) as error:
-                return CommandResult(127, "", str(error))
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        return CommandResult(done.returncode, "", lines[-1] if lines else "")
-
-
-@contextmanager
-def _opened(source: Path | None, target: Path | None) -> Iterator[tuple[int, int]]:
-    stdin = os.open(source or os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        flags = os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if target else 0)
-        stdout = os.open(target or os.devnull, flags, 0o600)
-        try:
-            yield stdin, stdout
-        finally:
-            os.close(stdout)
-    finally:
-        os.close(stdin)
-
-
-class Login(NamedTuple):
-    """How to run a client of PostgreSQL for one database: its options, the user to run it as, and its environment."""
-
-    options: list[str]
-    user: str | None
-    env: Mapping[str, str]
-    name: str
-    """The database argument: its name, or the URI of an external one."""
-
-
-def login(config: Config, node: NodeName) -> Login:
-    """Return the login: the superuser by the Unix socket, or the role of that Orthanc on an external server."""
-    database = config.database
-    if database.is_local:
-        return Login(["-p", str(database.port)], "postgres", {}, database.name_for(node))
-    env = {"PGPASSWORD": databases.password(config) or "", "PGCONNECT_TIMEOUT": "10"}
-    return Login(["-w"], None, env, databases.address(config, node))
-
-
-def ask(config: Config, node: NodeName, statement: str, machine: Machine) -> str:
-    """Run a statement on that Orthanc's database and return its output. Raises PeerDownError with the server's error."""
-    how = login(config, node)
-    argv = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", *how.options]
-    argv += ["-d", how.name, "-c", statement]
-    answer = machine.run(argv, how.user, how.env)
-    if answer.status:
-        hint = "see: systemctl status postgresql" if config.database.is_local else "check database.*"
-        raise PeerDownError(f"PostgreSQL: {answer.complaint}; {hint}")
-    return answer.out
-
-
-def must(answer: CommandResult, who: str) -> None:
-    """Raise PeerRefusedError with the command's error if it failed."""
-    if answer.status:
-        raise PeerRefusedError(f"{who}: {answer.complaint or f'exit status {answer.status}'}")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -312,11 +207,6 @@ class TreeFile(NamedTuple):
     below: str
     folder: int
     status: os.stat_result
-
-    @property
-    def name(self) -> str:
-        """File name in that folder."""
-        return self.below.rpartition("/")[2]
 
 
 def files(folder: Path) -> Iterator[TreeFile]:
@@ -350,9 +240,19 @@ def _unless_gone(error: OSError) -> None:
         raise error
 
 
+@contextmanager
+def opened(path: str | Path, flags: int, mode: int = 0o777, *, folder: int | None = None) -> Iterator[int]:
+    """Yield a descriptor of a file or folder, relative to the open `folder` if given. Raises OSError."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC, mode, dir_fd=folder)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def measure(folder: Path) -> Sum:
     """Return the number of files below a folder and their total size."""
-    sizes = [one.status.st_size for one in files(folder)]
+    sizes = [file.status.st_size for file in files(folder)]
     return Sum(len(sizes), sum(sizes))
 
 

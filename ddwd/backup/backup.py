@@ -12,9 +12,7 @@ stays complete.
 from __future__ import annotations
 
 import fcntl
-import grp
 import os
-import pwd
 import re
 import shutil
 import stat
@@ -29,19 +27,23 @@ from ddwd.config.paths import Paths
 from ddwd.core import durable
 from ddwd.core.clock import stamp
 from ddwd.core.errors import InvalidValueError, NotFoundError, StateError, StorageFullError
+from ddwd.provisioning import databases
+from ddwd.provisioning.host import must
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from ddwd.backup.archive import Machine, Progress, Tree, TreeFile
+    from ddwd.backup.archive import Progress, Tree, TreeFile
     from ddwd.config.schema import Config
     from ddwd.config.schema_network import NodeName
     from ddwd.core.clock import Clock
+    from ddwd.provisioning.host import Host
 
 _LOCK = ".lock"
 _WORKING, _CUT = ".part", ".cut"
 """Suffixes of a set that is being written, and of an interrupted one whose files are all on disk."""
-_NOT_OURS = frozenset({archive.MANIFEST, _LOCK, "lost+found"})
+_OWN = frozenset({archive.MANIFEST, _LOCK, "lost+found"})
+"""Files that the folder of a backup may contain beside its sets."""
 _MARGIN = 64 * 1024**2
 _LEDGER_TRIES = 5
 _FIRST = ("ledger", "custody")
@@ -69,7 +71,7 @@ class Made:
     same_volume: bool
 
 
-def back_up(config: Config, order: Order, machine: Machine, progress: Progress, clock: Clock) -> Made:
+def back_up(config: Config, order: Order, machine: Host, progress: Progress, clock: Clock) -> Made:
     """Make a backup; an earlier one stays until this one is complete.
 
     Raises InvalidValueError for an unsuitable folder, StorageFullError, PeerDownError and PeerRefusedError if a database cannot be
@@ -84,21 +86,15 @@ def back_up(config: Config, order: Order, machine: Machine, progress: Progress, 
 def assert_place(config: Config, folder: Path) -> None:
     """Raise InvalidValueError if the folder is inside one of the portal's folders, or contains one."""
     place = Path(os.path.realpath(folder))
-    own = [
-        config.data_dir,
-        config.output_dir,
-        config.credentials_file.parent,
-        config.run_dir,
-        config.tls.folder,
-    ]
-    for one in (*own, *Paths(config).database_area()):
-        real = Path(os.path.realpath(one))
+    own = [config.data_dir, config.output_dir, config.run_dir, config.tls.folder]
+    for path in (*own, config.credentials_file.parent, *Paths(config).database_area()):
+        real = Path(os.path.realpath(path))
         if place.is_relative_to(real):
             raise InvalidValueError(
-                f"{folder} is inside {one}, which the backup copies; choose a folder outside"
+                f"{folder} is inside {path}, which the backup copies; choose a folder outside"
             )
         if real.is_relative_to(place):
-            raise InvalidValueError(f"{one} is inside {folder}; choose a folder for the backup alone")
+            raise InvalidValueError(f"{path} is inside {folder}; choose a folder for the backup alone")
 
 
 def _take_place(folder: Path) -> None:
@@ -107,7 +103,7 @@ def _take_place(folder: Path) -> None:
         raise NotFoundError(f"{folder.parent} does not exist; make it, or mount the volume for backups there")
     folder.mkdir(mode=0o700, exist_ok=True)
     others = sorted(
-        one.name for one in folder.iterdir() if one.name not in _NOT_OURS and not archive.is_set(one.name)
+        path.name for path in folder.iterdir() if path.name not in _OWN and not archive.is_set(path.name)
     )
     if others:
         raise InvalidValueError(
@@ -134,28 +130,31 @@ def _locked(folder: Path) -> Iterator[None]:
 class _BackupRun:
     """One run of a backup."""
 
-    def __init__(self, config: Config, order: Order, machine: Machine, progress: Progress) -> None:
+    def __init__(self, config: Config, order: Order, machine: Host, progress: Progress) -> None:
         self._config = config
         self._order = order
         self._machine = machine
         self._progress = progress
         self._copied = 0
         self._device = order.folder.stat().st_dev
-        wanted = archive.trees(Paths(config))
-        left_out = set() if order.output else {"output"}
-        left_out |= set() if order.images else archive.IMAGES
-        self._trees = {name: tree for name, tree in wanted.items() if name not in left_out}
+        left_out = (set() if order.output else {"output"}) | (set() if order.images else archive.IMAGES)
+        trees = archive.trees(Paths(config))
+        self._trees = {name: tree for name, tree in trees.items() if name not in left_out}
         self._before = self._earlier()
 
     def run(self, clock: Clock) -> Made:
         """Write a set, then the manifest that names it."""
         began = stamp(clock.utc())
         name = re.sub("[-:.]", "", began)
-        self._assert_room()
+        self._assert_space()
         working = self._order.folder / f"{name}{_WORKING}"
         working.mkdir(mode=0o700)
         try:
-            parts = self._fill(working)
+            configuration = self._copy_configuration(working / archive.CONFIGURATION)
+            sums = {first: self._tree(self._trees[first], working) for first in _FIRST}
+            dumps = {str(node): self._dump(node, working / archive.DATABASES) for node in archive.NODES}
+            others = [tree for tree in self._trees.values() if tree.name not in _FIRST]
+            sums |= {tree.name: self._tree(tree, working) for tree in others}
             os.sync()
         except BaseException:
             os.sync()  # the next run links the files that are on disk by now, and does not copy them again
@@ -170,19 +169,20 @@ class _BackupRun:
             set=name,
             schemas=self._order.schemas,
             settings=tuple(map(str, self._order.settings)),
-            configuration=parts.configuration,
+            configuration=configuration,
             folders=tuple(map(_owned, configuration_folders(self._config))),
-            databases=parts.databases,
-            trees=parts.trees,
+            databases=dumps,
+            trees=sums,
         )
         archive.write_manifest(self._order.folder, manifest)
-        for one in self._sets():
-            if one.name != name:
-                shutil.rmtree(one)
-        return Made(manifest, self._copied, self._is_same_volume())
+        for folder in self._sets():
+            if folder.name != name:
+                shutil.rmtree(folder)
+        is_same_volume = any(self._is_beside(tree) for tree in self._trees.values() if tree.linked)
+        return Made(manifest, self._copied, is_same_volume)
 
     def _sets(self) -> list[Path]:
-        return sorted(one for one in self._order.folder.iterdir() if archive.is_set(one.name))
+        return sorted(path for path in self._order.folder.iterdir() if archive.is_set(path.name))
 
     def _earlier(self) -> list[Path]:
         """Return the sets whose files can be linked: that of the backup before, and those of interrupted runs since.
@@ -194,30 +194,23 @@ class _BackupRun:
         except NotFoundError:
             named = ""
         found = []
-        for one in self._sets():
-            if one.name == named or one.suffix == _CUT:
-                found.append(one)
+        for folder in self._sets():
+            if folder.name == named or folder.suffix == _CUT:
+                found.append(folder)
             else:
-                shutil.rmtree(one)
+                shutil.rmtree(folder)
         return found
-
-    def _is_same_volume(self) -> bool:
-        return any(self._is_beside(tree) for tree in self._trees.values() if tree.linked)
 
     def _is_beside(self, tree: Tree) -> bool:
         return tree.folder.is_dir() and tree.folder.stat().st_dev == self._device
 
-    # --- room ---------------------------------------------------------------------------------------------------------
-
-    def _assert_room(self) -> None:
+    def _assert_space(self) -> None:
         """Raise StorageFullError if the backup does not fit, before any file is written."""
         self._progress.step("measuring what is to be copied", 0)
         needed = sum(self._to_copy(tree) for tree in self._trees.values())
         for node in archive.NODES:
-            size = archive.ask(
-                self._config, node, "SELECT pg_database_size(current_database())", self._machine
-            )
-            needed += int(size or 0)
+            statement = "SELECT pg_database_size(current_database())"
+            needed += int(databases.ask(self._config, node, statement, self._machine) or 0)
         free = shutil.disk_usage(self._order.folder).free
         if needed + _MARGIN > free:
             sizes = f"{archive.as_written(needed)} are needed, {archive.as_written(free)} free"
@@ -226,54 +219,38 @@ class _BackupRun:
     def _to_copy(self, tree: Tree) -> int:
         if tree.linked and self._is_beside(tree):
             return 0
-        return sum(
-            one.status.st_size for one in archive.files(tree.folder) if self._same_before(tree, one) is None
-        )
+        found = archive.files(tree.folder)
+        return sum(file.status.st_size for file in found if self._same_before(tree, file) is None)
 
     def _same_before(self, tree: Tree, found: TreeFile) -> Path | None:
         """Return the file of an earlier set that is the same as this one, or None."""
         for before in self._before:
             path = before / tree.name / found.below
-            try:
+            with suppress(OSError):
                 status = path.lstat()
-            except OSError:
-                continue
-            same_time = tree.fixed or status.st_mtime_ns == found.status.st_mtime_ns
-            if status.st_size == found.status.st_size and same_time:
-                return path
+                same_time = tree.fixed or status.st_mtime_ns == found.status.st_mtime_ns
+                if status.st_size == found.status.st_size and same_time:
+                    return path
         return None
 
-    # --- filling ------------------------------------------------------------------------------------------------------
-
-    def _fill(self, target: Path) -> _Parts:
+    def _copy_configuration(self, target: Path) -> tuple[Owned, ...]:
+        """Copy each file of the settings, and each that they name, under its full path; return their owners and modes."""
         self._progress.step("settings, certificates and passwords", 0)
-        configuration = tuple(self._configuration(target / archive.CONFIGURATION))
-        sums = {name: self._tree(self._trees[name], target) for name in _FIRST}
-        databases = {str(node): self._dump(node, target / archive.DATABASES) for node in archive.NODES}
-        sums |= {name: self._tree(tree, target) for name, tree in self._trees.items() if name not in _FIRST}
-        return _Parts(configuration, databases, sums)
-
-    def _configuration(self, target: Path) -> Iterator[Owned]:
-        """Copy each file of the settings, and each that they name, under its full path; yield its owner and mode."""
-        for path in dict.fromkeys(configuration_files(self._config, self._order.settings)):
-            self._take(path, target / path.relative_to("/"))
-            yield _owned(path)
-
-    def _take(self, path: Path, target: Path) -> None:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with path.open("rb") as source:
-            self._write(source.fileno(), target)
+        paths = tuple(dict.fromkeys(configuration_files(self._config, self._order.settings)))
+        for path in paths:
+            copy = target / path.relative_to("/")
+            copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with path.open("rb") as source:
+                self._write(source.fileno(), copy)
+        return tuple(map(_owned, paths))
 
     def _write(self, source: int, target: Path) -> int:
         """Copy the rest of an open file to a new one with the same times; return its bytes."""
-        with durable.translated():
-            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
+        new = archive.opened(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with durable.translated(), new as descriptor:
             status = os.fstat(source)
             size = archive.copy(source, descriptor)
             os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))
-        finally:
-            os.close(descriptor)
         self._copied += size
         return size
 
@@ -283,10 +260,11 @@ class _BackupRun:
         target = folder / f"{node}.dump"
         name = self._config.database.name_for(node)
         self._progress.step(f"database {name}", 0)
-        how = archive.login(self._config, node)
-        argv = ["pg_dump", "--format=custom", *how.options, "-d", how.name]
-        answer = self._machine.pipe(argv, user=how.user, env=how.env, target=target)
-        archive.must(answer, f"pg_dump of {name}")
+        login = databases.login(self._config, node)
+        argv = ["pg_dump", "--format=custom", *login.options, "-d", login.name]
+        target.touch(0o600, exist_ok=False)
+        with target.open("wb") as file:
+            must(self._machine.pipe(argv, login, stdout=file), f"pg_dump of {name}")
         dump = archive.digest(target)
         self._copied += dump.bytes
         return dump
@@ -304,47 +282,35 @@ class _BackupRun:
     def _copy_of(self, tree: Tree, target: Path) -> Sum:
         self._progress.step(tree.words, 0)
         target.mkdir(mode=0o700)
-        count, size, folder = 0, 0, ""
+        count, size, folder = 0, 0, target
         for found in archive.files(tree.folder):
-            inner = found.below.rpartition("/")[0]
-            if inner != folder:
-                (target / inner).mkdir(mode=0o700, parents=True, exist_ok=True)
-                folder = inner
-            taken = self._one(tree, found, target / found.below)
-            if taken is not None:
-                count, size = count + 1, size + taken
-                self._progress.moved(taken)
+            copy = target / found.below
+            if copy.parent != folder:
+                folder = copy.parent
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            moved = self._copy_file(tree, found, copy)
+            if moved is not None:
+                count, size = count + 1, size + moved
+                self._progress.moved(moved)
         return Sum(count, size)
 
-    def _one(self, tree: Tree, found: TreeFile, target: Path) -> int | None:
+    def _copy_file(self, tree: Tree, found: TreeFile, target: Path) -> int | None:
         """Link or copy one file; return its bytes, or None if it was removed meanwhile."""
-        before = self._same_before(tree, found)
-        with suppress(
-            OSError
-        ):  # another volume, too many links, a file system without links: the file is copied
+        before, name = self._same_before(tree, found), Path(found.below).name
+        # another volume, too many links, a file system without links: the file is copied
+        with suppress(OSError):
             if before is not None:
                 os.link(before, target)
                 return found.status.st_size
             if tree.linked:
-                os.link(found.name, target, src_dir_fd=found.folder, follow_symlinks=False)
+                os.link(name, target, src_dir_fd=found.folder, follow_symlinks=False)
                 return found.status.st_size
         try:
-            source = os.open(found.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.folder)
+            source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.folder)
         except FileNotFoundError:
             return None
-        try:
-            return self._write(source, target)
-        finally:
-            os.close(source)
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """Contents of a complete set."""
-
-    configuration: tuple[Owned, ...]
-    databases: dict[str, Dump]
-    trees: dict[str, Sum]
+        with os.fdopen(source) as file:
+            return self._write(file.fileno(), target)
 
 
 def configuration_files(config: Config, settings: Iterable[Path]) -> Iterator[Path]:
@@ -367,18 +333,13 @@ def configuration_folders(config: Config) -> Iterator[Path]:
 
 def _owned(path: Path) -> Owned:
     status = path.stat()
-    return Owned(str(path), _user(status.st_uid), _group(status.st_gid), stat.S_IMODE(status.st_mode))
+    names = (_name(path.owner), _name(path.group))
+    return Owned(str(path), *names, stat.S_IMODE(status.st_mode))
 
 
-def _user(number: int) -> str:
+def _name(read: Callable[[], str]) -> str:
+    """Return the name of a user or group; root if the number has none."""
     try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return "root"
-
-
-def _group(number: int) -> str:
-    try:
-        return grp.getgrgid(number).gr_name
+        return read()
     except KeyError:
         return "root"

@@ -22,19 +22,20 @@ from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.core import durable
 from ddwd.core.errors import DdwdError, InvalidValueError, StateError, StorageFullError
-from ddwd.provisioning import provision
+from ddwd.provisioning import databases
+from ddwd.provisioning.host import must
+from ddwd.provisioning.provision import ensure_databases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ddwd.backup.archive import Machine, Manifest, Progress, Sum, Tree
+    from ddwd.backup.archive import Manifest, Progress, Sum, Tree
     from ddwd.config.schema import Config, NodeName
+    from ddwd.provisioning.host import Host
 
 _UNITS = ("ddwd-doctor.timer", "ddwd-doctor.service", "ddwd.service")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_KEPT = frozenset({"output"})
-"""Trees that files are added to, and that are never emptied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,13 @@ class CompleteBackup:
         """Folder with the files."""
         return self.folder / self.manifest.set
 
-    def trees(self) -> list[Tree]:
-        """Return the trees in the backup, each with its folder on this machine."""
-        return [
-            tree for name, tree in archive.trees(Paths(self.config)).items() if name in self.manifest.trees
-        ]
+    def dump(self, node: NodeName) -> Path:
+        """Return the dump of that Orthanc's database."""
+        return self.set / archive.DATABASES / f"{node}.dump"
+
+    def copy_of(self, path: str) -> Path:
+        """Return the copy of a file of the configuration."""
+        return self.set / archive.CONFIGURATION / path[1:]
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------
@@ -71,7 +74,8 @@ def open_backup(folder: Path, portal: str, schemas: Mapping[str, int]) -> Comple
         raise StateError(
             f"{folder}: the backup is of ddwd {manifest.portal}, and this is {portal}: install that version here first"
         )
-    yaml, defaults = (folder / manifest.set / archive.CONFIGURATION / one[1:] for one in manifest.settings)
+    copies = folder / manifest.set / archive.CONFIGURATION
+    yaml, defaults = (copies / path[1:] for path in manifest.settings)
     config = load(yaml if yaml.exists() else Path(os.devnull), {"DDWD_DEFAULTS": str(defaults)})
     return CompleteBackup(folder, manifest, config)
 
@@ -82,30 +86,24 @@ def _numbers(version: str) -> list[int]:
 
 def assert_whole(backup: CompleteBackup, progress: Progress) -> None:
     """Compare every dump and all files with the manifest. Raises StateError, which names what differs."""
-    for node, dump in backup.manifest.databases.items():
-        progress.step(f"checking the database of {backup.config.node(_node(node)).aet}", 0)
-        path = backup.set / archive.DATABASES / f"{node}.dump"
-        if not path.is_file() or archive.digest(path) != dump:
+    for node in archive.NODES:
+        progress.step(f"checking the database of {backup.config.node(node).aet}", 0)
+        path = backup.dump(node)
+        if not path.is_file() or archive.digest(path) != backup.manifest.databases[node]:
             raise StateError(f"{path} is not as it was written (SHA-256): the backup is damaged")
-    for tree in backup.trees():
+    for name, tree in archive.trees(Paths(backup.config)).items():
+        if (expected := backup.manifest.trees.get(name)) is None:
+            continue
         progress.step(f"checking {tree.words}", 0)
-        there, wanted = archive.measure(backup.set / tree.name), backup.manifest.trees[tree.name]
-        if there != wanted:
+        found = archive.measure(backup.set / name)
+        if found != expected:
             raise StateError(
-                f"{backup.set / tree.name} holds {there.files} files, {there.bytes} bytes, but the manifest has "
-                f"{wanted.files}, {wanted.bytes}: the backup is damaged"
+                f"{backup.set / name} holds {found.files} files, {found.bytes} bytes, but the manifest has "
+                f"{expected.files}, {expected.bytes}: the backup is damaged"
             )
-    for one in backup.manifest.configuration:
-        if not _of_configuration(backup, one.path).is_file():
-            raise StateError(f"{_of_configuration(backup, one.path)} is missing: the backup is damaged")
-
-
-def _node(name: str) -> NodeName:
-    return "gateway" if name == "gateway" else "storage"
-
-
-def _of_configuration(backup: CompleteBackup, path: str) -> Path:
-    return backup.set / archive.CONFIGURATION / path[1:]
+    for owned in backup.manifest.configuration:
+        if not backup.copy_of(owned.path).is_file():
+            raise StateError(f"{backup.copy_of(owned.path)} is missing: the backup is damaged")
 
 
 def would_be_lost(backup: CompleteBackup) -> list[tuple[str, Sum]]:
@@ -114,14 +112,14 @@ def would_be_lost(backup: CompleteBackup) -> list[tuple[str, Sum]]:
 
 
 def _here(backup: CompleteBackup) -> list[tuple[str, Sum]]:
-    """Return the trees that a restore empties, by their names for people, each with its files and bytes."""
-    kept = _KEPT if backup.manifest.has_images else _KEPT | archive.IMAGES
+    """Return the trees that a restore empties, by their names in messages, each with its files and bytes."""
+    left_out = {"output", "ledger"} | (set() if backup.manifest.has_images else archive.IMAGES)
     found = [
         (tree.words, archive.measure(tree.folder))
         for name, tree in archive.trees(Paths(backup.config)).items()
-        if name not in kept and name != "ledger"
+        if name not in left_out
     ]
-    return [(words, one) for words, one in found if one.files]
+    return [(words, size) for words, size in found if size.files]
 
 
 def assert_possible(backup: CompleteBackup) -> None:
@@ -140,7 +138,7 @@ def assert_possible(backup: CompleteBackup) -> None:
                 f"{backup.folder} is inside {tree.folder}, which the restore empties; move it elsewhere"
             )
     _assert_images_are_here(backup)
-    free = shutil.disk_usage(config.data_dir).free + sum(one.bytes for _, one in _here(backup))
+    free = shutil.disk_usage(config.data_dir).free + sum(size.bytes for _, size in _here(backup))
     needed = manifest.bytes - manifest.trees.get("output", archive.Sum()).bytes
     if needed > free:
         sizes = f"{archive.as_written(needed)} are needed, {archive.as_written(free)} free"
@@ -151,9 +149,9 @@ def _assert_images_are_here(backup: CompleteBackup) -> None:
     """Check that the operator has already restored the storage areas (from a snapshot) if the backup has no images."""
     if backup.manifest.has_images:
         return
-    for name in archive.NODES:
-        area = Paths(backup.config).storage_area(name)
-        if not any(True for _ in archive.files(area)):
+    for node in archive.NODES:
+        area = Paths(backup.config).storage_area(node)
+        if next(archive.files(area), None) is None:
             raise StateError(
                 f"the backup was made with --without-images, and {area} is empty: restore its files first (from your snapshot)"
             )
@@ -162,14 +160,14 @@ def _assert_images_are_here(backup: CompleteBackup) -> None:
 # --- restoring --------------------------------------------------------------------------------------------------------
 
 
-def restore(backup: CompleteBackup, machine: Machine, progress: Progress) -> None:
+def restore(backup: CompleteBackup, machine: Host, progress: Progress) -> None:
     """Stop the portal and restore all parts of the backup; the caller starts the portal.
 
     Raises PeerDownError and PeerRefusedError (PostgreSQL, systemd), StorageFullError, LinkedError and OSError; the marker file
     stays then.
     """
     progress.step("stopping the portal", 0)
-    archive.must(machine.pipe(["systemctl", "stop", *_UNITS]), "systemctl stop ddwd")
+    must(machine.pipe(["systemctl", "stop", *_UNITS]), "systemctl stop ddwd")
     marker = Paths(backup.config).restoring
     durable.replace_file(marker, f"{backup.folder}\n".encode(), 0o644)
     _put_configuration(backup, machine, progress)
@@ -184,46 +182,43 @@ def restore(backup: CompleteBackup, machine: Machine, progress: Progress) -> Non
     durable.fsync_dir(marker.parent)
 
 
-def _put_configuration(backup: CompleteBackup, machine: Machine, progress: Progress) -> None:
+def _put_configuration(backup: CompleteBackup, machine: Host, progress: Progress) -> None:
     """Restore every file of the configuration, and remove files of settings that the backup does not have."""
     progress.step("settings, certificates and passwords", 0)
-    for one in backup.manifest.folders:
-        Path(one.path).mkdir(mode=0o700, parents=True, exist_ok=True)
-        machine.give(Path(one.path), one.user, one.group, one.mode)
-    for one in backup.manifest.configuration:
-        path = Path(one.path)
+    for owned in backup.manifest.folders:
+        path = Path(owned.path)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        machine.give(path, owned.user, owned.group, owned.mode)
+    for owned in backup.manifest.configuration:
+        path = Path(owned.path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        durable.replace_file(path, _of_configuration(backup, one.path).read_bytes(), 0o600)
-        machine.give(path, one.user, one.group, one.mode)
-    wanted = {one.path for one in backup.manifest.configuration}
-    here = [Path(one) for one in backup.manifest.settings]
-    here += [path for node in archive.NODES for path in Paths(backup.config).additions(node).glob("*.json")]
-    for path in here:
-        if str(path) not in wanted:
-            path.unlink(missing_ok=True)
+        durable.replace_file(path, backup.copy_of(owned.path).read_bytes(), 0o600)
+        machine.give(path, owned.user, owned.group, owned.mode)
+    here = {Path(path) for path in backup.manifest.settings}
+    for node in archive.NODES:
+        here.update(Paths(backup.config).additions(node).glob("*.json"))
+    for path in here - {Path(owned.path) for owned in backup.manifest.configuration}:
+        path.unlink(missing_ok=True)
 
 
-def _put_tree(backup: CompleteBackup, tree: Tree, machine: Machine, progress: Progress) -> None:
+def _put_tree(backup: CompleteBackup, tree: Tree, machine: Host, progress: Progress) -> None:
     """Restore the files of one tree. Its present files are removed first, except OUTPUT_DIR and images that the backup does not have."""
-    carried = tree.name in backup.manifest.trees
-    if tree.name in _KEPT and not carried:
+    size = backup.manifest.trees.get(tree.name)
+    if tree.name == "output" and size is None:
         return
     tree.folder.mkdir(mode=tree.folder_mode, parents=True, exist_ok=True)
     with _entered(tree) as target:
         machine.give(Path(f"/proc/self/fd/{target}"), tree.user, tree.group, tree.folder_mode)
         owners = _Owners(tree, target)
-        if not carried and tree.name in archive.IMAGES:
+        if size is None and tree.name in archive.IMAGES:
             _own_again(tree, owners)
             return
-        if tree.name not in _KEPT:
+        if tree.name != "output":
             _empty(target)
-        if carried:
-            progress.step(tree.words, backup.manifest.trees[tree.name].bytes)
-            source = os.open(backup.set / tree.name, _FOLDER)
-            try:
+        if size is not None:
+            progress.step(tree.words, size.bytes)
+            with archive.opened(backup.set / tree.name, _FOLDER) as source:
                 _put(source, target, owners, progress)
-            finally:
-                os.close(source)
 
 
 @contextmanager
@@ -241,7 +236,7 @@ def _entered(tree: Tree) -> Iterator[int]:
 def _empty(folder: int) -> None:
     """Remove the contents of an open folder, without following a link."""
     with os.scandir(folder) as entries:
-        inner = [(one.name, one.is_dir(follow_symlinks=False)) for one in entries]
+        inner = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_folder in inner:
         if is_folder:
             shutil.rmtree(name, dir_fd=folder)
@@ -254,77 +249,64 @@ class _Owners:
 
     def __init__(self, tree: Tree, folder: int) -> None:
         self._tree = tree
-        status = os.fstat(folder)  # Machine.give has just set them
+        status = os.fstat(folder)  # Host.give has just set them
         self._ids = status.st_uid, status.st_gid
 
-    def folder(self, descriptor: int) -> None:
-        """Set owner, group and mode of a folder."""
+    def own(self, descriptor: int, *, is_folder: bool = False) -> None:
+        """Set owner, group and mode of a file or folder."""
         os.fchown(descriptor, *self._ids)
-        os.fchmod(descriptor, self._tree.folder_mode)
-
-    def file(self, descriptor: int) -> None:
-        """Set owner, group and mode of a file."""
-        os.fchown(descriptor, *self._ids)
-        os.fchmod(descriptor, self._tree.file_mode)
+        os.fchmod(descriptor, self._tree.folder_mode if is_folder else self._tree.file_mode)
 
 
 def _put(source: int, target: int, owners: _Owners, progress: Progress) -> None:
     """Copy everything below one open folder into another; an existing file stays."""
-    for entry in sorted(os.scandir(source), key=lambda one: one.name):
+    for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
         if entry.is_dir(follow_symlinks=False):
             with suppress(FileExistsError):
                 os.mkdir(entry.name, 0o700, dir_fd=target)
-            inner = [os.open(entry.name, _FOLDER, dir_fd=one) for one in (source, target)]
-            try:
-                owners.folder(inner[1])
-                _put(inner[0], inner[1], owners, progress)
-            finally:
-                for one in inner:
-                    os.close(one)
+            with (
+                archive.opened(entry.name, _FOLDER, folder=source) as old,
+                archive.opened(entry.name, _FOLDER, folder=target) as new,
+            ):
+                owners.own(new, is_folder=True)
+                _put(old, new, owners, progress)
         elif entry.is_file(follow_symlinks=False):
             progress.moved(_put_file(entry.name, source, target, owners))
 
 
 def _put_file(name: str, source: int, target: int, owners: _Owners) -> int:
     status = os.stat(name, dir_fd=source, follow_symlinks=False)
-    try:
-        new = os.open(name, _NEW, 0o600, dir_fd=target)
-    except FileExistsError:
-        return status.st_size
-    old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
-    try:
+    with (
+        suppress(FileExistsError),
+        archive.opened(name, _NEW, 0o600, folder=target) as new,
+        archive.opened(name, os.O_RDONLY | os.O_NOFOLLOW, folder=source) as old,
+    ):
         archive.copy(old, new)
-        owners.file(new)
+        owners.own(new)
         os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
-    finally:
-        os.close(new)
-        os.close(old)
     return status.st_size
 
 
 def _own_again(tree: Tree, owners: _Owners) -> None:
     """Set the owner of files that the operator has restored: the numbers of users differ between machines."""
     for found in archive.files(tree.folder):
-        descriptor = os.open(found.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.folder)
-        try:
-            owners.file(descriptor)
-            owners.folder(found.folder)
-        finally:
-            os.close(descriptor)
+        name = Path(found.below).name
+        with archive.opened(name, os.O_RDONLY | os.O_NOFOLLOW, folder=found.folder) as descriptor:
+            owners.own(descriptor)
+            owners.own(found.folder, is_folder=True)
 
 
-def _put_database(backup: CompleteBackup, node: NodeName, machine: Machine, progress: Progress) -> None:
+def _put_database(backup: CompleteBackup, node: NodeName, machine: Host, progress: Progress) -> None:
     """Restore one database from its dump, in one transaction; on the local server it is dropped and created first."""
     database, name = backup.config.database, backup.config.database.name_for(node)
     progress.step(f"database {name}", 0)
-    how = archive.login(backup.config, node)
-    argv = ["pg_restore", "--exit-on-error", "--single-transaction", *how.options, "-d", how.name]
+    login = databases.login(backup.config, node)
+    argv = ["pg_restore", "--exit-on-error", "--single-transaction", *login.options, "-d", login.name]
     if database.is_local:
         drop = f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'
-        argv_drop = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *how.options, "-d", "postgres", "-c", drop]
-        archive.must(machine.pipe(argv_drop, user=how.user), "PostgreSQL")
+        must(machine.pipe(login.psql(drop, "postgres"), login), "PostgreSQL")
     else:
         argv[1:1] = ["--clean", "--if-exists", "--no-owner", "--no-privileges"]
-    provision.ensure_databases(backup.config, machine)
-    dump = backup.set / archive.DATABASES / f"{node}.dump"
-    archive.must(machine.pipe(argv, user=how.user, env=how.env, source=dump), f"pg_restore of {name}")
+    ensure_databases(backup.config, machine)
+    with backup.dump(node).open("rb") as file:
+        must(machine.pipe(argv, login, stdin=file), f"pg_restore of {name}")

@@ -18,6 +18,7 @@ from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import InvalidValueError, StateError
+from ddwd.provisioning.host import SystemHost
 from ddwd.store import custody, ledger
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _run(args: argparse.Namespace, config: Config) -> VerbResult:
         schemas=SCHEMAS,
     )
     with file_errors(at=args.folder), told_on_terminal(as_json=args.json) as told:
-        made = back_up(config, order, archive.SystemMachine(), told, SystemClock())
+        made = back_up(config, order, SystemHost(), told, SystemClock())
     Audit().record(Event.REQUESTED, "the operator asks: backup, and has it")
     return _result(made, order, config)
 

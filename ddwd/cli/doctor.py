@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.backup import archive
 from ddwd.cli.command import Argument, Command, VerbResult
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
 from ddwd.config.paths import Paths
@@ -19,7 +18,8 @@ from ddwd.core.errors import ConfigError, DdwdError
 from ddwd.core.model import SELF_TEST_AET
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
-from ddwd.provisioning import credentials, firewall, quickack
+from ddwd.provisioning import credentials, databases, firewall, quickack
+from ddwd.provisioning.host import SystemHost
 from ddwd.status import report as view
 from ddwd.status import study_lookup, units
 from ddwd.status.certificates import expiry_of
@@ -176,7 +176,7 @@ def _has_firewall(config: Config) -> bool:
 
 
 def _ask_database(config: Config, node: NodeName) -> None:
-    archive.ask(config, node, "SELECT 1", archive.SystemMachine())
+    databases.ask(config, node, "SELECT 1", SystemHost())
 
 
 def _login(config: Config) -> Credentials | None:

@@ -18,6 +18,7 @@ from ddwd.config.paths import Paths
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, sleep
 from ddwd.core.errors import DdwdError, PeerRefusedError
+from ddwd.provisioning.host import SystemHost
 from ddwd.status.doctor import examine
 from ddwd.status.findings import Severity
 from ddwd.store.operator_requests import Request, Requests
@@ -75,7 +76,7 @@ def _run(args: argparse.Namespace, _config: Config | None) -> VerbResult:
 
 def _put(backup: CompleteBackup, progress: archive.Progress) -> None:
     try:
-        restore(backup, archive.SystemMachine(), progress)
+        restore(backup, SystemHost(), progress)
     except BaseException:
         if Paths(backup.config).restoring.exists():
             sys.stderr.write("ddwd: the restore is not finished and the portal stays stopped: run it again\n")
@@ -96,7 +97,7 @@ def _could_be(backup: CompleteBackup, lost: list[str]) -> VerbResult:
 
 def _start(backup: CompleteBackup, *, as_json: bool) -> VerbResult:
     """Start the portal, wait until it is sound, and have missing files retrieved again."""
-    answer = archive.SystemMachine().pipe(["systemctl", "start", "ddwd.service"])
+    answer = SystemHost().pipe(["systemctl", "start", "ddwd.service"])
     if answer.status:
         raise PeerRefusedError(
             f"restored, and the portal does not start: {answer.complaint}; see: systemctl status ddwd"

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,21 +20,21 @@ from typing import TYPE_CHECKING
 from ddwd.config import tls
 from ddwd.core.durable import replace_file
 from ddwd.core.errors import DdwdError, InvalidValueError, NotFoundError
+from ddwd.provisioning.host import completed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from ddwd.config.schema import Config
 
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 825
 ISSUED = "issued"
-"""Sub-folder for certificates that were made for modalities and people."""
+"""Sub-folder for certificates that were made for modalities."""
 KEY = "rsa:3072"
 """Kind of every key, as openssl req -newkey names it."""
 
 _SECONDS = 60
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_GROUP = "ddwd"
 _CONFIG = """\
 [req]
 distinguished_name = name
@@ -77,34 +76,34 @@ def init(config: Config, renew: Sequence[str] = ()) -> list[Path]:
     folder = config.tls.folder
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     made = []
-    for name, common in (
-        (tls.CA, "portal authority"),
-        (tls.SENDERS_CA, "authority of the senders"),
-    ):
-        if name == tls.SENDERS_CA and config.tls.senders_ca is not None:
-            continue
-        if not (folder / f"{name}.pem").exists():
-            made.append(_make_authority(folder, name, f"{common} of {socket.gethostname()}"))
+    authorities = {tls.CA: "portal authority", tls.SENDERS_CA: "authority of the senders"}
+    if config.tls.senders_ca is not None:
+        del authorities[tls.SENDERS_CA]
+    for authority, common in authorities.items():
+        files = tls.Files(folder / f"{authority}.pem", folder / f"{authority}.key")
+        if not files.certificate.exists():
+            _make(f"{common} of {socket.gethostname()}", files)
+            made.append(files.certificate)
     for name in tls.NAMES:
-        found = tls.files(config, name)
-        is_ours = found.certificate.parent == folder
-        if is_ours and (name in renew or not found.certificate.exists()):
-            _require(folder / f"{tls.CA}.key")
-            made.append(_make(folder, folder / tls.CA, found, name))
+        files = tls.files(config, name)
+        is_own = files.certificate.parent == folder
+        if is_own and (name in renew or not files.certificate.exists()):
+            _make(f"{name} of {socket.gethostname()}", files, folder / f"{tls.CA}.pem")
+            if name == "operator":
+                _give_to_group(files.key)
+            made.append(files.certificate)
     return made
 
 
 def issue(config: Config, name: str, folder: Path | None = None) -> tls.Files:
-    """Make a key and a certificate of the senders' authority for a modality, over existing ones. Raises InvalidValueError and DdwdError."""
+    """Make a key and a certificate of the senders' authority for a modality; replace existing ones. Raises InvalidValueError and DdwdError."""
     if _NAME.fullmatch(name) is None:
         raise InvalidValueError(f"{name!r} is not a valid name: write letters, digits, _ . and -, at most 64")
     target = folder or config.tls.folder / ISSUED
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    authority = config.tls.folder / tls.SENDERS_CA
-    _require(authority.with_suffix(".key"))
-    found = tls.Files(target / f"{name}.pem", target / f"{name}.key")
-    _make(target, authority, found, name)
-    return found
+    files = tls.Files(target / f"{name}.pem", target / f"{name}.key")
+    _make(f"{name} of {socket.gethostname()}", files, config.tls.folder / f"{tls.SENDERS_CA}.pem")
+    return files
 
 
 def link(config: Config, folder: Path, names: Sequence[str], common: str) -> list[Path]:
@@ -118,10 +117,9 @@ def link(config: Config, folder: Path, names: Sequence[str], common: str) -> lis
     authority = home / tls.LINK_CA
     if not authority.exists():
         own = tls.Files(authority, authority.with_suffix(".key"))
-        _request(f"link authority of {socket.gethostname()}", "authority", AUTHORITY_DAYS, own, ())
-    _require(authority.with_suffix(".key"))
+        _make(f"link authority of {socket.gethostname()}", own)
     files = tls.Files(folder / tls.LINK, folder / tls.LINK_KEY)
-    _request(common, "node", CERTIFICATE_DAYS, files, _signed_by(authority), [f"DNS:{one}" for one in names])
+    _make(common, files, authority, [f"DNS:{name}" for name in names])
     if folder != home:
         replace_file(folder / tls.LINK_CA, authority.read_bytes(), 0o644)
     return [folder / tls.LINK_CA, *files]
@@ -129,27 +127,20 @@ def link(config: Config, folder: Path, names: Sequence[str], common: str) -> lis
 
 def show(config: Config) -> list[CertificateFacts]:
     """Return the facts of every certificate that exists. Raises DdwdError if one cannot be read."""
-    return [read(role, path) for role, path in _all(config) if path.exists()]
+    files = [("link authority", config.link.folder / tls.LINK_CA), ("link", config.link.folder / tls.LINK)]
+    files += [(tls.CA, tls.authority(config)), (tls.SENDERS_CA, tls.senders_authority(config))]
+    files += [(name, tls.files(config, name).certificate) for name in tls.NAMES]
+    issued = sorted((config.tls.folder / ISSUED).glob("*.pem"))
+    files += [(f"{ISSUED} {path.stem}", path) for path in issued]
+    return [_read(role, path) for role, path in files if path.exists()]
 
 
-def read(role: str, path: Path) -> CertificateFacts:
+def _read(role: str, path: Path) -> CertificateFacts:
     """Return the facts of the first certificate in a PEM file. Raises DdwdError if there is none."""
-    arguments = [
-        "x509",
-        "-in",
-        str(path),
-        "-noout",
-        "-subject",
-        "-issuer",
-        "-enddate",
-        "-dateopt",
-        "iso_8601",
-    ]
-    arguments += ["-nameopt", "RFC2253", "-ext", "subjectAltName"]
+    arguments = ["x509", "-in", str(path), "-noout", "-subject", "-issuer", "-enddate"]
+    arguments += ["-dateopt", "iso_8601", "-nameopt", "RFC2253", "-ext", "subjectAltName"]
     text = _openssl(arguments, f"{path} cannot be read")
-    facts = dict(
-        line.split("=", 1) for line in text.splitlines() if re.match(r"(subject|issuer|notAfter)=", line)
-    )
+    facts = dict(re.findall(r"^(subject|issuer|notAfter)=(.*)$", text, re.MULTILINE))
     names = re.findall(r"(?:DNS|IP Address):([^,\s]+)", text)
     return CertificateFacts(
         role,
@@ -161,56 +152,27 @@ def read(role: str, path: Path) -> CertificateFacts:
     )
 
 
-def _all(config: Config) -> Iterator[tuple[str, Path]]:
-    yield "link authority", config.link.folder / tls.LINK_CA
-    yield "link", config.link.folder / tls.LINK
-    yield tls.CA, tls.authority(config)
-    yield tls.SENDERS_CA, tls.senders_authority(config)
-    for name in tls.NAMES:
-        yield name, tls.files(config, name).certificate
-    for path in sorted((config.tls.folder / ISSUED).glob("*.pem")):
-        yield f"{ISSUED} {path.stem}", path
-
-
 def _common_name(subject: str) -> str:
     found = re.search(r"CN=((?:\\.|[^,\\])*)", subject)
     return found[1] if found else subject
 
 
-def _require(key: Path) -> None:
-    if not key.exists():
-        raise NotFoundError(
-            f"{key} does not exist: no certificate can be signed without it; have your own authority sign"
-        )
-
-
-def _make_authority(folder: Path, name: str, common: str) -> Path:
-    certificate = folder / f"{name}.pem"
-    _request(common, "authority", AUTHORITY_DAYS, tls.Files(certificate, folder / f"{name}.key"), ())
-    return certificate
-
-
-def _make(folder: Path, authority: Path, files: tls.Files, name: str) -> Path:
-    signing = _signed_by(authority.with_suffix(".pem"))
-    _request(f"{name} of {socket.gethostname()}", "node", CERTIFICATE_DAYS, files, signing)
-    if name == "operator" and folder.name != ISSUED:
-        _give_to_group(files.key)
-    return files.certificate
-
-
-def _signed_by(authority: Path) -> tuple[str, ...]:
-    return ("-CA", str(authority), "-CAkey", str(authority.with_suffix(".key")))
-
-
-def _request(
-    common: str,
-    kind: str,
-    days: int,
-    files: tls.Files,
-    signing: Sequence[str],
-    names: Sequence[str] | None = None,
+def _make(
+    common: str, files: tls.Files, authority: Path | None = None, names: Sequence[str] | None = None
 ) -> None:
-    """Make a key and its certificate; each file is replaced in one step, the key first."""
+    """Make a key and its certificate, of an authority if `authority` is None; each file is replaced in one step, the key first.
+
+    `names` are by default those of this machine. Raises NotFoundError without the key of `authority`, and DdwdError.
+    """
+    kind, days, signing = "authority", AUTHORITY_DAYS, []
+    if authority is not None:
+        signing_key = authority.with_suffix(".key")
+        if not signing_key.exists():
+            raise NotFoundError(
+                f"{signing_key} does not exist: no certificate can be signed without it; have your own authority sign"
+            )
+        kind, days = "node", CERTIFICATE_DAYS
+        signing = ["-CA", str(authority), "-CAkey", str(signing_key)]
     fresh = tls.Files(files.certificate.with_suffix(".pem.new"), files.key.with_suffix(".key.new"))
     command = ["req", "-x509", "-config", "/dev/stdin", "-extensions", kind, "-days", str(days), "-sha256"]
     command += ["-newkey", KEY, "-noenc", "-out", str(fresh.certificate), "-keyout", str(fresh.key)]
@@ -233,7 +195,7 @@ def _names() -> list[str]:
 def _give_to_group(key: Path) -> None:
     """Let group ddwd read the key: the operators' commands run in that group."""
     try:
-        group = grp.getgrnam(_GROUP).gr_gid
+        group = grp.getgrnam("ddwd").gr_gid
     except KeyError:
         return  # `ddwd try` on a machine where the portal is not installed
     if os.geteuid() == 0:
@@ -245,19 +207,8 @@ def _openssl(arguments: Sequence[str], trouble: str, text: str = "") -> str:
     program = shutil.which("openssl")
     if program is None:
         raise DdwdError("openssl is not installed: apt install openssl")
-    try:
-        done = subprocess.run(
-            [program, *arguments],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_SECONDS,
-            umask=0o077,
-        )
-    except subprocess.TimeoutExpired:
-        raise DdwdError(f"{trouble}: openssl took longer than {_SECONDS} s") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise DdwdError(f"{trouble}: {lines[0] if lines else 'openssl failed'}")
-    return done.stdout
+    command = [program, *arguments]
+    done = completed(command, complaint_line=0, input=text.encode(), timeout=_SECONDS, umask=0o077)
+    if done.status:
+        raise DdwdError(f"{trouble}: {done.complaint or 'openssl failed'}")
+    return done.out

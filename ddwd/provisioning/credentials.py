@@ -20,7 +20,7 @@ from ddwd.core.errors import ConfigError, Problem
 from ddwd.core.model import VIEWER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from ddwd.config.schema import NodeName, Role
@@ -55,16 +55,16 @@ def generate() -> Credentials:
 
 def shared(own: Credentials, roles: Sequence[Role]) -> Credentials:
     """Return the credentials for another machine with these roles: the passwords that it needs, and random unused ones for the others."""
-    known = generate().passwords
-    needed: dict[NodeName, Iterable[str]] = {
-        "gateway": USERS["gateway"] if "gateway" in roles else ("ddwd",) if "extractor" in roles else (),
-        "storage": USERS["storage"] if "storage" in roles else ("ddwd",) if "extractor" in roles else (),
+    of_extractor = ("ddwd",) if "extractor" in roles else ()
+    needed: dict[NodeName, tuple[str, ...]] = {
+        node: users if node in roles else of_extractor for node, users in USERS.items()
     }
     if "gateway" in roles:
-        needed["storage"] = {*needed["storage"], "gateway"}
+        needed["storage"] += ("gateway",)
+    unused = generate().passwords
     return Credentials(
         {
-            node: dict(known[node]) | {user: own.of(node)[user] for user in users}
+            node: {**unused[node], **{user: own.passwords[node][user] for user in users}}
             for node, users in needed.items()
         }
     )
@@ -131,14 +131,12 @@ def read(path: Path) -> Credentials:
 
 
 def _is_complete(found: object) -> bool:
+    """Return whether a file's content has a password for every user of both Orthancs."""
     return isinstance(found, dict) and all(
-        isinstance(found.get(node), dict) and all(_is_password(found[node].get(user)) for user in users)
+        isinstance(found.get(node), dict)
+        and all(isinstance(password := found[node].get(user), str) and password for user in users)
         for node, users in USERS.items()
     )
-
-
-def _is_password(password: object) -> bool:
-    return isinstance(password, str) and len(password) > 0
 
 
 def _refused(path: Path, what: str, instead: str) -> ConfigError:

@@ -1,21 +1,45 @@
-"""Build the libpq URI of an external PostgreSQL, for psql and for Orthanc's PostgreSQL plugin (ConnectionUri).
-
-Pure functions, except `password`, which reads a file.
-"""
+"""Log in to PostgreSQL: options, URIs and statements for its clients and for Orthanc's PostgreSQL plugin."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
-from ddwd.core.errors import ConfigError, Problem
+from ddwd.core.errors import ConfigError, PeerDownError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ddwd.config.schema import Config, NodeName
+    from ddwd.provisioning.host import Host
 
 _WRITABLE = "target_session_attrs=read-write"
 """Selects the writable server of a cluster; libpq looks for it at each new connection."""
+
+
+class Login(NamedTuple):
+    """How to run a client of PostgreSQL for one database: its options, the user to run it as, and its environment."""
+
+    options: list[str]
+    user: str | None
+    env: Mapping[str, str]
+    name: str
+    """The database argument: its name, or the URI of an external one."""
+
+    def psql(self, statement: str, database: str | None = None) -> list[str]:
+        """Return the command that runs a statement and prints its bare rows, on this database by default."""
+        command = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", *self.options]
+        return [*command, "-d", database or self.name, "-c", statement]
+
+
+def login(config: Config, node: NodeName) -> Login:
+    """Return the login: the superuser by the Unix socket, or the role of that Orthanc on an external server."""
+    database = config.database
+    if database.is_local:
+        return Login(["-p", str(database.port)], "postgres", {}, database.name_for(node))
+    env = {"PGPASSWORD": password(config) or "", "PGCONNECT_TIMEOUT": "10"}
+    return Login(["-w"], None, env, address(config, node))
 
 
 def address(config: Config, node: NodeName, password: str | None = None) -> str:
@@ -28,6 +52,16 @@ def address(config: Config, node: NodeName, password: str | None = None) -> str:
     secret = "" if password is None else f":{quote(password, safe='')}"
     user, name = quote(database.user_for(node), safe=""), quote(database.name_for(node), safe="")
     return f"postgresql://{user}{secret}@{servers}/{name}?{options}"
+
+
+def ask(config: Config, node: NodeName, statement: str, host: Host) -> str:
+    """Run a statement on that Orthanc's database and return its output. Raises PeerDownError with the server's error."""
+    own = login(config, node)
+    answer = host.run(own.psql(statement), own)
+    if answer.status:
+        hint = "see: systemctl status postgresql" if config.database.is_local else "check database.*"
+        raise PeerDownError(f"PostgreSQL: {answer.complaint}; {hint}")
+    return answer.out
 
 
 def place(config: Config) -> str:

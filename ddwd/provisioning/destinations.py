@@ -25,55 +25,50 @@ _SEND_SECONDS = 900
 _ASK_SECONDS = 15
 _ACKNOWLEDGE_SECONDS = 120
 """How long a destination may take to answer one C-STORE."""
-_OF_THE_MACHINE = Path("/etc/ssl/certs/ca-certificates.crt")
+_SYSTEM_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 def servers(destinations: Sequence[Destination]) -> dict[str, dict[str, Any]]:
     """Return the entries of DicomWeb.Servers: two for each destination, with the time-outs for sending and for queries."""
-    return {
-        name: _server(one, seconds)
-        for one in destinations
-        if one.url is not None
-        for name, seconds in ((one.server, _SEND_SECONDS), (one.query_server, _ASK_SECONDS))
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for target in destinations:
+        if target.url is None:
+            continue
+        login = {"Username": target.user, "Password": target.password or ""} if target.user else {}
+        server = {"Url": f"{target.url.rstrip('/')}/", **login, "ChunkedTransfers": True}
+        found[target.server] = server | {"Timeout": _SEND_SECONDS}
+        found[target.query_server] = server | {"Timeout": _ASK_SECONDS}
+    return found
 
 
-def _server(one: Destination, seconds: int) -> dict[str, Any]:
-    login = {"Username": one.user, "Password": one.password or ""} if one.user else {}
-    return {"Url": f"{(one.url or '').rstrip('/')}/", **login, "ChunkedTransfers": True, "Timeout": seconds}
+def modalities(destinations: Sequence[Destination], entries: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the entries of DicomModalities. A destination that is a sender too (in `entries`) keeps the sender's permissions.
 
-
-def modalities(destinations: Sequence[Destination], known: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the entries of DicomModalities. A destination that is a sender too (in `known`) keeps the sender's permissions.
-
-    Orthanc identifies a modality by its AE title, so both entries stand for the same one.
+    Orthanc identifies a modality by its AE title, so it uses only one of the two entries.
     """
-    return {one.server: _modality(one, known) for one in destinations if one.url is None}
-
-
-def _modality(one: Destination, known: Mapping[str, Any]) -> dict[str, Any]:
-    title = (one.aet or "").lower()
-    twin: Mapping[str, Any] = next(
-        (entry for entry in known.values() if str(entry["AET"]).lower() == title), {}
-    )
+    senders = {str(entry["AET"]).lower(): entry for entry in entries.values()}
     return {
-        "AET": one.aet,
-        "Host": one.host,
-        "Port": one.port,
-        **{key: bool(twin.get(key)) for key in sender_acl.allowing()},
-        "AllowTranscoding": False,
-        "Timeout": _ACKNOWLEDGE_SECONDS,
-        "UseDicomTls": one.tls,
+        target.server: {
+            "AET": target.aet,
+            "Host": target.host,
+            "Port": target.port,
+            **{key: bool(senders.get(str(target.aet).lower(), {}).get(key)) for key in sender_acl.allowing()},
+            "AllowTranscoding": False,
+            "Timeout": _ACKNOWLEDGE_SECONDS,
+            "UseDicomTls": target.tls,
+        }
+        for target in destinations
+        if target.url is None
     }
 
 
 def authorities(config: Config) -> list[Path]:
     """Return the files of the authorities that the gateway trusts for HTTPS; empty without a destination by HTTPS."""
-    secure = [one for one in config.destinations if one.url is not None and one.url.startswith("https:")]
+    secure = [target for target in config.destinations if (target.url or "").startswith("https:")]
     if not secure:
         return []
     own = [tls.authority(config)] if config.tls.dicomweb else []
-    return list(dict.fromkeys([*own, *(one.ca or _OF_THE_MACHINE for one in secure)]))
+    return list(dict.fromkeys([*own, *(target.ca or _SYSTEM_AUTHORITIES for target in secure)]))
 
 
 def bundle(config: Config) -> Path:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import ipaddress
 import shutil
-import subprocess
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ddwd.config.checks import ports as keys_of_ports
-from ddwd.core.errors import PeerRefusedError
+from ddwd.config.schema import value_of
+from ddwd.provisioning.host import completed, must
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping
 
     from ddwd.config.parsers import Network
     from ddwd.config.schema import Config
@@ -27,109 +26,70 @@ PROGRAM = "/usr/sbin/nft"
 _CONNECTIONS = 16
 """Connections that one sender may hold at a time, so that one machine cannot use up all of them."""
 _SECONDS = 20
+_TABLE = """\
+table {table}
+delete table {table}
+table {table} {{
+  counter refused {{ }}
+  counter crowded {{ }}
+  set sources {{ type ipv4_addr; size 65536; flags dynamic; }}
+  chain input {{
+    type filter hook input priority filter; policy accept;
+    iif "lo" accept
+{openings}
+    tcp dport {{ {closed} }} ct state new counter name refused reject with tcp reset
+  }}
+  chain sender {{
+    ct state new add @sources {{ ip saddr ct count over {connections} }} \
+counter name crowded reject with tcp reset
+    accept
+  }}
+}}
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
-    """A TCP port that the portal listens on, its setting, and the networks of other machines that may reach it."""
+class Port(NamedTuple):
+    """A TCP port that the portal listens on, by its setting, and the networks of other machines that may reach it."""
 
-    number: int
     key: str
-    purpose: str
-    networks: tuple[Network, ...] = ()
+    number: int
+    networks: tuple[Network, ...]
 
 
-def ports(config: Config) -> tuple[Port, ...]:
+def ports(config: Config) -> list[Port]:
     """Return every port in use. A port without networks is for this machine only."""
     everyone = (ipaddress.IPv4Network("0.0.0.0/0"),)
     browsers = config.web.networks or everyone
-    senders = tuple(dict.fromkeys(one.network for one in config.senders)) or everyone
+    senders = tuple(dict.fromkeys(sender.network for sender in config.senders)) or everyone
     if not config.has("gateway"):
         senders = ()
-    known = (
-        Port(config.gateway.dicom_port, "gateway.dicom_port", f"DICOM of {config.gateway.aet}", senders),
-        Port(config.gateway.http_port, "gateway.http_port", f"web pages and REST of {config.gateway.aet}"),
-        Port(config.storage.dicom_port, "storage.dicom_port", f"DICOM of {config.storage.aet}"),
-        Port(
-            config.storage.http_port,
-            "storage.http_port",
-            f"web pages, REST and DICOMweb of {config.storage.aet}",
-        ),
-        Port(config.scp.port, "scp.port", f"DICOM of {config.scp.aet}"),
-        Port(config.tls.gateway_port, "tls.gateway_port", f"DICOM of {config.gateway.aet} by TLS", senders),
-        Port(config.tls.dicomweb_port, "tls.dicomweb_port", f"DICOMweb of {config.storage.aet} by HTTPS"),
-        Port(
-            config.web.gateway_port,
-            "web.gateway_port",
-            f"web pages of {config.gateway.aet} by HTTPS",
-            browsers,
-        ),
-        Port(
-            config.web.storage_port,
-            "web.storage_port",
-            f"web pages of {config.storage.aet} by HTTPS",
-            browsers,
-        ),
-        Port(
-            config.link.port,
-            "link.port",
-            "the other machines of the portal",
-            config.link.networks or everyone,
-        ),
-    )
-    used = keys_of_ports(config)
-    return tuple(port for port in known if port.key in used)
+    networks: Mapping[str, tuple[Network, ...]] = {
+        "gateway.dicom_port": senders,
+        "tls.gateway_port": senders,
+        "web.gateway_port": browsers,
+        "web.storage_port": browsers,
+        "link.port": config.link.networks or everyone,
+    }
+    return [
+        Port(key, cast("int", value_of(config, key)), networks.get(key, ())) for key in keys_of_ports(config)
+    ]
 
 
 def table(config: Config) -> str:
-    """Return the table in the language of nft(8); it replaces an existing one."""
-    known = ports(config)
-    chain = ["type filter hook input priority filter; policy accept;", 'iif "lo" accept']
-    chain += list(_openings(known))
-    closed = ", ".join(str(number) for number in sorted({port.number for port in known}))
-    chain.append(f"tcp dport {{ {closed} }} ct state new counter name refused reject with tcp reset")
-    limited = (
-        f"ct state new add @sources {{ ip saddr ct count over {_CONNECTIONS} }} counter name crowded "
-        "reject with tcp reset"
-    )
-    return "\n".join(
-        [
-            f"table {TABLE}",
-            f"delete table {TABLE}",
-            f"table {TABLE} {{",
-            "counter refused { }",
-            "counter crowded { }",
-            "set sources { type ipv4_addr; size 65536; flags dynamic; }",
-            "chain input {",
-            *(f"  {line}" for line in chain),
-            "}",
-            "chain sender {",
-            f"  {limited}",
-            "  accept",
-            "}",
-            "}",
-            "",
-        ]
-    )
-
-
-def _openings(known: tuple[Port, ...]) -> Iterator[str]:
-    for port in known:
-        if merged := _merged(port.networks):
-            yield f"tcp dport {port.number} ip saddr {{ {', '.join(map(str, merged))} }} jump sender"
-
-
-def _merged(networks: tuple[Network, ...]) -> list[ipaddress.IPv4Network]:
-    """Return the IPv4 networks, merged into as few as possible. The portal listens on no IPv6 port."""
-    return list(
-        ipaddress.collapse_addresses(one for one in networks if isinstance(one, ipaddress.IPv4Network))
-    )
+    """Return the table in the language of nft(8); it replaces an existing one. The portal listens on no IPv6 port."""
+    used, openings = ports(config), []
+    for port in used:
+        ipv4 = [network for network in port.networks if isinstance(network, ipaddress.IPv4Network)]
+        if merged := ", ".join(map(str, ipaddress.collapse_addresses(ipv4))):
+            openings.append(f"    tcp dport {port.number} ip saddr {{ {merged} }} jump sender")
+    closed = ", ".join(map(str, sorted({port.number for port in used})))
+    return _TABLE.format(table=TABLE, openings="\n".join(openings), closed=closed, connections=_CONNECTIONS)
 
 
 def apply(config: Config) -> None:
-    """Create the table, or remove it if the settings do not want it. Raises PeerRefusedError."""
+    """Create the table, or remove it if the firewall is off in the settings. Raises PeerRefusedError."""
     if config.network.firewall:
-        _run(["-f", "-"], table(config))
+        _nft("-f", "-", text=table(config))
     else:
         remove()
 
@@ -137,22 +97,14 @@ def apply(config: Config) -> None:
 def remove() -> None:
     """Remove the portal's table, if nft is installed and the table exists. Raises PeerRefusedError."""
     if shutil.which(PROGRAM):
-        _run(["destroy", "table", *TABLE.split()])
+        _nft("destroy", "table", *TABLE.split())
 
 
 def is_there() -> bool:
-    """Return whether the kernel has the table. Raises PeerRefusedError if this user may not ask."""
-    return f"table {TABLE}" in _run(["list", "tables"]).splitlines()
+    """Return whether the kernel has the table. Raises PeerRefusedError if this user may not list the tables."""
+    return f"table {TABLE}" in _nft("list", "tables").splitlines()
 
 
-def _run(words: list[str], text: str = "") -> str:
-    try:
-        done = subprocess.run(
-            [PROGRAM, *words], input=text, capture_output=True, text=True, check=False, timeout=_SECONDS
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise PeerRefusedError(f"{PROGRAM}: {error}") from error
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0]
-        raise PeerRefusedError(f"{PROGRAM} {' '.join(words)}: {said}")
-    return done.stdout
+def _nft(*words: str, text: str = "") -> str:
+    answer = completed([PROGRAM, *words], complaint_line=0, input=text.encode(), timeout=_SECONDS)
+    return must(answer, f"{PROGRAM} {' '.join(words)}").out

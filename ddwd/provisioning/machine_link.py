@@ -8,10 +8,8 @@ the certificate states the roles of the calling machine, so that a gateway in a 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ddwd.config.paths import Paths
 from ddwd.config.schema import HERE, ROLES
 from ddwd.config.tls import CREDENTIAL, LINK, LINK_CA, LINK_KEY, of_link
 
@@ -86,22 +84,24 @@ def tunnels(config: Config) -> tuple[LinkTunnel, ...]:
             found.append(LinkTunnel(node.name, f"{node.name}-dicom", node.host, f"{HERE}:{node.dicom_port}"))
         if config.has("extractor") or (node.name == "storage" and config.has("gateway")):
             found.append(LinkTunnel(node.name, f"{node.name}-http", node.host, f"{HERE}:{node.http_port}"))
-    distant = receivers(config)[-len(config.extractors) :] if config.extractors else ()
-    for one, there in zip(config.extractors, distant, strict=True):
-        found.append(LinkTunnel("extractor", "scp", one.host, f"{there.host}:{there.port}"))
+    for extractor, receiver in zip(config.extractors, _distant(config), strict=True):
+        accept = f"{receiver.host}:{receiver.port}"
+        found.append(LinkTunnel("extractor", "scp", extractor.host, accept))
     return tuple(found)
 
 
 def receivers(config: Config) -> tuple[LinkedReceiver, ...]:
     """Return the receivers that ORTHANC2 sends to: this machine's own first, each of the others at its own loopback address."""
-    own = (
-        (LinkedReceiver(config.scp.aet, config.scp.host, config.scp.port),) if config.has("extractor") else ()
+    scp = config.scp
+    own = (LinkedReceiver(scp.aet, scp.host, scp.port),) if config.has("extractor") else ()
+    return own + _distant(config)
+
+
+def _distant(config: Config) -> tuple[LinkedReceiver, ...]:
+    return tuple(
+        LinkedReceiver(extractor.aet, f"127.0.1.{number}", config.scp.port)
+        for number, extractor in enumerate(config.extractors, start=1)
     )
-    distant = (
-        LinkedReceiver(one.aet, f"127.0.1.{number}", config.scp.port)
-        for number, one in enumerate(config.extractors, start=1)
-    )
-    return (*own, *distant)
 
 
 def offers(config: Config) -> tuple[Offer, ...]:
@@ -124,113 +124,85 @@ def render(config: Config) -> str | None:
     """Return the settings of stunnel, or None if all parts run on this machine."""
     if not config.is_linked:
         return None
-    common = _COMMON.format(
-        folder=config.link.folder,
-        certificate=LINK,
-        key=_KEY_OF_UNIT,
-        authority=LINK_CA,
-    )
+    common = _COMMON.format(folder=config.link.folder, certificate=LINK, key=_KEY_OF_UNIT, authority=LINK_CA)
     return common + "".join([*_server_sections(config), *_client_sections(config)])
 
 
 def _server_sections(config: Config) -> Iterator[str]:
-    known = offers(config)
-    for number, one in enumerate((known[0], *known)):
-        name = "link" if number == 0 else one.part
-        entry = f"accept = {config.link.port}" if number == 0 else f"sni = link:{one.part}"
-        checks = "".join(f"checkHost = {subject(role)}\n" for role in one.roles)
-        yield f"\n[{name}]\n{entry}\nconnect = {HERE}:{one.port}\n{checks}"
+    parts = offers(config)
+    for number, offer in enumerate((parts[0], *parts)):
+        name = "link" if number == 0 else offer.part
+        entry = f"accept = {config.link.port}" if number == 0 else f"sni = link:{offer.part}"
+        checks = "".join(f"checkHost = {subject(role)}\n" for role in offer.roles)
+        yield f"\n[{name}]\n{entry}\nconnect = {HERE}:{offer.port}\n{checks}"
 
 
 def _client_sections(config: Config) -> Iterator[str]:
-    for number, one in enumerate(tunnels(config), start=1):
+    for number, tunnel in enumerate(tunnels(config), start=1):
         yield (
-            f"\n[to-{number}-{one.part}]\nclient = yes\naccept = {one.accept}\nconnect = {one.host}:{config.link.port}\n"
-            f"sni = {one.part}\ncheckHost = {subject(one.role)}\n"
+            f"\n[to-{number}-{tunnel.part}]\nclient = yes\naccept = {tunnel.accept}\n"
+            f"connect = {tunnel.host}:{config.link.port}\n"
+            f"sni = {tunnel.part}\ncheckHost = {subject(tunnel.role)}\n"
         )
-
-
-def files(config: Config) -> list[Path]:
-    """Return the files that the link needs."""
-    return [*of_link(config), config.link.folder / LINK_KEY] if config.is_linked else []
-
-
-def flags(config: Config) -> dict[Path, bool]:
-    """Return the files that the units' conditions check, and whether each must exist."""
-    return {Paths(config).role(role): config.has(role) for role in ROLES}
 
 
 def problems(loaded: Loaded) -> Iterator[Problem]:
     """Yield the settings that contradict the roles."""
-    config = loaded.config
-    if not config.roles:
+    if not loaded.config.roles:
         yield loaded.problem("roles", "no role is given", f"name some of {', '.join(ROLES)}")
         return
-    yield from _hosts(loaded)
-    yield from _inner_tls(loaded)
-    yield from _undivided(loaded)
-    if config.has("storage") and not receivers(config):
-        yield loaded.problem(
-            "extractors", "no extractor retrieves from storage", "name the extractors of the other machines"
-        )
-    if config.extractors and not config.has("storage"):
-        yield loaded.problem(
-            "extractors", "storage runs on another machine", "write it on the machine of storage"
-        )
-    titles = [one.aet for one in receivers(config)]
-    for aet in sorted({aet for aet in titles if titles.count(aet) > 1}):
-        yield loaded.problem(
-            "extractors", f"AE title {aet} is used twice", "give each machine its own scp.aet"
-        )
-    for path in files(config):
-        if not path.exists():
-            yield loaded.problem(
-                "roles", f"{path} does not exist", "make it with sudo ddwd link FOLDER on one of the machines"
-            )
+    for check in (_hosts, _undivided, _extractors):
+        for key, what, instead in check(loaded.config):
+            yield loaded.problem(key, what, instead)
 
 
-def _hosts(loaded: Loaded) -> Iterator[Problem]:
+_Found = tuple[str, str, str]
+"""A setting, what is wrong with it, and what to write instead."""
+
+
+def _hosts(config: Config) -> Iterator[_Found]:
     """Check that an Orthanc on another machine has a host, and one on this machine has none."""
-    for node in (loaded.config.gateway, loaded.config.storage):
-        here, key = loaded.config.has(node.name), f"{node.name}.host"
-        if here and node.host != HERE:
-            yield loaded.problem(
-                key,
-                f"{node.name} is in roles, so it runs here",
-                f"remove it, or take {node.name} out of roles",
-            )
-        needed = loaded.config.has("extractor") or node.name == "storage"
-        if not here and needed and node.host == HERE:
-            yield loaded.problem(
-                key,
-                f"{node.name} is not in roles, and its machine is not given",
-                "write the other machine here",
-            )
-
-
-def _undivided(loaded: Loaded) -> Iterator[Problem]:
-    """Check the settings that need the disks of several parts on one machine."""
-    config = loaded.config
-    if config.commitment.modalities and set(config.roles) != set(ROLES):
-        what = "storage commitment needs a machine with all roles"
-        yield loaded.problem("commitment.modalities", what, "write []")
     for node in (config.gateway, config.storage):
-        if not config.has(node.name) and config.retention.free(node.name) is not None:
-            what = f"the disk of {node.name} is on another machine"
-            yield loaded.problem(f"retention.{node.name}_free", what, f"set retention.{node.name}_days")
+        key, name = f"{node.name}.host", node.name
+        if config.has(name):
+            if node.host != HERE:
+                yield key, f"{name} is in roles, so it runs here", f"remove it, or take {name} out of roles"
+        elif node.host == HERE and (config.has("extractor") or name == "storage"):
+            yield key, f"{name} is not in roles, and its machine is not given", "write the other machine here"
 
 
-def _inner_tls(loaded: Loaded) -> Iterator[Problem]:
-    """Check that a divided portal does not use TLS for hops within one machine: only the link is encrypted, by its own authority."""
-    config = loaded.config
-    if not config.is_linked:
-        return
-    for key, is_on in (
-        ("tls.dicomweb", config.tls.dicomweb),
-        ("tls.storage", config.tls.storage),
-        ("tls.scp", config.tls.scp),
-    ):
-        if is_on:
-            yield loaded.problem(
-                key, "is for hops within one machine", "write false: the link encrypts between machines"
-            )
+def _undivided(config: Config) -> Iterator[_Found]:
+    """Check the settings for several parts on one machine: their hops, and their disks.
+
+    The hops within one machine of a divided portal use no TLS: only the link is encrypted, by its own authority.
+    """
+    inner = {
+        "tls.dicomweb": config.tls.dicomweb,
+        "tls.storage": config.tls.storage,
+        "tls.scp": config.tls.scp,
+    }
+    for key in (key for key, is_on in inner.items() if is_on and config.is_linked):
+        yield key, "is for hops within one machine", "write false: the link encrypts between machines"
+    if config.commitment.modalities and set(config.roles) != set(ROLES):
+        yield "commitment.modalities", "storage commitment needs a machine with all roles", "write []"
+    for name in (node.name for node in (config.gateway, config.storage) if not config.has(node.name)):
+        if config.retention.free(name) is not None:
+            what = f"the disk of {name} is on another machine"
+            yield f"retention.{name}_free", what, f"set retention.{name}_days"
+
+
+def _extractors(config: Config) -> Iterator[_Found]:
+    """Check the extractors of the other machines, and the files of the link."""
+    if config.has("storage") and not receivers(config):
+        what = "no extractor retrieves from storage"
+        yield "extractors", what, "name the extractors of the other machines"
+    if config.extractors and not config.has("storage"):
+        yield "extractors", "storage runs on another machine", "write it on the machine of storage"
+    titles = [receiver.aet for receiver in receivers(config)]
+    for aet in sorted({aet for aet in titles if titles.count(aet) > 1}):
+        yield "extractors", f"AE title {aet} is used twice", "give each machine its own scp.aet"
+    needed = [*of_link(config), config.link.folder / LINK_KEY] if config.is_linked else []
+    for path in needed:
+        if not path.exists():
+            instead = "make it with sudo ddwd link FOLDER on one of the machines"
+            yield "roles", f"{path} does not exist", instead

@@ -30,14 +30,11 @@ PLUGIN_DIR = Path("/usr/share/orthanc/plugins")
 PYTHON_PLUGIN = "libOrthancPython.so"
 PLUGIN = "plugin.py"
 """Loaded by the Python plugin in both Orthancs; without it Orthanc drops other content under a known UID and answers Success."""
-SOCKET_DIR = "/var/run/postgresql"
 ROUTES = "routes.lua"
 """Loaded in the gateway if there are routes; reads the table that ddwd-provision writes."""
 _STOW_SECONDS = 3600
 _SCP_SECONDS = 300
 _INDEX_CONNECTIONS = 8
-
-
 KEY_OF_UNIT = "/run/credentials/ddwd-{unit}.service/" + tls.CREDENTIAL
 """Path at which a unit reads its key: LoadCredential= of a drop-in that ddwd-provision writes."""
 
@@ -63,27 +60,30 @@ def base(config: Config, credentials: Credentials, node: NodeName, *, with_plugi
     }
     if with_plugin:
         rendered["PythonScript"] = str(share / PLUGIN)
-    else:
-        del rendered["RegisteredUsers"][
-            VIEWER
-        ]  # without the plugin nothing would limit that user to read requests
+    else:  # without the plugin, no part limits that user to read requests
+        del rendered["RegisteredUsers"][VIEWER]
     if node == "gateway":
         rendered |= sender_acl.orthanc(config)
         rendered["ConcurrentJobs"] += JOBS_ELSEWHERE * len(config.destinations)
     if config.database.engine == "postgresql":
         rendered["PostgreSQL"] = _postgresql(config, node)
     rendered |= _dicom_tls(config, node)
-    _add_peer(rendered, config, credentials, node)
+    if node == "gateway":
+        _add_servers(rendered, config, *credentials.login("storage", "gateway"))
+    else:
+        rendered["DicomModalities"] |= _receivers(config)
     return rendered
 
 
 def _dicom_tls(config: Config, node: NodeName) -> Json:
     """Return the keys of DIMSE over TLS: as a server if the settings have it, and for what ORTHANC2 presents to the SCP."""
-    serves = config.tls.storage if node == "storage" else config.tls.gateway == "only"
-    asks = config.tls.scp if node == "storage" else tls.sends_elsewhere(config)
-    if not serves and not asks:
+    if node == "storage":
+        serves, connects, trusted = config.tls.storage, config.tls.scp, tls.authority(config)
+    else:
+        serves, connects = config.tls.gateway == "only", tls.sends_elsewhere(config)
+        trusted = senders_bundle(config)
+    if not serves and not connects:
         return {}
-    trusted = tls.authority(config) if node == "storage" else senders_bundle(config)
     return {
         "DicomTlsEnabled": serves,
         "DicomTlsCertificate": str(tls.files(config, node).certificate),
@@ -99,11 +99,12 @@ def senders_bundle(config: Config) -> Path:
     return Paths(config).tls / "senders.pem"
 
 
-def _scripts(config: Config, node: NodeName) -> tuple[str, ...]:
+def _scripts(config: Config, node: NodeName) -> list[str]:
     if node == "storage":
-        return ("doorbell.lua",)
-    rules = (ROUTES,) if config.routes else ()
-    return ("doorbell.lua", *rules, "autoforward.lua", *((sender_acl.SCRIPT,) if config.senders else ()))
+        return ["doorbell.lua"]
+    routes = [ROUTES] if config.routes else []
+    senders = [sender_acl.SCRIPT] if config.senders else []
+    return ["doorbell.lua", *routes, "autoforward.lua", *senders]
 
 
 def _plugins(config: Config, *, with_plugin: bool) -> list[str]:
@@ -116,16 +117,9 @@ def _plugins(config: Config, *, with_plugin: bool) -> list[str]:
 
 
 def _settings_for_scripts(config: Config, node: NodeName) -> Json:
-    """Return what the scripts inside Orthanc read: Lua the first six, the admission filter the rest."""
+    """Return the settings of the Lua scripts and of the admission filter."""
     paths = Paths(config)
-    listed: Json = {}
-    if node == "gateway" and config.senders:
-        listed["Senders"] = sender_acl.rules(config.senders)
-    if node == "gateway" and config.routes:
-        listed["Routes"] = str(paths.routes)
-    if node == "gateway" and config.commitment.modalities:
-        listed["CommitmentQueue"] = str(paths.commitments)
-    return listed | {
+    rendered: Json = {
         "Mode": config.forward.mode,
         "Batch": config.forward.batch,
         "Doorbell": str(paths.doorbell(node)),
@@ -135,6 +129,13 @@ def _settings_for_scripts(config: Config, node: NodeName) -> Json:
         "ReserveBytes": config.disk.reserve,
         "Volumes": [str(path) for path in (paths.storage_area(node), *paths.database_area())],
     }
+    if node == "gateway" and config.senders:
+        rendered["Senders"] = sender_acl.rules(config.senders)
+    if node == "gateway" and config.routes:
+        rendered["Routes"] = str(paths.routes)
+    if node == "gateway" and config.commitment.modalities:
+        rendered["CommitmentQueue"] = str(paths.commitments)
+    return rendered
 
 
 def _postgresql(config: Config, node: NodeName) -> Json:
@@ -144,7 +145,7 @@ def _postgresql(config: Config, node: NodeName) -> Json:
         "EnableIndex": True,
         "EnableStorage": False,
         "Lock": True,
-        "Host": database.host or SOCKET_DIR,
+        "Host": database.host or "/var/run/postgresql",
         "Port": database.port,
         "Database": database.name_for(node),
         "Username": database.user_for(node),
@@ -159,53 +160,46 @@ def _postgresql(config: Config, node: NodeName) -> Json:
     return section
 
 
-def _add_peer(rendered: Json, config: Config, credentials: Credentials, node: NodeName) -> None:
-    """Add the peers: the gateway knows the storage by DICOMweb; the storage sends to the SCP, and answers an extractor on this machine only."""
-    if node == "gateway":
-        user, password = credentials.login("storage", "gateway")
-        server: Json = {
-            "Url": f"{config.storage.url}/dicom-web/",
-            "Username": user,
-            "Password": password,
-            "ChunkedTransfers": True,
-            "Timeout": _STOW_SECONDS,
-        }
-        if config.tls.dicomweb:
-            server["Url"] = f"https://127.0.0.1:{config.tls.dicomweb_port}/dicom-web/"
-            server["CertificateFile"] = str(tls.files(config, "gateway").certificate)
-            server["CertificateKeyFile"] = KEY_OF_UNIT.format(unit="gateway")
-            rendered["HttpsVerifyPeers"] = True
-            rendered["HttpsCACertificates"] = str(tls.authority(config))
-        rendered["DicomWeb"]["Servers"] = {
-            STORAGE_SERVER: server,
-            **destinations.servers(config.destinations),
-        }
-        rendered["DicomModalities"] |= destinations.modalities(
-            config.destinations, rendered["DicomModalities"]
-        )
-        if destinations.authorities(config):
-            rendered["HttpsVerifyPeers"] = True
-            rendered["HttpsCACertificates"] = str(destinations.bundle(config))
-        return
-    rendered["DicomModalities"] |= {
-        one.aet: {
-            "AET": one.aet,
-            "Host": one.host,
-            "Port": one.port,
+def _add_servers(rendered: Json, config: Config, user: str, password: str) -> None:
+    """Add the DICOMweb servers that the gateway sends to, the modalities among the destinations, and the authorities."""
+    server: Json = {
+        "Url": f"{config.storage.url}/dicom-web/",
+        "Username": user,
+        "Password": password,
+        "ChunkedTransfers": True,
+        "Timeout": _STOW_SECONDS,
+    }
+    trusted = None
+    if config.tls.dicomweb:
+        server["Url"] = f"https://127.0.0.1:{config.tls.dicomweb_port}/dicom-web/"
+        server["CertificateFile"] = str(tls.files(config, "gateway").certificate)
+        server["CertificateKeyFile"] = KEY_OF_UNIT.format(unit="gateway")
+        trusted = tls.authority(config)
+    if destinations.authorities(config):
+        trusted = destinations.bundle(config)
+    if trusted:
+        rendered |= {"HttpsVerifyPeers": True, "HttpsCACertificates": str(trusted)}
+    rendered["DicomWeb"]["Servers"] = {STORAGE_SERVER: server, **destinations.servers(config.destinations)}
+    modalities = rendered["DicomModalities"]
+    modalities |= destinations.modalities(config.destinations, modalities)
+
+
+def _receivers(config: Config) -> Json:
+    """Return the receivers that the storage sends to, and the extractor, which it answers on this machine only."""
+    receivers: Json = {
+        receiver.aet: {
+            "AET": receiver.aet,
+            "Host": receiver.host,
+            "Port": receiver.port,
             **sender_acl.allowing(),
             "AllowTranscoding": False,
             "Timeout": _SCP_SECONDS,
             "UseDicomTls": config.tls.scp,
         }
-        for one in machine_link.receivers(config)
-    } | {
-        EXTRACTOR_AET: {
-            "AET": EXTRACTOR_AET,
-            "Host": "127.0.0.1",
-            "Port": config.scp.port,
-            **sender_acl.allowing("Echo", "Move"),
-        },
+        for receiver in machine_link.receivers(config)
     }
+    extractor = sender_acl.modality(EXTRACTOR_AET, "127.0.0.1", "Move") | {"Port": config.scp.port}
+    return receivers | {EXTRACTOR_AET: extractor}
 
 
 def render(config: Config, credentials: Credentials, node: NodeName, *, with_plugin: bool = True) -> str:
@@ -214,7 +208,6 @@ def render(config: Config, credentials: Credentials, node: NodeName, *, with_plu
     Without `with_plugin` Orthanc's Python plugin is not required: for a trial on a host that has none.
     """
     rendered, problems = merged(config, credentials, node, with_plugin=with_plugin)
-    problems += lint(rendered, config, node)
     if problems:
         raise ConfigError(problems)
     return json.dumps(rendered.tree, indent=2) + "\n"
@@ -222,16 +215,15 @@ def render(config: Config, credentials: Credentials, node: NodeName, *, with_plu
 
 def problems_of(config: Config, credentials: Credentials, node: NodeName) -> list[Problem]:
     """Return everything wrong with that Orthanc's additions, for `ddwd config check`."""
-    rendered, problems = merged(config, credentials, node)
-    return problems + lint(rendered, config, node)
+    return merged(config, credentials, node)[1]
 
 
 def merged(
     config: Config, credentials: Credentials, node: NodeName, *, with_plugin: bool = True
 ) -> tuple[Rendered, list[Problem]]:
-    """Merge the operator's additions into the base, in the order of their names."""
-    ours = base(config, credentials, node, with_plugin=with_plugin)
-    tree = copy.deepcopy(ours)
+    """Merge the operator's additions into the base, in the order of their names; return everything wrong with them too."""
+    own = base(config, credentials, node, with_plugin=with_plugin)
+    tree = copy.deepcopy(own)
     origins: dict[str, str] = {}
     problems: list[Problem] = []
     for path in sorted(Paths(config).additions(node).glob("*.json")):
@@ -239,28 +231,27 @@ def merged(
         problems += _refused_keys(path, addition, node)
         _merge(tree, addition)
         origins |= dict.fromkeys(addition, str(path))
-    return Rendered(tree, origins, ours), problems
+    rendered = Rendered(node, tree, origins, own)
+    return rendered, problems + lint(rendered, config)
 
 
 def read_addition(path: Path, problems: list[Problem]) -> Json:
     """Read one of the operator's files; if something is wrong with it, add that to `problems` and return an empty section."""
+    problem: tuple[int | None, str, str, str]
     try:
         found = json.loads(_without_comments(path.read_text(encoding="utf-8")))
     except OSError as error:
-        problems.append(
-            Problem(str(path), None, "file", f"cannot be read ({error.strerror})", "make it readable")
-        )
-        return {}
+        problem = (None, "file", f"cannot be read ({error.strerror})", "make it readable")
     except json.JSONDecodeError as error:
         line, reason = _json_mistake(error)
-        problems.append(Problem(str(path), line, "syntax", f"not JSON: {reason}", "write one JSON object"))
-        return {}
+        problem = (line, "syntax", f"not JSON: {reason}", "write one JSON object")
     except ValueError as error:
-        problems.append(Problem(str(path), None, "syntax", f"not JSON: {error}", "write one JSON object"))
-        return {}
-    if isinstance(found, dict):
-        return found
-    problems.append(Problem(str(path), 1, "syntax", "is not a JSON object", "write { ... } around it"))
+        problem = (None, "syntax", f"not JSON: {error}", "write one JSON object")
+    else:
+        if isinstance(found, dict):
+            return found
+        problem = (1, "syntax", "is not a JSON object", "write { ... } around it")
+    problems.append(Problem(str(path), *problem))
     return {}
 
 
@@ -288,7 +279,7 @@ def _without_comments(text: str) -> str:
 
 
 def _merge(tree: Json, addition: Json) -> None:
-    """Merge sections, put the operator's scripts and plugins before ours, replace any other value."""
+    """Merge sections, put the operator's scripts and plugins before the portal's, replace any other value."""
     for key, value in addition.items():
         old = tree.get(key)
         if isinstance(old, dict) and isinstance(value, dict):
@@ -310,26 +301,21 @@ _SETTING_OF = {
     "IndexDirectory": "data_dir",
     "Ddwd": "forward.mode or forward.batch",
 }
-"""Keys of Orthanc, and the setting of ddwd.yaml that decides each."""
+"""Keys of Orthanc, and the setting of ddwd.yaml that determines each."""
 _SENDERS_KEYS = ("DicomAlwaysAllowStore", "DicomAlwaysAllowEcho", "DicomCheckModalityHost")
-_RESERVED = {
-    "PythonScript": "leave it out: Orthanc loads one Python script only, and the portal's script keeps conflicting images"
-}
-"""Keys of Orthanc that no addition may set."""
 
 
 def _refused_keys(path: Path, addition: Json, node: NodeName) -> list[Problem]:
-    known = {
-        key: f"set {name.format(node=node)} in ddwd.yaml" for key, name in _SETTING_OF.items()
-    } | _RESERVED
-    at_senders = (
-        "set senders in ddwd.yaml"
-        if node == "gateway"
-        else "leave it out: only the extractor and the entries of DicomModalities connect to ORTHANC2 by DIMSE"
+    instead = {key: f"set {setting.format(node=node)} in ddwd.yaml" for key, setting in _SETTING_OF.items()}
+    instead["PythonScript"] = (
+        "leave it out: Orthanc loads one Python script only, and the portal's script keeps conflicting images"
     )
-    known |= dict.fromkeys(_SENDERS_KEYS, at_senders)
+    senders = (
+        "leave it out: only the extractor and the entries of DicomModalities connect to ORTHANC2 by DIMSE"
+    )
+    instead |= dict.fromkeys(_SENDERS_KEYS, "set senders in ddwd.yaml" if node == "gateway" else senders)
     return [
-        Problem(str(path), None, key, "is not for this file", instead)
-        for key, instead in known.items()
+        Problem(str(path), None, key, "is not for this file", hint)
+        for key, hint in instead.items()
         if key in addition
     ]

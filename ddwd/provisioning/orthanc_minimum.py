@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,9 +27,15 @@ LISTS = frozenset({"LuaScripts", "Plugins"})
 class Rendered(NamedTuple):
     """One Orthanc's whole configuration, which file each top-level key came from, and what it was before the additions."""
 
+    node: NodeName
     tree: Json
     origins: Mapping[str, str]
     base: Json
+
+    def problem(self, path: tuple[str, ...], what: str, instead: str) -> Problem:
+        """Return a problem with the value at that path; it names the file that the value came from."""
+        origin = self.origins.get(path[0], str(orthanc_share() / f"{self.node}.json"))
+        return Problem(origin, None, ".".join(path), what, instead)
 
 
 class Requirement(NamedTuple):
@@ -71,76 +77,61 @@ MINIMUM: tuple[Requirement, ...] = (
 )
 """What both Orthancs must have so that no image is lost, changed or silently dropped."""
 
-_LISTED = tuple(
-    Requirement((key,), lambda found: isinstance(found, list), "a list of files") for key in sorted(LISTS)
-)
-_POSTGRESQL = (
-    _exactly("PostgreSQL", "EnableIndex", value=True),
-    _exactly("PostgreSQL", "EnableStorage", value=False),
-    _exactly("PostgreSQL", "Lock", value=True),
-)
-_GATEWAY = (
-    _exactly("DicomWeb", "Servers", STORAGE_SERVER, "ChunkedTransfers", value=True),
-    _at_least("DicomWeb", "Servers", STORAGE_SERVER, "Timeout", low=600),
-)
 _FILTERS = re.compile(r"\b(Received(?:CStore)?InstanceFilter)\b")
 
 
-def lint(rendered: Rendered, config: Config, node: NodeName) -> list[Problem]:
-    """Check a whole configuration against the minimum; each Problem names the file that broke it."""
-    rules = [*MINIMUM, *_LISTED, *(_GATEWAY if node == "gateway" else _storage_rules(config))]
+def _rules(config: Config, node: NodeName) -> Iterator[Requirement]:
+    yield from MINIMUM
+    for key in sorted(LISTS):
+        yield Requirement((key,), lambda found: isinstance(found, list), "a list of files")
+    if node == "gateway":
+        server = ("DicomWeb", "Servers", STORAGE_SERVER)
+        yield _exactly(*server, "ChunkedTransfers", value=True)
+        yield _at_least(*server, "Timeout", low=600)
+    else:
+        for receiver in machine_link.receivers(config):
+            yield _exactly("DicomModalities", receiver.aet, "AllowTranscoding", value=False)
+            yield _at_least("DicomModalities", receiver.aet, "Timeout", low=120)
     if config.database.engine == "postgresql":
-        rules += _POSTGRESQL
+        for key, value in (("EnableIndex", True), ("EnableStorage", False), ("Lock", True)):
+            yield _exactly("PostgreSQL", key, value=value)
+
+
+def lint(rendered: Rendered, config: Config) -> list[Problem]:
+    """Check a whole configuration against the minimum; each Problem names the file that broke it."""
     problems = [
-        _broken(
-            rendered,
-            node,
-            rule.path,
-            f"must be {rule.instead}, lest images are lost",
-            f"write {rule.instead}",
-        )
-        for rule in rules
+        rendered.problem(rule.path, f"must be {rule.instead}, lest images are lost", f"write {rule.instead}")
+        for rule in _rules(config, rendered.node)
         if not rule.holds(value_at(rendered.tree, rule.path))
     ]
-    return (
-        problems + _lint_own(rendered, config, node) + _lint_users(rendered, node) + _lint_scripts(rendered)
-    )
-
-
-def _lint_own(rendered: Rendered, config: Config, node: NodeName) -> list[Problem]:
-    """Check the values by which the parts of the portal reach each other."""
-    return [
-        _broken(rendered, node, path, "is the portal's own", "leave it out: ddwd.yaml decides it")
-        for path in _own_paths(config, node)
+    # the values by which the parts of the portal reach each other
+    problems += [
+        rendered.problem(path, "is the portal's own", "leave it out: ddwd.yaml decides it")
+        for path in _own_paths(config, rendered.node)
         if value_at(rendered.tree, path) != value_at(rendered.base, path)
     ]
-
-
-_TLS_KEYS = tuple((f"DicomTls{key}",) for key in ("Enabled", "RemoteCertificateRequired", "PrivateKey"))
+    users = rendered.tree.get("RegisteredUsers")
+    if not isinstance(users, dict) or not users.get("ddwd") or users.get("orthanc") == "orthanc":
+        what = "has no login for the portal, or has Orthanc's default password"
+        instead = "add users of your own, with real passwords"
+        problems.append(rendered.problem(("RegisteredUsers",), what, instead))
+    return problems + _lint_scripts(rendered.tree)
 
 
 def _own_paths(config: Config, node: NodeName) -> list[tuple[str, ...]]:
-    logins = [("RegisteredUsers", "ddwd")]
+    """Return the paths of the values that no addition may change."""
+    keys = ("Enabled", "RemoteCertificateRequired", "PrivateKey")
+    own = [("RegisteredUsers", "ddwd"), *((f"DicomTls{key}",) for key in keys)]
     if node == "gateway":
-        server = ("DicomWeb", "Servers", STORAGE_SERVER)
-        others = [(*("DicomWeb", "Servers"), name) for name in destinations.servers(config.destinations)] + [
-            ("DicomModalities", name) for name in destinations.modalities(config.destinations, {})
-        ]
-        return [*logins, *_TLS_KEYS, *((*server, key) for key in ("Url", "Username", "Password")), *others]
-    known = [
-        ("DicomModalities", one.aet, key)
-        for one in machine_link.receivers(config)
-        for key in ("AET", "Host", "Port", "UseDicomTls")
-    ]
-    return [*logins, *_TLS_KEYS, ("RegisteredUsers", "gateway"), *known, ("DicomModalities", EXTRACTOR_AET)]
-
-
-def _storage_rules(config: Config) -> tuple[Requirement, ...]:
-    known = [("DicomModalities", one.aet) for one in machine_link.receivers(config)]
-    return (
-        *(_exactly(*modality, "AllowTranscoding", value=False) for modality in known),
-        *(_at_least(*modality, "Timeout", low=120) for modality in known),
-    )
+        servers = ("DicomWeb", "Servers")
+        own += [(*servers, STORAGE_SERVER, key) for key in ("Url", "Username", "Password")]
+        own += [(*servers, name) for name in destinations.servers(config.destinations)]
+        own += [("DicomModalities", name) for name in destinations.modalities(config.destinations, {})]
+    else:
+        own += [("RegisteredUsers", "gateway"), ("DicomModalities", EXTRACTOR_AET)]
+        for receiver in machine_link.receivers(config):
+            own += [("DicomModalities", receiver.aet, key) for key in ("AET", "Host", "Port", "UseDicomTls")]
+    return own
 
 
 def value_at(tree: Json, path: tuple[str, ...]) -> object:
@@ -151,26 +142,10 @@ def value_at(tree: Json, path: tuple[str, ...]) -> object:
     return value
 
 
-def _broken(rendered: Rendered, node: NodeName, path: tuple[str, ...], what: str, instead: str) -> Problem:
-    origin = rendered.origins.get(path[0], str(orthanc_share() / f"{node}.json"))
-    return Problem(origin, None, ".".join(path), what, instead)
-
-
-def _lint_users(rendered: Rendered, node: NodeName) -> list[Problem]:
-    users = rendered.tree.get("RegisteredUsers")
-    if isinstance(users, dict) and users.get("ddwd") and users.get("orthanc") != "orthanc":
-        return []
-    what, instead = (
-        "would lock the portal out, or let anyone in",
-        "add users of your own, with real passwords",
-    )
-    return [_broken(rendered, node, ("RegisteredUsers",), what, instead)]
-
-
-def _lint_scripts(rendered: Rendered) -> list[Problem]:
+def _lint_scripts(tree: Json) -> list[Problem]:
     """Check the scripts: a reception filter discards images and answers success, so none may be loaded. Ours answers a failure."""
     problems = []
-    scripts = rendered.tree.get("LuaScripts")
+    scripts = tree.get("LuaScripts")
     for script in scripts if isinstance(scripts, list) else []:
         path = Path(str(script))
         if path == orthanc_share() / sender_acl.SCRIPT:
@@ -178,10 +153,8 @@ def _lint_scripts(rendered: Rendered) -> list[Problem]:
         try:
             found = _FILTERS.search(path.read_text(encoding="utf-8", errors="replace"))
         except OSError as error:
-            what = f"cannot be read ({error.strerror})"
-            problems.append(
-                Problem(str(path), None, "LuaScripts", what, "put the script there, readable for all")
-            )
+            what, instead = f"cannot be read ({error.strerror})", "put the script there, readable for all"
+            problems.append(Problem(str(path), None, "LuaScripts", what, instead))
             continue
         if found:
             what = f"defines {found.group(1)}, which drops images and answers success"

@@ -7,38 +7,33 @@ status is that of the error.
 
 from __future__ import annotations
 
-import grp
 import ipaddress
 import json
-import os
-import pwd
-import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ddwd.config import routing, tls
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
-from ddwd.core import clock
+from ddwd.config.schema import ROLES
 from ddwd.core.durable import replace_file
-from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError
+from ddwd.core.errors import DdwdError, PeerDownError
 from ddwd.provisioning import credentials as passwords
 from ddwd.provisioning import databases, destinations, machine_link, tls_proxy
+from ddwd.provisioning.host import SystemHost, must
 from ddwd.provisioning.orthanc_config import RENDERED_NAME, render, senders_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ddwd.config.schema import Config, NodeName
     from ddwd.provisioning.credentials import Credentials
+    from ddwd.provisioning.databases import Login
+    from ddwd.provisioning.host import Host
 
-NODES: tuple[NodeName, ...] = ("gateway", "storage")
 _START_SECONDS = 90
 """How long PostgreSQL may take to start; recovery after a power cut takes time."""
-_COMMAND_SECONDS = 60
 _PYTHON_UNITS = ("ddwd-scp", "ddwd-extractor")
 _LEDGER_UNITS = ("ddwd-extractor", "ddwd-doctor", "ddwd-commitment")
 """Units that read the custody records and may connect to this machine only."""
@@ -56,75 +51,6 @@ _FIRST_OPEN_PORT = 1024
 """A lower port needs root or CAP_NET_BIND_SERVICE (Debian's ip_unprivileged_port_start)."""
 _SYSTEM_DATA = Path("/var/lib/ddwd")
 """Folder that the units may write to without a drop-in."""
-
-
-@dataclass(frozen=True, slots=True)
-class CommandResult:
-    """Result of a command: exit status, standard output, and the line of standard error to show."""
-
-    status: int
-    out: str
-    complaint: str
-
-
-class Host(Protocol):
-    """What provisioning does to the machine; tests pass a fake."""
-
-    units: Path
-
-    def run(
-        self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
-    ) -> CommandResult:
-        """Run a command to its end, as `user` if given."""
-
-    def give(self, path: Path, user: str, group: str, mode: int) -> None:
-        """Set owner, group and mode where they differ."""
-
-    def wait(self, seconds: float) -> None:
-        """Wait."""
-
-
-class SystemHost:
-    """The real machine."""
-
-    units = Path("/run/systemd/system")
-
-    def run(
-        self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
-    ) -> CommandResult:
-        """Run a command; the status is 127 if it cannot be started."""
-        drop = {} if user is None else {"user": user, "group": user, "extra_groups": []}
-        try:
-            done = subprocess.run(
-                argv,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_COMMAND_SECONDS,
-                cwd="/",
-                env={**os.environ, **(env or {})},
-                **drop,  # type: ignore[call-overload] # the three arguments that drop privileges
-            )
-        except (OSError, KeyError, subprocess.TimeoutExpired) as error:
-            return CommandResult(127, "", str(error))
-        lines = done.stderr.strip().splitlines()
-        return CommandResult(done.returncode, done.stdout.strip(), lines[-1] if lines else "")
-
-    def give(self, path: Path, user: str, group: str, mode: int) -> None:
-        """Set owner, group and mode where they differ. Raises PeerRefusedError for an unknown user."""
-        try:
-            wanted = (pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid)
-        except KeyError as error:
-            raise PeerRefusedError(f"{error.args[0]}; run systemd-sysusers, then restart ddwd") from None
-        found = path.stat()
-        if (found.st_uid, found.st_gid) != wanted:
-            os.chown(path, *wanted)
-        if found.st_mode & 0o7777 != mode:
-            path.chmod(mode)
-
-    def wait(self, seconds: float) -> None:
-        """Sleep."""
-        clock.sleep(seconds)
 
 
 def main() -> int:
@@ -153,15 +79,16 @@ def provision(config: Config, host: Host) -> None:
         ensure_databases(config, host)
     for node, text in texts.items():
         write_rendered(config, node, text, host)
-    write_routes(config)
+    replace_file(Paths(config).routes, routing.rendered(config.routes), 0o644)
     write_hooks(config, host)
 
 
 def ensure_roles(config: Config) -> None:
     """Create a file for each role of this machine: systemd skips the units whose file is missing."""
-    for path, is_here in machine_link.flags(config).items():
+    for role in ROLES:
+        path = Paths(config).role(role)
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if is_here:
+        if config.has(role):
             path.touch()
         else:
             path.unlink(missing_ok=True)
@@ -192,22 +119,10 @@ def write_rendered(config: Config, node: NodeName, text: str, host: Host) -> Non
     host.give(target, "root", f"ddwd-{node}", 0o640)
 
 
-def write_routes(config: Config) -> None:
-    """Write the table of routes, which the gateway's Lua and the extractor read."""
-    replace_file(Paths(config).routes, routing.rendered(config.routes), 0o644)
-
-
 def write_hooks(config: Config, host: Host) -> None:
-    """Write the table of hooks, which only ddwd-hooks may read: the URL of a webhook may hold a secret."""
+    """Write the hook of each route that has one; only ddwd-hooks may read it: the URL of a webhook may hold a secret."""
     target = Paths(config).hooks_table
-    text = json.dumps(hooks_table(config), indent=2) + "\n"
-    replace_file(target, text.encode(), 0o600)
-    host.give(target, "root", "ddwd-hooks", 0o640)
-
-
-def hooks_table(config: Config) -> dict[str, dict[str, object]]:
-    """Return the hook of each route that has one: the executable or webhook for its published studies."""
-    return {
+    table = {
         route.name: {
             "Run": str(route.run) if route.run else None,
             "Webhook": route.webhook,
@@ -216,6 +131,8 @@ def hooks_table(config: Config) -> dict[str, dict[str, object]]:
         for route in config.routes
         if route.has_hook
     }
+    replace_file(target, (json.dumps(table, indent=2) + "\n").encode(), 0o600)
+    host.give(target, "root", "ddwd-hooks", 0o640)
 
 
 def ensure_output_dir(config: Config, host: Host) -> None:
@@ -231,14 +148,14 @@ def ensure_output_dir(config: Config, host: Host) -> None:
 def ensure_drop_ins(config: Config, host: Host) -> None:
     """Write the drop-ins that the settings add to the units, and reload systemd if one changed."""
     changed = [
-        _put_drop_in(host.units / f"{unit}.service.d" / name, text)
+        _replace_drop_in(host.units / f"{unit}.service.d" / name, text)
         for (unit, name), text in drop_ins(config).items()
     ]
     if any(changed):
-        _must(host.run(["systemctl", "daemon-reload"]), "systemctl daemon-reload")
+        must(host.run(["systemctl", "daemon-reload"]), "systemctl daemon-reload")
 
 
-def _put_drop_in(path: Path, text: str | None) -> bool:
+def _replace_drop_in(path: Path, text: str | None) -> bool:
     """Write that text to the file, or remove it for None; return whether it changed."""
     before = path.read_text(encoding="utf-8") if path.exists() else None
     if before == text:
@@ -253,19 +170,66 @@ def _put_drop_in(path: Path, text: str | None) -> bool:
 
 def drop_ins(config: Config) -> dict[tuple[str, str], str | None]:
     """Return the drop-ins by unit and file name; None if the settings need none."""
-    output = {(unit, "50-output-dir.conf"): output_drop_in(config) for unit in _PYTHON_UNITS}
-    inbox = {("ddwd-inbox", "50-folder.conf"): inbox_drop_in(config)}
-    addresses = {("ddwd-commitment", "50-modalities.conf"): commitment_drop_in(config)}
-    addresses |= {(unit, "50-ledger.conf"): ledger_drop_in(config) for unit in _LEDGER_UNITS}
-    keys = {(unit, "50-tls.conf"): tls_drop_in(config, name) for unit, name in _KEYS_OF.items()}
-    keys[machine_link.UNIT, "50-tls.conf"] = link_drop_in(config)
-    ports = {(unit, "50-low-port.conf"): port_drop_in(*used) for unit, used in _ports_of(config).items()}
-    return output | inbox | addresses | keys | ports
+    modalities = sorted({modality.address for modality in config.commitment.modalities})
+    link_key = config.link.folder / tls.LINK_KEY
+    found = {
+        # if that folder is missing, only ddwd-inbox fails to start
+        ("ddwd-inbox", "50-folder.conf"): _write_access("inbox.folder", config.inbox.folder),
+        ("ddwd-commitment", "50-modalities.conf"): _network_access("commitment.modalities", modalities),
+        (machine_link.UNIT, "50-tls.conf"): _key("link", link_key) if config.is_linked else None,
+    }
+    for unit in _PYTHON_UNITS:
+        found[unit, "50-output-dir.conf"] = _write_access("OUTPUT_DIR", config.output_dir)
+    for unit in _LEDGER_UNITS:
+        found[unit, "50-ledger.conf"] = _network_access("ledger.shared", _ledger_addresses(config))
+    in_use = tls.in_use(config)
+    for unit, name in _KEYS_OF.items():
+        found[unit, "50-tls.conf"] = _key("tls", tls.files(config, name).key) if name in in_use else None
+    for unit, ports in _ports_of(config).items():
+        found[unit, "50-low-port.conf"] = _low_port(ports)
+    return found
+
+
+def _drop_in(reason: str, *lines: str) -> str:
+    return "\n".join([f"# Written by ddwd-provision: {reason}.", "[Service]", *lines, ""])
+
+
+def _write_access(setting: str, folder: Path) -> str | None:
+    """Return the drop-in that lets a unit write to a folder outside /var/lib/ddwd, or None."""
+    if folder.is_relative_to(_SYSTEM_DATA):
+        return None
+    quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return _drop_in(f"{setting} of ddwd.yaml", f'ReadWritePaths="{quoted}"')
+
+
+def _network_access(setting: str, addresses: Sequence[str]) -> str | None:
+    """Return the drop-in that lets a unit connect to these addresses, or None without any."""
+    return _drop_in(f"{setting} of ddwd.yaml", f"IPAddressAllow={' '.join(addresses)}") if addresses else None
+
+
+def _ledger_addresses(config: Config) -> list[str]:
+    """Return the addresses of the shared ledger; `any` if a name is among them.
+
+    The address of a name may change, and a name server must be reached.
+    """
+    hosts = sorted(config.ledger.hosts)
+    try:
+        for host in hosts:
+            ipaddress.ip_address(host)
+    except ValueError:
+        return ["any"]
+    return hosts
+
+
+def _key(setting: str, path: Path) -> str:
+    """Return the drop-in that passes a unit its key, whose file only root can read."""
+    escaped = str(path).replace("%", "%%")  # to the end of the line, without quotes
+    return _drop_in(f"{setting} of ddwd.yaml", f"LoadCredential={tls.CREDENTIAL}:{escaped}")
 
 
 def _ports_of(config: Config) -> dict[str, tuple[int, ...]]:
     """Return the ports of each unit for which the settings may choose one below 1024."""
-    tunnels = [int(one.accept.rpartition(":")[2]) for one in machine_link.tunnels(config)]
+    tunnels = [int(tunnel.accept.rpartition(":")[2]) for tunnel in machine_link.tunnels(config)]
     return {
         machine_link.UNIT: (config.link.port, *tunnels),
         "ddwd-gateway": (config.gateway.dicom_port, config.gateway.http_port),
@@ -275,93 +239,29 @@ def _ports_of(config: Config) -> dict[str, tuple[int, ...]]:
     }
 
 
-def port_drop_in(*ports: int) -> str | None:
-    """Return the capability to listen below port 1024, or None if no port is. A private user namespace would make it ineffective."""
+def _low_port(ports: Iterable[int]) -> str | None:
+    """Return the capability to listen below port 1024, or None if no port is."""
     if min(ports) >= _FIRST_OPEN_PORT:
         return None
-    return (
-        f"# Written by ddwd-provision: a port in ddwd.yaml is below {_FIRST_OPEN_PORT}.\n[Service]\n"
-        "CapabilityBoundingSet=CAP_NET_BIND_SERVICE\nAmbientCapabilities=CAP_NET_BIND_SERVICE\nPrivateUsers=no\n"
+    capability = "CAP_NET_BIND_SERVICE"
+    return _drop_in(
+        f"a port in ddwd.yaml is below {_FIRST_OPEN_PORT}",
+        f"CapabilityBoundingSet={capability}",
+        f"AmbientCapabilities={capability}",
+        "PrivateUsers=no",  # a private user namespace would make the capability ineffective
     )
-
-
-def output_drop_in(config: Config) -> str | None:
-    """Return the drop-in that lets a unit write to an OUTPUT_DIR outside /var/lib/ddwd, or None."""
-    if config.output_dir.is_relative_to(_SYSTEM_DATA):
-        return None
-    return f'# Written by ddwd-provision: OUTPUT_DIR of ddwd.yaml.\n[Service]\nReadWritePaths="{_escaped(config.output_dir)}"\n'
-
-
-def inbox_drop_in(config: Config) -> str | None:
-    """Return the drop-in for a drop folder outside /var/lib/ddwd, or None. If the folder is missing, only ddwd-inbox fails to start."""
-    folder = config.inbox.folder
-    if folder.is_relative_to(_SYSTEM_DATA):
-        return None
-    return f'# Written by ddwd-provision: inbox.folder of ddwd.yaml.\n[Service]\nReadWritePaths="{_escaped(folder)}"\n'
-
-
-def commitment_drop_in(config: Config) -> str | None:
-    """Return the drop-in that lets ddwd-commitment connect to the modalities that it answers, or None."""
-    places = sorted({one.address for one in config.commitment.modalities})
-    if not places:
-        return None
-    return f"# Written by ddwd-provision: commitment.modalities of ddwd.yaml.\n[Service]\nIPAddressAllow={' '.join(places)}\n"
-
-
-def ledger_drop_in(config: Config) -> str | None:
-    """Return the drop-in that lets a unit connect to the shared ledger, or None.
-
-    With a server given by name any address is allowed: its address may change, and a name server must be reached.
-    """
-    if not config.ledger.is_shared:
-        return None
-    hosts = config.ledger.hosts
-    places = " ".join(sorted(hosts)) if all(map(_is_address, hosts)) else "any"
-    return f"# Written by ddwd-provision: ledger.shared of ddwd.yaml.\n[Service]\nIPAddressAllow={places}\n"
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def tls_drop_in(config: Config, name: tls.Name) -> str | None:
-    """Return the drop-in that passes a unit its key, whose file only root can read, or None if the unit uses no TLS."""
-    if name not in tls.in_use(config):
-        return None
-    return _key_drop_in("tls", tls.files(config, name).key)
-
-
-def link_drop_in(config: Config) -> str | None:
-    """Return the drop-in that passes ddwd-tls@link the key of this machine, or None without a link."""
-    return _key_drop_in("link", config.link.folder / tls.LINK_KEY) if config.is_linked else None
-
-
-def _key_drop_in(section: str, path: Path) -> str:
-    key = str(path).replace("%", "%%")  # to the end of the line, without quotes
-    return f"# Written by ddwd-provision: {section} of ddwd.yaml.\n[Service]\nLoadCredential={tls.CREDENTIAL}:{key}\n"
-
-
-def _escaped(path: Path) -> str:
-    """Return the path for a quoted word of a unit file."""
-    return str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
 
 
 def ensure_tls(config: Config) -> None:
     """Write the settings of the TLS proxies and the authorities that the gateway trusts; none of it is secret."""
     folder = Paths(config).tls
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    texts = {f"{node}.conf": tls_proxy.render(config, node) for node in NODES}
+    texts = {f"{node}.conf": tls_proxy.render(config, node) for node in tls_proxy.NODES}
     texts["link.conf"] = machine_link.render(config)
     if trusted := trusted_by_gateway(config):
         texts[senders_bundle(config).name] = "".join(path.read_text(encoding="ascii") for path in trusted)
     if trusted := destinations.authorities(config):
-        texts[destinations.bundle(config).name] = "".join(
-            path.read_text(encoding="utf-8") for path in trusted
-        )
+        texts[destinations.bundle(config).name] = "".join(path.read_text("utf-8") for path in trusted)
     for name, text in texts.items():
         if text is None:
             (folder / name).unlink(missing_ok=True)
@@ -372,76 +272,50 @@ def ensure_tls(config: Config) -> None:
 def trusted_by_gateway(config: Config) -> list[Path]:
     """Return the files of the authorities that the gateway trusts by DIMSE; Orthanc has one list for callers and for destinations."""
     served = [tls.senders_authority(config), tls.authority(config)] if config.tls.gateway != "off" else []
-    called = [one.ca or tls.authority(config) for one in config.destinations if one.tls]
+    called = [other.ca or tls.authority(config) for other in config.destinations if other.tls]
     return list(dict.fromkeys([*served, *called]))
 
 
 def ensure_databases(config: Config, host: Host) -> None:
     """Wait for PostgreSQL; create missing roles and databases on a local server, but change no external one."""
-    for node in (own.name for own in config.own_nodes):
+    for node in config.own_nodes:
         if config.database.is_local:
-            _ensure_local(config, node, host)
+            _ensure_local(config, node.name, host)
         else:
-            _await_external(config, node, host)
+            _await_external(config, node.name, host)
 
 
 def _ensure_local(config: Config, node: NodeName, host: Host) -> None:
     role, name = config.database.user_for(node), config.database.name_for(node)
-    sql = _LocalPostgres(config, host)
-    sql.wait_up()
-    if not sql.ask(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'"):  # noqa: S608 - validated in config
-        sql.ask(f'CREATE ROLE "{role}" LOGIN')
-    if not sql.ask(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):  # noqa: S608 - validated in config
-        sql.ask(f'CREATE DATABASE "{name}" OWNER "{role}" ENCODING \'UTF8\' TEMPLATE template0')
-        sql.ask(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
+    login = databases.login(config, node)
 
+    def ask(statement: str) -> str:
+        return must(host.run(login.psql(statement, "postgres"), login), "PostgreSQL").out
 
-class _LocalPostgres:
-    """The local server, queried as its superuser over the Unix socket."""
-
-    def __init__(self, config: Config, host: Host) -> None:
-        self._host = host
-        self._argv = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]
-        self._argv += ["-p", str(config.database.port), "-d", "postgres", "-c"]
-
-    def ask(self, statement: str) -> str:
-        """Run one statement and return its output. Raises PeerRefusedError with the server's error."""
-        return _must(self._host.run([*self._argv, statement], user="postgres"), "PostgreSQL").out
-
-    def wait_up(self) -> None:
-        """Return once it answers. Raises PeerDownError after 90 s."""
-        _await(
-            lambda: self._host.run([*self._argv, "SELECT 1"], user="postgres"),
-            self._host,
-            "the local PostgreSQL",
-            "see: systemctl status postgresql",
-        )
+    probe = login.psql("SELECT 1", "postgres")
+    _await(host, probe, login, "the local PostgreSQL", "see: systemctl status postgresql")
+    if not ask(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'"):  # noqa: S608 - validated in config
+        ask(f'CREATE ROLE "{role}" LOGIN')
+    if not ask(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):  # noqa: S608 - validated in config
+        ask(f'CREATE DATABASE "{name}" OWNER "{role}" ENCODING \'UTF8\' TEMPLATE template0')
+        ask(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
 
 
 def _await_external(config: Config, node: NodeName, host: Host) -> None:
-    database = config.database
-    argv = ["psql", "-X", "-A", "-t", "-q", "-w", "-d", databases.address(config, node), "-c", "SELECT 1"]
-    env = {"PGPASSWORD": databases.password(config) or "", "PGCONNECT_TIMEOUT": "5"}
-    where = f"PostgreSQL at {databases.place(config)} (database {database.name_for(node)})"
-    hint = "check database.*, the roles and pg_hba.conf over there, and the password"
-    _await(lambda: host.run(argv, env=env), host, where, hint)
+    login = databases.login(config, node)
+    where = f"PostgreSQL at {databases.place(config)} (database {config.database.name_for(node)})"
+    hint = "check database.*, the roles and pg_hba.conf on that server, and the password"
+    login = login._replace(env={**login.env, "PGCONNECT_TIMEOUT": "5"})
+    _await(host, login.psql("SELECT 1"), login, where, hint)
 
 
-def _await(ask: Callable[[], CommandResult], host: Host, who: str, hint: str) -> None:
-    answer = ask()
+def _await(host: Host, argv: list[str], login: Login, who: str, hint: str) -> None:
     for _ in range(_START_SECONDS):
-        if answer.status == 0:
+        if host.run(argv, login).status == 0:
             return
         host.wait(1)
-        answer = ask()
-    if answer.status != 0:
+    if (answer := host.run(argv, login)).status:
         raise PeerDownError(f"{who} did not answer within {_START_SECONDS} s ({answer.complaint}); {hint}")
-
-
-def _must(answer: CommandResult, who: str) -> CommandResult:
-    if answer.status != 0:
-        raise PeerRefusedError(f"{who}: {answer.complaint or f'exit status {answer.status}'}")
-    return answer
 
 
 if __name__ == "__main__":

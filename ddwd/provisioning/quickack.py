@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import subprocess
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ddwd.core.errors import PeerRefusedError
+from ddwd.provisioning.host import completed, must
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,18 +32,18 @@ PROTOCOL = "221"
 """Protocol number of the portal's routes, unassigned in Debian's /etc/iproute2/rt_protos. ddwd-quickack.service flushes routes by it."""
 _METRIC_OFFSET = 188
 """Added to the metric of the original route."""
-_LOOPBACK = ipaddress.IPv4Network("127.0.0.0/8")
 _KNOWN = frozenset({
     "type", "dst", "tos", "table", "gateway", "via", "dev", "protocol", "scope", "prefsrc", "metric", "flags", "metrics",
     "nexthops", "nhid", "pref", "expires", "version",
 })  # fmt: skip
 """Attributes that a twin copies or does not need; a route with any other attribute (such as an encapsulation) gets no twin."""
+_LABELS = {"prefsrc": "src", "protocol": "proto", "gateway": "via"}
+"""Arguments of ip(8) that are not named as in its JSON."""
 _IP = "/usr/bin/ip"
 _SECONDS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Twin:
+class Twin(NamedTuple):
     """One of the portal's routes: its IP version, and its arguments for ip(8)."""
 
     version: int
@@ -53,19 +52,16 @@ class Twin:
     @property
     def add(self) -> list[str]:
         """Command that adds the route; in the local table it must come before the kernel's own."""
-        return self._command("prepend" if "local" in self.words else "append")
+        verb = "prepend" if "local" in self.words else "append"
+        return [_IP, f"-{self.version}", "route", verb, *self.words]
 
     @property
     def remove(self) -> list[str]:
         """Command that removes the route."""
-        return self._command("del")
-
-    def _command(self, verb: str) -> list[str]:
-        return [_IP, f"-{self.version}", "route", verb, *self.words]
+        return [_IP, f"-{self.version}", "route", "del", *self.words]
 
 
-@dataclass(frozen=True, slots=True)
-class RouteChanges:
+class RouteChanges(NamedTuple):
     """Twins to remove and to add, in this order, and notes about networks that get none."""
 
     remove: tuple[Twin, ...] = ()
@@ -73,8 +69,7 @@ class RouteChanges:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _KernelRoute:
+class _KernelRoute(NamedTuple):
     """A route that is not the portal's, with its network parsed."""
 
     network: Network
@@ -87,6 +82,12 @@ class _KernelRoute:
     @property
     def is_quick(self) -> bool:
         return any(bool(metrics.get("quickack")) for metrics in self.facts.get("metrics", ()))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it leads to this machine by 127.0.0.0/8; other addresses of this machine may move to another one."""
+        is_ipv4 = isinstance(self.network, ipaddress.IPv4Network)
+        return self.facts.get("type") == "local" and is_ipv4 and self.network.is_loopback
 
     def twin(self, network: Network) -> Twin:
         """Return a twin of this route for a part of its network."""
@@ -101,96 +102,80 @@ class _KernelRoute:
 def plan(routes: Iterable[JsonRoute], networks: Sequence[Network]) -> RouteChanges:
     """Return the changes from the existing twins to those that the networks need. Idempotent: twins are recognised by their protocol."""
     routes = list(routes)
-    wanted: dict[Twin, None] = {}
-    notes: list[str] = []
-    for network in networks:
-        mine, complaints = twins(routes, network)
-        wanted |= dict.fromkeys(mine)
-        notes += complaints
-    there = own(routes)
+    results = [twins(routes, network) for network in networks]
+    needed = dict.fromkeys(twin for found, _ in results for twin in found)
+    existing = own(routes)
     return RouteChanges(
-        remove=tuple(twin for twin in there if twin not in wanted),
-        add=tuple(twin for twin in wanted if twin not in there),
-        notes=tuple(dict.fromkeys(notes)),
+        remove=tuple(twin for twin in existing if twin not in needed),
+        add=tuple(twin for twin in needed if twin not in existing),
+        notes=tuple(dict.fromkeys(note for _, notes in results for note in notes)),
     )
 
 
 def own(routes: Iterable[JsonRoute]) -> tuple[Twin, ...]:
     """Return the twins among the routes."""
-    return tuple(_as_twin(one) for one in routes if one.get("protocol") == PROTOCOL)
+    return tuple(_as_twin(facts) for facts in routes if facts.get("protocol") == PROTOCOL)
 
 
 def twins(routes: Iterable[JsonRoute], network: Network) -> tuple[list[Twin], list[str]]:
     """Return the twins that one network needs, in the order of their originals, and a note for each route that cannot have one."""
-    foreign = [one for one in _foreign(routes) if one.network.version == network.version]
-    found = [one.twin(one.network) for one in foreign if _is_loopback(one) and _holds(network, one.network)]
+    parsed = (_KernelRoute(_network(facts), facts) for facts in routes if facts.get("protocol") != PROTOCOL)
+    foreign = [route for route in parsed if route.network.version == network.version]
+    found = [
+        route.twin(route.network)
+        for route in foreign
+        if route.is_loopback and _contains(network, route.network)
+    ]
     if network.is_loopback:
         return found, []
     main = [
-        one for one in foreign if one.facts.get("table", "main") == "main" and not one.network.is_loopback
+        route
+        for route in foreign
+        if route.facts.get("table", "main") == "main" and not route.network.is_loopback
     ]
-    taken = {one.network for one in main}
-    ways = list(_ways(main, network))
-    notes = [] if any(way.is_unicast for way, _ in ways) else [f"no route leads to {network}"]
-    for way, target in ways:
-        if not way.is_unicast or way.is_quick:
+    taken = {route.network for route in main}
+    serving = list(_serving(main, network))
+    notes = [] if any(route.is_unicast for route, _ in serving) else [f"no route leads to {network}"]
+    for route, target in serving:
+        if not route.is_unicast or route.is_quick:
             continue
-        if complaint := _unfit(way, target):
+        if complaint := _unfit(route, target):
             notes.append(complaint)
         else:
-            found += [way.twin(half) for half in _halves(target) if half not in taken]
+            # the two halves of the network, or a single address itself
+            found += [route.twin(part) for part in target.subnets() if part not in taken]
     return list(dict.fromkeys(found)), notes
 
 
-def _foreign(routes: Iterable[JsonRoute]) -> Iterator[_KernelRoute]:
-    """Yield every route that is not the portal's."""
-    return (_KernelRoute(_network(facts), facts) for facts in routes if facts.get("protocol") != PROTOCOL)
-
-
-def _is_loopback(route: _KernelRoute) -> bool:
-    """Return whether the route leads to this machine by 127.0.0.0/8; other addresses of this machine may move to another one."""
-    network = route.network
-    is_ipv4 = isinstance(network, ipaddress.IPv4Network)
-    return route.facts.get("type") == "local" and is_ipv4 and _holds(_LOOPBACK, network)
-
-
-def _ways(routes: Sequence[_KernelRoute], network: Network) -> Iterator[tuple[_KernelRoute, Network]]:
+def _serving(routes: Sequence[_KernelRoute], network: Network) -> Iterator[tuple[_KernelRoute, Network]]:
     """Yield each route by which senders in the network are reached, with the part of the network that it serves.
 
     A route inside the network serves all of its own addresses; the smallest route that contains the network serves the rest.
     """
-    around = [one for one in routes if _holds(one.network, network)]
-    smallest = max((one.network.prefixlen for one in around), default=0)
-    for one in routes:
-        if _holds(network, one.network):
-            yield one, one.network
-        elif one in around and one.network.prefixlen == smallest:
-            yield one, network
+    around = [route for route in routes if _contains(route.network, network)]
+    smallest = max((route.network.prefixlen for route in around), default=0)
+    for route in routes:
+        if _contains(network, route.network):
+            yield route, route.network
+        elif route in around and route.network.prefixlen == smallest:
+            yield route, network
 
 
-def _holds(outer: Network, inner: Network) -> bool:
+def _contains(outer: Network, inner: Network) -> bool:
     return cast("ipaddress.IPv4Network", inner).subnet_of(cast("ipaddress.IPv4Network", outer))
 
 
 def _unfit(route: _KernelRoute, target: Network) -> str:
     """Return why a route can have no twin, or an empty text."""
+    hint = "is not changed: add quickack 1 to it"
     if target == route.network and target.prefixlen == target.max_prefixlen:
-        return (
-            f"the route to the single address {target.network_address} is not changed: add quickack 1 to it"
-        )
-    if strange := sorted(route.facts.keys() - _KNOWN):
-        return (
-            f"the route to {route.network} has {', '.join(strange)} and is not changed: add quickack 1 to it"
-        )
+        return f"the route to the single address {target.network_address} {hint}"
+    if unknown := sorted(route.facts.keys() - _KNOWN):
+        return f"the route to {route.network} has {', '.join(unknown)} and {hint}"
     return ""
 
 
-def _halves(network: Network) -> list[Network]:
-    """Return the more specific networks that cover it: its two halves, or a single address itself."""
-    return [network] if network.prefixlen == network.max_prefixlen else list(network.subnets())
-
-
-# --- as ip(8) prints it and takes it ----------------------------------------------------------------------------------
+# --- input and output of ip(8) ----------------------------------------------------------------------------------------
 
 
 def _network(facts: JsonRoute) -> Network:
@@ -205,25 +190,24 @@ def _as_twin(facts: JsonRoute) -> Twin:
     """Return the route as arguments of ip(8): equal routes give equal arguments."""
     network = _network(facts)
     kind = [facts["type"]] if facts.get("type", "unicast") != "unicast" else []
-    words = [*kind, str(network), *_pairs(facts, {"tos": "tos", "table": "table"}), *_hop(facts)]
-    words += _pairs(
-        facts, {"prefsrc": "src", "scope": "scope", "metric": "metric", "protocol": "proto", "pref": "pref"}
-    )
+    words = [*kind, str(network), *_pairs(facts, "tos", "table"), *_hop(facts)]
+    words += _pairs(facts, "prefsrc", "scope", "metric", "protocol", "pref")
     for metrics in facts.get("metrics", ()):
-        words += _pairs(metrics, {name: name for name in sorted(metrics)})
+        words += _pairs(metrics, *sorted(metrics))
     for hop in facts.get("nexthops", ()):
-        words += ["nexthop", *_hop(hop), *_pairs(hop, {"weight": "weight"})]
+        words += ["nexthop", *_hop(hop), *_pairs(hop, "weight")]
     return Twin(network.version, tuple(words))
 
 
 def _hop(facts: JsonRoute) -> list[str]:
     words = ["via", facts["via"]["family"], facts["via"]["host"]] if "via" in facts else []
-    words += _pairs(facts, {"gateway": "via", "dev": "dev"})
+    words += _pairs(facts, "gateway", "dev")
     return [*words, "onlink"] if "onlink" in facts.get("flags", ()) else words
 
 
-def _pairs(facts: JsonRoute, names: Mapping[str, str]) -> list[str]:
-    return [word for name, label in names.items() if name in facts for word in (label, str(facts[name]))]
+def _pairs(facts: JsonRoute, *names: str) -> list[str]:
+    found = (name for name in names if name in facts)
+    return [word for name in found for word in (_LABELS.get(name, name), str(facts[name]))]
 
 
 def read() -> list[JsonRoute]:
@@ -248,11 +232,4 @@ def apply(todo: RouteChanges) -> list[str]:
 
 
 def _run(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise PeerRefusedError(f"{' '.join(command)}: {error}") from error
-    if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise PeerRefusedError(f"{' '.join(command)}: {said}")
-    return done.stdout
+    return must(completed(command, timeout=_SECONDS), " ".join(command)).out

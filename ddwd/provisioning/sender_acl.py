@@ -34,20 +34,19 @@ def rules(senders: Sequence[Sender]) -> list[dict[str, Any]]:
     """Return the table for orthanc/senders.lua: patterns of AE titles, each with the first and the last address of its network."""
     return [
         {
-            "Aet": one.aet.lower(),
-            "First": int(one.network.network_address),
-            "Last": int(one.network.broadcast_address),
+            "Aet": sender.aet.lower(),
+            "First": int(sender.network.network_address),
+            "Last": int(sender.network.broadcast_address),
         }
-        for one in (*senders, *_OWN)
+        for sender in (*senders, *_OWN)
     ]
 
 
 def admits(senders: Sequence[Sender], aet: str, address: str) -> bool:
     """Return whether a sender with this AE title may send from this address."""
     source = ipaddress.IPv4Address(address)
-    return not senders or any(
-        _matches(one.aet, aet) and (source in one.network or source in _HERE) for one in (*senders, *_OWN)
-    )
+    listed = [sender for sender in (*senders, *_OWN) if _matches(sender.aet, aet)]
+    return not senders or any(source in sender.network or source in _HERE for sender in listed)
 
 
 def _matches(pattern: str, aet: str) -> bool:
@@ -56,22 +55,16 @@ def _matches(pattern: str, aet: str) -> bool:
 
 
 def orthanc(config: Config) -> dict[str, Any]:
-    """Return the part of the gateway's configuration that `senders` decides."""
+    """Return the part of the gateway's configuration that depends on `senders`."""
     senders = (*config.senders, *_OWN)
-    if not config.senders or any(one.is_pattern for one in senders):
-        return {
-            "DicomAlwaysAllowStore": True,
-            "DicomAlwaysAllowEcho": True,
-            "DicomCheckModalityHost": False,
-            "DicomModalities": _modalities(config, {}),
-        }
-    titles = {one.aet.lower(): one for one in senders}
+    is_open = not config.senders or any(sender.is_pattern for sender in senders)
+    titles = {} if is_open else {sender.aet.lower(): sender for sender in senders}
     return {
-        "DicomAlwaysAllowStore": False,
-        "DicomAlwaysAllowEcho": False,
+        "DicomAlwaysAllowStore": is_open,
+        "DicomAlwaysAllowEcho": is_open,
         "DicomCheckModalityHost": (
             len(titles) == len(senders)
-            and all(map(_is_one_address, senders))
+            and all(sender.network.prefixlen == sender.network.max_prefixlen for sender in senders)
             and config.tls.gateway != "both"  # stunnel connects from this machine for senders by TLS
         ),
         "DicomModalities": _modalities(config, titles),
@@ -80,19 +73,16 @@ def orthanc(config: Config) -> dict[str, Any]:
 
 def _modalities(config: Config, titles: Mapping[str, Sender]) -> dict[str, Any]:
     """Return one entry for each AE title that may send or ask for storage commitment."""
-    askers = {one.aet.lower(): one for one in config.commitment.modalities}
-    listed = [
-        modality(one.aet, str(one.network.network_address), "Store", *(_ASKING if title in askers else ()))
-        for title, one in titles.items()
-    ]
-    others = [
-        modality(one.aet, one.address, *_ASKING) for title, one in askers.items() if title not in titles
-    ]
-    return {
-        f"{what}-{number}": entry
-        for what, entries in (("sender", listed), ("asker", others))
-        for number, entry in enumerate(entries, start=1)
-    }
+    askers = {station.aet.lower(): station for station in config.commitment.modalities}
+    entries = {}
+    for number, (title, sender) in enumerate(titles.items(), start=1):
+        requests = ("Store", *(_ASKING if title in askers else ()))
+        address = str(sender.network.network_address)
+        entries[f"sender-{number}"] = modality(sender.aet, address, *requests)
+    others = [station for title, station in askers.items() if title not in titles]
+    for number, station in enumerate(others, start=1):
+        entries[f"asker-{number}"] = modality(station.aet, station.address, *_ASKING)
+    return entries
 
 
 def modality(aet: str, host: str, *requests: str) -> dict[str, Any]:
@@ -103,7 +93,3 @@ def modality(aet: str, host: str, *requests: str) -> dict[str, Any]:
 def allowing(*requests: str) -> dict[str, bool]:
     """Return the permissions of an entry of DicomModalities: these requests and no others."""
     return {f"Allow{request}": request in requests for request in _REQUESTS}
-
-
-def _is_one_address(sender: Sender) -> bool:
-    return sender.network.prefixlen == sender.network.max_prefixlen

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddwd.config import tls
+from ddwd.config.schema import HERE
 from ddwd.provisioning.orthanc_config import KEY_OF_UNIT, senders_bundle
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 NODES: tuple[NodeName, ...] = ("gateway", "storage")
 PROGRAM = Path("/usr/bin/stunnel4")
-_HERE = "127.0.0.1"
 _BASE = """\
 ; Written by ddwd-provision from ddwd.yaml at each start.
 foreground = yes
@@ -27,84 +27,40 @@ pid =
 _SERVICE = """
 [{name}]
 accept = {accept}
-connect = {connect}
+connect = {here}:{port}
 cert = {certificate}
 key = {key}
-CAfile = {trusted}
-requireCert = yes
-verifyChain = yes
-sslVersionMin = TLSv1.2
+{peers}sslVersionMin = TLSv1.2
 ciphers = ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM
 options = NO_RENEGOTIATION
 TIMEOUTbusy = 10
 TIMEOUTclose = 10
 TIMEOUTconnect = 10
 """
+_PEERS = "CAfile = {trusted}\nrequireCert = yes\nverifyChain = yes\n"
 """A client without a certificate of the authority fails in the handshake, which may take at most ten seconds."""
-
-_WEB = """
-[web]
-accept = {accept}
-connect = {connect}
-cert = {certificate}
-key = {key}
-sslVersionMin = TLSv1.2
-ciphers = ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM
-options = NO_RENEGOTIATION
-TIMEOUTbusy = 10
-TIMEOUTclose = 10
-TIMEOUTconnect = 10
-"""
 
 
 def render(config: Config, node: NodeName) -> str | None:
     """Return the settings of the TLS proxy of that Orthanc, or None if it needs no proxy."""
-    if not config.has(node):
+    own = config.node(node)
+    services: list[tuple[str, str, int, str]] = []
+    if node == "gateway" and config.tls.gateway == "both":
+        peers = _PEERS.format(trusted=senders_bundle(config))
+        services.append(("dicom", str(config.tls.gateway_port), own.dicom_port, peers))
+    if node == "storage" and config.tls.dicomweb:
+        accept = f"{HERE}:{config.tls.dicomweb_port}"
+        peers = _PEERS.format(trusted=tls.authority(config))
+        services.append(("dicomweb", accept, own.http_port, peers))
+    if config.web.open:
+        # browsers need no certificate: people log in to Orthanc by password
+        services.append(("web", str(config.web.port_for(node)), own.http_port, ""))
+    if not services or not config.has(node):
         return None
-    services = (_dicom(config) if node == "gateway" else _dicomweb(config)) + _web(config, node)
-    return _BASE + services if services else None
-
-
-def _dicom(config: Config) -> str:
-    """Return the section for DICOM by TLS, beside the plain port."""
-    if config.tls.gateway != "both":
-        return ""
-    return _service(
-        config,
-        "gateway",
-        "dicom",
-        str(config.tls.gateway_port),
-        config.gateway.dicom_port,
-        senders_bundle(config),
-    )
-
-
-def _dicomweb(config: Config) -> str:
-    """Return the section for STOW-RS by HTTPS, for the gateway only."""
-    if not config.tls.dicomweb:
-        return ""
-    accept = f"{_HERE}:{config.tls.dicomweb_port}"
-    return _service(config, "storage", "dicomweb", accept, config.storage.http_port, tls.authority(config))
-
-
-def _web(config: Config, node: NodeName) -> str:
-    """Return the section for the web pages by HTTPS. Browsers need no certificate: people log in to Orthanc by password."""
-    if not config.web.open:
-        return ""
-    return _WEB.format(
-        accept=config.web.port_for(node),
-        connect=f"{_HERE}:{config.node(node).http_port}",
-        certificate=tls.files(config, node).certificate,
-        key=KEY_OF_UNIT.format(unit=f"tls@{node}"),
-    )
-
-
-def _service(config: Config, node: NodeName, name: str, accept: str, port: int, trusted: Path) -> str:
-    return _SERVICE.format(
-        name=name,
-        accept=accept,
-        connect=f"{_HERE}:{port}",
-        certificate=tls.files(config, node).certificate,
-        key=KEY_OF_UNIT.format(unit=f"tls@{node}"),
-        trusted=trusted,
+    certificate, key = tls.files(config, node).certificate, KEY_OF_UNIT.format(unit=f"tls@{node}")
+    return _BASE + "".join(
+        _SERVICE.format(
+            name=name, accept=accept, here=HERE, port=port, certificate=certificate, key=key, peers=peers
+        )
+        for name, accept, port, peers in services
     )

@@ -17,15 +17,15 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from ddwd.config import routing
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
-from ddwd.config.schema import VARIABLES
+from ddwd.config.schema import VARIABLES, value_of
 from ddwd.core import clock
 from ddwd.core.durable import replace_file, replace_volatile
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, Problem
@@ -35,16 +35,24 @@ from ddwd.provisioning.orthanc_config import PLUGIN_DIR, PYTHON_PLUGIN, RENDERED
 from ddwd.store.status_files import EXTRACTOR, SCP, ExtractorStatus, ScpStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ddwd.config.schema import Config, NodeName
 
 NODES: tuple[NodeName, ...] = ("gateway", "storage")
-STOP_ORDER = (("extractor", 10.0), ("scp", 5.0), ("gateway", 10.0), ("storage", 10.0))
-"""The order in which processes are stopped, and how many seconds each has before it is killed; no acknowledged image is lost by that."""
+STOP_ORDER = ((("extractor",), 10.0), (("scp",), 5.0), (NODES, 10.0))
+"""The processes that are stopped together, in order, and how many seconds each has before it is killed; no acknowledged image is lost by that."""
 
 _SETTINGS = "ddwd.yaml"
-_PORTS = 5
+_PLACES = {
+    "output_dir": "received_dicom",
+    "data_dir": "data",
+    "run_dir": "run",
+    "credentials_file": "credentials.json",
+}
+"""Paths in the folder, by their setting."""
+_PORT_KEYS = (
+    "gateway.dicom_port", "gateway.http_port", "storage.dicom_port", "storage.http_port", "scp.port",
+)  # fmt: skip
+_PORTS = len(_PORT_KEYS)
 _PORT_RANGE = range(15000, 32000, 10)
 """Below the kernel's ephemeral ports, so that no outgoing connection takes one between the check and the start."""
 _TRIES = 50
@@ -95,38 +103,23 @@ def settings(folder: Path, port_base: int | None = None) -> Config:
     path = folder / _SETTINGS
     if not path.exists():
         ports = free_ports() if port_base is None else range(port_base, port_base + _PORTS)
-        places = {key: json.dumps(str(folder / name)) for key, name in _places().items()}
+        places = {key: json.dumps(str(folder / name)) for key, name in _PLACES.items()}
         replace_file(path, _YAML.format(*ports, **places).encode())
     config = load(path, {"DDWD_DEFAULTS": os.devnull})
-    own = {key: folder / name for key, name in _places().items() if key != "output_dir"}
+    own = {key: folder / name for key, name in _PLACES.items() if key != "output_dir"}
     if config.database.engine != "sqlite" or any(getattr(config, key) != own[key] for key in own):
+        what = "is not the file of a trial in this folder"
         instead = "name another folder, or none for a new one"
-        raise ConfigError(
-            [Problem(str(path), None, "data_dir", "is not the file of a trial in this folder", instead)]
-        )
+        raise ConfigError([Problem(str(path), None, "data_dir", what, instead)])
     if config.tls.is_used:
         what = "a trial uses no TLS, since it connects within this machine only"
         raise ConfigError([Problem(str(path), None, "tls", what, "leave it out, or install the portal")])
     return config
 
 
-def _places() -> dict[str, str]:
-    return {
-        "output_dir": "received_dicom",
-        "data_dir": "data",
-        "run_dir": "run",
-        "credentials_file": "credentials.json",
-    }
-
-
 def ports_of(config: Config) -> dict[str, int]:
     """Return every port of the portal, by its key in ddwd.yaml."""
-    ports = {
-        f"{name}.{kind}": getattr(config.node(name), kind)
-        for name in NODES
-        for kind in ("dicom_port", "http_port")
-    }
-    return ports | {"scp.port": config.scp.port}
+    return {key: cast("int", value_of(config, key)) for key in _PORT_KEYS}
 
 
 def is_free(port: int) -> bool:
@@ -172,8 +165,8 @@ class Sandbox:
     folder: Path
     config: Config
     orthanc: Path
+    _lock: IO[bytes]
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    _lock: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
     def prepare(cls, folder: Path, port_base: int | None = None) -> Sandbox:
@@ -183,7 +176,7 @@ class Sandbox:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = _locked(folder)
         try:
-            sandbox = cls(folder, settings(folder, port_base), orthanc, _lock=lock)
+            sandbox = cls(folder, settings(folder, port_base), orthanc, lock)
             sandbox._check_ports()
             sandbox._lay_out()
         except BaseException:
@@ -202,12 +195,11 @@ class Sandbox:
 
     def facts(self) -> dict[str, Any]:
         """Return the content of try.json."""
-        nodes: dict[str, object] = {
+        nodes: dict[str, Any] = {
             node.name: {"aet": node.aet, "dicom_port": node.dicom_port, "http_port": node.http_port}
             for node in (self.config.gateway, self.config.storage)
         }
-        return {
-            **nodes,
+        return nodes | {
             "output_dir": str(self.config.output_dir),
             "settings": str(self.folder / _SETTINGS),
             "credentials": str(self.config.credentials_file),
@@ -215,16 +207,15 @@ class Sandbox:
 
     def start(self) -> None:
         """Start the four processes; the caller must call `stop`, even if this raises."""
-        rendered = {name: Paths(self.config).rendered(name) for name in NODES}
         for name in NODES:
-            self._spawn(name, [str(self.orthanc), str(rendered[name])])
+            self._spawn(name, [str(self.orthanc), str(Paths(self.config).rendered(name))])
         for daemon in ("scp", "extractor"):
             code = f"import sys; from ddwd.daemon.{daemon} import main; sys.exit(main())"
             self._spawn(daemon, [sys.executable, "-P", "-c", code])
 
     def dead(self) -> str | None:
         """Return the name of a process that ended, or None while all run."""
-        return next((name for name, one in self.processes.items() if one.poll() is not None), None)
+        return next((name for name, process in self.processes.items() if process.poll() is not None), None)
 
     def exit_report(self, name: str) -> str:
         """Return how that process ended, and its last log lines."""
@@ -232,60 +223,46 @@ class Sandbox:
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         with suppress(OSError):
             lines = self.log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
-            return "\n".join([f"{name} {how}; the end of {self.log(name)}:", *(f"  {one}" for one in lines)])
+            return "\n  ".join([f"{name} {how}; the end of {self.log(name)}:", *lines])
         return f"{name} {how}; it wrote no log"
 
     def missing(self) -> list[str]:
         """Return the names of the ports, heartbeats and peers that do not answer yet; empty once the portal is up."""
         ports = [key for key, port in ports_of(self.config).items() if not _answers(port)]
-        scp, extractor = self.scp_status(), self.extractor_status()
-        beats = [f"{name} heartbeat" for name, one in (("scp", scp), ("extractor", extractor)) if not one.pid]
-        return [*ports, *beats, *silent(extractor.peers)]
+        extractor = self.extractor_status()
+        pids = {"scp": self.scp_status().pid, "extractor": extractor.pid}
+        heartbeats = [f"{name} heartbeat" for name, pid in pids.items() if not pid]
+        return [*ports, *heartbeats, *silent(extractor.peers)]
 
     def scp_status(self) -> ScpStatus:
         """Return the last status of this run's receiver; an empty one before its first heartbeat."""
         found = SCP.read_or_none(Paths(self.config).heartbeat("scp"))
-        return found if found is not None and found.pid == self.processes["scp"].pid else ScpStatus()
+        return found if found and found.pid == self.processes["scp"].pid else ScpStatus()
 
     def extractor_status(self) -> ExtractorStatus:
         """Return the last status of this run's extractor; an empty one before its first heartbeat."""
         found = EXTRACTOR.read_or_none(Paths(self.config).heartbeat("extractor"))
-        is_ours = found is not None and found.pid == self.processes["extractor"].pid
-        return found if found is not None and is_ours else ExtractorStatus()
-
-    def announce(self) -> None:
-        """Write try.json."""
-        replace_volatile(self.file, json.dumps(self.facts(), indent=2).encode() + b"\n")
+        return found if found and found.pid == self.processes["extractor"].pid else ExtractorStatus()
 
     def stop(self) -> None:
-        """Stop all processes, those that read from others first; returns within the sum of STOP_ORDER."""
+        """Stop all processes, those that read from others first; returns within 35 s (STOP_ORDER)."""
         self.file.unlink(missing_ok=True)
-        for name, limit in STOP_ORDER:
-            if name == "gateway":
-                self._terminate(*NODES)
-            self._terminate(name)
-            self._wait(name, limit)
+        for names, limit in STOP_ORDER:
+            processes = [self.processes[name] for name in names if name in self.processes]
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                try:
+                    process.wait(limit)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
         self._lock.close()
 
     def kill(self) -> None:
         """Kill all processes now."""
         for process in self.processes.values():
             process.kill()
-
-    def _terminate(self, *names: str) -> None:
-        for name in names:
-            if name in self.processes:
-                self.processes[name].terminate()
-
-    def _wait(self, name: str, limit: float) -> None:
-        process = self.processes.get(name)
-        if process is None:
-            return
-        try:
-            process.wait(limit)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
     def _check_ports(self) -> None:
         """Raise ConfigError, which names each port in use and its key, before an Orthanc fails because of it."""
@@ -302,7 +279,12 @@ class Sandbox:
     def _lay_out(self) -> None:
         paths = Paths(self.config)
         self.file.unlink(missing_ok=True)
-        for folder in self._folders(paths):
+        folders = [self.folder / "log", paths.output, paths.state, paths.requests, paths.quarantine]
+        files = [paths.doorbell("gateway"), paths.heartbeat("scp"), paths.heartbeat("extractor")]
+        folders += [file.parent for file in files]
+        for of_node in (paths.storage_area, paths.rendered, paths.additions, paths.conflicts):
+            folders += map(of_node, NODES)
+        for folder in folders:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self.config.credentials_file.exists():
             passwords.write(self.config.credentials_file, passwords.generate(), mode=0o600)
@@ -313,19 +295,13 @@ class Sandbox:
             text = render(self.config, login, name, with_plugin=keeps_conflicts())
             replace_file(paths.rendered(name) / RENDERED_NAME, text.encode(), 0o600)
 
-    def _folders(self, paths: Paths) -> Iterator[Path]:
-        yield from (self.folder / "log", paths.output, paths.state, paths.requests, paths.quarantine)
-        for name in NODES:
-            yield from (paths.storage_area(name), paths.rendered(name), paths.additions(name))
-            yield paths.conflicts(name)
-        yield from (paths.doorbell("gateway").parent, paths.heartbeat("scp").parent)
-        yield paths.heartbeat("extractor").parent
-
     def _spawn(self, name: str, argv: list[str]) -> None:
         """Start a process in a session of its own, so that only this process gets Ctrl-C; it ends if this process is killed."""
+        setpriv = shutil.which("setpriv")  # util-linux
+        prefix = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
         with self.log(name).open("wb") as log:
             self.processes[name] = subprocess.Popen(
-                [*_ends_with_parent(), *argv],
+                [*prefix, *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -347,11 +323,6 @@ class Sandbox:
         }
 
 
-def _ends_with_parent() -> list[str]:
-    setpriv = shutil.which("setpriv")  # util-linux
-    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
-
-
 def _answers(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), _CONNECT_SECONDS).close()
@@ -360,24 +331,22 @@ def _answers(port: int) -> bool:
     return True
 
 
-def _locked(folder: Path) -> ExitStack:
-    """Return a lock on the folder. Raises DdwdError if another trial runs in it."""
-    stack = ExitStack()
-    file = stack.enter_context((folder / ".lock").open("ab"))
+def _locked(folder: Path) -> IO[bytes]:
+    """Return a lock on the folder, which ends when it is closed. Raises DdwdError if another trial runs in it."""
+    file = (folder / ".lock").open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        stack.close()
+        file.close()
         raise DdwdError(f"{folder}: another `ddwd try` runs in this folder") from None
-    return stack
+    return file
 
 
 def wait_up(sandbox: Sandbox, seconds: float = 60.0) -> bool:
-    """Wait until all parts answer; return False if a process ended. Raises PeerDownError after `seconds`."""
+    """Wait until all parts answer, then write try.json; return False if a process ended. Raises PeerDownError after `seconds`."""
     now = clock.SystemClock().monotonic
     deadline = now() + seconds
-    missing = sandbox.missing()
-    while missing:
+    while missing := sandbox.missing():
         if sandbox.dead():
             return False
         if now() > deadline:
@@ -385,6 +354,5 @@ def wait_up(sandbox: Sandbox, seconds: float = 60.0) -> bool:
                 f"not up after {seconds:.0f} s: {', '.join(missing)}; see {sandbox.folder}/log"
             )
         clock.sleep(0.1)
-        missing = sandbox.missing()
-    sandbox.announce()
+    replace_volatile(sandbox.file, json.dumps(sandbox.facts(), indent=2).encode() + b"\n")
     return True

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -37,7 +38,8 @@ from ddwd.core.errors import (
     StateError,
     StorageFullError,
 )
-from ddwd.provisioning.provision import CommandResult
+from ddwd.provisioning.databases import Login
+from ddwd.provisioning.host import CommandResult
 from tests.unit.fakes import FakeClock
 
 SCHEMAS = {"ledger": 1, "custody": 1}
@@ -55,9 +57,7 @@ class FakeMachine:
     commands: list[list[str]] = field(default_factory=list)
     given: dict[str, tuple[str, str, int]] = field(default_factory=dict)
 
-    def run(
-        self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
-    ) -> CommandResult:
+    def run(self, argv: list[str], login: Login | None = None) -> CommandResult:
         statement = argv[-1]
         if statement.startswith("CREATE DATABASE"):
             self.databases[statement.split('"')[1]] = ""
@@ -68,23 +68,21 @@ class FakeMachine:
     def pipe(
         self,
         argv: list[str],
-        *,
-        user: str | None = None,
-        env: Mapping[str, str] | None = None,
-        source: Path | None = None,
-        target: Path | None = None,
+        login: Login | None = None,
+        stdin: IO[bytes] | None = None,
+        stdout: IO[bytes] | None = None,
     ) -> CommandResult:
         self.commands.append(argv)
         if self.fails and argv[0] == self.fails:
             return CommandResult(1, "", "error: it does not want to")
         if argv[0] == "psql":
             self.databases.pop(argv[-1].split('"')[1], None)
-        if target is not None:
+        if stdout is not None:
             self.meanwhile()
-            target.write_text(self.databases[argv[-1]], encoding="utf-8")
-        if source is not None:
+            stdout.write(self.databases[argv[-1]].encode())
+        if stdin is not None:
             assert self.databases[argv[-1]] == "", "pg_restore into a database that is not empty"
-            self.databases[argv[-1]] = source.read_text(encoding="utf-8")
+            self.databases[argv[-1]] = stdin.read().decode()
         return CommandResult(0, "", "")
 
     def give(self, path: Path, user: str, group: str, mode: int) -> None:
@@ -388,9 +386,7 @@ def test_where_nothing_is_mounted_no_backup_is_made(portal: Portal) -> None:
 
 def test_without_room_nothing_is_copied(portal: Portal) -> None:
     class Huge(FakeMachine):
-        def run(
-            self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
-        ) -> CommandResult:
+        def run(self, argv: list[str], login: Login | None = None) -> CommandResult:
             return CommandResult(0, str(2**60), "")
 
     portal.machine = Huge(portal.machine.databases)

@@ -142,8 +142,8 @@ def test_dimse_by_tls_shows_the_gateways_certificate_and_opens_no_port(config: C
     assert tree["DicomTlsCertificate"] == "/etc/ddwd/tls/gateway.pem"
     assert provision.trusted_by_gateway(secure) == [Path("/etc/pacs.pem")]
     assert "DicomTlsCertificate" not in _tree(config)
-    assert provision.tls_drop_in(secure, "gateway") is not None
-    assert provision.tls_drop_in(config, "gateway") is None
+    assert provision.drop_ins(secure)["ddwd-gateway", "50-tls.conf"] is not None
+    assert provision.drop_ins(config)["ddwd-gateway", "50-tls.conf"] is None
 
 
 def test_what_is_trusted_is_put_together(config: Config, tmp_path: Path) -> None:

@@ -15,14 +15,16 @@ import pytest
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, InboxConfig, LedgerConfig
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, PeerRefusedError
-from ddwd.provisioning import credentials, provision
+from ddwd.provisioning import credentials, provision, tls_proxy
+from ddwd.provisioning.databases import Login
+from ddwd.provisioning.host import CommandResult, SystemHost
 from ddwd.provisioning.orthanc_config import RENDERED_NAME
-from ddwd.provisioning.provision import CommandResult, SystemHost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NODES = provision.NODES
+NODES = tls_proxy.NODES
+OUTPUT_DROP_IN = ("ddwd-scp", "50-output-dir.conf")
 
 
 @dataclass
@@ -40,12 +42,10 @@ class FakeHost:
     owners: dict[Path, tuple[str, str, int]] = field(default_factory=dict)
     waited: float = 0.0
 
-    def run(
-        self, argv: list[str], user: str | None = None, env: Mapping[str, str] | None = None
-    ) -> CommandResult:
+    def run(self, argv: list[str], login: Login | None = None) -> CommandResult:
         self.commands.append(argv)
-        self.users.append(user)
-        self.environments.append(env or {})
+        self.users.append(login.user if login else None)
+        self.environments.append(login.env if login else {})
         if argv[0] != "psql":
             return CommandResult(0, "", "")
         if self.starting:
@@ -67,6 +67,9 @@ class FakeHost:
         else:
             assert statement == "SELECT 1" or statement.startswith('REVOKE ALL ON DATABASE "'), statement
         return ""
+
+    def pipe(self, argv: list[str], *_: object) -> CommandResult:
+        raise AssertionError(argv)
 
     def give(self, path: Path, user: str, group: str, mode: int) -> None:
         assert path.exists()
@@ -218,7 +221,7 @@ def test_drop_in_comes_changes_and_goes_with_output_dir(
         provision.ensure_drop_ins(wanted, host)
         assert host.commands == [["systemctl", "daemon-reload"]] * reloads
         texts = {path.read_text() for path in host.units.rglob("*.conf")}
-        assert texts == ({provision.output_drop_in(wanted)} if wanted is not inside else set())
+        assert texts == ({provision.drop_ins(wanted)[OUTPUT_DROP_IN]} if wanted is not inside else set())
 
 
 def test_drop_in_is_for_the_two_python_units(config: Config, host: FakeHost, tmp_path: Path) -> None:
@@ -259,14 +262,17 @@ def test_the_shared_ledger_is_opened_to_the_units_that_use_it(servers: str, allo
     ],
 )
 def test_drop_in_quotes_for_systemd(folder: str, written: str) -> None:
-    text = provision.output_drop_in(replace(Config(), output_dir=Path(folder)))
+    text = provision.drop_ins(replace(Config(), output_dir=Path(folder)))[OUTPUT_DROP_IN]
     assert text is not None
     assert text.splitlines()[1:] == ["[Service]", f"ReadWritePaths={written}"]
 
 
 def test_no_drop_in_below_var_lib_ddwd() -> None:
-    assert provision.output_drop_in(Config()) is None
-    assert provision.output_drop_in(replace(Config(), output_dir=Path("/var/lib/ddwd/other/place"))) is None
+    assert provision.drop_ins(Config())[OUTPUT_DROP_IN] is None
+    assert (
+        provision.drop_ins(replace(Config(), output_dir=Path("/var/lib/ddwd/other/place")))[OUTPUT_DROP_IN]
+        is None
+    )
 
 
 # --- ports below 1024 -------------------------------------------------------------------------------------------------
@@ -396,7 +402,7 @@ def test_command_that_cannot_be_started_is_an_answer() -> None:
 
 def test_answer_has_the_last_complaint_and_the_environment() -> None:
     script = 'echo " $GREETING "; echo one >&2; echo two >&2; exit 3'
-    answer = SystemHost().run(["sh", "-c", script], env={"GREETING": "hello"})
+    answer = SystemHost().run(["sh", "-c", script], Login([], None, {"GREETING": "hello"}, ""))
     assert answer == CommandResult(3, "hello", "two")
 
 

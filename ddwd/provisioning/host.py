@@ -1,0 +1,109 @@
+"""Run commands and set owners: what provisioning, backup and restore do to the machine."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import subprocess
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from ddwd.core import clock
+from ddwd.core.errors import PeerRefusedError
+
+if TYPE_CHECKING:
+    from ddwd.provisioning.databases import Login
+
+    OpenFile = IO[bytes] | None
+
+_SECONDS = 60
+
+
+class CommandResult(NamedTuple):
+    """Result of a command: exit status, standard output, and the line of standard error to show."""
+
+    status: int
+    out: str
+    complaint: str
+
+
+class Host(Protocol):
+    """What provisioning, backup and restore do to the machine; tests pass a fake."""
+
+    units: Path
+
+    def run(self, argv: list[str], login: Login | None = None) -> CommandResult:
+        """Run a command for at most 60 s, as the user and with the environment of `login`."""
+
+    def pipe(
+        self, argv: list[str], login: Login | None = None, stdin: OpenFile = None, stdout: OpenFile = None
+    ) -> CommandResult:
+        """Run a command to its end, without a time limit; it reads from and writes to the open files, if any."""
+
+    def give(self, path: Path, user: str, group: str, mode: int) -> None:
+        """Set owner, group and mode where they differ. Raises PeerRefusedError for an unknown user."""
+
+    def wait(self, seconds: float) -> None:
+        """Wait."""
+
+
+class SystemHost(Host):
+    """The real machine. A command that cannot be started, or takes too long, has the status 127."""
+
+    units = Path("/run/systemd/system")
+
+    def run(self, argv: list[str], login: Login | None = None) -> CommandResult:
+        return completed(argv, login, timeout=_SECONDS)
+
+    def pipe(
+        self, argv: list[str], login: Login | None = None, stdin: OpenFile = None, stdout: OpenFile = None
+    ) -> CommandResult:
+        none = subprocess.DEVNULL
+        return completed(argv, login, stdin=stdin or none, stdout=stdout or none)
+
+    def give(self, path: Path, user: str, group: str, mode: int) -> None:
+        try:
+            ids = (pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid)
+        except KeyError as error:
+            raise PeerRefusedError(f"{error.args[0]}; run systemd-sysusers, then restart ddwd") from None
+        status = path.stat()
+        if (status.st_uid, status.st_gid) != ids:
+            os.chown(path, *ids)
+        if status.st_mode & 0o7777 != mode:
+            path.chmod(mode)
+
+    def wait(self, seconds: float) -> None:
+        clock.sleep(seconds)
+
+
+def completed(
+    argv: list[str],
+    login: Login | None = None,
+    *,
+    stdout: int | IO[bytes] = subprocess.PIPE,
+    complaint_line: int = -1,
+    **options: Any,
+) -> CommandResult:
+    """Run a command to its end, with further options of subprocess.run; the status is 127 if it cannot be started.
+
+    `complaint_line` selects the line of standard error to show: the first one (0) or the last one (-1).
+    """
+    if login is not None:
+        options["env"] = {**os.environ, **login.env}
+        if login.user is not None:
+            options |= {"user": login.user, "group": login.user, "extra_groups": [], "cwd": "/"}
+    try:
+        done = subprocess.run(argv, stdout=stdout, stderr=subprocess.PIPE, check=False, **options)
+    except (OSError, KeyError, subprocess.TimeoutExpired) as error:
+        return CommandResult(127, "", str(error))
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    out = (done.stdout or b"").decode(errors="replace").strip()
+    return CommandResult(done.returncode, out, lines[complaint_line] if lines else "")
+
+
+def must(answer: CommandResult, who: str) -> CommandResult:
+    """Return the result. Raises PeerRefusedError with the command's error if it failed."""
+    if answer.status:
+        raise PeerRefusedError(f"{who}: {answer.complaint or f'exit status {answer.status}'}")
+    return answer
