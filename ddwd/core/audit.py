@@ -83,6 +83,7 @@ class Event(StrEnum):
     DESTINATION_DOWN = "destination-down", "9a6f0f1c4f0b4c5c8d2e6b7a10d40061", _LOG_WARNING
     DESTINATION_UP = "destination-up", "9a6f0f1c4f0b4c5c8d2e6b7a10d40062"
 
+
 WARNINGS = frozenset(event for event in Event if event.priority == _LOG_WARNING)
 FIELDS = frozenset(
     {

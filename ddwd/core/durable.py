@@ -49,7 +49,7 @@ def translated() -> Iterator[None]:
 
 @contextmanager
 def linked(below: Path) -> Iterator[None]:
-    """Raise LinkedError, which names no patient, for ELOOP and ENOTDIR; other OSErrors pass."""
+    """Raise LinkedError, whose text has no patient data, for ELOOP and ENOTDIR; other OSErrors pass."""
     try:
         yield
     except OSError as error:
@@ -107,13 +107,9 @@ def fsync_dir(folder: Path, below: Path | None = None) -> None:
 
 def make_dirs(folder: Path, mode: int = 0o750, below: Path | None = None) -> None:
     """Create `folder` and its missing parents, each made durable in its parent."""
-    missing = []
-    probe = folder
-    while not _is_there(probe, below):
-        missing.append(probe)
-        probe = probe.parent
-    for path in reversed(missing):
-        make_dir(path, mode, below)
+    if not _is_there(folder, below):
+        make_dirs(folder.parent, mode, below)
+        make_dir(folder, mode, below)
 
 
 def make_dir(folder: Path, mode: int = 0o750, below: Path | None = None) -> None:
@@ -134,32 +130,6 @@ def _is_there(folder: Path, below: Path | None) -> bool:
     return True
 
 
-def write_new(path: Path, chunks: Iterable[bytes | memoryview], mode: int = 0o640) -> None:
-    """Write `chunks` to a new file and fsync it; its name is durable only once the folder is fsynced.
-
-    Raises FileExistsError if the name is taken and StorageFullError if there is no space; no file is left then.
-    """
-    step("write", path)
-    with translated():
-        descriptor = os.open(path, _NEW, mode)
-        try:
-            with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 - opens a descriptor, not a path
-                for chunk in chunks:
-                    _write_all(file.fileno(), chunk)
-                step("fsync", path)
-                os.fsync(file.fileno())
-        except BaseException:
-            with suppress(FileNotFoundError):
-                path.unlink()
-            raise
-
-
-def _write_all(descriptor: int, chunk: bytes | memoryview) -> None:
-    view = memoryview(chunk).cast("B")
-    while view.nbytes:
-        view = view[os.write(descriptor, view) :]
-
-
 class NewFile:
     """A new file for data that arrives in pieces: call `sync` before its rename, or `abandon`.
 
@@ -174,8 +144,10 @@ class NewFile:
 
     def write(self, chunk: bytes | memoryview) -> None:
         """Append the whole chunk."""
+        view = memoryview(chunk).cast("B")
         with translated():
-            _write_all(self.descriptor, chunk)
+            while view.nbytes:
+                view = view[os.write(self.descriptor, view) :]
 
     def sync(self) -> None:
         """Make the content durable and close the file; its name is durable only once the folder is fsynced."""
@@ -194,6 +166,23 @@ class NewFile:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def write_new(
+    path: Path, chunks: Iterable[bytes | memoryview], mode: int = 0o640, below: Path | None = None
+) -> None:
+    """Write `chunks` to a new file and fsync it; its name is durable only once the folder is fsynced.
+
+    Raises FileExistsError if the name is taken and StorageFullError if there is no space; no file is left then.
+    """
+    file = NewFile(path, mode, below)
+    try:
+        for chunk in chunks:
+            file.write(chunk)
+        file.sync()
+    except BaseException:
+        file.abandon()
+        raise
 
 
 def rename(source: Path, target: Path, *, source_too: bool = True, below: Path | None = None) -> None:
@@ -229,13 +218,21 @@ def remove_folder(folder: Path, below: Path | None = None) -> None:
         os.rmdir(name, dir_fd=parent)
 
 
-def replace_file(path: Path, content: bytes, mode: int = 0o640) -> None:
-    """Write `content` to `path` in one step: a reader, also after a power cut, sees all of the old or all of the new content."""
+def replace_file(path: Path, content: bytes, mode: int = 0o640, *, exact_mode: bool = False) -> None:
+    """Write `content` to `path` in one step: a reader, also after a power cut, sees all of the old or all of the new content.
+
+    With `exact_mode`, the umask does not restrict `mode`: for a reader that is another user.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with suppress(FileNotFoundError):
-        temporary.unlink()
+    temporary.unlink(missing_ok=True)
     write_new(temporary, [content], mode)
-    rename(temporary, path)
+    try:
+        if exact_mode:
+            temporary.chmod(mode)
+        rename(temporary, path)
+    except (OSError, StorageFullError):
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def replace_volatile(path: Path, content: bytes, mode: int = 0o644) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ddwd.core import durable
 from ddwd.core.audit import Event
-from ddwd.core.errors import DamagedStateError, DdwdError, InvalidValueError, NewerStateError, StateError
+from ddwd.core.errors import DdwdError, InvalidValueError, StateError
 from ddwd.core.model import is_uid, parse_aet
 from ddwd.store.statefile import StateFormat
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 _MOST = 1000
 """Limit of waiting requests; a modality has a handful."""
 _NAME_DIGITS = 32
-_MODE = 0o644
-"""ddwd-commitment, another user, reads the file; the permissions of the folder exclude everyone else."""
 _PADDING = " \0"
 
 
@@ -87,7 +85,7 @@ class CommitmentQueue:
             return
         if len(self.waiting()) >= _MOST:
             raise StateError(f"{_MOST} requests wait already")
-        _FORMAT.write_readable(path, request, _MODE)
+        _FORMAT.write_readable(path, request)
 
     def waiting(self) -> list[Path]:
         """Return the files of the waiting requests, by name. Raises OSError."""
@@ -99,12 +97,7 @@ class CommitmentQueue:
         """Return one request. Raises InvalidValueError if it is damaged, and OSError."""
         with durable.opened(path) as file:
             content = file.read()
-        try:
-            return _FORMAT.parse(content, path.name)
-        except DamagedStateError as error:
-            raise InvalidValueError(f"it is damaged ({error.reason})") from error
-        except NewerStateError as error:
-            raise InvalidValueError("it is of another schema than this version reads") from error
+        return _FORMAT.parse_input(content, path.name)
 
     def done(self, path: Path) -> None:
         """Delete a request that was answered. Raises OSError."""

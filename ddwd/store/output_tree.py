@@ -77,13 +77,11 @@ class OutputTree:
                 return
         temporary = target.with_name(f".{name}.part")
         durable.unlink(temporary, below)
-        new = durable.NewFile(temporary, below=below)
+        durable.write_new(temporary, [content], below=below)
         try:
-            new.write(content)
-            new.sync()
             durable.rename(temporary, target, below=below)
         except BaseException:
-            new.abandon()
+            durable.unlink(temporary, below)
             raise
 
     def unmark(self, record: Record, name: str) -> None:

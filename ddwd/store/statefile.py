@@ -7,12 +7,12 @@ names of the dataclass's fields unless `stored` says otherwise; their order is t
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import types
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import MISSING, dataclass, fields, replace
 from datetime import datetime
 from functools import cache
 from typing import (
@@ -30,7 +30,7 @@ from typing import (
 
 from ddwd.core import durable
 from ddwd.core.clock import stamp
-from ddwd.core.errors import DamagedStateError, NewerStateError
+from ddwd.core.errors import DamagedStateError, InvalidValueError, NewerStateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,35 +42,30 @@ T = TypeVar("T")
 
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-_HOW = "ddwd.stored"
+_METADATA_KEY = "ddwd.stored"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _How:
-    """How a field is stored; see `stored`."""
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    """How a field is stored if not as it is; see `stored`."""
 
     key: str = ""
+    """The JSON key, if it is not the field's name."""
     omit_empty: bool = False
+    """An empty value has no key."""
     listed_by: str = ""
+    """A dictionary is stored as the list of its values; its keys are this attribute of each value."""
     blank: bool = False
+    """None is stored as an empty object."""
     transient: bool = False
+    """The field is not stored."""
+    required: bool = False
+    """A missing key is damage, although the field has a default."""
 
 
-def stored(
-    key: str = "",
-    *,
-    omit_empty: bool = False,
-    listed_by: str = "",
-    blank: bool = False,
-    transient: bool = False,
-) -> Mapping[str, _How]:
-    """Return the `metadata` of a dataclass's field that is not stored as it is.
-
-    `key`: the JSON key, if it is not the field's name. `omit_empty`: an empty value has no key. `listed_by`: a dictionary that is
-    stored as the list of its values, whose keys are that attribute of each. `blank`: None is stored as an empty object. `transient`: it is not
-    stored.
-    """
-    return {_HOW: _How(key, omit_empty, listed_by, blank, transient)}
+def stored(key: str = "", **options: Any) -> Mapping[str, _Storage]:
+    """Return the `metadata` of a dataclass's field with the options of `_Storage`."""
+    return {_METADATA_KEY: _Storage(key, **options)}
 
 
 class StateFormat(Generic[T]):
@@ -129,6 +124,15 @@ class StateFormat(Generic[T]):
             raise DamagedStateError(where, self._noun, type(error).__name__) from error
         return value
 
+    def parse_input(self, content: bytes, where: str) -> T:
+        """Parse a file that another user wrote. Raises InvalidValueError where `parse` raises StateError."""
+        try:
+            return self.parse(content, where)
+        except DamagedStateError as error:
+            raise InvalidValueError(f"it is damaged ({error.reason})") from error
+        except NewerStateError as error:
+            raise InvalidValueError("it is of another schema than this version reads") from error
+
     def read(self, path: Path) -> T | None:
         """Return what the file holds, None where there is none. Raises OSError, and as `parse`."""
         try:
@@ -147,18 +151,9 @@ class StateFormat(Generic[T]):
         """Replace the file durably, in one step. Raises StorageFullError and OSError."""
         durable.replace_file(path, self.render(value))
 
-    def write_readable(self, path: Path, value: T, mode: int) -> None:
-        """Replace the file as `write` does, with exactly `mode`, whatever the umask: for a reader that is another user."""
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            durable.unlink(temporary)
-            durable.write_new(temporary, [self.render(value)])
-            temporary.chmod(mode)
-            durable.rename(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+    def write_readable(self, path: Path, value: T) -> None:
+        """Replace the file as `write` does, readable for all users whatever the umask: the permissions of the folder exclude others."""
+        durable.replace_file(path, self.render(value), 0o644, exact_mode=True)
 
     def write_volatile(self, path: Path, value: T) -> None:
         """Replace a file on /run in one step; every user may read it, and it does not survive a power cut. Raises OSError."""
@@ -204,12 +199,15 @@ def _encode_fields(value: Any) -> dict[str, Any]:
 
 
 @cache
-def _fields(kind: Any) -> tuple[tuple[str, _How], ...]:
-    """Return the fields of a dataclass, each with its JSON key filled in."""
-    found = ((one.name, one.metadata.get(_HOW, _How())) for one in dataclasses.fields(kind))
-    return tuple(
-        (name, dataclasses.replace(how, key=how.key or name)) for name, how in found if not how.transient
-    )
+def _fields(kind: Any) -> tuple[tuple[str, _Storage], ...]:
+    """Return the stored fields of a dataclass, each with its JSON key and whether this is required filled in."""
+    found = []
+    for one in fields(kind):
+        how = one.metadata.get(_METADATA_KEY, _Storage())
+        required = how.required or (one.default is MISSING and one.default_factory is MISSING)
+        if not how.transient:
+            found.append((one.name, replace(how, key=how.key or one.name, required=required)))
+    return tuple(found)
 
 
 # --- JSON to dataclasses ----------------------------------------------------------------------------------------------
@@ -286,16 +284,9 @@ def _named_tuple_decoder(kind: Any) -> Decoder:
 
 def _dataclass_decoder(kind: Any) -> Decoder:
     hints = get_type_hints(kind)
-    required = {
-        one.name
-        for one in dataclasses.fields(kind)
-        if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
-    }
-    plan = [
-        (how.key, name, _field_decoder(hints[name], how), name in required) for name, how in _fields(kind)
-    ]
+    plan = [(how.key, name, _field_decoder(hints[name], how), how.required) for name, how in _fields(kind)]
 
-    def fields(value: Any) -> Any:
+    def instance(value: Any) -> Any:
         if type(value) is not dict:
             raise TypeError
         found = {
@@ -303,10 +294,10 @@ def _dataclass_decoder(kind: Any) -> Decoder:
         }
         return kind(**found)
 
-    return fields
+    return instance
 
 
-def _field_decoder(hint: Any, how: _How) -> Decoder:
+def _field_decoder(hint: Any, how: _Storage) -> Decoder:
     if how.listed_by:
         inner = _decoder(get_args(hint)[1])
         return lambda value: {getattr(one, how.listed_by): one for one in map(inner, value)}
