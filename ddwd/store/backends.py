@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.config.paths import Paths
-from ddwd.store.claims import LocalClaims, SharedClaims
+from ddwd.store.claims import Claims, SharedClaims
 from ddwd.store.custody import Custody
 from ddwd.store.import_records import import_records
 from ddwd.store.ledger import Ledger
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from ddwd.config.schema import Config
     from ddwd.core.clock import Clock
-    from ddwd.store.claims import Claims
     from ddwd.store.custody import CustodyPort
     from ddwd.store.ledger import LedgerPort
 
@@ -41,7 +40,7 @@ def stores_of(config: Config, clock: Clock) -> Stores:
         ledger = Ledger.open(
             paths.ledger, clock, segment_bytes=settings.segment_bytes, keep_days=settings.keep_days
         )
-        return Stores(ledger, Custody(paths.custody), LocalClaims())
+        return Stores(ledger, Custody(paths.custody), Claims())
     name = config.scp.aet
     database = PostgresSession(settings.shared, settings.password_file, f"extractor {name}")
     return shared_stores(database, name, clock, settings.keep_days, paths.custody)

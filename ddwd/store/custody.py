@@ -138,7 +138,7 @@ class CustodyPort(Protocol):
         """Check that this user may list the records, so that none is not taken for empty. Raises StateError."""
 
 
-class Custody:
+class Custody(CustodyPort):
     """The folder of records."""
 
     def __init__(self, folder: Path) -> None:
@@ -149,19 +149,15 @@ class Custody:
         return self._folder / study[:2] / f"{study}.json"
 
     def name(self, study: OrthancId) -> str:
-        """See CustodyPort."""
         return str(self.path(study))
 
     def has(self, study: OrthancId) -> bool:
-        """Return whether `study` was ever published, without reading its record."""
         return self.path(study).exists()
 
     def read(self, study: OrthancId) -> Record | None:
-        """Return the record, None if there is none. Raises StateError if it is damaged or newer."""
         return FORMAT.read(self.path(study))
 
     def peek(self, study: OrthancId) -> Peek | None:
-        """See CustodyPort."""
         try:
             with self.path(study).open("rb") as file:
                 return parse_peek(file.read(PEEK_BYTES))
@@ -169,23 +165,19 @@ class Custody:
             return None
 
     def write(self, record: Record) -> None:
-        """Make the record durable in one step."""
         path = self.path(record.study)
         durable.make_dirs(path.parent)
         FORMAT.write(path, record)
 
     def remove(self, study: OrthancId) -> None:
-        """Remove the record. Callers: self-test cleanup only."""
         durable.unlink(self.path(study))
 
     def studies(self) -> Iterator[OrthancId]:
-        """Yield every study that has a record, by shard."""
         for shard in sorted(self._folder.glob("??")):
             for path in sorted(shard.glob("*.json")):
                 yield OrthancId(path.stem)
 
     def assert_listable(self) -> None:
-        """See CustodyPort."""
         try:
             for shard in self._folder.iterdir():
                 if shard.is_dir():

@@ -13,7 +13,7 @@ from ddwd.config.schema import Config
 from ddwd.core.audit import Audit
 from ddwd.extractor.services import Extractor, Services, Threads, Volumes
 from ddwd.store.backends import Stores
-from ddwd.store.claims import LocalClaims
+from ddwd.store.claims import Claims
 from ddwd.store.custody import Custody
 from ddwd.store.ledger import Ledger
 from tests.unit.fakes import FakeClock, FakeDisk, FakeMover, FakeOrthanc, InlineExecutor
@@ -65,7 +65,7 @@ class Portal:
     def stores(self) -> Stores:
         """Where its state is."""
         ledger = Ledger.open(self.paths.ledger, self.clock, segment_bytes=self._segment_bytes, keep_days=1)
-        return Stores(ledger, Custody(self.paths.custody), LocalClaims())
+        return Stores(ledger, Custody(self.paths.custody), Claims())
 
     def start(self) -> None:
         """Start an extractor on whatever the folder holds."""
