@@ -33,8 +33,8 @@ class Event(StrEnum):
     message_id: str
     priority: int
 
-    def __new__(cls, name: str, message_id: str, priority: int = _LOG_NOTICE) -> Self:
-        """Make a member whose value is `name`."""
+    def __new__(cls, name: str, message_id: str = "", priority: int = _LOG_NOTICE) -> Self:
+        """Make a member whose value is `name`; a call with the name alone returns the member."""
         event = str.__new__(cls, name)
         event._value_ = name
         event.message_id = message_id

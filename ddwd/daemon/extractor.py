@@ -1,14 +1,13 @@
-"""Entry point of ddwd-extractor: watches both Orthancs, heals, retrieves, verifies, publishes. Runs as user ddwd.
+"""Entry point of ddwd-extractor: watch both Orthancs, forward, retrieve, verify, publish, repair. Runs as user ddwd.
 
-Turns are taken when a doorbell rings (both Orthancs' Lua touch a file, heard by inotify), when work is finished, and at the latest
-every POLL_INTERVAL. Writes the ledger, the custody records, OUTPUT_DIR, quarantine and its own status file.
+A turn begins when the Lua of an Orthanc writes to its doorbell file, when work is finished, and at the latest after POLL_INTERVAL.
+Writes the ledger, the custody records, OUTPUT_DIR, quarantine and its own status file.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -17,11 +16,9 @@ from ddwd.config.paths import Paths
 from ddwd.core import watchdog
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock
-from ddwd.core.errors import DdwdError
 from ddwd.core.watchdog import Watchdog
-from ddwd.daemon import file_watch
 from ddwd.daemon.extractor_status import StatusTotals, extractor_status
-from ddwd.daemon.loop import Loop, TickResult
+from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.extractor.peers import silent
 from ddwd.extractor.services import Extractor, Services, Threads, Volumes
 from ddwd.extractor.steps.cmove import StorageMover
@@ -39,13 +36,13 @@ log = logging.getLogger("ddwd.extractor")
 
 _STATUS_SECONDS = 1.0
 _PIECE_SECONDS = 2.0
-"""Ten times what the sweep compares at once takes."""
+"""Time to finish one comparison of the sweep: ten times what it takes."""
 _BREATH_SECONDS = 0.1
-"""Between two turns, however often the bell rings: each turn costs both Orthancs a look at their changes."""
+"""Between two turns, however often a doorbell file is written: each turn queries the changes of both Orthancs."""
 
 
 class ExtractorDaemon:
-    """The extractor with its real services, and the status file that people's views are made from."""
+    """The extractor with its real services, and its status file, which status, dashboard and metrics read."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -59,30 +56,27 @@ class ExtractorDaemon:
         self._sweeper = Workers(self._watchdog, self._loop.wake)
         self._main = threading.get_ident()
         self._totals = StatusTotals()
-        self._audit.add_sink(self._totals.happened)
+        self._audit.add_sink(self._totals.count_failure)
         self._status_at = 0.0
         watchdog.install(self._alive)
         self._extractor = Extractor(config, self._services())
         self._extractor.requests.prepare()
 
     def run(self) -> bool:
-        """Work until stopped; finish what runs, in bounded time. False where a worker had to be left behind."""
+        """Work until stopped, then finish running work in bounded time. Return False if a worker is still running."""
         folders = {
             self._paths.doorbell("gateway").parent,
             self._paths.doorbell("storage").parent,
             self._paths.requests,
         }
-        ears = file_watch.listen(folders, self._loop.wake)
         self._audit.record(Event.STARTED, "the extractor starts", open=len(self._extractor.sharing.open))
-        self._loop.listen()
         try:
-            self._loop.run()
+            self._loop.serve(*folders)
         finally:
             finished = self._workers.finish()
             finished = self._sweeper.finish(_PIECE_SECONDS) and finished
             self._audit.record(Event.STOPPED, "the extractor stops", open=len(self._extractor.sharing.open))
             self._extractor.loop.drain()
-            ears.stop()
             self._write_status()
         return finished
 
@@ -122,7 +116,7 @@ class ExtractorDaemon:
         )
 
     def _alive(self, wait: float) -> None:
-        """The hook of core.watchdog: the main thread answers systemd, unless a worker is stuck. Raises PeerDownError in a worker that is to stop."""
+        """The hook of core.watchdog: the main thread notifies systemd, unless a worker is stuck. Raises PeerDownError in a worker that must stop."""
         self._watchdog.alive(wait)
         if threading.get_ident() != self._main:
             self._shutdown.check()
@@ -142,7 +136,7 @@ class ExtractorDaemon:
         wait = 0.0 if report.more else self._extractor.loop.next_due()
         stuck = self._watchdog.stuck()
         if stuck:
-            log.error("no sign of life: %s; the watchdog will restart the extractor", ", ".join(stuck))
+            log.error("no progress: %s; the watchdog will restart the extractor", ", ".join(stuck))
         return TickResult(self._summary(), healthy=not stuck, wait=wait)
 
     def _summary(self) -> str:
@@ -158,14 +152,11 @@ class ExtractorDaemon:
 
 
 def main() -> int:
-    """Run the daemon; the exit status is that of the error tree."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        finished = ExtractorDaemon(load()).run()
-    except DdwdError as error:
-        sys.stderr.write(f"ddwd-extractor: {error}\n")
-        return error.exit_status
-    if not finished:
+    """Run until stopped; return the exit status."""
+    return enter("ddwd-extractor", _run)
+
+
+def _run() -> None:
+    if not ExtractorDaemon(load()).run():
         logging.shutdown()
-        os._exit(0)  # the interpreter would wait for the worker; all that counts is durable
-    return 0
+        os._exit(0)  # the interpreter would wait for the worker; the state is durable

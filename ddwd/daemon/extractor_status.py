@@ -1,6 +1,6 @@
-"""The content of the extractor's status file: what it works on, and what it waits for. Reads the extractor, decides nothing.
+"""The content of the extractor's status file: its open studies, and what they wait for.
 
-Every user of the machine may read that file: it never holds a patient ID or an accession number, and no path that begins with one.
+Every user of the machine may read that file: it has no patient ID, no accession number, and no path that begins with one.
 """
 
 from __future__ import annotations
@@ -31,13 +31,11 @@ _FAILURES = (
     Event.VANISHED,
     Event.REPAIRED,
 )
-
-
 _TURNS = 100
 
 
 class StatusTotals:
-    """What was done since the start, ever rising; counts the audit events of failures too. And how long the latest turns took."""
+    """What was done since the start, with the failures by audit event, and how long the latest turns took."""
 
     def __init__(self) -> None:
         self._done: Counter[str] = Counter(studies=0, instances=0, bytes=0, forwarded=0, late=0)
@@ -45,7 +43,7 @@ class StatusTotals:
         self._turns: deque[float] = deque(maxlen=_TURNS)
 
     def add(self, report: TurnReport, seconds: float) -> None:
-        """Take in what one turn did, and how long it took."""
+        """Add what one turn did and how long it took."""
         self._turns.append(seconds)
         self._done["studies"] += sum(one.revision == 1 for one in report.published)
         self._done["late"] += sum(one.revision > 1 for one in report.published)
@@ -53,8 +51,8 @@ class StatusTotals:
         self._done["bytes"] += report.bytes
         self._done["forwarded"] += report.forwarded
 
-    def happened(self, event: Event, _message: str, _fields: dict[str, str]) -> None:
-        """Count a failure; an audit gives every event to this."""
+    def count_failure(self, event: Event, _message: str, _fields: dict[str, str]) -> None:
+        """Count the event if it is a failure: a sink of the audit."""
         if event in _FAILURES:
             self._failures[event.name.lower()] += 1
 
@@ -74,7 +72,7 @@ class StatusTotals:
 
 
 def extractor_status(extractor: Extractor, totals: StatusTotals, clock: Clock) -> ExtractorStatus:
-    """Return the status file. Counts of images are those of the open studies, of which the published ones are part."""
+    """Return the content. The counts of images include the images of open studies that are published already."""
     studies = list(extractor.sharing.open.values())
     return ExtractorStatus(
         updated=stamp(clock.utc()),
@@ -115,7 +113,7 @@ def _in_flight(study: StudyState, extractor: Extractor) -> InFlightStudy:
 
 
 def _backlog(studies: Iterable[StudyState]) -> Backlog:
-    """Images that wait before each hop."""
+    """Count the images that wait before each hop."""
     waiting = Counter(storage=0, disk=0, publish=0)
     for study in studies:
         aside, verified = study.set_aside.keys(), study.verified.keys()

@@ -173,8 +173,8 @@ def test_totals_rise_with_what_is_done_and_what_fails(portal: Portal) -> None:
     portal.deliver(image(number=1), image(number=2))
     for report in portal.run(20):
         totals.add(report, 0.1)
-    totals.happened(Event.CONFLICT, "", {})
-    totals.happened(Event.PUBLISHED, "", {})
+    totals.count_failure(Event.CONFLICT, "", {})
+    totals.count_failure(Event.PUBLISHED, "", {})
     done = encode(totals.stored())
     assert (done["studies"], done["instances"], done["failures"]["conflict"]) == (1, 2, 1)
     assert done["bytes"] > 0
