@@ -1,8 +1,7 @@
 """Make files durable, always in this order: write, fsync the file, rename, fsync the folder. No other module does.
 
-Used by the SCP (received objects), publish, the ledger and the custody records. Every durable step calls `step(name, path)`, a
-hook that tests replace to raise at the n-th step, which cuts the power there. A failed fsync is never repeated on the same
-descriptor: the page cache may already have dropped the data.
+Every durable step calls `step(name, path)`, which tests replace to raise at the n-th step, as a power cut would end it. A
+failed fsync is never repeated on the same descriptor: the page cache may already have dropped the data.
 With `below`, no symbolic link is followed below that folder: each folder is opened relative to its parent, and a link raises
 LinkedError. A planted link can therefore not redirect a file. `below` itself belongs to the operator and may be a link.
 """
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from ddwd.core.errors import LinkedError, StorageFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from io import BufferedReader
     from pathlib import Path
 
@@ -27,11 +26,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def _no_hook(_name: str, _path: Path) -> None:
-    """No-op hook, used in production."""
-
-
-step: Callable[[str, Path], None] = _no_hook
+def step(_name: str, _path: Path) -> None:
+    """Do nothing; tests replace it."""
 
 
 @contextmanager
@@ -55,7 +51,7 @@ def linked(below: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _LINKED:
             raise LinkedError(
-                f"a symbolic link or a file stands where the portal has a folder or an image, and is not followed: find {below} -type l"
+                f"a symbolic link or a file is where the portal has a folder or an image, and is not followed: find {below} -type l"
             ) from error
         raise
 
