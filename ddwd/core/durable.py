@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ddwd.core.errors import LinkedError, StorageFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from io import BufferedReader
     from pathlib import Path
 
@@ -26,8 +26,11 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def step(_name: str, _path: Path) -> None:
-    """Do nothing; tests replace it."""
+def _no_step(_name: str, _path: Path) -> None:
+    pass
+
+
+step: Callable[[str, Path], None] = _no_step
 
 
 @contextmanager
