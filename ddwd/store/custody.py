@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 _READS = (1, 2)
-"""Older schemas are read, and replaced by the current one when the study changes; 1 has no routes and no retention."""
+"""An older schema is replaced by the current one when the study changes; 1 has no routes and no retention."""
 PEEK_BYTES = 4096
 _PEEKED = (b' "published_at"', b' "folder"')
 
@@ -48,16 +48,15 @@ class InstanceRecord:
 
 
 def is_missing(folder: Path, kept: InstanceRecord) -> bool:
-    """Return whether the study's folder has no file of the recorded name and size. Raises OSError if it cannot be looked at.
+    """Return whether the study's folder has no file of the recorded name and size, and retention did not remove it. Raises OSError."""
+    return not kept.removed and _size(folder / kept.file) != kept.size
 
-    A file that retention removed is not missing.
-    """
-    if kept.removed:
-        return False
+
+def _size(path: Path) -> int | None:
     try:
-        return (folder / kept.file).lstat().st_size != kept.size
+        return path.lstat().st_size
     except (FileNotFoundError, NotADirectoryError):
-        return True
+        return None
 
 
 @dataclass
@@ -89,15 +88,7 @@ FORMAT = StateFormat(Record, "custody record", schema=SCHEMA, reads=_READS, chec
 
 def present(folder: Path, record: Record) -> frozenset[OrthancId]:
     """Return the images of a record that have a file of their name in the study's folder, whatever its content. Raises OSError."""
-    return frozenset(one for one, kept in record.images.items() if _is_there(folder / kept.file))
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
+    return frozenset(image for image, kept in record.images.items() if _size(folder / kept.file) is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +126,7 @@ class CustodyPort(Protocol):
         """Yield every study that has a record."""
 
     def assert_listable(self) -> None:
-        """Check that this user may list the records, so that none is not taken for empty. Raises StateError."""
+        """Check that this user may list the records: without that right, there seem to be none. Raises StateError."""
 
 
 class Custody(CustodyPort):
@@ -191,7 +182,7 @@ class Custody(CustodyPort):
 
 
 def parse_peek(head: bytes) -> Peek | None:
-    """Return what the first PEEK_BYTES of a record say; None if FORMAT writes another layout."""
+    """Return the Peek of the first PEEK_BYTES of a record; None if they have another layout than FORMAT writes."""
     lines = [line.rstrip(b",").partition(b": ") for line in head.split(b"\n")[1:-1]]
     found = {key: value for key, _, value in lines}
     try:

@@ -1,22 +1,26 @@
 """Ledger and custody records of several extractors in the database that they share; ledger.py and custody.py have those of a lone one.
 
-A custody record is written in the session that holds the claim of the study (claims.py), so that an extractor that has lost the
-claim cannot write it. The own state of an extractor (cursors, sweep, pause) is one row per name; its open studies are its claims.
+A custody record is written in the session that has the claim of the study (claims.py), so that an extractor that has lost the claim
+cannot write it. The state of each extractor (cursors, sweep, pause) is one row per name; its open studies are its claims.
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from ddwd.core import durable
 from ddwd.core.errors import HeldElsewhereError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
-from ddwd.store.custody import FORMAT, PEEK_BYTES, CustodyPort, parse_peek
+from ddwd.store.custody import FORMAT, PEEK_BYTES, Custody, CustodyPort, parse_peek
 from ddwd.store.ledger import CLOSED, LedgerPort
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from ddwd.core.clock import Clock
     from ddwd.store.custody import Peek, Record
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 _APPENDING = 0x64647764_00000002
 """Advisory lock for appending to the ledger, so that a reader that continues from a number misses no lower one."""
 _PAGE = 1000
+_IMPORT_PAGE = 200
 _FORGET_SECONDS = 3600.0
 
 
@@ -91,6 +96,50 @@ class SharedCustody(CustodyPort):
             self._database.rows("select 1")
         except PeerDownError as error:
             raise StateError(str(error)) from error
+
+
+def import_records(folder: Path, database: PostgresSession, extractor: str, clock: Clock) -> None:
+    """Copy each readable record of `folder` that the database does not have, then rename the folder.
+
+    Done once, when a machine starts to share a ledger: without its records the extractor would verify every study of the archive
+    again. Safe to repeat after an interruption. Raises PeerDownError, and StateError if the files cannot be read.
+    """
+    if not folder.is_dir():
+        return
+    try:
+        studies = Custody(folder).studies()
+        while page := list(islice(studies, _IMPORT_PAGE)):
+            _insert_records(list(_readable(Custody(folder), page)), database, extractor)
+        durable.rename(folder, folder.with_name(f"{folder.name}-until-{clock.utc():%Y%m%dT%H%M%SZ}"))
+    except OSError as error:
+        raise StateError(
+            f"{folder}: the records in files cannot be imported into the shared ledger ({error.strerror})"
+        ) from error
+
+
+def _readable(custody: Custody, studies: Iterable[OrthancId]) -> Iterator[Record]:
+    """Yield the records that can be read; a study whose record is damaged is verified again."""
+    for study in studies:
+        with suppress(StateError):
+            record = custody.read(study)
+            if record is not None:
+                yield record
+
+
+def _insert_records(records: list[Record], database: PostgresSession, extractor: str) -> None:
+    database.rows(
+        "insert into custody (study, revision, body, written, extractor)"
+        " select study, revision, body, written::timestamptz, %s"
+        " from unnest(%s::text[], %s::integer[], %s::text[], %s::text[]) as taken (study, revision, body, written)"
+        " on conflict (study) do nothing",
+        [
+            extractor,
+            [record.study for record in records],
+            [record.revision for record in records],
+            [FORMAT.render(record).decode("ascii") for record in records],
+            [record.published_at for record in records],
+        ],
+    )
 
 
 class SharedLedger(LedgerPort):
@@ -171,7 +220,7 @@ class SharedHistory:
         return [_record(row) for row in reversed(found)]
 
     def after(self, seq: int) -> list[dict[str, Any]]:
-        """Return the events after that number, oldest first."""
+        """Return the events after the number `seq`, oldest first."""
         found = self._database.rows(
             "select seq, extractor, body from ledger where seq > %s and kind = 'event' order by seq", [seq]
         )
