@@ -149,6 +149,12 @@ class NewerStateError(StateError):
 
     code = "newer-state"
 
+    def __init__(self, where: object, schema: object, newest: object) -> None:
+        super().__init__(
+            f"{where}: schema {schema}, from a newer ddwd; this one reads {newest} and before, and has changed nothing: "
+            "install the newer one again, or go back as it said (docs/upgrade.md)"
+        )
+
 
 class DeliveryError(DdwdError):
     """Some of the requested files could not be delivered; none is lost, and the summary names each."""

@@ -1,12 +1,11 @@
 """The rotating ledger: the studies that the extractor has opened and not closed, over restarts. Only the extractor writes it.
 
 Append-only JSON Lines, `CRC32 JSON\\n` each, in segments `00000001.jsonl`, `00000002.jsonl`, ... of bounded size. Each segment
-begins with a snapshot of the open studies and the cursors, so that a start reads one segment. A torn tail is cut off. After a
-damaged line the rest of the segment is ignored: the lines before it count, and `damaged` has the extractor compare everything with
-both Orthancs and the disk. Finished studies are in the custody records, not here.
-Closed segments are compressed and kept for a set time.
+begins with a snapshot of the open studies and the cursors, so that a start reads one segment. A torn tail is cut off. The lines after
+a damaged line are ignored, and because of `damaged` the extractor compares everything with both Orthancs and the disk. Finished
+studies are in the custody records. Closed segments are compressed and kept for `keep_days`.
 
-A segment of an older schema is read, and a new one started; one of a newer schema is refused and nothing is written, so that no older
+A segment of an older schema is read, and a new one started; one of a newer schema is refused and not changed, so that no older
 version works with state that it cannot read. A change of the meaning of any state file raises SCHEMA.
 """
 
@@ -163,14 +162,11 @@ class Ledger(LedgerPort):
         """Apply the lines of the segment up to the last sound one."""
         data = self._path().read_bytes()
         if (schema := _schema(data)) > SCHEMA:
-            raise NewerStateError(
-                f"{self._path()}: schema {schema}, from a newer ddwd; this one reads {SCHEMA} and before, and has changed nothing: "
-                "install the newer one again, or go back as it said (docs/upgrade.md)"
-            )
+            raise NewerStateError(self._path(), schema, SCHEMA)
         sound, first = 0, True
         for raw in data.splitlines(keepends=True):
             record = parse_line(raw)
-            if record is None or (first and record["kind"] != "snapshot") or not self._folds(record):
+            if record is None or (first and record["kind"] != "snapshot") or not self._applies(record):
                 break
             sound += len(raw)
             first = False
@@ -182,7 +178,7 @@ class Ledger(LedgerPort):
         self.damaged = first or b"\n" in data[sound:]
         self._begin(self._number + 1)
 
-    def _folds(self, record: dict[str, Any]) -> bool:
+    def _applies(self, record: dict[str, Any]) -> bool:
         """Apply the record; return False if its values are not those of its kind, which is damage despite a right checksum."""
         try:
             self.state.apply(record)

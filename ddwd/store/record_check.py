@@ -1,7 +1,7 @@
 """Compare the published files in OUTPUT_DIR with the custody records, for `ddwd verify`.
 
-Reads the records and the published files, writes nothing and asks no server. The extractor may publish meanwhile: where a
-file differs and the record has changed since it was read, the study is compared once more with the newer record.
+Reads the records and the published files, writes no file and queries no server. The extractor may publish meanwhile: if a file
+differs and the record has changed since it was read, the study is compared once more with the newer record.
 Findings name the StudyInstanceUID and the file below the study's folder, never the folder itself, which begins with the PatientID.
 """
 
@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
@@ -39,7 +40,7 @@ _GONE = (FileNotFoundError, NotADirectoryError)
 
 @dataclass(frozen=True, slots=True)
 class FileDifference:
-    """One file that is not as recorded; `file` is below the study's folder, `sop_uid` empty where no record names it."""
+    """One file that is not as recorded; `file` is below the study's folder, `sop_uid` is empty if no record names the file."""
 
     kind: Kind
     study_uid: str
@@ -58,7 +59,7 @@ class DamagedRecord:
 
 @dataclass(slots=True)
 class CheckResult:
-    """What was compared (studies with a readable record, and the images in these records) and what differs.
+    """The number of compared studies and of the images in their records, and the differences.
 
     `removed` counts the images whose files retention removed: they count in `images`, and are no finding.
     """
@@ -76,13 +77,13 @@ class CheckResult:
 
     def of(self, kind: Kind) -> list[FileDifference]:
         """Return the findings of one kind, by study."""
-        return [one for one in self.findings if one.kind == kind]
+        return [finding for finding in self.findings if finding.kind == kind]
 
 
 class RecordChecker:
     """Compares published studies with their records and, if `second` is given, each unchanged image with a second copy too.
 
-    `second` returns how the file differs from that copy, or None; what it raises ends the check.
+    `second` returns how the file differs from that copy, or None; an error that it raises ends the check.
     """
 
     def __init__(self, custody: CustodyPort, paths: Paths, second: SecondCheck | None = None) -> None:
@@ -95,12 +96,12 @@ class RecordChecker:
         self.assert_listable()
         return list(self._custody.studies())
 
-    def matching(self, wanted: str, *, damaged_too: bool = True, or_patient: bool = False) -> list[OrthancId]:
+    def matching(self, text: str, *, damaged_too: bool = True, or_patient: bool = False) -> list[OrthancId]:
         """Return the studies with this StudyInstanceUID, accession number or Orthanc ID and, with `or_patient`, PatientID or its folder.
 
-        Includes the studies whose record is damaged, unless `wanted` is an Orthanc ID: any of them may be meant. Raises StateError.
+        Includes the studies whose record is damaged, unless `text` is an Orthanc ID: any of them may be meant. Raises StateError.
         """
-        name = wanted.strip(_PADDING)
+        name = text.strip(_PADDING)
         if (study := as_orthanc_id(name)) is not None:
             self.assert_listable()
             return [study] if self._custody.has(study) else []
@@ -126,19 +127,15 @@ class RecordChecker:
 
     def _check_one(self, record: Record, result: CheckResult, progress: Callable[[float], None]) -> None:
         found = list(self._compare(record, progress))
-        if found and (newer := self._newer(record)) is not None:
-            record, found = newer, list(self._compare(newer, lambda _share: None))
+        if found:
+            with suppress(StateError):  # if it cannot be read again, the record that was just compared counts
+                newer = self.record(record.study)
+                if newer != record:
+                    record, found = newer, list(self._compare(newer, lambda _share: None))
         result.studies += 1
         result.images += len(record.images)
         result.removed += sum(bool(kept.removed) for kept in record.images.values())
         result.findings += found
-
-    def _newer(self, record: Record) -> Record | None:
-        try:
-            again = self.record(record.study)
-        except StateError:  # the record that was compared a moment ago is the one that counts
-            return None
-        return again if again != record else None
 
     def record(self, study: OrthancId) -> Record:
         """Return the record of a study, whose names are checked. Raises StateError."""
@@ -148,7 +145,7 @@ class RecordChecker:
         except OSError as error:
             raise StateError(f"{where}: the custody record cannot be read ({error.strerror})") from error
         if record is None:
-            raise StateError(f"{where}: the custody record is gone")
+            raise StateError(f"{where}: the custody record does not exist")
         if record.study != study or not _names_are_sound(record):
             raise StateError(f"{where}: the custody record is damaged (its names are not those of a study)")
         return record
@@ -167,10 +164,14 @@ class RecordChecker:
 
     def _compare(self, record: Record, progress: Callable[[float], None]) -> Iterator[FileDifference]:
         folder = self._paths.output / record.folder
-        for kept in sorted(record.images.values(), key=lambda one: one.file):
-            if not _is_removed(folder / kept.file, kept):
-                finding = _image(record.study_uid, folder / kept.file, kept)
-                finding = finding or self._check_second(record, folder / kept.file, kept)
+        for kept in sorted(record.images.values(), key=lambda kept: kept.file):
+            path = folder / kept.file
+            if (
+                not kept.removed or path.exists()
+            ):  # after a power cut a file may exist that is recorded as removed
+                finding = _compare_file(record.study_uid, path, kept) or self._check_second(
+                    record, path, kept
+                )
                 if finding is not None:
                     yield finding
             progress(1 / len(record.images))
@@ -179,10 +180,10 @@ class RecordChecker:
         yield from _extras(record, folder)
 
     def _check_second(self, record: Record, path: Path, kept: InstanceRecord) -> FileDifference | None:
-        answer = self._second(path, kept) if self._second is not None else None
-        if answer is None or (answer[0] == "gone" and "storage" in record.retired):
+        found = self._second(path, kept) if self._second is not None else None
+        if found is None or (found[0] == "gone" and "storage" in record.retired):
             return None
-        return FileDifference(answer[0], record.study_uid, kept.file, kept.sop_uid, answer[1])
+        return FileDifference(found[0], record.study_uid, kept.file, kept.sop_uid, found[1])
 
 
 def as_orthanc_id(text: str) -> OrthancId | None:
@@ -208,12 +209,7 @@ def is_as_recorded(output: Path, record: Record, kept: InstanceRecord) -> bool:
         return False
 
 
-def _is_removed(path: Path, kept: InstanceRecord) -> bool:
-    """Return whether retention removed the file; one that is still there after a power cut is compared."""
-    return bool(kept.removed) and not path.exists()
-
-
-def _image(study_uid: str, path: Path, kept: InstanceRecord) -> FileDifference | None:
+def _compare_file(study_uid: str, path: Path, kept: InstanceRecord) -> FileDifference | None:
     try:
         reason = difference(path, kept)
     except _GONE:
