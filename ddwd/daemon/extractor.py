@@ -9,15 +9,17 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import Counter, deque
+from dataclasses import asdict
+from statistics import median
 from typing import TYPE_CHECKING
 
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.core import watchdog
 from ddwd.core.audit import Audit, Event
-from ddwd.core.clock import SystemClock
+from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.watchdog import Watchdog
-from ddwd.daemon.extractor_status import StatusTotals, extractor_status
 from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.extractor.peers import silent
 from ddwd.extractor.services import Extractor, Services, Threads, Volumes
@@ -25,12 +27,17 @@ from ddwd.extractor.steps.cmove import StorageMover
 from ddwd.extractor.workers import Shutdown, Workers
 from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
+from ddwd.store import status_files
 from ddwd.store.backends import stores_of
 from ddwd.store.settings_snapshot import changed_settings
-from ddwd.store.status_files import EXTRACTOR
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ddwd.config.schema import Config
+    from ddwd.core.clock import Clock
+    from ddwd.extractor.study import StudyState
+    from ddwd.extractor.turn_report import TurnReport
 
 log = logging.getLogger("ddwd.extractor")
 
@@ -39,6 +46,15 @@ _PIECE_SECONDS = 2.0
 """Time to finish one comparison of the sweep: ten times what it takes."""
 _BREATH_SECONDS = 0.1
 """Between two turns, however often a doorbell file is written: each turn queries the changes of both Orthancs."""
+_FAILURES = (
+    Event.FORWARD_FAILED,
+    Event.RETRIEVE_FAILED,
+    Event.CONFLICT,
+    Event.QUARANTINED,
+    Event.VANISHED,
+    Event.REPAIRED,
+)
+_TURNS = 100
 
 
 class ExtractorDaemon:
@@ -148,7 +164,7 @@ class ExtractorDaemon:
         status = extractor_status(self._extractor, self._totals, self._clock)
         path = self._paths.heartbeat("extractor")
         path.parent.mkdir(parents=True, exist_ok=True)
-        EXTRACTOR.write_volatile(path, status)
+        status_files.EXTRACTOR.write_volatile(path, status)
 
 
 def main() -> int:
@@ -160,3 +176,102 @@ def _run() -> None:
     if not ExtractorDaemon(load()).run():
         logging.shutdown()
         os._exit(0)  # the interpreter would wait for the worker; the state is durable
+
+
+# --- the status file --------------------------------------------------------------------------------------------------
+
+
+class StatusTotals:
+    """What was done since the start, with the failures by audit event, and how long the latest turns took."""
+
+    def __init__(self) -> None:
+        self._done: Counter[str] = Counter(studies=0, instances=0, bytes=0, forwarded=0, late=0)
+        self._failures: Counter[str] = Counter({event.name.lower(): 0 for event in _FAILURES})
+        self._turns: deque[float] = deque(maxlen=_TURNS)
+
+    def add(self, report: TurnReport, seconds: float) -> None:
+        """Add what one turn did and how long it took."""
+        self._turns.append(seconds)
+        self._done["studies"] += sum(one.revision == 1 for one in report.published)
+        self._done["late"] += sum(one.revision > 1 for one in report.published)
+        self._done["instances"] += report.retrieved
+        self._done["bytes"] += report.bytes
+        self._done["forwarded"] += report.forwarded
+
+    def count_failure(self, event: Event, _message: str, _fields: dict[str, str]) -> None:
+        """Count the event if it is a failure: a sink of the audit."""
+        if event in _FAILURES:
+            self._failures[event.name.lower()] += 1
+
+    @property
+    def studies(self) -> int:
+        """Studies published."""
+        return self._done["studies"]
+
+    @property
+    def turn_seconds(self) -> float:
+        """Median of the latest turns."""
+        return round(median(self._turns or [0.0]), 4)
+
+    def stored(self) -> status_files.WorkTotals:
+        """Return the totals for the status file."""
+        return status_files.WorkTotals(**self._done, failures=dict(self._failures))
+
+
+def extractor_status(
+    extractor: Extractor, totals: StatusTotals, clock: Clock
+) -> status_files.ExtractorStatus:
+    """Return the content of the status file. The counts of images include the images of open studies that are published already.
+
+    Every user of the machine may read the file: it has no patient ID, no accession number, and no path that begins with one.
+    """
+    studies = list(extractor.sharing.open.values())
+    return status_files.ExtractorStatus(
+        updated=stamp(clock.utc()),
+        pid=os.getpid(),
+        paused=extractor.flow.is_paused,
+        counts=dict(Counter(study.stage.value for study in studies)),
+        totals=totals.stored(),
+        turn_seconds=totals.turn_seconds,
+        swept=extractor.sources.swept(),
+        retention=extractor.retention.state(),
+        backlog=_backlog(studies),
+        peers=dict(extractor.peers.states),
+        disk=extractor.guard.state(),
+        in_flight=tuple(_in_flight(study, extractor) for study in studies),
+        recent=tuple(status_files.FinishedStudy(**asdict(one)) for one in extractor.loop.recent),
+    )
+
+
+def _in_flight(study: StudyState, extractor: Extractor) -> status_files.InFlightStudy:
+    return status_files.InFlightStudy(
+        study=study.study_id,
+        study_uid=study.listing.study_uid if study.listing else "",
+        aet=study.timeline.aet,
+        state=study.stage.value,
+        route=study.route.name if study.route else "",
+        reason=study.reason,
+        status=study.status,
+        blocker=study.blocker.value,
+        instances=len(study.known),
+        on_gateway=len(study.on_gateway),
+        on_storage=len(study.on_storage),
+        on_disk=len(study.verified),
+        set_aside=len(study.set_aside),
+        failures=study.failures,
+        opened_at=extractor.sharing.opened_at(study.study_id),
+        newest_at=study.timeline.newest_at,
+    )
+
+
+def _backlog(studies: Iterable[StudyState]) -> status_files.Backlog:
+    """Count the images that wait before each hop."""
+    waiting = Counter(storage=0, disk=0, publish=0)
+    for study in studies:
+        aside, verified = study.set_aside.keys(), study.verified.keys()
+        if study.route is None or study.route.forward:
+            waiting["storage"] += len(study.on_gateway - study.on_storage - aside)
+        if study.route is None or study.route.extract:
+            waiting["disk"] += len(study.on_storage - verified - aside)
+        waiting["publish"] += len(verified - (study.record.images.keys() if study.record else frozenset()))
+    return status_files.Backlog(**waiting)

@@ -8,7 +8,7 @@ import pytest
 
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
-from ddwd.daemon.extractor_status import StatusTotals, extractor_status
+from ddwd.daemon.extractor import StatusTotals, extractor_status
 from ddwd.status import events
 from ddwd.store.operator_requests import Request
 from ddwd.store.statefile import encode
