@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.port import Held, ImageProofs
     from ddwd.store.commitment_queue import Reference
-    from ddwd.store.custody import CustodyPort, Record
+    from ddwd.store.custody import Custody, Record
 
 
 class Reason(IntEnum):
@@ -61,7 +61,7 @@ class CommitmentVerifier:
     def __init__(
         self,
         orthancs: Sequence[ImageProofs],
-        custody: CustodyPort,
+        custody: Custody,
         paths: Paths,
         *,
         verified: bool,

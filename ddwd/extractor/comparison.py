@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.extractor.peers import Peers
     from ddwd.extractor.router import Router
-    from ddwd.store.custody import CustodyPort, Record
+    from ddwd.store.custody import Custody, Record
 
     _Sets = Mapping[OrthancId, frozenset[OrthancId]]
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Comparison:
     """Compares studies that are not in flight. `suspects` may run in another thread."""
 
-    def __init__(self, peers: Peers, custody: CustodyPort, router: Router, audit: Audit) -> None:
+    def __init__(self, peers: Peers, custody: Custody, router: Router, audit: Audit) -> None:
         self._peers = peers
         self._custody = custody
         self._router = router

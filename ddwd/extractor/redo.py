@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ddwd.extractor.quarantine import Entry, Quarantine
     from ddwd.extractor.sharing import Sharing
     from ddwd.extractor.work_queue import WorkQueue
-    from ddwd.store.custody import CustodyPort, Record
+    from ddwd.store.custody import Custody, Record
     from ddwd.store.output_tree import OutputTree
 
 
@@ -22,7 +22,7 @@ class Redo:
         self,
         sharing: Sharing,
         queue: WorkQueue,
-        custody: CustodyPort,
+        custody: Custody,
         quarantine: Quarantine,
         output: OutputTree,
     ) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.port import OrthancPort
     from ddwd.retention.rules import Terms
-    from ddwd.store.custody import CustodyPort
+    from ddwd.store.custody import Custody
 
 _BATCH = 200
 MAX_STUDIES = 2000
@@ -33,7 +33,7 @@ class Survey:
         self,
         terms: Terms,
         nodes: tuple[OrthancPort, OrthancPort],
-        custody: CustodyPort,
+        custody: Custody,
         paths: Paths,
         is_past: Callable[[OrthancId], bool] = lambda _study: False,
     ) -> None:

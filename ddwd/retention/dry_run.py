@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.port import OrthancPort
     from ddwd.retention.eligibility import Eligibility
-    from ddwd.store.custody import CustodyPort
+    from ddwd.store.custody import Custody
 
 
 class DryRun:
@@ -34,7 +34,7 @@ class DryRun:
         config: Config,
         paths: Paths,
         nodes: tuple[OrthancPort, OrthancPort],
-        custody: CustodyPort,
+        custody: Custody,
         now: datetime,
         measure: Callable[[Path], Space] = disk_space.space_of,
     ) -> None:

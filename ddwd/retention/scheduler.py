@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ddwd.retention.eligibility import Eligibility, Examiner
     from ddwd.retention.remove import Remover
     from ddwd.store.claims import Claims
-    from ddwd.store.custody import CustodyPort, Record
+    from ddwd.store.custody import Custody, Record
     from ddwd.store.status_files import RetentionRound
 
 _ROUND_SECONDS = 3600.0
@@ -68,7 +68,7 @@ class Tools:
 
     paths: Paths
     nodes: tuple[OrthancPort, OrthancPort]
-    custody: CustodyPort
+    custody: Custody
     claims: Claims
     examiner: Examiner
     remover: Remover

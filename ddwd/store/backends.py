@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from ddwd.config.schema import Config
     from ddwd.core.clock import Clock
-    from ddwd.store.custody import CustodyPort
     from ddwd.store.ledger import LedgerPort
 
 
@@ -27,7 +26,7 @@ class Stores:
     """The stores that the extractor writes to."""
 
     ledger: LedgerPort
-    custody: CustodyPort
+    custody: Custody
     claims: Claims
 
 
@@ -57,7 +56,7 @@ def shared_stores(database: PostgresSession, name: str, clock: Clock, keep_days:
     return Stores(ledger, SharedCustody(database, name, claims.holds), claims)
 
 
-def custody_of(config: Config) -> CustodyPort:
+def custody_of(config: Config) -> Custody:
     """Return the custody records for readers. Raises PeerDownError if the database is away."""
     database = _reader(config)
     return Custody(Paths(config).custody) if database is None else SharedCustody(database)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ddwd.core import durable
 from ddwd.core.errors import StateError
@@ -101,36 +101,8 @@ class Peek:
     retired: bool
 
 
-class CustodyPort(Protocol):
-    """All records: in a folder, or in the database that several extractors share (postgres_store.py), where every method raises PeerDownError."""
-
-    def name(self, study: OrthancId) -> str:
-        """Return the place of the record of `study`, for messages."""
-
-    def has(self, study: OrthancId) -> bool:
-        """Return whether `study` was ever published, without reading its record."""
-
-    def read(self, study: OrthancId) -> Record | None:
-        """Return the record, None if there is none. Raises StateError if it is damaged or newer."""
-
-    def peek(self, study: OrthancId) -> Peek | None:
-        """Return the first lines of the record, at little cost; None if there is none, or it has another layout."""
-
-    def write(self, record: Record) -> None:
-        """Make the record durable in one step."""
-
-    def remove(self, study: OrthancId) -> None:
-        """Remove the record. Callers: self-test cleanup only."""
-
-    def studies(self) -> Iterator[OrthancId]:
-        """Yield every study that has a record."""
-
-    def assert_listable(self) -> None:
-        """Check that this user may list the records: without that right, there seem to be none. Raises StateError."""
-
-
-class Custody(CustodyPort):
-    """The folder of records."""
+class Custody:
+    """All records, in a folder; the base class of SharedCustody (postgres_store.py), every method of which raises PeerDownError."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -140,15 +112,19 @@ class Custody(CustodyPort):
         return self._folder / study[:2] / f"{study}.json"
 
     def name(self, study: OrthancId) -> str:
+        """Return the place of the record of `study`, for messages."""
         return str(self.path(study))
 
     def has(self, study: OrthancId) -> bool:
+        """Return whether `study` was ever published, without reading its record."""
         return self.path(study).exists()
 
     def read(self, study: OrthancId) -> Record | None:
+        """Return the record, None if there is none. Raises StateError if it is damaged or newer."""
         return FORMAT.read(self.path(study))
 
     def peek(self, study: OrthancId) -> Peek | None:
+        """Return the first lines of the record, at little cost; None if there is none, or it has another layout."""
         try:
             with self.path(study).open("rb") as file:
                 return parse_peek(file.read(PEEK_BYTES))
@@ -156,19 +132,23 @@ class Custody(CustodyPort):
             return None
 
     def write(self, record: Record) -> None:
+        """Make the record durable in one step."""
         path = self.path(record.study)
         durable.make_dirs(path.parent)
         FORMAT.write(path, record)
 
     def remove(self, study: OrthancId) -> None:
+        """Remove the record. Callers: self-test cleanup only."""
         durable.unlink(self.path(study))
 
     def studies(self) -> Iterator[OrthancId]:
+        """Yield every study that has a record."""
         for shard in sorted(self._folder.glob("??")):
             for path in sorted(shard.glob("*.json")):
                 yield OrthancId(path.stem)
 
     def assert_listable(self) -> None:
+        """Check that this user may list the records: without that right, there seem to be none. Raises StateError."""
         try:
             for shard in self._folder.iterdir():
                 if shard.is_dir():

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId, Study
-    from ddwd.store.custody import CustodyPort, Record
+    from ddwd.store.custody import Custody, Record
 
 
 class OutputTree:
     """The folders of published studies."""
 
-    def __init__(self, paths: Paths, custody: CustodyPort) -> None:
+    def __init__(self, paths: Paths, custody: Custody) -> None:
         self._output = paths.output
         self._custody = custody
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ddwd.core import durable
 from ddwd.core.errors import HeldElsewhereError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
-from ddwd.store.custody import FORMAT, PEEK_BYTES, Custody, CustodyPort, parse_peek
+from ddwd.store.custody import FORMAT, PEEK_BYTES, Custody, parse_peek
 from ddwd.store.ledger import CLOSED, LedgerPort
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _IMPORT_PAGE = 200
 _FORGET_SECONDS = 3600.0
 
 
-class SharedCustody(CustodyPort):
+class SharedCustody(Custody):
     """The table of records; every method raises PeerDownError.
 
     `holds` returns whether this `extractor` has claimed a study, without which no record is written. Readers need neither.

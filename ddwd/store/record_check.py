@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ddwd.config.paths import Paths
-    from ddwd.store.custody import CustodyPort, InstanceRecord, Record
+    from ddwd.store.custody import Custody, InstanceRecord, Record
 
 Kind = Literal["missing", "changed", "extra", "differs", "gone"]
 """`differs` and `gone` are about the second copy of an image (see RecordChecker)."""
@@ -86,7 +86,7 @@ class RecordChecker:
     `second` returns how the file differs from that copy, or None; an error that it raises ends the check.
     """
 
-    def __init__(self, custody: CustodyPort, paths: Paths, second: SecondCheck | None = None) -> None:
+    def __init__(self, custody: Custody, paths: Paths, second: SecondCheck | None = None) -> None:
         self._custody = custody
         self._paths = paths
         self._second = second
