@@ -31,7 +31,7 @@ _SILENCE = 300.0
 
 
 class Inbox:
-    """The processor of the drop folder and its loop."""
+    """The processor of the drop folder and its loop. Raises OSError or DdwdError if the folder cannot be used."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -45,11 +45,8 @@ class Inbox:
         self._processor = InboxProcessor(
             config.inbox.folder, self._scanner, self._send, clock, Audit(), config.disk.reserve
         )
-        self._logged = ""
-
-    def begin(self) -> None:
-        """Prepare the folder. Raises OSError or DdwdError if it cannot be used."""
         self._processor.begin()
+        self._logged = ""
 
     def _turn(self) -> TickResult:
         try:
@@ -85,7 +82,6 @@ def _run() -> None:
     folder = config.inbox.folder
     try:
         inbox = Inbox(config)
-        inbox.begin()
     except OSError as error:
         hint = f"install -d -o ddwd -g ddwd -m 2770 {folder}; see inbox.folder in ddwd.yaml"
         raise StateError(f"the drop folder {folder} cannot be used ({error.strerror}): {hint}") from error

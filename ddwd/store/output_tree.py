@@ -47,16 +47,16 @@ class OutputTree:
             )
             return
         for series in study.series:
-            for one in islice(series.instances, 1):
-                yield self.final(study, study.wanted_of(series, one, "").file).with_name(f"{name}.dcm")
+            for instance in islice(series.instances, 1):
+                yield self.final(study, study.wanted_of(series, instance, "").file).with_name(f"{name}.dcm")
 
     def missing(self, record: Record) -> list[OrthancId]:
         """Return the images whose files differ from the record in name or size. Raises OSError."""
         folder = self._output / record.folder
-        return [one for one, kept in record.images.items() if is_missing(folder, kept)]
+        return [image for image, kept in record.images.items() if is_missing(folder, kept)]
 
     def present(self, record: Record) -> frozenset[OrthancId]:
-        """Return the images that have a file under their name, whatever its content. Raises OSError."""
+        """Return the images that have a file of their name, whatever its content. Raises OSError."""
         return present(self._output / record.folder, record)
 
     def remove(self, record: Record, images: Iterable[OrthancId] | None = None) -> None:
@@ -64,8 +64,8 @@ class OutputTree:
 
         Callers: self-test cleanup and retention only.
         """
-        folder, names = self._output / record.folder, record.images if images is None else images
-        self._remove([folder / record.images[one].file for one in names])
+        folder, removed = self._output / record.folder, record.images if images is None else images
+        self._remove([folder / record.images[image].file for image in removed])
 
     def mark(self, record: Record, name: str, content: bytes) -> None:
         """Write the route's marker file into the study's folder, atomically. Raises StorageFullError, LinkedError and OSError."""
@@ -92,5 +92,5 @@ class OutputTree:
         for file in files:
             durable.unlink(file, self._output)
         folders = {folder for file in files for folder in file.parents if self._output in folder.parents}
-        for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
+        for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
             durable.remove_folder(folder, self._output)

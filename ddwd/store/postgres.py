@@ -1,7 +1,7 @@
 """One connection to the PostgreSQL database that several extractors share; creates and versions its tables.
 
-Every failure of the server is a PeerDownError, after which the connection is closed and the locks of its session are released; only
-`open` connects again. Safe to use from several threads.
+Every failure of the server raises PeerDownError and closes the connection, which releases the locks of its session; only `open`
+connects again. Safe to use from several threads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Rows = list[tuple[Any, ...]]
 
 VERSION = 1000 + SCHEMA
-"""Version of the tables and of their content: no older extractor works beside a newer one whose records it cannot read."""
+"""Version of the tables and of their content: an older extractor does not work on tables whose records it cannot read."""
 _CREATING = 0x64647764_00000001
 """Advisory lock for creating the tables."""
 _LOST_SECONDS = 15
@@ -171,8 +171,8 @@ class PostgresSession:
             )
 
     def _version(self) -> int | None:
-        [(table,)] = PostgresSession.rows(self, "select to_regclass('ddwd_schema')")
-        found = PostgresSession.rows(self, "select version from ddwd_schema") if table is not None else []
+        [(table,)] = self.rows("select to_regclass('ddwd_schema')")
+        found = self.rows("select version from ddwd_schema") if table is not None else []
         return int(found[0][0]) if found else None
 
     def _create(self) -> int:
@@ -196,8 +196,7 @@ class ReadDatabase(PostgresSession):
 
     def rows(self, statement: LiteralString, values: Sequence[object] = ()) -> Rows:
         """Run one statement as PostgresSession does, in a new session if there is none. Raises StateError too."""
-        if not self.is_open:
-            self.open()
+        self.open()
         return super().rows(statement, values)
 
     def __del__(self) -> None:

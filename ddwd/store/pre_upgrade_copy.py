@@ -1,7 +1,7 @@
 """Copy the state of an older version once, before a newer version first writes it, so that a downgrade can return to it.
 
 The copy needs little space: custody records and closed segments are hard links, since the portal replaces these files and never
-writes into them; only the segment that grows is copied. No code reads the copy; a downgrade moves it into place (docs/upgrade.md).
+writes into them; only the segment that grows is copied. A downgrade moves the copy into place (docs/upgrade.md).
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ def copy_before_upgrade(paths: Paths) -> None:
     """
     if not 0 < schema_of(paths.ledger) < SCHEMA:
         return
-    growing = paths.pre_upgrade_copy.with_name(f".{paths.pre_upgrade_copy.name}.part")
+    partial = paths.pre_upgrade_copy.with_name(f".{paths.pre_upgrade_copy.name}.part")
     try:
         with suppress(FileNotFoundError):
-            shutil.rmtree(growing)
+            shutil.rmtree(partial)
         for folder in (paths.ledger, paths.custody):
-            durable.make_dirs(growing / folder.name)
-            _keep(folder, growing / folder.name)
+            durable.make_dirs(partial / folder.name)
+            _copy(folder, partial / folder.name)
         with suppress(FileNotFoundError):  # a copy from before a downgrade and a second upgrade
             shutil.rmtree(paths.pre_upgrade_copy)
-        durable.rename(growing, paths.pre_upgrade_copy)
+        durable.rename(partial, paths.pre_upgrade_copy)
     except OSError as error:
         raise StateError(
-            f"{growing}: the state of the version before cannot be kept aside ({error.strerror}); nothing was changed"
+            f"{partial}: the state of the previous version cannot be copied ({error.strerror}); no file was changed"
         ) from error
 
 
-def _keep(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path) -> None:
     """Link every file below `source` to `target`, and copy the segments that grow."""
     for path in sorted(source.iterdir()) if source.is_dir() else []:
         if path.name.startswith("."):
             continue  # the rest of an interrupted write
         if path.is_dir():
             durable.make_dir(target / path.name)
-            _keep(path, target / path.name)
+            _copy(path, target / path.name)
         elif path.suffix == ".jsonl":
             durable.write_new(target / path.name, [path.read_bytes()])
         else:

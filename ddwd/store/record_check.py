@@ -106,9 +106,8 @@ class RecordChecker:
             self.assert_listable()
             return [study] if self._custody.has(study) else []
         patients = {name, safe_component(name)} if or_patient else set()
-        return [
-            study for study in self.studies() if name and self._may_be(study, name, patients, damaged_too)
-        ]
+        studies = self.studies()
+        return [study for study in studies if name and self._may_be(study, name, patients, damaged_too)]
 
     def check(
         self, studies: Iterable[OrthancId], progress: Callable[[float], None] = lambda _share: None
@@ -192,13 +191,12 @@ def as_orthanc_id(text: str) -> OrthancId | None:
 
 
 def _names_are_sound(record: Record) -> bool:
-    """Return whether all names are texts and lead to below OUTPUT_DIR."""
-    files = [kept.file for kept in record.images.values()]
-    texts: list[object] = [record.study_uid, record.accession, record.folder, *files]
-    if not all(isinstance(text, str) and "\0" not in text for text in texts):
+    """Return whether no name has a NUL, and all paths are below OUTPUT_DIR."""
+    names = [record.folder, *(kept.file for kept in record.images.values())]
+    if any("\0" in name for name in [record.study_uid, record.accession, *names]):
         return False
-    below = [PurePosixPath(record.folder), *map(PurePosixPath, files)]
-    return not any(name.is_absolute() or ".." in name.parts or not name.parts for name in below)
+    paths = map(PurePosixPath, names)
+    return not any(path.is_absolute() or ".." in path.parts or not path.parts for path in paths)
 
 
 def is_as_recorded(output: Path, record: Record, kept: InstanceRecord) -> bool:
@@ -214,7 +212,7 @@ def _compare_file(study_uid: str, path: Path, kept: InstanceRecord) -> FileDiffe
         reason = difference(path, kept)
     except _GONE:
         return FileDifference("missing", study_uid, kept.file, kept.sop_uid)
-    except OSError as error:  # its own text would have the path, and with it the PatientID
+    except OSError as error:  # the text of the error has the path, and with it the PatientID
         reason = f"it cannot be read ({error.strerror})"
     return FileDifference("changed", study_uid, kept.file, kept.sop_uid, reason) if reason else None
 
@@ -242,13 +240,13 @@ def _extras(record: Record, folder: Path) -> Iterator[FileDifference]:
     """Yield the .dcm files without a record, and the folders that cannot be searched."""
     recorded = {kept.file for kept in record.images.values()}
     errors: list[OSError] = []
-    names = [
+    found = {
         (Path(parent) / name).relative_to(folder).as_posix()
         for parent, folders, files in os.walk(folder, onerror=errors.append)
         for name in [*folders, *files]
         if name.endswith(".dcm")
-    ]
-    for name in sorted(set(names) - recorded):
+    }
+    for name in sorted(found - recorded):
         yield FileDifference("extra", record.study_uid, name)
     for error in errors:
         if not isinstance(error, _GONE):
