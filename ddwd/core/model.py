@@ -21,10 +21,8 @@ SELF_TEST_AET = "DDWD_SELFTEST"
 """Calling AE title of the self test; it is neither an expected sender nor counted in the day's totals."""
 VIEWER = "viewer"
 """Login of the Orthancs' web pages that may view, search and download only; every other login may do everything."""
-SEND_AET = "DDWD_SEND"
-"""Calling AE title of `ddwd send`."""
-INBOX_AET = "DDWD_INBOX"
-"""Calling AE title of the drop folder."""
+SEND_AET = "DDWD_SEND"  # calling AE title of `ddwd send`
+INBOX_AET = "DDWD_INBOX"  # calling AE title of the drop folder
 EXTRACTOR_AET = "DDWD_EXTRACTOR"
 """Calling AE title of the extractor's C-MOVE, the only one that ORTHANC2 answers."""
 
@@ -34,8 +32,7 @@ _UID_LENGTH = 64  # PS3.5 section 9.1
 _AET_LENGTH = 16  # PS3.5 section 6.2, VR AE
 _NAME_BYTES = 120
 """Longest encoded component; a longer one is cut and gets a digest. Well under NAME_MAX (255), which leaves room for suffixes."""
-_PART_BYTES = 200
-"""The same limit for a folder or file name of a layout, which may hold several components."""
+_PART_BYTES = 200  # the same limit for a folder or file name of a layout, which may hold several components
 TREE = "{PatientID}/{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}"
 """Path of an image below OUTPUT_DIR, unless the route of its study has another layout."""
 _PADDING = " \0"

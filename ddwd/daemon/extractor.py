@@ -42,8 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ddwd.extractor")
 
 _STATUS_SECONDS = 1.0
-_PIECE_SECONDS = 2.0
-"""Time to finish one comparison of the sweep: ten times what it takes."""
+_PIECE_SECONDS = 2.0  # time to finish one comparison of the sweep: ten times what it takes
 _BREATH_SECONDS = 0.1
 """Between two turns, however often a doorbell file is written: each turn queries the changes of both Orthancs."""
 _FAILURES = (

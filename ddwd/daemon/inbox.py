@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ddwd.inbox")
 
 _INTERVAL = 2.0
-_SILENCE = 300.0
-"""Seconds that the gateway may take over one image (store_scu)."""
+_SILENCE = 300.0  # seconds that the gateway may take over one image (store_scu)
 
 
 class Inbox:

@@ -30,8 +30,7 @@ _MICRO = 1_000_000
 _SHARE = 0.8
 """Part of WatchdogSec that one wait on a peer may take; the last WATCHDOG=1 before it is at most a second old."""
 _WRITTEN = frozenset({"modified", "created", "closed", "moved"})
-_SKIP, _FAILED = 1, 255
-"""Exit statuses of ExecCondition=: skip the unit, or fail it."""
+_SKIP, _FAILED = 1, 255  # exit statuses of ExecCondition=: skip the unit, or fail it
 
 
 def enter(name: str, run: Callable[[], None], wanted: Callable[[], bool] = lambda: True) -> int:

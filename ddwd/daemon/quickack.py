@@ -28,11 +28,9 @@ log = logging.getLogger("ddwd.quickack")
 
 _INTERVAL = 60.0
 _BREATH = 0.5
-_GROUPS = 0x40 | 0x400
-"""RTMGRP_IPV4_ROUTE and RTMGRP_IPV6_ROUTE of rtnetlink(7)."""
+_GROUPS = 0x40 | 0x400  # RTMGRP_IPV4_ROUTE and RTMGRP_IPV6_ROUTE of rtnetlink(7)
 _HEADER = struct.Struct("=IHHII")
-_PROTOCOL_AT = _HEADER.size + 5
-"""Place of rtm_protocol: the sixth byte of struct rtmsg."""
+_PROTOCOL_AT = _HEADER.size + 5  # place of rtm_protocol: the sixth byte of struct rtmsg
 
 
 class RouteSync:

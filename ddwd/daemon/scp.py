@@ -29,13 +29,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ddwd.scp")
 
-_INTERVAL = 2.0
-"""Seconds between two heartbeats."""
-_ECHO_EVERY = 8.0
-"""Seconds between two self checks: well within WatchdogSec."""
+_INTERVAL = 2.0  # seconds between two heartbeats
+_ECHO_EVERY = 8.0  # seconds between two self checks: well within WatchdogSec
 _ECHO_TIMEOUT = 5.0
-_DRAIN = 20.0
-"""Seconds after SIGTERM in which objects that are being received may be completed."""
+_DRAIN = 20.0  # seconds after SIGTERM in which objects that are being received may be completed
 
 
 class HeartbeatWriter:

@@ -6,6 +6,7 @@ depends on no clock. The table `open_study` lists the claimed studies too, so th
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import inf
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from ddwd.core.clock import Clock
     from ddwd.store.postgres import PostgresSession
 
-_QUERY_SECONDS = 2.0
-"""Between two queries for studies that other extractors left."""
+_QUERY_SECONDS = 2.0  # between two queries for studies that other extractors left
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +132,10 @@ class SharedClaims(Claims):
         if not self.holds(study):
             return
         self._held.discard(study)
-        try:
+        with suppress(PeerDownError):
             self._database.rows("delete from wish where study = %s", [study])
             self._database.rows("delete from open_study where study = %s", [study])
             self._database.rows("select pg_advisory_unlock(%s)", [_key(study)])
-        except PeerDownError:
-            return
 
     def release(self, study: OrthancId) -> None:
         if self.holds(study):

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
 
-_MOST = 1000
-"""Limit of waiting requests."""
+_MOST = 1000  # limit of waiting requests
 _NAME_DIGITS = 32
 _PADDING = " \0"
 

@@ -30,12 +30,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA = 2
-_READS = (1, 2)
-"""1 (ddwd 0.1) has the same records, but its custody records have no routes and no retention."""
+_READS = (1, 2)  # 1 (ddwd 0.1) has the same records, but its custody records have no routes and no retention
 _DAY_SECONDS = 86400
 _MOST_EVENTS = 10_000
-CLOSED = 500
-"""Number of last closed studies in the snapshot."""
+CLOSED = 500  # number of last closed studies in the snapshot
 
 
 @dataclass
@@ -163,20 +161,16 @@ class Ledger(LedgerPort):
         data = self._path().read_bytes()
         if (schema := _schema(data)) > SCHEMA:
             raise NewerStateError(self._path(), schema, SCHEMA)
-        sound, first = 0, True
+        sound = 0
         for raw in data.splitlines(keepends=True):
             record = parse_line(raw)
-            if record is None or (first and record["kind"] != "snapshot") or not self._applies(record):
+            if record is None or (not sound and record["kind"] != "snapshot") or not self._applies(record):
                 break
             sound += len(raw)
-            first = False
-        if sound == len(data) and not first:
-            if schema < SCHEMA:
-                self._begin(self._number + 1)
-            return
         # a whole line with a wrong checksum was damaged after it was written; a part of a line is the tail of a power cut
-        self.damaged = first or b"\n" in data[sound:]
-        self._begin(self._number + 1)
+        self.damaged = not sound or b"\n" in data[sound:]
+        if sound < len(data) or schema < SCHEMA:
+            self._begin(self._number + 1)
 
     def _applies(self, record: dict[str, Any]) -> bool:
         """Apply the record; return False if its values are not those of its kind, which is damage despite a right checksum."""

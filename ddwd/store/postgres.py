@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 
 VERSION = 1000 + SCHEMA
 """Version of the tables and of their content: an older extractor does not work on tables whose records it cannot read."""
-_CREATING = 0x64647764_00000001
-"""Advisory lock for creating the tables."""
-_LOST_SECONDS = 15
-"""See psycopg_driver.LOST_SECONDS."""
+_CREATING = 0x64647764_00000001  # advisory lock for creating the tables
+_LOST_SECONDS = 15  # see psycopg_driver.LOST_SECONDS
 _TABLES = """
     create table if not exists ddwd_schema (version integer not null);
     create table if not exists custody (
