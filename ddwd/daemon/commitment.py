@@ -15,15 +15,14 @@ from ddwd.core.clock import SystemClock
 from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.dicom import commitment_scu
 from ddwd.dicom.upper_layer import Peer
-from ddwd.orthanc.client import Orthanc
-from ddwd.provisioning import credentials
+from ddwd.status.study_lookup import both
 from ddwd.store.backends import custody_of
 from ddwd.store.commitment_queue import CommitmentQueue
 
 if TYPE_CHECKING:
     from ddwd.commitment.verifier import CommitmentResult
     from ddwd.config.parsers import Station
-    from ddwd.config.schema import Config, NodeName
+    from ddwd.config.schema import Config
 
 log = logging.getLogger("ddwd.commitment")
 
@@ -40,12 +39,8 @@ class CommitmentDaemon:
         paths, settings = Paths(config), config.commitment
         self.loop = Loop(self._turn, config.poll_interval, breath=0.2)
         watchdog.install(self._alive)
-        verifier = CommitmentVerifier(
-            [self._orthanc("gateway"), self._orthanc("storage")],
-            custody_of(config),
-            paths,
-            verified=settings.after == "verified",
-        )
+        is_verified = settings.after == "verified"
+        verifier = CommitmentVerifier(both(config), custody_of(config), paths, verified=is_verified)
         self._responder = CommitmentResponder(
             CommitmentQueue(paths.commitments),
             verifier,
@@ -55,10 +50,6 @@ class CommitmentDaemon:
             SystemClock(),
             settings.wait,
         )
-
-    def _orthanc(self, name: NodeName) -> Orthanc:
-        user, password = credentials.read(self._config.credentials_file).login(name)
-        return Orthanc(name, self._config.node(name).url, user, password)
 
     def _turn(self) -> TickResult:
         try:

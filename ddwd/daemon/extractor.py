@@ -25,8 +25,7 @@ from ddwd.extractor.peers import silent
 from ddwd.extractor.services import Extractor, Services, Threads, Volumes
 from ddwd.extractor.steps.cmove import StorageMover
 from ddwd.extractor.workers import Shutdown, Workers
-from ddwd.orthanc.client import Orthanc
-from ddwd.provisioning import credentials
+from ddwd.status.study_lookup import both
 from ddwd.store import status_files
 from ddwd.store.backends import stores_of
 from ddwd.store.settings_snapshot import changed_settings
@@ -96,12 +95,8 @@ class ExtractorDaemon:
         return finished
 
     def _services(self) -> Services:
-        login = credentials.read(self._config.credentials_file)
-        gateway, storage = (
-            Orthanc(node.name, node.url, *login.login(node.name))
-            for node in (self._config.gateway, self._config.storage)
-        )
         paths, config, audit = self._paths, self._config, self._audit
+        gateway, storage = both(config)
         stores = stores_of(config, self._clock)
         audit.add_sink(stores.ledger.note)
         if changed := changed_settings(config, paths.settings):
