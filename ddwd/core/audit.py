@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 journal: Any
 try:
@@ -18,10 +19,7 @@ try:
 except ImportError:  # a clone on a host without python3-systemd, or `ddwd try`
     journal = None
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Sink = Callable[["Event", str, dict[str, str]], None]
+Sink = Callable[["Event", str, dict[str, str]], None]
 
 IDENTIFIER = "ddwd-audit"
 _LOG_WARNING, _LOG_NOTICE = 4, 5  # syslog(3)

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from io import BufferedReader
+from pathlib import Path
 
 from ddwd.core.errors import LinkedError, StorageFullError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from io import BufferedReader
-    from pathlib import Path
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _LINKED = frozenset({errno.ELOOP, errno.ENOTDIR})

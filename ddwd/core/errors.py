@@ -6,11 +6,9 @@ A message must hold no patient data: it may name UIDs, Orthanc IDs and the porta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
 
 class DdwdError(Exception):

@@ -8,13 +8,10 @@ the service. An error that the hook raises ends the work: a stop thus reaches lo
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from ddwd.core.clock import Clock
+from ddwd.core.clock import Clock
 
 ALLOWANCE_SECONDS = 15.0
 """Longest silence without a declared wait. Half of WatchdogSec, so that one slow fsync does not restart a service."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 from ddwd.commitment.responder import CommitmentResponder
-from ddwd.commitment.verifier import CommitmentVerifier
+from ddwd.commitment.verifier import CommitmentResult, CommitmentVerifier
 from ddwd.config.loader import load
+from ddwd.config.parsers import Station
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core import watchdog
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock
@@ -18,11 +19,6 @@ from ddwd.dicom.upper_layer import Peer
 from ddwd.status.study_lookup import both
 from ddwd.store.backends import custody_of
 from ddwd.store.commitment_queue import CommitmentQueue
-
-if TYPE_CHECKING:
-    from ddwd.commitment.verifier import CommitmentResult
-    from ddwd.config.parsers import Station
-    from ddwd.config.schema import Config
 
 log = logging.getLogger("ddwd.commitment")
 

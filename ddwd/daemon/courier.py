@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
+from ddwd.config.routing import Destination
+from ddwd.config.schema import Config
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError
@@ -22,10 +23,6 @@ from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
 from ddwd.store.delivery_log import DeliveryLog
 from ddwd.store.status_files import COURIER, CourierStatus, DestinationStatus
-
-if TYPE_CHECKING:
-    from ddwd.config.routing import Destination
-    from ddwd.config.schema import Config
 
 log = logging.getLogger("ddwd.delivery")
 

@@ -10,33 +10,28 @@ import logging
 import os
 import threading
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import asdict
 from statistics import median
-from typing import TYPE_CHECKING
 
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core import watchdog
 from ddwd.core.audit import Audit, Event
-from ddwd.core.clock import SystemClock, stamp
+from ddwd.core.clock import Clock, SystemClock, stamp
 from ddwd.core.watchdog import Watchdog
 from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.extractor.peers import silent
 from ddwd.extractor.services import Extractor, Services, Threads, Volumes
 from ddwd.extractor.steps.cmove import StorageMover
+from ddwd.extractor.study import StudyState
+from ddwd.extractor.turn_report import TurnReport
 from ddwd.extractor.workers import Shutdown, Workers
 from ddwd.status.study_lookup import both
 from ddwd.store import status_files
 from ddwd.store.backends import stores_of
 from ddwd.store.settings_snapshot import changed_settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from ddwd.config.schema import Config
-    from ddwd.core.clock import Clock
-    from ddwd.extractor.study import StudyState
-    from ddwd.extractor.turn_report import TurnReport
 
 log = logging.getLogger("ddwd.extractor")
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
@@ -18,13 +18,8 @@ from ddwd.core.errors import DdwdError, StateError
 from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.hooks.dispatcher import HookDispatcher
 from ddwd.hooks.runner import Hook, run_hook
-from ddwd.store.hook_queue import HookQueue
+from ddwd.store.hook_queue import HookQueue, Notice
 from ddwd.store.status_files import HOOKS, HooksStatus
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from ddwd.store.hook_queue import Notice
 
 log = logging.getLogger("ddwd.hooks")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from ddwd.config.loader import load
+from ddwd.config.schema import Config
 from ddwd.core import watchdog
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock
@@ -13,15 +14,10 @@ from ddwd.core.errors import StateError
 from ddwd.core.model import INBOX_AET
 from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.dicom import nodes, store_scu
+from ddwd.dicom.store_scu import Answer, Outgoing
 from ddwd.inbox.open_files import OpenFileTracker
 from ddwd.inbox.processor import InboxProcessor, Stopped
 from ddwd.inbox.scanner import InboxScanner
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from ddwd.config.schema import Config
-    from ddwd.dicom.store_scu import Answer, Outgoing
 
 log = logging.getLogger("ddwd.inbox")
 

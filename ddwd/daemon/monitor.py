@@ -6,14 +6,15 @@ Reads the same sources as the status (units, Orthancs, status files, the ledger'
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
 
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.audit import Audit, Event
-from ddwd.core.clock import SystemClock, stamp
+from ddwd.core.clock import Clock, SystemClock, stamp
 from ddwd.core.errors import DdwdError
 from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.monitoring import alerts, notifiers
@@ -26,16 +27,8 @@ from ddwd.monitoring.rejected_associations import RejectionReporter, RejectionWa
 from ddwd.provisioning import credentials
 from ddwd.status import report as view
 from ddwd.status.certificates import expiring, expiry_of
-from ddwd.status.events import all_since, of_this_machine, tail_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from datetime import datetime
-
-    from ddwd.config.schema import Config
-    from ddwd.core.clock import Clock
-    from ddwd.status.events import AuditEvent
-    from ddwd.status.report import Report
+from ddwd.status.events import AuditEvent, all_since, of_this_machine, tail_of
+from ddwd.status.report import Report
 
 log = logging.getLogger("ddwd.monitoring")
 

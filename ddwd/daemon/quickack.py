@@ -11,18 +11,13 @@ import logging
 import socket
 import struct
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
 
 from ddwd.config.loader import load
+from ddwd.config.parsers import Network
 from ddwd.core.errors import PeerRefusedError
 from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.provisioning import quickack
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from ddwd.config.parsers import Network
-    from ddwd.provisioning.quickack import JsonRoute, RouteChanges
 
 log = logging.getLogger("ddwd.quickack")
 
@@ -39,8 +34,8 @@ class RouteSync:
     def __init__(
         self,
         networks: Sequence[Network],
-        read: Callable[[], list[JsonRoute]] = quickack.read,
-        apply: Callable[[RouteChanges], list[str]] = quickack.apply,
+        read: Callable[[], list[quickack.JsonRoute]] = quickack.read,
+        apply: Callable[[quickack.RouteChanges], list[str]] = quickack.apply,
     ) -> None:
         self._networks = networks
         self._read = read

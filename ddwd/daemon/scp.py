@@ -9,23 +9,18 @@ import logging
 import os
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.core import watchdog
 from ddwd.core.audit import Audit, Event
-from ddwd.core.clock import SystemClock, stamp
+from ddwd.core.clock import Clock, SystemClock, stamp
 from ddwd.core.errors import DdwdError
 from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.dicom.store_scp import StoreScp
 from ddwd.monitoring.rejected_associations import RejectionReporter
 from ddwd.store.status_files import SCP, ScpStatus
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ddwd.core.clock import Clock
 
 log = logging.getLogger("ddwd.scp")
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
+from ddwd.core.clock import Clock
 from ddwd.store.claims import Claims, SharedClaims
 from ddwd.store.custody import Custody
-from ddwd.store.ledger import Ledger
+from ddwd.store.ledger import Ledger, LedgerPort
 from ddwd.store.postgres import PostgresSession, ReadDatabase
 from ddwd.store.postgres_store import SharedCustody, SharedHistory, SharedLedger, import_records
 from ddwd.store.pre_upgrade_copy import copy_before_upgrade
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ddwd.config.schema import Config
-    from ddwd.core.clock import Clock
-    from ddwd.store.ledger import LedgerPort
 
 
 @dataclass(frozen=True, slots=True)

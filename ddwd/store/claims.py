@@ -6,20 +6,16 @@ depends on no clock. The table `open_study` lists the claimed studies too, so th
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import inf
-from typing import TYPE_CHECKING
 
+from ddwd.core.clock import Clock
 from ddwd.core.errors import HeldElsewhereError, PeerDownError
 from ddwd.core.model import OrthancId
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from ddwd.core.clock import Clock
-    from ddwd.store.postgres import PostgresSession
+from ddwd.store.postgres import PostgresSession
 
 _QUERY_SECONDS = 2.0  # between two queries for studies that other extractors left
 

@@ -7,22 +7,18 @@ folder, and a request has values from the modality, so that each file is checked
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from ddwd.core import durable
-from ddwd.core.audit import Event
+from ddwd.core.audit import Audit, Event
+from ddwd.core.clock import Clock
 from ddwd.core.errors import DdwdError, InvalidValueError, StateError
 from ddwd.core.model import is_uid, parse_aet
 from ddwd.store.statefile import StateFormat
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from ddwd.core.audit import Audit
-    from ddwd.core.clock import Clock
 
 _MOST = 1000  # limit of waiting requests
 _NAME_DIGITS = 32

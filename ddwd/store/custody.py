@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from ddwd.core import durable
 from ddwd.core.errors import StateError
 from ddwd.core.model import OrthancId
 from ddwd.store.statefile import StateFormat, stored
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 SCHEMA = 2
 _READS = (1, 2)

@@ -5,21 +5,17 @@ An image that is not in it is sent again; a lost or damaged file therefore costs
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from ddwd.config.routing import Route
 from ddwd.core import durable
 from ddwd.core.errors import DamagedStateError, NewerStateError, StateError
 from ddwd.core.model import OrthancId
+from ddwd.store.custody import Record
 from ddwd.store.hook_queue import RetryRequest
 from ddwd.store.statefile import StateFormat
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
-
-    from ddwd.config.routing import Route
-    from ddwd.store.custody import Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from ddwd.core import durable
 from ddwd.core.model import OrthancId
 from ddwd.store.statefile import StateFormat
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _NAME = re.compile(r"(?P<study>[0-9a-f]{8}(?:-[0-9a-f]{8}){4})\.(?P<revision>[0-9]{1,9})\.json")
 

@@ -19,15 +19,13 @@ from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from ddwd.core import durable
 from ddwd.core.clock import Clock, stamp
 from ddwd.core.errors import NewerStateError
 from ddwd.core.model import OrthancId
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SCHEMA = 2
 _READS = (1, 2)  # 1 (ddwd 0.1) has the same records, but its custody records have no routes and no retention

@@ -15,17 +15,13 @@ import re
 import secrets
 import stat
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from pathlib import Path
+from typing import Literal, get_args
 
 from ddwd.core import durable
-from ddwd.core.clock import SystemClock, stamp
+from ddwd.core.clock import Clock, SystemClock, stamp
 from ddwd.core.errors import InvalidValueError, StateError
 from ddwd.store.statefile import StateFormat, stored
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ddwd.core.clock import Clock
 
 Kind = Literal["retry", "release", "reconcile", "pause", "resume", "forget", "retention"]
 

@@ -5,22 +5,16 @@ Written by the extractor alone. No link below OUTPUT_DIR is followed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from ddwd.config.paths import Paths
 from ddwd.core import durable
 from ddwd.core.errors import StateError
-from ddwd.core.model import safe_component
-from ddwd.store.custody import is_missing, present
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from ddwd.config.paths import Paths
-    from ddwd.core.model import OrthancId, Study
-    from ddwd.store.custody import Custody, Record
+from ddwd.core.model import OrthancId, Study, safe_component
+from ddwd.store.custody import Custody, Record, is_missing, present
 
 
 class OutputTree:

@@ -7,24 +7,20 @@ cannot write it. The state of each extractor (cursors, sweep, pause) is one row 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from math import inf
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from ddwd.core import durable
+from ddwd.core.clock import Clock
 from ddwd.core.errors import HeldElsewhereError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
-from ddwd.store.custody import FORMAT, PEEK_BYTES, Custody, parse_peek
+from ddwd.store.custody import FORMAT, PEEK_BYTES, Custody, Peek, Record, parse_peek
 from ddwd.store.ledger import CLOSED, LedgerPort
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
-
-    from ddwd.core.clock import Clock
-    from ddwd.store.custody import Peek, Record
-    from ddwd.store.postgres import PostgresSession
+from ddwd.store.postgres import PostgresSession
 
 _APPENDING = 0x64647764_00000002
 """Advisory lock for appending to the ledger, so that a reader that continues from a number misses no lower one."""

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from ddwd.config.paths import Paths
 from ddwd.core import durable
 from ddwd.core.errors import StateError
 from ddwd.store.ledger import SCHEMA, schema_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ddwd.config.paths import Paths
 
 
 def copy_before_upgrade(paths: Paths) -> None:

@@ -7,13 +7,11 @@ that was stopped while its host still acknowledges packets. Therefore every wait
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.conninfo import make_conninfo
-
-if TYPE_CHECKING:
-    from psycopg.abc import PQGen
 
 Error = psycopg.Error
 

@@ -11,21 +11,17 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from ddwd.config.paths import Paths
 from ddwd.core import watchdog
 from ddwd.core.errors import StateError
 from ddwd.core.model import OrthancId, safe_component
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from ddwd.config.paths import Paths
-    from ddwd.store.custody import Custody, InstanceRecord, Record
+from ddwd.store.custody import Custody, InstanceRecord, Record
 
 Kind = Literal["missing", "changed", "extra", "differs", "gone"]
 """`differs` and `gone` are about the second copy of an image (see RecordChecker)."""

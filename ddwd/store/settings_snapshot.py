@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from ddwd.config.schema import SECRET_KEYS, flatten
+from ddwd.config.schema import SECRET_KEYS, Config, flatten
 from ddwd.store.statefile import StateFormat
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ddwd.config.schema import Config
 
 _FORMAT = StateFormat(dict[str, str], "copy of the settings", indent=1)
 

@@ -11,22 +11,19 @@ import json
 import types
 import typing
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, replace
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Generic, Literal, NewType, TypeVar, get_args, get_origin
+from pathlib import Path
+from typing import Any, Generic, Literal, NewType, TypeVar, get_args, get_origin
 
 from ddwd.core import durable
 from ddwd.core.clock import stamp
 from ddwd.core.errors import DamagedStateError, InvalidValueError, NewerStateError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    Decoder = Callable[[Any], Any]
+Decoder = Callable[[Any], Any]
 
 T = TypeVar("T")
 
