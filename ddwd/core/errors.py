@@ -149,8 +149,8 @@ class NewerStateError(StateError):
 
     def __init__(self, where: object, schema: object, newest: object) -> None:
         super().__init__(
-            f"{where}: schema {schema}, from a newer ddwd; this one reads {newest} and before, and has changed nothing: "
-            "install the newer one again, or go back as it said (docs/upgrade.md)"
+            f"{where}: schema {schema}, from a newer ddwd; this one reads {newest} and before, and has changed no file: "
+            "install the newer one again, or downgrade as docs/upgrade.md describes"
         )
 
 

@@ -45,9 +45,9 @@ class InstanceRecord:
     removed: str = field(default="", metadata=stored(omit_empty=True))
 
 
-def is_missing(folder: Path, kept: InstanceRecord) -> bool:
+def is_missing(folder: Path, instance: InstanceRecord) -> bool:
     """Return whether the study's folder has no file of the recorded name and size, and retention did not remove it. Raises OSError."""
-    return not kept.removed and _size(folder / kept.file) != kept.size
+    return not instance.removed and _size(folder / instance.file) != instance.size
 
 
 def _size(path: Path) -> int | None:
@@ -86,7 +86,9 @@ FORMAT = StateFormat(Record, "custody record", schema=SCHEMA, reads=_READS, chec
 
 def present(folder: Path, record: Record) -> frozenset[OrthancId]:
     """Return the images of a record that have a file of their name in the study's folder, whatever its content. Raises OSError."""
-    return frozenset(image for image, kept in record.images.items() if _size(folder / kept.file) is not None)
+    return frozenset(
+        image for image, instance in record.images.items() if _size(folder / instance.file) is not None
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ def owed(deliveries: DeliveryLog, routes: Sequence[Route]) -> Callable[[Record],
     also = {route.name: route.also for route in routes}
 
     def _owed(record: Record) -> str:
-        at_gateway = {image for image, kept in record.images.items() if kept.at_gateway}
+        at_gateway = {image for image, instance in record.images.items() if instance.at_gateway}
         due = at_gateway.union(record.passed, record.set_aside)
         for name in also.get(record.route, ()):
             if missing := due - deliveries.of(name, record.study):

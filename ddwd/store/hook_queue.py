@@ -1,7 +1,8 @@
 """Queue of published studies for notification hooks: one notice per file, added by the extractor, removed by ddwd-hooks.
 
 A notice is durable before the ledger closes the study, and is removed only after its hook has succeeded, so that each revision is
-notified at least once. `told` has the last notified revision of each study, so that a repeated reconciliation notifies no second time.
+notified at least once. The folder `told` has the last notified revision of each study, so that a repeated reconciliation causes no
+second notification.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class RetryRequest:
 
 
 class HookQueue(RetryRequest):
-    """The two folders: the extractor adds to `waiting`, and only ddwd-hooks writes `told`."""
+    """The two folders: the extractor adds to `waiting`, and only ddwd-hooks writes to `told`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / "waiting")

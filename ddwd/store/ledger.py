@@ -46,7 +46,7 @@ class LedgerState:
     paused: bool = False
 
     def apply(self, record: dict[str, Any]) -> None:
-        """Apply one record; other kinds, such as events, change nothing."""
+        """Apply one record; other kinds, such as events, have no effect."""
         match record["kind"]:
             case "snapshot":
                 cursors = {str(node): int(seq) for node, seq in record["cursors"].items()}
@@ -124,7 +124,7 @@ class Ledger(LedgerPort):
     def open(cls, folder: Path, clock: Clock, *, segment_bytes: int, keep_days: int) -> Ledger:
         """Read the newest segment, and start a new one if it is torn, damaged or of an older schema.
 
-        Raises NewerStateError for a schema that this version does not read, and has then changed nothing.
+        Raises NewerStateError for a schema that this version does not read, before any file is changed.
         """
         durable.make_dirs(folder)
         ledger = cls(folder, clock, segment_bytes, keep_days)

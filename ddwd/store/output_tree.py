@@ -37,7 +37,9 @@ class OutputTree:
         if record is not None:
             folder = self._output / record.folder
             yield from (
-                folder / kept.file for kept in record.images.values() if safe_component(kept.sop_uid) == name
+                folder / instance.file
+                for instance in record.images.values()
+                if safe_component(instance.sop_uid) == name
             )
             return
         for series in study.series:
@@ -47,7 +49,7 @@ class OutputTree:
     def missing(self, record: Record) -> list[OrthancId]:
         """Return the images whose files differ from the record in name or size. Raises OSError."""
         folder = self._output / record.folder
-        return [image for image, kept in record.images.items() if is_missing(folder, kept)]
+        return [image for image, instance in record.images.items() if is_missing(folder, instance)]
 
     def present(self, record: Record) -> frozenset[OrthancId]:
         """Return the images that have a file of their name, whatever its content. Raises OSError."""

@@ -19,7 +19,7 @@ from ddwd.store.ledger import SCHEMA, schema_of
 def copy_before_upgrade(paths: Paths) -> None:
     """Copy ledger and custody records to `paths.pre_upgrade_copy` if an older version wrote the ledger last.
 
-    The copy appears in one rename; an interrupted copy starts again. Raises StateError or StorageFullError, and has then changed nothing.
+    The copy appears in one rename; an interrupted copy starts again. Raises StateError or StorageFullError, and then no file of the state has changed.
     """
     if not 0 < schema_of(paths.ledger) < SCHEMA:
         return

@@ -129,7 +129,7 @@ class RecordChecker:
                     record, found = newer, list(self._compare(newer, lambda _share: None))
         result.studies += 1
         result.images += len(record.images)
-        result.removed += sum(bool(kept.removed) for kept in record.images.values())
+        result.removed += sum(bool(instance.removed) for instance in record.images.values())
         result.findings += found
 
     def record(self, study: OrthancId) -> Record:
@@ -159,14 +159,12 @@ class RecordChecker:
 
     def _compare(self, record: Record, progress: Callable[[float], None]) -> Iterator[FileDifference]:
         folder = self._paths.output / record.folder
-        for kept in sorted(record.images.values(), key=lambda kept: kept.file):
-            path = folder / kept.file
-            if (
-                not kept.removed or path.exists()
-            ):  # after a power cut a file may exist that is recorded as removed
-                finding = _compare_file(record.study_uid, path, kept) or self._check_second(
-                    record, path, kept
-                )
+        for instance in sorted(record.images.values(), key=lambda instance: instance.file):
+            path = folder / instance.file
+            # after a power cut a file may exist that is recorded as removed
+            if not instance.removed or path.exists():
+                finding = _compare_file(record.study_uid, path, instance)
+                finding = finding or self._check_second(record, path, instance)
                 if finding is not None:
                     yield finding
             progress(1 / len(record.images))
@@ -174,11 +172,11 @@ class RecordChecker:
             progress(1.0)
         yield from _extras(record, folder)
 
-    def _check_second(self, record: Record, path: Path, kept: InstanceRecord) -> FileDifference | None:
-        found = self._second(path, kept) if self._second is not None else None
+    def _check_second(self, record: Record, path: Path, instance: InstanceRecord) -> FileDifference | None:
+        found = self._second(path, instance) if self._second is not None else None
         if found is None or (found[0] == "gone" and "storage" in record.retired):
             return None
-        return FileDifference(found[0], record.study_uid, kept.file, kept.sop_uid, found[1])
+        return FileDifference(found[0], record.study_uid, instance.file, instance.sop_uid, found[1])
 
 
 def as_orthanc_id(text: str) -> OrthancId | None:
@@ -188,32 +186,32 @@ def as_orthanc_id(text: str) -> OrthancId | None:
 
 def _names_are_sound(record: Record) -> bool:
     """Return whether no name has a NUL, and all paths are below OUTPUT_DIR."""
-    names = [record.folder, *(kept.file for kept in record.images.values())]
+    names = [record.folder, *(instance.file for instance in record.images.values())]
     if any("\0" in name for name in [record.study_uid, record.accession, *names]):
         return False
     paths = map(PurePosixPath, names)
     return not any(path.is_absolute() or ".." in path.parts or not path.parts for path in paths)
 
 
-def is_as_recorded(output: Path, record: Record, kept: InstanceRecord) -> bool:
+def is_as_recorded(output: Path, record: Record, instance: InstanceRecord) -> bool:
     """Return whether the published file of that image can be read and has the recorded SHA-256."""
     try:
-        return _names_are_sound(record) and not difference(output / record.folder / kept.file, kept)
+        return _names_are_sound(record) and not difference(output / record.folder / instance.file, instance)
     except OSError:
         return False
 
 
-def _compare_file(study_uid: str, path: Path, kept: InstanceRecord) -> FileDifference | None:
+def _compare_file(study_uid: str, path: Path, instance: InstanceRecord) -> FileDifference | None:
     try:
-        reason = difference(path, kept)
+        reason = difference(path, instance)
     except _GONE:
-        return FileDifference("missing", study_uid, kept.file, kept.sop_uid)
+        return FileDifference("missing", study_uid, instance.file, instance.sop_uid)
     except OSError as error:  # the text of the error has the path, and with it the PatientID
         reason = f"it cannot be read ({error.strerror})"
-    return FileDifference("changed", study_uid, kept.file, kept.sop_uid, reason) if reason else None
+    return FileDifference("changed", study_uid, instance.file, instance.sop_uid, reason) if reason else None
 
 
-def difference(path: Path, kept: InstanceRecord) -> str:
+def difference(path: Path, instance: InstanceRecord) -> str:
     """Return how the file differs from its record, empty if it does not. Raises OSError."""
     # O_NONBLOCK: a named pipe in place of an image must not block the check
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -221,20 +219,20 @@ def difference(path: Path, kept: InstanceRecord) -> str:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return "it is not a regular file"
-        if status.st_size != kept.size:
-            return f"it has {status.st_size} bytes, recorded are {kept.size}"
+        if status.st_size != instance.size:
+            return f"it has {status.st_size} bytes, the record has {instance.size}"
         # drop clean pages from the cache, so that the bytes come from the disk
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         digest = hashlib.sha256()
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             watchdog.alive()
-    return "" if digest.hexdigest() == kept.sha256 else "its SHA-256 is not the recorded one"
+    return "" if digest.hexdigest() == instance.sha256 else "its SHA-256 is not the recorded one"
 
 
 def _extras(record: Record, folder: Path) -> Iterator[FileDifference]:
     """Yield the .dcm files without a record, and the folders that cannot be searched."""
-    recorded = {kept.file for kept in record.images.values()}
+    recorded = {instance.file for instance in record.images.values()}
     errors: list[OSError] = []
     found = {
         (Path(parent) / name).relative_to(folder).as_posix()
