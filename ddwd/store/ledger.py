@@ -89,9 +89,8 @@ class LedgerPort(ABC):
 
     def note(self, event: str, message: str, fields: dict[str, str]) -> None:
         """Collect an audit event, for people; safe from any thread."""
-        if (
-            len(self._batch) < _MOST_EVENTS
-        ):  # they stay in memory while the disk is full or the database is away
+        # the events stay in memory while the disk is full or the database is unreachable
+        if len(self._batch) < _MOST_EVENTS:
             self.append("event", event=event, message=message, fields=fields)
 
     def commit(self) -> None:
