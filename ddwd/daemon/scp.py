@@ -72,9 +72,9 @@ def main() -> int:
 
 
 def _run() -> None:
-    config = load()
-    audit = Audit(patient_ids=config.audit.patient_id)
     try:
+        config = load()
+        audit = Audit(patient_ids=config.audit.patient_id)
         scp = StoreScp(config)
         scp.on_refused(RejectionReporter(audit, SystemClock()).refused)
         scp.start()
