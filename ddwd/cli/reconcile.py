@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.extractor.consistency import Difference
     from ddwd.orthanc.client import Orthanc
-    from ddwd.store.custody import CustodyPort
+    from ddwd.store.custody import Custody
 
 _EPILOG = """Without --dry-run the extractor is asked to compare all three places now, and to send and
 fetch what is missing. By itself it does so at its start, after every fault and every five
@@ -80,7 +80,7 @@ def _ask(requests: Requests, studies: list[OrthancId] | None) -> VerbResult:
     return VerbResult({"asked": "reconcile", "studies": studies}, [line])
 
 
-def _total(nodes: tuple[Orthanc, Orthanc], custody: CustodyPort, studies: list[OrthancId] | None) -> int:
+def _total(nodes: tuple[Orthanc, Orthanc], custody: Custody, studies: list[OrthancId] | None) -> int:
     """Return how many studies are listed, at all places together."""
     if studies is not None:
         return len(studies)

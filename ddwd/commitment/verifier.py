@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.port import Held, ImageProofs
     from ddwd.store.commitment_queue import Reference
-    from ddwd.store.custody import CustodyPort, Record
+    from ddwd.store.custody import Custody, Record
 
     _Records = dict[OrthancId, Record | None]
 
@@ -62,7 +62,7 @@ class CommitmentVerifier:
     """Combines both Orthancs, the custody records and the published files."""
 
     orthancs: Sequence[ImageProofs]
-    custody: CustodyPort
+    custody: Custody
     paths: Paths
     verified: bool
 

@@ -14,7 +14,7 @@ class Clock(Protocol):
     """The clocks that the daemons read."""
 
     def monotonic(self) -> float:
-        """Return the seconds since a fixed moment; they never go back."""
+        """Return the seconds since a fixed moment; they never decrease."""
 
     def utc(self) -> datetime:
         """Return the wall time as an aware datetime in UTC, for stamps only."""
@@ -24,11 +24,9 @@ class SystemClock:
     """The clocks of the machine."""
 
     def monotonic(self) -> float:
-        """Return the seconds of CLOCK_MONOTONIC."""
         return time.monotonic()
 
     def utc(self) -> datetime:
-        """Return the wall time in UTC."""
         return datetime.now(UTC)
 
 

@@ -1,8 +1,8 @@
-"""Compare the free space of a volume with the reserve that is kept free on it. One rule for the SCP, the extractor and Orthanc's plugin.
+"""Compare the free space of a volume with the reserve, for the SCP, the extractor and Orthanc's plugin. Imports no other module of ddwd.
 
 The reserve is a setting in bytes, but at most a twentieth of the volume, so that a small volume stays usable; of the inodes a
 hundredth is kept free. The levels are multiples of the reserve: a warning first, then no retrieving, then no forwarding; at the
-last one C-STORE is refused, so that the modality keeps its images. Imports no other module of ddwd: the plugin inside Orthanc uses it.
+last one C-STORE is refused, so that the modality keeps its images.
 """
 
 from __future__ import annotations
@@ -10,10 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 _MOST_OF_VOLUME = 20
 _INODE_SHARE = 100
@@ -58,14 +55,9 @@ class Space:
 
 def space_of(path: Path | str) -> Space:
     """Return the space of the volume that holds `path`. Raises OSError."""
-    found = os.statvfs(path)
-    return Space(
-        os.stat(path).st_dev,  # noqa: PTH116 - a text or a Path
-        found.f_bavail * found.f_frsize,
-        found.f_blocks * found.f_frsize,
-        found.f_favail,
-        found.f_files,
-    )
+    found, device = os.statvfs(path), os.stat(path).st_dev  # noqa: PTH116 - a text or a Path
+    free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+    return Space(device, free, total, found.f_favail, found.f_files)
 
 
 def reserve_of(total: int, setting: int) -> int:

@@ -1,8 +1,7 @@
 """Make files durable, always in this order: write, fsync the file, rename, fsync the folder. No other module does.
 
-Used by the SCP (received objects), publish, the ledger and the custody records. Every durable step calls `step(name, path)`, a
-hook that tests replace to raise at the n-th step, which cuts the power there. A failed fsync is never repeated on the same
-descriptor: the page cache may already have dropped the data.
+Every durable step calls `step(name, path)`, which tests replace to raise at the n-th step, as a power cut would end it. A
+failed fsync is never repeated on the same descriptor: the page cache may already have dropped the data.
 With `below`, no symbolic link is followed below that folder: each folder is opened relative to its parent, and a link raises
 LinkedError. A planted link can therefore not redirect a file. `below` itself belongs to the operator and may be a link.
 """
@@ -11,15 +10,12 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from io import BufferedReader
+from pathlib import Path
 
 from ddwd.core.errors import LinkedError, StorageFullError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from io import BufferedReader
-    from pathlib import Path
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _LINKED = frozenset({errno.ELOOP, errno.ENOTDIR})
@@ -27,11 +23,11 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def _no_hook(_name: str, _path: Path) -> None:
-    """No-op hook, used in production."""
+def _no_step(_name: str, _path: Path) -> None:
+    pass
 
 
-step: Callable[[str, Path], None] = _no_hook
+step: Callable[[str, Path], None] = _no_step
 
 
 @contextmanager
@@ -49,13 +45,13 @@ def translated() -> Iterator[None]:
 
 @contextmanager
 def linked(below: Path) -> Iterator[None]:
-    """Raise LinkedError, which names no patient, for ELOOP and ENOTDIR; other OSErrors pass."""
+    """Raise LinkedError, whose text has no patient data, for ELOOP and ENOTDIR; other OSErrors pass."""
     try:
         yield
     except OSError as error:
         if error.errno in _LINKED:
             raise LinkedError(
-                f"a symbolic link or a file stands where the portal has a folder or an image, and is not followed: find {below} -type l"
+                f"a symbolic link or a file is where the portal has a folder or an image, and is not followed: find {below} -type l"
             ) from error
         raise
 
@@ -107,13 +103,9 @@ def fsync_dir(folder: Path, below: Path | None = None) -> None:
 
 def make_dirs(folder: Path, mode: int = 0o750, below: Path | None = None) -> None:
     """Create `folder` and its missing parents, each made durable in its parent."""
-    missing = []
-    probe = folder
-    while not _is_there(probe, below):
-        missing.append(probe)
-        probe = probe.parent
-    for path in reversed(missing):
-        make_dir(path, mode, below)
+    if not _is_there(folder, below):
+        make_dirs(folder.parent, mode, below)
+        make_dir(folder, mode, below)
 
 
 def make_dir(folder: Path, mode: int = 0o750, below: Path | None = None) -> None:
@@ -134,32 +126,6 @@ def _is_there(folder: Path, below: Path | None) -> bool:
     return True
 
 
-def write_new(path: Path, chunks: Iterable[bytes | memoryview], mode: int = 0o640) -> None:
-    """Write `chunks` to a new file and fsync it; its name is durable only once the folder is fsynced.
-
-    Raises FileExistsError if the name is taken and StorageFullError if there is no space; no file is left then.
-    """
-    step("write", path)
-    with translated():
-        descriptor = os.open(path, _NEW, mode)
-        try:
-            with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 - opens a descriptor, not a path
-                for chunk in chunks:
-                    _write_all(file.fileno(), chunk)
-                step("fsync", path)
-                os.fsync(file.fileno())
-        except BaseException:
-            with suppress(FileNotFoundError):
-                path.unlink()
-            raise
-
-
-def _write_all(descriptor: int, chunk: bytes | memoryview) -> None:
-    view = memoryview(chunk).cast("B")
-    while view.nbytes:
-        view = view[os.write(descriptor, view) :]
-
-
 class NewFile:
     """A new file for data that arrives in pieces: call `sync` before its rename, or `abandon`.
 
@@ -174,8 +140,10 @@ class NewFile:
 
     def write(self, chunk: bytes | memoryview) -> None:
         """Append the whole chunk."""
+        view = memoryview(chunk).cast("B")
         with translated():
-            _write_all(self.descriptor, chunk)
+            while view.nbytes:
+                view = view[os.write(self.descriptor, view) :]
 
     def sync(self) -> None:
         """Make the content durable and close the file; its name is durable only once the folder is fsynced."""
@@ -194,6 +162,23 @@ class NewFile:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def write_new(
+    path: Path, chunks: Iterable[bytes | memoryview], mode: int = 0o640, below: Path | None = None
+) -> None:
+    """Write `chunks` to a new file and fsync it; its name is durable only once the folder is fsynced.
+
+    Raises FileExistsError if the name is taken and StorageFullError if there is no space; no file is left then.
+    """
+    file = NewFile(path, mode, below)
+    try:
+        for chunk in chunks:
+            file.write(chunk)
+        file.sync()
+    except BaseException:
+        file.abandon()
+        raise
 
 
 def rename(source: Path, target: Path, *, source_too: bool = True, below: Path | None = None) -> None:
@@ -229,13 +214,21 @@ def remove_folder(folder: Path, below: Path | None = None) -> None:
         os.rmdir(name, dir_fd=parent)
 
 
-def replace_file(path: Path, content: bytes, mode: int = 0o640) -> None:
-    """Write `content` to `path` in one step: a reader, also after a power cut, sees all of the old or all of the new content."""
+def replace_file(path: Path, content: bytes, mode: int = 0o640, *, exact_mode: bool = False) -> None:
+    """Write `content` to `path` in one step: a reader, also after a power cut, sees all of the old or all of the new content.
+
+    With `exact_mode`, the umask does not restrict `mode`: for a reader that is another user.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with suppress(FileNotFoundError):
-        temporary.unlink()
+    temporary.unlink(missing_ok=True)
     write_new(temporary, [content], mode)
-    rename(temporary, path)
+    try:
+        if exact_mode:
+            temporary.chmod(mode)
+        rename(temporary, path)
+    except (OSError, StorageFullError):
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def replace_volatile(path: Path, content: bytes, mode: int = 0o644) -> None:

@@ -6,11 +6,9 @@ A message must hold no patient data: it may name UIDs, Orthanc IDs and the porta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
 
 class DdwdError(Exception):
@@ -20,18 +18,18 @@ class DdwdError(Exception):
     exit_status: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
     status: str = ""
-    """Status code that a peer answered, as `status_codes.MEANINGS` spells it: 0xA702, HTTP 503."""
+    """Status code in a peer's response, as `status_codes.MEANINGS` spells it: 0xA702, HTTP 503."""
 
 
 class Failure(NamedTuple):
-    """Why something failed: one line for people, and the status code that a peer answered, empty if there is none."""
+    """Why something failed: one line for people, and the status code in the peer's response, empty if there is none."""
 
     reason: str
     status: str = ""
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return the message of an error of our own, with its status; of any other error the name only, since its text may name a path."""
+    """Return message and status of a DdwdError; of any other error only the name, since its text may contain a path."""
     if isinstance(error, DdwdError):
         return Failure(str(error), error.status)
     return Failure(type(error).__name__)
@@ -55,11 +53,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class AccessProblem(Problem):
-    """A file of the configuration that this user may not read."""
+    """A configuration file that this user may not read."""
 
 
 class ConfigError(DdwdError):
-    """The configuration cannot be used; `problems` are all that were found, not only the first."""
+    """The configuration cannot be used; `problems` has all mistakes that were found, not only the first."""
 
     code = "config"
     exit_status = 78  # EX_CONFIG of sysexits.h, which systemd names in `systemctl status`
@@ -77,7 +75,7 @@ class InvalidValueError(DdwdError):
 
 
 class PeerDownError(DdwdError):
-    """An Orthanc, the SCP or the database did not answer; the caller waits and tries again."""
+    """An Orthanc, the SCP or the database did not respond; the caller waits and tries again."""
 
     code = "peer-down"
     exit_status = 69
@@ -137,7 +135,7 @@ class StateError(DdwdError):
 
 
 class DamagedStateError(StateError):
-    """A state file that is no JSON, has not the values of its format, or whose checksum is wrong; `reason` says which."""
+    """A state file that is not JSON, has other values than its format allows, or has a wrong checksum; `reason` says which."""
 
     def __init__(self, where: str, noun: str, reason: str) -> None:
         super().__init__(f"{where}: the {noun} is damaged ({reason})")
@@ -148,6 +146,12 @@ class NewerStateError(StateError):
     """A valid state file was written by a newer version; this version neither reads nor replaces it."""
 
     code = "newer-state"
+
+    def __init__(self, where: object, schema: object, newest: object) -> None:
+        super().__init__(
+            f"{where}: schema {schema}, from a newer ddwd; this one reads {newest} and before, and has changed no file: "
+            "install the newer one again, or downgrade as docs/upgrade.md describes"
+        )
 
 
 class DeliveryError(DdwdError):

@@ -1,7 +1,4 @@
-"""Frozen values for studies, series and instances, and for their identifiers. Parsing validates, so every value is valid.
-
-Used by every stage. A DICOM identifier becomes a file name in `safe_component` only.
-"""
+"""Frozen values for studies, series and instances, and for their identifiers. A DICOM identifier becomes a file name in `safe_component` only."""
 
 from __future__ import annotations
 
@@ -19,26 +16,23 @@ OrthancId = NewType("OrthancId", str)
 """Orthanc's identifier of a study, series or instance: the SHA-1 of its DICOM identifiers, the same in both Orthancs."""
 
 SELF_TEST_PATIENT = "DDWD-SELFTEST"
-"""PatientID of the studies that the portal sends to itself (`ddwd doctor --send`); the self test may remove no other study."""
+"""PatientID of the studies of the self test (`ddwd doctor --send`), which may remove no other study."""
 SELF_TEST_AET = "DDWD_SELFTEST"
-"""Calling AE title of the self test; it counts neither as a sender with habits nor in the day's totals."""
+"""Calling AE title of the self test; it is neither an expected sender nor counted in the day's totals."""
 VIEWER = "viewer"
 """Login of the Orthancs' web pages that may view, search and download only; every other login may do everything."""
-SEND_AET = "DDWD_SEND"
-"""Calling AE title of `ddwd send`."""
-INBOX_AET = "DDWD_INBOX"
-"""Calling AE title of the drop folder."""
+SEND_AET = "DDWD_SEND"  # calling AE title of `ddwd send`
+INBOX_AET = "DDWD_INBOX"  # calling AE title of the drop folder
 EXTRACTOR_AET = "DDWD_EXTRACTOR"
 """Calling AE title of the extractor's C-MOVE, the only one that ORTHANC2 answers."""
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-_FIELD = re.compile(r"\{(\w+)\}")
+_TAG = re.compile(r"\{(\w+)\}")
 _UID_LENGTH = 64  # PS3.5 section 9.1
 _AET_LENGTH = 16  # PS3.5 section 6.2, VR AE
 _NAME_BYTES = 120
 """Longest encoded component; a longer one is cut and gets a digest. Well under NAME_MAX (255), which leaves room for suffixes."""
-_PART_BYTES = 200
-"""The same limit for a folder or file name of a layout, which may hold several components."""
+_PART_BYTES = 200  # the same limit for a folder or file name of a layout, which may hold several components
 TREE = "{PatientID}/{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}"
 """Path of an image below OUTPUT_DIR, unless the route of its study has another layout."""
 _PADDING = " \0"
@@ -80,10 +74,10 @@ def safe_component(value: str) -> str:
     """Return a DICOM identifier encoded as one path component: unchanged for ordinary values, and different for different values.
 
     Padding (spaces and NULs at both ends, insignificant by PS3.5 section 6.2) is removed first, as Orthanc does. Bytes outside
-    `[A-Za-z0-9_.-]`, and dots and dashes at some places (see `_must_escape`), become `%XX` of their UTF-8 bytes. If a lower-case
-    letter remains, `%-` and a hexadecimal number follow; its bits record which letters are lower case, so that "A1" and "a1" are
-    two folders on a file system that ignores case too. A result over 120 bytes is cut and ends in `%_` and the SHA-256 of the
-    whole value. An empty value becomes `%EMPTY`. docs/identifiers.md has the table.
+    `[A-Za-z0-9_.-]`, dots at either end and a leading dash become `%XX` of their UTF-8 bytes. If a lower-case letter remains, `%-`
+    and a hexadecimal number follow; its bits record which letters are lower case, so that "A1" and "a1" are two folders on a file
+    system that ignores case too. A result over 120 bytes is cut and ends in `%_` and the SHA-256 of the whole value. An empty value
+    becomes `%EMPTY`. docs/identifiers.md has the table.
     """
     text = value.strip(_PADDING)
     if _ORDINARY.fullmatch(text) and not _DEVICE.match(text):
@@ -91,10 +85,12 @@ def safe_component(value: str) -> str:
     raw = text.encode("utf-8", "surrogatepass")
     if not raw:
         return _EMPTY
-    is_device, last = _DEVICE.match(text) is not None, len(raw) - 1
+    dots = {0, len(raw) - 1}  # a hidden file, `..`, or a dot that some file servers drop
+    is_device = _DEVICE.match(text) is not None
     parts, cases = [], 0
     for index, byte in enumerate(raw):
-        if byte not in _PLAIN or _must_escape(byte, index, last) or (is_device and index == 0):
+        at_start = index == 0 and (is_device or byte == ord("-"))  # a leading dash would be an option
+        if byte not in _PLAIN or at_start or (byte == ord(".") and index in dots):
             parts.append(f"%{byte:02X}")
             continue
         parts.append(chr(byte))
@@ -121,8 +117,8 @@ def identifier_of(component: str) -> str | None:
 def split_layout(layout: str) -> tuple[str, str]:
     """Return the part of a layout that is the study's folder, which ends with the StudyInstanceUID, and the part below it."""
     parts = layout.split("/")
-    study = next(at for at, part in enumerate(parts) if "{StudyInstanceUID}" in part)
-    return "/".join(parts[: study + 1]), "/".join(parts[study + 1 :])
+    depth = 1 + next(index for index, part in enumerate(parts) if "{StudyInstanceUID}" in part)
+    return "/".join(parts[:depth]), "/".join(parts[depth:])
 
 
 def laid_out(layout: str, tags: Mapping[str, str]) -> str:
@@ -131,15 +127,10 @@ def laid_out(layout: str, tags: Mapping[str, str]) -> str:
 
 
 def _part(part: str, tags: Mapping[str, str]) -> str:
-    name = _FIELD.sub(lambda found: safe_component(tags.get(found[1], "")), part)
+    name = _TAG.sub(lambda found: safe_component(tags.get(found[1], "")), part)
     if len(name) <= _PART_BYTES:
         return name
     return name[:100].rstrip("%") + _DIGEST + hashlib.sha256(name.encode("ascii")).hexdigest()
-
-
-def _must_escape(byte: int, index: int, last: int) -> bool:
-    """Return whether the byte is a dot at either end (hidden file, `..`, dropped by some file servers) or a leading dash (an option)."""
-    return (byte == ord(".") and index in {0, last}) or (byte == ord("-") and index == 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +148,7 @@ class Study:
     """One study as an Orthanc lists it, with its sets of instances.
 
     `tags` are the main DICOM tags of the study and of its patient. `layout` gives the paths of its images; `placed` is the
-    folder that the study has already, or empty.
+    folder of a study that is published already, else empty.
     """
 
     orthanc_id: OrthancId
@@ -171,19 +162,19 @@ class Study:
 
     @cached_property
     def ids(self) -> frozenset[OrthancId]:
-        """Orthanc IDs of all instances."""
+        """Return the Orthanc IDs of all instances."""
         return frozenset().union(*(series.instances for series in self.series))
 
     @cached_property
     def series_of(self) -> dict[OrthancId, Series]:
-        """Orthanc ID of each instance -> its series."""
-        return {one: series for series in self.series for one in series.instances}
+        """Return Orthanc ID of each instance -> its series."""
+        return {instance: series for series in self.series for instance in series.instances}
 
     @cached_property
     def folder(self) -> str:
-        """Folder of the study below OUTPUT_DIR, encoded; `PatientID/StudyInstanceUID` by default."""
-        named = {**self.tags, "PatientID": self.patient_id, "StudyInstanceUID": self.study_uid}
-        return self.placed or laid_out(split_layout(self.layout)[0], named)
+        """Return the folder of the study below OUTPUT_DIR, encoded; `PatientID/StudyInstanceUID` by default."""
+        tags = {**self.tags, "PatientID": self.patient_id, "StudyInstanceUID": self.study_uid}
+        return self.placed or laid_out(split_layout(self.layout)[0], tags)
 
     def wanted(self, instance: OrthancId, sop_uid: str) -> Wanted:
         """Return one of the study's instances, with its path."""
@@ -191,25 +182,16 @@ class Study:
 
     def wanted_of(self, series: Series, instance: OrthancId, sop_uid: str) -> Wanted:
         """Return one instance of a series of this study, with its path."""
-        named = {
-            **self.tags,
-            **series.tags,
-            "SeriesInstanceUID": series.series_uid,
-            "SOPInstanceUID": sop_uid,
-        }
-        return Wanted(instance, series.series_uid, sop_uid, laid_out(split_layout(self.layout)[1], named))
+        tags = {**self.tags, **series.tags, "SeriesInstanceUID": series.series_uid, "SOPInstanceUID": sop_uid}
+        path = laid_out(split_layout(self.layout)[1], tags)
+        return Wanted(instance, series.series_uid, sop_uid, f"{path}.dcm")
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One instance to retrieve: its identifiers, and `place`, its path below the study's folder without suffix."""
+    """One instance to retrieve: its identifiers, and `file`, its path below the study's folder, encoded."""
 
     orthanc_id: OrthancId
     series_uid: str
     sop_uid: str
-    place: str
-
-    @property
-    def file(self) -> str:
-        """Path of the instance below its study's folder, encoded; `SeriesInstanceUID/SOPInstanceUID.dcm` by default."""
-        return f"{self.place}.dcm"
+    file: str

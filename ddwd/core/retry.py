@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-LONGEST_SECONDS = 30.0
-"""Below 60 s, within which all images must be delivered once the last fault has ended."""
+LONGEST_SECONDS = 30.0  # below 60 s, within which all images must be delivered once the last fault has ended
 
 
 def retry_delay(

@@ -1,20 +1,17 @@
 """Track which threads make progress: the daemon answers systemd's watchdog only while none is stuck.
 
-Code that works or waits calls `alive()`: a no-op unless the daemon has installed its own. Before a wait on a peer it declares how
-long that may take. A thread that neither moves nor is in a declared wait is stuck: the main loop then stops answering systemd,
-which restarts the service. What the daemon's hook raises ends the work: so a stop reaches long work without a parameter.
+Code that works or waits calls `alive()`, a no-op unless the daemon has installed a hook, and declares how long a wait on a peer may
+take. A thread that makes no progress outside a declared wait is stuck: the main loop then no longer notifies systemd, which restarts
+the service. An error that the hook raises ends the work: a stop thus reaches long work without a parameter.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from ddwd.core.clock import Clock
+from ddwd.core.clock import Clock
 
 ALLOWANCE_SECONDS = 15.0
 """Longest silence without a declared wait. Half of WatchdogSec, so that one slow fsync does not restart a service."""
@@ -29,7 +26,7 @@ class Watchdog:
         self._due: dict[threading.Thread, float] = {}
 
     def alive(self, wait: float = 0.0) -> None:
-        """Move the deadline of the calling thread; `wait` is how many seconds a peer may now keep it waiting."""
+        """Move the deadline of the calling thread, which may now wait `wait` seconds for a peer."""
         with self._lock:
             self._due[threading.current_thread()] = self._clock.monotonic() + wait + ALLOWANCE_SECONDS
 
@@ -45,31 +42,25 @@ class Watchdog:
             return [thread.name for thread, due in self._due.items() if due < now]
 
 
-def _ignore(_wait: float) -> None:
-    """No-op watchdog callback."""
-
-
-_hook: Callable[[float], None] = _ignore
+_hook: Callable[[float], None] | None = None
 _thread = threading.local()
 
 
-def install(hook: Callable[[float], None] = _ignore) -> None:
-    """Have every `alive` of this process call `hook` with the seconds of the declared wait, or none by default; an error that it raises ends the work."""
+def install(hook: Callable[[float], None] | None = None) -> None:
+    """Make every `alive` of this process call `hook` with the seconds of the declared wait; by default remove the hook."""
     global _hook  # noqa: PLW0603 - one process has one watchdog, as it has one NOTIFY_SOCKET
     _hook = hook
 
 
 def alive(wait: float = 0.0) -> None:
-    """Report that the calling thread makes progress; a peer may now keep it waiting for `wait` seconds."""
-    _hook(wait)
+    """Report that the calling thread makes progress; it may now wait `wait` seconds for a peer."""
+    if _hook is not None:
+        _hook(wait)
 
 
 @contextmanager
 def deferrable() -> Iterator[None]:
-    """Mark what the calling thread does within as work that can be done after the next start.
-
-    A hook that asks `is_deferrable` ends such work as soon as a stop is asked for, where other work is given time.
-    """
+    """Mark the work of the calling thread as work that can be done after the next start: a stop ends it at once."""
     before = is_deferrable()
     _thread.deferrable = True
     try:
@@ -79,5 +70,5 @@ def deferrable() -> Iterator[None]:
 
 
 def is_deferrable() -> bool:
-    """Whether the calling thread is within `deferrable`."""
+    """Return whether the calling thread is within `deferrable`."""
     return bool(getattr(_thread, "deferrable", False))

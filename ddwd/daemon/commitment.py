@@ -1,56 +1,44 @@
-"""Entry point of ddwd-commitment: answers storage commitment requests of modalities."""
+"""Entry point of ddwd-commitment: answer storage commitment requests of modalities."""
 
 from __future__ import annotations
 
 import logging
-import sys
-from typing import TYPE_CHECKING
 
 from ddwd.commitment.responder import CommitmentResponder
-from ddwd.commitment.verifier import CommitmentVerifier
+from ddwd.commitment.verifier import CommitmentResult, CommitmentVerifier
+from ddwd.config.loader import load
+from ddwd.config.parsers import Station
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core import watchdog
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock
-from ddwd.daemon import file_watch
-from ddwd.daemon.loop import Loop, TickResult
-from ddwd.daemon.service_main import enter
+from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.dicom import commitment_scu
 from ddwd.dicom.upper_layer import Peer
-from ddwd.orthanc.client import Orthanc
-from ddwd.provisioning import credentials
+from ddwd.status.study_lookup import both
 from ddwd.store.backends import custody_of
 from ddwd.store.commitment_queue import CommitmentQueue
-
-if TYPE_CHECKING:
-    from ddwd.commitment.verifier import CommitmentResult
-    from ddwd.config.parsers import Station
-    from ddwd.config.schema import Config, NodeName
 
 log = logging.getLogger("ddwd.commitment")
 
 
 class _TurnStoppedError(Exception):
-    """Told to stop in the middle of a turn; what waits stays."""
+    """The daemon is stopping in the middle of a turn; the requests stay in the queue."""
 
 
 class CommitmentDaemon:
-    """The parts, and the loop they run in."""
+    """The responder and its loop."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         paths, settings = Paths(config), config.commitment
         self.loop = Loop(self._turn, config.poll_interval, breath=0.2)
         watchdog.install(self._alive)
-        self._folder = paths.commitments
-        verifier = CommitmentVerifier(
-            [self._orthanc("gateway"), self._orthanc("storage")],
-            custody_of(config),
-            paths,
-            verified=settings.after == "verified",
-        )
+        is_verified = settings.after == "verified"
+        verifier = CommitmentVerifier(both(config), custody_of(config), paths, verified=is_verified)
         self._responder = CommitmentResponder(
-            CommitmentQueue(self._folder),
+            CommitmentQueue(paths.commitments),
             verifier,
             settings.modalities,
             self._report,
@@ -59,24 +47,11 @@ class CommitmentDaemon:
             settings.wait,
         )
 
-    def run(self) -> None:
-        """Run until stopped."""
-        ear = file_watch.listen([self._folder], self.loop.wake)
-        self.loop.listen()
-        try:
-            self.loop.run()
-        finally:
-            ear.stop()
-
-    def _orthanc(self, name: NodeName) -> Orthanc:
-        user, password = credentials.read(self._config.credentials_file).login(name)
-        return Orthanc(name, self._config.node(name).url, user, password)
-
     def _turn(self) -> TickResult:
         try:
             return TickResult(self._responder.turn())
         except _TurnStoppedError:
-            return TickResult("stopping; what waits stays")
+            return TickResult("stopping; the requests stay in the queue")
         except OSError as error:
             log.warning("the requests cannot be read: %s", error.strerror)
             return TickResult(f"the requests cannot be read: {error.strerror}")
@@ -94,13 +69,10 @@ class CommitmentDaemon:
 
 
 def main() -> int:
-    """Run until stopped; with `--wanted` only answer whether the settings need it. The exit status."""
-    return enter(
-        "ddwd-commitment",
-        lambda config: bool(config.commitment.modalities),
-        lambda config: CommitmentDaemon(config).run(),
-    )
+    """Run until stopped; return the exit status."""
+    return enter("ddwd-commitment", _run, wanted=lambda: bool(load().commitment.modalities))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _run() -> None:
+    config = load()
+    CommitmentDaemon(config).loop.serve(Paths(config).commitments)

@@ -1,19 +1,19 @@
-"""Entry point of ddwd-courier: delivers studies whose rule has `also` to other destinations, by jobs of the gateway."""
+"""Entry point of ddwd-courier: deliver studies whose route has `also` to other destinations, by jobs of the gateway."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
+from ddwd.config.loader import load
 from ddwd.config.paths import Paths
+from ddwd.config.routing import Destination
+from ddwd.config.schema import Config
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError
-from ddwd.daemon import file_watch
-from ddwd.daemon.loop import Loop, TickResult
-from ddwd.daemon.service_main import enter
+from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.delivery.destination_queue import DestinationQueue
 from ddwd.delivery.dispatcher import DeliveryDispatcher, Recipients
 from ddwd.delivery.transports import transport_to
@@ -24,20 +24,16 @@ from ddwd.provisioning import credentials
 from ddwd.store.delivery_log import DeliveryLog
 from ddwd.store.status_files import COURIER, CourierStatus, DestinationStatus
 
-if TYPE_CHECKING:
-    from ddwd.config.routing import Destination
-    from ddwd.config.schema import Config
-
 log = logging.getLogger("ddwd.delivery")
 
 _BREATH_SECONDS = 0.5
-"""Between two turns, however often the bell rings: nothing waits for the courier."""
+"""Between two turns, however often a watched file is written: no other part waits for the courier."""
 _BEYOND_STABLE = 1.0
 """Seconds more than Orthanc waits before it calls a study stable, which is the last change that names its images."""
 
 
 class CourierDaemon:
-    """The parts, and the loop they run in."""
+    """The dispatcher and its loop."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -47,23 +43,19 @@ class CourierDaemon:
         self._deliveries = DeliveryLog(self._paths.deliveries)
         self._login = credentials.read(config.credentials_file).login("gateway")
         self.loop = Loop(self._turn, config.poll_interval, breath=_BREATH_SECONDS)
-        self._pool = ThreadPoolExecutor(len(config.destinations) + 1, thread_name_prefix="lane")
+        self._pool = ThreadPoolExecutor(len(config.destinations) + 1, thread_name_prefix="destination")
         self._dispatcher: DeliveryDispatcher | None = None
 
     def run(self) -> None:
-        """Run until stopped; what was not proved yet is compared again after the next start."""
+        """Run until stopped; deliveries that are not proved yet are compared again after the next start."""
         self._paths.courier_status.parent.mkdir(parents=True, exist_ok=True)  # systemd-tmpfiles has made it
-        bells = [self._paths.doorbell("gateway").parent, self._paths.deliveries]
-        ears = file_watch.listen(bells, self.loop.wake)
-        self.loop.listen()
         try:
-            self.loop.run()
+            self.loop.serve(self._paths.doorbell("gateway").parent, self._paths.deliveries)
         finally:
             self._pool.shutdown(cancel_futures=True)
-            ears.stop()
 
     def _begin(self) -> DeliveryDispatcher:
-        """The parts; from the newest change on, for a round over everything comes first. Raises PeerDownError, PeerRefusedError."""
+        """Return the dispatcher. It reads changes from the newest one on, since it first sweeps all studies. Raises PeerDownError, PeerRefusedError."""
         gateway = self._gateway()
         feed = ChangeFeed(gateway, gateway.last_seq(), self._clock, self._config.stable_age)
         recipients = Recipients(self._gateway(), self._routes, self._deliveries)
@@ -72,7 +64,7 @@ class CourierDaemon:
         return DeliveryDispatcher(feed, sweep, recipients, queues, self._pool, self._clock, self.loop.wake)
 
     def _queue(self, destination: Destination) -> DestinationQueue:
-        """With a connection of its own: a destination that hangs holds up the requests of no other."""
+        """Return a queue with its own connection: a destination that hangs delays no other."""
         gateway = self._gateway()
         transport = transport_to(destination, gateway)
         settle = self._config.stable_age + _BEYOND_STABLE
@@ -88,32 +80,32 @@ class CourierDaemon:
             if self._dispatcher is None:
                 self._dispatcher = self._begin()
             statuses = self._dispatcher.turn(hasten=self._deliveries.take_retry_request())
-            self._show(statuses)
+            status = CourierStatus(stamp(self._clock.utc()), tuple(statuses))
+            COURIER.write_volatile(self._paths.courier_status, status)
         except (PeerDownError, PeerRefusedError) as error:
             return TickResult(str(error))
         except (OSError, DdwdError) as error:
             log.warning("%s", getattr(error, "strerror", None) or error)
-            return TickResult("what was delivered cannot be looked up", wait=5.0)
-        return TickResult(_said(statuses), healthy=not self._dispatcher.is_hung, wait=self._dispatcher.wait())
-
-    def _show(self, statuses: list[DestinationStatus]) -> None:
-        status = CourierStatus(stamp(self._clock.utc()), tuple(statuses))
-        COURIER.write_volatile(self._paths.courier_status, status)
+            return TickResult("the delivery log or the status file cannot be used", wait=5.0)
+        return TickResult(
+            _summary(statuses), healthy=not self._dispatcher.is_hung, wait=self._dispatcher.wait()
+        )
 
 
-def _said(statuses: list[DestinationStatus]) -> str:
+def _summary(statuses: list[DestinationStatus]) -> str:
     away = [one.name for one in statuses if one.state == "away"]
     waiting = sum(one.images for one in statuses)
     return f"{waiting} images wait" + (f"; away: {', '.join(away)}" if away else "")
 
 
 def main() -> int:
-    """Run until stopped; with `--wanted` only answer whether the settings need it. The exit status."""
-    return enter(
-        "ddwd-courier",
-        lambda config: bool(config.destinations) and config.has("gateway"),
-        lambda config: CourierDaemon(config).run(),
-    )
+    """Run until stopped; return the exit status."""
+    return enter("ddwd-courier", lambda: CourierDaemon(load()).run(), wanted=_wanted)
+
+
+def _wanted() -> bool:
+    config = load()
+    return bool(config.destinations) and config.has("gateway")
 
 
 if __name__ == "__main__":

@@ -1,52 +1,57 @@
-"""Entry point of ddwd-extractor: watches both Orthancs, heals, retrieves, verifies, publishes. Runs as user ddwd.
+"""Entry point of ddwd-extractor: watch both Orthancs, forward, retrieve, verify, publish, repair. Runs as user ddwd.
 
-Turns are taken when a doorbell rings (both Orthancs' Lua touch a file, heard by inotify), when work is finished, and at the latest
-every POLL_INTERVAL. Writes the ledger, the custody records, OUTPUT_DIR, quarantine and its own status file.
+A turn begins when the Lua of an Orthanc writes to its doorbell file, when work is finished, and at the latest after POLL_INTERVAL.
+Writes the ledger, the custody records, OUTPUT_DIR, quarantine and its own status file.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
-from typing import TYPE_CHECKING
+from collections import Counter, deque
+from collections.abc import Iterable
+from statistics import median
 
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core import watchdog
 from ddwd.core.audit import Audit, Event
-from ddwd.core.clock import SystemClock
-from ddwd.core.errors import DdwdError
+from ddwd.core.clock import Clock, SystemClock, stamp
 from ddwd.core.watchdog import Watchdog
-from ddwd.daemon import file_watch
-from ddwd.daemon.extractor_status import StatusTotals, extractor_status
-from ddwd.daemon.loop import Loop, TickResult
+from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.extractor.flow_control import Volumes
+from ddwd.extractor.loop import TurnReport
 from ddwd.extractor.peers import silent
 from ddwd.extractor.services import Extractor, Services
 from ddwd.extractor.steps.cmove import StorageMover
+from ddwd.extractor.study import StudyState
 from ddwd.extractor.workers import Shutdown, Workers
-from ddwd.orthanc.client import Orthanc
-from ddwd.provisioning import credentials
+from ddwd.status.study_lookup import both
+from ddwd.store import status_files
 from ddwd.store.backends import stores_of
 from ddwd.store.settings_snapshot import changed_settings
-from ddwd.store.status_files import EXTRACTOR
-
-if TYPE_CHECKING:
-    from ddwd.config.schema import Config
 
 log = logging.getLogger("ddwd.extractor")
 
 _STATUS_SECONDS = 1.0
-_PIECE_SECONDS = 2.0
-"""Ten times what the sweep compares at once takes."""
+_PIECE_SECONDS = 2.0  # time to finish one comparison of the sweep: ten times what it takes
 _BREATH_SECONDS = 0.1
-"""Between two turns, however often the bell rings: each turn costs both Orthancs a look at their changes."""
+"""Between two turns, however often a doorbell file is written: each turn queries the changes of both Orthancs."""
+_FAILURES = (
+    Event.FORWARD_FAILED,
+    Event.RETRIEVE_FAILED,
+    Event.CONFLICT,
+    Event.QUARANTINED,
+    Event.VANISHED,
+    Event.REPAIRED,
+)
+_TURNS = 100
 
 
 class ExtractorDaemon:
-    """The extractor with its real services, and the status file that people's views are made from."""
+    """The extractor with its real services, and its status file, which status, dashboard and metrics read."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -60,40 +65,33 @@ class ExtractorDaemon:
         self._sweeper = Workers(self._watchdog, self._loop.wake)
         self._main = threading.get_ident()
         self._totals = StatusTotals()
-        self._audit.add_sink(self._totals.happened)
+        self._audit.add_sink(self._totals.count_failure)
         self._status_at = 0.0
         watchdog.install(self._alive)
         self._extractor = Extractor(config, self._services())
         self._extractor.requests.prepare()
 
     def run(self) -> bool:
-        """Work until stopped; finish what runs, in bounded time. False where a worker had to be left behind."""
+        """Work until stopped, then finish running work in bounded time. Return False if a worker is still running."""
         folders = {
             self._paths.doorbell("gateway").parent,
             self._paths.doorbell("storage").parent,
             self._paths.requests,
         }
-        ears = file_watch.listen(folders, self._loop.wake)
         self._audit.record(Event.STARTED, "the extractor starts", open=len(self._extractor.sharing.open))
-        self._loop.listen()
         try:
-            self._loop.run()
+            self._loop.serve(*folders)
         finally:
             finished = self._workers.finish()
             finished = self._sweeper.finish(_PIECE_SECONDS) and finished
             self._audit.record(Event.STOPPED, "the extractor stops", open=len(self._extractor.sharing.open))
             self._extractor.loop.drain()
-            ears.stop()
             self._write_status()
         return finished
 
     def _services(self) -> Services:
-        login = credentials.read(self._config.credentials_file)
-        gateway, storage = (
-            Orthanc(node.name, node.url, *login.login(node.name))
-            for node in (self._config.gateway, self._config.storage)
-        )
         paths, config, audit = self._paths, self._config, self._audit
+        gateway, storage = both(config)
         stores = stores_of(config, self._clock)
         audit.add_sink(stores.ledger.note)
         if changed := changed_settings(config, paths.settings):
@@ -125,7 +123,7 @@ class ExtractorDaemon:
         )
 
     def _alive(self, wait: float) -> None:
-        """The hook of core.watchdog: the main thread answers systemd, unless a worker is stuck. Raises PeerDownError in a worker that is to stop."""
+        """The hook of core.watchdog: the main thread notifies systemd, unless a worker is stuck. Raises PeerDownError in a worker that must stop."""
         self._watchdog.alive(wait)
         if threading.get_ident() != self._main:
             self._shutdown.check()
@@ -145,7 +143,7 @@ class ExtractorDaemon:
         wait = 0.0 if report.more else self._extractor.loop.next_due()
         stuck = self._watchdog.stuck()
         if stuck:
-            log.error("no sign of life: %s; the watchdog will restart the extractor", ", ".join(stuck))
+            log.error("no progress: %s; the watchdog will restart the extractor", ", ".join(stuck))
         return TickResult(self._summary(), healthy=not stuck, wait=wait)
 
     def _summary(self) -> str:
@@ -157,18 +155,114 @@ class ExtractorDaemon:
         status = extractor_status(self._extractor, self._totals, self._clock)
         path = self._paths.heartbeat("extractor")
         path.parent.mkdir(parents=True, exist_ok=True)
-        EXTRACTOR.write_volatile(path, status)
+        status_files.EXTRACTOR.write_volatile(path, status)
 
 
 def main() -> int:
-    """Run the daemon; the exit status is that of the error tree."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        finished = ExtractorDaemon(load()).run()
-    except DdwdError as error:
-        sys.stderr.write(f"ddwd-extractor: {error}\n")
-        return error.exit_status
-    if not finished:
+    """Run until stopped; return the exit status."""
+    return enter("ddwd-extractor", _run)
+
+
+def _run() -> None:
+    if not ExtractorDaemon(load()).run():
         logging.shutdown()
-        os._exit(0)  # the interpreter would wait for the worker; all that counts is durable
-    return 0
+        os._exit(0)  # the interpreter would wait for the worker; the state is durable
+
+
+# --- the status file --------------------------------------------------------------------------------------------------
+
+
+class StatusTotals:
+    """What was done since the start, with the failures by audit event, and how long the latest turns took."""
+
+    def __init__(self) -> None:
+        self._done: Counter[str] = Counter(studies=0, instances=0, bytes=0, forwarded=0, late=0)
+        self._failures: Counter[str] = Counter({event.name.lower(): 0 for event in _FAILURES})
+        self._turns: deque[float] = deque(maxlen=_TURNS)
+
+    def add(self, report: TurnReport, seconds: float) -> None:
+        """Add what one turn did and how long it took."""
+        self._turns.append(seconds)
+        self._done["studies"] += sum(one.revision == 1 for one in report.published)
+        self._done["late"] += sum(one.revision > 1 for one in report.published)
+        self._done["instances"] += report.retrieved
+        self._done["bytes"] += report.bytes
+        self._done["forwarded"] += report.forwarded
+
+    def count_failure(self, event: Event, _message: str, _fields: dict[str, str]) -> None:
+        """Count the event if it is a failure: a sink of the audit."""
+        if event in _FAILURES:
+            self._failures[event.name.lower()] += 1
+
+    @property
+    def studies(self) -> int:
+        """Studies published."""
+        return self._done["studies"]
+
+    @property
+    def turn_seconds(self) -> float:
+        """Median of the latest turns."""
+        return round(median(self._turns or [0.0]), 4)
+
+    def stored(self) -> status_files.WorkTotals:
+        """Return the totals for the status file."""
+        return status_files.WorkTotals(**self._done, failures=dict(self._failures))
+
+
+def extractor_status(
+    extractor: Extractor, totals: StatusTotals, clock: Clock
+) -> status_files.ExtractorStatus:
+    """Return the content of the status file. The counts of images include the images of open studies that are published already.
+
+    Every user of the machine may read the file: it has no patient ID, no accession number, and no path that begins with one.
+    """
+    studies = list(extractor.sharing.open.values())
+    return status_files.ExtractorStatus(
+        updated=stamp(clock.utc()),
+        pid=os.getpid(),
+        paused=extractor.flow.is_paused,
+        counts=dict(Counter(study.stage.value for study in studies)),
+        totals=totals.stored(),
+        turn_seconds=totals.turn_seconds,
+        swept=extractor.sources.swept(),
+        retention=extractor.retention.state(),
+        backlog=_backlog(studies),
+        peers=dict(extractor.peers.states),
+        disk=extractor.flow.state(),
+        in_flight=tuple(_in_flight(study, extractor) for study in studies),
+        recent=tuple(extractor.loop.recent),
+    )
+
+
+def _in_flight(study: StudyState, extractor: Extractor) -> status_files.InFlightStudy:
+    return status_files.InFlightStudy(
+        study=study.study_id,
+        study_uid=study.listing.study_uid if study.listing else "",
+        aet=study.timeline.aet,
+        state=study.stage.value,
+        route=study.route.name if study.route else "",
+        reason=study.reason,
+        status=study.status,
+        blocker=study.blocker.value,
+        instances=len(study.known),
+        on_gateway=len(study.on_gateway),
+        on_storage=len(study.on_storage),
+        on_disk=len(study.verified),
+        set_aside=len(study.set_aside),
+        failures=study.failures,
+        opened_at=extractor.sharing.ledger.state.open.get(study.study_id, ""),
+        newest_at=study.timeline.newest_at,
+    )
+
+
+def _backlog(studies: Iterable[StudyState]) -> status_files.Backlog:
+    """Count the images that wait before each hop."""
+    waiting = Counter(storage=0, disk=0, publish=0)
+    for study in studies:
+        aside, verified = study.set_aside.keys(), study.verified.keys()
+        if study.route is None or study.route.forward:
+            waiting["storage"] += len(study.on_gateway - study.on_storage - aside)
+        if study.route is None or study.route.extract:
+            waiting["disk"] += len(study.on_storage - verified - aside)
+        waiting["publish"] += len(verified - (study.record.images.keys() if study.record else frozenset()))
+    return status_files.Backlog(**waiting)

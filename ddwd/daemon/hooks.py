@@ -1,6 +1,6 @@
-"""Entry point of ddwd-hooks: runs the hooks of rules for published studies. Runs as user ddwd-hooks.
+"""Entry point of ddwd-hooks: run the hooks of routes for published studies. Runs as user ddwd-hooks.
 
-It knows no more than it needs: not the settings, which hold passwords, but the table of hooks that ddwd-provision renders from them.
+Reads only the table of hooks that ddwd-provision renders, not the settings, which contain passwords.
 """
 
 from __future__ import annotations
@@ -8,24 +8,17 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError, StateError
-from ddwd.daemon import file_watch
-from ddwd.daemon.loop import Loop, TickResult
-from ddwd.daemon.service_main import FAILED, SKIP
+from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.hooks.dispatcher import Hook, HookDispatcher, run_hook
-from ddwd.store.hook_queue import HookQueue
+from ddwd.store.hook_queue import HookQueue, Notice
 from ddwd.store.status_files import HOOKS, HooksStatus
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from ddwd.store.hook_queue import Notice
 
 log = logging.getLogger("ddwd.hooks")
 
@@ -34,7 +27,7 @@ _AT_ONCE = 4
 
 
 class HooksDaemon:
-    """The parts, and the loop they run in."""
+    """The dispatcher and its loop."""
 
     def __init__(self, hooks: Mapping[str, Hook], folder: Path, status: Path) -> None:
         self._clock = SystemClock()
@@ -44,20 +37,17 @@ class HooksDaemon:
         self._output = folder / "output"
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="hook")
         self._dispatcher = HookDispatcher(
-            hooks, self._notices, self._tell, self._pool, self._clock, Audit(), self.loop.wake
+            hooks, self._notices, self._run_hook, self._pool, self._clock, Audit(), self.loop.wake
         )
 
     def run(self) -> None:
-        """Run until stopped; hooks that run then are ended, and run again after the next start."""
-        ears = file_watch.listen([self._notices.waiting], self.loop.wake)
-        self.loop.listen()
+        """Run until stopped; hooks that run at that time are killed, and run again after the next start."""
         try:
-            self.loop.run()
+            self.loop.serve(self._notices.waiting)
         finally:
             self._pool.shutdown(cancel_futures=True)
-            ears.stop()
 
-    def _tell(self, hook: Hook, notice: Notice) -> None:
+    def _run_hook(self, hook: Hook, notice: Notice) -> None:
         run_hook(hook, notice, self._output / f"{notice.study}.txt", self.loop.stopping)
 
     def _turn(self) -> TickResult:
@@ -71,37 +61,25 @@ class HooksDaemon:
         status = HooksStatus(stamp(self._clock.utc()), self._dispatcher.succeeded, tuple(waiting))
         HOOKS.write_volatile(self._status, status)
         failed = sum(bool(one.failures) for one in waiting)
-        return TickResult(
-            f"{self._dispatcher.succeeded} succeeded, {len(waiting)} wait, {failed} failed",
-            wait=self._dispatcher.wait(),
-        )
+        state = f"{self._dispatcher.succeeded} hooks have succeeded, {len(waiting)} wait, {failed} failed"
+        return TickResult(state, wait=self._dispatcher.wait())
 
 
 def main() -> int:
     """Run until stopped. Arguments: the table, the folder, the status file; `--wanted TABLE` only answers whether there is a hook."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    words = sys.argv[1:]
-    asked = words[:1] == ["--wanted"]
-    try:
-        if asked:
-            return 0 if read_table(Path(words[1])) else SKIP
-        table, folder, status = map(Path, words)
-        HooksDaemon(read_table(table), folder, status).run()
-    except DdwdError as error:
-        sys.stderr.write(f"ddwd-hooks: {error}\n")
-        return FAILED if asked else error.exit_status
-    return 0
+    return enter("ddwd-hooks", _run, wanted=lambda: bool(_read_table(Path(sys.argv[2]))))
 
 
-def read_table(path: Path) -> dict[str, Hook]:
-    """Rule -> its hook; none where there is no table. Raises StateError."""
+def _run() -> None:
+    table, folder, status = map(Path, sys.argv[1:])
+    HooksDaemon(_read_table(table), folder, status).run()
+
+
+def _read_table(path: Path) -> dict[str, Hook]:
+    """Return route -> its hook; empty if there is no table. Raises StateError."""
     try:
         return {name: Hook.read(entry) for name, entry in json.loads(path.read_bytes()).items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateError(f"{path} cannot be used; systemctl restart ddwd-provision writes it anew") from error
-
-
-if __name__ == "__main__":
-    sys.exit(main())

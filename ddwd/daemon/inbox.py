@@ -1,37 +1,31 @@
-"""Entry point of ddwd-inbox: sends complete items of the drop folder to the gateway."""
+"""Entry point of ddwd-inbox: send complete items of the drop folder to the gateway."""
 
 from __future__ import annotations
 
 import logging
-import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
+from ddwd.config.loader import load
+from ddwd.config.schema import Config
 from ddwd.core import watchdog
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import StateError
 from ddwd.core.model import INBOX_AET
-from ddwd.daemon.loop import Loop, TickResult
-from ddwd.daemon.service_main import enter
+from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.dicom import nodes, store_scu
+from ddwd.dicom.store_scu import Answer, Outgoing
 from ddwd.inbox.processor import InboxProcessor, Stopped
 from ddwd.inbox.scanner import InboxScanner, OpenFileTracker
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from ddwd.config.schema import Config
-    from ddwd.dicom.store_scu import Answer, Outgoing
 
 log = logging.getLogger("ddwd.inbox")
 
 _INTERVAL = 2.0
-_SILENCE = 300.0
-"""Seconds that the gateway may take over one image (store_scu)."""
+_SILENCE = 300.0  # seconds that the gateway may take over one image (store_scu)
 
 
 class Inbox:
-    """The parts, and the loop they run in."""
+    """The processor of the drop folder and its loop. Raises OSError or DdwdError if the folder cannot be used."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -45,25 +39,22 @@ class Inbox:
         self._processor = InboxProcessor(
             config.inbox.folder, self._scanner, self._send, clock, Audit(), config.disk.reserve
         )
-        self._trouble = ""
-
-    def begin(self) -> None:
-        """Make the folder ready. Raises OSError, DdwdError where it cannot be used."""
         self._processor.begin()
+        self._logged = ""
 
     def _turn(self) -> TickResult:
         try:
-            said = self._processor.turn()
-            self._trouble = ""
+            state = self._processor.turn()
+            self._logged = ""
         except Stopped:
             return TickResult("stopping in the middle of an item, which stays")
         except OSError as error:
-            said = f"the drop folder cannot be used: {error.strerror}"
-            if said != self._trouble:
-                log.warning("%s", said)
-            self._trouble = said
+            state = f"the drop folder cannot be used: {error.strerror}"
+            if state != self._logged:
+                log.warning("%s", state)
+            self._logged = state
         self._open_files.watch(folder for item in self._scanner.items for folder in item.folders)
-        return TickResult(said)
+        return TickResult(state)
 
     def _alive(self, wait: float) -> None:
         """The hook of core.watchdog. Raises Stopped."""
@@ -76,22 +67,16 @@ class Inbox:
 
 
 def main() -> int:
-    """Run until stopped; with `--wanted` only answer whether the settings need it. The exit status."""
-    return enter("ddwd-inbox", lambda config: config.inbox.enabled, _run)
+    """Run until stopped; return the exit status."""
+    return enter("ddwd-inbox", _run, wanted=lambda: load().inbox.enabled)
 
 
-def _run(config: Config) -> None:
-    """Raises StateError where the folder cannot be used."""
+def _run() -> None:
+    config = load()
     folder = config.inbox.folder
     try:
         inbox = Inbox(config)
-        inbox.begin()
     except OSError as error:
         hint = f"install -d -o ddwd -g ddwd -m 2770 {folder}; see inbox.folder in ddwd.yaml"
         raise StateError(f"the drop folder {folder} cannot be used ({error.strerror}): {hint}") from error
-    inbox.loop.listen()
-    inbox.loop.run()
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    inbox.loop.serve()

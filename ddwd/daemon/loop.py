@@ -1,27 +1,47 @@
-"""Main loop of the daemons: a cycle, then a wait; signals only set flags. The only module that notifies systemd.
+"""Entry and main loop of the daemons: a cycle, then a wait; signals only set flags. The only module that notifies systemd.
 
-A sign of life (WATCHDOG=1) goes out only from here, only by the thread that does the work, and only while what it looks after is
-healthy: a hung cycle, a hung worker or a stopped process all end in systemd's SIGABRT, which prints every thread's stack.
+Only the thread that does the work sends WATCHDOG=1, and only while all parts are healthy: a hung cycle, a hung worker or a stopped
+process all end in systemd's SIGABRT, which prints every thread's stack.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import sdnotify
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from ddwd.core.errors import DdwdError
 
 _MICRO = 1_000_000
 _SHARE = 0.8
-"""Part of WatchdogSec that one wait on a peer may take; the sign before it is at most a second old."""
+"""Part of WatchdogSec that one wait on a peer may take; the last WATCHDOG=1 before it is at most a second old."""
+_WRITTEN = frozenset({"modified", "created", "closed", "moved"})
+_SKIP, _FAILED = 1, 255  # exit statuses of ExecCondition=: skip the unit, or fail it
+
+
+def enter(name: str, run: Callable[[], None], wanted: Callable[[], bool] = lambda: True) -> int:
+    """Run a daemon until it is stopped; return its exit status. With `--wanted` only answer ExecCondition= by `wanted`."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    is_condition = sys.argv[1:2] == ["--wanted"]
+    try:
+        if is_condition:
+            return 0 if wanted() else _SKIP
+        run()
+    except DdwdError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        return _FAILED if is_condition else error.exit_status
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +59,7 @@ class TickResult:
 class Loop:
     """Runs `cycle` every `interval` seconds, or as soon as `wake` is called, until SIGTERM or SIGINT.
 
-    Between two cycles lie `breath` seconds at least: what wakes it meanwhile is served by one.
+    At least `breath` seconds lie between two cycles: one cycle serves all calls of `wake` in between.
     """
 
     def __init__(
@@ -54,52 +74,64 @@ class Loop:
         self._interval = interval
         self._notify = notify or sdnotify.SystemdNotifier().notify
         self._wakeup = threading.Event()
-        self._stopping = threading.Event()
-        self._signed = 0.0
+        self.stopping = threading.Event()
+        """Set when the loop is to end, also in the middle of a cycle."""
+        self._notified_at = 0.0
         self._watchdog = int(os.environ.get("WATCHDOG_USEC") or 0) / _MICRO
         self._extended = False
 
-    @property
-    def stopping(self) -> threading.Event:
-        """Set once the loop is to end, also in the middle of a cycle."""
-        return self._stopping
+    def serve(self, *folders: Path) -> None:
+        """Bind the signals and run; a file that is written in one of `folders` wakes the loop.
+
+        A missed inotify event delays work by at most one interval.
+        """
+        observer = Observer()
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            observer.schedule(_WakeOnWrite(self.wake), str(folder))
+        observer.start()
+        self.listen()
+        try:
+            self.run()
+        finally:
+            observer.stop()
 
     def run(self) -> None:
-        """Return once stopped. Whatever `cycle` raises ends the loop: the service manager starts anew."""
+        """Return when stopped. What `cycle` raises ends the loop: the service manager restarts the daemon."""
         self._notify("READY=1")
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             self._wakeup.clear()
-            beat = self._cycle()
-            self._notify(f"STATUS={beat.status}" + ("\nWATCHDOG=1" if beat.healthy else ""))
-            if not self._stopping.wait(self._breath):
-                self._wakeup.wait(self._idle(self._interval if beat.wait is None else beat.wait))
+            result = self._cycle()
+            self._notify(f"STATUS={result.status}" + ("\nWATCHDOG=1" if result.healthy else ""))
+            if not self.stopping.wait(self._breath):
+                self._wakeup.wait(self._idle(self._interval if result.wait is None else result.wait))
         self._notify("STOPPING=1")
 
-    def _idle(self, wanted: float) -> float:
-        """A long interval must not starve the watchdog."""
-        return min(wanted, self._watchdog / 3) if self._watchdog else wanted
+    def _idle(self, seconds: float) -> float:
+        """Return the time to wait: a long interval must not starve the watchdog."""
+        return min(seconds, self._watchdog / 3) if self._watchdog else seconds
 
     def extend(self, seconds: float) -> None:
-        """Ask for that much more time to start or to stop (sd_notify EXTEND_TIMEOUT_USEC), and sign that we live."""
+        """Request more time to start or to stop (sd_notify EXTEND_TIMEOUT_USEC), and send WATCHDOG=1."""
         self._notify(f"EXTEND_TIMEOUT_USEC={int(seconds * _MICRO)}\nWATCHDOG=1")
 
     def alive(self, wait: float = 0.0) -> None:
-        """A sign of life from inside a long cycle, by the thread that runs it; at most one each second.
+        """Send WATCHDOG=1 from inside a long cycle, by the thread that runs it; at most once a second.
 
-        `wait` declares that a peer may now be silent for so many seconds: systemd's patience is stretched where that is too
-        long for it, and put back at the next sign.
+        `wait` declares that a peer may now be silent for so many seconds: systemd's timeout is extended where that is too long for
+        it, and restored at the next call.
         """
         now = time.monotonic()
         stretch = bool(self._watchdog) and wait > self._watchdog * _SHARE
         if stretch or self._extended:
             self._extended = stretch
-            patience = int((wait * stretch + self._watchdog) * _MICRO)
-            self._notify(f"WATCHDOG_USEC={patience}\nWATCHDOG=1")
-        elif now - self._signed >= 1.0:
+            timeout = int((wait * stretch + self._watchdog) * _MICRO)
+            self._notify(f"WATCHDOG_USEC={timeout}\nWATCHDOG=1")
+        elif now - self._notified_at >= 1.0:
             self._notify("WATCHDOG=1")
         else:
             return
-        self._signed = now
+        self._notified_at = now
 
     def wake(self) -> None:
         """Begin the next cycle now; safe from any thread."""
@@ -107,7 +139,7 @@ class Loop:
 
     def stop(self, *_signal: object) -> None:
         """End after the current cycle; safe in a signal handler."""
-        self._stopping.set()
+        self.stopping.set()
         self._wakeup.set()
 
     def listen(self) -> None:
@@ -116,3 +148,13 @@ class Loop:
         signal.signal(signal.SIGINT, self.stop)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         faulthandler.enable()
+
+
+class _WakeOnWrite(FileSystemEventHandler):
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Wake the loop; called in the observer's thread."""
+        if event.event_type in _WRITTEN:
+            self._wake()

@@ -1,23 +1,22 @@
-"""Entry point of ddwd-monitor: collects a report every few seconds, writes metrics, sends alerts. Custody does not depend on it.
+"""Entry point of ddwd-monitor: collect a report every few seconds, write metrics, send alerts. Custody does not depend on it.
 
-Reads the same sources as the status (units, Orthancs, heartbeats, the ledger's events); writes the metrics file and its own small state.
-A task that fails logs that once, and does not stop the others.
+Reads the same sources as the status (units, Orthancs, status files, the ledger's events); writes the metrics file and its own state.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
 
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.audit import Audit, Event
-from ddwd.core.clock import SystemClock, stamp
+from ddwd.core.clock import Clock, SystemClock, stamp
 from ddwd.core.errors import DdwdError
-from ddwd.daemon.loop import Loop, TickResult
+from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.monitoring import alerts, notifiers
 from ddwd.monitoring.alerts import WEEKS, Condition, ExpectedSenders
 from ddwd.monitoring.audit_relay import AuditRelay
@@ -26,16 +25,8 @@ from ddwd.monitoring.rejected_associations import RejectionReporter, RejectionWa
 from ddwd.provisioning import credentials
 from ddwd.status import report as view
 from ddwd.status.certificates import expiring, expiry_of
-from ddwd.status.events import all_since, of_this_machine, tail_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from datetime import datetime
-
-    from ddwd.config.schema import Config
-    from ddwd.core.clock import Clock
-    from ddwd.status.events import AuditEvent
-    from ddwd.status.report import Report
+from ddwd.status.events import AuditEvent, all_since, of_this_machine, tail_of
+from ddwd.status.report import Report
 
 log = logging.getLogger("ddwd.monitoring")
 
@@ -46,7 +37,7 @@ _LEARNED = timedelta(weeks=WEEKS + 1)
 
 @dataclass
 class Task:
-    """One task of the monitor; `problem` is the error that was last logged."""
+    """One task of the monitor, which stops no other when it fails; `problem` is the error that was last logged."""
 
     name: str
     step: Callable[[Report, list[AuditEvent]], None]
@@ -58,10 +49,12 @@ class Task:
             self.step(report, events)
             self.problem = ""
         except (DdwdError, OSError) as error:
-            said = str(error) if isinstance(error, DdwdError) else f"{type(error).__name__}: {error.strerror}"
-            if said != self.problem:
-                log.warning("%s: %s", self.name, said)
-            self.problem = said
+            problem = (
+                str(error) if isinstance(error, DdwdError) else f"{type(error).__name__}: {error.strerror}"
+            )
+            if problem != self.problem:
+                log.warning("%s: %s", self.name, problem)
+            self.problem = problem
 
 
 class Alerts:
@@ -79,7 +72,7 @@ class Alerts:
         self._outboxes = [notifiers.Outbox(name, send) for name, send in notifiers.channels(config).items()]
 
     def step(self, report: Report, events: list[AuditEvent]) -> None:
-        """Take in the conditions that hold now, and send the messages that are due."""
+        """Update the alerts with the present conditions, and send the messages that are due."""
         now = self._clock.utc()
         silent = self._silent(now, events) if self._config.alerts.silence else {}
         found = alerts.conditions(report, silent) | self._expiring()
@@ -87,13 +80,13 @@ class Alerts:
         message = self._state.update(found, now.timestamp(), stamp(now))
         if message is not None:
             self._audit.record(Event.ALERT, message.subject)
-            for way in self._outboxes:
-                way.put(message)
+            for outbox in self._outboxes:
+                outbox.put(message)
         if alerts.FORMAT.render(self._state) != before:
             alerts.FORMAT.write(self._path, self._state)
 
     def _silent(self, now: datetime, events: list[AuditEvent]) -> dict[str, datetime]:
-        """Return the modalities that should have sent; none while the ledger, from which that is learned, cannot be read."""
+        """Return the modalities that should have sent; none while the ledger, which has their habits, cannot be read."""
         if self._expected is None:
             expected = ExpectedSenders()
             try:
@@ -117,9 +110,9 @@ class Alerts:
         return self._certificates
 
     def stop(self) -> None:
-        """End the threads."""
-        for way in self._outboxes:
-            way.stop()
+        """Stop the threads."""
+        for outbox in self._outboxes:
+            outbox.stop()
 
 
 class Monitor:
@@ -139,8 +132,7 @@ class Monitor:
             Task("metrics", self._measure),
             Task("refusals", lambda _report, _events: refusals.step()),
         ]
-        if self._relay is not None:
-            relay = self._relay
+        if (relay := self._relay) is not None:
             self._tasks.append(Task("audit", lambda _report, _events: relay.step()))
 
     def turn(self) -> TickResult:
@@ -149,9 +141,7 @@ class Monitor:
         try:
             events = self._history()
         except (DdwdError, OSError) as error:
-            log.warning(
-                "the ledger cannot be read: %s", error.strerror if isinstance(error, OSError) else error
-            )
+            log.warning("the ledger cannot be read: %s", getattr(error, "strerror", None) or error)
             events = []
         for task in self._tasks:
             task.run(report, events)
@@ -165,26 +155,18 @@ class Monitor:
         self._metrics.write()
 
     def stop(self) -> None:
-        """End."""
+        """Stop the threads."""
         self._alerts.stop()
         if self._relay is not None:
             self._relay.stop()
 
 
 def main() -> int:
-    """Run until stopped; return the exit status of the error tree."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        monitor = Monitor(load())
-    except DdwdError as error:
-        sys.stderr.write(f"ddwd-monitor: {error}\n")
-        return error.exit_status
-    loop = Loop(monitor.turn, _INTERVAL)
-    loop.listen()
-    loop.run()
+    """Run until stopped; return the exit status."""
+    return enter("ddwd-monitor", _run)
+
+
+def _run() -> None:
+    monitor = Monitor(load())
+    Loop(monitor.turn, _INTERVAL).serve()
     monitor.stop()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

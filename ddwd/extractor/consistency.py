@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.port import OrthancPort
-    from ddwd.store.custody import CustodyPort, Record
+    from ddwd.store.custody import Custody, Record
     from ddwd.store.record_check import RecordChecker
 
 _ID_DIGITS = 16
@@ -86,7 +86,7 @@ class ConsistencyCheck:
 
     gateway: OrthancPort
     storage: OrthancPort
-    custody: CustodyPort
+    custody: Custody
     prover: RecordChecker
     paths: Paths
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ddwd.extractor.peers import Peers
     from ddwd.extractor.router import Router
     from ddwd.extractor.study import StudyState
-    from ddwd.store.custody import CustodyPort, Record
+    from ddwd.store.custody import Custody, Record
 
     _Sets = Mapping[OrthancId, frozenset[OrthancId]]
 
@@ -33,7 +33,7 @@ class Observer:
 
     peers: Peers
     router: Router
-    custody: CustodyPort
+    custody: Custody
     audit: Audit
     clock: Clock
     forwarded_at: float = float("-inf")

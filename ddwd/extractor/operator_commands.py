@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ddwd.extractor.sharing import Sharing
     from ddwd.extractor.sources import Sources
     from ddwd.retention.scheduler import RetentionScheduler
-    from ddwd.store.custody import CustodyPort, Record
+    from ddwd.store.custody import Custody, Record
     from ddwd.store.operator_requests import Request, Requests
     from ddwd.store.output_tree import OutputTree
 
@@ -34,7 +34,7 @@ class OperatorCommands:
     retention: RetentionScheduler
     sources: Sources
     sharing: Sharing
-    custody: CustodyPort
+    custody: Custody
     quarantine: Quarantine
     output: OutputTree
     audit: Audit

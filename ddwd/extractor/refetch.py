@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
-    from ddwd.store.custody import CustodyPort
+    from ddwd.store.custody import Custody
     from ddwd.store.operator_requests import Requests
 
 _AT_ONCE = 30
@@ -55,7 +55,7 @@ class Refetch:
     """One run over all records."""
 
     paths: Paths
-    custody: CustodyPort
+    custody: Custody
     requests: Requests
     clock: Clock
     wait: Callable[[float], None]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.port import OrthancPort
     from ddwd.retention.rules import Terms
-    from ddwd.store.custody import CustodyPort
+    from ddwd.store.custody import Custody
 
 _BATCH = 200
 MAX_STUDIES = 2000
@@ -35,7 +35,7 @@ class Survey:
 
     terms: Terms
     nodes: tuple[OrthancPort, OrthancPort]
-    custody: CustodyPort
+    custody: Custody
     paths: Paths
     examined: Collection[OrthancId] = frozenset()
     is_whole: bool = field(default=True, init=False)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.port import OrthancPort
     from ddwd.retention.rules import Terms
-    from ddwd.store.custody import CustodyPort, Record
+    from ddwd.store.custody import Custody, Record
 
 HOOK_WAITS = "its hook has not succeeded yet: ddwd hooks list"
 UNKNOWN_ROUTE = "its route is no longer in ddwd.yaml"
@@ -79,7 +79,7 @@ class Examiner:
 
     nodes: tuple[OrthancPort, OrthancPort]
     paths: Paths
-    custody: CustodyPort
+    custody: Custody
     preconditions: Sequence[Callable[[Record], str]]
     leaving: Collection[OrthancId] = ()
 

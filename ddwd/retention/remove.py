@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.orthanc.port import OrthancPort
     from ddwd.retention.eligibility import Eligibility
-    from ddwd.store.custody import CustodyPort
+    from ddwd.store.custody import Custody
     from ddwd.store.output_tree import OutputTree
 
 
@@ -37,7 +37,7 @@ class Remover:
 
     nodes: tuple[OrthancPort, OrthancPort]
     output: OutputTree
-    custody: CustodyPort
+    custody: Custody
     routes: Iterable[Route]
 
     def __post_init__(self) -> None:

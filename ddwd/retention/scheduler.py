@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ddwd.retention.eligibility import Eligibility
     from ddwd.retention.remove import Remover
     from ddwd.store.claims import Claims
-    from ddwd.store.custody import CustodyPort, Record
+    from ddwd.store.custody import Custody, Record
 
 _ROUND_SECONDS = 3600.0
 _SHORT_SECONDS = 300.0
@@ -68,7 +68,7 @@ class RetentionScheduler:
     config: Config
     paths: Paths
     nodes: tuple[OrthancPort, OrthancPort]
-    custody: CustodyPort
+    custody: Custody
     claims: Claims
     examiner: Examiner
     remover: Remover
@@ -325,7 +325,7 @@ class DryRun:
     config: Config
     paths: Paths
     nodes: tuple[OrthancPort, OrthancPort]
-    custody: CustodyPort
+    custody: Custody
     now: datetime
     measure: Callable[[Path], Space]
 

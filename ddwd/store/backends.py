@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from ddwd.config.paths import Paths
-from ddwd.store.claims import LocalClaims, SharedClaims
+from ddwd.config.schema import Config
+from ddwd.core.clock import Clock
+from ddwd.store.claims import Claims, SharedClaims
 from ddwd.store.custody import Custody
-from ddwd.store.import_records import import_records
-from ddwd.store.ledger import Ledger
+from ddwd.store.ledger import Ledger, LedgerPort
 from ddwd.store.postgres import PostgresSession, ReadDatabase
-from ddwd.store.postgres_store import SharedCustody, SharedHistory, SharedLedger
+from ddwd.store.postgres_store import SharedCustody, SharedHistory, SharedLedger, import_records
 from ddwd.store.pre_upgrade_copy import copy_before_upgrade
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ddwd.config.schema import Config
-    from ddwd.core.clock import Clock
-    from ddwd.store.claims import Claims
-    from ddwd.store.custody import CustodyPort
-    from ddwd.store.ledger import LedgerPort
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,37 +21,37 @@ class Stores:
     """The stores that the extractor writes to."""
 
     ledger: LedgerPort
-    custody: CustodyPort
+    custody: Custody
     claims: Claims
 
 
 def stores_of(config: Config, clock: Clock) -> Stores:
-    """For the extractor. Raises StateError; a database that is away is waited for later on."""
+    """Return the stores of the extractor. Raises StateError, but no error if the database is unreachable: `connect` waits for it."""
     settings, paths = config.ledger, Paths(config)
     if settings.shared is None:
         copy_before_upgrade(paths)
         ledger = Ledger.open(
             paths.ledger, clock, segment_bytes=settings.segment_bytes, keep_days=settings.keep_days
         )
-        return Stores(ledger, Custody(paths.custody), LocalClaims())
+        return Stores(ledger, Custody(paths.custody), Claims())
     name = config.scp.aet
     database = PostgresSession(settings.shared, settings.password_file, f"extractor {name}")
     return shared_stores(database, name, clock, settings.keep_days, paths.custody)
 
 
-def shared_stores(database: PostgresSession, name: str, clock: Clock, keep_days: int, before: Path) -> Stores:
-    """Return the stores of the extractor `name`, in one database session; `before` is the folder of its records in files, if any."""
+def shared_stores(database: PostgresSession, name: str, clock: Clock, keep_days: int, files: Path) -> Stores:
+    """Return the stores of the extractor `name`, in one database session; `files` is the folder of its earlier records, if any."""
     ledger = SharedLedger(database, name, clock, keep_days)
 
-    def begun() -> None:
-        import_records(before, database, name, clock)
+    def on_session() -> None:
+        import_records(files, database, name, clock)
         ledger.load()
 
-    claims = SharedClaims(database, name, clock, begun)
+    claims = SharedClaims(database, name, clock, on_session)
     return Stores(ledger, SharedCustody(database, name, claims.holds), claims)
 
 
-def custody_of(config: Config) -> CustodyPort:
+def custody_of(config: Config) -> Custody:
     """Return the custody records for readers. Raises PeerDownError if the database is away."""
     database = _reader(config)
     return Custody(Paths(config).custody) if database is None else SharedCustody(database)

@@ -6,22 +6,18 @@ depends on no clock. The table `open_study` lists the claimed studies too, so th
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import inf
-from typing import TYPE_CHECKING, Protocol
 
+from ddwd.core.clock import Clock
 from ddwd.core.errors import HeldElsewhereError, PeerDownError
 from ddwd.core.model import OrthancId
+from ddwd.store.postgres import PostgresSession
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from ddwd.core.clock import Clock
-    from ddwd.store.postgres import PostgresSession
-
-_QUERY_SECONDS = 2.0
-"""Between two queries for studies that other extractors left."""
+_QUERY_SECONDS = 2.0  # between two queries for studies that other extractors left
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +33,24 @@ class SharedWork:
     requested: list[OrthancId] = field(default_factory=list)
 
 
-class Claims(Protocol):
-    """The claims of one extractor, as `extractor.sharing` uses them."""
+class Claims:
+    """The claims of one extractor: a lone one, which owns every study and needs no claim. SharedClaims has those of several."""
 
-    @property
-    def are_shared(self) -> bool:
-        """Return whether other extractors share the ledger."""
+    are_shared = False
 
     def connect(self) -> bool:
         """Connect unless connected; return True for a new session, in which earlier claims are void. Raises PeerDownError, StateError."""
+        return False
 
     def take(self, study: OrthancId) -> None:
         """Claim the study, if this extractor has not yet. Raises HeldElsewhereError and PeerDownError."""
 
     def holds(self, study: OrthancId) -> bool:
-        """Return whether the claim still stands, as far as is known here."""
+        """Return whether the claim is valid, as far as this process can see."""
+        return True
 
     def confirm(self, study: OrthancId) -> None:
-        """Ask the server whether the claim stands, before an effect that other extractors see. Raises PeerDownError."""
+        """Ask the server whether the claim is valid, before an effect that other extractors see. Raises PeerDownError."""
 
     def done(self, study: OrthancId) -> None:
         """Give up the claim of a finished study."""
@@ -67,49 +63,14 @@ class Claims(Protocol):
 
     def shared_work(self) -> SharedWork:
         """Return what other extractors leave to this one; the database is queried at intervals. Raises PeerDownError."""
-
-    def next_due(self) -> float:
-        """Return the seconds until the next such query."""
-
-
-class LocalClaims:
-    """The claims of a lone extractor: it owns every study."""
-
-    are_shared = False
-
-    def connect(self) -> bool:
-        """See Claims."""
-        return False
-
-    def take(self, study: OrthancId) -> None:
-        """See Claims."""
-
-    def holds(self, study: OrthancId) -> bool:
-        """See Claims."""
-        return True
-
-    def confirm(self, study: OrthancId) -> None:
-        """See Claims."""
-
-    def done(self, study: OrthancId) -> None:
-        """See Claims."""
-
-    def release(self, study: OrthancId) -> None:
-        """See Claims."""
-
-    def request_retry(self, study: OrthancId) -> None:
-        """See Claims."""
-
-    def shared_work(self) -> SharedWork:
-        """See Claims."""
         return SharedWork()
 
     def next_due(self) -> float:
-        """See Claims."""
+        """Return the seconds until the next such query."""
         return inf
 
 
-class SharedClaims:
+class SharedClaims(Claims):
     """The claims of one of several extractors, for its main thread only. `on_session` is called in each new session."""
 
     are_shared = True
@@ -124,10 +85,9 @@ class SharedClaims:
         self._term = 0
         self._held: set[OrthancId] = set()
         self._claimed_elsewhere: set[OrthancId] = set()
-        self._next_query = float("-inf")
+        self._next_query = -inf
 
     def connect(self) -> bool:
-        """See Claims."""
         self._database.open(make=True)
         self._database.rows("select 1")
         if self._term == self._database.term:
@@ -135,11 +95,10 @@ class SharedClaims:
         self._held.clear()
         self._on_session()
         self._term = self._database.term
-        self._next_query = float("-inf")
+        self._next_query = -inf
         return True
 
     def take(self, study: OrthancId) -> None:
-        """See Claims."""
         if self.holds(study):
             return
         [(taken,)] = self._database.rows("select pg_try_advisory_lock(%s)", [_key(study)])
@@ -155,11 +114,9 @@ class SharedClaims:
         self._held.add(study)
 
     def holds(self, study: OrthancId) -> bool:
-        """See Claims."""
         return self._term == self._database.term and self._database.is_open and study in self._held
 
     def confirm(self, study: OrthancId) -> None:
-        """See Claims."""
         if not self.holds(study):
             raise PeerDownError(
                 "the connection to the shared ledger was lost, and with it the claim of the study"
@@ -167,62 +124,54 @@ class SharedClaims:
         self._database.rows("select 1")
 
     def done(self, study: OrthancId) -> None:
-        """See Claims. Without a server the claim has ended with the connection; who takes the study next finds it finished."""
+        # without a server the claim has ended with the connection; the next extractor that takes the study finds it finished
         if not self.holds(study):
             return
         self._held.discard(study)
-        try:
+        with suppress(PeerDownError):
             self._database.rows("delete from wish where study = %s", [study])
             self._database.rows("delete from open_study where study = %s", [study])
             self._database.rows("select pg_advisory_unlock(%s)", [_key(study)])
-        except PeerDownError:
-            return
 
     def release(self, study: OrthancId) -> None:
-        """See Claims."""
         if self.holds(study):
             self._held.discard(study)
             self._database.rows("select pg_advisory_unlock(%s)", [_key(study)])
 
     def request_retry(self, study: OrthancId) -> None:
-        """See Claims."""
         self._database.rows("insert into wish (study) values (%s) on conflict do nothing", [study])
 
     def shared_work(self) -> SharedWork:
-        """See Claims."""
         if self._clock.monotonic() < self._next_query:
             return SharedWork()
         self._next_query = self._clock.monotonic() + _QUERY_SECONDS
-        opened = [
-            (OrthancId(study), key) for study, key in self._database.rows("select study, key from open_study")
-        ]
-        mine = self._held
-        candidates = {study: key for study, key in opened if study not in mine}
+        in_flight = {
+            OrthancId(study): key for study, key in self._database.rows("select study, key from open_study")
+        }
+        candidates = {study: key for study, key in in_flight.items() if study not in self._held}
         candidates |= {study: _key(study) for study in self._claimed_elsewhere}
-        free = self._without_claim(candidates.items()) if candidates else set()
+        free = self._without_claim(candidates) if candidates else set()
         self._claimed_elsewhere -= free
-        names = {study for study, _key in opened}
-        return SharedWork(sorted(free & names), sorted(free - names), self._take_requests())
-
-    def next_due(self) -> float:
-        """See Claims."""
-        return max(0.0, self._next_query - self._clock.monotonic())
-
-    def _take_requests(self) -> list[OrthancId]:
-        wanted = self._database.rows(
+        requested = self._database.rows(
             "delete from wish where study = any(%s::text[]) returning study", [sorted(self._held)]
         )
-        return [OrthancId(study) for (study,) in wanted]
+        return SharedWork(
+            abandoned=sorted(free & in_flight.keys()),
+            freed=sorted(free - in_flight.keys()),
+            requested=[OrthancId(study) for (study,) in requested],
+        )
 
-    def _without_claim(self, candidates: Iterable[tuple[OrthancId, int]]) -> set[OrthancId]:
+    def next_due(self) -> float:
+        return max(0.0, self._next_query - self._clock.monotonic())
+
+    def _without_claim(self, candidates: Mapping[OrthancId, int]) -> set[OrthancId]:
         """Return the studies without a lock; pg_locks has the 64 bits of a key in two columns (PostgreSQL, system views)."""
-        studies, keys = zip(*candidates, strict=True)
         found = self._database.rows(
             "select study from unnest(%s::text[], %s::bigint[]) as asked (study, key) where not exists ("
             " select from pg_locks where locktype = 'advisory' and objsubid = 1"
             " and database = (select oid from pg_database where datname = current_database())"
             " and (classid::bigint << 32 | objid::bigint) = asked.key)",
-            [list(studies), list(keys)],
+            [list(candidates), list(candidates.values())],
         )
         return {OrthancId(study) for (study,) in found}
 

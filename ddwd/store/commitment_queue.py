@@ -1,34 +1,27 @@
-"""Queue of storage commitment requests (PS3.4 annex J) without an answer yet: one file each, so that a restart loses none.
+"""Queue of storage commitment requests (PS3.4 annex J) without a report yet: one file each, so that a restart loses none.
 
-The Orthanc that received the request adds it (orthanc/plugin.py); ddwd-commitment removes it after the answer. Two users share the
-folder, and a request has the modality's own values, so that each file is checked when it is read.
+The Orthanc that received the request adds it (orthanc/plugin.py); ddwd-commitment removes it after the report. Two users share the
+folder, and a request has values from the modality, so that each file is checked when it is read.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from ddwd.core import durable
-from ddwd.core.audit import Event
-from ddwd.core.errors import DamagedStateError, DdwdError, InvalidValueError, NewerStateError, StateError
+from ddwd.core.audit import Audit, Event
+from ddwd.core.clock import Clock
+from ddwd.core.errors import DdwdError, InvalidValueError, StateError
 from ddwd.core.model import is_uid, parse_aet
 from ddwd.store.statefile import StateFormat
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from ddwd.core.audit import Audit
-    from ddwd.core.clock import Clock
-
-_MOST = 1000
-"""Limit of waiting requests; a modality has a handful."""
+_MOST = 1000  # limit of waiting requests
 _NAME_DIGITS = 32
-_MODE = 0o644
-"""ddwd-commitment, another user, reads the file; the permissions of the folder exclude everyone else."""
 _PADDING = " \0"
 
 
@@ -52,14 +45,13 @@ class CommitmentRequest:
     references: tuple[Reference, ...]
 
     def __post_init__(self) -> None:
-        """Reject a request that cannot be answered."""
         parse_aet(self.aet)
         if not is_uid(self.transaction):
-            raise InvalidValueError("its transaction UID is no UID")
+            raise InvalidValueError("its transaction UID is not a UID")
         if not self.references:
-            raise InvalidValueError("it asks for no object")
+            raise InvalidValueError("it has no object")
         if not all(is_uid(uid) for reference in self.references for uid in reference):
-            raise InvalidValueError("it asks for objects by what is no UID")
+            raise InvalidValueError("it names an object by a text that is not a UID")
 
 
 _FORMAT = StateFormat(CommitmentRequest, "request", schema=1)
@@ -68,9 +60,9 @@ _FORMAT = StateFormat(CommitmentRequest, "request", schema=1)
 def commitment_request(
     aet: str, transaction: str, sop_classes: Sequence[str], sop_uids: Sequence[str], at: datetime
 ) -> CommitmentRequest:
-    """Return the request that Orthanc passes on, without padding and duplicates. Raises InvalidValueError."""
+    """Return the request that Orthanc received, without padding and duplicates. Raises InvalidValueError."""
     pairs = zip(sop_classes, sop_uids, strict=True)
-    references = (Reference(one.strip(_PADDING), other.strip(_PADDING)) for one, other in pairs)
+    references = (Reference(sop_class.strip(_PADDING), uid.strip(_PADDING)) for sop_class, uid in pairs)
     return CommitmentRequest(aet.strip(), transaction.strip(_PADDING), at, tuple(dict.fromkeys(references)))
 
 
@@ -82,12 +74,14 @@ class CommitmentQueue:
 
     def add(self, request: CommitmentRequest) -> None:
         """Store a request durably; a duplicate of a waiting request has no effect. Raises StateError if too many wait, and OSError."""
-        path = self._folder / _name(request)
+        words = [request.aet, request.transaction, *(uid for pair in request.references for uid in pair)]
+        name = hashlib.sha256("|".join(words).encode()).hexdigest()[:_NAME_DIGITS]
+        path = self._folder / f"{name}.json"
         if path.exists():
             return
         if len(self.waiting()) >= _MOST:
-            raise StateError(f"{_MOST} requests wait already")
-        _FORMAT.write_readable(path, request, _MODE)
+            raise StateError(f"{_MOST} requests are waiting already")
+        _FORMAT.write_readable(path, request)
 
     def waiting(self) -> list[Path]:
         """Return the files of the waiting requests, by name. Raises OSError."""
@@ -99,12 +93,7 @@ class CommitmentQueue:
         """Return one request. Raises InvalidValueError if it is damaged, and OSError."""
         with durable.opened(path) as file:
             content = file.read()
-        try:
-            return _FORMAT.parse(content, path.name)
-        except DamagedStateError as error:
-            raise InvalidValueError(f"it is damaged ({error.reason})") from error
-        except NewerStateError as error:
-            raise InvalidValueError("it is of another schema than this version reads") from error
+        return _FORMAT.parse_input(content, path.name)
 
     def done(self, path: Path) -> None:
         """Delete a request that was answered. Raises OSError."""
@@ -112,27 +101,24 @@ class CommitmentQueue:
 
 
 class CommitmentIntake:
-    """Accepts the requests of modalities: stores and audits each. `commitments` is None if no request is answered."""
+    """Accepts the requests of modalities: stores and audits each. `queue` is None if the settings allow no modality."""
 
-    def __init__(self, commitments: CommitmentQueue | None, audit: Audit, clock: Clock) -> None:
-        self._commitments = commitments
+    def __init__(self, queue: CommitmentQueue | None, audit: Audit, clock: Clock) -> None:
+        self._queue = queue
         self._audit = audit
         self._clock = clock
 
     def take(self, aet: str, transaction: str, sop_classes: Sequence[str], sop_uids: Sequence[str]) -> None:
-        """Accept one request. One that cannot be stored is audited and never answered, so that the modality keeps its images."""
+        """Accept one request. One that cannot be stored gets an audit event and no report, so that the modality keeps its images."""
         try:
-            if self._commitments is None:
-                raise StateError("it is not in commitment.modalities")
+            if self._queue is None:
+                raise StateError("the modality is not in commitment.modalities")
             request = commitment_request(aet, transaction, sop_classes, sop_uids, self._clock.utc())
-            self._commitments.add(request)
+            self._queue.add(request)
         except (DdwdError, OSError) as error:
-            why = (
-                f"its request cannot be kept ({error.strerror})" if isinstance(error, OSError) else str(error)
-            )
-            self._audit.record(
-                Event.COMMITMENT_FAILED, f"{aet} asks for storage commitment in vain: {why}", aet=aet
-            )
+            reason = f"it cannot be stored ({error.strerror})" if isinstance(error, OSError) else str(error)
+            message = f"the storage commitment request of {aet} gets no report: {reason}"
+            self._audit.record(Event.COMMITMENT_FAILED, message, aet=aet)
             return
         self._audit.record(
             Event.COMMITMENT_ASKED,
@@ -141,8 +127,3 @@ class CommitmentIntake:
             instances=len(request.references),
             transaction=request.transaction,
         )
-
-
-def _name(request: CommitmentRequest) -> str:
-    words = [request.aet, request.transaction, *(uid for one in request.references for uid in one)]
-    return hashlib.sha256("|".join(words).encode()).hexdigest()[:_NAME_DIGITS] + ".json"

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any
 
 from ddwd.core import durable
 from ddwd.core.errors import StateError
 from ddwd.core.model import OrthancId
 from ddwd.store.statefile import StateFormat, stored
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 SCHEMA = 2
 _READS = (1, 2)
-"""Older schemas are read, and replaced by the current one when the study changes; 1 has no routes and no retention."""
+"""An older schema is replaced by the current one when the study changes; 1 has no routes and no retention."""
 PEEK_BYTES = 4096
 _PEEKED = (b' "published_at"', b' "folder"')
 
@@ -47,17 +45,16 @@ class InstanceRecord:
     removed: str = field(default="", metadata=stored(omit_empty=True))
 
 
-def is_missing(folder: Path, kept: InstanceRecord) -> bool:
-    """Return whether the study's folder has no file of the recorded name and size. Raises OSError if it cannot be looked at.
+def is_missing(folder: Path, instance: InstanceRecord) -> bool:
+    """Return whether the study's folder has no file of the recorded name and size, and retention did not remove it. Raises OSError."""
+    return not instance.removed and _size(folder / instance.file) != instance.size
 
-    A file that retention removed is not missing.
-    """
-    if kept.removed:
-        return False
+
+def _size(path: Path) -> int | None:
     try:
-        return (folder / kept.file).lstat().st_size != kept.size
+        return path.lstat().st_size
     except (FileNotFoundError, NotADirectoryError):
-        return True
+        return None
 
 
 @dataclass
@@ -89,15 +86,9 @@ FORMAT = StateFormat(Record, "custody record", schema=SCHEMA, reads=_READS, chec
 
 def present(folder: Path, record: Record) -> frozenset[OrthancId]:
     """Return the images of a record that have a file of their name in the study's folder, whatever its content. Raises OSError."""
-    return frozenset(one for one, kept in record.images.items() if _is_there(folder / kept.file))
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
+    return frozenset(
+        image for image, instance in record.images.items() if _size(folder / instance.file) is not None
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,36 +101,8 @@ class Peek:
     retired: bool
 
 
-class CustodyPort(Protocol):
-    """All records: in a folder, or in the database that several extractors share (postgres_store.py), where every method raises PeerDownError."""
-
-    def name(self, study: OrthancId) -> str:
-        """Return the place of the record of `study`, for messages."""
-
-    def has(self, study: OrthancId) -> bool:
-        """Return whether `study` was ever published, without reading its record."""
-
-    def read(self, study: OrthancId) -> Record | None:
-        """Return the record, None if there is none. Raises StateError if it is damaged or newer."""
-
-    def peek(self, study: OrthancId) -> Peek | None:
-        """Return the first lines of the record, at little cost; None if there is none, or it has another layout."""
-
-    def write(self, record: Record) -> None:
-        """Make the record durable in one step."""
-
-    def remove(self, study: OrthancId) -> None:
-        """Remove the record. Callers: self-test cleanup only."""
-
-    def studies(self) -> Iterator[OrthancId]:
-        """Yield every study that has a record."""
-
-    def assert_listable(self) -> None:
-        """Check that this user may list the records, so that none is not taken for empty. Raises StateError."""
-
-
 class Custody:
-    """The folder of records."""
+    """All records, in a folder; the base class of SharedCustody (postgres_store.py), every method of which raises PeerDownError."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -149,7 +112,7 @@ class Custody:
         return self._folder / study[:2] / f"{study}.json"
 
     def name(self, study: OrthancId) -> str:
-        """See CustodyPort."""
+        """Return the place of the record of `study`, for messages."""
         return str(self.path(study))
 
     def has(self, study: OrthancId) -> bool:
@@ -161,7 +124,7 @@ class Custody:
         return FORMAT.read(self.path(study))
 
     def peek(self, study: OrthancId) -> Peek | None:
-        """See CustodyPort."""
+        """Return the first lines of the record, at little cost; None if there is none, or it has another layout."""
         try:
             with self.path(study).open("rb") as file:
                 return parse_peek(file.read(PEEK_BYTES))
@@ -179,13 +142,13 @@ class Custody:
         durable.unlink(self.path(study))
 
     def studies(self) -> Iterator[OrthancId]:
-        """Yield every study that has a record, by shard."""
+        """Yield every study that has a record."""
         for shard in sorted(self._folder.glob("??")):
             for path in sorted(shard.glob("*.json")):
                 yield OrthancId(path.stem)
 
     def assert_listable(self) -> None:
-        """See CustodyPort."""
+        """Check that this user may list the records: without that right, there seem to be none. Raises StateError."""
         try:
             for shard in self._folder.iterdir():
                 if shard.is_dir():
@@ -199,7 +162,7 @@ class Custody:
 
 
 def parse_peek(head: bytes) -> Peek | None:
-    """Return what the first PEEK_BYTES of a record say; None if FORMAT writes another layout."""
+    """Return the Peek of the first PEEK_BYTES of a record; None if they have another layout than FORMAT writes."""
     lines = [line.rstrip(b",").partition(b": ") for line in head.split(b"\n")[1:-1]]
     found = {key: value for key, _, value in lines}
     try:

@@ -1,26 +1,21 @@
-"""Log of the images that each of `destinations` was proved to have: one file per destination and study. Only ddwd-courier writes it.
+"""Log of the images that each of `destinations` is proved to have: one file per destination and study. Only ddwd-courier writes it.
 
 An image that is not in it is sent again; a lost or damaged file therefore costs a second transfer and never an image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from ddwd.config.routing import Route
 from ddwd.core import durable
 from ddwd.core.errors import DamagedStateError, NewerStateError, StateError
 from ddwd.core.model import OrthancId
+from ddwd.store.custody import Record
+from ddwd.store.hook_queue import RetryRequest
 from ddwd.store.statefile import StateFormat
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
-
-    from ddwd.config.routing import Route
-    from ddwd.store.custody import Record
-
-_RETRY_REQUEST = "now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +31,11 @@ class _Delivered:
 _FORMAT = StateFormat(_Delivered, "delivery log", schema=1, checksum=True)
 
 
-class DeliveryLog:
+class DeliveryLog(RetryRequest):
     """The folder, with one subfolder per destination, sharded by study."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self._folder = folder
 
     def path(self, destination: str, study: OrthancId) -> Path:
@@ -56,21 +52,10 @@ class DeliveryLog:
 
     def add(self, destination: str, study: OrthancId, images: Iterable[OrthancId], at: str) -> None:
         """Add images durably. Raises StateError, StorageFullError and OSError."""
-        known = sorted(self.of(destination, study).union(images))
+        delivered = sorted(self.of(destination, study).union(images))
         path = self.path(destination, study)
         durable.make_dirs(path.parent)
-        _FORMAT.write(path, _Delivered(study, destination, at, known))
-
-    def request_retry(self) -> None:
-        """Ask ddwd-courier to retry every destination and study now. Raises OSError."""
-        durable.replace_file(self._folder / _RETRY_REQUEST, b"")
-
-    def take_retry_request(self) -> bool:
-        """Return whether the operator has asked for that since the last call."""
-        requested = (self._folder / _RETRY_REQUEST).exists()
-        if requested:
-            durable.unlink(self._folder / _RETRY_REQUEST)
-        return requested
+        _FORMAT.write(path, _Delivered(study, destination, at, delivered))
 
     def _read(self, destination: str, study: OrthancId) -> _Delivered:
         path = self.path(destination, study)
@@ -85,14 +70,14 @@ class DeliveryLog:
 
 
 def owed(deliveries: DeliveryLog, routes: Sequence[Route]) -> Callable[[Record], str]:
-    """Return a function that says in one line which images of a finished study a destination of its route has not; empty for none."""
+    """Return a function that returns one line on how many images of a finished study are missing at a destination; empty for none."""
     also = {route.name: route.also for route in routes}
 
     def _owed(record: Record) -> str:
-        at_gateway = {one for one, kept in record.images.items() if kept.at_gateway}
-        wanted = at_gateway.union(record.passed, record.set_aside)
+        at_gateway = {image for image, instance in record.images.items() if instance.at_gateway}
+        due = at_gateway.union(record.passed, record.set_aside)
         for name in also.get(record.route, ()):
-            if missing := wanted - deliveries.of(name, record.study):
+            if missing := due - deliveries.of(name, record.study):
                 return f"{len(missing)} of its images are not at {name} yet"
         return ""
 

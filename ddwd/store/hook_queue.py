@@ -1,30 +1,27 @@
 """Queue of published studies for notification hooks: one notice per file, added by the extractor, removed by ddwd-hooks.
 
 A notice is durable before the ledger closes the study, and is removed only after its hook has succeeded, so that each revision is
-notified at least once. `told` has the last notified revision of each study, so that a repeated reconciliation notifies no second time.
+notified at least once. The folder `told` has the last notified revision of each study, so that a repeated reconciliation causes no
+second notification.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from ddwd.core import durable
 from ddwd.core.model import OrthancId
 from ddwd.store.statefile import StateFormat
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 _NAME = re.compile(r"(?P<study>[0-9a-f]{8}(?:-[0-9a-f]{8}){4})\.(?P<revision>[0-9]{1,9})\.json")
-
-_RETRY_REQUEST = "now"
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """The content of a notification: the study, its route, the path of its files, the revision, and the custody record as JSON."""
+    """The content of a notification; `path` is the folder of the study's files, `custody` the custody record as JSON."""
 
     study: OrthancId
     study_uid: str
@@ -37,7 +34,7 @@ class Notice:
 
     @property
     def name(self) -> str:
-        """Return the name of its file."""
+        """Name of its file."""
         return f"{self.study}.{self.revision}.json"
 
 
@@ -52,10 +49,29 @@ _NOTICE = StateFormat(Notice, "notice")
 _NOTIFIED = StateFormat(_Notified, "record of notified revisions")
 
 
-class HookQueue:
-    """The two folders: the extractor adds to `waiting`, and only ddwd-hooks writes `told`."""
+class RetryRequest:
+    """A file in `folder` by which the operator requests that a daemon retries everything now."""
 
     def __init__(self, folder: Path) -> None:
+        self._retry_request = folder / "now"
+
+    def request_retry(self) -> None:
+        """Request it. Raises OSError."""
+        durable.replace_file(self._retry_request, b"")
+
+    def take_retry_request(self) -> bool:
+        """Return whether it was requested since the last call."""
+        requested = self._retry_request.exists()
+        if requested:
+            durable.unlink(self._retry_request)
+        return requested
+
+
+class HookQueue(RetryRequest):
+    """The two folders: the extractor adds to `waiting`, and only ddwd-hooks writes to `told`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "waiting")
         self.waiting = folder / "waiting"
         self.told = folder / "told"
 
@@ -70,14 +86,13 @@ class HookQueue:
 
     def newest(self) -> list[Notice]:
         """Return the newest waiting notice of each study, oldest study first. Raises OSError if this user may not read them."""
-        found: dict[str, tuple[int, Path]] = {}
-        for path in sorted(self.waiting.iterdir()) if self.waiting.is_dir() else ():
+        newest: dict[str, tuple[int, Path]] = {}
+        for path in self.waiting.iterdir() if self.waiting.is_dir() else ():
             if name := _NAME.fullmatch(path.name):
-                revision = int(name["revision"])
-                if revision > found.get(name["study"], (0, path))[0]:
-                    found[name["study"]] = revision, path
-        read = [_NOTICE.read_or_none(path) for _, path in found.values()]
-        return sorted((one for one in read if one), key=lambda one: (one.published_at, one.study))
+                found = int(name["revision"]), path
+                newest[name["study"]] = max(found, newest.get(name["study"], found))
+        notices = (_NOTICE.read_or_none(path) for _, path in newest.values())
+        return sorted(filter(None, notices), key=lambda notice: (notice.published_at, notice.study))
 
     def is_waiting(self, study: OrthancId) -> bool:
         """Return whether a notice of the study waits."""
@@ -101,17 +116,6 @@ class HookQueue:
             name = _NAME.fullmatch(path.name)
             if name and int(name["revision"]) <= notice.revision:
                 durable.unlink(path)
-
-    def request_retry(self) -> None:
-        """Ask ddwd-hooks to retry every notice now. Raises OSError."""
-        durable.replace_file(self.waiting / _RETRY_REQUEST, b"")
-
-    def take_retry_request(self) -> bool:
-        """Return whether the operator has asked for that since the last call."""
-        requested = (self.waiting / _RETRY_REQUEST).exists()
-        if requested:
-            durable.unlink(self.waiting / _RETRY_REQUEST)
-        return requested
 
     def _notified_path(self, study: OrthancId) -> Path:
         return self.told / study[:2] / f"{study}.json"

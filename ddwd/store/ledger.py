@@ -1,41 +1,37 @@
 """The rotating ledger: the studies that the extractor has opened and not closed, over restarts. Only the extractor writes it.
 
 Append-only JSON Lines, `CRC32 JSON\\n` each, in segments `00000001.jsonl`, `00000002.jsonl`, ... of bounded size. Each segment
-begins with a snapshot of the open studies and the cursors, so that a start reads one segment. A torn tail is cut off. After a
-damaged line the rest of the segment is ignored: the lines before it count, and `damaged` has the extractor compare everything with
-both Orthancs and the disk. Finished studies are in the custody records, not here.
-Closed segments are compressed and kept for a set time.
+begins with a snapshot of the open studies and the cursors, so that a start reads one segment. A torn tail is cut off. The lines after
+a damaged line are ignored, and because of `damaged` the extractor compares everything with both Orthancs and the disk. Finished
+studies are in the custody records. Closed segments are compressed and kept for `keep_days`.
 
-A segment of an older schema is read, and a new one started; one of a newer schema is refused and nothing is written, so that no older
+A segment of an older schema is read, and a new one started; one of a newer schema is refused and not changed, so that no older
 version works with state that it cannot read. A change of the meaning of any state file raises SCHEMA.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import os
 import zlib
+from abc import ABC, abstractmethod
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any
 
 from ddwd.core import durable
 from ddwd.core.clock import Clock, stamp
 from ddwd.core.errors import NewerStateError
 from ddwd.core.model import OrthancId
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 SCHEMA = 2
-_READS = (1, 2)
-"""1 (ddwd 0.1) has the same records, but its custody records have no routes and no retention."""
+_READS = (1, 2)  # 1 (ddwd 0.1) has the same records, but its custody records have no routes and no retention
 _DAY_SECONDS = 86400
-MOST_EVENTS = 10_000
-CLOSED = 500
-"""Number of last closed studies in the snapshot."""
+_MOST_EVENTS = 10_000
+CLOSED = 500  # number of last closed studies in the snapshot
 
 
 @dataclass
@@ -50,7 +46,7 @@ class LedgerState:
     paused: bool = False
 
     def apply(self, record: dict[str, Any]) -> None:
-        """Apply one record; other kinds, such as events, change nothing."""
+        """Apply one record; other kinds, such as events, have no effect."""
         match record["kind"]:
             case "snapshot":
                 cursors = {str(node): int(seq) for node, seq in record["cursors"].items()}
@@ -76,40 +72,58 @@ class LedgerState:
                 self.paused = False
 
 
-class LedgerPort(Protocol):
+class LedgerPort(ABC):
     """The ledger of one extractor: in files, or in the database that several extractors share (postgres_store.py)."""
 
-    state: LedgerState
-    damaged: bool
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._batch: list[dict[str, Any]] = []
+        self.state = LedgerState()
+        self.damaged = False
 
     def append(self, kind: str, **values: object) -> None:
         """Apply one record and collect it; it is durable only after `commit`."""
+        record = {"kind": kind, "at": stamp(self._clock.utc()), **values}
+        self.state.apply(record)
+        self._batch.append(record)
 
     def note(self, event: str, message: str, fields: dict[str, str]) -> None:
         """Collect an audit event, for people; safe from any thread."""
+        # the events stay in memory while the disk is full or the database is unreachable
+        if len(self._batch) < _MOST_EVENTS:
+            self.append("event", event=event, message=message, fields=fields)
 
     def commit(self) -> None:
         """Make the collected records durable. Raises StorageFullError or PeerDownError, and keeps them for the next commit."""
+        if batch := tuple(self._batch):
+            self._write(batch)
+            del self._batch[: len(batch)]  # not more: another thread may have added an event
+            self._tidy()
+
+    @abstractmethod
+    def _write(self, batch: tuple[dict[str, Any], ...]) -> None:
+        """Make these records durable."""
+
+    @abstractmethod
+    def _tidy(self) -> None:
+        """Remove what is older than `keep_days`."""
 
 
-class Ledger:
+class Ledger(LedgerPort):
     """The ledger in files. Open it with `Ledger.open`."""
 
     def __init__(self, folder: Path, clock: Clock, segment_bytes: int, keep_days: int) -> None:
+        super().__init__(clock)
         self._folder = folder
-        self._clock = clock
         self._segment_bytes = segment_bytes
         self._keep_seconds = keep_days * _DAY_SECONDS
-        self._batch: list[dict[str, Any]] = []
         self._number = 0
-        self.state = LedgerState()
-        self.damaged = False
 
     @classmethod
     def open(cls, folder: Path, clock: Clock, *, segment_bytes: int, keep_days: int) -> Ledger:
         """Read the newest segment, and start a new one if it is torn, damaged or of an older schema.
 
-        Raises NewerStateError for a schema that this version does not read, and has then changed nothing.
+        Raises NewerStateError for a schema that this version does not read, before any file is changed.
         """
         durable.make_dirs(folder)
         ledger = cls(folder, clock, segment_bytes, keep_days)
@@ -122,44 +136,20 @@ class Ledger:
         ledger._read()
         return ledger
 
-    def append(self, kind: str, **values: object) -> None:
-        """Apply one record and collect it; it is durable only after `commit`."""
-        record = {"kind": kind, "at": stamp(self._clock.utc()), **values}
-        self.state.apply(record)
-        self._batch.append(record)
-
-    def note(self, event: str, message: str, fields: dict[str, str]) -> None:
-        """Collect an audit event, for people; safe from any thread."""
-        if len(self._batch) < MOST_EVENTS:  # while the disk is full they stay in memory
-            self.append("event", event=event, message=message, fields=fields)
-
-    def commit(self) -> None:
-        """Write and fsync the collected records; start a new segment if this one is large.
-
-        Raises StorageFullError, and keeps the records for the next commit.
-        """
-        batch = tuple(self._batch)
-        if not batch:
-            return
-        self._extend(b"".join(map(_line, batch)))
-        del self._batch[: len(batch)]  # not more: another thread may have added an event
-        if self._path().stat().st_size >= self._segment_bytes:
-            self._rotate()
-
     def _path(self) -> Path:
         return self._folder / f"{self._number:08}.jsonl"
 
-    def _extend(self, content: bytes) -> None:
+    def _write(self, batch: tuple[dict[str, Any], ...]) -> None:
         path = self._path()
         durable.step("append", path)
         with durable.translated(), path.open("ab") as file:
             length = os.fstat(file.fileno()).st_size
             try:
-                file.write(content)
+                file.write(b"".join(map(_line, batch)))
                 file.flush()
                 os.fsync(file.fileno())
             except OSError:
-                with contextlib.suppress(OSError):  # a disk that fills up has taken a part: cut it off
+                with suppress(OSError):  # a disk that fills up has taken a part: cut it off
                     os.ftruncate(file.fileno(), length)
                 raise
 
@@ -167,29 +157,19 @@ class Ledger:
         """Apply the lines of the segment up to the last sound one."""
         data = self._path().read_bytes()
         if (schema := _schema(data)) > SCHEMA:
-            raise NewerStateError(
-                f"{self._path()}: schema {schema}, from a newer ddwd; this one reads {SCHEMA} and before, and has changed nothing: "
-                "install the newer one again, or go back as it said (docs/upgrade.md)"
-            )
+            raise NewerStateError(self._path(), schema, SCHEMA)
         sound = 0
-        first = True
         for raw in data.splitlines(keepends=True):
             record = parse_line(raw)
-            if record is None or (first and record["kind"] != "snapshot") or not self._folds(record):
+            if record is None or (not sound and record["kind"] != "snapshot") or not self._applies(record):
                 break
             sound += len(raw)
-            first = False
-        if sound == len(data) and not first:
-            if schema < SCHEMA:
-                self._begin(self._number + 1)
-            return
-        torn_tail = (
-            not first and b"\n" not in data[sound:]
-        )  # a whole line with a wrong checksum was damaged after it was written
-        self.damaged = not torn_tail
-        self._begin(self._number + 1)
+        # a whole line with a wrong checksum was damaged after it was written; a part of a line is the tail of a power cut
+        self.damaged = not sound or b"\n" in data[sound:]
+        if sound < len(data) or schema < SCHEMA:
+            self._begin(self._number + 1)
 
-    def _folds(self, record: dict[str, Any]) -> bool:
+    def _applies(self, record: dict[str, Any]) -> bool:
         """Apply the record; return False if its values are not those of its kind, which is damage despite a right checksum."""
         try:
             self.state.apply(record)
@@ -212,15 +192,15 @@ class Ledger:
         durable.replace_file(self._folder / f"{number:08}.jsonl", _line(snapshot))
         self._number = number
 
-    def _rotate(self) -> None:
+    def _tidy(self) -> None:
+        """Start a new segment if this one is large; compress the old ones, and remove those that are older than `keep_days`."""
+        if self._path().stat().st_size < self._segment_bytes:
+            return
         self._begin(self._number + 1)
         for path in sorted(self._folder.glob("*.jsonl"))[:-1]:
             packed = path.with_name(f"{path.name}.gz")
             durable.replace_file(packed, gzip.compress(path.read_bytes()))
             durable.unlink(path)
-        self._forget_old()
-
-    def _forget_old(self) -> None:
         limit = self._clock.utc().timestamp() - self._keep_seconds
         for path in self._folder.glob("*.gz"):
             if path.stat().st_mtime < limit:

@@ -1,7 +1,7 @@
 """Requests of the operator: one JSON file each, written by the CLI and the dashboard, read by the extractor in each turn.
 
-Root and group ddwd may write to the folder, and may put anything there: a pipe, a link, a gigabyte, half a file. `take` therefore
-checks everything, reads little, never blocks and never raises; a file that is no request is renamed to `*.bad`.
+Root and group ddwd may put anything into the folder: a pipe, a link, a file of a gigabyte, half a file. `take` therefore checks
+everything, reads at most a few KiB, never blocks and never raises; a file that is no request is renamed to `*.bad`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,17 @@ import pwd
 import re
 import secrets
 import stat
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, get_args
 
 from ddwd.core import durable
-from ddwd.core.clock import SystemClock, stamp
-from ddwd.core.errors import DamagedStateError, InvalidValueError, NewerStateError, StateError
-from ddwd.store.statefile import StateFormat
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ddwd.core.clock import Clock
+from ddwd.core.clock import Clock, SystemClock, stamp
+from ddwd.core.errors import InvalidValueError, StateError
+from ddwd.store.statefile import StateFormat, stored
 
 Kind = Literal["retry", "release", "reconcile", "pause", "resume", "forget", "retention"]
 
-_KINDS = frozenset(get_args(Kind))
 _STUDY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 _ITEM = re.compile(r"[0-9a-f]{32}")
 _MOST_BYTES = 4096
@@ -37,9 +32,6 @@ _MOST_A_TURN = 100
 """Requests taken in one turn, so that a flood of them delays no study; the others wait for the next turn."""
 _LONGEST_NAME = 32  # useradd(8)
 _FOLDER_MODE = 0o770
-_FILE_MODE = 0o644
-"""The extractor reads the file of any writer; the permissions of the folder exclude everyone else."""
-
 _PASSING = frozenset({errno.ENOENT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 """Errors that are no fault of the file: it was removed, or can be read in the next turn."""
 
@@ -51,18 +43,19 @@ class Request:
     """One request: `retry` a study, `release` an entry of the quarantine (`item`), `reconcile` one study or all, `pause` and
     `resume` retrieving, `forget` a study of the self test, start a round of `retention` now.
 
-    `by` is the user who asked, as the user's program says. Raises InvalidValueError for anything else, so that its values are safe
-    in file names.
+    `by` is the user who made the request, as the user's program says, and `at` the UTC stamp. Raises InvalidValueError for anything
+    else, so that its values are safe in file names.
     """
 
     kind: Kind
-    study: str = ""
-    item: str = ""
+    study: str = field(default="", metadata=stored(required=True))
+    item: str = field(default="", metadata=stored(required=True))
     by: str = field(default="", compare=False)
+    at: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         """Reject an unknown kind, and names that do not fit the kind."""
-        if self.kind not in _KINDS:
+        if self.kind not in get_args(Kind):
             raise InvalidValueError("there is no such kind of request")
         if self.study and not _STUDY.fullmatch(self.study):
             raise InvalidValueError("a study is named by its Orthanc ID")
@@ -76,18 +69,7 @@ class Request:
             raise InvalidValueError(f"a request to {self.kind} is about all studies")
 
 
-@dataclass(frozen=True, slots=True)
-class _FiledRequest:
-    """A request as it is stored, unchecked."""
-
-    kind: Kind
-    study: str
-    item: str
-    by: str = ""
-    at: str = ""
-
-
-_FORMAT = StateFormat(_FiledRequest, "request", schema=1)
+_FORMAT = StateFormat(Request, "request", schema=1)
 
 
 class Requests:
@@ -113,15 +95,10 @@ class Requests:
     def submit(self, request: Request) -> Path:
         """Store a request for the extractor durably. Raises StateError if this user may not."""
         at = stamp(self._clock.utc())
-        name = f"{re.sub('[-:.]', '', at)}-{secrets.token_hex(4)}.json"
-        path = self._folder / name
+        path = self._folder / f"{re.sub('[-:.]', '', at)}-{secrets.token_hex(4)}.json"
         try:
             self.prepare()
-            _FORMAT.write_readable(
-                path,
-                _FiledRequest(request.kind, request.study, request.item, request.by or _user(), at),
-                _FILE_MODE,
-            )
+            _FORMAT.write_readable(path, replace(request, by=request.by or _user(), at=at))
         except OSError as error:
             raise StateError(
                 f"{self._folder}: {error.strerror}; only root and group ddwd may ask the extractor"
@@ -146,25 +123,19 @@ class Requests:
         try:
             durable.unlink(path)
         except OSError as error:
-            self._ignore(path, f"it was granted and cannot be removed ({error.strerror})")
+            self._ignore(path, f"its effect is durable, but it cannot be removed ({error.strerror})")
 
     def _waiting(self) -> list[Path]:
         try:
             with os.scandir(self._folder) as entries:
-                names = (
-                    entry.name
-                    for entry in entries
-                    if entry.name.endswith(".json")
-                    and entry.name[0] != "."
-                    and entry.name not in self._ignored
-                )
-                first = heapq.nsmallest(_MOST_A_TURN, names)
+                names = (entry.name for entry in entries if entry.name.endswith(".json"))
+                waiting = (name for name in names if name[0] != "." and name not in self._ignored)
+                return [self._folder / name for name in heapq.nsmallest(_MOST_A_TURN, waiting)]
         except FileNotFoundError:
             return []
         except OSError as error:
             self._ignore(self._folder, f"the requests cannot be listed ({error.strerror})")
             return []
-        return [self._folder / name for name in first]
 
     def _reject(self, path: Path, reason: str) -> None:
         try:
@@ -201,15 +172,6 @@ def _read(path: Path) -> Request:
         os.close(descriptor)
     if len(content) > _MOST_BYTES:
         raise InvalidValueError(f"it has more than {_MOST_BYTES} bytes")
-    return _parse(content, path.name)
-
-
-def _parse(content: bytes, name: str) -> Request:
-    try:
-        body = _FORMAT.parse(content, name)
-        by = body.by[:_LONGEST_NAME]
-        return Request(body.kind, body.study, body.item, by if by.isprintable() else "?")
-    except DamagedStateError as error:
-        raise InvalidValueError(f"it is damaged ({error.reason})") from error
-    except NewerStateError as error:
-        raise InvalidValueError("it is of another schema than this version reads") from error
+    request = _FORMAT.parse_input(content, path.name)
+    by = request.by[:_LONGEST_NAME]
+    return replace(request, by=by if by.isprintable() else "?")

@@ -5,28 +5,22 @@ Written by the extractor alone. No link below OUTPUT_DIR is followed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from ddwd.config.paths import Paths
 from ddwd.core import durable
 from ddwd.core.errors import StateError
-from ddwd.core.model import safe_component
-from ddwd.store.custody import is_missing, present
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from ddwd.config.paths import Paths
-    from ddwd.core.model import OrthancId, Study
-    from ddwd.store.custody import CustodyPort, Record
+from ddwd.core.model import OrthancId, Study, safe_component
+from ddwd.store.custody import Custody, Record, is_missing, present
 
 
 class OutputTree:
     """The folders of published studies."""
 
-    def __init__(self, paths: Paths, custody: CustodyPort) -> None:
+    def __init__(self, paths: Paths, custody: Custody) -> None:
         self._output = paths.output
         self._custody = custody
 
@@ -43,20 +37,22 @@ class OutputTree:
         if record is not None:
             folder = self._output / record.folder
             yield from (
-                folder / kept.file for kept in record.images.values() if safe_component(kept.sop_uid) == name
+                folder / instance.file
+                for instance in record.images.values()
+                if safe_component(instance.sop_uid) == name
             )
             return
         for series in study.series:
-            for one in islice(series.instances, 1):
-                yield self.final(study, study.wanted_of(series, one, "").file).with_name(f"{name}.dcm")
+            for instance in islice(series.instances, 1):
+                yield self.final(study, study.wanted_of(series, instance, "").file).with_name(f"{name}.dcm")
 
     def missing(self, record: Record) -> list[OrthancId]:
         """Return the images whose files differ from the record in name or size. Raises OSError."""
         folder = self._output / record.folder
-        return [one for one, kept in record.images.items() if is_missing(folder, kept)]
+        return [image for image, instance in record.images.items() if is_missing(folder, instance)]
 
     def present(self, record: Record) -> frozenset[OrthancId]:
-        """Return the images that have a file under their name, whatever its content. Raises OSError."""
+        """Return the images that have a file of their name, whatever its content. Raises OSError."""
         return present(self._output / record.folder, record)
 
     def remove(self, record: Record, images: Iterable[OrthancId] | None = None) -> None:
@@ -64,8 +60,8 @@ class OutputTree:
 
         Callers: self-test cleanup and retention only.
         """
-        folder, names = self._output / record.folder, record.images if images is None else images
-        self._remove([folder / record.images[one].file for one in names])
+        folder, removed = self._output / record.folder, record.images if images is None else images
+        self._remove([folder / record.images[image].file for image in removed])
 
     def mark(self, record: Record, name: str, content: bytes) -> None:
         """Write the route's marker file into the study's folder, atomically. Raises StorageFullError, LinkedError and OSError."""
@@ -77,13 +73,11 @@ class OutputTree:
                 return
         temporary = target.with_name(f".{name}.part")
         durable.unlink(temporary, below)
-        new = durable.NewFile(temporary, below=below)
+        durable.write_new(temporary, [content], below=below)
         try:
-            new.write(content)
-            new.sync()
             durable.rename(temporary, target, below=below)
         except BaseException:
-            new.abandon()
+            durable.unlink(temporary, below)
             raise
 
     def unmark(self, record: Record, name: str) -> None:
@@ -94,5 +88,5 @@ class OutputTree:
         for file in files:
             durable.unlink(file, self._output)
         folders = {folder for file in files for folder in file.parents if self._output in folder.parents}
-        for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
+        for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
             durable.remove_folder(folder, self._output)

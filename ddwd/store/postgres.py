@@ -1,7 +1,7 @@
 """One connection to the PostgreSQL database that several extractors share; creates and versions its tables.
 
-Every failure of the server is a PeerDownError, after which the connection is closed and the locks of its session are released; only
-`open` connects again. Safe to use from several threads.
+Every failure of the server raises PeerDownError and closes the connection, which releases the locks of its session; only `open`
+connects again. Safe to use from several threads.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ if TYPE_CHECKING:
     Rows = list[tuple[Any, ...]]
 
 VERSION = 1000 + SCHEMA
-"""Version of the tables and of their content: no older extractor works beside a newer one whose records it cannot read."""
-_MAKING = 0x64647764_00000001
-"""Advisory lock for creating the tables."""
-_LOST_SECONDS = 15
-"""See psycopg_driver.LOST_SECONDS."""
+"""Version of the tables and of their content: an older extractor does not work on tables whose records it cannot read."""
+_CREATING = 0x64647764_00000001  # advisory lock for creating the tables
+_LOST_SECONDS = 15  # see psycopg_driver.LOST_SECONDS
 _TABLES = """
     create table if not exists ddwd_schema (version integer not null);
     create table if not exists custody (
@@ -68,14 +66,9 @@ _TABLES = """
 
 
 class PostgresSession:
-    """`open`, then `rows` and `together`; `term` counts the connections, so that one can tell its session from the one before."""
+    """`open`, then `rows` and `transaction`; `term` counts the connections, so that a new session can be recognized."""
 
-    def __init__(
-        self,
-        url: str,
-        password_file: Path | None = None,
-        name: str = "reader",
-    ) -> None:
+    def __init__(self, url: str, password_file: Path | None = None, name: str = "reader") -> None:
         self._url = url
         self._password_file = password_file
         self._name = name
@@ -101,7 +94,7 @@ class PostgresSession:
 
     @property
     def is_open(self) -> bool:
-        """Return whether there is a session, as far as is known here."""
+        """Whether there is a session, as far as this process can see."""
         return self._connection is not None
 
     def close(self) -> None:
@@ -133,7 +126,7 @@ class PostgresSession:
         try:
             return psycopg_driver.connect(self._url, f"ddwd {self._name}", password)
         except psycopg_driver.Error as error:
-            raise PeerDownError(_said(error)) from error
+            raise _unavailable(error) from error
 
     def _password(self) -> str:
         if self._password_file is None:
@@ -141,22 +134,22 @@ class PostgresSession:
         try:
             return self._password_file.read_text(encoding="utf-8").rstrip("\n")
         except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise PeerDownError(f"ledger.password_file: {self._password_file}: {why}") from error
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise PeerDownError(f"ledger.password_file: {self._password_file}: {reason}") from error
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[Connection]:
         """Yield the connection; an error of the driver closes it."""
         if self._connection is None:
             raise PeerDownError("the shared ledger is not connected")
-        from ddwd.store import psycopg_driver  # noqa: PLC0415 - as below
+        from ddwd.store import psycopg_driver  # noqa: PLC0415 - as above
 
         watchdog.alive(_LOST_SECONDS)
         try:
             yield self._connection
         except psycopg_driver.Error as error:
             self.close()
-            raise PeerDownError(_said(error)) from error
+            raise _unavailable(error) from error
         finally:
             watchdog.alive(0.0)
 
@@ -164,9 +157,11 @@ class PostgresSession:
         """Check the version of the tables; with `make`, create or upgrade them. Newer tables stay as they are."""
         version = self._version()
         if make and (version is None or version < VERSION):
-            version = self._make()
+            version = self._create()
         if version is None:
-            raise PeerDownError("the shared ledger has no tables yet: an extractor makes them at its start")
+            raise PeerDownError(
+                "the shared ledger has no tables yet: an extractor creates them when it starts"
+            )
         if version > VERSION:
             raise StateError(
                 f"the shared ledger is of a newer ddwd (schema {version}, this one reads {VERSION} and before): "
@@ -174,14 +169,14 @@ class PostgresSession:
             )
 
     def _version(self) -> int | None:
-        [(table,)] = PostgresSession.rows(self, "select to_regclass('ddwd_schema')")
-        found = PostgresSession.rows(self, "select version from ddwd_schema") if table is not None else []
+        [(table,)] = self.rows("select to_regclass('ddwd_schema')")
+        found = self.rows("select version from ddwd_schema") if table is not None else []
         return int(found[0][0]) if found else None
 
-    def _make(self) -> int:
+    def _create(self) -> int:
         """Create the tables, one extractor at a time, and return their version. Ends the sessions of older extractors."""
         with self.transaction():
-            self.rows("select pg_advisory_xact_lock(%s)", [_MAKING])
+            self.rows("select pg_advisory_xact_lock(%s)", [_CREATING])
             if (version := self._version()) is not None and version >= VERSION:
                 return version
             self.rows(_TABLES)
@@ -198,17 +193,15 @@ class ReadDatabase(PostgresSession):
     """A connection for readers, which hold no lock: it is opened when needed."""
 
     def rows(self, statement: LiteralString, values: Sequence[object] = ()) -> Rows:
-        """See Database. Raises StateError too."""
-        if not self.is_open:
-            self.open()
+        """Run one statement as PostgresSession does, in a new session if there is none. Raises StateError too."""
+        self.open()
         return super().rows(statement, values)
 
     def __del__(self) -> None:
-        """Close the session."""
         self.close()
 
 
-def _said(error: Exception) -> str:
-    """Return the first line of the message of server or driver; further lines may contain values."""
+def _unavailable(error: Exception) -> PeerDownError:
+    """Return an error with the first line of the message of server or driver; further lines may contain values."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"the shared ledger does not answer: {lines[0]}"
+    return PeerDownError(f"the shared ledger does not answer: {lines[0]}")

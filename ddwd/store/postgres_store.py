@@ -1,35 +1,36 @@
 """Ledger and custody records of several extractors in the database that they share; ledger.py and custody.py have those of a lone one.
 
-A custody record is written in the session that holds the claim of the study (claims.py), so that an extractor that has lost the
-claim cannot write it. The own state of an extractor (cursors, sweep, pause) is one row per name; its open studies are its claims.
+A custody record is written in the session that has the claim of the study (claims.py), so that an extractor that has lost the claim
+cannot write it. The state of each extractor (cursors, sweep, pause) is one row per name; its open studies are its claims.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from math import inf
+from pathlib import Path
+from typing import Any
 
-from ddwd.core.clock import stamp
+from ddwd.core import durable
+from ddwd.core.clock import Clock
 from ddwd.core.errors import HeldElsewhereError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
-from ddwd.store.custody import FORMAT, PEEK_BYTES, parse_peek
-from ddwd.store.ledger import CLOSED, MOST_EVENTS, LedgerState
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from ddwd.core.clock import Clock
-    from ddwd.store.custody import Peek, Record
-    from ddwd.store.postgres import PostgresSession
+from ddwd.store.custody import FORMAT, PEEK_BYTES, Custody, Peek, Record, parse_peek
+from ddwd.store.ledger import CLOSED, LedgerPort
+from ddwd.store.postgres import PostgresSession
 
 _APPENDING = 0x64647764_00000002
 """Advisory lock for appending to the ledger, so that a reader that continues from a number misses no lower one."""
 _PAGE = 1000
+_IMPORT_PAGE = 200
 _FORGET_SECONDS = 3600.0
 
 
-class SharedCustody:
-    """The table of records. See CustodyPort; every method raises PeerDownError.
+class SharedCustody(Custody):
+    """The table of records; every method raises PeerDownError.
 
     `holds` returns whether this `extractor` has claimed a study, without which no record is written. Readers need neither.
     """
@@ -45,27 +46,23 @@ class SharedCustody:
         self._holds = holds
 
     def name(self, study: OrthancId) -> str:
-        """See CustodyPort."""
         return f"custody record {study} in the shared ledger"
 
     def has(self, study: OrthancId) -> bool:
-        """See CustodyPort."""
         return bool(self._database.rows("select 1 from custody where study = %s", [study]))
 
     def read(self, study: OrthancId) -> Record | None:
-        """See CustodyPort."""
         found = self._database.rows("select body from custody where study = %s", [study])
         return FORMAT.parse(str(found[0][0]).encode(), self.name(study)) if found else None
 
     def peek(self, study: OrthancId) -> Peek | None:
-        """See CustodyPort."""
         found = self._database.rows(
             "select left(body, %s) from custody where study = %s", [PEEK_BYTES, study]
         )
         return parse_peek(str(found[0][0]).encode()) if found else None
 
     def write(self, record: Record) -> None:
-        """See CustodyPort. Raises HeldElsewhereError for a study that is not claimed."""
+        """Make the record durable in one step. Raises HeldElsewhereError for a study that is not claimed."""
         self._assert_held(record.study)
         self._database.rows(
             "insert into custody (study, revision, body, extractor) values (%s, %s, %s, %s) on conflict (study)"
@@ -74,7 +71,7 @@ class SharedCustody:
         )
 
     def remove(self, study: OrthancId) -> None:
-        """See CustodyPort. Raises HeldElsewhereError for a study that is not claimed."""
+        """Remove the record. Raises HeldElsewhereError for a study that is not claimed."""
         self._assert_held(study)
         self._database.rows("delete from custody where study = %s", [study])
 
@@ -83,7 +80,6 @@ class SharedCustody:
             raise HeldElsewhereError(f"study {study} is not claimed by this extractor")
 
     def studies(self) -> Iterator[OrthancId]:
-        """See CustodyPort."""
         last = ""
         while page := self._database.rows(
             "select study from custody where study > %s order by study limit %s", [last, _PAGE]
@@ -92,68 +88,92 @@ class SharedCustody:
             last = page[-1][0]
 
     def assert_listable(self) -> None:
-        """See CustodyPort."""
         try:
             self._database.rows("select 1")
         except PeerDownError as error:
             raise StateError(str(error)) from error
 
 
-class SharedLedger:
+def import_records(folder: Path, database: PostgresSession, extractor: str, clock: Clock) -> None:
+    """Copy each readable record of `folder` that the database does not have, then rename the folder.
+
+    Done once, when a machine starts to share a ledger: without its records the extractor would verify every study of the archive
+    again. Safe to repeat after an interruption. Raises PeerDownError, and StateError if the files cannot be read.
+    """
+    if not folder.is_dir():
+        return
+    try:
+        studies = Custody(folder).studies()
+        while page := list(islice(studies, _IMPORT_PAGE)):
+            _insert_records(list(_readable(Custody(folder), page)), database, extractor)
+        durable.rename(folder, folder.with_name(f"{folder.name}-until-{clock.utc():%Y%m%dT%H%M%SZ}"))
+    except OSError as error:
+        raise StateError(
+            f"{folder}: the records in files cannot be imported into the shared ledger ({error.strerror})"
+        ) from error
+
+
+def _readable(custody: Custody, studies: Iterable[OrthancId]) -> Iterator[Record]:
+    """Yield the records that can be read; a study whose record is damaged is verified again."""
+    for study in studies:
+        with suppress(StateError):
+            record = custody.read(study)
+            if record is not None:
+                yield record
+
+
+def _insert_records(records: list[Record], database: PostgresSession, extractor: str) -> None:
+    database.rows(
+        "insert into custody (study, revision, body, written, extractor)"
+        " select study, revision, body, written::timestamptz, %s"
+        " from unnest(%s::text[], %s::integer[], %s::text[], %s::text[]) as taken (study, revision, body, written)"
+        " on conflict (study) do nothing",
+        [
+            extractor,
+            [record.study for record in records],
+            [record.revision for record in records],
+            [FORMAT.render(record).decode("ascii") for record in records],
+            [record.published_at for record in records],
+        ],
+    )
+
+
+class SharedLedger(LedgerPort):
     """See LedgerPort; call `load` at the start of each session."""
 
     def __init__(self, database: PostgresSession, extractor: str, clock: Clock, keep_days: int) -> None:
+        super().__init__(clock)
         self._database = database
         self._extractor = extractor
-        self._clock = clock
         self._keep_days = keep_days
-        self._batch: list[dict[str, Any]] = []
-        self._memory = ""
-        self._forget_at = float("-inf")
-        self.state = LedgerState()
-        self.damaged = False
+        self._stored_state = ""
+        self._forget_at = -inf
 
     def load(self) -> None:
         """Read the state of this extractor; a new session has no open studies. Raises PeerDownError."""
         found = {
             name: json.loads(body) for name, body in self._database.rows("select name, body from extractor")
         }
-        known = found.get(self._extractor) or {"cursors": _seen_by_all(found.values())}
-        self._memory = json.dumps(known)
+        own = found.get(self._extractor) or {"cursors": _seen_by_all(found.values())}
+        self._stored_state = json.dumps(own)
         last = self._database.rows("select study from custody order by written desc limit %s", [CLOSED])
-        self.state.cursors = {str(node): int(seq) for node, seq in known.get("cursors", {}).items()}
-        self.state.swept, self.state.paused = str(known.get("swept", "")), bool(known.get("paused"))
-        self.state.closed.clear()
-        self.state.closed.extend(OrthancId(study) for (study,) in reversed(last))
+        closed = [study for (study,) in reversed(last)]
+        snapshot = {"kind": "snapshot", "cursors": {}, "open": self.state.open, "closed": closed}
+        self.state.apply(snapshot | own)
 
-    def append(self, kind: str, **values: object) -> None:
-        """See LedgerPort."""
-        record = {"kind": kind, "at": stamp(self._clock.utc()), **values}
-        self.state.apply(record)
-        self._batch.append(record)
-
-    def note(self, event: str, message: str, fields: dict[str, str]) -> None:
-        """See LedgerPort."""
-        if len(self._batch) < MOST_EVENTS:  # while the database is away they stay in memory
-            self.append("event", event=event, message=message, fields=fields)
-
-    def commit(self) -> None:
-        """See LedgerPort."""
-        batch, memory = tuple(self._batch), self._remembered()
-        if not batch:
-            return
+    def _write(self, batch: tuple[dict[str, Any], ...]) -> None:
+        state = self.state
+        body = json.dumps({"cursors": state.cursors, "swept": state.swept, "paused": state.paused})
         with self._database.transaction():
             self._database.rows("select pg_advisory_xact_lock(%s)", [_APPENDING])
             self._insert(batch)
-            if memory != self._memory:
+            if body != self._stored_state:
                 self._database.rows(
                     "insert into extractor (name, body) values (%s, %s)"
                     " on conflict (name) do update set body = excluded.body, written = now()",
-                    [self._extractor, memory],
+                    [self._extractor, body],
                 )
-        self._memory = memory
-        del self._batch[: len(batch)]  # not more: another thread may have added an event
-        self._forget_old()
+        self._stored_state = body
 
     def _insert(self, batch: tuple[dict[str, Any], ...]) -> None:
         names = [_names(record) for record in batch]
@@ -170,11 +190,7 @@ class SharedLedger:
             ],
         )
 
-    def _remembered(self) -> str:
-        state = self.state
-        return json.dumps({"cursors": state.cursors, "swept": state.swept, "paused": state.paused})
-
-    def _forget_old(self) -> None:
+    def _tidy(self) -> None:
         now = self._clock.monotonic()
         if now >= self._forget_at:
             self._forget_at = now + _FORGET_SECONDS
@@ -200,7 +216,7 @@ class SharedHistory:
         return [_record(row) for row in reversed(found)]
 
     def after(self, seq: int) -> list[dict[str, Any]]:
-        """Return the events after that number, oldest first."""
+        """Return the events after the number `seq`, oldest first."""
         found = self._database.rows(
             "select seq, extractor, body from ledger where seq > %s and kind = 'event' order by seq", [seq]
         )

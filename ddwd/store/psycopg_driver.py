@@ -7,20 +7,18 @@ that was stopped while its host still acknowledges packets. Therefore every wait
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.conninfo import make_conninfo
-
-if TYPE_CHECKING:
-    from psycopg.abc import PQGen
 
 Error = psycopg.Error
 
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 10
 LOST_SECONDS = 15
-"""After this silence of a host, either side ends the session, which releases its locks."""
+"""When a host has sent no packet for this time, the other side ends the session, which releases its locks."""
 _INTERVAL = 0.5
 _Answer = TypeVar("_Answer")
 _SESSION = f"""
@@ -57,7 +55,7 @@ def connect(url: str, name: str, password: str) -> Connection:
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection on which every statement is answered within LOST_SECONDS, or fails."""
+    """A connection on which every statement completes or fails within LOST_SECONDS."""
 
     def wait(self, gen: PQGen[_Answer], interval: float | None = _INTERVAL) -> _Answer:
         """See psycopg.Connection. Raises OperationalError."""
@@ -65,7 +63,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
 
 def _bounded(gen: PQGen[_Answer]) -> PQGen[_Answer]:
-    """Pass on the steps of `gen` until the deadline."""
+    """Yield the steps of `gen`. Raises OperationalError after the deadline."""
     latest = time.monotonic() + LOST_SECONDS
     try:
         step = next(gen)

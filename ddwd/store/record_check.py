@@ -1,7 +1,7 @@
 """Compare the published files in OUTPUT_DIR with the custody records, for `ddwd verify`.
 
-Reads the records and the published files, writes nothing and asks no server. The extractor may publish meanwhile: where a
-file differs and the record has changed since it was read, the study is compared once more with the newer record.
+Reads the records and the published files, writes no file and queries no server. The extractor may publish meanwhile: if a file
+differs and the record has changed since it was read, the study is compared once more with the newer record.
 Findings name the StudyInstanceUID and the file below the study's folder, never the folder itself, which begins with the PatientID.
 """
 
@@ -11,20 +11,17 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from ddwd.config.paths import Paths
 from ddwd.core import watchdog
 from ddwd.core.errors import StateError
 from ddwd.core.model import OrthancId, safe_component
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from ddwd.config.paths import Paths
-    from ddwd.store.custody import CustodyPort, InstanceRecord, Record
+from ddwd.store.custody import Custody, InstanceRecord, Record
 
 Kind = Literal["missing", "changed", "extra", "differs", "gone"]
 """`differs` and `gone` are about the second copy of an image (see RecordChecker)."""
@@ -39,7 +36,7 @@ _GONE = (FileNotFoundError, NotADirectoryError)
 
 @dataclass(frozen=True, slots=True)
 class FileDifference:
-    """One file that is not as recorded; `file` is below the study's folder, `sop_uid` empty where no record names it."""
+    """One file that is not as recorded; `file` is below the study's folder, `sop_uid` is empty if no record names the file."""
 
     kind: Kind
     study_uid: str
@@ -58,7 +55,7 @@ class DamagedRecord:
 
 @dataclass(slots=True)
 class CheckResult:
-    """What was compared (studies with a readable record, and the images in these records) and what differs.
+    """The number of compared studies and of the images in their records, and the differences.
 
     `removed` counts the images whose files retention removed: they count in `images`, and are no finding.
     """
@@ -76,16 +73,16 @@ class CheckResult:
 
     def of(self, kind: Kind) -> list[FileDifference]:
         """Return the findings of one kind, by study."""
-        return [one for one in self.findings if one.kind == kind]
+        return [finding for finding in self.findings if finding.kind == kind]
 
 
 class RecordChecker:
     """Compares published studies with their records and, if `second` is given, each unchanged image with a second copy too.
 
-    `second` returns how the file differs from that copy, or None; what it raises ends the check.
+    `second` returns how the file differs from that copy, or None; an error that it raises ends the check.
     """
 
-    def __init__(self, custody: CustodyPort, paths: Paths, second: SecondCheck | None = None) -> None:
+    def __init__(self, custody: Custody, paths: Paths, second: SecondCheck | None = None) -> None:
         self._custody = custody
         self._paths = paths
         self._second = second
@@ -95,19 +92,18 @@ class RecordChecker:
         self.assert_listable()
         return list(self._custody.studies())
 
-    def matching(self, wanted: str, *, damaged_too: bool = True, or_patient: bool = False) -> list[OrthancId]:
+    def matching(self, text: str, *, damaged_too: bool = True, or_patient: bool = False) -> list[OrthancId]:
         """Return the studies with this StudyInstanceUID, accession number or Orthanc ID and, with `or_patient`, PatientID or its folder.
 
-        Includes the studies whose record is damaged, unless `wanted` is an Orthanc ID: any of them may be meant. Raises StateError.
+        Includes the studies whose record is damaged, unless `text` is an Orthanc ID: any of them may be meant. Raises StateError.
         """
-        name = wanted.strip(_PADDING)
+        name = text.strip(_PADDING)
         if (study := as_orthanc_id(name)) is not None:
             self.assert_listable()
             return [study] if self._custody.has(study) else []
         patients = {name, safe_component(name)} if or_patient else set()
-        return [
-            study for study in self.studies() if name and self._may_be(study, name, patients, damaged_too)
-        ]
+        studies = self.studies()
+        return [study for study in studies if name and self._may_be(study, name, patients, damaged_too)]
 
     def check(
         self, studies: Iterable[OrthancId], progress: Callable[[float], None] = lambda _share: None
@@ -126,19 +122,15 @@ class RecordChecker:
 
     def _check_one(self, record: Record, result: CheckResult, progress: Callable[[float], None]) -> None:
         found = list(self._compare(record, progress))
-        if found and (newer := self._newer(record)) is not None:
-            record, found = newer, list(self._compare(newer, lambda _share: None))
+        if found:
+            with suppress(StateError):  # if it cannot be read again, the record that was just compared counts
+                newer = self.record(record.study)
+                if newer != record:
+                    record, found = newer, list(self._compare(newer, lambda _share: None))
         result.studies += 1
         result.images += len(record.images)
-        result.removed += sum(bool(kept.removed) for kept in record.images.values())
+        result.removed += sum(bool(instance.removed) for instance in record.images.values())
         result.findings += found
-
-    def _newer(self, record: Record) -> Record | None:
-        try:
-            again = self.record(record.study)
-        except StateError:  # the record that was compared a moment ago is the one that counts
-            return None
-        return again if again != record else None
 
     def record(self, study: OrthancId) -> Record:
         """Return the record of a study, whose names are checked. Raises StateError."""
@@ -148,7 +140,7 @@ class RecordChecker:
         except OSError as error:
             raise StateError(f"{where}: the custody record cannot be read ({error.strerror})") from error
         if record is None:
-            raise StateError(f"{where}: the custody record is gone")
+            raise StateError(f"{where}: the custody record does not exist")
         if record.study != study or not _names_are_sound(record):
             raise StateError(f"{where}: the custody record is damaged (its names are not those of a study)")
         return record
@@ -167,10 +159,12 @@ class RecordChecker:
 
     def _compare(self, record: Record, progress: Callable[[float], None]) -> Iterator[FileDifference]:
         folder = self._paths.output / record.folder
-        for kept in sorted(record.images.values(), key=lambda one: one.file):
-            if not _is_removed(folder / kept.file, kept):
-                finding = _image(record.study_uid, folder / kept.file, kept)
-                finding = finding or self._check_second(record, folder / kept.file, kept)
+        for instance in sorted(record.images.values(), key=lambda instance: instance.file):
+            path = folder / instance.file
+            # after a power cut a file may exist that is recorded as removed
+            if not instance.removed or path.exists():
+                finding = _compare_file(record.study_uid, path, instance)
+                finding = finding or self._check_second(record, path, instance)
                 if finding is not None:
                     yield finding
             progress(1 / len(record.images))
@@ -178,11 +172,11 @@ class RecordChecker:
             progress(1.0)
         yield from _extras(record, folder)
 
-    def _check_second(self, record: Record, path: Path, kept: InstanceRecord) -> FileDifference | None:
-        answer = self._second(path, kept) if self._second is not None else None
-        if answer is None or (answer[0] == "gone" and "storage" in record.retired):
+    def _check_second(self, record: Record, path: Path, instance: InstanceRecord) -> FileDifference | None:
+        found = self._second(path, instance) if self._second is not None else None
+        if found is None or (found[0] == "gone" and "storage" in record.retired):
             return None
-        return FileDifference(answer[0], record.study_uid, kept.file, kept.sop_uid, answer[1])
+        return FileDifference(found[0], record.study_uid, instance.file, instance.sop_uid, found[1])
 
 
 def as_orthanc_id(text: str) -> OrthancId | None:
@@ -191,39 +185,33 @@ def as_orthanc_id(text: str) -> OrthancId | None:
 
 
 def _names_are_sound(record: Record) -> bool:
-    """Return whether all names are texts and lead to below OUTPUT_DIR."""
-    files = [kept.file for kept in record.images.values()]
-    texts: list[object] = [record.study_uid, record.accession, record.folder, *files]
-    if not all(isinstance(text, str) and "\0" not in text for text in texts):
+    """Return whether no name has a NUL, and all paths are below OUTPUT_DIR."""
+    names = [record.folder, *(instance.file for instance in record.images.values())]
+    if any("\0" in name for name in [record.study_uid, record.accession, *names]):
         return False
-    below = [PurePosixPath(record.folder), *map(PurePosixPath, files)]
-    return not any(name.is_absolute() or ".." in name.parts or not name.parts for name in below)
+    paths = map(PurePosixPath, names)
+    return not any(path.is_absolute() or ".." in path.parts or not path.parts for path in paths)
 
 
-def is_as_recorded(output: Path, record: Record, kept: InstanceRecord) -> bool:
+def is_as_recorded(output: Path, record: Record, instance: InstanceRecord) -> bool:
     """Return whether the published file of that image can be read and has the recorded SHA-256."""
     try:
-        return _names_are_sound(record) and not difference(output / record.folder / kept.file, kept)
+        return _names_are_sound(record) and not difference(output / record.folder / instance.file, instance)
     except OSError:
         return False
 
 
-def _is_removed(path: Path, kept: InstanceRecord) -> bool:
-    """Return whether retention removed the file; one that is still there after a power cut is compared."""
-    return bool(kept.removed) and not path.exists()
-
-
-def _image(study_uid: str, path: Path, kept: InstanceRecord) -> FileDifference | None:
+def _compare_file(study_uid: str, path: Path, instance: InstanceRecord) -> FileDifference | None:
     try:
-        reason = difference(path, kept)
+        reason = difference(path, instance)
     except _GONE:
-        return FileDifference("missing", study_uid, kept.file, kept.sop_uid)
-    except OSError as error:  # its own text would have the path, and with it the PatientID
+        return FileDifference("missing", study_uid, instance.file, instance.sop_uid)
+    except OSError as error:  # the text of the error has the path, and with it the PatientID
         reason = f"it cannot be read ({error.strerror})"
-    return FileDifference("changed", study_uid, kept.file, kept.sop_uid, reason) if reason else None
+    return FileDifference("changed", study_uid, instance.file, instance.sop_uid, reason) if reason else None
 
 
-def difference(path: Path, kept: InstanceRecord) -> str:
+def difference(path: Path, instance: InstanceRecord) -> str:
     """Return how the file differs from its record, empty if it does not. Raises OSError."""
     # O_NONBLOCK: a named pipe in place of an image must not block the check
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -231,28 +219,28 @@ def difference(path: Path, kept: InstanceRecord) -> str:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return "it is not a regular file"
-        if status.st_size != kept.size:
-            return f"it has {status.st_size} bytes, recorded are {kept.size}"
+        if status.st_size != instance.size:
+            return f"it has {status.st_size} bytes, the record has {instance.size}"
         # drop clean pages from the cache, so that the bytes come from the disk
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         digest = hashlib.sha256()
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             watchdog.alive()
-    return "" if digest.hexdigest() == kept.sha256 else "its SHA-256 is not the recorded one"
+    return "" if digest.hexdigest() == instance.sha256 else "its SHA-256 is not the recorded one"
 
 
 def _extras(record: Record, folder: Path) -> Iterator[FileDifference]:
     """Yield the .dcm files without a record, and the folders that cannot be searched."""
-    recorded = {kept.file for kept in record.images.values()}
+    recorded = {instance.file for instance in record.images.values()}
     errors: list[OSError] = []
-    names = [
+    found = {
         (Path(parent) / name).relative_to(folder).as_posix()
         for parent, folders, files in os.walk(folder, onerror=errors.append)
         for name in [*folders, *files]
         if name.endswith(".dcm")
-    ]
-    for name in sorted(set(names) - recorded):
+    }
+    for name in sorted(found - recorded):
         yield FileDifference("extra", record.study_uid, name)
     for error in errors:
         if not isinstance(error, _GONE):

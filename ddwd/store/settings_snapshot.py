@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from ddwd.config.schema import SECRET_KEYS, flatten
+from ddwd.config.schema import SECRET_KEYS, Config, flatten
 from ddwd.store.statefile import StateFormat
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ddwd.config.schema import Config
 
 _FORMAT = StateFormat(dict[str, str], "copy of the settings", indent=1)
 
@@ -18,13 +13,10 @@ _FORMAT = StateFormat(dict[str, str], "copy of the settings", indent=1)
 def changed_settings(config: Config, path: Path) -> list[str]:
     """Return the keys whose value differs from the last start, and store the current values; empty at the first start.
 
-    A changed password is not noticed, since none is stored. Raises StorageFullError and OSError.
+    A changed password is not reported, since none is stored. Raises StorageFullError and OSError.
     """
     now = {key: str(value) for key, value in flatten(config).items() if key not in SECRET_KEYS}
     before = _FORMAT.read_or_none(path)
-    if before == now:
-        return []
-    _FORMAT.write(path, now)
-    if before is None:
-        return []
-    return sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key))
+    if before != now:
+        _FORMAT.write(path, now)
+    return [] if before is None else sorted({key for key, _value in now.items() ^ before.items()})

@@ -1,136 +1,117 @@
-"""The one codec for state files: JSON with a schema number and, where the format has one, a checksum; replaced in one step.
+"""The only codec for state files: JSON with a schema number and, if the format has one, a checksum; replaced in one step.
 
 A format is declared once, next to the dataclass that it stores, and used by the one writer and by all readers. The JSON keys are the
-names of the dataclass's fields unless `stored` says otherwise; their order is the order of the fields, after `schema` and before
-`checksum`. A key that is missing has the field's default, and is damage where there is none; unknown keys are ignored.
+names of the dataclass's fields unless `stored` sets another; their order is the order of the fields, after `schema` and before
+`checksum`. A missing key means the field's default, or damage if the field has none; unknown keys are ignored.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import types
+import typing
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import MISSING, dataclass, fields, replace
 from datetime import datetime
 from functools import cache
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Generic,
-    Literal,
-    NewType,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from pathlib import Path
+from typing import Any, Generic, Literal, NewType, TypeVar, get_args, get_origin
 
 from ddwd.core import durable
 from ddwd.core.clock import stamp
-from ddwd.core.errors import DamagedStateError, NewerStateError
+from ddwd.core.errors import DamagedStateError, InvalidValueError, NewerStateError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    Decoder = Callable[[Any], Any]
+Decoder = Callable[[Any], Any]
 
 T = TypeVar("T")
 
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-_HOW = "ddwd.stored"
+_METADATA_KEY = "ddwd.stored"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _How:
-    """How a field is stored; see `stored`."""
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    """How a field is stored if not as it is; see `stored`."""
 
     key: str = ""
+    """The JSON key, if it is not the field's name."""
     omit_empty: bool = False
+    """An empty value has no key."""
     listed_by: str = ""
+    """A dictionary is stored as the list of its values; its keys are this attribute of each value."""
     blank: bool = False
+    """None is stored as an empty object."""
     transient: bool = False
+    """The field is not stored."""
+    required: bool = False
+    """A missing key is damage, although the field has a default."""
 
 
-def stored(
-    key: str = "",
-    *,
-    omit_empty: bool = False,
-    listed_by: str = "",
-    blank: bool = False,
-    transient: bool = False,
-) -> Mapping[str, _How]:
-    """Return the `metadata` of a dataclass's field that is not stored as it is.
-
-    `key`: the JSON key, if it is not the field's name. `omit_empty`: an empty value has no key. `listed_by`: a dictionary that is
-    stored as the list of its values, whose keys are that attribute of each. `blank`: None is stored as an empty object. `transient`: it is not
-    stored.
-    """
-    return {_HOW: _How(key, omit_empty, listed_by, blank, transient)}
+def stored(key: str = "", **options: Any) -> Mapping[str, _Storage]:
+    """Return the `metadata` of a dataclass's field with the options of `_Storage`."""
+    return {_METADATA_KEY: _Storage(key, **options)}
 
 
+@dataclass(frozen=True)
 class StateFormat(Generic[T]):
-    """One kind of state file, which holds one `kind`: a dataclass or, for a table of texts, a dictionary.
+    """One kind of state file, which stores one `kind`: a dataclass or, for a table of texts, a dictionary.
 
     `noun` names it in errors. `reads` are the schemas that are read, by default `schema` alone; `any_schema` reads every one.
     """
 
-    def __init__(
-        self,
-        kind: type[T],
-        noun: str,
-        *,
-        schema: int | None = None,
-        reads: tuple[int, ...] = (),
-        any_schema: bool = False,
-        checksum: bool = False,
-        indent: int | None = None,
-    ) -> None:
-        self._kind = kind
-        self._noun = noun
-        self._schema = schema
-        self._reads = reads or (schema,)
-        self._any_schema = any_schema or schema is None
-        self._checksum = checksum
-        self._indent = indent
+    kind: type[T]
+    noun: str
+    schema: int | None = None
+    reads: tuple[int, ...] = ()
+    any_schema: bool = False
+    checksum: bool = False
+    indent: int | None = None
 
     def body(self, value: T) -> dict[str, Any]:
         """Return the JSON object of the file, with schema and checksum."""
-        body: dict[str, Any] = {} if self._schema is None else {"schema": self._schema}
+        body: dict[str, Any] = {} if self.schema is None else {"schema": self.schema}
         body |= encode(value)
-        if self._checksum:
+        if self.checksum:
             body["checksum"] = _checksum(body)
         return body
 
     def render(self, value: T) -> bytes:
         """Return the content of the file."""
-        return json.dumps(self.body(value), indent=self._indent).encode("ascii") + b"\n"
+        return json.dumps(self.body(value), indent=self.indent).encode("ascii") + b"\n"
 
     def parse(self, content: bytes, where: str) -> T:
-        """Return what is stored as `content`; `where` is the path, for people.
+        """Return the value that is stored as `content`; `where` is the path, for messages.
 
-        Raises DamagedStateError, NewerStateError for a schema that this version does not read, and what the dataclass itself raises.
+        Raises DamagedStateError, NewerStateError for a schema that this version does not read, and the errors of the dataclass.
         """
         try:
             body = json.loads(content)
-            if self._checksum and body["checksum"] != _checksum(body):
-                raise DamagedStateError(where, self._noun, "checksum")
-            if not self._any_schema and body["schema"] not in self._reads:
-                raise NewerStateError(
-                    f"{where}: schema {body['schema']}, from a newer ddwd; this one reads {self._schema} and before, and has changed "
-                    "nothing: install the newer one again, or go back as it said (docs/upgrade.md)"
-                )
-            value: T = decode(self._kind, body)
+            if self.checksum and body["checksum"] != _checksum(body):
+                raise DamagedStateError(where, self.noun, "checksum")
+            is_read = (
+                self.any_schema or self.schema is None or body["schema"] in (self.reads or {self.schema})
+            )
+            if not is_read:
+                raise NewerStateError(where, body["schema"], self.schema)
+            value: T = decode(self.kind, body)
         except _DAMAGE as error:
-            raise DamagedStateError(where, self._noun, type(error).__name__) from error
+            raise DamagedStateError(where, self.noun, type(error).__name__) from error
         return value
 
+    def parse_input(self, content: bytes, where: str) -> T:
+        """Parse a file that another user wrote. Raises InvalidValueError where `parse` raises StateError."""
+        try:
+            return self.parse(content, where)
+        except DamagedStateError as error:
+            raise InvalidValueError(f"it is damaged ({error.reason})") from error
+        except NewerStateError as error:
+            raise InvalidValueError("it is of another schema than this version reads") from error
+
     def read(self, path: Path) -> T | None:
-        """Return what the file holds, None where there is none. Raises OSError, and as `parse`."""
+        """Return the value of the file, None if there is no file. Raises OSError, and as `parse`."""
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -138,7 +119,7 @@ class StateFormat(Generic[T]):
         return self.parse(content, str(path))
 
     def read_or_none(self, path: Path) -> T | None:
-        """Return what the file holds; None where there is none, or none that this user or this version can read."""
+        """Return the value of the file; None if there is no file, or none that this user or this version can read."""
         with suppress(OSError, DamagedStateError, NewerStateError):
             return self.read(path)
         return None
@@ -147,18 +128,9 @@ class StateFormat(Generic[T]):
         """Replace the file durably, in one step. Raises StorageFullError and OSError."""
         durable.replace_file(path, self.render(value))
 
-    def write_readable(self, path: Path, value: T, mode: int) -> None:
-        """Replace the file as `write` does, with exactly `mode`, whatever the umask: for a reader that is another user."""
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            durable.unlink(temporary)
-            durable.write_new(temporary, [self.render(value)])
-            temporary.chmod(mode)
-            durable.rename(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+    def write_readable(self, path: Path, value: T) -> None:
+        """Replace the file as `write` does, readable for all users whatever the umask: the permissions of the folder exclude others."""
+        durable.replace_file(path, self.render(value), 0o644, exact_mode=True)
 
     def write_volatile(self, path: Path, value: T) -> None:
         """Replace a file on /run in one step; every user may read it, and it does not survive a power cut. Raises OSError."""
@@ -176,7 +148,7 @@ def _checksum(body: dict[str, Any]) -> str:
 
 
 def encode(value: Any) -> Any:
-    """Return the JSON value of a dataclass, or of what its fields hold."""
+    """Return the JSON value of a dataclass, or of the value of a field."""
     if type(value) in _SCALARS:
         return value
     if hasattr(value, "__dataclass_fields__"):
@@ -204,12 +176,15 @@ def _encode_fields(value: Any) -> dict[str, Any]:
 
 
 @cache
-def _fields(kind: Any) -> tuple[tuple[str, _How], ...]:
-    """Return the fields of a dataclass, each with its JSON key filled in."""
-    found = ((one.name, one.metadata.get(_HOW, _How())) for one in dataclasses.fields(kind))
-    return tuple(
-        (name, dataclasses.replace(how, key=how.key or name)) for name, how in found if not how.transient
-    )
+def _fields(kind: Any) -> tuple[tuple[str, _Storage], ...]:
+    """Return the stored fields of a dataclass, each with its JSON key and whether this is required filled in."""
+    found = []
+    for one in fields(kind):
+        how = one.metadata.get(_METADATA_KEY, _Storage())
+        required = how.required or (one.default is MISSING and one.default_factory is MISSING)
+        if not how.transient:
+            found.append((one.name, replace(how, key=how.key or one.name, required=required)))
+    return tuple(found)
 
 
 # --- JSON to dataclasses ----------------------------------------------------------------------------------------------
@@ -235,9 +210,9 @@ def _decoder(kind: Any) -> Decoder:
 
 
 def _generic_decoder(origin: Any, arguments: tuple[Any, ...]) -> Decoder:
-    if origin is Literal:  # what an unknown text means is the owner's to say
+    if origin is Literal:  # the owner of the field decides on unknown texts
         return _scalar_decoder(str)
-    if origin in {Union, types.UnionType}:
+    if origin in {typing.Union, types.UnionType}:
         [inner] = [_decoder(one) for one in arguments if one is not type(None)]
         return lambda value: None if value is None else inner(value)
     if origin is dict:
@@ -280,22 +255,15 @@ def _dict_decoder(key: Decoder, inner: Decoder) -> Decoder:
 
 
 def _named_tuple_decoder(kind: Any) -> Decoder:
-    inner = [_decoder(hint) for hint in get_type_hints(kind).values()]
+    inner = [_decoder(hint) for hint in typing.get_type_hints(kind).values()]
     return lambda value: kind(*(one(item) for one, item in zip(inner, value, strict=True)))
 
 
 def _dataclass_decoder(kind: Any) -> Decoder:
-    hints = get_type_hints(kind)
-    required = {
-        one.name
-        for one in dataclasses.fields(kind)
-        if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
-    }
-    plan = [
-        (how.key, name, _field_decoder(hints[name], how), name in required) for name, how in _fields(kind)
-    ]
+    hints = typing.get_type_hints(kind)
+    plan = [(how.key, name, _field_decoder(hints[name], how), how.required) for name, how in _fields(kind)]
 
-    def fields(value: Any) -> Any:
+    def instance(value: Any) -> Any:
         if type(value) is not dict:
             raise TypeError
         found = {
@@ -303,10 +271,10 @@ def _dataclass_decoder(kind: Any) -> Decoder:
         }
         return kind(**found)
 
-    return fields
+    return instance
 
 
-def _field_decoder(hint: Any, how: _How) -> Decoder:
+def _field_decoder(hint: Any, how: _Storage) -> Decoder:
     if how.listed_by:
         inner = _decoder(get_args(hint)[1])
         return lambda value: {getattr(one, how.listed_by): one for one in map(inner, value)}

@@ -20,9 +20,9 @@ _NO_STUDY = OrthancId("")
 
 @dataclass(frozen=True, slots=True)
 class ScpStatus:
-    """What the receiver did since its start; `alive` is whether it answered its own last C-ECHO.
+    """What the receiver did since its start; `alive` is whether it responded to its own last C-ECHO.
 
-    `progressed` is the seconds since the last bytes came, `strangers` counts rejected connections from other machines.
+    `progressed` is the seconds since the last bytes arrived, `strangers` counts rejected connections from other machines.
     """
 
     associations: int = 0
@@ -42,7 +42,7 @@ class ScpStatus:
 
 @dataclass(frozen=True, slots=True)
 class KeptStudies:
-    """Studies that should have been removed, and were kept for `reason`; `example` is the StudyInstanceUID of one."""
+    """Studies that retention did not remove because of `reason`; `example` is the StudyInstanceUID of one."""
 
     reason: str = ""
     studies: int = 0
@@ -51,7 +51,7 @@ class KeptStudies:
 
 @dataclass(frozen=True, slots=True)
 class PlaceReport:
-    """What retention removed from one place (studies, images, bytes), and what it had to keep there, the commonest reason first."""
+    """What retention removed from one place, and the studies that it did not remove, the most frequent reason first."""
 
     studies: int = 0
     images: int = 0
@@ -61,7 +61,7 @@ class PlaceReport:
 
 @dataclass(frozen=True, slots=True)
 class RetentionRound:
-    """One round of retention: UTC stamps of its begin and end, what broke it off, and a report for each place."""
+    """One round of retention: UTC stamps of its begin and end, the error that ended it early, and a report for each place."""
 
     began_at: str = ""
     ended_at: str = ""
@@ -79,9 +79,9 @@ class RetentionStatus:
 
 @dataclass(frozen=True, slots=True)
 class WorkTotals:
-    """What the extractor did since its start: published studies, retrieved images and bytes, images forwarded again, late revisions.
+    """What the extractor did since its start: published studies, retrieved images and bytes, forwarded images, late revisions.
 
-    `failures` counts audit events by their name in lower case.
+    `failures` counts audit events by the name of their Event in lower case.
     """
 
     studies: int = 0
@@ -112,9 +112,9 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class VolumeStatus:
-    """One volume: free and total bytes and inodes, the reserve in bytes, its level as disk_space.SpaceLevel in lower case.
+    """One volume: free and total bytes and inodes, the reserve in bytes, and its level as disk_space.level_name.
 
-    `paths` are all watched paths on it; `stops` names what waits for space; `hours_left` is None while it does not fill up.
+    `paths` are all watched paths on it; `stops` names the steps that wait for space; `hours_left` is None unless it fills up.
     """
 
     path: str = ""
@@ -131,9 +131,9 @@ class VolumeStatus:
 
 @dataclass(frozen=True, slots=True)
 class InFlightStudy:
-    """One open study: its stage as `state`, why it is there, and how many of its images each hop has.
+    """One open study: its stage as `state`, the reason, and how many of its images each hop has.
 
-    `status` is the DIMSE status of the last failure, `blocker` what stops it, as the extractor's Blocker.
+    `status` is the DIMSE status of the last failure, `blocker` the extractor's Blocker.
     """
 
     study: OrthancId = _NO_STUDY
@@ -156,7 +156,7 @@ class InFlightStudy:
 
 @dataclass(frozen=True, slots=True)
 class FinishedStudy:
-    """One study that was just published; `seconds` from its newest image seen on either Orthanc to publication."""
+    """One study that was just published; `seconds` from the arrival of its newest image on an Orthanc to publication."""
 
     study: OrthancId = _NO_STUDY
     study_uid: str = ""
@@ -173,7 +173,7 @@ class FinishedStudy:
 
 @dataclass(frozen=True, slots=True)
 class ExtractorStatus:
-    """State of the extractor: `counts` are open studies by stage, `peers` is "ok" or a reason for each server it needs.
+    """State of the extractor: `counts` are open studies by stage, `peers` is "ok" or a reason for each server.
 
     `swept` is None in the file of a version without a sweep, `retention` if the settings allow no removal.
     """
@@ -198,9 +198,9 @@ class ExtractorStatus:
 
 @dataclass(frozen=True, slots=True)
 class DestinationStatus:
-    """State of one destination: `state` is ok or away since `since`, and what waits for it.
+    """State of one destination: `state` is ok or away since `since`; studies and images that wait for it.
 
-    `wait`, which is not stored, is the seconds until its queue is due again; None if nothing is due.
+    `wait`, which is not stored, is the seconds until its queue is due again; None if its queue is empty.
     """
 
     name: str = ""

@@ -26,7 +26,7 @@ from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE  # noqa: E402
 from ddwd.config.paths import Paths  # noqa: E402
 from ddwd.config.schema import SETTINGS, Config  # noqa: E402
 from ddwd.core import errors  # noqa: E402
-from ddwd.core.audit import FIELDS, MESSAGE_IDS, WARNINGS, Event  # noqa: E402
+from ddwd.core.audit import FIELDS, WARNINGS, Event  # noqa: E402
 from ddwd.monitoring.metrics import Metrics  # noqa: E402
 from ddwd.status.status_codes import MEANINGS  # noqa: E402
 
@@ -210,11 +210,11 @@ def events() -> str:
     known = catalog()
     parts = list[str]()
     for event in Event:
-        entry = known[MESSAGE_IDS[event]]
+        entry = known[event.message_id]
         level = "warning" if event in WARNINGS else "notice"
         parts += [
             f"## `{event.value}`",
-            f"**{md(entry.subject)}.** Level {level}, MESSAGE_ID `{MESSAGE_IDS[event]}`.",
+            f"**{md(entry.subject)}.** Level {level}, MESSAGE_ID `{event.message_id}`.",
         ]
         parts += [_said(paragraph) for paragraph in re.split(r"\n{2,}", entry.text.strip())]
     fields = ", ".join(f"`DDWD_{name.upper()}`" for name in sorted(FIELDS))

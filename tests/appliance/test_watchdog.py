@@ -40,7 +40,7 @@ def test_a_stuck_worker_is_restarted_and_the_journal_names_the_place(portal: Por
         portal.machine.run(["rm", "-f", pipe])
     assert took > ALLOWANCE
     said = portal.machine.journal("ddwd-extractor", lines=600)
-    assert "no sign of life: ddwd-retrieve" in said
+    assert "no progress: ddwd-retrieve" in said
     assert "Watchdog timeout" in said
     assert "verify.py" in said
     # the new one may hang on the pipe that was just removed: it is freed as the first was

@@ -252,9 +252,9 @@ def test_when_one_extractor_is_upgraded_those_of_before_end(
 
 
 def test_a_reader_makes_no_tables(server: PostgresServer, ledger: str) -> None:
-    with pytest.raises(PeerDownError, match="an extractor makes them"):
+    with pytest.raises(PeerDownError, match="an extractor creates them"):
         SharedCustody(ReadDatabase(server.url(ledger))).has(_ONE)
-    with pytest.raises(StateError, match="an extractor makes them"):
+    with pytest.raises(StateError, match="an extractor creates them"):
         SharedCustody(ReadDatabase(server.url(ledger))).assert_listable()
 
 

@@ -14,7 +14,7 @@ from ddwd.core.audit import Audit
 from ddwd.extractor.flow_control import Volumes
 from ddwd.extractor.services import Extractor, Services
 from ddwd.store.backends import Stores
-from ddwd.store.claims import LocalClaims
+from ddwd.store.claims import Claims
 from ddwd.store.custody import Custody
 from ddwd.store.ledger import Ledger
 from tests.unit.fakes import FakeClock, FakeDisk, FakeMover, FakeOrthanc, InlineExecutor
@@ -66,7 +66,7 @@ class Portal:
     def stores(self) -> Stores:
         """Where its state is."""
         ledger = Ledger.open(self.paths.ledger, self.clock, segment_bytes=self._segment_bytes, keep_days=1)
-        return Stores(ledger, Custody(self.paths.custody), LocalClaims())
+        return Stores(ledger, Custody(self.paths.custody), Claims())
 
     def start(self) -> None:
         """Start an extractor on whatever the folder holds."""

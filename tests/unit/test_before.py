@@ -130,7 +130,7 @@ def test_where_it_cannot_be_kept_nothing_is_changed(paths: Paths, monkeypatch: p
 
     monkeypatch.setattr("os.link", refuse)
     with pytest.raises(
-        StateError, match=r"cannot be kept aside \(Operation not permitted\); nothing was changed"
+        StateError, match=r"cannot be copied \(Operation not permitted\); no file was changed"
     ):
         start(paths)
     assert schema_of(paths.ledger) == 1

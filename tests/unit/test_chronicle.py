@@ -8,7 +8,7 @@ import pytest
 
 from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
-from ddwd.daemon.extractor_status import StatusTotals, extractor_status
+from ddwd.daemon.extractor import StatusTotals, extractor_status
 from ddwd.status import events
 from ddwd.store.operator_requests import Request
 from ddwd.store.statefile import encode
@@ -169,8 +169,8 @@ def test_totals_rise_with_what_is_done_and_what_fails(portal: Portal) -> None:
     portal.deliver(image(number=1), image(number=2))
     for report in portal.run(20):
         totals.add(report, 0.1)
-    totals.happened(Event.CONFLICT, "", {})
-    totals.happened(Event.PUBLISHED, "", {})
+    totals.count_failure(Event.CONFLICT, "", {})
+    totals.count_failure(Event.PUBLISHED, "", {})
     done = encode(totals.stored())
     assert (done["studies"], done["instances"], done["failures"]["conflict"]) == (1, 2, 1)
     assert done["bytes"] > 0

@@ -17,7 +17,7 @@ from ddwd.config.parsers import Share
 from ddwd.config.retention import Retention
 from ddwd.core.errors import ConfigError, PeerDownError, StateError
 from ddwd.core.model import SELF_TEST_PATIENT
-from ddwd.daemon.extractor_status import StatusTotals, extractor_status
+from ddwd.daemon.extractor import StatusTotals, extractor_status
 from ddwd.retention import rules, scheduler
 from ddwd.status import study_lookup
 from ddwd.status import trace as view

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import PeerDownError
-from ddwd.store.claims import LocalClaims, SharedWork
+from ddwd.store.claims import Claims, SharedWork
 from tests.unit.fakes import image
 from tests.unit.portal import Portal, names
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
 
 
-class Shared(LocalClaims):
+class Shared(Claims):
     """Claims that are shared; each entry of `looks` is one look at the connection: whether it is new."""
 
     are_shared = True

@@ -12,7 +12,7 @@ import yaml
 from ddwd.cli.main import parser
 from ddwd.config.paths import Paths
 from ddwd.config.schema import SETTINGS
-from ddwd.core.audit import FIELDS, MESSAGE_IDS, Event
+from ddwd.core.audit import FIELDS, Event
 from ddwd.core.errors import DdwdError
 from ddwd.status.doctor import CHECKS
 from ddwd.status.status_codes import MEANINGS
@@ -56,7 +56,7 @@ def test_every_verb_has_its_place_with_all_its_options() -> None:
 
 def test_every_event_has_its_place_and_its_entry_of_the_catalog() -> None:
     assert re.findall(r"^## `(.*)`$", PAGE["events.md"], re.MULTILINE) == [event.value for event in Event]
-    assert set(REFERENCE.catalog()) == set(MESSAGE_IDS.values())
+    assert set(REFERENCE.catalog()) == {event.message_id for event in Event}
     assert all(f"`DDWD_{name.upper()}`" in PAGE["events.md"] for name in FIELDS)
     assert "@" not in PAGE["events.md"].replace("ddwd-tls@", "")
 

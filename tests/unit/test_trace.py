@@ -11,7 +11,7 @@ import pytest
 from ddwd.config.routing import Route
 from ddwd.core.errors import NotFoundError, PeerRefusedError
 from ddwd.core.model import OrthancId
-from ddwd.daemon.extractor_status import StatusTotals, extractor_status
+from ddwd.daemon.extractor import StatusTotals, extractor_status
 from ddwd.extractor.decision import Blocker
 from ddwd.extractor.quarantine import QuarantinedObject
 from ddwd.status import trace as view

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ddwd.extractor.study import StudyState
     from ddwd.extractor.study_events import StudyEvents
     from ddwd.store.claims import Claims
-    from ddwd.store.custody import CustodyPort
+    from ddwd.store.custody import Custody
     from ddwd.store.hook_queue import HookQueue
     from ddwd.store.output_tree import OutputTree
 
@@ -151,7 +151,7 @@ class PublishStep:
     """Files, record, notification, spool: in this order, so that a crash between two of them repeats the rest."""
 
     publisher: Publisher
-    custody: CustodyPort
+    custody: Custody
     claims: Claims
     notifier: PublishNotifier
     spool: Spool
