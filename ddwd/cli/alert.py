@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from argparse import Namespace
 
 from ddwd.cli.command import Command, VerbResult
+from ddwd.config.schema import Config
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
 from ddwd.monitoring.alerts import Message
 from ddwd.monitoring.notifiers import channels
-
-if TYPE_CHECKING:
-    import argparse
-
-    from ddwd.config.schema import Config
 
 _EPILOG = """Alerts are sent by ddwd-monitor, by mail and to a webhook, as far as mail.server and
 alerts.webhook are set in ddwd.yaml. This sends one at once that says it is a test.
@@ -25,7 +21,7 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def _send(_args: argparse.Namespace, config: Config) -> VerbResult:
+def _send(_args: Namespace, config: Config) -> VerbResult:
     message = Message(stamp(SystemClock().utc()), ("this is a test of the alerts: nothing is wrong",), ())
     answers = {}
     for name, send in channels(config).items():

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import os
 import socket
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ddwd import __version__
 from ddwd.backup import archive
-from ddwd.backup.backup import Order, back_up
+from ddwd.backup.archive import Progress
+from ddwd.backup.backup import Made, Order, back_up
 from ddwd.cli import progress
 from ddwd.cli.command import Argument, Command, VerbResult, file_errors
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import InvalidValueError, StateError
 from ddwd.store import custody, ledger
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable, Iterator
-
-    from ddwd.backup.archive import Progress
-    from ddwd.backup.backup import Made
-    from ddwd.config.schema import Config
 
 _EPILOG = """Taken while the portal runs: the ledger and custody records, both databases, the files of both
 Orthancs, conflicts and quarantine, settings, certificates and passwords. DIR is for root alone.
@@ -50,7 +45,7 @@ SCHEMAS = {"ledger": ledger.SCHEMA, "custody": custody.SCHEMA}
 """Of the state files, as this version writes them."""
 
 
-def _run(args: argparse.Namespace, config: Config) -> VerbResult:
+def _run(args: Namespace, config: Config) -> VerbResult:
     assert_root()
     if config.database.engine != "postgresql":
         raise InvalidValueError(

@@ -6,20 +6,17 @@ tree (core/errors.py), which has the exit status; main.py prints it.
 
 from __future__ import annotations
 
+import argparse
 import json
 from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
+from ddwd.config.schema import Config
 from ddwd.core.errors import StateError
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
-
-    from ddwd.config.schema import Config
 
 OBJECT = "print the result as one JSON object"
 LIST = "print the result as JSON"

@@ -12,8 +12,9 @@ import shutil
 import socket
 import stat
 import subprocess
+from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ddwd.cli.command import Argument, Command, VerbResult
 from ddwd.config import tls
@@ -21,15 +22,9 @@ from ddwd.config.checks import ports
 from ddwd.config.loader import load_with_sources
 from ddwd.config.parsers import DEFAULT, Share
 from ddwd.config.paths import Paths
-from ddwd.config.schema import SECRET_KEYS, Loaded, flatten
+from ddwd.config.schema import SECRET_KEYS, Config, Loaded, flatten
 from ddwd.core.errors import ConfigError, Problem
 from ddwd.provisioning import databases, firewall, machine_link, tls_proxy
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterable
-
-    from ddwd.config.schema import Config
 
 _UNIT_OF = {
     "gateway.dicom_port": "ddwd-gateway",
@@ -54,7 +49,7 @@ _IN_ITS_PLACE = {key: (machine_link.UNIT,) for key in _UNIT_OF if key.startswith
 _LISTENING = "0A"  # state column of /proc/self/net/tcp; /proc/net is hidden by ProcSubset=pid
 
 
-def _run(args: argparse.Namespace, _config: Config | None) -> VerbResult:
+def _run(args: Namespace, _config: Config | None) -> VerbResult:
     return _check(as_json=args.json) if args.action == "check" else _show()
 
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from argparse import Namespace
 
 from ddwd.cli.command import Argument, Command, VerbResult
+from ddwd.config.schema import Config
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import InvalidValueError, PeerRefusedError, StateError
 from ddwd.core.model import VIEWER
 from ddwd.provisioning import credentials
 from ddwd.status import units
-
-if TYPE_CHECKING:
-    import argparse
-
-    from ddwd.config.schema import Config
 
 _EPILOG = """admin may do everything; viewer may look, search and download, and change nothing.
 rotate gives every user of both Orthancs a new password, the portal's own included, and restarts the
@@ -34,7 +30,7 @@ _PEOPLE = {"admin": "everything", VIEWER: "looks only"}
 _RESTART_SECONDS = 300
 
 
-def _run(args: argparse.Namespace, config: Config) -> VerbResult:
+def _run(args: Namespace, config: Config) -> VerbResult:
     return _rotate(args, config) if args.action == "rotate" else _show(config)
 
 
@@ -52,7 +48,7 @@ def _show(config: Config) -> VerbResult:
     )
 
 
-def _rotate(args: argparse.Namespace, config: Config) -> VerbResult:
+def _rotate(args: Namespace, config: Config) -> VerbResult:
     path = config.credentials_file
     if not os.access(path.parent, os.W_OK):
         raise StateError(f"{path.parent} cannot be written by this user: run it with sudo")
@@ -80,7 +76,7 @@ def _agreed() -> bool:
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
-def _say(text: str, args: argparse.Namespace) -> None:
+def _say(text: str, args: Namespace) -> None:
     if not args.json:
         sys.stderr.write(f"{text}\n")
 

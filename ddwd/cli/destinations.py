@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from argparse import Namespace
 
 from ddwd.cli.command import Command, VerbResult, file_errors
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.delivery.transports import kind
 from ddwd.status.formatting import many, time
 from ddwd.status.report import destination_states
 from ddwd.store.delivery_log import DeliveryLog
 from ddwd.store.statefile import encode
 from ddwd.store.status_files import DestinationStatus
-
-if TYPE_CHECKING:
-    import argparse
-
-    from ddwd.config.schema import Config
 
 _EPILOG = """A rule of ddwd.yaml with `also` has its studies sent to these destinations too, by ORTHANC1. What
 a destination does not take, or cannot while it is away, waits for it alone and is tried again for
@@ -30,14 +26,14 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def _retry(_args: argparse.Namespace, config: Config) -> VerbResult:
+def _retry(_args: Namespace, config: Config) -> VerbResult:
     with file_errors("only root and group ddwd may; run it with sudo"):
         DeliveryLog(Paths(config).deliveries).request_retry()
     asked = "ddwd-courier is asked to try all of them now; see: ddwd destinations list"
     return VerbResult({"asked": "retry"}, [asked])
 
 
-def _list(_args: argparse.Namespace, config: Config) -> VerbResult:
+def _list(_args: Namespace, config: Config) -> VerbResult:
     states = {row.name: row for row in destination_states(config)}
     rows = [states.get(one.name) or _unknown(one.name, kind(one)) for one in config.destinations]
     lines = [line for row in rows for line in _lines(row)] or ["there are no other destinations"]

@@ -5,39 +5,33 @@ from __future__ import annotations
 import os
 import subprocess
 import textwrap
+from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ddwd.backup import archive
 from ddwd.cli.command import Argument, Command, VerbResult
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config, NodeName
 from ddwd.core.audit import Audit
-from ddwd.core.clock import SystemClock, sleep
+from ddwd.core.clock import Clock, SystemClock, sleep
 from ddwd.core.errors import ConfigError, DdwdError
 from ddwd.core.model import SELF_TEST_AET
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
+from ddwd.dicom.upper_layer import Peer
 from ddwd.provisioning import credentials, firewall, quickack
+from ddwd.provisioning.credentials import Credentials
 from ddwd.status import report as view
 from ddwd.status import study_lookup, units
 from ddwd.status.certificates import expiry_of
 from ddwd.status.doctor import examine
-from ddwd.status.findings import CheckContext, Finding, Severity
+from ddwd.status.findings import CheckContext, Finding, Part, Severity
 from ddwd.status.formatting import plain
 from ddwd.status.self_test import SelfTest
 from ddwd.store.status_files import SelfTestResult
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable
-
-    from ddwd.config.schema import Config, NodeName
-    from ddwd.core.clock import Clock
-    from ddwd.dicom.upper_layer import Peer
-    from ddwd.provisioning.credentials import Credentials
-    from ddwd.status.findings import Part
 
 _LOOK_SECONDS = 1.0
 _WIDTH = 80
@@ -55,7 +49,7 @@ exit status:
 _MARKS = {Severity.OK: "ok", Severity.NOTE: "note", Severity.WARN: "WARN", Severity.BROKEN: "BROKEN"}
 
 
-def _run(args: argparse.Namespace, config: Config) -> VerbResult:
+def _run(args: Namespace, config: Config) -> VerbResult:
     """Check every part, or send the test study."""
     if args.send and not config.has("extractor"):
         why = "the study of our own is sent from the machine of the extractor (roles in ddwd.yaml)"

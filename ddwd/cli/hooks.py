@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from argparse import Namespace
+from typing import Any
 
 from ddwd.cli.command import Argument, Command, VerbResult, file_errors
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.errors import NotFoundError
-from ddwd.store.hook_queue import HookQueue
+from ddwd.store.hook_queue import HookQueue, Notice
 from ddwd.store.status_files import HOOKS, HooksStatus, WaitingNotice
-
-if TYPE_CHECKING:
-    import argparse
-
-    from ddwd.config.schema import Config
-    from ddwd.store.hook_queue import Notice
 
 _DENIED = "only root and group ddwd may; run it with sudo"
 _EPILOG = """A rule of ddwd.yaml with `run` or `webhook` has it called when a study of it is published, and
@@ -53,7 +49,7 @@ def _row(notice: Notice, said: WaitingNotice | None) -> dict[str, Any]:
     }
 
 
-def _list(_args: argparse.Namespace, config: Config) -> VerbResult:
+def _list(_args: Namespace, config: Config) -> VerbResult:
     paths = Paths(config)
     with file_errors(_DENIED):
         rows = waiting(paths, HookQueue(paths.hooks))
@@ -67,7 +63,7 @@ def _line(row: dict[str, Any]) -> str:
     return f"{row['study_uid']}  rule {row['route']}, revision {row['revision']}{tries}: {state}"
 
 
-def _retry(_args: argparse.Namespace, config: Config) -> VerbResult:
+def _retry(_args: Namespace, config: Config) -> VerbResult:
     with file_errors(_DENIED):
         HookQueue(Paths(config).hooks).request_retry()
     return VerbResult(
@@ -75,7 +71,7 @@ def _retry(_args: argparse.Namespace, config: Config) -> VerbResult:
     )
 
 
-def _drop(args: argparse.Namespace, config: Config) -> VerbResult:
+def _drop(args: Namespace, config: Config) -> VerbResult:
     notices = HookQueue(Paths(config).hooks)
     with file_errors(_DENIED):
         found = [notice for notice in notices.newest() if args.study in {notice.study, notice.study_uid}]

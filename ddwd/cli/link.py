@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import socket
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ddwd.cli.command import LIST, Argument, Command, VerbResult, file_errors
-from ddwd.config.schema import ROLES
+from ddwd.config.schema import ROLES, Config, Role
 from ddwd.core.errors import InvalidValueError
 from ddwd.provisioning import certificates, credentials, machine_link
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-
-    from ddwd.config.schema import Config, Role
 
 _EPILOG = """On one of the machines, the one that you trust most: FOLDER gets a certificate that says which
 roles the other machine has, and credentials.json with the passwords that these roles need, and no
@@ -36,7 +31,7 @@ exit status:
   78  the configuration cannot be used, or there are no passwords yet: start ddwd once"""
 
 
-def _link(args: argparse.Namespace, config: Config) -> VerbResult:
+def _link(args: Namespace, config: Config) -> VerbResult:
     roles = [role for role in ROLES if role in args.roles.split(",")]
     if set(args.roles.split(",")) != set(roles):
         raise InvalidValueError(

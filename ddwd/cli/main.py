@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from ddwd import __version__
 from ddwd.cli import (
@@ -37,13 +38,8 @@ from ddwd.cli import (
     verify,
 )
 from ddwd.config.loader import load
-from ddwd.config.schema import ROLES
+from ddwd.config.schema import ROLES, Config, Role
 from ddwd.core.errors import DdwdError, NotFoundError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from ddwd.config.schema import Config, Role
 
 VERBS = (
     status.COMMAND,

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from argparse import Namespace
+from typing import cast
 
 from ddwd.cli.command import Command, VerbResult
 from ddwd.config.paths import Paths
-from ddwd.store.operator_requests import Request, Requests
-
-if TYPE_CHECKING:
-    import argparse
-
-    from ddwd.config.schema import Config
-    from ddwd.store.operator_requests import Kind
+from ddwd.config.schema import Config
+from ddwd.store.operator_requests import Kind, Request, Requests
 
 _EPILOG = """Images are still received and forwarded while it is paused: they wait on ORTHANC2, nothing
 is lost, and a restart does not end it. `ddwd status` and the dashboard say that it is paused.
@@ -29,7 +25,7 @@ _SAID = {
 }
 
 
-def _ask(args: argparse.Namespace, config: Config) -> VerbResult:
+def _ask(args: Namespace, config: Config) -> VerbResult:
     Requests(Paths(config).requests).submit(Request(cast("Kind", args.verb)))
     return VerbResult({"asked": args.verb}, [_SAID[args.verb]])
 

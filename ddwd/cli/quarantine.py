@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ddwd.cli.command import LIST, Argument, Command, OneOf, VerbResult
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.errors import InvalidValueError, NotFoundError, StateError
-from ddwd.extractor.quarantine import read_entries
+from ddwd.extractor.quarantine import Entry, read_entries
 from ddwd.store.operator_requests import Request, Requests
-
-if TYPE_CHECKING:
-    import argparse
-
-    from ddwd.config.schema import Config
-    from ddwd.extractor.quarantine import Entry
 
 _SHORT = 4
 """The fewest digits of an ID that name an entry."""
@@ -37,19 +33,19 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def _list(_args: argparse.Namespace, config: Config) -> VerbResult:
+def _list(_args: Namespace, config: Config) -> VerbResult:
     entries = _entries(config)
     lines = [*map(_line, entries), f"{len(entries)} in quarantine"]
     return VerbResult([_row(entry) for entry in entries], lines)
 
 
-def _show(args: argparse.Namespace, config: Config) -> VerbResult:
+def _show(args: Namespace, config: Config) -> VerbResult:
     row = _row(_named(args.id, _entries(config)))
     width = max(map(len, row))
     return VerbResult(row, [f"{key:<{width}}  {_plain(value)}" for key, value in row.items()])
 
 
-def _release(args: argparse.Namespace, config: Config) -> VerbResult:
+def _release(args: Namespace, config: Config) -> VerbResult:
     entries = _entries(config)
     chosen = entries if args.all else [_named(args.id, entries)]
     requests = Requests(Paths(config).requests)

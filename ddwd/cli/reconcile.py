@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from ddwd.cli import progress
 from ddwd.cli.command import Argument, Command, VerbResult, show
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.errors import DdwdError
-from ddwd.extractor.consistency import ConsistencyCheck, DifferenceTotals
+from ddwd.core.model import OrthancId
+from ddwd.extractor.consistency import ConsistencyCheck, Difference, DifferenceTotals
+from ddwd.orthanc.client import Orthanc
 from ddwd.status import study_lookup
 from ddwd.store.backends import custody_of
+from ddwd.store.custody import CustodyPort
 from ddwd.store.operator_requests import Request, Requests
 from ddwd.store.record_check import RecordChecker
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable, Iterator
-
-    from ddwd.config.schema import Config
-    from ddwd.core.model import OrthancId
-    from ddwd.extractor.consistency import Difference
-    from ddwd.orthanc.client import Orthanc
-    from ddwd.store.custody import CustodyPort
 
 _EPILOG = """Without --dry-run the extractor is asked to compare all three places now, and to send and
 fetch what is missing. By itself it does so at its start, after every fault and every five
@@ -45,7 +41,7 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+def _run(args: Namespace, config: Config, out: TextIO) -> int:
     """Ask the extractor, or compare and show."""
     paths = Paths(config)
     custody = custody_of(config)

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ddwd import __version__
 from ddwd.backup import archive
-from ddwd.backup.restore import assert_possible, assert_whole, open_backup, restore, would_be_lost
+from ddwd.backup.restore import (
+    CompleteBackup,
+    assert_possible,
+    assert_whole,
+    open_backup,
+    restore,
+    would_be_lost,
+)
 from ddwd.cli.backup import SCHEMAS, assert_root, contents, told_on_terminal
 from ddwd.cli.command import Argument, Command, VerbResult, file_errors
 from ddwd.cli.doctor import context_of
 from ddwd.cli.retry import bring_back
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, sleep
 from ddwd.core.errors import DdwdError, PeerRefusedError
+from ddwd.extractor.refetch import RefetchOutcome
 from ddwd.status.doctor import examine
-from ddwd.status.findings import Severity
+from ddwd.status.findings import Finding, Severity
 from ddwd.store.operator_requests import Request, Requests
-
-if TYPE_CHECKING:
-    import argparse
-
-    from ddwd.backup.restore import CompleteBackup
-    from ddwd.config.schema import Config
-    from ddwd.extractor.refetch import RefetchOutcome
-    from ddwd.status.findings import Finding
 
 _PATIENCE = 120.0
 _EPILOG = """For a machine on which the portal is installed and has received nothing; otherwise it refuses
@@ -52,7 +54,7 @@ exit status:
   78  the settings in the backup cannot be used"""
 
 
-def _run(args: argparse.Namespace, _config: Config | None) -> VerbResult:
+def _run(args: Namespace, _config: Config | None) -> VerbResult:
     """Check the whole backup, then restore it."""
     assert_root()
     with file_errors(at=args.folder), told_on_terminal(as_json=args.json) as told:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TextIO
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 from ddwd.cli import progress
 from ddwd.cli.command import Argument, Command, OneOf, VerbResult, show
 from ddwd.config.parsers import FOREVER
 from ddwd.config.paths import Paths
 from ddwd.config.retention import PLACES, Place
+from ddwd.config.schema import Config
 from ddwd.core.clock import SystemClock
 from ddwd.core.disk_space import space_of as measure
 from ddwd.retention import round_report
 from ddwd.retention.dry_run import DryRun
+from ddwd.retention.eligibility import Eligibility
 from ddwd.retention.remove import Removed
 from ddwd.retention.round_report import Tally
 from ddwd.retention.scheduler import WHERE
@@ -22,14 +26,7 @@ from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Request, Requests
 from ddwd.store.record_check import RecordChecker
 from ddwd.store.statefile import encode
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator
-
-    from ddwd.config.schema import Config
-    from ddwd.retention.eligibility import Eligibility
-    from ddwd.store.status_files import PlaceReport, RetentionRound
+from ddwd.store.status_files import PlaceReport, RetentionRound
 
 _EPILOG = """Without an option: after how many days each place may lose a study (retention and
 routes in ddwd.yaml), what went in the last round, and what had to stay, and why.
@@ -49,7 +46,7 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+def _run(args: Namespace, config: Config, out: TextIO) -> int:
     """Show the policy and the last round, do a dry run, or ask the extractor."""
     if args.dry_run:
         return _dry_run(config, out, as_json=args.json)

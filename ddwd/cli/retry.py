@@ -5,25 +5,20 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from ddwd.cli import progress
 from ddwd.cli.command import Argument, Command, OneOf, VerbResult
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.clock import SystemClock, sleep
-from ddwd.extractor.refetch import Regain
+from ddwd.extractor.refetch import RefetchOutcome, Regain
 from ddwd.status import study_lookup
 from ddwd.store.backends import custody_of
 from ddwd.store.delivery_log import DeliveryLog
 from ddwd.store.operator_requests import Request, Requests
 from ddwd.store.record_check import RecordChecker
-
-if TYPE_CHECKING:
-    import argparse
-
-    from ddwd.config.schema import Config
-    from ddwd.extractor.refetch import RefetchOutcome
 
 _EPILOG = """The extractor then forgets its failures with this study and looks at it at once: what is
 missing in ORTHANC2 is forwarded, what is missing on disk is fetched (files deleted from the
@@ -44,7 +39,7 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def _run(args: argparse.Namespace, config: Config) -> VerbResult:
+def _run(args: Namespace, config: Config) -> VerbResult:
     """Submit a request for each study of that name."""
     paths = Paths(config)
     if args.gone:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
@@ -11,14 +13,9 @@ from pydicom.multival import MultiValue
 
 from ddwd.cli.command import Argument, Command, VerbResult
 from ddwd.config.routing import CALLING, OWN, TAGS, Judged, Route, judge, table
+from ddwd.config.schema import Config
 from ddwd.core.errors import NotFoundError
 from ddwd.core.model import SEND_AET, TREE
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-
-    from ddwd.config.schema import Config
 
 _EPILOG = """test says which rule takes a study whose first image the file is, and for each rule before it
 which condition does not hold. It judges by ddwd.yaml as it is now, also before a restart. Values of
@@ -32,7 +29,7 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def _list(_args: argparse.Namespace, config: Config) -> VerbResult:
+def _list(_args: Namespace, config: Config) -> VerbResult:
     rows = [_row(route) for route in config.routes]
     lines = [line for number, row in enumerate(rows, start=1) for line in _rule_lines(number, row)]
     return VerbResult(
@@ -72,7 +69,7 @@ def _done_with(row: dict[str, Any]) -> list[str]:
     )
 
 
-def _test(args: argparse.Namespace, config: Config) -> VerbResult:
+def _test(args: Namespace, config: Config) -> VerbResult:
     """Match each file against the routes. Raises NotFoundError."""
     routes = config.routes
     rules = table(routes)

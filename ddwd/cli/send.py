@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import time
+from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ddwd.cli import progress
 from ddwd.cli.command import Argument, Command, VerbResult
 from ddwd.config import tls
+from ddwd.config.schema import Config
 from ddwd.core.errors import DeliveryError, PeerDownError, PeerRefusedError
 from ddwd.core.model import SEND_AET
 from ddwd.dicom.store_scu import Answer, Outgoing, examine, files, send
 from ddwd.dicom.upper_layer import Peer
-
-if TYPE_CHECKING:
-    import argparse
-
-    from ddwd.config.schema import Config
-
 
 _HERE = "127.0.0.1"
 _EPILOG = """Files that are no DICOM are named and left out. Elements, pixel data and compression stay as they are.
@@ -32,7 +27,7 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def _run(args: argparse.Namespace, config: Config) -> VerbResult:
+def _run(args: Namespace, config: Config) -> VerbResult:
     """Send, and report what was refused and why."""
     examined = [examine(path) for path in files(args.paths)]
     outgoing = [one for one in examined if isinstance(one, Outgoing)]
@@ -52,7 +47,7 @@ def _run(args: argparse.Namespace, config: Config) -> VerbResult:
     return _result(answers, len(examined), time.monotonic() - began, failure)
 
 
-def _peer(args: argparse.Namespace, config: Config) -> Peer:
+def _peer(args: Namespace, config: Config) -> Peer:
     """Return the peer; by TLS if that is asked for, or if this gateway accepts nothing else."""
     context = tls.with_operator(config) if args.tls else None
     port = config.tls.gateway_port if args.tls and config.tls.gateway == "both" else config.gateway.dicom_port

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any, TextIO
+from argparse import Namespace
+from typing import Any, TextIO
 
 from ddwd import __version__
 from ddwd.cli.command import CLEAR_SCREEN, SAME, Argument, Command, VerbResult, show
+from ddwd.config.schema import Config
 from ddwd.core.clock import sleep
 from ddwd.extractor.decision import Stage
 from ddwd.status import report as view
 from ddwd.status.formatting import many, size, span, time
+from ddwd.status.report import Heartbeat, Report, VolumeState
+from ddwd.status.units import Unit
 from ddwd.store.statefile import encode
 from ddwd.store.status_files import InFlightStudy
-
-if TYPE_CHECKING:
-    import argparse
-
-    from ddwd.config.schema import Config
-    from ddwd.status.report import Heartbeat, Report, VolumeState
-    from ddwd.status.units import Unit
 
 _WIDTH = 80
 _SHOWN = 5
@@ -41,7 +38,7 @@ _EPILOG = """exit status:
 Images in quarantine wait for you, and are counted, but are not an error."""
 
 
-def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+def _run(args: Namespace, config: Config, out: TextIO) -> int:
     """Collect and show the report; with --watch, repeatedly."""
     while True:
         report = view.collect(config, view.real_sources())

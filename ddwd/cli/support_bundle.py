@@ -6,10 +6,12 @@ import getpass
 import re
 import socket
 import sys
+from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ddwd import __version__
 from ddwd.cli import config as config_verb
@@ -17,25 +19,18 @@ from ddwd.cli import doctor, progress, status, tls
 from ddwd.cli.command import Argument, Command, VerbResult
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load_with_sources
 from ddwd.config.paths import Paths
-from ddwd.config.schema import Config, Loaded
+from ddwd.config.schema import Config, Loaded, NodeName
 from ddwd.core import audit, durable
 from ddwd.core.clock import SystemClock, stamp
-from ddwd.core.errors import AccessProblem, ConfigError, DdwdError, StateError
+from ddwd.core.errors import AccessProblem, ConfigError, DdwdError, Problem, StateError
 from ddwd.provisioning import certificates, credentials, orthanc_config
+from ddwd.provisioning.credentials import Credentials
 from ddwd.status import bundle, redaction, system_info
 from ddwd.status import report as view
 from ddwd.status.bundle import Part
 from ddwd.status.doctor import examine
 from ddwd.status.formatting import size
 from ddwd.status.inventory import counts
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable
-
-    from ddwd.config.schema import NodeName
-    from ddwd.core.errors import Problem
-    from ddwd.provisioning.credentials import Credentials
 
 _EPILOG = """One .tar.gz, readable for you alone: settings and the additions to the Orthancs without passwords,
 states of the units, status and doctor, versions, the journal of the last day, counts of the
@@ -52,7 +47,7 @@ exit status:
   78  the settings may not be read by this user"""
 
 
-def _run(args: argparse.Namespace, _config: Config | None) -> VerbResult:
+def _run(args: Namespace, _config: Config | None) -> VerbResult:
     """Collect, pack, write."""
     now = SystemClock().utc()
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ddwd.cli.command import LIST, Argument, Command, VerbResult, file_errors
 from ddwd.config import tls
+from ddwd.config.schema import Config
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.provisioning import certificates
+from ddwd.provisioning.certificates import CertificateFacts
 from ddwd.status.certificates import EXPIRES_DAYS
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-
-    from ddwd.config.schema import Config
-    from ddwd.provisioning.certificates import CertificateFacts
 
 _EPILOG = """init makes two authorities (ca for the portal's own parts, senders-ca for the modalities) and a
 certificate with its key for gateway, storage, scp, extractor and operator; what is there stays,
@@ -36,7 +32,7 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def _init(args: argparse.Namespace, config: Config) -> VerbResult:
+def _init(args: Namespace, config: Config) -> VerbResult:
     with file_errors():
         made = certificates.init(config, args.renew)
     if not made:
@@ -48,7 +44,7 @@ def _init(args: argparse.Namespace, config: Config) -> VerbResult:
     )
 
 
-def _issue(args: argparse.Namespace, config: Config) -> VerbResult:
+def _issue(args: Namespace, config: Config) -> VerbResult:
     with file_errors():
         made = certificates.issue(config, args.name, args.into)
     return _made(made, f"give both to the modality, with {tls.authority(config)}; then remove the key here")
@@ -58,7 +54,7 @@ def _made(paths: Sequence[Path], next_step: str) -> VerbResult:
     return VerbResult([str(path) for path in paths], [*(f"made {path}" for path in paths), next_step])
 
 
-def _show(_args: argparse.Namespace, config: Config) -> VerbResult:
+def _show(_args: Namespace, config: Config) -> VerbResult:
     with file_errors():
         found = certificates.show(config)
         now = SystemClock().utc()

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from dataclasses import asdict
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from ddwd.cli.command import CLEAR_SCREEN, SAME, Argument, Command, VerbResult, show
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.clock import sleep
 from ddwd.status import study_lookup
 from ddwd.status.trace import Trace, lines, trace
 from ddwd.store.backends import custody_of
 from ddwd.store.record_check import RecordChecker
-
-if TYPE_CHECKING:
-    import argparse
-
-    from ddwd.config.schema import Config
 
 _WIDTH = 80
 _LOOK_SECONDS = 1.0
@@ -36,7 +33,7 @@ exit status:
   78  the configuration cannot be used"""
 
 
-def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+def _run(args: Namespace, config: Config, out: TextIO) -> int:
     """Show each study of that name; with --watch, repeatedly."""
     paths = Paths(config)
     nodes = study_lookup.both(config)

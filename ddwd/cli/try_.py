@@ -9,19 +9,16 @@ import json
 import signal
 import sys
 import tempfile
+from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from ddwd.cli.command import Argument, Command
+from ddwd.config.schema import Config
 from ddwd.core import clock
 from ddwd.core.errors import DdwdError
 from ddwd.extractor.peers import silent
 from ddwd.trial.sandbox import Sandbox, keeps_conflicts, wait_up
-
-if TYPE_CHECKING:
-    import argparse
-
-    from ddwd.config.schema import Config
 
 _EPILOG = """Without systemd and PostgreSQL, on free ports, to be tried; everything stays in DIR.
 
@@ -44,7 +41,7 @@ def _port_base(text: str) -> int:
     return port
 
 
-def _start(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int:
+def _start(args: Namespace, _config: Config | None, out: TextIO) -> int:
     """Start the portal, show its state until it is stopped or ends, stop it."""
     folder = args.folder or Path(tempfile.mkdtemp(prefix="ddwd-try-"))
     before = {one: signal.signal(one, signal.default_int_handler) for one in _STOPPERS}

@@ -6,24 +6,20 @@ records alone prove the disk, at any time, with both Orthancs stopped, and after
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from argparse import Namespace
+from pathlib import Path
+from typing import get_args
 
 from ddwd.cli import progress
 from ddwd.cli.command import Argument, Command, OneOf, VerbResult
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.errors import NotFoundError, PeerRefusedError
 from ddwd.extractor.steps.verify import Verifier
 from ddwd.status import study_lookup
 from ddwd.store.backends import custody_of
-from ddwd.store.record_check import Kind, RecordChecker
-
-if TYPE_CHECKING:
-    import argparse
-    from pathlib import Path
-
-    from ddwd.config.schema import Config
-    from ddwd.store.custody import InstanceRecord
-    from ddwd.store.record_check import CheckResult, FileDifference, SecondCheck
+from ddwd.store.custody import InstanceRecord
+from ddwd.store.record_check import CheckResult, FileDifference, Kind, RecordChecker, SecondCheck
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _KINDS_OF_RECORDS: tuple[Kind, ...] = ("missing", "changed", "extra")
@@ -43,7 +39,7 @@ A damaged record is named with every UID and accession number, since it may be t
 study's. An image that is being added at this moment can be shown as extra: run it again."""
 
 
-def _run(args: argparse.Namespace, config: Config) -> VerbResult:
+def _run(args: Namespace, config: Config) -> VerbResult:
     """Compare the images. Raises NotFoundError and StateError."""
     paths = Paths(config)
     checker = RecordChecker(custody_of(config), paths, _storage_look(config) if args.storage else None)
