@@ -1,7 +1,4 @@
-"""`ddwd config check|show`: check the settings against this machine, or show each with its source.
-
-`check` is what ddwd.service runs before anything else starts.
-"""
+"""`ddwd config check|show`: check the settings against this machine, or show each with its source."""
 
 from __future__ import annotations
 
@@ -14,9 +11,10 @@ import stat
 import subprocess
 from argparse import Namespace
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
-from ddwd.cli.command import Argument, Command, VerbResult
+from ddwd.cli.command import Argument, Command, VerbResult, prints
 from ddwd.config import tls
 from ddwd.config.checks import ports
 from ddwd.config.loader import load_with_sources
@@ -38,15 +36,9 @@ _UNIT_OF = {
     "web.storage_port": "ddwd-tls@storage",
     "link.port": machine_link.UNIT,
 }
-_EPILOG = """check is what ddwd.service runs before anything else starts. show hides passwords.
-
-exit status:
-  0   the settings are sound, and this machine can run with them
-  64  wrong usage
-  78  they are not: one line for each mistake, with file, line, key, and what to write"""
 _IN_ITS_PLACE = {key: (machine_link.UNIT,) for key in _UNIT_OF if key.startswith(("gateway.", "storage."))}
-"""The link listens at the ports of an Orthanc that is elsewhere, as that one did here until `roles` was changed."""
-_LISTENING = "0A"  # state column of /proc/self/net/tcp; /proc/net is hidden by ProcSubset=pid
+"""The link listens on the ports of an Orthanc that is on another machine; that Orthanc ran here until `roles` was changed."""
+_LISTENING = "0A"  # in the state column of /proc/self/net/tcp; ProcSubset=pid hides /proc/net
 
 
 def _run(args: Namespace, _config: Config | None) -> VerbResult:
@@ -59,9 +51,15 @@ def _check(*, as_json: bool) -> VerbResult:
     except ConfigError as error:
         if not as_json:
             raise
-        rows = [{name: getattr(one, name) for name in Problem.__slots__} for one in error.problems]
-        return VerbResult({"sound": False, "problems": rows}, [], error.exit_status)
-    return VerbResult({"sound": True, "problems": []}, [_sound(config)])
+        return VerbResult(
+            {"sound": False, "problems": [asdict(one) for one in error.problems]}, [], error.exit_status
+        )
+    scp = config.scp
+    parts = [f"{node.aet} on {node.dicom_port} (web {node.http_port})" for node in config.own_nodes]
+    if config.has("extractor"):
+        parts += [f"{scp.aet} on {scp.host}:{scp.port}", f"output in {config.output_dir}"]
+    line = f"the configuration is sound: {', '.join(parts)}; see `ddwd status`"
+    return VerbResult({"sound": True, "problems": []}, [line])
 
 
 def _checked() -> Config:
@@ -83,16 +81,8 @@ def _checked() -> Config:
     return loaded.config
 
 
-def _sound(config: Config) -> str:
-    scp = config.scp
-    parts = [f"{node.aet} on {node.dicom_port} (web {node.http_port})" for node in config.own_nodes]
-    if config.has("extractor"):
-        parts += [f"{scp.aet} on {scp.host}:{scp.port}", f"output in {config.output_dir}"]
-    return f"the configuration is sound: {', '.join(parts)}; see `ddwd status`"
-
-
 def port_problems(loaded: Loaded) -> list[Problem]:
-    """Return the ports that another program holds; a running unit of the portal holds its own."""
+    """Return a problem for each port that another program holds; a running unit of the portal holds its own."""
     running = _running_units()
     values = flatten(loaded.config)
     problems = []
@@ -100,8 +90,8 @@ def port_problems(loaded: Loaded) -> list[Problem]:
         port = int(str(values[key]))
         host = loaded.config.scp.host if key == "scp.port" else ""
         if not {_UNIT_OF[key], *_IN_ITS_PLACE.get(key, ())} & running and _is_taken(host, port):
-            what = f"port {port} is taken{_holder(port)}"
-            problems.append(loaded.problem(key, what, "stop what holds it, or set another port here"))
+            what = f"port {port} is in use{_holder(port)}"
+            problems.append(loaded.problem(key, what, "stop that program, or set another port here"))
     return problems
 
 
@@ -111,13 +101,15 @@ def output_problems(loaded: Loaded) -> list[Problem]:
     if not loaded.config.has("extractor"):
         return []
     if not folder.is_dir():
-        hint = f"make it: install -d -o ddwd -g ddwd -m 0750 {folder}"
+        hint = f"create it: install -d -o ddwd -g ddwd -m 0750 {folder}"
         return [loaded.problem("output_dir", f"the folder {folder} does not exist", hint)]
-    if os.statvfs(folder).f_flag & os.ST_RDONLY and not _is_sandboxed(folder, loaded.config.data_dir):
-        return [
-            loaded.problem("output_dir", f"{folder} is on a read-only file system", "mount it read-write")
-        ]
-    if not os.access(folder, os.W_OK | os.X_OK) and not _is_read_only(folder):
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        # under systemd ProtectSystem= of ddwd.service may make an OUTPUT_DIR outside data_dir read-only
+        if os.environ.get("INVOCATION_ID") and not folder.is_relative_to(loaded.config.data_dir):
+            return []
+        what = f"{folder} is on a read-only file system"
+        return [loaded.problem("output_dir", what, "mount it read-write")]
+    if not os.access(folder, os.W_OK | os.X_OK):
         hint = f"give it to user ddwd: chown ddwd:ddwd {folder}"
         return [loaded.problem("output_dir", f"{folder} cannot be written by this user", hint)]
     return []
@@ -125,32 +117,27 @@ def output_problems(loaded: Loaded) -> list[Problem]:
 
 def hook_problems(loaded: Loaded) -> list[Problem]:
     """Return the hooks of routes that cannot be executed."""
-    wanted = [one.run for one in loaded.config.routes if one.run is not None]
+    hooks = dict.fromkeys(route.run for route in loaded.config.routes if route.run is not None)
     return [
-        loaded.problem("routes", f"{path} cannot be run", f"put it there, then: chmod 755 {path}")
-        for path in dict.fromkeys(wanted)
+        loaded.problem("routes", f"{path} cannot be run", f"install it, then: chmod 755 {path}")
+        for path in hooks
         if not (path.is_file() and os.access(path, os.X_OK))
     ]
 
 
 def tls_problems(loaded: Loaded) -> list[Problem]:
-    """Return what TLS needs and is missing: certificates, keys, and stunnel, which terminates TLS for an Orthanc."""
+    """Return a problem for each file that TLS needs and that is missing: certificates, keys, and stunnel, the TLS proxy."""
     config = loaded.config
-    key = next(
-        (
-            key
-            for key, source in loaded.sources.items()
-            if key.startswith(("tls.", "web.", "roles", "extractors")) and source != DEFAULT
-        ),
-        "tls",
-    )
+    sections = ("tls.", "web.", "roles", "extractors")
+    keys_set = (key for key, source in loaded.sources.items() if source != DEFAULT)
+    key = next((key for key in keys_set if key.startswith(sections)), "tls")
     hint = "sudo ddwd tls init makes what is missing"
     keys = [tls.files(config, name).key for name in tls.in_use(config)]
     missing = [path for path in [*tls.certificates_in_use(config), *keys] if not path.is_file()]
     problems = [loaded.problem(key, f"{path} does not exist", hint) for path in missing]
-    ended = [tls_proxy.render(config, node) for node in tls_proxy.NODES]
-    if any([*ended, machine_link.render(config)]) and not tls_proxy.PROGRAM.exists():
-        problems.append(loaded.problem(key, "needs stunnel, which is not here", "apt install stunnel4"))
+    proxies = [*(tls_proxy.render(config, node) for node in tls_proxy.NODES), machine_link.render(config)]
+    if any(proxies) and not tls_proxy.PROGRAM.exists():
+        problems.append(loaded.problem(key, "needs stunnel, which is not installed", "apt install stunnel4"))
     return problems
 
 
@@ -158,10 +145,10 @@ def database_problems(loaded: Loaded) -> list[Problem]:
     """Return settings of the external server that contradict each other, and a password that cannot be read."""
     database, problems = loaded.config.database, []
     if database.url is not None and database.host is not None:
-        problems.append(loaded.problem("database.url", "database.host is given too", "keep one of them"))
+        problems.append(loaded.problem("database.url", "database.host is set too", "keep one of them"))
     if database.password_file is not None and database.password is not None:
         problems.append(
-            loaded.problem("database.password_file", "database.password is given too", "keep one of them")
+            loaded.problem("database.password_file", "database.password is set too", "keep one of them")
         )
     try:
         databases.password(loaded.config)
@@ -171,12 +158,12 @@ def database_problems(loaded: Loaded) -> list[Problem]:
 
 
 def ledger_problems(loaded: Loaded) -> list[Problem]:
-    """Return what a shared ledger needs and is missing on this machine. Its server is not asked: the extractor waits for it."""
+    """Return what a shared ledger needs and is missing on this machine. Its server is not checked: the extractor waits for it."""
     settings, problems = loaded.config.ledger, []
     if not settings.is_shared:
         return []
     if importlib.util.find_spec("psycopg") is None:
-        what = "needs psycopg, which is not here"
+        what = "needs psycopg, which is not installed"
         problems.append(loaded.problem("ledger.shared", what, "apt install python3-psycopg"))
     path = settings.password_file
     if path is not None and (what := _secret_problem(path)):
@@ -188,7 +175,7 @@ def ledger_problems(loaded: Loaded) -> list[Problem]:
 def _secret_problem(path: Path) -> str:
     try:
         path.read_bytes()
-        return "is readable for everyone" if path.stat().st_mode & stat.S_IROTH else ""
+        return "is readable by every user" if path.stat().st_mode & stat.S_IROTH else ""
     except OSError as error:
         return f"cannot be read by this user ({error.strerror})"
 
@@ -197,7 +184,7 @@ def firewall_problems(loaded: Loaded) -> list[Problem]:
     """Return a problem if the firewall is on and nft is not installed."""
     if not loaded.config.network.firewall or Path(firewall.PROGRAM).exists():
         return []
-    return [loaded.problem("network.firewall", f"{firewall.PROGRAM} is not there", "apt install nftables")]
+    return [loaded.problem("network.firewall", f"{firewall.PROGRAM} is missing", "apt install nftables")]
 
 
 def restore_problems(config: Config) -> list[Problem]:
@@ -205,17 +192,8 @@ def restore_problems(config: Config) -> list[Problem]:
     marker = Paths(config).restoring
     if not marker.exists():
         return []
-    what = "a restore was begun and is not finished"
-    return [Problem(str(marker), None, "restore", what, "run ddwd restore DIR again, to its end")]
-
-
-def _is_sandboxed(folder: Path, data_dir: Path) -> bool:
-    """Return whether ProtectSystem= of ddwd.service may be what makes an OUTPUT_DIR elsewhere read-only here."""
-    return bool(os.environ.get("INVOCATION_ID")) and not folder.is_relative_to(data_dir)
-
-
-def _is_read_only(folder: Path) -> bool:
-    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    what = "a restore was started and is not complete"
+    return [Problem(str(marker), None, "restore", what, "run ddwd restore DIR again until it is complete")]
 
 
 def _running_units() -> set[str]:
@@ -238,7 +216,7 @@ def _is_taken(host: str, port: int) -> bool:
         try:
             probe.bind((host, port))
             probe.listen(1)
-        except PermissionError:  # below 1024, and this user may not: then who listens is what can be known
+        except PermissionError:  # a port below 1024 and no right to bind it: only a listener can be detected
             return any(True for _ in _listeners(port))
         except OSError:
             return True
@@ -246,13 +224,14 @@ def _is_taken(host: str, port: int) -> bool:
 
 
 def _holder(port: int) -> str:
-    """Return who listens on the port, as far as this user may see it in /proc."""
+    """Return the process that listens on the port, as far as this user can see it in /proc."""
     for inode in _listeners(port):
-        for held in Path("/proc").glob("[0-9]*/fd/*"):
+        for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
             try:
-                if held.readlink() == Path(f"socket:[{inode}]"):
-                    name = (held.parents[1] / "comm").read_text(encoding="utf-8").strip()
-                    return f" by {name} (process {held.parents[1].name})"
+                if descriptor.readlink() == Path(f"socket:[{inode}]"):
+                    process = descriptor.parents[1]
+                    name = (process / "comm").read_text(encoding="utf-8").strip()
+                    return f" by {name} (process {process.name})"
             except OSError:
                 continue
     return ""
@@ -291,13 +270,21 @@ def _shown(key: str, value: object) -> object:
     if key in SECRET_KEYS and value is not None:
         return "(hidden)"
     if isinstance(value, bool):
-        return "true" if value else "false"  # as it is written
+        return "true" if value else "false"  # as in YAML
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return str(value) if isinstance(value, (Path, Share)) else value
 
 
-_ACTION = Argument("action", choices=["check", "show"], help="check them, or show each with its source")
 COMMAND = Command(
-    "config", "check or show the settings", _run, (_ACTION,), epilog=_EPILOG, needs_config=False
+    "config",
+    "check or show the settings",
+    prints(_run),
+    (Argument("action", choices=["check", "show"], help="check them, or show each with its source"),),
+    about="ddwd.service runs check before it starts any other unit. show hides passwords.",
+    exits={
+        0: "the settings are sound, and this machine can run with them",
+        78: "they are not: one line for each mistake, with file, line, key, and what to write",
+    },
+    needs_config=False,
 )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import textwrap
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from ddwd.backup import archive
-from ddwd.cli.command import Argument, Command, VerbResult
+from ddwd.cli.command import Argument, Command, VerbResult, prints, wrapped
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, NodeName
@@ -29,40 +29,30 @@ from ddwd.status import study_lookup, units
 from ddwd.status.certificates import expiry_of
 from ddwd.status.doctor import examine
 from ddwd.status.findings import CheckContext, Finding, Part, Severity
-from ddwd.status.formatting import plain
+from ddwd.status.formatting import many, plain
 from ddwd.status.self_test import SelfTest
-from ddwd.store.status_files import SelfTestResult
 
 _LOOK_SECONDS = 1.0
-_WIDTH = 80
 _PART = 15
-_EPILOG = """Every part is looked at: units, settings, what the Orthancs really run with, their versions,
-each hop, disk, permissions, clock, certificates, and what waits for you. With --send a small
-made-up study goes from C-STORE to the disk, is compared image by image, and is removed again
-everywhere; ddwd-doctor.timer does that every hour.
-
-exit status:
-  0   nothing is broken; warnings may be there
-  1   something is broken, or the study did not arrive as it was sent
-  64  wrong usage
-  78  the configuration cannot be used"""
 _MARKS = {Severity.OK: "ok", Severity.NOTE: "note", Severity.WARN: "WARN", Severity.BROKEN: "BROKEN"}
 
 
 def _run(args: Namespace, config: Config) -> VerbResult:
     """Check every part, or send the test study."""
     if args.send and not config.has("extractor"):
-        why = "the study of our own is sent from the machine of the extractor (roles in ddwd.yaml)"
-        # neither --hourly nor --within asks which machine it is on
+        why = "the machine of the extractor sends the test study (roles in ddwd.yaml)"
+        # --hourly and --within are for timers and upgrades, which run on every machine: no failure there
         return _not_sent(why, 0 if args.hourly or args.within is not None else 1)
     if args.hourly and not config.self_test.hourly:
         return _not_sent("the hourly self test is off: self_test.hourly in ddwd.yaml", 0)
     if args.send:
         return _send(config, args.within)
     findings = examine(context_of(config))
-    broken = any(one.level is Severity.BROKEN for one in findings)
-    rows = [asdict(one) | {"level": one.level.name.lower()} for one in findings]
-    return VerbResult({"sound": not broken, "findings": rows}, render(findings).splitlines(), int(broken))
+    is_broken = any(finding.level is Severity.BROKEN for finding in findings)
+    rows = [asdict(finding) | {"level": finding.level.name.lower()} for finding in findings]
+    return VerbResult(
+        {"sound": not is_broken, "findings": rows}, render(findings).splitlines(), int(is_broken)
+    )
 
 
 def _not_sent(why: str, status: int) -> VerbResult:
@@ -71,29 +61,15 @@ def _not_sent(why: str, status: int) -> VerbResult:
 
 def render(findings: list[Finding]) -> str:
     """Return the findings as text: one line for each, a second for its remedy."""
-    lines = [line for one in findings for line in _lines(one)]
-    broken = sum(one.level is Severity.BROKEN for one in findings)
-    warned = sum(one.level is Severity.WARN for one in findings)
-    return "\n".join([*lines, f"{broken} broken, {warned} to be warned of"]) + "\n"
-
-
-def _lines(one: Finding) -> list[str]:
-    head = f"{_MARKS[one.level]:<7}{one.part:<{_PART}}"
-    lines = _wrapped(head, one.text)
-    if one.remedy:
-        lines += _wrapped(" " * 7 + f"{'-> ':>{_PART}}", one.remedy)
-    return lines
-
-
-def _wrapped(head: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        plain(text),
-        _WIDTH,
-        initial_indent=head,
-        subsequent_indent=" " * len(head),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    lines = []
+    for finding in findings:
+        head = f"{_MARKS[finding.level]:<7}{finding.part:<{_PART}}"
+        lines += wrapped(plain(finding.text), head, len(head))
+        if finding.remedy:
+            lines += wrapped(plain(finding.remedy), " " * 7 + f"{'-> ':>{_PART}}", 7 + _PART)
+    counts = Counter(finding.level for finding in findings)
+    warnings = many(counts[Severity.WARN], "warning", "warnings")
+    return "\n".join([*lines, f"{counts[Severity.BROKEN]} broken, {warnings}"]) + "\n"
 
 
 def _send(config: Config, within: float | None) -> VerbResult:
@@ -103,7 +79,10 @@ def _send(config: Config, within: float | None) -> VerbResult:
         left = until_up(lambda: _all_answer(config), clock, sleep, within / 2)
         test = replace(test, limit=within / 2 + left)
     result = test.run(Audit())
-    return VerbResult(asdict(result), _told(result), 0 if result.ok else 1)
+    lines = [f"self test {'passed' if result.ok else 'FAILED'}: {result.text}"]
+    for hop, seconds in result.seconds.items():
+        lines.append(f"  on {hop:<8} {seconds:>6.1f} s after the last image was sent")
+    return VerbResult(asdict(result), lines, 0 if result.ok else 1)
 
 
 def until_up(
@@ -126,23 +105,14 @@ def _all_answer(config: Config) -> bool:
     return all(echo(_peer(config, part)) for part in parts)
 
 
-def _told(result: SelfTestResult) -> list[str]:
-    lines = [f"self test {'passed' if result.ok else 'FAILED'}: {result.text}"]
-    lines += [
-        f"  on {hop:<8} {seconds:>6.1f} s after the last image was sent"
-        for hop, seconds in result.seconds.items()
-    ]
-    return lines
-
-
 def context_of(config: Config) -> CheckContext:
     """Return this machine for the checks."""
     login = _login(config)
-    asked = {node.name: study_lookup.one(node, login) for node in config.known_nodes} if login else {}
+    orthancs = {node.name: study_lookup.one(node, login) for node in config.known_nodes} if login else {}
     return CheckContext(
         config=config,
         report=view.collect(config, view.real_sources()),
-        nodes=asked,
+        nodes=orthancs,
         login=login,
         systemctl=units.systemctl,
         echo=lambda part: echo(_peer(config, part)),
@@ -197,14 +167,28 @@ def _synchronised() -> bool | None:
     return {"yes": True, "no": False}.get(done.stdout.strip())
 
 
-_SEND = Argument("--send", action="store_true", help="send a study of our own through all hops instead")
-_HOURLY = Argument("--hourly", action="store_true", help="with --send: only where self_test.hourly is on")
-_WITHIN = Argument(
-    "--within",
-    type=float,
-    metavar="SECONDS",
-    help="with --send: right after a start, wait until every hop answers; all of it together takes at most so long",
-)
 COMMAND = Command(
-    "doctor", "look at every part, and say what to do", _run, (_SEND, _HOURLY, _WITHIN), epilog=_EPILOG
+    "doctor",
+    "check every part and say what to do",
+    prints(_run),
+    (
+        Argument(
+            "--send", action="store_true", help="send a test study through all hops instead of the checks"
+        ),
+        Argument("--hourly", action="store_true", help="with --send: only where self_test.hourly is on"),
+        Argument(
+            "--within",
+            type=float,
+            metavar="SECONDS",
+            help="with --send, after a start: wait until every hop answers; wait and test together take at most so long",
+        ),
+    ),
+    about="""It checks the units, the settings, what the Orthancs really run with, their versions, each hop, disk,
+permissions, clock, certificates, and what waits for you. With --send a small made-up study goes from
+C-STORE to the disk. It is compared image by image, then removed everywhere. ddwd-doctor.timer does
+that every hour.""",
+    exits={
+        0: "no part is broken; there may be warnings",
+        1: "a part is broken, or the test study did not arrive as it was sent",
+    },
 )

@@ -21,11 +21,9 @@ from ddwd.cli import (
     destinations,
     doctor,
     hooks,
-    link,
     pause,
     quarantine,
     reconcile,
-    restore,
     retention,
     retry,
     routes,
@@ -58,12 +56,12 @@ VERBS = (
     send.COMMAND,
     alert.COMMAND,
     credentials.COMMAND,
-    tls.COMMAND,
-    link.COMMAND,
+    tls.TLS,
+    tls.LINK,
     config.COMMAND,
     support_bundle.COMMAND,
-    backup.COMMAND,
-    restore.COMMAND,
+    backup.BACKUP,
+    backup.RESTORE,
     try_.COMMAND,
 )
 _NEEDED: Mapping[str, tuple[Role, ...]] = {
@@ -78,22 +76,24 @@ _NEEDED: Mapping[str, tuple[Role, ...]] = {
 _USAGE = 64  # EX_USAGE of sysexits.h
 _INTERRUPTED = 130
 _EPILOG = """exit status: 0 done, 1 the answer is no, 64 usage, 65 not for this user, 66 not found,
-69 a peer does not answer, 74 no room, 78 the configuration cannot be used;
-`ddwd VERB --help` tells what each verb means by 1"""
+69 a peer does not answer, 74 no room, 76 a peer refuses, 78 the configuration cannot be used;
+`ddwd VERB --help` says what 1 means for that verb"""
 
 
 class _Parser(argparse.ArgumentParser):
     """Exits with 64 on wrong usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and how to find help."""
+        """Write what is wrong and how to find help."""
         self.exit(_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line; man page and completion are generated from it."""
     top: argparse.ArgumentParser = _Parser(
-        prog="ddwd", description="D-DW-D Portal: carries studies with custody.", epilog=_EPILOG
+        prog="ddwd",
+        description="D-DW-D Portal: moves DICOM studies and records their custody.",
+        epilog=_EPILOG,
     )
     top.add_argument("--version", action="version", version=f"ddwd {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -107,7 +107,7 @@ def _require(verb: str, settings: Config) -> None:
     missing = [role for role in _NEEDED.get(verb, ()) if not settings.has(role)]
     if missing:
         raise NotFoundError(
-            f"{' and '.join(missing)} not on this machine (roles in ddwd.yaml): ask for {verb} where it runs"
+            f"{' and '.join(missing)} not on this machine (roles in ddwd.yaml): run {verb} on the machine that has it"
         )
 
 
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load() if args.needs_config else None
         if settings is not None:
             _require(args.verb, settings)
-        found: int = args.run(args, settings, sys.stdout)
+        exit_status: int = args.run(args, settings, sys.stdout)
         sys.stdout.flush()
     except DdwdError as error:
         for line in str(error).splitlines():
@@ -126,10 +126,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except BrokenPipeError:  # the reader of the pipe has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return found
+    return exit_status
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """`ddwd try [DIR]`: run the whole portal in the foreground, in one folder, as any user.
 
-Everything lies in DIR (a fresh folder below the temporary one where none is given) and stays there.
+DIR (by default a new folder below the temporary one) holds every file, and is kept.
 """
 
 from __future__ import annotations
@@ -20,14 +20,6 @@ from ddwd.core.errors import DdwdError
 from ddwd.extractor.peers import silent
 from ddwd.trial.sandbox import Sandbox, keeps_conflicts, wait_up
 
-_EPILOG = """Without systemd and PostgreSQL, on free ports, to be tried; everything stays in DIR.
-
-exit status:
-  0   stopped on request
-  1   one of its processes ended, or the folder cannot be used
-  64  wrong usage
-  69  it did not come up
-  78  the settings in DIR cannot be used (a taken port, ...)"""
 _LOOK_SECONDS = 0.2
 _DIED = 1
 _STOPPERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -58,7 +50,7 @@ def _prepared(folder: Path, port_base: int | None) -> Sandbox:
     try:
         return Sandbox.prepare(folder, port_base)
     except OSError as error:
-        raise DdwdError(f"{error.filename or folder}: {error.strerror}; name a folder of your own") from error
+        raise DdwdError(f"{error.filename or folder}: {error.strerror}; choose another folder") from error
 
 
 def _run(sandbox: Sandbox, screen: _Screen) -> int:
@@ -77,7 +69,7 @@ def _run(sandbox: Sandbox, screen: _Screen) -> int:
         return _DIED
     finally:
         _stop(sandbox)
-        screen.say(f"stopped; everything is kept in {sandbox.folder}")
+        screen.say(f"stopped; all files are kept in {sandbox.folder}")
 
 
 def _watch(sandbox: Sandbox, screen: _Screen) -> None:
@@ -88,7 +80,7 @@ def _watch(sandbox: Sandbox, screen: _Screen) -> None:
 
 
 def _stop(sandbox: Sandbox) -> None:
-    """Stop in order; a second Ctrl-C makes it short."""
+    """Stop in order; a second Ctrl-C kills what still runs."""
     for one in _STOPPERS:
         signal.signal(one, lambda *_: sandbox.kill())
     sandbox.stop()
@@ -116,7 +108,7 @@ class _Screen:
         self._last = ""
 
     def up(self, sandbox: Sandbox) -> None:
-        """Tell how to use what now runs; as JSON for programs."""
+        """Write how to use the portal that now runs; as JSON for programs."""
         facts = sandbox.facts()
         if self._quiet:
             self._out.write(json.dumps(facts) + "\n")
@@ -124,7 +116,7 @@ class _Screen:
             return
         gateway = facts["gateway"]
         self.say(
-            "up; send to it, from here or elsewhere:\n"
+            "up; send to it, from this machine or another:\n"
             f"  dcmsend +sd +r -aec {gateway['aet']} 127.0.0.1 {gateway['dicom_port']} FOLDER\n"
             f"  web pages   http://127.0.0.1:{gateway['http_port']} (gateway), "
             f"http://127.0.0.1:{facts['storage']['http_port']} (storage); "
@@ -136,8 +128,8 @@ class _Screen:
         )
         if not keeps_conflicts():
             self.say(
-                "Orthanc's Python plugin is missing (apt install orthanc-python): of two images with one UID but other "
-                "content only the first is kept"
+                "Orthanc's Python plugin is missing (apt install orthanc-python): of two images with the same UID but "
+                "different content only the first is kept"
             )
 
     def line(self, text: str) -> None:
@@ -155,18 +147,27 @@ class _Screen:
             self._out.flush()
 
 
-_FOLDER = Argument(
-    "folder", nargs="?", type=Path, metavar="DIR", help="where everything is kept (default: a new folder)"
-)
-_PORT_BASE = Argument(
-    "--port-base", type=_port_base, metavar="N", help="use ports N to N+4 (default: free ones)"
-)
 COMMAND = Command(
     "try",
     "run the whole portal in one folder, until Ctrl-C",
-    arguments=(_FOLDER, _PORT_BASE),
-    run_live=_start,
-    epilog=_EPILOG,
+    _start,
+    (
+        Argument(
+            "folder",
+            nargs="?",
+            type=Path,
+            metavar="DIR",
+            help="the folder for all files (default: a new folder)",
+        ),
+        Argument("--port-base", type=_port_base, metavar="N", help="use ports N to N+4 (default: free ones)"),
+    ),
+    about="""It runs without systemd and PostgreSQL, on free ports, for a trial; all files stay in DIR. With --json it
+prints one JSON object when the portal is up, and no other line.""",
+    exits={
+        0: "stopped on request",
+        1: "one of its processes ended, or the folder cannot be used",
+        69: "it did not start in time",
+        78: "the settings in DIR cannot be used (a port in use, for example)",
+    },
     needs_config=False,
-    json_help="print one JSON object when up, and nothing more",
 )
