@@ -25,8 +25,8 @@ from ddwd.backup.restore import (
     would_be_lost,
 )
 from ddwd.cli import progress
-from ddwd.cli.command import Argument, Command, VerbResult, file_errors, prints
-from ddwd.cli.doctor import context_of
+from ddwd.cli.command import Argument, Command, VerbResult, file_errors, flag, prints
+from ddwd.cli.doctor import context_of, until_up
 from ddwd.cli.retry import refetch, unfinished
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load
 from ddwd.config.paths import Paths
@@ -143,12 +143,8 @@ BACKUP = Command(
     prints(_backup),
     (
         Argument("folder", type=Path, metavar="DIR", help="a folder of its own, on another volume"),
-        Argument("--with-output", action="store_true", help="copy the published files too"),
-        Argument(
-            "--without-images",
-            action="store_true",
-            help="do not copy the files of the Orthancs: you make snapshots of them",
-        ),
+        flag("--with-output", "copy the published files too"),
+        flag("--without-images", "do not copy the files of the Orthancs: you make snapshots of them"),
     ),
     about="""It copies, while the portal runs: the ledger and custody records, both databases, the files of both
 Orthancs, conflicts and quarantine, settings, certificates and passwords. Only root can read DIR. The
@@ -223,20 +219,14 @@ def _start(backup: CompleteBackup, *, as_json: bool) -> VerbResult:
             f"restored, and the portal does not start: {answer.complaint}; see: systemctl status ddwd"
         )
     config = load()
-    broken = _wait_until_sound(config)
+    until_up(lambda: not _broken(config), SystemClock(), sleep, _LIMIT_SECONDS)
+    broken = _broken(config)
     Requests(Paths(config).requests).submit(Request("reconcile"))
     return _restored(backup, broken, refetch(config, as_json=as_json))
 
 
-def _wait_until_sound(config: Config) -> list[Finding]:
-    """Run the checks until none is broken, for at most _LIMIT_SECONDS seconds; return what still is."""
-    clock = SystemClock()
-    until = clock.monotonic() + _LIMIT_SECONDS
-    while True:
-        broken = [one for one in examine(context_of(config)) if one.level is Severity.BROKEN]
-        if not broken or clock.monotonic() > until:
-            return broken
-        sleep(1)
+def _broken(config: Config) -> list[Finding]:
+    return [finding for finding in examine(context_of(config)) if finding.level is Severity.BROKEN]
 
 
 def _restored(backup: CompleteBackup, broken: list[Finding], outcome: RefetchOutcome) -> VerbResult:
@@ -266,8 +256,8 @@ RESTORE = Command(
     prints(_restore),
     (
         Argument("folder", type=Path, metavar="DIR", help="the folder of the backup"),
-        Argument("--dry-run", action="store_true", help="only check the backup and this machine"),
-        Argument("--replace", action="store_true", help="remove what this machine holds"),
+        flag("--dry-run", "only check the backup and this machine"),
+        flag("--replace", "remove what this machine holds"),
     ),
     about="""It is for a machine on which the portal is installed and has received no study. Otherwise it refuses
 and lists what would be lost, unless you add --replace. It checks the whole backup before it changes

@@ -47,12 +47,16 @@ class Argument:
         self.names, self.options = names, options
 
 
-@dataclass(frozen=True, slots=True)
+def flag(name: str, help_text: str) -> Argument:
+    """Return an argument without a value."""
+    return Argument(name, action="store_true", help=help_text)
+
+
 class OneOf:
     """Arguments of which at most one may be given; exactly one if it is required."""
 
-    arguments: tuple[Argument, ...]
-    required: bool = True
+    def __init__(self, *arguments: Argument, required: bool = True) -> None:
+        self.arguments, self.required = arguments, required
 
 
 STUDY = Argument("study", nargs="?", metavar="STUDY", help="StudyInstanceUID, accession number or Orthanc ID")
@@ -77,10 +81,7 @@ class Command:
     def add_parser(self, verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         """Declare the verb with its arguments."""
         parser = verbs.add_parser(self.name, help=self.help, **_layout(self))
-        for one in (
-            *self.arguments,
-            Argument("--json", action="store_true", help="print the result as JSON"),
-        ):
+        for one in (*self.arguments, flag("--json", "print the result as JSON")):
             if isinstance(one, OneOf):
                 group = parser.add_mutually_exclusive_group(required=one.required)
                 for each in one.arguments:
@@ -134,15 +135,17 @@ def show(result: VerbResult, out: TextIO, *, as_json: bool) -> int:
     return result.status
 
 
-def watch(look: Callable[[], VerbResult], seconds: float, out: TextIO, *, as_json: bool, to_end: bool) -> int:
-    """Show the result every `seconds`, on a cleared screen; with `to_end` until its status is 0, else until Ctrl-C."""
+def watch(
+    look: Callable[[], VerbResult], seconds: float | None, out: TextIO, *, as_json: bool, to_end: bool = False
+) -> int:
+    """Show the result once, or every `seconds` on a cleared screen: with `to_end` until its status is 0, else until Ctrl-C."""
     while True:
         result = look()
-        if out.isatty() and not as_json:
+        if seconds is not None and out.isatty() and not as_json:
             out.write(_CLEAR_SCREEN)
         show(result, out, as_json=as_json)
-        if to_end and result.status == 0:
-            return 0
+        if seconds is None or (to_end and result.status == 0):
+            return result.status
         out.flush()
         sleep(seconds)
 

@@ -10,7 +10,7 @@ import socket
 import stat
 import subprocess
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -65,111 +65,88 @@ def _check(*, as_json: bool) -> VerbResult:
 def _checked() -> Config:
     """Return the settings, checked against this machine. Raises ConfigError with every problem."""
     loaded = load_with_sources()
-    problems = [
-        *port_problems(loaded),
-        *output_problems(loaded),
-        *hook_problems(loaded),
-        *tls_problems(loaded),
-        *firewall_problems(loaded),
-        *machine_link.problems(loaded),
-        *database_problems(loaded),
-        *ledger_problems(loaded),
-        *restore_problems(loaded.config),
-    ]
-    if problems:
+    if problems := [problem for check in _CHECKS for problem in check(loaded)]:
         raise ConfigError(problems)
     return loaded.config
 
 
-def port_problems(loaded: Loaded) -> list[Problem]:
-    """Return a problem for each port that another program holds; a running unit of the portal holds its own."""
+def port_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Yield the ports that another program holds; a running unit of the portal holds its own."""
     running = _running_units()
     values = flatten(loaded.config)
-    problems = []
     for key in ports(loaded.config):
         port = int(str(values[key]))
         host = loaded.config.scp.host if key == "scp.port" else ""
         if not {_UNIT_OF[key], *_IN_ITS_PLACE.get(key, ())} & running and _is_taken(host, port):
-            what = f"port {port} is in use{_holder(port)}"
-            problems.append(loaded.problem(key, what, "stop that program, or set another port here"))
-    return problems
+            what = f"port {port} is taken{_holder(port)}"
+            yield loaded.problem(key, what, "stop that program, or set another port here")
 
 
-def output_problems(loaded: Loaded) -> list[Problem]:
-    """Return a problem if this user cannot write to OUTPUT_DIR; the service runs this as ddwd."""
+def output_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Yield a problem if this user cannot write to OUTPUT_DIR; the service runs this as ddwd."""
     folder = loaded.config.output_dir
     if not loaded.config.has("extractor"):
-        return []
+        return
     if not folder.is_dir():
         hint = f"create it: install -d -o ddwd -g ddwd -m 0750 {folder}"
-        return [loaded.problem("output_dir", f"the folder {folder} does not exist", hint)]
-    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        yield loaded.problem("output_dir", f"the folder {folder} does not exist", hint)
+    elif os.statvfs(folder).f_flag & os.ST_RDONLY:
         # under systemd ProtectSystem= of ddwd.service may make an OUTPUT_DIR outside data_dir read-only
-        if os.environ.get("INVOCATION_ID") and not folder.is_relative_to(loaded.config.data_dir):
-            return []
-        what = f"{folder} is on a read-only file system"
-        return [loaded.problem("output_dir", what, "mount it read-write")]
-    if not os.access(folder, os.W_OK | os.X_OK):
+        if not os.environ.get("INVOCATION_ID") or folder.is_relative_to(loaded.config.data_dir):
+            what = f"{folder} is on a read-only file system"
+            yield loaded.problem("output_dir", what, "mount it read-write")
+    elif not os.access(folder, os.W_OK | os.X_OK):
         hint = f"give it to user ddwd: chown ddwd:ddwd {folder}"
-        return [loaded.problem("output_dir", f"{folder} cannot be written by this user", hint)]
-    return []
+        yield loaded.problem("output_dir", f"{folder} cannot be written by this user", hint)
 
 
-def hook_problems(loaded: Loaded) -> list[Problem]:
-    """Return the hooks of routes that cannot be executed."""
-    hooks = dict.fromkeys(route.run for route in loaded.config.routes if route.run is not None)
-    return [
-        loaded.problem("routes", f"{path} cannot be run", f"install it, then: chmod 755 {path}")
-        for path in hooks
-        if not (path.is_file() and os.access(path, os.X_OK))
-    ]
+def hook_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Yield the hooks of routes that cannot be executed."""
+    for path in dict.fromkeys(route.run for route in loaded.config.routes if route.run is not None):
+        if not (path.is_file() and os.access(path, os.X_OK)):
+            yield loaded.problem("routes", f"{path} cannot be run", f"install it, then: chmod 755 {path}")
 
 
-def tls_problems(loaded: Loaded) -> list[Problem]:
-    """Return a problem for each file that TLS needs and that is missing: certificates, keys, and stunnel, the TLS proxy."""
+def tls_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Yield the files that TLS needs and that are missing: certificates, keys, and stunnel, the TLS proxy."""
     config = loaded.config
     sections = ("tls.", "web.", "roles", "extractors")
-    keys_set = (key for key, source in loaded.sources.items() if source != DEFAULT)
-    key = next((key for key in keys_set if key.startswith(sections)), "tls")
-    hint = "sudo ddwd tls init makes what is missing"
-    keys = [tls.files(config, name).key for name in tls.in_use(config)]
-    missing = [path for path in [*tls.certificates_in_use(config), *keys] if not path.is_file()]
-    problems = [loaded.problem(key, f"{path} does not exist", hint) for path in missing]
+    set_keys = (key for key, source in loaded.sources.items() if source != DEFAULT)
+    key = next((key for key in set_keys if key.startswith(sections)), "tls")
+    private = [tls.files(config, name).key for name in tls.in_use(config)]
+    for path in [*tls.certificates_in_use(config), *private]:
+        if not path.is_file():
+            yield loaded.problem(key, f"{path} does not exist", "sudo ddwd tls init makes what is missing")
     proxies = [*(tls_proxy.render(config, node) for node in tls_proxy.NODES), machine_link.render(config)]
     if any(proxies) and not tls_proxy.PROGRAM.exists():
-        problems.append(loaded.problem(key, "needs stunnel, which is not installed", "apt install stunnel4"))
-    return problems
+        yield loaded.problem(key, "needs stunnel, which is not installed", "apt install stunnel4")
 
 
-def database_problems(loaded: Loaded) -> list[Problem]:
-    """Return settings of the external server that contradict each other, and a password that cannot be read."""
-    database, problems = loaded.config.database, []
+def database_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Yield settings of the external server that contradict each other, and a password that cannot be read."""
+    database, hint = loaded.config.database, "keep one of them"
     if database.url is not None and database.host is not None:
-        problems.append(loaded.problem("database.url", "database.host is set too", "keep one of them"))
+        yield loaded.problem("database.url", "database.host is set too", hint)
     if database.password_file is not None and database.password is not None:
-        problems.append(
-            loaded.problem("database.password_file", "database.password is set too", "keep one of them")
-        )
+        yield loaded.problem("database.password_file", "database.password is set too", hint)
     try:
         databases.password(loaded.config)
     except ConfigError as error:
-        problems += error.problems
-    return problems
+        yield from error.problems
 
 
-def ledger_problems(loaded: Loaded) -> list[Problem]:
-    """Return what a shared ledger needs and is missing on this machine. Its server is not checked: the extractor waits for it."""
-    settings, problems = loaded.config.ledger, []
+def ledger_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Yield what a shared ledger needs and is missing on this machine. Its server is not checked: the extractor waits for it."""
+    settings = loaded.config.ledger
     if not settings.is_shared:
-        return []
+        return
     if importlib.util.find_spec("psycopg") is None:
         what = "needs psycopg, which is not installed"
-        problems.append(loaded.problem("ledger.shared", what, "apt install python3-psycopg"))
+        yield loaded.problem("ledger.shared", what, "apt install python3-psycopg")
     path = settings.password_file
     if path is not None and (what := _secret_problem(path)):
         hint = f"chown root:ddwd {path} && chmod 640 {path}"
-        problems.append(loaded.problem("ledger.password_file", f"{path} {what}", hint))
-    return problems
+        yield loaded.problem("ledger.password_file", f"{path} {what}", hint)
 
 
 def _secret_problem(path: Path) -> str:
@@ -180,20 +157,18 @@ def _secret_problem(path: Path) -> str:
         return f"cannot be read by this user ({error.strerror})"
 
 
-def firewall_problems(loaded: Loaded) -> list[Problem]:
-    """Return a problem if the firewall is on and nft is not installed."""
-    if not loaded.config.network.firewall or Path(firewall.PROGRAM).exists():
-        return []
-    return [loaded.problem("network.firewall", f"{firewall.PROGRAM} is missing", "apt install nftables")]
+def firewall_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Yield a problem if the firewall is on and nft is not installed."""
+    if loaded.config.network.firewall and not Path(firewall.PROGRAM).exists():
+        yield loaded.problem("network.firewall", f"{firewall.PROGRAM} is missing", "apt install nftables")
 
 
-def restore_problems(config: Config) -> list[Problem]:
-    """Return a problem if a restore was not finished: databases and images may not match then."""
-    marker = Paths(config).restoring
-    if not marker.exists():
-        return []
-    what = "a restore was started and is not complete"
-    return [Problem(str(marker), None, "restore", what, "run ddwd restore DIR again until it is complete")]
+def restore_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Yield a problem if a restore was not finished: databases and images may not match then."""
+    marker = Paths(loaded.config).restoring
+    if marker.exists():
+        what = "a restore was started and is not complete"
+        yield Problem(str(marker), None, "restore", what, "run ddwd restore DIR again until it is complete")
 
 
 def _running_units() -> set[str]:
@@ -276,6 +251,17 @@ def _shown(key: str, value: object) -> object:
     return str(value) if isinstance(value, (Path, Share)) else value
 
 
+_CHECKS: tuple[Callable[[Loaded], Iterable[Problem]], ...] = (
+    port_problems,
+    output_problems,
+    hook_problems,
+    tls_problems,
+    firewall_problems,
+    machine_link.problems,
+    database_problems,
+    ledger_problems,
+    restore_problems,
+)
 COMMAND = Command(
     "config",
     "check or show the settings",

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from argparse import Namespace
 
-from ddwd.cli.command import Argument, Command, VerbResult, prints
+from ddwd.cli.command import Argument, Command, VerbResult, flag, prints
 from ddwd.config.schema import Config
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import InvalidValueError, PeerRefusedError, StateError
@@ -91,7 +91,7 @@ COMMAND = Command(
             default="show",
             help="show the logins (default), or replace every password",
         ),
-        Argument("--yes", action="store_true", help="with rotate: restart without a question"),
+        flag("--yes", "with rotate: restart without a question"),
     ),
     about="""admin has full access; viewer may view, search and download, and cannot change anything.
 rotate gives every user of both Orthancs a new password, the portal's own user included, and restarts
@@ -102,6 +102,6 @@ the portal. For some seconds it refuses the modalities, which send again; no ima
         64: "wrong usage; without a terminal rotate needs --yes",
         65: "only root may change the passwords",
         76: "changed, but the portal did not start with them: systemctl status 'ddwd*'",
-        78: "the configuration cannot be used, or this user may not read it: only root and group ddwd may",
+        78: "the configuration cannot be used; only root and group ddwd may read it",
     },
 )

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ddwd.backup import archive
-from ddwd.cli.command import Argument, Command, VerbResult, prints, wrapped
+from ddwd.cli.command import Argument, Command, VerbResult, flag, prints, wrapped
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, NodeName
@@ -172,10 +172,8 @@ COMMAND = Command(
     "check every part and say what to do",
     prints(_run),
     (
-        Argument(
-            "--send", action="store_true", help="send a test study through all hops instead of the checks"
-        ),
-        Argument("--hourly", action="store_true", help="with --send: only where self_test.hourly is on"),
+        flag("--send", "send a test study through all hops instead of the checks"),
+        flag("--hourly", "with --send: only where self_test.hourly is on"),
         Argument(
             "--within",
             type=float,

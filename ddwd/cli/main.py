@@ -39,31 +39,19 @@ from ddwd.config.loader import load
 from ddwd.config.schema import ROLES, Config, Role
 from ddwd.core.errors import DdwdError, NotFoundError
 
-VERBS = (
-    status.COMMAND,
-    doctor.COMMAND,
-    trace.COMMAND,
-    verify.COMMAND,
+_VIEW = (status.COMMAND, doctor.COMMAND, trace.COMMAND, verify.COMMAND)
+_STUDIES = (
     reconcile.COMMAND,
     retry.COMMAND,
     retention.COMMAND,
     pause.PAUSE,
     pause.RESUME,
     quarantine.COMMAND,
-    routes.COMMAND,
-    destinations.COMMAND,
-    hooks.COMMAND,
-    send.COMMAND,
-    alert.COMMAND,
-    credentials.COMMAND,
-    tls.TLS,
-    tls.LINK,
-    config.COMMAND,
-    support_bundle.COMMAND,
-    backup.BACKUP,
-    backup.RESTORE,
-    try_.COMMAND,
 )
+_HOPS = (routes.COMMAND, destinations.COMMAND, hooks.COMMAND, send.COMMAND, alert.COMMAND)
+_SETUP = (credentials.COMMAND, tls.TLS, tls.LINK, config.COMMAND, support_bundle.COMMAND)
+_WHOLE = (backup.BACKUP, backup.RESTORE, try_.COMMAND)
+VERBS = (*_VIEW, *_STUDIES, *_HOPS, *_SETUP, *_WHOLE)
 _NEEDED: Mapping[str, tuple[Role, ...]] = {
     **dict.fromkeys(
         ("trace", "verify", "reconcile", "retry", "retention", "pause", "resume", "quarantine", "hooks"),

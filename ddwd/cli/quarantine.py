@@ -6,7 +6,7 @@ from argparse import Namespace
 from dataclasses import asdict
 from typing import Any
 
-from ddwd.cli.command import Argument, Command, Group, OneOf, VerbResult, escaped, prints
+from ddwd.cli.command import Argument, Command, Group, OneOf, VerbResult, escaped, flag, prints
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.errors import InvalidValueError, NotFoundError, StateError
@@ -98,14 +98,7 @@ COMMAND = Group(
             "release",
             "try an entry again, or remove it from the list",
             prints(_release),
-            (
-                OneOf(
-                    (
-                        Argument("id", nargs="?", metavar="ID", help=_ID_HELP),
-                        Argument("--all", action="store_true", help="every entry"),
-                    )
-                ),
-            ),
+            (OneOf(Argument("id", nargs="?", metavar="ID", help=_ID_HELP), flag("--all", "every entry")),),
         ),
     ),
     about="""An entry is one image, and the reason why it is here:

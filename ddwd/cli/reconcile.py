@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TextIO
 
 from ddwd.cli import progress
-from ddwd.cli.command import Argument, Command, VerbResult, escaped, show
+from ddwd.cli.command import Argument, Command, VerbResult, escaped, flag, show
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.errors import DdwdError
@@ -131,7 +131,7 @@ COMMAND = Command(
             metavar="STUDY",
             help="StudyInstanceUID, accession number or Orthanc ID (default: every study)",
         ),
-        Argument("--dry-run", action="store_true", help="only show the difference, hop by hop"),
+        flag("--dry-run", "only show the difference, hop by hop"),
     ),
     about="""Without --dry-run it asks the extractor to compare all three places now, and to forward and retrieve
 what is missing. The extractor also does so at its start, after every fault and every five minutes;

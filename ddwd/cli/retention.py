@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from ddwd.cli import progress
-from ddwd.cli.command import Argument, Command, OneOf, VerbResult, show
+from ddwd.cli.command import Command, OneOf, VerbResult, flag, show
 from ddwd.config.parsers import FOREVER
 from ddwd.config.paths import Paths
 from ddwd.config.retention import PLACES, Place
@@ -159,12 +159,8 @@ COMMAND = Command(
     _run,
     (
         OneOf(
-            (
-                Argument(
-                    "--dry-run", action="store_true", help="show what would be removed now, and what not"
-                ),
-                Argument("--now", action="store_true", help="ask the extractor to start a round at once"),
-            ),
+            flag("--dry-run", "show what would be removed now, and what not"),
+            flag("--now", "ask the extractor to start a round at once"),
             required=False,
         ),
     ),

@@ -9,7 +9,7 @@ from argparse import Namespace
 from dataclasses import asdict
 
 from ddwd.cli import progress
-from ddwd.cli.command import STUDY, Argument, Command, OneOf, VerbResult, prints
+from ddwd.cli.command import STUDY, Command, OneOf, VerbResult, flag, prints
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.clock import SystemClock, sleep
@@ -66,12 +66,8 @@ COMMAND = Command(
     "retry",
     "process a study now: what is missing is retrieved again",
     prints(_run),
-    (
-        OneOf(
-            (STUDY, Argument("--gone", action="store_true", help="every study with a missing published file"))
-        ),
-    ),
-    about="""The extractor resets the failures of this study and processes it at once. What is missing on ORTHANC2
+    (OneOf(STUDY, flag("--gone", "every study with a missing published file")),),
+    about="""The extractor discards the failures of this study and processes it at once. What is missing on ORTHANC2
 is forwarded; what is missing on disk is retrieved (files that were deleted from the output too);
 images in quarantine are tried again. So is all that waits for another destination. To see the
 result: ddwd status

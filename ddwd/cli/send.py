@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from ddwd.cli import progress
-from ddwd.cli.command import Argument, Command, VerbResult, prints
+from ddwd.cli.command import Argument, Command, VerbResult, flag, prints
 from ddwd.config import tls
 from ddwd.config.schema import Config
 from ddwd.core.errors import DeliveryError, PeerDownError, PeerRefusedError
@@ -79,7 +79,7 @@ COMMAND = Command(
         Argument("--port", type=int, help="DICOM port (default: the gateway's)"),
         Argument("--aet", help="called AE title (default: the gateway's)"),
         Argument("--calling", default=SEND_AET, help="calling AE title (default: %(default)s)"),
-        Argument("--tls", action="store_true", help="send by TLS, with the operator's certificate"),
+        flag("--tls", "send by TLS, with the operator's certificate"),
     ),
     about="""Files that are not DICOM are listed and not sent. Elements, pixel data and compression stay as they are.""",
     exits={

@@ -6,7 +6,7 @@ from argparse import Namespace
 from typing import Any, TextIO
 
 from ddwd import __version__
-from ddwd.cli.command import WIDTH, Argument, Command, VerbResult, show, watch, wrapped
+from ddwd.cli.command import WIDTH, Argument, Command, VerbResult, watch, wrapped
 from ddwd.config.schema import Config
 from ddwd.extractor.decision import Stage
 from ddwd.status import report as view
@@ -14,7 +14,6 @@ from ddwd.status.formatting import many, size, span, time
 from ddwd.status.report import Heartbeat, Report, VolumeState
 from ddwd.status.units import Unit
 from ddwd.store.statefile import encode
-from ddwd.store.status_files import InFlightStudy
 
 _SHOWN = 5
 """Studies shown in each list of the screen; the JSON has them all."""
@@ -35,9 +34,8 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
         report = view.collect(config, view.real_sources())
         return VerbResult(as_json(report), render(report).splitlines(), 1 if report.wrong else 0)
 
-    if args.watch is None:
-        return show(look(), out, as_json=args.json)
-    return watch(look, max(0.5, args.watch), out, as_json=args.json, to_end=False)
+    seconds = None if args.watch is None else max(0.5, args.watch)
+    return watch(look, seconds, out, as_json=args.json)
 
 
 # --- showing ----------------------------------------------------------------------------------------------------------
@@ -45,12 +43,7 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
 
 def as_json(report: Report) -> dict[str, Any]:
     """Return the whole Report for json.dumps, with `well` and `wrong` in front."""
-    body: dict[str, Any] = {
-        "well": not report.wrong,
-        "wrong": report.wrong,
-        "version": __version__,
-        **encode(report),
-    }
+    body = {"well": not report.wrong, "wrong": report.wrong, "version": __version__, **encode(report)}
     for heart in body["hearts"]:
         for shown_elsewhere in ("in_flight", "recent", "counts", "swept", "retention"):
             heart["facts"].pop(shown_elsewhere, None)
@@ -59,8 +52,10 @@ def as_json(report: Report) -> dict[str, Any]:
 
 def render(report: Report) -> str:
     """Return the report as plain text, 80 columns wide."""
+    wrong = len(report.wrong)
+    verdict = f"{many(wrong, 'thing is', 'things are')} wrong" if wrong else "all is well"
     parts = [
-        _headline(report),
+        [f"D-DW-D Portal {__version__} at {report.at}: {verdict}"],
         _unit_lines(report),
         _server_lines(report),
         _heart_lines(report),
@@ -75,16 +70,10 @@ def render(report: Report) -> str:
     return "\n".join(line for part in parts for line in part) + "\n"
 
 
-def _headline(report: Report) -> list[str]:
-    wrong = len(report.wrong)
-    verdict = "all is well" if not wrong else f"{many(wrong, 'thing is', 'things are')} wrong"
-    return [f"D-DW-D Portal {__version__} at {report.at}: {verdict}"]
-
-
 def _unit_lines(report: Report) -> list[str]:
     if not report.units:
         return ["units: not under systemd here, see the heartbeats"]
-    return ["units", *(_unit_line(unit) for unit in report.units)]
+    return ["units", *map(_unit_line, report.units)]
 
 
 def _unit_line(unit: Unit) -> str:
@@ -110,7 +99,7 @@ def _server_lines(report: Report) -> list[str]:
 def _heart_lines(report: Report) -> list[str]:
     if not report.hearts:
         return ["the extractor runs on another machine, which shows the studies"]
-    return ["heartbeats", *(_heart_line(heart) for heart in report.hearts)]
+    return ["heartbeats", *map(_heart_line, report.hearts)]
 
 
 def _heart_line(heart: Heartbeat) -> str:
@@ -155,12 +144,9 @@ def _flight_lines(report: Report) -> list[str]:
     rows = sorted(report.in_flight, key=lambda row: row.state not in _TROUBLE)
     for row in rows[:_SHOWN]:
         lines.append(f"  {row.study_uid or '(not listed yet)'}")
-        lines.append(_cut(f"    {row.on_disk}/{row.instances} on disk, {_state(row)}: {row.reason}"))
+        state = f"{row.state} (route {row.route})" if row.route else row.state
+        lines.append(_cut(f"    {row.on_disk}/{row.instances} on disk, {state}: {row.reason}"))
     return lines + _more(len(rows))
-
-
-def _state(row: InFlightStudy) -> str:
-    return f"{row.state} by route {row.route}" if row.route else row.state
 
 
 def _recent_lines(report: Report) -> list[str]:

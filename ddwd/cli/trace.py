@@ -6,7 +6,7 @@ from argparse import Namespace
 from dataclasses import asdict
 from typing import TextIO
 
-from ddwd.cli.command import WIDTH, Argument, Command, VerbResult, show, watch
+from ddwd.cli.command import WIDTH, Argument, Command, VerbResult, flag, watch
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.status import study_lookup
@@ -31,9 +31,7 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
         text = "\n\n".join("\n".join(lines(one, WIDTH)) for one in traces)
         return VerbResult(data, text.splitlines(), 0 if is_complete else 1)
 
-    if not args.watch:
-        return show(look(), out, as_json=args.json)
-    return watch(look, _LOOK_SECONDS, out, as_json=args.json, to_end=True)
+    return watch(look, _LOOK_SECONDS if args.watch else None, out, as_json=args.json, to_end=True)
 
 
 COMMAND = Command(
@@ -44,7 +42,7 @@ COMMAND = Command(
         Argument(
             "study", metavar="STUDY", help="StudyInstanceUID, accession number, Orthanc ID or PatientID"
         ),
-        Argument("--watch", action="store_true", help="show it again until the study is complete"),
+        flag("--watch", "show it again until the study is complete"),
     ),
     about="""It asks both Orthancs, the extractor, the custody record, the disk, the quarantine and the ledger. It
 says where the images are, what happened to them and when (in UTC), and what to do. No patient ID is

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from ddwd.cli import progress
-from ddwd.cli.command import STUDY, Argument, Command, OneOf, VerbResult, escaped, prints
+from ddwd.cli.command import STUDY, Command, OneOf, VerbResult, escaped, flag, prints
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.errors import NotFoundError, PeerRefusedError
@@ -93,12 +93,12 @@ COMMAND = Command(
     "compare published images with their custody records",
     prints(_run),
     (
-        OneOf((STUDY, Argument("--all", action="store_true", help="every study that was ever published"))),
-        Argument("--storage", action="store_true", help="compare each image with ORTHANC2's copy too"),
+        OneOf(STUDY, flag("--all", "every study that was ever published")),
+        flag("--storage", "compare each image with ORTHANC2's copy too"),
     ),
     about="""Without --storage it asks no server: it compares each file with the size and SHA-256 that were
 recorded at its publication, also where ORTHANC2's copy was deleted since. What retention removed from
-the output counts as recorded; the last line has its number. A damaged record is listed for every UID
+the output counts as recorded; the last line says how many images that is. A damaged record is listed for every UID
 and accession number, since it may be the record of that study. An image that is being added at this
 moment can be listed as extra: run it again.""",
     exits={

@@ -34,7 +34,7 @@ def _loaded(folder: Path, password: Path) -> Loaded:
 
 
 def test_a_shared_ledger_with_its_driver_and_its_password_is_sound(tmp_path: Path, password: Path) -> None:
-    assert ledger_problems(_loaded(tmp_path, password)) == []
+    assert list(ledger_problems(_loaded(tmp_path, password))) == []
 
 
 def test_without_the_driver_the_package_is_named(
