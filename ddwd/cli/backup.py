@@ -26,9 +26,10 @@ from ddwd.backup.restore import (
 )
 from ddwd.cli import progress
 from ddwd.cli.command import Argument, Command, VerbResult, file_errors, flag, prints
+from ddwd.cli.config import settings_files
 from ddwd.cli.doctor import context_of, until_up
 from ddwd.cli.retry import refetch, unfinished
-from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load
+from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.audit import Audit, Event
@@ -53,7 +54,7 @@ def _backup(args: Namespace, config: Config) -> VerbResult:
         )
     order = Order(
         folder=args.folder.absolute(),
-        settings=(Path(os.environ.get("DDWD_CONFIG") or CONFIG_FILE), DEFAULTS_FILE),
+        settings=settings_files(),
         images=not args.without_images,
         output=args.with_output,
         portal=__version__,
@@ -169,7 +170,6 @@ With --without-images make a snapshot of the storage areas after this has ended,
 
 
 def _restore(args: Namespace, _config: Config | None) -> VerbResult:
-    """Check the whole backup, then restore it."""
     _assert_root()
     with file_errors(at=args.folder), _progress(as_json=args.json) as shown_progress:
         backup = open_backup(args.folder.absolute(), __version__, _SCHEMAS)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import shutil
 import socket
 import stat
-import subprocess
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -17,12 +15,13 @@ from pathlib import Path
 from ddwd.cli.command import Argument, Command, VerbResult, prints
 from ddwd.config import tls
 from ddwd.config.checks import ports
-from ddwd.config.loader import load_with_sources
+from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load_with_sources
 from ddwd.config.parsers import DEFAULT, Share
 from ddwd.config.paths import Paths
 from ddwd.config.schema import SECRET_KEYS, Config, Loaded, flatten
 from ddwd.core.errors import ConfigError, Problem
 from ddwd.provisioning import databases, firewall, machine_link, tls_proxy
+from ddwd.provisioning.provision import SystemHost
 
 _UNIT_OF = {
     "gateway.dicom_port": "ddwd-gateway",
@@ -172,15 +171,9 @@ def restore_problems(loaded: Loaded) -> Iterator[Problem]:
 
 
 def _running_units() -> set[str]:
-    systemctl = shutil.which("systemctl")
-    if systemctl is None:
-        return set()
     units = sorted(set(_UNIT_OF.values()))
+    states = SystemHost().run(["systemctl", "is-active", *units]).out.split()
     # "deactivating" counts: while a restart is under way the old process may still hold its port
-    answer = subprocess.run(
-        [systemctl, "is-active", *units], capture_output=True, text=True, check=False, timeout=20
-    )
-    states = answer.stdout.split()
     return {unit for unit, state in zip(units, states, strict=False) if state not in {"inactive", "failed"}}
 
 
@@ -221,6 +214,11 @@ def _listeners(port: int) -> Iterable[str]:
         for fields in map(str.split, lines):
             if fields[3] == _LISTENING and re.fullmatch(rf".*:{port:04X}", fields[1]):
                 yield fields[9]
+
+
+def settings_files() -> tuple[Path, Path]:
+    """Return the YAML file and the file of the variables, as the loader reads them."""
+    return Path(os.environ.get("DDWD_CONFIG") or CONFIG_FILE), DEFAULTS_FILE
 
 
 def _show() -> VerbResult:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
@@ -12,9 +11,9 @@ from pathlib import Path
 
 from ddwd.backup import archive
 from ddwd.cli.command import Argument, Command, VerbResult, flag, prints, wrapped
-from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
+from ddwd.cli.config import settings_files
 from ddwd.config.paths import Paths
-from ddwd.config.schema import Config, NodeName
+from ddwd.config.schema import Config
 from ddwd.core.audit import Audit
 from ddwd.core.clock import Clock, SystemClock, sleep
 from ddwd.core.errors import ConfigError, DdwdError
@@ -24,6 +23,7 @@ from ddwd.dicom.move_scu import echo
 from ddwd.dicom.upper_layer import Peer
 from ddwd.provisioning import credentials, firewall, quickack
 from ddwd.provisioning.credentials import Credentials
+from ddwd.provisioning.provision import SystemHost
 from ddwd.status import report as view
 from ddwd.status import study_lookup, units
 from ddwd.status.certificates import expiry_of
@@ -38,7 +38,6 @@ _MARKS = {Severity.OK: "ok", Severity.NOTE: "note", Severity.WARN: "WARN", Sever
 
 
 def _run(args: Namespace, config: Config) -> VerbResult:
-    """Check every part, or send the test study."""
     if args.send and not config.has("extractor"):
         why = "the machine of the extractor sends the test study (roles in ddwd.yaml)"
         # --hourly and --within are for timers and upgrades, which run on every machine: no failure there
@@ -116,13 +115,13 @@ def context_of(config: Config) -> CheckContext:
         login=login,
         systemctl=units.systemctl,
         echo=lambda part: echo(_peer(config, part)),
-        ask_database=lambda node: _ask_database(config, node),
+        ask_database=lambda node: archive.ask(config, node, "SELECT 1", archive.SystemMachine()),
         clock_is_synchronised=_synchronised,
         expiry=expiry_of,
         routes=quickack.read,
         has_firewall=lambda: _has_firewall(config),
         clock=SystemClock(),
-        settings=(Path(os.environ.get("DDWD_CONFIG") or CONFIG_FILE), DEFAULTS_FILE),
+        settings=settings_files(),
     )
 
 
@@ -139,10 +138,6 @@ def _has_firewall(config: Config) -> bool:
     return Path(firewall.PROGRAM).exists() and firewall.is_there()
 
 
-def _ask_database(config: Config, node: NodeName) -> None:
-    archive.ask(config, node, "SELECT 1", archive.SystemMachine())
-
-
 def _login(config: Config) -> Credentials | None:
     try:
         return credentials.read(config.credentials_file)
@@ -154,17 +149,8 @@ def _login(config: Config) -> Credentials | None:
 
 def _synchronised() -> bool | None:
     """Return whether the clock is synchronised, None if systemd does not know."""
-    try:
-        done = subprocess.run(
-            ["/usr/bin/timedatectl", "show", "--property=NTPSynchronized", "--value"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return {"yes": True, "no": False}.get(done.stdout.strip())
+    answer = SystemHost().run(["timedatectl", "show", "--property=NTPSynchronized", "--value"])
+    return {"yes": True, "no": False}.get(answer.out)
 
 
 COMMAND = Command(

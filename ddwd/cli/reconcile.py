@@ -32,7 +32,6 @@ _COUNTS = {
 
 
 def _run(args: Namespace, config: Config, out: TextIO) -> int:
-    """Ask the extractor, or compare and show."""
     paths = Paths(config)
     custody = custody_of(config)
     checker = RecordChecker(custody, paths)
@@ -60,7 +59,6 @@ def _ask(requests: Requests, studies: list[OrthancId] | None) -> VerbResult:
 
 
 def _total(nodes: tuple[Orthanc, Orthanc], custody: CustodyPort, studies: list[OrthancId] | None) -> int:
-    """Return how many studies are listed, at all places together."""
     if studies is not None:
         return len(studies)
     listed = sum(int(node.statistics()["CountStudies"]) for node in nodes)

@@ -30,7 +30,6 @@ from ddwd.store.status_files import PlaceReport, RetentionRound
 
 
 def _run(args: Namespace, config: Config, out: TextIO) -> int:
-    """Show the policy and the last round, do a dry run, or ask the extractor."""
     if args.dry_run:
         return _dry_run(config, out, as_json=args.json)
     return show(_ask(config) if args.now else _last(config), out, as_json=args.json)
@@ -109,7 +108,6 @@ def _sum(place: Place, tally: PlaceReport, verb: str) -> str:
 
 
 def _dry_run(config: Config, out: TextIO, *, as_json: bool) -> int:
-    """Show each study as it is found, then the sums."""
     paths, custody = Paths(config), custody_of(config)
     RecordChecker(custody, paths).assert_listable()
     plan = DryRun(config, paths, study_lookup.both(config), custody, SystemClock().utc(), measure)

@@ -22,7 +22,6 @@ from ddwd.store.record_check import RecordChecker
 
 
 def _run(args: Namespace, config: Config) -> VerbResult:
-    """Submit a request for each study of that name."""
     paths = Paths(config)
     checker = RecordChecker(custody_of(config), paths)
     if args.gone:

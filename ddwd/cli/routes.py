@@ -60,7 +60,6 @@ def _effects(row: dict[str, Any]) -> Iterator[str]:
 
 
 def _test(args: Namespace, config: Config) -> VerbResult:
-    """Match each file against the routes. Raises NotFoundError."""
     rules = table(config.routes)
     results = [(path, judge(rules, {**_tags(path), CALLING: args.aet})) for path in args.files]
     if not config.routes:

@@ -19,7 +19,6 @@ _HERE = "127.0.0.1"
 
 
 def _run(args: Namespace, config: Config) -> VerbResult:
-    """Send, and report what was refused and why."""
     examined = [examine(path) for path in files(args.paths)]
     outgoing = [one for one in examined if isinstance(one, Outgoing)]
     answers = [one for one in examined if isinstance(one, Answer)]

@@ -28,8 +28,6 @@ _LONG_HOURS = 24 * 60
 
 
 def _run(args: Namespace, config: Config, out: TextIO) -> int:
-    """Collect and show the report; with --watch, repeatedly."""
-
     def look() -> VerbResult:
         report = view.collect(config, view.real_sources())
         return VerbResult(as_json(report), render(report).splitlines(), 1 if report.wrong else 0)
@@ -121,7 +119,6 @@ def _totals(heart: Heartbeat) -> str:
 
 
 def _swept_lines(report: Report) -> list[str]:
-    """Return how far the extractor's sweep is."""
     if report.swept is None:
         return []
     studies = max([server.studies for server in report.servers], default=0)
@@ -183,7 +180,6 @@ def _room_lines(report: Report) -> list[str]:
 
 
 def _retention_lines(report: Report) -> list[str]:
-    """Return what the last round removed, and how many studies had to stay."""
     if report.retention is None:
         return []
     last = report.retention.last

@@ -15,7 +15,7 @@ from ddwd import __version__
 from ddwd.cli import config as config_verb
 from ddwd.cli import doctor, progress, status, tls
 from ddwd.cli.command import Argument, Command, VerbResult, prints
-from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load_with_sources
+from ddwd.config.loader import load_with_sources
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, Loaded, NodeName
 from ddwd.core import audit, durable
@@ -32,7 +32,6 @@ from ddwd.status.inventory import counts
 
 
 def _run(args: Namespace, _config: Config | None) -> VerbResult:
-    """Collect, pack, write."""
     now = SystemClock().utc()
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
     name = f"ddwd-support-{host}-{now:%Y%m%dT%H%M%SZ}"
@@ -168,11 +167,8 @@ def _settings() -> tuple[Loaded, list[str]]:
 
 def _texts() -> list[str]:
     """Return the text of the settings files: secrets are searched for in invalid files too."""
-    return [
-        path.read_text(encoding="utf-8", errors="replace")
-        for path in (CONFIG_FILE, DEFAULTS_FILE)
-        if path.is_file()
-    ]
+    files = [path for path in config_verb.settings_files() if path.is_file()]
+    return [path.read_text(encoding="utf-8", errors="replace") for path in files]
 
 
 COMMAND = Command(

@@ -18,7 +18,6 @@ _LOOK_SECONDS = 1.0
 
 
 def _run(args: Namespace, config: Config, out: TextIO) -> int:
-    """Show each study of that name; with --watch, repeatedly."""
     nodes = study_lookup.both(config)
     studies = study_lookup.studies_named(
         args.study, nodes, RecordChecker(custody_of(config), Paths(config)), or_patient=True

@@ -34,7 +34,6 @@ def _port_base(text: str) -> int:
 
 
 def _start(args: Namespace, _config: Config | None, out: TextIO) -> int:
-    """Start the portal, show its state until it is stopped or ends, stop it."""
     folder = args.folder or Path(tempfile.mkdtemp(prefix="ddwd-try-"))
     before = {one: signal.signal(one, signal.default_int_handler) for one in _STOPPERS}
     try:
@@ -59,7 +58,9 @@ def _run(sandbox: Sandbox, screen: _Screen) -> int:
         screen.line(f"starting in {sandbox.folder}")
         if wait_up(sandbox):
             screen.up(sandbox)
-            _watch(sandbox, screen)
+            while sandbox.dead() is None:
+                screen.line(_status(sandbox))
+                clock.sleep(_LOOK_SECONDS)
         name = sandbox.dead()
         sys.stderr.write(f"ddwd: {sandbox.exit_report(name)}\n" if name else "")
     except KeyboardInterrupt:
@@ -70,13 +71,6 @@ def _run(sandbox: Sandbox, screen: _Screen) -> int:
     finally:
         _stop(sandbox)
         screen.say(f"stopped; all files are kept in {sandbox.folder}")
-
-
-def _watch(sandbox: Sandbox, screen: _Screen) -> None:
-    """Show the state until a process ends."""
-    while sandbox.dead() is None:
-        screen.line(_status(sandbox))
-        clock.sleep(_LOOK_SECONDS)
 
 
 def _stop(sandbox: Sandbox) -> None:
@@ -134,16 +128,14 @@ class _Screen:
 
     def line(self, text: str) -> None:
         """Show the newest state."""
-        if text == self._last or self._quiet:
-            return
-        self._last = text
-        self._out.write(f"\r\033[K{text}" if self._live else f"{text}\n")
-        self._out.flush()
+        if text != self._last:
+            self._last = text
+            self.say(text, end="" if self._live else "\n")
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, end: str = "\n") -> None:
         """Write lines that stay."""
         if not self._quiet:
-            self._out.write(f"\r\033[K{text}\n" if self._live else f"{text}\n")
+            self._out.write(("\r\033[K" if self._live else "") + text + end)
             self._out.flush()
 
 

@@ -26,7 +26,6 @@ _KINDS_OF_RECORDS: tuple[Kind, ...] = ("missing", "changed", "extra")
 
 
 def _run(args: Namespace, config: Config) -> VerbResult:
-    """Compare the images. Raises NotFoundError and StateError."""
     paths = Paths(config)
     checker = RecordChecker(
         custody_of(config), paths, _comparison_with_storage(config) if args.storage else None
@@ -60,7 +59,6 @@ def _comparison_with_storage(config: Config) -> SecondCheck:
 
 
 def _counts(result: CheckResult, kinds: tuple[Kind, ...]) -> dict[str, object]:
-    """Return the counts, and each finding as an object in the list of its kind."""
     body: dict[str, object] = {"studies": result.studies, "images": result.images, "removed": result.removed}
     body |= {kind: [_row(one) for one in result.of(kind)] for kind in kinds}
     body["damaged"] = [{"study": one.study, "reason": one.reason} for one in result.damaged]
@@ -73,7 +71,6 @@ def _row(one: FileDifference) -> dict[str, str]:
 
 
 def _lines(result: CheckResult, kinds: tuple[Kind, ...]) -> list[str]:
-    """Return a line for each finding and each damaged record, and one with the counts."""
     lines = [_line(one) for kind in kinds for one in result.of(kind)]
     lines += [f"damaged  {one.reason}" for one in result.damaged]
     counts = ", ".join(f"{len(result.of(kind))} {kind}" for kind in kinds)
