@@ -9,8 +9,7 @@ import os
 import socket
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 from ddwd import __version__
@@ -28,6 +27,7 @@ from ddwd.cli import progress
 from ddwd.cli.command import Argument, Command, VerbResult, file_errors, flag, prints
 from ddwd.cli.config import settings_files
 from ddwd.cli.doctor import context_of, until_up
+from ddwd.cli.progress import Bar
 from ddwd.cli.retry import refetch, unfinished
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
@@ -61,8 +61,8 @@ def _backup(args: Namespace, config: Config) -> VerbResult:
         host=socket.gethostname(),
         schemas=_SCHEMAS,
     )
-    with file_errors(at=args.folder), _progress(as_json=args.json) as shown_progress:
-        made = back_up(config, order, archive.SystemMachine(), shown_progress, SystemClock())
+    with file_errors(at=args.folder), progress.bar("", as_json=args.json, in_bytes=True) as bar:
+        made = back_up(config, order, archive.SystemMachine(), bar, SystemClock())
     Audit().record(Event.REQUESTED, "the operator requested a backup; it is complete")
     return _backed_up(made, order, config)
 
@@ -115,29 +115,6 @@ def _contents(manifest: archive.Manifest, config: Config) -> Iterator[str]:
     yield f"  files of the settings: {len(manifest.configuration)}"
 
 
-class _Progress:
-    """The progress of a backup or restore, as one line of text."""
-
-    def __init__(self, show: Callable[[str], None]) -> None:
-        self._show = show
-        self._words, self._total, self._done = "", 0, 0
-
-    def step(self, words: str, total: int) -> None:
-        self._words, self._total, self._done = words, total, 0
-        self._show(words)
-
-    def moved(self, amount: int) -> None:
-        self._done += amount
-        of = f" of {archive.as_written(self._total)}" if self._total else ""
-        self._show(f"{self._words}: {archive.as_written(self._done)}{of}")
-
-
-@contextmanager
-def _progress(*, as_json: bool) -> Iterator[archive.Progress]:
-    with progress.status_line("", as_json=as_json) as show:
-        yield _Progress(show)
-
-
 BACKUP = Command(
     "backup",
     "copy all that a new machine needs into a folder",
@@ -171,9 +148,9 @@ With --without-images make a snapshot of the storage areas after this has ended,
 
 def _restore(args: Namespace, _config: Config | None) -> VerbResult:
     _assert_root()
-    with file_errors(at=args.folder), _progress(as_json=args.json) as shown_progress:
+    with file_errors(at=args.folder), progress.bar("", as_json=args.json, in_bytes=True) as bar:
         backup = open_backup(args.folder.absolute(), __version__, _SCHEMAS)
-        assert_whole(backup, shown_progress)
+        assert_whole(backup, bar)
         assert_possible(backup)
         lost = [
             f"{part}: {total.files}, {archive.as_written(total.bytes)}"
@@ -185,14 +162,14 @@ def _restore(args: Namespace, _config: Config | None) -> VerbResult:
             raise DdwdError(
                 f"this machine holds {'; '.join(lost)}. No file was changed; --replace removes them"
             )
-        _put(backup, shown_progress)
+        _put(backup, bar)
     Audit().record(Event.REQUESTED, "the operator requested a restore; it is complete")
     return _start(backup, as_json=args.json)
 
 
-def _put(backup: CompleteBackup, shown_progress: archive.Progress) -> None:
+def _put(backup: CompleteBackup, bar: Bar) -> None:
     try:
-        restore(backup, archive.SystemMachine(), shown_progress)
+        restore(backup, archive.SystemMachine(), bar)
     except BaseException:
         if Paths(backup.config).restoring.exists():
             sys.stderr.write("ddwd: the restore is not finished and the portal stays stopped: run it again\n")

@@ -45,7 +45,7 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
     with progress.bar("comparing", as_json=args.json) as bar:
         if bar.is_shown:
             bar.expect(_total(nodes, custody, studies))
-        found = check.everything(bar.advance) if studies is None else check.some(studies, bar.advance)
+        found = check.everything(bar.moved) if studies is None else check.some(studies, bar.moved)
         write = bar.write_above if bar.is_shown and out.isatty() else out.write
         return (_show_json if args.json else _show)(found, write)
 

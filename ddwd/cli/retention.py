@@ -114,7 +114,7 @@ def _dry_run(config: Config, out: TextIO, *, as_json: bool) -> int:
     tallies = {place: Tally() for place in PLACES}
     found = []
     with progress.bar("checking", as_json=as_json) as bar:
-        for finding in plan.findings(bar.expect, bar.advance):
+        for finding in plan.findings(bar.expect, bar.moved):
             tally = tallies[finding.place]
             if finding.reason:
                 tally.stays(finding, finding.reason)

@@ -41,8 +41,10 @@ def refetch(config: Config, *, as_json: bool) -> RefetchOutcome:
     """Have every published file that is missing retrieved again. Raises StateError if this user may not ask."""
     paths, clock = Paths(config), SystemClock()
     regain = Regain(paths, custody_of(config), Requests(paths.requests, clock), clock, sleep)
-    with progress.status_line("searching for missing files", as_json=as_json) as show:
-        return regain.run(lambda now: show(f"{now.asked} studies requested, {now.back} are on disk again"))
+    with progress.bar("searching for missing files", as_json=as_json) as bar:
+        return regain.run(
+            lambda now: bar.step(f"{now.asked} studies requested, {now.back} are on disk again")
+        )
 
 
 def unfinished(outcome: RefetchOutcome) -> list[str]:

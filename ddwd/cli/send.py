@@ -28,7 +28,7 @@ def _run(args: Namespace, config: Config) -> VerbResult:
 
         def answered(answer: Answer) -> None:
             answers.append(answer)
-            bar.advance()
+            bar.moved()
 
         try:
             send(peer, outgoing, answered)

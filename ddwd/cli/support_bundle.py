@@ -37,8 +37,8 @@ def _run(args: Namespace, _config: Config | None) -> VerbResult:
     name = f"ddwd-support-{host}-{now:%Y%m%dT%H%M%SZ}"
     target = _target(args.output, f"{name}.tar.gz")
     subject = InspectedMachine()
-    with progress.status_line("", as_json=args.json) as show:
-        packed, missed = bundle.gather(subject.parts(), subject.scrub, lambda part: show(part.what))
+    with progress.bar("", as_json=args.json) as bar:
+        packed, missed = bundle.gather(subject.parts(), subject.scrub, lambda part: bar.step(part.what))
     missed = [*subject.missed, *missed]
     about = {
         "made_by": f"ddwd support-bundle {__version__}",

@@ -34,7 +34,7 @@ def _run(args: Namespace, config: Config) -> VerbResult:
     if not studies and not args.all:
         raise NotFoundError("no published study has this StudyInstanceUID, accession number or Orthanc ID")
     with progress.bar("verifying", len(studies), as_json=args.json) as bar:
-        result = checker.check(studies, bar.advance)
+        result = checker.check(studies, bar.moved)
     kinds = _KINDS if args.storage else _KINDS_OF_RECORDS
     return VerbResult(_counts(result, kinds), _lines(result, kinds), 0 if result.is_sound else 1)
 
