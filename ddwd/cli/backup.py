@@ -13,16 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ddwd import __version__
-from ddwd.backup import archive
+from ddwd.backup import archive, restore
 from ddwd.backup.backup import Made, Order, back_up
-from ddwd.backup.restore import (
-    CompleteBackup,
-    assert_possible,
-    assert_whole,
-    open_backup,
-    restore,
-    would_be_lost,
-)
 from ddwd.cli import progress
 from ddwd.cli.command import Argument, Command, VerbResult, file_errors, flag, prints
 from ddwd.cli.config import settings_files
@@ -149,12 +141,12 @@ With --without-images make a snapshot of the storage areas after this has ended,
 def _restore(args: Namespace, _config: Config | None) -> VerbResult:
     _assert_root()
     with file_errors(at=args.folder), progress.bar("", as_json=args.json, in_bytes=True) as bar:
-        backup = open_backup(args.folder.absolute(), __version__, _SCHEMAS)
-        assert_whole(backup, bar)
-        assert_possible(backup)
+        backup = restore.open_backup(args.folder.absolute(), __version__, _SCHEMAS)
+        restore.assert_whole(backup, bar)
+        restore.assert_possible(backup)
         lost = [
             f"{part}: {total.files}, {archive.as_written(total.bytes)}"
-            for part, total in would_be_lost(backup)
+            for part, total in restore.would_be_lost(backup)
         ]
         if args.dry_run:
             return _checked(backup, lost)
@@ -167,16 +159,16 @@ def _restore(args: Namespace, _config: Config | None) -> VerbResult:
     return _start(backup, as_json=args.json)
 
 
-def _put(backup: CompleteBackup, bar: Bar) -> None:
+def _put(backup: restore.CompleteBackup, bar: Bar) -> None:
     try:
-        restore(backup, archive.SystemMachine(), bar)
+        restore.restore(backup, archive.SystemMachine(), bar)
     except BaseException:
         if Paths(backup.config).restoring.exists():
             sys.stderr.write("ddwd: the restore is not finished and the portal stays stopped: run it again\n")
         raise
 
 
-def _checked(backup: CompleteBackup, lost: list[str]) -> VerbResult:
+def _checked(backup: restore.CompleteBackup, lost: list[str]) -> VerbResult:
     manifest = backup.manifest
     facts = {"portal": manifest.portal, "host": manifest.host, "began": manifest.began, "lost": lost}
     lines = [
@@ -188,7 +180,7 @@ def _checked(backup: CompleteBackup, lost: list[str]) -> VerbResult:
     return VerbResult(facts | {"bytes": manifest.bytes}, lines, 1 if lost else 0)
 
 
-def _start(backup: CompleteBackup, *, as_json: bool) -> VerbResult:
+def _start(backup: restore.CompleteBackup, *, as_json: bool) -> VerbResult:
     """Start the portal, wait until it is sound, and have missing files retrieved again."""
     answer = archive.SystemMachine().pipe(["systemctl", "start", "ddwd.service"])
     if answer.status:
@@ -206,7 +198,7 @@ def _broken(config: Config) -> list[Finding]:
     return [finding for finding in examine(context_of(config)) if finding.level is Severity.BROKEN]
 
 
-def _restored(backup: CompleteBackup, broken: list[Finding], outcome: RefetchOutcome) -> VerbResult:
+def _restored(backup: restore.CompleteBackup, broken: list[Finding], outcome: RefetchOutcome) -> VerbResult:
     manifest = backup.manifest
     data = {
         "restored": manifest.set,

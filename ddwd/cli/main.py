@@ -61,19 +61,15 @@ _NEEDED: Mapping[str, tuple[Role, ...]] = {
     "destinations": ("gateway",),
 }
 """The roles that the machine must have for a verb."""
-_USAGE = 64  # EX_USAGE of sysexits.h
-_INTERRUPTED = 130
 _EPILOG = """exit status: 0 done, 1 the answer is no, 64 usage, 65 not for this user, 66 not found,
 69 a peer does not answer, 74 no room, 76 a peer refuses, 78 the configuration cannot be used;
 `ddwd VERB --help` says what 1 means for that verb"""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Exits with 64 on wrong usage."""
-
     def error(self, message: str) -> NoReturn:
-        """Write what is wrong and how to find help."""
-        self.exit(_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+        """Write what is wrong and how to find help; exit with EX_USAGE of sysexits.h."""
+        self.exit(os.EX_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,8 +88,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _require(verb: str, settings: Config) -> None:
     """Raise NotFoundError for a verb whose part runs on another machine."""
-    missing = [role for role in _NEEDED.get(verb, ()) if not settings.has(role)]
-    if missing:
+    if missing := [role for role in _NEEDED.get(verb, ()) if not settings.has(role)]:
         raise NotFoundError(
             f"{' and '.join(missing)} not on this machine (roles in ddwd.yaml): run {verb} on the machine that has it"
         )
@@ -113,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"ddwd: {line}\n")
         return error.exit_status
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return 130  # as a shell reports SIGINT
     except BrokenPipeError:  # the reader of the pipe has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

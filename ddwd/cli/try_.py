@@ -33,6 +33,53 @@ def _port_base(text: str) -> int:
     return port
 
 
+class _Screen:
+    """One line that changes on a terminal; otherwise a new line for each change."""
+
+    def __init__(self, out: TextIO, *, quiet: bool) -> None:
+        self._out = out
+        self._quiet = quiet
+        self._live = out.isatty() and not quiet
+        self._last = ""
+
+    def up(self, sandbox: Sandbox) -> None:
+        """Write how to use the portal that now runs; as JSON for programs."""
+        facts = sandbox.facts()
+        if self._quiet:
+            self._out.write(json.dumps(facts) + "\n")
+            self._out.flush()
+            return
+        gateway = facts["gateway"]
+        self.say(
+            "up; send to it, from this machine or another:\n"
+            f"  dcmsend +sd +r -aec {gateway['aet']} 127.0.0.1 {gateway['dicom_port']} FOLDER\n"
+            f"  web pages   http://127.0.0.1:{gateway['http_port']} (gateway), "
+            f"http://127.0.0.1:{facts['storage']['http_port']} (storage); "
+            f"user admin, passwords in {facts['credentials']}\n"
+            f"  output      {facts['output_dir']}\n"
+            f"  settings    {facts['settings']}\n"
+            f"  logs        {sandbox.folder}/log\n"
+            "Ctrl-C stops it."
+        )
+        if not keeps_conflicts():
+            self.say(
+                "Orthanc's Python plugin is missing (apt install orthanc-python): of two images with the same UID but "
+                "different content only the first is kept"
+            )
+
+    def line(self, text: str) -> None:
+        """Show the newest state."""
+        if text != self._last:
+            self._last = text
+            self.say(text, end="" if self._live else "\n")
+
+    def say(self, text: str, end: str = "\n") -> None:
+        """Write lines that stay."""
+        if not self._quiet:
+            self._out.write(("\r\033[K" if self._live else "") + text + end)
+            self._out.flush()
+
+
 def _start(args: Namespace, _config: Config | None, out: TextIO) -> int:
     folder = args.folder or Path(tempfile.mkdtemp(prefix="ddwd-try-"))
     before = {one: signal.signal(one, signal.default_int_handler) for one in _STOPPERS}
@@ -90,53 +137,6 @@ def _status(sandbox: Sandbox) -> str:
     ]
     parts += [f"{name}: {reason}" for name, reason in silent(extractor.peers).items()]
     return ", ".join(parts)
-
-
-class _Screen:
-    """One line that changes on a terminal; otherwise a new line for each change."""
-
-    def __init__(self, out: TextIO, *, quiet: bool) -> None:
-        self._out = out
-        self._quiet = quiet
-        self._live = out.isatty() and not quiet
-        self._last = ""
-
-    def up(self, sandbox: Sandbox) -> None:
-        """Write how to use the portal that now runs; as JSON for programs."""
-        facts = sandbox.facts()
-        if self._quiet:
-            self._out.write(json.dumps(facts) + "\n")
-            self._out.flush()
-            return
-        gateway = facts["gateway"]
-        self.say(
-            "up; send to it, from this machine or another:\n"
-            f"  dcmsend +sd +r -aec {gateway['aet']} 127.0.0.1 {gateway['dicom_port']} FOLDER\n"
-            f"  web pages   http://127.0.0.1:{gateway['http_port']} (gateway), "
-            f"http://127.0.0.1:{facts['storage']['http_port']} (storage); "
-            f"user admin, passwords in {facts['credentials']}\n"
-            f"  output      {facts['output_dir']}\n"
-            f"  settings    {facts['settings']}\n"
-            f"  logs        {sandbox.folder}/log\n"
-            "Ctrl-C stops it."
-        )
-        if not keeps_conflicts():
-            self.say(
-                "Orthanc's Python plugin is missing (apt install orthanc-python): of two images with the same UID but "
-                "different content only the first is kept"
-            )
-
-    def line(self, text: str) -> None:
-        """Show the newest state."""
-        if text != self._last:
-            self._last = text
-            self.say(text, end="" if self._live else "\n")
-
-    def say(self, text: str, end: str = "\n") -> None:
-        """Write lines that stay."""
-        if not self._quiet:
-            self._out.write(("\r\033[K" if self._live else "") + text + end)
-            self._out.flush()
 
 
 COMMAND = Command(
