@@ -1,7 +1,5 @@
 """`ddwd alert`: send a test message by every configured notifier and report each answer. Writes nothing."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 
 from ddwd.cli.command import Command, VerbResult, prints

@@ -3,8 +3,6 @@
 `ddwd restore DIR`: restore a backup onto this machine, start the portal, and have missing files retrieved again.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import sys
@@ -53,7 +51,7 @@ def _backup(args: Namespace, config: Config) -> VerbResult:
         host=socket.gethostname(),
         schemas=_SCHEMAS,
     )
-    with file_errors(at=args.folder), progress.bar("", as_json=args.json, in_bytes=True) as bar:
+    with file_errors(args.folder), progress.bar("", as_json=args.json, in_bytes=True) as bar:
         made = back_up(config, order, archive.SystemMachine(), bar, SystemClock())
     Audit().record(Event.REQUESTED, "the operator requested a backup; it is complete")
     return _backed_up(made, order, config)
@@ -140,7 +138,7 @@ With --without-images make a snapshot of the storage areas after this has ended,
 
 def _restore(args: Namespace, _config: Config | None) -> VerbResult:
     _assert_root()
-    with file_errors(at=args.folder), progress.bar("", as_json=args.json, in_bytes=True) as bar:
+    with file_errors(args.folder), progress.bar("", as_json=args.json, in_bytes=True) as bar:
         backup = restore.open_backup(args.folder.absolute(), __version__, _SCHEMAS)
         restore.assert_whole(backup, bar)
         restore.assert_possible(backup)

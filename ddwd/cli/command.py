@@ -168,16 +168,11 @@ def wrapped(text: str, head: str, indent: int) -> list[str]:
 
 
 @contextmanager
-def file_errors(denied: str = "", *, at: Path | None = None) -> Iterator[None]:
-    """Raise StateError for an OSError. With `denied`, only for a PermissionError, and with that text.
-
-    `at` is named where the error names no file.
-    """
+def file_errors(at: Path | None = None) -> Iterator[None]:
+    """Raise StateError for an OSError; `at` is named where the error names no file."""
     try:
         yield
     except PermissionError as error:
-        raise StateError(denied or f"{error.filename}: not for this user; run it with sudo") from error
+        raise StateError(f"{error.filename or at}: not for this user; run it with sudo") from error
     except OSError as error:
-        if denied:
-            raise
         raise StateError(f"{error.filename or at}: {error.strerror or error}") from error

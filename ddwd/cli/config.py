@@ -1,7 +1,5 @@
 """`ddwd config check|show`: check the settings against this machine, or show each with its source."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re

@@ -1,7 +1,5 @@
 """`ddwd credentials`: show the logins of both Orthancs' web pages; `rotate` replaces all passwords and restarts the portal."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

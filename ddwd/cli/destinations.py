@@ -1,7 +1,5 @@
 """`ddwd destinations`: show the state and backlog of each destination, or ask for an immediate retry. Reads ddwd-courier's status."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 
 from ddwd.cli.command import Command, Group, VerbResult, file_errors, prints
@@ -16,7 +14,7 @@ from ddwd.store.status_files import DestinationStatus
 
 
 def _retry(_args: Namespace, config: Config) -> VerbResult:
-    with file_errors("only root and group ddwd may; run it with sudo"):
+    with file_errors():
         DeliveryLog(Paths(config).deliveries).request_retry()
     asked = "ddwd-courier is asked to try all of them now; see: ddwd destinations list"
     return VerbResult({"asked": "retry"}, [asked])

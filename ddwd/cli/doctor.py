@@ -1,7 +1,5 @@
 """`ddwd doctor`: check every part and say what to do; `--send`: send a test study through all hops. Otherwise writes nothing."""
 
-from __future__ import annotations
-
 import os
 from argparse import Namespace
 from collections import Counter

@@ -1,7 +1,5 @@
 """`ddwd hooks`: list published studies whose notification hook has not succeeded; retry or drop them. Reads ddwd-hooks' status."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from typing import Any
 
@@ -12,8 +10,6 @@ from ddwd.core.errors import NotFoundError
 from ddwd.status.formatting import many
 from ddwd.store.hook_queue import HookQueue
 from ddwd.store.status_files import HOOKS, HooksStatus, WaitingNotice
-
-_DENIED = "only root and group ddwd may; run it with sudo"
 
 
 def _waiting(paths: Paths) -> list[dict[str, Any]]:
@@ -39,7 +35,7 @@ def _waiting(paths: Paths) -> list[dict[str, Any]]:
 
 
 def _list(_args: Namespace, config: Config) -> VerbResult:
-    with file_errors(_DENIED):
+    with file_errors():
         rows = _waiting(Paths(config))
     lines = [_line(row) for row in rows] or ["no hook waits"]
     return VerbResult({"waiting": rows}, lines, int(any(row["failures"] for row in rows)))
@@ -52,7 +48,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _retry(_args: Namespace, config: Config) -> VerbResult:
-    with file_errors(_DENIED):
+    with file_errors():
         HookQueue(Paths(config).hooks).request_retry()
     line = "ddwd-hooks is asked to try all of them now; see: ddwd hooks list"
     return VerbResult({"asked": "retry"}, [line])
@@ -60,7 +56,7 @@ def _retry(_args: Namespace, config: Config) -> VerbResult:
 
 def _drop(args: Namespace, config: Config) -> VerbResult:
     notices = HookQueue(Paths(config).hooks)
-    with file_errors(_DENIED):
+    with file_errors():
         found = [notice for notice in notices.newest() if args.study in {notice.study, notice.study_uid}]
         if not found:
             raise NotFoundError(f"no hook waits for study {args.study}; see: ddwd hooks list")

@@ -4,8 +4,6 @@ Exit status of every verb: 0 done; 1 the answer is no (each verb says what that 
 cannot be used, or not by this user; 66 not found; 69 a peer does not answer; 78 the configuration cannot be used.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

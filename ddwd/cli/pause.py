@@ -1,7 +1,5 @@
 """`ddwd pause` and `ddwd resume`: ask the extractor to stop retrieving from storage, and to go on. Writes a request; the extractor acts on it."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 
 from ddwd.cli.command import Command, VerbResult, prints

@@ -1,15 +1,13 @@
 """`ddwd quarantine list|show|release`: show quarantined images and ask for their release. Writes requests only."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from dataclasses import asdict
 from typing import Any
 
-from ddwd.cli.command import Argument, Command, Group, OneOf, VerbResult, escaped, flag, prints
+from ddwd.cli.command import Argument, Command, Group, OneOf, VerbResult, escaped, file_errors, flag, prints
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
-from ddwd.core.errors import InvalidValueError, NotFoundError, StateError
+from ddwd.core.errors import InvalidValueError, NotFoundError
 from ddwd.extractor.quarantine import Entry, read_entries
 from ddwd.store.operator_requests import Request, Requests
 
@@ -47,12 +45,8 @@ def _answer(entry: Entry) -> str:
 
 def _entries(config: Config) -> list[Entry]:
     folder = Paths(config).quarantine
-    try:
+    with file_errors(folder):
         return read_entries(folder)
-    except OSError as error:
-        raise StateError(
-            f"{folder}: {error.strerror}; only root and group ddwd may view the quarantine"
-        ) from error
 
 
 def _named(text: str, entries: list[Entry]) -> Entry:

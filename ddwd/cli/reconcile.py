@@ -1,7 +1,5 @@
 """`ddwd reconcile [STUDY]`: ask the extractor to compare all places now; `--dry-run` compares here and changes nothing."""
 
-from __future__ import annotations
-
 import json
 from argparse import Namespace
 from collections.abc import Callable, Iterator

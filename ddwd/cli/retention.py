@@ -1,7 +1,5 @@
 """`ddwd retention`: show the policy and the last round; `--dry-run` shows what is eligible now, `--now` asks the extractor. Removes nothing itself."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -52,9 +50,6 @@ def _last(config: Config) -> VerbResult:
     )
 
 
-# --- policy and last round --------------------------------------------------------------------------------------------
-
-
 def _policy(config: Config, place: Place) -> dict[str, Any]:
     """Return the policy of a place; None: for ever, or no limit."""
     retention = config.retention
@@ -102,9 +97,6 @@ def _last_lines(last: RetentionRound | None) -> Iterator[str]:
 def _sum(place: Place, tally: PlaceReport, verb: str) -> str:
     images, studies = many(tally.images, "image", "images"), many(tally.studies, "study", "studies")
     return f"{images} of {studies} ({size(tally.bytes)}) {verb} {WHERE[place]}"
-
-
-# --- dry run ----------------------------------------------------------------------------------------------------------
 
 
 def _dry_run(config: Config, out: TextIO, *, as_json: bool) -> int:

@@ -3,8 +3,6 @@
 `--gone` asks for every study of which a published file is gone from OUTPUT_DIR, a few at a time, and waits.
 """
 
-from __future__ import annotations
-
 from argparse import Namespace
 from dataclasses import asdict
 

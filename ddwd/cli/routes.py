@@ -1,7 +1,5 @@
 """`ddwd routes`: list the routes, or show which of them a file matches and why. Reads the settings, changes nothing."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`ddwd send PATH...`: send files and folders to the gateway by C-STORE."""
 
-from __future__ import annotations
-
 import time
 from argparse import Namespace
 from pathlib import Path

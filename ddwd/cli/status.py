@@ -1,7 +1,5 @@
 """`ddwd status`: show the Report of status/report.py on one screen, or as JSON. Writes nothing."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from typing import Any, TextIO
 
@@ -34,9 +32,6 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
 
     seconds = None if args.watch is None else max(0.5, args.watch)
     return watch(look, seconds, out, as_json=args.json)
-
-
-# --- showing ----------------------------------------------------------------------------------------------------------
 
 
 def as_json(report: Report) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """`ddwd support-bundle`: collect what support needs in one file, without patient data and secrets."""
 
-from __future__ import annotations
-
 import getpass
 import re
 import socket
@@ -98,11 +96,8 @@ class InspectedMachine:
         try:
             return redaction.patients(self.paths.output)
         except OSError as error:
-            self.missed.append(
-                bundle.Missed(
-                    "(the folders in OUTPUT_DIR)", f"{error.strerror}: no PatientID was searched for"
-                )
-            )
+            reason = f"{error.strerror}: no PatientID was searched for"
+            self.missed.append(bundle.Missed("(the folders in OUTPUT_DIR)", reason))
             return set()
 
     def _read_additions(self) -> list[tuple[str, Any]]:

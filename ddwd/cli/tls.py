@@ -3,8 +3,6 @@
 Only init, issue and link write: in tls.folder or --into, and in FOLDER and link.folder.
 """
 
-from __future__ import annotations
-
 import socket
 from argparse import Namespace
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """`ddwd trace STUDY`: show one study over all hops, why it is not complete, and what to do. Writes nothing."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from dataclasses import asdict
 from typing import TextIO

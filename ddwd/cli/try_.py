@@ -3,8 +3,6 @@
 DIR (by default a new folder below the temporary one) holds every file, and is kept.
 """
 
-from __future__ import annotations
-
 import json
 import signal
 import sys
@@ -116,15 +114,10 @@ def _run(sandbox: Sandbox, screen: _Screen) -> int:
     else:
         return _DIED
     finally:
-        _stop(sandbox)
+        for one in _STOPPERS:  # a second Ctrl-C kills what still runs
+            signal.signal(one, lambda *_: sandbox.kill())
+        sandbox.stop()
         screen.say(f"stopped; all files are kept in {sandbox.folder}")
-
-
-def _stop(sandbox: Sandbox) -> None:
-    """Stop in order; a second Ctrl-C kills what still runs."""
-    for one in _STOPPERS:
-        signal.signal(one, lambda *_: sandbox.kill())
-    sandbox.stop()
 
 
 def _status(sandbox: Sandbox) -> str:

@@ -4,8 +4,6 @@
 records alone prove the disk, at any time, with both Orthancs stopped, and after a study was deleted there. Images are named by StudyInstanceUID and by their file below the study's folder, never by patient.
 """
 
-from __future__ import annotations
-
 from argparse import Namespace
 from pathlib import Path
 from typing import get_args
@@ -26,10 +24,8 @@ _KINDS_OF_RECORDS: tuple[Kind, ...] = ("missing", "changed", "extra")
 
 
 def _run(args: Namespace, config: Config) -> VerbResult:
-    paths = Paths(config)
-    checker = RecordChecker(
-        custody_of(config), paths, _comparison_with_storage(config) if args.storage else None
-    )
+    second_check = _comparison_with_storage(config) if args.storage else None
+    checker = RecordChecker(custody_of(config), Paths(config), second_check)
     studies = checker.studies() if args.all else checker.matching(args.study)
     if not studies and not args.all:
         raise NotFoundError("no published study has this StudyInstanceUID, accession number or Orthanc ID")

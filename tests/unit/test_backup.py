@@ -492,7 +492,10 @@ def test_anyone_but_root_is_told_so(
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert main([verb, str(tmp_path / "backup")]) == 65
-    assert capsys.readouterr().err == "ddwd: only root may read keys, passwords and databases: run it with sudo\n"
+    assert (
+        capsys.readouterr().err
+        == "ddwd: only root may read keys, passwords and databases: run it with sudo\n"
+    )
 
 
 def test_where_there_is_no_backup_one_line_says_so(

@@ -327,7 +327,7 @@ def test_who_may_not_look_into_the_quarantine_is_told(
 
     _put(portal)
     monkeypatch.setattr("pathlib.Path.iterdir", refuse)
-    with pytest.raises(StateError, match="only root and group ddwd"):
+    with pytest.raises(StateError, match="not for this user; run it with sudo"):
         _said(portal, "quarantine", "list")
 
 

@@ -96,7 +96,10 @@ def test_nothing_of_the_patient_is_shown(config: Config, file: Callable[..., Pat
 
 def test_without_rules_everything_is_taken(file: Callable[..., Path]) -> None:
     path = file()
-    assert _run(Config(), "test", path) == (0, f"{path}: there are no routes: it is forwarded and extracted\n")
+    assert _run(Config(), "test", path) == (
+        0,
+        f"{path}: there are no routes: it is forwarded and extracted\n",
+    )
     assert _run(Config(), "list") == (0, "there are no routes: every study is forwarded and extracted\n")
 
 
