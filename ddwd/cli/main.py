@@ -1,4 +1,4 @@
-"""`ddwd VERB ...`: the parser, the one line of an error, and the exit status. Each verb is a file of this folder.
+"""`ddwd VERB ...`: the parser, the one line of an error, and the exit status. Each verb is declared in a file of this folder.
 
 Exit status of every verb: 0 done; 1 the answer is no (each verb says what that means); 64 usage or a bad value; 65 a state file
 cannot be used, or not by this user; 66 not found; 69 a peer does not answer; 78 the configuration cannot be used.
