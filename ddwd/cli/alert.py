@@ -28,8 +28,8 @@ COMMAND = Command(
     "alert",
     "send a test alert by mail and webhook",
     prints(_send),
-    about="""ddwd-monitor sends alerts by mail and to a webhook, where mail.server and alerts.webhook are set in
-ddwd.yaml. This verb sends a message at once that says that it is a test.""",
+    about="""ddwd-monitor sends alerts by mail and to a webhook, where mail.server and alerts.webhook are set
+in ddwd.yaml. This verb sends a message at once that says that it is a test.""",
     exits={
         0: "every notifier sent the message",
         1: "a notifier failed, or none is configured",

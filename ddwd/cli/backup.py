@@ -114,12 +114,12 @@ BACKUP = Command(
         flag("--with-output", "copy the published files too"),
         flag("--without-images", "do not copy the files of the Orthancs: you make snapshots of them"),
     ),
-    about="""It copies, while the portal runs: the ledger and custody records, both databases, the files of both
-Orthancs, conflicts and quarantine, settings, certificates and passwords. Only root can read DIR. The
-published files are not copied, since a restore has them retrieved again from ORTHANC2; add
---with-output where studies are deleted there. Another backup into the same DIR copies only what is
-new, and the previous one stays until the new one is complete. On the volume of the images it makes
-hard links instead of copies, which are lost with that disk: copy DIR to another one.
+    about="""It copies, while the portal runs: the ledger and custody records, both databases, the files of
+both Orthancs, conflicts and quarantine, settings, certificates and passwords. Only root can read
+DIR. The published files are not copied, since a restore has them retrieved again from ORTHANC2;
+add --with-output where studies are deleted there. Another backup into the same DIR copies only
+what is new, and the previous one stays until the new one is complete. On the volume of the
+images it makes hard links instead of copies, which are lost with that disk: copy DIR elsewhere.
 With --without-images make a snapshot of the storage areas after this has ended, not before.""",
     exits={
         0: "DIR holds a complete backup, made now",
@@ -226,17 +226,17 @@ RESTORE = Command(
         flag("--dry-run", "only check the backup and this machine"),
         flag("--replace", "remove what this machine holds"),
     ),
-    about="""It is for a machine on which the portal is installed and has received no study. Otherwise it refuses
-and lists what would be lost, unless you add --replace. It checks the whole backup before it changes
-anything. Then it stops the portal and restores databases, files, settings and passwords. It starts
-the portal, both Orthancs and the disk are compared, and published files that are missing here are
-retrieved from ORTHANC2. Files that are in the output already are never removed or replaced.
-Modalities have to send again what they sent after the backup was made.
-If it is interrupted, the portal stays stopped: run it again. The old machine must not run any more.""",
+    about="""It is for a machine on which the portal is installed and has received no study. Otherwise it
+refuses and lists what would be lost, unless you add --replace. It checks the whole backup before
+it changes anything. Then it stops the portal and restores databases, files, settings and
+passwords. It starts the portal, both Orthancs and the disk are compared, and published files
+that are missing here are retrieved from ORTHANC2. Files that are in the output already are never
+removed or replaced. Modalities have to send again what they sent after the backup was made.
+If it is interrupted, the portal stays stopped: run it again. The old machine must stay off.""",
     exits={
         0: "restored, and all is well; with --dry-run: the backup can be restored",
-        1: "this machine holds studies, and --replace was not given; or restored, and something is not well: it is"
-        " listed",
+        1: "this machine holds studies, and --replace was not given; or restored, and something is not well: it"
+        " is listed",
         65: "only root may; the backup is damaged, or of a newer version",
         66: "DIR holds no complete backup",
         69: "PostgreSQL does not answer",

@@ -50,10 +50,10 @@ COMMAND = Group(
         Command("list", "show each destination, with its backlog", prints(_list)),
         Command("retry", "try all of them, and all that waits, now", prints(_retry)),
     ),
-    about="""ORTHANC1 also sends the studies of a route that has `also` in ddwd.yaml to these destinations. What a
-destination refuses, or cannot receive while it is away, waits for that destination only. It is tried
-again without end, at least every 5 minutes. To see which images of a study a destination has:
-ddwd trace STUDY""",
+    about="""ORTHANC1 also sends the studies of a route that has `also` in ddwd.yaml to these destinations.
+What a destination refuses, or cannot receive while it is away, waits for that destination only.
+It is tried again without end, at least every 5 minutes. To see which images of a study a
+destination has: ddwd trace STUDY""",
     exits={
         0: "done; list: every destination answers and accepts what it is sent",
         1: "list: a destination does not",

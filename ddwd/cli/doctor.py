@@ -162,13 +162,13 @@ COMMAND = Command(
             "--within",
             type=float,
             metavar="SECONDS",
-            help="with --send, after a start: wait until every hop answers; wait and test together take at most so long",
+            help="with --send, after a start: wait until every hop answers; wait and test take at most so long",
         ),
     ),
-    about="""It checks the units, the settings, what the Orthancs really run with, their versions, each hop, disk,
-permissions, clock, certificates, and what waits for you. With --send a small made-up study goes from
-C-STORE to the disk. It is compared image by image, then removed everywhere. ddwd-doctor.timer does
-that every hour.""",
+    about="""It checks the units, the settings, what the Orthancs really run with, their versions, each hop,
+disk, permissions, clock, certificates, and what waits for you. With --send a small made-up study
+goes from C-STORE to the disk. It is compared image by image, then removed everywhere.
+ddwd-doctor.timer does that every hour.""",
     exits={
         0: "no part is broken; there may be warnings",
         1: "a part is broken, or the test study did not arrive as it was sent",

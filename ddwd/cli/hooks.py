@@ -79,12 +79,12 @@ COMMAND = Group(
             (Argument("study", metavar="STUDY", help="its StudyInstanceUID or Orthanc ID"),),
         ),
     ),
-    about="""The hook of a route in ddwd.yaml is an executable (`run`) or a URL (`webhook`). It is called when a
-study of that route is published, and again when images came late. A hook that fails is called again
-without end: after 10 seconds, then four times as long each time, at most an hour. An executable gets
-the notice as JSON on its standard input, and in its environment DDWD_PATH, DDWD_STUDY_UID,
-DDWD_ROUTE, DDWD_REVISION, DDWD_INSTANCES, DDWD_STUDY and DDWD_PUBLISHED_AT; its output is in
-/var/lib/ddwd/hooks/output.""",
+    about="""The hook of a route in ddwd.yaml is an executable (`run`) or a URL (`webhook`). It is called when
+a study of that route is published, and again when images came late. A hook that fails is called
+again without end: after 10 seconds, then four times as long each time, at most an hour. An
+executable gets the notice as JSON on its standard input, and in its environment DDWD_PATH,
+DDWD_STUDY_UID, DDWD_ROUTE, DDWD_REVISION, DDWD_INSTANCES, DDWD_STUDY and DDWD_PUBLISHED_AT; its
+output is in /var/lib/ddwd/hooks/output.""",
     exits={
         0: "done; list: no hook has failed",
         1: "list: a hook has failed, and is called again",

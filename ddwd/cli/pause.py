@@ -17,8 +17,8 @@ def _command(kind: Kind, help_text: str, answer: str) -> Command:
         kind,
         help_text,
         prints(ask),
-        about="""During a pause images are still received and forwarded. They wait on ORTHANC2: none is lost, and a
-restart does not end the pause. `ddwd status` and the dashboard show it.""",
+        about="""During a pause images are still received and forwarded. They wait on ORTHANC2: none is lost, and
+a restart does not end the pause. `ddwd status` and the dashboard show it.""",
         exits={
             0: "the extractor is asked; if it is stopped, it acts on the request when it starts",
             65: "only root and group ddwd may ask",

@@ -129,12 +129,12 @@ COMMAND = Command(
         ),
         flag("--dry-run", "only show the difference, hop by hop"),
     ),
-    about="""Without --dry-run it asks the extractor to compare all three places now, and to forward and retrieve
-what is missing. The extractor also does so at its start, after every fault and every five minutes;
-100,000 studies take an hour and a half, and those that finished last come first.
-With --dry-run it asks for no transfer and changes nothing. It lists each study whose sets of images
-disagree, with the number of images that are missing at each hop. A study that is arriving at this
-moment disagrees too. It asks both Orthancs about every study: some minutes for 10,000 studies.""",
+    about="""Without --dry-run it asks the extractor to compare all three places now, and to forward and
+retrieve what is missing. The extractor also does so at its start, after every fault and every
+five minutes; 100,000 studies take an hour and a half, and those that finished last come first.
+With --dry-run it asks for no transfer and changes nothing. It lists each study whose sets of
+images disagree, with the number of images that are missing at each hop. A study that is arriving
+at this moment disagrees too. It asks both Orthancs about every study: some minutes for 10,000.""",
     exits={
         0: "the extractor is asked; with --dry-run: all sets agree",
         1: "with --dry-run: they do not",

@@ -154,12 +154,12 @@ COMMAND = Command(
             required=False,
         ),
     ),
-    about="""Without an option: the number of days after which a study may be removed from each place (retention
-and routes in ddwd.yaml), what the last round removed, and what had to stay, and why.
-With --dry-run it checks every study whose time is over as the extractor does: it compares the lists
-of both Orthancs, and reads every file that has to remain. It changes nothing.
-With --now it asks the extractor to check and to remove at once. The extractor also does so once an
-hour, and when room is short.""",
+    about="""Without an option: the number of days after which a study may be removed from each place
+(retention and routes in ddwd.yaml), what the last round removed, and what had to stay, and why.
+With --dry-run it checks every study whose time is over as the extractor does: it compares the
+lists of both Orthancs, and reads every file that has to remain. It changes nothing.
+With --now it asks the extractor to check and to remove at once. The extractor also does so once
+an hour, and when room is short.""",
     exits={
         0: "no study whose time is over has to stay; with --now: the extractor is asked",
         1: "a study has to stay; each is listed with the reason (without --dry-run: in the last round)",

@@ -66,15 +66,15 @@ COMMAND = Command(
     "process a study now: what is missing is retrieved again",
     prints(_run),
     (OneOf(STUDY, flag("--gone", "every study with a missing published file")),),
-    about="""The extractor discards the failures of this study and processes it at once. What is missing on ORTHANC2
-is forwarded; what is missing on disk is retrieved (files that were deleted from the output too);
-images in quarantine are tried again. So is all that waits for another destination. To see the
-result: ddwd status
---gone does so with every study of which a published file is missing in the output, a few at a time,
-and waits for them: after the loss of a disk, or a restore that was interrupted.""",
+    about="""The extractor discards the failures of this study and processes it at once. What is missing on
+ORTHANC2 is forwarded; what is missing on disk is retrieved (files that were deleted from the
+output too); images in quarantine are tried again. So is all that waits for another destination.
+To see the result: ddwd status
+--gone does so with every study of which a published file is missing in the output, a few at a
+time, and waits for them: after the loss of a disk, or a restore that was interrupted.""",
     exits={
-        0: "the extractor is asked; if it is stopped, it acts on the request when it starts; with --gone: all files"
-        " are on disk again",
+        0: "the extractor is asked; if it is stopped, it acts on the request when it starts; with --gone: all"
+        " files are on disk again",
         1: "with --gone: some files are not on disk, since neither Orthanc has them, or not yet",
         65: "only root and group ddwd may ask",
         66: "no such study on either Orthanc or on disk",

@@ -116,9 +116,9 @@ COMMAND = Group(
             ),
         ),
     ),
-    about="""test shows which route matches a study whose first image the file is, and for each route before it
-which condition does not match. It uses ddwd.yaml as it is now, also before a restart. It does not
-show values of the file.""",
+    about="""test shows which route matches a study whose first image the file is, and for each route before
+it which condition does not match. It uses ddwd.yaml as it is now, also before a restart. It does
+not show values of the file.""",
     exits={
         0: "list: done; test: a route matches each file",
         1: "test: no route matches one of the files: its study would be held",

@@ -78,7 +78,8 @@ COMMAND = Command(
         Argument("--calling", default=SEND_AET, help="calling AE title (default: %(default)s)"),
         flag("--tls", "send by TLS, with the operator's certificate"),
     ),
-    about="""Files that are not DICOM are listed and not sent. Elements, pixel data and compression stay as they are.""",
+    about="""Files that are not DICOM are listed and not sent. Elements, pixel data and compression stay as
+they are.""",
     exits={
         0: "every image was accepted",
         1: "some images were not accepted, or there were none; each is listed with the reason",

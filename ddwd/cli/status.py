@@ -233,8 +233,8 @@ COMMAND = Command(
     ),
     about="Images in quarantine wait for you, and are counted, but are no error.",
     exits={
-        0: "all is well: every unit is active, both Orthancs answer, both heartbeats are fresh, no study waits"
-        " after a failure, and there is room on the disks",
+        0: "all is well: every unit is active, both Orthancs answer, both heartbeats are fresh, no study"
+        " waits after a failure, and there is room on the disks",
         1: 'something is wrong; it is named at the end (in JSON: "wrong")',
     },
 )

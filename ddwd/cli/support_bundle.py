@@ -119,7 +119,8 @@ class InspectedMachine:
         config, paths, ask = self.config, self.paths, system_info.run
         places = [paths.output, config.data_dir, *paths.database_area(), config.run_dir, Path("/tmp")]  # noqa: S108 - only its volume
         return [
-            Part("settings.json", "each setting and its source", lambda: {"problems": self._problems, "settings": config_verb.shown(self._loaded)}),
+            Part("settings.json", "each setting and its source",
+                 lambda: {"problems": self._problems, "settings": config_verb.shown(self._loaded)}),
             *(
                 Part(name, "an addition to an Orthanc", partial(self._additions.get, name))
                 for name in self._additions

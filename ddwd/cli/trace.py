@@ -12,8 +12,6 @@ from ddwd.status.trace import lines, trace
 from ddwd.store.backends import custody_of
 from ddwd.store.record_check import RecordChecker
 
-_LOOK_SECONDS = 1.0
-
 
 def _run(args: Namespace, config: Config, out: TextIO) -> int:
     nodes = study_lookup.both(config)
@@ -28,7 +26,7 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
         text = "\n\n".join("\n".join(lines(one, WIDTH)) for one in traces)
         return VerbResult(data, text.splitlines(), 0 if is_complete else 1)
 
-    return watch(look, _LOOK_SECONDS if args.watch else None, out, as_json=args.json, to_end=True)
+    return watch(look, 1.0 if args.watch else None, out, as_json=args.json, to_end=True)
 
 
 COMMAND = Command(
@@ -41,10 +39,10 @@ COMMAND = Command(
         ),
         flag("--watch", "show it again until the study is complete"),
     ),
-    about="""It asks both Orthancs, the extractor, the custody record, the disk, the quarantine and the ledger. It
-says where the images are, what happened to them and when (in UTC), and what to do. No patient ID is
-shown. STUDY is compared with the names exactly as the images have them (a PatientID of "Smith/7", for
-example), or as the folders on disk have them ("Smith%2F7%-F").""",
+    about="""It asks both Orthancs, the extractor, the custody record, the disk, the quarantine and the
+ledger. It says where the images are, what happened to them and when (in UTC), and what to do. No
+patient ID is shown. STUDY is compared with the names exactly as the images have them (a
+PatientID of "Smith/7", for example), or as the folders on disk have them ("Smith%2F7%-F").""",
     exits={
         0: "complete on disk: every image that the Orthancs hold, as recorded",
         1: "not complete, or not known; the verdict says why",

@@ -146,8 +146,8 @@ COMMAND = Command(
         ),
         Argument("--port-base", type=_port_base, metavar="N", help="use ports N to N+4 (default: free ones)"),
     ),
-    about="""It runs without systemd and PostgreSQL, on free ports, for a trial; all files stay in DIR. With --json it
-prints one JSON object when the portal is up, and no other line.""",
+    about="""It runs without systemd and PostgreSQL, on free ports, for a trial; all files stay in DIR. With
+--json it prints one JSON object when the portal is up, and no other line.""",
     exits={
         0: "stopped on request",
         1: "one of its processes ended, or the folder cannot be used",

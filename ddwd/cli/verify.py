@@ -1,7 +1,7 @@
 """`ddwd verify STUDY|--all`: compare published images with their custody records. Reads files only, and asks no server.
 
-`--storage` repeats the result that was made before publication too: each image against ORTHANC2's copy. It is an option, since the
-records alone prove the disk, at any time, with both Orthancs stopped, and after a study was deleted there. Images are named by StudyInstanceUID and by their file below the study's folder, never by patient.
+`--storage` also compares each image with ORTHANC2's copy, as before its publication. It is an option: the records alone prove the disk,
+with both Orthancs stopped, and after a study was deleted there. Messages name images by StudyInstanceUID and file, never by patient.
 """
 
 from argparse import Namespace
@@ -90,14 +90,14 @@ COMMAND = Command(
         flag("--storage", "compare each image with ORTHANC2's copy too"),
     ),
     about="""Without --storage it asks no server: it compares each file with the size and SHA-256 that were
-recorded at its publication, also where ORTHANC2's copy was deleted since. What retention removed from
-the output counts as recorded; the last line says how many images that is. A damaged record is listed for every UID
-and accession number, since it may be the record of that study. An image that is being added at this
-moment can be listed as extra: run it again.""",
+recorded at its publication, also where ORTHANC2's copy was deleted since. What retention removed
+from the output counts as recorded; the last line says how many images that is. A damaged record
+is listed for every UID and accession number, since it may be the record of that study. An image
+that is being added at this moment can be listed as extra: run it again.""",
     exits={
         0: "every image is as recorded",
-        1: "an image is missing, changed or extra, or a record is damaged; each is listed; with --storage also:"
-        " an image differs from ORTHANC2's copy, or that copy is gone",
+        1: "an image is missing, changed or extra, or a record is damaged; each is listed; with --storage"
+        " also: an image differs from ORTHANC2's copy, or that copy is gone",
         65: "this user may not read the custody records",
         66: "no such study was published",
         69: "with --storage: ORTHANC2 does not answer",
