@@ -1,31 +1,16 @@
 """`ddwd alert`: send a test message by every configured notifier and report each answer. Writes nothing."""
 
-from __future__ import annotations
+from argparse import Namespace
 
-from typing import TYPE_CHECKING
-
-from ddwd.cli.command import Command, VerbResult
+from ddwd.cli.command import Command, VerbResult, prints
+from ddwd.config.schema import Config
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
 from ddwd.monitoring.alerts import Message
 from ddwd.monitoring.notifiers import channels
 
-if TYPE_CHECKING:
-    import argparse
 
-    from ddwd.config.schema import Config
-
-_EPILOG = """Alerts are sent by ddwd-monitor, by mail and to a webhook, as far as mail.server and
-alerts.webhook are set in ddwd.yaml. This sends one at once that says it is a test.
-
-exit status:
-  0   every way took the message
-  1   a way did not, or none is set
-  64  wrong usage
-  78  the configuration cannot be used"""
-
-
-def _send(_args: argparse.Namespace, config: Config) -> VerbResult:
+def _send(_args: Namespace, config: Config) -> VerbResult:
     message = Message(stamp(SystemClock().utc()), ("this is a test of the alerts: nothing is wrong",), ())
     answers = {}
     for name, send in channels(config).items():
@@ -35,9 +20,18 @@ def _send(_args: argparse.Namespace, config: Config) -> VerbResult:
         except DdwdError as error:
             answers[name] = str(error)
     lines = [f"{name}: {answer}" for name, answer in answers.items()]
-    sent = bool(answers) and set(answers.values()) == {"sent"}
-    none = "no way is set: mail.server and alerts.webhook in ddwd.yaml"
-    return VerbResult(answers, lines or [none], 0 if sent else 1)
+    none = "no notifier is configured: set mail.server or alerts.webhook in ddwd.yaml"
+    return VerbResult(answers, lines or [none], 0 if set(answers.values()) == {"sent"} else 1)
 
 
-COMMAND = Command("alert", "send a test alert by mail and webhook", _send, epilog=_EPILOG)
+COMMAND = Command(
+    "alert",
+    "send a test alert by mail and webhook",
+    prints(_send),
+    about="""ddwd-monitor sends alerts by mail and to a webhook, where mail.server and alerts.webhook are set
+in ddwd.yaml. This verb sends a message at once that says that it is a test.""",
+    exits={
+        0: "every notifier sent the message",
+        1: "a notifier failed, or none is configured",
+    },
+)

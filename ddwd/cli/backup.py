@@ -1,85 +1,71 @@
-"""`ddwd backup DIR`: copy both databases, settings, state and images into a folder, while the portal runs."""
+"""`ddwd backup DIR`: copy both databases, settings, state and images into a folder, while the portal runs.
 
-from __future__ import annotations
+`ddwd restore DIR`: restore a backup onto this machine, start the portal, and have missing files retrieved again.
+"""
 
 import os
 import socket
-from contextlib import contextmanager
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ddwd import __version__
-from ddwd.backup import archive
-from ddwd.backup.backup import Order, back_up
+from ddwd.backup import archive, restore
+from ddwd.backup.backup import Made, Order, back_up
 from ddwd.cli import progress
-from ddwd.cli.command import Argument, Command, VerbResult, file_errors
-from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
+from ddwd.cli.command import Argument, Command, VerbResult, file_errors, flag, prints
+from ddwd.cli.config import settings_files
+from ddwd.cli.doctor import context_of, until_up
+from ddwd.cli.progress import Bar
+from ddwd.cli.retry import refetch, unfinished
+from ddwd.config.loader import load
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.audit import Audit, Event
-from ddwd.core.clock import SystemClock
-from ddwd.core.errors import InvalidValueError, StateError
+from ddwd.core.clock import SystemClock, sleep
+from ddwd.core.errors import DdwdError, InvalidValueError, PeerRefusedError, StateError
+from ddwd.extractor.refetch import RefetchOutcome
 from ddwd.provisioning.host import SystemHost
+from ddwd.status.doctor import examine
+from ddwd.status.findings import Finding, Severity
 from ddwd.store import custody, ledger
+from ddwd.store.operator_requests import Request, Requests
 
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable, Iterator
-
-    from ddwd.backup.archive import Progress
-    from ddwd.backup.backup import Made
-    from ddwd.config.schema import Config
-
-_EPILOG = """Taken while the portal runs: the ledger and custody records, both databases, the files of both
-Orthancs, conflicts and quarantine, settings, certificates and passwords. DIR is for root alone.
-The published files are left out, since a restore has them fetched again from ORTHANC2; take
-them along where studies are deleted there. A further run into the same DIR copies only what is
-new, and the backup before stays until the new one is whole. On the volume of the images
-files are not copied but named once more, and lost with that disk: take DIR elsewhere.
-With --without-images make a snapshot of the storage areas after this has ended, not before.
-
-exit status:
-  0   DIR holds a whole backup, of now
-  64  wrong usage; DIR cannot be one
-  65  only root may; another backup is being written there; its manifest is damaged
-  66  the folder that DIR is to be made in does not exist
-  69  PostgreSQL does not answer
-  74  no room in DIR
-  76  PostgreSQL refused
-  78  the configuration cannot be used"""
-
-SCHEMAS = {"ledger": ledger.SCHEMA, "custody": custody.SCHEMA}
+_SCHEMAS = {"ledger": ledger.SCHEMA, "custody": custody.SCHEMA}
 """Of the state files, as this version writes them."""
+_LIMIT_SECONDS = 120.0
 
 
-def _run(args: argparse.Namespace, config: Config) -> VerbResult:
-    assert_root()
+def _backup(args: Namespace, config: Config) -> VerbResult:
+    _assert_root()
     if config.database.engine != "postgresql":
         raise InvalidValueError(
             "this portal runs without PostgreSQL (ddwd try): copy its folder while it is stopped"
         )
     order = Order(
         folder=args.folder.absolute(),
-        settings=(Path(os.environ.get("DDWD_CONFIG") or CONFIG_FILE), DEFAULTS_FILE),
+        settings=settings_files(),
         images=not args.without_images,
         output=args.with_output,
         portal=__version__,
         host=socket.gethostname(),
-        schemas=SCHEMAS,
+        schemas=_SCHEMAS,
     )
-    with file_errors(at=args.folder), told_on_terminal(as_json=args.json) as told:
-        made = back_up(config, order, SystemHost(), told, SystemClock())
-    Audit().record(Event.REQUESTED, "the operator asks: backup, and has it")
-    return _result(made, order, config)
+    with file_errors(args.folder), progress.bar("", as_json=args.json, in_bytes=True) as bar:
+        made = back_up(config, order, SystemHost(), bar, SystemClock())
+    Audit().record(Event.REQUESTED, "the operator requested a backup; it is complete")
+    return _backed_up(made, order, config)
 
 
-def assert_root() -> None:
+def _assert_root() -> None:
     """Raise StateError for any user but root; files created from here on are readable for root alone."""
     if os.geteuid() != 0:
-        raise StateError("keys, passwords and databases are for root: run it with sudo")
+        raise StateError("only root may read keys, passwords and databases: run it with sudo")
     os.umask(0o077)
 
 
-def _result(made: Made, order: Order, config: Config) -> VerbResult:
+def _backed_up(made: Made, order: Order, config: Config) -> VerbResult:
     manifest = made.manifest
     data = {
         "folder": str(order.folder),
@@ -94,21 +80,21 @@ def _result(made: Made, order: Order, config: Config) -> VerbResult:
     }
     size, copied = archive.as_written(manifest.bytes), archive.as_written(made.copied)
     lines = [
-        *contents(manifest, config),
-        f"the backup in {order.folder} is whole: {size}, {copied} of it new, as of {manifest.began}",
+        *_contents(manifest, config),
+        f"the backup in {order.folder} is complete: {size}, {copied} of it new, as of {manifest.began}",
     ]
     if made.same_volume:
-        lines.append("it lies on the volume of the images and is lost with that disk: copy it elsewhere")
+        lines.append("it is on the volume of the images and is lost with that disk: copy it to another one")
     if not manifest.has_images:
         lines.append("without the files of the Orthancs: make the snapshot of /var/lib/ddwd now, not before")
     if config.ledger.is_shared:
         lines.append(
-            "without ledger and custody records, which are in ledger.shared: back that database up itself"
+            "without ledger and custody records, which are in ledger.shared: back up that database separately"
         )
     return VerbResult(data, lines)
 
 
-def contents(manifest: archive.Manifest, config: Config) -> Iterator[str]:
+def _contents(manifest: archive.Manifest, config: Config) -> Iterator[str]:
     """Yield a line for each part of a backup."""
     trees = archive.trees(Paths(config))
     aets: dict[str, str] = {node: config.node(node).aet for node in archive.NODES}
@@ -120,39 +106,144 @@ def contents(manifest: archive.Manifest, config: Config) -> Iterator[str]:
     yield f"  files of the settings: {len(manifest.configuration)}"
 
 
-class _Told:
-    """The progress of a backup or restore, as one line of text."""
-
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-        self._words, self._total, self._done = "", 0, 0
-
-    def step(self, words: str, total: int) -> None:
-        self._words, self._total, self._done = words, total, 0
-        self._tell(words)
-
-    def moved(self, amount: int) -> None:
-        self._done += amount
-        of = f" of {archive.as_written(self._total)}" if self._total else ""
-        self._tell(f"{self._words}: {archive.as_written(self._done)}{of}")
-
-
-@contextmanager
-def told_on_terminal(*, as_json: bool) -> Iterator[Progress]:
-    """Show the progress on standard error if that is a terminal."""
-    with progress.status_line("", shown=progress.is_wanted(as_json=as_json)) as tell:
-        yield _Told(tell)
-
-
-_FOLDER = Argument("folder", type=Path, metavar="DIR", help="a folder of its own, on another volume")
-_WITH_OUTPUT = Argument("--with-output", action="store_true", help="the published files too")
-_WITHOUT_IMAGES = Argument(
-    "--without-images", action="store_true", help="not the files of the Orthancs: you take snapshots of them"
-)
-COMMAND = Command(
+BACKUP = Command(
     "backup",
     "copy all that a new machine needs into a folder",
-    _run,
-    (_FOLDER, _WITH_OUTPUT, _WITHOUT_IMAGES),
-    epilog=_EPILOG,
+    prints(_backup),
+    (
+        Argument("folder", type=Path, metavar="DIR", help="a folder of its own, on another volume"),
+        flag("--with-output", "copy the published files too"),
+        flag("--without-images", "do not copy the files of the Orthancs: you make snapshots of them"),
+    ),
+    about="""It copies, while the portal runs: the ledger and custody records, both databases, the files of
+both Orthancs, conflicts and quarantine, settings, certificates and passwords. Only root can read
+DIR. The published files are not copied, since a restore has them retrieved again from ORTHANC2;
+add --with-output where studies are deleted there. Another backup into the same DIR copies only
+what is new, and the previous one stays until the new one is complete. On the volume of the
+images it makes hard links instead of copies, which are lost with that disk: copy DIR elsewhere.
+With --without-images make a snapshot of the storage areas after this has ended, not before.""",
+    exits={
+        0: "DIR holds a complete backup, made now",
+        64: "wrong usage; DIR cannot hold a backup",
+        65: "only root may; another backup is being written there; its manifest is damaged",
+        66: "the parent folder of DIR does not exist",
+        69: "PostgreSQL does not answer",
+        74: "no room in DIR",
+        76: "PostgreSQL refused",
+    },
+)
+
+
+# --- restore ----------------------------------------------------------------------------------------------------------
+
+
+def _restore(args: Namespace, _config: Config | None) -> VerbResult:
+    _assert_root()
+    with file_errors(args.folder), progress.bar("", as_json=args.json, in_bytes=True) as bar:
+        backup = restore.open_backup(args.folder.absolute(), __version__, _SCHEMAS)
+        restore.assert_whole(backup, bar)
+        restore.assert_possible(backup)
+        lost = [
+            f"{part}: {total.files}, {archive.as_written(total.bytes)}"
+            for part, total in restore.would_be_lost(backup)
+        ]
+        if args.dry_run:
+            return _checked(backup, lost)
+        if lost and not args.replace:
+            raise DdwdError(
+                f"this machine holds {'; '.join(lost)}. No file was changed; --replace removes them"
+            )
+        _put(backup, bar)
+    Audit().record(Event.REQUESTED, "the operator requested a restore; it is complete")
+    return _start(backup, as_json=args.json)
+
+
+def _put(backup: restore.CompleteBackup, bar: Bar) -> None:
+    try:
+        restore.restore(backup, SystemHost(), bar)
+    except BaseException:
+        if Paths(backup.config).restoring.exists():
+            sys.stderr.write("ddwd: the restore is not finished and the portal stays stopped: run it again\n")
+        raise
+
+
+def _checked(backup: restore.CompleteBackup, lost: list[str]) -> VerbResult:
+    manifest = backup.manifest
+    facts = {"portal": manifest.portal, "host": manifest.host, "began": manifest.began, "lost": lost}
+    lines = [
+        f"backup of {manifest.host} by ddwd {manifest.portal}, as of {manifest.began}: complete",
+        *_contents(manifest, backup.config),
+        *(f"would be removed here: {line}" for line in lost),
+        "it needs --replace to be restored here" if lost else "it can be restored here",
+    ]
+    return VerbResult(facts | {"bytes": manifest.bytes}, lines, 1 if lost else 0)
+
+
+def _start(backup: restore.CompleteBackup, *, as_json: bool) -> VerbResult:
+    """Start the portal, wait until it is sound, and have missing files retrieved again."""
+    answer = SystemHost().pipe(["systemctl", "start", "ddwd.service"])
+    if answer.status:
+        raise PeerRefusedError(
+            f"restored, and the portal does not start: {answer.complaint}; see: systemctl status ddwd"
+        )
+    config = load()
+    until_up(lambda: not _broken(config), SystemClock(), sleep, _LIMIT_SECONDS)
+    broken = _broken(config)
+    Requests(Paths(config).requests).submit(Request("reconcile"))
+    return _restored(backup, broken, refetch(config, as_json=as_json))
+
+
+def _broken(config: Config) -> list[Finding]:
+    return [finding for finding in examine(context_of(config)) if finding.level is Severity.BROKEN]
+
+
+def _restored(backup: restore.CompleteBackup, broken: list[Finding], outcome: RefetchOutcome) -> VerbResult:
+    manifest = backup.manifest
+    data = {
+        "restored": manifest.set,
+        "began": manifest.began,
+        "broken": [finding.text for finding in broken],
+        "fetched_again": outcome.back,
+        "lost": outcome.lost,
+        "under_way": outcome.waiting,
+    }
+    lines = [f"restored as of {manifest.began}, and started"]
+    if outcome.asked:
+        lines.append(
+            f"{outcome.back} of {outcome.asked} published studies with missing files are on disk again"
+        )
+    lines += unfinished(outcome)
+    lines += [f"{finding.part}: {finding.text}; {finding.remedy}" for finding in broken]
+    lines.append("the modalities have to send again what they sent after that; see: ddwd status")
+    return VerbResult(data, lines, 0 if not broken and outcome.asked == outcome.back else 1)
+
+
+RESTORE = Command(
+    "restore",
+    "restore a backup onto this machine",
+    prints(_restore),
+    (
+        Argument("folder", type=Path, metavar="DIR", help="the folder of the backup"),
+        flag("--dry-run", "only check the backup and this machine"),
+        flag("--replace", "remove what this machine holds"),
+    ),
+    about="""It is for a machine on which the portal is installed and has received no study. Otherwise it
+refuses and lists what would be lost, unless you add --replace. It checks the whole backup before
+it changes anything. Then it stops the portal and restores databases, files, settings and
+passwords. It starts the portal, both Orthancs and the disk are compared, and published files
+that are missing here are retrieved from ORTHANC2. Files that are in the output already are never
+removed or replaced. Modalities have to send again what they sent after the backup was made.
+If it is interrupted, the portal stays stopped: run it again. The old machine must stay off.""",
+    exits={
+        0: "restored, and all is well; with --dry-run: the backup can be restored",
+        1: "this machine holds studies, and --replace was not given; or restored, and something is not well: it"
+        " is listed",
+        65: "only root may; the backup is damaged, or of a newer version",
+        66: "DIR holds no complete backup",
+        69: "PostgreSQL does not answer",
+        74: "no room",
+        76: "PostgreSQL or systemd refused",
+        78: "the settings in the backup cannot be used",
+    },
+    needs_config=False,
 )

@@ -1,30 +1,31 @@
-"""Declare a verb, run it, and write its result: `--json`, help layout, text output and exit status are decided here alone.
+"""Declare a verb, run it, and write its result. `--json`, the layout of the help and the text output are decided only in this module.
 
-A verb's file declares one Command: name, help, arguments, and a function that returns a VerbResult. A failure is raised as one of the error
-tree (core/errors.py), which has the exit status; main.py prints it.
+A verb's file declares a Command, or a Group of Commands. Most of their functions return a VerbResult and are wrapped by `prints`. A failure is
+raised as an error of core/errors.py, which has the exit status; main.py prints it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-from argparse import RawDescriptionHelpFormatter
+import textwrap
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
 
+from ddwd.config.schema import Config
+from ddwd.core.clock import sleep
 from ddwd.core.errors import StateError
 
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
-
-    from ddwd.config.schema import Config
-
-OBJECT = "print the result as one JSON object"
-LIST = "print the result as JSON"
-SAME = "print the same as one JSON object"
-CLEAR_SCREEN = "\033[H\033[2J"
+WIDTH = 80
+"""The columns that text for people fills."""
+_HELP_WIDTH = 96
+_CLEAR_SCREEN = "\033[H\033[2J"
+_EXITS = {64: "wrong usage", 78: "the configuration cannot be used"}
+"""Exit statuses that every verb has, unless it describes them itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,102 +41,138 @@ class VerbResult:
 
 
 class Argument:
-    """One argument of a verb, in the words of argparse.add_argument."""
+    """One argument of a verb, as argparse.add_argument takes it."""
 
     def __init__(self, *names: str, **options: Any) -> None:
         self.names, self.options = names, options
 
 
-@dataclass(frozen=True, slots=True)
+def flag(name: str, help_text: str) -> Argument:
+    """Return an argument without a value."""
+    return Argument(name, action="store_true", help=help_text)
+
+
 class OneOf:
     """Arguments of which at most one may be given; exactly one if it is required."""
 
-    arguments: tuple[Argument, ...]
-    required: bool = True
+    def __init__(self, *arguments: Argument, required: bool = True) -> None:
+        self.arguments, self.required = arguments, required
+
+
+STUDY = Argument("study", nargs="?", metavar="STUDY", help="StudyInstanceUID, accession number or Orthanc ID")
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One verb, or one action of a verb. It has one of `run`, `run_live` and `actions`."""
+    """One verb, or one action of a verb."""
 
     name: str
     help: str
-    run: Callable[[argparse.Namespace, Config], VerbResult] | None = None
+    run: Callable[[Namespace, Config, TextIO], int]
+    """Write the result to the TextIO and return the exit status; see `prints`."""
     arguments: tuple[Argument | OneOf, ...] = ()
-    epilog: str | None = None
-    actions: tuple[Command, ...] = ()
-    run_live: Callable[[argparse.Namespace, Config, TextIO], int] | None = None
-    """For a verb whose result is long, or that goes on until it is stopped: it writes as it goes and returns the exit status."""
+    about: str = ""
+    """What the help says below the arguments."""
+    exits: Mapping[int, str] = field(default_factory=dict)
+    """What each exit status means, besides those of _EXITS."""
     needs_config: bool = True
     """Whether the settings are loaded first; without it, `run` gets None for them."""
-    action: str = "action"
-    """What the usage line calls the actions."""
-    json_help: str = OBJECT
-    json_first: bool = False
-    """Whether --json is listed before the arguments, not after them."""
 
-    def add_parser(self, subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-        """Declare the verb with its arguments and actions."""
-        layout: dict[str, Any] = (
-            {"epilog": self.epilog, "formatter_class": RawDescriptionHelpFormatter} if self.epilog else {}
-        )
-        parser = subparsers.add_parser(self.name, help=self.help, **layout)
-        if self.actions:
-            below = parser.add_subparsers(dest=self.action, metavar=self.action.upper(), required=True)
-            for action in self.actions:
-                action.add_parser(below)
-            return
-        as_json = (Argument("--json", action="store_true", help=self.json_help),)
-        for one in as_json + self.arguments if self.json_first else self.arguments + as_json:
-            _add(parser, one)
-        parser.set_defaults(run=self.execute, needs_config=self.needs_config)
-
-    def execute(self, args: argparse.Namespace, config: Config, out: TextIO) -> int:
-        """Run the verb and write its result; the exit status."""
-        if self.run_live is not None:
-            return self.run_live(args, config, out)
-        if self.run is None:
-            raise NotImplementedError(self.name)
-        return show(self.run(args, config), out, as_json=args.json)
+    def add_parser(self, verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+        """Declare the verb with its arguments."""
+        parser = verbs.add_parser(self.name, help=self.help, **_layout(self))
+        for one in (*self.arguments, flag("--json", "print the result as JSON")):
+            if isinstance(one, OneOf):
+                group = parser.add_mutually_exclusive_group(required=one.required)
+                for each in one.arguments:
+                    group.add_argument(*each.names, **each.options)
+            else:
+                parser.add_argument(*one.names, **one.options)
+        parser.set_defaults(run=self.run, needs_config=self.needs_config)
 
 
-def _add(parser: argparse.ArgumentParser, argument: Argument | OneOf) -> None:
-    if isinstance(argument, Argument):
-        parser.add_argument(*argument.names, **argument.options)
-        return
-    group = parser.add_mutually_exclusive_group(required=argument.required)
-    for one in argument.arguments:
-        group.add_argument(*one.names, **one.options)
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A verb that consists of actions. The fields have the meaning of those of Command."""
+
+    name: str
+    help: str
+    actions: tuple[Command, ...]
+    about: str
+    exits: Mapping[int, str]
+
+    def add_parser(self, verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+        """Declare the verb with its actions."""
+        parser = verbs.add_parser(self.name, help=self.help, **_layout(self))
+        actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+        for action in self.actions:
+            action.add_parser(actions)
+
+
+def _layout(verb: Command | Group) -> dict[str, Any]:
+    """Return the end of the help: what the verb does, and its exit statuses."""
+    text = verb.about
+    if verb.exits:
+        text = f"{text}\n\nexit status:".lstrip()
+        for status, meaning in sorted((_EXITS | dict(verb.exits)).items()):
+            text += "\n" + textwrap.fill(
+                meaning, _HELP_WIDTH, initial_indent=f"  {status:<4}", subsequent_indent=" " * 6
+            )
+    return {"epilog": text, "formatter_class": argparse.RawDescriptionHelpFormatter}
+
+
+def prints(verb: Callable[[Namespace, Config], VerbResult]) -> Callable[[Namespace, Config, TextIO], int]:
+    """Return the `run` of a Command that writes the result of `verb` when it is complete."""
+    return lambda args, config, out: show(verb(args, config), out, as_json=args.json)
 
 
 def show(result: VerbResult, out: TextIO, *, as_json: bool) -> int:
-    """Write the result; return its exit status."""
-    writer = write_json if as_json else write_text
-    writer(result, out)
+    """Write the data as one line of JSON, or the lines; return the exit status."""
+    if as_json:
+        out.write(json.dumps(result.data) + "\n")
+    else:
+        out.writelines(f"{line}\n" for line in result.lines)
     return result.status
 
 
-def write_json(result: VerbResult, out: TextIO) -> None:
-    """Write the data as one line of JSON."""
-    out.write(json.dumps(result.data) + "\n")
+def watch(
+    look: Callable[[], VerbResult], seconds: float | None, out: TextIO, *, as_json: bool, to_end: bool = False
+) -> int:
+    """Show the result once, or every `seconds` on a cleared screen: with `to_end` until its status is 0, else until Ctrl-C."""
+    while True:
+        result = look()
+        if seconds is not None and out.isatty() and not as_json:
+            out.write(_CLEAR_SCREEN)
+        show(result, out, as_json=as_json)
+        if seconds is None or (to_end and result.status == 0):
+            return result.status
+        out.flush()
+        sleep(seconds)
 
 
-def write_text(result: VerbResult, out: TextIO) -> None:
-    """Write each line."""
-    out.writelines(f"{line}\n" for line in result.lines)
+def escaped(value: object) -> str:
+    """Return printable text: a modality may have sent control sequences of a terminal."""
+    return str(value).encode("unicode_escape").decode("ascii")
+
+
+def wrapped(text: str, head: str, indent: int) -> list[str]:
+    """Return the text as lines of WIDTH that begin with `head`, then with `indent` spaces."""
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 @contextmanager
-def file_errors(denied: str = "", *, at: Path | None = None) -> Iterator[None]:
-    """Raise StateError for an OSError. With `denied`, only for a PermissionError, and with that text.
-
-    `at` is named where the error names no file.
-    """
+def file_errors(at: Path | None = None) -> Iterator[None]:
+    """Raise StateError for an OSError; `at` is named where the error names no file."""
     try:
         yield
     except PermissionError as error:
-        raise StateError(denied or f"{error.filename}: not for this user; run it with sudo") from error
+        raise StateError(f"{error.filename or at}: not for this user; run it with sudo") from error
     except OSError as error:
-        if denied:
-            raise
         raise StateError(f"{error.filename or at}: {error.strerror or error}") from error

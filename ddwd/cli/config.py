@@ -1,35 +1,25 @@
-"""`ddwd config check|show`: check the settings against this machine, or show each with its source.
-
-`check` is what ddwd.service runs before anything else starts.
-"""
-
-from __future__ import annotations
+"""`ddwd config check|show`: check the settings against this machine, or show each with its source."""
 
 import importlib.util
 import os
 import re
-import shutil
 import socket
 import stat
-import subprocess
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ddwd.cli.command import Argument, Command, VerbResult
+from ddwd.cli.command import Argument, Command, VerbResult, prints
 from ddwd.config import tls
 from ddwd.config.checks import ports
-from ddwd.config.loader import load_with_sources
+from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load_with_sources
 from ddwd.config.parsers import DEFAULT, Share
 from ddwd.config.paths import Paths
-from ddwd.config.schema import SECRET_KEYS, Loaded, flatten
+from ddwd.config.schema import SECRET_KEYS, Config, Loaded, flatten
 from ddwd.core.errors import ConfigError, Problem
 from ddwd.provisioning import databases, firewall, machine_link, tls_proxy
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterable
-
-    from ddwd.config.schema import Config
+from ddwd.provisioning.host import SystemHost
 
 _UNIT_OF = {
     "gateway.dicom_port": "ddwd-gateway",
@@ -43,18 +33,12 @@ _UNIT_OF = {
     "web.storage_port": "ddwd-tls@storage",
     "link.port": machine_link.UNIT,
 }
-_EPILOG = """check is what ddwd.service runs before anything else starts. show hides passwords.
-
-exit status:
-  0   the settings are sound, and this machine can run with them
-  64  wrong usage
-  78  they are not: one line for each mistake, with file, line, key, and what to write"""
 _IN_ITS_PLACE = {key: (machine_link.UNIT,) for key in _UNIT_OF if key.startswith(("gateway.", "storage."))}
-"""The link listens at the ports of an Orthanc that is elsewhere, as that one did here until `roles` was changed."""
-_LISTENING = "0A"  # state column of /proc/self/net/tcp; /proc/net is hidden by ProcSubset=pid
+"""The link listens on the ports of an Orthanc that is on another machine; that Orthanc ran here until `roles` was changed."""
+_LISTENING = "0A"  # in the state column of /proc/self/net/tcp; ProcSubset=pid hides /proc/net
 
 
-def _run(args: argparse.Namespace, _config: Config | None) -> VerbResult:
+def _run(args: Namespace, _config: Config | None) -> VerbResult:
     return _check(as_json=args.json) if args.action == "check" else _show()
 
 
@@ -64,175 +48,130 @@ def _check(*, as_json: bool) -> VerbResult:
     except ConfigError as error:
         if not as_json:
             raise
-        rows = [{name: getattr(one, name) for name in Problem.__slots__} for one in error.problems]
-        return VerbResult({"sound": False, "problems": rows}, [], error.exit_status)
-    return VerbResult({"sound": True, "problems": []}, [_sound(config)])
+        return VerbResult(
+            {"sound": False, "problems": [asdict(one) for one in error.problems]}, [], error.exit_status
+        )
+    scp = config.scp
+    parts = [f"{node.aet} on {node.dicom_port} (web {node.http_port})" for node in config.own_nodes]
+    if config.has("extractor"):
+        parts += [f"{scp.aet} on {scp.host}:{scp.port}", f"output in {config.output_dir}"]
+    line = f"the configuration is sound: {', '.join(parts)}; see `ddwd status`"
+    return VerbResult({"sound": True, "problems": []}, [line])
 
 
 def _checked() -> Config:
     """Return the settings, checked against this machine. Raises ConfigError with every problem."""
     loaded = load_with_sources()
-    problems = [
-        *port_problems(loaded),
-        *output_problems(loaded),
-        *hook_problems(loaded),
-        *tls_problems(loaded),
-        *firewall_problems(loaded),
-        *machine_link.problems(loaded),
-        *database_problems(loaded),
-        *ledger_problems(loaded),
-        *restore_problems(loaded.config),
-    ]
-    if problems:
+    if problems := [problem for check in _CHECKS for problem in check(loaded)]:
         raise ConfigError(problems)
     return loaded.config
 
 
-def _sound(config: Config) -> str:
-    scp = config.scp
-    parts = [f"{node.aet} on {node.dicom_port} (web {node.http_port})" for node in config.own_nodes]
-    if config.has("extractor"):
-        parts += [f"{scp.aet} on {scp.host}:{scp.port}", f"output in {config.output_dir}"]
-    return f"the configuration is sound: {', '.join(parts)}; see `ddwd status`"
-
-
-def port_problems(loaded: Loaded) -> list[Problem]:
-    """Return the ports that another program holds; a running unit of the portal holds its own."""
+def port_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Yield the ports that another program holds; a running unit of the portal holds its own."""
     running = _running_units()
     values = flatten(loaded.config)
-    problems = []
     for key in ports(loaded.config):
         port = int(str(values[key]))
         host = loaded.config.scp.host if key == "scp.port" else ""
         if not {_UNIT_OF[key], *_IN_ITS_PLACE.get(key, ())} & running and _is_taken(host, port):
             what = f"port {port} is taken{_holder(port)}"
-            problems.append(loaded.problem(key, what, "stop what holds it, or set another port here"))
-    return problems
+            yield loaded.problem(key, what, "stop that program, or set another port here")
 
 
-def output_problems(loaded: Loaded) -> list[Problem]:
-    """Return a problem if this user cannot write to OUTPUT_DIR; the service runs this as ddwd."""
+def output_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Yield a problem if this user cannot write to OUTPUT_DIR; the service runs this as ddwd."""
     folder = loaded.config.output_dir
     if not loaded.config.has("extractor"):
-        return []
+        return
     if not folder.is_dir():
-        hint = f"make it: install -d -o ddwd -g ddwd -m 0750 {folder}"
-        return [loaded.problem("output_dir", f"the folder {folder} does not exist", hint)]
-    if os.statvfs(folder).f_flag & os.ST_RDONLY and not _is_sandboxed(folder, loaded.config.data_dir):
-        return [
-            loaded.problem("output_dir", f"{folder} is on a read-only file system", "mount it read-write")
-        ]
-    if not os.access(folder, os.W_OK | os.X_OK) and not _is_read_only(folder):
+        hint = f"create it: install -d -o ddwd -g ddwd -m 0750 {folder}"
+        yield loaded.problem("output_dir", f"the folder {folder} does not exist", hint)
+    elif os.statvfs(folder).f_flag & os.ST_RDONLY:
+        # under systemd ProtectSystem= of ddwd.service may make an OUTPUT_DIR outside data_dir read-only
+        if not os.environ.get("INVOCATION_ID") or folder.is_relative_to(loaded.config.data_dir):
+            what = f"{folder} is on a read-only file system"
+            yield loaded.problem("output_dir", what, "mount it read-write")
+    elif not os.access(folder, os.W_OK | os.X_OK):
         hint = f"give it to user ddwd: chown ddwd:ddwd {folder}"
-        return [loaded.problem("output_dir", f"{folder} cannot be written by this user", hint)]
-    return []
+        yield loaded.problem("output_dir", f"{folder} cannot be written by this user", hint)
 
 
-def hook_problems(loaded: Loaded) -> list[Problem]:
-    """Return the hooks of routes that cannot be executed."""
-    wanted = [one.run for one in loaded.config.routes if one.run is not None]
-    return [
-        loaded.problem("routes", f"{path} cannot be run", f"put it there, then: chmod 755 {path}")
-        for path in dict.fromkeys(wanted)
-        if not (path.is_file() and os.access(path, os.X_OK))
-    ]
+def hook_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Yield the hooks of routes that cannot be executed."""
+    for path in dict.fromkeys(route.run for route in loaded.config.routes if route.run is not None):
+        if not (path.is_file() and os.access(path, os.X_OK)):
+            yield loaded.problem("routes", f"{path} cannot be run", f"install it, then: chmod 755 {path}")
 
 
-def tls_problems(loaded: Loaded) -> list[Problem]:
-    """Return what TLS needs and is missing: certificates, keys, and stunnel, which terminates TLS for an Orthanc."""
+def tls_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Yield the files that TLS needs and that are missing: certificates, keys, and stunnel, the TLS proxy."""
     config = loaded.config
-    key = next(
-        (
-            key
-            for key, source in loaded.sources.items()
-            if key.startswith(("tls.", "web.", "roles", "extractors")) and source != DEFAULT
-        ),
-        "tls",
-    )
-    hint = "sudo ddwd tls init makes what is missing"
-    keys = [tls.files(config, name).key for name in tls.in_use(config)]
-    missing = [path for path in [*tls.certificates_in_use(config), *keys] if not path.is_file()]
-    problems = [loaded.problem(key, f"{path} does not exist", hint) for path in missing]
-    ended = [tls_proxy.render(config, node) for node in tls_proxy.NODES]
-    if any([*ended, machine_link.render(config)]) and not tls_proxy.PROGRAM.exists():
-        problems.append(loaded.problem(key, "needs stunnel, which is not here", "apt install stunnel4"))
-    return problems
+    sections = ("tls.", "web.", "roles", "extractors")
+    set_keys = (key for key, source in loaded.sources.items() if source != DEFAULT)
+    key = next((key for key in set_keys if key.startswith(sections)), "tls")
+    private = [tls.files(config, name).key for name in tls.in_use(config)]
+    for path in [*tls.certificates_in_use(config), *private]:
+        if not path.is_file():
+            yield loaded.problem(key, f"{path} does not exist", "sudo ddwd tls init makes what is missing")
+    proxies = [*(tls_proxy.render(config, node) for node in tls_proxy.NODES), machine_link.render(config)]
+    if any(proxies) and not tls_proxy.PROGRAM.exists():
+        yield loaded.problem(key, "needs stunnel, which is not installed", "apt install stunnel4")
 
 
-def database_problems(loaded: Loaded) -> list[Problem]:
-    """Return settings of the external server that contradict each other, and a password that cannot be read."""
-    database, problems = loaded.config.database, []
+def database_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Yield settings of the external server that contradict each other, and a password that cannot be read."""
+    database, hint = loaded.config.database, "keep one of them"
     if database.url is not None and database.host is not None:
-        problems.append(loaded.problem("database.url", "database.host is given too", "keep one of them"))
+        yield loaded.problem("database.url", "database.host is set too", hint)
     if database.password_file is not None and database.password is not None:
-        problems.append(
-            loaded.problem("database.password_file", "database.password is given too", "keep one of them")
-        )
+        yield loaded.problem("database.password_file", "database.password is set too", hint)
     try:
         databases.password(loaded.config)
     except ConfigError as error:
-        problems += error.problems
-    return problems
+        yield from error.problems
 
 
-def ledger_problems(loaded: Loaded) -> list[Problem]:
-    """Return what a shared ledger needs and is missing on this machine. Its server is not asked: the extractor waits for it."""
-    settings, problems = loaded.config.ledger, []
+def ledger_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Yield what a shared ledger needs and is missing on this machine. Its server is not checked: the extractor waits for it."""
+    settings = loaded.config.ledger
     if not settings.is_shared:
-        return []
+        return
     if importlib.util.find_spec("psycopg") is None:
-        what = "needs psycopg, which is not here"
-        problems.append(loaded.problem("ledger.shared", what, "apt install python3-psycopg"))
+        what = "needs psycopg, which is not installed"
+        yield loaded.problem("ledger.shared", what, "apt install python3-psycopg")
     path = settings.password_file
     if path is not None and (what := _secret_problem(path)):
         hint = f"chown root:ddwd {path} && chmod 640 {path}"
-        problems.append(loaded.problem("ledger.password_file", f"{path} {what}", hint))
-    return problems
+        yield loaded.problem("ledger.password_file", f"{path} {what}", hint)
 
 
 def _secret_problem(path: Path) -> str:
     try:
         path.read_bytes()
-        return "is readable for everyone" if path.stat().st_mode & stat.S_IROTH else ""
+        return "is readable by every user" if path.stat().st_mode & stat.S_IROTH else ""
     except OSError as error:
         return f"cannot be read by this user ({error.strerror})"
 
 
-def firewall_problems(loaded: Loaded) -> list[Problem]:
-    """Return a problem if the firewall is on and nft is not installed."""
-    if not loaded.config.network.firewall or Path(firewall.PROGRAM).exists():
-        return []
-    return [loaded.problem("network.firewall", f"{firewall.PROGRAM} is not there", "apt install nftables")]
+def firewall_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Yield a problem if the firewall is on and nft is not installed."""
+    if loaded.config.network.firewall and not Path(firewall.PROGRAM).exists():
+        yield loaded.problem("network.firewall", f"{firewall.PROGRAM} is missing", "apt install nftables")
 
 
-def restore_problems(config: Config) -> list[Problem]:
-    """Return a problem if a restore was not finished: databases and images may not match then."""
-    marker = Paths(config).restoring
-    if not marker.exists():
-        return []
-    what = "a restore was begun and is not finished"
-    return [Problem(str(marker), None, "restore", what, "run ddwd restore DIR again, to its end")]
-
-
-def _is_sandboxed(folder: Path, data_dir: Path) -> bool:
-    """Return whether ProtectSystem= of ddwd.service may be what makes an OUTPUT_DIR elsewhere read-only here."""
-    return bool(os.environ.get("INVOCATION_ID")) and not folder.is_relative_to(data_dir)
-
-
-def _is_read_only(folder: Path) -> bool:
-    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+def restore_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Yield a problem if a restore was not finished: databases and images may not match then."""
+    marker = Paths(loaded.config).restoring
+    if marker.exists():
+        what = "a restore was started and is not complete"
+        yield Problem(str(marker), None, "restore", what, "run ddwd restore DIR again until it is complete")
 
 
 def _running_units() -> set[str]:
-    systemctl = shutil.which("systemctl")
-    if systemctl is None:
-        return set()
     units = sorted(set(_UNIT_OF.values()))
+    states = SystemHost().run(["systemctl", "is-active", *units]).out.split()
     # "deactivating" counts: while a restart is under way the old process may still hold its port
-    answer = subprocess.run(
-        [systemctl, "is-active", *units], capture_output=True, text=True, check=False, timeout=20
-    )
-    states = answer.stdout.split()
     return {unit for unit, state in zip(units, states, strict=False) if state not in {"inactive", "failed"}}
 
 
@@ -243,7 +182,7 @@ def _is_taken(host: str, port: int) -> bool:
         try:
             probe.bind((host, port))
             probe.listen(1)
-        except PermissionError:  # below 1024, and this user may not: then who listens is what can be known
+        except PermissionError:  # a port below 1024 and no right to bind it: only a listener can be detected
             return any(True for _ in _listeners(port))
         except OSError:
             return True
@@ -251,13 +190,14 @@ def _is_taken(host: str, port: int) -> bool:
 
 
 def _holder(port: int) -> str:
-    """Return who listens on the port, as far as this user may see it in /proc."""
+    """Return the process that listens on the port, as far as this user can see it in /proc."""
     for inode in _listeners(port):
-        for held in Path("/proc").glob("[0-9]*/fd/*"):
+        for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
             try:
-                if held.readlink() == Path(f"socket:[{inode}]"):
-                    name = (held.parents[1] / "comm").read_text(encoding="utf-8").strip()
-                    return f" by {name} (process {held.parents[1].name})"
+                if descriptor.readlink() == Path(f"socket:[{inode}]"):
+                    process = descriptor.parents[1]
+                    name = (process / "comm").read_text(encoding="utf-8").strip()
+                    return f" by {name} (process {process.name})"
             except OSError:
                 continue
     return ""
@@ -272,6 +212,11 @@ def _listeners(port: int) -> Iterable[str]:
         for fields in map(str.split, lines):
             if fields[3] == _LISTENING and re.fullmatch(rf".*:{port:04X}", fields[1]):
                 yield fields[9]
+
+
+def settings_files() -> tuple[Path, Path]:
+    """Return the YAML file and the file of the variables, as the loader reads them."""
+    return Path(os.environ.get("DDWD_CONFIG") or CONFIG_FILE), DEFAULTS_FILE
 
 
 def _show() -> VerbResult:
@@ -296,13 +241,32 @@ def _shown(key: str, value: object) -> object:
     if key in SECRET_KEYS and value is not None:
         return "(hidden)"
     if isinstance(value, bool):
-        return "true" if value else "false"  # as it is written
+        return "true" if value else "false"  # as in YAML
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return str(value) if isinstance(value, (Path, Share)) else value
 
 
-_ACTION = Argument("action", choices=["check", "show"], help="check them, or show each with its source")
+_CHECKS: tuple[Callable[[Loaded], Iterable[Problem]], ...] = (
+    port_problems,
+    output_problems,
+    hook_problems,
+    tls_problems,
+    firewall_problems,
+    machine_link.problems,
+    database_problems,
+    ledger_problems,
+    restore_problems,
+)
 COMMAND = Command(
-    "config", "check or show the settings", _run, (_ACTION,), epilog=_EPILOG, needs_config=False
+    "config",
+    "check or show the settings",
+    prints(_run),
+    (Argument("action", choices=["check", "show"], help="check them, or show each with its source"),),
+    about="ddwd.service runs check before it starts any other unit. show hides passwords.",
+    exits={
+        0: "the settings are sound, and this machine can run with them",
+        78: "they are not: one line for each mistake, with file, line, key, and what to write",
+    },
+    needs_config=False,
 )

@@ -1,11 +1,10 @@
 """`ddwd destinations`: show the state and backlog of each destination, or ask for an immediate retry. Reads ddwd-courier's status."""
 
-from __future__ import annotations
+from argparse import Namespace
 
-from typing import TYPE_CHECKING
-
-from ddwd.cli.command import Command, VerbResult, file_errors
+from ddwd.cli.command import Command, Group, VerbResult, file_errors, prints
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.delivery.transports import kind
 from ddwd.status.formatting import many, time
 from ddwd.status.report import destination_states
@@ -13,67 +12,51 @@ from ddwd.store.delivery_log import DeliveryLog
 from ddwd.store.statefile import encode
 from ddwd.store.status_files import DestinationStatus
 
-if TYPE_CHECKING:
-    import argparse
 
-    from ddwd.config.schema import Config
-
-_EPILOG = """A rule of ddwd.yaml with `also` has its studies sent to these destinations too, by ORTHANC1. What
-a destination does not take, or cannot while it is away, waits for it alone and is tried again for
-ever, at the latest every 5 minutes. What of a study a destination has: ddwd trace STUDY
-
-exit status:
-  0   done; list: every destination answers, and takes what it is sent
-  1   list: one does not
-  64  wrong usage
-  65  only root and group ddwd may ask
-  78  the configuration cannot be used"""
-
-
-def _retry(_args: argparse.Namespace, config: Config) -> VerbResult:
-    with file_errors("only root and group ddwd may; run it with sudo"):
+def _retry(_args: Namespace, config: Config) -> VerbResult:
+    with file_errors():
         DeliveryLog(Paths(config).deliveries).request_retry()
     asked = "ddwd-courier is asked to try all of them now; see: ddwd destinations list"
     return VerbResult({"asked": "retry"}, [asked])
 
 
-def _list(_args: argparse.Namespace, config: Config) -> VerbResult:
+def _list(_args: Namespace, config: Config) -> VerbResult:
     states = {row.name: row for row in destination_states(config)}
-    rows = [states.get(one.name) or _unknown(one.name, kind(one)) for one in config.destinations]
+    unknown = "ddwd-courier has not reported its state yet: systemctl status ddwd-courier"
+    rows = [
+        states.get(one.name) or DestinationStatus(one.name, kind(one), "unknown", reason=unknown)
+        for one in config.destinations
+    ]
     lines = [line for row in rows for line in _lines(row)] or ["there are no other destinations"]
     status = int(any(row.state != "ok" or row.reason for row in rows))
     return VerbResult({"destinations": encode(rows)}, lines, status)
 
 
-def _unknown(name: str, kind: str) -> DestinationStatus:
-    why = "ddwd-courier has not told of it yet: systemctl status ddwd-courier"
-    return DestinationStatus(name, kind, "unknown", reason=why)
-
-
 def _lines(row: DestinationStatus) -> list[str]:
     since = f" since {time(row.since)}" if row.since else ""
-    waiting = (
-        f"{many(row.studies, 'study waits', 'studies wait')} ({many(row.images, 'image', 'images')}), "
-        f"the oldest since {time(row.oldest)}"
-        if row.studies
-        else "nothing waits"
+    studies, images = many(row.studies, "study waits", "studies wait"), many(row.images, "image", "images")
+    backlog = (
+        f"{studies} ({images}), the oldest since {time(row.oldest)}" if row.studies else "no study waits"
     )
-    last = (
-        f"last delivered {time(row.delivered_at)}"
-        if row.delivered_at
-        else "nothing delivered since the start"
-    )
-    lines = [f"{row.name}  {row.kind}, {row.state}{since}", f"   {waiting}; {last}"]
+    last = f"last delivery {time(row.delivered_at)}" if row.delivered_at else "no delivery since the start"
+    lines = [f"{row.name}  {row.kind}, {row.state}{since}", f"   {backlog}; {last}"]
     return lines + ([f"   {row.reason}"] if row.reason else [])
 
 
-COMMAND = Command(
+COMMAND = Group(
     "destinations",
-    "what waits for other destinations",
-    epilog=_EPILOG,
-    action="what",
-    actions=(
-        Command("list", "each destination, with its backlog", _list),
-        Command("retry", "try all of them, and all that waits, now", _retry),
+    "list what waits for other destinations, or try it again",
+    (
+        Command("list", "show each destination, with its backlog", prints(_list)),
+        Command("retry", "try all of them, and all that waits, now", prints(_retry)),
     ),
+    about="""ORTHANC1 also sends the studies of a route that has `also` in ddwd.yaml to these destinations.
+What a destination refuses, or cannot receive while it is away, waits for that destination only.
+It is tried again without end, at least every 5 minutes. To see which images of a study a
+destination has: ddwd trace STUDY""",
+    exits={
+        0: "done; list: every destination answers and accepts what it is sent",
+        1: "list: a destination does not",
+        65: "only root and group ddwd may ask",
+    },
 )

@@ -1,74 +1,54 @@
 """`ddwd doctor`: check every part and say what to do; `--send`: send a test study through all hops. Otherwise writes nothing."""
 
-from __future__ import annotations
-
 import os
-import subprocess
-import textwrap
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ddwd.cli.command import Argument, Command, VerbResult
-from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
+from ddwd.cli.command import Argument, Command, VerbResult, flag, prints, wrapped
+from ddwd.cli.config import settings_files
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.audit import Audit
-from ddwd.core.clock import SystemClock, sleep
+from ddwd.core.clock import Clock, SystemClock, sleep
 from ddwd.core.errors import ConfigError, DdwdError
 from ddwd.core.model import SELF_TEST_AET
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
+from ddwd.dicom.upper_layer import Peer
 from ddwd.provisioning import credentials, databases, firewall, quickack
+from ddwd.provisioning.credentials import Credentials
 from ddwd.provisioning.host import SystemHost
 from ddwd.status import report as view
 from ddwd.status import study_lookup, units
 from ddwd.status.certificates import expiry_of
 from ddwd.status.doctor import examine
-from ddwd.status.findings import CheckContext, Finding, Severity
-from ddwd.status.formatting import plain
+from ddwd.status.findings import CheckContext, Finding, Part, Severity
+from ddwd.status.formatting import many, plain
 from ddwd.status.self_test import SelfTest
-from ddwd.store.status_files import SelfTestResult
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable
-
-    from ddwd.config.schema import Config, NodeName
-    from ddwd.core.clock import Clock
-    from ddwd.dicom.upper_layer import Peer
-    from ddwd.provisioning.credentials import Credentials
-    from ddwd.status.findings import Part
 
 _LOOK_SECONDS = 1.0
-_WIDTH = 80
 _PART = 15
-_EPILOG = """Every part is looked at: units, settings, what the Orthancs really run with, their versions,
-each hop, disk, permissions, clock, certificates, and what waits for you. With --send a small
-made-up study goes from C-STORE to the disk, is compared image by image, and is removed again
-everywhere; ddwd-doctor.timer does that every hour.
-
-exit status:
-  0   nothing is broken; warnings may be there
-  1   something is broken, or the study did not arrive as it was sent
-  64  wrong usage
-  78  the configuration cannot be used"""
 _MARKS = {Severity.OK: "ok", Severity.NOTE: "note", Severity.WARN: "WARN", Severity.BROKEN: "BROKEN"}
 
 
-def _run(args: argparse.Namespace, config: Config) -> VerbResult:
-    """Check every part, or send the test study."""
+def _run(args: Namespace, config: Config) -> VerbResult:
     if args.send and not config.has("extractor"):
-        why = "the study of our own is sent from the machine of the extractor (roles in ddwd.yaml)"
-        # neither --hourly nor --within asks which machine it is on
+        why = "the machine of the extractor sends the test study (roles in ddwd.yaml)"
+        # --hourly and --within are for timers and upgrades, which run on every machine: no failure there
         return _not_sent(why, 0 if args.hourly or args.within is not None else 1)
     if args.hourly and not config.self_test.hourly:
         return _not_sent("the hourly self test is off: self_test.hourly in ddwd.yaml", 0)
     if args.send:
         return _send(config, args.within)
     findings = examine(context_of(config))
-    broken = any(one.level is Severity.BROKEN for one in findings)
-    rows = [asdict(one) | {"level": one.level.name.lower()} for one in findings]
-    return VerbResult({"sound": not broken, "findings": rows}, render(findings).splitlines(), int(broken))
+    is_broken = any(finding.level is Severity.BROKEN for finding in findings)
+    rows = [asdict(finding) | {"level": finding.level.name.lower()} for finding in findings]
+    return VerbResult(
+        {"sound": not is_broken, "findings": rows}, render(findings).splitlines(), int(is_broken)
+    )
 
 
 def _not_sent(why: str, status: int) -> VerbResult:
@@ -77,29 +57,15 @@ def _not_sent(why: str, status: int) -> VerbResult:
 
 def render(findings: list[Finding]) -> str:
     """Return the findings as text: one line for each, a second for its remedy."""
-    lines = [line for one in findings for line in _lines(one)]
-    broken = sum(one.level is Severity.BROKEN for one in findings)
-    warned = sum(one.level is Severity.WARN for one in findings)
-    return "\n".join([*lines, f"{broken} broken, {warned} to be warned of"]) + "\n"
-
-
-def _lines(one: Finding) -> list[str]:
-    head = f"{_MARKS[one.level]:<7}{one.part:<{_PART}}"
-    lines = _wrapped(head, one.text)
-    if one.remedy:
-        lines += _wrapped(" " * 7 + f"{'-> ':>{_PART}}", one.remedy)
-    return lines
-
-
-def _wrapped(head: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        plain(text),
-        _WIDTH,
-        initial_indent=head,
-        subsequent_indent=" " * len(head),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    lines = []
+    for finding in findings:
+        head = f"{_MARKS[finding.level]:<7}{finding.part:<{_PART}}"
+        lines += wrapped(plain(finding.text), head, len(head))
+        if finding.remedy:
+            lines += wrapped(plain(finding.remedy), " " * 7 + f"{'-> ':>{_PART}}", 7 + _PART)
+    counts = Counter(finding.level for finding in findings)
+    warnings = many(counts[Severity.WARN], "warning", "warnings")
+    return "\n".join([*lines, f"{counts[Severity.BROKEN]} broken, {warnings}"]) + "\n"
 
 
 def _send(config: Config, within: float | None) -> VerbResult:
@@ -109,7 +75,10 @@ def _send(config: Config, within: float | None) -> VerbResult:
         left = until_up(lambda: _all_answer(config), clock, sleep, within / 2)
         test = replace(test, limit=within / 2 + left)
     result = test.run(Audit())
-    return VerbResult(asdict(result), _told(result), 0 if result.ok else 1)
+    lines = [f"self test {'passed' if result.ok else 'FAILED'}: {result.text}"]
+    for hop, seconds in result.seconds.items():
+        lines.append(f"  on {hop:<8} {seconds:>6.1f} s after the last image was sent")
+    return VerbResult(asdict(result), lines, 0 if result.ok else 1)
 
 
 def until_up(
@@ -132,33 +101,24 @@ def _all_answer(config: Config) -> bool:
     return all(echo(_peer(config, part)) for part in parts)
 
 
-def _told(result: SelfTestResult) -> list[str]:
-    lines = [f"self test {'passed' if result.ok else 'FAILED'}: {result.text}"]
-    lines += [
-        f"  on {hop:<8} {seconds:>6.1f} s after the last image was sent"
-        for hop, seconds in result.seconds.items()
-    ]
-    return lines
-
-
 def context_of(config: Config) -> CheckContext:
     """Return this machine for the checks."""
     login = _login(config)
-    asked = {node.name: study_lookup.orthanc(node, login) for node in config.known_nodes} if login else {}
+    orthancs = {node.name: study_lookup.orthanc(node, login) for node in config.known_nodes} if login else {}
     return CheckContext(
         config=config,
         report=view.collect(config, view.real_sources()),
-        nodes=asked,
+        nodes=orthancs,
         login=login,
         systemctl=units.systemctl,
         echo=lambda part: echo(_peer(config, part)),
-        ask_database=lambda node: _ask_database(config, node),
+        ask_database=lambda node: databases.ask(config, node, "SELECT 1", SystemHost()),
         clock_is_synchronised=_synchronised,
         expiry=expiry_of,
         routes=quickack.read,
         has_firewall=lambda: _has_firewall(config),
         clock=SystemClock(),
-        settings=(Path(os.environ.get("DDWD_CONFIG") or CONFIG_FILE), DEFAULTS_FILE),
+        settings=settings_files(),
     )
 
 
@@ -175,10 +135,6 @@ def _has_firewall(config: Config) -> bool:
     return Path(firewall.PROGRAM).exists() and firewall.is_there()
 
 
-def _ask_database(config: Config, node: NodeName) -> None:
-    databases.ask(config, node, "SELECT 1", SystemHost())
-
-
 def _login(config: Config) -> Credentials | None:
     try:
         return credentials.read(config.credentials_file)
@@ -190,27 +146,30 @@ def _login(config: Config) -> Credentials | None:
 
 def _synchronised() -> bool | None:
     """Return whether the clock is synchronised, None if systemd does not know."""
-    try:
-        done = subprocess.run(
-            ["/usr/bin/timedatectl", "show", "--property=NTPSynchronized", "--value"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return {"yes": True, "no": False}.get(done.stdout.strip())
+    answer = SystemHost().run(["timedatectl", "show", "--property=NTPSynchronized", "--value"])
+    return {"yes": True, "no": False}.get(answer.out)
 
 
-_SEND = Argument("--send", action="store_true", help="send a study of our own through all hops instead")
-_HOURLY = Argument("--hourly", action="store_true", help="with --send: only where self_test.hourly is on")
-_WITHIN = Argument(
-    "--within",
-    type=float,
-    metavar="SECONDS",
-    help="with --send: right after a start, wait until every hop answers; all of it together takes at most so long",
-)
 COMMAND = Command(
-    "doctor", "look at every part, and say what to do", _run, (_SEND, _HOURLY, _WITHIN), epilog=_EPILOG
+    "doctor",
+    "check every part and say what to do",
+    prints(_run),
+    (
+        flag("--send", "send a test study through all hops instead of the checks"),
+        flag("--hourly", "with --send: only where self_test.hourly is on"),
+        Argument(
+            "--within",
+            type=float,
+            metavar="SECONDS",
+            help="with --send, after a start: wait until every hop answers; wait and test take at most so long",
+        ),
+    ),
+    about="""It checks the units, the settings, what the Orthancs really run with, their versions, each hop,
+disk, permissions, clock, certificates, and what waits for you. With --send a small made-up study
+goes from C-STORE to the disk. It is compared image by image, then removed everywhere.
+ddwd-doctor.timer does that every hour.""",
+    exits={
+        0: "no part is broken; there may be warnings",
+        1: "a part is broken, or the test study did not arrive as it was sent",
+    },
 )

@@ -1,101 +1,94 @@
 """`ddwd hooks`: list published studies whose notification hook has not succeeded; retry or drop them. Reads ddwd-hooks' status."""
 
-from __future__ import annotations
+from argparse import Namespace
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
-from ddwd.cli.command import Argument, Command, VerbResult, file_errors
+from ddwd.cli.command import Argument, Command, Group, VerbResult, file_errors, prints
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.errors import NotFoundError
+from ddwd.status.formatting import many
 from ddwd.store.hook_queue import HookQueue
 from ddwd.store.status_files import HOOKS, HooksStatus, WaitingNotice
 
-if TYPE_CHECKING:
-    import argparse
 
-    from ddwd.config.schema import Config
-    from ddwd.store.hook_queue import Notice
-
-_DENIED = "only root and group ddwd may; run it with sudo"
-_EPILOG = """A rule of ddwd.yaml with `run` or `webhook` has it called when a study of it is published, and
-again when images came late. What fails is tried again for ever: after 10 seconds, then four
-times as long each time, at most an hour. An executable gets the notice as JSON on its standard input, and in
-its environment DDWD_PATH, DDWD_STUDY_UID, DDWD_ROUTE, DDWD_REVISION, DDWD_INSTANCES,
-DDWD_STUDY and DDWD_PUBLISHED_AT; what it says is kept in /var/lib/ddwd/hooks/output.
-
-exit status:
-  0   done; list: no hook has failed
-  1   list: a hook has failed, and is tried again
-  64  wrong usage
-  65  only root and group ddwd may look and ask
-  66  drop: nothing waits for that study
-  78  the configuration cannot be used"""
-
-
-def waiting(paths: Paths, notices: HookQueue) -> list[dict[str, Any]]:
+def _waiting(paths: Paths) -> list[dict[str, Any]]:
     """Return the waiting notices, each with its state in ddwd-hooks' status file. Raises PermissionError."""
     status = HOOKS.read_or_none(paths.hooks_status) or HooksStatus()
-    known = {(one.study, one.revision): one for one in status.waiting}
-    return [_row(notice, known.get((notice.study, notice.revision))) for notice in notices.newest()]
+    states = {(row.study, row.revision): row for row in status.waiting}
+    rows = []
+    for notice in HookQueue(paths.hooks).newest():
+        state = states.get((notice.study, notice.revision)) or WaitingNotice()
+        rows.append(
+            {
+                "study": notice.study,
+                "study_uid": notice.study_uid,
+                "route": notice.route,
+                "revision": notice.revision,
+                "since": notice.published_at,
+                "running": state.running,
+                "failures": state.failures,
+                "reason": state.reason,
+            }
+        )
+    return rows
 
 
-def _row(notice: Notice, said: WaitingNotice | None) -> dict[str, Any]:
-    said = said or WaitingNotice(notice.study)
-    return {
-        "study": notice.study,
-        "study_uid": notice.study_uid,
-        "route": notice.route,
-        "revision": notice.revision,
-        "since": notice.published_at,
-        "running": said.running,
-        "failures": said.failures,
-        "reason": said.reason,
-    }
-
-
-def _list(_args: argparse.Namespace, config: Config) -> VerbResult:
-    paths = Paths(config)
-    with file_errors(_DENIED):
-        rows = waiting(paths, HookQueue(paths.hooks))
-    lines = [_line(row) for row in rows] or ["every finished study was told"]
+def _list(_args: Namespace, config: Config) -> VerbResult:
+    with file_errors():
+        rows = _waiting(Paths(config))
+    lines = [_line(row) for row in rows] or ["no hook waits"]
     return VerbResult({"waiting": rows}, lines, int(any(row["failures"] for row in rows)))
 
 
 def _line(row: dict[str, Any]) -> str:
-    state = "runs now" if row["running"] else row["reason"] or "is about to be told"
-    tries = f", {row['failures']} times failed" if row["failures"] else ""
-    return f"{row['study_uid']}  rule {row['route']}, revision {row['revision']}{tries}: {state}"
+    state = "runs now" if row["running"] else row["reason"] or "is about to run"
+    tries = f", {many(row['failures'], 'failure', 'failures')}" if row["failures"] else ""
+    return f"{row['study_uid']}  route {row['route']}, revision {row['revision']}{tries}: {state}"
 
 
-def _retry(_args: argparse.Namespace, config: Config) -> VerbResult:
-    with file_errors(_DENIED):
+def _retry(_args: Namespace, config: Config) -> VerbResult:
+    with file_errors():
         HookQueue(Paths(config).hooks).request_retry()
-    return VerbResult(
-        {"asked": "retry"}, ["ddwd-hooks is asked to try all of them now; see: ddwd hooks list"]
-    )
+    line = "ddwd-hooks is asked to try all of them now; see: ddwd hooks list"
+    return VerbResult({"asked": "retry"}, [line])
 
 
-def _drop(args: argparse.Namespace, config: Config) -> VerbResult:
+def _drop(args: Namespace, config: Config) -> VerbResult:
     notices = HookQueue(Paths(config).hooks)
-    with file_errors(_DENIED):
+    with file_errors():
         found = [notice for notice in notices.newest() if args.study in {notice.study, notice.study_uid}]
         if not found:
             raise NotFoundError(f"no hook waits for study {args.study}; see: ddwd hooks list")
         for notice in found:
             notices.drop(notice)
-    line = f"forgotten: the hook will not be called for revision {found[-1].revision}"
+    line = f"dropped: the hook is not called for revision {found[-1].revision}"
     return VerbResult({"dropped": [notice.study for notice in found]}, [line])
 
 
-_STUDY = Argument("study", metavar="STUDY", help="its StudyInstanceUID or Orthanc ID")
-COMMAND = Command(
+COMMAND = Group(
     "hooks",
-    "what waits for the hook of its rule",
-    epilog=_EPILOG,
-    action="what",
-    actions=(
-        Command("list", "studies whose hook has not succeeded yet", _list),
-        Command("retry", "try all of them now", _retry),
-        Command("drop", "forget one: its hook will not be called", _drop, (_STUDY,), json_first=True),
+    "list the studies that wait for the hook of their route, retry or drop them",
+    (
+        Command("list", "list the studies whose hook has not succeeded yet", prints(_list)),
+        Command("retry", "try all of them now", prints(_retry)),
+        Command(
+            "drop",
+            "drop one study: its hook is not called",
+            prints(_drop),
+            (Argument("study", metavar="STUDY", help="its StudyInstanceUID or Orthanc ID"),),
+        ),
     ),
+    about="""The hook of a route in ddwd.yaml is an executable (`run`) or a URL (`webhook`). It is called when
+a study of that route is published, and again when images came late. A hook that fails is called
+again without end: after 10 seconds, then four times as long each time, at most an hour. An
+executable gets the notice as JSON on its standard input, and in its environment DDWD_PATH,
+DDWD_STUDY_UID, DDWD_ROUTE, DDWD_REVISION, DDWD_INSTANCES, DDWD_STUDY and DDWD_PUBLISHED_AT; its
+output is in /var/lib/ddwd/hooks/output.""",
+    exits={
+        0: "done; list: no hook has failed",
+        1: "list: a hook has failed, and is called again",
+        65: "only root and group ddwd may view and ask",
+        66: "drop: no hook waits for that study",
+    },
 )

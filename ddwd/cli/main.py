@@ -1,15 +1,14 @@
-"""`ddwd VERB ...`: the parser, the one line of an error, and the exit status. Each verb is a file of this folder.
+"""`ddwd VERB ...`: the parser, the one line of an error, and the exit status. Each verb is declared in a file of this folder.
 
 Exit status of every verb: 0 done; 1 the answer is no (each verb says what that means); 64 usage or a bad value; 65 a state file
 cannot be used, or not by this user; 66 not found; 69 a peer does not answer; 78 the configuration cannot be used.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from ddwd import __version__
 from ddwd.cli import (
@@ -20,11 +19,9 @@ from ddwd.cli import (
     destinations,
     doctor,
     hooks,
-    link,
     pause,
     quarantine,
     reconcile,
-    restore,
     retention,
     retry,
     routes,
@@ -37,39 +34,22 @@ from ddwd.cli import (
     verify,
 )
 from ddwd.config.loader import load
-from ddwd.config.schema import ROLES
+from ddwd.config.schema import ROLES, Config, Role
 from ddwd.core.errors import DdwdError, NotFoundError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from ddwd.config.schema import Config, Role
-
-VERBS = (
-    status.COMMAND,
-    doctor.COMMAND,
-    trace.COMMAND,
-    verify.COMMAND,
+_VIEW = (status.COMMAND, doctor.COMMAND, trace.COMMAND, verify.COMMAND)
+_STUDIES = (
     reconcile.COMMAND,
     retry.COMMAND,
     retention.COMMAND,
     pause.PAUSE,
     pause.RESUME,
     quarantine.COMMAND,
-    routes.COMMAND,
-    destinations.COMMAND,
-    hooks.COMMAND,
-    send.COMMAND,
-    alert.COMMAND,
-    credentials.COMMAND,
-    tls.COMMAND,
-    link.COMMAND,
-    config.COMMAND,
-    support_bundle.COMMAND,
-    backup.COMMAND,
-    restore.COMMAND,
-    try_.COMMAND,
 )
+_HOPS = (routes.COMMAND, destinations.COMMAND, hooks.COMMAND, send.COMMAND, alert.COMMAND)
+_SETUP = (credentials.COMMAND, tls.TLS, tls.LINK, config.COMMAND, support_bundle.COMMAND)
+_WHOLE = (backup.BACKUP, backup.RESTORE, try_.COMMAND)
+VERBS = (*_VIEW, *_STUDIES, *_HOPS, *_SETUP, *_WHOLE)
 _NEEDED: Mapping[str, tuple[Role, ...]] = {
     **dict.fromkeys(
         ("trace", "verify", "reconcile", "retry", "retention", "pause", "resume", "quarantine", "hooks"),
@@ -79,25 +59,23 @@ _NEEDED: Mapping[str, tuple[Role, ...]] = {
     "destinations": ("gateway",),
 }
 """The roles that the machine must have for a verb."""
-_USAGE = 64  # EX_USAGE of sysexits.h
-_INTERRUPTED = 130
 _EPILOG = """exit status: 0 done, 1 the answer is no, 64 usage, 65 not for this user, 66 not found,
-69 a peer does not answer, 74 no room, 78 the configuration cannot be used;
-`ddwd VERB --help` tells what each verb means by 1"""
+69 a peer does not answer, 74 no room, 76 a peer refuses, 78 the configuration cannot be used;
+`ddwd VERB --help` says what 1 means for that verb"""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Exits with 64 on wrong usage."""
-
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and how to find help."""
-        self.exit(_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+        """Write what is wrong and how to find help; exit with EX_USAGE of sysexits.h."""
+        self.exit(os.EX_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line; man page and completion are generated from it."""
     top: argparse.ArgumentParser = _Parser(
-        prog="ddwd", description="D-DW-D Portal: carries studies with custody.", epilog=_EPILOG
+        prog="ddwd",
+        description="D-DW-D Portal: moves DICOM studies and records their custody.",
+        epilog=_EPILOG,
     )
     top.add_argument("--version", action="version", version=f"ddwd {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -108,10 +86,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _require(verb: str, settings: Config) -> None:
     """Raise NotFoundError for a verb whose part runs on another machine."""
-    missing = [role for role in _NEEDED.get(verb, ()) if not settings.has(role)]
-    if missing:
+    if missing := [role for role in _NEEDED.get(verb, ()) if not settings.has(role)]:
         raise NotFoundError(
-            f"{' and '.join(missing)} not on this machine (roles in ddwd.yaml): ask for {verb} where it runs"
+            f"{' and '.join(missing)} not on this machine (roles in ddwd.yaml): run {verb} on the machine that has it"
         )
 
 
@@ -122,18 +99,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load() if args.needs_config else None
         if settings is not None:
             _require(args.verb, settings)
-        found: int = args.run(args, settings, sys.stdout)
+        exit_status: int = args.run(args, settings, sys.stdout)
         sys.stdout.flush()
     except DdwdError as error:
         for line in str(error).splitlines():
             sys.stderr.write(f"ddwd: {line}\n")
         return error.exit_status
     except KeyboardInterrupt:
-        return _INTERRUPTED
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+        return 130  # as a shell reports SIGINT
+    except BrokenPipeError:  # the reader of the pipe has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return found
+    return exit_status
 
 
 if __name__ == "__main__":

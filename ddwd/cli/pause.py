@@ -1,38 +1,35 @@
 """`ddwd pause` and `ddwd resume`: ask the extractor to stop retrieving from storage, and to go on. Writes a request; the extractor acts on it."""
 
-from __future__ import annotations
+from argparse import Namespace
 
-from typing import TYPE_CHECKING, cast
-
-from ddwd.cli.command import Command, VerbResult
+from ddwd.cli.command import Command, VerbResult, prints
 from ddwd.config.paths import Paths
-from ddwd.store.operator_requests import Request, Requests
-
-if TYPE_CHECKING:
-    import argparse
-
-    from ddwd.config.schema import Config
-    from ddwd.store.operator_requests import Kind
-
-_EPILOG = """Images are still received and forwarded while it is paused: they wait on ORTHANC2, nothing
-is lost, and a restart does not end it. `ddwd status` and the dashboard say that it is paused.
-
-exit status:
-  0   the extractor is asked; where it does not run, it will do it when it starts
-  64  wrong usage
-  65  only root and group ddwd may ask
-  74  no room on the disk
-  78  the configuration cannot be used"""
-_SAID = {
-    "pause": "the extractor is asked to pause: no study is fetched until: ddwd resume",
-    "resume": "the extractor is asked to go on; see: ddwd status",
-}
+from ddwd.config.schema import Config
+from ddwd.store.operator_requests import Kind, Request, Requests
 
 
-def _ask(args: argparse.Namespace, config: Config) -> VerbResult:
-    Requests(Paths(config).requests).submit(Request(cast("Kind", args.verb)))
-    return VerbResult({"asked": args.verb}, [_SAID[args.verb]])
+def _command(kind: Kind, help_text: str, answer: str) -> Command:
+    def ask(_args: Namespace, config: Config) -> VerbResult:
+        Requests(Paths(config).requests).submit(Request(kind))
+        return VerbResult({"asked": kind}, [answer])
+
+    return Command(
+        kind,
+        help_text,
+        prints(ask),
+        about="""During a pause images are still received and forwarded. They wait on ORTHANC2: none is lost, and
+a restart does not end the pause. `ddwd status` and the dashboard show it.""",
+        exits={
+            0: "the extractor is asked; if it is stopped, it acts on the request when it starts",
+            65: "only root and group ddwd may ask",
+            74: "no room on the disk",
+        },
+    )
 
 
-PAUSE = Command("pause", "stop fetching studies to the disk", _ask, epilog=_EPILOG)
-RESUME = Command("resume", "go on fetching", _ask, epilog=_EPILOG)
+PAUSE = _command(
+    "pause",
+    "stop retrieving studies to the disk",
+    "the extractor is asked to pause: no study is retrieved until: ddwd resume",
+)
+RESUME = _command("resume", "go on retrieving", "the extractor is asked to go on; see: ddwd status")

@@ -1,87 +1,62 @@
 """`ddwd reconcile [STUDY]`: ask the extractor to compare all places now; `--dry-run` compares here and changes nothing."""
 
-from __future__ import annotations
-
 import json
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from ddwd.cli import progress
-from ddwd.cli.command import Argument, Command, VerbResult, show
+from ddwd.cli.command import Argument, Command, VerbResult, escaped, flag, show
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.errors import DdwdError
-from ddwd.extractor.consistency import ConsistencyCheck, DifferenceTotals
+from ddwd.core.model import OrthancId
+from ddwd.extractor.consistency import ConsistencyCheck, Difference, DifferenceTotals
+from ddwd.orthanc.client import Orthanc
 from ddwd.status import study_lookup
 from ddwd.store.backends import custody_of
+from ddwd.store.custody import Custody
 from ddwd.store.operator_requests import Request, Requests
 from ddwd.store.record_check import RecordChecker
 
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable, Iterator
-
-    from ddwd.config.schema import Config
-    from ddwd.core.model import OrthancId
-    from ddwd.extractor.consistency import Difference
-    from ddwd.orthanc.client import Orthanc
-    from ddwd.store.custody import Custody
-
-_EPILOG = """Without --dry-run the extractor is asked to compare all three places now, and to send and
-fetch what is missing. By itself it does so at its start, after every fault and every five
-minutes; 100,000 studies take it an hour and a half, those finished last first.
-With --dry-run nothing is asked and nothing changed: each study whose sets of images
-disagree is named, and how many images lack at each hop. One that is arriving at this moment
-disagrees too. It asks both Orthancs about every study: some minutes for 10,000 of them.
-
-exit status:
-  0   the extractor is asked; with --dry-run: all sets agree
-  1   with --dry-run: they do not
-  64  wrong usage
-  65  only root and group ddwd may ask or look
-  66  no such study on either Orthanc or on disk
-  69  an Orthanc does not answer; what was found until then is shown
-  74  no room on the disk
-  76  an Orthanc refused to answer
-  78  the configuration cannot be used"""
+_COUNTS = {
+    "not_on_storage": "on the gateway, not on storage",
+    "not_on_disk": "on storage, not on disk",
+    "set_aside": "in quarantine",
+    "gone_from_disk": "recorded, gone from disk",
+}
+"""Counts of Difference and of DifferenceTotals, in messages to people."""
 
 
-def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Ask the extractor, or compare and show."""
+def _run(args: Namespace, config: Config, out: TextIO) -> int:
     paths = Paths(config)
     custody = custody_of(config)
-    prover = RecordChecker(custody, paths)
+    checker = RecordChecker(custody, paths)
     studies = None
     if args.study is not None:
-        studies = study_lookup.studies_named(args.study, study_lookup.both(config), prover)
+        studies = study_lookup.studies_named(args.study, study_lookup.both(config), checker)
     if not args.dry_run:
         return show(_ask(Requests(paths.requests), studies), out, as_json=args.json)
     nodes = study_lookup.both(config)
-    comparison = ConsistencyCheck(*nodes, custody, prover, paths)
-    show_found = _show_json if args.json else _show
-    is_shown = progress.is_wanted(as_json=args.json)
-    total = _total(nodes, custody, studies) if is_shown else None
-    with progress.bar("comparing", total, shown=is_shown) as bar:
-        write = bar.write_above if is_shown and out.isatty() else out.write
-        return show_found(_compared(comparison, studies, bar.advance), write)
-
-
-def _compared(
-    comparison: ConsistencyCheck, studies: list[OrthancId] | None, seen: Callable[[], None]
-) -> Iterator[Difference]:
-    return comparison.everything(seen) if studies is None else comparison.some(studies, seen)
+    check = ConsistencyCheck(*nodes, custody, checker, paths)
+    with progress.bar("comparing", as_json=args.json) as bar:
+        if bar.is_shown:
+            bar.expect(_total(nodes, custody, studies))
+        found = check.everything(bar.moved) if studies is None else check.some(studies, bar.moved)
+        write = bar.write_above if bar.is_shown and out.isatty() else out.write
+        return (_show_json if args.json else _show)(found, write)
 
 
 def _ask(requests: Requests, studies: list[OrthancId] | None) -> VerbResult:
-    wishes = [Request("reconcile")] if studies is None else [Request("reconcile", one) for one in studies]
-    for wish in wishes:
-        requests.submit(wish)
-    what = "everything" if studies is None else ", ".join(studies)
-    line = f"the extractor is asked to compare {what}; see: ddwd status"
+    for request in [Request("reconcile", study) for study in studies or ()] or [Request("reconcile")]:
+        requests.submit(request)
+    subject = "everything" if studies is None else ", ".join(studies)
+    line = f"the extractor is asked to compare {subject}; see: ddwd status"
     return VerbResult({"asked": "reconcile", "studies": studies}, [line])
 
 
 def _total(nodes: tuple[Orthanc, Orthanc], custody: Custody, studies: list[OrthancId] | None) -> int:
-    """Return how many studies are listed, at all places together."""
     if studies is not None:
         return len(studies)
     listed = sum(int(node.statistics()["CountStudies"]) for node in nodes)
@@ -92,22 +67,19 @@ def _show(found: Iterator[Difference], write: Callable[[str], object]) -> int:
     """Write a line for each study that disagrees, as soon as it is found, then the sums."""
     totals = DifferenceTotals()
     try:
-        for one in found:
-            totals.add(one)
-            if not one.agrees:
-                write(f"{_named(one)}: {_missing(one)}\n")
+        for difference in found:
+            totals.add(difference)
+            if not difference.agrees:
+                name = escaped(difference.study_uid or difference.study)
+                write(f"{name}: {'; '.join(_missing(difference))}\n")
     except DdwdError:
         write(f"stopped after {totals.studies} studies, {totals.differing} of which disagree\n")
         raise
     verdict = f"{totals.differing} disagree" if totals.differing else "all agree"
     write(f"{totals.studies} studies: {verdict}\n")
     if totals.differing:
-        write(
-            f"  gateway has, storage lacks  {totals.not_on_storage:>9} images\n"
-            f"  storage has, disk lacks     {totals.not_on_disk:>9} images\n"
-            f"  set aside in quarantine     {totals.set_aside:>9} images\n"
-            f"  recorded, gone from disk    {totals.gone_from_disk:>9} images\n"
-        )
+        for name, meaning in _COUNTS.items():
+            write(f"  {meaning:<32}{getattr(totals, name):>9} images\n")
     write(
         f"  studies on the gateway only {totals.on_gateway_only}, on storage only {totals.on_storage_only},"
         f" on disk only {totals.on_disk_only}\n"
@@ -115,24 +87,14 @@ def _show(found: Iterator[Difference], write: Callable[[str], object]) -> int:
     return 1 if totals.differing else 0
 
 
-def _named(one: Difference) -> str:
-    # what a modality gave as its UID may hold anything, a terminal's commands too
-    return (one.study_uid or one.study).encode("unicode_escape").decode("ascii")
-
-
-def _missing(one: Difference) -> str:
-    counts = {
-        "gateway has, storage lacks": one.not_on_storage,
-        "storage has, disk lacks": one.not_on_disk,
-        "set aside": one.set_aside,
-        "gone from disk": one.gone_from_disk,
-    }
-    parts = [f"{words} {count}" for words, count in counts.items() if count]
-    if one.damage:
-        parts.append(one.damage)
-    if len(one.nodes) == 1:
-        parts.append(f"on the {one.nodes[0]} only" if one.nodes[0] == "gateway" else "on storage only")
-    return "; ".join(parts)
+def _missing(difference: Difference) -> Iterator[str]:
+    for name, meaning in _COUNTS.items():
+        if count := getattr(difference, name):
+            yield f"{meaning} {count}"
+    if difference.damage:
+        yield difference.damage
+    if len(difference.nodes) == 1:
+        yield "on the gateway only" if difference.nodes[0] == "gateway" else "on storage only"
 
 
 def _show_json(found: Iterator[Difference], write: Callable[[str], object]) -> int:
@@ -140,10 +102,10 @@ def _show_json(found: Iterator[Difference], write: Callable[[str], object]) -> i
     totals, separator, failure = DifferenceTotals(), "", None
     write('{"differences": [')
     try:
-        for one in found:
-            totals.add(one)
-            if not one.agrees:
-                write(separator + json.dumps(asdict(one)))
+        for difference in found:
+            totals.add(difference)
+            if not difference.agrees:
+                write(separator + json.dumps(asdict(difference)))
                 separator = ", "
     except DdwdError as error:
         failure = error
@@ -154,17 +116,32 @@ def _show_json(found: Iterator[Difference], write: Callable[[str], object]) -> i
     return 1 if totals.differing else 0
 
 
-_STUDY = Argument(
-    "study",
-    nargs="?",
-    metavar="STUDY",
-    help="StudyInstanceUID, accession number or Orthanc ID (default: every study)",
-)
-_DRY_RUN = Argument("--dry-run", action="store_true", help="only show the difference, hop by hop")
 COMMAND = Command(
     "reconcile",
-    "compare both Orthancs and the disk, and have what is missing sent",
-    arguments=(_STUDY, _DRY_RUN),
-    run_live=_run,
-    epilog=_EPILOG,
+    "compare both Orthancs and the disk, and transfer what is missing",
+    _run,
+    (
+        Argument(
+            "study",
+            nargs="?",
+            metavar="STUDY",
+            help="StudyInstanceUID, accession number or Orthanc ID (default: every study)",
+        ),
+        flag("--dry-run", "only show the difference, hop by hop"),
+    ),
+    about="""Without --dry-run it asks the extractor to compare all three places now, and to forward and
+retrieve what is missing. The extractor also does so at its start, after every fault and every
+five minutes; 100,000 studies take an hour and a half, and those that finished last come first.
+With --dry-run it asks for no transfer and changes nothing. It lists each study whose sets of
+images disagree, with the number of images that are missing at each hop. A study that is arriving
+at this moment disagrees too. It asks both Orthancs about every study: some minutes for 10,000.""",
+    exits={
+        0: "the extractor is asked; with --dry-run: all sets agree",
+        1: "with --dry-run: they do not",
+        65: "only root and group ddwd may ask or view",
+        66: "no such study on either Orthanc or on disk",
+        69: "an Orthanc does not answer; what was found until then is shown",
+        74: "no room on the disk",
+        76: "an Orthanc refused to answer",
+    },
 )

@@ -1,17 +1,19 @@
 """`ddwd retention`: show the policy and the last round; `--dry-run` shows what is eligible now, `--now` asks the extractor. Removes nothing itself."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, TextIO
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 from ddwd.cli import progress
-from ddwd.cli.command import Argument, Command, OneOf, VerbResult, show
+from ddwd.cli.command import Command, OneOf, VerbResult, flag, show
 from ddwd.config.parsers import FOREVER
 from ddwd.config.paths import Paths
 from ddwd.config.retention import PLACES, Place
+from ddwd.config.schema import Config
 from ddwd.core.clock import SystemClock
 from ddwd.core.disk_space import space_of as measure
 from ddwd.retention import round_report
+from ddwd.retention.eligibility import Eligibility
 from ddwd.retention.remove import Removed
 from ddwd.retention.round_report import WHERE, Tally
 from ddwd.retention.scheduler import DryRun
@@ -21,46 +23,19 @@ from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Request, Requests
 from ddwd.store.record_check import RecordChecker
 from ddwd.store.statefile import encode
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator
-
-    from ddwd.config.schema import Config
-    from ddwd.retention.eligibility import Eligibility
-    from ddwd.store.status_files import PlaceReport, RetentionRound
-
-_EPILOG = """Without an option: after how many days each place may lose a study (retention and
-routes in ddwd.yaml), what went in the last round, and what had to stay, and why.
-With --dry-run every study whose time is over is looked at as the extractor would: the
-lists of both Orthancs, and every file that is to be left is read. Nothing is changed.
-With --now the extractor is asked to do so, and to remove, at once; by itself it does once
-an hour, and when room is short.
-
-exit status:
-  0   nothing whose time is over has to stay; with --now: the extractor is asked
-  1   something has to; each is named with the reason (without --dry-run: in the last round)
-  64  wrong usage
-  65  this user may not look or ask
-  69  an Orthanc does not answer
-  74  no room on the disk
-  76  an Orthanc refused to answer
-  78  the configuration cannot be used"""
+from ddwd.store.status_files import PlaceReport, RetentionRound
 
 
-def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Show the policy and the last round, do a dry run, or ask the extractor."""
+def _run(args: Namespace, config: Config, out: TextIO) -> int:
     if args.dry_run:
         return _dry_run(config, out, as_json=args.json)
-    result = _ask(Paths(config)) if args.now else _last(config)
-    return show(result, out, as_json=args.json)
+    return show(_ask(config) if args.now else _last(config), out, as_json=args.json)
 
 
-def _ask(paths: Paths) -> VerbResult:
-    Requests(paths.requests).submit(Request("retention"))
-    return VerbResult(
-        {"asked": "retention"}, ["the extractor is asked to remove what may go; see: ddwd retention"]
-    )
+def _ask(config: Config) -> VerbResult:
+    Requests(Paths(config).requests).submit(Request("retention"))
+    line = "the extractor is asked to remove what may be removed; see: ddwd retention"
+    return VerbResult({"asked": "retention"}, [line])
 
 
 def _last(config: Config) -> VerbResult:
@@ -74,13 +49,10 @@ def _last(config: Config) -> VerbResult:
     )
 
 
-# --- policy and last round --------------------------------------------------------------------------------------------
-
-
 def _policy(config: Config, place: Place) -> dict[str, Any]:
     """Return the policy of a place; None: for ever, or no limit."""
     retention = config.retention
-    own = {one.name: retention.days(place, one) for one in config.routes}
+    own = {route.name: retention.days(place, route) for route in config.routes}
     free = retention.free(place)
     return {
         "days": _finite(retention.days(place)),
@@ -94,11 +66,12 @@ def _finite(days: float) -> float | None:
 
 
 def _policy_lines(policy: dict[Place, dict[str, Any]]) -> Iterator[str]:
-    for place, said in policy.items():
-        line = f"{place:<8} keeps a study {_for(said['days'])}"
-        line += f", the oldest go while less than {said['free']} is free" if said["free"] else ""
+    for place, terms in policy.items():
+        line = f"{place:<8} keeps a study {_for(terms['days'])}"
+        if terms["free"]:
+            line += f"; while less than {terms['free']} is free, the oldest studies are removed"
         yield line
-        yield from (f"           of route {name} {_for(days)}" for name, days in said["routes"].items())
+        yield from (f"           of route {name} {_for(days)}" for name, days in terms["routes"].items())
 
 
 def _for(days: float | None) -> str:
@@ -107,11 +80,11 @@ def _for(days: float | None) -> str:
 
 def _last_lines(last: RetentionRound | None) -> Iterator[str]:
     if last is None:
-        yield "nothing was removed yet"
+        yield "no round yet"
         return
     yield f"last round: {time(last.ended_at)}"
     if last.problem:
-        yield f"  broken off: {plain(last.problem)}"
+        yield f"  interrupted: {plain(last.problem)}"
     for place, tally in last.places.items():
         if tally.studies or tally.kept:
             yield f"  {_sum(place, tally, 'were removed from')}"
@@ -125,19 +98,19 @@ def _sum(place: Place, tally: PlaceReport, verb: str) -> str:
     return f"{images} of {studies} ({size(tally.bytes)}) {verb} {WHERE[place]}"
 
 
-# --- dry run ----------------------------------------------------------------------------------------------------------
-
-
 def _dry_run(config: Config, out: TextIO, *, as_json: bool) -> int:
-    """Show each study as it is found, then the sums."""
     paths, custody = Paths(config), custody_of(config)
     RecordChecker(custody, paths).assert_listable()
     plan = DryRun(config, paths, study_lookup.both(config), custody, SystemClock().utc(), measure)
     tallies = {place: Tally() for place in PLACES}
     found = []
-    with progress.bar("proving", shown=progress.is_wanted(as_json=as_json)) as bar:
-        for finding in plan.findings(bar.expect, bar.advance):
-            _count(tallies[finding.place], finding)
+    with progress.bar("checking", as_json=as_json) as bar:
+        for finding in plan.findings(bar.expect, bar.moved):
+            tally = tallies[finding.place]
+            if finding.reason:
+                tally.stays(finding, finding.reason)
+            else:
+                tally.removed(Removed(len(finding.images), finding.bytes))
             if as_json:
                 found.append(_row(finding))
             else:
@@ -149,13 +122,6 @@ def _dry_run(config: Config, out: TextIO, *, as_json: bool) -> int:
         int(any(tally.kept for tally in tallies.values())),
     )
     return show(result, out, as_json=as_json)
-
-
-def _count(tally: Tally, finding: Eligibility) -> None:
-    if finding.reason:
-        tally.stays(finding, finding.reason)
-    else:
-        tally.removed(Removed(len(finding.images), finding.bytes))
 
 
 def _row(finding: Eligibility) -> dict[str, Any]:
@@ -171,20 +137,34 @@ def _row(finding: Eligibility) -> dict[str, Any]:
 
 def _line(finding: Eligibility) -> str:
     name = plain(finding.study_uid) or finding.study
-    said = f"stays: {finding.reason}" if finding.reason else f"goes: {_images(finding)}"
-    return f"{finding.place:<8} {name} {said}"
+    images = many(len(finding.images), "image", "images")
+    outcome = f"stays: {finding.reason}" if finding.reason else f"goes: {images}, {size(finding.bytes)}"
+    return f"{finding.place:<8} {name} {outcome}"
 
 
-def _images(finding: Eligibility) -> str:
-    return f"{many(len(finding.images), 'image', 'images')}, {size(finding.bytes)}"
-
-
-_DRY_RUN = Argument("--dry-run", action="store_true", help="show what would be removed now, and what not")
-_NOW = Argument("--now", action="store_true", help="have the extractor remove at once what may go")
 COMMAND = Command(
     "retention",
-    "what may be removed once it is verified downstream, and what was",
-    arguments=(OneOf((_DRY_RUN, _NOW), required=False),),
-    run_live=_run,
-    epilog=_EPILOG,
+    "show what is removed when, what the last round removed, and what stays",
+    _run,
+    (
+        OneOf(
+            flag("--dry-run", "show what would be removed now, and what not"),
+            flag("--now", "ask the extractor to start a round at once"),
+            required=False,
+        ),
+    ),
+    about="""Without an option: the number of days after which a study may be removed from each place
+(retention and routes in ddwd.yaml), what the last round removed, and what had to stay, and why.
+With --dry-run it checks every study whose time is over as the extractor does: it compares the
+lists of both Orthancs, and reads every file that has to remain. It changes nothing.
+With --now it asks the extractor to check and to remove at once. The extractor also does so once
+an hour, and when room is short.""",
+    exits={
+        0: "no study whose time is over has to stay; with --now: the extractor is asked",
+        1: "a study has to stay; each is listed with the reason (without --dry-run: in the last round)",
+        65: "this user may not view or ask",
+        69: "an Orthanc does not answer",
+        74: "no room on the disk",
+        76: "an Orthanc refused to answer",
+    },
 )

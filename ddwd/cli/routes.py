@@ -1,48 +1,31 @@
 """`ddwd routes`: list the routes, or show which of them a file matches and why. Reads the settings, changes nothing."""
 
-from __future__ import annotations
-
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
-from ddwd.cli.command import Argument, Command, VerbResult
-from ddwd.config.routing import CALLING, OWN, TAGS, Judged, Route, judge, table
+from ddwd.cli.command import Argument, Command, Group, VerbResult, prints
+from ddwd.config.routing import CALLING, OWN, TAGS, Route, judge, table
+from ddwd.config.schema import Config
 from ddwd.core.errors import NotFoundError
 from ddwd.core.model import SEND_AET, TREE
 
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
 
-    from ddwd.config.schema import Config
-
-_EPILOG = """test says which rule takes a study whose first image the file is, and for each rule before it
-which condition does not hold. It judges by ddwd.yaml as it is now, also before a restart. Values of
-the file are not shown.
-
-exit status:
-  0   list: done; test: a rule takes each file
-  1   test: no rule takes one of the files: its study would be held
-  64  wrong usage
-  66  one of the files cannot be read, or is not DICOM
-  78  the configuration cannot be used"""
-
-
-def _list(_args: argparse.Namespace, config: Config) -> VerbResult:
+def _list(_args: Namespace, config: Config) -> VerbResult:
     rows = [_row(route) for route in config.routes]
-    lines = [line for number, row in enumerate(rows, start=1) for line in _rule_lines(number, row)]
-    return VerbResult(
-        {"routes": rows}, lines or ["there are no rules: every study is forwarded and extracted"]
-    )
+    lines = [line for number, row in enumerate(rows, start=1) for line in _lines(number, row)]
+    none = "there are no routes: every study is forwarded and extracted"
+    return VerbResult({"routes": rows}, lines or [none])
 
 
-def _rule_lines(number: int, row: dict[str, Any]) -> list[str]:
+def _lines(number: int, row: dict[str, Any]) -> list[str]:
     when = "; ".join(f"{tag} is {' or '.join(texts)}" for tag, texts in row["when"].items())
-    return [f"{number}  {row['name']}: {when or 'everything'}", f"   {', '.join(_done_with(row))}"]
+    return [f"{number}  {row['name']}: {when or 'everything'}", f"   {', '.join(_effects(row))}"]
 
 
 def _row(route: Route) -> dict[str, Any]:
@@ -60,53 +43,40 @@ def _row(route: Route) -> dict[str, Any]:
     }
 
 
-def _done_with(row: dict[str, Any]) -> list[str]:
-    said = ["forwarded" if row["forward"] else "stays on ORTHANC1"]
-    said += [f"sent to {' and '.join(row['also'])}"] if row["also"] else []
+def _effects(row: dict[str, Any]) -> Iterator[str]:
+    yield "forwarded" if row["forward"] else "stays on ORTHANC1"
+    if row["also"]:
+        yield f"sent to {' and '.join(row['also'])}"
     if row["extract"]:
-        said.append("extracted" + ("" if row["layout"] == TREE else f" to {row['layout']}"))
-    said += [f"{row['priority']} priority"] if row["priority"] != "normal" else []
-    hook = row["run"] or ("a webhook" if row["webhook"] else "")
-    return (
-        said + ([f"told to {hook}"] if hook else []) + ([f"marked {row['marker']}"] if row["marker"] else [])
-    )
+        yield "extracted" + ("" if row["layout"] == TREE else f" to {row['layout']}")
+    if row["priority"] != "normal":
+        yield f"{row['priority']} priority"
+    if row["run"] or row["webhook"]:
+        yield f"hook {row['run'] or 'a webhook'}"
+    if row["marker"]:
+        yield f"marked {row['marker']}"
 
 
-def _test(args: argparse.Namespace, config: Config) -> VerbResult:
-    """Match each file against the routes. Raises NotFoundError."""
-    routes = config.routes
-    rules = table(routes)
-    answers = [(path, judge(rules, {**_tags(path), CALLING: args.aet})) for path in args.files]
-    return VerbResult(
-        {"files": [_answer(path, said, routes) for path, said in answers]},
-        [line for path, said in answers for line in _told(path, said, routes)],
-        int(any(_taker(said) is None and routes for _, said in answers)),
-    )
-
-
-def _taker(said: list[Judged]) -> str | None:
-    return said[-1].route if said and said[-1].failed is None else None
-
-
-def _answer(path: Path, said: list[Judged], routes: Sequence[Route]) -> dict[str, Any]:
-    return {
-        "file": str(path),
-        "route": _taker(said) if routes else "",
-        "not": {one.route: one.failed for one in said if one.failed and one.route != OWN.name},
-    }
-
-
-def _told(path: Path, said: list[Judged], routes: Sequence[Route]) -> list[str]:
-    if not routes:
-        return [f"{path}: there are no rules: it is forwarded and extracted"]
-    taker = _taker(said)
-    head = f"taken by rule {taker}" if taker else "no rule takes it: its study would be held on ORTHANC1"
-    why = [
-        f"  not by {one.route}: {one.failed} is another"
-        for one in said
-        if one.failed and one.route != OWN.name
-    ]
-    return [f"{path}: {head}", *why]
+def _test(args: Namespace, config: Config) -> VerbResult:
+    rules = table(config.routes)
+    results = [(path, judge(rules, {**_tags(path), CALLING: args.aet})) for path in args.files]
+    if not config.routes:
+        lines = [f"{path}: there are no routes: it is forwarded and extracted" for path, _ in results]
+        return VerbResult(
+            {"files": [{"file": str(path), "route": "", "not": {}} for path, _ in results]}, lines
+        )
+    rows, lines = [], []
+    for path, judged in results:
+        route = judged[-1].route if judged[-1].failed is None else None
+        failed = {one.route: one.failed for one in judged if one.failed and one.route != OWN.name}
+        rows.append({"file": str(path), "route": route, "not": failed})
+        lines.append(
+            f"{path}: matched by route {route}"
+            if route
+            else f"{path}: no route matches: its study would be held on ORTHANC1"
+        )
+        lines += [f"  not by {name}: {tag} does not match" for name, tag in failed.items()]
+    return VerbResult({"files": rows}, lines, int(any(row["route"] is None for row in rows)))
 
 
 def _tags(path: Path) -> dict[str, str]:
@@ -127,15 +97,31 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-_FILES = Argument("files", nargs="+", type=Path, metavar="FILE", help="a DICOM file")
-_AET = Argument("--aet", default=SEND_AET, help="AE title it would come from (default: that of ddwd send)")
-COMMAND = Command(
+COMMAND = Group(
     "routes",
-    "the rules of routes, and which of them takes a file",
-    epilog=_EPILOG,
-    action="what",
-    actions=(
-        Command("list", "the rules in their order, and what each does", _list),
-        Command("test", "which rule takes a file, and why", _test, (_FILES, _AET)),
+    "list the routes, or show which of them matches a file",
+    (
+        Command("list", "list the routes in their order, and what each does", prints(_list)),
+        Command(
+            "test",
+            "show which route matches a file, and why",
+            prints(_test),
+            (
+                Argument("files", nargs="+", type=Path, metavar="FILE", help="a DICOM file"),
+                Argument(
+                    "--aet",
+                    default=SEND_AET,
+                    help="AE title it would come from (default: that of ddwd send)",
+                ),
+            ),
+        ),
     ),
+    about="""test shows which route matches a study whose first image the file is, and for each route before
+it which condition does not match. It uses ddwd.yaml as it is now, also before a restart. It does
+not show values of the file.""",
+    exits={
+        0: "list: done; test: a route matches each file",
+        1: "test: no route matches one of the files: its study would be held",
+        66: "one of the files cannot be read, or is not DICOM",
+    },
 )

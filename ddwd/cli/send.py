@@ -1,49 +1,32 @@
 """`ddwd send PATH...`: send files and folders to the gateway by C-STORE."""
 
-from __future__ import annotations
-
 import time
+from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ddwd.cli import progress
-from ddwd.cli.command import Argument, Command, VerbResult
+from ddwd.cli.command import Argument, Command, VerbResult, flag, prints
 from ddwd.config import tls
+from ddwd.config.schema import Config
 from ddwd.core.errors import DeliveryError, PeerDownError, PeerRefusedError
 from ddwd.core.model import SEND_AET
 from ddwd.dicom.store_scu import Answer, Outgoing, examine, files, send
 from ddwd.dicom.upper_layer import Peer
 
-if TYPE_CHECKING:
-    import argparse
-
-    from ddwd.config.schema import Config
-
-
 _HERE = "127.0.0.1"
-_EPILOG = """Files that are no DICOM are named and left out. Elements, pixel data and compression stay as they are.
-
-exit status:
-  0   every image was accepted
-  1   some were not, or there was none; each is named with the reason
-  64  wrong usage
-  69  nobody answers there, or the connection broke; how many were not sent is said
-  76  the association was refused, with the reason
-  78  the configuration cannot be used"""
 
 
-def _run(args: argparse.Namespace, config: Config) -> VerbResult:
-    """Send, and report what was refused and why."""
+def _run(args: Namespace, config: Config) -> VerbResult:
     examined = [examine(path) for path in files(args.paths)]
     outgoing = [one for one in examined if isinstance(one, Outgoing)]
     answers = [one for one in examined if isinstance(one, Answer)]
     peer = _peer(args, config)
     began, failure = time.monotonic(), None
-    with progress.bar("sending", len(outgoing), shown=progress.is_wanted(as_json=args.json)) as bar:
+    with progress.bar("sending", len(outgoing), as_json=args.json) as bar:
 
         def answered(answer: Answer) -> None:
             answers.append(answer)
-            bar.advance()
+            bar.moved()
 
         try:
             send(peer, outgoing, answered)
@@ -52,8 +35,8 @@ def _run(args: argparse.Namespace, config: Config) -> VerbResult:
     return _result(answers, len(examined), time.monotonic() - began, failure)
 
 
-def _peer(args: argparse.Namespace, config: Config) -> Peer:
-    """Return the peer; by TLS if that is asked for, or if this gateway accepts nothing else."""
+def _peer(args: Namespace, config: Config) -> Peer:
+    """Return the peer; with TLS if --tls is given, or if the gateway of this machine accepts only TLS."""
     context = tls.with_operator(config) if args.tls else None
     port = config.tls.gateway_port if args.tls and config.tls.gateway == "both" else config.gateway.dicom_port
     if context is None and args.host == _HERE and args.port is None:
@@ -86,14 +69,21 @@ def _result(
 COMMAND = Command(
     "send",
     "send DICOM files or folders to the gateway by C-STORE",
-    _run,
+    prints(_run),
     (
         Argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, or a folder with all below it"),
         Argument("--host", default=_HERE, help="where to send (default: this machine)"),
         Argument("--port", type=int, help="DICOM port (default: the gateway's)"),
         Argument("--aet", help="called AE title (default: the gateway's)"),
         Argument("--calling", default=SEND_AET, help="calling AE title (default: %(default)s)"),
-        Argument("--tls", action="store_true", help="by TLS, with the operator's certificate"),
+        flag("--tls", "send by TLS, with the operator's certificate"),
     ),
-    epilog=_EPILOG,
+    about="""Files that are not DICOM are listed and not sent. Elements, pixel data and compression stay as
+they are.""",
+    exits={
+        0: "every image was accepted",
+        1: "some images were not accepted, or there were none; each is listed with the reason",
+        69: "the peer does not answer, or the connection broke; the number of files not sent is shown",
+        76: "the association was refused, with the reason",
+    },
 )

@@ -1,27 +1,18 @@
 """`ddwd status`: show the Report of status/report.py on one screen, or as JSON. Writes nothing."""
 
-from __future__ import annotations
-
-import textwrap
-from typing import TYPE_CHECKING, Any, TextIO
+from argparse import Namespace
+from typing import Any, TextIO
 
 from ddwd import __version__
-from ddwd.cli.command import CLEAR_SCREEN, SAME, Argument, Command, VerbResult, show
-from ddwd.core.clock import sleep
+from ddwd.cli.command import WIDTH, Argument, Command, VerbResult, watch, wrapped
+from ddwd.config.schema import Config
 from ddwd.extractor.decision import Stage
 from ddwd.status import report as view
 from ddwd.status.formatting import many, size, span, time
+from ddwd.status.report import Heartbeat, Report, VolumeState
+from ddwd.status.units import Unit
 from ddwd.store.statefile import encode
-from ddwd.store.status_files import InFlightStudy
 
-if TYPE_CHECKING:
-    import argparse
-
-    from ddwd.config.schema import Config
-    from ddwd.status.report import Heartbeat, Report, VolumeState
-    from ddwd.status.units import Unit
-
-_WIDTH = 80
 _SHOWN = 5
 """Studies shown in each list of the screen; the JSON has them all."""
 _LEVELS = {
@@ -32,40 +23,20 @@ _LEVELS = {
 }
 _LONG_HOURS = 24 * 60
 """A volume that lasts longer than two months is not mentioned."""
-_EPILOG = """exit status:
-  0   all is well: every unit is active, both Orthancs answer, both heartbeats are
-      fresh, no study waits after a failure, and there is room on the disks
-  1   something is wrong; it is named at the end (in JSON: "wrong")
-  64  wrong usage
-  78  the configuration cannot be used
-Images in quarantine wait for you, and are counted, but are not an error."""
 
 
-def _run(args: argparse.Namespace, config: Config, out: TextIO) -> int:
-    """Collect and show the report; with --watch, repeatedly."""
-    while True:
+def _run(args: Namespace, config: Config, out: TextIO) -> int:
+    def look() -> VerbResult:
         report = view.collect(config, view.real_sources())
-        result = VerbResult(as_json(report), render(report).splitlines(), 1 if report.wrong else 0)
-        if args.watch is not None and out.isatty() and not args.json:
-            out.write(CLEAR_SCREEN)
-        show(result, out, as_json=args.json)
-        if args.watch is None:
-            return result.status
-        out.flush()
-        sleep(max(0.5, args.watch))
+        return VerbResult(as_json(report), render(report).splitlines(), 1 if report.wrong else 0)
 
-
-# --- showing ----------------------------------------------------------------------------------------------------------
+    seconds = None if args.watch is None else max(0.5, args.watch)
+    return watch(look, seconds, out, as_json=args.json)
 
 
 def as_json(report: Report) -> dict[str, Any]:
     """Return the whole Report for json.dumps, with `well` and `wrong` in front."""
-    body: dict[str, Any] = {
-        "well": not report.wrong,
-        "wrong": report.wrong,
-        "version": __version__,
-        **encode(report),
-    }
+    body = {"well": not report.wrong, "wrong": report.wrong, "version": __version__, **encode(report)}
     for heart in body["hearts"]:
         for shown_elsewhere in ("in_flight", "recent", "counts", "swept", "retention"):
             heart["facts"].pop(shown_elsewhere, None)
@@ -74,8 +45,10 @@ def as_json(report: Report) -> dict[str, Any]:
 
 def render(report: Report) -> str:
     """Return the report as plain text, 80 columns wide."""
+    wrong = len(report.wrong)
+    verdict = f"{many(wrong, 'thing is', 'things are')} wrong" if wrong else "all is well"
     parts = [
-        _headline(report),
+        [f"D-DW-D Portal {__version__} at {report.at}: {verdict}"],
         _unit_lines(report),
         _server_lines(report),
         _heart_lines(report),
@@ -90,23 +63,17 @@ def render(report: Report) -> str:
     return "\n".join(line for part in parts for line in part) + "\n"
 
 
-def _headline(report: Report) -> list[str]:
-    wrong = len(report.wrong)
-    verdict = "all is well" if not wrong else f"{many(wrong, 'thing is', 'things are')} wrong"
-    return [f"D-DW-D Portal {__version__} at {report.at}: {verdict}"]
-
-
 def _unit_lines(report: Report) -> list[str]:
     if not report.units:
         return ["units: not under systemd here, see the heartbeats"]
-    return ["units", *(_unit_line(unit) for unit in report.units)]
+    return ["units", *map(_unit_line, report.units)]
 
 
 def _unit_line(unit: Unit) -> str:
     state = f"{unit.active} ({unit.sub})" if unit.sub else unit.active
-    said = [many(unit.restarts, "restart", "restarts")] if unit.restarts else []
-    said += [unit.text] if unit.text else []
-    return _cut(f"  {unit.name:<15} {state:<18} {'; '.join(said)}")
+    notes = [many(unit.restarts, "restart", "restarts")] if unit.restarts else []
+    notes += [unit.text] if unit.text else []
+    return _cut(f"  {unit.name:<15} {state:<18} {'; '.join(notes)}")
 
 
 def _server_lines(report: Report) -> list[str]:
@@ -124,30 +91,29 @@ def _server_lines(report: Report) -> list[str]:
 
 def _heart_lines(report: Report) -> list[str]:
     if not report.hearts:
-        return ["the extractor runs on another machine: studies are told of there"]
-    return ["heartbeats", *(_heart_line(heart) for heart in report.hearts)]
+        return ["the extractor runs on another machine, which shows the studies"]
+    return ["heartbeats", *map(_heart_line, report.hearts)]
 
 
 def _heart_line(heart: Heartbeat) -> str:
     if heart.age is None:
         return f"  {heart.daemon:<9} none"
     stale = "STALE, " if heart.is_stale else ""
-    return _cut(f"  {heart.daemon:<9} {stale}{span(heart.age)} old; {_said(heart)}")
+    return _cut(f"  {heart.daemon:<9} {stale}{span(heart.age)} old; {_totals(heart)}")
 
 
-def _said(heart: Heartbeat) -> str:
+def _totals(heart: Heartbeat) -> str:
     if heart.daemon == "scp":
         scp = heart.scp
         received = f"{scp.received:,} received ({size(scp.received_bytes)})"
         return f"{received}, {scp.refused:,} refused, last {time(scp.last_received)}"
     totals = heart.extractor.totals
     published = many(totals.studies, "study", "studies")
-    fetched = many(totals.instances, "image", "images")
-    return f"{published} published, {fetched} fetched, {totals.forwarded:,} sent again"
+    images = many(totals.instances, "image", "images")
+    return f"{published} published, {images} retrieved, {totals.forwarded:,} forwarded again"
 
 
 def _swept_lines(report: Report) -> list[str]:
-    """How far the extractor's sweep is."""
     if report.swept is None:
         return []
     studies = max([server.studies for server in report.servers], default=0)
@@ -165,18 +131,14 @@ def _flight_lines(report: Report) -> list[str]:
     stages = ", ".join(f"{count} {stage}" for stage, count in sorted(report.counts.items()))
     lines = [f"studies in flight: {stages or 'none'}"]
     if report.paused:
-        lines.append("  fetching is PAUSED by the operator; go on with: ddwd resume")
-    # those that wait after a failure, or for a rule, first: they are what one looks for
+        lines.append("  retrieving is PAUSED by the operator; go on with: ddwd resume")
+    # studies that wait after a failure, or are held, come first: the operator looks for them
     rows = sorted(report.in_flight, key=lambda row: row.state not in _TROUBLE)
     for row in rows[:_SHOWN]:
         lines.append(f"  {row.study_uid or '(not listed yet)'}")
-        lines.append(_cut(f"    {row.on_disk}/{row.instances} on disk, {_stands(row)}: {row.reason}"))
+        state = f"{row.state} (route {row.route})" if row.route else row.state
+        lines.append(_cut(f"    {row.on_disk}/{row.instances} on disk, {state}: {row.reason}"))
     return lines + _more(len(rows))
-
-
-def _stands(row: InFlightStudy) -> str:
-    """Its state, and its route if there are routes."""
-    return f"{row.state} by rule {row.route}" if row.route else row.state
 
 
 def _recent_lines(report: Report) -> list[str]:
@@ -192,9 +154,9 @@ def _recent_lines(report: Report) -> list[str]:
 
 
 def _beside(left: str, uid: str) -> list[str]:
-    """Put the UID on the same line, or whole on the next: one that is cut cannot be copied."""
+    """Put the UID on the same line, or whole on the next: a UID that is cut cannot be copied."""
     line = f"{left}  {uid}"
-    return [line] if len(line) <= _WIDTH else [left, f"    {uid}"]
+    return [line] if len(line) <= WIDTH else [left, f"    {uid}"]
 
 
 def _more(count: int) -> list[str]:
@@ -206,14 +168,13 @@ def _room_lines(report: Report) -> list[str]:
     for one in report.volumes:
         free = f"{size(one.free)} free of {size(one.total)}" if one.total else "see below"
         lines += _beside(f"  {one.use:<12} {free:<24}", one.path)
-        if said := _outlook(one):
-            lines.append(_cut(f"    {said}"))
+        if outlook := _outlook(one):
+            lines.append(_cut(f"    {outlook}"))
     waiting = "not readable by this user" if report.quarantine is None else f"{report.quarantine:,}"
     return [*lines, f"quarantine: {waiting}"]
 
 
 def _retention_lines(report: Report) -> list[str]:
-    """What the last round removed, and whether something had to stay."""
     if report.retention is None:
         return []
     last = report.retention.last
@@ -229,7 +190,6 @@ def _retention_lines(report: Report) -> list[str]:
 
 
 def _destination_lines(report: Report) -> list[str]:
-    """The other destinations, where there are any."""
     if not report.destinations:
         return []
     lines = [
@@ -244,44 +204,37 @@ def _outlook(volume: VolumeState) -> str:
     """Return how short of space the volume is and how long that will last; empty if neither matters."""
     words = [] if volume.level in ("", "ok") else [_LEVELS.get(volume.level, volume.level)]
     if volume.hours_left is not None and volume.hours_left < _LONG_HOURS:
-        words.append(f"full in {span(volume.hours_left * 3600)} if it goes on as in the last hour")
+        words.append(f"full in {span(volume.hours_left * 3600)} at the rate of the last hour")
     return "; ".join(words)
 
 
 def _wrong_lines(report: Report) -> list[str]:
-    if not report.wrong:
-        return []
-    lines = ["wrong"]
-    for line in report.wrong:
-        lines += textwrap.wrap(
-            line,
-            _WIDTH,
-            initial_indent="  - ",
-            subsequent_indent="    ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    return lines
+    lines = [part for line in report.wrong for part in wrapped(line, "  - ", 4)]
+    return ["wrong", *lines] if lines else []
 
 
 def _cut(line: str) -> str:
-    return line.rstrip() if len(line) <= _WIDTH else line[: _WIDTH - 3].rstrip() + "..."
+    return line.rstrip() if len(line) <= WIDTH else line[: WIDTH - 3].rstrip() + "..."
 
 
-_WATCH = Argument(
-    "--watch",
-    nargs="?",
-    type=float,
-    const=2.0,
-    metavar="SECONDS",
-    help="show it anew every so many seconds (2), until Ctrl-C",
-)
 COMMAND = Command(
     "status",
     "is the portal well: units, Orthancs, studies, disks",
-    arguments=(_WATCH,),
-    run_live=_run,
-    epilog=_EPILOG,
-    json_help=SAME,
-    json_first=True,
+    _run,
+    (
+        Argument(
+            "--watch",
+            nargs="?",
+            type=float,
+            const=2.0,
+            metavar="SECONDS",
+            help="show it again every so many seconds (2), until Ctrl-C",
+        ),
+    ),
+    about="Images in quarantine wait for you, and are counted, but are no error.",
+    exits={
+        0: "all is well: every unit is active, both Orthancs answer, both heartbeats are fresh, no study"
+        " waits after a failure, and there is room on the disks",
+        1: 'something is wrong; it is named at the end (in JSON: "wrong")',
+    },
 )

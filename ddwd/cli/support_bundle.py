@@ -1,67 +1,41 @@
 """`ddwd support-bundle`: collect what support needs in one file, without patient data and secrets."""
 
-from __future__ import annotations
-
 import getpass
 import re
 import socket
-import sys
+from argparse import Namespace
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ddwd import __version__
 from ddwd.cli import config as config_verb
 from ddwd.cli import doctor, progress, status, tls
-from ddwd.cli.command import Argument, Command, VerbResult
-from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load_with_sources
+from ddwd.cli.command import Argument, Command, VerbResult, prints
+from ddwd.config.loader import load_with_sources
 from ddwd.config.paths import Paths
-from ddwd.config.schema import Config, Loaded
+from ddwd.config.schema import Config, Loaded, NodeName
 from ddwd.core import audit, durable
 from ddwd.core.clock import SystemClock, stamp
-from ddwd.core.errors import AccessProblem, ConfigError, DdwdError, StateError
+from ddwd.core.errors import AccessProblem, ConfigError, DdwdError, Problem, StateError
 from ddwd.provisioning import certificates, credentials, orthanc_config
+from ddwd.provisioning.credentials import Credentials
 from ddwd.status import bundle, redaction, system_info
 from ddwd.status import report as view
 from ddwd.status.bundle import Part
 from ddwd.status.doctor import examine
 from ddwd.status.formatting import size
 
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable
 
-    from ddwd.config.schema import NodeName
-    from ddwd.core.errors import Problem
-    from ddwd.provisioning.credentials import Credentials
-
-_EPILOG = """One .tar.gz, readable for you alone: settings and the additions to the Orthancs without passwords,
-states of the units, status and doctor, versions, the journal of the last day, counts of the
-ledger, disks, memory, network and certificates. MANIFEST.json in it lists each file, what is
-never in it, and what could not be collected. No patient's name or identifier, no accession
-number, no path below OUTPUT_DIR; studies are named by UID. Run it with sudo: other users see
-less. It works while the portal is stopped, and with settings that are wrong.
-
-exit status:
-  0   written; what could not be collected is named
-  64  wrong usage
-  65  it cannot be written there
-  74  no room on the disk
-  78  the settings may not be read by this user"""
-
-
-def _run(args: argparse.Namespace, _config: Config | None) -> VerbResult:
-    """Collect, pack, write."""
+def _run(args: Namespace, _config: Config | None) -> VerbResult:
     now = SystemClock().utc()
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
     name = f"ddwd-support-{host}-{now:%Y%m%dT%H%M%SZ}"
     target = _target(args.output, f"{name}.tar.gz")
     subject = InspectedMachine()
-    parts = subject.parts()
-    packed, missed = bundle.gather(
-        parts, subject.scrub, _progress(len(parts), shown=progress.is_wanted(as_json=args.json))
-    )
+    with progress.bar("", as_json=args.json) as bar:
+        packed, missed = bundle.gather(subject.parts(), subject.scrub, lambda part: bar.step(part.what))
     missed = [*subject.missed, *missed]
     about = {
         "made_by": f"ddwd support-bundle {__version__}",
@@ -74,19 +48,19 @@ def _run(args: argparse.Namespace, _config: Config | None) -> VerbResult:
     content = bundle.archive(name, packed, about, now)
     _write(target, content)
     body = {"file": str(target), "bytes": len(content), "files": [one.file for one in packed]}
-    made = f"{target} ({size(len(content))}, {len(packed)} files); look into it: tar -xzf {target}"
+    made = f"{target} ({size(len(content))}, {len(packed)} files); to view it: tar -xzf {target}"
     return VerbResult(
         body | {"not_collected": about["not_collected"]},
         [*(f"not collected: {one.file}: {one.reason}" for one in missed), made],
     )
 
 
-def _target(wanted: Path | None, name: str) -> Path:
-    """Return where it is written to; checked before anything is collected. Raises StateError."""
-    target = (wanted or Path.cwd()).absolute()
+def _target(output: Path | None, name: str) -> Path:
+    """Return the path of the file; checked before anything is collected. Raises StateError."""
+    target = (output or Path.cwd()).absolute()
     target = target / name if target.is_dir() else target
     if target.exists():
-        raise StateError(f"{target}: is there already, and is not replaced; give --output another name")
+        raise StateError(f"{target}: exists already and is not replaced; give --output another name")
     if not target.parent.is_dir():
         raise StateError(f"{target.parent}: no such folder")
     return target
@@ -96,24 +70,11 @@ def _write(target: Path, content: bytes) -> None:
     try:
         durable.write_new(target, [content], mode=0o600)
     except OSError as error:
-        raise StateError(f"{target}: {error.strerror}; --output FOLDER puts it elsewhere") from error
-
-
-def _progress(total: int, *, shown: bool) -> Callable[[Part], None]:
-    """Return a function that writes a line for each part, if progress is shown."""
-    number = 0
-
-    def begins(part: Part) -> None:
-        nonlocal number
-        number += 1
-        if shown:
-            sys.stderr.write(f"{number:>2}/{total} {part.what}\n")
-
-    return begins
+        raise StateError(f"{target}: {error.strerror}; choose another folder: --output FOLDER") from error
 
 
 class InspectedMachine:
-    """The machine to be described. Invalid settings are reported, and the defaults used instead."""
+    """The machine that the bundle describes. Invalid settings are reported, and the defaults used instead."""
 
     def __init__(self) -> None:
         self.missed: list[bundle.Missed] = []
@@ -134,37 +95,36 @@ class InspectedMachine:
         try:
             return redaction.patients(self.paths.output)
         except OSError as error:
-            self.missed.append(
-                bundle.Missed("(the folders in OUTPUT_DIR)", f"{error.strerror}: no PatientID was looked for")
-            )
+            reason = f"{error.strerror}: no PatientID was searched for"
+            self.missed.append(bundle.Missed("(the folders in OUTPUT_DIR)", reason))
             return set()
 
     def _read_additions(self) -> list[tuple[str, Any]]:
-        """The operator's JSON for the Orthancs; its secrets become known on the way."""
+        """Read the operator's JSON for the Orthancs, and add its secrets to those that are hidden."""
         nodes: tuple[NodeName, NodeName] = ("gateway", "storage")
         found = []
         for node in nodes:
             for path in sorted(self.paths.additions(node).glob("*.json")):
                 problems: list[Problem] = []
                 tree = orthanc_config.read_addition(path, problems)
-                self.missed += [
-                    bundle.Missed(_name_of(path), f"{one.what}; {one.instead}") for one in problems
-                ]
+                name = f"orthanc/{path.parent.name}/{path.name}"
+                self.missed += [bundle.Missed(name, f"{one.what}; {one.instead}") for one in problems]
                 if not problems:
-                    found.append((_name_of(path), redaction.without_secrets(tree, self._secrets)))
+                    found.append((name, redaction.without_secrets(tree, self._secrets)))
         return found
 
     def parts(self) -> list[Part]:
-        """Everything that is collected, in the order in which one would read it."""
+        """Return everything that is collected, in the order of reading."""
         config, paths, ask = self.config, self.paths, system_info.run
         places = [paths.output, config.data_dir, *paths.database_area(), config.run_dir, Path("/tmp")]  # noqa: S108 - only its volume
         return [
-            Part("settings.json", "each setting and its source", self._shown_settings),
+            Part("settings.json", "each setting and its source",
+                 lambda: {"problems": self._problems, "settings": config_verb.shown(self._loaded)}),
             *(
                 Part(name, "an addition to an Orthanc", partial(self._additions.get, name))
                 for name in self._additions
             ),
-            Part("status.json", "ddwd status", lambda: status.as_json(self._report())),
+            Part("status.json", "ddwd status", lambda: status.as_json(view.collect(config, view.real_sources()))),
             Part("doctor.json", "ddwd doctor", lambda: [asdict(one) for one in examine(doctor.context_of(config))]),
             Part("units.txt", "states of the units", lambda: system_info.unit_states(ask, system_info.units(ask))),
             Part("versions.txt", "versions", lambda: system_info.versions(ask)),
@@ -173,19 +133,10 @@ class InspectedMachine:
             Part("memory.txt", "memory and load", system_info.memory),
             Part("network.txt", "addresses, routes and ports", lambda: system_info.network(ask)),
             Part("clock.txt", "clock", lambda: system_info.clock(ask)),
-            Part("certificates.json", "certificates and their ends", self._certificates),
+            Part("certificates.json", "certificates and their ends", lambda: tls.facts(config, certificates.show(config))),
             Part("journal/audit.log", "journal: the audit trail", lambda: system_info.journal(identifier=audit.IDENTIFIER)),
             *self._journals(),
         ]  # fmt: skip
-
-    def _report(self) -> view.Report:
-        return view.collect(self.config, view.real_sources())
-
-    def _shown_settings(self) -> dict[str, Any]:
-        return {"problems": self._problems, "settings": config_verb.shown(self._loaded)}
-
-    def _certificates(self) -> list[dict[str, object]]:
-        return tls.facts(self.config, certificates.show(self.config))
 
     def _journals(self) -> list[Part]:
         try:
@@ -197,10 +148,6 @@ class InspectedMachine:
             Part(f"journal/{name}.log", f"journal: {name}", partial(system_info.journal, unit=name))
             for name in names
         ]
-
-
-def _name_of(addition: Path) -> str:
-    return f"orthanc/{addition.parent.name}/{addition.name}"
 
 
 def _settings() -> tuple[Loaded, list[str]]:
@@ -215,21 +162,33 @@ def _settings() -> tuple[Loaded, list[str]]:
 
 def _texts() -> list[str]:
     """Return the text of the settings files: secrets are searched for in invalid files too."""
-    return [
-        path.read_text(encoding="utf-8", errors="replace")
-        for path in (CONFIG_FILE, DEFAULTS_FILE)
-        if path.is_file()
-    ]
+    files = [path for path in config_verb.settings_files() if path.is_file()]
+    return [path.read_text(encoding="utf-8", errors="replace") for path in files]
 
 
-_OUTPUT = Argument(
-    "--output", type=Path, metavar="PATH", help="a new file, or the folder for it (default: this folder)"
-)
 COMMAND = Command(
     "support-bundle",
     "collect what support needs in one file, without patients and secrets",
-    _run,
-    (_OUTPUT,),
-    epilog=_EPILOG,
+    prints(_run),
+    (
+        Argument(
+            "--output",
+            type=Path,
+            metavar="PATH",
+            help="a new file, or the folder for it (default: the current folder)",
+        ),
+    ),
+    about="""It makes one .tar.gz that only you can read: settings and the additions to the Orthancs without
+passwords, states of the units, status and doctor, versions, the journal of the last day, counts of
+the ledger, disks, memory, network and certificates. MANIFEST.json in it lists each file, what it
+never contains, and what could not be collected. It contains no name or identifier of a patient, no
+accession number, and no path below OUTPUT_DIR; studies are named by UID. Run it with sudo: other
+users see less. It works while the portal is stopped, and with invalid settings.""",
+    exits={
+        0: "written; what could not be collected is listed",
+        65: "it cannot be written there",
+        74: "no room on the disk",
+        78: "this user may not read the settings",
+    },
     needs_config=False,
 )

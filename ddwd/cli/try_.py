@@ -1,36 +1,23 @@
 """`ddwd try [DIR]`: run the whole portal in the foreground, in one folder, as any user.
 
-Everything lies in DIR (a fresh folder below the temporary one where none is given) and stays there.
+DIR (by default a new folder below the temporary one) holds every file, and is kept.
 """
-
-from __future__ import annotations
 
 import json
 import signal
 import sys
 import tempfile
+from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from ddwd.cli.command import Argument, Command
+from ddwd.config.schema import Config
 from ddwd.core import clock
 from ddwd.core.errors import DdwdError
 from ddwd.extractor.peers import silent
 from ddwd.trial.sandbox import Sandbox, keeps_conflicts, wait_up
 
-if TYPE_CHECKING:
-    import argparse
-
-    from ddwd.config.schema import Config
-
-_EPILOG = """Without systemd and PostgreSQL, on free ports, to be tried; everything stays in DIR.
-
-exit status:
-  0   stopped on request
-  1   one of its processes ended, or the folder cannot be used
-  64  wrong usage
-  69  it did not come up
-  78  the settings in DIR cannot be used (a taken port, ...)"""
 _LOOK_SECONDS = 0.2
 _DIED = 1
 _STOPPERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -44,8 +31,54 @@ def _port_base(text: str) -> int:
     return port
 
 
-def _start(args: argparse.Namespace, _config: Config | None, out: TextIO) -> int:
-    """Start the portal, show its state until it is stopped or ends, stop it."""
+class _Screen:
+    """One line that changes on a terminal; otherwise a new line for each change."""
+
+    def __init__(self, out: TextIO, *, quiet: bool) -> None:
+        self._out = out
+        self._quiet = quiet
+        self._live = out.isatty() and not quiet
+        self._last = ""
+
+    def up(self, sandbox: Sandbox) -> None:
+        """Write how to use the portal that now runs; as JSON for programs."""
+        facts = sandbox.facts()
+        if self._quiet:
+            self._out.write(json.dumps(facts) + "\n")
+            self._out.flush()
+            return
+        gateway = facts["gateway"]
+        self.say(
+            "up; send to it, from this machine or another:\n"
+            f"  dcmsend +sd +r -aec {gateway['aet']} 127.0.0.1 {gateway['dicom_port']} FOLDER\n"
+            f"  web pages   http://127.0.0.1:{gateway['http_port']} (gateway), "
+            f"http://127.0.0.1:{facts['storage']['http_port']} (storage); "
+            f"user admin, passwords in {facts['credentials']}\n"
+            f"  output      {facts['output_dir']}\n"
+            f"  settings    {facts['settings']}\n"
+            f"  logs        {sandbox.folder}/log\n"
+            "Ctrl-C stops it."
+        )
+        if not keeps_conflicts():
+            self.say(
+                "Orthanc's Python plugin is missing (apt install orthanc-python): of two images with the same UID but "
+                "different content only the first is kept"
+            )
+
+    def line(self, text: str) -> None:
+        """Show the newest state."""
+        if text != self._last:
+            self._last = text
+            self.say(text, end="" if self._live else "\n")
+
+    def say(self, text: str, end: str = "\n") -> None:
+        """Write lines that stay."""
+        if not self._quiet:
+            self._out.write(("\r\033[K" if self._live else "") + text + end)
+            self._out.flush()
+
+
+def _start(args: Namespace, _config: Config | None, out: TextIO) -> int:
     folder = args.folder or Path(tempfile.mkdtemp(prefix="ddwd-try-"))
     before = {one: signal.signal(one, signal.default_int_handler) for one in _STOPPERS}
     try:
@@ -61,7 +94,7 @@ def _prepared(folder: Path, port_base: int | None) -> Sandbox:
     try:
         return Sandbox.prepare(folder, port_base)
     except OSError as error:
-        raise DdwdError(f"{error.filename or folder}: {error.strerror}; name a folder of your own") from error
+        raise DdwdError(f"{error.filename or folder}: {error.strerror}; choose another folder") from error
 
 
 def _run(sandbox: Sandbox, screen: _Screen) -> int:
@@ -70,7 +103,9 @@ def _run(sandbox: Sandbox, screen: _Screen) -> int:
         screen.line(f"starting in {sandbox.folder}")
         if wait_up(sandbox):
             screen.up(sandbox)
-            _watch(sandbox, screen)
+            while sandbox.dead() is None:
+                screen.line(_status(sandbox))
+                clock.sleep(_LOOK_SECONDS)
         name = sandbox.dead()
         sys.stderr.write(f"ddwd: {sandbox.exit_report(name)}\n" if name else "")
     except KeyboardInterrupt:
@@ -79,22 +114,10 @@ def _run(sandbox: Sandbox, screen: _Screen) -> int:
     else:
         return _DIED
     finally:
-        _stop(sandbox)
-        screen.say(f"stopped; everything is kept in {sandbox.folder}")
-
-
-def _watch(sandbox: Sandbox, screen: _Screen) -> None:
-    """Show the state until a process ends."""
-    while sandbox.dead() is None:
-        screen.line(_status(sandbox))
-        clock.sleep(_LOOK_SECONDS)
-
-
-def _stop(sandbox: Sandbox) -> None:
-    """Stop in order; a second Ctrl-C makes it short."""
-    for one in _STOPPERS:
-        signal.signal(one, lambda *_: sandbox.kill())
-    sandbox.stop()
+        for one in _STOPPERS:  # a second Ctrl-C kills what still runs
+            signal.signal(one, lambda *_: sandbox.kill())
+        sandbox.stop()
+        screen.say(f"stopped; all files are kept in {sandbox.folder}")
 
 
 def _status(sandbox: Sandbox) -> str:
@@ -109,67 +132,27 @@ def _status(sandbox: Sandbox) -> str:
     return ", ".join(parts)
 
 
-class _Screen:
-    """One line that changes on a terminal; otherwise a new line for each change."""
-
-    def __init__(self, out: TextIO, *, quiet: bool) -> None:
-        self._out = out
-        self._quiet = quiet
-        self._live = out.isatty() and not quiet
-        self._last = ""
-
-    def up(self, sandbox: Sandbox) -> None:
-        """Tell how to use what now runs; as JSON for programs."""
-        facts = sandbox.facts()
-        if self._quiet:
-            self._out.write(json.dumps(facts) + "\n")
-            self._out.flush()
-            return
-        gateway = facts["gateway"]
-        self.say(
-            "up; send to it, from here or elsewhere:\n"
-            f"  dcmsend +sd +r -aec {gateway['aet']} 127.0.0.1 {gateway['dicom_port']} FOLDER\n"
-            f"  web pages   http://127.0.0.1:{gateway['http_port']} (gateway), "
-            f"http://127.0.0.1:{facts['storage']['http_port']} (storage); "
-            f"user admin, passwords in {facts['credentials']}\n"
-            f"  output      {facts['output_dir']}\n"
-            f"  settings    {facts['settings']}\n"
-            f"  logs        {sandbox.folder}/log\n"
-            "Ctrl-C stops it."
-        )
-        if not keeps_conflicts():
-            self.say(
-                "Orthanc's Python plugin is missing (apt install orthanc-python): of two images with one UID but other "
-                "content only the first is kept"
-            )
-
-    def line(self, text: str) -> None:
-        """Show the newest state."""
-        if text == self._last or self._quiet:
-            return
-        self._last = text
-        self._out.write(f"\r\033[K{text}" if self._live else f"{text}\n")
-        self._out.flush()
-
-    def say(self, text: str) -> None:
-        """Write lines that stay."""
-        if not self._quiet:
-            self._out.write(f"\r\033[K{text}\n" if self._live else f"{text}\n")
-            self._out.flush()
-
-
-_FOLDER = Argument(
-    "folder", nargs="?", type=Path, metavar="DIR", help="where everything is kept (default: a new folder)"
-)
-_PORT_BASE = Argument(
-    "--port-base", type=_port_base, metavar="N", help="use ports N to N+4 (default: free ones)"
-)
 COMMAND = Command(
     "try",
     "run the whole portal in one folder, until Ctrl-C",
-    arguments=(_FOLDER, _PORT_BASE),
-    run_live=_start,
-    epilog=_EPILOG,
+    _start,
+    (
+        Argument(
+            "folder",
+            nargs="?",
+            type=Path,
+            metavar="DIR",
+            help="the folder for all files (default: a new folder)",
+        ),
+        Argument("--port-base", type=_port_base, metavar="N", help="use ports N to N+4 (default: free ones)"),
+    ),
+    about="""It runs without systemd and PostgreSQL, on free ports, for a trial; all files stay in DIR. With
+--json it prints one JSON object when the portal is up, and no other line.""",
+    exits={
+        0: "stopped on request",
+        1: "one of its processes ended, or the folder cannot be used",
+        69: "it did not start in time",
+        78: "the settings in DIR cannot be used (a port in use, for example)",
+    },
     needs_config=False,
-    json_help="print one JSON object when up, and nothing more",
 )

@@ -1,82 +1,60 @@
 """`ddwd verify STUDY|--all`: compare published images with their custody records. Reads files only, and asks no server.
 
-`--storage` repeats the result that was made before publication too: each image against ORTHANC2's copy. It is an option, since the
-records alone prove the disk, at any time, with both Orthancs stopped, and after a study was deleted there. Images are named by StudyInstanceUID and by their file below the study's folder, never by patient.
+`--storage` also compares each image with ORTHANC2's copy, as before its publication. It is an option: the records alone prove the disk,
+with both Orthancs stopped, and after a study was deleted there. Messages name images by StudyInstanceUID and file, never by patient.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, get_args
+from argparse import Namespace
+from pathlib import Path
+from typing import get_args
 
 from ddwd.cli import progress
-from ddwd.cli.command import Argument, Command, OneOf, VerbResult
+from ddwd.cli.command import STUDY, Command, OneOf, VerbResult, escaped, flag, prints
 from ddwd.config.paths import Paths
+from ddwd.config.schema import Config
 from ddwd.core.errors import NotFoundError, PeerRefusedError
 from ddwd.extractor.steps.verify import Verifier
 from ddwd.status import study_lookup
 from ddwd.store.backends import custody_of
-from ddwd.store.record_check import Kind, RecordChecker
-
-if TYPE_CHECKING:
-    import argparse
-    from pathlib import Path
-
-    from ddwd.config.schema import Config
-    from ddwd.store.custody import InstanceRecord
-    from ddwd.store.record_check import CheckResult, FileDifference, SecondCheck
+from ddwd.store.custody import InstanceRecord
+from ddwd.store.record_check import CheckResult, FileDifference, Kind, RecordChecker, SecondCheck
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _KINDS_OF_RECORDS: tuple[Kind, ...] = ("missing", "changed", "extra")
-_EPILOG = """exit status:
-  0   every image is as recorded
-  1   an image is missing, changed or extra, or a record is damaged; each is named;
-      with --storage also: it differs from ORTHANC2's copy, or that copy is gone
-  64  wrong usage
-  65  this user may not read the custody records
-  66  no such study was published
-  69  with --storage: ORTHANC2 does not answer
-  78  the configuration cannot be used
-Without --storage no server is asked: the files are held against the size and SHA-256
-recorded when they were published, also where ORTHANC2's copies were deleted since.
-What retention removed from the output counts as recorded, and is told in the last line.
-A damaged record is named with every UID and accession number, since it may be that
-study's. An image that is being added at this moment can be shown as extra: run it again."""
 
 
-def _run(args: argparse.Namespace, config: Config) -> VerbResult:
-    """Compare the images. Raises NotFoundError and StateError."""
-    paths = Paths(config)
-    checker = RecordChecker(custody_of(config), paths, _storage_look(config) if args.storage else None)
+def _run(args: Namespace, config: Config) -> VerbResult:
+    second_check = _comparison_with_storage(config) if args.storage else None
+    checker = RecordChecker(custody_of(config), Paths(config), second_check)
     studies = checker.studies() if args.all else checker.matching(args.study)
     if not studies and not args.all:
         raise NotFoundError("no published study has this StudyInstanceUID, accession number or Orthanc ID")
-    with progress.bar("verifying", len(studies), shown=progress.is_wanted(as_json=args.json)) as bar:
-        result = checker.check(studies, bar.advance)
+    with progress.bar("verifying", len(studies), as_json=args.json) as bar:
+        result = checker.check(studies, bar.moved)
     kinds = _KINDS if args.storage else _KINDS_OF_RECORDS
     return VerbResult(_counts(result, kinds), _lines(result, kinds), 0 if result.is_sound else 1)
 
 
-def _storage_look(config: Config) -> SecondCheck:
+def _comparison_with_storage(config: Config) -> SecondCheck:
     """Return the comparison of a file with ORTHANC2's copy, as before its publication. Raises PeerDownError and ConfigError."""
     gateway, storage = study_lookup.both(config)
     verifier = Verifier(storage, gateway)
 
-    def look(path: Path, kept: InstanceRecord) -> tuple[Kind, str] | None:
+    def compare(path: Path, record: InstanceRecord) -> tuple[Kind, str] | None:
         try:
-            verdict = verifier.compare(path, kept.orthanc_id)
+            verdict = verifier.compare(path, record.orthanc_id)
         except NotFoundError:
             return "gone", "ORTHANC2 no longer holds it"
         except PeerRefusedError as error:
             return "differs", f"ORTHANC2 cannot give its copy ({error})"
         except OSError as error:
             return "changed", f"it cannot be read ({error.strerror})"
-        return None if verdict.is_sound else ("differs", f"ORTHANC2's copy is another: {verdict.reason}")
+        return None if verdict.is_sound else ("differs", f"ORTHANC2's copy is different: {verdict.reason}")
 
-    return look
+    return compare
 
 
 def _counts(result: CheckResult, kinds: tuple[Kind, ...]) -> dict[str, object]:
-    """The counts, and each finding as an object in the list of its kind."""
     body: dict[str, object] = {"studies": result.studies, "images": result.images, "removed": result.removed}
     body |= {kind: [_row(one) for one in result.of(kind)] for kind in kinds}
     body["damaged"] = [{"study": one.study, "reason": one.reason} for one in result.damaged]
@@ -89,7 +67,6 @@ def _row(one: FileDifference) -> dict[str, str]:
 
 
 def _lines(result: CheckResult, kinds: tuple[Kind, ...]) -> list[str]:
-    """One line for each finding and each damaged record, and one with the counts."""
     lines = [_line(one) for kind in kinds for one in result.of(kind)]
     lines += [f"damaged  {one.reason}" for one in result.damaged]
     counts = ", ".join(f"{len(result.of(kind))} {kind}" for kind in kinds)
@@ -101,20 +78,28 @@ def _lines(result: CheckResult, kinds: tuple[Kind, ...]) -> list[str]:
 
 def _line(one: FileDifference) -> str:
     reason = f": {one.reason}" if one.reason else ""
-    # a name that someone else gave may hold anything, a terminal's commands too
-    name = f"{one.study_uid} {one.file}".encode("unicode_escape").decode("ascii")
-    return f"{one.kind:<8} {name}{reason}"
+    return f"{one.kind:<8} {escaped(f'{one.study_uid} {one.file}')}{reason}"
 
 
-_STUDY = Argument(
-    "study", nargs="?", metavar="STUDY", help="StudyInstanceUID, accession number or Orthanc ID"
-)
-_ALL = Argument("--all", action="store_true", help="every study that was ever published")
-_STORAGE = Argument("--storage", action="store_true", help="compare each image with ORTHANC2's copy too")
 COMMAND = Command(
     "verify",
-    "compare published images with what was recorded of them",
-    _run,
-    (OneOf((_STUDY, _ALL)), _STORAGE),
-    epilog=_EPILOG,
+    "compare published images with their custody records",
+    prints(_run),
+    (
+        OneOf(STUDY, flag("--all", "every study that was ever published")),
+        flag("--storage", "compare each image with ORTHANC2's copy too"),
+    ),
+    about="""Without --storage it asks no server: it compares each file with the size and SHA-256 that were
+recorded at its publication, also where ORTHANC2's copy was deleted since. What retention removed
+from the output counts as recorded; the last line says how many images that is. A damaged record
+is listed for every UID and accession number, since it may be the record of that study. An image
+that is being added at this moment can be listed as extra: run it again.""",
+    exits={
+        0: "every image is as recorded",
+        1: "an image is missing, changed or extra, or a record is damaged; each is listed; with --storage"
+        " also: an image differs from ORTHANC2's copy, or that copy is gone",
+        65: "this user may not read the custody records",
+        66: "no such study was published",
+        69: "with --storage: ORTHANC2 does not answer",
+    },
 )

@@ -64,7 +64,7 @@ class CheckContext:
     login: Credentials | None
     systemctl: Systemctl
     echo: Callable[[Part], bool]
-    ask_database: Callable[[NodeName], None]
+    ask_database: Callable[[NodeName], object]
     """Query the server of that Orthanc's index. Raises PeerDownError with its message."""
     clock_is_synchronised: Callable[[], bool | None]
     expiry: Callable[[Path], datetime]

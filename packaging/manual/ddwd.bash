@@ -31,7 +31,7 @@ _ddwd() {
     fi
     case "${COMP_WORDS[1]}" in
     status)
-        local words="--help --json --watch"
+        local words="--help --watch --json"
         _ddwd_words "$words"
         ;;
     doctor)

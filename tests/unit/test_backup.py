@@ -28,7 +28,7 @@ from ddwd.backup.restore import (
 from ddwd.cli.config import restore_problems
 from ddwd.cli.main import main
 from ddwd.config.paths import Paths
-from ddwd.config.schema import Config
+from ddwd.config.schema import Config, Loaded
 from ddwd.core.errors import (
     DdwdError,
     InvalidValueError,
@@ -488,7 +488,10 @@ def test_anyone_but_root_is_told_so(
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert main([verb, str(tmp_path / "backup")]) == 65
-    assert capsys.readouterr().err == "ddwd: keys, passwords and databases are for root: run it with sudo\n"
+    assert (
+        capsys.readouterr().err
+        == "ddwd: only root may read keys, passwords and databases: run it with sudo\n"
+    )
 
 
 def test_where_there_is_no_backup_one_line_says_so(
@@ -509,16 +512,16 @@ def test_half_a_restore_does_not_start_and_is_done_by_running_it_again(portal: P
     portal.back_up()
     before, rows = portal.files(), dict(portal.machine.databases)
     portal.destroy()
-    assert restore_problems(portal.config) == []
+    assert list(restore_problems(Loaded(portal.config, {}))) == []
     portal.machine.fails = "pg_restore"
     with pytest.raises(PeerRefusedError, match="pg_restore of ddwd_storage"):
         portal.restore()
-    (problem,) = restore_problems(portal.config)
+    (problem,) = restore_problems(Loaded(portal.config, {}))
     assert "run ddwd restore DIR again" in str(problem)
     assert would_be_lost(portal.open()) == [], "what a broken-off restore left is nobody's"
     portal.machine.fails = ""
     portal.restore()
-    assert restore_problems(portal.config) == []
+    assert list(restore_problems(Loaded(portal.config, {}))) == []
     output = "data/received_dicom/P"
     assert portal.files() == {name: one for name, one in before.items() if not name.startswith(output)}
     assert portal.machine.databases == rows

@@ -297,10 +297,10 @@ def test_each_destination_is_listed_with_its_backlog_and_why(config: Config) -> 
     assert status == 1
     assert said == (
         "teaching  DICOMweb, away since 2026-01-02 03:00Z\n"
-        "   2 studies wait (12 images), the oldest since 2026-01-02 02:00Z; nothing delivered since the start\n"
+        "   2 studies wait (12 images), the oldest since 2026-01-02 02:00Z; no delivery since the start\n"
         "   no route to host\n"
         "pacs  DIMSE, ok since 2026-01-02 03:00Z\n"
-        "   nothing waits; nothing delivered since the start\n"
+        "   no study waits; no delivery since the start\n"
     )
     assert json.loads(_list(config, as_json=True)[1])["destinations"] == [AWAY, FINE]
 

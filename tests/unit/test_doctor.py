@@ -179,7 +179,7 @@ def test_a_sound_machine_has_a_line_for_each_part_and_nothing_to_do(machine: Mac
         "senders",  # anyone may send until there is a list
     ]
     text = cli.render(findings)
-    assert "0 broken, 2 to be warned of" in text
+    assert "0 broken, 2 warnings" in text
     assert max(map(len, text.splitlines())) <= 80
     assert len(text.splitlines()) <= 24
 

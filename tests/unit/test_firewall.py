@@ -80,7 +80,7 @@ def test_a_firewall_that_cannot_be_made_is_a_mistake_in_the_settings(
     wanted = replace(config, network=replace(config.network, firewall=True))
     monkeypatch.setattr(firewall, "PROGRAM", str(tmp_path / "nft"))
     (problem,) = firewall_problems(Loaded(wanted, {"network.firewall": Source("ddwd.yaml", 7)}))
-    assert str(problem) == f"ddwd.yaml:7: network.firewall: {tmp_path}/nft is not there; apt install nftables"
-    assert firewall_problems(Loaded(config, {})) == []
+    assert str(problem) == f"ddwd.yaml:7: network.firewall: {tmp_path}/nft is missing; apt install nftables"
+    assert list(firewall_problems(Loaded(config, {}))) == []
     (tmp_path / "nft").touch()
-    assert firewall_problems(Loaded(wanted, {})) == []
+    assert list(firewall_problems(Loaded(wanted, {}))) == []

@@ -243,7 +243,9 @@ def test_a_verb_of_a_part_elsewhere_says_so(
     settings.write_text(f"roles: [{here}]\n", encoding="utf-8")
     monkeypatch.setenv("DDWD_CONFIG", str(settings))
     assert main(verb) == NotFoundError.exit_status
-    wanted = f"ddwd: {missing} not on this machine (roles in ddwd.yaml): ask for {verb[0]} where it runs"
+    wanted = (
+        f"ddwd: {missing} not on this machine (roles in ddwd.yaml): run {verb[0]} on the machine that has it"
+    )
     assert wanted in capsys.readouterr().err
 
 

@@ -163,9 +163,9 @@ def test_a_dry_run_names_what_lacks_at_each_hop(portal: Portal) -> None:
     _path(portal, _SECOND[0]).unlink()
     status, said = _said(portal, "reconcile", "--dry-run")
     assert status == 1
-    assert f"{_ONE.study_uid}: gateway has, storage lacks 2\n" in said
-    assert "1.2.3.4: storage has, disk lacks 1; on storage only\n" in said
-    assert f"{_SECOND[0].study_uid}: gone from disk 1\n" in said
+    assert f"{_ONE.study_uid}: on the gateway, not on storage 2\n" in said
+    assert "1.2.3.4: on storage, not on disk 1; on storage only\n" in said
+    assert f"{_SECOND[0].study_uid}: recorded, gone from disk 1\n" in said
     assert "3 studies: 3 disagree\n" in said
     assert _asked(portal) == []
 
@@ -233,7 +233,7 @@ def test_the_progress_is_for_terminals_only(
     _path(portal).unlink()
     monkeypatch.setattr(io, "StringIO", _Terminal)
     assert _said(portal, "reconcile", "--dry-run") == (1, "")
-    assert f"{_ONE.study_uid}: gone from disk 1\n" in capsys.readouterr().err
+    assert f"{_ONE.study_uid}: recorded, gone from disk 1\n" in capsys.readouterr().err
 
 
 # --- quarantine ------------------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_entries_are_listed_and_shown(portal: Portal) -> None:
 def test_a_release_asks_and_the_extractor_does_it(portal: Portal) -> None:
     entries = [_put(portal), _put(portal, "stray")]
     said = _said(portal, "quarantine", "release", entries[0].upper())[1]
-    assert said == f"the extractor is asked to take {entries[0]} off the list; its file is kept\n"
+    assert said == f"the extractor is asked to remove {entries[0]} from the list; its file is kept\n"
     portal.run(5)
     assert [row["id"] for row in _json(portal, "quarantine", "list")] == entries[1:]
     assert _json(portal, "quarantine", "release", "--all") == {"asked": "release", "entries": entries[1:]}
@@ -327,7 +327,7 @@ def test_who_may_not_look_into_the_quarantine_is_told(
 
     _put(portal)
     monkeypatch.setattr("pathlib.Path.iterdir", refuse)
-    with pytest.raises(StateError, match="for root and group ddwd"):
+    with pytest.raises(StateError, match="not for this user; run it with sudo"):
         _said(portal, "quarantine", "list")
 
 

@@ -302,7 +302,7 @@ def test_a_copy_that_changed_on_storage_is_named_with_storage_only(asked: Portal
     assert _said(asked, "--all")[0] == 0
     status, said = _said(asked, _ONE.study_uid, "--storage")
     assert status == 1
-    assert f"differs  {_ONE.study_uid} {_FILE}: ORTHANC2's copy is another: element (7FE0,0010)" in said
+    assert f"differs  {_ONE.study_uid} {_FILE}: ORTHANC2's copy is different: element (7FE0,0010)" in said
     assert "1 differs" in said
 
 

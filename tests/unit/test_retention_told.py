@@ -147,7 +147,7 @@ def test_the_policy_and_the_last_round_are_told(tmp_path: Path, monkeypatch: pyt
         "gateway  keeps a study for 1 day",
         "storage  keeps a study for 2 days",
         "output   keeps a study for ever",
-        "nothing was removed yet",
+        "no round yet",
     ]
     portal.gateway.images[IMAGES[0].orthanc_id] = image(number=1, pixels=b"z" * 64)
     pass_days(portal, 5)
@@ -161,7 +161,7 @@ def test_a_round_that_was_broken_off_is_told(tmp_path: Path, monkeypatch: pytest
     portal = delivered(tmp_path, GATEWAY)
     monkeypatch.setattr(portal.gateway, "stored", lambda *_words: 1 / 0)
     pass_days(portal, 2)
-    assert "broken off: ZeroDivisionError" in _run(portal, monkeypatch)[1]
+    assert "interrupted: ZeroDivisionError" in _run(portal, monkeypatch)[1]
     assert len(portal.gateway.images) == 3
 
 

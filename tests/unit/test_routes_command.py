@@ -62,16 +62,16 @@ def test_the_rule_that_takes_a_file_is_named_with_why_the_others_do_not(
     status, said = _run(config, "test", path)
     assert status == 0
     assert said.splitlines() == [
-        f"{path}: taken by rule teaching",
-        "  not by trial: CallingAET is another",
-        "  not by reports: Modality is another",
+        f"{path}: matched by route teaching",
+        "  not by trial: CallingAET does not match",
+        "  not by reports: Modality does not match",
     ]
 
 
 def test_the_sender_counts(config: Config, file: Callable[..., Path]) -> None:
     path = file(StudyDescription="A TRIAL of it")
-    assert "taken by rule rest" in _run(config, "test", path)[1]
-    assert "taken by rule trial" in _run(config, "test", "--aet", "mr7", path)[1]
+    assert "matched by route rest" in _run(config, "test", path)[1]
+    assert "matched by route trial" in _run(config, "test", "--aet", "mr7", path)[1]
 
 
 def test_a_file_that_no_rule_takes_would_be_held(config: Config, file: Callable[..., Path]) -> None:
@@ -80,7 +80,7 @@ def test_a_file_that_no_rule_takes_would_be_held(config: Config, file: Callable[
     status, said = _run(few, "test", path)
     assert (status, said.splitlines()[0]) == (
         1,
-        f"{path}: no rule takes it: its study would be held on ORTHANC1",
+        f"{path}: no route matches: its study would be held on ORTHANC1",
     )
     status, said = _run(few, "test", "--json", path)
     assert (status, json.loads(said)) == (
@@ -96,8 +96,11 @@ def test_nothing_of_the_patient_is_shown(config: Config, file: Callable[..., Pat
 
 def test_without_rules_everything_is_taken(file: Callable[..., Path]) -> None:
     path = file()
-    assert _run(Config(), "test", path) == (0, f"{path}: there are no rules: it is forwarded and extracted\n")
-    assert _run(Config(), "list") == (0, "there are no rules: every study is forwarded and extracted\n")
+    assert _run(Config(), "test", path) == (
+        0,
+        f"{path}: there are no routes: it is forwarded and extracted\n",
+    )
+    assert _run(Config(), "list") == (0, "there are no routes: every study is forwarded and extracted\n")
 
 
 def test_the_list_tells_what_each_rule_does(config: Config) -> None:

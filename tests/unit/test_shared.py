@@ -34,7 +34,7 @@ def _loaded(folder: Path, password: Path) -> Loaded:
 
 
 def test_a_shared_ledger_with_its_driver_and_its_password_is_sound(tmp_path: Path, password: Path) -> None:
-    assert ledger_problems(_loaded(tmp_path, password)) == []
+    assert list(ledger_problems(_loaded(tmp_path, password))) == []
 
 
 def test_without_the_driver_the_package_is_named(
@@ -43,14 +43,14 @@ def test_without_the_driver_the_package_is_named(
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     (problem,) = ledger_problems(_loaded(tmp_path, password))
     assert str(problem).endswith(
-        "ledger.shared: needs psycopg, which is not here; apt install python3-psycopg"
+        "ledger.shared: needs psycopg, which is not installed; apt install python3-psycopg"
     )
 
 
 def test_a_password_that_everyone_may_read_is_none(tmp_path: Path, password: Path) -> None:
     password.chmod(0o644)
     (problem,) = ledger_problems(_loaded(tmp_path, password))
-    assert problem.what == f"{password} is readable for everyone"
+    assert problem.what == f"{password} is readable by every user"
     assert problem.instead == f"chown root:ddwd {password} && chmod 640 {password}"
 
 

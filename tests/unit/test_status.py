@@ -145,7 +145,7 @@ def test_all_is_well(machine: Machine) -> None:
     assert "all is well" in text.splitlines()[0]
     assert "ORTHANC1         1.12.7   PostgreSQL     1,234  5,678,901" in text
     assert "12 received (3.4 MB), 0 refused, last never" in text
-    assert "2 studies published, 1 image fetched, 0 sent again" in text
+    assert "2 studies published, 1 image retrieved, 0 forwarded again" in text
     assert "wrong" not in text
     assert machine.asked[0][:2] == ["show", f"--property={units._PROPERTIES}"]
 
@@ -371,7 +371,7 @@ def test_a_volume_that_fills_up_says_in_how_long(machine: Machine) -> None:
     machine.beat("extractor", disk=[_watched(machine, level="warn", free=7 * GIB, hours_left=5.2)])
     report = machine.report()
     assert (
-        "    gets short of room; full in 5 h if it goes on as in the last hour"
+        "    gets short of room; full in 5 h at the rate of the last hour"
         in status.render(report).splitlines()
     )
     assert report.wrong == ()
@@ -472,7 +472,7 @@ def test_watched_it_is_shown_again_and_again_until_ctrl_c(
         if len(pauses) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(status, "sleep", pause)
+    monkeypatch.setattr("ddwd.cli.command.sleep", pause)
     parser = argparse.ArgumentParser()
     status.COMMAND.add_parser(parser.add_subparsers())
     out = io.StringIO()

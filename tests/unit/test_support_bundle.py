@@ -212,7 +212,7 @@ def test_the_file_is_for_its_maker_alone_and_replaces_nothing(tmp_path: Path) ->
     target = support_bundle._target(tmp_path, "made.tar.gz")
     support_bundle._write(target, b"x")
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
-    with pytest.raises(StateError, match="is there already"):
+    with pytest.raises(StateError, match="exists already"):
         support_bundle._target(target, "made.tar.gz")
     with pytest.raises(StateError, match="no such folder"):
         support_bundle._target(tmp_path / "none" / "x", "made.tar.gz")

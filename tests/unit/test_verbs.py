@@ -29,7 +29,7 @@ def _said(config: Config, *words: str) -> tuple[int, str]:
 
 
 def test_an_alert_without_a_notifier_fails(config: Config) -> None:
-    text = "no way is set: mail.server and alerts.webhook in ddwd.yaml\n"
+    text = "no notifier is configured: set mail.server or alerts.webhook in ddwd.yaml\n"
     assert _said(config, "alert") == (1, text)
     assert _said(config, "alert", "--json") == (1, "{}\n")
 
@@ -37,7 +37,7 @@ def test_an_alert_without_a_notifier_fails(config: Config) -> None:
 @pytest.mark.parametrize(
     ("verb", "text"),
     [
-        ("pause", "the extractor is asked to pause: no study is fetched until: ddwd resume\n"),
+        ("pause", "the extractor is asked to pause: no study is retrieved until: ddwd resume\n"),
         ("resume", "the extractor is asked to go on; see: ddwd status\n"),
     ],
 )
@@ -49,7 +49,7 @@ def test_pause_and_resume_leave_a_request(config: Config, verb: str, text: str) 
 
 def test_hooks_are_listed_retried_and_dropped(config: Config) -> None:
     (Paths(config).hooks / "waiting").mkdir(parents=True)
-    assert _said(config, "hooks", "list") == (0, "every finished study was told\n")
+    assert _said(config, "hooks", "list") == (0, "no hook waits\n")
     assert _said(config, "hooks", "list", "--json") == (0, '{"waiting": []}\n')
     text = "ddwd-hooks is asked to try all of them now; see: ddwd hooks list\n"
     assert _said(config, "hooks", "retry") == (0, text)
