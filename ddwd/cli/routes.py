@@ -58,8 +58,8 @@ def _effects(row: dict[str, Any]) -> Iterator[str]:
 
 
 def _test(args: Namespace, config: Config) -> VerbResult:
-    rules = table(config.routes)
-    results = [(path, judge(rules, {**_tags(path), CALLING: args.aet})) for path in args.files]
+    entries = table(config.routes)
+    results = [(path, judge(entries, {**_tags(path), CALLING: args.aet})) for path in args.files]
     if not config.routes:
         lines = [f"{path}: there are no routes: it is forwarded and extracted" for path, _ in results]
         return VerbResult(

@@ -141,7 +141,7 @@ class _OpenItem(NamedTuple):
 class _Depth:
     """Steps into every sequence of a data set, whichever way its length is given; encapsulated pixel data is stepped over."""
 
-    def __init__(self, read: Read, order: _Order) -> None:
+    def __init__(self, read: Read, order: _ByteOrder) -> None:
         self._read = read
         self._order = order
         self._item = order.tag.pack(_ITEM >> 16, _ITEM & 0xFFFF)
@@ -221,7 +221,7 @@ def _read_meta(content: bytes) -> tuple[str, int]:
     return transfer_syntax, position
 
 
-class _Order(NamedTuple):
+class _ByteOrder(NamedTuple):
     """The numbers of one byte order."""
 
     tag: struct.Struct
@@ -229,10 +229,10 @@ class _Order(NamedTuple):
     short: struct.Struct
 
 
-_LITTLE, _BIG = (_Order(*(struct.Struct(sign + form) for form in ("HH", "L", "H"))) for sign in "<>")
+_LITTLE, _BIG = (_ByteOrder(*(struct.Struct(sign + form) for form in ("HH", "L", "H"))) for sign in "<>")
 
 
-def _order(transfer_syntax: str) -> _Order:
+def _order(transfer_syntax: str) -> _ByteOrder:
     return _BIG if transfer_syntax == _BIG_ENDIAN else _LITTLE
 
 
@@ -253,7 +253,7 @@ def _blocks(descriptor: int, start: int, block: bytes) -> Read:
     return read
 
 
-def _scan(read: Read, order: _Order, wanted: Set[int]) -> tuple[dict[int, str], int]:
+def _scan(read: Read, order: _ByteOrder, wanted: Set[int]) -> tuple[dict[int, str], int]:
     """Return the wanted values of the top level, and the offset behind the SeriesInstanceUID."""
     implicit = not _is_vr(read(4, 2))
     values: dict[int, str] = {}
@@ -291,7 +291,7 @@ def _scan(read: Read, order: _Order, wanted: Set[int]) -> tuple[dict[int, str], 
     raise UnreadableError("too many elements before the SeriesInstanceUID")
 
 
-def _scan_inflated(data: bytes, order: _Order, wanted: Set[int]) -> tuple[dict[int, str], int]:
+def _scan_inflated(data: bytes, order: _ByteOrder, wanted: Set[int]) -> tuple[dict[int, str], int]:
     """Scan a data set of which at most the first _INFLATED bytes were inflated. Raises UnreadableError."""
     values, end = _scan(_of(data, 0), order, wanted)
     # what follows was not inflated: an identifier may be cut off or missing
@@ -304,7 +304,7 @@ def _is_vr(text: bytes) -> bool:
     return len(text) == 2 and text.isalpha() and text.isupper()  # noqa: PLR2004 - a VR has two letters
 
 
-def _measure(header: bytes, order: _Order, *, implicit: bool) -> tuple[int, int, bool]:
+def _measure(header: bytes, order: _ByteOrder, *, implicit: bool) -> tuple[int, int, bool]:
     """Return the size of the element's header, the length of its value, and whether its VR is UN."""
     if implicit:
         return 8, order.long.unpack_from(header, 4)[0], False

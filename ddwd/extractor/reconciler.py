@@ -67,15 +67,22 @@ class Result:
 
 
 @dataclass
+class Steps:
+    """What the reconciler does with a study."""
+
+    forward: Forwarder
+    retrieve: Retriever
+    publish: PublishStep
+    set_aside: SetAside
+
+
+@dataclass
 class StudyReconciler:
     """Stores no study between calls: all that is known of one is in its state."""
 
     config: Config
     observer: Observer
-    forwarder: Forwarder
-    retriever: Retriever
-    publish_step: PublishStep
-    set_aside: SetAside
+    steps: Steps
     orphans: OrphanSweeper
     flow: FlowControl
     events: StudyEvents
@@ -128,7 +135,7 @@ class StudyReconciler:
         if decision.retrieve and self.flow.may_retrieve:
             self._retrieve(study, decision, result)
         elif decision.publish:
-            result.published = self.publish_step.publish(study, in_flight)
+            result.published = self.steps.publish.publish(study, in_flight)
             result.outcome = Outcome.DONE
         elif decision.forward or decision.retrieve:
             self._report_blocked(study, decision, result)
@@ -154,22 +161,22 @@ class StudyReconciler:
 
     def _forward(self, study: StudyState, decision: Decision, result: Result) -> None:
         last, study.moved_at = study.moved_at, self.clock.monotonic()
-        result.forwarded = self.forwarder.send(decision.forward, study.priority)
+        result.forwarded = self.steps.forward.send(decision.forward, study.priority)
         if not result.forwarded:
             return
         study.resends += 1
         if study.listing:
-            self.events.forwarding(study, result.forwarded, self.forwarder.last_error)
+            self.events.forwarding(study, result.forwarded, self.steps.forward.last_error)
         if self.observer.forwarded_at >= last:  # other images passed meanwhile: these are at fault
             failed = dict.fromkeys(decision.forward, "storage does not take it")
-            if self.set_aside.count(study, study.forward_attempts, failed):
+            if self.steps.set_aside.count(study, study.forward_attempts, failed):
                 result.after = 0.0
 
     def _retrieve(self, study: StudyState, decision: Decision, result: Result) -> None:
         if study.listing is None:
             return
         self.events.retrieving(study)
-        study.work = self.retriever.start(study.listing, decision.retrieve, study.control)
+        study.work = self.steps.retrieve.start(study.listing, decision.retrieve, study.control)
         result.outcome = Outcome.WORKING
 
     def collect(self, study: StudyState, result: Result) -> bool:
@@ -194,7 +201,7 @@ class StudyReconciler:
             return False
         # one that arrived after it was blamed is no longer among the failed
         blamed = {one: why.reason for one, why in retrieved.failed.items() if one in retrieved.blamed}
-        return self.set_aside.count(study, study.retrieve_attempts, blamed)
+        return self.steps.set_aside.count(study, study.retrieve_attempts, blamed)
 
     def _give_up(self, study: StudyState) -> None:
         """Both Orthancs deleted the study: images of it that were not published go to quarantine."""

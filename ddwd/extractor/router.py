@@ -35,11 +35,11 @@ class Router:
 
         Without that file the table is made from the settings. Raises ValueError if it is damaged.
         """
-        rules: Sequence[Mapping[str, Any]] = table(routes)
+        entries: Sequence[Mapping[str, Any]] = table(routes)
         with suppress(FileNotFoundError):
-            rules = json.loads(rendered.read_bytes())
+            entries = json.loads(rendered.read_bytes())
         by_name = {route.name: route for route in (OWN, *routes)} if routes else {}
-        return cls(by_name, rules, peers, grace)
+        return cls(by_name, entries, peers, grace)
 
     def at_first(self) -> Route | None:
         """Return the route of a study that was just opened; None if it has to be decided first."""

@@ -14,7 +14,7 @@ from ddwd.extractor.operator_commands import OperatorCommands
 from ddwd.extractor.orphans import Conflicts, OrphanSweeper
 from ddwd.extractor.peers import Peers
 from ddwd.extractor.quarantine import Quarantine
-from ddwd.extractor.reconciler import StudyReconciler
+from ddwd.extractor.reconciler import Steps, StudyReconciler
 from ddwd.extractor.router import Router
 from ddwd.extractor.sharing import Sharing
 from ddwd.extractor.sources import Sources
@@ -27,6 +27,7 @@ from ddwd.extractor.steps.verify import Verifier
 from ddwd.extractor.study_events import StudyEvents
 from ddwd.extractor.sweep import Sweep
 from ddwd.extractor.work_queue import WorkQueue
+from ddwd.retention.candidates import Shortage
 from ddwd.retention.eligibility import Examiner, owed
 from ddwd.retention.remove import Remover
 from ddwd.retention.scheduler import RetentionScheduler
@@ -135,25 +136,23 @@ class Extractor:
         )
         routes = {route.name: route for route in config.routes}
         notifier = PublishNotifier(routes, self.output, HookQueue(paths.hooks), paths.output)
-        forwarder = Forwarder(services.gateway, beside=stow_jobs_elsewhere(config.destinations))
-        publish_step = PublishStep(publisher, stores.custody, stores.claims, notifier, spool, events, clock)
-        set_aside = SetAside(self.peers, self.quarantine, config.retrieve.tries)
-        return StudyReconciler(
-            config, observer, forwarder, retriever, publish_step, set_aside, orphans, self.flow, events, clock
+        steps = Steps(
+            forward=Forwarder(services.gateway, beside=stow_jobs_elsewhere(config.destinations)),
+            retrieve=retriever,
+            publish=PublishStep(publisher, stores.custody, stores.claims, notifier, spool, events, clock),
+            set_aside=SetAside(self.peers, self.quarantine, config.retrieve.tries),
         )
+        return StudyReconciler(config, observer, steps, orphans, self.flow, events, clock)
 
     def _make_retention(self, config: Config, paths: Paths) -> RetentionScheduler:
         services, custody, nodes = self._services, self._services.stores.custody, self.peers.nodes
         return RetentionScheduler(
             config=config,
-            paths=paths,
-            nodes=nodes,
-            custody=custody,
             claims=services.stores.claims,
             examiner=Examiner(nodes, paths, custody, owed(paths)),
             remover=Remover(nodes, self.output, custody, config.routes),
+            shortage=Shortage(config, paths, services.volumes.measure),
             audit=services.audit,
             clock=services.clock,
             executor=services.sweeper,
-            measure=services.volumes.measure,
         )

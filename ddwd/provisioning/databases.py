@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ddwd.core.errors import ConfigError, PeerDownError, Problem
+from ddwd.provisioning.host import Host, Login
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ddwd.config.schema import Config, NodeName
-    from ddwd.provisioning.host import Host
 
 _WRITABLE = "target_session_attrs=read-write"
 """Selects the writable server of a cluster; libpq looks for it at each new connection."""
-
-
-class Login(NamedTuple):
-    """How to run a client of PostgreSQL for one database: its options, the user to run it as, and its environment."""
-
-    options: list[str]
-    user: str | None
-    env: Mapping[str, str]
-    name: str
-    """The database argument: its name, or the URI of an external one."""
-
-    def psql(self, statement: str, database: str | None = None) -> list[str]:
-        """Return the command that runs a statement and prints its bare rows, on this database by default."""
-        command = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", *self.options]
-        return [*command, "-d", database or self.name, "-c", statement]
 
 
 def login(config: Config, node: NodeName) -> Login:

@@ -13,7 +13,7 @@ from ddwd.core import clock
 from ddwd.core.errors import PeerRefusedError
 
 if TYPE_CHECKING:
-    from ddwd.provisioning.databases import Login
+    from collections.abc import Mapping
 
     OpenFile = IO[bytes] | None
 
@@ -26,6 +26,21 @@ class CommandResult(NamedTuple):
     status: int
     out: str
     complaint: str
+
+
+class Login(NamedTuple):
+    """How to run a client of PostgreSQL for one database: its options, the user to run it as, and its environment."""
+
+    options: list[str]
+    user: str | None
+    env: Mapping[str, str]
+    name: str
+    """The database argument: its name, or the URI of an external one."""
+
+    def psql(self, statement: str, database: str | None = None) -> list[str]:
+        """Return the command that runs a statement and prints its bare rows, on this database by default."""
+        command = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", *self.options]
+        return [*command, "-d", database or self.name, "-c", statement]
 
 
 class Host(Protocol):

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.schema import Config, NodeName
     from ddwd.provisioning.credentials import Credentials
-    from ddwd.provisioning.databases import Login
-    from ddwd.provisioning.host import Host
+    from ddwd.provisioning.host import Host, Login
 
 _START_SECONDS = 90
 """How long PostgreSQL may take to start; recovery after a power cut takes time."""

@@ -63,24 +63,21 @@ _Steps = Generator[_Piece, Any, None]
 
 @dataclass
 class RetentionScheduler:
-    """Run rounds over all places; each call of `step` starts or continues one. `measure` returns the free space of the volume of a path."""
+    """Run rounds over all places; each call of `step` starts or continues one."""
 
     config: Config
-    paths: Paths
-    nodes: tuple[OrthancPort, OrthancPort]
-    custody: Custody
     claims: Claims
     examiner: Examiner
     remover: Remover
+    shortage: Shortage
     audit: Audit
     clock: Clock
     executor: Executor
-    measure: Callable[[Path], Space]
 
     def __post_init__(self) -> None:
         self._routes = {route.name: route for route in self.config.routes}
         self._places = self.config.retention.places(self.config.routes)
-        self._shortage = Shortage(self.config, self.paths, self.measure)
+        self._paths, self._custody = self.examiner.paths, self.examiner.custody
         self._in_flight: Collection[OrthancId] = ()
         self._round: _Steps | None = None
         self._piece: _Piece | None = None
@@ -94,7 +91,7 @@ class RetentionScheduler:
         self._began_at, self._tallies = "", round_report.tallies()
         self._last: RetentionRound | None = None
         with suppress(StateError):
-            self._last = round_report.read(self.paths.retention)
+            self._last = round_report.read(self._paths.retention)
 
     def ask(self) -> None:
         """Start a round at once, without rests, at the operator's request; no effect if the settings allow no removal."""
@@ -158,7 +155,7 @@ class RetentionScheduler:
         if now < self._short_due:
             return False
         self._short_due = now + _SHORT_SECONDS
-        return any(map(self._shortage.at, self._places))
+        return any(map(self.shortage.at, self._places))
 
     def _wall_offset(self) -> timedelta:
         return timedelta(seconds=self.clock.utc().timestamp() - self._now())
@@ -214,7 +211,7 @@ class RetentionScheduler:
         self._last = self._report(stamp(self.clock.utc()), problem)
         # if it fails, the records hold what was removed; the next round writes a new report
         with suppress(StorageFullError, OSError):
-            round_report.write(self.paths.retention, self._last)
+            round_report.write(self._paths.retention, self._last)
 
     # --- a round ------------------------------------------------------------------------------------------------------
 
@@ -227,16 +224,16 @@ class RetentionScheduler:
     def _clear(self, place: Place, examined: set[OrthancId], *, for_room: bool) -> _Steps:
         """Remove studies from a place, the oldest first: all whose days are over, or with `for_room` until there is space."""
         is_whole = False
-        while not is_whole and (not for_room or self._shortage.at(place)):
+        while not is_whole and (not for_room or self.shortage.at(place)):
             self._assert_time()
-            self._hurries = self._shortage.at(place)
+            self._hurries = self.shortage.at(place)
             terms = Terms(place, self.config.retention, self._routes, self.clock.utc(), for_room)
-            survey = Survey(terms, self.nodes, self.custody, self.paths, examined)
+            survey = Survey(terms, self.examiner.nodes, self._custody, self._paths, examined)
             while (yield survey.go_on):
                 pass
             is_whole = survey.is_whole
             for study in survey.found:
-                if for_room and not self._shortage.at(place):
+                if for_room and not self.shortage.at(place):
                     return
                 examined.add(study)
                 yield from self._process(study, terms)
@@ -292,12 +289,12 @@ class RetentionScheduler:
     def _record_removal(self, finding: Eligibility) -> str:
         """Write the coming removal into the custody record; return why not, if the record has changed since it was examined."""
         try:
-            record = self.custody.read(finding.study)
+            record = self._custody.read(finding.study)
         except StateError:
             record = None
         if record is None or record != finding.record:
             return CHANGED
-        self.custody.write(without(record, finding.place, finding.images, stamp(self.clock.utc())))
+        self._custody.write(without(record, finding.place, finding.images, stamp(self.clock.utc())))
         return ""
 
 

@@ -33,7 +33,7 @@ _METADATA_KEY = "ddwd.stored"
 
 
 @dataclass(frozen=True, slots=True)
-class _Storage:
+class _FieldStorage:
     """How a field is stored if not as it is; see `stored`."""
 
     key: str = ""
@@ -50,9 +50,9 @@ class _Storage:
     """A missing key is damage, although the field has a default."""
 
 
-def stored(key: str = "", **options: Any) -> Mapping[str, _Storage]:
-    """Return the `metadata` of a dataclass's field with the options of `_Storage`."""
-    return {_METADATA_KEY: _Storage(key, **options)}
+def stored(key: str = "", **options: Any) -> Mapping[str, _FieldStorage]:
+    """Return the `metadata` of a dataclass's field with the options of `_FieldStorage`."""
+    return {_METADATA_KEY: _FieldStorage(key, **options)}
 
 
 @dataclass(frozen=True)
@@ -176,11 +176,11 @@ def _encode_fields(value: Any) -> dict[str, Any]:
 
 
 @cache
-def _fields(kind: Any) -> tuple[tuple[str, _Storage], ...]:
+def _fields(kind: Any) -> tuple[tuple[str, _FieldStorage], ...]:
     """Return the stored fields of a dataclass, each with its JSON key and whether this is required filled in."""
     found = []
     for one in fields(kind):
-        how = one.metadata.get(_METADATA_KEY, _Storage())
+        how = one.metadata.get(_METADATA_KEY, _FieldStorage())
         required = how.required or (one.default is MISSING and one.default_factory is MISSING)
         if not how.transient:
             found.append((one.name, replace(how, key=how.key or one.name, required=required)))
@@ -274,7 +274,7 @@ def _dataclass_decoder(kind: Any) -> Decoder:
     return instance
 
 
-def _field_decoder(hint: Any, how: _Storage) -> Decoder:
+def _field_decoder(hint: Any, how: _FieldStorage) -> Decoder:
     if how.listed_by:
         inner = _decoder(get_args(hint)[1])
         return lambda value: {getattr(one, how.listed_by): one for one in map(inner, value)}

@@ -89,7 +89,7 @@ def _published(pair: tuple[Extractor, Extractor]) -> int:
 
 def _held_up(one: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on it fetches for ever."""
-    monkeypatch.setattr(one.extractor.loop.reconciler.retriever, "executor", _Never())
+    monkeypatch.setattr(one.extractor.loop.reconciler.steps.retrieve, "executor", _Never())
 
 
 class _Never(Executor):
@@ -192,7 +192,7 @@ def test_files_that_a_dead_one_had_published_without_a_record_are_taken_as_they_
         here.kill()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(here.extractor.loop.reconciler.publish_step.custody, "write", dies)
+    monkeypatch.setattr(here.extractor.loop.reconciler.steps.publish.custody, "write", dies)
     with pytest.raises(KeyboardInterrupt):
         here.loop.run()
     assert here.published() == names(*images)

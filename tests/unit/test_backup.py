@@ -38,8 +38,7 @@ from ddwd.core.errors import (
     StateError,
     StorageFullError,
 )
-from ddwd.provisioning.databases import Login
-from ddwd.provisioning.host import CommandResult
+from ddwd.provisioning.host import CommandResult, Login
 from tests.unit.fakes import FakeClock
 
 SCHEMAS = {"ledger": 1, "custody": 1}

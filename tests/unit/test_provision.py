@@ -16,8 +16,7 @@ from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, InboxConfig, LedgerConfig
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, PeerRefusedError
 from ddwd.provisioning import credentials, provision, tls_proxy
-from ddwd.provisioning.databases import Login
-from ddwd.provisioning.host import CommandResult, SystemHost
+from ddwd.provisioning.host import CommandResult, Login, SystemHost
 from ddwd.provisioning.orthanc_config import RENDERED_NAME
 
 if TYPE_CHECKING:

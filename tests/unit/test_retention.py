@@ -682,7 +682,7 @@ def test_what_storage_loses_after_the_proof_is_seen_before_the_deletion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     portal = delivered(tmp_path, GATEWAY)
-    custody = portal.extractor.retention.custody
+    custody = portal.extractor.retention.examiner.custody
     write = custody.write
 
     def writing(record: Record) -> None:

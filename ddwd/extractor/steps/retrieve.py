@@ -67,7 +67,7 @@ class MoverPort(Protocol):
 
 
 @dataclass
-class _Task:
+class _Retrieval:
     """One call of `retrieve`: its subject, what is known of the stored files, and the result so far.
 
     `pending` are the instances still to come, once they were named; `refused` are the spool files that were no copy of an instance;
@@ -128,7 +128,7 @@ class Retriever:
         result has neither come nor failed: it is for the next call. Raises PeerDownError, StorageFullError and OSError; what was
         staged before stays staged.
         """
-        task = _Task(study, frozenset(missing), control)
+        task = _Retrieval(study, frozenset(missing), control)
         if self.spool.folder(study).is_dir() or self._has_files(study):
             self._take_over(task)
         if not self._move_series(task):
@@ -142,7 +142,7 @@ class Retriever:
         staged, final = self.publisher.staged(study.orthanc_id, ""), self.spool.output.final(study, "")
         return staged.is_dir() or final.is_dir()
 
-    def _move_series(self, task: _Task) -> bool:
+    def _move_series(self, task: _Retrieval) -> bool:
         """Move the series that are missing as a whole; whether any image came of them, and the rest is for the next call."""
         missing = task.missing if task.pending is None else task.pending.keys()
         series = whole_series(task.study, missing)
@@ -163,7 +163,7 @@ class Retriever:
         task.result.failed.clear()  # moved by name before they count as failed
         return True
 
-    def _halves(self, task: _Task, series: list[Series]) -> list[_Query]:
+    def _halves(self, task: _Retrieval, series: list[Series]) -> list[_Query]:
         """Split whole series into two parts of about the same size, or where one series is nearly all, its images by name."""
         parts: tuple[list[Series], list[Series]] = ([], [])
         for one in sorted(series, key=lambda one: len(one.instances), reverse=True):
@@ -174,7 +174,7 @@ class Retriever:
         names = [one.sop_uid for one in self._name(task).values() if one.orthanc_id in instances]
         return [([], names[start : start + _PART]) for start in range(0, len(names), _PART)]
 
-    def _move_beside(self, task: _Task, queries: deque[_Query]) -> None:
+    def _move_beside(self, task: _Retrieval, queries: deque[_Query]) -> None:
         """Work off the queries by two C-MOVEs at once; the calling thread verifies what both bring."""
         with ThreadPoolExecutor(1, thread_name_prefix="ddwd-retrieve-second") as second:
             other = second.submit(self._move_all, task.study, queries, lambda: None)
@@ -196,7 +196,7 @@ class Retriever:
                 return
             self.mover.move(study, series_uids, sop_uids, arrived)
 
-    def _settle(self, task: _Task) -> None:
+    def _settle(self, task: _Retrieval) -> None:
         """Make the names of what was staged durable, then remove the old ones: before the result is reported."""
         for folder in task.touched:
             durable.fsync_dir(folder, self.spool.paths.output)
@@ -205,7 +205,7 @@ class Retriever:
         task.touched.clear()
         task.doubled.clear()
 
-    def _name(self, task: _Task) -> dict[OrthancId, Wanted]:
+    def _name(self, task: _Retrieval) -> dict[OrthancId, Wanted]:
         """Query UIDs and digests of both Orthancs, once; instances that are gone from storage are left out."""
         if task.pending is not None:
             return task.pending
@@ -223,7 +223,7 @@ class Retriever:
         self._take_back(task)
         return task.pending
 
-    def _move_named(self, task: _Task, block: list[Wanted]) -> None:
+    def _move_named(self, task: _Retrieval, block: list[Wanted]) -> None:
         refusal = self.mover.move(
             task.study, [], [one.sop_uid for one in block], lambda: self._take_over(task)
         )
@@ -241,7 +241,7 @@ class Retriever:
             if part:
                 self._move_named(task, part)
 
-    def _note_failure(self, task: _Task, one: Wanted, refusal: Failure | None) -> None:
+    def _note_failure(self, task: _Retrieval, one: Wanted, refusal: Failure | None) -> None:
         failed = task.result.failed
         if self.repair.repair(task.study.study_uid, one.orthanc_id):
             failed[one.orthanc_id] = Failure("storage had lost its file; the gateway sends it again")
@@ -254,7 +254,7 @@ class Retriever:
         if task.is_open:
             task.result.blamed.add(one.orthanc_id)
 
-    def _is_open(self, task: _Task) -> bool:
+    def _is_open(self, task: _Retrieval) -> bool:
         """Move an image that is known to be sound; whether it came: sent again, the same content is a new file under the old name."""
         if not task.control:
             return False
@@ -267,7 +267,7 @@ class Retriever:
         self.mover.move(task.study, [], [task.control], watchdog.alive)
         return bool(inodes() - before)
 
-    def _take_back(self, task: _Task) -> None:
+    def _take_back(self, task: _Retrieval) -> None:
         """Count what an earlier call staged, or what is published although no record says so."""
         study = task.study
         if not self._has_files(study):
@@ -284,7 +284,7 @@ class Retriever:
                     break
         self._settle(task)
 
-    def _take_over(self, task: _Task) -> None:
+    def _take_over(self, task: _Retrieval) -> None:
         """Verify and stage what has come."""
         pending = self._name(task)
         for path in self.spool.files(task.study):
@@ -293,7 +293,7 @@ class Retriever:
                     break
         self._settle(task)
 
-    def _take_over_one(self, task: _Task, path: Path, one: Wanted) -> bool:
+    def _take_over_one(self, task: _Retrieval, path: Path, one: Wanted) -> bool:
         watchdog.alive()
         try:
             attempt = path.name, path.stat().st_ino, one.orthanc_id
@@ -310,7 +310,7 @@ class Retriever:
         task.count(image)
         return True
 
-    def _compare(self, task: _Task, path: Path, one: Wanted, digest: str = "") -> InstanceRecord | None:
+    def _compare(self, task: _Retrieval, path: Path, one: Wanted, digest: str = "") -> InstanceRecord | None:
         """Return what was proved if the file is what storage holds; otherwise None, and the reason is noted."""
         failed = task.result.failed
         head = task.heads.get(one.series_uid)
@@ -342,7 +342,7 @@ class Retriever:
             at_gateway=at_gateway,
         )
 
-    def _keep_other(self, task: _Task, path: Path, one: Wanted, verdict: Verdict) -> bool:
+    def _keep_other(self, task: _Retrieval, path: Path, one: Wanted, verdict: Verdict) -> bool:
         """Keep the gateway's content in quarantine if it differs from storage's: it was acknowledged too.
 
         Returns whether the gateway holds the instance at all.
