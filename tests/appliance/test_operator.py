@@ -66,7 +66,7 @@ def test_a_file_deleted_from_the_output_is_told_and_comes_back_by_a_retry(
     path.unlink()
     told = _ddwd(portal, "reconcile", "--dry-run", study.uid, user=user)
     assert (told.returncode, told.stderr) == (1, "")
-    assert f"{study.uid}: gone from disk 1\n" in told.stdout
+    assert f"{study.uid}: recorded, gone from disk 1\n" in told.stdout
     assert _ddwd(portal, "verify", study.uid, user=user).returncode == 1
     asked = _ddwd(portal, "retry", study.uid, user=user)
     assert (asked.returncode, asked.stderr) == (0, "")

@@ -119,7 +119,7 @@ def test_a_hook_that_fails_is_shown_and_told_over_a_restart(portal: Portal, tmp_
         limit=60,
         what="the failure is not shown",
     )
-    assert "the hook of 1 finished study failed" in machine.run("ddwd status", check=False).stdout
+    assert "the hook of 1 published study failed" in machine.run("ddwd status", check=False).stdout
     log = machine.run("journalctl -u ddwd-hooks -t ddwd-audit --no-pager").stdout
     assert "HOOK-2" not in log
     assert "HOOK-2" in machine.run("cat /var/lib/ddwd/hooks/output/*.txt").stdout
