@@ -99,9 +99,10 @@ class CommitmentVerifier:
 
     def answer(self, found: Found) -> CommitmentResult:
         """Prove each object by its file. Raises PeerDownError, PeerRefusedError, OSError."""
+        # first: a conflict that moves to quarantine meanwhile is noted there before it leaves this folder
+        disputed = self._conflicts()
         quarantined = read_entries(self.paths.quarantine)
-        disputed = {str(entry.subject.instance) for entry in quarantined if entry.subject.kind == "conflict"}
-        disputed |= self._conflicts()
+        disputed |= {str(entry.subject.instance) for entry in quarantined if entry.subject.kind == "conflict"}
         records: _Records = {}
         failed: dict[Reference, Reason] = {}
         for reference, copies in found.items():

@@ -150,7 +150,7 @@ class NewFile:
         step("fsync", self.path)
         with translated():
             os.fsync(self.descriptor)
-        self._close()
+            self._close()
 
     def abandon(self) -> None:
         """Close the file, if it is open, and remove it."""
@@ -227,7 +227,8 @@ def replace_file(path: Path, content: bytes, mode: int = 0o640, *, exact_mode: b
             temporary.chmod(mode)
         rename(temporary, path)
     except (OSError, StorageFullError):
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise
 
 

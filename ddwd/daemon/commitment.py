@@ -13,6 +13,7 @@ from ddwd.config.schema import Config
 from ddwd.core import watchdog
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock
+from ddwd.daemon import file_watch
 from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.dicom import commitment_scu
 from ddwd.dicom.upper_layer import Peer
@@ -75,4 +76,4 @@ def main() -> int:
 
 def _run() -> None:
     config = load()
-    CommitmentDaemon(config).loop.serve(Paths(config).commitments)
+    file_watch.serve(CommitmentDaemon(config).loop, Paths(config).commitments)

@@ -13,6 +13,7 @@ from ddwd.config.schema import Config
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError
+from ddwd.daemon import file_watch
 from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.delivery.destination_queue import DestinationQueue
 from ddwd.delivery.dispatcher import DeliveryDispatcher, Recipients
@@ -50,7 +51,7 @@ class CourierDaemon:
         """Run until stopped; deliveries that are not proved yet are compared again after the next start."""
         self._paths.courier_status.parent.mkdir(parents=True, exist_ok=True)  # systemd-tmpfiles has made it
         try:
-            self.loop.serve(self._paths.doorbell("gateway").parent, self._paths.deliveries)
+            file_watch.serve(self.loop, self._paths.doorbell("gateway").parent, self._paths.deliveries)
         finally:
             self._pool.shutdown(cancel_futures=True)
 

@@ -20,6 +20,7 @@ from ddwd.core import watchdog
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, SystemClock, stamp
 from ddwd.core.watchdog import Watchdog
+from ddwd.daemon import file_watch
 from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.extractor.flow_control import Volumes
 from ddwd.extractor.loop import TurnReport
@@ -80,7 +81,7 @@ class ExtractorDaemon:
         }
         self._audit.record(Event.STARTED, "the extractor starts", open=len(self._extractor.sharing.open))
         try:
-            self._loop.serve(*folders)
+            file_watch.serve(self._loop, *folders)
         finally:
             finished = self._workers.finish()
             finished = self._sweeper.finish(_PIECE_SECONDS) and finished

@@ -15,6 +15,7 @@ from pathlib import Path
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError, StateError
+from ddwd.daemon import file_watch
 from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.hooks.dispatcher import Hook, HookDispatcher, run_hook
 from ddwd.store.hook_queue import HookQueue, Notice
@@ -43,7 +44,7 @@ class HooksDaemon:
     def run(self) -> None:
         """Run until stopped; hooks that run at that time are killed, and run again after the next start."""
         try:
-            self.loop.serve(self._notices.waiting)
+            file_watch.serve(self.loop, self._notices.waiting)
         finally:
             self._pool.shutdown(cancel_futures=True)
 

@@ -15,18 +15,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import sdnotify
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
 
 from ddwd.core.errors import DdwdError
 
 _MICRO = 1_000_000
 _SHARE = 0.8
 """Part of WatchdogSec that one wait on a peer may take; the last WATCHDOG=1 before it is at most a second old."""
-_WRITTEN = frozenset({"modified", "created", "closed", "moved"})
 _SKIP, _FAILED = 1, 255  # exit statuses of ExecCondition=: skip the unit, or fail it
 
 
@@ -80,21 +76,10 @@ class Loop:
         self._watchdog = int(os.environ.get("WATCHDOG_USEC") or 0) / _MICRO
         self._extended = False
 
-    def serve(self, *folders: Path) -> None:
-        """Bind the signals and run; a file that is written in one of `folders` wakes the loop.
-
-        A missed inotify event delays work by at most one interval.
-        """
-        observer = Observer()
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-            observer.schedule(_WakeOnWrite(self.wake), str(folder))
-        observer.start()
+    def serve(self) -> None:
+        """Bind the signals and run."""
         self.listen()
-        try:
-            self.run()
-        finally:
-            observer.stop()
+        self.run()
 
     def run(self) -> None:
         """Return when stopped. What `cycle` raises ends the loop: the service manager restarts the daemon."""
@@ -148,13 +133,3 @@ class Loop:
         signal.signal(signal.SIGINT, self.stop)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         faulthandler.enable()
-
-
-class _WakeOnWrite(FileSystemEventHandler):
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        """Wake the loop; called in the observer's thread."""
-        if event.event_type in _WRITTEN:
-            self._wake()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ddwd.config.paths import Paths
 from ddwd.core import durable
-from ddwd.core.errors import StateError
+from ddwd.core.errors import LinkedError, StateError
 from ddwd.core.model import OrthancId, Study, safe_component
 from ddwd.store.custody import Custody, Record, is_missing, present
 
@@ -77,7 +77,8 @@ class OutputTree:
         try:
             durable.rename(temporary, target, below=below)
         except BaseException:
-            durable.unlink(temporary, below)
+            with suppress(OSError, LinkedError):
+                durable.unlink(temporary, below)
             raise
 
     def unmark(self, record: Record, name: str) -> None:

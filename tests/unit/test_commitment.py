@@ -17,6 +17,7 @@ from ddwd.config.retention import Retention
 from ddwd.config.schema import Config
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, InvalidValueError, PeerDownError, PeerRefusedError
+from ddwd.extractor.quarantine import read_entries
 from ddwd.orthanc.client import Orthanc
 from ddwd.store.commitment_queue import (
     CommitmentIntake,
@@ -30,6 +31,7 @@ from tests.unit.fakes import FakeClock, Image, image, one_error, power_cut
 from tests.unit.portal import Portal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
@@ -164,6 +166,31 @@ def test_an_image_of_which_other_content_came_too_is_not_committed_until_a_perso
     assert site.judge(disputed) == {disputed: Reason.PROCESSING_FAILURE}
     site.portal.quarantine.release(entry)
     assert site.judge(disputed) == {disputed: None}
+
+
+def test_a_conflict_that_moves_to_quarantine_while_it_is_judged_is_disputed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.portal.deliver(ONE)
+    site.portal.run()
+    _put_aside(site, image(pixels=b"x" * 64).content)
+    (disputed,) = _of(ONE)
+    moved: list[bool] = []
+
+    def then_move(read: Callable[..., Any]) -> Callable[..., Any]:
+        def reading(*arguments: Any) -> Any:
+            found = read(*arguments)
+            if not moved:
+                moved.append(True)
+                site.portal.run()
+            return found
+
+        return reading
+
+    monkeypatch.setattr("ddwd.commitment.verifier.read_entries", then_move(read_entries))
+    monkeypatch.setattr(CommitmentVerifier, "_conflicts", then_move(CommitmentVerifier._conflicts))
+    assert site.judge(disputed) == {disputed: Reason.PROCESSING_FAILURE}
+    assert site.portal.quarantine.entries()
 
 
 class _Limited(Orthanc):
