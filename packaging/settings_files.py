@@ -47,18 +47,16 @@ class Explained(NamedTuple):
 
 
 @cache
-def _texts(kind: type[Any]) -> dict[str, str]:
-    """Return the docstring below each field of a dataclass."""
+def texts_below(kind: type[Any]) -> dict[str, str]:
+    """Return the docstring below each field, or other assignment, of a class."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     body = tree.body if isinstance(tree, ast.ClassDef) else []
     found = {}
     for one, below in pairwise(body):
-        if (
-            isinstance(one, ast.AnnAssign)
-            and isinstance(below, ast.Expr)
-            and isinstance(one.target, ast.Name)
-        ):
-            found[one.target.id] = inspect.cleandoc(ast.literal_eval(below.value))
+        if isinstance(one, ast.AnnAssign | ast.Assign) and isinstance(below, ast.Expr):
+            (target,) = [one.target] if isinstance(one, ast.AnnAssign) else one.targets
+            if isinstance(target, ast.Name):
+                found[target.id] = inspect.cleandoc(ast.literal_eval(below.value))
     return found
 
 
@@ -66,7 +64,7 @@ def explained() -> Iterator[Explained]:
     """Return every section and key, in the order of etc/ddwd.yaml."""
     defaults = flatten(Config())
     for one in DECLARED:
-        text = _texts(one.owner).get(one.name, "") if one.setting else inspect.getdoc(one.owner) or ""
+        text = texts_below(one.owner).get(one.name, "") if one.setting else inspect.getdoc(one.owner) or ""
         yield Explained(one.key, written(defaults[one.key]) if one.setting else "", text.splitlines())
 
 

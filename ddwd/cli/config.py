@@ -19,7 +19,7 @@ from ddwd.config.paths import Paths
 from ddwd.config.schema import SECRET_KEYS, Config, Loaded, flatten
 from ddwd.core.errors import ConfigError, Problem
 from ddwd.provisioning import databases, firewall, machine_link, tls_proxy
-from ddwd.provisioning.host import SystemHost
+from ddwd.provisioning.host import completed
 
 _UNIT_OF = {
     "gateway.dicom_port": "ddwd-gateway",
@@ -170,7 +170,7 @@ def restore_problems(loaded: Loaded) -> Iterator[Problem]:
 
 def _running_units() -> set[str]:
     units = sorted(set(_UNIT_OF.values()))
-    states = SystemHost().run(["systemctl", "is-active", *units]).out.split()
+    states = completed(["systemctl", "is-active", *units], timeout=20).out.split()
     # "deactivating" counts: while a restart is under way the old process may still hold its port
     return {unit for unit, state in zip(units, states, strict=False) if state not in {"inactive", "failed"}}
 

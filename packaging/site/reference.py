@@ -270,10 +270,11 @@ def metrics() -> str:
 def files() -> str:
     """Every path that the portal owns with its one writer, from ddwd/config/paths.py."""
     paths = Paths(Config())
+    below = settings_files.texts_below(Paths)
     rows = [
-        [f"`{where}`", md(told)]
+        [f"`{where}`", md(text)]
         for name, one in vars(Paths).items()
-        if not name.startswith("_") and (told := inspect.getdoc(one)) and name != "config"
+        if not name.startswith("_") and name != "config" and (text := below.get(name) or inspect.getdoc(one))
         for where in _places(paths, name)
     ]
     return _page(

@@ -94,6 +94,9 @@ def test_every_file_has_its_place_and_its_writer() -> None:
     assert len(told) > 20
     for one in told:
         assert REFERENCE.md(" ".join(one.__doc__.split())) in PAGE["files.md"]
+    texts = re.findall(r"^\| `[^`]+` \| (.+) \|$", PAGE["files.md"], re.MULTILINE)
+    assert len(set(texts)) > len(texts) / 2, "the rows do not have texts of their own"
+    assert "Segments of the rotating ledger; the extractor." in texts
 
 
 def test_every_module_has_its_place() -> None:
