@@ -110,7 +110,7 @@ class Paths:
         return self.config.data_dir / "conflicts" / node
 
     def of_place(self, place: Place) -> Path:
-        """A folder on the volume of one of the places of retention (ddwd/config/retention.py)."""
+        """A folder on the volume of one of the places of retention, to measure its space; who writes there is in the other rows."""
         return self.output if place == "output" else self.storage_area(place)
 
     def database_area(self) -> list[Path]:
