@@ -7,6 +7,7 @@ VENV := $(CACHE)/venv-$(shell { cat tests/requirements.lock; $(PYTHON) -V; } 2>/
 BIN := $(VENV)/bin
 FUZZ_VENV := $(CACHE)/venv-fuzz-$(shell { cat tests/fuzz/requirements.lock; $(PYTHON) -V; } 2>/dev/null | sha256sum | cut -c1-12)
 AUDIT_VENV := $(CACHE)/venv-supply-$(shell { cat packaging/supply/requirements.lock; $(PYTHON) -V; } 2>/dev/null | sha256sum | cut -c1-12)
+NODE := $(CACHE)/node-$(shell sha256sum <tests/senders/package-lock.json 2>/dev/null | cut -c1-12)
 DOCS_VENV := $(CACHE)/venv-docs-$(shell { cat packaging/site/requirements.lock; $(PYTHON) -V; } 2>/dev/null | sha256sum | cut -c1-12)
 SHELL_FILES := $(shell packaging/shell-files)
 
@@ -34,7 +35,7 @@ build/python:
 endif
 endif
 
-.PHONY: help venv deb check lint unit unit-deep pictures manual integration appliance shell stop demo bench fuzz identifiers audit docs faults machines machines-certify newcomers coverage test certify lock clean
+.PHONY: help venv deb check lint unit unit-deep pictures manual integration appliance shell stop demo bench fuzz identifiers audit docs faults machines machines-certify newcomers node coverage test certify lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -52,6 +53,12 @@ deb: ## build dist/ddwd_VERSION_all.deb
 $(FUZZ_VENV)/ready:
 	@packaging/host venv
 	@packaging/venv $(PYTHON) $(FUZZ_VENV) tests/fuzz/requirements.lock
+
+node: $(NODE)/ready ## the Node.js sender of the tests, hash-locked, in the cache folder
+
+$(NODE)/ready:
+	@packaging/host node npm
+	@packaging/node $(NODE) tests/senders
 
 lint: venv ## format, defects, types, layers, dead code, spelling, shell, versions
 	@packaging/host shellcheck man
@@ -80,8 +87,8 @@ unit-deep: venv ## of these the ones that try every case or many examples, at fu
 pictures: venv ## the pictures of the dashboard in docs/, made by Textual from fixed data
 	$(BIN)/python -m tests.tui.pictures docs
 
-integration: venv ## real DICOM sockets, PostgreSQL, and the whole portal in one folder by `ddwd try`
-	@packaging/host Orthanc dicomweb dcmsend initdb
+integration: venv node ## real DICOM sockets, PostgreSQL, and the whole portal in one folder by `ddwd try`
+	@packaging/host Orthanc dicomweb dcmsend dciodvfy initdb
 	$(HOST_TESTS) tests/dicom tests/integration
 
 coverage: venv
@@ -134,19 +141,19 @@ machines: venv deb ## what make test runs in booted machines, four at a time
 	@packaging/host dcmsend
 	$(MACHINE_TESTS) -m 'appliance and not certify'
 
-machines-certify: venv deb ## all other tests in booted machines
-	@packaging/host dcmsend
+machines-certify: venv deb node ## all other tests in booted machines
+	@packaging/host dcmsend dciodvfy
 	$(MACHINE_TESTS) -m certify
 
 newcomers: ## demo and check on a bare Debian 12 as root, and on a bare Debian 13 as a user with sudo
 	packaging/newcomer bookworm root demo check
 	packaging/newcomer trixie user demo check
 
-test: venv deb ## the promises: lint, unit, integration, and in booted machines what must never break; a quarter of an hour
+test: venv deb node ## the promises: lint, unit, integration, and in booted machines what must never break; a quarter of an hour
 	@rm -rf build/coverage
 	@$(BIN)/python -m tests.tiers test
 
-certify: venv deb ## all that is left, at full depth
+certify: venv deb node ## all that is left, at full depth
 	@$(BIN)/python -m tests.tiers certify
 
 lock: ## pin newer versions of the libraries and tools

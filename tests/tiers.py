@@ -47,7 +47,7 @@ TIERS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """Tier -> lanes -> make targets. The last lane of certify measures, and waits until it is alone."""
 ALONE = "bench"
-MAKE = ("make", "--no-print-directory", "--old-file=deb", "--old-file=venv")
+MAKE = ("make", "--no-print-directory", "--old-file=deb", "--old-file=venv", "--old-file=node")
 """The tools and the package were made before the first step, and stay as they are while steps use them."""
 _EVERY_SECONDS = 20.0
 _TAIL = 400
