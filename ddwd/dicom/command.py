@@ -13,7 +13,7 @@ _C_STORE_RQ, _C_STORE_RSP = 0x0001, 0x8001
 _GROUP_LENGTH, _SOP_CLASS, _COMMAND_FIELD, _MESSAGE_ID, _RESPONDED_TO = 0x0000, 0x0002, 0x0100, 0x0110, 0x0120
 _PRIORITY, _DATA_SET_TYPE, _STATUS, _SOP_INSTANCE = 0x0700, 0x0800, 0x0900, 0x1000
 _NO_DATA_SET = 0x0101
-_UID_BYTES = 64
+UID_CHARACTERS = 64
 _HEADER, _US, _UL = struct.Struct("<HHL"), struct.Struct("<H"), struct.Struct("<L")
 _PDU = struct.Struct(">BxLLBB")
 _P_DATA_TF, _COMMAND, _LAST = 0x04, 0x01, 0x02  # PS3.8 sections 9.3.5 and E.2
@@ -32,7 +32,7 @@ class StoreRequest:
     is_whole: bool
 
 
-def read_store(command: bytes | bytearray) -> StoreRequest | None:
+def read_store(command: bytes | bytearray, longest_uid: int = UID_CHARACTERS) -> StoreRequest | None:
     """Read a whole command set; None if it is of another service. The group length is not used.
 
     Raises ValueError if it is malformed, or could not be answered.
@@ -43,10 +43,21 @@ def read_store(command: bytes | bytearray) -> StoreRequest | None:
     message_id, data_set_type = _short(values, _MESSAGE_ID), _short(values, _DATA_SET_TYPE)
     if message_id is None or data_set_type is None:
         raise ValueError("a C-STORE-RQ that cannot be answered")
-    sop_class, sop_instance = _uid(values, _SOP_CLASS), _uid(values, _SOP_INSTANCE)
+    sop_class, sop_instance = _uid(values, _SOP_CLASS, longest_uid), _uid(values, _SOP_INSTANCE, longest_uid)
     has_data_set = data_set_type != _NO_DATA_SET
     is_whole = bool(sop_class and sop_instance and has_data_set and _short(values, _PRIORITY) is not None)
     return StoreRequest(message_id, sop_class, sop_instance, has_data_set, is_whole)
+
+
+def response_status(command: bytes | bytearray) -> int | None:
+    """Return the status of a response; None if the command set is no response, or has no status. Raises ValueError if it is malformed."""
+    values = _elements(command)
+    return _short(values, _STATUS) if _RESPONDED_TO in values else None
+
+
+def has_data_set(command: bytes | bytearray) -> bool:
+    """Return whether a data set follows the command set. Raises ValueError if it is malformed."""
+    return _short(_elements(command), _DATA_SET_TYPE) not in {None, _NO_DATA_SET}
 
 
 def store_response(request: StoreRequest, status: int, context_id: int, longest: int) -> bytes:
@@ -94,9 +105,9 @@ def _short(values: dict[int, bytes], element: int) -> int | None:
     return int(_US.unpack(value)[0])
 
 
-def _uid(values: dict[int, bytes], element: int) -> str:
+def _uid(values: dict[int, bytes], element: int, longest: int) -> str:
     uid = values.get(element, b"").decode("latin-1").strip(" \0")
-    if len(uid) > _UID_BYTES:
+    if len(uid) > longest:
         raise ValueError("a UID of a command set is too long")
     return uid
 

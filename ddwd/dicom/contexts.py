@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import _config
 from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.sop_class import uid_to_service_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 MOVE_MODEL = "1.2.840.10008.5.1.4.1.2.2.2"  # Study Root Query/Retrieve Information Model - MOVE
 COMMITMENT_MODEL = "1.2.840.10008.1.20.1"  # Storage Commitment Push Model
 VERIFICATION = "1.2.840.10008.1.1"
+_STANDARD = "1.2.840.10008."
 LIMIT = 128
 """A requestor has the odd numbers from 1 to 255 as context IDs (PS3.8 section 9.3.2.2)."""
 
@@ -67,3 +70,16 @@ def for_store(pairs: Iterable[tuple[str, str]]) -> Iterator[list[PresentationCon
     ordered = sorted(set(pairs))
     for start in range(0, len(ordered), LIMIT):
         yield [build_context(sop_class, syntax) for sop_class, syntax in ordered[start : start + LIMIT]]
+
+
+def is_storage(abstract_syntax: str) -> bool:
+    """Return whether it is the SOP class of images: a storage class of the standard, or a private class."""
+    if not abstract_syntax.startswith(_STANDARD):
+        return True
+    return uid_to_service_class(abstract_syntax) is StorageServiceClass
+
+
+def named(uid: str) -> str:
+    """Return a UID with its name, if the standard has one."""
+    name = UID(uid).name
+    return uid if name == uid else f"{name} ({uid})"

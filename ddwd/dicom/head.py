@@ -94,6 +94,13 @@ def read_identity(content: bytes) -> Head:
     return _head(_identify(content)[0])
 
 
+def read_beginning(data: bytes, transfer_syntax: str) -> Head:
+    """Read the identifiers at the beginning of a data set, as far as they are in it. Raises UnreadableError."""
+    if transfer_syntax in DEFLATED:
+        data = _inflate(data)
+    return _head(_scan(_of(data, 0), _order(transfer_syntax), _WANTED | _IDENTIFYING)[0])
+
+
 def is_deflated(content: bytes) -> bool:
     """Return whether the data set of a whole Part 10 file is a deflate stream; False if that cannot be read."""
     with suppress(UnreadableError):

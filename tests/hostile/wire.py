@@ -123,6 +123,12 @@ def tagged(group: int, number: int, vr: str, value: bytes, length: int | None = 
     return head + (struct.pack("<xxL", size) if vr in _LONG else struct.pack("<H", size)) + value
 
 
+def implicit(tag: int, text: str) -> bytes:
+    """One element in implicit VR little endian."""
+    value = text.encode("latin-1") + b"\0" * (len(text) % 2)
+    return struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(value)) + value
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """The identifiers of a made-up image, and how it is encoded: `between` stands before the StudyInstanceUID, `after` at the end."""

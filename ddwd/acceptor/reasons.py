@@ -1,0 +1,98 @@
+"""Why something was refused, in words for the operator and the vendor, and whether trying again can help. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddwd.acceptor.senders import Refusal, RefusalKind
+from ddwd.dicom import contexts
+from ddwd.dicom.association_pdu import ContextResult
+from ddwd.dicom.command import UID_CHARACTERS
+from ddwd.dicom.head import Head, UnreadableError, read_beginning
+from ddwd.orthanc.plugin.admission import Admission
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ddwd.acceptor.relay import Exchange
+    from ddwd.dicom import contexts
+from ddwd.dicom.association_pdu import Answer, Proposal
+
+OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND = 0xA700, 0xA900, 0xC000
+_TEXT_CHARACTERS = 64
+_NAMES = (
+    ("SOPClassUID", "sop_class"),
+    ("SOPInstanceUID", "sop_uid"),
+    ("StudyInstanceUID", "study_uid"),
+    ("SeriesInstanceUID", "series_uid"),
+)
+NOT_OFFERED = {
+    "1.2.840.10008.5.1.4.1.2.1.1": "C-FIND",
+    "1.2.840.10008.5.1.4.1.2.1.2": "C-MOVE",
+    "1.2.840.10008.5.1.4.1.2.1.3": "C-GET",
+    "1.2.840.10008.5.1.4.1.2.2.1": "C-FIND",
+    "1.2.840.10008.5.1.4.1.2.2.2": "C-MOVE",
+    "1.2.840.10008.5.1.4.1.2.2.3": "C-GET",
+    "1.2.840.10008.5.1.4.31": "the modality worklist",
+}
+"""Services that ORTHANC1 does not offer, by the abstract syntax of their contexts (PS3.4 annexes C and K)."""
+
+
+_VERDICTS = {
+    Admission.NO_SPACE.value: (OUT_OF_RESOURCES, "the disk has less free space than disk.reserve"),
+    Admission.TOO_DEEP.value: (CANNOT_UNDERSTAND, "its sequences are nested too deep: ORTHANC1 would crash"),
+}
+
+
+def of_image(status: int, exchange: Exchange, transfer_syntax: str, verdict: str = "") -> Refusal:
+    """Return why ORTHANC1 refused an image with that status. ORTHANC1 answers 0xA700 also where trying again cannot help.
+
+    `verdict` is that of the admission filter, if it refused the image.
+    """
+    request = exchange.request
+    sop_class, sop_uid = (request.sop_class, request.sop_instance) if request else ("", "")
+    fault = _fault(exchange.head, transfer_syntax)
+    if verdict in _VERDICTS:
+        status, reason = _VERDICTS[verdict]
+    elif status == MISMATCH:
+        reason = fault or "the SOP class or the SOP instance UID of the command is not that of the data set"
+    elif fault:
+        status, reason = CANNOT_UNDERSTAND, fault
+    elif status == OUT_OF_RESOURCES:
+        reason = "ORTHANC1 could not store it; its journal has the reason: journalctl -u ddwd-gateway"
+    else:
+        reason = "ORTHANC1 cannot understand the data set"
+    return Refusal(RefusalKind.IMAGE, reason, status, sop_class, sop_uid)
+
+
+def _fault(beginning: bytes, transfer_syntax: str) -> str:
+    """Return what is wrong with the identifiers at the beginning of a data set; empty if nothing is."""
+    try:
+        head = read_beginning(beginning, transfer_syntax)
+    except UnreadableError as error:
+        return str(error)
+    missing = [name for name, field in _NAMES if not getattr(head, field)]
+    if missing and head != Head():
+        return f"the data set has no {' and no '.join(missing)}"
+    long = [name for name, field in _NAMES if len(getattr(head, field)) > UID_CHARACTERS]
+    if long:
+        return f"{' and '.join(long)} of more than {UID_CHARACTERS} characters"
+    return "PatientID is too long" if len(head.patient_id) > _TEXT_CHARACTERS else ""
+
+
+def of_contexts(proposals: Mapping[int, Proposal], answers: Mapping[int, Answer]) -> Refusal | None:
+    """Return why presentation contexts were rejected: one refusal for all of an association; None if all were accepted."""
+    reasons: dict[str, None] = {}
+    for context, proposal in proposals.items():
+        result = answers[context].result if context in answers else ContextResult.NO_REASON
+        if result == ContextResult.ACCEPTANCE:
+            continue
+        if service := NOT_OFFERED.get(proposal.abstract_syntax):
+            reasons[f"{service} is not offered here"] = None
+        elif result == ContextResult.TRANSFER_SYNTAXES_NOT_SUPPORTED:
+            reasons[
+                f"{contexts.named(proposal.abstract_syntax)} in {', '.join(map(contexts.named, proposal.transfer_syntaxes))} only"
+            ] = None
+        else:
+            reasons[f"{contexts.named(proposal.abstract_syntax)} is not taken"] = None
+    return Refusal(RefusalKind.CONTEXT, "; ".join(reasons)) if reasons else None

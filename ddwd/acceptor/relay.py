@@ -1,0 +1,340 @@
+"""Pass the messages of one modality on to ORTHANC1 and the answers back, and answer where ORTHANC1 does not.
+
+Success (0x0000) is only ever ORTHANC1's own answer. An object that ORTHANC1 cannot parse it drops without an answer, and waits. So after a
+second it is asked for the release of its association: if it answers this before the C-STORE, the object was dropped. The modality
+gets a failure status, and its association goes on, with a new one to ORTHANC1.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ddwd.acceptor.gateway_link import GatewayDownError, GatewayRejectedError
+from ddwd.acceptor.senders import Refusal, RefusalKind
+from ddwd.dicom import association_pdu as pdu
+from ddwd.dicom.command import UID_CHARACTERS, has_data_set, read_store, response_status, store_response
+from ddwd.dicom.pdu_stream import CommandEnd, Control, Data, DataSetEnd, PduScanner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ddwd.acceptor.channel import Channel
+    from ddwd.acceptor.gateway_link import GatewayLink
+    from ddwd.dicom.command import StoreRequest
+
+    Explain = Callable[[int, "Exchange"], Refusal]
+    """(status, exchange) -> the refusal, with the status that the modality gets."""
+
+SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
+"""Statuses of the Storage Service Class (PS3.4 table B.2-1)."""
+_BYTES_A_SECOND = 10_000_000
+"""ORTHANC1 gets a second more for each so many bytes of an image."""
+_LONGEST_UID = 1024
+_DROPPED = "ORTHANC1 cannot parse the data set: its encoding breaks PS3.5 (lengths, delimiters or value representations)"
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds that a relay waits.
+
+    `answer` for ORTHANC1 to store an image; `probe` without an answer before it is asked for the release; `idle` after the last message
+    before its association is released, which holds a thread there; `silence` of a modality in the middle of a message, and
+    `rest` of one between two messages.
+    """
+
+    answer: float = 25.0
+    probe: float = 1.0
+    idle: float = 0.2
+    silence: float = 120.0
+    rest: float = 3600.0
+
+
+class _EndedError(Exception):
+    """The association ends before its release; the message says why."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request that has no answer yet; `request` is None if it is no C-STORE. `sent_at` is when its last byte came."""
+
+    context_id: int
+    request: StoreRequest | None
+    sent_at: float | None = None
+    size: int = 0
+    head: bytes = b""
+
+
+class Relay:
+    """One association after its acceptance. Run by one thread."""
+
+    def __init__(
+        self,
+        modality: Channel,
+        gateway: GatewayLink,
+        longest: int,
+        report: Callable[[Refusal | None], None],
+        explain: Explain,
+        timing: Timing,
+        cut: Callable[[], None],
+    ) -> None:
+        """`longest` is the modality's maximum length of a PDU; `report` receives each refusal, and None for each stored image.
+
+        `cut` is called when ORTHANC1 ended the connection while it had an image.
+        """
+        self._modality = modality
+        self._gateway = gateway
+        self._longest = longest
+        self._report = report
+        self._explain = explain
+        self._timing = timing
+        self._cut = cut
+        self._scanner = PduScanner()
+        self._exchange: Exchange | None = None
+        self._refusal: Refusal | None = None
+        self._response = bytearray()
+        self._moved = time.monotonic()
+        self._stopping = False
+        self._poller = select.poll()
+        self._polled: tuple[int | None, ...] = ()
+
+    @property
+    def is_busy(self) -> bool:
+        """Return whether a message is under way."""
+        return self._exchange is not None or self._scanner.is_inside
+
+    def run(self, stopping: int) -> None:
+        """Pass messages on until the association ends. `stopping` becomes readable once it must end: after the message under way."""
+        try:
+            while self._step(stopping):
+                pass
+        except (_EndedError, ValueError, OSError) as error:
+            self._report(Refusal(RefusalKind.ABORT, getattr(error, "strerror", None) or str(error)))
+            self._try_to_send(pdu.abort())
+        finally:
+            self._gateway.close()
+            self._modality.close()
+
+    def _step(self, stopping: int) -> bool:
+        """Wait for bytes and deal with them; return whether the association goes on."""
+        ready = self._wait(stopping)
+        if stopping in ready:
+            self._stopping = True
+        if self._stopping and not self.is_busy:
+            self._try_to_send(pdu.abort())
+            return False
+        if not ready:
+            self._on_time()
+        if self._gateway.descriptor in ready:
+            self._from_gateway()
+        return self._modality.descriptor not in ready or self._from_modality()
+
+    def _wait(self, stopping: int) -> set[int]:
+        """Return the descriptors that are ready; none once something is due."""
+        if self._modality.has_pending:
+            return {self._modality.descriptor}
+        wanted = self._modality.descriptor, self._gateway.descriptor, None if self._stopping else stopping
+        if wanted != self._polled:
+            self._poller, self._polled = select.poll(), wanted
+            for descriptor in wanted:
+                if descriptor is not None:
+                    self._poller.register(descriptor, select.POLLIN)
+        return {
+            descriptor
+            for descriptor, _ in self._poller.poll(max(self._due() - time.monotonic(), 0) * 1000 + 1)
+        }
+
+    def _due(self) -> float:
+        """Return when something must be done if no byte comes (time.monotonic)."""
+        exchange = self._exchange
+        if exchange is not None and exchange.sent_at is not None:
+            return (
+                exchange.sent_at + self._timing.probe
+                if self._gateway.is_open
+                else self._answer_due(exchange.sent_at)
+            )
+        if self.is_busy:
+            return self._moved + self._timing.silence
+        return self._moved + (self._timing.idle if self._gateway.is_open else self._timing.rest)
+
+    def _answer_due(self, sent_at: float) -> float:
+        size = self._exchange.size if self._exchange else 0
+        return sent_at + self._timing.answer + size / _BYTES_A_SECOND
+
+    def _on_time(self) -> None:
+        """Do what is due. Raises _EndedError."""
+        if time.monotonic() < self._due():
+            return
+        exchange = self._exchange
+        if self._gateway.is_open and not self.is_busy:
+            self._gateway.release_or_close()
+            self._modality.rest()
+        elif self._gateway.is_open and exchange is not None and exchange.sent_at is not None:
+            self._guarded(self._gateway.release)
+        elif exchange is not None and exchange.sent_at is not None:
+            seconds = time.monotonic() - exchange.sent_at
+            self._fail(
+                Refusal(
+                    RefusalKind.IMAGE, f"ORTHANC1 has not stored it after {seconds:.0f} s", OUT_OF_RESOURCES
+                )
+            )
+        elif self.is_busy:
+            raise _EndedError(f"it sent nothing for {self._timing.silence:.0f} s in the middle of a message")
+        else:
+            raise _EndedError(f"it sent nothing for {self._timing.rest:.0f} s")
+
+    def _from_modality(self) -> bool:
+        """Pass on what came; return whether the association goes on. Raises _EndedError, ValueError, OSError."""
+        received = self._modality.receive()
+        if received is None:
+            return True
+        if not received:
+            raise _EndedError(
+                "it closed the connection "
+                + ("in the middle of a message" if self.is_busy else "without a release")
+            )
+        self._moved = time.monotonic()
+        for piece in self._scanner.feed(received):
+            if isinstance(piece, Data):
+                self._pass_on(piece.content)
+            elif isinstance(piece, CommandEnd):
+                self._begin(piece)
+            elif isinstance(piece, DataSetEnd):
+                self._complete(piece)
+            elif not self._control(piece):
+                return False
+        if self.is_busy:
+            self._modality.acknowledge_at_once()
+        return True
+
+    def _pass_on(self, content: memoryview) -> None:
+        if self._exchange is not None and self._exchange.sent_at is not None:
+            raise _EndedError("it sent a message before the answer to the one before")
+        if self._refusal is None:
+            self._guarded(lambda: self._gateway.send(content))
+
+    def _guarded(self, action: Callable[[], object]) -> None:
+        """Do something with ORTHANC1; a failure becomes the answer to the message under way."""
+        try:
+            action()
+        except GatewayRejectedError as error:
+            self._fail(Refusal(RefusalKind.IMAGE, str(error), OUT_OF_RESOURCES))
+        except GatewayDownError as error:
+            self._cut()
+            self._fail(
+                Refusal(
+                    RefusalKind.IMAGE,
+                    f"ORTHANC1 is down or has ended the connection ({error})",
+                    OUT_OF_RESOURCES,
+                )
+            )
+
+    def _begin(self, piece: CommandEnd) -> None:
+        if self._exchange is not None:
+            raise _EndedError("it sent a second command set within a message")
+        request = read_store(piece.command, longest_uid=_LONGEST_UID)
+        self._exchange = Exchange(piece.context_id, request)
+        if request is not None and max(len(request.sop_class), len(request.sop_instance)) > UID_CHARACTERS:
+            self._fail(
+                Refusal(
+                    RefusalKind.IMAGE,
+                    f"the command has a UID of more than {UID_CHARACTERS} characters",
+                    CANNOT_UNDERSTAND,
+                )
+            )
+        if not has_data_set(piece.command):
+            self._sent(self._exchange)
+
+    def _complete(self, piece: DataSetEnd) -> None:
+        if self._exchange is None or self._exchange.sent_at is not None:
+            raise _EndedError("it sent a data set without a command set")
+        self._exchange.size, self._exchange.head = piece.size, piece.head
+        self._sent(self._exchange)
+
+    def _sent(self, exchange: Exchange) -> None:
+        """Note that the message has come whole, and refuse it if ORTHANC1 cannot answer it."""
+        exchange.sent_at = self._moved
+        if self._refusal is not None:
+            self._refuse(self._refusal)
+
+    def _control(self, piece: Control) -> bool:
+        """Deal with a PDU that is no P-DATA-TF; return whether the association goes on. Raises _EndedError."""
+        if piece.kind == pdu.RELEASE_REQUEST and not self.is_busy:
+            self._modality.send(pdu.release_response())
+            return False
+        if piece.kind == pdu.ABORT:
+            raise _EndedError("it aborted" + (" in the middle of a message" if self.is_busy else ""))
+        raise _EndedError(f"it sent a PDU of type {piece.kind} where none may be")
+
+    def _from_gateway(self) -> None:
+        """Take what ORTHANC1 answers."""
+        try:
+            for piece in self._gateway.receive() or ():
+                if isinstance(piece, Data):
+                    self._response += piece.content
+                elif isinstance(piece, CommandEnd):
+                    self._answer(piece.command)
+                elif isinstance(piece, Control):
+                    self._gateway_ended(piece.kind)
+                    return
+        except GatewayDownError as error:
+            if self.is_busy:
+                self._cut()
+                self._fail(
+                    Refusal(RefusalKind.IMAGE, f"ORTHANC1 ended the connection ({error})", OUT_OF_RESOURCES)
+                )
+            else:
+                self._gateway.close()
+
+    def _gateway_ended(self, kind: int) -> None:
+        """Deal with a release or an A-ABORT of ORTHANC1."""
+        if not self.is_busy:
+            self._gateway.close()
+        elif kind in {pdu.RELEASE_RESPONSE, pdu.ABORT}:
+            self._fail(Refusal(RefusalKind.IMAGE, _DROPPED, CANNOT_UNDERSTAND))
+        else:
+            raise _EndedError(f"ORTHANC1 sent a PDU of type {kind}")
+
+    def _answer(self, command: bytes) -> None:
+        """Pass an answer of ORTHANC1 on. The modality gets another failure status where that one is wrong."""
+        response, self._response = bytes(self._response), bytearray()
+        exchange, status = self._exchange, response_status(command)
+        if exchange is None or status is None:
+            raise _EndedError("ORTHANC1 sent an answer that nobody waits for")
+        if exchange.request is None:
+            self._finish(response)
+        elif status == SUCCESS:
+            self._finish(response)
+            self._report(None)
+        else:
+            self._refuse(self._explain(status, exchange))
+
+    def _fail(self, refusal: Refusal) -> None:
+        """ORTHANC1 will not answer the message under way: refuse it once it has come whole."""
+        self._gateway.close()
+        self._response.clear()
+        self._refusal = refusal
+        if self._exchange is not None and self._exchange.sent_at is not None:
+            self._refuse(refusal)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer a C-STORE with a failure status. Raises _EndedError for any other request."""
+        exchange = self._exchange
+        if exchange is None or exchange.request is None:
+            raise _EndedError(refusal.reason)
+        status = OUT_OF_RESOURCES if refusal.status is None else refusal.status
+        self._finish(store_response(exchange.request, status, exchange.context_id, self._longest))
+        self._report(refusal)
+
+    def _finish(self, response: bytes) -> None:
+        self._exchange = self._refusal = None
+        self._moved = time.monotonic()
+        self._modality.send(response)
+
+    def _try_to_send(self, content: bytes) -> None:
+        try:
+            self._modality.send(content)
+        except OSError:
+            return

@@ -1,0 +1,147 @@
+"""Limits of associations, what is counted and audited of each sender, and who may send; without a socket."""
+
+from __future__ import annotations
+
+import pytest
+
+from ddwd.acceptor import reasons
+from ddwd.acceptor.limits import AssociationLimits, Limits
+from ddwd.acceptor.relay import Exchange
+from ddwd.acceptor.senders import Refusal, RefusalKind, Senders
+from ddwd.core.audit import Audit, Event
+from ddwd.dicom.association_pdu import Answer, Proposal
+from ddwd.dicom.command import StoreRequest
+from tests.hostile.wire import CT, EXPLICIT, Image
+from tests.unit.fakes import FakeClock
+
+NO_UID = Refusal(RefusalKind.IMAGE, "the data set has no StudyInstanceUID", 0xC000, CT, "1.2.3")
+
+
+class Records:
+    """Senders whose audit records are kept."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.events: list[tuple[Event, str, dict[str, str]]] = []
+        audit = Audit(lambda event, text, fields: self.events.append((event, text, fields)))
+        self.senders = Senders(audit, self.clock)
+
+
+def test_an_address_has_its_share_and_all_together_have_theirs() -> None:
+    limits = AssociationLimits(Limits(total=5, one_address=3), FakeClock())
+    assert [limits.enter("10.0.0.1") for _ in range(3)] == [""] * 3
+    assert "of this address" in limits.enter("10.0.0.1")
+    assert [limits.enter("10.0.0.2") for _ in range(2)] == [""] * 2
+    assert limits.enter("10.0.0.3") == "all 5 associations are in use"
+    limits.leave("10.0.0.1")
+    assert limits.enter("10.0.0.3") == ""
+    assert limits.open == 5
+
+
+def test_an_address_is_held_off_for_ten_minutes_after_three_faults_within_ten() -> None:
+    clock = FakeClock()
+    limits = AssociationLimits(Limits(), clock)
+    assert [limits.blame("10.0.0.1") for _ in range(3)] == [False, False, True]
+    assert "held off for 10 minutes" in limits.enter("10.0.0.1")
+    assert limits.enter("10.0.0.2") == ""
+    clock.advance(599)
+    assert limits.enter("10.0.0.1")
+    clock.advance(2)
+    assert limits.enter("10.0.0.1") == ""
+    assert limits.held() == {}
+
+
+def test_faults_that_lie_far_apart_hold_nobody_off() -> None:
+    clock = FakeClock()
+    limits = AssociationLimits(Limits(), clock)
+    for _ in range(10):
+        assert not limits.blame("10.0.0.1")
+        clock.advance(301)
+
+
+def test_a_refusal_is_audited_with_who_what_and_why() -> None:
+    records = Records()
+    records.senders.refused("CT1", "10.0.0.5", NO_UID)
+    ((event, text, fields),) = records.events
+    assert event is Event.IMAGE_REFUSED
+    assert text == "image of CT1 at 10.0.0.5 refused with status 0xC000: the data set has no StudyInstanceUID"
+    assert (fields["DDWD_AET"], fields["DDWD_ADDRESS"], fields["DDWD_STATUS"], fields["DDWD_SOP_CLASS"]) == (
+        "CT1", "10.0.0.5", "0xC000", CT,
+    )  # fmt: skip
+
+
+def test_a_flood_of_refusals_is_counted_and_the_number_told_later() -> None:
+    records = Records()
+    for _ in range(100):
+        records.senders.refused("CT1", "10.0.0.5", NO_UID)
+    records.senders.refused("MR1", "10.0.0.6", NO_UID)
+    assert len(records.events) == 21
+    records.clock.advance(61)
+    records.senders.refused("CT1", "10.0.0.5", NO_UID)
+    assert "80 more of this sender in the minutes before" in records.events[-1][1]
+    senders = {sender.aet: sender for sender in records.senders.status()}
+    assert senders["CT1"].refused == 101
+    assert senders["CT1"].reasons[0].count == 101
+
+
+def test_refusals_are_shown_for_an_hour_and_the_totals_stay() -> None:
+    records = Records()
+    records.senders.refused("CT1", "10.0.0.5", NO_UID)
+    records.clock.advance(3599)
+    assert records.senders.status()[0].reasons[0].reason == NO_UID.reason
+    records.clock.advance(2)
+    (sender,) = records.senders.status()
+    assert sender.reasons == ()
+    assert sender.refused == 1
+
+
+def test_the_senders_that_are_kept_are_bounded_and_an_open_one_stays() -> None:
+    records = Records()
+    records.senders.associated("FIRST", "10.0.0.1")
+    for number in range(1000):
+        records.senders.refused(f"X{number}", "10.0.0.9", NO_UID)
+    senders = records.senders.status()
+    assert len(senders) == 500
+    assert "FIRST" in {sender.aet for sender in senders}
+
+
+@pytest.mark.parametrize(
+    ("image", "status", "expected", "reason"),
+    [
+        (Image("", "1.2.3.1"), 0xA700, 0xC000, "the data set has no StudyInstanceUID"),
+        (Image("1.2.3", ""), 0xA900, 0xA900, "the data set has no SOPInstanceUID"),
+        (Image("1.2.3", "1.2.3.1"), 0xA900, 0xA900, "is not that of the data set"),
+        (Image("1.2.3", "1.2.3.1"), 0xA700, 0xA700, "could not store it"),
+        (Image("1.2.3", "1.2.3.1"), 0xC000, 0xC000, "cannot understand"),
+        (Image("1." + "2" * 70, "1.2.3.1"), 0xA700, 0xC000, "more than 64 characters"),
+        (Image("1.2.3", "1.2.3.1", patient_id="P" * 200), 0xA700, 0xC000, "PatientID is too long"),
+        (Image("1.2.3", "1.2.3.1", patient_id="P" * 4000), 0xA700, 0xC000, "longer than any UID"),
+    ],
+)
+def test_out_of_resources_stays_only_where_trying_again_can_help(
+    image: Image, status: int, expected: int, reason: str
+) -> None:
+    exchange = Exchange(
+        1, StoreRequest(1, CT, "1.2.3.1", has_data_set=True, is_whole=True), head=image.encoded()
+    )
+    refusal = reasons.of_image(status, exchange, EXPLICIT)
+    assert refusal.status == expected
+    assert reason in refusal.reason
+
+
+def test_the_contexts_of_an_association_are_one_refusal() -> None:
+    proposals = {
+        1: Proposal(CT, ("1.2.840.10008.1.2.4.201",)),
+        3: Proposal("1.2.840.10008.5.1.4.1.2.2.1", (EXPLICIT,)),
+        5: Proposal("1.2.840.10008.5.1.4.39.1", (EXPLICIT,)),
+        7: Proposal(CT, (EXPLICIT,)),
+    }
+    answers = {1: Answer(4, "", 0), 3: Answer(3, "", 0), 5: Answer(3, "", 0), 7: Answer(0, EXPLICIT, 0)}
+    refusal = reasons.of_contexts(proposals, answers)
+    assert refusal is not None
+    assert refusal.reason == (
+        "CT Image Storage (1.2.840.10008.5.1.4.1.1.2) in High-Throughput JPEG 2000 Image Compression (Lossless Only) "
+        "(1.2.840.10008.1.2.4.201) only; C-FIND is not offered here; "
+        "Color Palette Storage (1.2.840.10008.5.1.4.39.1) is not taken"
+    )
+    assert reasons.of_contexts({7: proposals[7]}, answers) is None
