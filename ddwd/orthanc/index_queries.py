@@ -6,11 +6,13 @@ Listing a study costs two requests whatever its size; SOPInstanceUIDs and MD5s c
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import NotFoundError
 from ddwd.core.model import OrthancId, Series, Study, is_uid
+from ddwd.orthanc import patient_id
 from ddwd.orthanc.port import Held, Stored
 from ddwd.orthanc.transport import Transport
 
@@ -28,6 +30,8 @@ _DICOM = 1  # Orthanc's FileContentType of the stored object itself
 _PADDING = " \0"
 _WILDCARDS = "*?\\"  # PS3.4 section C.2.2.2.4, and the backslash that lists values
 _SOP_TAG = "0008,0018"
+_PATIENTS = 10_000
+"""Studies whose PatientID is remembered."""
 
 
 class IndexQueries(Transport):
@@ -35,6 +39,10 @@ class IndexQueries(Transport):
 
     _finds_digests = True
     """Whether the Orthanc answers a search with digests; before 1.12.5 it cannot."""
+
+    def __init__(self, name: str, base_url: str, user: str, password: str) -> None:
+        super().__init__(name, base_url, user, password)
+        self._patient_ids: OrderedDict[OrthancId, str] = OrderedDict()
 
     def study_ids(self) -> Iterator[OrthancId]:
         """Read by pages, so that a large archive never comes in one answer."""
@@ -58,6 +66,28 @@ class IndexQueries(Transport):
         except NotFoundError:
             return None
 
+    def _patient_id(self, study: OrthancId, series: Sequence[Mapping[str, Any]], decoded: str) -> str:
+        """Return the PatientID as it stands in one file of the study; read once a study, since it is part of its Orthanc ID."""
+        if (known := self._patient_ids.get(study)) is not None:
+            return known
+        instance = min((one for row in series for one in row["Instances"]), default="")
+        try:
+            raw = self._bytes(f"/instances/{instance}/content/0010-0020")
+            charsets = b"" if raw.isascii() and b"\x1b" not in raw else self._charsets(instance)
+        except NotFoundError:  # no such element, or the study is being deleted
+            return decoded
+        found = self._patient_ids[study] = patient_id.faithful(raw, charsets, decoded)
+        with suppress(KeyError):  # another thread was faster
+            if len(self._patient_ids) > _PATIENTS:
+                self._patient_ids.popitem(last=False)
+        return found
+
+    def _charsets(self, instance: str) -> bytes:
+        try:
+            return self._bytes(f"/instances/{instance}/content/0008-0005")
+        except NotFoundError:
+            return b""
+
     def study(self, orthanc_id: OrthancId) -> Study | None:
         try:
             main = self._json("GET", f"/studies/{orthanc_id}")
@@ -68,7 +98,9 @@ class IndexQueries(Transport):
         return Study(
             orthanc_id=orthanc_id,
             study_uid=tags.get("StudyInstanceUID", ""),
-            patient_id=main["PatientMainDicomTags"].get("PatientID", ""),
+            patient_id=self._patient_id(
+                orthanc_id, listed, main["PatientMainDicomTags"].get("PatientID", "")
+            ),
             accession=tags.get("AccessionNumber", ""),
             series=tuple(_series(row) for row in listed),
             tags=tags,
