@@ -81,13 +81,13 @@ class CourierDaemon:
             if self._dispatcher is None:
                 self._dispatcher = self._begin()
             statuses = self._dispatcher.turn(hasten=self._deliveries.take_retry_request())
-            status = CourierStatus(stamp(self._clock.utc()), tuple(statuses))
-            COURIER.write_volatile(self._paths.courier_status, status)
         except (PeerDownError, PeerRefusedError) as error:
             return TickResult(str(error))
         except (OSError, DdwdError) as error:
             log.warning("%s", getattr(error, "strerror", None) or error)
-            return TickResult("the delivery log or the status file cannot be used", wait=5.0)
+            return TickResult("the delivery log cannot be used", wait=5.0)
+        status = CourierStatus(stamp(self._clock.utc()), tuple(statuses))
+        COURIER.write_status(self._paths.courier_status, status)
         return TickResult(
             _summary(statuses), healthy=not self._dispatcher.is_hung, wait=self._dispatcher.wait()
         )

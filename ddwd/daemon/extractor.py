@@ -154,9 +154,7 @@ class ExtractorDaemon:
 
     def _write_status(self) -> None:
         status = extractor_status(self._extractor, self._totals, self._clock)
-        path = self._paths.heartbeat("extractor")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        status_files.EXTRACTOR.write_volatile(path, status)
+        status_files.EXTRACTOR.write_status(self._paths.heartbeat("extractor"), status)
 
 
 def main() -> int:

@@ -60,7 +60,7 @@ class HooksDaemon:
             log.warning("the queue of hooks cannot be used: %s", getattr(error, "strerror", None) or error)
             return TickResult("the queue of hooks cannot be used", wait=5.0)
         status = HooksStatus(stamp(self._clock.utc()), self._dispatcher.succeeded, tuple(waiting))
-        HOOKS.write_volatile(self._status, status)
+        HOOKS.write_status(self._status, status)
         failed = sum(bool(one.failures) for one in waiting)
         state = f"{self._dispatcher.succeeded} hooks have succeeded, {len(waiting)} wait, {failed} failed"
         return TickResult(state, wait=self._dispatcher.wait())

@@ -55,10 +55,7 @@ class HeartbeatWriter:
             "progressed": round(time.monotonic() - counts.progressed, 1),
         }
         status = ScpStatus(**facts, alive=self._alive, at=stamp(self._clock.utc()), pid=os.getpid())
-        try:
-            SCP.write_volatile(self._file, status)
-        except OSError as error:
-            log.warning("cannot write the heartbeat: %s", error.strerror)
+        SCP.write_status(self._file, status)
         return TickResult(
             f"{counts.associations} associations, {counts.received} objects received "
             f"({counts.received_bytes / 1e6:.1f} MB), {counts.refused} refused",

@@ -7,6 +7,7 @@ refused not here but by the receiver and by the plugin inside Orthanc, by the sa
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -191,5 +192,6 @@ class FlowControl:
         if self.may_forward:
             self.flag.unlink(missing_ok=True)
         elif not self.flag.exists():
-            self.flag.parent.mkdir(parents=True, exist_ok=True)
-            durable.replace_volatile(self.flag, b"no room on the volume of storage\n")
+            with suppress(OSError):  # no room on /run: tried again at the next turn
+                self.flag.parent.mkdir(parents=True, exist_ok=True)
+                durable.replace_volatile(self.flag, b"no room on the volume of storage\n")

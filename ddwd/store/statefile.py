@@ -8,6 +8,7 @@ names of the dataclass's fields unless `stored` sets another; their order is the
 from __future__ import annotations
 
 import json
+import logging
 import types
 import typing
 import zlib
@@ -22,6 +23,8 @@ from typing import Any, Generic, Literal, NewType, TypeVar, get_args, get_origin
 from ddwd.core import durable
 from ddwd.core.clock import stamp
 from ddwd.core.errors import DamagedStateError, InvalidValueError, NewerStateError
+
+log = logging.getLogger("ddwd.store")
 
 Decoder = Callable[[Any], Any]
 
@@ -135,6 +138,14 @@ class StateFormat(Generic[T]):
     def write_volatile(self, path: Path, value: T) -> None:
         """Replace a file on /run in one step; every user may read it, and it does not survive a power cut. Raises OSError."""
         durable.replace_volatile(path, self.render(value))
+
+    def write_status(self, path: Path, value: T) -> None:
+        """Replace a status file as `write_volatile` does. Never raises: without room on /run the work goes on, and its status is old."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.write_volatile(path, value)
+        except OSError as error:
+            log.warning("cannot write %s: %s", path, error.strerror)
 
 
 def _checksum(body: dict[str, Any]) -> str:

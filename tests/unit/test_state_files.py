@@ -325,3 +325,12 @@ def test_a_damaged_status_file_is_none(tmp_path: Path, damage: bytes) -> None:
     with pytest.raises(DamagedStateError):
         status_files.EXTRACTOR.read(path)
     assert status_files.EXTRACTOR.read_or_none(path) is None
+
+
+def test_a_status_file_that_cannot_be_written_stops_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "full"
+    folder.write_text("no folder can be made here")
+    status_files.SCP.write_status(folder / "status.json", status_files.ScpStatus())
+    assert "cannot write" in caplog.text
