@@ -52,6 +52,7 @@ def render(report: Report) -> str:
         _unit_lines(report),
         _server_lines(report),
         _heart_lines(report),
+        _sender_lines(report),
         _swept_lines(report),
         _flight_lines(report),
         _recent_lines(report),
@@ -111,6 +112,22 @@ def _totals(heart: Heartbeat) -> str:
     published = many(totals.studies, "study", "studies")
     images = many(totals.instances, "image", "images")
     return f"{published} published, {images} retrieved, {totals.forwarded:,} forwarded again"
+
+
+def _sender_lines(report: Report) -> list[str]:
+    """Show the open associations, and who was refused in the last hour, how often and why."""
+    if report.acceptor is None or report.acceptor.age is None:
+        return []
+    acceptor = report.acceptor.acceptor
+    refusals = [(sender, reason) for sender in acceptor.senders for reason in sender.reasons]
+    total = sum(reason.count for _, reason in refusals)
+    lines = [
+        f"senders: {acceptor.associations} of {acceptor.limit} associations; {total:,} refusals in the last hour"
+    ]
+    for sender, reason in refusals[:_SHOWN]:
+        lines.append(_cut(f"  {sender.aet or 'no AE title'} at {sender.address}, last {time(reason.last)}"))
+        lines += wrapped(f"{reason.count} x {reason.kind}: {reason.reason}", "    ", 4)
+    return lines + _more(len(refusals))
 
 
 def _swept_lines(report: Report) -> list[str]:

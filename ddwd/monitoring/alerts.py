@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ddwd.core.audit import Event
 from ddwd.core.model import SELF_TEST_AET
 from ddwd.status.formatting import many, span
-from ddwd.status.report import aside_text
+from ddwd.status.report import aside_text, sender_problems
 from ddwd.store.statefile import StateFormat, stored
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Condition:
 
 def conditions(report: Report, silent: Mapping[str, datetime]) -> dict[str, Condition]:
     """Return what is wrong, by a key that stays the same while it lasts; `silent` maps modalities to the time of their last images."""
-    found = _parts(report) | _waiting(report)
+    found = _parts(report) | _senders(report) | _waiting(report)
     for aet, last in silent.items():
         at = f"{last:%a %d %b %H:%M}"
         found[f"silence {aet}"] = f"{aet} usually sends at this hour; its last images came {at}"
@@ -72,6 +72,13 @@ def _parts(report: Report) -> dict[str, str]:
             left = f", full in {span(volume.hours_left * 3600)}" if volume.hours_left is not None else ""
             short = f"{volume.path} is short of space{left}"
             found[f"disk {volume.use}"] = f"{short}: free some, or move output_dir"
+    return found
+
+
+def _senders(report: Report) -> dict[str, str]:
+    found = sender_problems(report)
+    if report.acceptor and report.acceptor.problem:
+        found["heart acceptor"] = report.acceptor.problem
     return found
 
 

@@ -5,6 +5,7 @@ Counters begin at zero with each start of the monitor, which Prometheus handles.
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ import prometheus_client as prometheus
 
 from ddwd.core.audit import Event
 from ddwd.core.errors import StateError
+from ddwd.store.status_files import AcceptorStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,6 +46,9 @@ _GAUGES = (
     ("ddwd_destination_backlog_images", "Images that wait for the destination.", "destination"),
     ("ddwd_studies_in_flight", "Studies in flight, by stage.", "stage"),
     ("ddwd_quarantine_images", "Entries of the quarantine."),
+    ("ddwd_associations", "Open associations of senders."),
+    ("ddwd_associations_limit", "Associations of senders that may be open at once."),
+    ("ddwd_refusals_last_hour", "Refusals in the last hour, by calling AE title.", "aet"),
     ("ddwd_unit_up", "1 where the systemd unit is active, or not needed.", "unit"),
     ("ddwd_orthanc_up", "1 where the Orthanc answers.", "node"),
     ("ddwd_orthanc_images", "Images that the Orthanc holds.", "node"),
@@ -126,6 +131,7 @@ class Metrics:
             self._set("ddwd_destination_backlog_images", row.images, row.name)
         for stage, count in report.counts.items():
             self._set("ddwd_studies_in_flight", count, stage)
+        self._show_senders(report.acceptor.acceptor if report.acceptor else AcceptorStatus())
         self._set("ddwd_quarantine_images", report.quarantine or 0)
         self._set("ddwd_paused", report.paused)
         if report.self_test is not None:
@@ -135,6 +141,15 @@ class Metrics:
             self._set("ddwd_retention_round_timestamp_seconds", _seconds(last.ended_at))
             for place, tally in last.places.items():
                 self._set("ddwd_retention_studies_kept", sum(kept.studies for kept in tally.kept), place)
+
+    def _show_senders(self, acceptor: AcceptorStatus) -> None:
+        self._set("ddwd_associations", acceptor.associations)
+        self._set("ddwd_associations_limit", acceptor.limit)
+        refusals: Counter[str] = Counter()
+        for sender in acceptor.senders:
+            refusals[self._sender(sender.aet)] += sum(reason.count for reason in sender.reasons)
+        for aet, count in refusals.items():
+            self._set("ddwd_refusals_last_hour", count, aet)
 
     def _show_parts(self, report: Report) -> None:
         for unit in report.units:

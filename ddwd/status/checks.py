@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from ddwd.config.loader import CONFIG_FILE
 from ddwd.config.schema import SECRET_KEYS, flatten
 from ddwd.core.errors import DdwdError
-from ddwd.provisioning import quickack
 from ddwd.status import units
 from ddwd.status.findings import CheckContext, Finding, broken, note, warn
 from ddwd.status.formatting import many, span
@@ -152,19 +151,6 @@ def firewall(context: CheckContext) -> Iterator[Finding]:
         state = "on, and the table is missing" if expected else "off, and the table still exists"
         remedy = "systemctl restart ddwd-firewall; journalctl -u ddwd-firewall -n 20"
         yield (broken if expected else warn)(f"network.firewall is {state}", remedy)
-
-
-def quickack_routes(context: CheckContext) -> Iterator[Finding]:
-    """Check that senders in these networks are acknowledged at once."""
-    routes = context.routes()
-    for network in context.config.network.quickack:
-        expected, problems = quickack.twins(routes, network)
-        for problem in problems:
-            yield warn(problem, f"ip route; or remove it from network.quickack in {CONFIG_FILE}")
-        if not set(expected) <= set(quickack.own(routes)):
-            text = f"senders in {network} may wait 40 ms for each acknowledgement"
-            remedy = "systemctl restart ddwd-quickack; journalctl -u ddwd-quickack -n 20"
-            yield warn(text, remedy)
 
 
 def waiting(context: CheckContext) -> Iterator[Finding]:

@@ -49,7 +49,6 @@ CHECKS: dict[str, tuple[Callable[[CheckContext], Iterator[Finding]], str]] = {
     "certificates": (certificates.certificates, "valid"),
     "senders": (checks.senders, "only the senders in the list may send"),
     "firewall": (checks.firewall, "as network.firewall is set"),
-    "quickack": (checks.quickack_routes, "every network of network.quickack has its routes"),
     "waiting": (checks.waiting, "no task for the operator"),
     "self test": (checks.self_test, "the last one passed"),
 }

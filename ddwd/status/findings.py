@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ddwd.core.clock import Clock
     from ddwd.orthanc.port import ServerChecks
     from ddwd.provisioning.credentials import Credentials
-    from ddwd.provisioning.quickack import JsonRoute
     from ddwd.status.report import Report
     from ddwd.status.units import Systemctl
 
@@ -68,7 +67,6 @@ class CheckContext:
     """Query the server of that Orthanc's index. Raises PeerDownError with its message."""
     clock_is_synchronised: Callable[[], bool | None]
     expiry: Callable[[Path], datetime]
-    routes: Callable[[], list[JsonRoute]]
     has_firewall: Callable[[], bool]
     clock: Clock
     settings: tuple[Path, ...]

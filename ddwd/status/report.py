@@ -25,7 +25,7 @@ from ddwd.status import study_lookup, units
 from ddwd.status.formatting import many, size, span, time
 from ddwd.store import status_files
 from ddwd.store.statefile import stored
-from ddwd.store.status_files import ExtractorStatus, ScpStatus
+from ddwd.store.status_files import AcceptorStatus, ExtractorStatus, ScpStatus, SenderStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from ddwd.status.units import Systemctl, Unit
 
 _STALE_SECONDS = 10.0
+_FULL = 0.8
+"""Part of the possible associations from which on it is a problem."""
 _STOPPED = {
     "retrieve": "nothing is retrieved",
     "forward": "nothing is forwarded",
@@ -78,7 +80,9 @@ class Heartbeat:
 
     daemon: str
     age: float | None = None
-    facts: ScpStatus | ExtractorStatus | None = field(default=None, metadata=stored(blank=True))
+    facts: AcceptorStatus | ScpStatus | ExtractorStatus | None = field(
+        default=None, metadata=stored(blank=True)
+    )
     problem: str = ""
     is_stale: bool = False
 
@@ -86,6 +90,11 @@ class Heartbeat:
     def scp(self) -> ScpStatus:
         """The status of the receiver; that of an idle one if this is none."""
         return self.facts if isinstance(self.facts, ScpStatus) else ScpStatus()
+
+    @property
+    def acceptor(self) -> AcceptorStatus:
+        """The status of the acceptor; that of an idle one if this is none."""
+        return self.facts if isinstance(self.facts, AcceptorStatus) else AcceptorStatus()
 
     @property
     def extractor(self) -> ExtractorStatus:
@@ -137,6 +146,8 @@ class Report:
     """The state of each destination, from ddwd-courier's status file."""
     hooks: int = 0
     """Studies whose hook failed and will be retried."""
+    acceptor: Heartbeat | None = None
+    """The heartbeat of ddwd-acceptor, with the senders and their refusals; None if the gateway is on another machine."""
     aside: dict[str, int] = field(default_factory=dict)
     """Folder -> objects whose content differs from the stored ones, and that no extractor of this machine moves to quarantine."""
 
@@ -180,18 +191,22 @@ def collect(config: Config, sources: ReportSources) -> Report:
         retention=extractor.retention,
         destinations=destination_states(config),
         hooks=_failed_hooks(paths.hooks_status),
+        acceptor=_heart(config, "acceptor", sources.clock) if config.has("gateway") else None,
         aside=_aside(config),
     )
 
 
 def _heart(config: Config, daemon: Daemon, clock: Clock) -> Heartbeat:
     path = Paths(config).heartbeat(daemon)
-    facts: ScpStatus | ExtractorStatus | None
+    facts: AcceptorStatus | ScpStatus | ExtractorStatus | None
     try:
-        facts = status_files.SCP.read(path) if daemon == "scp" else status_files.EXTRACTOR.read(path)
+        if daemon == "acceptor":
+            facts = status_files.ACCEPTOR.read(path)
+        else:
+            facts = status_files.SCP.read(path) if daemon == "scp" else status_files.EXTRACTOR.read(path)
         if facts is None:
             return Heartbeat(daemon, problem=f"the {daemon} has not written {path} yet: it does not run")
-        written = facts.at if isinstance(facts, ScpStatus) else facts.updated
+        written = facts.updated if isinstance(facts, ExtractorStatus) else facts.at
         age = (clock.utc() - datetime.fromisoformat(written)).total_seconds()
     except OSError as error:
         return Heartbeat(daemon, problem=f"{path}: {error.strerror}")
@@ -352,7 +367,9 @@ def _all_wrong(report: Report) -> Iterator[str]:
             yield f"{unit.name} is {unit.active}; see: journalctl -u {unit.name} -n 50"
     # without credentials both servers have the same problem, which is reported once
     yield from dict.fromkeys(server.problem for server in report.servers if server.problem)
-    yield from (heart.problem for heart in report.hearts if heart.problem)
+    hearts = (*report.hearts, report.acceptor) if report.acceptor else report.hearts
+    yield from (heart.problem for heart in hearts if heart.problem)
+    yield from sender_problems(report).values()
     yield from (volume.problem for volume in report.volumes if volume.problem)
     yield from _not_reached(report)
     if report.self_test is not None and not report.self_test.ok:
@@ -370,6 +387,25 @@ def _all_wrong(report: Report) -> Iterator[str]:
     if report.hooks:
         studies = many(report.hooks, "published study", "published studies")
         yield f"the hook of {studies} failed, and will be tried again; see: ddwd hooks list"
+
+
+def sender_problems(report: Report) -> dict[str, str]:
+    """Return what is wrong with the associations of senders, a line for each key: too many open ones, an address that is held off."""
+    if report.acceptor is None:
+        return {}
+    acceptor, found = report.acceptor.acceptor, {}
+    if acceptor.limit and acceptor.associations >= _FULL * acceptor.limit:
+        most = max(acceptor.senders, key=lambda sender: sender.open, default=SenderStatus("?", "?"))
+        found["associations"] = (
+            f"{acceptor.associations} of {acceptor.limit} associations are open, {most.open} by {most.aet} at {most.address}; "
+            "when all are, every sender is rejected; see: gateway.associations in ddwd.yaml"
+        )
+    for address, seconds in acceptor.held_off.items():
+        found[f"held off {address}"] = (
+            f"{address} is held off for {span(seconds)} more: its images ended ORTHANC1 again and again; "
+            "see: journalctl -t ddwd-audit DDWD_EVENT=sender-held-off"
+        )
+    return found
 
 
 def _not_reached(report: Report) -> Iterator[str]:

@@ -21,11 +21,11 @@ UNITS = (
     "ddwd-provision",
     "ddwd-firewall",
     "ddwd-gateway",
+    "ddwd-acceptor",
     "ddwd-storage",
     "ddwd-scp",
     "ddwd-extractor",
     "ddwd-monitor",
-    "ddwd-quickack",
     "ddwd-inbox",
     "ddwd-hooks",
     "ddwd-commitment",
@@ -36,6 +36,7 @@ OPTIONAL = ("ddwd-tls@gateway", "ddwd-tls@storage", "ddwd-tls@link")
 """Units that depend on the settings by a condition."""
 ROLE_OF: Mapping[str, Role] = {
     "ddwd-gateway": "gateway",
+    "ddwd-acceptor": "gateway",
     "ddwd-inbox": "gateway",
     "ddwd-courier": "gateway",
     "ddwd-storage": "storage",
@@ -46,7 +47,7 @@ ROLE_OF: Mapping[str, Role] = {
 """Units that start only if that role is this machine's; the others start everywhere."""
 _PROPERTIES = "Id,ConditionResult,LoadState,ActiveState,SubState,Result,NRestarts,StatusText"
 _SKIPPED = "exec-condition"
-"""Result= of a unit that the settings do not need: ddwd-quickack without a network."""
+"""Result= of a unit that the settings do not need: ddwd-hooks without a hook."""
 _BOOTED = Path("/run/systemd/system")
 _SECONDS = 10
 

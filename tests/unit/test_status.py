@@ -110,6 +110,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     config.output_dir.mkdir(parents=True)
     credentials.write(config.credentials_file, credentials.generate())
     made = Machine(config)
+    made.beat("acceptor", associations=3, limit=600)
     made.beat("scp", alive=True, received=12, received_bytes=3_400_000, refused=0, last_received=None)
     made.beat(
         "extractor",
@@ -165,7 +166,7 @@ def test_unit_that_is_not_installed_or_still_starting_is_not_well(machine: Machi
 
 
 def test_unit_that_the_settings_do_not_need_is_well_and_says_so(machine: Machine) -> None:
-    machine.units["ddwd-quickack"] = {
+    machine.units["ddwd-hooks"] = {
         "ActiveState": "inactive",
         "SubState": "dead",
         "Result": "exec-condition",
@@ -176,8 +177,8 @@ def test_unit_that_the_settings_do_not_need_is_well_and_says_so(machine: Machine
 
 
 def test_unit_that_was_stopped_is_not_taken_for_one_that_is_not_needed(machine: Machine) -> None:
-    machine.units["ddwd-quickack"] = {"ActiveState": "inactive", "SubState": "dead", "Result": "success"}
-    assert [unit.name for unit in machine.report().units if not unit.is_well] == ["ddwd-quickack"]
+    machine.units["ddwd-hooks"] = {"ActiveState": "inactive", "SubState": "dead", "Result": "success"}
+    assert [unit.name for unit in machine.report().units if not unit.is_well] == ["ddwd-hooks"]
 
 
 def test_status_text_of_the_daemons_is_shown(machine: Machine) -> None:
@@ -482,3 +483,54 @@ def test_watched_it_is_shown_again_and_again_until_ctrl_c(
     assert pauses == [2.0, 2.0, 2.0]
     assert out.getvalue().count("all is well") == 3
     assert "\x1b" not in out.getvalue()
+
+
+# --- senders ----------------------------------------------------------------------------------------------------------
+
+
+def _sender(**changes: object) -> dict[str, Any]:
+    return {"aet": "CT1", "address": "10.0.0.5", "open": 1, "images": 7, "refused": 2, **changes}
+
+
+def test_who_was_refused_is_shown_with_the_reason_and_is_no_problem_of_the_portal(machine: Machine) -> None:
+    reasons = [
+        {
+            "kind": "image",
+            "reason": "the data set has no StudyInstanceUID",
+            "count": 2,
+            "last": stamp(machine.clock.utc()),
+        }
+    ]
+    machine.beat("acceptor", associations=3, limit=600, senders=[_sender(reasons=reasons)])
+    report = machine.report()
+    assert report.wrong == ()
+    text = status.render(report)
+    assert "senders: 3 of 600 associations; 2 refusals in the last hour\n" in text
+    assert "  CT1 at 10.0.0.5, last " in text
+    assert "    2 x image: the data set has no StudyInstanceUID\n" in text
+
+
+@pytest.mark.parametrize(("associations", "is_wrong"), [(479, False), (480, True), (600, True)])
+def test_four_fifths_of_all_associations_are_a_problem_that_names_who_has_the_most(
+    machine: Machine, associations: int, is_wrong: bool
+) -> None:
+    senders = [_sender(), _sender(aet="US4", address="10.0.0.9", open=associations - 1)]
+    machine.beat("acceptor", associations=associations, limit=600, senders=senders)
+    wrong = machine.report().wrong
+    assert bool(wrong) is is_wrong
+    assert (
+        not is_wrong
+        or f"{associations} of 600 associations are open, {associations - 1} by US4 at 10.0.0.9" in wrong[0]
+    )
+
+
+def test_an_address_that_is_held_off_is_a_problem(machine: Machine) -> None:
+    machine.beat("acceptor", associations=0, limit=600, held_off={"10.0.0.5": 540})
+    (line,) = machine.report().wrong
+    assert line.startswith("10.0.0.5 is held off for 9 min more")
+
+
+def test_an_acceptor_that_hangs_is_a_problem(machine: Machine) -> None:
+    machine.beat("acceptor", age=60.0)
+    (line,) = machine.report().wrong
+    assert "the heartbeat of the acceptor is stale" in line
