@@ -20,16 +20,23 @@ sys.path.insert(0, _SETTINGS["Package"])
 
 from ddwd.core.audit import Audit, Event  # noqa: E402 - the path comes first
 from ddwd.core.clock import SystemClock  # noqa: E402 - as above
-from ddwd.orthanc.plugin.admission import Admission, AdmissionFilter, NotDicomError, Settings, may_request  # noqa: E402 - as above
-from ddwd.orthanc.plugin.defer_accept import defer_accept  # noqa: E402 - as above
+from ddwd.orthanc.plugin import dicom_listener, verdicts  # noqa: E402 - as above
+from ddwd.orthanc.plugin.admission import (  # noqa: E402 - as above
+    Admission,
+    AdmissionFilter,
+    NotDicomError,
+    Settings,
+    may_request,
+    sop_uid,
+)
 from ddwd.store.commitment_queue import CommitmentIntake, CommitmentQueue  # noqa: E402 - as above
 
 _ACTIONS = {
     Admission.KEEP: (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None),
     Admission.ASIDE: (orthanc.ReceivedInstanceAction.DISCARD, None),
-    # "modified" to nothing is an error to Orthanc: C-STORE answers 0xA700, REST 500, STOW-RS names the object as failed
-    Admission.REFUSE: (orthanc.ReceivedInstanceAction.MODIFY, b""),
 }
+_REFUSED = (orthanc.ReceivedInstanceAction.MODIFY, b"")
+"""Modified to nothing is an error to Orthanc: C-STORE answers 0xA700, REST 500, STOW-RS names the object as failed."""
 _NOT_WHOLE = {
     orthanc.ErrorCode.BAD_REQUEST,  # another MD5
     orthanc.ErrorCode.INEXISTENT_FILE,
@@ -90,11 +97,14 @@ _filter = AdmissionFilter(Settings.read(_SETTINGS), _Index(), time.monotonic)
 
 def _received(content, _origin):
     try:
-        return _ACTIONS[_filter.judge(content)]
+        admission = _filter.judge(content)
+        if admission.is_refused and "Verdicts" in _SETTINGS:
+            verdicts.report(_SETTINGS["Verdicts"], sop_uid(content), admission.value)
+        return _ACTIONS.get(admission, _REFUSED)
     except Exception as error:  # noqa: BLE001 - whatever it is, the sender must keep its image
         where = traceback.extract_tb(error.__traceback__)[-1]
         orthanc.LogError(f"ddwd: refused: {type(error).__name__} in {where.name}, line {where.lineno}")
-        return _ACTIONS[Admission.REFUSE]
+        return _REFUSED
 
 
 _METHODS = {
@@ -122,7 +132,9 @@ _ended = set()
 
 def _changed(change, level, resource):
     """Deletions are in no list that could be read later, so they are recorded as they happen."""
-    if change == orthanc.ChangeType.ORTHANC_STARTED and not defer_accept(_DICOM_PORT):
+    if change == orthanc.ChangeType.ORTHANC_STARTED and not dicom_listener.prepare(
+        _DICOM_PORT, here_only=_node == "gateway"
+    ):
         orthanc.LogWarning("ddwd: no listening DICOM port was found: a silent connection may hold up others")
     if change == orthanc.ChangeType.JOB_FAILURE and resource in _ended:
         _ended.discard(resource)

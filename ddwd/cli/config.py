@@ -22,12 +22,13 @@ from ddwd.provisioning import databases, firewall, machine_link, tls_proxy
 from ddwd.provisioning.host import completed
 
 _UNIT_OF = {
-    "gateway.dicom_port": "ddwd-gateway",
+    "gateway.dicom_port": "ddwd-acceptor",
+    "gateway.orthanc_port": "ddwd-gateway",
     "gateway.http_port": "ddwd-gateway",
     "storage.dicom_port": "ddwd-storage",
     "storage.http_port": "ddwd-storage",
     "scp.port": "ddwd-scp",
-    "tls.gateway_port": "ddwd-tls@gateway",
+    "tls.gateway_port": "ddwd-acceptor",
     "tls.dicomweb_port": "ddwd-tls@storage",
     "web.gateway_port": "ddwd-tls@gateway",
     "web.storage_port": "ddwd-tls@storage",

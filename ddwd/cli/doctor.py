@@ -18,7 +18,7 @@ from ddwd.core.model import SELF_TEST_AET
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
 from ddwd.dicom.upper_layer import Peer
-from ddwd.provisioning import credentials, databases, firewall, quickack
+from ddwd.provisioning import credentials, databases, firewall
 from ddwd.provisioning.credentials import Credentials
 from ddwd.provisioning.host import SystemHost
 from ddwd.status import report as view
@@ -115,7 +115,6 @@ def context_of(config: Config) -> CheckContext:
         ask_database=lambda node: databases.ask(config, node, "SELECT 1", SystemHost()),
         clock_is_synchronised=_synchronised,
         expiry=expiry_of,
-        routes=quickack.read,
         has_firewall=lambda: _has_firewall(config),
         clock=SystemClock(),
         settings=settings_files(),

@@ -24,7 +24,7 @@ _STOPPERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _port_base(text: str) -> int:
-    """Parse the first of five ports. Raises ValueError, which argparse reports as wrong usage."""
+    """Parse the first of six ports. Raises ValueError, which argparse reports as wrong usage."""
     port = int(text)
     if not 1 <= port <= 65535 - 4:
         raise ValueError(text)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ddwd.config.retention import Place
     from ddwd.config.schema import Config, NodeName, Role
 
-Daemon = Literal["scp", "extractor"]
+Daemon = Literal["acceptor", "scp", "extractor"]
 
 _POSTGRESQL = Path("/var/lib/postgresql")
 _INSTALLED_TREE = Path("/usr/lib/ddwd")
@@ -130,6 +130,10 @@ class Paths:
     """State of each of `destinations`, and what waits for it; ddwd-courier."""
     self_test = _Path(lambda paths: paths.config.run_dir / "doctor" / "last.json")
     """Result of the last self test; `ddwd doctor --send`."""
+    verdicts = _Path(lambda paths: paths.config.run_dir / "acceptor" / "verdicts")
+    """Socket by which the gateway's admission filter says why it refuses an object; the acceptor."""
+    gateway_fault = _Path(lambda paths: paths.config.run_dir / "gateway" / "fault")
+    """The signal by which ORTHANC1 last ended by a fault of its own; ExecStopPost= of ddwd-gateway."""
     forwarding_paused = _Path(lambda paths: paths.config.run_dir / "extractor" / "forwarding-paused")
     """Exists while storage has no space for more images; read by the gateway's Lua; the extractor."""
 

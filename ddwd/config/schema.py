@@ -255,7 +255,7 @@ class Config:
 
     roles: tuple[Role, ...] = setting(ROLES, parsers.choice(*ROLES))
     """What runs on this machine (see docs/several.md). All three is the whole portal; a part that is left out runs on another machine."""
-    gateway: OrthancNode = section(Gateway)
+    gateway: Gateway = section(Gateway)
     storage: OrthancNode = section(Storage)
     scp: Scp = section(Scp)
     extractors: tuple[Receiver, ...] = setting((), parsers.receiver)

@@ -41,7 +41,15 @@ class Gateway(OrthancNode):
     host: str = setting(HERE, parsers.host)
     """The machine it runs on; 127.0.0.1 is this one. If it is another, the ports below lead there, from this machine only."""
     dicom_port: int = setting(4242, PORT, "DICOM_PORT1", listens=True)
-    """Port for DICOM; the standard one, 104, works too."""
+    """Port for DICOM; the standard one, 104, works too. ddwd-acceptor listens there and passes the images on to ORTHANC1."""
+    orthanc_port: int = setting(4252, PORT, listens=True)
+    """Port of ORTHANC1's own DICOM server, open to this machine only: for ddwd-acceptor."""
+    associations: int = setting(600, parsers.whole(10, 2000))
+    """Associations at once, of all senders together; one more is rejected as transient (local limit exceeded)."""
+    associations_each: int = setting(300, parsers.whole(5, 2000))
+    """Associations at once of one address, so that one machine cannot use up all of them."""
+    answer_within: float = setting(25.0, parsers.seconds(5, 3600))
+    """Seconds that ORTHANC1 has to store an image, and one more for each 10 MB; then the sender gets 0xA700, and can send it again."""
     http_port: int = setting(8042, PORT, "HTTP_PORT1", listens=True)
     """Port of its web pages and REST API, open to this machine only, by login."""
 
@@ -92,12 +100,11 @@ class NetworkConfig:
 
     quickack: tuple[Network, ...] = setting((ipaddress.IPv4Network("127.0.0.0/8"),), parsers.network)
     """Networks of senders that are slow with small images (see docs/troubleshoot.md#small-images-arrive-slowly). They are acknowledged at
-    once (ddwd-quickack.service): a sender that leaves Nagle's algorithm on, as plain dcmsend and old modalities do, otherwise waits 40 ms
-    for each small message. Networks and single addresses, as [127.0.0.0/8, 10.1.0.0/16, 2001:db8::/32]; 0.0.0.0/0 is every IPv4 sender;
-    [] is none. Routes are added to the existing ones, and removed when the portal stops."""
+    once: a sender that leaves Nagle's algorithm on, as plain dcmsend and old modalities do, otherwise waits 40 ms for each small message.
+    Networks and single addresses, as [127.0.0.0/8, 10.1.0.0/16]; 0.0.0.0/0 is every sender; [] is none."""
     firewall: bool = setting(False, parsers.switch)
-    """true: a table of nftables (ddwd-firewall.service) lets only the networks in `senders` reach gateway.dicom_port, each machine by 16
-    connections at most, and only this machine any other port of the portal. No other rule of nftables is changed."""
+    """true: a table of nftables (ddwd-firewall.service) lets only the networks in `senders` reach gateway.dicom_port, each machine by
+    gateway.associations_each connections at most, and only this machine any other port of the portal. No other rule of nftables is changed."""
 
 
 @dataclass(frozen=True, slots=True)

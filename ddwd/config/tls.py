@@ -119,6 +119,15 @@ def of_scp(config: Config) -> ssl.SSLContext | None:
     return _with_files(context, config, "scp", (authority(config),))
 
 
+def of_gateway(config: Config) -> ssl.SSLContext | None:
+    """Return the context for modalities, which need a certificate of their authority or of the portal's; None without TLS. Raises ConfigError."""
+    if config.tls.gateway == "off":
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return _with_files(context, config, "gateway", (senders_authority(config), authority(config)))
+
+
 def _client(config: Config, name: Name, trusted: tuple[Path, ...]) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False

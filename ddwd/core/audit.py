@@ -64,6 +64,10 @@ class Event(StrEnum):
     DELETED = "deleted", "9a6f0f1c4f0b4c5c8d2e6b7a10d40017", _LOG_WARNING
     CONFIG_CHANGED = "config-changed", "9a6f0f1c4f0b4c5c8d2e6b7a10d40018"
     ASSOCIATION_REFUSED = "association-refused", "9a6f0f1c4f0b4c5c8d2e6b7a10d40019", _LOG_WARNING
+    ASSOCIATION_ABORTED = "association-aborted", "9a6f0f1c4f0b4c5c8d2e6b7a10d40070", _LOG_WARNING
+    CONTEXT_REFUSED = "context-refused", "9a6f0f1c4f0b4c5c8d2e6b7a10d40071", _LOG_WARNING
+    IMAGE_REFUSED = "image-refused", "9a6f0f1c4f0b4c5c8d2e6b7a10d40072", _LOG_WARNING
+    SENDER_HELD_OFF = "sender-held-off", "9a6f0f1c4f0b4c5c8d2e6b7a10d40073", _LOG_WARNING
     PAUSED = "paused", "9a6f0f1c4f0b4c5c8d2e6b7a10d4001a"
     RESUMED = "resumed", "9a6f0f1c4f0b4c5c8d2e6b7a10d4001b"
     SELF_TEST = "self-test", "9a6f0f1c4f0b4c5c8d2e6b7a10d4001c"
@@ -85,7 +89,17 @@ class Event(StrEnum):
 WARNINGS = frozenset(event for event in Event if event.priority == _LOG_WARNING)
 FIELDS = frozenset(
     {
-        *("study", "study_uid", "series_uid", "sop_uid", "instance", "accession", "aet"),
+        *(
+            "study",
+            "study_uid",
+            "series_uid",
+            "sop_uid",
+            "instance",
+            "accession",
+            "aet",
+            "address",
+            "sop_class",
+        ),
         *("instances", "added", "bytes", "revision", "seconds", "status", "entry"),
         *("peer", "open", "level", "keys", "by", "route", "place", "transaction", "failed"),
     },

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd.config import tls
 from ddwd.config.paths import Paths
-from ddwd.provisioning import sender_acl
+from ddwd.provisioning.modalities import allowing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ def modalities(destinations: Sequence[Destination], entries: Mapping[str, Any]) 
             "AET": target.aet,
             "Host": target.host,
             "Port": target.port,
-            **{key: bool(senders.get(str(target.aet).lower(), {}).get(key)) for key in sender_acl.allowing()},
+            **{key: bool(senders.get(str(target.aet).lower(), {}).get(key)) for key in allowing()},
             "AllowTranscoding": False,
             "Timeout": _ACKNOWLEDGE_SECONDS,
             "UseDicomTls": target.tls,
@@ -74,3 +74,15 @@ def authorities(config: Config) -> list[Path]:
 def bundle(config: Config) -> Path:
     """Return the path of the file with all of `authorities`, which ddwd-provision writes."""
     return Paths(config).tls / "destinations.pem"
+
+
+def dimse_authorities(config: Config) -> list[Path]:
+    """Return the files of the authorities that the gateway trusts by DIMSE and TLS; empty without such a destination."""
+    return list(
+        dict.fromkeys(target.ca or tls.authority(config) for target in config.destinations if target.tls)
+    )
+
+
+def dimse_bundle(config: Config) -> Path:
+    """Return the path of the file with all of `dimse_authorities`, which ddwd-provision writes."""
+    return Paths(config).tls / "destinations-dimse.pem"

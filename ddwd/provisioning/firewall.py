@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 TABLE = "inet ddwd"
 PROGRAM = "/usr/sbin/nft"
-_CONNECTIONS = 16
-"""Connections that one sender may hold at a time, so that one machine cannot use up all of them."""
 _SECONDS = 20
 _TABLE = """\
 table {table}
@@ -83,7 +81,8 @@ def table(config: Config) -> str:
         if merged := ", ".join(map(str, ipaddress.collapse_addresses(ipv4))):
             openings.append(f"    tcp dport {port.number} ip saddr {{ {merged} }} jump sender")
     closed = ", ".join(map(str, sorted({port.number for port in used})))
-    return _TABLE.format(table=TABLE, openings="\n".join(openings), closed=closed, connections=_CONNECTIONS)
+    each = config.gateway.associations_each
+    return _TABLE.format(table=TABLE, openings="\n".join(openings), closed=closed, connections=each)
 
 
 def apply(config: Config) -> None:

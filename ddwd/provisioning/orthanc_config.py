@@ -18,7 +18,7 @@ from ddwd.config.paths import Paths, orthanc_share
 from ddwd.config.routing import JOBS_ELSEWHERE
 from ddwd.core.errors import ConfigError, Problem
 from ddwd.core.model import EXTRACTOR_AET, VIEWER
-from ddwd.provisioning import databases, destinations, machine_link, sender_acl
+from ddwd.provisioning import databases, destinations, machine_link, modalities
 from ddwd.provisioning.orthanc_minimum import LISTS, STORAGE_SERVER, Json, Rendered, lint
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def base(config: Config, credentials: Credentials, node: NodeName, *, with_plugi
     rendered |= {
         "Name": own.aet,
         "DicomAet": own.aet,
-        "DicomPort": own.dicom_port,
+        "DicomPort": config.gateway.orthanc_port if node == "gateway" else own.dicom_port,
         "HttpPort": own.http_port,
         "StorageDirectory": area,
         "IndexDirectory": area,
@@ -63,7 +63,7 @@ def base(config: Config, credentials: Credentials, node: NodeName, *, with_plugi
     else:  # without the plugin, no part limits that user to read requests
         del rendered["RegisteredUsers"][VIEWER]
     if node == "gateway":
-        rendered |= sender_acl.orthanc(config)
+        rendered["DicomModalities"] = modalities.commitment_modalities(config)
         rendered["ConcurrentJobs"] += JOBS_ELSEWHERE * len(config.destinations)
     if config.database.engine == "postgresql":
         rendered["PostgreSQL"] = _postgresql(config, node)
@@ -80,8 +80,8 @@ def _dicom_tls(config: Config, node: NodeName) -> Json:
     if node == "storage":
         serves, connects, trusted = config.tls.storage, config.tls.scp, tls.authority(config)
     else:
-        serves, connects = config.tls.gateway == "only", tls.sends_elsewhere(config)
-        trusted = senders_bundle(config)
+        serves, connects = False, tls.sends_elsewhere(config)
+        trusted = destinations.dimse_bundle(config)
     if not serves and not connects:
         return {}
     return {
@@ -94,17 +94,11 @@ def _dicom_tls(config: Config, node: NodeName) -> Json:
     }
 
 
-def senders_bundle(config: Config) -> Path:
-    """Return the file of the authorities of modalities and of destinations by DIMSE, and the portal's own for the self test; ddwd-provision writes it."""
-    return Paths(config).tls / "senders.pem"
-
-
 def _scripts(config: Config, node: NodeName) -> list[str]:
     if node == "storage":
         return ["doorbell.lua"]
     routes = [ROUTES] if config.routes else []
-    senders = [sender_acl.SCRIPT] if config.senders else []
-    return ["doorbell.lua", *routes, "autoforward.lua", *senders]
+    return ["doorbell.lua", *routes, "autoforward.lua"]
 
 
 def _plugins(config: Config, *, with_plugin: bool) -> list[str]:
@@ -129,8 +123,8 @@ def _settings_for_scripts(config: Config, node: NodeName) -> Json:
         "ReserveBytes": config.disk.reserve,
         "Volumes": [str(path) for path in (paths.storage_area(node), *paths.database_area())],
     }
-    if node == "gateway" and config.senders:
-        rendered["Senders"] = sender_acl.rules(config.senders)
+    if node == "gateway":
+        rendered["Verdicts"] = str(paths.verdicts)
     if node == "gateway" and config.routes:
         rendered["Routes"] = str(paths.routes)
     if node == "gateway" and config.commitment.modalities:
@@ -180,8 +174,8 @@ def _add_servers(rendered: Json, config: Config, user: str, password: str) -> No
     if trusted:
         rendered |= {"HttpsVerifyPeers": True, "HttpsCACertificates": str(trusted)}
     rendered["DicomWeb"]["Servers"] = {STORAGE_SERVER: server, **destinations.servers(config.destinations)}
-    modalities = rendered["DicomModalities"]
-    modalities |= destinations.modalities(config.destinations, modalities)
+    known = rendered["DicomModalities"]
+    known |= destinations.modalities(config.destinations, known)
 
 
 def _receivers(config: Config) -> Json:
@@ -191,14 +185,14 @@ def _receivers(config: Config) -> Json:
             "AET": receiver.aet,
             "Host": receiver.host,
             "Port": receiver.port,
-            **sender_acl.allowing(),
+            **modalities.allowing(),
             "AllowTranscoding": False,
             "Timeout": _SCP_SECONDS,
             "UseDicomTls": config.tls.scp,
         }
         for receiver in machine_link.receivers(config)
     }
-    extractor = sender_acl.modality(EXTRACTOR_AET, "127.0.0.1", "Move") | {"Port": config.scp.port}
+    extractor = modalities.modality(EXTRACTOR_AET, "127.0.0.1", "Move") | {"Port": config.scp.port}
     return receivers | {EXTRACTOR_AET: extractor}
 
 
@@ -302,7 +296,7 @@ _SETTING_OF = {
     "Ddwd": "forward.mode or forward.batch",
 }
 """Keys of Orthanc, and the setting of ddwd.yaml that determines each."""
-_SENDERS_KEYS = ("DicomAlwaysAllowStore", "DicomAlwaysAllowEcho", "DicomCheckModalityHost")
+_ACCESS_KEYS = ("DicomAlwaysAllowStore", "DicomAlwaysAllowEcho", "DicomCheckModalityHost")
 
 
 def _refused_keys(path: Path, addition: Json, node: NodeName) -> list[Problem]:
@@ -313,7 +307,7 @@ def _refused_keys(path: Path, addition: Json, node: NodeName) -> list[Problem]:
     senders = (
         "leave it out: only the extractor and the entries of DicomModalities connect to ORTHANC2 by DIMSE"
     )
-    instead |= dict.fromkeys(_SENDERS_KEYS, "set senders in ddwd.yaml" if node == "gateway" else senders)
+    instead |= dict.fromkeys(_ACCESS_KEYS, "set senders in ddwd.yaml" if node == "gateway" else senders)
     return [
         Problem(str(path), None, key, "is not for this file", hint)
         for key, hint in instead.items()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ddwd.config.paths import orthanc_share
 from ddwd.core.errors import Problem
 from ddwd.core.model import EXTRACTOR_AET
-from ddwd.provisioning import destinations, machine_link, sender_acl
+from ddwd.provisioning import destinations, machine_link
 
 if TYPE_CHECKING:
     from ddwd.config.schema import Config
@@ -143,13 +143,11 @@ def value_at(tree: Json, path: tuple[str, ...]) -> object:
 
 
 def _lint_scripts(tree: Json) -> list[Problem]:
-    """Check the scripts: a reception filter discards images and answers success, so none may be loaded. Ours answers a failure."""
+    """Check the scripts: a reception filter discards images and answers success, so none may be loaded."""
     problems = []
     scripts = tree.get("LuaScripts")
     for script in scripts if isinstance(scripts, list) else []:
         path = Path(str(script))
-        if path == orthanc_share() / sender_acl.SCRIPT:
-            continue
         try:
             found = _FILTERS.search(path.read_text(encoding="utf-8", errors="replace"))
         except OSError as error:

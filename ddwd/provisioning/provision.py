@@ -22,7 +22,7 @@ from ddwd.core.errors import DdwdError, PeerDownError
 from ddwd.provisioning import credentials as passwords
 from ddwd.provisioning import databases, destinations, machine_link, tls_proxy
 from ddwd.provisioning.host import SystemHost, must
-from ddwd.provisioning.orthanc_config import RENDERED_NAME, render, senders_bundle
+from ddwd.provisioning.orthanc_config import RENDERED_NAME, render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -37,6 +37,7 @@ _PYTHON_UNITS = ("ddwd-scp", "ddwd-extractor")
 _LEDGER_UNITS = ("ddwd-extractor", "ddwd-doctor", "ddwd-commitment")
 """Units that read the custody records and may connect to this machine only."""
 _KEYS_OF: Mapping[str, tls.Name] = {
+    "ddwd-acceptor": "gateway",
     "ddwd-gateway": "gateway",
     "ddwd-tls@gateway": "gateway",
     "ddwd-storage": "storage",
@@ -231,9 +232,10 @@ def _ports_of(config: Config) -> dict[str, tuple[int, ...]]:
     tunnels = [int(tunnel.accept.rpartition(":")[2]) for tunnel in machine_link.tunnels(config)]
     return {
         machine_link.UNIT: (config.link.port, *tunnels),
-        "ddwd-gateway": (config.gateway.dicom_port, config.gateway.http_port),
+        "ddwd-acceptor": (config.gateway.dicom_port, config.tls.gateway_port),
+        "ddwd-gateway": (config.gateway.orthanc_port, config.gateway.http_port),
         "ddwd-storage": (config.storage.dicom_port, config.storage.http_port),
-        "ddwd-tls@gateway": (config.tls.gateway_port, config.web.gateway_port),
+        "ddwd-tls@gateway": (config.web.gateway_port,),
         "ddwd-tls@storage": (config.tls.dicomweb_port, config.web.storage_port),
     }
 
@@ -257,8 +259,8 @@ def ensure_tls(config: Config) -> None:
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     texts = {f"{node}.conf": tls_proxy.render(config, node) for node in tls_proxy.NODES}
     texts["link.conf"] = machine_link.render(config)
-    if trusted := trusted_by_gateway(config):
-        texts[senders_bundle(config).name] = "".join(path.read_text(encoding="ascii") for path in trusted)
+    if trusted := destinations.dimse_authorities(config):
+        texts[destinations.dimse_bundle(config).name] = "".join(path.read_text("ascii") for path in trusted)
     if trusted := destinations.authorities(config):
         texts[destinations.bundle(config).name] = "".join(path.read_text("utf-8") for path in trusted)
     for name, text in texts.items():
@@ -266,13 +268,6 @@ def ensure_tls(config: Config) -> None:
             (folder / name).unlink(missing_ok=True)
         else:
             replace_file(folder / name, text.encode(), 0o644)
-
-
-def trusted_by_gateway(config: Config) -> list[Path]:
-    """Return the files of the authorities that the gateway trusts by DIMSE; Orthanc has one list for callers and for destinations."""
-    served = [tls.senders_authority(config), tls.authority(config)] if config.tls.gateway != "off" else []
-    called = [other.ca or tls.authority(config) for other in config.destinations if other.tls]
-    return list(dict.fromkeys([*served, *called]))
 
 
 def ensure_databases(config: Config, host: Host) -> None:

@@ -1,7 +1,7 @@
-"""Render the settings of stunnel, which accepts TLS for an Orthanc that cannot: ddwd-tls@gateway and ddwd-tls@storage.
+"""Render the settings of stunnel, which accepts HTTPS for the Orthancs: ddwd-tls@gateway and ddwd-tls@storage.
 
-Debian's Orthanc offers either TLS or plain DICOM on its one DICOM port. Its web server cannot use TLS: civetweb calls a function that
-OpenSSL 3 no longer has, and crashes at the first HTTPS connection. docs/security.md describes both.
+The web server of Debian's Orthanc cannot use TLS: civetweb calls a function that OpenSSL 3 no longer has, and crashes at the first
+HTTPS connection (docs/security.md).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.config import tls
 from ddwd.config.schema import HERE
-from ddwd.provisioning.orthanc_config import KEY_OF_UNIT, senders_bundle
+from ddwd.provisioning.orthanc_config import KEY_OF_UNIT
 
 if TYPE_CHECKING:
     from ddwd.config.schema import Config, NodeName
@@ -45,9 +45,6 @@ def render(config: Config, node: NodeName) -> str | None:
     """Return the settings of the TLS proxy of that Orthanc, or None if it needs no proxy."""
     own = config.node(node)
     services: list[tuple[str, str, int, str]] = []
-    if node == "gateway" and config.tls.gateway == "both":
-        peers = _PEERS.format(trusted=senders_bundle(config))
-        services.append(("dicom", str(config.tls.gateway_port), own.dicom_port, peers))
     if node == "storage" and config.tls.dicomweb:
         accept = f"{HERE}:{config.tls.dicomweb_port}"
         peers = _PEERS.format(trusted=tls.authority(config))

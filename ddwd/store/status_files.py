@@ -1,6 +1,6 @@
 """The status files of the daemons on /run, as frozen dataclasses that the one writer and all readers share.
 
-Each file has a StateFormat at the end: the writer calls `write_volatile`, readers `read` or `read_or_none`. Every user of the machine
+Each file has a StateFormat at the end: the writer calls `write_status`, readers `read` or `read_or_none`. Every user of the machine
 may read these files; they have no patient data. Every field has a default, so that a file of an older version, which has fewer
 keys, is read. Stamps are UTC.
 """
@@ -35,6 +35,44 @@ class ScpStatus:
     alive: bool = True
     at: str = ""
     pid: int = 0
+
+
+# --- ddwd-acceptor ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalCount:
+    """One reason for which a sender was refused in the last hour: kind of the refusal, number, and when last."""
+
+    kind: str = ""
+    reason: str = ""
+    count: int = 0
+    last: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SenderStatus:
+    """What one AE title at one address did since the start of ddwd-acceptor: open associations, stored images, refusals."""
+
+    aet: str = ""
+    address: str = ""
+    open: int = 0
+    images: int = 0
+    refused: int = 0
+    seen: str = ""
+    reasons: tuple[RefusalCount, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptorStatus:
+    """Open associations and their limit, the senders, and the addresses that are held off with the seconds that are left."""
+
+    at: str = ""
+    pid: int = 0
+    associations: int = 0
+    limit: int = 0
+    held_off: dict[str, int] = field(default_factory=dict)
+    senders: tuple[SenderStatus, ...] = ()
 
 
 # --- ddwd-extractor ---------------------------------------------------------------------------------------------------
@@ -260,6 +298,7 @@ class SelfTestResult:
 
 
 SCP = StateFormat(ScpStatus, "status file")
+ACCEPTOR = StateFormat(AcceptorStatus, "status file")
 EXTRACTOR = StateFormat(ExtractorStatus, "status file", indent=1)
 COURIER = StateFormat(CourierStatus, "status file")
 HOOKS = StateFormat(HooksStatus, "status file")

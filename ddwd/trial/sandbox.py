@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ddwd.config.schema import Config, NodeName
 
 NODES: tuple[NodeName, ...] = ("gateway", "storage")
-STOP_ORDER = ((("extractor",), 10.0), (("scp",), 5.0), (NODES, 10.0))
+STOP_ORDER = ((("extractor",), 10.0), (("acceptor", "scp"), 5.0), (NODES, 10.0))
 """The processes that are stopped together, in order, and how many seconds each has before it is killed; no acknowledged image is lost by that."""
 
 _SETTINGS = "ddwd.yaml"
@@ -50,7 +50,7 @@ _PLACES = {
 }
 """Paths in the folder, by their setting."""
 _PORT_KEYS = (
-    "gateway.dicom_port", "gateway.http_port", "storage.dicom_port", "storage.http_port", "scp.port",
+    "gateway.dicom_port", "gateway.http_port", "storage.dicom_port", "storage.http_port", "scp.port", "gateway.orthanc_port",
 )  # fmt: skip
 _PORTS = len(_PORT_KEYS)
 _PORT_RANGE = range(15000, 32000, 10)
@@ -66,6 +66,7 @@ _YAML = """\
 gateway:
   dicom_port: {0}
   http_port: {1}
+  orthanc_port: {5}
 storage:
   dicom_port: {2}
   http_port: {3}
@@ -98,7 +99,7 @@ def keeps_conflicts() -> bool:
 def settings(folder: Path, port_base: int | None = None) -> Config:
     """Return the settings in the folder's ddwd.yaml, which is written if it is missing. Raises ConfigError if it is not a trial's.
 
-    The five ports are `port_base` and the four after it, or five free ones; an existing file keeps its ports.
+    The six ports are `port_base` and the five after it, or six free ones; an existing file keeps its ports.
     """
     path = folder / _SETTINGS
     if not path.exists():
@@ -134,7 +135,7 @@ def is_free(port: int) -> bool:
 
 
 def free_ports() -> range:
-    """Return five free ports in a row, reserved until this process ends: trials that start at the same time choose other ports.
+    """Return six free ports in a row, reserved until this process ends: trials that start at the same time choose other ports.
 
     Raises DdwdError if none are found.
     """
@@ -143,7 +144,7 @@ def free_ports() -> range:
         ports = range(base, base + _PORTS)
         if _reserve(base) and all(map(is_free, ports)):
             return ports
-    raise DdwdError("no five free ports in a row were found; name them with --port-base")
+    raise DdwdError("no six free ports in a row were found; name them with --port-base")
 
 
 def _reserve(base: int) -> bool:
@@ -206,10 +207,10 @@ class Sandbox:
         }
 
     def start(self) -> None:
-        """Start the four processes; the caller must call `stop`, even if this raises."""
+        """Start the five processes; the caller must call `stop`, even if this raises."""
         for name in NODES:
             self._spawn(name, [str(self.orthanc), str(Paths(self.config).rendered(name))])
-        for daemon in ("scp", "extractor"):
+        for daemon in ("acceptor", "scp", "extractor"):
             code = f"import sys; from ddwd.daemon.{daemon} import main; sys.exit(main())"
             self._spawn(daemon, [sys.executable, "-P", "-c", code])
 
@@ -280,7 +281,12 @@ class Sandbox:
         paths = Paths(self.config)
         self.file.unlink(missing_ok=True)
         folders = [self.folder / "log", paths.output, paths.state, paths.requests, paths.quarantine]
-        files = [paths.doorbell("gateway"), paths.heartbeat("scp"), paths.heartbeat("extractor")]
+        files = [
+            paths.doorbell("gateway"),
+            paths.heartbeat("acceptor"),
+            paths.heartbeat("scp"),
+            paths.heartbeat("extractor"),
+        ]
         folders += [file.parent for file in files]
         for of_node in (paths.storage_area, paths.rendered, paths.additions, paths.conflicts):
             folders += map(of_node, NODES)

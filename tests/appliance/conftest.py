@@ -18,9 +18,9 @@ from tests.studies import Study, faults, is_complete
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-CUSTODY = ("ddwd-gateway", "ddwd-storage", "ddwd-scp", "ddwd-extractor")
+CUSTODY = ("ddwd-acceptor", "ddwd-gateway", "ddwd-storage", "ddwd-scp", "ddwd-extractor")
 """The daemons that images pass through."""
-DAEMONS = (*CUSTODY, "ddwd-monitor", "ddwd-quickack", "ddwd-inbox")
+DAEMONS = (*CUSTODY, "ddwd-monitor", "ddwd-inbox")
 UNITS = ("ddwd", *DAEMONS)
 SETTINGS = "/etc/ddwd/ddwd.yaml"
 OUTPUT_DIR = "/var/lib/ddwd/received_dicom"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -25,11 +24,10 @@ STRICTEST = 1.2
 EXPOSURE = {"ddwd-gateway": 2.5, "ddwd-storage": 2.5, "ddwd-provision": 2.6}
 NET_ADMIN, NET_BIND_SERVICE = 12, 10
 NAMED = {
-    "ddwd-quickack": "cap_net_admin",
     "ddwd-firewall": "cap_net_admin",
     "ddwd-provision": "cap_chown cap_dac_override cap_fowner cap_setgid cap_setuid",
 }
-"""The exceptions: who makes routes or a table of nftables, and who runs as root for a second at each start."""
+"""The exceptions: who makes a table of nftables, and who runs as root for a second at each start."""
 SMALL_VM = 2 * 1024**3
 IDLE = 1000
 CONNECTIONS = """
@@ -86,7 +84,7 @@ def test_no_unit_may_have_a_capability_but_the_two_named_ones(portal: Portal) ->
 
 @pytest.mark.parametrize("unit", DAEMONS)
 def test_no_running_daemon_has_a_capability_but_the_one_that_makes_routes(portal: Portal, unit: str) -> None:
-    wanted = {NET_ADMIN} if unit == "ddwd-quickack" else set()
+    wanted: set[int] = set()
     assert _capabilities(portal, unit) == {
         "CapPrm": wanted,
         "CapEff": wanted,
@@ -164,29 +162,6 @@ def test_a_port_below_1024_that_is_taken_is_told_before_anything_starts(portal: 
         assert "gateway.dicom_port: port 104 is taken" in said
 
 
-# --- who need not run, does not ---------------------------------------------------------------------------------------
-
-
-def test_without_a_network_to_acknowledge_nothing_runs_with_a_capability_and_all_is_well(
-    portal: Portal,
-) -> None:
-    with _setting(portal, "quickack: [127.0.0.0/8]", "quickack: []"):
-        portal.machine.wait_for(
-            lambda: portal.machine.is_active("ddwd", *CUSTODY), limit=60, what="the daemons are not active"
-        )
-        assert portal.machine.show("ddwd-quickack", "ActiveState") == "inactive"
-        assert portal.machine.show("ddwd-quickack", "MainPID") == "0"
-        assert portal.machine.run("ip route show table all proto 221").stdout == ""
-        portal.machine.wait_for(
-            lambda: portal.machine.run(["ddwd", "status"], check=False).returncode == 0,
-            limit=60, what="ddwd status does not say that all is well",
-        )  # fmt: skip
-        units = json.loads(portal.machine.run(["ddwd", "status", "--json"]).stdout)["units"]
-        assert [(one["active"], one["sub"]) for one in units if one["name"] == "ddwd-quickack"] == [
-            ("inactive", "exec-condition")
-        ]
-
-
 # --- files and folders ------------------------------------------------------------------------------------------------
 
 
@@ -201,7 +176,8 @@ def test_delivered_studies_are_for_user_and_group_ddwd_alone(portal: Portal, tmp
 @pytest.mark.parametrize("unit", CUSTODY)
 def test_even_root_could_write_only_where_the_unit_must(portal: Portal, unit: str) -> None:
     own = {
-        "ddwd-gateway": {"/var/lib/ddwd/gateway", "/var/lib/ddwd/conflicts/gateway"},
+        "ddwd-acceptor": {"/run/ddwd/acceptor"},
+        "ddwd-gateway": {"/var/lib/ddwd/gateway", "/var/lib/ddwd/conflicts/gateway", "/run/ddwd/gateway"},
         "ddwd-storage": {"/var/lib/ddwd/storage", "/var/lib/ddwd/conflicts/storage"},
         "ddwd-scp": {OUTPUT_DIR, "/run/ddwd/scp"},
         "ddwd-extractor": {

@@ -159,7 +159,7 @@ def test_systemctl_status_shows_every_mistake_in_the_configuration(portal: Porta
     assert "/etc/ddwd/ddwd.yaml:" in shown
 
 
-@pytest.mark.parametrize("unit", ["commitment", "courier", "hooks", "inbox", "quickack"])
+@pytest.mark.parametrize("unit", ["commitment", "courier", "hooks", "inbox"])
 def test_a_stop_while_a_unit_still_asks_whether_it_is_wanted_fails_nothing(portal: Portal, unit: str) -> None:
     """`systemctl restart ddwd` twice in a row, or a change of the role right after a boot."""
     name = f"ddwd-{unit}"

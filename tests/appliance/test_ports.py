@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GATEWAY, STORAGE, WEB = 4242, 4243, {8042, 8043}
+INNER = 4252
+"""ORTHANC1's own DICOM port: the kernel drops what other machines send to it."""
 SCAN = """
 import errno, selectors, socket, sys
 address, found, todo = sys.argv[1], set(), iter(range(1, 65536))
@@ -34,9 +36,9 @@ def begin():
 for _ in range(200):
     begin()
 while waiting:
-    ready = selector.select(20)
+    ready = selector.select(5)
     if not ready:
-        sys.exit("some ports do not answer: " + str(sorted(key.data for key in selector.get_map().values())))
+        break
     for key, _ in ready:
         if key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
             found.add(key.data)
@@ -45,6 +47,7 @@ while waiting:
         waiting -= 1
         begin()
 print(*sorted(found))
+print(*sorted(key.data for key in selector.get_map().values()))
 """
 
 
@@ -59,7 +62,9 @@ def _open_ports(portal: Portal) -> set[int]:
     """Every TCP port that takes a connection from the modality's network."""
     command = [*portal.modality.netns_argv(), sys.executable, "-c", SCAN, MACHINE_ADDRESS]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
-    return set(map(int, done.stdout.split()))
+    opened, silent = done.stdout.split("\n")[:2]
+    assert set(map(int, silent.split())) <= {INNER}
+    return set(map(int, opened.split()))
 
 
 def _set(portal: Portal, text: str) -> None:
@@ -122,7 +127,7 @@ print(len(held), flush=True)
 
 
 def test_one_machine_holds_sixteen_connections_at_most(own: Portal) -> None:
-    _set(own, "network:\n  firewall: true\n")
+    _set(own, "network:\n  firewall: true\ngateway:\n  associations_each: 16\n")
     command = [*own.modality.netns_argv(), sys.executable, "-c", HOLD, MACHINE_ADDRESS]
     assert int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout) == 16
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.appliance.conftest import SETTINGS
 from tests.machine.machine import INBOX
+from tests.machine.network import MODALITY_ADDRESS
 from tests.studies import Study, made_up_ct
 
 if TYPE_CHECKING:
@@ -84,9 +85,10 @@ def test_a_study_goes_by_tls_over_every_hop(secure: Portal, tmp_path: Path) -> N
     assert _send(secure, study, TLS_PORT, *_identity(secure, "CT1")) == 0
     secure.wait_complete(study)
     secure.assert_equal([study])
-    assert secure.machine.is_active("ddwd-tls@gateway", "ddwd-tls@storage")
+    assert secure.machine.is_active("ddwd-tls@storage")
     assert "Service [dicomweb] accepted connection" in secure.machine.journal("ddwd-tls@storage")
-    assert "Service [dicom] accepted connection" in secure.machine.journal("ddwd-tls@gateway")
+    senders = json.loads(secure.machine.run("cat /run/ddwd/acceptor/status.json").stdout)["senders"]
+    assert MODALITY_ADDRESS in {sender["address"] for sender in senders}
 
 
 def test_the_plain_port_still_serves_those_that_have_not_moved(secure: Portal, tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_a_sender_without_a_valid_certificate_sends_nothing_by_tls(
     assert found == []
     secure.machine.wait_for(
         lambda: (
-            "refused a connection by TLS"
+            f"at {MODALITY_ADDRESS} refused: TLS"
             in secure.machine.run("journalctl -t ddwd-audit DDWD_EVENT=association-refused -o cat").stdout
         ),
         limit=30,
@@ -149,6 +151,7 @@ def test_each_key_can_be_read_by_the_service_that_needs_it_and_by_root(secure: P
     assert modes.pop("operator.key") == ["root", "ddwd", "640"]
     assert set(map(tuple, modes.values())) == {("root", "root", "600")}
     for unit, user in (
+        ("ddwd-acceptor", "ddwd-acceptor"),
         ("ddwd-gateway", "ddwd-gateway"),
         ("ddwd-scp", "ddwd"),
         ("ddwd-storage", "ddwd-storage"),

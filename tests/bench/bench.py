@@ -319,12 +319,11 @@ class Bench:
     def _studies(self, number: int, images: int, size: int, side: Side) -> Iterator[list[Study]]:
         studies = [self.templates.study(images, size) for _ in range(number)]
         os.sync()  # what is measured next shall not wait for them
-        with side.alone():
-            try:
-                yield studies
-            finally:
-                for study in studies:
-                    self._forget(side, study)
+        try:
+            yield studies
+        finally:
+            for study in studies:
+                self._forget(side, study)
 
     def _forget(self, side: Side, study: Study) -> None:
         side.forget(study)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,9 +16,6 @@ from tests.appliance.conftest import OUTPUT_DIR
 from tests.bench.templates import PATIENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import AbstractContextManager
-
     from tests.bench.templates import Study
     from tests.machine import Machine
 
@@ -41,9 +37,6 @@ class Side(Protocol):
     aet: str
     port: int
 
-    def alone(self) -> AbstractContextManager[None]:
-        """While this side is measured: what the other one does for the whole machine is switched off."""
-
     def is_complete(self, study: Study) -> bool:
         """Whether every image of the study is in the output."""
 
@@ -60,10 +53,6 @@ class Portal:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.output = machine.path(OUTPUT_DIR)
-
-    def alone(self) -> AbstractContextManager[None]:
-        """See Side."""
-        return nullcontext()
 
     def folder(self, study: Study) -> Path:
         """Where the study appears, at once and whole."""
@@ -119,15 +108,6 @@ class Plain:
     def _answers(self) -> bool:
         urls = [f"http://127.0.0.1:{http}/system" for _, _, http in _NODES.values()]
         return all(self.machine.run(["curl", "-sf", url], check=False).returncode == 0 for url in urls)
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """See Side: routes with quickack would hurry its senders too, and its own hops."""
-        self.machine.run(["systemctl", "stop", "ddwd-quickack"])
-        try:
-            yield
-        finally:
-            self.machine.run(["systemctl", "start", "ddwd-quickack"])
 
     def is_complete(self, study: Study) -> bool:
         """See Side."""

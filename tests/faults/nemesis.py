@@ -205,7 +205,7 @@ def stepped_clock(machine: Machine, chance: random.Random) -> Iterator[None]:
     rc = machine.path("/etc/ddwd-faketime")
     rc.write_text("+0\n", encoding="ascii")
     library = machine.run("ls /usr/lib/*/faketime/libfaketime.so.1").stdout.strip()
-    folders = [machine.path(f"/etc/systemd/system/{unit}.service.d") for unit in CUSTODY[2:]]
+    folders = [machine.path(f"/etc/systemd/system/{unit}.service.d") for unit in CUSTODY[-2:]]
     try:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
@@ -226,7 +226,7 @@ def stepped_clock(machine: Machine, chance: random.Random) -> Iterator[None]:
 
 def _restart_our_daemons(machine: Machine) -> None:
     machine.run(["systemctl", "daemon-reload"])
-    machine.run(["systemctl", "restart", *CUSTODY[2:]])
+    machine.run(["systemctl", "restart", *CUSTODY[-2:]])
 
 
 def _await_step(machine: Machine, hours: int) -> None:

@@ -140,7 +140,7 @@ def test_dimse_by_tls_shows_the_gateways_certificate_and_opens_no_port(config: C
     assert tree["DicomModalities"]["to-pacs"]["UseDicomTls"] is True
     assert tree["DicomTlsEnabled"] is False
     assert tree["DicomTlsCertificate"] == "/etc/ddwd/tls/gateway.pem"
-    assert provision.trusted_by_gateway(secure) == [Path("/etc/pacs.pem")]
+    assert destinations.dimse_authorities(secure) == [Path("/etc/pacs.pem")]
     assert "DicomTlsCertificate" not in _tree(config)
     assert provision.drop_ins(secure)["ddwd-gateway", "50-tls.conf"] is not None
     assert provision.drop_ins(config)["ddwd-gateway", "50-tls.conf"] is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import pytest
 
 from ddwd.cli import doctor as cli
 from ddwd.config.paths import Paths
-from ddwd.config.schema import Config, NetworkConfig
+from ddwd.config.schema import Config
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, PeerDownError
 from ddwd.core.model import SELF_TEST_PATIENT
@@ -30,7 +29,6 @@ from ddwd.store.status_files import SelfTestResult, SweepStatus
 from tests.unit.fakes import FakeClock, image
 from tests.unit.portal import Portal, names
 from tests.unit.test_flow import report
-from tests.unit.test_quickack import LOOPBACK, with_twins
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +99,6 @@ class Machine:
         self.synchronised: bool | None = True
         self.database_says = ""
         self.ends = self.clock.utc() + timedelta(days=300)
-        self.routes = with_twins(LOOPBACK)
         self.has_firewall = False
 
     def render(self, node: Any, **changes: Any) -> None:
@@ -135,7 +132,6 @@ class Machine:
                 ask_database=self._ask_database,
                 clock_is_synchronised=lambda: self.synchronised,
                 expiry=lambda _path: self.ends,
-                routes=lambda: self.routes,
                 has_firewall=lambda: self.has_firewall,
                 clock=self.clock,
                 settings=(self.settings, self.settings.with_name("absent")),
@@ -322,24 +318,6 @@ def test_what_an_operator_should_look_at_is_a_warning(
 ) -> None:
     machine.report = replace(machine.report, **changes)
     assert [one.level for one in machine.examine() if words in one.text] == [Severity.WARN]
-
-
-@pytest.mark.parametrize(
-    ("networks", "words", "to_do"),
-    [
-        ("127.0.0.0/8", "senders in 127.0.0.0/8 may wait 40 ms", "systemctl restart ddwd-quickack"),
-        ("10.1.0.0/16", "no route leads to 10.1.0.0/16", "network.quickack"),
-    ],
-)
-def test_a_network_without_its_routes_is_a_warning(
-    machine: Machine, networks: str, words: str, to_do: str
-) -> None:
-    machine.routes = LOOPBACK
-    network = NetworkConfig((ip_network(networks),))
-    machine.config = replace(machine.config, network=network)
-    (found,) = [one for one in machine.examine() if words in one.text]
-    assert found.level is Severity.WARN
-    assert to_do in found.remedy
 
 
 def test_what_this_user_may_not_look_at_is_said_and_hides_nothing(machine: Machine) -> None:

@@ -263,7 +263,7 @@ def test_without_room_everything_is_refused_until_there_is_some(
     monkeypatch.setattr(door_module, "space_of", lambda _path: Space(1, free, PLENTY, 0, 0))
     assert site.bring(image(number=1)) is Admission.KEEP
     free = RESERVE
-    assert [site.bring(image(number=n)) for n in (1, 2)] == [Admission.REFUSE] * 2
+    assert [site.bring(image(number=n)) for n in (1, 2)] == [Admission.NO_SPACE] * 2
     free = 2 * RESERVE
     assert site.bring(image(number=2)) is Admission.KEEP
     assert [line.partition(" of ")[0] for line in site.index.lines] == [

@@ -56,7 +56,7 @@ def test_only_the_port_of_the_senders_is_open_and_to_their_networks(
 ) -> None:
     text = firewall.table(replace(Config(), senders=senders))
     assert re.findall(r"tcp dport (\d+) ip saddr \{ (.+) \} jump sender", text) == [("4242", networks)]
-    assert "tcp dport { 4242, 4243, 8042, 8043, 11112 } ct state new" in text
+    assert "tcp dport { 4242, 4243, 4252, 8042, 8043, 11112 } ct state new" in text
 
 
 def test_the_networks_of_the_web_pages_reach_these_alone() -> None:

@@ -7,7 +7,7 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
-from ddwd.orthanc.plugin.defer_accept import defer_accept
+from ddwd.orthanc.plugin.dicom_listener import prepare
 
 
 def test_only_who_speaks_is_accepted_however_many_are_silent() -> None:
@@ -16,7 +16,7 @@ def test_only_who_speaks_is_accepted_however_many_are_silent() -> None:
         server.settimeout(5)
         port = server.getsockname()[1]
         before = len([*Path("/proc/self/fd").iterdir()])
-        assert defer_accept(port)
+        assert prepare(port, here_only=False)
         assert len([*Path("/proc/self/fd").iterdir()]) == before
         for _ in range(50):
             opened.enter_context(socket.create_connection(("127.0.0.1", port), 5))
@@ -30,5 +30,15 @@ def test_only_who_speaks_is_accepted_however_many_are_silent() -> None:
 
 def test_other_sockets_and_files_are_left_alone() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, Path(os.devnull).open("rb"):
-        assert not defer_accept(server.getsockname()[1] + 1)
+        assert not prepare(server.getsockname()[1] + 1, here_only=False)
         assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) == 0
+
+
+def test_a_port_for_this_machine_alone_takes_what_comes_from_here() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(5)
+        assert prepare(server.getsockname()[1], here_only=True)
+        with socket.create_connection(server.getsockname(), 5) as speaker:
+            speaker.sendall(b"\x01")
+            with server.accept()[0] as accepted:
+                assert accepted.recv(1) == b"\x01"

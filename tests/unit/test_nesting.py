@@ -96,7 +96,7 @@ def test_nonsense_has_a_depth_or_is_unreadable(body: bytes) -> None:
 
 def test_the_door_refuses_what_is_too_deep(site: Site) -> None:
     assert site.door.judge(nested(MOST)) is Admission.KEEP
-    assert site.door.judge(nested(MOST + 1)) is Admission.REFUSE
+    assert site.door.judge(nested(MOST + 1)) is Admission.TOO_DEEP
     assert site.index.lines == [f"an object with sequences nested more than {MOST} deep is refused"]
 
 

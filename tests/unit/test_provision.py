@@ -285,10 +285,12 @@ def _with_port(config: Config, key: str, port: int) -> Config:
 @pytest.mark.parametrize(
     ("key", "unit"),
     [
-        ("gateway.dicom_port", "ddwd-gateway"),
+        ("gateway.dicom_port", "ddwd-acceptor"),
+        ("gateway.orthanc_port", "ddwd-gateway"),
         ("gateway.http_port", "ddwd-gateway"),
         ("storage.dicom_port", "ddwd-storage"),
-        ("tls.gateway_port", "ddwd-tls@gateway"),
+        ("tls.gateway_port", "ddwd-acceptor"),
+        ("web.gateway_port", "ddwd-tls@gateway"),
         ("tls.dicomweb_port", "ddwd-tls@storage"),
     ],
 )

@@ -96,7 +96,7 @@ def test_every_rule_is_held_by_what_is_shipped(node: NodeName) -> None:
 def test_settings_reach_the_node_they_are_for(site: Site) -> None:
     site.config = replace(site.config, stable_age=9, forward=Forward("stable", 7, 15.0))
     gateway, storage = site.tree("gateway"), site.tree("storage")
-    assert [gateway[key] for key in ("DicomAet", "DicomPort", "HttpPort")] == ["ORTHANC1", 4242, 8042]
+    assert [gateway[key] for key in ("DicomAet", "DicomPort", "HttpPort")] == ["ORTHANC1", 4252, 8042]
     assert [storage[key] for key in ("DicomAet", "DicomPort", "HttpPort")] == ["ORTHANC2", 4243, 8043]
     assert gateway["StorageDirectory"] != storage["StorageDirectory"]
     assert gateway["StableAge"] == storage["StableAge"] == 9
@@ -109,6 +109,7 @@ def test_settings_reach_the_node_they_are_for(site: Site) -> None:
         "Conflicts": "/var/lib/ddwd/conflicts/gateway",
         "ReserveBytes": 2 * 1024**3,
         "Volumes": ["/var/lib/ddwd/gateway", "/var/lib/postgresql"],
+        "Verdicts": "/run/ddwd/acceptor/verdicts",
     }
     assert [name.rpartition("/")[2] for name in gateway["LuaScripts"]] == ["doorbell.lua", "autoforward.lua"]
     assert [name.rpartition("/")[2] for name in storage["LuaScripts"]] == ["doorbell.lua"]

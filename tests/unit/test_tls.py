@@ -61,17 +61,15 @@ def test_without_tls_nothing_of_it_is_rendered() -> None:
     assert set(provision.drop_ins(Config()).values()) == {None}
 
 
-def test_only_has_orthanc_itself_speak_tls_and_both_leaves_it_plain() -> None:
-    only, both = (base(_config(gateway=mode), LOGIN, "gateway") for mode in ("only", "both"))
-    assert only["DicomTlsEnabled"] and only["DicomTlsRemoteCertificateRequired"]
-    assert only["DicomTlsTrustedCertificates"] == "/run/ddwd/tls/senders.pem"
-    assert "DicomTlsEnabled" not in both
-    assert tls_proxy.render(_config(gateway="only"), "gateway") is None
-    text = tls_proxy.render(_config(gateway="both"), "gateway")
-    assert text is not None
-    assert {"accept = 2762", "connect = 127.0.0.1:4242", "requireCert = yes", "verifyChain = yes"} <= set(
-        text.splitlines()
-    )
+def test_the_acceptor_takes_dicom_by_tls_and_orthanc_stays_plain(tmp_path: Path) -> None:
+    for mode in ("only", "both"):
+        rendered = base(_config(gateway=mode), LOGIN, "gateway")
+        assert not [key for key in rendered if "Tls" in key]
+        assert tls_proxy.render(_config(gateway=mode), "gateway") is None
+        secured = tls.of_gateway(certificates.with_tls(_config(gateway=mode), certificates.own()))
+        assert secured is not None
+        assert secured.verify_mode is ssl.CERT_REQUIRED
+    assert tls.of_gateway(Config()) is None
 
 
 def test_stow_goes_by_https_with_a_certificate_of_our_own_authority_on_both_sides() -> None:
@@ -104,6 +102,7 @@ def test_each_unit_is_given_its_own_key_and_no_other() -> None:
     }
     gateway = "LoadCredential=tls.key:/usr/bin/100%% own.key"
     assert given == {
+        "ddwd-acceptor": gateway,
         "ddwd-gateway": gateway,
         "ddwd-tls@gateway": gateway,
         "ddwd-storage": "LoadCredential=tls.key:/etc/ddwd/tls/storage.key",

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ddwd.acceptor.allowed_senders import admits
 from ddwd.config.loader import load
 from ddwd.config.parsers import Sender, Station
 from ddwd.config.schema import CommitmentConfig, Config
 from ddwd.core.errors import ConfigError
 from ddwd.provisioning import credentials
 from ddwd.provisioning.orthanc_config import render
-from ddwd.provisioning.sender_acl import admits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,42 +112,12 @@ def _locks(tree: dict[str, Any]) -> tuple[bool, bool, bool]:
     return tree["DicomAlwaysAllowStore"], tree["DicomAlwaysAllowEcho"], tree["DicomCheckModalityHost"]
 
 
-def test_without_a_list_the_gateway_is_as_it_was() -> None:
-    tree = _gateway()
+@pytest.mark.parametrize("senders", [(), (CT,), (CT, MR)])
+def test_orthanc_itself_takes_what_the_acceptor_passes_on(senders: tuple[Sender, ...]) -> None:
+    tree = _gateway(*senders)
     assert _locks(tree) == (True, True, False)
     assert tree["DicomModalities"] == {}
-    assert not any("senders.lua" in script for script in tree["LuaScripts"])
-    assert "Senders" not in tree["Ddwd"]
-
-
-@pytest.mark.parametrize(
-    ("senders", "locks"),
-    [
-        ((CT,), (False, False, True)),
-        ((CT, Sender("CT2", IPv4Network("10.1.2.0/24"))), (False, False, False)),
-        ((CT, Sender("ct1", IPv4Network("10.1.2.9"))), (False, False, False)),
-        ((CT, Sender("CT2")), (False, False, False)),
-        ((CT, MR), (True, True, False)),
-    ],
-)
-def test_orthanc_itself_refuses_all_that_it_can_tell_apart(
-    senders: tuple[Sender, ...], locks: tuple[bool, bool, bool]
-) -> None:
-    tree = _gateway(*senders)
-    assert _locks(tree) == locks
-    assert tree["LuaScripts"][-1].endswith("/orthanc/senders.lua")
-    assert {(rule["Aet"], rule["First"], rule["Last"]) for rule in tree["Ddwd"]["Senders"]} >= {
-        ("ct1", 0x0A010203, 0x0A010203)
-    }
-    allowed = {
-        (modality["AET"], key)
-        for modality in tree["DicomModalities"].values()
-        for key, value in modality.items()
-        if key.startswith("Allow") and value
-    }
-    assert {key for _, key in allowed} <= {"AllowEcho", "AllowStore"}
-    titles = {one.aet.upper() for one in senders} | {"DDWD_SELFTEST", "DDWD_SEND", "DDWD_INBOX"}
-    assert {title.upper() for title, _ in allowed} == (set() if locks[0] else titles)
+    assert tree["DicomPort"] == 4252
 
 
 def _may(tree: dict[str, Any], request: str) -> set[tuple[str, str]]:
@@ -156,30 +126,15 @@ def _may(tree: dict[str, Any], request: str) -> set[tuple[str, str]]:
     return {(one["AET"], one["Host"]) for one in listed if one[f"Allow{request}"]}
 
 
-@pytest.mark.parametrize(
-    ("senders", "askers", "may_ask", "may_send"),
-    [
-        ((), (CT_LISTENS,), {("CT1", "10.1.2.9")}, set()),
-        ((MR,), (CT_LISTENS,), {("CT1", "10.1.2.9")}, set()),
-        ((CT,), (CT_LISTENS,), {("CT1", "10.1.2.3")}, {"CT1"}),
-        ((CT,), (Station("MR1", "10.2.0.7", 104),), {("MR1", "10.2.0.7")}, {"CT1"}),
-        ((CT,), (), set(), {"CT1"}),
-    ],
-)
+@pytest.mark.parametrize("senders", [(), (MR,), (CT,)])
+@pytest.mark.parametrize("askers", [(), (CT_LISTENS,), (Station("MR1", "10.2.0.7", 104),)])
 def test_who_is_in_commitment_may_ask_for_it_and_for_nothing_more(
-    senders: tuple[Sender, ...],
-    askers: tuple[Station, ...],
-    may_ask: set[tuple[str, str]],
-    may_send: set[str],
+    senders: tuple[Sender, ...], askers: tuple[Station, ...]
 ) -> None:
     tree = _gateway(*senders, askers=askers)
-    assert _may(tree, "StorageCommitment") == may_ask
-    own = {"DDWD_SELFTEST", "DDWD_SEND", "DDWD_INBOX"}
-    assert {aet for aet, _ in _may(tree, "Store")} - own == may_send
+    assert _may(tree, "StorageCommitment") == {(one.aet, one.address) for one in askers}
+    assert _may(tree, "Store") == set()
     assert {one["Port"] for one in tree["DicomModalities"].values()} <= {1}
-    titles = [one["AET"].lower() for one in tree["DicomModalities"].values()]
-    assert len(titles) == len(set(titles))
-    assert _locks(tree) == _locks(_gateway(*senders))
     assert tree["Ddwd"].get("CommitmentQueue") == ("/var/lib/ddwd/commitment" if askers else None)
 
 

@@ -53,7 +53,13 @@ class Admission(Enum):
 
     KEEP = "keep"
     ASIDE = "aside"
-    REFUSE = "refuse"
+    NO_SPACE = "no space"
+    TOO_DEEP = "too deep"
+
+    @property
+    def is_refused(self) -> bool:
+        """Return whether the sender keeps the object."""
+        return self in {Admission.NO_SPACE, Admission.TOO_DEEP}
 
 
 class NotDicomError(Exception):
@@ -148,8 +154,10 @@ class AdmissionFilter:
 
     def judge(self, content: bytes) -> Admission:
         """Decide about one object. Raises OSError and what the index raises: the object must be refused then."""
-        if self._has_no_space(len(content)) or self._is_too_deep(content):
-            return Admission.REFUSE
+        if self._has_no_space(len(content)):
+            return Admission.NO_SPACE
+        if self._is_too_deep(content):
+            return Admission.TOO_DEEP
         with self._lock:
             # a thread that brings another object has finished the one before
             self._in_flight.pop(threading.get_ident(), None)
@@ -252,6 +260,13 @@ class AdmissionFilter:
         before = SpaceLevel.REFUSE if volume in self._full else SpaceLevel.OK
         left = replace(space, free=space.free - coming)
         return level_of(left, self._settings.reserve, before) >= SpaceLevel.REFUSE
+
+
+def sop_uid(content: bytes) -> str:
+    """Return the SOPInstanceUID of a Part 10 file; empty if it cannot be read."""
+    with suppress(UnreadableError):
+        return read_identity(content).sop_uid
+    return ""
 
 
 class OrthancIds(NamedTuple):
