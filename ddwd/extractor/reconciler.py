@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ddwd.extractor.orphans import OrphanSweeper
     from ddwd.extractor.steps.forward import Forwarder
     from ddwd.extractor.steps.publish import PublishStep
-    from ddwd.extractor.steps.repair import SetAside
+    from ddwd.extractor.steps.repair import GatewayRepair, SetAside
     from ddwd.extractor.steps.retrieve import Retriever
     from ddwd.extractor.study import StudyState
     from ddwd.extractor.study_events import StudyEvents
@@ -74,6 +74,7 @@ class Steps:
     retrieve: Retriever
     publish: PublishStep
     set_aside: SetAside
+    repair: GatewayRepair
 
 
 @dataclass
@@ -160,6 +161,10 @@ class StudyReconciler:
         return min(LOOK_SECONDS, max(0.0, quiet_in)) if study.stage is Stage.ARRIVING else LOOK_SECONDS
 
     def _forward(self, study: StudyState, decision: Decision, result: Result) -> None:
+        # one image without a file makes the STOW-RS of all others beside it fail
+        if study.resends and self.steps.repair.forget_lost(study, decision.forward):
+            result.after = 0.0
+            return
         last, study.moved_at = study.moved_at, self.clock.monotonic()
         result.forwarded = self.steps.forward.send(decision.forward, study.priority)
         if not result.forwarded:

@@ -21,7 +21,7 @@ from ddwd.extractor.sources import Sources
 from ddwd.extractor.spool import Spool
 from ddwd.extractor.steps.forward import Forwarder
 from ddwd.extractor.steps.publish import Publisher, PublishNotifier, PublishStep
-from ddwd.extractor.steps.repair import SetAside, StorageRepair
+from ddwd.extractor.steps.repair import GatewayRepair, SetAside, StorageRepair
 from ddwd.extractor.steps.retrieve import Retriever
 from ddwd.extractor.steps.verify import Verifier
 from ddwd.extractor.study_events import StudyEvents
@@ -141,6 +141,7 @@ class Extractor:
             retrieve=retriever,
             publish=PublishStep(publisher, stores.custody, stores.claims, notifier, spool, events, clock),
             set_aside=SetAside(self.peers, self.quarantine, config.retrieve.tries),
+            repair=GatewayRepair(self.peers, self.quarantine),
         )
         return StudyReconciler(config, observer, steps, orphans, self.flow, events, clock)
 

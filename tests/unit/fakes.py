@@ -18,7 +18,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from ddwd.core import durable
 from ddwd.core.disk_space import Space
-from ddwd.core.errors import Failure, NotFoundError, PeerDownError
+from ddwd.core.errors import Failure, NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.core.model import OrthancId, Series, Study, safe_component
 from ddwd.orthanc.port import Change, ChangePage, Held, Job, Stored
 
@@ -285,7 +285,10 @@ class FakeOrthanc:
         raise NotFoundError(f"{self.name}: the study is gone")
 
     def md5(self, instance: OrthancId) -> str:
-        return hashlib.md5(self.file(instance), usedforsecurity=False).hexdigest()
+        self._answer()
+        if instance not in self.images:
+            raise NotFoundError(f"{self.name}: not found")
+        return hashlib.md5(self.images[instance].content, usedforsecurity=False).hexdigest()
 
     def head(self, instance: OrthancId, length: int) -> bytes:
         return self.file(instance)[:length]
@@ -294,6 +297,8 @@ class FakeOrthanc:
         self._answer()
         if instance not in self.images:
             raise NotFoundError(f"{self.name}: not found")
+        if instance in self.fileless:
+            raise PeerRefusedError(f"{self.name}: the file is not there")
         return self.images[instance].content
 
     def is_whole(self, instance: OrthancId) -> bool:
@@ -317,6 +322,8 @@ class FakeOrthanc:
         block = list(resources)
         self.stowed.append(block)
         self.priorities.append(priority)
+        if not self.fileless.isdisjoint(block):  # one file that cannot be read ends the whole request
+            block = []
         block = [one for one in block if one not in self.unsendable]
         if self.peer is not None and not self.peer.down and not self.lose_jobs:
             self.peer.store(*(self.images[one] for one in block if one in self.images))

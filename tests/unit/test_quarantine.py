@@ -70,6 +70,34 @@ def test_what_the_gateway_lost_too_is_left_where_it_is(portal: Portal) -> None:
     assert entry.subject.kind == "undeliverable"
 
 
+def test_an_image_that_the_gateway_lists_without_a_file_holds_up_no_other_and_may_come_again(
+    portal: Portal,
+) -> None:
+    images = [image(number=n) for n in range(1, 20)]
+    portal.gateway.store(*images)
+    portal.storage.store(*images[:3])
+    portal.gateway.fileless = {images[7].orthanc_id}
+    portal.run(40)
+    assert portal.published() == names(*(one for one in images if one is not images[7]))
+    assert images[7].orthanc_id not in portal.gateway.images
+    (entry,) = portal.quarantine.entries()
+    assert "had no file of it" in entry.subject.reason
+    portal.deliver(images[7])
+    portal.run(40)
+    assert portal.published() == names(*images)
+
+
+def test_a_gateway_whose_volume_is_away_loses_no_row(portal: Portal) -> None:
+    images = [image(number=n) for n in range(1, 5)]
+    portal.gateway.store(*images)
+    portal.gateway.fileless = {one.orthanc_id for one in images}
+    portal.run(60)
+    assert set(portal.gateway.images) == {one.orthanc_id for one in images}
+    portal.gateway.fileless = set()
+    portal.run(120)
+    assert portal.published() == names(*images)
+
+
 def test_what_is_set_aside_is_not_tried_again_after_a_restart(portal: Portal) -> None:
     images = [image(number=n) for n in range(1, 4)]
     portal.mover.poisoned = {images[0].sop_uid}

@@ -16,7 +16,7 @@ from ddwd.extractor.quarantine import QuarantinedObject
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from ddwd.core.model import OrthancId
     from ddwd.extractor.peers import Peers
@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     from ddwd.extractor.study import StudyState
 
 
+_CHECKED = 200
+"""Files of ORTHANC1 that are read at most to find a lost one: as many as one STOW-RS job sends."""
+
+
 @dataclass
 class StorageRepair:
-    """Compares both Orthancs' files of one image. Besides retention the only code that deletes a modality's image from an Orthanc."""
+    """Compares both Orthancs' files of one image. Besides retention only this module deletes a modality's image from an Orthanc."""
 
     peers: Peers
     audit: Audit
@@ -54,6 +58,52 @@ class StorageRepair:
             instance=instance,
         )
         return True
+
+
+@dataclass
+class GatewayRepair:
+    """Removes from ORTHANC1's index an image whose file it has not: one of them makes the STOW-RS of every image beside it fail.
+
+    A database that is killed while it commits keeps such a row of an image that was never acknowledged. Its sender can send it again.
+    """
+
+    peers: Peers
+    quarantine: Quarantine
+
+    def forget_lost(self, study: StudyState, missing: Collection[OrthancId]) -> int:
+        """Note the images in quarantine and delete their rows; return their number. Raises PeerDownError, StorageFullError and OSError.
+
+        None is deleted unless another one of `missing` is whole: if the volume is away, every file is.
+        """
+        gateway, lost, is_there = self.peers.gateway, [], False
+        for instance in sorted(missing)[:_CHECKED]:
+            try:
+                if gateway.is_whole(instance):
+                    is_there = True
+                elif not self._has_file(instance):
+                    lost.append(instance)
+            except (NotFoundError, PeerRefusedError):
+                continue
+        if not is_there:
+            return 0
+        for instance in lost:
+            subject = QuarantinedObject(
+                kind="undeliverable",
+                study_uid=study.listing.study_uid if study.listing else "",
+                reason="ORTHANC1 listed it and had no file of it; if its sender still has it, send it again",
+                study=study.study_id,
+                instance=instance,
+                sop_uid=gateway.sop_uids([instance]).get(instance, ""),
+            )
+            self.quarantine.keep(None, subject)
+            gateway.forget(instance)
+        return len(lost)
+
+    def _has_file(self, instance: OrthancId) -> bool:
+        try:
+            return bool(self.peers.gateway.file(instance))
+        except (NotFoundError, PeerRefusedError):
+            return False
 
 
 @dataclass
