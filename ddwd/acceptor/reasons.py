@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ddwd.acceptor.relay import Exchange
-    from ddwd.dicom import contexts
-from ddwd.dicom.association_pdu import Answer, Proposal
+    from ddwd.dicom.association_pdu import Answer, Proposal
 
 OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND = 0xA700, 0xA900, 0xC000
 _TEXT_CHARACTERS = 64
