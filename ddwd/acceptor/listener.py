@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -41,8 +42,8 @@ _REQUEST_SECONDS = 10.0
 """Seconds for the TLS handshake, and for the A-ASSOCIATE-RQ."""
 _BLAMED_SECONDS = 15.0
 """Seconds from the end of a connection until ORTHANC1 is known to have ended by a fault."""
-_NEGOTIATING = 128
-"""Connections at once that have no association yet."""
+_NEGOTIATING, _NEGOTIATING_EACH = 128, 64
+"""Connections at once that have no association yet, in all and of one address."""
 
 
 class _RejectedError(Exception):
@@ -85,7 +86,7 @@ class Acceptor:
         self._cuts: dict[tuple[str, str], float] = {}
         self._relays: dict[threading.Thread, Relay | None] = {}
         self._lock = threading.Lock()
-        self._negotiating = threading.BoundedSemaphore(_NEGOTIATING)
+        self._negotiating: Counter[str] = Counter()
 
     def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Listen there; return the port. Raises OSError."""
@@ -135,7 +136,7 @@ class Acceptor:
                     return
                 log.warning("cannot accept a connection: %s", error.strerror)
                 continue
-            if not self._negotiating.acquire(blocking=False):
+            if not self._begin_negotiation(str(address)):
                 connection.close()
                 continue
             thread = threading.Thread(
@@ -148,6 +149,24 @@ class Acceptor:
                 self._relays[thread] = None
                 thread.start()
 
+    def _begin_negotiation(self, address: str) -> bool:
+        with self._lock:
+            may_begin = (
+                self._negotiating.total() < _NEGOTIATING and self._negotiating[address] < _NEGOTIATING_EACH
+            )
+            if may_begin:
+                self._negotiating[address] += 1
+        if not may_begin:
+            reason = "closed: too many connections have sent no A-ASSOCIATE-RQ yet"
+            self._senders.refused("", address, Refusal(RefusalKind.CONNECTION, reason))
+        return may_begin
+
+    def _end_negotiation(self, address: str) -> None:
+        with self._lock:
+            self._negotiating[address] -= 1
+            if not self._negotiating[address]:
+                del self._negotiating[address]
+
     def _serve(self, connection: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
         """Run one connection from its first byte to its end."""
         try:
@@ -159,31 +178,28 @@ class Acceptor:
                 del self._relays[threading.current_thread()]
 
     def _negotiate(self, connection: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
-        relay = None
         aet = ""
         try:
             modality = Channel(
                 _secured(connection, tls), at_once=self._service.is_acknowledged_at_once(address)
             )
-        except _HandshakeError as error:
-            self._negotiating.release()
-            self._senders.refused(aet, address, Refusal(RefusalKind.CONNECTION, str(error)))
-            return
-        try:
             body = _read_request(modality)
             request = pdu.read_request(body)
             aet = request.calling
             relay = self._relay_for(modality, request, body, address)
+        except _HandshakeError as error:
+            self._senders.refused(aet, address, Refusal(RefusalKind.CONNECTION, str(error)))
+            return
         except _RejectedError as error:
             modality.send(pdu.reject(error.rejection))
             self._senders.refused(aet, address, Refusal(RefusalKind.ASSOCIATION, str(error)))
+            return
         except ValueError as error:
             modality.send(pdu.abort())
             self._senders.refused(aet, address, Refusal(RefusalKind.ASSOCIATION, str(error)))
-        finally:
-            self._negotiating.release()
-        if relay is None:
             return
+        finally:
+            self._end_negotiation(address)
         with self._lock:
             self._relays[threading.current_thread()] = relay
         try:

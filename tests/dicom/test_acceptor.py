@@ -318,6 +318,19 @@ def test_one_address_cannot_use_up_all_associations(door: Door) -> None:
     assert "as many as it may have" in door.audited(Event.ASSOCIATION_REFUSED)
 
 
+def test_one_address_that_begins_many_associations_and_ends_none_leaves_room_for_others(door: Door) -> None:
+    door.start()
+    there = (door.target.host, door.target.port)
+    with ExitStack() as stack:
+        for _ in range(80):
+            beginning = stack.enter_context(socket.create_connection(there))
+            beginning.send(b"\x01")
+        assert "sent no A-ASSOCIATE-RQ yet" in door.audited(Event.ASSOCIATION_REFUSED)
+        other = stack.enter_context(socket.create_connection(there, source_address=("127.0.0.2", 0)))
+        other.sendall(wire.association("ORTHANC1"))
+        assert other.recv(1) == bytes([wire.ACCEPTED])
+
+
 def test_a_sender_that_falls_silent_in_an_image_is_ended_and_an_idle_one_later(door: Door) -> None:
     door.timing = QUICK
     door.start()
