@@ -12,13 +12,15 @@ from ddwd.dicom.head import Head, UnreadableError, read_beginning
 from ddwd.orthanc.plugin.admission import Admission
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ddwd.acceptor.relay import Exchange
     from ddwd.dicom.association_pdu import Answer, Proposal
 
 OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND = 0xA700, 0xA900, 0xC000
 _TEXT_CHARACTERS = 64
+_NAMED = 4
+"""Names that a reason lists: some senders propose all there are."""
 _NAMES = (
     ("SOPClassUID", "sop_class"),
     ("SOPInstanceUID", "sop_uid"),
@@ -82,16 +84,27 @@ def _fault(beginning: bytes, transfer_syntax: str) -> str:
 def of_contexts(proposals: Mapping[int, Proposal], answers: Mapping[int, Answer]) -> Refusal | None:
     """Return why presentation contexts were rejected: one refusal for all of an association; None if all were accepted."""
     reasons: dict[str, None] = {}
+    declined: dict[str, list[str]] = {}
     for context, proposal in proposals.items():
+        abstract = proposal.abstract_syntax
         result = answers[context].result if context in answers else ContextResult.NO_REASON
         if result == ContextResult.ACCEPTANCE:
             continue
-        if service := NOT_OFFERED.get(proposal.abstract_syntax):
+        if service := NOT_OFFERED.get(abstract):
             reasons[f"{service} is not offered here"] = None
         elif result == ContextResult.TRANSFER_SYNTAXES_NOT_SUPPORTED:
-            reasons[
-                f"{contexts.named(proposal.abstract_syntax)} in {', '.join(map(contexts.named, proposal.transfer_syntaxes))} only"
-            ] = None
+            declined.setdefault(abstract, []).extend(proposal.transfer_syntaxes)
         else:
-            reasons[f"{contexts.named(proposal.abstract_syntax)} is not taken"] = None
-    return Refusal(RefusalKind.CONTEXT, "; ".join(reasons)) if reasons else None
+            reasons[f"{contexts.named(abstract)} is not taken"] = None
+    for abstract, syntaxes in declined.items():
+        reasons[f"{contexts.named(abstract)} is not taken in {_listed(syntaxes)}"] = None
+    return Refusal(RefusalKind.CONTEXT, _shortened("; ", list(reasons))) if reasons else None
+
+
+def _listed(syntaxes: Sequence[str]) -> str:
+    return _shortened(", ", [contexts.named(syntax) for syntax in dict.fromkeys(syntaxes)])
+
+
+def _shortened(separator: str, names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return separator.join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -140,8 +140,16 @@ def test_the_contexts_of_an_association_are_one_refusal() -> None:
     refusal = reasons.of_contexts(proposals, answers)
     assert refusal is not None
     assert refusal.reason == (
-        "CT Image Storage (1.2.840.10008.5.1.4.1.1.2) in High-Throughput JPEG 2000 Image Compression (Lossless Only) "
-        "(1.2.840.10008.1.2.4.201) only; C-FIND is not offered here; "
-        "Color Palette Storage (1.2.840.10008.5.1.4.39.1) is not taken"
+        "C-FIND is not offered here; Color Palette Storage (1.2.840.10008.5.1.4.39.1) is not taken; "
+        "CT Image Storage (1.2.840.10008.5.1.4.1.1.2) is not taken in "
+        "High-Throughput JPEG 2000 Image Compression (Lossless Only) (1.2.840.10008.1.2.4.201)"
     )
     assert reasons.of_contexts({7: proposals[7]}, answers) is None
+
+
+def test_a_sender_that_proposes_everything_gets_a_reason_that_can_be_read() -> None:
+    syntaxes = tuple(f"1.2.3.{number}" for number in range(20))
+    proposals = {1: Proposal("1.2.840.10008.5.1.4.1.1.2", syntaxes)}
+    refusal = reasons.of_contexts(proposals, {1: Answer(4, "", 0)})
+    assert refusal is not None
+    assert refusal.reason.endswith("is not taken in 1.2.3.0, 1.2.3.1, 1.2.3.2, 1.2.3.3 and 16 more")
