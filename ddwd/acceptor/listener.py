@@ -178,28 +178,13 @@ class Acceptor:
                 del self._relays[threading.current_thread()]
 
     def _negotiate(self, connection: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
-        aet = ""
         try:
-            modality = Channel(
-                _secured(connection, tls), at_once=self._service.is_acknowledged_at_once(address)
-            )
-            body = _read_request(modality)
-            request = pdu.read_request(body)
-            aet = request.calling
-            relay = self._relay_for(modality, request, body, address)
-        except _HandshakeError as error:
-            self._senders.refused(aet, address, Refusal(RefusalKind.CONNECTION, str(error)))
-            return
-        except _RejectedError as error:
-            modality.send(pdu.reject(error.rejection))
-            self._senders.refused(aet, address, Refusal(RefusalKind.ASSOCIATION, str(error)))
-            return
-        except ValueError as error:
-            modality.send(pdu.abort())
-            self._senders.refused(aet, address, Refusal(RefusalKind.ASSOCIATION, str(error)))
-            return
+            associated = self._associate(connection, address, tls)
         finally:
             self._end_negotiation(address)
+        if associated is None:
+            return
+        aet, relay = associated
         with self._lock:
             self._relays[threading.current_thread()] = relay
         try:
@@ -207,6 +192,31 @@ class Acceptor:
         finally:
             self._senders.ended(aet, address)
             self._limits.leave(address)
+
+    def _associate(
+        self, connection: socket.socket, address: str, tls: ssl.SSLContext | None
+    ) -> tuple[str, Relay] | None:
+        """Accept or reject the association; return the calling AE title and the relay, None if it is rejected. Raises OSError."""
+        try:
+            modality = Channel(
+                _secured(connection, tls), at_once=self._service.is_acknowledged_at_once(address)
+            )
+        except _HandshakeError as error:
+            self._senders.refused("", address, Refusal(RefusalKind.CONNECTION, str(error)))
+            return None
+        aet = ""
+        try:
+            body = _read_request(modality)
+            request = pdu.read_request(body)
+            aet = request.calling
+            return aet, self._relay_for(modality, request, body, address)
+        except _RejectedError as error:
+            answer, why = pdu.reject(error.rejection), str(error)
+        except ValueError as error:
+            answer, why = pdu.abort(), str(error)
+        modality.send(answer)
+        self._senders.refused(aet, address, Refusal(RefusalKind.ASSOCIATION, why))
+        return None
 
     def _relay_for(self, modality: Channel, request: Request, body: bytes, address: str) -> Relay:
         """Return the relay of an association that is accepted. Raises _RejectedError, OSError."""
