@@ -10,8 +10,6 @@ from contextlib import suppress
 
 _SMALLEST, _LARGEST = 16 * 1024, 256 * 1024
 """Bytes that one read may take, of an idle connection and in the middle of a large message."""
-_SEND_SECONDS = 60
-"""Seconds that the peer may leave what is sent to it unread."""
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 20, socket.TCP_KEEPCNT: 3}
 """Seconds of silence before the kernel asks whether the peer is still there, seconds between two questions, and their number."""
 
@@ -19,9 +17,15 @@ _KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 20, socket.TCP_KEEP
 class Channel:
     """A connection. `receive` never waits; wait for `descriptor` with poll(2), unless `has_pending`."""
 
-    def __init__(self, connection: socket.socket, *, at_once: bool = False) -> None:
-        """With `at_once` the peer leaves Nagle's algorithm on: it waits for our acknowledgement before the rest of a message."""
+    def __init__(
+        self, connection: socket.socket, *, at_once: bool = False, send_seconds: float = 60.0
+    ) -> None:
+        """`send_seconds` is how long the peer may leave what is sent to it unread.
+
+        With `at_once` the peer leaves Nagle's algorithm on: it waits for our acknowledgement before the rest of a message.
+        """
         self._at_once = at_once
+        self._send_seconds = send_seconds
         self._socket = connection
         self._is_tls = isinstance(connection, ssl.SSLSocket)
         self._buffer = bytearray(_SMALLEST)
@@ -33,9 +37,10 @@ class Channel:
             for option, value in _KEEPALIVE.items():
                 connection.setsockopt(socket.IPPROTO_TCP, option, value)
         if self._is_tls:
-            connection.settimeout(_SEND_SECONDS)
+            connection.settimeout(send_seconds)
         else:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
+            limit = struct.pack("ll", int(send_seconds), int(send_seconds % 1 * 1e6))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             connection.settimeout(None)
 
     @property
@@ -74,7 +79,7 @@ class Channel:
         except ssl.SSLEOFError:
             return 0
         finally:
-            self._socket.settimeout(_SEND_SECONDS)
+            self._socket.settimeout(self._send_seconds)
 
     def receive_within(self, seconds: float) -> memoryview:
         """Wait for bytes; empty if the peer has closed. Raises TimeoutError and OSError."""

@@ -39,11 +39,17 @@ class GatewayRejectedError(Exception):
 class GatewayLink:
     """The connection to ORTHANC1 for one modality. Not thread-safe."""
 
-    def __init__(self, port: int, request: bytes, patience: float, stopping: Callable[[], bool]) -> None:
-        """`request` is the body of the A-ASSOCIATE-RQ; `patience` is how many seconds ORTHANC1 may be down."""
+    def __init__(
+        self, port: int, request: bytes, patience: float, send_seconds: float, stopping: Callable[[], bool]
+    ) -> None:
+        """`request` is the body of the A-ASSOCIATE-RQ.
+
+        `patience` is how many seconds ORTHANC1 may be down, `send_seconds` how long it may leave unread what is sent to it.
+        """
         self._port = port
         self._request = pdu.pdu(pdu.REQUEST, request)
         self._patience = patience
+        self._send_seconds = send_seconds
         self._stopping = stopping
         self._channel: Channel | None = None
         self._scanner = PduScanner()
@@ -75,7 +81,7 @@ class GatewayLink:
         self.close()
         try:
             connection = socket.create_connection(("127.0.0.1", self._port), timeout=_ANSWER_SECONDS)
-            channel = self._channel = Channel(connection)
+            channel = self._channel = Channel(connection, send_seconds=self._send_seconds)
             channel.send(self._request)
             answer = self._answer(channel)
         except OSError as error:

@@ -227,6 +227,7 @@ class Acceptor:
             self._service.orthanc_port,
             pdu.with_called(body, self._service.aet),
             self._service.patience,
+            self._service.timing.answer,
             self._is_stopping.is_set,
         )
         try:

@@ -38,6 +38,8 @@ class Gateway:
         self.open = self.hangs = 0
         self.classes = set(CLASSES)
         self.released = threading.Event()
+        self.reads = threading.Event()
+        self.reads.set()
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
         self._connections: set[socket.socket] = set()
@@ -49,6 +51,7 @@ class Gateway:
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
         self.released.set()
+        self.reads.set()
         for connection in list(self._connections):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -78,6 +81,7 @@ class Gateway:
     def _converse(self, connection: socket.socket) -> None:
         scanner, request = PduScanner(), None
         while chunk := connection.recv(65536):
+            self.reads.wait()
             for piece in scanner.feed(memoryview(chunk)):
                 goes_on = True
                 if isinstance(piece, Control):

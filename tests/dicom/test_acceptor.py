@@ -181,6 +181,16 @@ def test_a_gateway_that_hangs_costs_the_sender_a_failure_in_time(door: Door) -> 
     assert "has not stored it" in door.audited(Event.IMAGE_REFUSED)
 
 
+def test_a_gateway_that_reads_no_more_costs_the_sender_a_failure_in_time(door: Door) -> None:
+    door.timing = replace(QUICK, silence=30.0)
+    door.start()
+    with Sender(door.target) as sender:
+        sender.associate()
+        door.gateway.reads.clear()
+        assert sender.tell(store("1.2.3.1", bytes(30_000_000))) == "0xA700"
+    assert not door.gateway.stored
+
+
 def test_a_gateway_that_dies_with_an_image_costs_a_failure_that_says_try_again(door: Door) -> None:
     door.gateway.on_store = lambda request: fake.CLOSE
     door.start()
