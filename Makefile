@@ -133,9 +133,9 @@ docs: venv $(DOCS_VENV)/ready ## the site of README.md, docs/ and the reference 
 	@$(BIN)/python packaging/site/pages.py build/docs
 	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --config-file packaging/site/mkdocs.yml
 
-faults: venv deb ## fault rounds in a throw-away machine: SEED=... ROUNDS=... (100), or ROUND=... to replay one
+faults: venv deb ## fault rounds in a throw-away machine: SEED=... ROUNDS=... (100), or ROUND=... to replay one; beside IDLE=... associations
 	@packaging/host dcmsend
-	$(AS_ROOT) $(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ROUND),--only $(ROUND))
+	$(AS_ROOT) $(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ROUND),--only $(ROUND)) $(if $(IDLE),--idle $(IDLE))
 
 machines: venv deb ## what make test runs in booted machines, four at a time
 	@packaging/host dcmsend

@@ -1,4 +1,4 @@
-"""`python -m tests.faults [--seed N] [--rounds N] [--only N]`: the fault campaign in a machine of its own (`make faults`).
+"""`python -m tests.faults [--seed N] [--rounds N] [--only N] [--idle N]`: the fault campaign in a machine of its own (`make faults`).
 
 Prints a line for each round and the figures at the end, which also go to dist/faults.json. Exit status 1 where the promise was
 broken; what explains it is then kept in build/faults/.
@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10_000_000))
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--only", type=int, help="this one round, to replay it")
+    parser.add_argument("--idle", type=int, default=0, help="associations that are open and send nothing")
     options = parser.parse_args(argv)
     numbers = range(options.rounds) if options.only is None else [options.only]
     say(f"seed {options.seed}, {len(numbers)} rounds")
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         portal = Portal(machine, newest_deb())
         portal.install()
         portal.machine.run("systemctl mask --now ddwd-doctor.timer")  # its study would be nobody's
-        outcomes = run(machine, Path(folder), options.seed, numbers)
+        outcomes = run(machine, Path(folder), options.seed, numbers, options.idle)
         proved = machine.run(["ddwd", "verify", "--all"], check=False, timeout=600)
     say(proved.stdout.strip().splitlines()[-1] if proved.stdout else proved.stderr)
     figures = report(options.seed, outcomes, verify_exit_status=proved.returncode)
@@ -49,9 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(proved.returncode != 0 or not all(outcome.holds for outcome in outcomes))
 
 
-def run(machine: Machine, folder: Path, seed: int, numbers: Sequence[int]) -> list[Outcome]:
-    """Run these rounds of a campaign; a round that breaks off or breaks the promise leaves its evidence."""
-    campaign = Campaign(machine, folder)
+def run(machine: Machine, folder: Path, seed: int, numbers: Sequence[int], idle: int = 0) -> list[Outcome]:
+    """Run these rounds of a campaign, beside `idle` associations that send nothing.
+
+    A round that breaks off or breaks the promise leaves its evidence.
+    """
+    campaign = Campaign(machine, folder, idle)
     outcomes: list[Outcome] = []
     for number in numbers:
         this = plan(seed, number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import sys
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 from tests.appliance.conftest import OUTPUT_DIR, UNITS
 from tests.faults.nemesis import FAULTS, NEEDS_TRAFFIC
 from tests.faults.oracle import Sent, Verdict, Watcher, judge, lost, sent
+from tests.machine.modality import GATEWAY_PORT
+from tests.machine.network import MACHINE_ADDRESS
 from tests.studies import NATIVE, made_up_ct, real_studies, renewed
 
 if TYPE_CHECKING:
@@ -171,9 +174,14 @@ class Senders:
 class Campaign:
     """Runs rounds in one machine, one after the other; files and oracle cover all rounds so far."""
 
-    def __init__(self, machine: Machine, folder: Path) -> None:
+    def __init__(self, machine: Machine, folder: Path, idle: int = 0) -> None:
         self._machine = machine
         self._folder = folder
+        self._idle = idle
+        if idle:
+            there = (MACHINE_ADDRESS, str(GATEWAY_PORT), "ORTHANC1", str(idle))
+            argv = [*machine.modality.netns_argv(), sys.executable, "-m", "tests.faults.idle", *there]
+            machine.modality.start_on_host(argv)
         self._output = machine.path(OUTPUT_DIR)
         self._all: dict[str, Sent] = {}
         self._owed: dict[str, Sent] = {}
@@ -195,6 +203,7 @@ class Campaign:
         watcher = Watcher(self._output, senders.acknowledged)
         watcher.start()
         try:
+            self._await_idle()
             self._break(this, studies, senders)
             self._await_back()
             began = time.monotonic()
@@ -234,6 +243,22 @@ class Campaign:
             lambda: machine.is_active(*UNITS) and machine.modality.echoscu(check=False),
             limit=BACK_SECONDS, every=0.5, what="the portal is not back",
         )  # fmt: skip
+        self._await_idle()
+
+    def _await_idle(self) -> None:
+        """Wait until ddwd-acceptor counts the idle associations: a round without them proves nothing about them."""
+        self._machine.wait_for(
+            lambda: self._open_associations() >= self._idle,
+            limit=BACK_SECONDS,
+            what="the idle associations are not open",
+        )
+
+    def _open_associations(self) -> int:
+        try:
+            status = self._machine.path("/run/ddwd/acceptor/status.json").read_text(encoding="utf-8")
+        except OSError:  # the portal is about to start
+            return 0
+        return int(json.loads(status)["associations"])
 
     def _await_delivery(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
