@@ -18,17 +18,19 @@ from ddwd.acceptor import reasons
 from ddwd.acceptor.channel import Channel
 from ddwd.acceptor.gateway_link import GatewayDownError, GatewayLink, GatewayRejectedError
 from ddwd.acceptor.relay import Relay, Timing
-from ddwd.acceptor.senders import Refusal, RefusalKind
+from ddwd.acceptor.senders import Refusal
 from ddwd.core.clock import SystemClock
 from ddwd.dicom import association_pdu as pdu
 from ddwd.dicom import contexts
 from ddwd.dicom.association_pdu import ContextResult
 from ddwd.dicom.pdu_stream import Control, PduScanner
+from ddwd.store.status_files import RefusalKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ddwd.acceptor.limits import AssociationLimits
+    from ddwd.acceptor.relay import Exchange
     from ddwd.acceptor.senders import Senders
     from ddwd.dicom.association_pdu import Answer, Proposal, Rejection, Request
     from ddwd.orthanc.plugin.verdicts import Verdicts
@@ -202,7 +204,7 @@ class Acceptor:
                 _secured(connection, tls), at_once=self._service.is_acknowledged_at_once(address)
             )
         except _HandshakeError as error:
-            self._senders.refused("", address, Refusal(RefusalKind.CONNECTION, str(error)))
+            self._senders.refused("", address, Refusal(error.kind, str(error)))
             return None
         aet = ""
         try:
@@ -211,11 +213,12 @@ class Acceptor:
             aet = request.calling
             return aet, self._relay_for(modality, request, body, address)
         except _RejectedError as error:
-            answer, why = pdu.reject(error.rejection), str(error)
+            answer, refusal = pdu.reject(error.rejection), Refusal(RefusalKind.ASSOCIATION, str(error))
         except ValueError as error:
-            answer, why = pdu.abort(), str(error)
+            kind = RefusalKind.ASSOCIATION if aet else RefusalKind.CONNECTION
+            answer, refusal = pdu.abort(), Refusal(kind, str(error))
         modality.send(answer)
-        self._senders.refused(aet, address, Refusal(RefusalKind.ASSOCIATION, why))
+        self._senders.refused(aet, address, refusal)
         return None
 
     def _relay_for(self, modality: Channel, request: Request, body: bytes, address: str) -> Relay:
@@ -263,23 +266,25 @@ class Acceptor:
             else:
                 self._senders.refused(request.calling, address, refusal)
 
+        def explain(refusal: Refusal, exchange: Exchange) -> Refusal:
+            answer = answers.get(exchange.context_id)
+            sop_uid = exchange.request.sop_instance if exchange.request and not refusal.reason else ""
+            return reasons.of_image(
+                refusal, exchange, answer.transfer_syntax if answer else "", self._verdict(sop_uid)
+            )
+
         return Relay(
             modality,
             gateway,
             request.longest,
             report,
-            lambda status, exchange: reasons.of_image(
-                status,
-                exchange,
-                answers[exchange.context_id].transfer_syntax,
-                self._verdict(exchange.request.sop_instance if exchange.request else ""),
-            ),
+            explain,
             self._service.timing,
             lambda: self._cut(request.calling, address),
         )
 
     def _verdict(self, sop_uid: str) -> str:
-        if self._service.verdicts is None:
+        if self._service.verdicts is None or not sop_uid:
             return ""
         with self._lock:
             return self._service.verdicts.take(sop_uid)
@@ -298,7 +303,11 @@ class Acceptor:
 
 
 class _HandshakeError(Exception):
-    """The TLS handshake failed."""
+    """The TLS handshake failed: as `kind` says, for the certificate of the sender, or otherwise."""
+
+    def __init__(self, kind: RefusalKind, reason: str) -> None:
+        super().__init__(f"TLS: {reason}")
+        self.kind = kind
 
 
 def _secured(connection: socket.socket, tls: ssl.SSLContext | None) -> socket.socket:
@@ -308,8 +317,11 @@ def _secured(connection: socket.socket, tls: ssl.SSLContext | None) -> socket.so
         return connection
     try:
         return tls.wrap_socket(connection, server_side=True)
+    except ssl.SSLCertVerificationError as error:
+        raise _HandshakeError(RefusalKind.CERTIFICATE, error.verify_message) from error
     except OSError as error:
-        raise _HandshakeError(f"TLS: {getattr(error, 'reason', None) or 'no handshake'}") from error
+        reason = getattr(error, "reason", None) or "no handshake"
+        raise _HandshakeError(RefusalKind.CONNECTION, reason) from error
 
 
 def _read_request(modality: Channel) -> bytes:

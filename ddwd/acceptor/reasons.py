@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddwd.acceptor.senders import Refusal, RefusalKind
+from ddwd.acceptor.senders import Refusal
 from ddwd.dicom import contexts
 from ddwd.dicom.association_pdu import ContextResult
 from ddwd.dicom.command import UID_CHARACTERS
-from ddwd.dicom.head import Head, UnreadableError, read_beginning
+from ddwd.dicom.head import Head, UnreadableError, read_beginning, read_study_uid
 from ddwd.orthanc.plugin.admission import Admission
+from ddwd.store.status_files import RefusalKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,14 +46,22 @@ _VERDICTS = {
 }
 
 
-def of_image(status: int, exchange: Exchange, transfer_syntax: str, verdict: str = "") -> Refusal:
-    """Return why ORTHANC1 refused an image with that status. ORTHANC1 answers 0xA700 also where trying again cannot help.
+def of_image(refusal: Refusal, exchange: Exchange, transfer_syntax: str, verdict: str = "") -> Refusal:
+    """Return the refusal with what can be said of its image, and with its reason where it has only the status that ORTHANC1 answered.
 
     `verdict` is that of the admission filter, if it refused the image.
     """
+    status, reason = refusal.status, refusal.reason
+    if not reason and status is not None:
+        status, reason = _judged(status, _fault(exchange.head, transfer_syntax), verdict)
     request = exchange.request
     sop_class, sop_uid = (request.sop_class, request.sop_instance) if request else ("", "")
-    fault = _fault(exchange.head, transfer_syntax)
+    study_uid = read_study_uid(exchange.head, transfer_syntax)
+    return Refusal(refusal.kind, reason, status, sop_class, sop_uid, study_uid)
+
+
+def _judged(status: int, fault: str, verdict: str) -> tuple[int, str]:
+    """Return the status that the modality gets, and why. ORTHANC1 answers 0xA700 also where trying again cannot help."""
     if verdict in _VERDICTS:
         status, reason = _VERDICTS[verdict]
     elif status == MISMATCH:
@@ -63,7 +72,7 @@ def of_image(status: int, exchange: Exchange, transfer_syntax: str, verdict: str
         reason = "ORTHANC1 could not store it; its journal has the reason: journalctl -u ddwd-gateway"
     else:
         reason = "ORTHANC1 cannot understand the data set"
-    return Refusal(RefusalKind.IMAGE, reason, status, sop_class, sop_uid)
+    return status, reason
 
 
 def _fault(beginning: bytes, transfer_syntax: str) -> str:
@@ -82,12 +91,18 @@ def _fault(beginning: bytes, transfer_syntax: str) -> str:
 
 
 def of_contexts(proposals: Mapping[int, Proposal], answers: Mapping[int, Answer]) -> Refusal | None:
-    """Return why presentation contexts were rejected: one refusal for all of an association; None if all were accepted."""
+    """Return why presentation contexts were rejected: one refusal for all of an association; None if all were accepted.
+
+    It is CONTEXTS if images were proposed and none can be sent.
+    """
     reasons: dict[str, None] = {}
     declined: dict[str, list[str]] = {}
+    storage: set[bool] = set()
     for context, proposal in proposals.items():
         abstract = proposal.abstract_syntax
         result = answers[context].result if context in answers else ContextResult.NO_REASON
+        if contexts.is_storage(abstract):
+            storage.add(result == ContextResult.ACCEPTANCE)
         if result == ContextResult.ACCEPTANCE:
             continue
         if service := NOT_OFFERED.get(abstract):
@@ -98,7 +113,8 @@ def of_contexts(proposals: Mapping[int, Proposal], answers: Mapping[int, Answer]
             reasons[f"{contexts.named(abstract)} is not taken"] = None
     for abstract, syntaxes in declined.items():
         reasons[f"{contexts.named(abstract)} is not taken in {_listed(syntaxes)}"] = None
-    return Refusal(RefusalKind.CONTEXT, _shortened("; ", list(reasons))) if reasons else None
+    kind = RefusalKind.CONTEXTS if storage == {False} else RefusalKind.CONTEXT
+    return Refusal(kind, _shortened("; ", list(reasons))) if reasons else None
 
 
 def _listed(syntaxes: Sequence[str]) -> str:

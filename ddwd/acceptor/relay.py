@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.acceptor.gateway_link import GatewayDownError, GatewayRejectedError
-from ddwd.acceptor.senders import Refusal, RefusalKind
+from ddwd.acceptor.senders import Refusal
 from ddwd.dicom import association_pdu as pdu
 from ddwd.dicom.command import UID_CHARACTERS, has_data_set, read_store, response_status, store_response
 from ddwd.dicom.pdu_stream import CommandEnd, Control, Data, DataSetEnd, PduScanner
+from ddwd.store.status_files import RefusalKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from ddwd.acceptor.gateway_link import GatewayLink
     from ddwd.dicom.command import StoreRequest
 
-    Explain = Callable[[int, "Exchange"], Refusal]
-    """(status, exchange) -> the refusal, with the status that the modality gets."""
+    Explain = Callable[[Refusal, "Exchange"], Refusal]
+    """(refusal, exchange) -> the refusal with its reason, its image, and the status that the modality gets."""
 
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 """Statuses of the Storage Service Class (PS3.4 table B.2-1)."""
@@ -111,7 +112,8 @@ class Relay:
             while self._step(stopping):
                 pass
         except (_EndedError, ValueError, OSError) as error:
-            self._report(Refusal(RefusalKind.ABORT, getattr(error, "strerror", None) or str(error)))
+            kind = RefusalKind.CUT if self.is_busy else RefusalKind.ABORT
+            self._report(Refusal(kind, getattr(error, "strerror", None) or str(error)))
             self._try_to_send(pdu.abort())
         finally:
             self._gateway.close()
@@ -309,7 +311,7 @@ class Relay:
             self._finish(response)
             self._report(None)
         else:
-            self._refuse(self._explain(status, exchange))
+            self._refuse(Refusal(RefusalKind.IMAGE, "", status))
 
     def _fail(self, refusal: Refusal) -> None:
         """ORTHANC1 will not answer the message under way: refuse it once it has come whole."""
@@ -324,6 +326,7 @@ class Relay:
         exchange = self._exchange
         if exchange is None or exchange.request is None:
             raise _EndedError(refusal.reason)
+        refusal = self._explain(refusal, exchange)
         status = OUT_OF_RESOURCES if refusal.status is None else refusal.status
         self._finish(store_response(exchange.request, status, exchange.context_id, self._longest))
         self._report(refusal)

@@ -37,6 +37,7 @@ class AcceptorDaemon:
 
     def __init__(self, config: Config, clock: Clock) -> None:
         self._clock = clock
+        self._since = stamp(clock.utc())
         self._file = Paths(config).heartbeat("acceptor")
         self._fault = Paths(config).gateway_fault
         self._fault_at = self._last_fault()
@@ -96,6 +97,7 @@ class AcceptorDaemon:
             limit=self._limits.total,
             held_off={address: round(seconds) for address, seconds in self._limits.held().items()},
             senders=self._senders.status(),
+            since=self._since,
         )
         ACCEPTOR.write_status(self._file, status)
         return TickResult(f"{count} of {self._limits.total} associations")

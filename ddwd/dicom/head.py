@@ -36,6 +36,7 @@ _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D,
 _WANTED = frozenset({_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES})
 _IDENTIFYING = frozenset({_PATIENT_ID, _STUDY, _SERIES, _SOP_INSTANCE})
 _PADDING = " \0"
+_UID_CHARACTERS = frozenset("0123456789.")
 _ITEM, _DELIMITERS, _DELIMITER_GROUP = 0xFFFEE000, frozenset({0xFFFEE00D, 0xFFFEE0DD}), 0xFFFE
 _UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
@@ -99,6 +100,17 @@ def read_beginning(data: bytes, transfer_syntax: str) -> Head:
     if transfer_syntax in DEFLATED:
         data = _inflate(data)
     return _head(_scan(_of(data, 0), _order(transfer_syntax), _WANTED | _IDENTIFYING)[0])
+
+
+def read_study_uid(data: bytes, transfer_syntax: str) -> str:
+    """Read the StudyInstanceUID at the beginning of a data set, whatever the other identifiers are; empty if there is none, or no UID."""
+    with suppress(UnreadableError):
+        if transfer_syntax in DEFLATED:
+            data = _inflate(data)
+        values, _ = _scan(_of(data, 0), _order(transfer_syntax), frozenset({_STUDY}))
+        uid = values.get(_STUDY, "").strip(_PADDING)
+        return uid if set(uid) <= _UID_CHARACTERS else ""
+    return ""
 
 
 def is_deflated(content: bytes) -> bool:

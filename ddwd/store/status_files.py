@@ -8,6 +8,7 @@ keys, is read. Stamps are UTC.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from ddwd.config.retention import Place
 from ddwd.core.model import OrthancId
@@ -22,7 +23,7 @@ _NO_STUDY = OrthancId("")
 class ScpStatus:
     """What the receiver did since its start; `alive` is whether it responded to its own last C-ECHO.
 
-    `progressed` is the seconds since the last bytes arrived, `strangers` counts rejected connections from other machines.
+    `associations` are open now, of at most `limit`; 0 in the file of a version that did not write it. `progressed` is the seconds since the last bytes arrived, `strangers` counts rejected connections from other machines.
     """
 
     associations: int = 0
@@ -35,24 +36,57 @@ class ScpStatus:
     alive: bool = True
     at: str = ""
     pid: int = 0
+    limit: int = field(default=0, metadata=stored(omit_empty=True))
 
 
 # --- ddwd-acceptor ----------------------------------------------------------------------------------------------------
 
 
+class RefusalKind(StrEnum):
+    """What was refused, or ended before its time.
+
+    CONTEXT is of an association in which images of other contexts are taken, CONTEXTS of one without any context for images. CUT is an
+    association that ended in the middle of a message, ABORT one that ended between two.
+    """
+
+    CONNECTION = "connection"
+    CERTIFICATE = "certificate"
+    ASSOCIATION = "association"
+    CONTEXT = "presentation context"
+    CONTEXTS = "every presentation context"
+    IMAGE = "image"
+    CUT = "unfinished message"
+    ABORT = "abort"
+
+
+HARMLESS = frozenset({RefusalKind.CONNECTION, RefusalKind.CONTEXT, RefusalKind.ABORT})
+"""Refusals that keep no image from the portal: port scans, contexts that a vendor proposes besides, associations without a release."""
+
+RETRY = "0xA700"
+"""The one status after which sending the same image again can help (PS3.4 table B.2-1: out of resources)."""
+
+
 @dataclass(frozen=True, slots=True)
 class RefusalCount:
-    """One reason for which a sender was refused in the last hour: kind of the refusal, number, and when last."""
+    """One reason for which a sender was refused in the last hour: how often, and when last; `status` is empty or as 0xC000.
+
+    `standing` is whether it is a problem now: an image may be missing, and the sender has not had success since.
+    """
 
     kind: str = ""
     reason: str = ""
     count: int = 0
     last: str = ""
+    status: str = ""
+    standing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SenderStatus:
-    """What one AE title at one address did since the start of ddwd-acceptor: open associations, stored images, refusals."""
+    """What one AE title at one address did since the start of ddwd-acceptor: open associations, stored images, refusals.
+
+    `recent` counts the refusals of the last hour, also those whose reason is no longer in `reasons`.
+    """
 
     aet: str = ""
     address: str = ""
@@ -61,11 +95,15 @@ class SenderStatus:
     refused: int = 0
     seen: str = ""
     reasons: tuple[RefusalCount, ...] = ()
+    recent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptorStatus:
-    """Open associations and their limit, the senders, and the addresses that are held off with the seconds that are left."""
+    """Open associations and their limit, the senders, and the addresses that are held off with the seconds that are left.
+
+    All counts begin at `since`, the start of ddwd-acceptor.
+    """
 
     at: str = ""
     pid: int = 0
@@ -73,6 +111,7 @@ class AcceptorStatus:
     limit: int = 0
     held_off: dict[str, int] = field(default_factory=dict)
     senders: tuple[SenderStatus, ...] = ()
+    since: str = ""
 
 
 # --- ddwd-extractor ---------------------------------------------------------------------------------------------------
