@@ -25,7 +25,11 @@ _RETRY_SECONDS = 0.2
 
 
 class GatewayDownError(Exception):
-    """ORTHANC1 does not answer, or has ended the association."""
+    """ORTHANC1 does not answer."""
+
+
+class GatewayLostError(GatewayDownError):
+    """ORTHANC1 has ended an association that was open."""
 
 
 class GatewayRejectedError(Exception):
@@ -121,7 +125,7 @@ class GatewayLink:
             if self._channel is not None:
                 self._channel.send(content)
         except OSError as error:
-            raise GatewayDownError(error.strerror) from error
+            raise GatewayLostError(error.strerror) from error
 
     def receive(self) -> Iterator[Data | CommandEnd | DataSetEnd | Control] | None:
         """Return the pieces that came; None if there are none yet. Raises GatewayDownError if the connection has ended."""
@@ -130,11 +134,11 @@ class GatewayLink:
         try:
             received = self._channel.receive()
         except OSError as error:
-            raise GatewayDownError(error.strerror) from error
+            raise GatewayLostError(error.strerror) from error
         if received is None:
             return None
         if not received:
-            raise GatewayDownError("ORTHANC1 ended the connection")
+            raise GatewayLostError("it closed the connection")
         return self._scanner.feed(received)
 
     def release(self) -> None:

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ddwd.acceptor import reasons
+from ddwd.acceptor.association import Association
 from ddwd.acceptor.channel import Channel
 from ddwd.acceptor.gateway_link import GatewayDownError, GatewayLink, GatewayRejectedError
+from ddwd.acceptor.hold_off import CRASHES
 from ddwd.acceptor.relay import Relay, Timing
 from ddwd.acceptor.senders import Refusal
-from ddwd.core.clock import SystemClock
 from ddwd.dicom import association_pdu as pdu
 from ddwd.dicom import contexts
 from ddwd.dicom.association_pdu import ContextResult
@@ -29,10 +30,10 @@ from ddwd.store.status_files import RefusalKind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ddwd.acceptor.hold_off import HoldOff
     from ddwd.acceptor.limits import AssociationLimits
-    from ddwd.acceptor.relay import Exchange
     from ddwd.acceptor.senders import Senders
-    from ddwd.dicom.association_pdu import Answer, Proposal, Rejection, Request
+    from ddwd.dicom.association_pdu import Proposal, Rejection, Request
     from ddwd.orthanc.plugin.verdicts import Verdicts
 
 log = logging.getLogger("ddwd.acceptor")
@@ -42,8 +43,6 @@ _SILENT_SECONDS = 3600
 """Seconds after which the kernel hands over a connection that has not sent a byte: until then it costs nothing."""
 _REQUEST_SECONDS = 10.0
 """Seconds for the TLS handshake, and for the A-ASSOCIATE-RQ."""
-_BLAMED_SECONDS = 15.0
-"""Seconds from the end of a connection until ORTHANC1 is known to have ended by a fault."""
 _NEGOTIATING, _NEGOTIATING_EACH = 128, 64
 """Connections at once that have no association yet, in all and of one address."""
 
@@ -77,15 +76,16 @@ class Service:
 class Acceptor:
     """Accepts associations for ORTHANC1. `listen` on each port, `stop` at the end."""
 
-    def __init__(self, service: Service, limits: AssociationLimits, senders: Senders) -> None:
+    def __init__(
+        self, service: Service, limits: AssociationLimits, hold_off: HoldOff, senders: Senders
+    ) -> None:
         self._service = service
         self._limits = limits
+        self._hold_off = hold_off
         self._senders = senders
         self._stopping = os.eventfd(0, os.EFD_CLOEXEC)
         self._is_stopping = threading.Event()
         self._listeners: list[socket.socket] = []
-        self._clock = SystemClock()
-        self._cuts: dict[tuple[str, str], float] = {}
         self._relays: dict[threading.Thread, Relay | None] = {}
         self._lock = threading.Lock()
         self._negotiating: Counter[str] = Counter()
@@ -114,20 +114,6 @@ class Acceptor:
         for thread in threads:
             thread.join(max(until - time.monotonic(), 0))
         return not any(thread.is_alive() for thread in threads)
-
-    def gateway_crashed(self) -> None:
-        """ORTHANC1 ended by a fault of its own: blame who had an image in it; who is blamed too often is held off."""
-        since = self._clock.monotonic() - _BLAMED_SECONDS
-        with self._lock:
-            blamed = [who for who, at in self._cuts.items() if at >= since]
-            self._cuts.clear()
-        for aet, address in blamed:
-            if self._limits.blame(address):
-                self._senders.held_off(aet, address)
-
-    def _cut(self, aet: str, address: str) -> None:
-        with self._lock:
-            self._cuts[aet, address] = self._clock.monotonic()
 
     def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
         while not self._is_stopping.is_set():
@@ -250,38 +236,10 @@ class Acceptor:
         self._senders.associated(request.calling, address)
         if refusal := reasons.of_contexts(request.proposals, answers):
             self._senders.refused(request.calling, address, refusal)
-        return self._relay(modality, gateway, request, answers, address)
-
-    def _relay(
-        self,
-        modality: Channel,
-        gateway: GatewayLink,
-        request: Request,
-        answers: Mapping[int, Answer],
-        address: str,
-    ) -> Relay:
-        def report(refusal: Refusal | None) -> None:
-            if refusal is None:
-                self._senders.stored(request.calling, address)
-            else:
-                self._senders.refused(request.calling, address, refusal)
-
-        def explain(refusal: Refusal, exchange: Exchange) -> Refusal:
-            answer = answers.get(exchange.context_id)
-            sop_uid = exchange.request.sop_instance if exchange.request and not refusal.reason else ""
-            return reasons.of_image(
-                refusal, exchange, answer.transfer_syntax if answer else "", self._verdict(sop_uid)
-            )
-
-        return Relay(
-            modality,
-            gateway,
-            request.longest,
-            report,
-            explain,
-            self._service.timing,
-            lambda: self._cut(request.calling, address),
+        association = Association(
+            request.calling, address, answers, self._senders, self._hold_off, self._verdict
         )
+        return Relay(modality, gateway, request.longest, association, self._service.timing)
 
     def _verdict(self, sop_uid: str) -> str:
         if self._service.verdicts is None or not sop_uid:
@@ -300,6 +258,11 @@ class Acceptor:
             )
         if not self._service.may_send(request.calling, address):
             raise _RejectedError(pdu.CALLING_NOT_RECOGNIZED, "it is not in senders")
+        if seconds := self._hold_off.seconds(address):
+            reason = (
+                f"held off for {seconds / 60:.0f} minutes more: its images ended ORTHANC1 {CRASHES} times"
+            )
+            raise _RejectedError(pdu.LIMIT_EXCEEDED, reason)
 
 
 class _HandshakeError(Exception):

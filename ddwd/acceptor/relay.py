@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ddwd.acceptor.gateway_link import GatewayDownError, GatewayRejectedError
+from ddwd.acceptor.gateway_link import GatewayDownError, GatewayLostError, GatewayRejectedError
 from ddwd.acceptor.senders import Refusal
 from ddwd.dicom import association_pdu as pdu
 from ddwd.dicom.command import UID_CHARACTERS, has_data_set, read_store, response_status, store_response
@@ -22,12 +22,10 @@ from ddwd.store.status_files import RefusalKind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ddwd.acceptor.association import Association
     from ddwd.acceptor.channel import Channel
     from ddwd.acceptor.gateway_link import GatewayLink
     from ddwd.dicom.command import StoreRequest
-
-    Explain = Callable[[Refusal, "Exchange"], Refusal]
-    """(refusal, exchange) -> the refusal with its reason, its image, and the status that the modality gets."""
 
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 """Statuses of the Storage Service Class (PS3.4 table B.2-1)."""
@@ -76,22 +74,15 @@ class Relay:
         modality: Channel,
         gateway: GatewayLink,
         longest: int,
-        report: Callable[[Refusal | None], None],
-        explain: Explain,
+        association: Association,
         timing: Timing,
-        cut: Callable[[], None],
     ) -> None:
-        """`longest` is the modality's maximum length of a PDU; `report` receives each refusal, and None for each stored image.
-
-        `cut` is called when ORTHANC1 ended the connection while it had an image.
-        """
+        """`longest` is the modality's maximum length of a PDU."""
         self._modality = modality
         self._gateway = gateway
         self._longest = longest
-        self._report = report
-        self._explain = explain
+        self._association = association
         self._timing = timing
-        self._cut = cut
         self._scanner = PduScanner()
         self._exchange: Exchange | None = None
         self._refusal: Refusal | None = None
@@ -113,7 +104,7 @@ class Relay:
                 pass
         except (_EndedError, ValueError, OSError) as error:
             kind = RefusalKind.CUT if self.is_busy else RefusalKind.ABORT
-            self._report(Refusal(kind, getattr(error, "strerror", None) or str(error)))
+            self._association.refused(Refusal(kind, getattr(error, "strerror", None) or str(error)))
             self._try_to_send(pdu.abort())
         finally:
             self._gateway.close()
@@ -223,15 +214,10 @@ class Relay:
             action()
         except GatewayRejectedError as error:
             self._fail(Refusal(RefusalKind.IMAGE, str(error), OUT_OF_RESOURCES))
+        except GatewayLostError as error:
+            self._lost(error)
         except GatewayDownError as error:
-            self._cut()
-            self._fail(
-                Refusal(
-                    RefusalKind.IMAGE,
-                    f"ORTHANC1 is down or has ended the connection ({error})",
-                    OUT_OF_RESOURCES,
-                )
-            )
+            self._fail(Refusal(RefusalKind.IMAGE, f"ORTHANC1 is down ({error})", OUT_OF_RESOURCES))
 
     def _begin(self, piece: CommandEnd) -> None:
         if self._exchange is not None:
@@ -281,14 +267,16 @@ class Relay:
                 elif isinstance(piece, Control):
                     self._gateway_ended(piece.kind)
                     return
-        except GatewayDownError as error:
+        except GatewayLostError as error:
             if self.is_busy:
-                self._cut()
-                self._fail(
-                    Refusal(RefusalKind.IMAGE, f"ORTHANC1 ended the connection ({error})", OUT_OF_RESOURCES)
-                )
+                self._lost(error)
             else:
                 self._gateway.close()
+
+    def _lost(self, error: GatewayLostError) -> None:
+        if self._exchange is not None and self._exchange.request is not None:
+            self._association.cut(self._exchange.request.sop_instance)
+        self._fail(Refusal(RefusalKind.IMAGE, f"ORTHANC1 ended the connection ({error})", OUT_OF_RESOURCES))
 
     def _gateway_ended(self, kind: int) -> None:
         """Deal with a release or an A-ABORT of ORTHANC1."""
@@ -309,7 +297,7 @@ class Relay:
             self._finish(response)
         elif status == SUCCESS:
             self._finish(response)
-            self._report(None)
+            self._association.stored(exchange.request.sop_instance)
         else:
             self._refuse(Refusal(RefusalKind.IMAGE, "", status))
 
@@ -326,10 +314,10 @@ class Relay:
         exchange = self._exchange
         if exchange is None or exchange.request is None:
             raise _EndedError(refusal.reason)
-        refusal = self._explain(refusal, exchange)
+        refusal = self._association.explained(refusal, exchange)
         status = OUT_OF_RESOURCES if refusal.status is None else refusal.status
         self._finish(store_response(exchange.request, status, exchange.context_id, self._longest))
-        self._report(refusal)
+        self._association.refused(refusal)
 
     def _finish(self, response: bytes) -> None:
         self._exchange = self._refusal = None

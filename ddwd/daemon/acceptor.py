@@ -10,6 +10,7 @@ import os
 from ipaddress import ip_address
 
 from ddwd.acceptor.allowed_senders import admits
+from ddwd.acceptor.hold_off import HoldOff
 from ddwd.acceptor.limits import AssociationLimits, Limits
 from ddwd.acceptor.listener import Acceptor, Service
 from ddwd.acceptor.relay import Timing
@@ -42,8 +43,9 @@ class AcceptorDaemon:
         self._fault = Paths(config).gateway_fault
         self._fault_at = self._last_fault()
         self._limits = AssociationLimits(
-            Limits(config.gateway.associations, config.gateway.associations_each), clock
+            Limits(config.gateway.associations, config.gateway.associations_each)
         )
+        self._hold_off = HoldOff(clock)
         self._audit = Audit()
         self._senders = Senders(self._audit, clock)
         service = Service(
@@ -54,7 +56,7 @@ class AcceptorDaemon:
             Timing(answer=config.gateway.answer_within),
             verdicts=Verdicts(Paths(config).verdicts),
         )
-        self._acceptor = Acceptor(service, self._limits, self._senders)
+        self._acceptor = Acceptor(service, self._limits, self._hold_off, self._senders)
 
     def run(self, config: Config) -> None:
         """Listen until stopped. Raises DdwdError."""
@@ -88,14 +90,15 @@ class AcceptorDaemon:
     def _beat(self) -> TickResult:
         if (fault_at := self._last_fault()) != self._fault_at:
             self._fault_at = fault_at
-            self._acceptor.gateway_crashed()
+            for aet, address in self._hold_off.gateway_crashed():
+                self._senders.held_off(aet, address)
         count = self._limits.open
         status = AcceptorStatus(
             at=stamp(self._clock.utc()),
             pid=os.getpid(),
             associations=count,
             limit=self._limits.total,
-            held_off={address: round(seconds) for address, seconds in self._limits.held().items()},
+            held_off={address: round(seconds) for address, seconds in self._hold_off.held().items()},
             senders=self._senders.status(),
             since=self._since,
         )

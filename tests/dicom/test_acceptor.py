@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ddwd.acceptor.hold_off import HoldOff
 from ddwd.acceptor.limits import AssociationLimits, Limits
 from ddwd.acceptor.listener import Acceptor, Service
 from ddwd.acceptor.relay import Timing
@@ -43,7 +44,8 @@ class Door:
         clock = SystemClock()
         audit = Audit(lambda event, text, fields: self.events.append((event, text, fields)))
         self.senders = Senders(audit, clock)
-        self.count = AssociationLimits(self.limits, clock)
+        self.count = AssociationLimits(self.limits)
+        self.hold_off = HoldOff(clock)
         service = Service(
             "ORTHANC1",
             self.gateway.port,
@@ -52,7 +54,7 @@ class Door:
             self.timing,
             self.patience,
         )
-        self.acceptor = Acceptor(service, self.count, self.senders)
+        self.acceptor = Acceptor(service, self.count, self.hold_off, self.senders)
         self.target = Target("127.0.0.1", self.acceptor.listen("127.0.0.1", 0), "ORTHANC1", None)
 
     def audited(self, event: Event) -> str:
@@ -373,15 +375,16 @@ def test_nonsense_ends_the_association_and_is_audited(door: Door, content: bytes
 def test_who_ends_the_gateway_three_times_is_held_off_and_nobody_else(door: Door) -> None:
     door.gateway.on_store = lambda request: fake.CLOSE if request.sop_instance == "1.2.3.1" else 0
     door.start()
+    held = []
     for _ in range(3):
         with Sender(door.target) as sender:
             sender.associate()
             assert send(sender, image(1)) == "0xA700"
-        door.acceptor.gateway_crashed()
-    assert "images of HOSTILE ended ORTHANC1 three times" in door.audited(Event.SENDER_HELD_OFF)
+        held += door.hold_off.gateway_crashed()
+    assert held == [("HOSTILE", "127.0.0.1")]
     with Sender(door.target) as sender, pytest.raises(ConnectionRefusedError):
         sender.associate()
-    assert list(door.count.held()) == ["127.0.0.1"]
+    assert list(door.hold_off.held()) == ["127.0.0.1"]
 
 
 def test_a_restart_of_the_gateway_blames_nobody(door: Door) -> None:
@@ -391,7 +394,7 @@ def test_a_restart_of_the_gateway_blames_nobody(door: Door) -> None:
         with Sender(door.target) as sender:
             sender.associate()
             assert send(sender, image(1)) == "0xA700"
-    assert not door.count.held()
+    assert not door.hold_off.held()
 
 
 def test_a_first_pdu_that_is_no_request_is_audited(door: Door) -> None:

@@ -29,7 +29,7 @@ class Records:
 
 
 def test_an_address_has_its_share_and_all_together_have_theirs() -> None:
-    limits = AssociationLimits(Limits(total=5, one_address=3), FakeClock())
+    limits = AssociationLimits(Limits(total=5, one_address=3))
     assert [limits.enter("10.0.0.1") for _ in range(3)] == [""] * 3
     assert "of this address" in limits.enter("10.0.0.1")
     assert [limits.enter("10.0.0.2") for _ in range(2)] == [""] * 2
@@ -37,27 +37,6 @@ def test_an_address_has_its_share_and_all_together_have_theirs() -> None:
     limits.leave("10.0.0.1")
     assert limits.enter("10.0.0.3") == ""
     assert limits.open == 5
-
-
-def test_an_address_is_held_off_for_ten_minutes_after_three_faults_within_ten() -> None:
-    clock = FakeClock()
-    limits = AssociationLimits(Limits(), clock)
-    assert [limits.blame("10.0.0.1") for _ in range(3)] == [False, False, True]
-    assert "held off for 10 minutes" in limits.enter("10.0.0.1")
-    assert limits.enter("10.0.0.2") == ""
-    clock.advance(599)
-    assert limits.enter("10.0.0.1")
-    clock.advance(2)
-    assert limits.enter("10.0.0.1") == ""
-    assert limits.held() == {}
-
-
-def test_faults_that_lie_far_apart_hold_nobody_off() -> None:
-    clock = FakeClock()
-    limits = AssociationLimits(Limits(), clock)
-    for _ in range(10):
-        assert not limits.blame("10.0.0.1")
-        clock.advance(301)
 
 
 def test_a_refusal_is_audited_with_who_what_and_why() -> None:
