@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 GATEWAY, STORAGE, WEB = 4242, 4243, {8042, 8043}
 INNER = 4252
-"""ORTHANC1's own DICOM port: the kernel drops what other machines send to it."""
+"""ORTHANC1's own DICOM port: the kernel refuses other machines there."""
 SCAN = """
 import errno, selectors, socket, sys
 address, found, todo = sys.argv[1], set(), iter(range(1, 65536))

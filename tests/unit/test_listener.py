@@ -38,6 +38,7 @@ def test_a_port_for_this_machine_alone_takes_what_comes_from_here() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(5)
         assert prepare(server.getsockname()[1], here_only=True)
+        assert server.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).rstrip(b"\0") == b"lo"
         with socket.create_connection(server.getsockname(), 5) as speaker:
             speaker.sendall(b"\x01")
             with server.accept()[0] as accepted:
