@@ -67,8 +67,8 @@ def test_the_same_study_again_changes_nothing_on_disk(portal: Trial, tmp_path: P
 def test_the_same_study_under_another_patient_id_is_published_too_and_named_until_somebody_decides(
     portal: Trial, tmp_path: Path
 ) -> None:
-    first = made_up_ct(tmp_path / "first", 2, seed=17, patient_id="WRONG-1", size=16)
-    again = made_up_ct(tmp_path / "again", 2, seed=17, patient_id="RIGHT-1", size=16)
+    first = made_up_ct(tmp_path / "first", 2, seed=117, patient_id="WRONG-1", size=16)
+    again = made_up_ct(tmp_path / "again", 2, seed=117, patient_id="RIGHT-1", size=16)
     assert first.uid == again.uid
     portal.send(first.paths)
     portal.wait_complete(first)
