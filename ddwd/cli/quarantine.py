@@ -8,7 +8,7 @@ from ddwd.cli.command import Argument, Command, Group, OneOf, VerbResult, escape
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.errors import InvalidValueError, NotFoundError
-from ddwd.extractor.quarantine import Entry, read_entries
+from ddwd.extractor.quarantine import TWO_PATIENTS, Entry, read_entries
 from ddwd.store.operator_requests import Request, Requests
 
 _SHORT = 4
@@ -40,6 +40,8 @@ def _release(args: Namespace, config: Config) -> VerbResult:
 def _answer(entry: Entry) -> str:
     if entry.subject.kind == "undeliverable":
         return f"the extractor is asked to try {entry.id} again; see: ddwd status"
+    if entry.subject.kind == TWO_PATIENTS:
+        return f"the extractor is asked to record your decision about {entry.id}: both studies stay"
     return f"the extractor is asked to remove {entry.id} from the list; its file is kept"
 
 
@@ -95,13 +97,15 @@ COMMAND = Group(
             (OneOf(Argument("id", nargs="?", metavar="ID", help=_ID_HELP), flag("--all", "every entry")),),
         ),
     ),
-    about="""An entry is one image, and the reason why it is here:
+    about="""An entry is one image, or of the last kind one study, and the reason why it is here:
   undeliverable  it failed repeatedly while other images succeeded; when released, it is tried again
   conflict       another image with the same SOPInstanceUID and other content was received before it
   stray          the receiver acknowledged it, and it belongs to no known study
   vanished       its study was deleted on both Orthancs before it was on disk
-When released, the last three leave the list; the portal cannot deliver them. No file is ever deleted:
-the file of a released entry is below quarantine/released. ID can be shortened to its first digits, at
+  two-patients   the StudyInstanceUID of a published study is in use under another PatientID too
+When released, conflict, stray and vanished leave the list; the portal cannot deliver them. No file is ever deleted:
+the file of a released entry is below quarantine/released. Releasing two-patients records your decision that
+both studies stay: no file is moved, and the same two studies are not reported again. ID can be shortened to its first digits, at
 least 4, if only one entry begins with them.""",
     exits={
         0: "shown, or the extractor is asked; if it is stopped, it acts on the request when it starts",

@@ -248,7 +248,8 @@ COMMAND = Command(
             help="show it again every so many seconds (2), until Ctrl-C",
         ),
     ),
-    about="Images in quarantine wait for you, and are counted, but are no error.",
+    about="""Images in quarantine wait for you, and are counted, but are no error. A StudyInstanceUID that is in use
+under two PatientIDs is one, until you decide.""",
     exits={
         0: "all is well: every unit is active, both Orthancs answer, both heartbeats are fresh, no study"
         " waits after a failure, and there is room on the disks",

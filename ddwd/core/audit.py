@@ -68,6 +68,7 @@ class Event(StrEnum):
     CONTEXT_REFUSED = "context-refused", "9a6f0f1c4f0b4c5c8d2e6b7a10d40071", _LOG_WARNING
     IMAGE_REFUSED = "image-refused", "9a6f0f1c4f0b4c5c8d2e6b7a10d40072", _LOG_WARNING
     SENDER_HELD_OFF = "sender-held-off", "9a6f0f1c4f0b4c5c8d2e6b7a10d40073", _LOG_WARNING
+    TWO_PATIENTS = "two-patients", "9a6f0f1c4f0b4c5c8d2e6b7a10d40074", _LOG_WARNING
     PAUSED = "paused", "9a6f0f1c4f0b4c5c8d2e6b7a10d4001a"
     RESUMED = "resumed", "9a6f0f1c4f0b4c5c8d2e6b7a10d4001b"
     SELF_TEST = "self-test", "9a6f0f1c4f0b4c5c8d2e6b7a10d4001c"

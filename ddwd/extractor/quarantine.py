@@ -2,6 +2,9 @@
 
 One entry is `quarantine/StudyInstanceUID/ID.json`, with `ID.dcm` beside it. The portal never removes an entry from quarantine:
 an entry that the operator releases (`ddwd quarantine release`) moves to `quarantine/released/`.
+
+`quarantine/two-patients/ID.json` is not about an image but about a study that is published: its StudyInstanceUID is published
+under another PatientID too. Such an entry moves no file; it waits for the operator's decision.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from ddwd.core import durable
 from ddwd.core.audit import Audit, Event
@@ -22,11 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RELEASED = "released"
+TWO_PATIENTS: Final = "two-patients"
+"""The kind of an entry and the name of its folder; `safe_component` makes no such name of a StudyInstanceUID."""
 _ID_DIGITS = 32
 
-Kind = Literal["conflict", "undeliverable", "stray", "vanished"]
+Kind = Literal["conflict", "undeliverable", "stray", "vanished", "two-patients"]
 """conflict: other content under a UID that is taken. undeliverable: failed while others passed. stray: acknowledged by the
-SCP and part of no study. vanished: its study was deleted on both Orthancs before it was published."""
+SCP and part of no study. vanished: its study was deleted on both Orthancs before it was published. two-patients: the
+StudyInstanceUID of a published study is published under another PatientID too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +133,15 @@ class Quarantine:
             if path.exists():
                 durable.rename(path, folder / path.name, below=self.folder)
         subject = entry.subject
+        is_decision = subject.kind == TWO_PATIENTS
         self.audit.record(
             Event.RELEASED,
-            f"released from quarantine ({subject.kind})",
+            "the studies of both patients stay"
+            if is_decision
+            else f"released from quarantine ({subject.kind})",
             study_uid=subject.study_uid,
             entry=entry.id,
-            sop_uid=subject.sop_uid,
+            **_named(subject),
         )
 
     def entries(self) -> list[Entry]:
@@ -140,12 +149,17 @@ class Quarantine:
         return read_entries(self.folder)
 
     def count(self) -> int:
-        """Return the number of entries that wait for the operator."""
-        return sum(1 for _ in _notes(self.folder))
+        """Return the number of images that wait for the operator."""
+        return sum(note.parent.name != TWO_PATIENTS for note in _notes(self.folder))
+
+    def count_two_patients(self) -> int:
+        """Return the number of published studies that wait for a decision about their patient."""
+        return sum(1 for _ in (self.folder / TWO_PATIENTS).glob("*.json"))
 
     def _note(self, subject: QuarantinedObject, size: int, digest: str) -> tuple[Path, bool]:
         """Write the reason; return the path for the bytes, and whether the entry is new."""
-        folder = self.folder / safe_component(subject.study_uid)
+        is_pair = subject.kind == TWO_PATIENTS
+        folder = self.folder / (TWO_PATIENTS if is_pair else safe_component(subject.study_uid))
         durable.make_dirs(self.folder)
         durable.make_dirs(folder, below=self.folder)
         identity = "|".join((subject.study_uid, subject.study, subject.instance, subject.kind, digest))
@@ -168,13 +182,14 @@ class Quarantine:
     def _report(self, subject: QuarantinedObject, entry: str, *, is_new: bool) -> None:
         if not is_new:
             return
-        event = Event.CONFLICT if subject.kind == "conflict" else Event.QUARANTINED
+        events = {"conflict": Event.CONFLICT, TWO_PATIENTS: Event.TWO_PATIENTS}
+        what = "two patients" if subject.kind == TWO_PATIENTS else f"put in quarantine ({subject.kind})"
         self.audit.record(
-            event,
-            f"put in quarantine ({subject.kind}): {subject.reason}; see: ddwd quarantine show {entry}",
+            events.get(subject.kind, Event.QUARANTINED),
+            f"{what}: {subject.reason}; see: ddwd quarantine show {entry}",
             study_uid=subject.study_uid,
             entry=entry,
-            sop_uid=subject.sop_uid,
+            **_named(subject),
         )
 
 
@@ -194,10 +209,18 @@ def _notes(folder: Path) -> Iterator[Path]:
             yield from study.glob("*.json")
 
 
+def _named(subject: QuarantinedObject) -> dict[str, str]:
+    """Return the field of an event that names the image or, of an entry that is about a study, the study."""
+    return {"study": subject.study} if subject.kind == TWO_PATIENTS else {"sop_uid": subject.sop_uid}
+
+
 def _read(note: Path) -> Entry:
     try:
         found = _FORMAT.parse(note.read_bytes(), note.name)
     except DamagedStateError as error:
-        damaged = QuarantinedObject("stray", note.parent.name, f"its reason file is damaged ({error.reason})")
+        reason = f"its reason file is damaged ({error.reason})"
+        damaged = QuarantinedObject("stray", note.parent.name, reason)
+        if note.parent.name == TWO_PATIENTS:
+            damaged = QuarantinedObject(TWO_PATIENTS, "", reason)
         return Entry(note.stem, "", damaged, 0, "", note)
     return Entry(note.stem, found.at, found.subject, found.size, found.sha256, note)

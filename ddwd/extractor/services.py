@@ -9,6 +9,7 @@ from ddwd.config.paths import Paths
 from ddwd.config.routing import stow_jobs_elsewhere
 from ddwd.extractor.flow_control import FlowControl
 from ddwd.extractor.loop import ExtractorLoop
+from ddwd.extractor.namesakes import Namesakes
 from ddwd.extractor.observer import Observer
 from ddwd.extractor.operator_commands import OperatorCommands
 from ddwd.extractor.orphans import Conflicts, OrphanSweeper
@@ -134,12 +135,15 @@ class Extractor:
             services.workers,
             config.retrieve.batch,
         )
+        namesakes = Namesakes(self.peers, stores.custody, self.quarantine)
         routes = {route.name: route for route in config.routes}
         notifier = PublishNotifier(routes, self.output, HookQueue(paths.hooks), paths.output)
         steps = Steps(
             forward=Forwarder(services.gateway, beside=stow_jobs_elsewhere(config.destinations)),
             retrieve=retriever,
-            publish=PublishStep(publisher, stores.custody, stores.claims, notifier, spool, events, clock),
+            publish=PublishStep(
+                publisher, stores.custody, stores.claims, namesakes, notifier, spool, events, clock
+            ),
             set_aside=SetAside(self.peers, self.quarantine, config.retrieve.tries),
             repair=GatewayRepair(self.peers, self.quarantine),
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ddwd.core.audit import Event
 from ddwd.core.model import SELF_TEST_AET
 from ddwd.status.formatting import many, span
-from ddwd.status.report import aside_text, sender_problems
+from ddwd.status.report import aside_text, sender_problems, two_patients_text
 from ddwd.store.statefile import StateFormat, stored
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ WEEKS = 4
 """A modality is expected after so many weeks in a row."""
 _WINDOW = timedelta(hours=3)
 _WEEK = timedelta(days=7)
-_AT_ONCE = frozenset({"quarantine", "self-test"})
+_AT_ONCE = frozenset({"quarantine", "two-patients", "self-test"})
 """Conditions that are reported at once: they do not end without the operator."""
 
 
@@ -50,7 +50,7 @@ def conditions(report: Report, silent: Mapping[str, datetime]) -> dict[str, Cond
     for aet, last in silent.items():
         at = f"{last:%a %d %b %H:%M}"
         found[f"silence {aet}"] = f"{aet} usually sends at this hour; its last images came {at}"
-    counts = {"quarantine": report.quarantine or 0}
+    counts = {"quarantine": report.quarantine or 0, "two-patients": report.two_patients}
     return {key: Condition(text, counts.get(key, 0)) for key, text in found.items()}
 
 
@@ -102,6 +102,8 @@ def _waiting(report: Report) -> dict[str, str]:
     if report.quarantine:
         images_wait = many(report.quarantine, "image waits", "images wait")
         found["quarantine"] = f"{images_wait} in quarantine: ddwd quarantine list"
+    if report.two_patients:
+        found["two-patients"] = f"{two_patients_text(report.two_patients)}: ddwd quarantine list"
     if report.self_test is not None and not report.self_test.ok:
         found["self-test"] = f"the self test failed: {report.self_test.text}: ddwd doctor"
     return found

@@ -45,7 +45,8 @@ _GAUGES = (
     ("ddwd_destination_up", "1 where the destination answered last time.", "destination"),
     ("ddwd_destination_backlog_images", "Images that wait for the destination.", "destination"),
     ("ddwd_studies_in_flight", "Studies in flight, by stage.", "stage"),
-    ("ddwd_quarantine_images", "Entries of the quarantine."),
+    ("ddwd_quarantine_images", "Images in quarantine."),
+    ("ddwd_two_patients_studies", "Studies whose StudyInstanceUID has two PatientIDs, not yet decided."),
     ("ddwd_associations", "Open associations of senders."),
     ("ddwd_associations_limit", "Associations of senders that may be open at once."),
     ("ddwd_refusals_last_hour", "Refusals in the last hour, by calling AE title.", "aet"),
@@ -133,6 +134,7 @@ class Metrics:
             self._set("ddwd_studies_in_flight", count, stage)
         self._show_senders(report.acceptor.acceptor if report.acceptor else AcceptorStatus())
         self._set("ddwd_quarantine_images", report.quarantine or 0)
+        self._set("ddwd_two_patients_studies", report.two_patients)
         self._set("ddwd_paused", report.paused)
         if report.self_test is not None:
             self._set("ddwd_self_test_ok", report.self_test.ok)

@@ -12,7 +12,7 @@ from ddwd.core.errors import DdwdError
 from ddwd.status import units
 from ddwd.status.findings import CheckContext, Finding, broken, note, warn
 from ddwd.status.formatting import many, span
-from ddwd.status.report import aside_text
+from ddwd.status.report import aside_text, two_patients_text
 from ddwd.store.status_files import RetentionRound, RetentionStatus, SweepStatus
 
 if TYPE_CHECKING:
@@ -157,6 +157,9 @@ def waiting(context: CheckContext) -> Iterator[Finding]:
     if context.report.quarantine:
         text = f"{many(context.report.quarantine, 'image waits', 'images wait')} in quarantine"
         yield warn(text, "ddwd quarantine list")
+    if context.report.two_patients:
+        remedy = "ddwd quarantine list; decided by: ddwd quarantine release ID"
+        yield warn(two_patients_text(context.report.two_patients), remedy)
     bad = sorted(context.paths.requests.glob("*.bad"))
     if bad:
         text = f"{many(len(bad), 'request was', 'requests were')} damaged and ignored"

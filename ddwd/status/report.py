@@ -127,7 +127,7 @@ class VolumeState:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything `ddwd status` shows; `quarantine` is None if this user may not read it."""
+    """Everything `ddwd status` shows; `quarantine`, the number of images in it, is None if this user may not read it."""
 
     at: str
     units: tuple[Unit, ...]
@@ -148,6 +148,8 @@ class Report:
     """Studies whose hook failed and will be retried."""
     acceptor: Heartbeat | None = None
     """The heartbeat of ddwd-acceptor, with the senders and their refusals; None if the gateway is on another machine."""
+    two_patients: int = 0
+    """Studies whose StudyInstanceUID is in use under another PatientID too, and about which nobody has decided."""
     aside: dict[str, int] = field(default_factory=dict)
     """Folder -> objects whose content differs from the stored ones, and that no extractor of this machine moves to quarantine."""
 
@@ -174,6 +176,7 @@ def collect(config: Config, sources: ReportSources) -> Report:
     hearts = tuple(_heart(config, daemon, sources.clock) for daemon in daemons)
     heart = hearts[-1] if hearts else Heartbeat("extractor", problem="it runs on another machine")
     extractor = heart.extractor
+    quarantined, two_patients = _quarantined(paths.quarantine)
     return Report(
         at=stamp(sources.clock.utc()),
         # only `ddwd try` has the embedded database, and it has no units
@@ -184,7 +187,8 @@ def collect(config: Config, sources: ReportSources) -> Report:
         counts=extractor.counts,
         in_flight=extractor.in_flight,
         recent=extractor.recent,
-        quarantine=_quarantined(paths.quarantine),
+        quarantine=quarantined,
+        two_patients=two_patients,
         paused=extractor.paused,
         self_test=status_files.SELF_TEST.read_or_none(paths.self_test),
         swept=extractor.swept,
@@ -318,15 +322,16 @@ def _volume(config: Config, use: str, path: Path) -> VolumeState:
     return VolumeState(use, str(path), space.free, space.total, disk_space.level_name(level), problem=problem)
 
 
-def _quarantined(folder: Path) -> int | None:
-    """Count the objects in quarantine; None if this user may not read them."""
+def _quarantined(folder: Path) -> tuple[int | None, int]:
+    """Count the images in quarantine, None if this user may not read them, and the decisions about two patients that wait there."""
     try:
         next(iter(folder.iterdir()), None)
     except FileNotFoundError:
-        return 0
+        return 0, 0
     except OSError:
-        return None
-    return Quarantine(folder, SystemClock(), Audit()).count()
+        return None, 0
+    quarantine = Quarantine(folder, SystemClock(), Audit())
+    return quarantine.count(), quarantine.count_two_patients()
 
 
 def destination_states(config: Config) -> tuple[status_files.DestinationStatus, ...]:
@@ -361,6 +366,11 @@ def aside_text(folder: str, count: int) -> str:
     return f"{images} of other content than the stored ones in {folder}: check and remove them"
 
 
+def two_patients_text(count: int) -> str:
+    """Return the line for people about `count` such studies."""
+    return f"{many(count, 'study has', 'studies have')} the UID of another patient's study"
+
+
 def _all_wrong(report: Report) -> Iterator[str]:
     for unit in report.units:
         if not unit.is_well:
@@ -379,6 +389,9 @@ def _all_wrong(report: Report) -> Iterator[str]:
     if held := report.counts.get(Stage.HELD.value, 0):
         yield f"{many(held, 'study is', 'studies are')} held: no route matches them; see: ddwd routes list"
     yield from (aside_text(folder, count) for folder, count in report.aside.items())
+    if report.two_patients:
+        text = two_patients_text(report.two_patients)
+        yield f"{text}; see: ddwd quarantine list; decided by: ddwd quarantine release ID"
     for row in report.destinations:
         if row.state == "away":
             studies = many(row.studies, "study waits", "studies wait")

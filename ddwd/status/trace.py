@@ -7,6 +7,7 @@ the ledger. A source that cannot be read is named, and the trace has the others 
 from __future__ import annotations
 
 import textwrap
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +16,7 @@ from ddwd.core.audit import WARNINGS
 from ddwd.core.errors import DamagedStateError, DdwdError, NotFoundError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
 from ddwd.extractor.decision import Blocker, Stage
-from ddwd.extractor.quarantine import read_entries
+from ddwd.extractor.quarantine import TWO_PATIENTS, read_entries
 from ddwd.status.events import AuditEvent, of_study
 from ddwd.status.formatting import many, plain, second, time
 from ddwd.status.status_codes import explain
@@ -68,7 +69,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The whole trace; `complete` is True if every image of both Orthancs is on disk as recorded."""
+    """The whole trace; `complete` is True if every image of both Orthancs is on disk as recorded.
+
+    `namesakes` are the studies that have its StudyInstanceUID under another PatientID.
+    """
 
     study: OrthancId
     study_uid: str
@@ -82,11 +86,15 @@ class Trace:
     missing: tuple[str, ...]
     verdict: str
     next_step: str
+    namesakes: tuple[OrthancId, ...] = ()
 
 
 @dataclass
 class _Facts:
-    """The contents of all sources. `record` is an empty record with revision 0 if there is none; `gone` counts its missing files."""
+    """The contents of all sources. `record` is an empty record with revision 0 if there is none; `gone` counts its missing files.
+
+    `undecided` are entries of the quarantine about its StudyInstanceUID, this study's or a namesake's.
+    """
 
     study: OrthancId
     record: Record
@@ -95,6 +103,8 @@ class _Facts:
     row: InFlightStudy = field(default_factory=InFlightStudy)
     gone: int = 0
     entries: list[Entry] = field(default_factory=list)
+    undecided: list[Entry] = field(default_factory=list)
+    namesakes: frozenset[OrthancId] = frozenset()
     events: list[AuditEvent] = field(default_factory=list)
 
     def ids(self, node: str) -> frozenset[OrthancId]:
@@ -109,6 +119,10 @@ class _Facts:
     @property
     def listing(self) -> Study | None:
         return self.listings.get("storage") or self.listings.get("gateway")
+
+    @property
+    def study_uid(self) -> str:
+        return (self.listing.study_uid if self.listing else "") or self.record.study_uid
 
     @property
     def route(self) -> str:
@@ -135,6 +149,7 @@ def trace(study: OrthancId, config: Config, nodes: tuple[OrthancPort, OrthancPor
             facts.problems[source] = str(error)
         except OSError as error:
             facts.problems[source] = f"{content} for root and group ddwd ({error.strerror})"
+    _find_namesakes(facts, nodes)
     unread = facts.problems.keys() & {"gateway", "storage", "disk"}
     if not (facts.listing or facts.record.revision or facts.row.study or facts.entries or unread):
         raise NotFoundError("no hop knows this study; see: ddwd reconcile --dry-run")
@@ -162,7 +177,20 @@ def _read_disk(facts: _Facts, paths: Paths) -> None:
     if record is not None:
         facts.record = record
         facts.gone = sum(is_missing(paths.output / record.folder, image) for image in record.images.values())
-    facts.entries = [entry for entry in read_entries(paths.quarantine) if entry.subject.study == facts.study]
+    for entry in read_entries(paths.quarantine):
+        if entry.subject.kind == TWO_PATIENTS and entry.subject.study_uid == facts.study_uid:
+            facts.undecided.append(entry)
+        elif entry.subject.study == facts.study:
+            facts.entries.append(entry)
+
+
+def _find_namesakes(facts: _Facts, nodes: tuple[OrthancPort, OrthancPort]) -> None:
+    """Ask both Orthancs for studies of the same StudyInstanceUID; one that does not answer is named elsewhere."""
+    found = {*facts.record.namesakes, *(OrthancId(entry.subject.study) for entry in facts.undecided)}
+    for node in nodes if facts.study_uid else ():
+        with suppress(DdwdError):
+            found.update(node.find_study(facts.study_uid))
+    facts.namesakes = frozenset(found - {facts.study})
 
 
 def _read_ledger(facts: _Facts, paths: Paths) -> None:
@@ -176,10 +204,10 @@ def _trace_of(facts: _Facts, config: Config) -> Trace:
     listing, record = facts.listing, facts.record
     missing = tuple(_missing(facts))
     unfinished = _unread(facts) or _in_flight(facts) or _in_quarantine(facts) or _incomplete(facts, missing)
-    verdict, next_step = unfinished or _at_rest(facts)
+    verdict, next_step = unfinished or _undecided(facts) or _at_rest(facts)
     return Trace(
         study=facts.study,
-        study_uid=(listing.study_uid if listing else "") or record.study_uid,
+        study_uid=facts.study_uid,
         accession=(listing.accession if listing else "") or record.accession,
         aet=next((event.fields["aet"] for event in facts.events if event.fields.get("aet")), ""),
         stage=facts.row.state or ("published" if record.revision else "unknown"),
@@ -190,6 +218,7 @@ def _trace_of(facts: _Facts, config: Config) -> Trace:
         missing=missing,
         verdict=verdict,
         next_step=next_step,
+        namesakes=tuple(sorted(facts.namesakes)),
     )
 
 
@@ -302,6 +331,14 @@ def _incomplete(facts: _Facts, missing: tuple[str, ...]) -> tuple[str, str] | No
     return None
 
 
+def _undecided(facts: _Facts) -> tuple[str, str] | None:
+    if not facts.undecided:
+        return None
+    verdict, _ = _at_rest(facts)
+    why = "its StudyInstanceUID is in use under another PatientID too, and nobody has decided"
+    return f"{verdict}; {why}", f"ddwd quarantine show {facts.undecided[0].id}"
+
+
 def _at_rest(facts: _Facts) -> tuple[str, str]:
     record = facts.record
     if record.passed and not record.images:
@@ -337,6 +374,11 @@ def marked_lines(study: Trace, width: int) -> list[Line]:
         f"study      {plain(study.study_uid) or study.study}",
         f"accession  {plain(study.accession) or '-'}    from {plain(study.aet) or '-'}    Orthanc ID {study.study}",
         *([f"route      {study.route}"] if study.route else []),
+        *(
+            line
+            for one in study.namesakes
+            for line in _wrapped("same UID   ", f"study {one}, under another PatientID", width)
+        ),
         "",
         *_wrapped("verdict    ", study.verdict, width),
         *_wrapped("do         ", study.next_step, width),

@@ -62,7 +62,8 @@ class Record:
     """The custody record of one study; `revision` counts from 1 and rises with each change after publication.
 
     `route` is the name of its route, empty without routes. `retired` has, for `gateway`, `storage` and `output`, the UTC stamp of when
-    retention last removed images there. `passed` are images that the route leaves on storage.
+    retention last removed images there. `passed` are images that the route leaves on storage. `namesakes` are published
+    studies of the same StudyInstanceUID under another PatientID that the operator was asked about.
     """
 
     study: OrthancId
@@ -76,6 +77,7 @@ class Record:
     set_aside: dict[OrthancId, str] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     passed: list[OrthancId] = field(default_factory=list)
+    namesakes: list[OrthancId] = field(default_factory=list, metadata=stored(omit_empty=True))
     images: dict[OrthancId, InstanceRecord] = field(
         default_factory=dict, metadata=stored(listed_by="orthanc_id")
     )

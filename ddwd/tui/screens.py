@@ -11,6 +11,7 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import DataTable, Footer, Input, Static
 
 from ddwd.core.errors import DdwdError
+from ddwd.extractor.quarantine import TWO_PATIENTS
 from ddwd.status.formatting import plain, second
 from ddwd.store.operator_requests import Request
 from ddwd.store.status_files import FinishedStudy, InFlightStudy
@@ -269,6 +270,8 @@ class QuarantineScreen(Screen[None]):
         if entry is not None:
             file = entry.file
             where = f"\nfile: {file.name}, {entry.size:,} bytes" if file else "\nits file could not be read"
+            if entry.subject.kind == TWO_PATIENTS:
+                where = f"\nthis one: study {entry.subject.study}; no file was moved"
             self.query_one("#reason", Static).update(plain(entry.subject.reason) + where)
 
     def action_release(self) -> None:
@@ -277,7 +280,8 @@ class QuarantineScreen(Screen[None]):
         if not key:
             return
         entry = self._entries[key]
-        what = "try it again" if entry.subject.kind == "undeliverable" else "remove it from the list"
+        decisions = {"undeliverable": "try it again", TWO_PATIENTS: "record that both studies stay"}
+        what = decisions.get(entry.subject.kind, "remove it from the list")
         self._ask(f"Release {key[:8]} ({entry.subject.kind}): {what}?", Request("release", item=key))
 
 

@@ -128,6 +128,29 @@ def test_the_same_uids_under_two_patient_ids_are_two_studies(portal: Portal, tmp
     for patient in ("DOOR-A", "DOOR-B"):
         _wait_for_files(portal, portal.output / patient / first.uid, 3)
     assert kept_aside(portal) == []
+    machine = portal.machine
+    machine.wait_for(lambda: _undecided(portal, first), limit=60, what="nobody is asked about two patients")
+    (entry,) = _undecided(portal, first)
+    assert any("the UID of another patient's study" in line for line in _wrong(portal))
+    told = machine.run(f"journalctl -t ddwd-audit -o json DDWD_EVENT=two-patients DDWD_ENTRY={entry}").stdout
+    assert first.uid in told
+    assert "DOOR-" not in told
+    machine.run(["ddwd", "quarantine", "release", entry])
+    machine.wait_for(lambda: not _undecided(portal, first), limit=60, what="the decision is not recorded")
+    assert not any("the UID of another patient's study" in line for line in _wrong(portal))
+    assert machine.run(f"journalctl -t ddwd-audit -o json DDWD_EVENT=released DDWD_ENTRY={entry}").stdout
+
+
+def _undecided(portal: Portal, study: Study) -> list[str]:
+    entries = json.loads(portal.machine.run(["ddwd", "quarantine", "list", "--json"]).stdout)
+    return [one["id"] for one in entries if (one["kind"], one["study_uid"]) == ("two-patients", study.uid)]
+
+
+def _wrong(portal: Portal) -> list[str]:
+    found: list[str] = json.loads(portal.machine.run(["ddwd", "status", "--json"], check=False).stdout)[
+        "wrong"
+    ]
+    return found
 
 
 def _wait_for_files(portal: Portal, folder: Path, count: int) -> None:

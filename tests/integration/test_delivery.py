@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import pydicom
 import pytest
 import requests
 
-from tests.integration.trial import Trial, wait_for
+from tests.integration.trial import Trial, ddwd, wait_for
 from tests.studies import Study, made_up_ct, published, read_studies, real_studies
 
 if TYPE_CHECKING:
@@ -61,6 +62,30 @@ def test_the_same_study_again_changes_nothing_on_disk(portal: Trial, tmp_path: P
     portal.send(later.paths)
     portal.wait_complete(later)
     assert _listing(portal, study) == before
+
+
+def test_the_same_study_under_another_patient_id_is_published_too_and_named_until_somebody_decides(
+    portal: Trial, tmp_path: Path
+) -> None:
+    first = made_up_ct(tmp_path / "first", 2, seed=117, patient_id="WRONG-1", size=16)
+    again = made_up_ct(tmp_path / "again", 2, seed=117, patient_id="RIGHT-1", size=16)
+    assert first.uid == again.uid
+    portal.send(first.paths)
+    portal.wait_complete(first)
+    portal.send(again.paths)
+    wait_for(lambda: _two_patients(portal, first), "nobody noticed the second patient")
+    (entry,) = _two_patients(portal, first)
+    for study, patient in ((first, "WRONG-1"), (again, "RIGHT-1")):
+        folder = portal.output / patient / study.uid
+        assert len(list(folder.rglob("*.dcm"))) == len(study.paths)
+    asked = ddwd(portal.folder, "quarantine", "release", entry["id"])
+    assert (asked.returncode, "both studies stay" in asked.stdout) == (0, True)
+    wait_for(lambda: not _two_patients(portal, first), "the decision was not recorded")
+
+
+def _two_patients(portal: Trial, study: Study) -> list[dict[str, str]]:
+    entries = json.loads(ddwd(portal.folder, "quarantine", "list", "--json").stdout)
+    return [one for one in entries if (one["kind"], one["study_uid"]) == ("two-patients", study.uid)]
 
 
 def _listing(portal: Trial, study: Study) -> list[tuple[str, int, int]]:

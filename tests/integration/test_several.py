@@ -230,6 +230,38 @@ def test_whoever_dies_whenever_each_study_is_published_once(
     assert pair[0].database.rows("select * from open_study") == []
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_one_study_uid_under_two_patients_is_asked_about_whoever_publishes_and_not_again_elsewhere(
+    pair: tuple[Extractor, Extractor], together: bool
+) -> None:
+    here, there = pair
+    mine, theirs = (
+        [image(number=number, patient=patient) for number in (1, 2, 3)] for patient in ("PAT1", "PAT2")
+    )
+    here.deliver(*mine[:2])
+    if together:
+        here.deliver(*theirs[:2])
+        _together(pair, 20)
+    else:
+        here.run(15)
+        here.deliver(*theirs[:2])
+        there.run(15)
+    assert here.published() == names(*mine[:2], *theirs[:2])
+    asked = [entry for one in pair for entry in one.quarantine.entries()]
+    assert {entry.subject.kind for entry in asked} == {"two-patients"}
+    assert together or [entry.subject.study for entry in there.quarantine.entries()] == [theirs[0].study_id]
+    for one in pair:
+        for entry in one.quarantine.entries():
+            one.requests.submit(Request("release", item=entry.id))
+        one.run(2)
+    for late, one in ((mine[2], there), (theirs[2], here)):
+        here.deliver(late)
+        here.storage.settle(late.study_id)
+        one.run(15)
+    assert here.published() == names(*mine, *theirs)
+    assert [entry for one in pair for entry in one.quarantine.entries()] == []
+
+
 def _mishap(victim: Extractor, chance: Random) -> None:
     """Mostly nothing; or it dies between two turns or in one, loses its connection, or is sent nothing for a while."""
     match chance.randrange(10):

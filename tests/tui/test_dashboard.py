@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from textual.widgets import DataTable, Static
 
 from ddwd.core.errors import StateError
+from ddwd.extractor.quarantine import Entry, QuarantinedObject
 from ddwd.store.operator_requests import Request
 from ddwd.tui.app import Dashboard, Refreshed
 from tests.tui import boards
@@ -127,6 +130,30 @@ async def test_what_changes_something_is_asked_first(keys: list[str], wish: Requ
             await pilot.press(key)
         await pilot.press(*keys)
         assert portal.submitted == [wish]
+
+
+class _TwoPatients(MadeUpPortal):
+    def quarantine(self) -> list[Entry]:
+        """See Portal."""
+        both = QuarantinedObject("two-patients", boards.uid(1), "as study 2; both stay", boards.study(1))
+        return [Entry("3" * 32, "2026-01-02T03:04:05Z", both, 0, "", Path("/nonexistent/3.json"))]
+
+
+async def test_two_patients_are_a_problem_and_a_decision_of_the_operator() -> None:
+    portal = _TwoPatients()
+    async with dashboard(portal).run_test(size=NARROW) as pilot:
+        board = boards.flowing()
+        await _show(pilot, replace(board, report=replace(board.report, two_patients=1)))
+        trouble = str(pilot.app.screen.query_one("#trouble", Static).render())
+        assert "1 study has the UID of another patient's study; see: ddwd quarantine list" in trouble
+        await pilot.press("x")
+        await _settle(pilot)
+        assert "both stay" in _said(pilot.app)
+        assert "no file was moved" in _said(pilot.app)
+        await pilot.press("x")
+        assert "record that both studies stay?" in _said(pilot.app)
+        await pilot.press("y")
+        assert portal.submitted == [Request("release", item="3" * 32)]
 
 
 async def test_paused_p_resumes() -> None:

@@ -128,12 +128,24 @@ def test_every_kind_of_trouble_is_a_condition_and_a_sound_portal_has_none() -> N
         volumes=(VolumeState("output", "/x", level="warn", hours_left=3.0),),
         counts={"waiting": 2},
         quarantine=3,
+        two_patients=2,
         self_test=SelfTestResult(ok=False, text="nothing came"),
     )
     assert conditions(bad, {})["quarantine"].count == 3
+    assert conditions(bad, {})["two-patients"].count == 2
     found = conditions(bad, {"CT1": datetime(2026, 1, 2, 7, tzinfo=UTC)})
     assert {key.split(" ")[0] for key in found} == {
-        *("unit", "orthanc", "heart", "disk", "waiting", "quarantine", "self-test", "silence"),
+        *(
+            "unit",
+            "orthanc",
+            "heart",
+            "disk",
+            "waiting",
+            "quarantine",
+            "two-patients",
+            "self-test",
+            "silence",
+        ),
     }
 
 

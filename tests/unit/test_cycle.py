@@ -160,7 +160,7 @@ def test_a_namesake_under_another_patient_that_comes_later_puts_nothing_in_quara
         portal.deliver(*images)
         portal.run(20)
     assert portal.published() == names(*mine, *theirs)
-    assert portal.quarantine.entries() == []
+    assert portal.quarantine.count() == 0
     assert portal.leftovers() == []
 
 

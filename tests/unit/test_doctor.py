@@ -300,6 +300,7 @@ def test_what_is_broken_is_named_with_what_to_do(
     ("changes", "words"),
     [
         ({"quarantine": 2}, "2 images wait in quarantine"),
+        ({"two_patients": 1}, "1 study has the UID of another patient's study"),
         ({"counts": {"waiting": 1}}, "1 study waits after a failure"),
         ({"paused": True}, "paused"),
         (

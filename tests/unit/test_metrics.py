@@ -66,6 +66,7 @@ def metrics(tmp_path: Path) -> Metrics:
             waiting=3,
             volumes=(volume,),
             quarantine=1,
+            two_patients=2,
             self_test=SelfTestResult("2026-01-02T03:00:00Z", ok=True),
             retention=decode(RetentionStatus, {"last": LAST_ROUND, "now": None}),
             destinations=(DestinationStatus("teaching", state="away", images=12),),
@@ -99,6 +100,7 @@ def test_how_things_stand_is_shown(metrics: Metrics, tmp_path: Path) -> None:
     assert found["ddwd_disk_full_hours", "output"] == 7.5
     assert found["ddwd_retention_studies_kept", "gateway"] == 5
     assert found["ddwd_quarantine_images",] == 1
+    assert found["ddwd_two_patients_studies",] == 2
     assert found["ddwd_self_test_ok",] == 1
 
 

@@ -285,6 +285,22 @@ def test_a_release_asks_and_the_extractor_does_it(portal: Portal) -> None:
     assert _json(portal, "quarantine", "list") == []
 
 
+def test_two_patients_are_listed_and_a_release_is_the_decision_that_both_stay(portal: Portal) -> None:
+    twin = image(1, patient="OTHER")
+    portal.deliver(twin)
+    portal.run(20)
+    before = portal.published()
+    (row,) = _json(portal, "quarantine", "list")
+    assert (row["kind"], row["study"], row["file"]) == ("two-patients", twin.study_id, "")
+    assert _STUDY in row["reason"]
+    assert "two-patients" in _said(portal, "quarantine", "list")[1]
+    said = _said(portal, "quarantine", "release", row["id"])[1]
+    assert said == f"the extractor is asked to record your decision about {row['id']}: both studies stay\n"
+    portal.run(5)
+    assert _json(portal, "quarantine", "list") == []
+    assert portal.published() == before
+
+
 def test_an_undeliverable_image_is_released_and_delivered(portal: Portal) -> None:
     bad, *others = [image(3, number, patient=_PATIENT) for number in (1, 2, 3)]
     portal.mover.poisoned = {bad.sop_uid}

@@ -119,7 +119,26 @@ class Release(Scene):
         assert portal.requests.take() == []
 
 
-SCENES = [Publication(), Rotation(), LateImages(), Conflict(), Poison(), Release()]
+class TwoPatients(Scene):
+    """The study of another patient comes under a StudyInstanceUID that is published: one entry, and none after the decision."""
+
+    mine, theirs = [image(number=n) for n in (1, 2)], [image(number=n, patient="PAT2") for n in (1, 2)]
+
+    def before(self, portal: Portal) -> None:
+        portal.deliver(*self.mine)
+        portal.run(10)
+        portal.deliver(*self.theirs)
+
+    def judge(self, portal: Portal) -> None:
+        assert portal.published() == names(*self.mine, *self.theirs)
+        (entry,) = portal.quarantine.entries()
+        assert entry.subject.kind == "two-patients"
+        record = portal.custody.read(self.theirs[0].study_id)
+        assert record is not None
+        assert record.namesakes == [self.mine[0].study_id]
+
+
+SCENES = [Publication(), Rotation(), LateImages(), Conflict(), Poison(), Release(), TwoPatients()]
 
 
 @pytest.fixture(params=SCENES, ids=lambda scene: type(scene).__name__)

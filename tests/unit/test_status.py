@@ -16,9 +16,11 @@ from ddwd.cli import status
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, OrthancNode
 from ddwd.core import disk_space
+from ddwd.core.audit import Audit
 from ddwd.core.clock import stamp
 from ddwd.core.disk_space import Space
 from ddwd.core.errors import PeerDownError
+from ddwd.extractor.quarantine import Quarantine, QuarantinedObject
 from ddwd.provisioning import credentials
 from ddwd.status import report as view
 from ddwd.status import study_lookup, units
@@ -410,6 +412,20 @@ def test_quarantine_is_counted_and_no_error(machine: Machine) -> None:
     report = machine.report()
     assert report.quarantine == 3
     assert report.wrong == ()
+
+
+def test_a_study_uid_under_two_patients_is_a_problem_and_no_image_in_quarantine(machine: Machine) -> None:
+    folder = Paths(machine.config).quarantine
+    entry = QuarantinedObject("two-patients", _LONG_UID, "both stay", study="0" * 44)
+    Quarantine(folder, machine.clock, Audit(lambda *_: None)).keep(None, entry)
+    report = machine.report()
+    assert (report.quarantine, report.two_patients) == (0, 1)
+    (wrong,) = report.wrong
+    assert wrong == (
+        "1 study has the UID of another patient's study; see: ddwd quarantine list; "
+        "decided by: ddwd quarantine release ID"
+    )
+    assert "wrong" in status.render(report)
 
 
 def test_quarantine_that_may_not_be_read(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

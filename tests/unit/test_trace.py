@@ -36,14 +36,14 @@ def portal(tmp_path: Path) -> Portal:
     return Portal(tmp_path)
 
 
-def _trace(portal: Portal, *, extractor: bool = True) -> Trace:
+def _trace(portal: Portal, *, extractor: bool = True, study: OrthancId = _STUDY) -> Trace:
     path = portal.paths.heartbeat("extractor")
     path.parent.mkdir(parents=True, exist_ok=True)
     if extractor:
         EXTRACTOR.write_volatile(path, extractor_status(portal.extractor, StatusTotals(), portal.clock))
     else:
         path.unlink(missing_ok=True)
-    return view.trace(_STUDY, portal.config, (portal.gateway, portal.storage))
+    return view.trace(study, portal.config, (portal.gateway, portal.storage))
 
 
 def _images(count: int) -> list:  # type: ignore[type-arg]
@@ -55,6 +55,7 @@ def test_a_finished_study_is_told_hop_by_hop(portal: Portal) -> None:
     portal.run(20)
     told = _trace(portal)
     assert told.complete
+    assert told.namesakes == ()
     assert "complete on disk: 3 images, revision 1" in told.verdict
     assert told.next_step == "none"
     assert [(hop.title, hop.images) for hop in told.hops] == [("ORTHANC1", 3), ("ORTHANC2", 3), ("disk", 3)]
@@ -120,6 +121,39 @@ def test_an_image_in_quarantine_is_named_with_its_reason(portal: Portal) -> None
     told = _trace(portal)
     assert told.verdict == "1 image of it waits in quarantine: its file is damaged"
     assert told.next_step == f"ddwd quarantine show {entry}"
+
+
+def test_two_patients_under_one_study_uid_name_each_other_and_what_settles_it(portal: Portal) -> None:
+    twin = image(patient="PAT2", accession="A-78")
+    for images in (_images(2), [twin]):
+        portal.deliver(*images)
+        portal.run(20)
+    (entry,) = portal.quarantine.entries()
+    for study, other in ((_STUDY, twin.study_id), (twin.study_id, _STUDY)):
+        told = _trace(portal, study=study)
+        assert told.complete
+        assert told.namesakes == (other,)
+        assert "in use under another PatientID too, and nobody has decided" in told.verdict
+        assert told.next_step == f"ddwd quarantine show {entry.id}"
+        shown = view.lines(told, 80)
+        assert any(other in line for line in shown)
+        assert "PAT" not in "\n".join(shown)
+    portal.requests.submit(Request("release", item=entry.id))
+    portal.run(5)
+    for study, other in ((_STUDY, twin.study_id), (twin.study_id, _STUDY)):
+        told = _trace(portal, study=study)
+        assert (told.complete, told.namesakes, told.next_step) == (True, (other,), "none")
+        assert "decided" not in told.verdict
+
+
+def test_a_namesake_is_named_where_an_orthanc_does_not_answer(portal: Portal) -> None:
+    twin = image(patient="PAT2")
+    for images in (_images(1), [twin]):
+        portal.deliver(*images)
+        portal.run(20)
+    portal.gateway.down = portal.storage.down = True
+    assert _trace(portal).namesakes == (twin.study_id,)
+    assert _trace(portal, study=twin.study_id).namesakes == (_STUDY,)
 
 
 def test_a_published_study_that_both_orthancs_forgot_is_still_complete(portal: Portal) -> None:

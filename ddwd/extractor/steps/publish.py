@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ddwd.config.routing import Route
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId, Study, Wanted
+    from ddwd.extractor.namesakes import Namesakes
     from ddwd.extractor.quarantine import Quarantine
     from ddwd.extractor.spool import Spool
     from ddwd.extractor.study import StudyState
@@ -148,11 +149,12 @@ class PublishNotifier:
 
 @dataclass
 class PublishStep:
-    """Files, record, notification, spool: in this order, so that a crash between two of them repeats the rest."""
+    """Files, record, namesakes, notification, spool: in this order, so that a crash between two of them repeats the rest."""
 
     publisher: Publisher
     custody: Custody
     claims: Claims
+    namesakes: Namesakes
     notifier: PublishNotifier
     spool: Spool
     events: StudyEvents
@@ -171,6 +173,7 @@ class PublishStep:
         _leave_out(study, self.publisher.publish(listing))
         published = self._record(study, listing)
         if study.record is not None:
+            self.namesakes.report(study.record)
             self.notifier.notify(study.record)
         has_namesake = any(
             one is not study and one.listing is not None and one.listing.study_uid == listing.study_uid
@@ -239,6 +242,7 @@ def _next_revision(study: StudyState, listing: Study, at: str) -> Record:
         route=study.route.name if study.route else "",
         retired=dict(study.record.retired) if study.record else {},
         passed=sorted(study.passed),
+        namesakes=list(study.record.namesakes) if study.record else [],
     )
 
 
