@@ -44,9 +44,9 @@ class Gateway(OrthancNode):
     """Port for DICOM; the standard one, 104, works too. ddwd-acceptor listens there and passes the images on to ORTHANC1."""
     orthanc_port: int = setting(4252, PORT, listens=True)
     """Port of ORTHANC1's own DICOM server, open to this machine only: for ddwd-acceptor."""
-    associations: int = setting(600, parsers.whole(10, 2000))
+    associations: int = setting(600, parsers.whole(10, 800))
     """Associations at once, of all senders together; one more is rejected as transient (local limit exceeded)."""
-    associations_each: int = setting(300, parsers.whole(5, 2000))
+    associations_each: int = setting(300, parsers.whole(5, 800))
     """Associations at once of one address, so that one machine cannot use up all of them."""
     answer_within: float = setting(25.0, parsers.seconds(5, 3600))
     """Seconds that ORTHANC1 has to store an image, and one more for each 10 MB; then the sender gets 0xA700, and can send it again."""

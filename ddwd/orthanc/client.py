@@ -11,6 +11,7 @@ from ddwd.core.errors import NotFoundError, PeerRefusedError
 from ddwd.core.model import OrthancId
 from ddwd.orthanc.index_queries import IndexQueries
 from ddwd.orthanc.port import Change, ChangePage, Job
+from ddwd.orthanc.transport import NOT_WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +20,6 @@ _PAST_ALL = 2**63 - 1
 """As `since`: Orthanc answers an empty page, whose `Last` is the database's own counter."""
 _ECHO_SECONDS = 10
 """Time-out of a C-ECHO, whatever the modality's own time-out is: shorter than ours for the request."""
-_NOT_WHOLE = frozenset({400, 13, 20, 2006})
-"""Another MD5 (HTTP 400), and Orthanc's InexistentFile, CorruptedFile and RegularFileExpected."""
 _ROUTE = "DdwdRoute"
 """Metadata of a study, declared in both Orthancs' configuration, that routes.lua writes too."""
 
@@ -116,7 +115,7 @@ class Orthanc(IndexQueries):
         try:
             self._file_request("POST", path)
         except PeerRefusedError as error:
-            if error.reason in _NOT_WHOLE:
+            if error.reason in NOT_WHOLE:
                 return False
             raise
         return True

@@ -10,11 +10,11 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ddwd.core.errors import NotFoundError
+from ddwd.core.errors import NotFoundError, PeerRefusedError
 from ddwd.core.model import OrthancId, Series, Study, is_uid
 from ddwd.orthanc import patient_id
 from ddwd.orthanc.port import Held, Stored
-from ddwd.orthanc.transport import Transport
+from ddwd.orthanc.transport import NOT_WHOLE, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +32,8 @@ _WILDCARDS = "*?\\"  # PS3.4 section C.2.2.2.4, and the backslash that lists val
 _SOP_TAG = "0008,0018"
 _PATIENTS = 10_000
 """Studies whose PatientID is remembered."""
+_TRIED = 5
+"""Files that are read for it: one may be lost."""
 
 
 class IndexQueries(Transport):
@@ -67,24 +69,36 @@ class IndexQueries(Transport):
             return None
 
     def _patient_id(self, study: OrthancId, series: Sequence[Mapping[str, Any]], decoded: str) -> str:
-        """Return the PatientID as it stands in one file of the study; read once a study, since it is part of its Orthanc ID."""
+        """Return the PatientID as it stands in one file of the study; read once a study, since it is part of its Orthanc ID.
+
+        It is the decoded one while the Orthanc cannot read any file of it: such a study cannot be retrieved either.
+        """
         if (known := self._patient_ids.get(study)) is not None:
             return known
-        instance = min((one for row in series for one in row["Instances"]), default="")
-        try:
-            raw = self._bytes(f"/instances/{instance}/content/0010-0020")
-            charsets = b"" if raw.isascii() and b"\x1b" not in raw else self._charsets(instance)
-        except NotFoundError:  # no such element, or the study is being deleted
-            return decoded
-        found = self._patient_ids[study] = patient_id.faithful(raw, charsets, decoded)
-        with suppress(KeyError):  # another thread was faster
-            if len(self._patient_ids) > _PATIENTS:
-                self._patient_ids.popitem(last=False)
-        return found
+        for instance in sorted(one for row in series for one in row["Instances"])[:_TRIED]:
+            try:
+                found = self._faithful(instance, decoded)
+            except NotFoundError:  # no such element, or the study is being deleted
+                return decoded
+            except PeerRefusedError as error:
+                if error.reason not in NOT_WHOLE:
+                    raise
+                continue
+            self._patient_ids[study] = found
+            with suppress(KeyError):  # another thread was faster
+                if len(self._patient_ids) > _PATIENTS:
+                    self._patient_ids.popitem(last=False)
+            return found
+        return decoded
+
+    def _faithful(self, instance: str, decoded: str) -> str:
+        raw = self._file_request("GET", f"/instances/{instance}/content/0010-0020")
+        charsets = b"" if raw.isascii() and b"\x1b" not in raw else self._charsets(instance)
+        return patient_id.faithful(raw, charsets, decoded)
 
     def _charsets(self, instance: str) -> bytes:
         try:
-            return self._bytes(f"/instances/{instance}/content/0008-0005")
+            return self._file_request("GET", f"/instances/{instance}/content/0008-0005")
         except NotFoundError:
             return b""
 

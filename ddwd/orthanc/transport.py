@@ -28,6 +28,8 @@ _PAUSE_SECONDS = 5.0
 _PROBE_SECONDS = 3.0
 _PROBE = "/changes?last"
 _CHUNK = 1024 * 1024
+NOT_WHOLE = frozenset({400, 13, 20, 2006})
+"""Reasons of a file that is not there as it was stored: another MD5 (HTTP 400), Orthanc's InexistentFile, CorruptedFile, RegularFileExpected."""
 _NOT_FOUND, _FIRST_ERROR = 404, 400
 
 

@@ -136,13 +136,13 @@ def test_the_gateway_gets_its_one_capability_with_port_104_and_loses_it_with_424
         portal.modality.run(portal.modality.dcmsend_argv(*before.paths, port=104))
         portal.wait_complete(before)
         portal.assert_equal([before])
-        assert _capabilities(portal, "ddwd-gateway")["CapEff"] == {NET_BIND_SERVICE}
-        assert _capabilities(portal, "ddwd-storage")["CapBnd"] == set()
-        assert _exposure(portal, "ddwd-gateway") <= EXPOSURE["ddwd-gateway"]
+        assert _capabilities(portal, "ddwd-acceptor")["CapEff"] == {NET_BIND_SERVICE}
+        assert _capabilities(portal, "ddwd-gateway")["CapBnd"] == set()
+        assert _exposure(portal, "ddwd-acceptor") <= EXPOSURE["ddwd-gateway"]
         assert portal.machine.run(["ddwd", "config", "check"], user="ddwd").returncode == 0
     portal.deliver(after)
-    assert _capabilities(portal, "ddwd-gateway")["CapBnd"] == set()
-    assert portal.machine.show("ddwd-gateway", "DropInPaths") == ""
+    assert _capabilities(portal, "ddwd-acceptor")["CapBnd"] == set()
+    assert portal.machine.show("ddwd-acceptor", "DropInPaths") == ""
 
 
 def test_a_port_below_1024_that_is_taken_is_told_before_anything_starts(portal: Portal) -> None:
