@@ -34,7 +34,7 @@ def of_study(study_uid: str) -> list[AuditEvent]:
         reader.add_match(DDWD_EVENT=Event.IMAGE_REFUSED.value)
         reader.add_match(DDWD_STUDY_UID=study_uid)
         reader.seek_tail()
-        found = []
+        found: list[AuditEvent] = []
         while len(found) < _MOST and (record := reader.get_previous()):
             found.append(_refused(record))
     except OSError as error:
@@ -58,4 +58,6 @@ def _refused(record: Mapping[str, Any]) -> AuditEvent:
     moment = at if isinstance(at, datetime) else datetime.fromtimestamp(int(at) / 1_000_000, UTC)
     message = str(record.get("MESSAGE", ""))
     event = Event.IMAGE_REFUSED.value
-    return event_of({"at": stamp(moment.astimezone(UTC)), "event": event, "message": message, "fields": fields})
+    return event_of(
+        {"at": stamp(moment.astimezone(UTC)), "event": event, "message": message, "fields": fields}
+    )

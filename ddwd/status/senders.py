@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ddwd.status.formatting import many, plain, span, time
-from ddwd.store.status_files import RETRY, AcceptorStatus, RefusalCount, RefusalKind, SenderStatus
+from ddwd.store.status_files import HARMLESS, RETRY, AcceptorStatus, RefusalCount, RefusalKind, SenderStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +35,8 @@ def again(status: str) -> str:
 
 def remedy(reason: RefusalCount) -> str:
     """Return what to do about a refusal."""
+    if reason.kind in HARMLESS:
+        return "keeps no image away"
     return _REMEDIES.get(RefusalKind(reason.kind), f"{again(reason.status)} ({_PAGE})")
 
 
@@ -94,17 +96,14 @@ def _acceptor_problems(report: Report) -> Iterator[tuple[str, str]]:
     acceptor = report.acceptor.acceptor
     if _is_full(acceptor.associations, acceptor.limit):
         most = max(acceptor.senders, key=lambda sender: sender.open, default=SenderStatus("?", "?"))
-        yield (
-            "associations",
-            f"{acceptor.associations} of {acceptor.limit} associations are open, {most.open} by {who(most)}; "
-            "when all are, every sender is rejected; see: gateway.associations in ddwd.yaml",
+        text = (
+            f"{acceptor.associations} of {acceptor.limit} associations are open, {most.open} by {who(most)}"
         )
+        rest = "when all are, every sender is rejected; see: gateway.associations in ddwd.yaml"
+        yield "associations", f"{text}; {rest}"
     for address, seconds in acceptor.held_off.items():
-        yield (
-            f"held off {address}",
-            f"{address} is held off for {span(seconds)} more: its images ended ORTHANC1 again and again; "
-            "see: journalctl -t ddwd-audit DDWD_EVENT=sender-held-off",
-        )
+        text = f"{address} is held off for {span(seconds)} more: its images ended ORTHANC1 again and again"
+        yield f"held off {address}", f"{text}; see: journalctl -t ddwd-audit DDWD_EVENT=sender-held-off"
     yield from _refused(acceptor)
 
 

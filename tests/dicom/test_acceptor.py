@@ -405,9 +405,7 @@ def test_a_stop_ends_idle_associations_and_waits_for_the_image_under_way(door: D
 
 def standing(door: Door) -> list[str]:
     """Kinds of the refusals that are problems now."""
-    return [
-        reason.kind for sender in door.senders.status() for reason in sender.reasons if reason.standing
-    ]
+    return [reason.kind for sender in door.senders.status() for reason in sender.reasons if reason.standing]
 
 
 def test_normal_traffic_and_port_scans_are_no_problem(door: Door) -> None:
@@ -458,7 +456,10 @@ def test_a_refused_modality_is_a_problem(door: Door) -> None:
     with Sender(replace(door.target, called="WRONG")) as sender, pytest.raises(ConnectionRefusedError):
         sender.associate()
     wait_until(
-        lambda: set(standing(door)) == {"image", "every presentation context", "association", "unfinished message"}
+        lambda: (
+            set(standing(door))
+            == {"image", "every presentation context", "association", "unfinished message"}
+        )
     )
 
 

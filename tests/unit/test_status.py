@@ -20,8 +20,8 @@ from ddwd.core.clock import stamp
 from ddwd.core.disk_space import Space
 from ddwd.core.errors import PeerDownError
 from ddwd.provisioning import credentials
-from ddwd.status import report as view
 from ddwd.status import connections, study_lookup, units
+from ddwd.status import report as view
 from tests.unit.fakes import FakeClock
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ class Machine:
 
     def report(self) -> view.Report:
         return view.collect(
-            self.config, view.ReportSources(self.systemctl, self.orthanc, self.clock, 0.05, lambda _port: self.connected)
+            self.config,
+            view.ReportSources(self.systemctl, self.orthanc, self.clock, 0.05, lambda _port: self.connected),
         )
 
 
@@ -551,7 +552,9 @@ def test_a_modality_that_is_refused_now_is_a_problem_that_says_who_why_and_what_
     machine: Machine, changes: dict[str, object], help_: str
 ) -> None:
     reasons = [_standing(kind="presentation context", standing=False), _standing(**changes)]
-    machine.beat("acceptor", associations=3, limit=600, senders=[_sender(reasons=reasons), _sender(aet="US4")])
+    machine.beat(
+        "acceptor", associations=3, limit=600, senders=[_sender(reasons=reasons), _sender(aet="US4")]
+    )
     (line,) = machine.report().wrong
     assert line.startswith("CT1 at 10.0.0.5 is refused: 2 x ")
     assert "the data set has no StudyInstanceUID; last 2026-01-02 03:04Z: " in line

@@ -239,11 +239,16 @@ def test_a_study_of_which_every_image_was_refused_is_found_by_its_uid(portal: Po
     told = view.trace(
         study, portal.config, (portal.gateway, portal.storage), lambda _uid: [_refused(1), _refused(2)]
     )
-    assert (told.complete, told.stage, told.study_uid, told.aet) == (False, "refused", image().study_uid, "CT1")
+    assert (told.complete, told.stage, told.study_uid, told.aet) == (
+        False,
+        "refused",
+        image().study_uid,
+        "CT1",
+    )
     assert told.verdict.startswith("no image of it is here; 2 images were refused by ORTHANC1, last at 2027")
     assert told.next_step.startswith("sending it again cannot help")
     assert "image-refused: image of CT1 at 10.0.0.5" in "\n".join(view.lines(told, 200))
-    with pytest.raises(NotFoundError, match="^no study$"):
+    with pytest.raises(NotFoundError, match=r"^no study$"):
         view.or_refused(image().study_uid, find, _none)
 
 
@@ -283,7 +288,9 @@ class _Journal:
         return self.records.pop() if self.records else {}
 
 
-def test_refused_images_are_read_from_the_records_of_the_acceptor_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_images_are_read_from_the_records_of_the_acceptor_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def record(second: int, **changes: object) -> dict[str, object]:
         at = datetime(2026, 1, 2, 3, 4, second, tzinfo=UTC)
         return {
@@ -296,7 +303,12 @@ def test_refused_images_are_read_from_the_records_of_the_acceptor_alone(monkeypa
             **changes,
         }
 
-    records = record(1), record(2, DDWD_STUDY_UID="1.2.4"), record(3), record(4, _SYSTEMD_UNIT="forged.service")
+    records = (
+        record(1),
+        record(2, DDWD_STUDY_UID="1.2.4"),
+        record(3),
+        record(4, _SYSTEMD_UNIT="forged.service"),
+    )
     monkeypatch.setattr(journal, "journal", _Journal(*records))
     monkeypatch.setattr(journal, "_is_readable", lambda: True)
     found = journal.of_study("1.2.3")
