@@ -8,6 +8,7 @@ from ddwd.cli.command import WIDTH, Argument, Command, VerbResult, watch, wrappe
 from ddwd.config.schema import Config
 from ddwd.extractor.decision import Stage
 from ddwd.status import report as view
+from ddwd.status import senders
 from ddwd.status.formatting import many, size, span, time
 from ddwd.status.report import Heartbeat, Report, VolumeState
 from ddwd.status.units import Unit
@@ -87,6 +88,8 @@ def _server_lines(report: Report) -> list[str]:
             f"  {one.name:<7} {one.aet:<16} {one.version:<8} {one.database:<10} {one.studies:>9,} "
             f"{one.instances:>10,} {one.milliseconds:>7.0f} ms"
         )
+        if one.associations is not None:
+            lines.append(f"          {one.associations} of {one.limit} associations")
     return lines
 
 
@@ -107,7 +110,8 @@ def _totals(heart: Heartbeat) -> str:
     if heart.daemon == "scp":
         scp = heart.scp
         received = f"{scp.received:,} received ({size(scp.received_bytes)})"
-        return f"{received}, {scp.refused:,} refused, last {time(scp.last_received)}"
+        of_limit = f"{scp.associations}/{scp.limit} associations, " if scp.limit else ""
+        return f"{of_limit}{received}, {scp.refused:,} refused, last {time(scp.last_received)}"
     totals = heart.extractor.totals
     published = many(totals.studies, "study", "studies")
     images = many(totals.instances, "image", "images")
@@ -120,13 +124,12 @@ def _sender_lines(report: Report) -> list[str]:
         return []
     acceptor = report.acceptor.acceptor
     refusals = [(sender, reason) for sender in acceptor.senders for reason in sender.reasons]
-    total = sum(reason.count for _, reason in refusals)
-    lines = [
-        f"senders: {acceptor.associations} of {acceptor.limit} associations; {total:,} refusals in the last hour"
-    ]
+    lines = wrapped(f"senders: {senders.summary(acceptor)}", "", 2)
+    # what is a problem now comes first
+    refusals.sort(key=lambda row: not row[1].standing)
     for sender, reason in refusals[:_SHOWN]:
-        lines.append(_cut(f"  {sender.aet or 'no AE title'} at {sender.address}, last {time(reason.last)}"))
-        lines += wrapped(f"{reason.count} x {reason.kind}: {reason.reason}", "    ", 4)
+        lines.append(_cut(f"  {senders.who(sender)}, last {time(reason.last)}"))
+        lines += wrapped(senders.what(reason), "    ", 4)
     return lines + _more(len(refusals))
 
 

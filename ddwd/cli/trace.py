@@ -8,15 +8,17 @@ from ddwd.cli.command import WIDTH, Argument, Command, VerbResult, flag, watch
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.status import study_lookup
-from ddwd.status.trace import lines, trace
+from ddwd.status.refusals import of_study
+from ddwd.status.trace import lines, or_refused, trace
 from ddwd.store.backends import custody_of
 from ddwd.store.record_check import RecordChecker
 
 
 def _run(args: Namespace, config: Config, out: TextIO) -> int:
     nodes = study_lookup.both(config)
-    studies = study_lookup.studies_named(
-        args.study, nodes, RecordChecker(custody_of(config), Paths(config)), or_patient=True
+    records = RecordChecker(custody_of(config), Paths(config))
+    studies = or_refused(
+        args.study, lambda name: study_lookup.studies_named(name, nodes, records, or_patient=True), of_study
     )
 
     def look() -> VerbResult:
@@ -39,14 +41,15 @@ COMMAND = Command(
         ),
         flag("--watch", "show it again until the study is complete"),
     ),
-    about="""It asks both Orthancs, the extractor, the custody record, the disk, the quarantine and the
-ledger. It says where the images are, what happened to them and when (in UTC), and what to do. No
+    about="""It asks both Orthancs, the extractor, the custody record, the disk, the quarantine, the
+ledger, and the journal for images that ORTHANC1 refused (by StudyInstanceUID; the journal is for
+root and group systemd-journal). It says where the images are, what happened to them and when (in UTC), and what to do. No
 patient ID is shown. STUDY is compared with the names exactly as the images have them (a
 PatientID of "Smith/7", for example), or as the folders on disk have them ("Smith%2F7%-F").""",
     exits={
         0: "complete on disk: every image that the Orthancs hold, as recorded",
         1: "not complete, or not known; the verdict says why",
-        66: "no such study on either Orthanc or on disk",
+        66: "no such study on either Orthanc or on disk, and no image of it was refused",
         69: "an Orthanc that may have the study does not answer",
     },
 )

@@ -194,7 +194,7 @@ class StoreScp:
 
     def counts(self) -> Counts:
         """Return the counts since the start."""
-        return self._counter.counts(len(self._open))
+        return self._counter.counts(len(self._open), self._bounds.connections)
 
     def answers(self, timeout: float = 5.0) -> bool:
         """Return whether a C-ECHO over a real connection is answered."""

@@ -61,6 +61,7 @@ class Counts:
     last_received: datetime | None = None
     progressed: float = 0.0
     strangers: int = 0
+    limit: int = 0
 
 
 class _MismatchError(Exception):
@@ -96,9 +97,9 @@ class ReceiveCounter:
         with self._lock:
             self._counts = replace(self._counts, strangers=self._counts.strangers + 1)
 
-    def counts(self, associations: int) -> Counts:
-        """Return a consistent copy."""
-        return replace(self._counts, associations=associations)
+    def counts(self, associations: int, limit: int) -> Counts:
+        """Return a consistent copy, with the open connections and how many there may be."""
+        return replace(self._counts, associations=associations, limit=limit)
 
 
 class _NoDataSet(BytesIO):

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Event
 from ddwd.core.model import SELF_TEST_AET
+from ddwd.status import senders
 from ddwd.status.formatting import many, span
-from ddwd.status.report import aside_text, sender_problems, two_patients_text
+from ddwd.status.report import aside_text, two_patients_text
 from ddwd.store.statefile import StateFormat, stored
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _parts(report: Report) -> dict[str, str]:
 
 
 def _senders(report: Report) -> dict[str, str]:
-    found = sender_problems(report)
+    found = senders.problems(report)
     if report.acceptor and report.acceptor.problem:
         found["heart acceptor"] = report.acceptor.problem
     return found

@@ -149,7 +149,7 @@ class Metrics:
         self._set("ddwd_associations_limit", acceptor.limit)
         refusals: Counter[str] = Counter()
         for sender in acceptor.senders:
-            refusals[self._sender(sender.aet)] += sum(reason.count for reason in sender.reasons)
+            refusals[self._sender(sender.aet)] += sender.recent
         for aet, count in refusals.items():
             self._set("ddwd_refusals_last_hour", count, aet)
 

@@ -11,9 +11,10 @@ from ddwd.config.schema import SECRET_KEYS, flatten
 from ddwd.core.errors import DdwdError
 from ddwd.status import units
 from ddwd.status.findings import CheckContext, Finding, broken, note, warn
-from ddwd.status.formatting import many, span
+from ddwd.status.formatting import many, span, time
 from ddwd.status.report import aside_text, two_patients_text
-from ddwd.store.status_files import RetentionRound, RetentionStatus, SweepStatus
+from ddwd.status.senders import problems, remedy, what, who
+from ddwd.store.status_files import HARMLESS, AcceptorStatus, RetentionRound, RetentionStatus, SweepStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,7 +139,16 @@ def clock(context: CheckContext) -> Iterator[Finding]:
 
 
 def senders(context: CheckContext) -> Iterator[Finding]:
+    """Check who may send, whether associations run out, and who was refused in the last hour so that an image may be missing."""
     config = context.config
+    for key, text in problems(context.report).items():
+        if not key.startswith("refused"):
+            yield warn(text, "see docs/senders.md")
+    acceptor = context.report.acceptor.acceptor if context.report.acceptor else AcceptorStatus()
+    for sender in acceptor.senders:
+        for reason in sender.reasons:
+            if reason.kind not in HARMLESS:
+                yield warn(f"{who(sender)}: {what(reason)}; last {time(reason.last)}", remedy(reason))
     if not config.senders and config.has("gateway"):
         text = f"anyone who reaches port {config.gateway.dicom_port} may send, by any AE title"
         yield warn(text, f"list your modalities in senders in {CONFIG_FILE}")

@@ -19,6 +19,7 @@ from ddwd.status import report as reports
 from ddwd.status.events import of_this_machine, tail_of
 from ddwd.status.flow import Flow, HopRate, Light
 from ddwd.status.formatting import many
+from ddwd.status.senders import summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ddwd.orthanc.port import OrthancPort
     from ddwd.status.events import AuditEvent
     from ddwd.status.report import Report, ReportSources
+    from ddwd.store.status_files import SenderStatus
 
 _UNITS_SECONDS = 2.5
 _MOST_PATIENTS = 500
@@ -77,6 +79,21 @@ class DashboardModel:
             images = many(count, "image waits", "images wait")
             lines.append(f"{images} for you in quarantine; see: ddwd quarantine list")
         return tuple(lines)
+
+    @property
+    def senders(self) -> tuple[SenderStatus, ...]:
+        """The senders, those that were refused in the last hour first, then by when they were last seen."""
+        found = self.report.acceptor.acceptor.senders if self.report.acceptor else ()
+        return tuple(sorted(found, key=lambda sender: not sender.recent))
+
+    @property
+    def senders_title(self) -> str:
+        """Open associations and refusals, and the addresses that are held off."""
+        if self.report.acceptor is None:
+            return "senders: ORTHANC1 runs on another machine"
+        acceptor = self.report.acceptor.acceptor
+        held = f"; held off: {', '.join(acceptor.held_off)}" if acceptor.held_off else ""
+        return f"senders: {summary(acceptor)}{held}"
 
 
 class DashboardReader:

@@ -48,7 +48,7 @@ def of_study(config: Config, study: str) -> list[AuditEvent]:
     shared = history_of(config)
     if shared is None:
         return read(Paths(config).ledger, study)
-    return list(map(_event_of, shared.events(study=study)))
+    return list(map(event_of, shared.events(study=study)))
 
 
 def all_since(config: Config, since: str) -> Iterator[AuditEvent]:
@@ -56,7 +56,7 @@ def all_since(config: Config, since: str) -> Iterator[AuditEvent]:
     shared = history_of(config)
     if shared is None:
         return past(Paths(config).ledger, since)
-    return map(_event_of, shared.events(since=since))
+    return map(event_of, shared.events(since=since))
 
 
 def tail_of(config: Config, *, last: int = 0, since: str = "") -> Callable[[], list[AuditEvent]]:
@@ -158,7 +158,7 @@ class _SharedTail:
             limit = None if self._since else self._last
             rows = self._history.events(since=self._since, limit=limit)
         self._seq = max([self._seq, *(row["seq"] for row in rows)])
-        return list(map(_event_of, rows))
+        return list(map(event_of, rows))
 
 
 def _segments(folder: Path) -> set[int]:
@@ -179,10 +179,11 @@ def _content(folder: Path, number: int, start: int = 0) -> bytes:
 def _events(content: bytes, needle: bytes = b"") -> Iterator[AuditEvent]:
     for raw in io.BytesIO(content):  # line by line: a segment has tens of thousands
         if _EVENT in raw and needle in raw and (record := parse_line(raw)) is not None:
-            yield _event_of(record)
+            yield event_of(record)
 
 
-def _event_of(record: dict[str, Any]) -> AuditEvent:
+def event_of(record: dict[str, Any]) -> AuditEvent:
+    """Return a record of an event, with its DDWD_* fields, as an AuditEvent."""
     fields = {key.removeprefix(_PREFIX).lower(): value for key, value in record["fields"].items()}
     return AuditEvent(
         at=record["at"],

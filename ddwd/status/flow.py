@@ -35,7 +35,10 @@ class Light(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HopRate:
-    """One hop now: images and bytes a second, `backlog` images that wait before it, and the reason for the light."""
+    """One hop now: images and bytes a second, `backlog` images that wait before it, and the reason for the light.
+
+    `associations` are open, of `limit` possible ones; a limit of 0 where they are not known.
+    """
 
     name: str
     title: str
@@ -45,6 +48,8 @@ class HopRate:
     backlog: int = 0
     light: Light = Light.OK
     reason: str = ""
+    associations: int = 0
+    limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +141,19 @@ class Flow:
                 rates = meter.rates()
             paused = report.paused and name == "disk"
             light, reason = _light(meter, problem, backlog, paused=paused)
-            hops.append(HopRate(name, title, *rates, meter.history, backlog, light, reason))
+            counts = _associations(report, name)
+            hops.append(HopRate(name, title, *rates, meter.history, backlog, light, reason, *counts))
         return tuple(hops)
+
+
+def _associations(report: Report, hop: str) -> tuple[int, int]:
+    """Return the open associations of a hop and their limit; those of ORTHANC1 are at ddwd-acceptor."""
+    acceptor, scp = report.acceptor, report.hearts[0].scp
+    if hop == "gateway" and acceptor is not None:
+        return acceptor.acceptor.associations, acceptor.acceptor.limit
+    if hop == "storage":
+        return report.servers[1].associations or 0, report.servers[1].limit
+    return (scp.associations, scp.limit) if hop == "scp" else (0, 0)
 
 
 def _light(meter: _Meter, problem: str, backlog: int, *, paused: bool) -> tuple[Light, str]:
@@ -154,10 +170,14 @@ def _light(meter: _Meter, problem: str, backlog: int, *, paused: bool) -> tuple[
 
 def _problem(report: Report, hop: str) -> str:
     """Return why no image can pass this hop; empty if images can."""
-    name = "ddwd-extractor" if hop == "disk" else f"ddwd-{hop}"
+    names = {"disk": ("ddwd-extractor",), "gateway": ("ddwd-gateway", "ddwd-acceptor")}.get(
+        hop, (f"ddwd-{hop}",)
+    )
     for unit in report.units:
-        if unit.name == name and not unit.is_well:
-            return f"{name} is {unit.active}"
+        if unit.name in names and not unit.is_well:
+            return f"{unit.name} is {unit.active}"
+    if hop == "gateway" and report.acceptor is not None and report.acceptor.problem:
+        return report.acceptor.problem
     scp, extractor = report.hearts
     if hop == "scp":
         return scp.problem

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -21,11 +21,11 @@ from ddwd.extractor.decision import Stage
 from ddwd.extractor.peers import silent
 from ddwd.extractor.quarantine import Quarantine
 from ddwd.provisioning import credentials
-from ddwd.status import study_lookup, units
+from ddwd.status import connections, senders, study_lookup, units
 from ddwd.status.formatting import many, size, span, time
 from ddwd.store import status_files
 from ddwd.store.statefile import stored
-from ddwd.store.status_files import AcceptorStatus, ExtractorStatus, ScpStatus, SenderStatus
+from ddwd.store.status_files import AcceptorStatus, ExtractorStatus, ScpStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from ddwd.status.units import Systemctl, Unit
 
 _STALE_SECONDS = 10.0
-_FULL = 0.8
-"""Part of the possible associations from which on it is a problem."""
 _STOPPED = {
     "retrieve": "nothing is retrieved",
     "forward": "nothing is forwarded",
@@ -56,11 +54,17 @@ class ReportSources:
     orthanc: Callable[[OrthancNode, Credentials], ServerStatus]
     clock: Clock
     patience: float = 10.0
+    connected: Callable[[int], int] = connections.established
+    """Port of this machine -> established connections to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class OrthancState:
-    """One Orthanc: its answer and the milliseconds it took, or in `problem` why there is none; `unasked` without credentials."""
+    """One Orthanc: its answer and the milliseconds it took, or in `problem` why there is none; `unasked` without credentials.
+
+    `associations` are the connections to the DICOM port of ORTHANC2, of which `limit` are served at once; None where it is on another
+    machine, and for ORTHANC1, before which ddwd-acceptor counts.
+    """
 
     name: str
     aet: str
@@ -72,6 +76,8 @@ class OrthancState:
     milliseconds: float = 0.0
     problem: str = ""
     unasked: bool = False
+    associations: int | None = None
+    limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +187,7 @@ def collect(config: Config, sources: ReportSources) -> Report:
         at=stamp(sources.clock.utc()),
         # only `ddwd try` has the embedded database, and it has no units
         units=units.ask(sources.systemctl, config.roles) if config.database.engine == "postgresql" else (),
-        servers=_servers(config, sources),
+        servers=tuple(_with_associations(config, sources, server) for server in _servers(config, sources)),
         hearts=hearts,
         volumes=_watched(config, heart) or _volumes(config),
         counts=extractor.counts,
@@ -253,6 +259,13 @@ def _servers(config: Config, sources: ReportSources) -> tuple[OrthancState, ...]
     for thread in threads:
         thread.join(patience)
     return tuple(states[node.name] for node in nodes)
+
+
+def _with_associations(config: Config, sources: ReportSources, server: OrthancState) -> OrthancState:
+    if server.name != "storage" or not config.has("storage"):
+        return server
+    count = sources.connected(config.storage.dicom_port)
+    return replace(server, associations=count, limit=connections.dicom_threads(config, "storage"))
 
 
 def _elsewhere(node: OrthancNode) -> str:
@@ -379,7 +392,7 @@ def _all_wrong(report: Report) -> Iterator[str]:
     yield from dict.fromkeys(server.problem for server in report.servers if server.problem)
     hearts = (*report.hearts, report.acceptor) if report.acceptor else report.hearts
     yield from (heart.problem for heart in hearts if heart.problem)
-    yield from sender_problems(report).values()
+    yield from senders.problems(report).values()
     yield from (volume.problem for volume in report.volumes if volume.problem)
     yield from _not_reached(report)
     if report.self_test is not None and not report.self_test.ok:
@@ -400,25 +413,6 @@ def _all_wrong(report: Report) -> Iterator[str]:
     if report.hooks:
         studies = many(report.hooks, "published study", "published studies")
         yield f"the hook of {studies} failed, and will be tried again; see: ddwd hooks list"
-
-
-def sender_problems(report: Report) -> dict[str, str]:
-    """Return what is wrong with the associations of senders, a line for each key: too many open ones, an address that is held off."""
-    if report.acceptor is None:
-        return {}
-    acceptor, found = report.acceptor.acceptor, {}
-    if acceptor.limit and acceptor.associations >= _FULL * acceptor.limit:
-        most = max(acceptor.senders, key=lambda sender: sender.open, default=SenderStatus("?", "?"))
-        found["associations"] = (
-            f"{acceptor.associations} of {acceptor.limit} associations are open, {most.open} by {most.aet} at {most.address}; "
-            "when all are, every sender is rejected; see: gateway.associations in ddwd.yaml"
-        )
-    for address, seconds in acceptor.held_off.items():
-        found[f"held off {address}"] = (
-            f"{address} is held off for {span(seconds)} more: its images ended ORTHANC1 again and again; "
-            "see: journalctl -t ddwd-audit DDWD_EVENT=sender-held-off"
-        )
-    return found
 
 
 def _not_reached(report: Report) -> Iterator[str]:

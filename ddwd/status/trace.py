@@ -1,7 +1,7 @@
 """Trace one study over all hops: where its images are, why it is not published, and what to do. Reads only.
 
 The sources are both Orthancs, the extractor's status, the custody record, the files on disk, the quarantine and the events in
-the ledger. A source that cannot be read is named, and the trace has the others all the same. It contains no patient ID.
+the ledger, and refused images in the journal. A source that cannot be read is named, and the trace has the others all the same. It contains no patient ID.
 """
 
 from __future__ import annotations
@@ -12,26 +12,30 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from ddwd.config.paths import Paths
-from ddwd.core.audit import WARNINGS
+from ddwd.core.audit import WARNINGS, Event
 from ddwd.core.errors import DamagedStateError, DdwdError, NotFoundError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
 from ddwd.extractor.decision import Blocker, Stage
 from ddwd.extractor.quarantine import TWO_PATIENTS, read_entries
+from ddwd.status import refusals as journal
 from ddwd.status.events import AuditEvent, of_study
 from ddwd.status.formatting import many, plain, second, time
+from ddwd.status.senders import again
 from ddwd.status.status_codes import explain
 from ddwd.store.backends import custody_of
 from ddwd.store.custody import Record, is_missing
 from ddwd.store.delivery_log import DeliveryLog
+from ddwd.store.record_check import as_orthanc_id
 from ddwd.store.status_files import EXTRACTOR, InFlightStudy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ddwd.config.schema import Config
     from ddwd.core.model import Study
     from ddwd.extractor.quarantine import Entry
     from ddwd.orthanc.port import OrthancPort
+    from ddwd.status.refusals import Refusals
 
 _FAILURES = frozenset(event.value for event in WARNINGS)
 _NEXT_STEPS = {
@@ -106,6 +110,7 @@ class _Facts:
     undecided: list[Entry] = field(default_factory=list)
     namesakes: frozenset[OrthancId] = frozenset()
     events: list[AuditEvent] = field(default_factory=list)
+    refused: list[AuditEvent] = field(default_factory=list)
 
     def ids(self, node: str) -> frozenset[OrthancId]:
         listing = self.listings.get(node)
@@ -117,20 +122,36 @@ class _Facts:
         return sum(bool(image.removed) for image in self.record.images.values())
 
     @property
-    def listing(self) -> Study | None:
-        return self.listings.get("storage") or self.listings.get("gateway")
+    def study_uid(self) -> str:
+        return (self.listing.study_uid if self.listing else "") or self.record.study_uid or self.row.study_uid
 
     @property
-    def study_uid(self) -> str:
-        return (self.listing.study_uid if self.listing else "") or self.record.study_uid
+    def not_here(self) -> list[AuditEvent]:
+        """The refusals of images that are not published: those of the others are over."""
+        published = {image.sop_uid for image in self.record.images.values()}
+        return [event for event in self.refused if event.fields.get("sop_uid") not in published]
+
+    @property
+    def listing(self) -> Study | None:
+        return self.listings.get("storage") or self.listings.get("gateway")
 
     @property
     def route(self) -> str:
         return self.row.route or self.record.route
 
 
-def trace(study: OrthancId, config: Config, nodes: tuple[OrthancPort, OrthancPort]) -> Trace:
-    """Read every source about one study. Raises NotFoundError if none has it."""
+def trace(
+    study: OrthancId,
+    config: Config,
+    nodes: tuple[OrthancPort, OrthancPort],
+    refusals: Refusals = journal.of_study,
+) -> Trace:
+    """Read every source about one study. Raises NotFoundError if none has it.
+
+    Of a study of which every image was refused, `study` is its StudyInstanceUID: see `or_refused`.
+    """
+    if as_orthanc_id(study) is None:
+        return _trace_of_refused(study, refusals(study))
     facts = _Facts(study, Record(study, "", "", "", revision=0, published_at=""))
     paths = Paths(config)
     for node in nodes:
@@ -153,7 +174,28 @@ def trace(study: OrthancId, config: Config, nodes: tuple[OrthancPort, OrthancPor
     unread = facts.problems.keys() & {"gateway", "storage", "disk"}
     if not (facts.listing or facts.record.revision or facts.row.study or facts.entries or unread):
         raise NotFoundError("no hop knows this study; see: ddwd reconcile --dry-run")
+    try:
+        facts.refused = refusals(facts.study_uid)
+    except StateError as error:
+        facts.problems["refused"] = str(error)
     return _trace_of(facts, config)
+
+
+def or_refused(name: str, find: Callable[[str], list[OrthancId]], refusals: Refusals) -> list[OrthancId]:
+    """Return the studies that `find` finds; of a study of which every image was refused, the StudyInstanceUID instead, for `trace`.
+
+    Raises what `find` raises, if no image of that name was refused either.
+    """
+    try:
+        return find(name)
+    except NotFoundError as error:
+        try:
+            refused = refusals(name.strip())
+        except StateError as unread:
+            raise NotFoundError(f"{error}; {unread}") from error
+        if not refused:
+            raise
+        return [OrthancId(name.strip())]
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -205,6 +247,9 @@ def _trace_of(facts: _Facts, config: Config) -> Trace:
     missing = tuple(_missing(facts))
     unfinished = _unread(facts) or _in_flight(facts) or _in_quarantine(facts) or _incomplete(facts, missing)
     verdict, next_step = unfinished or _undecided(facts) or _at_rest(facts)
+    if facts.not_here:
+        verdict = f"{verdict}; {_refused_text(facts.not_here)}"
+        next_step = next_step if unfinished else _send_again(facts.not_here)
     return Trace(
         study=facts.study,
         study_uid=facts.study_uid,
@@ -214,8 +259,8 @@ def _trace_of(facts: _Facts, config: Config) -> Trace:
         route=facts.route,
         complete=unfinished is None,
         hops=(*_hops(facts, config), *_destinations(facts, config)),
-        steps=tuple(map(_step, facts.events)),
-        missing=missing,
+        steps=_steps([*facts.events, *facts.refused]),
+        missing=(*missing, *([facts.problems["refused"]] if "refused" in facts.problems else ())),
         verdict=verdict,
         next_step=next_step,
         namesakes=tuple(sorted(facts.namesakes)),
@@ -259,8 +304,42 @@ def _spans(facts: _Facts) -> dict[str, tuple[str, str]]:
     return spans
 
 
+def _trace_of_refused(study_uid: OrthancId, refused: list[AuditEvent]) -> Trace:
+    """Return the trace of a study of which no hop knows an image. Raises NotFoundError if none was refused either."""
+    if not refused:
+        raise NotFoundError("no hop knows this study, and no image of it was refused")
+    return Trace(
+        study=study_uid,
+        study_uid=study_uid,
+        accession="",
+        aet=refused[-1].fields.get("aet", ""),
+        stage="refused",
+        route="",
+        complete=False,
+        hops=(),
+        steps=_steps(refused),
+        missing=(),
+        verdict=f"no image of it is here; {_refused_text(refused)}",
+        next_step=_send_again(refused),
+    )
+
+
+def _send_again(refused: list[AuditEvent]) -> str:
+    return f"{again(refused[-1].fields.get('status', ''))} (docs/senders.md)"
+
+
+def _refused_text(refused: list[AuditEvent]) -> str:
+    count = many(len(refused), "image was refused", "images were refused")
+    return f"{count} by ORTHANC1, last at {second(refused[-1].at)}: {refused[-1].message}"
+
+
+def _steps(events: list[AuditEvent]) -> tuple[Step, ...]:
+    return tuple(map(_step, sorted(events, key=lambda event: event.at)))
+
+
 def _step(event: AuditEvent) -> Step:
-    meaning = explain(event.fields.get("status", ""))
+    status = event.fields.get("status", "")
+    meaning = again(status) if event.event == Event.IMAGE_REFUSED else explain(status)
     return Step(event.at, event.event, event.message, meaning, event.event not in _FAILURES)
 
 

@@ -17,6 +17,7 @@ from ddwd.status.dashboard import DashboardModel
 from ddwd.status.trace import marked_lines
 from ddwd.store.operator_requests import Request
 from ddwd.tui.screens import HELP, Ask, AuditPage, Find, Overview, Page, QuarantineScreen
+from ddwd.tui.senders_screen import SendersScreen
 from ddwd.tui.text import PatientMasking
 
 if TYPE_CHECKING:
@@ -71,11 +72,12 @@ class Dashboard(App[None]):
     #head, .title { text-style: bold; width: 100%; }
     .title { color: $text-muted; }
     #trouble { display: none; height: auto; }
-    #flow { height: 5; margin-bottom: 1; }
+    #flow { height: 6; margin-bottom: 1; }
     #flight { height: 1fr; min-height: 3; }
     #finished { height: auto; max-height: 6; }
     #foot { height: auto; }
     #reason { height: auto; margin: 1 0; }
+    #senders { height: 1fr; min-height: 4; }
     DataTable { scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0; background: $background; }
     Ask, Find { align: center middle; }
     .dialog { width: 60; height: auto; padding: 1 2; border: round $primary; background: $surface; }
@@ -87,6 +89,7 @@ class Dashboard(App[None]):
         Binding("r", "retry", "retry"),
         Binding("p", "pause", "pause"),
         Binding("x", "quarantine", "quarantine"),
+        Binding("s", "senders", "senders"),
         Binding("l", "audit", "audit"),
         Binding("u", "unmask", "unmask"),
         Binding("question_mark", "help", "help", key_display="?"),
@@ -116,6 +119,8 @@ class Dashboard(App[None]):
         if isinstance(message.found, DashboardModel):
             self._board = message.found
             self._show()
+            if isinstance(self.screen, SendersScreen):
+                self.screen.show(message.found)
         else:
             self._overview.show_problem(message.found)
 
@@ -125,7 +130,7 @@ class Dashboard(App[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Return whether a key works: those of the overview work only there."""
-        if action in {"trace", "find", "retry", "pause", "quarantine", "audit", "unmask", "help", "quit"}:
+        if action in {binding.action for binding in self.BINDINGS if isinstance(binding, Binding)}:
             return self.screen is self._overview
         return super().check_action(action, parameters)
 
@@ -198,6 +203,10 @@ class Dashboard(App[None]):
             )
             return
         self.push_screen(QuarantineScreen(entries, self._ask))
+
+    def action_senders(self) -> None:
+        if self._board is not None:
+            self.push_screen(SendersScreen(self._board))
 
     def action_audit(self) -> None:
         self.push_screen(AuditPage(self._portal.tail()))

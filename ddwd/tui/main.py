@@ -19,8 +19,9 @@ from ddwd.extractor.quarantine import read_entries
 from ddwd.status import study_lookup
 from ddwd.status.dashboard import DashboardReader, Patients
 from ddwd.status.events import tail_of
+from ddwd.status.refusals import of_study
 from ddwd.status.report import real_sources
-from ddwd.status.trace import Trace, trace
+from ddwd.status.trace import Trace, or_refused, trace
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Requests
 from ddwd.store.record_check import RecordChecker
@@ -143,7 +144,10 @@ class RealPortal:
 
     def find(self, name: str) -> list[OrthancId]:
         records = RecordChecker(custody_of(self._config), self._paths)
-        return study_lookup.studies_named(name, study_lookup.both(self._config), records, or_patient=True)
+        nodes = study_lookup.both(self._config)
+        return or_refused(
+            name, lambda one: study_lookup.studies_named(one, nodes, records, or_patient=True), of_study
+        )
 
     def quarantine(self) -> list[Entry]:
         return read_entries(self._paths.quarantine)

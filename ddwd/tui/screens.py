@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 HELP = """\
 The flow: modality, ORTHANC1 (receives), ORTHANC2 (stores), PYTHON_SCP (retrieves), disk.
-Each hop shows images and bytes a second now, the last minutes, and how many images wait before it.
+Each hop shows images and bytes a second now, the last minutes, how many images wait before it, and
+how many of its associations are open.
 
   \u25cf ok        images flow, or none wait
   \u25cf slow      more and more images wait before this hop
@@ -47,6 +48,7 @@ only when none is missing. "to disk" is the time from the last image to the publ
   r             retry the study: forget its failures, retrieve missing images again
   p             pause retrieving, and resume it
   x             list the quarantine, and release from it
+  s             senders: open associations, images, and who was refused and why
   l             the last events, as they happen
   u             show patient IDs in full, and mask them again
   q             quit; the portal keeps running
@@ -118,16 +120,16 @@ class Overview(Screen[None]):
         self._rows = {**flight, **finished}
         masking, now = self._masking, report.at
         cells = {key: text.flight_row(row, masking, now, width) for key, row in flight.items()}
-        _fill(self.query_one("#flight", DataTable), text.FLIGHT, width, cells)
+        fill(self.query_one("#flight", DataTable), text.FLIGHT, width, cells)
         cells = {key: text.finished_row(row, masking, width) for key, row in finished.items()}
-        _fill(self.query_one("#finished", DataTable), text.FINISHED, width, cells)
+        fill(self.query_one("#finished", DataTable), text.FINISHED, width, cells)
 
 
 def _table(name: str) -> DataTable[Text]:
     return DataTable(id=name, cursor_type="row", cell_padding=0)
 
 
-def _fill(
+def fill(
     table: DataTable[Text], columns: tuple[Column, ...], width: int, rows: dict[str, list[Text]]
 ) -> None:
     """Fill the table; rows that stay are changed in place, so that the cursor does not move."""

@@ -14,7 +14,8 @@ from rich.text import Text
 from ddwd import __version__
 from ddwd.status.dashboard import Patient
 from ddwd.status.flow import Light
-from ddwd.status.formatting import many, plain, scaled, size, span
+from ddwd.status.formatting import many, plain, scaled, second, size, span, time
+from ddwd.status.senders import remedy, what
 from ddwd.store.status_files import FinishedStudy, InFlightStudy
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.status.dashboard import DashboardModel
     from ddwd.status.flow import HopRate
+    from ddwd.store.status_files import SenderStatus
 
 COLOURS = {Light.OK: "green", Light.SLOW: "yellow", Light.WAITING: "yellow", Light.BROKEN: "bold red"}
 _STAGES = {"waiting": "yellow", "ready": "green", "published": "green"}
@@ -64,6 +66,15 @@ FINISHED = (
     Column("size", 10, 10),
     Column("to disk", 9, 9),
     Column("rev", 5, 5),
+)
+
+SENDERS = (
+    Column("AE title", 17, 20),
+    Column("address", 16, 20),
+    Column("open", 6, 9),
+    Column("images", 11, 14),
+    Column("refused", 9, 12),
+    Column("last seen (UTC)", 20, 24),
 )
 
 
@@ -123,7 +134,16 @@ def _hop_cells(hop: HopRate, board: DashboardModel, cell: int) -> list[Text]:
         rates = _fitted(f"{rate:.{0 if rate >= _BRIEF else 1}f}/s {_brief(hop.bytes_per_second)}/s", cell)
         waiting = f"{hop.backlog:,} wait" if hop.backlog else "none wait"
         backlog = _fitted("" if hop.name == "gateway" else waiting, cell)
-    return [title, state, rates, spark, backlog]
+    return [title, state, rates, spark, backlog, _fitted(_associations(hop, cell - 1), cell)]
+
+
+def _associations(hop: HopRate, width: int) -> str:
+    """Return the open associations and their limit, in the longest words that fit; empty where they are not known."""
+    if not hop.limit:
+        return ""
+    count, limit = f"{hop.associations:,}", f"{hop.limit:,}"
+    forms = f"{count} of {limit} associations", f"{count} of {limit} assoc.", f"{count}/{limit} assoc."
+    return next((form for form in forms if len(form) <= width), f"{count}/{limit}")
 
 
 def _brief(amount: float) -> str:
@@ -166,6 +186,26 @@ def finished_row(row: FinishedStudy, masking: PatientMasking, width: int) -> lis
         str(row.revision),
     ]
     return _cells(cells, FINISHED, width, {6: "green"})
+
+
+def sender_row(row: SenderStatus, width: int) -> list[Text]:
+    """Return the cells of one sender; `refused` are the refusals of the last hour."""
+    cells = [
+        row.aet or "none",
+        row.address,
+        str(row.open),
+        f"{row.images:,}",
+        f"{row.recent:,}",
+        second(row.seen),
+    ]
+    return _cells(cells, SENDERS, width, {4: "bold red"} if row.recent else {})
+
+
+def sender_reasons(row: SenderStatus) -> list[str]:
+    """Return the refusals of the last hour of one sender: how often, what and why, when last, and what to do."""
+    if not row.reasons:
+        return ["none of its images or associations was refused in the last hour"]
+    return [f"{what(one)}; last {time(one.last)}: {remedy(one)}" for one in row.reasons]
 
 
 def _cells(cells: list[str], columns: tuple[Column, ...], width: int, styles: dict[int, str]) -> list[Text]:

@@ -17,6 +17,7 @@ from ddwd.acceptor.relay import Timing
 from ddwd.acceptor.senders import Senders
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock
+from ddwd.dicom import association_pdu as pdu
 from tests.dicom import gateway as fake
 from tests.dicom.conftest import wait_until
 from tests.hostile import wire
@@ -426,3 +427,87 @@ def test_a_stop_ends_idle_associations_and_waits_for_the_image_under_way(door: D
         assert busy.answer() == "0x0000"
         assert busy.answer() == "abort"
     assert door.acceptor.stop(5)
+
+
+def standing(door: Door) -> list[str]:
+    """Kinds of the refusals that are problems now."""
+    return [reason.kind for sender in door.senders.status() for reason in sender.reasons if reason.standing]
+
+
+def test_normal_traffic_and_port_scans_are_no_problem(door: Door) -> None:
+    door.timing = QUICK
+    door.start()
+    assert wire.echo(door.target)
+    with Sender(door.target) as long_list:
+        long_list.associate(
+            wire.context(1, wire.CT),
+            wire.context(3, wire.CT, ["1.2.840.10008.1.2.4.201"]),
+            wire.context(5, "1.2.840.10008.5.1.4.39.1"),
+            wire.context(7, "1.2.840.10008.5.1.4.1.2.2.1"),
+        )
+        assert send(long_list, image()) == "0x0000"  # and it closes without a release
+    with Sender(door.target) as released:
+        released.associate()
+        released.send(pdu.release_request())
+        assert released.receive()[0] == pdu.RELEASE_RESPONSE
+    with Sender(door.target) as idle:
+        idle.associate()
+        assert idle.answer() == "abort"
+    with socket.create_connection((door.target.host, door.target.port)):
+        pass
+    with Sender(door.target) as scan:
+        scan.send(b"GET / HTTP/1.1\r\n\r\n")
+        scan.receive()
+    door.audited(Event.CONTEXT_REFUSED)
+    door.audited(Event.ASSOCIATION_REFUSED)
+    door.audited(Event.ASSOCIATION_ABORTED)
+    wait_until(lambda: door.count.open == 0)
+    assert standing(door) == []
+    assert not any(event is Event.IMAGE_REFUSED for event, _, _ in door.events)
+
+
+def test_a_refused_modality_is_a_problem(door: Door) -> None:
+    door.gateway.on_store = lambda request: 0xC000
+    door.start()
+    with Sender(door.target) as sender:
+        sender.associate()
+        assert send(sender, image()) == "0xC000"
+    with Sender(door.target) as sender:
+        sender.send(wire.association("ORTHANC1", [wire.context(1, wire.CT, ["1.2.840.10008.1.2.4.201"])]))
+        sender.receive()
+    with Sender(door.target) as sender:
+        sender.associate()
+        sender.send(store("1.2.3.1", bytes(50_000))[:20_000])
+    wait_until(lambda: door.count.open == 0)
+    with Sender(replace(door.target, called="WRONG")) as sender, pytest.raises(ConnectionRefusedError):
+        sender.associate()
+    wait_until(
+        lambda: (
+            set(standing(door))
+            == {"image", "every presentation context", "association", "unfinished message"}
+        )
+    )
+
+
+@pytest.mark.parametrize("outcome", [0xC000, fake.DROP, fake.HANG, fake.CLOSE])
+def test_the_audit_record_of_a_refused_image_names_the_image_and_its_study(
+    door: Door, outcome: int | str
+) -> None:
+    door.timing = QUICK
+    door.gateway.on_store = lambda request: outcome
+    door.start()
+    with Sender(door.target) as sender:
+        sender.associate()
+        status = send(sender, image())
+    door.audited(Event.IMAGE_REFUSED)
+    fields = next(fields for event, _, fields in door.events if event is Event.IMAGE_REFUSED)
+    assert fields == {
+        "DDWD_EVENT": "image-refused",
+        "DDWD_AET": "HOSTILE",
+        "DDWD_ADDRESS": "127.0.0.1",
+        "DDWD_PEER": "gateway",
+        "DDWD_STATUS": status,
+        "DDWD_SOP_CLASS": wire.CT,
+        "DDWD_SOP_UID": "1.2.3.1",
+        "DDWD_STUDY_UID": "1.2.3",
+    }

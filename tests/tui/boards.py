@@ -17,7 +17,13 @@ from ddwd.status.flow import HISTORY, HopRate, Light
 from ddwd.status.report import Heartbeat, OrthancState, Report, VolumeState
 from ddwd.status.trace import Step, Trace, TracedHop
 from ddwd.status.units import UNITS, Unit
-from ddwd.store.status_files import FinishedStudy, InFlightStudy
+from ddwd.store.status_files import (
+    AcceptorStatus,
+    FinishedStudy,
+    InFlightStudy,
+    RefusalCount,
+    SenderStatus,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,9 +86,25 @@ def _history(peak: float) -> tuple[float, ...]:
     return tuple(round(peak * (0.5 + 0.5 * math.sin(n / 4)), 1) if n > 15 else 0.0 for n in range(HISTORY))
 
 
+def acceptor() -> AcceptorStatus:
+    """Three senders, of which one is refused now."""
+    cut_off = "ORTHANC1 cannot parse the data set: its encoding breaks PS3.5"
+    refused = (
+        RefusalCount("image", cut_off, 3, _at(70), "0xC000", standing=True),
+        RefusalCount("presentation context", "C-FIND is not offered here", 12, _at(400)),
+    )
+    senders = (
+        SenderStatus("CT1", "10.1.0.5", 2, 11_204, 0, _at(1)),
+        SenderStatus("MR2", "10.1.0.6", 9, 1_204, 0, _at(4)),
+        SenderStatus("US4", "10.1.0.9", 1, 17, 15, _at(70), refused, 15),
+    )
+    return AcceptorStatus(_at(0.5), 4711, 12, 600, senders=senders, since=_at(86_400))
+
+
 def _report(**changes: Any) -> Report:
     report = Report(
         at=stamp(NOW),
+        acceptor=Heartbeat("acceptor", 0.5, acceptor()),
         units=tuple(Unit(name, "active", "running", 0, "") for name in UNITS),
         servers=(
             OrthancState("gateway", "ORTHANC1", "1.12.7", "PostgreSQL", 812, 190_231, 98_000_000_000, 4.0),
@@ -109,12 +131,12 @@ def _report(**changes: Any) -> Report:
 def flowing() -> DashboardModel:
     """Images flow."""
     return DashboardModel(
-        _report(),
+        _report(acceptor=Heartbeat("acceptor", 0.5, replace(acceptor(), senders=acceptor().senders[:2]))),
         (
             HopRate("modality", "MR2"),
-            HopRate("gateway", "ORTHANC1", 62.4, 32_800_000, _history(62)),
-            HopRate("storage", "ORTHANC2", 60.1, 31_600_000, _history(60), 70),
-            HopRate("scp", "PYTHON_SCP", 58.0, 30_500_000, _history(58), 93),
+            HopRate("gateway", "ORTHANC1", 62.4, 32_800_000, _history(62), associations=12, limit=600),
+            HopRate("storage", "ORTHANC2", 60.1, 31_600_000, _history(60), 70, associations=4, limit=32),
+            HopRate("scp", "PYTHON_SCP", 58.0, 30_500_000, _history(58), 93, associations=2, limit=96),
             HopRate("disk", "disk", 58.0, 30_500_000, _history(58), 153),
         ),
         Today("2026-01-02", 37, 11_204),

@@ -60,7 +60,7 @@ def test_the_overview_looks_as_it_did(snap_compare: Any, name: str, size: tuple[
 
 
 @pytest.mark.parametrize("size", [NARROW, WIDE])
-@pytest.mark.parametrize("keys", ["enter", "x", "l", "question_mark", "slash", "r"])
+@pytest.mark.parametrize("keys", ["enter", "x", "s", "l", "question_mark", "slash", "r"])
 def test_each_key_shows_what_it_did(snap_compare: Any, keys: str, size: tuple[int, int]) -> None:
     async def before(pilot: Pilot[None]) -> None:
         await _show(pilot, boards.in_trouble())
@@ -222,6 +222,37 @@ async def test_a_resize_and_a_look_that_failed_leave_the_last_board_standing() -
         await _show(pilot, "the dashboard cannot look (OSError); it tries again")
         assert "cannot look" in _said(pilot.app)
         assert len(_rows(pilot.app, "flight")) == 3
+
+
+@pytest.mark.parametrize("size", [(60, 15), NARROW, WIDE, (200, 60)])
+async def test_the_senders_are_shown_refused_ones_first_with_their_reasons(size: tuple[int, int]) -> None:
+    async with dashboard().run_test(size=size) as pilot:
+        await _show(pilot, boards.in_trouble())
+        await pilot.press("s")
+        assert [row[0] for row in _rows(pilot.app, "senders")] == ["US4", "CT1", "MR2"]
+        assert _rows(pilot.app, "senders")[0][1:5] == ["10.1.0.9", "1", "17", "15"]
+        told = _said(pilot.app)
+        assert "senders: 12 of 600 associations; 15 refusals in the last hour" in told
+        assert "3 x image, 0xC000: ORTHANC1 cannot parse the data set" in told
+        assert "12 x presentation context: C-FIND is not offered here" in told
+        await pilot.press("down")
+        assert "was refused in the last hour" in _said(pilot.app)
+        await _show(pilot, boards.flowing())
+        assert [row[0] for row in _rows(pilot.app, "senders")] == ["CT1", "MR2"]
+        await pilot.press("escape")
+        assert pilot.app.screen.query("#flow")
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [((60, 15), "12/600"), (NARROW, "12/600 assoc."), (WIDE, "12 of 600 associations")],
+)
+async def test_the_open_associations_and_their_limit_are_on_the_overview(
+    size: tuple[int, int], told: str
+) -> None:
+    async with dashboard().run_test(size=size) as pilot:
+        await _show(pilot, boards.flowing())
+        assert told in str(pilot.app.screen.query_one("#flow", Static).render())
 
 
 async def test_q_leaves() -> None:

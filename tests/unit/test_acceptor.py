@@ -82,8 +82,7 @@ def test_the_number_of_the_last_hour_is_true_whatever_the_reasons_are_and_howeve
             refusal = Refusal(RefusalKind.IMAGE, f"not stored after {number} s", 0xA700)
             records.senders.refused("CT1", "10.0.0.5", refusal)
         records.clock.advance(60)
-        (sender,) = records.senders.status()
-        assert sender.recent == 50 * min(minute + 1, 60)
+        assert records.senders.status()[0].recent == 50 * min(minute + 1, 60)
     (sender,) = records.senders.status()
     assert sender.refused == 6000
     assert len(sender.reasons) == 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,14 @@ from ddwd.monitoring.alerts import WEEKS, AlertState, Condition, ExpectedSenders
 from ddwd.status.events import AuditEvent
 from ddwd.status.report import Heartbeat, OrthancState, VolumeState
 from ddwd.status.units import UNITS, Unit
-from ddwd.store.status_files import ExtractorStatus, SelfTestResult
+from ddwd.store.status_files import (
+    AcceptorStatus,
+    ExtractorStatus,
+    RefusalCount,
+    RefusalKind,
+    SelfTestResult,
+    SenderStatus,
+)
 from tests.unit.test_flow import report
 
 if TYPE_CHECKING:
@@ -189,3 +197,21 @@ def test_the_portals_own_tests_are_nobodys_habit() -> None:
 def test_one_that_was_taken_away_is_forgotten() -> None:
     old = [moment - timedelta(weeks=2) for moment in _mondays(7)]
     assert _habits(*old).silent(MONDAY + timedelta(hours=8, minutes=5)) == {}
+
+
+def test_a_refused_modality_is_told_while_it_is_refused_and_a_long_list_of_contexts_never() -> None:
+    def found(*reasons: RefusalCount) -> dict[str, str]:
+        senders = (SenderStatus("CT1", "10.0.0.5", reasons=reasons),)
+        acceptor = Heartbeat("acceptor", 1.0, AcceptorStatus(associations=1, limit=600, senders=senders))
+        told = alerts.conditions(report(acceptor=acceptor), {})
+        return {key: condition.text for key, condition in told.items()}
+
+    stamp = "2026-01-02T03:04:05.000Z"
+    contexts = RefusalCount(RefusalKind.CONTEXT, "C-FIND is not offered here", 500, stamp)
+    image = RefusalCount(RefusalKind.IMAGE, "no StudyInstanceUID", 1, stamp, "0xC000", standing=True)
+    assert found(contexts, replace(image, standing=False)) == {}
+    told = found(contexts, image)
+    assert list(told) == ["refused CT1 10.0.0.5"]
+    assert (
+        "CT1 at 10.0.0.5 is refused: 1 x image, 0xC000: no StudyInstanceUID" in told["refused CT1 10.0.0.5"]
+    )

@@ -12,6 +12,7 @@ import certifi
 import pytest
 
 from ddwd.cli import doctor as cli
+from ddwd.config.parsers import Sender
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.audit import Audit, Event
@@ -25,7 +26,15 @@ from ddwd.status.report import Heartbeat, OrthancState, VolumeState
 from ddwd.status.self_test import make
 from ddwd.status.units import UNITS, Unit
 from ddwd.store.operator_requests import Request
-from ddwd.store.status_files import SelfTestResult, SweepStatus
+from ddwd.store.status_files import (
+    HARMLESS,
+    AcceptorStatus,
+    RefusalCount,
+    RefusalKind,
+    SelfTestResult,
+    SenderStatus,
+    SweepStatus,
+)
 from tests.unit.fakes import FakeClock, image
 from tests.unit.portal import Portal, names
 from tests.unit.test_flow import report
@@ -390,3 +399,37 @@ def test_after_an_upgrade_the_self_test_waits_for_every_hop_and_no_longer_than_i
 ) -> None:
     clock = FakeClock()
     assert cli.until_up(lambda: clock.now >= 1000 + up_after, clock, clock.advance, 120.0) == left
+
+
+def _refused(kind: RefusalKind, status: str = "") -> RefusalCount:
+    return RefusalCount(kind, "made up", 7, "2026-01-02T03:04:05.000Z", status)
+
+
+def _of_senders(machine: Machine, acceptor: AcceptorStatus) -> list[Finding]:
+    machine.config = replace(machine.config, senders=(Sender("CT1"),))
+    machine.report = replace(machine.report, acceptor=Heartbeat("acceptor", 1.0, acceptor))
+    return [one for one in machine.examine() if one.part == "senders"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in RefusalKind if kind not in HARMLESS])
+def test_a_sender_that_was_refused_in_the_last_hour_is_named_with_what_to_do(
+    machine: Machine, kind: RefusalKind
+) -> None:
+    senders = (SenderStatus("CT1", "10.0.0.5", reasons=(_refused(kind, "0xC000"),)),)
+    (found,) = _of_senders(machine, AcceptorStatus(senders=senders))
+    assert found.level is Severity.WARN
+    assert found.text == f"CT1 at 10.0.0.5: 7 x {kind}, 0xC000: made up; last 2026-01-02 03:04Z"
+    assert "docs/" in found.remedy
+
+
+def test_what_keeps_no_image_away_is_no_finding(machine: Machine) -> None:
+    senders = (SenderStatus("CT1", "10.0.0.5", reasons=tuple(map(_refused, HARMLESS))),)
+    (found,) = _of_senders(machine, AcceptorStatus(associations=479, limit=600, senders=senders))
+    assert found.level is Severity.OK
+
+
+def test_associations_that_run_out_and_an_address_that_is_held_off_are_findings(machine: Machine) -> None:
+    found = _of_senders(machine, AcceptorStatus(associations=480, limit=600, held_off={"10.0.0.5": 300}))
+    assert [one.level for one in found] == [Severity.WARN, Severity.WARN]
+    assert "480 of 600 associations are open" in found[0].text
+    assert found[1].text.startswith("10.0.0.5 is held off for 5 min more")

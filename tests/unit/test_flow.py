@@ -13,7 +13,14 @@ from ddwd.status.events import AuditEvent
 from ddwd.status.flow import BUCKET_SECONDS, HISTORY, Flow, Light
 from ddwd.status.report import Heartbeat, OrthancState, Report, VolumeState
 from ddwd.status.units import UNITS, Unit
-from ddwd.store.status_files import Backlog, ExtractorStatus, InFlightStudy, ScpStatus, WorkTotals
+from ddwd.store.status_files import (
+    AcceptorStatus,
+    Backlog,
+    ExtractorStatus,
+    InFlightStudy,
+    ScpStatus,
+    WorkTotals,
+)
 
 if TYPE_CHECKING:
     from ddwd.status.flow import HopRate
@@ -151,3 +158,32 @@ def test_today_counts_studies_once_and_late_images_too() -> None:
         ]
     )
     assert today == Today("2026-01-02", 1, 12, 1)
+
+
+def test_open_associations_and_their_limit_are_those_of_each_hop() -> None:
+    made = report()
+    acceptor = Heartbeat("acceptor", 1.0, AcceptorStatus(associations=12, limit=600))
+    scp = Heartbeat("scp", 1.0, ScpStatus(associations=2, limit=96))
+    storage = replace(made.servers[1], associations=4, limit=32)
+    hops = _play(
+        (
+            0.0,
+            replace(
+                made, acceptor=acceptor, hearts=(scp, made.hearts[1]), servers=(made.servers[0], storage)
+            ),
+        )
+    )
+    assert [(hop.associations, hop.limit) for hop in hops.values()] == [
+        (0, 0),
+        (12, 600),
+        (4, 32),
+        (2, 96),
+        (0, 0),
+    ]
+
+
+def test_without_the_acceptor_no_image_can_reach_orthanc1() -> None:
+    hung = Heartbeat("acceptor", 99.0, problem="the heartbeat of the acceptor is stale")
+    assert _play((0.0, report(acceptor=hung)))["gateway"].light is Light.BROKEN
+    units = tuple(Unit(name, "failed" if name == "ddwd-acceptor" else "active", "", 0, "") for name in UNITS)
+    assert _play((0.0, report(units=units)))["gateway"].reason == "ddwd-acceptor is failed"

@@ -12,9 +12,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from ddwd.core.errors import StateError
 from ddwd.monitoring.metrics import Metrics
 from ddwd.status.events import AuditEvent
-from ddwd.status.report import VolumeState
+from ddwd.status.report import Heartbeat, VolumeState
 from ddwd.store.statefile import decode
-from ddwd.store.status_files import DestinationStatus, RetentionStatus, SelfTestResult
+from ddwd.store.status_files import (
+    AcceptorStatus,
+    DestinationStatus,
+    RetentionStatus,
+    SelfTestResult,
+    SenderStatus,
+)
 from tests.readme import REPO
 from tests.unit.test_flow import report
 
@@ -134,3 +140,19 @@ def test_the_grafana_dashboard_asks_for_figures_that_exist(metrics: Metrics, tmp
     assert {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in known} == used
     ids = [panel["id"] for panel in board["panels"]]
     assert len(ids) == len(set(ids))
+
+
+def test_refusals_of_the_last_hour_are_counted_by_ae_title_whatever_their_reasons(
+    metrics: Metrics, tmp_path: Path
+) -> None:
+    senders = (
+        SenderStatus("CT1", "10.0.0.5", recent=70),
+        SenderStatus("CT1", "10.0.0.6", recent=5),
+        SenderStatus("MR1", "10.0.0.7"),
+    )
+    acceptor = Heartbeat("acceptor", 1.0, AcceptorStatus(associations=12, limit=600, senders=senders))
+    metrics.show(report(acceptor=acceptor))
+    metrics.write()
+    found = _figures(tmp_path / "ddwd.prom")
+    assert (found["ddwd_refusals_last_hour", "CT1"], found["ddwd_refusals_last_hour", "MR1"]) == (75, 0)
+    assert (found["ddwd_associations",], found["ddwd_associations_limit",]) == (12, 600)

@@ -22,8 +22,8 @@ from ddwd.core.disk_space import Space
 from ddwd.core.errors import PeerDownError
 from ddwd.extractor.quarantine import Quarantine, QuarantinedObject
 from ddwd.provisioning import credentials
+from ddwd.status import connections, study_lookup, units
 from ddwd.status import report as view
-from ddwd.status import study_lookup, units
 from tests.unit.fakes import FakeClock
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Machine:
     systemd: bool = True
     units: dict[str, dict[str, str]] = field(default_factory=dict)
     asked: list[list[str]] = field(default_factory=list)
+    connected: int = 0
 
     def systemctl(self, arguments: Sequence[str]) -> str | None:
         self.asked.append(list(arguments))
@@ -94,7 +95,8 @@ class Machine:
 
     def report(self) -> view.Report:
         return view.collect(
-            self.config, view.ReportSources(self.systemctl, self.orthanc, self.clock, patience=0.05)
+            self.config,
+            view.ReportSources(self.systemctl, self.orthanc, self.clock, 0.05, lambda _port: self.connected),
         )
 
 
@@ -505,10 +507,10 @@ def test_watched_it_is_shown_again_and_again_until_ctrl_c(
 
 
 def _sender(**changes: object) -> dict[str, Any]:
-    return {"aet": "CT1", "address": "10.0.0.5", "open": 1, "images": 7, "refused": 2, **changes}
+    return {"aet": "CT1", "address": "10.0.0.5", "open": 1, "images": 7, "refused": 2, "recent": 2, **changes}
 
 
-def test_who_was_refused_is_shown_with_the_reason_and_is_no_problem_of_the_portal(machine: Machine) -> None:
+def test_who_was_refused_is_shown_with_the_reason_and_is_no_problem_once_it_is_over(machine: Machine) -> None:
     reasons = [
         {
             "kind": "image",
@@ -544,6 +546,98 @@ def test_an_address_that_is_held_off_is_a_problem(machine: Machine) -> None:
     machine.beat("acceptor", associations=0, limit=600, held_off={"10.0.0.5": 540})
     (line,) = machine.report().wrong
     assert line.startswith("10.0.0.5 is held off for 9 min more")
+
+
+def _standing(**changes: object) -> dict[str, Any]:
+    no_uid = {"kind": "image", "reason": "the data set has no StudyInstanceUID", "status": "0xC000"}
+    return {**no_uid, "count": 2, "last": "2026-01-02T03:04:00.000Z", "standing": True, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "help_"),
+    [
+        ({}, "sending it again cannot help, it has to be corrected at the sender (docs/senders.md)"),
+        ({"status": "0xA700"}, "sending it again can help (docs/senders.md)"),
+        ({"kind": "association", "status": ""}, "compare AE titles, address and senders in ddwd.yaml"),
+        ({"kind": "every presentation context", "status": ""}, "another transfer syntax"),
+        ({"kind": "certificate", "status": ""}, "a valid certificate"),
+        ({"kind": "unfinished message", "status": ""}, "look at the sender and at the network"),
+    ],
+)
+def test_a_modality_that_is_refused_now_is_a_problem_that_says_who_why_and_what_to_do(
+    machine: Machine, changes: dict[str, object], help_: str
+) -> None:
+    reasons = [_standing(kind="presentation context", standing=False), _standing(**changes)]
+    machine.beat(
+        "acceptor", associations=3, limit=600, senders=[_sender(reasons=reasons), _sender(aet="US4")]
+    )
+    (line,) = machine.report().wrong
+    assert line.startswith("CT1 at 10.0.0.5 is refused: 2 x ")
+    assert "the data set has no StudyInstanceUID; last 2026-01-02 03:04Z: " in line
+    assert help_ in line
+
+
+def test_a_flood_of_made_up_senders_is_six_lines(machine: Machine) -> None:
+    senders = [_sender(aet=f"X{number}\x1b[2J", reasons=[_standing()]) for number in range(500)]
+    machine.beat("acceptor", associations=3, limit=600, senders=senders)
+    wrong = machine.report().wrong
+    assert len(wrong) == 6
+    assert wrong[-1] == "495 senders more are refused; see: ddwd status"
+    assert "\x1b" not in status.render(machine.report())
+
+
+def test_refusals_are_those_since_the_start_of_the_acceptor_if_that_is_no_hour_ago(machine: Machine) -> None:
+    for age in (5, 59, 60, 61):
+        since = stamp(machine.clock.utc() - timedelta(minutes=age))
+        machine.beat("acceptor", age=0.0, associations=3, limit=600, since=since)
+        text = " ".join(status.render(machine.report()).split())
+        expected = "when ddwd-acceptor started" if age < 60 else "0 refusals in the last hour"
+        assert expected in text
+
+
+@pytest.mark.parametrize(("open_", "is_wrong"), [(76, False), (77, True), (96, True)])
+def test_four_fifths_of_the_receivers_associations_are_a_problem(
+    machine: Machine, open_: int, is_wrong: bool
+) -> None:
+    machine.beat("scp", alive=True, associations=open_, limit=96)
+    report = machine.report()
+    assert f"{open_}/96 associations, 0 received" in status.render(report)
+    assert (f"{open_} of 96 associations of the receiver are open" in str(report.wrong)) is is_wrong
+
+
+@pytest.mark.parametrize(("open_", "is_wrong"), [(25, False), (26, True), (40, True)])
+def test_four_fifths_of_what_orthanc2_serves_at_once_are_a_problem(
+    machine: Machine, open_: int, is_wrong: bool
+) -> None:
+    machine.connected = open_
+    report = machine.report()
+    assert f"{open_} of 32 associations\n" in status.render(report)
+    assert (f"{open_} of 32 associations of storage are open" in str(report.wrong)) is is_wrong
+    assert report.servers[0].associations is None
+
+
+def test_an_addition_of_the_operator_changes_what_orthanc2_serves_at_once(machine: Machine) -> None:
+    folder = Paths(machine.config).additions("storage")
+    folder.mkdir(parents=True)
+    (folder / "own.json").write_text('{"DicomThreadsCount": 100} // more')
+    machine.connected = 40
+    report = machine.report()
+    assert report.servers[1].limit == 100
+    assert report.wrong == ()
+
+
+def test_connections_are_counted_at_the_kernels_table(tmp_path: Path) -> None:
+    table = tmp_path / "tcp"
+    table.write_text(
+        "  sl  local_address rem_address   st tx_queue\n"
+        "   0: 0100007F:1093 00000000:0000 0A 00000000\n"  # the listener
+        "   1: 0100007F:1093 0100007F:C001 01 00000000\n"
+        "   2: 0100007F:C001 0100007F:1093 01 00000000\n"  # the other end
+        "   3: 0100007F:1093 0100007F:C002 06 00000000\n"  # in TIME_WAIT
+        "   4: 0100007F:1093 0100007F:C003 01 00000000\n"
+    )
+    assert connections.established(4243, table) == 2
+    assert connections.established(4243, tmp_path / "none") == 0
 
 
 def test_an_acceptor_that_hangs_is_a_problem(machine: Machine) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ddwd.config.routing import Route
-from ddwd.core.errors import NotFoundError, PeerRefusedError
+from ddwd.core.errors import NotFoundError, PeerRefusedError, StateError
 from ddwd.core.model import OrthancId
 from ddwd.daemon.extractor import StatusTotals, extractor_status
 from ddwd.extractor.decision import Blocker
 from ddwd.extractor.quarantine import QuarantinedObject
+from ddwd.status import refusals as journal
 from ddwd.status import trace as view
+from ddwd.status.events import AuditEvent
 from ddwd.status.status_codes import MEANINGS, explain
 from ddwd.store.custody import Custody
 from ddwd.store.delivery_log import DeliveryLog
@@ -26,6 +29,7 @@ from tests.unit.portal import Portal
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ddwd.status.refusals import Refusals
     from ddwd.status.trace import Trace
 
 _STUDY = image().study_id
@@ -36,14 +40,20 @@ def portal(tmp_path: Path) -> Portal:
     return Portal(tmp_path)
 
 
-def _trace(portal: Portal, *, extractor: bool = True, study: OrthancId = _STUDY) -> Trace:
+def _none(_study_uid: str) -> list[AuditEvent]:
+    return []
+
+
+def _trace(
+    portal: Portal, *, extractor: bool = True, study: OrthancId = _STUDY, refusals: Refusals = _none
+) -> Trace:
     path = portal.paths.heartbeat("extractor")
     path.parent.mkdir(parents=True, exist_ok=True)
     if extractor:
         EXTRACTOR.write_volatile(path, extractor_status(portal.extractor, StatusTotals(), portal.clock))
     else:
         path.unlink(missing_ok=True)
-    return view.trace(study, portal.config, (portal.gateway, portal.storage))
+    return view.trace(study, portal.config, (portal.gateway, portal.storage), refusals)
 
 
 def _images(count: int) -> list:  # type: ignore[type-arg]
@@ -222,3 +232,126 @@ def test_other_destinations_of_its_rule_are_told_with_what_they_have(portal: Por
     told = _trace(portal)
     assert [(hop.title, hop.images) for hop in told.hops[3:]] == [("teaching", 2), ("pacs", 0)]
     assert told.complete
+
+
+def _refused(number: int, status: str = "0xC000") -> AuditEvent:
+    message = f"image of CT1 at 10.0.0.5 refused with status {status}: the data set has no SeriesInstanceUID"
+    fields = {"aet": "CT1", "address": "10.0.0.5", "status": status, "sop_uid": image(number=number).sop_uid}
+    return AuditEvent("2027-01-02T03:04:05.000Z", "image-refused", "", image().study_uid, message, fields)
+
+
+def test_a_study_of_which_an_image_was_refused_says_who_sent_it_why_and_whether_to_send_it_again(
+    portal: Portal,
+) -> None:
+    portal.deliver(*_images(3))
+    portal.run(20)
+    told = _trace(portal, refusals=lambda uid: [_refused(4)] if uid == image().study_uid else [])
+    assert told.complete  # what the Orthancs have is on disk
+    assert "complete on disk: 3 images, revision 1" in told.verdict
+    assert told.verdict.endswith(
+        "1 image was refused by ORTHANC1, last at 2027-01-02 03:04:05: image of CT1 at 10.0.0.5 refused with "
+        "status 0xC000: the data set has no SeriesInstanceUID"
+    )
+    assert told.next_step.startswith("sending it again cannot help")
+    step = told.steps[-1]
+    assert (step.event, step.ok) == ("image-refused", False)
+    assert step.meaning.startswith("sending it again cannot help")
+
+
+def test_an_image_that_was_refused_and_is_published_since_is_told_as_a_step_only(portal: Portal) -> None:
+    portal.deliver(*_images(3))
+    portal.run(20)
+    told = _trace(portal, refusals=lambda _uid: [_refused(2, "0xA700")])
+    assert told.next_step == "none"
+    assert "refused" not in told.verdict
+    assert told.steps[-1].meaning == "sending it again can help"
+
+
+def test_a_study_of_which_every_image_was_refused_is_found_by_its_uid(portal: Portal) -> None:
+    def find(_name: str) -> list[OrthancId]:
+        raise NotFoundError("no study")
+
+    (study,) = view.or_refused(image().study_uid, find, lambda _uid: [_refused(1), _refused(2)])
+    told = view.trace(
+        study, portal.config, (portal.gateway, portal.storage), lambda _uid: [_refused(1), _refused(2)]
+    )
+    assert (told.complete, told.stage, told.study_uid, told.aet) == (
+        False,
+        "refused",
+        image().study_uid,
+        "CT1",
+    )
+    assert told.verdict.startswith("no image of it is here; 2 images were refused by ORTHANC1, last at 2027")
+    assert told.next_step.startswith("sending it again cannot help")
+    assert "image-refused: image of CT1 at 10.0.0.5" in "\n".join(view.lines(told, 200))
+    with pytest.raises(NotFoundError, match=r"^no study$"):
+        view.or_refused(image().study_uid, find, _none)
+
+
+def test_who_may_not_read_the_journal_is_told_so_and_has_the_rest(portal: Portal) -> None:
+    def unread(_uid: str) -> list[AuditEvent]:
+        raise StateError("refused images are in the journal")
+
+    def find(_name: str) -> list[OrthancId]:
+        raise NotFoundError("no study")
+
+    portal.deliver(*_images(2))
+    portal.run(20)
+    told = _trace(portal, refusals=unread)
+    assert told.complete
+    assert told.missing == ("refused images are in the journal",)
+    with pytest.raises(NotFoundError, match="no study; refused images are in the journal"):
+        view.or_refused("1.2.3", find, unread)
+
+
+class _Journal:
+    """systemd.journal, with the records that match what was asked for."""
+
+    def __init__(self, *records: dict[str, object]) -> None:
+        self.records = list(records)
+        self.asked: dict[str, str] = {}
+
+    def Reader(self) -> _Journal:  # noqa: N802 - systemd's name
+        return self
+
+    def add_match(self, **match: str) -> None:
+        self.asked |= match
+
+    def seek_tail(self) -> None:
+        self.records = [one for one in self.records if self.asked.items() <= one.items()]
+
+    def get_previous(self) -> dict[str, object]:
+        return self.records.pop() if self.records else {}
+
+
+def test_refused_images_are_read_from_the_records_of_the_acceptor_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def record(second: int, **changes: object) -> dict[str, object]:
+        at = datetime(2026, 1, 2, 3, 4, second, tzinfo=UTC)
+        return {
+            "_SYSTEMD_UNIT": "ddwd-acceptor.service",
+            "DDWD_EVENT": "image-refused",
+            "DDWD_STUDY_UID": "1.2.3",
+            "DDWD_AET": "CT1",
+            "MESSAGE": f"record {second}",
+            "__REALTIME_TIMESTAMP": at,
+            **changes,
+        }
+
+    records = (
+        record(1),
+        record(2, DDWD_STUDY_UID="1.2.4"),
+        record(3),
+        record(4, _SYSTEMD_UNIT="forged.service"),
+    )
+    monkeypatch.setattr(journal, "journal", _Journal(*records))
+    monkeypatch.setattr(journal, "_is_readable", lambda: True)
+    found = journal.of_study("1.2.3")
+    assert [(one.at, one.message, one.fields["aet"]) for one in found] == [
+        ("2026-01-02T03:04:01.000Z", "record 1", "CT1"),
+        ("2026-01-02T03:04:03.000Z", "record 3", "CT1"),
+    ]
+    monkeypatch.setattr(journal, "_is_readable", lambda: False)
+    with pytest.raises(StateError, match="group systemd-journal"):
+        journal.of_study("1.2.3")
