@@ -17,7 +17,7 @@ from ddwd.core import disk_space
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import ConfigError, DamagedStateError, DdwdError
-from ddwd.extractor.decision import Stage
+from ddwd.extractor.decision import Blocker, Stage
 from ddwd.extractor.peers import silent
 from ddwd.extractor.quarantine import Quarantine
 from ddwd.provisioning import credentials
@@ -376,6 +376,9 @@ def _all_wrong(report: Report) -> Iterator[str]:
         yield f"the last self test failed: {report.self_test.text}; see: ddwd doctor"
     if waiting := report.counts.get(Stage.WAITING.value, 0):
         yield f"{many(waiting, 'study waits', 'studies wait')} after a failure, and will be tried again"
+    if refused := sum(row.blocker == Blocker.REFUSED.value for row in report.in_flight):
+        studies = many(refused, "study has images", "studies have images")
+        yield f"{studies} that ORTHANC2 does not take; why: ddwd trace STUDY"
     if held := report.counts.get(Stage.HELD.value, 0):
         yield f"{many(held, 'study is', 'studies are')} held: no route matches them; see: ddwd routes list"
     yield from (aside_text(folder, count) for folder, count in report.aside.items())

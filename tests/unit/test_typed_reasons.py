@@ -57,6 +57,13 @@ def test_an_error_of_orthanc_carries_the_http_status_and_orthancs_own() -> None:
     assert missing.value.status == ""
 
 
+def test_an_error_of_orthanc_is_told_in_its_words_but_for_what_may_be_of_a_patient() -> None:
+    content = b'{"OrthancStatus": 15, "Message": "Bad file format", "Details": "PatientName Doe^Jane"}'
+    with pytest.raises(PeerRefusedError) as refused:
+        _Answers(400, content).statistics()
+    assert str(refused.value) == "storage: HTTP 400 for /statistics: Bad file format"
+
+
 def test_a_failure_has_the_status_of_its_error_and_no_text_of_a_foreign_one() -> None:
     assert failure_of(PeerRefusedError("no", 0, "HTTP 409")) == Failure("no", "HTTP 409")
     assert failure_of(PeerDownError("HTTP 500 was said")) == Failure("HTTP 500 was said", "")
