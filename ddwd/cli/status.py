@@ -156,7 +156,10 @@ def _flight_lines(report: Report) -> list[str]:
     for row in rows[:_SHOWN]:
         lines.append(f"  {row.study_uid or '(not listed yet)'}")
         state = f"{row.state} (route {row.route})" if row.route else row.state
-        lines.append(_cut(f"    {row.on_disk}/{row.instances} on disk, {state}: {row.reason}"))
+        text = f"{row.on_disk}/{row.instances} on disk, {state}: {row.reason}"
+        # the words of who refuses an image are at the end
+        is_refused = row.blocker == Blocker.REFUSED.value
+        lines += wrapped(text, "    ", 4) if is_refused else [_cut(f"    {text}")]
     return lines + _more(len(rows))
 
 

@@ -130,7 +130,7 @@ def read_image(content: bytes) -> Image | None:
     )
 
 
-class _Content(io.BytesIO):
+class Content(io.BytesIO):
     """A file on its way."""
 
     def __len__(self) -> int:
@@ -334,7 +334,7 @@ class FakeOrthanc:
         return self.images[instance].content
 
     def stream(self, instance: OrthancId) -> FileContent:
-        return _Content(self.file(instance))
+        return Content(self.file(instance))
 
     def receive(self, content: FileContent) -> OrthancId:
         self._answer()
