@@ -225,6 +225,7 @@ class StudyState:
         """Forget all failures, at the operator's request."""
         self.failures = self.resends = 0
         self.stow_jobs.clear()
+        self.refusal = None
         self.is_retried = True
         if self.route is not EVERYTHING:
             self.route = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ddwd.core.audit import Event
 from ddwd.core.model import SELF_TEST_AET
 from ddwd.status.formatting import many, span
-from ddwd.status.report import aside_text, sender_problems
+from ddwd.status.report import aside_text, refused_text, sender_problems
 from ddwd.store.statefile import StateFormat, stored
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def _waiting(report: Report) -> dict[str, str]:
     found = {}
     if waiting := report.counts.get("waiting", 0):
         found["waiting"] = f"{many(waiting, 'study waits', 'studies wait')} after a failure: ddwd-top"
+    if refused := refused_text(report):
+        found["refused"] = refused
     if held := report.counts.get("held", 0):
         studies = many(held, "study is", "studies are")
         found["held"] = f"{studies} held on ORTHANC1: no route matches: ddwd routes list"

@@ -13,7 +13,7 @@ from ddwd.monitoring.alerts import WEEKS, AlertState, Condition, ExpectedSenders
 from ddwd.status.events import AuditEvent
 from ddwd.status.report import Heartbeat, OrthancState, VolumeState
 from ddwd.status.units import UNITS, Unit
-from ddwd.store.status_files import ExtractorStatus, SelfTestResult
+from ddwd.store.status_files import ExtractorStatus, InFlightStudy, SelfTestResult
 from tests.unit.test_flow import report
 
 if TYPE_CHECKING:
@@ -127,13 +127,14 @@ def test_every_kind_of_trouble_is_a_condition_and_a_sound_portal_has_none() -> N
         hearts=(Heartbeat("scp", None, problem="none"), Heartbeat("extractor", 1.0)),
         volumes=(VolumeState("output", "/x", level="warn", hours_left=3.0),),
         counts={"waiting": 2},
+        in_flight=(InFlightStudy(blocker="refused"),),
         quarantine=3,
         self_test=SelfTestResult(ok=False, text="nothing came"),
     )
     assert conditions(bad, {})["quarantine"].count == 3
     found = conditions(bad, {"CT1": datetime(2026, 1, 2, 7, tzinfo=UTC)})
     assert {key.split(" ")[0] for key in found} == {
-        *("unit", "orthanc", "heart", "disk", "waiting", "quarantine", "self-test", "silence"),
+        *("unit", "orthanc", "heart", "disk", "waiting", "refused", "quarantine", "self-test", "silence"),
     }
 
 
