@@ -160,6 +160,29 @@ def renewed(folder: Path, study: Study, *, seed: int) -> Study:
     return read_studies(paths)[0]
 
 
+def write_unknown_vrs(path: Path) -> None:
+    """Rewrite a made-up CT: all elements but SOP class and instance UID, numbers and pixels get VR UN (PS3.5 section 6.2.2)."""
+    data_set = pydicom.dcmread(path)
+    with path.open("r+b") as file:
+        head = file.read(144)
+        file.seek(144 + int.from_bytes(head[140:144], "little"))
+        file.truncate()
+        file.seek(0, 2)
+        for tag in sorted(data_set.keys()):
+            file.write(_element(data_set, tag))
+
+
+def _element(data_set: Dataset, tag: pydicom.tag.BaseTag) -> bytes:
+    """Return one element in explicit VR little endian (PS3.5 section 7.1.2)."""
+    raw: object = data_set.get_item(tag)
+    assert isinstance(raw, RawDataElement)
+    value, known = raw.value or b"", raw.VR in {"US", "OW"} or tag in {0x00080016, 0x00080018}
+    vr = ((known and raw.VR) or "UN").encode("ascii")
+    is_long = vr in {b"UN", b"OW"}
+    length = b"\0\0" + len(value).to_bytes(4, "little") if is_long else len(value).to_bytes(2, "little")
+    return tag.group.to_bytes(2, "little") + tag.element.to_bytes(2, "little") + vr + length + value
+
+
 def _ct_slice(seed: int, number: int, size: int, series: int) -> Dataset:
     """Return the header of one slice: enough for the CT Image IOD (PS3.3 A.3) to be recognised."""
     data_set = Dataset()

@@ -6,7 +6,7 @@ from typing import Any, TextIO
 from ddwd import __version__
 from ddwd.cli.command import WIDTH, Argument, Command, VerbResult, watch, wrapped
 from ddwd.config.schema import Config
-from ddwd.extractor.decision import Stage
+from ddwd.extractor.decision import Blocker, Stage
 from ddwd.status import report as view
 from ddwd.status import senders
 from ddwd.status.formatting import many, size, span, time
@@ -152,12 +152,17 @@ def _flight_lines(report: Report) -> list[str]:
     lines = [f"studies in flight: {stages or 'none'}"]
     if report.paused:
         lines.append("  retrieving is PAUSED by the operator; go on with: ddwd resume")
-    # studies that wait after a failure, or are held, come first: the operator looks for them
-    rows = sorted(report.in_flight, key=lambda row: row.state not in _TROUBLE)
+    # studies that wait after a failure, are held, or have images that storage refuses, come first: the operator looks for them
+    rows = sorted(
+        report.in_flight, key=lambda row: row.state not in _TROUBLE and row.blocker != Blocker.REFUSED.value
+    )
     for row in rows[:_SHOWN]:
         lines.append(f"  {row.study_uid or '(not listed yet)'}")
         state = f"{row.state} (route {row.route})" if row.route else row.state
-        lines.append(_cut(f"    {row.on_disk}/{row.instances} on disk, {state}: {row.reason}"))
+        text = f"{row.on_disk}/{row.instances} on disk, {state}: {row.reason}"
+        # the words of who refuses an image are at the end
+        is_refused = row.blocker == Blocker.REFUSED.value
+        lines += wrapped(text, "    ", 4) if is_refused else [_cut(f"    {text}")]
     return lines + _more(len(rows))
 
 

@@ -59,6 +59,7 @@ class Event(StrEnum):
     VANISHED = "vanished", "9a6f0f1c4f0b4c5c8d2e6b7a10d40012", _LOG_WARNING
     REPAIRED = "repaired", "9a6f0f1c4f0b4c5c8d2e6b7a10d40013", _LOG_WARNING
     FORWARDED = "forwarded", "9a6f0f1c4f0b4c5c8d2e6b7a10d40014"
+    COPIED = "copied", "9a6f0f1c4f0b4c5c8d2e6b7a10d40020"
     RETRIEVE_STARTED = "retrieve-started", "9a6f0f1c4f0b4c5c8d2e6b7a10d40015"
     VERIFIED = "verified", "9a6f0f1c4f0b4c5c8d2e6b7a10d40016"
     DELETED = "deleted", "9a6f0f1c4f0b4c5c8d2e6b7a10d40017", _LOG_WARNING

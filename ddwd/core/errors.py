@@ -96,6 +96,12 @@ class PeerRefusedError(DdwdError):
         """Orthanc's error code (OrthancStatus) if it gave one, else the HTTP status, else 0."""
 
 
+class ImageRefusedError(PeerRefusedError):
+    """A peer that answers does not take this very image; the message has its words."""
+
+    code = "image-refused"
+
+
 class NotFoundError(DdwdError):
     """The study, series or instance does not exist where it was looked for."""
 

@@ -38,6 +38,8 @@ class Blocker(StrEnum):
     """The operator has paused retrieving."""
     DISK = "disk"
     """A volume is short of room."""
+    REFUSED = "refused"
+    """Storage takes the images neither by STOW-RS nor by REST."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ddwd.core import watchdog
@@ -10,6 +10,7 @@ from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, stamp
 from ddwd.core.errors import NewerStateError, PeerDownError, PeerRefusedError, StateError
 from ddwd.extractor.study import ids_of, uncompared
+from ddwd.store.custody import BY_REST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -73,6 +74,17 @@ class Observer:
             study.timeline.has_sender = True
         except (PeerDownError, PeerRefusedError):
             return
+
+    def note_ways(self, study: StudyState) -> None:
+        """Note which images got to storage by REST, for their custody record. Raises PeerDownError and PeerRefusedError.
+
+        Storage is asked, and not our memory, which a restart ends; and only if images can have been copied at all.
+        """
+        recorded = study.record.images if study.record else {}
+        copied = self.peers.storage.received(study.study_id) if study.may_be_copied else frozenset()
+        for one, image in list(study.verified.items()):
+            way = recorded[one].way if one in recorded else BY_REST if one in copied else ""
+            study.verified[one] = replace(image, way=way)
 
     # --- studies that are not in flight -------------------------------------------------------------------------------
 

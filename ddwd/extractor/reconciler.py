@@ -1,6 +1,6 @@
 """Bring one study one step further: observe, decide, act. May be interrupted anywhere and called again.
 
-Observing and publishing happen in the calling thread; C-MOVE and verification, which take long, run in a worker. A peer that does
+Observing and publishing happen in the calling thread; C-MOVE, verification and copies by REST, which take long, run in a worker. A peer that does
 not answer makes a study wait; it never fails an image.
 """
 
@@ -15,6 +15,7 @@ from ddwd.core.errors import DdwdError, Failure, failure_of
 from ddwd.core.retry import LONGEST_SECONDS, retry_delay
 from ddwd.extractor.decision import Blocker, Decision, Observation, Stage, decide
 from ddwd.extractor.flow_control import PAUSED
+from ddwd.extractor.study import Copied
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
     from ddwd.extractor.flow_control import FlowControl
     from ddwd.extractor.observer import Observer
     from ddwd.extractor.orphans import OrphanSweeper
-    from ddwd.extractor.steps.forward import Forwarder
+    from ddwd.extractor.steps.forward import ForwardStep
     from ddwd.extractor.steps.publish import PublishStep
-    from ddwd.extractor.steps.repair import GatewayRepair, SetAside
+    from ddwd.extractor.steps.repair import SetAside
     from ddwd.extractor.steps.retrieve import Retriever
-    from ddwd.extractor.study import StudyState
+    from ddwd.extractor.study import Retrieved, StudyState
     from ddwd.extractor.study_events import StudyEvents
     from ddwd.store.status_files import FinishedStudy
 
@@ -70,11 +71,10 @@ class Result:
 class Steps:
     """What the reconciler does with a study."""
 
-    forward: Forwarder
+    forward: ForwardStep
     retrieve: Retriever
     publish: PublishStep
     set_aside: SetAside
-    repair: GatewayRepair
 
 
 @dataclass
@@ -126,16 +126,19 @@ class StudyReconciler:
         self, study: StudyState, seen: Observation, in_flight: Collection[StudyState], result: Result
     ) -> None:
         decision = self._decide(study, seen)
-        study.report(decision.stage, Failure(decision.reason))
+        study.report(*_told(study, decision))
         self.events.observed(study, seen, decision)
         result.after = self._next_look(study)
         if study.stage is Stage.HELD:
             result.no_sooner = result.after  # only other settings move it on: images of other studies do not
         if decision.forward and self.flow.may_forward:
             self._forward(study, decision, result)
-        if decision.retrieve and self.flow.may_retrieve:
+        if study.work is not None:
+            result.outcome = Outcome.WORKING
+        elif decision.retrieve and self.flow.may_retrieve:
             self._retrieve(study, decision, result)
         elif decision.publish:
+            self.observer.note_ways(study)
             result.published = self.steps.publish.publish(study, in_flight)
             result.outcome = Outcome.DONE
         elif decision.forward or decision.retrieve:
@@ -161,21 +164,11 @@ class StudyReconciler:
         return min(LOOK_SECONDS, max(0.0, quiet_in)) if study.stage is Stage.ARRIVING else LOOK_SECONDS
 
     def _forward(self, study: StudyState, decision: Decision, result: Result) -> None:
-        # one image without a file makes the STOW-RS of all others beside it fail
-        if study.resends and self.steps.repair.forget_lost(study, decision.forward):
+        sent = self.steps.forward.send(study, decision.forward)
+        if sent is None:
             result.after = 0.0
-            return
-        last, study.moved_at = study.moved_at, self.clock.monotonic()
-        result.forwarded = self.steps.forward.send(decision.forward, study.priority)
-        if not result.forwarded:
-            return
-        study.resends += 1
-        if study.listing:
-            self.events.forwarding(study, result.forwarded, self.steps.forward.last_error)
-        if self.observer.forwarded_at >= last:  # other images passed meanwhile: these are at fault
-            failed = dict.fromkeys(decision.forward, "storage does not take it")
-            if self.steps.set_aside.count(study, study.forward_attempts, failed):
-                result.after = 0.0
+        else:
+            result.forwarded = sent
 
     def _retrieve(self, study: StudyState, decision: Decision, result: Result) -> None:
         if study.listing is None:
@@ -185,15 +178,22 @@ class StudyReconciler:
         result.outcome = Outcome.WORKING
 
     def collect(self, study: StudyState, result: Result) -> bool:
-        """Take over what a worker retrieved; return False if the study has to wait. Raises StorageFullError and OSError."""
+        """Take over what a worker did; return False if the study has to wait. Raises StorageFullError and OSError."""
         work, study.work = study.work, None
         if work is None or work.cancelled():
             return True
         try:
-            retrieved = work.result()
+            done = work.result()
         except Exception as error:  # noqa: BLE001 - whatever fails in one study, the others must continue
             self._fail(study, failure_of(error), result)
             return False
+        if isinstance(done, Copied):
+            result.forwarded = len(done.taken)
+            self.steps.forward.collect(study, done)
+            return True
+        return self._collect_retrieved(study, done, result)
+
+    def _collect_retrieved(self, study: StudyState, retrieved: Retrieved, result: Result) -> bool:
         study.verified.update({image.orthanc_id: image for image in retrieved.verified})
         study.timeline.note("disk", study.verified.keys(), stamp(self.clock.utc()))
         result.retrieved = len(retrieved.verified)
@@ -214,3 +214,11 @@ class StudyReconciler:
             reason = "the study was deleted on both Orthancs before it was published"
             files = self.orphans.vanished(study.listing, reason)
             self.events.vanished(study, reason, files)
+
+
+def _told(study: StudyState, decision: Decision) -> tuple[Stage, Failure, Blocker]:
+    """Return what is reported of a study: its stage, why, and whether storage refuses its images."""
+    if decision.stage is not Stage.FORWARDING or study.refusal is None:
+        return decision.stage, Failure(decision.reason), Blocker.NONE
+    why = Failure(f"{decision.reason}; {study.refusal.reason}", study.refusal.status)
+    return decision.stage, why, Blocker.REFUSED

@@ -20,7 +20,7 @@ from ddwd.extractor.router import Router
 from ddwd.extractor.sharing import Sharing
 from ddwd.extractor.sources import Sources
 from ddwd.extractor.spool import Spool
-from ddwd.extractor.steps.forward import Forwarder
+from ddwd.extractor.steps.forward import Copier, Forwarder, ForwardStep
 from ddwd.extractor.steps.publish import Publisher, PublishNotifier, PublishStep
 from ddwd.extractor.steps.repair import GatewayRepair, SetAside, StorageRepair
 from ddwd.extractor.steps.retrieve import Retriever
@@ -138,14 +138,23 @@ class Extractor:
         namesakes = Namesakes(self.peers, stores.custody, self.quarantine)
         routes = {route.name: route for route in config.routes}
         notifier = PublishNotifier(routes, self.output, HookQueue(paths.hooks), paths.output)
+        set_aside = SetAside(self.peers, self.quarantine, config.retrieve.tries)
+        forward = ForwardStep(
+            Forwarder(services.gateway, beside=stow_jobs_elsewhere(config.destinations)),
+            Copier(self.peers, services.workers),
+            GatewayRepair(self.peers, self.quarantine),
+            set_aside,
+            observer,
+            events,
+            clock,
+        )
         steps = Steps(
-            forward=Forwarder(services.gateway, beside=stow_jobs_elsewhere(config.destinations)),
+            forward=forward,
             retrieve=retriever,
             publish=PublishStep(
                 publisher, stores.custody, stores.claims, namesakes, notifier, spool, events, clock
             ),
-            set_aside=SetAside(self.peers, self.quarantine, config.retrieve.tries),
-            repair=GatewayRepair(self.peers, self.quarantine),
+            set_aside=set_aside,
         )
         return StudyReconciler(config, observer, steps, orphans, self.flow, events, clock)
 

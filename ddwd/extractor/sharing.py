@@ -41,7 +41,7 @@ class Sharing:
     def __post_init__(self) -> None:
         """Take up the studies that were in flight when the extractor stopped."""
         for study in self.ledger.state.open:
-            self._open(study)
+            self._open(study).may_be_copied = True
 
     @property
     def may_open(self) -> bool:
@@ -99,15 +99,17 @@ class Sharing:
         if study not in self.open:
             self.claims.take(study)
             self.ledger.append("opened", study=study)
-            self._open(study)
+            # another extractor may have had it before
+            self._open(study).may_be_copied = self.claims.are_shared
         return self.open[study]
 
-    def _open(self, study: OrthancId) -> None:
+    def _open(self, study: OrthancId) -> StudyState:
         now, record = self.queue.now(), self.observer.read_record(study)
         route = self.observer.router.at_first()
         state = StudyState(study, record, grew_at=now, moved_at=now, opened=now, route=route)
         self.open[study] = state
         self.queue.schedule(study, priority=state.priority)
+        return state
 
     def done(self, study: StudyState) -> None:
         """Close a study that is finished."""

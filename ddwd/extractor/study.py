@@ -76,6 +76,18 @@ class Retrieved:
 
 
 @dataclass
+class Copied:
+    """The result of one piece of copying from the gateway to storage by REST: images that storage took, and why others failed.
+
+    `blamed` are those of the failed that storage itself refused.
+    """
+
+    taken: set[OrthancId] = field(default_factory=set)
+    failed: dict[OrthancId, Failure] = field(default_factory=dict)
+    blamed: set[OrthancId] = field(default_factory=set)
+
+
+@dataclass
 class StudyState:
     """The images of one study: seen on the Orthancs, verified on disk, set aside."""
 
@@ -84,9 +96,11 @@ class StudyState:
     grew_at: float
     """When its newest image was seen."""
     moved_at: float
-    """When the set of images that wait to be forwarded last changed."""
+    """When the set of images that wait to be forwarded last changed, or the extractor last sent them."""
+    tried_at: float = 0.0
+    """The same before the latest try: what fails is counted if other images have passed since."""
     forward_attempts: Counter[OrthancId] = field(default_factory=Counter)
-    """Failed attempts for each image, counted only while other images pass the same hop; see SetAside."""
+    """Failed attempts for each image: storage refused it, or others passed the same hop meanwhile; see SetAside."""
     retrieve_attempts: Counter[OrthancId] = field(default_factory=Counter)
     listing: Study | None = None
     known: frozenset[OrthancId] = frozenset()
@@ -107,7 +121,13 @@ class StudyState:
     failures: int = 0
     resends: int = 0
     """How many times in a row the extractor has sent the same images to storage."""
-    work: Future[Retrieved] | None = None
+    stow_jobs: dict[OrthancId, str] = field(default_factory=dict)
+    """The STOW-RS job by which the extractor sent each image last."""
+    refusal: Failure | None = None
+    """Why storage did not take the images that wait to be forwarded, although they were sent by REST too."""
+    may_be_copied: bool = False
+    """Whether images may have got to storage by REST: by this extractor, or before it was started."""
+    work: Future[Retrieved] | Future[Copied] | None = None
     stage: Stage = Stage.ARRIVING
     reason: str = ""
     status: str = ""
@@ -141,7 +161,7 @@ class StudyState:
             self.known |= listed
             self.grew_at = now
         if (behind := self.on_gateway - self.on_storage - self.set_aside.keys()) != self.behind:
-            self.behind, self.moved_at, self.resends = behind, now, 0
+            self.behind, self.moved_at, self.resends, self.refusal = behind, now, 0, None
         self.timeline.note("gateway", self.on_gateway, at)
         self.timeline.note("storage", self.on_storage, at)
 
@@ -204,6 +224,8 @@ class StudyState:
     def begin_anew(self) -> None:
         """Forget all failures, at the operator's request."""
         self.failures = self.resends = 0
+        self.stow_jobs.clear()
+        self.refusal = None
         self.is_retried = True
         if self.route is not EVERYTHING:
             self.route = None

@@ -45,15 +45,26 @@ class StudyEvents:
         if is_forwarded and (more := timeline.unreported(Event.FORWARDED, at_gateway)):
             self._record(Event.FORWARDED, f"storage has all {at_gateway} images", study, instances=more)
 
-    def forwarding(self, study: StudyState, sent: int, error: str) -> None:
-        """Report that the extractor sends what the gateway's own forwarding left behind, or sends it once more."""
-        if study.timeline.unreported(Event.FORWARD_FAILED, 1):
-            message = f"sending {sent} images to storage that the gateway's own forwarding left behind"
-            self._record(Event.FORWARD_STARTED, message, study, instances=sent)
-            return
+    def forwarding(self, study: StudyState, sent: int) -> None:
+        """Report that the extractor sends what the gateway's own forwarding left behind."""
+        message = f"sending {sent} images to storage that the gateway's own forwarding left behind"
+        self._record(Event.FORWARD_STARTED, message, study, instances=sent)
+
+    def copying(self, study: StudyState, left: int, error: str) -> None:
+        """Report that images did not get to storage by STOW-RS, and are copied by REST now."""
         why = f" ({error})" if error else ""
-        message = f"{sent} images did not get to storage{why}; they are sent again"
-        self._record(Event.FORWARD_FAILED, message, study, instances=sent, status=error)
+        message = f"{left} images did not get to storage by STOW-RS{why}; they are sent by its REST interface"
+        self._record(Event.FORWARD_FAILED, message, study, instances=left, status=error)
+
+    def copied(self, study: StudyState, taken: int) -> None:
+        """Report that storage took images by REST."""
+        message = f"storage took {taken} images by its REST interface"
+        self._record(Event.COPIED, message, study, instances=taken)
+
+    def not_taken(self, study: StudyState, left: int, why: Failure) -> None:
+        """Report that storage took images by REST neither."""
+        message = f"{why.reason}; will be tried again"
+        self._record(Event.FORWARD_FAILED, message, study, instances=left, status=why.status)
 
     def retrieving(self, study: StudyState) -> None:
         """Report that the first images are retrieved."""

@@ -15,7 +15,7 @@ from ddwd.core.audit import Event
 from ddwd.core.model import SELF_TEST_AET
 from ddwd.status import senders
 from ddwd.status.formatting import many, span
-from ddwd.status.report import aside_text, two_patients_text
+from ddwd.status.report import aside_text, refused_text, two_patients_text
 from ddwd.store.statefile import StateFormat, stored
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Condition:
 
 def conditions(report: Report, silent: Mapping[str, datetime]) -> dict[str, Condition]:
     """Return what is wrong, by a key that stays the same while it lasts; `silent` maps modalities to the time of their last images."""
-    found = _parts(report) | _senders(report) | _waiting(report)
+    found = _parts(report) | _senders(report) | _waiting(report) | _for_the_operator(report)
     for aet, last in silent.items():
         at = f"{last:%a %d %b %H:%M}"
         found[f"silence {aet}"] = f"{aet} usually sends at this hour; its last images came {at}"
@@ -87,6 +87,8 @@ def _waiting(report: Report) -> dict[str, str]:
     found = {}
     if waiting := report.counts.get("waiting", 0):
         found["waiting"] = f"{many(waiting, 'study waits', 'studies wait')} after a failure: ddwd-top"
+    if refused := refused_text(report):
+        found["refused"] = refused
     if held := report.counts.get("held", 0):
         studies = many(held, "study is", "studies are")
         found["held"] = f"{studies} held on ORTHANC1: no route matches: ddwd routes list"
@@ -100,6 +102,11 @@ def _waiting(report: Report) -> dict[str, str]:
     if report.hooks:
         studies = many(report.hooks, "finished study", "finished studies")
         found["hooks"] = f"the hook of {studies} failed: ddwd hooks list"
+    return found
+
+
+def _for_the_operator(report: Report) -> dict[str, str]:
+    found = {}
     if report.quarantine:
         images_wait = many(report.quarantine, "image waits", "images wait")
         found["quarantine"] = f"{images_wait} in quarantine: ddwd quarantine list"

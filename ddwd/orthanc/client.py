@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from ddwd.config.routing import CALLING
-from ddwd.core.errors import NotFoundError, PeerRefusedError
+from ddwd.core.errors import ImageRefusedError, NotFoundError, PeerRefusedError
 from ddwd.core.model import OrthancId
 from ddwd.orthanc.index_queries import IndexQueries
 from ddwd.orthanc.port import Change, ChangePage, Job
@@ -16,10 +16,17 @@ from ddwd.orthanc.transport import NOT_WHOLE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from ddwd.orthanc.port import FileContent
+    from ddwd.orthanc.transport import Stream
+
 _PAST_ALL = 2**63 - 1
 """As `since`: Orthanc answers an empty page, whose `Last` is the database's own counter."""
 _ECHO_SECONDS = 10
 """Time-out of a C-ECHO, whatever the modality's own time-out is: shorter than ours for the request."""
+_TAKEN = frozenset({"Success", "AlreadyStored"})
+"""Orthanc's answers to an object that it has now; the others say that a filter or a quota keeps it out."""
+_OF_THE_IMAGE = frozenset({"HTTP 400", "HTTP 415", "HTTP 422"})
+"""Answers that are about the object; all other errors are about the server, the login or the network."""
 _ROUTE = "DdwdRoute"
 """Metadata of a study, declared in both Orthancs' configuration, that routes.lua writes too."""
 
@@ -108,6 +115,28 @@ class Orthanc(IndexQueries):
 
     def file(self, instance: OrthancId) -> bytes:
         return self._file_request("GET", f"/instances/{instance}/file")
+
+    def stream(self, instance: OrthancId) -> Stream:
+        return self._stream(f"/instances/{instance}/file")
+
+    def receive(self, content: FileContent) -> OrthancId:
+        try:
+            answer = self._parsed("/instances", self._file_request("POST", "/instances", content))
+        except PeerRefusedError as error:
+            if error.status in _OF_THE_IMAGE:
+                raise ImageRefusedError(str(error), error.reason, error.status) from error
+            raise
+        if answer["Status"] not in _TAKEN:
+            raise ImageRefusedError(f"{self.name}: {answer['Status']}")
+        return OrthancId(answer["ID"])
+
+    def received(self, study: OrthancId) -> frozenset[OrthancId]:
+        """Orthanc notes by which interface each instance came, and by REST from which of its users."""
+        rows = self._json(
+            "POST", "/tools/bulk-content", {"Resources": [study], "Level": "Instance", "Metadata": True}
+        )
+        ours = {"Origin": "RestApi", "HttpUsername": self.user}
+        return frozenset(OrthancId(row["ID"]) for row in rows if ours.items() <= row["Metadata"].items())
 
     def is_whole(self, instance: OrthancId) -> bool:
         """Orthanc reads the file itself for this: its cache may outlive the file."""

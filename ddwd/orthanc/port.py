@@ -163,6 +163,22 @@ class ImageIndex(Protocol):
         """Return what is stored under these SOPInstanceUIDs: one for each patient, study and series that it is known in."""
 
 
+class FileContent(Protocol):
+    """A stored file on its way from one Orthanc to another: read piece by piece, since it may have gigabytes."""
+
+    def __len__(self) -> int:
+        """Return the size of the file in bytes."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the rest of the file in pieces."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, at most `size`; none at the end. Raises PeerDownError."""
+
+    def close(self) -> None:
+        """Stop reading."""
+
+
 class ImageFiles(Protocol):
     """Stored files. NotFoundError if the instance is gone."""
 
@@ -177,6 +193,19 @@ class ImageFiles(Protocol):
 
     def is_whole(self, instance: OrthancId) -> bool:
         """Return whether the stored file is there, with the MD5 it came with."""
+
+
+class FileTransfer(Protocol):
+    """Files from one Orthanc's REST interface to another's."""
+
+    def stream(self, instance: OrthancId) -> FileContent:
+        """Return the stored file, as stored, to be read and closed. NotFoundError if the instance is gone."""
+
+    def receive(self, content: FileContent) -> OrthancId:
+        """Store a file; return the Orthanc ID it has there. Raises ImageRefusedError if this very file is not taken."""
+
+    def received(self, study: OrthancId) -> frozenset[OrthancId]:
+        """Return the images of the study that came by `receive`, and not from any other client; none if the study is gone."""
 
 
 class Routing(Protocol):
@@ -246,7 +275,16 @@ class SelfTestStudies(StudySearch, Deletion, Protocol):
 
 
 class OrthancPort(
-    ChangeLog, StudyIndex, StudySearch, ImageIndex, ImageFiles, Routing, Deletion, StowJobs, Protocol
+    ChangeLog,
+    StudyIndex,
+    StudySearch,
+    ImageIndex,
+    ImageFiles,
+    FileTransfer,
+    Routing,
+    Deletion,
+    StowJobs,
+    Protocol,
 ):
     """Requests of the extractor, retention and delivery."""
 

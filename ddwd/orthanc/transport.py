@@ -6,15 +6,18 @@ import io
 import json
 import threading
 import time
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import ReadTimeoutError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util.retry import Retry
 
 from ddwd.core import watchdog
 from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _CONNECT_SECONDS = 3.0
 _SILENCE_SECONDS = 20.0
@@ -30,6 +33,9 @@ _PROBE = "/changes?last"
 _CHUNK = 1024 * 1024
 NOT_WHOLE = frozenset({400, 13, 20, 2006})
 """Reasons of a file that is not there as it was stored: another MD5 (HTTP 400), Orthanc's InexistentFile, CorruptedFile, RegularFileExpected."""
+_AS_STORED = {"Accept-Encoding": "identity"}
+"""A file that is compressed on its way has another length than the one that is announced to its receiver."""
+_LONGEST_WORDS = 100
 _NOT_FOUND, _FIRST_ERROR = 404, 400
 
 
@@ -76,6 +82,7 @@ class Transport:
     def __init__(self, name: str, base_url: str, user: str, password: str) -> None:
         self.name = name
         self._base = base_url.rstrip("/")
+        self.user = user
         self._auth = (user, password)
         self._local = threading.local()
         self._breaker = _Breaker()
@@ -93,24 +100,55 @@ class Transport:
     def _bytes(self, path: str, headers: dict[str, str] | None = None) -> bytes:
         return self._request("GET", path, headers=headers)
 
-    def _file_request(self, method: str, path: str) -> bytes:
-        """Send a request for which Orthanc reads a whole file before it answers."""
-        return self._request(method, path, silence=_FILE_SILENCE_SECONDS)
+    def _file_request(self, method: str, path: str, data: object = None) -> bytes:
+        """Send a request for which Orthanc reads or writes a whole file before it answers."""
+        return self._request(method, path, silence=_FILE_SILENCE_SECONDS, data=data)
 
     def _request(self, method: str, path: str, *, silence: float = _SILENCE_SECONDS, **options: Any) -> bytes:
         """Return the body of the answer. For a server that hangs see _Breaker."""
+        self._assert_answering()
+        status, content = self._ask(method, path, silence, **options)
+        self._assert_success(status, path, content)
+        return content
+
+    def _stream(self, path: str) -> Stream:
+        """Return a file that Orthanc answers, to be read piece by piece and closed."""
+        self._assert_answering()
+        watchdog.alive(_CONNECT_SECONDS + _FILE_SILENCE_SECONDS)
+        try:
+            answer = self._session().get(
+                self._base + path,
+                headers=_AS_STORED,
+                timeout=(_CONNECT_SECONDS, _FILE_SILENCE_SECONDS),
+                stream=True,
+            )
+            if answer.status_code >= _FIRST_ERROR:
+                with answer:
+                    self._assert_success(answer.status_code, path, answer.content)
+        except requests.RequestException as error:
+            raise self._is_down(error) from error
+        return Stream(answer, self)
+
+    def _assert_answering(self) -> None:
+        """Raises PeerDownError while the server hangs."""
         probe = self._breaker.must_probe(time.monotonic())
         if probe is False:
             raise PeerDownError(f"{self.name} does not answer on {self._base} (it hung a moment ago)")
         if probe:
             self._ask("GET", _PROBE, _PROBE_SECONDS)
-        status, content = self._ask(method, path, silence, **options)
+
+    def _assert_success(self, status: int, path: str, content: bytes) -> None:
+        """Raises NotFoundError and PeerRefusedError."""
+        path = path.partition("?")[0]
         if status == _NOT_FOUND:
-            raise NotFoundError(f"{self.name}: not found: {path.partition('?')[0]}")
+            raise NotFoundError(f"{self.name}: not found: {path}")
         if status >= _FIRST_ERROR:
-            message = f"{self.name}: HTTP {status} for {path.partition('?')[0]}"
-            raise PeerRefusedError(message, _orthanc_status(content) or status, f"HTTP {status}")
-        return content
+            code, words = _orthanc_error(content)
+            message = f"{self.name}: HTTP {status} for {path}" + (f": {words}" if words else "")
+            raise PeerRefusedError(message, code or status, f"HTTP {status}")
+
+    def _is_down(self, error: Exception) -> PeerDownError:
+        return PeerDownError(f"{self.name} does not answer on {self._base} ({type(error).__name__})")
 
     def _ask(self, method: str, path: str, silence: float, **options: Any) -> tuple[int, bytes]:
         """Return HTTP status and body."""
@@ -130,8 +168,7 @@ class Transport:
                 self._breaker.hung(now)
             else:
                 self._breaker.answered()
-            reason = type(error).__name__
-            raise PeerDownError(f"{self.name} does not answer on {self._base} ({reason})") from error
+            raise self._is_down(error) from error
         finally:
             watchdog.alive()
         self._breaker.answered()
@@ -149,9 +186,46 @@ class Transport:
         return session
 
 
-def _orthanc_status(content: bytes) -> int:
-    """Return Orthanc's error code from the body of an error answer; 0 if it has none."""
+class Stream:
+    """A file that one Orthanc answers, as the body of a request to another one: at no time is more than a piece of it in memory."""
+
+    def __init__(self, answer: requests.Response, source: Transport) -> None:
+        self._answer = answer
+        self._source = source
+        self._size = self._left = int(answer.headers["Content-Length"])
+
+    def __len__(self) -> int:
+        """Return the size of the file, which the request names before it."""
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the file in pieces."""
+        return iter(lambda: self.read(_CHUNK), b"")
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, at most `size`; none at the end. Raises PeerDownError."""
+        watchdog.alive(_FILE_SILENCE_SECONDS)
+        try:
+            piece = bytes(self._answer.raw.read(size))
+        except (HTTPError, OSError) as error:
+            raise self._source._is_down(error) from error
+        self._left -= len(piece)
+        if not piece and self._left:  # the receiver must not wait for the rest
+            raise self._source._is_down(EOFError())
+        return piece
+
+    def close(self) -> None:
+        """End the answer; what was not read of it is dropped."""
+        self._answer.close()
+
+
+def _orthanc_error(content: bytes) -> tuple[int, str]:
+    """Return Orthanc's error code and its fixed description of it from the body of an error answer; 0 and empty if it has none.
+
+    What Orthanc adds for this one request ("Details") may have values of elements in it, and so patient data.
+    """
     try:
-        return int(json.loads(content)["OrthancStatus"])
+        answer = json.loads(content)
+        return int(answer["OrthancStatus"]), str(answer.get("Message", ""))[:_LONGEST_WORDS]
     except (ValueError, KeyError, TypeError):
-        return 0
+        return 0, ""

@@ -17,7 +17,7 @@ from ddwd.core import disk_space
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import ConfigError, DamagedStateError, DdwdError
-from ddwd.extractor.decision import Stage
+from ddwd.extractor.decision import Blocker, Stage
 from ddwd.extractor.peers import silent
 from ddwd.extractor.quarantine import Quarantine
 from ddwd.provisioning import credentials
@@ -399,6 +399,8 @@ def _all_wrong(report: Report) -> Iterator[str]:
         yield f"the last self test failed: {report.self_test.text}; see: ddwd doctor"
     if waiting := report.counts.get(Stage.WAITING.value, 0):
         yield f"{many(waiting, 'study waits', 'studies wait')} after a failure, and will be tried again"
+    if refused := refused_text(report):
+        yield refused
     if held := report.counts.get(Stage.HELD.value, 0):
         yield f"{many(held, 'study is', 'studies are')} held: no route matches them; see: ddwd routes list"
     yield from (aside_text(folder, count) for folder, count in report.aside.items())
@@ -413,6 +415,13 @@ def _all_wrong(report: Report) -> Iterator[str]:
     if report.hooks:
         studies = many(report.hooks, "published study", "published studies")
         yield f"the hook of {studies} failed, and will be tried again; see: ddwd hooks list"
+
+
+def refused_text(report: Report) -> str:
+    """Return the line for people about studies with images that storage does not take; empty without any."""
+    refused = sum(row.blocker == Blocker.REFUSED.value for row in report.in_flight)
+    studies = many(refused, "study has images", "studies have images")
+    return f"{studies} that ORTHANC2 does not take; why: ddwd trace STUDY" if refused else ""
 
 
 def _not_reached(report: Report) -> Iterator[str]:

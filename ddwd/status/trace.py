@@ -23,7 +23,7 @@ from ddwd.status.formatting import many, plain, second, time
 from ddwd.status.senders import again
 from ddwd.status.status_codes import explain
 from ddwd.store.backends import custody_of
-from ddwd.store.custody import Record, is_missing
+from ddwd.store.custody import BY_REST, Record, is_missing
 from ddwd.store.delivery_log import DeliveryLog
 from ddwd.store.record_check import as_orthanc_id
 from ddwd.store.status_files import EXTRACTOR, InFlightStudy
@@ -48,7 +48,8 @@ _NEXT_STEPS = {
 class TracedHop:
     """One hop: images there now (None: not known), stamps of the first and last image there, why it could not be read.
 
-    `retired` is the stamp of when retention last removed images there.
+    `retired` is the stamp of when retention last removed images there. `by_rest` counts the published images that came there by REST,
+    since STOW-RS did not bring them.
     """
 
     name: str
@@ -58,6 +59,7 @@ class TracedHop:
     last: str = ""
     problem: str = ""
     retired: str = ""
+    by_rest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +280,8 @@ def _hops(facts: _Facts, config: Config) -> Iterator[TracedHop]:
         problem = facts.problems.get(name, "")
         first, last = spans.get(name, ("", ""))
         retired = record.retired.get(place, "")
-        yield TracedHop(name, title, None if problem else images, first, last, problem, retired)
+        by_rest = sum(image.way == BY_REST for image in record.images.values()) if name == "storage" else 0
+        yield TracedHop(name, title, None if problem else images, first, last, problem, retired, by_rest)
 
 
 def _destinations(facts: _Facts, config: Config) -> Iterator[TracedHop]:
@@ -385,6 +388,9 @@ def _in_flight(facts: _Facts) -> tuple[str, str] | None:
         return verdict, facts.problems["extractor"]
     if facts.row.blocker == Blocker.PAUSE.value:
         return verdict, "ddwd resume"
+    if facts.row.blocker == Blocker.REFUSED.value:
+        meaning = explain(facts.row.status) or "see the log of ORTHANC2"
+        return verdict, f"{meaning}; the extractor tries again, and then puts the images in quarantine"
     if state == Stage.WAITING.value:
         return verdict, f"{explain(facts.row.status) or 'none yet'}; the extractor retries it"
     return verdict, _NEXT_STEPS.get(state, "none: the extractor works on it")
@@ -485,6 +491,8 @@ def _hop_lines(hop: TracedHop) -> Iterator[str]:
         return
     count = "-" if hop.images is None else f"{hop.images:,}"
     yield f"  {hop.title:<14} {count:>6}  {second(hop.first):<19}  {second(hop.last)}".rstrip()
+    if hop.by_rest:
+        yield f"    {many(hop.by_rest, 'image', 'images')} by REST, since STOW-RS failed"
     if hop.retired:
         yield f"    removed by retention {second(hop.retired)}"
 

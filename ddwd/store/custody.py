@@ -31,7 +31,8 @@ class InstanceRecord:
 
     `verdict` is `identical` (the bytes of the data set equal storage's) or `equal` (every element is equal, in another encoding).
     `md5` is Orthanc's digest of the stored file. `at_gateway` is true once the gateway's copy was compared too: an image sent straight
-    to storage has none, unless the gateway receives it later. `removed` is the UTC stamp of when retention removed the file.
+    to storage has none, unless the gateway receives it later. `removed` is the UTC stamp of when retention removed the file. `way` is
+    `REST` if the extractor brought the image from the gateway to storage by their REST interfaces, since STOW-RS did not; empty otherwise.
     """
 
     orthanc_id: OrthancId = field(metadata=stored("id"))
@@ -43,6 +44,10 @@ class InstanceRecord:
     verdict: str
     at_gateway: bool
     removed: str = field(default="", metadata=stored(omit_empty=True))
+    way: str = field(default="", metadata=stored(omit_empty=True))
+
+
+BY_REST = "REST"
 
 
 def is_missing(folder: Path, instance: InstanceRecord) -> bool:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
 import requests
 
-from ddwd.core.errors import NotFoundError, PeerDownError, PeerRefusedError
+from ddwd.core.errors import ImageRefusedError, NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.core.model import OrthancId
 from ddwd.extractor.study import ids_of
 from ddwd.orthanc.client import Orthanc
 from ddwd.orthanc.port import Change, OrthancPort, Stored
 from tests.integration.trial import Trial, wait_for
-from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image, orthanc_id
+from tests.unit.fakes import Content, FakeClock, FakeOrthanc, Image, image, orthanc_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -315,6 +316,39 @@ def test_the_stored_file_its_head_and_its_digest(subject: Subject, images: list[
     assert subject.port.md5(one.orthanc_id) == hashlib.md5(one.content, usedforsecurity=False).hexdigest()
 
 
+def test_a_file_is_read_in_pieces_and_its_size_is_known_before(subject: Subject, images: list[Image]) -> None:
+    subject.store(images[0])
+    with closing(subject.port.stream(images[0].orthanc_id)) as content:
+        assert len(content) == len(images[0].content)
+        assert content.read(100) + b"".join(content) == images[0].content
+        assert content.read(100) == b""
+    with pytest.raises(NotFoundError):
+        subject.port.stream(UNKNOWN)
+
+
+def test_a_file_that_is_received_is_stored_as_it_is_and_known_as_received(
+    subject: Subject, images: list[Image]
+) -> None:
+    mine, other = images[:2]
+    study = mine.study_id
+    assert subject.port.received(study) == frozenset()
+    subject.store(other)
+    for _ in range(2):  # the second time it is there already
+        assert subject.port.receive(Content(mine.content)) == mine.orthanc_id
+    assert subject.port.receive(Content(other.content)) == other.orthanc_id
+    assert subject.port.file(mine.orthanc_id) == mine.content
+    assert subject.port.received(study) == {mine.orthanc_id}
+    subject.delete(study)
+    assert subject.port.received(study) == frozenset()
+
+
+def test_a_file_that_is_refused_is_refused_with_the_words_of_orthanc(subject: Subject) -> None:
+    with pytest.raises(ImageRefusedError) as refused:
+        subject.port.receive(Content(b"no image" * 100))
+    assert str(refused.value) == "storage: HTTP 400 for /instances: Bad file format"
+    assert (refused.value.status, refused.value.reason) == ("HTTP 400", 15)
+
+
 @pytest.mark.parametrize(
     "ask",
     [lambda port: port.file(UNKNOWN), lambda port: port.md5(UNKNOWN), lambda port: port.head(UNKNOWN, 9)],
@@ -371,6 +405,37 @@ def test_a_stow_job_is_listed_and_brings_the_instances_to_storage(portal: Trial)
     assert gateway.job(job_id) == gateway.jobs()[job_id]
     assert gateway.job("00000000-0000-0000-0000-000000000000") is None
     assert storage.sop_uids([one.orthanc_id]) == {one.orthanc_id: one.sop_uid}
+
+
+def test_a_file_gets_from_one_orthanc_to_the_other_unchanged(portal: Trial) -> None:
+    one = image(next(_study), 1, pixels=bytes(range(256)) * 200_000)
+    gateway, storage = portal.orthanc("gateway"), portal.orthanc("storage")
+    gateway.receive(Content(one.content))
+    with closing(gateway.stream(one.orthanc_id)) as content:
+        assert storage.receive(content) == one.orthanc_id
+    assert storage.md5(one.orthanc_id) == gateway.md5(one.orthanc_id)
+    assert storage.file(one.orthanc_id) == one.content
+
+
+class _Ending(Content):
+    """A file whose source ends after two pieces."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """See FileContent."""
+        if self.tell() >= 32_768:
+            raise PeerDownError("gateway does not answer")
+        return super().read(size)
+
+
+def test_a_file_whose_source_ends_in_the_middle_is_not_received(portal: Trial) -> None:
+    one = image(next(_study), 1, pixels=bytes(range(256)) * 20_000)
+    gateway, storage = portal.orthanc("gateway"), portal.orthanc("storage")
+    gateway.receive(Content(one.content))
+    with pytest.raises(PeerDownError, match="gateway does not answer"):
+        storage.receive(_Ending(one.content))
+    assert storage.sop_uids([one.orthanc_id]) == {}
+    with closing(gateway.stream(one.orthanc_id)) as content:
+        assert storage.receive(content) == one.orthanc_id
 
 
 def test_what_does_not_answer_is_down_and_what_says_no_has_refused(portal: Trial) -> None:

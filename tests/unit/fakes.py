@@ -13,18 +13,22 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from ddwd.core import durable
 from ddwd.core.disk_space import Space
-from ddwd.core.errors import Failure, NotFoundError, PeerDownError, PeerRefusedError
+from ddwd.core.errors import Failure, ImageRefusedError, NotFoundError, PeerDownError, PeerRefusedError
 from ddwd.core.model import OrthancId, Series, Study, safe_component
 from ddwd.orthanc.port import Change, ChangePage, Held, Job, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from ddwd.orthanc.port import FileContent
 
 
 class FakeClock:
@@ -110,6 +114,29 @@ def image(
     )
 
 
+def read_image(content: bytes) -> Image | None:
+    """Read a Part 10 file again; None if it is none."""
+    try:
+        data = dcmread(io.BytesIO(content))
+    except InvalidDicomError:
+        return None
+    return Image(
+        str(data.PatientID),
+        str(data.StudyInstanceUID),
+        str(data.SeriesInstanceUID),
+        str(data.SOPInstanceUID),
+        content,
+        str(data.get("AccessionNumber", "")),
+    )
+
+
+class Content(io.BytesIO):
+    """A file on its way."""
+
+    def __len__(self) -> int:
+        return len(self.getbuffer())
+
+
 @dataclass
 class FakeOrthanc:
     """An Orthanc in memory: changes, sets, digests, STOW to another fake."""
@@ -125,6 +152,11 @@ class FakeOrthanc:
     lose_jobs: bool = False
     unsendable: set[OrthancId] = field(default_factory=set)
     fileless: set[OrthancId] = field(default_factory=set)
+    refused: set[OrthancId] = field(default_factory=set)
+    is_failing: bool = False
+    """Whether it answers each file by its REST interface with an error that is not about the file."""
+    offered: list[OrthancId] = field(default_factory=list)
+    by_rest: set[OrthancId] = field(default_factory=set)
     routes: dict[OrthancId, str] = field(default_factory=dict)
     remembered: dict[str, Job] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -300,6 +332,28 @@ class FakeOrthanc:
         if instance in self.fileless:
             raise PeerRefusedError(f"{self.name}: the file is not there")
         return self.images[instance].content
+
+    def stream(self, instance: OrthancId) -> FileContent:
+        return Content(self.file(instance))
+
+    def receive(self, content: FileContent) -> OrthancId:
+        self._answer()
+        one = read_image(content.read(len(content)))
+        self.offered += [one.orthanc_id] if one else []
+        if self.is_failing:
+            raise PeerRefusedError(f"{self.name}: HTTP 500 for /instances", 500, "HTTP 500")
+        if one is None or one.orthanc_id in self.refused:
+            raise ImageRefusedError(f"{self.name}: HTTP 400 for /instances: Bad file format", 15, "HTTP 400")
+        if one.orthanc_id not in self.images:
+            self.by_rest.add(one.orthanc_id)
+        self.store(one)
+        return one.orthanc_id
+
+    def received(self, study: OrthancId) -> frozenset[OrthancId]:
+        self._answer()
+        return frozenset(
+            one for one in self.by_rest & self.images.keys() if self.images[one].study_id == study
+        )
 
     def is_whole(self, instance: OrthancId) -> bool:
         self.md5(instance)

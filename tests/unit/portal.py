@@ -119,6 +119,10 @@ class Portal:
         self.gateway.store(*images)
         self.storage.store(*images)
 
+    def close_forwarding(self, *, is_closed: bool = True) -> None:
+        """Let no image from the gateway to storage, by STOW-RS or REST, or let all pass again."""
+        self.gateway.lose_jobs = self.storage.is_failing = is_closed
+
     def run(self, seconds: float = 60.0) -> list[TurnReport]:
         """Let time pass, one turn each half second."""
         reports = []

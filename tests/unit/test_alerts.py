@@ -17,6 +17,7 @@ from ddwd.status.units import UNITS, Unit
 from ddwd.store.status_files import (
     AcceptorStatus,
     ExtractorStatus,
+    InFlightStudy,
     RefusalCount,
     RefusalKind,
     SelfTestResult,
@@ -135,6 +136,7 @@ def test_every_kind_of_trouble_is_a_condition_and_a_sound_portal_has_none() -> N
         hearts=(Heartbeat("scp", None, problem="none"), Heartbeat("extractor", 1.0)),
         volumes=(VolumeState("output", "/x", level="warn", hours_left=3.0),),
         counts={"waiting": 2},
+        in_flight=(InFlightStudy(blocker="refused"),),
         quarantine=3,
         two_patients=2,
         self_test=SelfTestResult(ok=False, text="nothing came"),
@@ -143,17 +145,8 @@ def test_every_kind_of_trouble_is_a_condition_and_a_sound_portal_has_none() -> N
     assert conditions(bad, {})["two-patients"].count == 2
     found = conditions(bad, {"CT1": datetime(2026, 1, 2, 7, tzinfo=UTC)})
     assert {key.split(" ")[0] for key in found} == {
-        *(
-            "unit",
-            "orthanc",
-            "heart",
-            "disk",
-            "waiting",
-            "quarantine",
-            "two-patients",
-            "self-test",
-            "silence",
-        ),
+        *("unit", "orthanc", "heart", "disk", "waiting", "refused", "quarantine"),
+        *("two-patients", "self-test", "silence"),
     }
 
 

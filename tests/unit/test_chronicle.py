@@ -79,7 +79,7 @@ def test_late_images_are_told_with_their_number_alone(portal: Portal) -> None:
 
 def test_images_that_do_not_get_to_storage_are_told_as_failed_from_the_second_try_on(portal: Portal) -> None:
     portal.gateway.store(image())
-    portal.gateway.lose_jobs = True
+    portal.close_forwarding()
     portal.run(60)
     told = [event for event in _told(portal) if event.value.startswith("forward")]
     assert told[:3] == [Event.FORWARD_STARTED, Event.FORWARD_FAILED, Event.FORWARD_FAILED]

@@ -90,6 +90,16 @@ class Custody(RuleBasedStateMachine):
         """STOW jobs get lost, or no longer."""
         self.portal.gateway.lose_jobs = not self.portal.gateway.lose_jobs
 
+    @rule()
+    def rest_changes(self) -> None:
+        """Storage answers each file that comes by REST with an error, or no longer."""
+        self.portal.storage.is_failing = not self.portal.storage.is_failing
+
+    @rule(study=STUDIES, number=NUMBERS)
+    def stow_refuses(self, study: int, number: int) -> None:
+        """One image does not get to storage by STOW-RS, ever."""
+        self.portal.gateway.unsendable.add(image(study, number).orthanc_id)
+
     @rule(study=STUDIES, number=NUMBERS)
     def poison(self, study: int, number: int) -> None:
         """One image cannot be moved."""
@@ -189,7 +199,7 @@ class Custody(RuleBasedStateMachine):
     def _heal(self) -> None:
         self.portal.mover.scp_up, self.portal.mover.broken, self.portal.mover.lies = True, False, False
         self.portal.mover.poisoned.clear()
-        self.portal.gateway.lose_jobs = False
+        self.portal.close_forwarding(is_closed=False)
         self.portal.gateway.down = self.portal.storage.down = False
 
     def _release(self) -> None:

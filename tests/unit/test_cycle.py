@@ -36,11 +36,11 @@ def test_a_study_on_both_orthancs_is_published_whole(portal: Portal) -> None:
 def test_a_study_is_never_visible_before_it_is_whole(portal: Portal) -> None:
     images = [image(number=n) for n in range(1, 8)]
     portal.gateway.store(*images)
-    portal.gateway.lose_jobs = True
+    portal.close_forwarding()
     portal.storage.store(*images[:4])
     portal.run(60)
     assert portal.published() == {}
-    portal.gateway.lose_jobs = False
+    portal.close_forwarding(is_closed=False)
     portal.run(60)
     assert portal.published() == names(*images)
 

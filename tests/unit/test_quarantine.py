@@ -159,7 +159,7 @@ def test_a_way_that_is_closed_for_all_sends_nothing_to_quarantine(portal: Portal
 
 def test_an_image_that_storage_does_not_take_keeps_nobody_waiting_while_others_pass(portal: Portal) -> None:
     images = [image(number=n) for n in range(1, 4)]
-    portal.gateway.unsendable = {images[0].orthanc_id}
+    portal.gateway.unsendable = portal.storage.refused = {images[0].orthanc_id}
     portal.gateway.store(*images)
     for study in range(2, 40):
         portal.gateway.store(image(study))
@@ -172,15 +172,15 @@ def test_an_image_that_storage_does_not_take_keeps_nobody_waiting_while_others_p
 
 def test_what_storage_does_not_take_is_sent_again_with_growing_pauses(portal: Portal) -> None:
     first, second = image(number=1), image(number=2)
-    portal.gateway.unsendable = {first.orthanc_id}
+    portal.close_forwarding()
     portal.gateway.store(first)
     sent: list[int] = []
     for second_of_wait in range(1, 131):
         portal.run(1)
-        sent += [second_of_wait] * (len(portal.gateway.stowed) - len(sent))
+        sent += [second_of_wait] * (len(portal.gateway.stowed + portal.storage.offered) - len(sent))
     pauses = [later - sooner for sooner, later in itertools.pairwise(sent)]
     assert pauses == pytest.approx([10, 20, 30, 30, 30], abs=1)
-    portal.gateway.unsendable = set()
+    portal.close_forwarding(is_closed=False)
     portal.gateway.store(second)
     portal.run(12)
     assert portal.published() == names(first, second)
@@ -188,12 +188,12 @@ def test_what_storage_does_not_take_is_sent_again_with_growing_pauses(portal: Po
 
 def test_an_image_that_cannot_be_forwarded_in_an_outage_is_not_blamed(portal: Portal) -> None:
     images = [image(number=n) for n in range(1, 4)]
-    portal.gateway.lose_jobs = True
+    portal.close_forwarding()
     portal.gateway.store(*images)
     portal.storage.store(images[0])
     portal.run(3600)
     assert portal.quarantine.entries() == []
-    portal.gateway.lose_jobs = False
+    portal.close_forwarding(is_closed=False)
     portal.run(60)
     assert portal.published() == names(*images)
 

@@ -213,12 +213,12 @@ def test_long_values_are_cut_and_stay_different(portal: Portal) -> None:
 
 def test_what_is_urgent_is_sent_and_fetched_first(portal: Portal) -> None:
     portal.rule(Route("low", PAT1, priority="low"), Route("high", priority="high"))
-    portal.gateway.lose_jobs = True
+    portal.close_forwarding()
     for patient in ("PAT1", "PAT2"):
         portal.gateway.store(image(study=int(patient[-1]), patient=patient))
     portal.run(30)
     assert set(portal.gateway.priorities) == {-10, 10}
-    portal.gateway.lose_jobs = False
+    portal.close_forwarding(is_closed=False)
     portal.run(30)
     assert portal.mover.moved[0] == [image(study=2, patient="PAT2").sop_uid]
 

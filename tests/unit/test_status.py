@@ -282,6 +282,24 @@ def test_waiting_studies_are_wrong_and_come_first(machine: Machine) -> None:
     assert "  and 5 more, see --json" in lines
 
 
+def test_a_study_whose_images_storage_refuses_is_wrong_and_comes_first_with_the_reason(
+    machine: Machine,
+) -> None:
+    why = "1 images are not on storage yet; 1 refused: HTTP 400 for /instances: Bad file format"
+    refused = _flight("1.2.99", "forwarding", why) | {"blocker": "refused"}
+    machine.beat(
+        "extractor",
+        counts={"forwarding": 10},
+        in_flight=[*(_flight(f"1.2.{n}", "forwarding") for n in range(9)), refused],
+    )
+    report = machine.report()
+    assert report.wrong == ("1 study has images that ORTHANC2 does not take; why: ddwd trace STUDY",)
+    lines = status.render(report).splitlines()
+    at = lines.index("studies in flight: 10 forwarding")
+    assert lines[at + 1] == "  1.2.99"
+    assert " ".join(map(str.strip, lines[at + 2 : at + 4])) == f"297/300 on disk, forwarding: {why}"
+
+
 @pytest.mark.parametrize(
     ("ended", "words"), [("", "not yet all of them"), ("2026-01-02T03:00:00Z", "last at 2026-01-02 03:00Z")]
 )

@@ -86,6 +86,35 @@ def test_a_study_on_its_way_says_what_it_waits_for(portal: Portal) -> None:
     assert "the extractor retries it" in told.next_step
 
 
+def test_images_that_came_by_rest_are_counted(portal: Portal) -> None:
+    images = _images(3)
+    portal.gateway.unsendable = {images[0].orthanc_id, images[2].orthanc_id}
+    portal.gateway.store(*images)
+    portal.run(40)
+    told = _trace(portal)
+    assert told.complete
+    assert [hop.by_rest for hop in told.hops] == [0, 2, 0]
+    assert "    2 images by REST, since STOW-RS failed" in view.lines(told, 80)
+    assert "copied" in [step.event for step in told.steps]
+
+
+def test_an_image_that_storage_refuses_is_told_with_its_words_and_what_comes_of_it(portal: Portal) -> None:
+    images = _images(2)
+    portal.gateway.unsendable = portal.storage.refused = {images[0].orthanc_id}
+    portal.gateway.store(*images)
+    portal.run(30)
+    told = _trace(portal)
+    assert not told.complete
+    assert told.verdict.startswith(
+        "it is in progress, forwarding: 1 images are not on storage yet; 1 refused (try 2 of 6"
+    )
+    assert "Bad file format" in told.verdict
+    assert told.next_step.endswith("the extractor tries again, and then puts the images in quarantine")
+    portal.run(600)
+    assert "Bad file format" in _trace(portal).verdict
+    assert _trace(portal).next_step.startswith("ddwd quarantine show")
+
+
 def test_paused_says_how_to_go_on(portal: Portal) -> None:
     portal.requests.submit(Request("pause"))
     portal.deliver(*_images(2))

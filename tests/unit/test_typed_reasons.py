@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from requests import Response
 
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
@@ -25,6 +27,7 @@ from ddwd.dicom.move_scu import MoveOutcome
 from ddwd.extractor.peers import silent
 from ddwd.monitoring.alerts import Condition
 from ddwd.orthanc.client import Orthanc
+from ddwd.orthanc.transport import Stream
 from ddwd.provisioning import credentials
 from ddwd.status.certificates import Expiring
 from ddwd.status.report import VolumeState
@@ -55,6 +58,23 @@ def test_an_error_of_orthanc_carries_the_http_status_and_orthancs_own() -> None:
     with pytest.raises(NotFoundError) as missing:
         _Answers(404).statistics()
     assert missing.value.status == ""
+
+
+def test_an_error_of_orthanc_is_told_in_its_words_but_for_what_may_be_of_a_patient() -> None:
+    content = b'{"OrthancStatus": 15, "Message": "Bad file format", "Details": "PatientName Doe^Jane"}'
+    with pytest.raises(PeerRefusedError) as refused:
+        _Answers(400, content).statistics()
+    assert str(refused.value) == "storage: HTTP 400 for /statistics: Bad file format"
+
+
+def test_a_file_that_ends_too_early_is_no_file() -> None:
+    answer = Response()
+    answer.headers["Content-Length"] = "5"
+    answer.raw = io.BytesIO(b"abc")
+    content = Stream(answer, Orthanc("gateway", "http://127.0.0.1:1", "u", "p"))
+    assert (len(content), content.read(9)) == (5, b"abc")
+    with pytest.raises(PeerDownError, match="gateway does not answer"):
+        content.read(9)
 
 
 def test_a_failure_has_the_status_of_its_error_and_no_text_of_a_foreign_one() -> None:

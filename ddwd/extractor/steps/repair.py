@@ -110,8 +110,8 @@ class GatewayRepair:
 class SetAside:
     """Gives up images after `tries` failed attempts: their bytes go to quarantine, and their study continues without them.
 
-    Only attempts that failed while a sound image passed the same hop count, so an outage sends no image to quarantine, and one bad
-    image does not hold up its study.
+    Only attempts count that the peer itself refused, or that failed while a sound image passed the same hop: so an outage sends no
+    image to quarantine, and one bad image does not hold up its study.
     """
 
     peers: Peers
