@@ -27,6 +27,7 @@ def _decoded(value: bytes, charsets: bytes) -> str | None:
     terms = [term.strip(_PADDING) for term in charsets.decode("ascii", "replace").split("\\")]
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", UserWarning)  # pydicom replaces what it does not know, and warns
             text = decode_bytes(value, convert_encodings(terms), set())
     except (ValueError, LookupError, UserWarning):

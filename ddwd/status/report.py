@@ -397,6 +397,10 @@ def _all_wrong(report: Report) -> Iterator[str]:
     yield from _not_reached(report)
     if report.self_test is not None and not report.self_test.ok:
         yield f"the last self test failed: {report.self_test.text}; see: ddwd doctor"
+    yield from _waiting(report)
+
+
+def _waiting(report: Report) -> Iterator[str]:
     if waiting := report.counts.get(Stage.WAITING.value, 0):
         yield f"{many(waiting, 'study waits', 'studies wait')} after a failure, and will be tried again"
     if refused := refused_text(report):
