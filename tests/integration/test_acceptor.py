@@ -6,15 +6,20 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+from pydicom._uid_dict import UID_dictionary
 
+from ddwd.acceptor import reasons
 from ddwd.config.loader import load
 from ddwd.config.paths import PRIVATE, Paths
+from ddwd.dicom import association_pdu as pdu
 from ddwd.store.status_files import ACCEPTOR
 from tests.hostile import wire
 from tests.hostile.wire import Image, Sender, Target, context, store, tagged
 from tests.integration.trial import wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from tests.integration.trial import Trial
 
 STUDY = "2.25.4242"
@@ -30,7 +35,11 @@ MALFORMED = {
 @pytest.fixture
 def target(quick: Trial) -> Target:
     """The acceptor's port."""
-    return Target("127.0.0.1", int(quick.facts["gateway"]["dicom_port"]), "ORTHANC1", None)
+    return _target(quick)
+
+
+def _target(trial: Trial) -> Target:
+    return Target("127.0.0.1", int(trial.facts["gateway"]["dicom_port"]), "ORTHANC1", None)
 
 
 def _image(number: int, after: bytes = b"") -> Image:
@@ -118,6 +127,88 @@ def test_each_refusal_has_a_status_that_is_true_and_a_reason(
     wait_for(lambda: any(reason in one for one in _reasons(quick, "HOSTILE")), f"{reason} is not shown")
 
 
+MR = "1.2.840.10008.5.1.4.1.1.4"
+CLASS, SOP, PATIENT, STUDY_UID, SERIES = 0x00080016, 0x00080018, 0x00100020, 0x0020000D, 0x0020000E
+LONG, TOO_LONG = "1." + "2" * 70, "1." + "2" * 260
+
+
+def _data_set(uid: str, vr: str, changes: Mapping[int, str | None]) -> bytes:
+    """A data set with other identifiers, or without them; `vr` is that of SOP class and SOP instance UID."""
+    found = {CLASS: wire.CT, SOP: uid, PATIENT: "HOSTILE", STUDY_UID: STUDY, SERIES: f"{STUDY}.1", **changes}
+    vrs = {CLASS: vr, SOP: vr, PATIENT: "LO"}
+    return b"".join(
+        tagged(tag >> 16, tag & 0xFFFF, vrs.get(tag, "UI"), value.encode())
+        for tag, value in found.items()
+        if value is not None
+    )
+
+
+@pytest.mark.parametrize(
+    ("calling", "vr", "changes", "status", "reason"),
+    [
+        ("NO CLASS", "UI", {CLASS: None}, "0xC000", "the data set has no SOPClassUID"),
+        ("NO INSTANCE", "UI", {SOP: None}, "0xC000", "the data set has no SOPInstanceUID"),
+        ("NO STUDY", "UI", {STUDY_UID: None}, "0xC000", "the data set has no StudyInstanceUID"),
+        ("EMPTY STUDY", "UI", {STUDY_UID: ""}, "0xC000", "the data set has no StudyInstanceUID"),
+        ("NO SERIES", "UI", {SERIES: None}, "0xC000", "the data set has no SeriesInstanceUID"),
+        ("OTHER CLASS", "UI", {CLASS: MR}, "0xA900", "is not that of the data set"),
+        ("EMPTY INSTANCE", "UI", {SOP: ""}, "0xA900", "the data set has no SOPInstanceUID"),
+        ("LONG STUDY", "UI", {STUDY_UID: TOO_LONG}, "0xC000", "longer than any UID"),
+        ("LONG SERIES", "UI", {SERIES: TOO_LONG}, "0xC000", "longer than any UID"),
+        ("LONG PATIENT", "UI", {PATIENT: "P" * 257}, "0xC000", "longer than any UID"),
+        ("UNKNOWN VR", "UN", {}, "0xC000", "cannot understand the data set"),
+    ],
+)
+def test_each_fault_of_identifiers_has_its_status_and_its_reason(
+    quick: Trial,
+    target: Target,
+    calling: str,
+    vr: str,
+    changes: Mapping[int, str | None],
+    status: str,
+    reason: str,
+) -> None:
+    uid = f"{STUDY}.1.50"
+    with Sender(target) as sender:
+        sender.send(wire.association("ORTHANC1", calling=calling))
+        assert sender.receive()[0] == wire.ACCEPTED
+        assert sender.tell(store(uid, _data_set(uid, vr, changes))) == status
+        assert _send(sender, _image(51)) == "0x0000"
+    wait_for(lambda: any(reason in one for one in _reasons(quick, calling)), f"{reason} is not shown")
+
+
+@pytest.mark.parametrize(
+    ("number", "changes"),
+    [(61, {STUDY_UID: LONG}), (62, {SERIES: LONG}), (63, {PATIENT: "P" * 65}), (64, {PATIENT: "P" * 256})],
+)
+def test_identifiers_longer_than_the_standard_allows_are_taken_and_published(
+    quick: Trial, target: Target, number: int, changes: Mapping[int, str | None]
+) -> None:
+    uid = f"2.25.{number}.1.1"
+    with Sender(target) as sender:
+        sender.associate()
+        encoded = _data_set(uid, "UI", {STUDY_UID: f"2.25.{number}", SERIES: f"2.25.{number}.1", **changes})
+        assert sender.tell(store(uid, encoded)) == "0x0000"
+    wait_for(
+        lambda: any(PRIVATE not in path.parts for path in quick.output.rglob(f"{uid}.dcm")),
+        "it is not published",
+    )
+
+
+def test_what_orthanc_cannot_write_is_refused_so_that_it_is_sent_again(begin: Callable[..., Trial]) -> None:
+    trial = begin()
+    trial.wait_up()
+    place = trial.folder / "data" / "gateway"
+    away = place.rename(place.with_name("away"))
+    place.touch()  # no file can be written below a file
+    with Sender(_target(trial)) as sender:
+        sender.associate()
+        assert _send(sender, _image(1)) == "0xA700"
+        place.unlink()
+        away.rename(place)
+        assert _send(sender, _image(1)) == "0x0000"
+
+
 def test_a_query_is_rejected_as_a_context_and_an_echo_is_answered(quick: Trial, target: Target) -> None:
     find = "1.2.840.10008.5.1.4.1.2.2.1"
     with Sender(target) as sender:
@@ -155,3 +246,82 @@ def test_two_patients_that_orthanc_decodes_alike_have_two_folders(quick: Trial, 
     wait_for(lambda: len(folders()) == len(patients), "a study is not published")
     assert len(set(folders())) == len(patients)
     assert folders()[2] == "NE-7"
+
+
+SYNTAXES = tuple(
+    f"1.2.840.10008.1.2{end}"
+    for end in (
+        *("", ".1", ".1.99", ".2", ".5", ".4.50", ".4.51", ".4.57", ".4.70", ".4.80", ".4.81"),
+        *(f".4.{number}" for number in (*range(90, 96), *range(100, 109))),
+    )
+)
+"""The transfer syntaxes that docs/senders.md counts."""
+RETIRED = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (*range(52, 57), *range(58, 67)))
+JPEG_XL, DEFLATED_FRAMES = (f"1.2.840.10008.1.2.4.11{number}" for number in range(3)), "1.2.840.10008.1.2.8.1"
+OTHERS = {
+    *(uid for uid, (_, kind, *_) in UID_dictionary.items() if kind == "Transfer Syntax"),
+    *(*JPEG_XL, DEFLATED_FRAMES, "1.2.826.0.1.3680043.10.543.98"),
+} - {*SYNTAXES, *RETIRED}
+PRIVATE_CLASS, RETIRED_ULTRASOUND = "1.2.826.0.1.3680043.10.543.99", "1.2.840.10008.5.1.4.1.1.6"
+
+
+def _results(target: Target, pairs: Sequence[tuple[str, str]], calling: str) -> set[int]:
+    """Propose a context for each SOP class and transfer syntax; return the results (PS3.8 table 9-18)."""
+    contexts = [
+        context(2 * number + 1, sop_class, [syntax]) for number, (sop_class, syntax) in enumerate(pairs)
+    ]
+    with Sender(target) as sender:
+        sender.send(wire.association("ORTHANC1", contexts, calling=calling))
+        kind, body = sender.receive()
+    assert kind == wire.ACCEPTED
+    answers = pdu.read_answers(body)
+    assert len(answers) == len(pairs)
+    return {answer.result for answer in answers.values()}
+
+
+@pytest.mark.parametrize("sop_class", [wire.CT, PRIVATE_CLASS, RETIRED_ULTRASOUND])
+def test_every_storage_class_is_taken_in_each_transfer_syntax_that_orthanc_knows(
+    target: Target, sop_class: str
+) -> None:
+    assert len(SYNTAXES) == 26
+    assert _results(target, [(sop_class, syntax) for syntax in (*SYNTAXES, *RETIRED)], "SYNTAXES") == {0}
+
+
+@pytest.mark.parametrize("sop_class", [wire.CT, PRIVATE_CLASS])
+def test_other_transfer_syntaxes_are_declined_and_named(quick: Trial, target: Target, sop_class: str) -> None:
+    assert _results(target, [(sop_class, syntax) for syntax in OTHERS], "OTHERS") == {4}
+    wait_for(
+        lambda: any(sop_class in one and "is not taken in" in one for one in _reasons(quick, "OTHERS")),
+        "no reason",
+    )
+
+
+@pytest.mark.parametrize("sop_class", reasons.NOT_OFFERED)
+def test_no_query_is_offered(quick: Trial, target: Target, sop_class: str) -> None:
+    calling = sop_class[-16:]
+    assert _results(target, [(sop_class, wire.IMPLICIT)], calling) == {3}
+    said = f"{reasons.NOT_OFFERED[sop_class]} is not offered here"
+    wait_for(lambda: said in _reasons(quick, calling), "no reason")
+
+
+@pytest.mark.parametrize(
+    "sop_class",
+    [
+        pytest.param("1.2.840.10008.5.1.4.39.1", id="color palettes"),
+        pytest.param("1.2.840.10008.5.1.4.38.1", id="hanging protocols"),
+        pytest.param("1.2.840.10008.5.1.4.1.1.200.1", id="protocols without a patient"),
+        pytest.param("1.2.840.10008.3.1.2.3.3", id="performed procedure steps"),
+    ],
+)
+def test_a_class_without_images_of_a_patient_is_rejected_and_named(
+    quick: Trial, target: Target, sop_class: str
+) -> None:
+    assert _results(target, [(sop_class, wire.EXPLICIT)], "NOIMAGES") == {3}
+    wait_for(
+        lambda: any(f"{sop_class}) is not taken" in one for one in _reasons(quick, "NOIMAGES")), "no reason"
+    )
+
+
+def test_echo_and_storage_commitment_are_accepted(target: Target) -> None:
+    commitment = "1.2.840.10008.1.20.1"
+    assert _results(target, [(wire.VERIFICATION, wire.IMPLICIT), (commitment, wire.IMPLICIT)], "OTHER") == {0}
