@@ -145,3 +145,13 @@ def table(page: Path, heading: str) -> list[list[str]]:
             break
         found.append(row)
     return found
+
+
+def is_test(named: str) -> bool:
+    """Return whether a test of that name exists: `tests/unit/test_x.py::test_y`."""
+    path, _, name = named.partition("::")
+    file = REPO / path
+    return (
+        file.is_file()
+        and re.search(rf"^def {name}\(", file.read_text(encoding="utf-8"), re.MULTILINE) is not None
+    )

@@ -65,9 +65,10 @@ def texts(door: Door, event: Event) -> list[str]:
 # --- associations -------------------------------------------------------------------------------------------------------
 
 
-def test_the_seconds_that_the_page_names() -> None:
+def test_the_figures_that_the_page_names() -> None:
     assert Service("ORTHANC1", 4252, lambda *_: True, lambda _: True).patience == 8
     assert (Timing().answer, Timing().silence, Timing().rest) == (25, 120, 3600)
+    assert (listener._NEGOTIATING_EACH, listener._NEGOTIATING) == (64, 128)
 
 
 def test_a_peer_that_does_not_answer_the_kernel_is_gone_after_two_minutes() -> None:
