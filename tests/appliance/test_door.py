@@ -170,6 +170,12 @@ def test_without_the_reserve_the_modality_keeps_its_images(
         reconfigure(Volumes=["/srv/small"])
         portal.machine.run("fallocate -l 4000K /srv/small/full")
         assert answer(portal, study.paths[0]) == REFUSED
+        refused = "journalctl -t ddwd-audit DDWD_EVENT=image-refused -o cat --no-pager"
+        portal.machine.wait_for(
+            lambda: "less free space than disk.reserve" in portal.machine.run(refused, check=False).stdout,
+            limit=30,
+            what="the audit does not have the reason",
+        )
         portal.machine.run("rm /srv/small/full")
         assert answer(portal, study.paths[0]) == "Success"
     finally:
