@@ -329,3 +329,7 @@ def test_a_class_without_images_of_a_patient_is_rejected_and_named(
 def test_echo_and_storage_commitment_are_accepted(target: Target) -> None:
     commitment = "1.2.840.10008.1.20.1"
     assert _results(target, [(wire.VERIFICATION, wire.IMPLICIT), (commitment, wire.IMPLICIT)], "OTHER") == {0}
+
+
+def test_a_class_that_orthanc_does_not_know_is_taken_for_a_storage_class(target: Target) -> None:
+    assert _results(target, [("1.2.840.10008.5.1.4.99.1", wire.EXPLICIT)], "NEWER") == {0}
