@@ -1,4 +1,4 @@
-"""pynetdicom as a sender, with its own defaults: the job of tests/senders/stacks.py on stdin, a JSON line for each file on stdout."""
+"""pynetdicom as a sender, with its own defaults but for one race: the job of tests/senders/stacks.py on stdin, a JSON line for each file on stdout."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from typing import TYPE_CHECKING, Any
 from pynetdicom import AE
 from pynetdicom.presentation import build_context
 
+from ddwd.dicom.upper_layer import Checkpoint
 from tests.senders.stacks import ABORTED, NO_CONTEXT, NOT_SENT, REJECTED, UNREACHABLE
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
 
 
+class _Sender(AE):
+    """pynetdicom without its race between two requests, in which a response is lost."""
+
+    def _create_socket(self, assoc: Association, *args: Any, **kwargs: Any) -> Any:
+        assoc._reactor_checkpoint = Checkpoint(assoc)
+        return super()._create_socket(assoc, *args, **kwargs)
+
+
 def main() -> None:
     """Send over one association; stop at an abort."""
     job = json.load(sys.stdin)
-    application = AE(job["calling"])
+    application = _Sender(job["calling"])
     application.acse_timeout = application.dimse_timeout = application.network_timeout = 600
     association = application.associate(
         job["host"], job["port"], [build_context(*pair) for pair in job["contexts"]], ae_title=job["called"],
