@@ -1,9 +1,11 @@
 -- Forwards images from ORTHANC1 to ORTHANC2 without delay: STOW-RS by the DICOMweb plugin, in asynchronous jobs, without waiting for the peer.
---   streaming: instances are collected as they are stored; a full batch, the heart beat (1 s) or a stable study sends them.
+--   streaming: each heart beat (1 s) and each stable study sends the instances that were stored since the last one, in batches.
 --   stable:    a study is sent once it is stable (StableAge).
 -- A job that is lost here loses no image: the extractor compares both Orthancs and sends missing images.
 -- If ddwd.yaml has routes (routes.lua), a study is forwarded only if its route says so, and its job has the route's priority.
--- All callbacks run in one thread of Orthanc. Loaded after doorbell.lua, whose callbacks it calls first.
+-- All callbacks run in one thread of Orthanc. A callback of the same name, defined before by a script of the operator, is called first.
+-- The callback for each stored image is not used: Orthanc puts all elements of the image on Lua's stack without enlarging it, and sequences nested nine deep,
+-- as in structured reports, overwrite other memory (LuaContext::PushJson, Orthanc 1.12.7). So the list of changes is read.
 
 local settings = (GetOrthancConfiguration() or {})['Ddwd'] or {}
 local streaming = settings['Mode'] ~= 'stable'
@@ -12,6 +14,7 @@ local batch = settings['Batch'] or 40
 local RESENT = "ddwd's extractor will send again; check storage with: ddwd status"
 local MAX_SUBMITS = 3    -- tries of a batch before it is left to the extractor
 local MAX_IDS = 20000    -- IDs that are kept while submits fail
+local PAGE = 500         -- changes in one answer
 
 local FORWARD_ALL = { Forward = true, Priority = 0 }  -- the only route if ddwd.yaml has no routes
 
@@ -106,26 +109,49 @@ local function flush()
   end
 end
 
-local function collect(instance, priority)
-  local ids = queue(priority)
-  ids[#ids + 1] = instance
-  if #ids >= batch and failures == 0 then
-    flush()
+local function collect(instance)
+  local route = FORWARD_ALL
+  if DdwdRoutes then
+    route = DdwdRoutes.of(instance)
+  end
+  if streaming and route and route.Forward then
+    local ids = queue(route.Priority)
+    ids[#ids + 1] = instance
   end
 end
 
-local stored_before = OnStoredInstance
-function OnStoredInstance(instance, tags, metadata, origin)
-  if stored_before then
-    stored_before(instance, tags, metadata, origin)
+local seen = nil         -- sequence number of the last change that was read; nil before the first
+
+local function changes(query)
+  local answer = RestApiGet('/changes?' .. query, false)
+  return answer and ParseJson(answer)
+end
+
+-- Collects the instances that were stored since the last call. What was stored before Orthanc started is left to the extractor.
+local function collect_new()
+  if not seen then
+    local newest = changes('last')
+    seen = newest and newest['Last']
+    return
   end
-  local route = FORWARD_ALL
-  if DdwdRoutes then
-    route = DdwdRoutes.of(instance, tags, origin)
+  repeat
+    local page = changes('limit=' .. PAGE .. '&since=' .. string.format('%d', seen))
+    for _, change in ipairs(page and page['Changes'] or {}) do
+      if change['ChangeType'] == 'NewInstance' then
+        collect(change['ID'])
+      end
+    end
+    seen = page and page['Last'] or seen
+  until not page or page['Done']
+end
+
+-- Called once Orthanc has started.
+local initialize_before = Initialize
+function Initialize()
+  if initialize_before then
+    initialize_before()
   end
-  if streaming and route and route.Forward then
-    collect(instance, route.Priority)
-  end
+  collect_new()
 end
 
 local beat_before = OnHeartBeat
@@ -133,13 +159,14 @@ function OnHeartBeat()
   if beat_before then
     beat_before()
   end
+  collect_new()
   flush()
 end
 
-local function forward_stable(study, metadata)
+local function forward_stable(study)
   local route = FORWARD_ALL
   if DdwdRoutes then
-    route = DdwdRoutes.kept(metadata)
+    route = DdwdRoutes.kept(study)
   end
   if not (route and route.Forward) or paused() then
     return
@@ -156,10 +183,11 @@ function OnStableStudy(study, tags, metadata)
   if stable_before then
     stable_before(study, tags, metadata)
   end
+  collect_new()
   if streaming then
     flush()
   else
-    forward_stable(study, metadata)
+    forward_stable(study)
   end
 end
 

@@ -29,6 +29,7 @@ from ddwd.orthanc.plugin.admission import (  # noqa: E402 - as above
     may_request,
     sop_uid,
 )
+from ddwd.orthanc.plugin.doorbell import Doorbell  # noqa: E402 - as above
 from ddwd.store.commitment_queue import CommitmentIntake, CommitmentQueue  # noqa: E402 - as above
 
 _ACTIONS = {
@@ -126,12 +127,17 @@ _node = pathlib.Path(_SETTINGS["Conflicts"]).name
 _audit = Audit()
 
 
+_doorbell = Doorbell(_SETTINGS["Doorbell"], lambda text: orthanc.LogError(f"ddwd: {text}"))
+_HEARD = {orthanc.ChangeType.NEW_INSTANCE, orthanc.ChangeType.STABLE_STUDY}
+
 _ended = set()
 """Jobs that `_asked` ended. Orthanc would remember each with all its objects, and save it anew whenever another job begins or ends."""
 
 
 def _changed(change, level, resource):
     """Deletions are in no list that could be read later, so they are recorded as they happen."""
+    if change in _HEARD:
+        _doorbell.ring()
     if change == orthanc.ChangeType.ORTHANC_STARTED and not dicom_listener.prepare(
         _DICOM_PORT, here_only=_node == "gateway"
     ):

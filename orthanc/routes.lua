@@ -84,50 +84,64 @@ local function judge(tags)
   return nil
 end
 
-local known, count = {}, 0   -- PatientID and StudyInstanceUID -> the route, or false for one that is held
-local keys = {}              -- the same by Orthanc's ID of the study
+local known, count = {}, 0   -- Orthanc's ID of a study -> its route, or false for one that is held
 
-local function remember(key, study, route)
+local function remember(study, route)
   if count >= REMEMBERED then
-    known, keys, count = {}, {}, 0
+    known, count = {}, 0
   end
-  known[key], keys[study], count = route or false, key, count + 1
+  known[study], count = route or false, count + 1
 end
 
-local function forget(study)
-  if keys[study] then
-    known[keys[study]], keys[study] = nil, nil
+local function get(path)
+  local answer = RestApiGet(path, false)
+  return answer and ParseJson(answer) or {}
+end
+
+local function metadata_of(study)
+  return get('/studies/' .. study .. '/metadata?expand')
+end
+
+-- The main DICOM tags of the image's patient, study and series, and who sent it. Never all its elements: see autoforward.lua.
+local function facts_of(instance, study)
+  local facts = get('/instances/' .. instance .. '/series')['MainDicomTags'] or {}
+  for _, level in ipairs({ 'MainDicomTags', 'PatientMainDicomTags' }) do
+    for tag, value in pairs(study[level] or {}) do
+      facts[tag] = value
+    end
   end
+  facts['CallingAET'] = RestApiGet('/instances/' .. instance .. '/metadata/RemoteAET', false) or ''
+  return facts
 end
 
 -- Returns the route decided before, or decides by this image; nil if no route takes the study.
-local function decide(study, tags, origin)
-  local place = '/studies/' .. study .. '/metadata'
-  local kept = ParseJson(RestApiGet(place .. '?expand', false))['DdwdRoute']
+local function decide(instance, study)
+  local kept = metadata_of(study['ID'])['DdwdRoute']
   if kept == HELD or named[kept or ''] then
     return named[kept]
   end
-  local facts = setmetatable({ CallingAET = origin['RemoteAet'] or '' }, { __index = tags })
-  local route = judge(facts)
-  RestApiPut(place .. '/DdwdRoute', route and route.Name or HELD, false)
+  local route = judge(facts_of(instance, study))
+  RestApiPut('/studies/' .. study['ID'] .. '/metadata/DdwdRoute', route and route.Name or HELD, false)
   return route
 end
 
 DdwdRoutes = {}
 
 -- Returns the route for the study of an image that was just stored; nil if the study is held.
-function DdwdRoutes.of(instance, tags, origin)
-  local key = tostring(tags['PatientID']) .. '\\' .. tostring(tags['StudyInstanceUID'])
-  if known[key] == nil then
-    local study = ParseJson(RestApiGet('/instances/' .. instance .. '/study', false))['ID']
-    remember(key, study, decide(study, tags, origin))
+function DdwdRoutes.of(instance)
+  local study = get('/instances/' .. instance .. '/study')
+  if not study['ID'] then
+    return nil  -- deleted meanwhile
   end
-  return known[key] or nil
+  if known[study['ID']] == nil then
+    remember(study['ID'], decide(instance, study))
+  end
+  return known[study['ID']] or nil
 end
 
--- Returns the route of a study by its metadata; nil if it is held.
-function DdwdRoutes.kept(metadata)
-  return named[metadata['DdwdRoute'] or '']
+-- Returns the route that was decided for a study; nil if it is held.
+function DdwdRoutes.kept(study)
+  return named[metadata_of(study)['DdwdRoute'] or '']
 end
 
 -- Forgets a deleted study: if it is sent again, its metadata is gone, and the route is decided again.
@@ -136,5 +150,5 @@ function OnDeletedStudy(study)
   if deleted_before then
     deleted_before(study)
   end
-  forget(study)
+  known[study] = nil
 end

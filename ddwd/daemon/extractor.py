@@ -1,6 +1,6 @@
 """Entry point of ddwd-extractor: watch both Orthancs, forward, retrieve, verify, publish, repair. Runs as user ddwd.
 
-A turn begins when the Lua of an Orthanc writes to its doorbell file, when work is finished, and at the latest after POLL_INTERVAL.
+A turn begins when the plugin of an Orthanc writes to its doorbell file, when work is finished, and at the latest after POLL_INTERVAL.
 Writes the ledger, the custody records, OUTPUT_DIR, quarantine and its own status file.
 """
 

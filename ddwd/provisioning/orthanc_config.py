@@ -96,9 +96,8 @@ def _dicom_tls(config: Config, node: NodeName) -> Json:
 
 def _scripts(config: Config, node: NodeName) -> list[str]:
     if node == "storage":
-        return ["doorbell.lua"]
-    routes = [ROUTES] if config.routes else []
-    return ["doorbell.lua", *routes, "autoforward.lua"]
+        return []
+    return [*([ROUTES] if config.routes else []), "autoforward.lua"]
 
 
 def _plugins(config: Config, *, with_plugin: bool) -> list[str]:
@@ -111,7 +110,7 @@ def _plugins(config: Config, *, with_plugin: bool) -> list[str]:
 
 
 def _settings_for_scripts(config: Config, node: NodeName) -> Json:
-    """Return the settings of the Lua scripts and of the admission filter."""
+    """Return the settings of the Lua scripts and of the plugin."""
     paths = Paths(config)
     rendered: Json = {
         "Mode": config.forward.mode,

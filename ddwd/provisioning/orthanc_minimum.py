@@ -77,7 +77,8 @@ MINIMUM: tuple[Requirement, ...] = (
 )
 """What both Orthancs must have so that no image is lost, changed or silently dropped."""
 
-_FILTERS = re.compile(r"\b(Received(?:CStore)?InstanceFilter)\b")
+_UNSAFE = re.compile(r"\b(Received(?:CStore)?InstanceFilter|OnStoredInstance)\b")
+_DANGERS = {"OnStoredInstance": "which lets an image with deeply nested sequences end Orthanc"}
 
 
 def _rules(config: Config, node: NodeName) -> Iterator[Requirement]:
@@ -143,18 +144,19 @@ def value_at(tree: Json, path: tuple[str, ...]) -> object:
 
 
 def _lint_scripts(tree: Json) -> list[Problem]:
-    """Check the scripts: a reception filter discards images and answers success, so none may be loaded."""
+    """Check the scripts: no reception filter, which discards images and answers success, and no callback that ends Orthanc."""
     problems = []
     scripts = tree.get("LuaScripts")
     for script in scripts if isinstance(scripts, list) else []:
         path = Path(str(script))
         try:
-            found = _FILTERS.search(path.read_text(encoding="utf-8", errors="replace"))
+            found = _UNSAFE.search(path.read_text(encoding="utf-8", errors="replace"))
         except OSError as error:
             what, instead = f"cannot be read ({error.strerror})", "put the script there, readable for all"
             problems.append(Problem(str(path), None, "LuaScripts", what, instead))
             continue
         if found:
-            what = f"defines {found.group(1)}, which drops images and answers success"
+            danger = _DANGERS.get(found[1], "which drops images and answers success")
+            what = f"defines {found[1]}, {danger}"
             problems.append(Problem(str(path), None, "LuaScripts", what, "remove that function"))
     return problems

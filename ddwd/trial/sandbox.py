@@ -72,6 +72,8 @@ storage:
   http_port: {3}
 scp:
   port: {4}
+# The plugin of Orthanc that notifies the extractor of each image is not on every machine.
+poll_interval: 0.5
 database:
   engine: sqlite
 output_dir: {output_dir}

@@ -111,8 +111,8 @@ def test_settings_reach_the_node_they_are_for(site: Site) -> None:
         "Volumes": ["/var/lib/ddwd/gateway", "/var/lib/postgresql"],
         "Verdicts": "/run/ddwd/acceptor/verdicts",
     }
-    assert [name.rpartition("/")[2] for name in gateway["LuaScripts"]] == ["doorbell.lua", "autoforward.lua"]
-    assert [name.rpartition("/")[2] for name in storage["LuaScripts"]] == ["doorbell.lua"]
+    assert [name.rpartition("/")[2] for name in gateway["LuaScripts"]] == ["autoforward.lua"]
+    assert storage["LuaScripts"] == []
 
 
 def test_gateway_sends_to_the_storage_with_a_login_of_its_own(site: Site) -> None:
@@ -370,11 +370,11 @@ def test_addition_that_cannot_be_read(site: Site) -> None:
 
 def test_own_script_is_loaded_before_ours(site: Site, tmp_path: Path) -> None:
     script = tmp_path / "mine.lua"
-    script.write_text("function OnStoredInstance(id) end\n")
+    script.write_text("function OnStableStudy(id) end\n")
     site.add("gateway", {"LuaScripts": [str(script)]})
     found = site.tree("gateway")["LuaScripts"]
     assert found[0] == str(script)
-    assert len(found) == 3
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize(
@@ -392,6 +392,15 @@ def test_filter_that_drops_images_is_refused(site: Site, tmp_path: Path, code: s
     site.add("storage", {"LuaScripts": [str(script)]})
     (problem,) = site.problems("storage")
     assert problem.startswith(f"{script}: LuaScripts: defines Received")
+    assert "remove that function" in problem
+
+
+def test_callback_through_which_an_image_ends_orthanc_is_refused(site: Site, tmp_path: Path) -> None:
+    script = tmp_path / "mine.lua"
+    script.write_text("function OnStoredInstance(id, tags) end\n")
+    site.add("gateway", {"LuaScripts": [str(script)]})
+    (problem,) = site.problems("gateway")
+    assert "defines OnStoredInstance, which lets an image with deeply nested sequences end Orthanc" in problem
     assert "remove that function" in problem
 
 
