@@ -23,6 +23,8 @@ MOVE_MODEL = "1.2.840.10008.5.1.4.1.2.2.2"  # Study Root Query/Retrieve Informat
 COMMITMENT_MODEL = "1.2.840.10008.1.20.1"  # Storage Commitment Push Model
 VERIFICATION = "1.2.840.10008.1.1"
 _STANDARD = "1.2.840.10008."
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+"""Beginning of the storage classes of the standard, and of few others, none of which is retired (PS3.6 table A-1)."""
 LIMIT = 128
 """A requestor has the odd numbers from 1 to 255 as context IDs (PS3.8 section 9.3.2.2)."""
 
@@ -73,10 +75,13 @@ def for_store(pairs: Iterable[tuple[str, str]]) -> Iterator[list[PresentationCon
 
 
 def is_storage(abstract_syntax: str) -> bool:
-    """Return whether it is the SOP class of images: a storage class of the standard, or a private class."""
+    """Return whether it is the SOP class of images: a storage class of the standard, a retired one too, or a private class."""
     if not abstract_syntax.startswith(_STANDARD):
         return True
-    return uid_to_service_class(abstract_syntax) is StorageServiceClass
+    if uid_to_service_class(abstract_syntax) is StorageServiceClass:
+        return True
+    uid = UID(abstract_syntax)
+    return uid.startswith(_STORAGE) and not uid.is_private and uid.is_retired
 
 
 def named(uid: str) -> str:

@@ -9,6 +9,7 @@ from ddwd.acceptor.limits import AssociationLimits, Limits
 from ddwd.acceptor.relay import Exchange
 from ddwd.acceptor.senders import Refusal, Senders
 from ddwd.core.audit import Audit, Event
+from ddwd.dicom import contexts
 from ddwd.dicom.association_pdu import Answer, Proposal
 from ddwd.dicom.command import StoreRequest
 from ddwd.store.status_files import RefusalKind
@@ -267,3 +268,20 @@ def test_an_association_without_any_context_for_its_images_is_another_kind_than_
     no_images = reasons.of_contexts({3: Proposal(find, (EXPLICIT,)), 5: echo}, answers)
     assert no_images is not None
     assert no_images.kind is RefusalKind.CONTEXT
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "expected"),
+    [
+        (CT, True),
+        ("1.2.840.10008.5.1.4.1.1.6", True),  # Ultrasound Image Storage, retired
+        ("1.3.46.670589.5.0.1", True),  # private
+        ("1.2.840.10008.5.1.4.39.1", False),  # Color Palette Storage
+        ("1.2.840.10008.5.1.4.1.1.200.1", False),  # CT Defined Procedure Protocol Storage
+        ("1.2.840.10008.5.1.4.1.2.2.1", False),  # C-FIND
+    ],
+)
+def test_the_classes_that_hold_images_are_those_of_the_standard_retired_ones_and_private_ones(
+    sop_class: str, expected: bool
+) -> None:
+    assert contexts.is_storage(sop_class) is expected
