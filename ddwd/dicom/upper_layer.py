@@ -42,6 +42,7 @@ MAX_PDU = 256 * 1024
 
 _ASSOCIATION_PDU = 1024 * 1024
 """Limit for all other PDUs: the largest valid A-ASSOCIATE-RQ (128 contexts with 45 syntaxes each) has about 400 KiB."""
+_TRANSIENT = 2  # PS3.8 table 9-21: result of an A-ASSOCIATE-RJ
 _TICK = 0.2
 """Seconds after which an idle reactor checks its timers."""
 _LOST_SECONDS = 20
@@ -385,8 +386,14 @@ def associate(
 
 
 def check_established(association: Association, peer: Peer) -> None:
-    """Raise PeerRefusedError if the peer rejected the association, PeerDownError if there is none for another reason."""
+    """Raise PeerRefusedError if the peer rejected the association for good, PeerDownError if there is none for another reason.
+
+    A transient rejection (PS3.8 section 9.3.4) is a peer that is down or busy: trying again can help.
+    """
     if association.is_rejected:
+        answer = association.acceptor.primitive
+        if answer is not None and answer.result == _TRANSIENT:
+            raise PeerDownError(f"{peer} takes no associations now ({answer.reason_str.lower()})")
         raise PeerRefusedError(f"{peer} rejected the association of {peer.calling}: check both AE titles")
     if not association.is_established:
         raise PeerDownError(f"{peer} does not answer")

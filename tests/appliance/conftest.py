@@ -65,10 +65,15 @@ class Portal:
         self.machine.run("ddwd config check && systemctl restart ddwd", timeout=300)
         return True
 
+    def _units(self) -> list[str]:
+        """Those of UNITS that the installed package has: an earlier release has fewer."""
+        folder = self.machine.path("/usr/lib/systemd/system")
+        return [unit for unit in UNITS if (folder / f"{unit}.service").exists()]
+
     def wait_active(self, limit: float = 60.0) -> float:
         """Wait until all units are active and the gateway answers a C-ECHO; return the seconds of the first."""
         took = self.machine.wait_for(
-            lambda: self.machine.is_active(*UNITS), limit=limit, what="not all units active"
+            lambda: self.machine.is_active(*self._units()), limit=limit, what="not all units active"
         )
         # an Orthanc is active, for systemd, a moment before it listens
         self.machine.wait_for(

@@ -124,7 +124,9 @@ def test_while_the_gateway_is_away_and_after_a_kill_nothing_is_lost(portal: Port
     with _stopped(portal, "ddwd-gateway"):
         _put(portal, tmp_path / "later", then=f"; chmod -R g+rwX {INBOX}/later")
         _wait(portal, "waiting/later.txt")
-        assert "does not answer" in portal.machine.path(f"{INBOX}/waiting/later.txt").read_text("utf-8")
+        assert "takes no associations now" in portal.machine.path(f"{INBOX}/waiting/later.txt").read_text(
+            "utf-8"
+        )
         portal.machine.run(["systemctl", "kill", "--signal=KILL", "ddwd-inbox"])
     _wait(portal, "sent/*/later")
     _arrives(portal, study)

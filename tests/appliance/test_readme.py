@@ -6,6 +6,7 @@ below. Commands with `#` run as root, those with `$` as a member of group ddwd w
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
 
 OPERATOR = "colleague"
 FOLDER = f"{INBOX}/to-send"
-FILLED_IN: dict[str, Callable[[Study], str]] = {
-    "HOST": lambda _study: MACHINE_ADDRESS,
-    "FOLDER": lambda _study: FOLDER,
-    "FILE": lambda study: f"{FOLDER}/{study.paths[0].name}",
-    "NAME": lambda _study: OPERATOR,
-    "STUDY": lambda study: study.uid,
+FILLED_IN: dict[str, Callable[[Portal, Study], str]] = {
+    "HOST": lambda _own, _study: MACHINE_ADDRESS,
+    "FOLDER": lambda _own, _study: FOLDER,
+    "FILE": lambda _own, study: f"{FOLDER}/{study.paths[0].name}",
+    "NAME": lambda _own, _study: OPERATOR,
+    "STUDY": lambda _own, study: study.uid,
+    "ID": lambda own, _study: str(_quarantined(own)[0]["id"]),
 }
 """Word in capitals -> what stands in its place."""
 LIST_DATABASES = "runuser -u postgres -- psql -A -t -c 'SELECT datname FROM pg_database'"
@@ -59,8 +61,13 @@ def study(own: Portal, tmp_path_factory: pytest.TempPathFactory) -> Study:
     return made
 
 
-def _filled_in(text: str, study: Study) -> str:
-    return re.sub(rf"\b({'|'.join(FILLED_IN)})\b", lambda found: FILLED_IN[found[0]](study), text)
+def _filled_in(text: str, own: Portal, study: Study) -> str:
+    return re.sub(rf"\b({'|'.join(FILLED_IN)})\b", lambda found: FILLED_IN[found[0]](own, study), text)
+
+
+def _quarantined(own: Portal) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(own.machine.run("ddwd quarantine list --json").stdout)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -76,7 +83,7 @@ def test_each_command_does_what_its_page_says(own: Portal, study: Study, command
     for beginning, prepare in BEFORE.items():
         if command.text.startswith(beginning):
             prepare(own, study)
-    line = f"cd {INBOX} && {_filled_in(command.text, study)}"
+    line = f"cd {INBOX} && {_filled_in(command.text, own, study)}"
     said = own.machine.run(line, user="root" if command.as_root else OPERATOR, timeout=240).stdout
     for beginning, holds in AFTER.items():
         if command.text.startswith(beginning):
@@ -118,7 +125,14 @@ def _has_a_record_of_now(own: Portal, study: Study) -> None:
     )
 
 
+def _has_another_patient(own: Portal, study: Study) -> None:
+    """Send an image of the study once more, with a corrected PatientID."""
+    own.send(made_up_ct(study.paths[0].parent.parent / "corrected", 1, seed=60, patient_id="4712", size=64))
+    own.machine.wait_for(lambda: _quarantined(own), limit=60, what="nobody is asked to decide")
+
+
 BEFORE: dict[str, Callable[[Portal, Study], None]] = {
+    "ddwd quarantine release ID": _has_another_patient,
     "ddwd restore --dry-run": _as_a_new_machine,
     "storescu +tls": _takes_tls,
     "journalctl -t ddwd-audit -o verbose": _has_a_record_of_now,
@@ -194,6 +208,10 @@ def _is_empty(_own: Portal, _study: Study, said: str) -> None:
     assert said == "0 in quarantine\n"
 
 
+def _is_decided(own: Portal, _study: Study, _said: str) -> None:
+    own.machine.wait_for(lambda: not _quarantined(own), limit=60, what="the decision was not recorded")
+
+
 def _is_asked(own: Portal, study: Study, said: str) -> None:
     assert "the extractor is asked" in said
     own.machine.wait_for(
@@ -251,6 +269,7 @@ AFTER: dict[str, Callable[[Portal, Study, str], None]] = {
     "find /var/lib/ddwd/received_dicom": _names_each_image,
     "ddwd reconcile --dry-run": _agrees,
     "ddwd quarantine list": _is_empty,
+    "ddwd quarantine release ID": _is_decided,
     "ddwd retry STUDY": _is_asked,
     "ddwd restore /mnt/backup": _came_back,
     "ddwd retry --gone": _is_there,

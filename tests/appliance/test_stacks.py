@@ -35,6 +35,7 @@ def own(deb: Path, stack: str) -> Iterator[Portal]:
     with installed(deb) as fresh:
         fresh.machine.run("ddwd tls init && ddwd tls issue CT1")
         fresh.configure("tls:\n  gateway: both\n")
+        fresh.wait_active()
         yield fresh
 
 
