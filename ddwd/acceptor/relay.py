@@ -32,6 +32,9 @@ SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 _BYTES_A_SECOND = 10_000_000
 """ORTHANC1 gets a second more for each so many bytes of an image."""
 _LONGEST_UID = 1024
+_NOT_TAKEN = (
+    "ORTHANC1 does not take its request: who may ask for storage commitment is in commitment.modalities"
+)
 _DROPPED = "ORTHANC1 cannot parse the data set: its encoding breaks PS3.5 (lengths, delimiters or value representations)"
 
 
@@ -53,6 +56,10 @@ class Timing:
 
 class _EndedError(Exception):
     """The association ends before its release; the message says why."""
+
+
+class _NotTakenError(_EndedError):
+    """ORTHANC1 takes no such request of that sender."""
 
 
 @dataclass(slots=True)
@@ -104,6 +111,8 @@ class Relay:
                 pass
         except (_EndedError, ValueError, OSError) as error:
             kind = RefusalKind.CUT if self.is_busy else RefusalKind.ABORT
+            if isinstance(error, _NotTakenError):
+                kind = RefusalKind.ASSOCIATION
             self._association.refused(Refusal(kind, getattr(error, "strerror", None) or str(error)))
             self._try_to_send(pdu.abort())
         finally:
@@ -282,6 +291,8 @@ class Relay:
         """Deal with a release or an A-ABORT of ORTHANC1."""
         if not self.is_busy:
             self._gateway.close()
+        elif self._exchange is not None and self._exchange.request is None:
+            raise _NotTakenError(_NOT_TAKEN)
         elif kind in {pdu.RELEASE_RESPONSE, pdu.ABORT}:
             self._fail(Refusal(RefusalKind.IMAGE, _DROPPED, CANNOT_UNDERSTAND))
         else:

@@ -1,6 +1,6 @@
-"""Record rejected associations as audit events: those of our own SCP directly, those of the Orthancs from the journal.
+"""Record rejected associations as audit events: those of our own SCP directly, those of ORTHANC2 and of stunnel from the journal.
 
-An Orthanc reports only in its log whom it rejected. The monitor reads that log and stores its position, so that rejections while the
+They report only in their logs whom they rejected. Those of ORTHANC1 are recorded by ddwd-acceptor, which knows the sender's address. The monitor reads that log and stores its position, so that rejections while the
 monitor is down are recorded later. Names in the log come from the sender: not trusted, and bounded in length.
 """
 
@@ -24,12 +24,11 @@ if TYPE_CHECKING:
     from ddwd.core.clock import Clock
 
     Reader = Callable[[], Iterable[Mapping[str, Any]]]
-    """Returns the records of the two Orthancs since its last call."""
+    """Returns the records of these units since its last call."""
 
 _MINUTE = 60.0
 _MOST_A_MINUTE = 10
 _UNITS = {
-    "ddwd-gateway.service": "gateway",
     "ddwd-storage.service": "storage",
     "ddwd-tls@gateway.service": "gateway",
     "ddwd-tls@storage.service": "storage",
@@ -39,11 +38,10 @@ _LINES = (
     (re.compile(r"\] Rejected association for remote AET (?P<aet>.*) on IP (?P<ip>\S+)$"), "an association"),
     (re.compile(r"\] Rejected association, because of a bad called AET in the request \((?P<called>.*)\)$"), "an association"),
     (re.compile(r"\] Rejected \S+ request from remote DICOM modality with AET \"(?P<aet>.*)\" and hostname \"(?P<ip>\S+)\"$"), "a request"),
-    (re.compile(r"\]:\d+: ddwd: refused a C-STORE of AET (?P<aet>.*) on IP (?P<ip>\S+): not in senders$"), "an image"),
     (re.compile(r"\] Receiving Association failed: TLS error: (?P<why>.*)$"), "a connection by TLS"),
     (re.compile(r"LOG\d\[.*\]: SSL_accept: .*:(?P<why>[^:]+)$"), "a connection by TLS"),
 )  # fmt: skip
-"""What Orthanc 1.12 (CommandDispatcher.cpp, orthanc/senders.lua) and stunnel log for each rejection."""
+"""What Orthanc 1.12 (CommandDispatcher.cpp) and stunnel log for each rejection."""
 
 
 class RejectionReporter:

@@ -181,7 +181,10 @@ def test_who_is_not_in_the_list_is_refused_and_told(stored: Portal) -> None:
         assert modality.said("asked") is None
         assert modality.said("report") is None
     stored.machine.wait_for(
-        lambda: "refused a request of STRANGER at 10.99.0.2" in _events(stored, "association-refused"),
+        lambda: (
+            "association of STRANGER at 10.99.0.2 refused: ORTHANC1 does not take its request"
+            in _events(stored, "association-refused")
+        ),
         limit=30,
         what="the audit does not tell of the stranger",
     )

@@ -69,6 +69,9 @@ HELD: dict[str, dict[str, tuple[str, ...]]] = {
             f"{ANSWERS}::test_a_certificate_of_another_authority_ends_the_handshake_and_is_a_problem",
             f"{ANSWERS}::test_no_certificate_and_no_tls_end_the_handshake_and_are_no_problem",
         ),
+        "asks for storage commitment": (
+            "tests/appliance/test_commitment.py::test_who_is_not_in_the_list_is_refused_and_told",
+        ),
         "sends something that is not DICOM": (
             f"{ANSWERS}::test_what_is_not_dicom_is_aborted_audited_and_no_problem",
         ),
