@@ -34,8 +34,15 @@ _UNIT_OF = {
     "web.storage_port": "ddwd-tls@storage",
     "link.port": machine_link.UNIT,
 }
-_IN_ITS_PLACE = {key: (machine_link.UNIT,) for key in _UNIT_OF if key.startswith(("gateway.", "storage."))}
-"""The link listens on the ports of an Orthanc that is on another machine; that Orthanc ran here until `roles` was changed."""
+_IN_ITS_PLACE = {
+    **{key: (machine_link.UNIT,) for key in _UNIT_OF if key.startswith(("gateway.", "storage."))},
+    "gateway.dicom_port": (machine_link.UNIT, "ddwd-gateway"),
+    "tls.gateway_port": ("ddwd-tls@gateway",),
+}
+"""The link listens on the ports of an Orthanc that is on another machine; that Orthanc ran here until `roles` was changed.
+
+While 0.2.0 is upgraded, its own units still listen where the acceptor is to.
+"""
 _LISTENING = "0A"  # in the state column of /proc/self/net/tcp; ProcSubset=pid hides /proc/net
 
 

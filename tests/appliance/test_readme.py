@@ -126,8 +126,10 @@ def _has_a_record_of_now(own: Portal, study: Study) -> None:
 
 
 def _has_another_patient(own: Portal, study: Study) -> None:
-    """Send an image of the study once more, with a corrected PatientID."""
-    own.send(made_up_ct(study.paths[0].parent.parent / "corrected", 1, seed=60, patient_id="4712", size=64))
+    """Send another study, and once more with a corrected PatientID."""
+    for patient_id in ("4712", "4713"):
+        folder = study.paths[0].parent.parent / patient_id
+        own.send(made_up_ct(folder, 1, seed=61, patient_id=patient_id, size=64))
     own.machine.wait_for(lambda: _quarantined(own), limit=60, what="nobody is asked to decide")
 
 
