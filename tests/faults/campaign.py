@@ -254,11 +254,8 @@ class Campaign:
         )
 
     def _open_associations(self) -> int:
-        try:
-            status = self._machine.path("/run/ddwd/acceptor/status.json").read_text(encoding="utf-8")
-        except OSError:  # the portal is about to start
-            return 0
-        return int(json.loads(status)["associations"])
+        status = self._machine.run(["cat", "/run/ddwd/acceptor/status.json"], check=False).stdout
+        return int(json.loads(status)["associations"]) if status else 0  # none: the portal is about to start
 
     def _await_delivery(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
