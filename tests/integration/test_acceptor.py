@@ -287,13 +287,9 @@ def test_every_storage_class_is_taken_in_each_transfer_syntax_that_orthanc_knows
     assert _results(target, [(sop_class, syntax) for syntax in (*SYNTAXES, *RETIRED)], "SYNTAXES") == {0}
 
 
-@pytest.mark.parametrize(
-    ("sop_class", "result"), [(wire.CT, {4}), (PRIVATE_CLASS, {4}), (RETIRED_ULTRASOUND, {3})]
-)
-def test_other_transfer_syntaxes_are_declined_and_named(
-    quick: Trial, target: Target, sop_class: str, result: set[int]
-) -> None:
-    assert _results(target, [(sop_class, syntax) for syntax in OTHERS], "OTHERS") == result
+@pytest.mark.parametrize("sop_class", [wire.CT, PRIVATE_CLASS, RETIRED_ULTRASOUND])
+def test_other_transfer_syntaxes_are_declined_and_named(quick: Trial, target: Target, sop_class: str) -> None:
+    assert _results(target, [(sop_class, syntax) for syntax in OTHERS], "OTHERS") == {4}
     wait_for(
         lambda: any(sop_class in one and "is not taken" in one for one in _reasons(quick, "OTHERS")),
         "no reason",
