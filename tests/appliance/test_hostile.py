@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 REPO = Path(__file__).resolve().parents[2]
 MOST_MEGABYTES = {"ddwd-gateway": 1000.0, "ddwd-scp": 300.0}
 HEAVY = {"huge-sequence": 4000.0, "deflate-bomb": 16000.0}
-"""DCMTK keeps some 650 bytes for each empty item, and inflates without a bound: what limits it is the unit's MemoryMax."""
+"""DCMTK keeps some 650 bytes for each empty item, and inflates without a bound: what limits it is the unit's MemoryMax.
+
+They come last at the gateway: it inflates once more what it took and forwards, and the figure of another attack is to be its own.
+"""
 GATEWAY_MEMORY = "4G"
 """What the unit's share (60 %) is on a machine of 7 GB: the share of this host's memory would be taken from other tests' machines."""
 KEPT_BY_THE_KERNEL = {"idle-connections", "association-flood"}
@@ -115,15 +118,6 @@ def _outside(portal: Portal) -> list[str]:
     return found.stdout.split()
 
 
-def _is_quiet(portal: Portal) -> bool:
-    """Whether the gateway uses less than a tenth of a CPU for five seconds."""
-    used = []
-    for _ in range(2):
-        used.append(int(portal.machine.show("ddwd-gateway", "CPUUsageNSec")))
-        portal.machine.run("sleep 5")
-    return used[1] - used[0] < 5e8
-
-
 def _forgive(portal: Portal) -> None:
     """Let the modality's address in again, which was held off for what it sent."""
     portal.machine.run(["systemctl", "restart", "ddwd-acceptor"])
@@ -141,7 +135,7 @@ def test_the_receiver_bears_it(portal: Portal, receiver: Victim, rows: list[Row]
     portal.machine.wait_for(lambda: not _outside(portal), limit=60, what="unfinished objects stay")
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", sorted(ATTACKS, key=lambda name: name in HEAVY))
 def test_the_gateway_bears_it_or_comes_back(
     portal: Portal, gateway: Victim, rows: list[Row], name: str
 ) -> None:
@@ -156,9 +150,7 @@ def test_the_gateway_bears_it_or_comes_back(
     # what the gateway acknowledged must not bring ORTHANC2 down when it is forwarded
     assert portal.machine.show("ddwd-storage", "NRestarts") == storage
     portal.machine.wait_for(lambda: not _outside(portal), limit=60, what="unfinished objects stay")
-    if name == "deflate-bomb":  # it goes on inflating, and forwards what it took
-        portal.machine.wait_for(lambda: _is_quiet(portal), limit=200, what="the gateway goes on working")
-    if name in HEAVY:  # the next attack's figure is to be its own
+    if name in HEAVY:  # it may go on parsing
         portal.machine.run(["systemctl", "restart", "ddwd-gateway"])
         portal.wait_active(COMES_BACK)
     if name in CRASHES:
