@@ -73,6 +73,7 @@ class Dashboard(App[None]):
     .title { color: $text-muted; }
     #trouble { display: none; height: auto; }
     #flow { height: 6; margin-bottom: 1; }
+    #lists { scrollbar-size-vertical: 0; }
     #flight { height: 1fr; min-height: 3; }
     #finished { height: auto; max-height: 6; }
     #foot { height: auto; }

@@ -65,6 +65,7 @@ class Overview(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self._board: DashboardModel | None = None
+        self._problem = ""
         self._masking = text.PatientMasking()
         self._rows: dict[str, InFlightStudy | FinishedStudy] = {}
 
@@ -72,22 +73,25 @@ class Overview(Screen[None]):
         yield Static("D-DW-D Portal: reading ...", id="head", markup=False)
         yield Static(id="trouble", markup=False)
         yield Static(id="flow", markup=False)
-        yield Static("in flight", classes="title", id="flight-title", markup=False)
-        yield _table("flight")
-        yield Static("just finished", classes="title", id="finished-title", markup=False)
-        yield _table("finished")
+        with VerticalScroll(id="lists", can_focus=False):  # what is around it is always in sight
+            yield Static("in flight", classes="title", id="flight-title", markup=False)
+            yield _table("flight")
+            yield Static("just finished", classes="title", id="finished-title", markup=False)
+            yield _table("finished")
         yield Static(id="foot", markup=False)
         yield Footer()
 
     def show(self, board: DashboardModel, masking: PatientMasking) -> None:
-        self._board, self._masking = board, masking
+        self._board, self._masking, self._problem = board, masking, ""
         self._draw()
 
     def show_problem(self, reason: str) -> None:
         """Show why there is no new DashboardModel, above the last one."""
-        trouble = self.query_one("#trouble", Static)
-        trouble.update(Text(f"! {reason}", style=FAILURE))
-        trouble.display = True
+        self._problem = reason
+        self._draw()
+
+    def on_mount(self) -> None:
+        self._draw()
 
     def on_resize(self, _event: Resize) -> None:
         self._draw()
@@ -95,26 +99,37 @@ class Overview(Screen[None]):
     @property
     def selected(self) -> InFlightStudy | FinishedStudy | None:
         """The study under the cursor, in the table with the focus, or else in the first table with rows."""
+        if not self._rows:
+            return None
         tables = [self.query_one(f"#{name}", DataTable) for name in ("flight", "finished")]
         keys = [key_under_cursor(table) for table in sorted(tables, key=lambda table: not table.has_focus)]
         row = self._rows.get(next(filter(None, keys), ""))
         return row if row and row.study else None
 
     def _draw(self) -> None:
-        board, width = self._board, self.size.width
-        if board is None or not width:
-            return
+        if not self.is_mounted or not self.size.width:
+            return  # what is to be shown came first: on_mount and on_resize draw it
+        if self._board is not None:
+            self._draw_board(self._board, self.size.width)
+        if self._problem:
+            self._draw_trouble(Text(f"! {self._problem}", style=FAILURE))
+
+    def _draw_trouble(self, lines: Text) -> None:
+        trouble = self.query_one("#trouble", Static)
+        trouble.update(lines)
+        trouble.display = bool(lines)
+
+    def _draw_board(self, board: DashboardModel, width: int) -> None:
         report = board.report
+        self._draw_trouble(text.trouble(board, width))
         for name, content in (
             ("head", text.head(board, width)),
-            ("trouble", text.trouble(board, width)),
             ("flow", text.flow(board, width)),
             ("flight-title", f"in flight: {len(report.in_flight)}"),
             ("finished-title", f"just finished: {len(report.recent)}"),
             ("foot", text.foot(board, width)),
         ):
             self.query_one(f"#{name}", Static).update(content)
-        self.query_one("#trouble", Static).display = bool(board.trouble)
         flight: dict[str, InFlightStudy] = {row.study: row for row in report.in_flight}
         finished = {f"{row.study}/{row.revision}": row for row in report.recent}
         self._rows = {**flight, **finished}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from textual.app import App
 from textual.widgets import DataTable, Static
 
 from ddwd.core.errors import StateError
@@ -23,6 +24,18 @@ if TYPE_CHECKING:
     from ddwd.tui.feed import Feed
 
 NARROW, WIDE = (80, 24), (120, 40)
+
+
+@pytest.fixture(autouse=True)
+def _ended_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture of a dashboard that ended with an error is none: Textual would hand it out all the same."""
+    export = App.export_screenshot
+
+    def of_one_that_runs(app: App[None], **how: Any) -> str:
+        assert not app.return_code, "the dashboard ended with an error"
+        return export(app, **how)
+
+    monkeypatch.setattr(App, "export_screenshot", of_one_that_runs)
 
 
 def dashboard(portal: MadeUpPortal | None = None) -> Dashboard:
@@ -87,6 +100,43 @@ async def test_trouble_is_on_top_only_while_there_is_any() -> None:
         assert "2 images wait for you in quarantine" in str(trouble.render())
         await _show(pilot, boards.flowing())
         assert not trouble.display
+
+
+@pytest.mark.parametrize("rows", [24, 20])
+async def test_light_hops_and_disk_stay_on_a_small_screen_whatever_the_trouble(rows: int) -> None:
+    async with dashboard().run_test(size=(80, rows)) as pilot:
+        await _show(pilot, boards.in_trouble())
+        for keys in [(), ("tab",), ("down", "down")]:
+            await pilot.press(*keys)
+            await _settle(pilot)
+            where = {name: pilot.app.screen.query_one(f"#{name}").region for name in ("head", "flow", "foot")}
+            assert where["head"].y == 0
+            assert where["flow"].bottom <= where["foot"].y
+            assert where["foot"].bottom == rows - 1  # above the keys
+            assert pilot.app.screen.max_scroll_y == 0
+
+
+async def test_the_table_with_the_focus_is_scrolled_into_a_small_screen() -> None:
+    async with dashboard().run_test(size=NARROW) as pilot:
+        await _show(pilot, boards.in_trouble())
+        finished, lists = pilot.app.screen.query_one("#finished"), pilot.app.screen.query_one("#lists")
+        assert not lists.region.contains_region(finished.region)
+        await pilot.press("tab")
+        await _settle(pilot)
+        assert lists.region.contains_region(finished.region)
+
+
+async def test_what_the_feed_delivers_before_the_screen_is_complete_is_shown() -> None:
+    class EagerFeed(StillFeed):
+        def start(self) -> None:
+            app.on_refreshed(Refreshed(boards.in_trouble()))
+            app.on_refreshed(Refreshed("the status cannot be read"))
+
+    app = Dashboard(lambda _deliver: cast("Feed", EagerFeed()), MadeUpPortal())
+    async with app.run_test(size=NARROW) as pilot:
+        await _settle(pilot)
+        assert _rows(app, "flight")[0][1] == "A-2026-0001"
+        assert "! the status cannot be read" in _said(app)
 
 
 async def test_patient_ids_are_masked_until_asked_for() -> None:
