@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import ssl
 import sys
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from pynetdicom.association import Association
 
 
+_SILENCE = 120
+"""Seconds that it waits for an answer; the portal answers within 25 (gateway.answer_within)."""
+_STUCK = 200
+"""Seconds without an outcome after which it prints where it is stuck, and ends."""
+
+
 class _Sender(AE):
     """pynetdicom without its race between two requests, in which a response is lost."""
 
@@ -27,9 +34,10 @@ class _Sender(AE):
 
 def main() -> None:
     """Send over one association; stop at an abort."""
+    faulthandler.dump_traceback_later(_STUCK, exit=True)
     job = json.load(sys.stdin)
     application = _Sender(job["calling"])
-    application.acse_timeout = application.dimse_timeout = application.network_timeout = 600
+    application.acse_timeout = application.dimse_timeout = application.network_timeout = _SILENCE
     association = application.associate(
         job["host"], job["port"], [build_context(*pair) for pair in job["contexts"]], ae_title=job["called"],
         tls_args=(_secure(job["tls"]), job["host"]) if job["tls"] else None,
@@ -40,8 +48,11 @@ def main() -> None:
             _report(path, outcome)
         return
     for path in job["files"]:
-        _report(path, _store(association, path))
-        if not _is_open(association):
+        outcome = _store(association, path)
+        _report(path, outcome)
+        if outcome == ABORTED or not _is_open(
+            association
+        ):  # for a moment an aborted one still counts as open
             return
     association.release()
 
@@ -70,6 +81,7 @@ def _secure(tls: dict[str, str]) -> ssl.SSLContext:
 
 def _report(*line: Any) -> None:
     print(json.dumps(line), flush=True)  # noqa: T201 - the output is the report
+    faulthandler.dump_traceback_later(_STUCK, exit=True)
 
 
 if __name__ == "__main__":

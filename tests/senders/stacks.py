@@ -177,14 +177,17 @@ def node_folder() -> Path:
     return folder
 
 
+_IS_STUCK = "\nTimeout ("  # the first words of faulthandler
+
+
 def _reported(command: Sequence[str], job: Job) -> Iterator[tuple[Path, str]]:
     """Give a program the job as JSON on stdin; each line of its output that is a JSON list is a file and its outcome.
 
-    Raises RuntimeError where it reports no file.
+    Raises RuntimeError where it reports no file, or says where it is stuck.
     """
     text = _run(command, json.dumps(asdict(job), default=str))
     lines = [json.loads(line) for line in text.splitlines() if line.startswith('["')]
-    if not lines:
+    if not lines or _IS_STUCK in text:
         raise RuntimeError(text)
     for path, outcome in lines:
         yield Path(path), outcome
