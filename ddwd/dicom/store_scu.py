@@ -106,12 +106,26 @@ def _send_batch(
         association = associate(peer, proposal, silence=_SILENCE)
         check_established(association, peer)
         try:
-            while rest and association.is_established:
-                file = rest.pop(0)
-                answered(_send_one(association, file, (len(batch) - len(rest)) % 0xFFFF + 1))
+            _send_until_broken(association, rest, len(batch), answered)
         finally:
             if association.is_established:
                 association.release()
+
+
+def _send_until_broken(
+    association: Association, rest: list[Outgoing], of: int, answered: Callable[[Answer], None]
+) -> None:
+    """Send the files and take each off the list, until none is left or the receiver broke off the association.
+
+    For a moment it still counts as established then, and the answer to another file would be waited for in vain: it is aborted.
+    """
+    while rest and association.is_established:
+        file = rest.pop(0)
+        answer = _send_one(association, file, (of - len(rest)) % 0xFFFF + 1)
+        answered(answer)
+        if answer.reason == _BROKEN:
+            association.abort()
+            return
 
 
 def _send_one(association: Association, file: Outgoing, message_id: int) -> Answer:
