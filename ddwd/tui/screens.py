@@ -107,21 +107,23 @@ class Overview(Screen[None]):
         return row if row and row.study else None
 
     def _draw(self) -> None:
-        if not self.is_mounted or not self.size.width:
+        width = self.size.width
+        if not self.is_mounted or not width:
             return  # what is to be shown came first: on_mount and on_resize draw it
-        if self._board is not None:
-            self._draw_board(self._board, self.size.width)
-        if self._problem:
-            self._draw_trouble(Text(f"! {self._problem}", style=FAILURE))
-
-    def _draw_trouble(self, lines: Text) -> None:
+        lines = self._trouble(width)
         trouble = self.query_one("#trouble", Static)
         trouble.update(lines)
         trouble.display = bool(lines)
+        if self._board is not None:
+            self._draw_board(self._board, width)
+
+    def _trouble(self, width: int) -> Text:
+        if self._problem:
+            return Text(f"! {self._problem}", style=FAILURE)
+        return text.trouble(self._board, width) if self._board is not None else Text()
 
     def _draw_board(self, board: DashboardModel, width: int) -> None:
         report = board.report
-        self._draw_trouble(text.trouble(board, width))
         for name, content in (
             ("head", text.head(board, width)),
             ("flow", text.flow(board, width)),

@@ -42,8 +42,8 @@ def picky(tmp_path: Path) -> Iterator[Trial]:
 
 def _wrong(trial: Trial) -> set[str]:
     """What is wrong, without when it was seen last."""
-    told = json.loads(ddwd(trial.folder, "status", "--json").stdout)["wrong"]
-    return {line.partition("; last ")[0] for line in told}
+    wrong = json.loads(ddwd(trial.folder, "status", "--json").stdout)["wrong"]
+    return {line.partition("; last ")[0] for line in wrong}
 
 
 def test_standard_elements_of_vr_un_are_published_with_the_images_beside_them(

@@ -50,9 +50,8 @@ def main() -> None:
     for path in job["files"]:
         outcome = _store(association, path)
         _report(path, outcome)
-        if outcome == ABORTED or not _is_open(
-            association
-        ):  # for a moment an aborted one still counts as open
+        # for a moment an aborted one still counts as open
+        if outcome == ABORTED or not _is_open(association):
             return
     association.release()
 
