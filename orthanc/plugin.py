@@ -26,10 +26,11 @@ from ddwd.orthanc.plugin.admission import (  # noqa: E402 - as above
     AdmissionFilter,
     NotDicomError,
     Settings,
-    may_request,
     sop_uid,
 )
 from ddwd.orthanc.plugin.doorbell import Doorbell  # noqa: E402 - as above
+from ddwd.orthanc.plugin.rest_audit import RestAudit  # noqa: E402 - as above
+from ddwd.orthanc.plugin.rest_rights import RestRequest  # noqa: E402 - as above
 from ddwd.store.commitment_queue import CommitmentIntake, CommitmentQueue  # noqa: E402 - as above
 
 _ACTIONS = {
@@ -116,15 +117,30 @@ _METHODS = {
 }
 
 
+_node = pathlib.Path(_SETTINGS["Conflicts"]).name
+_audit = Audit()
+
+
+def _studies_of(level, resource):
+    """The studies that a patient, study, series or instance is of; none if this Orthanc does not know it."""
+    if level == "studies":
+        return [resource]
+    found = _get(f"/{level}/{resource}" if level == "patients" else f"/{level}/{resource}/study")
+    if found is None:
+        return []
+    return json.loads(found)["Studies"] if level == "patients" else [json.loads(found)["ID"]]
+
+
+_rest_audit = RestAudit(_node, _audit, _studies_of, time.monotonic)
+
+
 def _requested(uri, **request):
     """Orthanc has checked the password; an exception, or a request that is not understood, is refused."""
     login = request["headers"]["authorization"].removeprefix("Basic ")
     user, _, _ = base64.b64decode(login, validate=True).decode().partition(":")
-    return may_request(user, _METHODS[request["method"]], uri)
-
-
-_node = pathlib.Path(_SETTINGS["Conflicts"]).name
-_audit = Audit()
+    asked = RestRequest(user, _METHODS[request["method"]], uri, request["ip"])
+    _rest_audit.note(asked)
+    return asked.is_allowed
 
 
 _doorbell = Doorbell(_SETTINGS["Doorbell"], lambda text: orthanc.LogError(f"ddwd: {text}"))

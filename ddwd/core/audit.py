@@ -70,6 +70,7 @@ class Event(StrEnum):
     IMAGE_REFUSED = "image-refused", "9a6f0f1c4f0b4c5c8d2e6b7a10d40072", _LOG_WARNING
     SENDER_HELD_OFF = "sender-held-off", "9a6f0f1c4f0b4c5c8d2e6b7a10d40073", _LOG_WARNING
     TWO_PATIENTS = "two-patients", "9a6f0f1c4f0b4c5c8d2e6b7a10d40074", _LOG_WARNING
+    CHANGED_BY_REST = "changed-by-rest", "9a6f0f1c4f0b4c5c8d2e6b7a10d40080", _LOG_WARNING
     PAUSED = "paused", "9a6f0f1c4f0b4c5c8d2e6b7a10d4001a"
     RESUMED = "resumed", "9a6f0f1c4f0b4c5c8d2e6b7a10d4001b"
     SELF_TEST = "self-test", "9a6f0f1c4f0b4c5c8d2e6b7a10d4001c"
@@ -104,6 +105,7 @@ FIELDS = frozenset(
         ),
         *("instances", "added", "bytes", "revision", "seconds", "status", "entry"),
         *("peer", "open", "level", "keys", "by", "route", "place", "transaction", "failed"),
+        *("user", "method", "resource", "granted"),
     },
 )
 """Fields that an event may have, as DDWD_* in upper case. None identifies a patient; any other field is omitted."""

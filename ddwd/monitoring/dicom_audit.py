@@ -25,6 +25,8 @@ _SOURCE = ("110153", "Source Role ID")
 _DESTINATION = ("110152", "Destination Role ID")
 _APPLICATION = ("110150", "Application")
 _MINOR = "4"
+_BY_ADDRESS = "2"
+"""NetworkAccessPointTypeCode of an IP address (A.5.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ KINDS = {
     Event.VANISHED: _Kind(_DELETED, "D"),
     Event.RETIRED: _Kind(_DELETED, "D"),
     Event.ASSOCIATION_REFUSED: _Kind(_ALERT, "E", ("110126", "Node Authentication"), outcome=_MINOR),
+    Event.CHANGED_BY_REST: _Kind(_ALERT, "E", ("110132", "Use of Restricted Function")),
     Event.CONFIG_CHANGED: _Kind(_ALERT, "E", ("110131", "Software Configuration")),
 }
 """The events that become messages."""
@@ -72,6 +75,7 @@ def message(record: Mapping[str, str], config: Config) -> bytes | None:
     kind = KINDS.get(Event(record["DDWD_EVENT"])) if record.get("DDWD_EVENT") in set(Event) else None
     if kind is None or record.get("DDWD_PLACE") in _REPORTED_BY_PLUGIN:
         return None
+    outcome = _MINOR if record.get("DDWD_GRANTED") == "no" else kind.outcome
     root = Xml.Element("AuditMessage")
     at = datetime.fromtimestamp(int(record["__REALTIME_TIMESTAMP"]) / 1_000_000, UTC)
     event = Xml.SubElement(
@@ -79,27 +83,30 @@ def message(record: Mapping[str, str], config: Config) -> bytes | None:
         "EventIdentification",
         EventActionCode=kind.action,
         EventDateTime=at.isoformat(timespec="milliseconds"),
-        EventOutcomeIndicator=kind.outcome,
+        EventOutcomeIndicator=outcome,
     )
     _code(event, "EventID", kind.event)
     if kind.type:
         _code(event, "EventTypeCode", kind.type)
-    if kind.outcome != "0":
+    if outcome != "0":
         Xml.SubElement(event, "EventOutcomeDescription").text = record.get("MESSAGE", "")
     _participants(root, kind, record, config)
     source = Xml.SubElement(root, "AuditSourceIdentification", AuditSourceID=f"ddwd@{socket.gethostname()}")
     Xml.SubElement(source, "AuditSourceTypeCode", {"csd-code": "4"})
     if kind.hop or kind.event == _DELETED:
         _objects(root, record)
+    if resource := record.get("DDWD_RESOURCE"):
+        _changed_resource(root, resource, record)
     # on one line: a syslog receiver may end a message at a line feed, or escape it
     return b'<?xml version="1.0" encoding="UTF-8"?>' + bytes(Xml.tostring(root, encoding="utf-8"))
 
 
 def _participants(root: Xml.Element, kind: _Kind, record: Mapping[str, str], config: Config) -> None:
     if kind.hop is None:
-        requestor = record.get("DDWD_AET", "") if kind.event == _ALERT else ""
+        requestor = _requestor(record) if kind.event == _ALERT else ""
         name = requestor or record.get("_SYSTEMD_UNIT", "ddwd")
-        _participant(root, name, _APPLICATION, requestor=bool(requestor))
+        address = record.get("DDWD_ADDRESS", "") if record.get("DDWD_USER") else ""
+        _participant(root, name, _APPLICATION, requestor=bool(requestor), address=address)
         return
     titles = {
         "sender": record.get("DDWD_AET") or "unknown",
@@ -112,9 +119,18 @@ def _participants(root: Xml.Element, kind: _Kind, record: Mapping[str, str], con
     _participant(root, titles[end], _DESTINATION, requestor=begin == "storage")  # our C-MOVE requests it
 
 
-def _participant(root: Xml.Element, name: str, role: tuple[str, str], *, requestor: bool) -> None:
+def _requestor(record: Mapping[str, str]) -> str:
+    """Return who asked: the login of a request by REST, or the AE title of an association."""
+    return record.get("DDWD_USER") or record.get("DDWD_AET", "")
+
+
+def _participant(
+    root: Xml.Element, name: str, role: tuple[str, str], *, requestor: bool, address: str = ""
+) -> None:
     flag = "true" if requestor else "false"
     participant = Xml.SubElement(root, "ActiveParticipant", UserID=name, UserIsRequestor=flag)
+    if address:
+        participant.attrib |= {"NetworkAccessPointID": address, "NetworkAccessPointTypeCode": _BY_ADDRESS}
     _code(participant, "RoleIDCode", role)
 
 
@@ -131,6 +147,15 @@ def _objects(root: Xml.Element, record: Mapping[str, str]) -> None:
     patient = _object(root, record.get("DDWD_PATIENT_ID") or NOT_DISCLOSED, "1", "1")
     _code(patient, "ParticipantObjectIDTypeCode", ("2", "Patient Number"), system="RFC-3881")
     Xml.SubElement(patient, "ParticipantObjectName").text = NOT_DISCLOSED
+
+
+def _changed_resource(root: Xml.Element, resource: str, record: Mapping[str, str]) -> None:
+    """Add what a request by REST was about, as the subject of the alert (A.5.3.11)."""
+    subject = _object(root, resource, "2", "13")
+    _code(subject, "ParticipantObjectIDTypeCode", ("12", "URI"), system="RFC-3881")
+    Xml.SubElement(
+        subject, "ParticipantObjectName"
+    ).text = f"{record.get('DDWD_METHOD', '')} {record.get('DDWD_PEER', '')}"
 
 
 def _object(root: Xml.Element, identifier: str, code: str, role: str) -> Xml.Element:

@@ -104,6 +104,56 @@ def test_a_method_in_a_header_is_the_one_that_counts(own: Portal, study: str) ->
     assert _asked(own, "gateway", "viewer", "GET", f"/studies/{study}") == 200
 
 
+def _changes(portal: Portal, *matches: str) -> list[dict[str, str]]:
+    """The audit events of requests by REST, the oldest first."""
+    words = " ".join(("DDWD_EVENT=changed-by-rest", *matches))
+    lines = portal.machine.run(f"journalctl -t ddwd-audit -o json --no-pager {words}").stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize("user", ["admin", "viewer"])
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("DELETE", "/changes", ""),
+        ("PUT", "/modalities/evil", '["EVIL", "10.9.9.9", 104]'),
+        ("DELETE", "/modalities/evil", ""),
+        ("PUT", "/peers/evil", '["http://10.9.9.9:8042"]'),
+        ("DELETE", "/peers/evil", ""),
+        ("PUT", "/tools/log-level", "default"),
+        ("PUT", "/studies/STUDY/metadata/2000", "x"),
+        ("DELETE", "/studies/STUDY/metadata/2000", ""),
+        ("POST", "/tools/bulk-delete", '{"Resources": []}'),
+        ("GET", "/changes?_method=DELETE", ""),
+    ],
+)
+def test_a_change_leaves_an_event_that_says_who_what_and_from_where(
+    own: Portal, study: str, node: str, user: str, method: str, path: str, body: str
+) -> None:
+    resource = path.replace("STUDY", study)
+    asked, _, overridden = resource.partition("?_method=")
+    matches = (f"DDWD_USER={user}", f"DDWD_PEER={node}", f"DDWD_METHOD={overridden or method}")
+    before = len(_changes(own, *matches, f"DDWD_RESOURCE={asked}"))
+    status = _asked(own, node, user, method, resource, *(["-d", body] if body else []))
+    assert (status == 403) is (user == "viewer")
+    *_, event = found = _changes(own, *matches, f"DDWD_RESOURCE={asked}")
+    assert len(found) == before + 1
+    assert (event["DDWD_ADDRESS"], event["DDWD_GRANTED"]) == (
+        "127.0.0.1",
+        "no" if user == "viewer" else "yes",
+    )
+    assert event["_SYSTEMD_UNIT"] == f"ddwd-{node}.service"
+    assert event.get("DDWD_STUDY", "") == (study if "STUDY" in path else "")
+
+
+def test_a_study_that_passes_leaves_no_such_event(own: Portal, tmp_path: Path) -> None:
+    before = len(_changes(own))
+    own.deliver(made_up_ct(tmp_path / "ct", 3, seed=403, size=16))
+    own.machine.run("ddwd reconcile --dry-run; ddwd status; ddwd doctor", check=False)
+    assert _changes(own)[before:] == []
+
+
 def test_rotated_in_the_midst_of_a_study_nothing_is_lost(own: Portal, tmp_path: Path) -> None:
     before = {node: own.machine.credentials(node) for node in NODES}
     mode = own.machine.run(f"stat -c '%a %U %G' {CREDENTIALS}").stdout

@@ -11,7 +11,7 @@ import pytest
 from ddwd.cli.main import parser
 from ddwd.config.schema import Config
 from ddwd.core.errors import ConfigError, InvalidValueError
-from ddwd.orthanc.plugin.admission import may_request
+from ddwd.orthanc.plugin.rest_rights import RestRequest
 from ddwd.provisioning import credentials
 
 
@@ -164,4 +164,4 @@ def test_without_a_terminal_a_rotation_must_be_meant(tmp_path: Path, monkeypatch
     ],
 )
 def test_a_viewer_looks_and_changes_nothing(user: str, method: str, uri: str, *, allowed: bool) -> None:
-    assert may_request(user, method, uri) is allowed
+    assert RestRequest(user, method, uri, "127.0.0.1").is_allowed is allowed

@@ -72,6 +72,26 @@ def test_what_retention_removes_is_told_once() -> None:
     assert b'csd-code="110105"' in told
 
 
+def test_a_change_by_rest_names_the_login_its_address_and_what_was_changed() -> None:
+    fields = {
+        "USER": "admin",
+        "ADDRESS": "10.1.2.3",
+        "METHOD": "DELETE",
+        "RESOURCE": "/series/0a1b",
+        "PEER": "gateway",
+    }
+    for granted, outcome in (("yes", "0"), ("no", "4")):
+        told = message(_record("changed-by-rest", **fields, GRANTED=granted), Config())
+        assert told is not None
+        root = etree.fromstring(told)
+        SCHEMA.assertValid(root)
+        assert root.xpath("EventIdentification/@EventOutcomeIndicator") == [outcome]
+        assert root.xpath("EventIdentification/EventTypeCode/@csd-code") == ["110132"]
+        assert root.xpath("ActiveParticipant/@UserID") == ["admin"]
+        assert root.xpath("ActiveParticipant/@NetworkAccessPointID") == ["10.1.2.3"]
+        assert root.xpath("ParticipantObjectIdentification/@ParticipantObjectID") == ["/series/0a1b"]
+
+
 def test_a_transfer_names_both_ends_the_study_and_one_patient() -> None:
     content = message(_record("received", **FULL), Config())
     assert content is not None

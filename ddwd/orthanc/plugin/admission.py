@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ddwd.core import durable
 from ddwd.core.disk_space import SpaceLevel, level_of, space_of
-from ddwd.core.model import VIEWER
 from ddwd.dicom.head import UnreadableError, identifying_part, is_deflated, is_nested_deeper, read_identity
 
 if TYPE_CHECKING:
@@ -39,13 +38,6 @@ _DEEPEST = 32
 """Levels of nested items; the deepest objects in use, structured reports, have about ten. Orthanc 1.12.7 crashes at 100."""
 _TEMPORARY = ".part"
 _MODE = 0o644  # its folder is for that Orthanc and the extractor alone
-_READING = frozenset({"/tools/find", "/tools/lookup", "/tools/count-resources"})
-"""Requests by POST that make no change."""
-
-
-def may_request(user: str, method: str, uri: str) -> bool:
-    """Return whether a user of the web pages, REST and DICOMweb may make that request; `method` as Orthanc parsed it."""
-    return user != VIEWER or method == "GET" or (method == "POST" and uri in _READING)
 
 
 class Admission(Enum):
