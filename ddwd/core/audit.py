@@ -87,6 +87,8 @@ class Event(StrEnum):
     DELIVERED = "delivered", "9a6f0f1c4f0b4c5c8d2e6b7a10d40060"
     DESTINATION_DOWN = "destination-down", "9a6f0f1c4f0b4c5c8d2e6b7a10d40061", _LOG_WARNING
     DESTINATION_UP = "destination-up", "9a6f0f1c4f0b4c5c8d2e6b7a10d40062"
+    RECORD_CHANGED = "record-changed", "9a6f0f1c4f0b4c5c8d2e6b7a10d40080"
+    RECORD_REMOVED = "record-removed", "9a6f0f1c4f0b4c5c8d2e6b7a10d40081"
 
 
 WARNINGS = frozenset(event for event in Event if event.priority == _LOG_WARNING)
@@ -106,6 +108,7 @@ FIELDS = frozenset(
         *("instances", "added", "bytes", "revision", "seconds", "status", "entry"),
         *("peer", "open", "level", "keys", "by", "route", "place", "transaction", "failed"),
         *("user", "method", "resource", "granted"),
+        *("images_sha256", "record_sha256"),
     },
 )
 """Fields that an event may have, as DDWD_* in upper case. None identifies a patient; any other field is omitted."""

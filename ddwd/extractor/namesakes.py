@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from ddwd.core.errors import StateError
 from ddwd.extractor.quarantine import TWO_PATIENTS, QuarantinedObject
+from ddwd.store.custody import report_change
 
 if TYPE_CHECKING:
+    from ddwd.core.audit import Audit
     from ddwd.core.model import OrthancId
     from ddwd.extractor.peers import Peers
     from ddwd.extractor.quarantine import Quarantine
@@ -26,6 +28,7 @@ class Namesakes:
     peers: Peers
     custody: Custody
     quarantine: Quarantine
+    audit: Audit
 
     def report(self, record: Record) -> None:
         """Put an entry into quarantine if the study has namesakes that are published and were not reported, and record them.
@@ -43,8 +46,9 @@ class Namesakes:
             None, QuarantinedObject(TWO_PATIENTS, record.study_uid, reason, study=record.study)
         )
         known = sorted({*record.namesakes, *new})
-        self.custody.write(replace(record, namesakes=known))
+        digest = self.custody.write(replace(record, namesakes=known))
         record.namesakes = known  # not before: a record that could not be written is written again
+        report_change(self.audit, record, digest, "its StudyInstanceUID is published under another PatientID")
 
     def _is_unreported(self, other: OrthancId, record: Record) -> bool:
         """Whether the other study is published, and neither record names the other: the later one of a pair does."""

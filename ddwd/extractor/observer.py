@@ -96,7 +96,7 @@ class Observer:
             raise  # an older version must not write here
         except StateError as error:
             # the files are still there: the study is opened, verified against storage and recorded anew
-            self.audit.record(Event.STATE_REBUILT, str(error))
+            self.audit.record(Event.STATE_REBUILT, str(error), study=study)
             return None
 
     def needs_work(self, study: OrthancId) -> bool:

@@ -13,6 +13,7 @@ from ddwd.config.routing import OWN
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import DdwdError, HeldElsewhereError, PeerDownError
 from ddwd.core.model import SELF_TEST_PATIENT, OrthancId, safe_component
+from ddwd.store.custody import report_change
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,6 +129,13 @@ class OperatorCommands:
         if record is None or not _is_self_test(record):
             return
         state = self.sharing.claim(study)  # no other extractor works on it then
+        self.audit.record(
+            Event.RECORD_REMOVED,
+            "the self test's study and its custody record are removed",
+            study_uid=record.study_uid,
+            study=study,
+            instances=len(record.images),
+        )
         self.output.remove(record)
         self.custody.remove(study)
         self.sharing.done(state)
@@ -139,7 +147,8 @@ class OperatorCommands:
         if study.record is not None and study.record.set_aside != study.set_aside:
             # a release must outlive a restart: the image leaves the record at once
             study.record.set_aside = dict(study.set_aside)
-            self.custody.write(study.record)
+            digest = self.custody.write(study.record)
+            report_change(self.audit, study.record, digest, "an image is released from quarantine")
         self.quarantine.release(entry)
         self._schedule(study.study_id)
 

@@ -105,6 +105,7 @@ class StudyReconciler:
             result.no_sooner = max(_QUICK_SECONDS, _LOOK_SHARE * (self.clock.monotonic() - began))
             if seen is None:
                 self._give_up(study)
+                self.steps.publish.confirm(study)
                 result.outcome = Outcome.DONE
             else:
                 self._act(study, seen, in_flight, result)

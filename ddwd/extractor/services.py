@@ -135,7 +135,7 @@ class Extractor:
             services.workers,
             config.retrieve.batch,
         )
-        namesakes = Namesakes(self.peers, stores.custody, self.quarantine)
+        namesakes = Namesakes(self.peers, stores.custody, self.quarantine, services.audit)
         routes = {route.name: route for route in config.routes}
         notifier = PublishNotifier(routes, self.output, HookQueue(paths.hooks), paths.output)
         set_aside = SetAside(self.peers, self.quarantine, config.retrieve.tries)

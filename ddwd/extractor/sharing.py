@@ -41,7 +41,8 @@ class Sharing:
     def __post_init__(self) -> None:
         """Take up the studies that were in flight when the extractor stopped."""
         for study in self.ledger.state.open:
-            self._open(study).may_be_copied = True
+            taken = self._open(study)
+            taken.may_be_copied = taken.is_unstated = True
 
     @property
     def may_open(self) -> bool:
@@ -100,7 +101,8 @@ class Sharing:
             self.claims.take(study)
             self.ledger.append("opened", study=study)
             # another extractor may have had it before
-            self._open(study).may_be_copied = self.claims.are_shared
+            taken = self._open(study)
+            taken.may_be_copied = taken.is_unstated = self.claims.are_shared
         return self.open[study]
 
     def _open(self, study: OrthancId) -> StudyState:

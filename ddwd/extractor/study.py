@@ -113,6 +113,8 @@ class StudyState:
     set_aside: dict[OrthancId, str] = field(default_factory=dict)
     """Images in quarantine, with the reason."""
     restored: int = 0
+    is_unstated: bool = False
+    """Whether the last change of its record may have no audit event: an extractor stopped meanwhile, or the operator retries it."""
     opened: float = 0.0
     route: Route | None = EVERYTHING
     """None until the route is decided."""
@@ -226,7 +228,7 @@ class StudyState:
         self.failures = self.resends = 0
         self.stow_jobs.clear()
         self.refusal = None
-        self.is_retried = True
+        self.is_retried = self.is_unstated = True
         if self.route is not EVERYTHING:
             self.route = None
         self.forward_attempts.clear()

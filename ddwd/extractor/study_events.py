@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Audit, Event
 from ddwd.extractor.decision import Stage
+from ddwd.store.custody import statement
 
 if TYPE_CHECKING:
     from ddwd.core.errors import Failure
@@ -88,18 +89,17 @@ class StudyEvents:
             bytes=sum(image.size for image in added),
         )
 
-    def published(self, study: StudyState, record: Record, seconds: float) -> None:
-        """Report that the study, or what came late of it, is visible."""
+    def published(self, study: StudyState, record: Record, record_sha256: str, seconds: float) -> None:
+        """Report that the study, or what came late of it, is visible, and state its record."""
         added = record.history[-1]["added"]
         self._record(
             Event.PUBLISHED if record.revision == 1 else Event.LATE_IMAGE,
             f"{added} images published, {len(record.images)} in all, revision {record.revision}",
             study,
-            instances=len(record.images),
             added=added,
             bytes=sum(image.size for image in record.images.values()),
-            revision=record.revision,
             seconds=seconds,
+            **statement(record, record_sha256),
         )
 
     def vanished(self, study: StudyState, reason: str, files: int) -> None:

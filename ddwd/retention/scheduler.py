@@ -23,6 +23,7 @@ from ddwd.retention.candidates import Shortage, Survey
 from ddwd.retention.eligibility import Examiner, owed
 from ddwd.retention.remove import Removed
 from ddwd.retention.rules import Terms
+from ddwd.store.custody import report_change
 from ddwd.store.status_files import EXTRACTOR, ExtractorStatus, RetentionRound, RetentionStatus
 
 if TYPE_CHECKING:
@@ -294,7 +295,11 @@ class RetentionScheduler:
             record = None
         if record is None or record != finding.record:
             return CHANGED
-        self._custody.write(without(record, finding.place, finding.images, stamp(self.clock.utc())))
+        record = without(record, finding.place, finding.images, stamp(self.clock.utc()))
+        digest = self._custody.write(record)
+        where = round_report.WHERE[finding.place]
+        why = f"retention removes {len(finding.images)} images from {where}"
+        report_change(self.audit, record, digest, why)
         return ""
 
 

@@ -6,6 +6,7 @@ closes the study. Sharded by the first two digits of the study's Orthanc ID, so 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ddwd.core import durable
+from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import StateError
 from ddwd.core.model import OrthancId
 from ddwd.store.statefile import StateFormat, stored
@@ -91,6 +93,37 @@ class Record:
 FORMAT = StateFormat(Record, "custody record", schema=SCHEMA, reads=_READS, checksum=True, indent=1)
 
 
+def images_sha256(record: Record) -> str:
+    """Return the SHA-256 over the sorted lines "SOPInstanceUID SHA-256" of all images of a record, removed ones too."""
+    lines = sorted(f"{image.sop_uid} {image.sha256}\n" for image in record.images.values())
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def statement(record: Record, record_sha256: str) -> dict[str, Any]:
+    """Return the fields of an audit event that states what a record says; `record_sha256` is what `Custody.write` returned.
+
+    Every write of a record is followed by one event with these fields and `study` and `study_uid`; the latest one of a study is what
+    its record has to be.
+    """
+    return {
+        "revision": record.revision,
+        "instances": len(record.images),
+        "images_sha256": images_sha256(record),
+        "record_sha256": record_sha256,
+    }
+
+
+def report_change(audit: Audit, record: Record, record_sha256: str, why: str) -> None:
+    """State a record whose change has no event of its own; see `statement`."""
+    audit.record(
+        Event.RECORD_CHANGED,
+        f"custody record, revision {record.revision}: {why}",
+        study_uid=record.study_uid,
+        study=record.study,
+        **statement(record, record_sha256),
+    )
+
+
 def present(folder: Path, record: Record) -> frozenset[OrthancId]:
     """Return the images of a record that have a file of their name in the study's folder, whatever its content. Raises OSError."""
     return frozenset(
@@ -128,7 +161,15 @@ class Custody:
 
     def read(self, study: OrthancId) -> Record | None:
         """Return the record, None if there is none. Raises StateError if it is damaged or newer."""
-        return FORMAT.read(self.path(study))
+        content = self.stored(study)
+        return None if content is None else FORMAT.parse(content, self.name(study))
+
+    def stored(self, study: OrthancId) -> bytes | None:
+        """Return the record as it is stored, None if there is none."""
+        try:
+            return self.path(study).read_bytes()
+        except FileNotFoundError:
+            return None
 
     def peek(self, study: OrthancId) -> Peek | None:
         """Return the first lines of the record, at little cost; None if there is none, or it has another layout."""
@@ -138,11 +179,16 @@ class Custody:
         except FileNotFoundError:
             return None
 
-    def write(self, record: Record) -> None:
-        """Make the record durable in one step."""
+    def write(self, record: Record) -> str:
+        """Make the record durable in one step; return the SHA-256 of what is stored, for `statement`."""
+        content = FORMAT.render(record)
+        self._store(record, content)
+        return hashlib.sha256(content).hexdigest()
+
+    def _store(self, record: Record, content: bytes) -> None:
         path = self.path(record.study)
         durable.make_dirs(path.parent)
-        FORMAT.write(path, record)
+        durable.replace_file(path, content)
 
     def remove(self, study: OrthancId) -> None:
         """Remove the record. Callers: self-test cleanup only."""

@@ -18,7 +18,7 @@ from ddwd.core import durable
 from ddwd.core.clock import Clock
 from ddwd.core.errors import HeldElsewhereError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
-from ddwd.store.custody import FORMAT, PEEK_BYTES, Custody, Peek, Record, parse_peek
+from ddwd.store.custody import PEEK_BYTES, Custody, Peek, Record, parse_peek
 from ddwd.store.ledger import CLOSED, LedgerPort
 from ddwd.store.postgres import PostgresSession
 
@@ -51,9 +51,9 @@ class SharedCustody(Custody):
     def has(self, study: OrthancId) -> bool:
         return bool(self._database.rows("select 1 from custody where study = %s", [study]))
 
-    def read(self, study: OrthancId) -> Record | None:
+    def stored(self, study: OrthancId) -> bytes | None:
         found = self._database.rows("select body from custody where study = %s", [study])
-        return FORMAT.parse(str(found[0][0]).encode(), self.name(study)) if found else None
+        return str(found[0][0]).encode() if found else None
 
     def peek(self, study: OrthancId) -> Peek | None:
         found = self._database.rows(
@@ -61,13 +61,13 @@ class SharedCustody(Custody):
         )
         return parse_peek(str(found[0][0]).encode()) if found else None
 
-    def write(self, record: Record) -> None:
-        """Make the record durable in one step. Raises HeldElsewhereError for a study that is not claimed."""
+    def _store(self, record: Record, content: bytes) -> None:
+        """Raises HeldElsewhereError for a study that is not claimed."""
         self._assert_held(record.study)
         self._database.rows(
             "insert into custody (study, revision, body, extractor) values (%s, %s, %s, %s) on conflict (study)"
             " do update set (revision, body, extractor, written) = (excluded.revision, excluded.body, excluded.extractor, now())",
-            [record.study, record.revision, FORMAT.render(record).decode("ascii"), self._extractor],
+            [record.study, record.revision, content.decode("ascii"), self._extractor],
         )
 
     def remove(self, study: OrthancId) -> None:
@@ -105,7 +105,7 @@ def import_records(folder: Path, database: PostgresSession, extractor: str, cloc
     try:
         studies = Custody(folder).studies()
         while page := list(islice(studies, _IMPORT_PAGE)):
-            _insert_records(list(_readable(Custody(folder), page)), database, extractor)
+            _insert_records(Custody(folder), list(_readable(Custody(folder), page)), database, extractor)
         durable.rename(folder, folder.with_name(f"{folder.name}-until-{clock.utc():%Y%m%dT%H%M%SZ}"))
     except OSError as error:
         raise StateError(
@@ -122,7 +122,10 @@ def _readable(custody: Custody, studies: Iterable[OrthancId]) -> Iterator[Record
                 yield record
 
 
-def _insert_records(records: list[Record], database: PostgresSession, extractor: str) -> None:
+def _insert_records(
+    custody: Custody, records: list[Record], database: PostgresSession, extractor: str
+) -> None:
+    """Insert the records as they are stored: the audit trail states the SHA-256 of each."""
     database.rows(
         "insert into custody (study, revision, body, written, extractor)"
         " select study, revision, body, written::timestamptz, %s"
@@ -132,7 +135,7 @@ def _insert_records(records: list[Record], database: PostgresSession, extractor:
             extractor,
             [record.study for record in records],
             [record.revision for record in records],
-            [FORMAT.render(record).decode("ascii") for record in records],
+            [(custody.stored(record.study) or b"").decode(errors="replace") for record in records],
             [record.published_at for record in records],
         ],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,8 @@ from ddwd.config.paths import Paths
 from ddwd.config.retention import Retention
 from ddwd.config.routing import Route
 from ddwd.config.schema import Config
-from ddwd.core.audit import Audit
+from ddwd.core.audit import Audit, Event
+from ddwd.core.model import OrthancId
 from ddwd.extractor.flow_control import Volumes
 from ddwd.extractor.services import Extractor, Services
 from ddwd.store.backends import Stores
@@ -22,8 +24,6 @@ from tests.unit.fakes import FakeClock, FakeDisk, FakeMover, FakeOrthanc, Inline
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ddwd.core.audit import Event
-    from ddwd.core.model import OrthancId
     from ddwd.extractor.loop import TurnReport
     from ddwd.extractor.study import StudyState
     from tests.unit.fakes import Image
@@ -139,6 +139,20 @@ class Portal:
             for path in sorted(output.rglob("*.dcm"))
             if ".ddwd" not in path.parts
         }
+
+    def records_not_as_stated(self) -> list[OrthancId]:
+        """Studies whose custody record is not the one that the latest audit event about it states, and those of a removed record."""
+        stated = {
+            fields["DDWD_STUDY"]: fields.get("DDWD_RECORD_SHA256", "")
+            for event, fields in self.events
+            if "DDWD_RECORD_SHA256" in fields or event is Event.RECORD_REMOVED
+        }
+        there = {
+            study: hashlib.sha256(self.custody.stored(study) or b"").hexdigest()
+            for study in self.custody.studies()
+        }
+        kept = {OrthancId(study): digest for study, digest in stated.items() if digest}
+        return sorted(study for study in there.keys() | kept.keys() if there.get(study) != kept.get(study))
 
     def leftovers(self) -> list[Path]:
         """Files that should not stay behind once everything is delivered."""

@@ -220,6 +220,7 @@ class Custody(RuleBasedStateMachine):
         assert set(self.portal.gateway.images) <= set(self.portal.storage.images)
         assert self.portal.open == {}
         assert self.portal.leftovers() == []
+        assert self.portal.records_not_as_stated() == []
         assert [
             entry for entry in self.portal.quarantine.entries() if entry.subject.kind == "undeliverable"
         ] == []

@@ -179,6 +179,7 @@ def _judge(scene: Scene, portal: Portal, step: int) -> None:
     try:
         scene.judge(portal)
         assert portal.leftovers() == []
+        assert portal.records_not_as_stated() == []
     except (AssertionError, ValueError) as error:
         error.add_note(f"at durable step {step}")
         raise

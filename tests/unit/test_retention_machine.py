@@ -110,6 +110,7 @@ class Archived(Emptied):
         assert set(self.portal.gateway.images) <= set(self.portal.storage.images)
         assert self.portal.open == {}
         assert self.portal.leftovers() == []
+        assert self.portal.records_not_as_stated() == []
 
 
 for machine in (Emptied, Archived):

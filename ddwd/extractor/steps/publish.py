@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ddwd.core import durable
 from ddwd.core.clock import stamp
 from ddwd.extractor.quarantine import QuarantinedObject
-from ddwd.store.custody import FORMAT, Record
+from ddwd.store.custody import FORMAT, Record, report_change
 from ddwd.store.hook_queue import Notice
 from ddwd.store.status_files import FinishedStudy
 
@@ -171,7 +171,11 @@ class PublishStep:
             return None
         self.claims.confirm(study.study_id)
         _leave_out(study, self.publisher.publish(listing))
-        published = self._record(study, listing)
+        if study.is_changed:
+            published = self._record(study, listing)
+        else:
+            published = None
+            self.confirm(study)
         if study.record is not None:
             self.namesakes.report(study.record)
             self.notifier.notify(study.record)
@@ -182,20 +186,28 @@ class PublishStep:
         self.spool.clear(listing, study.verified, others=has_namesake)
         return published
 
+    def confirm(self, study: StudyState) -> None:
+        """State the record of a finished study again if its last change may have no audit event."""
+        if study.is_unstated and study.record is not None:
+            content = self.custody.stored(study.study_id) or b""
+            digest = hashlib.sha256(content).hexdigest()
+            report_change(
+                self.events.audit, study.record, digest, "confirmed after an interruption or a retry"
+            )
+        study.is_unstated = False
+
     def _record(self, study: StudyState, listing: Study) -> FinishedStudy | None:
-        if not study.is_changed:
-            return None
         record = _next_revision(study, listing, stamp(self.clock.utc()))
         before = study.record.images if study.record else {}
         added = [image for one, image in record.images.items() if one not in before]
         if added:
             self.events.verified(study, added)
-        self.custody.write(record)
+        digest = self.custody.write(record)
         is_new = record.history[-1]["added"] or (record.revision == 1 and not record.passed)
         published = None
         if is_new or study.restored:
             seconds = round(self.clock.monotonic() - study.grew_at, 3)
-            self.events.published(study, record, seconds)
+            self.events.published(study, record, digest, seconds)
             published = FinishedStudy(
                 study=record.study,
                 study_uid=record.study_uid,
@@ -208,7 +220,9 @@ class PublishStep:
                 published_at=record.published_at,
                 seconds=seconds,
             )
-        study.record, study.restored = record, 0
+        else:
+            report_change(self.events.audit, record, digest, "no image added")
+        study.record, study.restored, study.is_unstated = record, 0, False
         return published
 
 
