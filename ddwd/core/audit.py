@@ -87,7 +87,7 @@ class Event(StrEnum):
     DELIVERED = "delivered", "9a6f0f1c4f0b4c5c8d2e6b7a10d40060"
     DESTINATION_DOWN = "destination-down", "9a6f0f1c4f0b4c5c8d2e6b7a10d40061", _LOG_WARNING
     DESTINATION_UP = "destination-up", "9a6f0f1c4f0b4c5c8d2e6b7a10d40062"
-    RECORD_CHANGED = "record-changed", "9a6f0f1c4f0b4c5c8d2e6b7a10d40080"
+    RECORD_CHANGED = "record-changed", "9a6f0f1c4f0b4c5c8d2e6b7a10d40082"
     RECORD_REMOVED = "record-removed", "9a6f0f1c4f0b4c5c8d2e6b7a10d40081"
 
 
