@@ -16,7 +16,7 @@ from ddwd.cli.command import Argument, Command, VerbResult, prints
 from ddwd.config.loader import load_with_sources
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, Loaded, NodeName
-from ddwd.core import audit, durable
+from ddwd.core import durable
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import AccessProblem, ConfigError, DdwdError, Problem, StateError
 from ddwd.provisioning import certificates, credentials, orthanc_config
@@ -134,7 +134,7 @@ class InspectedMachine:
             Part("network.txt", "addresses, routes and ports", lambda: system_info.network(ask)),
             Part("clock.txt", "clock", lambda: system_info.clock(ask)),
             Part("certificates.json", "certificates and their ends", lambda: tls.facts(config, certificates.show(config))),
-            Part("journal/audit.log", "journal: the audit trail", lambda: system_info.journal(identifier=audit.IDENTIFIER)),
+            Part("journal/audit.log", "journal: the audit trail", system_info.journal),
             *self._journals(),
         ]  # fmt: skip
 

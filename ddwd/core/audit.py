@@ -3,13 +3,17 @@
 The daemons and the operator's commands write it; `journalctl -t ddwd-audit` shows it. Each event has a stable MESSAGE_ID and
 fields (DDWD_EVENT, DDWD_STUDY_UID, ...). Patient names and birth dates have no field, so they cannot get into the journal; a
 patient ID is written only if ddwd.yaml requests it. Without python3-systemd a record is one line on stderr.
+
+Any local user can write a record under this name: journald takes SYSLOG_IDENTIFIER, MESSAGE_ID and DDWD_* from the writer. It
+sets the fields that begin with _ itself. Every reader of the trail therefore starts from `selection` and keeps what `is_genuine`.
 """
 
 from __future__ import annotations
 
 import importlib
+import pwd
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Self
 
@@ -26,7 +30,10 @@ _LOG_WARNING, _LOG_NOTICE = 4, 5  # syslog(3)
 
 
 class Event(StrEnum):
-    """What can happen to a study or to the portal: the name that operators search the journal for, its MESSAGE_ID and its priority."""
+    """What can happen to a study or to the portal: the name that operators search the journal for, its MESSAGE_ID and its priority.
+
+    An event that another user than root and ddwd writes is named in `_WRITERS` too; otherwise no reader of the trail shows it.
+    """
 
     message_id: str
     priority: int
@@ -91,6 +98,34 @@ class Event(StrEnum):
     RECORD_REMOVED = "record-removed", "9a6f0f1c4f0b4c5c8d2e6b7a10d40081"
 
 
+_OF_AN_ORTHANC = {Event.DELETED, Event.COMMITMENT_ASKED, Event.COMMITMENT_FAILED}
+_WRITERS: dict[str, frozenset[Event]] = {
+    "root": frozenset(Event),
+    # the extractor; until 0.2.0 most of the other units too, whose records may still be on their way
+    "ddwd": frozenset(Event),
+    "ddwd-gateway": frozenset(_OF_AN_ORTHANC),
+    "ddwd-storage": frozenset(_OF_AN_ORTHANC),
+    "ddwd-acceptor": frozenset(
+        {
+            *(Event.STARTED, Event.STOPPED, Event.SENDER_HELD_OFF),
+            *(Event.ASSOCIATION_REFUSED, Event.ASSOCIATION_ABORTED),
+            *(Event.CONTEXT_REFUSED, Event.IMAGE_REFUSED),
+        },
+    ),
+    "ddwd-scp": frozenset({Event.STARTED, Event.STOPPED, Event.ASSOCIATION_REFUSED}),
+    "ddwd-monitor": frozenset({Event.ALERT, Event.ASSOCIATION_REFUSED}),
+    "ddwd-inbox": frozenset({Event.INBOX_SENT, Event.INBOX_REJECTED}),
+    "ddwd-hooks": frozenset({Event.HOOK_DONE, Event.HOOK_FAILED}),
+    "ddwd-commitment": frozenset({Event.COMMITMENT_ANSWERED, Event.COMMITMENT_FAILED}),
+    "ddwd-courier": frozenset({Event.DELIVERED, Event.DESTINATION_DOWN, Event.DESTINATION_UP}),
+    "ddwd-doctor": frozenset({Event.SELF_TEST}),
+}
+"""The users whose records belong to the trail, and which events each may write: a unit has a user of its own.
+
+The user is compared, not the unit: journald loses the unit of a process that ends right after its last record. Of people, root
+alone: what members of group ddwd request, the extractor records.
+"""
+
 WARNINGS = frozenset(event for event in Event if event.priority == _LOG_WARNING)
 FIELDS = frozenset(
     {
@@ -146,6 +181,37 @@ class Audit:
         if self._patient_ids and patient_id:
             recorded["DDWD_PATIENT_ID"] = _printable(patient_id)
         self._sink(event, text, recorded)
+
+
+def selection() -> list[str]:
+    """Return the matches FIELD=VALUE that select the trail in the journal, for journalctl(1) and for `journal.Reader.add_match(*...)`.
+
+    Add a match of another field (DDWD_EVENT=..., DDWD_STUDY_UID=...) to narrow it, never one of these fields: journald accepts a
+    record if any match of the same field fits. Then keep the records that are `is_genuine`.
+    """
+    return [f"SYSLOG_IDENTIFIER={IDENTIFIER}", "_TRANSPORT=journal", *(f"_UID={uid}" for uid in _uids())]
+
+
+def is_genuine(record: Mapping[str, object]) -> bool:
+    """Return whether this journal record was written by a user that may write its event; the record has at least the fields below."""
+    event = record.get("DDWD_EVENT")
+    return (
+        record.get("SYSLOG_IDENTIFIER") == IDENTIFIER
+        and record.get("_TRANSPORT") == "journal"
+        and isinstance(event, str)
+        and event in _uids().get(str(record.get("_UID")), ())
+    )
+
+
+def _uids() -> dict[str, frozenset[Event]]:
+    """Return what each user of `_WRITERS` that this machine has may write, by its number."""
+    found = {}
+    for name, events in _WRITERS.items():
+        try:
+            found[str(pwd.getpwnam(name).pw_uid)] = events
+        except KeyError:  # a machine that has not all roles, or none
+            continue
+    return found
 
 
 def _printable(value: object) -> str:

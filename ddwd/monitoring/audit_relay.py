@@ -2,7 +2,7 @@
 
 At least once: the journal's cursor moves only past records that are in the queue, and a message leaves the queue only after it was
 sent. While the repository does not answer the queue grows to its limit; further records wait in the journal. Messages are sent by
-syslog: RFC 5424 frames, over UDP (RFC 5426) or TLS (RFC 5425).
+syslog: RFC 5424 frames, over UDP (RFC 5426) or TLS (RFC 5425). A record that another user wrote under the trail's name is not sent.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ddwd.core import durable
+from ddwd.core.audit import is_genuine, selection
 from ddwd.core.errors import DdwdError, PeerDownError, StateError
 from ddwd.core.retry import Backoff
 from ddwd.monitoring.dicom_audit import message
@@ -80,7 +81,7 @@ class AuditRelay:
             return
         number = int(queued[-1].stem) + 1 if queued else 1
         for record in self._new_records():
-            content = message(record, self._config)
+            content = message(record, self._config) if is_genuine(record) else None
             if content is not None:
                 durable.replace_file(self._folder / f"{number:012}.xml", content)
                 number += 1
@@ -96,7 +97,7 @@ class AuditRelay:
         cursor = read_cursor(self._cursor_file)
         # the very first step begins at the newest record: those before the repository was set are not sent
         begin = [f"--after-cursor={cursor}"] if cursor else ["-n", "1"]
-        lines = self._journal(["-t", "ddwd-audit", "-o", "json", "--no-pager", *begin]).splitlines()
+        lines = self._journal(["-o", "json", "--no-pager", *begin, *selection()]).splitlines()
         records = [json.loads(line) for line in lines[:_RECORDS_A_STEP]]
         return [{key: value for key, value in one.items() if isinstance(value, str)} for one in records]
 

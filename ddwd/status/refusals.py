@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddwd.core.audit import Event, journal
+from ddwd.core.audit import Event, is_genuine, journal, selection
 from ddwd.core.clock import stamp
 from ddwd.core.errors import StateError
 from ddwd.status.events import AuditEvent, event_of
@@ -30,13 +30,14 @@ def of_study(study_uid: str) -> list[AuditEvent]:
         raise StateError("refused images are in the journal, for root and group systemd-journal")
     try:
         reader = journal.Reader()
-        reader.add_match(_SYSTEMD_UNIT="ddwd-acceptor.service")
+        reader.add_match(*selection())
         reader.add_match(DDWD_EVENT=Event.IMAGE_REFUSED.value)
         reader.add_match(DDWD_STUDY_UID=study_uid)
         reader.seek_tail()
         found: list[AuditEvent] = []
         while len(found) < _MOST and (record := reader.get_previous()):
-            found.append(_refused(record))
+            if is_genuine(record):
+                found.append(_refused(record))
     except OSError as error:
         raise StateError(f"the journal cannot be read ({error.strerror})") from error
     return found[::-1]

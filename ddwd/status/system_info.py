@@ -153,17 +153,17 @@ def clock(run: Run) -> str:
     return together(run, ["timedatectl", "show"], ["date", "--utc", "--iso-8601=ns"])
 
 
-def journal(*, unit: str = "", identifier: str = "", limit: int = _JOURNAL_BYTES) -> str:
-    """Return the last day of one unit or of one identifier: the newest lines up to `limit` bytes, with the fields of _FIELDS only."""
-    chosen = [f"--unit={unit}"] if unit else [f"--identifier={identifier}"]
-    fields = ["MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "_PID", *_FIELDS]
+def journal(unit: str = "", *, limit: int = _JOURNAL_BYTES) -> str:
+    """Return the last day of one unit, or of the audit trail: the newest lines up to `limit` bytes, with the fields of _FIELDS only."""
+    chosen = [f"--unit={unit}"] if unit else audit.selection()
+    fields = ["MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "_PID", "_UID", "_TRANSPORT", *_FIELDS]
     program = shutil.which("journalctl")
     if program is None:
         raise NotFoundError("journalctl is not installed")
     command = [program, "--no-pager", "--all", "--since=-24h", "--reverse", "--output=json", *chosen]
     rows, is_cut = _rows([*command, f"--output-fields={','.join(fields)}"], limit)
-    if unit:  # the audit trail is a file of its own
-        rows = [row for row in rows if row.get("SYSLOG_IDENTIFIER") != audit.IDENTIFIER]
+    # the audit trail is a file of its own
+    rows = [row for row in rows if audit.is_genuine(row) is not bool(unit)]
     lines = [line for row in reversed(rows) for line in _lines_of(row)]
     if is_cut:
         lines.insert(0, f"(older lines are left out: this is the newest of more than {limit // 1024} KiB)")

@@ -84,6 +84,47 @@ def test_a_study_is_told_to_a_real_rsyslog(
     assert "SECRET-4711" not in own.machine.run(f"cat {RECEIVED}").stdout
 
 
+FORGED = """MESSAGE=forged
+MESSAGE_ID=9a6f0f1c4f0b4c5c8d2e6b7a10d40007
+SYSLOG_IDENTIFIER=ddwd-audit
+PRIORITY=5
+DDWD_EVENT={event}
+DDWD_STUDY_UID={uid}
+DDWD_ACCESSION=FORGED
+_UID=0
+_TRANSPORT=journal
+_SYSTEMD_UNIT=ddwd-extractor.service
+"""
+
+
+def test_what_a_local_user_forges_is_in_no_view_in_no_bundle_and_not_at_the_repository(
+    own: Portal, tmp_path: Path
+) -> None:
+    """`nobody` writes records of the trail by journald's own protocol, as the portal does, and by syslog."""
+    study, after = (made_up_ct(tmp_path / str(seed), 3, seed=seed, size=32) for seed in (95, 96))
+    own.deliver(study)
+    for event in ("published", "retired", "image-refused"):
+        own.machine.path("/root/forged").write_text(
+            FORGED.format(event=event, uid=study.uid), encoding="utf-8"
+        )
+        own.machine.run("runuser -u nobody -- logger --journald </root/forged")
+    own.machine.run("runuser -u nobody -- logger -t ddwd-audit forged by syslog")
+    own.machine.run("journalctl --sync")
+    assert own.machine.run("journalctl -t ddwd-audit -o cat").stdout.count("forged") == 4
+    own.deliver(after)
+    own.machine.wait_for(
+        lambda: _told(own, after.uid) >= LIFE, limit=60, every=1, what="what follows is not told"
+    )
+    said = b"".join(etree.tostring(message) for message in _messages(own))
+    assert b"ACC95" in said
+    assert b"FORGED" not in said
+    assert "forged" not in own.machine.run(f"ddwd trace {study.uid}").stdout
+    own.machine.run("cd /root && ddwd support-bundle --output forged.tar.gz && tar -xzf forged.tar.gz")
+    trail = own.machine.run("cat /root/ddwd-support-*/journal/audit.log").stdout
+    assert study.uid in trail
+    assert "forged" not in trail
+
+
 def test_what_happens_while_the_repository_is_away_is_told_when_it_is_back(
     own: Portal, tmp_path: Path
 ) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from ddwd.config.schema import SECRET_KEYS, Config, Scp
-from ddwd.core.audit import FIELDS, Audit, Event
+from ddwd.core.audit import FIELDS, Audit, Event, is_genuine, selection
 from ddwd.monitoring.rejected_associations import RejectionReporter
 from ddwd.store.settings_snapshot import changed_settings
 from tests import readme
 from tests.unit.fakes import FakeClock
 
 CATALOG = Path(__file__).resolve().parents[2] / "systemd/ddwd.catalog"
+PACKAGE = Path(__file__).resolve().parents[2] / "ddwd"
 
 
 class Told:
@@ -55,6 +57,60 @@ def test_what_a_modality_sent_is_one_bounded_line() -> None:
     _, message, fields = told.journal[0]
     assert len(message) == 1000
     assert fields["DDWD_AET"] == "CT?1?[2J"
+
+
+@pytest.fixture
+def users(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """The users of a machine with the portal, by name."""
+    ids = {"root": 0, "nobody": 65534, "ddwd": 990, "ddwd-inbox": 991, "ddwd-acceptor": 992}
+    monkeypatch.setattr("pwd.getpwnam", lambda name: Mock(pw_uid=ids[name]))
+    return ids
+
+
+def _written(uid: object, event: str = "published", **fields: str) -> dict[str, object]:
+    genuine = {"SYSLOG_IDENTIFIER": "ddwd-audit", "_TRANSPORT": "journal", "_UID": uid, "DDWD_EVENT": event}
+    return genuine | fields
+
+
+def test_a_record_counts_only_if_journald_names_a_user_who_may_write_its_event(
+    users: dict[str, int],
+) -> None:
+    assert is_genuine(_written(users["root"]))
+    assert is_genuine(_written(str(users["ddwd"])))  # journalctl gives text, its library a number
+    assert is_genuine(_written(users["ddwd-inbox"], "inbox-sent"))
+    assert not is_genuine(_written(users["ddwd-inbox"]))
+    assert not is_genuine(_written(users["ddwd-acceptor"], "inbox-sent"))
+    assert not is_genuine(_written(users["nobody"]))
+    assert not is_genuine(_written(users["ddwd"], "no-such-event") | {"_UID": "991"})
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [{"_TRANSPORT": "syslog"}, {"_TRANSPORT": "stdout"}, {"SYSLOG_IDENTIFIER": "ddwd"}, {"_UID": ""}],
+)
+def test_a_record_that_came_another_way_does_not_count(users: dict[str, int], forged: dict[str, str]) -> None:
+    assert not is_genuine(_written(users["root"], **forged))
+
+
+def test_the_selection_names_the_users_that_this_machine_has_and_nobody_else(users: dict[str, int]) -> None:
+    chosen = {int(one.removeprefix("_UID=")) for one in selection() if one.startswith("_UID=")}
+    assert chosen == {users[name] for name in users if name != "nobody"}
+    assert {"SYSLOG_IDENTIFIER=ddwd-audit", "_TRANSPORT=journal"} < set(selection())
+
+
+def test_no_reader_of_the_journal_selects_the_trail_by_its_name_alone() -> None:
+    """A module that reads the journal either takes the selection, or the log of a unit, which journald names."""
+    sources = {path: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+    readers = {path for path, text in sources.items() if re.search(r"journal\.Reader\(|\"--no-pager\"", text)}
+    assert {path.stem for path in readers} >= {
+        "audit_relay",
+        "refusals",
+        "rejected_associations",
+        "system_info",
+    }
+    for path in readers:
+        assert re.search(r"\bselection\(\)|_SYSTEMD_UNIT=", sources[path]), path
+        assert not re.search(r"\"-t\"|--identifier|SYSLOG_IDENTIFIER=", sources[path]), path
 
 
 def _entries() -> dict[str, str]:

@@ -35,6 +35,9 @@ def _record(event: str, number: int = 1, /, **fields: str) -> dict[str, str]:
         "__REALTIME_TIMESTAMP": "1767323045000000",
         "MESSAGE": 'it happened, "so" & <so>',
         "_SYSTEMD_UNIT": "ddwd-extractor.service",
+        "SYSLOG_IDENTIFIER": "ddwd-audit",
+        "_TRANSPORT": "journal",
+        "_UID": "0",
         "DDWD_EVENT": event,
         **{f"DDWD_{key}": value for key, value in fields.items()},
     }
@@ -208,8 +211,10 @@ class Journal:
 
     def __init__(self, *events: str) -> None:
         self.records = [_record(event, number, **FULL) for number, event in enumerate(events, 1)]
+        self.asked: Sequence[str] = ()
 
     def __call__(self, arguments: Sequence[str]) -> str:
+        self.asked = arguments
         after = next(
             (word.partition("=")[2] for word in arguments if word.startswith("--after-cursor")), None
         )
@@ -244,6 +249,20 @@ def test_each_record_is_queued_once_over_restarts_while_the_repository_is_away(t
     again.stop()
     kinds = [re.findall(rb'originalText="([^"]+)"', path.read_bytes())[0] for path in again.queued()]
     assert kinds == [b"Application Activity", b"DICOM Instances Transferred", b"DICOM Instances Transferred"]
+
+
+def test_a_record_that_a_user_forged_is_not_queued_and_does_not_stop_those_behind_it(tmp_path: Path) -> None:
+    journal = Journal("started")
+    relay = AuditRelay(_config(AWAY), tmp_path / "q", journal)
+    relay.step()
+    relay.stop()
+    forged = _record("published", 2, **FULL) | {"_UID": "65534"}
+    journal.records += [forged, _record("received", 3, **FULL)]
+    relay.step()
+    relay.step()
+    assert [b"Transferred" in path.read_bytes() for path in relay.queued()] == [False, True]
+    assert "_UID=0" in journal.asked
+    assert "_TRANSPORT=journal" in journal.asked
 
 
 def test_what_is_queued_is_sent_in_order_and_then_gone(

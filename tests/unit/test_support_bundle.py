@@ -136,7 +136,8 @@ def journalctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _record(message: object, **fields: str) -> str:
     row: dict[str, Any] = {"__REALTIME_TIMESTAMP": "1764039600000000", "MESSAGE": message, "PRIORITY": "4"}
-    return json.dumps({**row, "SYSLOG_IDENTIFIER": "ddwd-audit", "_PID": "7", **fields}) + "\n"
+    written = {"SYSLOG_IDENTIFIER": "ddwd-audit", "_PID": "7", "_UID": "0", "_TRANSPORT": "journal"}
+    return json.dumps({**row, **written, **fields}) + "\n"
 
 
 def test_an_audit_record_is_told_without_patient_and_accession_number(journalctl: Path) -> None:
@@ -144,11 +145,22 @@ def test_an_audit_record_is_told_without_patient_and_accession_number(journalctl
         "DDWD_PATIENT_ID": "4711",
         "DDWD_ACCESSION": "ACC-1",
         "DDWD_STUDY_UID": "1.2.3",
-        "DDWD_EVENT": "x",
+        "DDWD_EVENT": "alert",
     }
     journalctl.write_text(_record("done", **fields), encoding="utf-8")
-    told = system_info.journal(identifier="ddwd-audit")
-    assert told == "2025-11-25T03:00:00.000Z ddwd-audit[7] warning: done DDWD_EVENT=x DDWD_STUDY_UID=1.2.3\n"
+    told = system_info.journal()
+    assert (
+        told == "2025-11-25T03:00:00.000Z ddwd-audit[7] warning: done DDWD_EVENT=alert DDWD_STUDY_UID=1.2.3\n"
+    )
+
+
+def test_an_audit_record_that_a_user_forged_is_not_in_the_trail(journalctl: Path) -> None:
+    forged = [
+        _record("forged", DDWD_EVENT="alert", **by) for by in ({"_UID": "65534"}, {"_TRANSPORT": "syslog"})
+    ]
+    journalctl.write_text("".join([*forged, _record("genuine", DDWD_EVENT="alert")]), encoding="utf-8")
+    assert system_info.journal().count("\n") == 1
+    assert "genuine" in system_info.journal()
 
 
 def test_the_newest_records_come_in_order_and_what_is_too_much_is_said(journalctl: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 
@@ -338,16 +339,21 @@ class _Journal:
 
     def __init__(self, *records: dict[str, object]) -> None:
         self.records = list(records)
-        self.asked: dict[str, str] = {}
+        self.asked: dict[str, set[str]] = {}
 
     def Reader(self) -> _Journal:  # noqa: N802 - systemd's name
         return self
 
-    def add_match(self, **match: str) -> None:
-        self.asked |= match
+    def add_match(self, *matches: str, **match: str) -> None:
+        for name, value in [*(one.split("=", 1) for one in matches), *match.items()]:
+            self.asked.setdefault(name, set()).add(value)
 
     def seek_tail(self) -> None:
-        self.records = [one for one in self.records if self.asked.items() <= one.items()]
+        self.records = [
+            one
+            for one in self.records
+            if all(str(one[name]) in values for name, values in self.asked.items())
+        ]
 
     def get_previous(self) -> dict[str, object]:
         return self.records.pop() if self.records else {}
@@ -359,7 +365,9 @@ def test_refused_images_are_read_from_the_records_of_the_acceptor_alone(
     def record(second: int, **changes: object) -> dict[str, object]:
         at = datetime(2026, 1, 2, 3, 4, second, tzinfo=UTC)
         return {
-            "_SYSTEMD_UNIT": "ddwd-acceptor.service",
+            "SYSLOG_IDENTIFIER": "ddwd-audit",
+            "_TRANSPORT": "journal",
+            "_UID": 992,
             "DDWD_EVENT": "image-refused",
             "DDWD_STUDY_UID": "1.2.3",
             "DDWD_AET": "CT1",
@@ -372,8 +380,11 @@ def test_refused_images_are_read_from_the_records_of_the_acceptor_alone(
         record(1),
         record(2, DDWD_STUDY_UID="1.2.4"),
         record(3),
-        record(4, _SYSTEMD_UNIT="forged.service"),
+        record(4, _UID=65534),
+        record(5, _UID=991),
     )
+    users = {"ddwd-acceptor": Mock(pw_uid=992), "ddwd-inbox": Mock(pw_uid=991)}
+    monkeypatch.setattr("pwd.getpwnam", users.__getitem__)
     monkeypatch.setattr(journal, "journal", _Journal(*records))
     monkeypatch.setattr(journal, "_is_readable", lambda: True)
     found = journal.of_study("1.2.3")
