@@ -98,7 +98,7 @@ class Event(StrEnum):
     RECORD_REMOVED = "record-removed", "9a6f0f1c4f0b4c5c8d2e6b7a10d40081"
 
 
-_OF_AN_ORTHANC = {Event.DELETED, Event.COMMITMENT_ASKED, Event.COMMITMENT_FAILED}
+_OF_AN_ORTHANC = {Event.DELETED, Event.CHANGED_BY_REST, Event.COMMITMENT_ASKED, Event.COMMITMENT_FAILED}
 _WRITERS: dict[str, frozenset[Event]] = {
     "root": frozenset(Event),
     # the extractor; until 0.2.0 most of the other units too, whose records may still be on their way
