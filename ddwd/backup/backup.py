@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.backup import archive
+from ddwd.backup import archive, dumps
 from ddwd.backup.archive import Dump, Manifest, Owned, Sum
 from ddwd.config.paths import Paths
 from ddwd.core import durable
@@ -64,11 +64,15 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A finished backup: `copied` bytes were written, the rest are hard links. With `same_volume` it is lost if this disk is lost."""
+    """A finished backup: `copied` bytes were written, the rest are hard links. With `same_volume` it is lost if this disk is lost.
+
+    `left_out` names what a restore leaves out of the databases.
+    """
 
     manifest: Manifest
     copied: int
     same_volume: bool
+    left_out: tuple[str, ...]
 
 
 def back_up(config: Config, order: Order, machine: Host, progress: Progress, clock: Clock) -> Made:
@@ -136,6 +140,7 @@ class _BackupRun:
         self._machine = machine
         self._progress = progress
         self._copied = 0
+        self._left_out: list[str] = []
         self._device = order.folder.stat().st_dev
         left_out = (set() if order.output else {"output"}) | (set() if order.images else archive.IMAGES)
         trees = archive.trees(Paths(config))
@@ -179,7 +184,7 @@ class _BackupRun:
             if folder.name != name:
                 shutil.rmtree(folder)
         is_same_volume = any(self._is_beside(tree) for tree in self._trees.values() if tree.linked)
-        return Made(manifest, self._copied, is_same_volume)
+        return Made(manifest, self._copied, is_same_volume, tuple(self._left_out))
 
     def _sets(self) -> list[Path]:
         return sorted(path for path in self._order.folder.iterdir() if archive.is_set(path.name))
@@ -265,6 +270,8 @@ class _BackupRun:
         target.touch(0o600, exist_ok=False)
         with target.open("wb") as file:
             must(self._machine.pipe(argv, login, stdout=file), f"pg_dump of {name}")
+        inside = dumps.contents(target, login, self._machine)
+        self._left_out += [f"{name}: {entry}" for entry in inside.left_out]
         dump = archive.digest(target)
         self._copied += dump.bytes
         return dump

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.backup import archive
+from ddwd.backup import archive, dumps
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.core import durable
@@ -155,6 +155,15 @@ def _assert_images_are_here(backup: CompleteBackup) -> None:
             raise StateError(
                 f"the backup was made with --without-images, and {area} is empty: restore its files first (from your snapshot)"
             )
+
+
+def left_out(backup: CompleteBackup, machine: Host) -> list[str]:
+    """Return what a restore leaves out of both databases, because Orthanc does not make it. Raises as dumps.contents."""
+    found = []
+    for node in archive.NODES:
+        inside = dumps.contents(backup.dump(node), databases.login(backup.config, node), machine)
+        found += [f"{backup.config.database.name_for(node)}: {entry}" for entry in inside.left_out]
+    return found
 
 
 # --- restoring --------------------------------------------------------------------------------------------------------
@@ -297,16 +306,23 @@ def _own_again(tree: Tree, owners: _Owners) -> None:
 
 
 def _put_database(backup: CompleteBackup, node: NodeName, machine: Host, progress: Progress) -> None:
-    """Restore one database from its dump, in one transaction; on the local server it is dropped and created first."""
+    """Restore what Orthanc made in its database, as its own role and in one transaction.
+
+    On the local server the database is dropped and created first, which alone takes the superuser.
+    """
     database, name = backup.config.database, backup.config.database.name_for(node)
     progress.step(f"database {name}", 0)
     login = databases.login(backup.config, node)
-    argv = ["pg_restore", "--exit-on-error", "--single-transaction", *login.options, "-d", login.name]
+    argv = ["pg_restore", "--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges"]
+    wanted = dumps.contents(backup.dump(node), login, machine).wanted
     if database.is_local:
+        superuser = databases.superuser(backup.config)
         drop = f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'
-        must(machine.pipe(login.psql(drop, "postgres"), login), "PostgreSQL")
+        must(machine.pipe(superuser.psql(drop), superuser), "PostgreSQL")
     else:
-        argv[1:1] = ["--clean", "--if-exists", "--no-owner", "--no-privileges"]
+        argv += ["--clean", "--if-exists"]
     ensure_databases(backup.config, machine)
-    with backup.dump(node).open("rb") as file:
-        must(machine.pipe(argv, login, stdin=file), f"pg_restore of {name}")
+    with backup.dump(node).open("rb") as file, dumps.listed(wanted) as (option, inherited):
+        argv += [option, *login.options, "-d", login.name]
+        answer = machine.pipe(argv, login, stdin=file, inherited=inherited)
+        must(answer, f"pg_restore of {name}")

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ddwd import __version__
@@ -29,6 +29,7 @@ from ddwd.extractor.refetch import RefetchOutcome
 from ddwd.provisioning.host import SystemHost
 from ddwd.status.doctor import examine
 from ddwd.status.findings import Finding, Severity
+from ddwd.status.formatting import plain
 from ddwd.store import custody, ledger
 from ddwd.store.operator_requests import Request, Requests
 
@@ -76,6 +77,7 @@ def _backed_up(made: Made, order: Order, config: Config) -> VerbResult:
         "copied": made.copied,
         "same_volume": made.same_volume,
         "databases": {node: dump.bytes for node, dump in manifest.databases.items()},
+        "left_out": list(made.left_out),
         "files": {name: one.files for name, one in manifest.trees.items()},
     }
     size, copied = archive.as_written(manifest.bytes), archive.as_written(made.copied)
@@ -83,6 +85,7 @@ def _backed_up(made: Made, order: Order, config: Config) -> VerbResult:
         *_contents(manifest, config),
         f"the backup in {order.folder} is complete: {size}, {copied} of it new, as of {manifest.began}",
     ]
+    lines[:0] = _left_out(made.left_out)
     if made.same_volume:
         lines.append("it is on the volume of the images and is lost with that disk: copy it to another one")
     if not manifest.has_images:
@@ -92,6 +95,11 @@ def _backed_up(made: Made, order: Order, config: Config) -> VerbResult:
             "without ledger and custody records, which are in ledger.shared: back up that database separately"
         )
     return VerbResult(data, lines)
+
+
+def _left_out(entries: Iterable[str]) -> list[str]:
+    """Return a line for each entry of a database that Orthanc has not made."""
+    return [f"not made by Orthanc, a restore leaves it out: {plain(entry)}" for entry in entries]
 
 
 def _contents(manifest: archive.Manifest, config: Config) -> Iterator[str]:
@@ -147,14 +155,16 @@ def _restore(args: Namespace, _config: Config | None) -> VerbResult:
             f"{part}: {total.files}, {archive.as_written(total.bytes)}"
             for part, total in restore.would_be_lost(backup)
         ]
+        left_out = restore.left_out(backup, SystemHost())
         if args.dry_run:
-            return _checked(backup, lost)
+            return _checked(backup, lost, left_out)
         if lost and not args.replace:
             raise DdwdError(
                 f"this machine holds {'; '.join(lost)}. No file was changed; --replace removes them"
             )
         _put(backup, bar)
     Audit().record(Event.REQUESTED, "the operator requested a restore; it is complete")
+    sys.stderr.writelines(f"ddwd: {line}\n" for line in _left_out(left_out))
     return _start(backup, as_json=args.json)
 
 
@@ -167,12 +177,14 @@ def _put(backup: restore.CompleteBackup, bar: Bar) -> None:
         raise
 
 
-def _checked(backup: restore.CompleteBackup, lost: list[str]) -> VerbResult:
+def _checked(backup: restore.CompleteBackup, lost: list[str], left_out: list[str]) -> VerbResult:
     manifest = backup.manifest
-    facts = {"portal": manifest.portal, "host": manifest.host, "began": manifest.began, "lost": lost}
+    facts: dict[str, object] = {"portal": manifest.portal, "host": manifest.host, "began": manifest.began}
+    facts |= {"lost": lost, "left_out": left_out}
     lines = [
         f"backup of {manifest.host} by ddwd {manifest.portal}, as of {manifest.began}: complete",
         *_contents(manifest, backup.config),
+        *_left_out(left_out),
         *(f"would be removed here: {line}" for line in lost),
         "it needs --replace to be restored here" if lost else "it can be restored here",
     ]

@@ -14,13 +14,25 @@ if TYPE_CHECKING:
 
 _WRITABLE = "target_session_attrs=read-write"
 """Selects the writable server of a cluster; libpq looks for it at each new connection."""
+_SAFE_PATH = {"PGOPTIONS": "-c search_path=pg_catalog"}
+"""Functions of PostgreSQL itself are found first, whatever path the owner of a database has set for it."""
+
+
+def superuser(config: Config) -> Login:
+    """Return the login of the superuser of the local server, by the Unix socket: to create and drop databases and roles.
+
+    It never enters a database that another role owns: the owner could make the superuser run functions of its own, by a default
+    `search_path`, a constraint or a trigger.
+    """
+    return Login(["-p", str(config.database.port)], "postgres", _SAFE_PATH, "postgres")
 
 
 def login(config: Config, node: NodeName) -> Login:
-    """Return the login: the superuser by the Unix socket, or the role of that Orthanc on an external server."""
+    """Return the login as the role of that Orthanc: on the local server by its system user, on an external one by a password."""
     database = config.database
     if database.is_local:
-        return Login(["-p", str(database.port)], "postgres", {}, database.name_for(node))
+        user = database.user_for(node)
+        return Login(["-p", str(database.port)], user, _SAFE_PATH, database.name_for(node))
     env = {"PGPASSWORD": password(config) or "", "PGCONNECT_TIMEOUT": "10"}
     return Login(["-w"], None, env, address(config, node))
 

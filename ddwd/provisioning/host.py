@@ -37,10 +37,10 @@ class Login(NamedTuple):
     name: str
     """The database argument: its name, or the URI of an external one."""
 
-    def psql(self, statement: str, database: str | None = None) -> list[str]:
-        """Return the command that runs a statement and prints its bare rows, on this database by default."""
+    def psql(self, statement: str) -> list[str]:
+        """Return the command that runs a statement on this database and prints its bare rows."""
         command = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", *self.options]
-        return [*command, "-d", database or self.name, "-c", statement]
+        return [*command, "-d", self.name, "-c", statement]
 
 
 class Host(Protocol):
@@ -52,9 +52,17 @@ class Host(Protocol):
         """Run a command for at most 60 s, as the user and with the environment of `login`."""
 
     def pipe(
-        self, argv: list[str], login: Login | None = None, stdin: OpenFile = None, stdout: OpenFile = None
+        self,
+        argv: list[str],
+        login: Login | None = None,
+        stdin: OpenFile = None,
+        stdout: OpenFile = None,
+        inherited: tuple[int, ...] = (),
     ) -> CommandResult:
-        """Run a command to its end, without a time limit; it reads from and writes to the open files, if any."""
+        """Run a command to its end, without a time limit; it reads from and writes to the open files, if any.
+
+        It also gets the `inherited` descriptors, under the same numbers.
+        """
 
     def give(self, path: Path, user: str, group: str, mode: int) -> None:
         """Set owner, group and mode where they differ. Raises PeerRefusedError for an unknown user."""
@@ -72,10 +80,15 @@ class SystemHost(Host):
         return completed(argv, login, timeout=_SECONDS)
 
     def pipe(
-        self, argv: list[str], login: Login | None = None, stdin: OpenFile = None, stdout: OpenFile = None
+        self,
+        argv: list[str],
+        login: Login | None = None,
+        stdin: OpenFile = None,
+        stdout: OpenFile = None,
+        inherited: tuple[int, ...] = (),
     ) -> CommandResult:
-        none = subprocess.DEVNULL
-        return completed(argv, login, stdin=stdin or none, stdout=stdout or none)
+        source, target = stdin or subprocess.DEVNULL, stdout or subprocess.PIPE
+        return completed(argv, login, stdin=source, stdout=target, pass_fds=inherited)
 
     def give(self, path: Path, user: str, group: str, mode: int) -> None:
         try:

@@ -281,13 +281,13 @@ def ensure_databases(config: Config, host: Host) -> None:
 
 def _ensure_local(config: Config, node: NodeName, host: Host) -> None:
     role, name = config.database.user_for(node), config.database.name_for(node)
-    login = databases.login(config, node)
+    login = databases.superuser(config)
 
     def ask(statement: str) -> str:
-        return must(host.run(login.psql(statement, "postgres"), login), "PostgreSQL").out
+        return must(host.run(login.psql(statement), login), "PostgreSQL").out
 
-    probe = login.psql("SELECT 1", "postgres")
-    _await(host, probe, login, "the local PostgreSQL", "see: systemctl status postgresql")
+    hint = "see: systemctl status postgresql"
+    _await(host, login.psql("SELECT 1"), login, "the local PostgreSQL", hint)
     if not ask(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'"):  # noqa: S608 - validated in config
         ask(f'CREATE ROLE "{role}" LOGIN')
     if not ask(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):  # noqa: S608 - validated in config

@@ -21,6 +21,22 @@ if TYPE_CHECKING:
 
 BACKUP = "/mnt/backup"
 GOING = 400
+TRAP = """
+CREATE SCHEMA trap;
+CREATE FUNCTION trap.spring(what text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  IF current_setting('is_superuser') = 'on' THEN
+    EXECUTE format('COPY (SELECT session_user) TO %L', '/var/lib/postgresql/sprung-' || what);
+  END IF;
+  RETURN true;
+END $$;
+CREATE FUNCTION trap.pg_database_size(name) RETURNS bigint LANGUAGE sql AS
+  $$ SELECT 1::bigint WHERE trap.spring('size') $$;
+ALTER DATABASE ddwd_gateway SET search_path = trap, pg_catalog, public;
+CREATE TABLE public.bait (what text CHECK (trap.spring(what)));
+INSERT INTO public.bait VALUES ('check');
+"""
+"""What an ORTHANC1 that was taken over may leave in its own database for the superuser: each function that he runs writes a file."""
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +176,50 @@ def test_over_a_machine_at_work_what_came_later_is_sent_again_and_there_once(
     )
     new.machine.run(["ddwd", "verify", "--all"])
     assert new.machine.run(["ddwd", "quarantine", "list"]).stdout == "0 in quarantine\n"
+
+
+def _as_gateway(machine: Machine, statements: str) -> None:
+    path = machine.path("/srv/statements.sql")
+    path.write_text(statements, encoding="utf-8")
+    machine.run(
+        "cd / && runuser -u ddwd-gateway -- psql -X -q -v ON_ERROR_STOP=1 -d ddwd_gateway -f /srv/statements.sql"
+    )
+
+
+def test_no_function_that_orthanc1_left_in_its_database_ever_runs_as_superuser(
+    new: Portal, done: list[Study]
+) -> None:
+    machine = new.machine
+    _as_gateway(machine, TRAP)
+    said = machine.run(["ddwd", "backup", "/mnt/trapped"]).stdout
+    for entry in (
+        "SCHEMA - trap",
+        "FUNCTION trap spring(text)",
+        "TABLE public bait",
+        "TABLE DATA public bait",
+    ):
+        assert f"not made by Orthanc, a restore leaves it out: ddwd_gateway: {entry}\n" in said
+    restored = machine.run(["ddwd", "restore", "--replace", "/mnt/trapped"], timeout=240)
+    assert "a restore leaves it out: ddwd_gateway: TABLE public bait\n" in restored.stderr
+    machine.run(["systemctl", "restart", "ddwd"])
+    new.wait_active()
+    machine.run(["ddwd", "doctor"])
+    assert not list(machine.path("/var/lib/postgresql").glob("sprung-*"))
+    left = machine.run(
+        ["runuser", "-u", "ddwd-gateway", "--", "psql", "-X", "-At", "-d", "ddwd_gateway", "-c", "\\d"]
+    )
+    assert "bait" not in left.stdout
+    new.assert_equal(done)
+
+
+def test_a_table_of_orthancs_with_a_trap_in_it_is_refused_and_the_portal_runs_on(new: Portal) -> None:
+    trap = TRAP.replace("INSERT INTO public.bait VALUES ('check');", "")
+    add = "ALTER TABLE public.resources ADD CONSTRAINT trap CHECK (trap.spring(publicid));"
+    _as_gateway(new.machine, trap + add)
+    refused = new.machine.run(["ddwd", "backup", "/mnt/other"], check=False)
+    assert refused.returncode == 65
+    assert "table public.resources is not as Orthanc makes it" in refused.stderr
+    _as_gateway(new.machine, "DROP SCHEMA trap CASCADE; ALTER DATABASE ddwd_gateway RESET search_path;")
+    new.machine.run(["ddwd", "backup", "/mnt/other"])
+    assert not list(new.machine.path("/var/lib/postgresql").glob("sprung-*"))
+    assert new.machine.is_active(*UNITS)

@@ -16,6 +16,7 @@ from typing import IO
 import pytest
 
 from ddwd.backup import archive
+from ddwd.backup import restore as restore_module
 from ddwd.backup.backup import Made, Order, back_up
 from ddwd.backup.restore import (
     CompleteBackup,
@@ -42,7 +43,25 @@ from ddwd.provisioning.host import CommandResult, Login
 from tests.unit.fakes import FakeClock
 
 SCHEMAS = {"ledger": 1, "custody": 1}
-STOP = ["systemctl", "stop"]
+ENTRIES = """;
+; Selected TOC Entries:
+;
+2; 3079 16749 EXTENSION - pg_trgm{end}
+3615; 0 0 COMMENT - EXTENSION pg_trgm{end}
+284; 1255 16838 FUNCTION public attachedfiledecrementsizefunc() ddwd-gateway
+282; 1255 16831 FUNCTION public createinstance(text, text, text, text) ddwd-gateway
+220; 1259 16621 TABLE public resources ddwd-gateway
+3392; 2604 16703 DEFAULT public patientrecyclingorder seq ddwd-gateway
+3591; 0 16621 TABLE DATA public resources ddwd-gateway
+3429; 2606 16627 FK CONSTRAINT public resources resources_parentid_fkey ddwd-gateway""".replace("{end}", " ")
+"""As `pg_restore --list` prints them."""
+RESOURCES = """
+CREATE TABLE public.resources (
+    internalid bigint NOT NULL,
+    publicid character varying(64) NOT NULL,
+    parentid bigint
+);
+"""
 
 
 @dataclass
@@ -55,6 +74,10 @@ class FakeMachine:
     meanwhile: Callable[[], None] = lambda: None
     commands: list[list[str]] = field(default_factory=list)
     given: dict[str, tuple[str, str, int]] = field(default_factory=dict)
+    users: dict[str, set[str | None]] = field(default_factory=dict)
+    listing: str = ENTRIES
+    tables: str = RESOURCES
+    selected: str = ""
 
     def run(self, argv: list[str], login: Login | None = None) -> CommandResult:
         statement = argv[-1]
@@ -70,10 +93,18 @@ class FakeMachine:
         login: Login | None = None,
         stdin: IO[bytes] | None = None,
         stdout: IO[bytes] | None = None,
+        inherited: tuple[int, ...] = (),
     ) -> CommandResult:
+        self.users.setdefault(argv[0], set()).add(login.user if login else None)
+        if argv[:2] == ["pg_restore", "--list"]:
+            return CommandResult(0, self.listing, "")
+        if "--section=pre-data" in argv:
+            return CommandResult(0, self.tables, "")
         self.commands.append(argv)
         if self.fails and argv[0] == self.fails:
             return CommandResult(1, "", "error: it does not want to")
+        for descriptor in inherited:
+            self.selected = Path(f"/proc/self/fd/{descriptor}").read_text(encoding="utf-8")
         if argv[0] == "psql":
             self.databases.pop(argv[-1].split('"')[1], None)
         if stdout is not None:
@@ -276,6 +307,70 @@ def test_what_storage_has_the_gateway_had_before(portal: Portal) -> None:
     portal.back_up()
     dumped = [argv[-1] for argv in portal.machine.commands if argv[0] == "pg_dump"]
     assert dumped == ["ddwd_storage", "ddwd_gateway"]
+
+
+# --- databases --------------------------------------------------------------------------------------------------------
+
+
+def test_each_database_is_dumped_and_restored_by_the_role_that_owns_it(portal: Portal) -> None:
+    portal.back_up()
+    portal.restore()
+    owners: set[str | None] = {"ddwd-gateway", "ddwd-storage"}
+    assert portal.machine.users["pg_dump"] == portal.machine.users["pg_restore"] == owners
+    assert portal.machine.users["psql"] == {"postgres"}
+    entered = [argv for argv in portal.machine.commands if argv[0] == "psql"]
+    assert {argv[argv.index("-d") + 1] for argv in entered} == {"postgres"}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "FUNCTION public trap() ddwd-gateway",
+        "TABLE public bait ddwd-gateway",
+        "TABLE DATA public bait ddwd-gateway",
+        "TRIGGER public resources trap ddwd-gateway",
+        "TRIGGER other attachedfiles attachedfiledeleted ddwd-gateway",
+        "TABLE other resources ddwd-gateway",
+        "TABLE public resources  ddwd-gateway",
+        "RULE public resources _RETURN ddwd-gateway",
+        "EVENT TRIGGER - trap postgres",
+        "EXTENSION - plpython3u ",
+        "CHECK CONSTRAINT public resources trap ddwd-gateway",
+        "ROW SECURITY public resources ddwd-gateway",
+        "INDEX public trap ddwd-gateway",
+        "SCHEMA - trap ddwd-gateway",
+    ],
+)
+def test_what_orthanc_does_not_make_is_named_and_not_restored(portal: Portal, entry: str) -> None:
+    portal.machine.listing = f"{ENTRIES}\n7; 0 16621 {entry}"
+    name = entry.rpartition(" ")[0]
+    left_out = [f"ddwd_storage: {name}", f"ddwd_gateway: {name}"]
+    assert list(portal.back_up().left_out) == left_out
+    assert restore_module.left_out(portal.open(), portal.machine) == left_out
+    portal.restore()
+    wanted = [line for line in ENTRIES.splitlines() if line[0] != ";" and "COMMENT" not in line]
+    assert portal.machine.selected.splitlines() == wanted
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        RESOURCES.replace("\n)", ",\n    CONSTRAINT trap CHECK (public.trap(publicid))\n)"),
+        RESOURCES.replace("parentid bigint", "parentid bigint DEFAULT public.trap()"),
+        RESOURCES.replace("parentid bigint", "parentid bigint GENERATED ALWAYS AS (public.trap()) STORED"),
+        RESOURCES.replace(");", ")\nINHERITS (public.trap);"),
+        RESOURCES.replace("CREATE TABLE", "CREATE UNLOGGED TABLE").replace(");", ")\nPARTITION BY (x);"),
+    ],
+)
+def test_a_table_of_orthancs_that_was_changed_is_refused_before_anything_is(
+    portal: Portal, changed: str
+) -> None:
+    portal.back_up()
+    portal.machine.tables = changed
+    with pytest.raises(StateError, match=r"table public\.resources is not as Orthanc makes it"):
+        restore_module.left_out(portal.open(), portal.machine)
+    with pytest.raises(StateError, match="is not as Orthanc makes it"):
+        portal.back_up()
 
 
 # --- a backup that is none --------------------------------------------------------------------------------------------
