@@ -181,6 +181,34 @@ def write_new(
         raise
 
 
+def append(path: Path, content: bytes) -> None:
+    """Add `content` to the end of a file. What an error, or a disk that fills up, has left of it is cut off again.
+
+    Raises StorageFullError and OSError.
+    """
+    step("append", path)
+    # no buffer, which would be written again when the file is closed after an error
+    with translated(), path.open("ab", buffering=0) as file:
+        length = os.fstat(file.fileno()).st_size
+        try:
+            view = memoryview(content)
+            while view.nbytes:
+                view = view[file.write(view) :]
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(file.fileno(), length)
+            raise
+
+
+def cut(path: Path, length: int) -> None:
+    """Shorten a file to `length` bytes."""
+    step("cut", path)
+    with path.open("rb+") as file:
+        file.truncate(length)
+        os.fsync(file.fileno())
+
+
 def rename(source: Path, target: Path, *, source_too: bool = True, below: Path | None = None) -> None:
     """Rename within one file system and make both folders durable; replaces an existing file.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,10 +93,15 @@ class Record:
 FORMAT = StateFormat(Record, "custody record", schema=SCHEMA, reads=_READS, checksum=True, indent=1)
 
 
+def images_digest(images: Iterable[tuple[str, str]]) -> str:
+    """Return the SHA-256, in hexadecimal, over the sorted lines "SOPInstanceUID SHA-256-of-the-file" of images."""
+    lines = sorted(f"{sop_uid} {sha256}\n" for sop_uid, sha256 in images)
+    return hashlib.sha256("".join(lines).encode("utf-8", "backslashreplace")).hexdigest()
+
+
 def images_sha256(record: Record) -> str:
-    """Return the SHA-256 over the sorted lines "SOPInstanceUID SHA-256" of all images of a record, removed ones too."""
-    lines = sorted(f"{image.sop_uid} {image.sha256}\n" for image in record.images.values())
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    """Return the digest of all images of a record, removed ones too."""
+    return images_digest((image.sop_uid, image.sha256) for image in record.images.values())
 
 
 def statement(record: Record, record_sha256: str) -> dict[str, Any]:

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import zlib
 from abc import ABC, abstractmethod
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,18 +138,7 @@ class Ledger(LedgerPort):
         return self._folder / f"{self._number:08}.jsonl"
 
     def _write(self, batch: tuple[dict[str, Any], ...]) -> None:
-        path = self._path()
-        durable.step("append", path)
-        with durable.translated(), path.open("ab") as file:
-            length = os.fstat(file.fileno()).st_size
-            try:
-                file.write(b"".join(map(_line, batch)))
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                with suppress(OSError):  # a disk that fills up has taken a part: cut it off
-                    os.ftruncate(file.fileno(), length)
-                raise
+        durable.append(self._path(), b"".join(map(_line, batch)))
 
     def _read(self) -> None:
         """Apply the lines of the segment up to the last sound one."""

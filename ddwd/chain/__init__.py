@@ -1,0 +1,1 @@
+"""The chain: an append-only Merkle log of what happened to studies, with signed heads, that nobody can rewrite unseen."""

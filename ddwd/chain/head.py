@@ -1,0 +1,163 @@
+"""Signed heads of the chain: size and root of the log at a time, signed by the key of ddwd-signer with Ed25519, by openssl(1).
+
+Files in the chain's folder, all of ddwd-signer: `key.pem` (0400), `public.pem`, `head.json` (the newest head), and `published.jsonl`
+(each head that was given away, one a line, never removed).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from ddwd.core import durable
+from ddwd.core.errors import DdwdError
+from ddwd.store.statefile import StateFormat, stored
+
+_OPENSSL = "/usr/bin/openssl"
+_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class SignedHead:
+    """The head of a log: number of entries, root in hexadecimal, UTC stamp, ID of the key (`key_id`), and the signature in base64.
+
+    `stamp` is the answer of a time stamp authority (RFC 3161) for the signed text, in base64; empty without one.
+    """
+
+    size: int
+    root: str
+    time: str
+    log: str
+    signature: str = ""
+    stamp: str = field(default="", metadata=stored(omit_empty=True))
+
+    def text(self) -> bytes:
+        """Return the signed bytes, which check_proof.py makes in the same way."""
+        values = {"log": self.log, "root": self.root, "size": self.size, "time": self.time}
+        return b"ddwd chain head " + json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+
+
+FORMAT = StateFormat(SignedHead, "head of the chain")
+
+
+@dataclass(frozen=True, slots=True)
+class HeadFiles:
+    """The files of keys and heads in the chain's folder, which the signer writes and everyone else reads."""
+
+    folder: Path
+
+    @property
+    def key(self) -> Path:
+        """The private key."""
+        return self.folder / "key.pem"
+
+    @property
+    def public_key(self) -> Path:
+        """The public key, in PEM."""
+        return self.folder / "public.pem"
+
+    @property
+    def newest(self) -> Path:
+        """The newest head, which covers every entry of the last batch."""
+        return self.folder / "head.json"
+
+    @property
+    def published(self) -> Path:
+        """The published heads, oldest first."""
+        return self.folder / "published.jsonl"
+
+    def read_newest(self) -> SignedHead | None:
+        """Return the newest head, None before the first one. Raises StateError and OSError."""
+        return FORMAT.read(self.newest)
+
+    def read_published(self) -> list[SignedHead]:
+        """Return the published heads; a torn last line, of a power cut, is left out. Raises StateError and OSError."""
+        try:
+            content = self.published.read_bytes()
+        except FileNotFoundError:
+            return []
+        whole, _, _ = content.rpartition(b"\n")
+        return [FORMAT.parse(line, str(self.published)) for line in whole.splitlines()]
+
+    def add_published(self, head: SignedHead) -> None:
+        """Add one published head, durably."""
+        try:
+            content = self.published.read_bytes()
+        except FileNotFoundError:
+            durable.replace_file(self.published, content := b"")
+        if (whole := content.rfind(b"\n") + 1) != len(content):
+            durable.cut(self.published, whole)
+        durable.append(self.published, FORMAT.render(head))
+
+
+def make_key(files: HeadFiles) -> None:
+    """Make the private key if there is none, and the public one beside it. Raises DdwdError and OSError."""
+    durable.make_dirs(files.folder)
+    if not files.key.exists():
+        durable.replace_file(files.key, _openssl("genpkey", "-algorithm", "ed25519"), 0o400)
+    public = _openssl("pkey", "-in", str(files.key), "-pubout")
+    if not files.public_key.exists() or files.public_key.read_bytes() != public:
+        durable.replace_file(files.public_key, public, 0o644, exact_mode=True)
+
+
+def key_id(public_key: str) -> str:
+    """Return the ID of a log: the SHA-256, in hexadecimal, of the public key in DER."""
+    lines = [line for line in public_key.splitlines() if line and not line.startswith("-----")]
+    return hashlib.sha256(base64.b64decode("".join(lines))).hexdigest()
+
+
+def sign(files: HeadFiles, size: int, root: bytes, time: str) -> SignedHead:
+    """Return a signed head. Raises DdwdError and OSError."""
+    log = key_id(files.public_key.read_text(encoding="ascii"))
+    unsigned = SignedHead(size, root.hex(), time, log)
+    with tempfile.NamedTemporaryFile() as text:  # openssl 3.0 signs only what it can ask the size of
+        text.write(unsigned.text())
+        text.flush()
+        signature = _openssl("pkeyutl", "-sign", "-rawin", "-inkey", str(files.key), "-in", text.name)
+    return SignedHead(size, root.hex(), time, log, base64.b64encode(signature).decode())
+
+
+@lru_cache(maxsize=10_000)
+def is_signed(head: SignedHead, public_key: str) -> bool:
+    """Return whether the head is of the log of that key, and signed by it. Raises DdwdError if there is no openssl."""
+    try:
+        if head.log != key_id(public_key):
+            return False
+        signature = base64.b64decode(head.signature, validate=True)
+    except ValueError:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        paths = []
+        for name, content in (
+            ("text", head.text()),
+            ("signature", signature),
+            ("key", public_key.encode()),
+        ):
+            paths.append(f"{folder}/{name}")
+            Path(paths[-1]).write_bytes(content)
+        text, signed, key = paths
+        arguments = ["-verify", "-rawin", "-pubin", "-inkey", key, "-sigfile", signed, "-in", text]
+        return _run("pkeyutl", *arguments).returncode == 0
+
+
+def _openssl(*arguments: str) -> bytes:
+    done = _run(*arguments)
+    if done.returncode:
+        raise DdwdError(f"openssl {arguments[0]} failed: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    command = [_OPENSSL, *arguments]
+    try:
+        return subprocess.run(
+            command, capture_output=True, check=False, timeout=_SECONDS, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DdwdError(f"{_OPENSSL} cannot be run ({type(error).__name__})") from error
