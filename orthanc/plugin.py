@@ -15,12 +15,12 @@ import orthanc
 
 _CONFIGURATION = json.loads(orthanc.GetConfiguration())
 _SETTINGS = _CONFIGURATION["Ddwd"]
-_DICOM_PORT = _CONFIGURATION["DicomPort"]
+_PORTS = {_CONFIGURATION["DicomPort"], _CONFIGURATION["HttpPort"]}
 sys.path.insert(0, _SETTINGS["Package"])
 
 from ddwd.core.audit import Audit, Event  # noqa: E402 - the path comes first
 from ddwd.core.clock import SystemClock  # noqa: E402 - as above
-from ddwd.orthanc.plugin import dicom_listener, verdicts  # noqa: E402 - as above
+from ddwd.orthanc.plugin import listeners, verdicts  # noqa: E402 - as above
 from ddwd.orthanc.plugin.admission import (  # noqa: E402 - as above
     Admission,
     AdmissionFilter,
@@ -154,10 +154,9 @@ def _changed(change, level, resource):
     """Deletions are in no list that could be read later, so they are recorded as they happen."""
     if change in _HEARD:
         _doorbell.ring()
-    if change == orthanc.ChangeType.ORTHANC_STARTED and not dicom_listener.prepare(
-        _DICOM_PORT, here_only=_node == "gateway"
-    ):
-        orthanc.LogWarning("ddwd: no listening DICOM port was found: a silent connection may hold up others")
+    # both servers listen before this change is told; a plugin is loaded before either does
+    if change == orthanc.ChangeType.ORTHANC_STARTED and listeners.prepare(_PORTS) != _PORTS:
+        orthanc.LogWarning("ddwd: a listening port was not found: other machines may reach it")
     if change == orthanc.ChangeType.JOB_FAILURE and resource in _ended:
         _ended.discard(resource)
         orthanc.RestApiDelete(f"/jobs/{resource}")

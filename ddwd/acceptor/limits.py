@@ -1,9 +1,11 @@
-"""How many associations there may be, in all and of one address. Safe from several threads."""
+"""How many associations there may be, in all and of one address, and how many connections without one. Safe from several threads."""
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 
 
@@ -49,3 +51,46 @@ class AssociationLimits:
             self._open[address] -= 1
             if not self._open[address]:
                 del self._open[address]
+
+
+class Negotiations:
+    """Connections that have no association yet: a TLS handshake or an A-ASSOCIATE-RQ is under way.
+
+    Where all places are taken, a new connection gets the place of another: the oldest one of the address that has the most. So a
+    machine that opens one connection is let in however many others a few machines hold open.
+    """
+
+    def __init__(self, places: int = 128) -> None:
+        self._places = places
+        self._lock = threading.Lock()
+        self._open: dict[socket.socket, str] = {}
+        """A descriptor of its own for each connection, oldest first, and its address: TLS takes the other one over."""
+
+    @property
+    def places(self) -> int:
+        """Return how many there may be at once."""
+        return self._places
+
+    def begin(self, connection: socket.socket, address: str) -> tuple[socket.socket, str]:
+        """Count a connection; return what `end` needs, and the address whose connection was closed for it, if any. Raises OSError."""
+        handle = connection.dup()
+        with self._lock:
+            closed = self._make_room() if len(self._open) >= self._places else ""
+            self._open[handle] = address
+        return handle, closed
+
+    def end(self, handle: socket.socket) -> None:
+        """Count the end of a negotiation that `begin` has counted, if its place was not taken before."""
+        with self._lock:
+            if self._open.pop(handle, None) is not None:
+                handle.close()
+
+    def _make_room(self) -> str:
+        held = Counter(self._open.values())
+        most = max(held.values())
+        oldest = next(handle for handle, address in self._open.items() if held[address] == most)
+        address = self._open.pop(oldest)
+        with suppress(OSError):  # it is gone already
+            oldest.shutdown(socket.SHUT_RDWR)
+        oldest.close()
+        return address

@@ -8,7 +8,6 @@ import socket
 import ssl
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from ddwd.acceptor.association import Association
 from ddwd.acceptor.channel import Channel
 from ddwd.acceptor.gateway_link import GatewayDownError, GatewayLink, GatewayRejectedError
 from ddwd.acceptor.hold_off import CRASHES
+from ddwd.acceptor.limits import Negotiations
 from ddwd.acceptor.relay import Relay, Timing
 from ddwd.acceptor.senders import Refusal
 from ddwd.dicom import association_pdu as pdu
@@ -43,8 +43,6 @@ _SILENT_SECONDS = 3600
 """Seconds after which the kernel hands over a connection that has not sent a byte: until then it costs nothing."""
 _REQUEST_SECONDS = 10.0
 """Seconds for the TLS handshake, and for the A-ASSOCIATE-RQ."""
-_NEGOTIATING, _NEGOTIATING_EACH = 128, 64
-"""Connections at once that have no association yet, in all and of one address."""
 
 
 class _RejectedError(Exception):
@@ -88,7 +86,7 @@ class Acceptor:
         self._listeners: list[socket.socket] = []
         self._relays: dict[threading.Thread, Relay | None] = {}
         self._lock = threading.Lock()
-        self._negotiating: Counter[str] = Counter()
+        self._negotiations = Negotiations()
 
     def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Listen there; return the port. Raises OSError."""
@@ -119,17 +117,20 @@ class Acceptor:
         while not self._is_stopping.is_set():
             try:
                 connection, (address, *_) = listener.accept()
+                negotiation, closed = self._negotiations.begin(connection, str(address))
             except OSError as error:
                 if self._is_stopping.wait(0.1):
                     return
                 log.warning("cannot accept a connection: %s", error.strerror)
                 continue
-            if not self._begin_negotiation(str(address)):
-                connection.close()
-                continue
+            if closed:
+                reason = (
+                    "closed for another connection: it had sent no A-ASSOCIATE-RQ yet, as too many others"
+                )
+                self._senders.refused("", closed, Refusal(RefusalKind.CONNECTION, reason))
             thread = threading.Thread(
                 target=self._serve,
-                args=(connection, str(address), tls),
+                args=(connection, negotiation, str(address), tls),
                 name=f"modality-{address}",
                 daemon=True,
             )
@@ -137,42 +138,28 @@ class Acceptor:
                 self._relays[thread] = None
                 thread.start()
 
-    def _begin_negotiation(self, address: str) -> bool:
-        with self._lock:
-            may_begin = (
-                self._negotiating.total() < _NEGOTIATING and self._negotiating[address] < _NEGOTIATING_EACH
-            )
-            if may_begin:
-                self._negotiating[address] += 1
-        if not may_begin:
-            reason = "closed: too many connections have sent no A-ASSOCIATE-RQ yet"
-            self._senders.refused("", address, Refusal(RefusalKind.CONNECTION, reason))
-        return may_begin
-
-    def _end_negotiation(self, address: str) -> None:
-        with self._lock:
-            self._negotiating[address] -= 1
-            if not self._negotiating[address]:
-                del self._negotiating[address]
-
-    def _serve(self, connection: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
+    def _serve(
+        self,
+        connection: socket.socket,
+        negotiation: socket.socket,
+        address: str,
+        tls: ssl.SSLContext | None,
+    ) -> None:
         """Run one connection from its first byte to its end."""
         try:
             with suppress(OSError):
-                self._negotiate(connection, address, tls)
+                try:
+                    associated = self._associate(connection, address, tls)
+                finally:
+                    self._negotiations.end(negotiation)
+                if associated is not None:
+                    self._relay(address, *associated)
         finally:
             connection.close()
             with self._lock:
                 del self._relays[threading.current_thread()]
 
-    def _negotiate(self, connection: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
-        try:
-            associated = self._associate(connection, address, tls)
-        finally:
-            self._end_negotiation(address)
-        if associated is None:
-            return
-        aet, relay = associated
+    def _relay(self, address: str, aet: str, relay: Relay) -> None:
         with self._lock:
             self._relays[threading.current_thread()] = relay
         try:

@@ -1,6 +1,7 @@
 """`ddwd config check|show`: check the settings against this machine, or show each with its source."""
 
 import importlib.util
+import itertools
 import os
 import re
 import socket
@@ -30,14 +31,16 @@ _UNIT_OF = {
     "scp.port": "ddwd-scp",
     "tls.gateway_port": "ddwd-acceptor",
     "tls.dicomweb_port": "ddwd-tls@storage",
-    "web.gateway_port": "ddwd-tls@gateway",
-    "web.storage_port": "ddwd-tls@storage",
+    "web.gateway_port": "ddwd-tls@web-gateway",
+    "web.storage_port": "ddwd-tls@web-storage",
     "link.port": machine_link.UNIT,
 }
 _IN_ITS_PLACE = {
     **{key: (machine_link.UNIT,) for key in _UNIT_OF if key.startswith(("gateway.", "storage."))},
     "gateway.dicom_port": (machine_link.UNIT, "ddwd-gateway"),
     "tls.gateway_port": ("ddwd-tls@gateway",),
+    "web.gateway_port": ("ddwd-tls@gateway",),
+    "web.storage_port": ("ddwd-tls@storage",),
 }
 """The link listens on the ports of an Orthanc that is on another machine; that Orthanc ran here until `roles` was changed.
 
@@ -122,7 +125,8 @@ def tls_problems(loaded: Loaded) -> Iterator[Problem]:
     for path in [*tls.certificates_in_use(config), *private]:
         if not path.is_file():
             yield loaded.problem(key, f"{path} does not exist", "sudo ddwd tls init makes what is missing")
-    proxies = [*(tls_proxy.render(config, node) for node in tls_proxy.NODES), machine_link.render(config)]
+    proxies = [tls_proxy.render(config, instance) for instance in tls_proxy.INSTANCES]
+    proxies.append(machine_link.render(config))
     if any(proxies) and not tls_proxy.PROGRAM.exists():
         yield loaded.problem(key, "needs stunnel, which is not installed", "apt install stunnel4")
 
@@ -177,7 +181,7 @@ def restore_problems(loaded: Loaded) -> Iterator[Problem]:
 
 
 def _running_units() -> set[str]:
-    units = sorted(set(_UNIT_OF.values()))
+    units = sorted({*_UNIT_OF.values(), *itertools.chain(*_IN_ITS_PLACE.values())})
     states = completed(["systemctl", "is-active", *units], timeout=20).out.split()
     # "deactivating" counts: while a restart is under way the old process may still hold its port
     return {unit for unit, state in zip(units, states, strict=False) if state not in {"inactive", "failed"}}

@@ -30,8 +30,9 @@ _MINUTE = 60.0
 _MOST_A_MINUTE = 10
 _UNITS = {
     "ddwd-storage.service": "storage",
-    "ddwd-tls@gateway.service": "gateway",
     "ddwd-tls@storage.service": "storage",
+    "ddwd-tls@web-gateway.service": "gateway",
+    "ddwd-tls@web-storage.service": "storage",
     "ddwd-tls@link.service": "link",
 }
 _LINES = (

@@ -39,9 +39,10 @@ _LEDGER_UNITS = ("ddwd-extractor", "ddwd-doctor", "ddwd-commitment")
 _KEYS_OF: Mapping[str, tls.Name] = {
     "ddwd-acceptor": "gateway",
     "ddwd-gateway": "gateway",
-    "ddwd-tls@gateway": "gateway",
+    "ddwd-tls@web-gateway": "gateway",
     "ddwd-storage": "storage",
     "ddwd-tls@storage": "storage",
+    "ddwd-tls@web-storage": "storage",
     "ddwd-scp": "scp",
     "ddwd-extractor": "extractor",
     "ddwd-inbox": "operator",
@@ -178,6 +179,9 @@ def drop_ins(config: Config) -> dict[tuple[str, str], str | None]:
         ("ddwd-commitment", "50-modalities.conf"): _network_access("commitment.modalities", modalities),
         (machine_link.UNIT, "50-tls.conf"): _key("link", link_key) if config.is_linked else None,
     }
+    for instance in tls_proxy.WEB:
+        limits = _drop_in("web.open of ddwd.yaml", *tls_proxy.WEB_LIMITS) if config.web.open else None
+        found[tls_proxy.UNIT.format(instance=instance), "50-people.conf"] = limits
     for unit in _PYTHON_UNITS:
         found[unit, "50-output-dir.conf"] = _write_access("OUTPUT_DIR", config.output_dir)
     for unit in _LEDGER_UNITS:
@@ -235,8 +239,9 @@ def _ports_of(config: Config) -> dict[str, tuple[int, ...]]:
         "ddwd-acceptor": (config.gateway.dicom_port, config.tls.gateway_port),
         "ddwd-gateway": (config.gateway.orthanc_port, config.gateway.http_port),
         "ddwd-storage": (config.storage.dicom_port, config.storage.http_port),
-        "ddwd-tls@gateway": (config.web.gateway_port,),
-        "ddwd-tls@storage": (config.tls.dicomweb_port, config.web.storage_port),
+        "ddwd-tls@storage": (config.tls.dicomweb_port,),
+        "ddwd-tls@web-gateway": (config.web.gateway_port,),
+        "ddwd-tls@web-storage": (config.web.storage_port,),
     }
 
 
@@ -257,7 +262,8 @@ def ensure_tls(config: Config) -> None:
     """Write the settings of the TLS proxies and the authorities that the gateway trusts; none of it is secret."""
     folder = Paths(config).tls
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    texts = {f"{node}.conf": tls_proxy.render(config, node) for node in tls_proxy.NODES}
+    texts = {f"{instance}.conf": tls_proxy.render(config, instance) for instance in tls_proxy.INSTANCES}
+    texts["gateway.conf"] = None  # until 0.2.0 the instance for people
     texts["link.conf"] = machine_link.render(config)
     if trusted := destinations.dimse_authorities(config):
         texts[destinations.dimse_bundle(config).name] = "".join(path.read_text("ascii") for path in trusted)

@@ -32,7 +32,7 @@ UNITS = (
     "ddwd-courier",
 )
 """The target unit, then the others in the order they start."""
-OPTIONAL = ("ddwd-tls@gateway", "ddwd-tls@storage", "ddwd-tls@link")
+OPTIONAL = ("ddwd-tls@storage", "ddwd-tls@web-gateway", "ddwd-tls@web-storage", "ddwd-tls@link")
 """Units that depend on the settings by a condition."""
 ROLE_OF: Mapping[str, Role] = {
     "ddwd-gateway": "gateway",

@@ -100,7 +100,7 @@ def test_the_generated_login_opens_the_web_page_on_the_machine_itself(portal: Po
 
 @pytest.mark.parametrize(("node", "port"), [("gateway", 8042), ("storage", 8043)])
 def test_http_from_the_lan_is_refused_even_with_the_right_login(portal: Portal, node: str, port: int) -> None:
-    assert portal.modality.http_status(port, user=portal.machine.credentials(node)) in {0, 401, 403}
+    assert portal.modality.http_status(port, user=portal.machine.credentials(node)) == 0
 
 
 def test_the_scp_cannot_be_reached_from_the_lan(portal: Portal) -> None:

@@ -116,10 +116,13 @@ def test_storage_answers_the_extractor_of_this_machine_alone(
     _set(own, *senders)
     made_up_ct(tmp_path / "ct", 1, seed=322, size=16)
     for aet in ("CT1", "PYTHON_SCP", "DDWD_EXTRACTOR", "ORTHANC1"):
-        assert REJECTED in _send(own, tmp_path / "ct", aet, "ORTHANC2", 4243)
-        _wait_told(own, aet, MODALITY_ADDRESS)
+        assert "Connection refused" in _send(own, tmp_path / "ct", aet, "ORTHANC2", 4243)
     find = ["findscu", "-aet", "DDWD_EXTRACTOR", "-aec", "ORTHANC2", "-S", "-k", "0008,0052=STUDY", MACHINE_ADDRESS, "4243"]  # fmt: skip
     assert own.modality.run(find, check=False).returncode != 0
+    for aet in ("CT1", "ORTHANC1"):
+        refused = own.machine.run(f"echoscu -aet {aet} -aec ORTHANC2 127.0.0.1 4243", check=False)
+        assert REJECTED in refused.stdout + refused.stderr
+        _wait_told(own, aet, "127.0.0.1")
     inside = own.machine.run(
         "findscu -aet DDWD_EXTRACTOR -aec ORTHANC2 -S -k 0008,0052=STUDY -k 0010,0010 127.0.0.1 4243",
         check=False,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ddwd.acceptor.hold_off import HoldOff
-from ddwd.acceptor.limits import AssociationLimits, Limits
+from ddwd.acceptor.limits import AssociationLimits, Limits, Negotiations
 from ddwd.acceptor.listener import Acceptor, Service
 from ddwd.acceptor.relay import Timing
 from ddwd.acceptor.senders import Senders
@@ -337,17 +337,47 @@ def test_one_address_cannot_use_up_all_associations(door: Door) -> None:
     assert "as many as it may have" in door.audited(Event.ASSOCIATION_REFUSED)
 
 
-def test_one_address_that_begins_many_associations_and_ends_none_leaves_room_for_others(door: Door) -> None:
+def test_slow_connections_of_many_addresses_leave_room_for_one_of_another(door: Door) -> None:
     door.start()
     there = (door.target.host, door.target.port)
     with ExitStack() as stack:
-        for _ in range(80):
-            beginning = stack.enter_context(socket.create_connection(there))
+        for number in range(300):  # more than may negotiate at once
+            address = f"127.0.1.{number % 8 + 1}"
+            beginning = stack.enter_context(socket.create_connection(there, source_address=(address, 0)))
             beginning.send(b"\x01")
         assert "sent no A-ASSOCIATE-RQ yet" in door.audited(Event.ASSOCIATION_REFUSED)
         other = stack.enter_context(socket.create_connection(there, source_address=("127.0.0.2", 0)))
         other.sendall(wire.association("ORTHANC1"))
         assert other.recv(1) == bytes([wire.ACCEPTED])
+
+
+def test_the_oldest_connection_of_the_address_with_the_most_makes_room() -> None:
+    negotiations = Negotiations(places=4)
+    with ExitStack() as stack:
+
+        def begin(address: str) -> tuple[socket.socket, socket.socket, str]:
+            ours, theirs = map(stack.enter_context, socket.socketpair())
+            theirs.setblocking(False)
+            handle, closed = negotiations.begin(ours, address)
+            stack.callback(negotiations.end, handle)
+            return theirs, handle, closed
+
+        def is_closed(theirs: socket.socket) -> bool:
+            with suppress(BlockingIOError):
+                return theirs.recv(1) == b""
+            return False
+
+        lone = begin("10.0.0.9")
+        many = [begin("10.0.0.1") for _ in range(3)]
+        assert [closed for *_, closed in (lone, *many)] == [""] * 4
+        assert begin("10.0.0.2")[2] == "10.0.0.1"
+        assert [is_closed(theirs) for theirs, *_ in (lone, *many)] == [False, True, False, False]
+        assert begin("10.0.0.1")[2] == "10.0.0.1"
+        assert [is_closed(theirs) for theirs, *_ in (lone, *many[1:])] == [False, True, False]
+        negotiations.end(many[0][1])  # its place was taken: no second time
+        negotiations.end(many[2][1])
+        assert begin("10.0.0.3")[2] == ""
+        assert not is_closed(lone[0])
 
 
 def test_a_sender_that_falls_silent_in_an_image_is_ended_and_an_idle_one_later(door: Door) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from ddwd.acceptor import listener
 from ddwd.acceptor.channel import Channel
-from ddwd.acceptor.limits import Limits
+from ddwd.acceptor.limits import Limits, Negotiations
 from ddwd.acceptor.listener import Service
 from ddwd.acceptor.relay import Timing
 from ddwd.config import tls
@@ -68,7 +68,7 @@ def texts(door: Door, event: Event) -> list[str]:
 def test_the_figures_that_the_page_names() -> None:
     assert Service("ORTHANC1", 4252, lambda *_: True, lambda _: True).patience == 8
     assert (Timing().answer, Timing().silence, Timing().rest) == (25, 120, 3600)
-    assert (listener._NEGOTIATING_EACH, listener._NEGOTIATING) == (64, 128)
+    assert Negotiations().places == 128
 
 
 def test_a_peer_that_does_not_answer_the_kernel_is_gone_after_two_minutes() -> None:

@@ -257,8 +257,8 @@ def test_what_is_rendered_for_each_machine_keeps_the_minimum(node: NodeName) -> 
 
 def test_no_terminator_stands_before_an_orthanc_that_is_elsewhere() -> None:
     config = replace(WITHIN, web=replace(WITHIN.web, open=True))
-    assert tls_proxy.render(config, "gateway") is None
-    assert tls_proxy.render(config, "storage") is not None
+    assert tls_proxy.render(config, "web-gateway") is None
+    assert tls_proxy.render(config, "web-storage") is not None
 
 
 def test_the_firewall_opens_the_link_to_the_other_machines_alone() -> None:

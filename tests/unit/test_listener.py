@@ -7,7 +7,7 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
-from ddwd.orthanc.plugin.dicom_listener import prepare
+from ddwd.orthanc.plugin.listeners import prepare
 
 
 def test_only_who_speaks_is_accepted_however_many_are_silent() -> None:
@@ -16,7 +16,7 @@ def test_only_who_speaks_is_accepted_however_many_are_silent() -> None:
         server.settimeout(5)
         port = server.getsockname()[1]
         before = len([*Path("/proc/self/fd").iterdir()])
-        assert prepare(port, here_only=False)
+        assert prepare({port}) == {port}
         assert len([*Path("/proc/self/fd").iterdir()]) == before
         for _ in range(50):
             opened.enter_context(socket.create_connection(("127.0.0.1", port), 5))
@@ -30,16 +30,26 @@ def test_only_who_speaks_is_accepted_however_many_are_silent() -> None:
 
 def test_other_sockets_and_files_are_left_alone() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, Path(os.devnull).open("rb"):
-        assert not prepare(server.getsockname()[1] + 1, here_only=False)
+        assert prepare({server.getsockname()[1] + 1}) == set()
         assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) == 0
 
 
-def test_a_port_for_this_machine_alone_takes_what_comes_from_here() -> None:
+def test_every_port_is_for_what_comes_from_this_machine() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(5)
-        assert prepare(server.getsockname()[1], here_only=True)
+        port = server.getsockname()[1]
+        assert prepare({port}) == {port}
         assert server.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).rstrip(b"\0") == b"lo"
         with socket.create_connection(server.getsockname(), 5) as speaker:
             speaker.sendall(b"\x01")
             with server.accept()[0] as accepted:
                 assert accepted.recv(1) == b"\x01"
+
+
+def test_the_ports_of_both_servers_are_prepared_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as dicom, socket.create_server(("127.0.0.1", 0)) as web:
+        ports = {server.getsockname()[1] for server in (dicom, web)}
+        assert prepare(ports | {1}) == ports
+        for server in (dicom, web):
+            assert server.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).rstrip(b"\0") == b"lo"
+            assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) > 0

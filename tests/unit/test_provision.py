@@ -22,7 +22,7 @@ from ddwd.provisioning.orthanc_config import RENDERED_NAME
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NODES = tls_proxy.NODES
+NODES = tuple(tls_proxy.WEB.values())
 OUTPUT_DROP_IN = ("ddwd-scp", "50-output-dir.conf")
 
 
@@ -290,7 +290,7 @@ def _with_port(config: Config, key: str, port: int) -> Config:
         ("gateway.http_port", "ddwd-gateway"),
         ("storage.dicom_port", "ddwd-storage"),
         ("tls.gateway_port", "ddwd-acceptor"),
-        ("web.gateway_port", "ddwd-tls@gateway"),
+        ("web.gateway_port", "ddwd-tls@web-gateway"),
         ("tls.dicomweb_port", "ddwd-tls@storage"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import ssl
 import stat
 from dataclasses import replace
@@ -55,9 +56,9 @@ def test_each_hop_needs_the_certificates_of_its_two_ends(
 
 
 def test_without_tls_nothing_of_it_is_rendered() -> None:
-    for node in tls_proxy.NODES:
+    for node in tls_proxy.WEB.values():
         assert not [key for key in base(Config(), LOGIN, node) if "Tls" in key or "Https" in key]
-        assert tls_proxy.render(Config(), node) is None
+    assert {tls_proxy.render(Config(), instance) for instance in tls_proxy.INSTANCES} == {None}
     assert set(provision.drop_ins(Config()).values()) == {None}
 
 
@@ -65,7 +66,7 @@ def test_the_acceptor_takes_dicom_by_tls_and_orthanc_stays_plain(tmp_path: Path)
     for mode in ("only", "both"):
         rendered = base(_config(gateway=mode), LOGIN, "gateway")
         assert not [key for key in rendered if "Tls" in key]
-        assert tls_proxy.render(_config(gateway=mode), "gateway") is None
+        assert {tls_proxy.render(_config(gateway=mode), one) for one in tls_proxy.INSTANCES} == {None}
         secured = tls.of_gateway(certificates.with_tls(_config(gateway=mode), certificates.own()))
         assert secured is not None
         assert secured.verify_mode is ssl.CERT_REQUIRED
@@ -104,9 +105,10 @@ def test_each_unit_is_given_its_own_key_and_no_other() -> None:
     assert given == {
         "ddwd-acceptor": gateway,
         "ddwd-gateway": gateway,
-        "ddwd-tls@gateway": gateway,
+        "ddwd-tls@web-gateway": gateway,
         "ddwd-storage": "LoadCredential=tls.key:/etc/ddwd/tls/storage.key",
         "ddwd-tls@storage": "LoadCredential=tls.key:/etc/ddwd/tls/storage.key",
+        "ddwd-tls@web-storage": "LoadCredential=tls.key:/etc/ddwd/tls/storage.key",
         "ddwd-scp": "LoadCredential=tls.key:/etc/ddwd/tls/scp.key",
         "ddwd-extractor": "LoadCredential=tls.key:/etc/ddwd/tls/extractor.key",
         "ddwd-inbox": "LoadCredential=tls.key:/etc/ddwd/tls/operator.key",  # a sender on this machine
@@ -305,13 +307,28 @@ def test_an_unreadable_output_is_no_crash(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_web_pages_are_opened_by_https_without_a_certificate_of_the_browser() -> None:
     config = Config(web=WebConfig(open=True))
     for node, port, behind in (("gateway", 8442, 8042), ("storage", 8443, 8043)):
-        text = tls_proxy.render(config, "gateway" if node == "gateway" else "storage")
+        text = tls_proxy.render(config, f"web-{node}")
         assert text is not None
+        assert f"/run/credentials/ddwd-tls@web-{node}.service/" in text
         assert f"accept = {port}\nconnect = 127.0.0.1:{behind}\ncert = /etc/ddwd/tls/{node}.pem\n" in text
         assert "sslVersionMin = TLSv1.2" in text
         assert "requireCert" not in text
     assert tls.in_use(config) == ("gateway", "storage")
-    assert tls_proxy.render(replace(config, web=WebConfig()), "gateway") is None
+    assert tls_proxy.render(replace(config, web=WebConfig()), "web-gateway") is None
+
+
+def test_people_and_images_never_share_a_proxy_and_people_have_few_connections_that_end_when_idle() -> None:
+    config = replace(_config(dicomweb=True), web=WebConfig(open=True))
+    texts = {instance: tls_proxy.render(config, instance) or "" for instance in tls_proxy.INSTANCES}
+    ports = {
+        instance: re.findall(r"^accept = (\S+)$", text, re.MULTILINE) for instance, text in texts.items()
+    }
+    assert ports == {"storage": ["127.0.0.1:8444"], "web-gateway": ["8442"], "web-storage": ["8443"]}
+    assert [instance for instance, text in texts.items() if "TIMEOUTidle = 60\n" in text] == [*tls_proxy.WEB]
+    limits = {
+        unit for (unit, name), text in provision.drop_ins(config).items() if name == "50-people.conf" and text
+    }
+    assert limits == {"ddwd-tls@web-gateway", "ddwd-tls@web-storage"}
 
 
 @pytest.mark.parametrize("node", ["gateway", "storage"])
