@@ -25,6 +25,8 @@ _COUNTS = {
     "not_on_disk": "on storage, not on disk",
     "set_aside": "in quarantine",
     "gone_from_disk": "recorded, gone from disk",
+    "lost_on_gateway": "received, gone from the gateway",
+    "lost_on_storage": "received, gone from storage",
 }
 """Counts of Difference and of DifferenceTotals, in messages to people."""
 
@@ -133,7 +135,7 @@ COMMAND = Command(
 retrieve what is missing. The extractor also does so at its start, after every fault and every
 five minutes; 100,000 studies take an hour and a half, and those that finished last come first.
 With --dry-run it asks for no transfer and changes nothing. It lists each study whose sets of
-images disagree, with the number of images that are missing at each hop. A study that is arriving
+images disagree, with the number of images that are missing at each hop, also of images that somebody deleted on an Orthanc. A study that is arriving
 at this moment disagrees too. It asks both Orthancs about every study: some minutes for 10,000.""",
     exits={
         0: "the extractor is asked; with --dry-run: all sets agree",

@@ -39,7 +39,7 @@ def as_json(report: Report) -> dict[str, Any]:
     """Return the whole Report for json.dumps, with `well` and `wrong` in front."""
     body = {"well": not report.wrong, "wrong": report.wrong, "version": __version__, **encode(report)}
     for heart in body["hearts"]:
-        for shown_elsewhere in ("in_flight", "recent", "counts", "swept", "retention"):
+        for shown_elsewhere in ("in_flight", "recent", "counts", "swept", "retention", "lost"):
             heart["facts"].pop(shown_elsewhere, None)
     return body
 

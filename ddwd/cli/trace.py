@@ -8,8 +8,9 @@ from ddwd.cli.command import WIDTH, Argument, Command, VerbResult, flag, watch
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.status import study_lookup
-from ddwd.status.refusals import of_study
-from ddwd.status.trace import lines, or_refused, trace
+from ddwd.status.journal_events import refusals_of
+from ddwd.status.trace import or_refused, trace
+from ddwd.status.trace_text import lines
 from ddwd.store.backends import custody_of
 from ddwd.store.record_check import RecordChecker
 
@@ -18,7 +19,9 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
     nodes = study_lookup.both(config)
     records = RecordChecker(custody_of(config), Paths(config))
     studies = or_refused(
-        args.study, lambda name: study_lookup.studies_named(name, nodes, records, or_patient=True), of_study
+        args.study,
+        lambda name: study_lookup.studies_named(name, nodes, records, or_patient=True),
+        refusals_of,
     )
 
     def look() -> VerbResult:

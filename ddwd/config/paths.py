@@ -82,6 +82,8 @@ class Paths:
     """Ledger and custody records as the previous version left them, to go back to; the extractor, once at its first start."""
     retention = _Path(lambda paths: paths.state / "retention.json")
     """What retention removed last, and what it could not remove; the extractor."""
+    lost = _Path(lambda paths: paths.state / "lost.json")
+    """Studies of which an Orthanc is missing images that it had; the extractor."""
     requests = _Path(lambda paths: paths.state / "requests")
     """Commands of the operator, one file each; the CLI and the TUI add, the extractor consumes."""
     restoring = _Path(lambda paths: paths.config.data_dir / "restore-unfinished")

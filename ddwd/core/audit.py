@@ -78,6 +78,8 @@ class Event(StrEnum):
     SENDER_HELD_OFF = "sender-held-off", "9a6f0f1c4f0b4c5c8d2e6b7a10d40073", _LOG_WARNING
     TWO_PATIENTS = "two-patients", "9a6f0f1c4f0b4c5c8d2e6b7a10d40074", _LOG_WARNING
     CHANGED_BY_REST = "changed-by-rest", "9a6f0f1c4f0b4c5c8d2e6b7a10d40080", _LOG_WARNING
+    LOST = "lost", "9a6f0f1c4f0b4c5c8d2e6b7a10d40083", _LOG_WARNING
+    LOST_FOUND = "lost-found", "9a6f0f1c4f0b4c5c8d2e6b7a10d40084"
     PAUSED = "paused", "9a6f0f1c4f0b4c5c8d2e6b7a10d4001a"
     RESUMED = "resumed", "9a6f0f1c4f0b4c5c8d2e6b7a10d4001b"
     SELF_TEST = "self-test", "9a6f0f1c4f0b4c5c8d2e6b7a10d4001c"

@@ -225,6 +225,7 @@ def extractor_status(
         turn_seconds=totals.turn_seconds,
         swept=extractor.sources.swept(),
         retention=extractor.retention.state(),
+        lost=extractor.lost.status(),
         backlog=_backlog(studies),
         peers=dict(extractor.peers.states),
         disk=extractor.flow.state(),

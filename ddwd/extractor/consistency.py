@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import StateError
+from ddwd.extractor.lost_images import lost_images
 from ddwd.extractor.study import ids_of
 from ddwd.store.custody import is_missing
 
@@ -31,6 +32,7 @@ class Difference:
     """One study, and how many of its images are missing where.
 
     `not_on_storage`: on the gateway, not on storage. `not_on_disk`: on storage, not in the record.
+    `lost_on_gateway`, `lost_on_storage`: received and no longer there, and retention did not remove it: see lost_images.
     `set_aside`: given up, in quarantine. `gone_from_disk`: recorded, and not there by name and size.
     `nodes`: the Orthancs that have the study. `damage`: why its record cannot be used.
     """
@@ -43,12 +45,14 @@ class Difference:
     set_aside: int = 0
     gone_from_disk: int = 0
     damage: str = ""
+    lost_on_gateway: int = 0
+    lost_on_storage: int = 0
 
     @property
     def agrees(self) -> bool:
         """Whether the invariant holds for this study."""
         missing = self.not_on_storage + self.not_on_disk + self.set_aside + self.gone_from_disk
-        return not missing and not self.damage
+        return not missing and not self.damage and not self.lost_on_gateway and not self.lost_on_storage
 
 
 @dataclass(slots=True)
@@ -65,6 +69,8 @@ class DifferenceTotals:
     set_aside: int = 0
     gone_from_disk: int = 0
     damaged: int = 0
+    lost_on_gateway: int = 0
+    lost_on_storage: int = 0
 
     def add(self, one: Difference) -> None:
         """Add one study."""
@@ -78,6 +84,8 @@ class DifferenceTotals:
         self.set_aside += one.set_aside
         self.gone_from_disk += one.gone_from_disk
         self.damaged += bool(one.damage)
+        self.lost_on_gateway += one.lost_on_gateway
+        self.lost_on_storage += one.lost_on_storage
 
 
 @dataclass
@@ -124,6 +132,7 @@ class ConsistencyCheck:
         sent, stored = ids_of(gateway), ids_of(storage)
         images = frozenset(record.images if record else ())
         aside = frozenset(record.set_aside if record else ()) - images
+        lost = lost_images(record, sent, stored) if record else None
         return Difference(
             study,
             uid or (record.study_uid if record else ""),
@@ -132,6 +141,8 @@ class ConsistencyCheck:
             not_on_disk=len(stored - images - aside),
             set_aside=len(aside),
             gone_from_disk=self._gone(record) if record else 0,
+            lost_on_gateway=len(lost.gateway) if lost else 0,
+            lost_on_storage=len(lost.storage) if lost else 0,
         )
 
     def _gone(self, record: Record) -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ddwd.core.model import OrthancId, Study
     from ddwd.extractor.decision import Observation
+    from ddwd.extractor.lost_images import LostRegister
     from ddwd.extractor.peers import Peers
     from ddwd.extractor.router import Router
     from ddwd.extractor.study import StudyState
@@ -37,6 +38,7 @@ class Observer:
     custody: Custody
     audit: Audit
     clock: Clock
+    lost: LostRegister
     forwarded_at: float = float("-inf")
 
     # --- studies in flight --------------------------------------------------------------------------------------------
@@ -102,21 +104,30 @@ class Observer:
     def needs_work(self, study: OrthancId) -> bool:
         """Return whether the study has to be taken up. Raises PeerDownError, PeerRefusedError and NewerStateError."""
         record = self.read_record(study)
-        return record is None or self._differs(study, record, self._listed([study]))
+        return record is None or self._compare(study, record, self._listed([study]))
 
     def suspects(self, studies: Sequence[OrthancId]) -> list[OrthancId]:
         """Return those of many that look as if they needed work; `needs_work` decides. Raises PeerDownError and PeerRefusedError."""
         watchdog.alive()
         listed = self._listed(studies)
-        return [study for study in studies if self._is_suspect(study, listed)]
+        found = [study for study in studies if self._is_suspect(study, listed)]
+        self.lost.commit()
+        return found
 
-    def _is_suspect(self, study: OrthancId, listed: Iterable[_Sets]) -> bool:
+    def _is_suspect(self, study: OrthancId, listed: tuple[_Sets, _Sets]) -> bool:
         watchdog.alive()
         try:
             record = self.custody.read(study)
         except StateError:
             return True
-        return record is None or self._differs(study, record, listed)
+        if record is None:
+            self.lost.forget(study)
+            return True
+        return self._compare(study, record, listed)
+
+    def _compare(self, study: OrthancId, record: Record, listed: tuple[_Sets, _Sets]) -> bool:
+        self.lost.note(record, listed)
+        return self._differs(study, record, listed)
 
     def _listed(self, studies: Sequence[OrthancId]) -> tuple[_Sets, _Sets]:
         gateway, storage = self.peers.nodes

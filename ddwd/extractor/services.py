@@ -9,6 +9,7 @@ from ddwd.config.paths import Paths
 from ddwd.config.routing import stow_jobs_elsewhere
 from ddwd.extractor.flow_control import FlowControl
 from ddwd.extractor.loop import ExtractorLoop
+from ddwd.extractor.lost_images import LostRegister
 from ddwd.extractor.namesakes import Namesakes
 from ddwd.extractor.observer import Observer
 from ddwd.extractor.operator_commands import OperatorCommands
@@ -84,7 +85,8 @@ class Extractor:
         self.requests = Requests(paths.requests, clock)
         self.queue = WorkQueue(clock, services.wake)
         router = Router.of(config.routes, paths.routes, self.peers, config.forward.grace)
-        observer = Observer(self.peers, router, custody, audit, clock)
+        self.lost = LostRegister(paths.lost, clock, audit)
+        observer = Observer(self.peers, router, custody, audit, clock, self.lost)
         self.sharing = Sharing(stores.ledger, stores.claims, observer, self.flow, self.queue)
         orphans = OrphanSweeper(paths, self.peers, self.quarantine)
         sweep = Sweep(
@@ -93,13 +95,16 @@ class Extractor:
             lambda: reversed(stores.ledger.state.closed),
             services.sweeper,
             clock,
+            custody.studies,
         )
         conflicts = Conflicts(
             {node.name: paths.conflicts(node.name) for node in config.own_nodes},
             {"gateway": services.gateway, "storage": services.storage},
             self.quarantine,
         )
-        self.sources = Sources(self.peers, sweep, orphans, conflicts, self.sharing, self.queue, config, clock)
+        self.sources = Sources(
+            self.peers, sweep, orphans, conflicts, self.sharing, self.queue, config, clock, self.lost
+        )
         self.retention = self._make_retention(config, paths)
         commands = OperatorCommands(
             self.requests,

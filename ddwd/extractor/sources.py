@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ddwd.config.schema import Config
     from ddwd.core.clock import Clock
     from ddwd.core.model import OrthancId
+    from ddwd.extractor.lost_images import LostRegister
     from ddwd.extractor.orphans import Conflicts, OrphanSweeper
     from ddwd.extractor.peers import Peers
     from ddwd.extractor.sharing import Sharing
@@ -39,6 +40,7 @@ class Sources:
     queue: WorkQueue
     config: Config
     clock: Clock
+    lost: LostRegister
     _feeds: list[ChangeFeed] = field(default_factory=list)
     _cursors_at: float = 0.0
     _next_orphans: float = float("-inf")
@@ -119,6 +121,7 @@ class Sources:
         if now >= self._next_orphans:
             self._next_orphans = now + _ORPHANS_SECONDS
             self._sweep_orphans()
+        self.sweep.compare_soon(self.lost.due())
         suspects, ended = self.sweep.step()
         for study in suspects:
             self.queue.add(study)

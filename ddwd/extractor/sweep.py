@@ -1,4 +1,4 @@
-"""Compare every study of both Orthancs with its custody record, in rounds: no study depends on a change that was missed.
+"""Compare every study of both Orthancs, and every published one, with its custody record, in rounds: no study depends on a change that was missed.
 
 The comparison runs in a thread of its own, a hundred studies at a time, and only reports which studies look as if they need work; the
 loop compares these itself. A round over any archive therefore makes no turn longer. Without a fault it takes a twentieth of one
@@ -40,9 +40,9 @@ _FAILED_SECONDS = 5.0
 
 @dataclass
 class _Listing:
-    """The studies of one Orthanc, page by page. If it does not answer, the same page is queried again."""
+    """The studies of one Orthanc, or those with a record, page by page. If there is no answer, the same page is queried again."""
 
-    node: OrthancPort
+    page: Callable[[int, int], Sequence[OrthancId]]
     since: int = 0
     ahead: deque[OrthancId] = field(default_factory=deque)
     is_whole: bool = False
@@ -50,7 +50,7 @@ class _Listing:
     def head(self) -> OrthancId | None:
         """Return the next study, or None at the end."""
         if not self.ahead and not self.is_whole:
-            page = self.node.study_page(self.since, _PAGE)
+            page = self.page(self.since, _PAGE)
             self.since += len(page)
             self.ahead.extend(page)
             self.is_whole = len(page) < _PAGE
@@ -74,6 +74,7 @@ class Sweep:
     """Call `step` in each turn.
 
     `suspects` compares studies and returns those that look wrong, in another thread; `recent` returns those finished last, newest first.
+    `recorded` yields every study that has a custody record: one that is gone from both Orthancs is in neither of their lists.
     """
 
     nodes: Sequence[OrthancPort]
@@ -81,6 +82,7 @@ class Sweep:
     recent: Callable[[], Iterable[OrthancId]]
     executor: Executor
     clock: Clock
+    recorded: Callable[[], Iterable[OrthancId]] = tuple
     compared: int = 0
     began_at: str = ""
     _listings: Sequence[_Listing] = ()
@@ -133,11 +135,19 @@ class Sweep:
             studies, self._first = self._first[:_PIECE], self._first[_PIECE:]
             return partial(self._compare, studies)
         if self._anew or not self._is_under_way:
-            self._listings = [_Listing(node) for node in self.nodes]
+            self._listings = [*(_Listing(node.study_page) for node in self.nodes), self._recorded()]
             self._is_under_way, self._anew = True, False
             self._next_round = self.clock.monotonic() + _ROUND_SECONDS
             self.compared, self.began_at = 0, stamp(self.clock.utc())
         return self._compare_listed
+
+    def compare_soon(self, studies: Sequence[OrthancId]) -> None:
+        """Compare these studies before the others, as soon as no other piece of work runs."""
+        self._first[:0] = [study for study in studies if study not in self._first]
+
+    def _recorded(self) -> _Listing:
+        studies = iter(self.recorded())
+        return _Listing(lambda _since, limit: list(islice(studies, limit)))
 
     def _collect(self) -> tuple[tuple[OrthancId, ...], bool]:
         if self._work is None or not self._work.done():

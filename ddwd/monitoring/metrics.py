@@ -14,7 +14,7 @@ import prometheus_client as prometheus
 
 from ddwd.core.audit import Event
 from ddwd.core.errors import StateError
-from ddwd.store.status_files import AcceptorStatus
+from ddwd.store.status_files import AcceptorStatus, LostStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,6 +47,11 @@ _GAUGES = (
     ("ddwd_studies_in_flight", "Studies in flight, by stage.", "stage"),
     ("ddwd_quarantine_images", "Images in quarantine."),
     ("ddwd_two_patients_studies", "Studies whose StudyInstanceUID has two PatientIDs, not yet decided."),
+    (
+        "ddwd_lost_images",
+        "Images that an Orthanc had and is missing, though retention did not remove them.",
+        "node",
+    ),
     ("ddwd_associations", "Open associations of senders."),
     ("ddwd_associations_limit", "Associations of senders that may be open at once."),
     ("ddwd_refusals_last_hour", "Refusals in the last hour, by calling AE title.", "aet"),
@@ -135,6 +140,9 @@ class Metrics:
         self._show_senders(report.acceptor.acceptor if report.acceptor else AcceptorStatus())
         self._set("ddwd_quarantine_images", report.quarantine or 0)
         self._set("ddwd_two_patients_studies", report.two_patients)
+        lost = report.lost or LostStatus()
+        self._set("ddwd_lost_images", lost.on_gateway, "gateway")
+        self._set("ddwd_lost_images", lost.on_storage, "storage")
         self._set("ddwd_paused", report.paused)
         if report.self_test is not None:
             self._set("ddwd_self_test_ok", report.self_test.ok)

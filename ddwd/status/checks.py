@@ -12,7 +12,7 @@ from ddwd.core.errors import DdwdError
 from ddwd.status import units
 from ddwd.status.findings import CheckContext, Finding, broken, note, warn
 from ddwd.status.formatting import many, span, time
-from ddwd.status.report import aside_text, two_patients_text
+from ddwd.status.report import aside_text, lost_text, two_patients_text
 from ddwd.status.senders import problems, remedy, what, who
 from ddwd.store.status_files import HARMLESS, AcceptorStatus, RetentionRound, RetentionStatus, SweepStatus
 
@@ -170,6 +170,9 @@ def waiting(context: CheckContext) -> Iterator[Finding]:
     if context.report.two_patients:
         remedy = "ddwd quarantine list; decided by: ddwd quarantine release ID"
         yield warn(two_patients_text(context.report.two_patients), remedy)
+    if context.report.lost:
+        remedy = "ddwd reconcile --dry-run; who removed them, and what to do: ddwd trace STUDY"
+        yield broken(lost_text(context.report.lost), remedy)
     bad = sorted(context.paths.requests.glob("*.bad"))
     if bad:
         text = f"{many(len(bad), 'request was', 'requests were')} damaged and ignored"

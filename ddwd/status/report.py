@@ -154,6 +154,8 @@ class Report:
     """Studies whose hook failed and will be retried."""
     acceptor: Heartbeat | None = None
     """The heartbeat of ddwd-acceptor, with the senders and their refusals; None if the gateway is on another machine."""
+    lost: status_files.LostStatus | None = field(default=None, metadata=stored(blank=True))
+    """Published studies of which an Orthanc is missing images that it had, though retention did not remove them; None without any."""
     two_patients: int = 0
     """Studies whose StudyInstanceUID is in use under another PatientID too, and about which nobody has decided."""
     aside: dict[str, int] = field(default_factory=dict)
@@ -199,6 +201,7 @@ def collect(config: Config, sources: ReportSources) -> Report:
         self_test=status_files.SELF_TEST.read_or_none(paths.self_test),
         swept=extractor.swept,
         retention=extractor.retention,
+        lost=extractor.lost,
         destinations=destination_states(config),
         hooks=_failed_hooks(paths.hooks_status),
         acceptor=_heart(config, "acceptor", sources.clock) if config.has("gateway") else None,
@@ -384,6 +387,19 @@ def two_patients_text(count: int) -> str:
     return f"{many(count, 'study has', 'studies have')} the UID of another patient's study"
 
 
+def lost_text(lost: status_files.LostStatus) -> str:
+    """Return the line for people about studies of which an Orthanc is missing images."""
+    studies = many(lost.studies, "study is", "studies are")
+    counts = " and ".join(
+        f"{images:,} on {place}"
+        for images, place in ((lost.on_gateway, "ORTHANC1"), (lost.on_storage, "ORTHANC2"))
+        if images
+    )
+    return (
+        f"{studies} missing images that were received, {counts}, as {lost.example} since {time(lost.since)}"
+    )
+
+
 def _all_wrong(report: Report) -> Iterator[str]:
     for unit in report.units:
         if not unit.is_well:
@@ -408,6 +424,8 @@ def _waiting(report: Report) -> Iterator[str]:
     if held := report.counts.get(Stage.HELD.value, 0):
         yield f"{many(held, 'study is', 'studies are')} held: no route matches them; see: ddwd routes list"
     yield from (aside_text(folder, count) for folder, count in report.aside.items())
+    if report.lost:
+        yield f"{lost_text(report.lost)}; who removed them, and what to do: ddwd trace STUDY; all: ddwd reconcile --dry-run"
     if report.two_patients:
         text = two_patients_text(report.two_patients)
         yield f"{text}; see: ddwd quarantine list; decided by: ddwd quarantine release ID"

@@ -6,20 +6,21 @@ the ledger, and refused images in the journal. A source that cannot be read is n
 
 from __future__ import annotations
 
-import textwrap
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ddwd.config.paths import Paths
 from ddwd.core.audit import WARNINGS, Event
 from ddwd.core.errors import DamagedStateError, DdwdError, NotFoundError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
 from ddwd.extractor.decision import Blocker, Stage
+from ddwd.extractor.lost_images import LostImages, lost_images
 from ddwd.extractor.quarantine import TWO_PATIENTS, read_entries
-from ddwd.status import refusals as journal
+from ddwd.orthanc.plugin.rest_rights import PORTAL
+from ddwd.status import journal_events, trace_lost
 from ddwd.status.events import AuditEvent, of_study
-from ddwd.status.formatting import many, plain, second, time
+from ddwd.status.formatting import many, second, time
 from ddwd.status.senders import again
 from ddwd.status.status_codes import explain
 from ddwd.store.backends import custody_of
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from ddwd.core.model import Study
     from ddwd.extractor.quarantine import Entry
     from ddwd.orthanc.port import OrthancPort
-    from ddwd.status.refusals import Refusals
+    from ddwd.status.journal_events import JournalEvents
 
 _FAILURES = frozenset(event.value for event in WARNINGS)
 _NEXT_STEPS = {
@@ -97,22 +98,23 @@ class Trace:
 
 @dataclass
 class _Facts:
-    """The contents of all sources. `record` is an empty record with revision 0 if there is none; `gone` counts its missing files.
+    """The contents of all sources. `record` is an empty record with revision 0 if there is none; `gone` are images whose files are missing.
 
     `undecided` are entries of the quarantine about its StudyInstanceUID, this study's or a namesake's.
     """
 
     study: OrthancId
     record: Record
+    gone: frozenset[OrthancId] = frozenset()
     listings: dict[str, Study | None] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     row: InFlightStudy = field(default_factory=InFlightStudy)
-    gone: int = 0
     entries: list[Entry] = field(default_factory=list)
     undecided: list[Entry] = field(default_factory=list)
     namesakes: frozenset[OrthancId] = frozenset()
     events: list[AuditEvent] = field(default_factory=list)
     refused: list[AuditEvent] = field(default_factory=list)
+    changes: list[AuditEvent] = field(default_factory=list)
 
     def ids(self, node: str) -> frozenset[OrthancId]:
         listing = self.listings.get(node)
@@ -122,6 +124,19 @@ class _Facts:
     def removed(self) -> int:
         """Images that retention removed from the disk."""
         return sum(bool(image.removed) for image in self.record.images.values())
+
+    @property
+    def lost(self) -> LostImages:
+        """Images that were received and that an Orthanc no longer has; none while that is not known, or the extractor works on it."""
+        if self.row.study or self.problems.keys() & {"gateway", "storage", "disk"}:
+            return LostImages(frozenset(), frozenset())
+        return lost_images(self.record, self.ids("gateway"), self.ids("storage"))
+
+    @property
+    def nowhere(self) -> frozenset[OrthancId]:
+        """Images that are on neither Orthanc and not on disk, although retention did not remove them from storage."""
+        removed = frozenset(one for one, image in self.record.images.items() if image.removed)
+        return self.lost.storage & (self.gone | removed)
 
     @property
     def study_uid(self) -> str:
@@ -146,7 +161,8 @@ def trace(
     study: OrthancId,
     config: Config,
     nodes: tuple[OrthancPort, OrthancPort],
-    refusals: Refusals = journal.of_study,
+    refusals: JournalEvents = journal_events.refusals_of,
+    changes: JournalEvents = journal_events.changes_of,
 ) -> Trace:
     """Read every source about one study. Raises NotFoundError if none has it.
 
@@ -178,12 +194,13 @@ def trace(
         raise NotFoundError("no hop knows this study; see: ddwd reconcile --dry-run")
     try:
         facts.refused = refusals(facts.study_uid)
+        facts.changes = trace_lost.of_record(changes(study), facts.record)
     except StateError as error:
         facts.problems["refused"] = str(error)
     return _trace_of(facts, config)
 
 
-def or_refused(name: str, find: Callable[[str], list[OrthancId]], refusals: Refusals) -> list[OrthancId]:
+def or_refused(name: str, find: Callable[[str], list[OrthancId]], refusals: JournalEvents) -> list[OrthancId]:
     """Return the studies that `find` finds; of a study of which every image was refused, the StudyInstanceUID instead, for `trace`.
 
     Raises what `find` raises, if no image of that name was refused either.
@@ -220,7 +237,8 @@ def _read_disk(facts: _Facts, paths: Paths) -> None:
     record = custody_of(paths.config).read(facts.study)
     if record is not None:
         facts.record = record
-        facts.gone = sum(is_missing(paths.output / record.folder, image) for image in record.images.values())
+        folder = paths.output / record.folder
+        facts.gone = frozenset(one for one, image in record.images.items() if is_missing(folder, image))
     for entry in read_entries(paths.quarantine):
         if entry.subject.kind == TWO_PATIENTS and entry.subject.study_uid == facts.study_uid:
             facts.undecided.append(entry)
@@ -247,7 +265,9 @@ def _read_ledger(facts: _Facts, paths: Paths) -> None:
 def _trace_of(facts: _Facts, config: Config) -> Trace:
     listing, record = facts.listing, facts.record
     missing = tuple(_missing(facts))
-    unfinished = _unread(facts) or _in_flight(facts) or _in_quarantine(facts) or _incomplete(facts, missing)
+    unfinished = (
+        _unread(facts) or _in_flight(facts) or _in_quarantine(facts) or _incomplete(facts, missing, config)
+    )
     verdict, next_step = unfinished or _undecided(facts) or _at_rest(facts)
     if facts.not_here:
         verdict = f"{verdict}; {_refused_text(facts.not_here)}"
@@ -261,8 +281,12 @@ def _trace_of(facts: _Facts, config: Config) -> Trace:
         route=facts.route,
         complete=unfinished is None,
         hops=(*_hops(facts, config), *_destinations(facts, config)),
-        steps=_steps([*facts.events, *facts.refused]),
-        missing=(*missing, *([facts.problems["refused"]] if "refused" in facts.problems else ())),
+        steps=_steps([*facts.events, *facts.refused, *_by_people(facts.changes)]),
+        missing=(
+            *missing,
+            *trace_lost.missing(facts.lost),
+            *([facts.problems["refused"]] if "refused" in facts.problems else ()),
+        ),
         verdict=verdict,
         next_step=next_step,
         namesakes=tuple(sorted(facts.namesakes)),
@@ -271,7 +295,7 @@ def _trace_of(facts: _Facts, config: Config) -> Trace:
 
 def _hops(facts: _Facts, config: Config) -> Iterator[TracedHop]:
     spans, record = _spans(facts), facts.record
-    on_disk = len(record.images) - facts.gone - facts.removed if record.revision else facts.row.on_disk
+    on_disk = len(record.images) - len(facts.gone) - facts.removed if record.revision else facts.row.on_disk
     for name, title, place, images in (
         ("gateway", config.gateway.aet, "gateway", len(facts.ids("gateway"))),
         ("storage", config.storage.aet, "storage", len(facts.ids("storage"))),
@@ -346,6 +370,11 @@ def _step(event: AuditEvent) -> Step:
     return Step(event.at, event.event, event.message, meaning, event.event not in _FAILURES)
 
 
+def _by_people(changes: list[AuditEvent]) -> list[AuditEvent]:
+    """Return the requests by other logins than the portal's own, whose work has events of its own."""
+    return [event for event in changes if event.fields.get("user") != PORTAL]
+
+
 def _missing(facts: _Facts) -> Iterator[str]:
     if facts.row.state == Stage.HELD.value:
         return
@@ -357,7 +386,7 @@ def _missing(facts: _Facts) -> Iterator[str]:
     if not_on_disk and "disk" not in facts.problems:
         yield f"{many(len(not_on_disk), 'image is', 'images are')} on storage and not published"
     if facts.gone:
-        files = many(facts.gone, "published file is", "published files are")
+        files = many(len(facts.gone), "published file is", "published files are")
         yield f"{files} missing on the disk or of another size"
     if facts.entries:
         yield f"{many(len(facts.entries), 'image is', 'images are')} in quarantine"
@@ -404,13 +433,20 @@ def _in_quarantine(facts: _Facts) -> tuple[str, str] | None:
     return f"{count} in quarantine: {first.subject.reason}", f"ddwd quarantine show {first.id}"
 
 
-def _incomplete(facts: _Facts, missing: tuple[str, ...]) -> tuple[str, str] | None:
+def _incomplete(facts: _Facts, missing: tuple[str, ...], config: Config) -> tuple[str, str] | None:
+    lost = trace_lost.verdict(facts.lost, facts.events, facts.changes)
+    if facts.nowhere:
+        count = many(len(facts.nowhere), "image is", "images are")
+        return f"{count} left in no place; {lost}", "send it again from the modality, or restore a backup"
     if facts.gone:
         return "it was published, and files are missing on the disk since", f"ddwd retry {facts.study}"
-    if missing and "extractor" in facts.problems:
-        return "images are missing, and the extractor does not run", "systemctl start ddwd"
     if missing:
-        return "images are missing, and no work on them is queued", f"ddwd reconcile {facts.study}"
+        is_stopped = "extractor" in facts.problems
+        why = "the extractor does not run" if is_stopped else "no work on them is queued"
+        do = "systemctl start ddwd" if is_stopped else f"ddwd reconcile {facts.study}"
+        return f"images are missing, and {why}", do
+    if facts.lost:
+        return lost, trace_lost.remedy(config, facts.record)
     if not facts.record.revision:
         return "no image of it is left on either Orthanc", "send it again from the modality"
     return None
@@ -436,73 +472,3 @@ def _at_rest(facts: _Facts) -> tuple[str, str]:
         return verdict, f"none; to restore the files: ddwd retry {facts.study}"
     when = time(record.published_at)
     return f"it is complete on disk: {images}, revision {record.revision}, published {when}", "none"
-
-
-# --- text -------------------------------------------------------------------------------------------------------------
-
-
-class Line(NamedTuple):
-    """One line of text; `is_failure` for one that reports a failure."""
-
-    text: str
-    is_failure: bool = False
-
-
-def lines(study: Trace, width: int) -> list[str]:
-    """Return the trace as plain text of that width, for the command line."""
-    return [line.text for line in marked_lines(study, width)]
-
-
-def marked_lines(study: Trace, width: int) -> list[Line]:
-    """Return the same lines, with failures marked, for the dashboard."""
-    shown = [
-        f"study      {plain(study.study_uid) or study.study}",
-        f"accession  {plain(study.accession) or '-'}    from {plain(study.aet) or '-'}    Orthanc ID {study.study}",
-        *([f"route      {study.route}"] if study.route else []),
-        *(
-            line
-            for one in study.namesakes
-            for line in _wrapped("same UID   ", f"study {one}, under another PatientID", width)
-        ),
-        "",
-        *_wrapped("verdict    ", study.verdict, width),
-        *_wrapped("do         ", study.next_step, width),
-        "",
-        "hop              images  first                last",
-        *(line for hop in study.hops for line in _hop_lines(hop)),
-        *(f"  {line}" for line in study.missing),
-    ]
-    if study.steps:
-        shown += ["", "when (UTC)               what"]
-    return [*map(Line, shown), *(line for step in study.steps for line in _step_lines(step, width))]
-
-
-def _step_lines(step: Step, width: int) -> Iterator[Line]:
-    """Yield the lines of one event; the first line carries the mark."""
-    text = f"{step.event}: {plain(step.text)}" + (f" ({step.meaning})" if step.meaning else "")
-    first, *others = _wrapped(f"{' ' if step.ok else '!'} {second(step.at)}  ", text, width)
-    yield Line(first, is_failure=not step.ok)
-    yield from map(Line, others)
-
-
-def _hop_lines(hop: TracedHop) -> Iterator[str]:
-    if hop.problem:
-        yield f"  {hop.title:<14} not known: {plain(hop.problem)}"
-        return
-    count = "-" if hop.images is None else f"{hop.images:,}"
-    yield f"  {hop.title:<14} {count:>6}  {second(hop.first):<19}  {second(hop.last)}".rstrip()
-    if hop.by_rest:
-        yield f"    {many(hop.by_rest, 'image', 'images')} by REST, since STOW-RS failed"
-    if hop.retired:
-        yield f"    removed by retention {second(hop.retired)}"
-
-
-def _wrapped(head: str, text: str, width: int) -> list[str]:
-    return textwrap.wrap(
-        plain(text),
-        max(width, len(head) + 20),
-        initial_indent=head,
-        subsequent_indent=" " * len(head),
-        break_long_words=False,
-        break_on_hyphens=False,
-    ) or [head]

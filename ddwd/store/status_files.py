@@ -179,6 +179,28 @@ class SweepStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class LostStudy:
+    """One published study, and how many of its images are missing on each Orthanc since when, though retention did not remove them."""
+
+    study: OrthancId = _NO_STUDY
+    study_uid: str = ""
+    gateway: int = 0
+    storage: int = 0
+    since: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LostStatus:
+    """The sums of all LostStudy; `example` is the StudyInstanceUID of one, `since` the earliest stamp."""
+
+    studies: int = 0
+    on_gateway: int = 0
+    on_storage: int = 0
+    since: str = ""
+    example: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
     """Images of the open studies that wait before each hop."""
 
@@ -252,7 +274,7 @@ class FinishedStudy:
 class ExtractorStatus:
     """State of the extractor: `counts` are open studies by stage, `peers` is "ok" or a reason for each server.
 
-    `swept` is None in the file of a version without a sweep, `retention` if the settings allow no removal.
+    `swept` is None in the file of a version without a sweep, `retention` if the settings allow no removal, `lost` if no image is missing.
     """
 
     updated: str = ""
@@ -263,6 +285,7 @@ class ExtractorStatus:
     turn_seconds: float = 0.0
     swept: SweepStatus | None = field(default=None, metadata=stored(blank=True))
     retention: RetentionStatus | None = field(default=None, metadata=stored(blank=True))
+    lost: LostStatus | None = field(default=None, metadata=stored(omit_empty=True))
     backlog: Backlog = field(default_factory=Backlog)
     peers: dict[str, str] = field(default_factory=dict)
     disk: tuple[VolumeStatus, ...] = ()

@@ -14,7 +14,7 @@ from textual.worker import get_current_worker
 from ddwd.core.errors import DdwdError, failure_of
 from ddwd.core.model import OrthancId
 from ddwd.status.dashboard import DashboardModel
-from ddwd.status.trace import marked_lines
+from ddwd.status.trace_text import marked_lines
 from ddwd.store.operator_requests import Request
 from ddwd.tui.screens import HELP, Ask, AuditPage, Find, Overview, Page, QuarantineScreen
 from ddwd.tui.senders_screen import SendersScreen

@@ -19,7 +19,7 @@ from ddwd.extractor.quarantine import read_entries
 from ddwd.status import study_lookup
 from ddwd.status.dashboard import DashboardReader, Patients
 from ddwd.status.events import tail_of
-from ddwd.status.refusals import of_study
+from ddwd.status.journal_events import refusals_of
 from ddwd.status.report import real_sources
 from ddwd.status.trace import Trace, or_refused, trace
 from ddwd.store.backends import custody_of
@@ -146,7 +146,7 @@ class RealPortal:
         records = RecordChecker(custody_of(self._config), self._paths)
         nodes = study_lookup.both(self._config)
         return or_refused(
-            name, lambda one: study_lookup.studies_named(one, nodes, records, or_patient=True), of_study
+            name, lambda one: study_lookup.studies_named(one, nodes, records, or_patient=True), refusals_of
         )
 
     def quarantine(self) -> list[Entry]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ddwd.extractor.quarantine import Entry
     from ddwd.status.dashboard import DashboardModel
     from ddwd.status.events import AuditEvent
-    from ddwd.status.trace import Line
+    from ddwd.status.trace_text import Line
     from ddwd.tui.text import Column, PatientMasking
 
 HELP = """\

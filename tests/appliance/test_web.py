@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +15,8 @@ from tests.studies import made_up_ct
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.studies import Study
 
 NODES = ("gateway", "storage")
 CREDENTIALS = "/etc/ddwd/credentials.json"
@@ -169,6 +171,65 @@ def test_rotated_in_the_midst_of_a_study_nothing_is_lost(own: Portal, tmp_path: 
     assert own.machine.run(f"stat -c '%a %U %G' {CREDENTIALS}").stdout == mode
     own.deliver(ours)
     own.machine.run("ddwd doctor --send")
+
+
+def _removed(portal: Portal, study: Study) -> str:
+    """Orthanc ID of a study of which one image is deleted on the gateway, a series on storage too, by the login admin."""
+    lookup = {"Level": "Study", "Query": {"StudyInstanceUID": study.uid}}
+    (orthanc_id,) = portal.machine.rest("gateway", "/tools/find", method="POST", body=lookup)
+    (series,) = portal.machine.rest("gateway", f"/studies/{orthanc_id}")["Series"]
+    first, *_ = portal.machine.rest("gateway", f"/series/{series}")["Instances"]
+    portal.machine.rest("gateway", f"/instances/{first}", method="DELETE")
+    portal.machine.rest("storage", f"/series/{series}", method="DELETE")
+    portal.machine.rest("gateway", f"/series/{series}", method="DELETE")
+    return str(orthanc_id)
+
+
+def _answer(portal: Portal, words: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(portal.machine.run(f"{words} --json", check=False).stdout)
+    return found
+
+
+def test_who_deletes_images_is_named_by_every_view_until_they_are_back(own: Portal, tmp_path: Path) -> None:
+    study = made_up_ct(tmp_path / "ct", 3, seed=404, size=16)
+    own.deliver(study)
+    own.machine.wait_for(
+        lambda: _answer(own, f"ddwd trace {study.uid}")["complete"], limit=30, what="it was never complete"
+    )
+    orthanc_id = _removed(own, study)
+    (told,) = _answer(own, f"ddwd trace {study.uid}")["studies"]
+    assert not told["complete"]
+    assert "missing: 3 on ORTHANC1 and 3 on ORTHANC2" in told["verdict"]
+    assert "admin from 127.0.0.1: DELETE /series/" in told["verdict"]
+    asked = [step["text"] for step in told["steps"] if step["event"] == "changed-by-rest"]
+    assert sum("DELETE /instances/" in text and "on the gateway" in text for text in asked) == 1
+    assert sum("DELETE /series/" in text for text in asked) == 2
+    assert {event["DDWD_STUDY"] for event in _changes(own, f"DDWD_STUDY={orthanc_id}")} == {orthanc_id}
+
+    listed = own.machine.run("ddwd reconcile --dry-run", check=False)
+    assert listed.returncode == 1
+    assert f"{study.uid}: received, gone from the gateway 3; received, gone from storage 3" in listed.stdout
+    own.machine.run("ddwd reconcile")
+
+    def names_it() -> bool:
+        return any(
+            "missing images that were received" in line for line in _answer(own, "ddwd status")["wrong"]
+        )
+
+    own.machine.wait_for(names_it, limit=90, what="ddwd status does not name it")
+    doctor = own.machine.run("ddwd doctor", check=False).stdout
+    assert "1 study is missing images that were received, 3 on ORTHANC1 and 3 on ORTHANC2" in doctor
+    (told,) = _answer(own, f"ddwd trace {study.uid}")["studies"]
+    assert ", noticed 20" in told["verdict"]
+
+    _, _, command = told["next_step"].rpartition("then from the disk: ")
+    assert command.startswith("ddwd send /")
+    own.machine.run(command)
+    own.machine.wait_for(
+        lambda: _answer(own, f"ddwd trace {study.uid}")["complete"], limit=60, what="it is not complete again"
+    )
+    own.machine.wait_for(lambda: not names_it(), limit=90, what="ddwd status names it still")
+    own.machine.run(f"ddwd reconcile --dry-run {study.uid} && ddwd verify {study.uid}")
 
 
 def test_who_may_look_at_the_passwords_and_who_may_change_them(own: Portal) -> None:

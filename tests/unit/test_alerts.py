@@ -18,6 +18,7 @@ from ddwd.store.status_files import (
     AcceptorStatus,
     ExtractorStatus,
     InFlightStudy,
+    LostStatus,
     RefusalCount,
     RefusalKind,
     SelfTestResult,
@@ -139,6 +140,7 @@ def test_every_kind_of_trouble_is_a_condition_and_a_sound_portal_has_none() -> N
         in_flight=(InFlightStudy(blocker="refused"),),
         quarantine=3,
         two_patients=2,
+        lost=LostStatus(1, 5, 2, "2026-01-02T03:00:00.000Z", "1.2.3"),
         self_test=SelfTestResult(ok=False, text="nothing came"),
     )
     assert conditions(bad, {})["quarantine"].count == 3
@@ -146,7 +148,7 @@ def test_every_kind_of_trouble_is_a_condition_and_a_sound_portal_has_none() -> N
     found = conditions(bad, {"CT1": datetime(2026, 1, 2, 7, tzinfo=UTC)})
     assert {key.split(" ")[0] for key in found} == {
         *("unit", "orthanc", "heart", "disk", "waiting", "refused", "quarantine"),
-        *("two-patients", "self-test", "silence"),
+        *("two-patients", "lost", "self-test", "silence"),
     }
 
 

@@ -12,6 +12,7 @@ import pytest
 from ddwd.core.errors import PeerDownError, StateError
 from ddwd.core.model import OrthancId, Study
 from ddwd.extractor.consistency import ConsistencyCheck, Difference, DifferenceTotals
+from ddwd.retention.scheduler import without
 from ddwd.store.record_check import RecordChecker
 from tests.unit.fakes import FakeOrthanc, image, orthanc_id
 from tests.unit.portal import Portal
@@ -110,6 +111,10 @@ def test_where_a_study_is_known(portal: Portal) -> None:
     only_gateway, only_storage = image(3), image(4)
     portal.gateway.store(only_gateway)
     portal.storage.store(only_storage)
+    for place in ("gateway", "storage"):
+        record = portal.custody.read(_SECOND[0].study_id)
+        assert record is not None
+        portal.custody.write(without(record, place, set(record.images), "2026-01-02T00:00:00.000Z"))
     portal.gateway.delete_study(_SECOND[0].study_id)
     portal.storage.delete_study(_SECOND[0].study_id)
     found = {one.study: one for one in comparison(portal).everything()}
@@ -119,7 +124,7 @@ def test_where_a_study_is_known(portal: Portal) -> None:
     assert found[only_storage.study_id] == Difference(
         only_storage.study_id, only_storage.study_uid, ("storage",), not_on_disk=1
     )
-    # deleted in both Orthancs and still on disk: that is as it should be
+    # removed from both Orthancs by retention and still on disk: that is as it should be
     assert found[_SECOND[0].study_id] == Difference(_SECOND[0].study_id, _SECOND[0].study_uid, ())
     totals = DifferenceTotals()
     for one in found.values():

@@ -29,6 +29,7 @@ from ddwd.store.operator_requests import Request
 from ddwd.store.status_files import (
     HARMLESS,
     AcceptorStatus,
+    LostStatus,
     RefusalCount,
     RefusalKind,
     SelfTestResult,
@@ -266,6 +267,11 @@ def _certificate_expired(machine: Machine) -> None:
     machine.ends = machine.clock.utc() - timedelta(days=1)
 
 
+def _images_lost(machine: Machine) -> None:
+    lost = LostStatus(2, 5, 1, "2026-01-02T03:00:00.000Z", "1.2.3")
+    machine.report = replace(machine.report, lost=lost)
+
+
 def _self_test_failed(machine: Machine) -> None:
     machine.report = replace(machine.report, self_test=SelfTestResult(ok=False, text="nothing came"))
 
@@ -291,6 +297,11 @@ def _self_test_failed(machine: Machine) -> None:
         (_clock_off, "clock", "storage's clock is 3 min off"),
         (_certificate_expired, "certificates", "/etc/ddwd/own.pem has expired"),
         (_self_test_failed, "self test", "nothing came"),
+        (
+            _images_lost,
+            "waiting",
+            "2 studies are missing images that were received, 5 on ORTHANC1 and 1 on ORTHANC2, as 1.2.3",
+        ),
     ],
 )
 def test_what_is_broken_is_named_with_what_to_do(

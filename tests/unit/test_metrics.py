@@ -17,6 +17,7 @@ from ddwd.store.statefile import decode
 from ddwd.store.status_files import (
     AcceptorStatus,
     DestinationStatus,
+    LostStatus,
     RetentionStatus,
     SelfTestResult,
     SenderStatus,
@@ -73,6 +74,7 @@ def metrics(tmp_path: Path) -> Metrics:
             volumes=(volume,),
             quarantine=1,
             two_patients=2,
+            lost=LostStatus(1, on_gateway=5, on_storage=2),
             self_test=SelfTestResult("2026-01-02T03:00:00Z", ok=True),
             retention=decode(RetentionStatus, {"last": LAST_ROUND, "now": None}),
             destinations=(DestinationStatus("teaching", state="away", images=12),),
@@ -107,6 +109,7 @@ def test_how_things_stand_is_shown(metrics: Metrics, tmp_path: Path) -> None:
     assert found["ddwd_retention_studies_kept", "gateway"] == 5
     assert found["ddwd_quarantine_images",] == 1
     assert found["ddwd_two_patients_studies",] == 2
+    assert (found["ddwd_lost_images", "gateway"], found["ddwd_lost_images", "storage"]) == (5, 2)
     assert found["ddwd_self_test_ok",] == 1
 
 

@@ -19,7 +19,7 @@ from ddwd.core.errors import ConfigError, PeerDownError, StateError
 from ddwd.core.model import SELF_TEST_PATIENT
 from ddwd.daemon.extractor import StatusTotals, extractor_status
 from ddwd.retention import rules, scheduler
-from ddwd.status import study_lookup
+from ddwd.status import study_lookup, trace_text
 from ddwd.status import trace as view
 from ddwd.status.findings import Severity
 from ddwd.status.report import VolumeState
@@ -211,7 +211,7 @@ def test_trace_tells_where_it_was_removed_and_how_to_have_it_again(tmp_path: Pat
     assert "retention removed 3 images there, last 2026-01-04" in told.verdict
     assert told.next_step == f"none; to restore the files: ddwd retry {STUDY}"
     assert [(hop.images, bool(hop.retired)) for hop in told.hops] == [(0, True), (3, False), (0, True)]
-    assert sum("removed by retention 2026-01-04" in line for line in view.lines(told, 100)) == 2
+    assert sum("removed by retention 2026-01-04" in line for line in trace_text.lines(told, 100)) == 2
 
 
 def test_the_status_has_the_last_round(tmp_path: Path) -> None:

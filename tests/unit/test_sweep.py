@@ -33,6 +33,7 @@ class Archive:
     compared: list[OrthancId] = field(default_factory=list)
     wrong: set[OrthancId] = field(default_factory=set)
     recent: list[OrthancId] = field(default_factory=list)
+    recorded: list[OrthancId] = field(default_factory=list)
     busy: float = 0.0
     rounds: int = 0
     suspects: list[OrthancId] = field(default_factory=list)
@@ -47,7 +48,12 @@ class Archive:
         for node in (self.gateway, self.storage):
             node.store(*self.images)
         self.sweep = Sweep(
-            (self.gateway, self.storage), self._suspects, lambda: self.recent, InlineExecutor(), self.clock
+            (self.gateway, self.storage),
+            self._suspects,
+            lambda: self.recent,
+            InlineExecutor(),
+            self.clock,
+            lambda: iter(self.recorded),
         )
 
     @property

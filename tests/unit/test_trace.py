@@ -16,8 +16,10 @@ from ddwd.core.model import OrthancId
 from ddwd.daemon.extractor import StatusTotals, extractor_status
 from ddwd.extractor.decision import Blocker
 from ddwd.extractor.quarantine import QuarantinedObject
-from ddwd.status import refusals as journal
+from ddwd.retention.scheduler import without
+from ddwd.status import journal_events as journal
 from ddwd.status import trace as view
+from ddwd.status import trace_text
 from ddwd.status.events import AuditEvent
 from ddwd.status.status_codes import MEANINGS, explain
 from ddwd.store.custody import Custody
@@ -30,7 +32,7 @@ from tests.unit.portal import Portal
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddwd.status.refusals import Refusals
+    from ddwd.status.journal_events import JournalEvents
     from ddwd.status.trace import Trace
 
 _STUDY = image().study_id
@@ -46,7 +48,7 @@ def _none(_study_uid: str) -> list[AuditEvent]:
 
 
 def _trace(
-    portal: Portal, *, extractor: bool = True, study: OrthancId = _STUDY, refusals: Refusals = _none
+    portal: Portal, *, extractor: bool = True, study: OrthancId = _STUDY, refusals: JournalEvents = _none
 ) -> Trace:
     path = portal.paths.heartbeat("extractor")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +97,7 @@ def test_images_that_came_by_rest_are_counted(portal: Portal) -> None:
     told = _trace(portal)
     assert told.complete
     assert [hop.by_rest for hop in told.hops] == [0, 2, 0]
-    assert "    2 images by REST, since STOW-RS failed" in view.lines(told, 80)
+    assert "    2 images by REST, since STOW-RS failed" in trace_text.lines(told, 80)
     assert "copied" in [step.event for step in told.steps]
 
 
@@ -175,7 +177,7 @@ def test_two_patients_under_one_study_uid_name_each_other_and_what_settles_it(po
         assert told.namesakes == (other,)
         assert "in use under another PatientID too, and nobody has decided" in told.verdict
         assert told.next_step == f"ddwd quarantine show {entry.id}"
-        shown = view.lines(told, 80)
+        shown = trace_text.lines(told, 80)
         assert any(other in line for line in shown)
         assert "PAT" not in "\n".join(shown)
     portal.requests.submit(Request("release", item=entry.id))
@@ -196,9 +198,15 @@ def test_a_namesake_is_named_where_an_orthanc_does_not_answer(portal: Portal) ->
     assert _trace(portal, study=twin.study_id).namesakes == (_STUDY,)
 
 
-def test_a_published_study_that_both_orthancs_forgot_is_still_complete(portal: Portal) -> None:
+def test_a_published_study_that_retention_removed_from_both_orthancs_is_still_complete(
+    portal: Portal,
+) -> None:
     portal.deliver(*_images(2))
     portal.run(20)
+    for place in ("gateway", "storage"):
+        record = portal.custody.read(_STUDY)
+        assert record is not None
+        portal.custody.write(without(record, place, set(record.images), "2026-01-02T00:00:00.000Z"))
     portal.gateway.delete_study(_STUDY)
     portal.storage.delete_study(_STUDY)
     assert _trace(portal).complete
@@ -213,12 +221,12 @@ def test_the_text_fits_and_names_no_patient(portal: Portal) -> None:
     portal.deliver(*_images(3))
     portal.run(20)
     told = _trace(portal)
-    shown = view.lines(told, 80)
+    shown = trace_text.lines(told, 80)
     assert max(map(len, shown)) <= 110  # the line of the three names alone may be longer than the screen
     assert sum(len(line) > 80 for line in shown) <= 1
     assert image().patient_id not in "\n".join(shown)
     bad = replace(told, verdict="it \x1b[2J waits")
-    assert "\x1b" not in "\n".join(view.lines(bad, 80))
+    assert "\x1b" not in "\n".join(trace_text.lines(bad, 80))
 
 
 def test_what_to_do_follows_from_the_typed_status_and_never_from_the_wording(
@@ -313,7 +321,7 @@ def test_a_study_of_which_every_image_was_refused_is_found_by_its_uid(portal: Po
     )
     assert told.verdict.startswith("no image of it is here; 2 images were refused by ORTHANC1, last at 2027")
     assert told.next_step.startswith("sending it again cannot help")
-    assert "image-refused: image of CT1 at 10.0.0.5" in "\n".join(view.lines(told, 200))
+    assert "image-refused: image of CT1 at 10.0.0.5" in "\n".join(trace_text.lines(told, 200))
     with pytest.raises(NotFoundError, match=r"^no study$"):
         view.or_refused(image().study_uid, find, _none)
 
@@ -352,7 +360,7 @@ class _Journal:
         self.records = [
             one
             for one in self.records
-            if all(str(one[name]) in values for name, values in self.asked.items())
+            if all(str(one.get(name)) in values for name, values in self.asked.items())
         ]
 
     def get_previous(self) -> dict[str, object]:
@@ -387,11 +395,52 @@ def test_refused_images_are_read_from_the_records_of_the_acceptor_alone(
     monkeypatch.setattr("pwd.getpwnam", users.__getitem__)
     monkeypatch.setattr(journal, "journal", _Journal(*records))
     monkeypatch.setattr(journal, "_is_readable", lambda: True)
-    found = journal.of_study("1.2.3")
+    found = journal.refusals_of("1.2.3")
     assert [(one.at, one.message, one.fields["aet"]) for one in found] == [
         ("2026-01-02T03:04:01.000Z", "record 1", "CT1"),
         ("2026-01-02T03:04:03.000Z", "record 3", "CT1"),
     ]
     monkeypatch.setattr(journal, "_is_readable", lambda: False)
     with pytest.raises(StateError, match="group systemd-journal"):
-        journal.of_study("1.2.3")
+        journal.refusals_of("1.2.3")
+
+
+def test_requests_by_rest_are_read_from_the_records_of_the_orthancs_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def record(second: int, **changes: object) -> dict[str, object]:
+        return {
+            "SYSLOG_IDENTIFIER": "ddwd-audit",
+            "_TRANSPORT": "journal",
+            "_UID": 993,
+            "DDWD_EVENT": "changed-by-rest",
+            "DDWD_STUDY": _STUDY,
+            "DDWD_USER": "admin",
+            "MESSAGE": f"record {second}",
+            "__REALTIME_TIMESTAMP": datetime(2026, 1, 2, 3, 4, second, tzinfo=UTC),
+            **changes,
+        }
+
+    records = (
+        record(1, _UID=994),
+        record(2, DDWD_STUDY="other"),
+        record(3, DDWD_STUDY="", DDWD_RESOURCE="/tools/bulk-delete"),
+        record(4, _UID=65534),
+        record(5, DDWD_EVENT="deleted"),
+        record(6),
+        record(7, _UID=991),
+    )
+    users = {
+        "ddwd-gateway": Mock(pw_uid=993),
+        "ddwd-storage": Mock(pw_uid=994),
+        "ddwd-inbox": Mock(pw_uid=991),
+    }
+    monkeypatch.setattr("pwd.getpwnam", users.__getitem__)
+
+    class Fresh:
+        def Reader(self) -> _Journal:  # noqa: N802 - systemd's name
+            return _Journal(*records)
+
+    monkeypatch.setattr(journal, "journal", Fresh())
+    monkeypatch.setattr(journal, "_is_readable", lambda: True)
+    assert [one.message for one in journal.changes_of(_STUDY)] == ["record 1", "record 3", "record 6"]
