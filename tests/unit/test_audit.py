@@ -104,7 +104,7 @@ def test_no_reader_of_the_journal_selects_the_trail_by_its_name_alone() -> None:
     readers = {path for path, text in sources.items() if re.search(r"journal\.Reader\(|\"--no-pager\"", text)}
     assert {path.stem for path in readers} >= {
         "audit_relay",
-        "refusals",
+        "journal_events",
         "rejected_associations",
         "system_info",
     }

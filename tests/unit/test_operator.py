@@ -182,6 +182,7 @@ def test_the_json_of_a_dry_run(portal: Portal) -> None:
     assert by_study[_STUDY] == {
         "study": _STUDY, "study_uid": _ONE.study_uid, "nodes": ["gateway", "storage"], "not_on_storage": 0,
         "not_on_disk": 0, "set_aside": 1, "gone_from_disk": 0, "damage": "",
+        "lost_on_gateway": 0, "lost_on_storage": 0,
     }  # fmt: skip
     assert "damaged" in by_study[_SECOND[0].study_id]["damage"]
     totals = found["totals"]
