@@ -21,11 +21,15 @@ CHAINED = frozenset(
         *(Event.PUBLISHED, Event.LATE_IMAGE, Event.REPAIRED, Event.VANISHED, Event.DELETED, Event.RETIRED),
         *(Event.RECORD_CHANGED, Event.RECORD_REMOVED, Event.CHANGED_BY_REST),
         *(Event.CONFLICT, Event.TWO_PATIENTS, Event.QUARANTINED, Event.RELEASED),
+        *(Event.CHAIN_HEAD, Event.CHAIN_BROKEN),
         *(Event.COMMITMENT_ANSWERED, Event.DELIVERED),
         *(Event.REQUESTED, Event.PAUSED, Event.RESUMED, Event.CONFIG_CHANGED, Event.STATE_REBUILT),
     }
 )
-"""What changes the images that the portal has, or what it promised about them to others, and the operator's actions."""
+"""What changes the images that the portal has, what it promised about them to others, operators' actions, and the chain's own heads."""
+HEAD = Event.CHAIN_HEAD.value
+BEGUN, KNOWN = "chain-begun", "record-known"
+"""Entries that the signer makes itself: the first one, and a custody record that no entry is about."""
 _LEFT_OUT = frozenset({"accession"})
 _MICRO = 1_000_000
 

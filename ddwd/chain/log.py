@@ -9,10 +9,13 @@ Durable order: entries, then tree. After a power cut a torn line is cut off, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 from ddwd.chain import merkle
+from ddwd.chain.entry import decode
 from ddwd.chain.merkle import HASH_BYTES, Frontier
 from ddwd.core import durable, watchdog
 from ddwd.core.errors import DamagedStateError
@@ -36,6 +39,11 @@ def _entries(records: int) -> int:
     return size
 
 
+def records(completed: Sequence[bytes], end: int) -> bytes:
+    """Return what the tree stores of the hashes that an entry completes, which ends before byte `end` of the entries."""
+    return b"".join(one + end.to_bytes(_END_BYTES, "big") for one in completed)
+
+
 class ChainLog:
     """The log as it is read, up to `size` entries; readers never write. Raises DamagedStateError where its files contradict each other."""
 
@@ -52,6 +60,12 @@ class ChainLog:
     def root(self, size: int) -> bytes:
         """Return the root of the first `size` entries."""
         return merkle.root(self.node, size)
+
+    @contextmanager
+    def tree_reader(self) -> Iterator[Callable[[int], bytes]]:
+        """Yield a function that returns the next so many records of the tree, as `records` makes them, from its begin on."""
+        with self.tree.open("rb") if self.tree.exists() else BytesIO() as file:
+            yield lambda count: file.read(count * _RECORD_BYTES)
 
     def line(self, index: int) -> bytes:
         """Return entry `index`, as it is hashed."""
@@ -101,17 +115,16 @@ class ChainWriter(ChainLog):
         self._extend_tree(lines)
 
     def _extend_tree(self, lines: Sequence[bytes]) -> None:
-        end, added = self._end_bytes, []
+        end, added = self._end_bytes, list[bytes]()
         for line in lines:
             end += len(line) + 1
-            stored_end = end.to_bytes(_END_BYTES, "big")
-            added += [one + stored_end for one in self._frontier.append(line)]
+            added.append(records(self._frontier.append(line), end))
         durable.append(self.tree, b"".join(added))
         self._end_bytes = end
         self.size = self._frontier.size
 
     def _mend(self) -> None:
-        """Make both files end with the same entry: the last whole line."""
+        """Make both files end with the same entry: the last whole line. Lines behind the tree's end count up to the first that is no entry."""
         length = _length(self.entries)
         if not self._is_tree_of(length):
             self.size = 0  # it belongs to other entries: make it anew, and let the signed head decide which ones are right
@@ -121,6 +134,8 @@ class ChainWriter(ChainLog):
         self._end_bytes = self._end(self.size)
         batch: list[bytes] = []
         for line in self.lines(self.size):
+            if not _is_entry(line):
+                break
             batch.append(line)
             if len(batch) == _LINES_AT_ONCE:
                 watchdog.alive()
@@ -139,6 +154,14 @@ class ChainWriter(ChainLog):
         with self.entries.open("rb") as file:
             file.seek(end - 1)
             return file.read(1) == b"\n"
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        decode(line, "")
+    except DamagedStateError:
+        return False
+    return True
 
 
 def _length(path: Path) -> int:

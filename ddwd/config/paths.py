@@ -90,6 +90,8 @@ class Paths:
     """Exists while `ddwd restore` runs, or after it was interrupted: no service starts then; `ddwd restore`."""
     hooks = _Path(lambda paths: paths.config.data_dir / "hooks")
     """Finished studies whose hooks must run; the extractor adds to `waiting`, ddwd-hooks writes the rest."""
+    chain = _Path(lambda paths: paths.config.data_dir / "chain")
+    """The chain: its entries, their tree, the heads and the signer's key; ddwd-signer."""
     deliveries = _Path(lambda paths: paths.config.data_dir / "courier")
     """What each of `destinations` was proved to have, one file for a destination and a study; ddwd-courier."""
     quarantine = _Path(lambda paths: paths.config.data_dir / "quarantine")
@@ -128,6 +130,8 @@ class Paths:
     """What is rendered for TLS: the terminators' settings, and the authorities that the gateway trusts; provision."""
     hooks_status = _Path(lambda paths: paths.config.run_dir / "hooks" / "status.json")
     """Studies that wait for their hook, and why; ddwd-hooks."""
+    signer_status = _Path(lambda paths: paths.config.run_dir / "signer" / "status.json")
+    """State of the chain: entries, heads, and what is wrong with it; ddwd-signer."""
     courier_status = _Path(lambda paths: paths.config.run_dir / "courier" / "status.json")
     """State of each of `destinations`, and what waits for it; ddwd-courier."""
     self_test = _Path(lambda paths: paths.config.run_dir / "doctor" / "last.json")

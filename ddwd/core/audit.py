@@ -98,6 +98,8 @@ class Event(StrEnum):
     DESTINATION_UP = "destination-up", "9a6f0f1c4f0b4c5c8d2e6b7a10d40062"
     RECORD_CHANGED = "record-changed", "9a6f0f1c4f0b4c5c8d2e6b7a10d40082"
     RECORD_REMOVED = "record-removed", "9a6f0f1c4f0b4c5c8d2e6b7a10d40081"
+    CHAIN_HEAD = "chain-head", "9a6f0f1c4f0b4c5c8d2e6b7a10d40090"
+    CHAIN_BROKEN = "chain-broken", "9a6f0f1c4f0b4c5c8d2e6b7a10d40091", _LOG_WARNING
 
 
 _OF_AN_ORTHANC = {Event.DELETED, Event.CHANGED_BY_REST, Event.COMMITMENT_ASKED, Event.COMMITMENT_FAILED}
@@ -120,6 +122,7 @@ _WRITERS: dict[str, frozenset[Event]] = {
     "ddwd-hooks": frozenset({Event.HOOK_DONE, Event.HOOK_FAILED}),
     "ddwd-commitment": frozenset({Event.COMMITMENT_ANSWERED, Event.COMMITMENT_FAILED}),
     "ddwd-courier": frozenset({Event.DELIVERED, Event.DESTINATION_DOWN, Event.DESTINATION_UP}),
+    "ddwd-signer": frozenset({Event.CHAIN_HEAD, Event.CHAIN_BROKEN}),
     "ddwd-doctor": frozenset({Event.SELF_TEST}),
 }
 """The users whose records belong to the trail, and which events each may write: a unit has a user of its own.

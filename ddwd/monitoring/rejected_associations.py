@@ -9,22 +9,20 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ddwd.core import durable
-from ddwd.core.audit import Event, journal
-from ddwd.core.errors import StateError
+from ddwd.core.audit import Event
+from ddwd.core.journal_reader import open_reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from ddwd.core.audit import Audit
     from ddwd.core.clock import Clock
-
-    Reader = Callable[[], Iterable[Mapping[str, Any]]]
-    """Returns the records of these units since its last call."""
+    from ddwd.core.journal_reader import Reader
 
 _MINUTE = 60.0
 _MOST_A_MINUTE = 10
@@ -85,26 +83,7 @@ def read_cursor(path: Path) -> str:
 
 def open_journal(cursor: str) -> Reader:
     """Open this machine's journal at a cursor, or an hour ago; without systemd's library there are no records. Raises StateError."""
-    if journal is None:
-        return tuple
-    try:
-        reader = journal.Reader()
-        reader.fileno()  # from here on `process` detects a journal file that was replaced
-        for unit in _UNITS:
-            reader.add_match(_SYSTEMD_UNIT=unit)
-        if cursor:
-            reader.seek_cursor(cursor)
-            reader.get_next()  # the record that the cursor names was handled before
-        else:
-            reader.seek_realtime(datetime.now(UTC) - timedelta(hours=1))
-    except OSError as error:
-        raise StateError(f"the journal cannot be read ({error.strerror})") from error
-
-    def new_records() -> Iterable[Mapping[str, Any]]:
-        reader.process()
-        return iter(reader.get_next, {})
-
-    return new_records
+    return open_reader([f"_SYSTEMD_UNIT={unit}" for unit in _UNITS], cursor, timedelta(hours=1))
 
 
 @dataclass

@@ -25,6 +25,7 @@ UNITS = (
     "ddwd-storage",
     "ddwd-scp",
     "ddwd-extractor",
+    "ddwd-signer",
     "ddwd-monitor",
     "ddwd-inbox",
     "ddwd-hooks",

@@ -293,6 +293,27 @@ class ExtractorStatus:
     recent: tuple[FinishedStudy, ...] = ()
 
 
+# --- ddwd-signer ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SignerStatus:
+    """State of the chain: signed entries, root and time of the newest head, size and time of the last published one.
+
+    `problem` is why events wait in the journal or, with `is_broken`, why the chain is not extended any more.
+    """
+
+    at: str = ""
+    pid: int = 0
+    entries: int = 0
+    signed_at: str = ""
+    root: str = ""
+    published: int = 0
+    published_at: str = ""
+    is_broken: bool = False
+    problem: str = ""
+
+
 # --- ddwd-courier, ddwd-hooks, the self test --------------------------------------------------------------------------
 
 
@@ -362,6 +383,7 @@ class SelfTestResult:
 SCP = StateFormat(ScpStatus, "status file")
 ACCEPTOR = StateFormat(AcceptorStatus, "status file")
 EXTRACTOR = StateFormat(ExtractorStatus, "status file", indent=1)
+SIGNER = StateFormat(SignerStatus, "status file")
 COURIER = StateFormat(CourierStatus, "status file")
 HOOKS = StateFormat(HooksStatus, "status file")
 SELF_TEST = StateFormat(SelfTestResult, "result of the self test")

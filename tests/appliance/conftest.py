@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CUSTODY = ("ddwd-acceptor", "ddwd-gateway", "ddwd-storage", "ddwd-scp", "ddwd-extractor")
 """The daemons that images pass through."""
-DAEMONS = (*CUSTODY, "ddwd-monitor", "ddwd-inbox")
+DAEMONS = (*CUSTODY, "ddwd-signer", "ddwd-monitor", "ddwd-inbox")
 UNITS = ("ddwd", *DAEMONS)
 SETTINGS = "/etc/ddwd/ddwd.yaml"
 OUTPUT_DIR = "/var/lib/ddwd/received_dicom"

@@ -20,8 +20,16 @@ if TYPE_CHECKING:
     from tests.machine import Machine
     from tests.studies import Study
 
-GATEWAY = ("ddwd", "ddwd-gateway", "ddwd-inbox", "ddwd-monitor", "ddwd-tls@link")
-INSIDE = ("ddwd", "ddwd-storage", "ddwd-scp", "ddwd-extractor", "ddwd-monitor", "ddwd-tls@link")
+GATEWAY = ("ddwd", "ddwd-gateway", "ddwd-inbox", "ddwd-signer", "ddwd-monitor", "ddwd-tls@link")
+INSIDE = (
+    "ddwd",
+    "ddwd-storage",
+    "ddwd-scp",
+    "ddwd-extractor",
+    "ddwd-signer",
+    "ddwd-monitor",
+    "ddwd-tls@link",
+)
 LINK_PORT = 8450
 PASSWORD_FILE = "/etc/ddwd/database.password"  # noqa: S105 - where it is
 

@@ -9,12 +9,15 @@ from ddwd.chain import head
 from ddwd.chain.entry import encode
 from ddwd.chain.head import HeadFiles, SignedHead
 from ddwd.chain.log import ChainLog, ChainWriter
-from ddwd.core.audit import Event
+from ddwd.core.audit import Audit, Event
 from ddwd.store.custody import images_digest
 from tests.unit.fakes import orthanc_id
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from ddwd.core.journal_reader import Reader
 
 STUDY = orthanc_id("P", "1")
 STAMP = "2026-01-05T12:00:00.000Z"
@@ -28,9 +31,54 @@ def journal_record(event: Event, number: int, **fields: Any) -> dict[str, str]:
         "__REALTIME_TIMESTAMP": str(1_767_614_400_000_000 + number),
         "__CURSOR": f"s=1;i={number:x}",
         "_SYSTEMD_UNIT": "ddwd-extractor.service",
-        "_UID": "990",
+        "_UID": "0",
+        "_TRANSPORT": "journal",
+        "SYSLOG_IDENTIFIER": "ddwd-audit",
         **{f"DDWD_{key.upper()}": str(value) for key, value in fields.items()},
     }
+
+
+class Journal:
+    """The journal of a machine, as far as the audit trail is in it."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, str]] = []
+        self.audit = Audit(self._write)
+        self.problem: Exception | None = None
+        self._written = 0
+
+    def _write(self, event: Event, message: str, fields: dict[str, str]) -> None:
+        self._written += 1
+        found = journal_record(event, self._written)
+        self.records.append(found | {"MESSAGE": message, "_SYSTEMD_UNIT": "ddwd-signer.service"} | fields)
+
+    def happen(self, event: Event, count: int = 1, **fields: Any) -> None:
+        """Some processes of the portal write events."""
+        for _ in range(count):
+            self._written += 1
+            self.records.append(journal_record(event, self._written, **fields))
+
+    def rotate(self, kept: int) -> None:
+        """Lose all but the newest records."""
+        del self.records[:-kept]
+
+    def open(self, cursor: str, _time: str) -> Reader:
+        """Open the trail as the daemon does: behind a cursor, at the next record that is left if its own is gone."""
+        last = _number(cursor)
+
+        def new_records() -> Iterator[dict[str, str]]:
+            nonlocal last
+            if self.problem is not None:
+                raise self.problem
+            for one in [one for one in self.records if _number(one["__CURSOR"]) > last]:
+                last = _number(one["__CURSOR"])
+                yield one
+
+        return new_records
+
+
+def _number(cursor: str) -> int:
+    return int(cursor.rpartition("=")[2] or "0", 16)
 
 
 def lines(count: int, first: int = 0) -> list[bytes]:

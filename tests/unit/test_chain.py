@@ -275,7 +275,7 @@ def test_an_entry_has_what_journald_says_of_its_writer_and_no_patient_nor_access
         "event": "published",
         "message": "what happened as number 1",
         "unit": "ddwd-extractor.service",
-        "uid": "990",
+        "uid": "0",
         "cursor": "s=1;i=1",
         "study": "a",
         "study_uid": "1.2",

@@ -1,0 +1,168 @@
+"""The promise of the walk: whatever is changed in the chain behind the signer's back is found, and where it can be, named."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddwd.chain.check import walk
+from ddwd.chain.head import HeadFiles
+from ddwd.chain.log import ChainLog
+from ddwd.chain.signer import Signer
+from ddwd.core.audit import Event
+from tests.depth import FULL
+from tests.unit.chain import Journal
+from tests.unit.fakes import FakeClock, orthanc_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+PARTS = 10
+TAMPERINGS = 1000 if FULL else 30
+"""In each part; 10,000 in all at full depth."""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a chain of some days, with several published heads; the key is the signer's alone."""
+    folder, journal, clock = tmp_path_factory.mktemp("days") / "chain", Journal(), FakeClock()
+    signer = Signer(folder, journal.open, None, journal.audit, clock)
+    for day in range(5):
+        for number in range(6):
+            journal.happen(Event.PUBLISHED, study=orthanc_id(str(day), str(number)), record_sha256="ab" * 32)
+        for _ in range(3):
+            signer.step()
+        clock.advance(86_400)
+    assert len(HeadFiles(folder).read_published()) == 5
+    assert walk(folder).problems == []
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "key.pem"}
+
+
+@dataclass
+class Tamperer:
+    """Changes one thing in one file, by dice."""
+
+    dice: random.Random
+    files: dict[str, bytes]
+    done: list[str] = field(default_factory=list)
+
+    def tamper(self) -> dict[str, bytes]:
+        """Return the files with one change, which `done` then names."""
+        name = self.dice.choice(list(self.files))
+        ways: list[Callable[[bytes], bytes]] = [self._flip]
+        if name.endswith(".jsonl"):
+            ways += [self._remove, self._exchange, self._repeat, self._shorten, self._alter]
+        if name == "tree":
+            ways += [self._shorten]
+        while True:
+            way = self.dice.choice(ways)
+            content = way(self.files[name])
+            if content != self.files[name]:
+                self.done.append(f"{name} {way.__name__}")
+                return self.files | {name: content}
+
+    def _flip(self, content: bytes) -> bytes:
+        frame = b"-----\n"  # of a key in PEM, which is not part of it
+        first = content.find(frame) + len(frame) if frame in content else 0
+        last = content.rfind(b"\n-----") if frame in content else len(content)
+        at = self.dice.randrange(first, last)
+        return content[:at] + bytes([content[at] ^ (1 << self.dice.randrange(8))]) + content[at + 1 :]
+
+    def _remove(self, content: bytes) -> bytes:
+        lines = content.splitlines(keepends=True)
+        del lines[self.dice.randrange(len(lines))]
+        return b"".join(lines)
+
+    def _exchange(self, content: bytes) -> bytes:
+        lines = content.splitlines(keepends=True)
+        one, other = self.dice.sample(range(len(lines)), 2)
+        lines[one], lines[other] = lines[other], lines[one]
+        return b"".join(lines)
+
+    def _repeat(self, content: bytes) -> bytes:
+        lines = content.splitlines(keepends=True)
+        lines.insert(self.dice.randrange(len(lines)), self.dice.choice(lines))
+        return b"".join(lines)
+
+    def _shorten(self, content: bytes) -> bytes:
+        return content[: self.dice.randrange(len(content))]
+
+    def _alter(self, content: bytes) -> bytes:
+        lines = content.splitlines(keepends=True)
+        at = self.dice.randrange(len(lines))
+        digits = [place for place, char in enumerate(lines[at]) if chr(char).isdigit()]
+        place = self.dice.choice(digits)
+        digit = b"%d" % ((lines[at][place] - ord("0") + self.dice.randrange(1, 10)) % 10)
+        lines[at] = lines[at][:place] + digit + lines[at][place + 1 :]
+        return b"".join(lines)
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_whatever_is_changed_removed_or_moved_in_the_chain_is_found(
+    files: dict[str, bytes], tmp_path: Path, part: int
+) -> None:
+    tamperer = Tamperer(random.Random(part), files)  # noqa: S311 - the same ones each time
+    for _ in range(TAMPERINGS):
+        for name, content in tamperer.tamper().items():
+            (tmp_path / name).write_bytes(content)
+        assert walk(tmp_path).problems, tamperer.done[-1]
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    assert walk(tmp_path).problems == []
+    assert len(set(tamperer.done)) > 8
+
+
+@pytest.mark.parametrize("name", ["entries.jsonl", "tree", "head.json", "published.jsonl", "public.pem"])
+def test_a_file_that_is_missing_is_found(files: dict[str, bytes], tmp_path: Path, name: str) -> None:
+    for one, content in files.items():
+        (tmp_path / one).write_bytes(content)
+    (tmp_path / name).unlink()
+    assert walk(tmp_path).problems
+
+
+def test_the_first_entry_that_was_changed_is_named(files: dict[str, bytes], tmp_path: Path) -> None:
+    for one, content in files.items():
+        (tmp_path / one).write_bytes(content)
+    lines = files["entries.jsonl"].splitlines(keepends=True)
+    (tmp_path / "entries.jsonl").write_bytes(b"".join([*lines[:7], *lines[8:]]))
+    assert walk(tmp_path).problems[0] == "entry 7 was changed, removed or moved"
+
+
+def test_going_back_to_an_earlier_chain_is_found_by_what_was_published_since(
+    files: dict[str, bytes], tmp_path: Path
+) -> None:
+    for one, content in files.items():
+        (tmp_path / one).write_bytes(content)
+    early = files["published.jsonl"].splitlines(keepends=True)[1]
+    (tmp_path / "head.json").write_bytes(early)
+    assert walk(tmp_path).problems[0].startswith("the newest head is older than a published one")
+
+
+def test_what_the_signer_adds_while_it_is_walked_is_no_finding(
+    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for one, content in files.items():
+        (tmp_path / one).write_bytes(content)
+    lines = ChainLog.lines
+
+    def extended(log: ChainLog, start: int = 0):  # type: ignore[no-untyped-def]
+        with log.entries.open("ab") as file:
+            file.write(b'{"event":"published"}\n{"torn')
+        return lines(log, start)
+
+    monkeypatch.setattr(ChainLog, "lines", extended)
+    found = walk(tmp_path)
+    assert found.problems == []
+    assert found.newest is not None
+    assert found.entries == found.newest.size
+
+
+def test_no_chain_is_no_problem_and_no_entry(tmp_path: Path) -> None:
+    found = walk(tmp_path)
+    assert (found.entries, found.newest, found.problems) == (0, None, [])
