@@ -13,6 +13,7 @@ from pathlib import Path
 from ddwd import __version__
 from ddwd.backup import archive, restore
 from ddwd.backup.backup import Made, Order, back_up
+from ddwd.chain import records
 from ddwd.cli import progress
 from ddwd.cli.command import Argument, Command, VerbResult, file_errors, flag, prints
 from ddwd.cli.config import settings_files
@@ -163,7 +164,8 @@ def _restore(args: Namespace, _config: Config | None) -> VerbResult:
                 f"this machine holds {'; '.join(lost)}. No file was changed; --replace removes them"
             )
         _put(backup, bar)
-    Audit().record(Event.REQUESTED, "the operator requested a restore; it is complete")
+    # `ddwd verify` reads the place: after a restore, earlier custody records are right
+    Audit().record(Event.REQUESTED, "the operator requested a restore; it is complete", place=records.RESTORE)
     sys.stderr.writelines(f"ddwd: {line}\n" for line in _left_out(left_out))
     return _start(backup, as_json=args.json)
 

@@ -6,6 +6,7 @@ from typing import Any
 from ddwd.cli.command import Argument, Command, Group, VerbResult, file_errors, prints
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
+from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import NotFoundError
 from ddwd.status.formatting import many
 from ddwd.store.hook_queue import HookQueue
@@ -62,6 +63,12 @@ def _drop(args: Namespace, config: Config) -> VerbResult:
             raise NotFoundError(f"no hook waits for study {args.study}; see: ddwd hooks list")
         for notice in found:
             notices.drop(notice)
+            Audit().record(
+                Event.REQUESTED,
+                f"the operator drops the hook of revision {notice.revision}",
+                study=notice.study,
+                study_uid=notice.study_uid,
+            )
     line = f"dropped: the hook is not called for revision {found[-1].revision}"
     return VerbResult({"dropped": [notice.study for notice in found]}, [line])
 

@@ -20,6 +20,7 @@ from ddwd.cli import (
     doctor,
     hooks,
     pause,
+    prove,
     quarantine,
     reconcile,
     retention,
@@ -37,7 +38,7 @@ from ddwd.config.loader import load
 from ddwd.config.schema import ROLES, Config, Role
 from ddwd.core.errors import DdwdError, NotFoundError
 
-_VIEW = (status.COMMAND, doctor.COMMAND, trace.COMMAND, verify.COMMAND)
+_VIEW = (status.COMMAND, doctor.COMMAND, trace.COMMAND, verify.COMMAND, prove.COMMAND)
 _STUDIES = (
     reconcile.COMMAND,
     retry.COMMAND,
@@ -52,7 +53,18 @@ _WHOLE = (backup.BACKUP, backup.RESTORE, try_.COMMAND)
 VERBS = (*_VIEW, *_STUDIES, *_HOPS, *_SETUP, *_WHOLE)
 _NEEDED: Mapping[str, tuple[Role, ...]] = {
     **dict.fromkeys(
-        ("trace", "verify", "reconcile", "retry", "retention", "pause", "resume", "quarantine", "hooks"),
+        (
+            "trace",
+            "verify",
+            "prove",
+            "reconcile",
+            "retry",
+            "retention",
+            "pause",
+            "resume",
+            "quarantine",
+            "hooks",
+        ),
         ("extractor",),
     ),
     **dict.fromkeys(("backup", "restore"), ROLES),

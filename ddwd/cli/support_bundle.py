@@ -11,14 +11,13 @@ from typing import Any
 
 from ddwd import __version__
 from ddwd.cli import config as config_verb
-from ddwd.cli import doctor, progress, status, tls
+from ddwd.cli import doctor, output_file, progress, status, tls
 from ddwd.cli.command import Argument, Command, VerbResult, prints
 from ddwd.config.loader import load_with_sources
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, Loaded, NodeName
-from ddwd.core import durable
 from ddwd.core.clock import SystemClock, stamp
-from ddwd.core.errors import AccessProblem, ConfigError, DdwdError, Problem, StateError
+from ddwd.core.errors import AccessProblem, ConfigError, DdwdError, Problem
 from ddwd.provisioning import certificates, credentials, orthanc_config
 from ddwd.provisioning.credentials import Credentials
 from ddwd.status import bundle, redaction, system_info
@@ -32,7 +31,7 @@ def _run(args: Namespace, _config: Config | None) -> VerbResult:
     now = SystemClock().utc()
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
     name = f"ddwd-support-{host}-{now:%Y%m%dT%H%M%SZ}"
-    target = _target(args.output, f"{name}.tar.gz")
+    target = output_file.target(args.output, f"{name}.tar.gz")
     subject = InspectedMachine()
     with progress.bar("", as_json=args.json) as bar:
         packed, missed = bundle.gather(subject.parts(), subject.scrub, lambda part: bar.step(part.what))
@@ -46,31 +45,13 @@ def _run(args: Namespace, _config: Config | None) -> VerbResult:
         "taken_out": dict(subject.scrub.hidden),
     }
     content = bundle.archive(name, packed, about, now)
-    _write(target, content)
+    output_file.write(target, content)
     body = {"file": str(target), "bytes": len(content), "files": [one.file for one in packed]}
     made = f"{target} ({size(len(content))}, {len(packed)} files); to view it: tar -xzf {target}"
     return VerbResult(
         body | {"not_collected": about["not_collected"]},
         [*(f"not collected: {one.file}: {one.reason}" for one in missed), made],
     )
-
-
-def _target(output: Path | None, name: str) -> Path:
-    """Return the path of the file; checked before anything is collected. Raises StateError."""
-    target = (output or Path.cwd()).absolute()
-    target = target / name if target.is_dir() else target
-    if target.exists():
-        raise StateError(f"{target}: exists already and is not replaced; give --output another name")
-    if not target.parent.is_dir():
-        raise StateError(f"{target.parent}: no such folder")
-    return target
-
-
-def _write(target: Path, content: bytes) -> None:
-    try:
-        durable.write_new(target, [content], mode=0o600)
-    except OSError as error:
-        raise StateError(f"{target}: {error.strerror}; choose another folder: --output FOLDER") from error
 
 
 class InspectedMachine:

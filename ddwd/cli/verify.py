@@ -1,4 +1,4 @@
-"""`ddwd verify STUDY|--all`: compare published images with their custody records. Reads files only, and asks no server.
+"""`ddwd verify STUDY|--all`: compare published images with their custody records, and these with the chain. Reads files only, asks no server.
 
 `--storage` also compares each image with ORTHANC2's copy, as before its publication. It is an option: the records alone prove the disk,
 with both Orthancs stopped, and after a study was deleted there. Messages name images by StudyInstanceUID and file, never by patient.
@@ -8,7 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import get_args
 
-from ddwd.cli import progress
+from ddwd.cli import progress, record_chain
 from ddwd.cli.command import STUDY, Command, OneOf, VerbResult, escaped, flag, prints
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
@@ -27,12 +27,18 @@ def _run(args: Namespace, config: Config) -> VerbResult:
     second_check = _comparison_with_storage(config) if args.storage else None
     checker = RecordChecker(custody_of(config), Paths(config), second_check)
     studies = checker.studies() if args.all else checker.matching(args.study)
-    if not studies and not args.all:
-        raise NotFoundError("no published study has this StudyInstanceUID, accession number or Orthanc ID")
     with progress.bar("verifying", len(studies), as_json=args.json) as bar:
         result = checker.check(studies, bar.moved)
+        chain = record_chain.check(config, checker, result, "" if args.all else args.study, bar)
+    if not studies and not args.all and not (chain and chain.records.findings):
+        raise NotFoundError("no published study has this StudyInstanceUID, accession number or Orthanc ID")
     kinds = _KINDS if args.storage else _KINDS_OF_RECORDS
-    return VerbResult(_counts(result, kinds), _lines(result, kinds), 0 if result.is_sound else 1)
+    is_sound = result.is_sound and (chain is None or chain.is_sound)
+    return VerbResult(
+        _counts(result, kinds) | {"chain": record_chain.as_json(chain)},
+        [*_lines(result, kinds), *record_chain.lines(chain)],
+        0 if is_sound else 1,
+    )
 
 
 def _comparison_with_storage(config: Config) -> SecondCheck:
@@ -83,7 +89,7 @@ def _line(one: FileDifference) -> str:
 
 COMMAND = Command(
     "verify",
-    "compare published images with their custody records",
+    "compare published images with their custody records, and these with the chain",
     prints(_run),
     (
         OneOf(STUDY, flag("--all", "every study that was ever published")),
@@ -93,12 +99,17 @@ COMMAND = Command(
 recorded at its publication, also where ORTHANC2's copy was deleted since. What retention removed
 from the output counts as recorded; the last line says how many images that is. A damaged record
 is listed for every UID and accession number, since it may be the record of that study. An image
-that is being added at this moment can be listed as extra: run it again.""",
+that is being added at this moment can be listed as extra: run it again.
+
+The chain is the signed log of ddwd-signer: user ddwd may write records and images, and not the
+chain. Its entries are compared with each signed head that is kept, and each record with what was
+entered when it was written: rewritten, rolled-back (an earlier record was put in place), deleted,
+unentered (no entry, though the chain had begun). Records older than the chain are counted.""",
     exits={
-        0: "every image is as recorded",
-        1: "an image is missing, changed or extra, or a record is damaged; each is listed; with --storage"
-        " also: an image differs from ORTHANC2's copy, or that copy is gone",
-        65: "this user may not read the custody records",
+        0: "every image is as recorded, and every record as entered in the chain",
+        1: "an image is missing, changed or extra, or a record is damaged or not as entered, or the chain was"
+        " changed; each is listed; with --storage also: an image differs from ORTHANC2's copy, or that copy is gone",
+        65: "this user may not read the custody records or the chain",
         66: "no such study was published",
         69: "with --storage: ORTHANC2 does not answer",
     },

@@ -210,8 +210,9 @@ def _notes(folder: Path) -> Iterator[Path]:
 
 
 def _named(subject: QuarantinedObject) -> dict[str, str]:
-    """Return the field of an event that names the image or, of an entry that is about a study, the study."""
-    return {"study": subject.study} if subject.kind == TWO_PATIENTS else {"sop_uid": subject.sop_uid}
+    """Return the fields of an event that name the study and the image, as far as they are known."""
+    known = {"study": subject.study, "sop_uid": subject.sop_uid}
+    return {key: value for key, value in known.items() if value}
 
 
 def _read(note: Path) -> Entry:

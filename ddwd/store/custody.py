@@ -107,7 +107,7 @@ def images_sha256(record: Record) -> str:
 def statement(record: Record, record_sha256: str) -> dict[str, Any]:
     """Return the fields of an audit event that states what a record says; `record_sha256` is what `Custody.write` returned.
 
-    Every write of a record is followed by one event with these fields and `study` and `study_uid`; the latest one of a study is what
+    Every write of a record is followed by one event with these fields, `study` and `study_uid`; the latest one of a study is what
     its record has to be.
     """
     return {

@@ -21,7 +21,7 @@ from ddwd.config.paths import Paths
 from ddwd.core import watchdog
 from ddwd.core.errors import StateError
 from ddwd.core.model import OrthancId, safe_component
-from ddwd.store.custody import Custody, InstanceRecord, Record
+from ddwd.store.custody import FORMAT, Custody, InstanceRecord, Record
 
 Kind = Literal["missing", "changed", "extra", "differs", "gone"]
 """`differs` and `gone` are about the second copy of an image (see RecordChecker)."""
@@ -53,11 +53,21 @@ class DamagedRecord:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """One custody record as it was compared: the SHA-256 of what is stored, and when the study was published last (UTC stamp)."""
+
+    sha256: str
+    study_uid: str
+    published_at: str
+
+
 @dataclass(slots=True)
 class CheckResult:
     """The number of compared studies and of the images in their records, and the differences.
 
-    `removed` counts the images whose files retention removed: they count in `images`, and are no finding.
+    `removed` counts the images whose files retention removed: they count in `images`, and are no finding. `records` has the SHA-256
+    of each compared record as it is stored.
     """
 
     studies: int = 0
@@ -65,6 +75,7 @@ class CheckResult:
     removed: int = 0
     findings: list[FileDifference] = field(default_factory=list)
     damaged: list[DamagedRecord] = field(default_factory=list)
+    records: dict[OrthancId, StoredRecord] = field(default_factory=dict)
 
     @property
     def is_sound(self) -> bool:
@@ -112,21 +123,29 @@ class RecordChecker:
         result = CheckResult()
         for study in studies:
             try:
-                record = self.record(study)
+                read = self._read(study)
             except StateError as error:
                 result.damaged.append(DamagedRecord(study, str(error)))
                 progress(1.0)
                 continue
-            self._check_one(record, result, progress)
+            self._check_one(read, result, progress)
         return result
 
-    def _check_one(self, record: Record, result: CheckResult, progress: Callable[[float], None]) -> None:
+    def _check_one(
+        self, read: tuple[Record, str], result: CheckResult, progress: Callable[[float], None]
+    ) -> None:
+        record, digest = read
         found = list(self._compare(record, progress))
         if found:
             with suppress(StateError):  # if it cannot be read again, the record that was just compared counts
-                newer = self.record(record.study)
+                newer, newer_digest = self._read(record.study)
                 if newer != record:
-                    record, found = newer, list(self._compare(newer, lambda _share: None))
+                    record, digest, found = (
+                        newer,
+                        newer_digest,
+                        list(self._compare(newer, lambda _share: None)),
+                    )
+        result.records[record.study] = StoredRecord(digest, record.study_uid, record.published_at)
         result.studies += 1
         result.images += len(record.images)
         result.removed += sum(bool(instance.removed) for instance in record.images.values())
@@ -134,16 +153,26 @@ class RecordChecker:
 
     def record(self, study: OrthancId) -> Record:
         """Return the record of a study, whose names are checked. Raises StateError."""
+        return self._read(study)[0]
+
+    def stored(self, study: OrthancId) -> StoredRecord:
+        """Return what is stored of a study now. Raises StateError."""
+        record, digest = self._read(study)
+        return StoredRecord(digest, record.study_uid, record.published_at)
+
+    def _read(self, study: OrthancId) -> tuple[Record, str]:
+        """Return the record of a study and the SHA-256 of what is stored. Raises StateError."""
         where = self._custody.name(study)
         try:
-            record = self._custody.read(study)
+            content = self._custody.stored(study)
         except OSError as error:
             raise StateError(f"{where}: the custody record cannot be read ({error.strerror})") from error
-        if record is None:
+        if content is None:
             raise StateError(f"{where}: the custody record does not exist")
+        record = FORMAT.parse(content, where)
         if record.study != study or not _names_are_sound(record):
             raise StateError(f"{where}: the custody record is damaged (its names are not those of a study)")
-        return record
+        return record, hashlib.sha256(content).hexdigest()
 
     def _may_be(self, study: OrthancId, name: str, patients: set[str], damaged_too: bool) -> bool:
         try:

@@ -26,7 +26,7 @@ _ddwd_paths() {
 _ddwd() {
     local cur="${COMP_WORDS[COMP_CWORD]}"
     if ((COMP_CWORD == 1)); then
-        _ddwd_words "--help --version status doctor trace verify reconcile retry retention pause resume quarantine routes destinations hooks send alert credentials tls link config support-bundle backup restore try"
+        _ddwd_words "--help --version status doctor trace verify prove reconcile retry retention pause resume quarantine routes destinations hooks send alert credentials tls link config support-bundle backup restore try"
         return
     fi
     case "${COMP_WORDS[1]}" in
@@ -45,6 +45,11 @@ _ddwd() {
         ;;
     verify)
         local words="--help --all --storage --json"
+        [[ $cur == -* ]] || words="$(_ddwd_studies)"
+        _ddwd_words "$words"
+        ;;
+    prove)
+        local words="--help --output --json"
         [[ $cur == -* ]] || words="$(_ddwd_studies)"
         _ddwd_words "$words"
         ;;

@@ -31,6 +31,7 @@ _FIRST = [image(1, number, patient=_PATIENT) for number in (1, 2, 3)]
 _SECOND = [image(2, number, patient=_PATIENT) for number in (1, 2)]
 _ONE = _FIRST[1]
 _FILE = f"{_ONE.series_uid}/{_ONE.sop_uid}.dcm"
+NO_CHAIN = "the chain has no signed head yet: nothing proves the custody records themselves\n"
 _UNKNOWN = "0" * 8 + "-00000000" * 4
 
 
@@ -77,9 +78,9 @@ def _differing(found: dict[str, Any]) -> dict[str, list[str]]:
 
 def test_what_was_published_is_as_recorded(portal: Portal) -> None:
     assert _found(portal, "--all") == {
-        "studies": 2, "images": 5, "removed": 0, "missing": [], "changed": [], "extra": [], "damaged": []
+        "studies": 2, "images": 5, "removed": 0, "missing": [], "changed": [], "extra": [], "damaged": [], "chain": None
     }  # fmt: skip
-    assert _said(portal, "--all") == (0, "2 studies, 5 images: all as recorded\n")
+    assert _said(portal, "--all") == (0, "2 studies, 5 images: all as recorded\n" + NO_CHAIN)
 
 
 @pytest.mark.parametrize("name", [_ONE.study_uid, _ACCESSION, _ONE.study_id, _ONE.study_id.upper()])
@@ -132,7 +133,7 @@ def test_a_removed_file_is_named(portal: Portal) -> None:
     assert _differing(_found(portal, "--all")) == {"missing": [_FILE]}
     line = f"missing  {_ONE.study_uid} {_FILE}\n"
     counts = "2 studies, 5 images: 1 missing, 0 changed, 0 extra; 0 damaged records\n"
-    assert _said(portal, "--all") == (1, line + counts)
+    assert _said(portal, "--all") == (1, line + counts + NO_CHAIN)
 
 
 def test_a_study_that_is_gone_is_named_image_by_image(portal: Portal) -> None:
@@ -159,7 +160,7 @@ def test_a_name_cannot_command_the_terminal(portal: Portal) -> None:
     said = _said(portal, "--all")[1]
     assert said.isascii()
     assert "\x1b" not in said
-    assert len(said.splitlines()) == 2
+    assert len(said.splitlines()) == 3
 
 
 def _truncate(path: Path) -> None:
@@ -260,7 +261,7 @@ def test_images_that_come_while_their_study_is_read_are_not_extra(portal: Portal
 
 
 def test_nothing_published_is_nothing_wrong(tmp_path: Path) -> None:
-    assert _said(Portal(tmp_path), "--all") == (0, "0 studies, 0 images: all as recorded\n")
+    assert _said(Portal(tmp_path), "--all") == (0, "0 studies, 0 images: all as recorded\n" + NO_CHAIN)
 
 
 def test_records_that_cannot_be_listed_are_not_taken_for_none(tmp_path: Path) -> None:
@@ -293,7 +294,7 @@ def test_the_proof_with_storage_is_repeated(asked: Portal) -> None:
     status, said = _said(asked, "--all", "--storage", "--json")
     found = json.loads(said)
     assert (status, found["images"], found["differs"], found["gone"]) == (0, 5, [], [])
-    assert _said(asked, "--all", "--storage") == (0, "2 studies, 5 images: all as recorded\n")
+    assert _said(asked, "--all", "--storage") == (0, "2 studies, 5 images: all as recorded\n" + NO_CHAIN)
 
 
 def test_a_copy_that_changed_on_storage_is_named_with_storage_only(asked: Portal) -> None:

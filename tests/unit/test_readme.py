@@ -33,6 +33,9 @@ EXAMPLES = {
     "/etc/ddwd/ledger.password",
     "/etc/systemd/journald.conf",
     "/usr/share/ddwd/sbom.cdx.json",
+    "/usr/share/ddwd",
+    "/usr/share/ddwd/check-proof.py",
+    "/var/lib/ddwd/received_dicom/4711/STUDY",
     "/etc/ddwd/ddwd.yaml.ucf-dist",
     "/etc/ddwd/before-0.2.0",
     "/etc/ddwd/before-VERSION",
@@ -151,7 +154,13 @@ def _known_paths() -> set[str]:
         config.inbox.folder,
         paths.hooks / "output",
     ]
-    ours += [paths.state, paths.restoring, config.credentials_file.parent]
+    ours += [
+        paths.chain,
+        paths.chain / "public.pem",
+        paths.state,
+        paths.restoring,
+        config.credentials_file.parent,
+    ]
     ours += [paths.additions("gateway").parent]
     ours += [paths.commitments, paths.deliveries, paths.conflicts("storage").parent]
     ours += [

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ddwd.cli import support_bundle
+from ddwd.cli import output_file
 from ddwd.config.schema import AlertsConfig, Config, Mail
 from ddwd.core.errors import NotFoundError, StateError
 from ddwd.core.model import safe_component
@@ -221,13 +221,13 @@ def test_the_manifest_lists_each_file_and_what_is_never_in_it() -> None:
 
 
 def test_the_file_is_for_its_maker_alone_and_replaces_nothing(tmp_path: Path) -> None:
-    target = support_bundle._target(tmp_path, "made.tar.gz")
-    support_bundle._write(target, b"x")
+    target = output_file.target(tmp_path, "made.tar.gz")
+    output_file.write(target, b"x")
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     with pytest.raises(StateError, match="exists already"):
-        support_bundle._target(target, "made.tar.gz")
+        output_file.target(target, "made.tar.gz")
     with pytest.raises(StateError, match="no such folder"):
-        support_bundle._target(tmp_path / "none" / "x", "made.tar.gz")
+        output_file.target(tmp_path / "none" / "x", "made.tar.gz")
 
 
 def test_counts_hold_numbers_and_kinds_and_no_patient(tmp_path: Path) -> None:

@@ -1,0 +1,113 @@
+"""The chain's part of `ddwd verify`: walk the log, and compare custody records with what it states of them. Reads only."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from ddwd.chain.check import Walk, walk
+from ddwd.chain.records import RecordComparison, Statements
+from ddwd.cli.command import escaped
+from ddwd.config.paths import Paths
+from ddwd.core.clock import sleep
+from ddwd.core.errors import StateError
+from ddwd.status.formatting import many
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ddwd.chain.head import SignedHead
+    from ddwd.cli.progress import Bar
+    from ddwd.config.schema import Config
+    from ddwd.store.record_check import CheckResult, RecordChecker
+
+_TRIES = 4
+_SECONDS = 1.0
+"""Between two tries: ddwd-signer enters a change of a record some moments after it was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainResult:
+    """What the chain says: its newest signed head, None if that is damaged, what is wrong with its log, and the comparison of records."""
+
+    head: SignedHead | None
+    problems: list[str]
+    records: RecordComparison = field(default_factory=RecordComparison)
+    is_shared: bool = False
+    """Other extractors write to the same custody records, and have chains of their own: no record was compared."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Return whether the log and every compared record are as they were entered."""
+        return not self.problems and not self.records.findings
+
+
+def check(
+    config: Config, checker: RecordChecker, result: CheckResult, name: str, bar: Bar
+) -> ChainResult | None:
+    """Compare the records of `result` with the chain, and those of the study `name`, of all if empty, that have no record any more.
+
+    Returns None if the chain has no signed head yet. Raises StateError.
+    """
+    folder, records, tries = Paths(config).chain, dict(result.records), _TRIES
+    damaged = {one.study for one in result.damaged}
+    while True:
+        tries -= 1
+        statements = Statements({name, *records} if name else ())
+        walked = _walked(folder, statements, bar)
+        if walked.newest is None:
+            return ChainResult(None, walked.problems) if walked.problems else None
+        if config.ledger.shared is not None:
+            return ChainResult(walked.newest, walked.problems, is_shared=True)
+        stated = set(statements.matching(name) if name else statements.stated())
+        found = statements.compare(records, stated - damaged)
+        if not found.findings or not tries:
+            return ChainResult(walked.newest, walked.problems, found)
+        sleep(_SECONDS)
+        for one in found.findings:
+            with suppress(StateError):
+                records[one.study] = checker.stored(one.study)
+
+
+def _walked(folder: Path, statements: Statements, bar: Bar) -> Walk:
+    """Walk the log; an entry that is none is one of its problems. Raises StateError if this user may not read it."""
+    bar.step("walking the chain")
+    try:
+        return walk(folder, statements.visit)
+    except OSError as error:
+        raise StateError(f"{folder}: {error.strerror}; the chain is for root and group ddwd") from error
+
+
+def as_json(chain: ChainResult | None) -> dict[str, object] | None:
+    """Return the chain's part of --json, None without a chain."""
+    if chain is None:
+        return None
+    return {
+        "entries": chain.head.size if chain.head else 0,
+        "signed_at": chain.head.time if chain.head else "",
+        "problems": chain.problems,
+        "records": [asdict(one) for one in chain.records.findings],
+        "older": chain.records.older,
+    }
+
+
+def lines(chain: ChainResult | None) -> list[str]:
+    """Return the findings, then one line for the whole."""
+    if chain is None:
+        return ["the chain has no signed head yet: nothing proves the custody records themselves"]
+    found = [f"{one.kind}  {escaped(one.study_uid)}: {one.reason}" for one in chain.records.findings]
+    found += [f"chain  {one}" for one in chain.problems]
+    counts = [many(len(chain.records.findings), "record", "records") + " not as entered"]
+    if chain.is_shared:
+        counts = ["the records are shared with other extractors, and were not compared"]
+    elif not chain.records.findings:
+        counts = ["all records as entered"]
+    if chain.records.older:
+        counts.append(
+            f"{many(chain.records.older, 'record', 'records')} not entered when written (older than the chain)"
+        )
+    if chain.problems:
+        counts.append("the chain itself was changed")
+    size, at = (chain.head.size, chain.head.time) if chain.head else (0, "never")
+    return [*found, f"chain of {size} entries, signed at {at}: {', '.join(counts)}"]
