@@ -37,6 +37,8 @@ _LONGEST_RETRY_SECONDS = 3600.0
 _backoff = partial(Backoff, first=10.0, longest=_LONGEST_RETRY_SECONDS, factor=4.0)
 """The waits grow fast: a run may cost the other system much."""
 _MOST_OUTPUT = 64 * 1024
+_TAKEN = range(200, 300)
+"""HTTP statuses of a notice that was accepted; a redirection, which is not followed, is none."""
 _GRACE_SECONDS = 5.0
 """Between SIGTERM and SIGKILL."""
 _SLICE_SECONDS = 0.5
@@ -257,9 +259,11 @@ def _cut(output: Path) -> None:
 def _post(url: str, timeout: float, notice: Notice) -> None:
     """POST the notice. The URL may contain a secret: messages name its host only."""
     host = urlsplit(url).hostname
-    try:
-        answer = requests.post(url, json=asdict(notice), timeout=(10.0, timeout), allow_redirects=False)
-    except requests.RequestException as error:
-        raise HookFailedError(f"the webhook at {host} does not answer ({type(error).__name__})") from error
-    if not answer.ok or answer.is_redirect:
+    with requests.Session() as session:
+        session.trust_env = False  # neither a proxy nor a login of the environment is the operator's choice
+        try:
+            answer = session.post(url, json=asdict(notice), timeout=(10.0, timeout), allow_redirects=False)
+        except requests.RequestException as error:
+            raise HookFailedError(f"the webhook at {host} does not answer ({type(error).__name__})") from error
+    if answer.status_code not in _TAKEN:
         raise HookFailedError(f"the webhook at {host} answered HTTP {answer.status_code}")

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("ddwd.monitoring")
 
 _SECONDS = 20.0
+_TAKEN = range(200, 300)
+"""HTTP statuses of a message that was accepted; a redirection, which is not followed, is none."""
 _MOST_QUEUED = 20
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 30.0, 1800.0
 _MOST_TRIES = 105
@@ -76,7 +78,7 @@ def webhook(url: str, message: Message) -> None:
             answer = session.post(url, json=body, timeout=_SECONDS, allow_redirects=False)
         except requests.RequestException as error:
             raise PeerDownError(f"webhook: {type(error).__name__}") from error
-    if not answer.ok:
+    if answer.status_code not in _TAKEN:
         raise PeerDownError(f"webhook: HTTP {answer.status_code}")
 
 

@@ -25,7 +25,8 @@ class _Ris(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
         self.send_response(int(self.path.strip("/").partition("?")[0]))
-        self.send_header("Location", "/200")
+        if "nowhere" not in self.path:
+            self.send_header("Location", "/200")
         self.end_headers()
 
     def log_message(self, *_args: object) -> None:
@@ -46,6 +47,21 @@ def ris() -> Iterator[str]:
 def test_a_webhook_gets_the_notice_as_json(ris: str, tmp_path: Path) -> None:
     run_hook(Hook(None, f"{ris}/204", 60.0), NOTICE, tmp_path / "said.txt", threading.Event())
     assert json.loads(_Ris.bodies.pop())["study_uid"] == "1.2.3"
+
+
+def test_a_redirection_to_nowhere_is_no_success(ris: str, tmp_path: Path) -> None:
+    hook = Hook(None, f"{ris}/301?nowhere", 60.0)
+    with pytest.raises(HookFailedError, match="HTTP 301"):
+        run_hook(hook, NOTICE, tmp_path / "said.txt", threading.Event())
+
+
+def test_a_proxy_of_the_environment_does_not_get_the_notice(
+    ris: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    run_hook(Hook(None, f"{ris}/204", 60.0), NOTICE, tmp_path / "said.txt", threading.Event())
 
 
 @pytest.mark.parametrize("status", [500, 404, 302])

@@ -83,7 +83,7 @@ class _Hook(BaseHTTPRequestHandler):
         """Quiet."""
 
 
-@pytest.fixture(params=[200, 500])
+@pytest.fixture(params=[200, 301, 500])
 def hook(request: pytest.FixtureRequest) -> Iterator[tuple[type[_Hook], str]]:
     handler = type("Hook", (_Hook,), {"received": [], "status": request.param})
     server = HTTPServer(("127.0.0.1", 0), handler)
@@ -100,7 +100,7 @@ def test_a_webhook_gets_the_whole_message_and_its_refusal_is_told(hook: tuple[ty
     if handler.status == 200:
         notifiers.webhook(url, MESSAGE)
     else:
-        with pytest.raises(PeerDownError, match="HTTP 500"):
+        with pytest.raises(PeerDownError, match=f"HTTP {handler.status}"):
             notifiers.webhook(url, MESSAGE)
     assert handler.received == [
         {
