@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ddwd.config.paths import PRIVATE, Paths
-from ddwd.core import durable
-from ddwd.core.errors import LinkedError, NotFoundError, StateError
+from ddwd.core import durable, safe_folder
+from ddwd.core.errors import NotFoundError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -212,27 +212,29 @@ class TreeFile(NamedTuple):
 def files(folder: Path) -> Iterator[TreeFile]:
     """Yield every regular file below a folder, which may change meanwhile; skip links and files that are still being written.
 
-    The folder itself may be a link if its parent belongs to root, for example to a larger volume; otherwise LinkedError is raised.
+    The folder itself may be a link where no other user could have put it, for example to a larger volume; otherwise LinkedError is raised.
     Raises OSError for a folder that cannot be read; a file or folder that is missing is no error.
     """
-    if not folder.is_dir():
+    try:
+        top = safe_folder.enter(folder)
+    except (FileNotFoundError, NotADirectoryError):
         return
-    if folder.is_symlink() and folder.parent.stat().st_uid != 0:
-        raise LinkedError(f"{folder} is a symbolic link, which is not followed; put the folder back")
-    top = os.path.realpath(folder)
-    for root, folders, names, descriptor in os.fwalk(top, onerror=_unless_gone):
-        below = "" if root == top else f"{os.path.relpath(root, top)}/"
-        if not below and PRIVATE in folders:
-            folders.remove(PRIVATE)
-        for name in names:
-            if name.startswith(".") and name.endswith(_PARTIAL):
-                continue
-            try:
-                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            if stat.S_ISREG(status.st_mode):
-                yield TreeFile(below + name, descriptor, status)
+    try:
+        for root, folders, names, descriptor in os.fwalk(".", dir_fd=top, onerror=_unless_gone):
+            below = root[2:] and f"{root[2:]}/"
+            if not below and PRIVATE in folders:
+                folders.remove(PRIVATE)
+            for name in names:
+                if name.startswith(".") and name.endswith(_PARTIAL):
+                    continue
+                try:
+                    status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    yield TreeFile(below + name, descriptor, status)
+    finally:
+        os.close(top)
 
 
 def _unless_gone(error: OSError) -> None:

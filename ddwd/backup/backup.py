@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from ddwd.backup import archive, dumps
 from ddwd.backup.archive import Dump, Manifest, Owned, Sum
 from ddwd.config.paths import Paths
-from ddwd.core import durable
+from ddwd.core import durable, safe_folder
 from ddwd.core.clock import stamp
 from ddwd.core.errors import InvalidValueError, NotFoundError, StateError, StorageFullError
 from ddwd.provisioning import databases
@@ -105,7 +105,12 @@ def _take_place(folder: Path) -> None:
     """Make the folder, or use one that is empty or holds a backup, and let only root into it."""
     if not folder.parent.is_dir():
         raise NotFoundError(f"{folder.parent} does not exist; make it, or mount the volume for backups there")
-    folder.mkdir(mode=0o700, exist_ok=True)
+    durable.make_dir(folder, 0o700)
+    if (place := safe_folder.foreign(folder)) is not None:
+        raise InvalidValueError(
+            f"{place} can be replaced by another user, and the backup in it: choose a folder whose parents belong to root, "
+            "or give it to root (chown, chmod)"
+        )
     others = sorted(
         path.name for path in folder.iterdir() if path.name not in _OWN and not archive.is_set(path.name)
     )
@@ -313,11 +318,12 @@ class _BackupRun:
                 os.link(name, target, src_dir_fd=found.folder, follow_symlinks=False)
                 return found.status.st_size
         try:
-            source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.folder)
+            source = os.open(name, safe_folder.FILE, dir_fd=found.folder)
         except FileNotFoundError:
             return None
         with os.fdopen(source) as file:
-            return self._write(file.fileno(), target)
+            is_file = stat.S_ISREG(os.fstat(source).st_mode)  # it was one a moment ago
+            return self._write(file.fileno(), target) if is_file else None
 
 
 def configuration_files(config: Config, settings: Iterable[Path]) -> Iterator[Path]:

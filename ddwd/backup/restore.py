@@ -4,8 +4,7 @@ The backup is checked before any change: the manifest, the SHA-256 of each dump,
 this machine would be lost. During the changes a marker file exists (Paths.restoring): with it `ddwd config check` fails, and so
 ddwd.service does not start after half a restore. A second run begins again. OUTPUT_DIR is never emptied, and no file in it is replaced.
 
-Users ddwd and ddwd-* can write to the folders and could plant links there: each folder is opened relative to its parent, without
-following a link.
+Users ddwd and ddwd-* can write to the folders and could plant links there: every step is by safe_folder.py.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 from ddwd.backup import archive, dumps
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
-from ddwd.core import durable
+from ddwd.core import durable, safe_folder
 from ddwd.core.errors import DdwdError, InvalidValueError, StateError, StorageFullError
 from ddwd.provisioning import databases
 from ddwd.provisioning.host import must
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from ddwd.provisioning.host import Host
 
 _UNITS = ("ddwd-doctor.timer", "ddwd-doctor.service", "ddwd.service")
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -182,8 +180,7 @@ def restore(backup: CompleteBackup, machine: Host, progress: Progress) -> None:
     _put_configuration(backup, machine, progress)
     for tree in archive.trees(Paths(backup.config)).values():
         _put_tree(backup, tree, machine, progress)
-    for request in Paths(backup.config).requests.glob("*.json"):
-        request.unlink()  # it concerns the data that was here before
+    _drop_requests(Paths(backup.config).requests)
     for node in archive.NODES:
         _put_database(backup, node, machine, progress)
     os.sync()
@@ -191,23 +188,34 @@ def restore(backup: CompleteBackup, machine: Host, progress: Progress) -> None:
     durable.fsync_dir(marker.parent)
 
 
+def _drop_requests(folder: Path) -> None:
+    """Remove what operators requested for the data that was here before; user ddwd may have put anything there."""
+    with suppress(FileNotFoundError), _entered(folder) as descriptor:
+        with os.scandir(descriptor) as entries:
+            names = [entry.name for entry in entries]
+        for name in names:
+            if name.endswith(".json"):
+                with suppress(FileNotFoundError, IsADirectoryError):
+                    os.unlink(name, dir_fd=descriptor)
+
+
 def _put_configuration(backup: CompleteBackup, machine: Host, progress: Progress) -> None:
     """Restore every file of the configuration, and remove files of settings that the backup does not have."""
     progress.step("settings, certificates and passwords", 0)
     for owned in backup.manifest.folders:
         path = Path(owned.path)
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_dirs(path, 0o700)
         machine.give(path, owned.user, owned.group, owned.mode)
     for owned in backup.manifest.configuration:
         path = Path(owned.path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_dirs(path.parent, 0o755)
         durable.replace_file(path, backup.copy_of(owned.path).read_bytes(), 0o600)
         machine.give(path, owned.user, owned.group, owned.mode)
     here = {Path(path) for path in backup.manifest.settings}
     for node in archive.NODES:
         here.update(Paths(backup.config).additions(node).glob("*.json"))
     for path in here - {Path(owned.path) for owned in backup.manifest.configuration}:
-        path.unlink(missing_ok=True)
+        durable.unlink(path)
 
 
 def _put_tree(backup: CompleteBackup, tree: Tree, machine: Host, progress: Progress) -> None:
@@ -215,9 +223,9 @@ def _put_tree(backup: CompleteBackup, tree: Tree, machine: Host, progress: Progr
     size = backup.manifest.trees.get(tree.name)
     if tree.name == "output" and size is None:
         return
-    tree.folder.mkdir(mode=tree.folder_mode, parents=True, exist_ok=True)
-    with _entered(tree) as target:
-        machine.give(Path(f"/proc/self/fd/{target}"), tree.user, tree.group, tree.folder_mode)
+    durable.make_dirs(tree.folder, tree.folder_mode)
+    with _entered(tree.folder) as target:
+        machine.give(target, tree.user, tree.group, tree.folder_mode)
         owners = _Owners(tree, target)
         if size is None and tree.name in archive.IMAGES:
             _own_again(tree, owners)
@@ -226,20 +234,18 @@ def _put_tree(backup: CompleteBackup, tree: Tree, machine: Host, progress: Progr
             _empty(target)
         if size is not None:
             progress.step(tree.words, size.bytes)
-            with archive.opened(backup.set / tree.name, _FOLDER) as source:
+            with archive.opened(backup.set / tree.name, safe_folder.FOLDER) as source:
                 _put(source, target, owners, progress)
 
 
 @contextmanager
-def _entered(tree: Tree) -> Iterator[int]:
-    """Yield a descriptor of the folder of a tree. It may be a link if its parent belongs to root; otherwise LinkedError is raised."""
-    may_be_link = tree.folder.parent.stat().st_uid == 0
-    with durable.linked(tree.folder.parent):
-        target = os.open(tree.folder, _FOLDER & ~os.O_NOFOLLOW if may_be_link else _FOLDER)
+def _entered(folder: Path) -> Iterator[int]:
+    """Yield a descriptor of a folder. It may be a link where no other user could have put it; otherwise LinkedError is raised."""
+    descriptor = safe_folder.enter(folder)
     try:
-        yield target
+        yield descriptor
     finally:
-        os.close(target)
+        os.close(descriptor)
 
 
 def _empty(folder: int) -> None:
@@ -274,8 +280,8 @@ def _put(source: int, target: int, owners: _Owners, progress: Progress) -> None:
             with suppress(FileExistsError):
                 os.mkdir(entry.name, 0o700, dir_fd=target)
             with (
-                archive.opened(entry.name, _FOLDER, folder=source) as old,
-                archive.opened(entry.name, _FOLDER, folder=target) as new,
+                archive.opened(entry.name, safe_folder.FOLDER, folder=source) as old,
+                archive.opened(entry.name, safe_folder.FOLDER, folder=target) as new,
             ):
                 owners.own(new, is_folder=True)
                 _put(old, new, owners, progress)

@@ -3,6 +3,7 @@
 Only init, issue and link write: in tls.folder or --into, and in FOLDER and link.folder.
 """
 
+import os
 import socket
 from argparse import Namespace
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from ddwd.cli.command import Argument, Command, Group, VerbResult, file_errors, prints
 from ddwd.config import tls
 from ddwd.config.schema import ROLES, Config, Role
+from ddwd.core import safe_folder
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import InvalidValueError
 from ddwd.provisioning import certificates, credentials, machine_link
@@ -144,7 +146,8 @@ def _make(folder: Path, config: Config, roles: list[Role]) -> list[Path]:
     here = socket.gethostname()
     # fails on a machine without the authority's key, before the folder is made
     made = _certificate(config, config.link.folder, ROLES, f"machine {here}")
-    folder.mkdir(mode=0o700)
+    with safe_folder.reached(folder) as (name, parent):
+        os.mkdir(name, 0o700, dir_fd=parent)
     made += _certificate(config, folder / "link", roles, f"machine of {', '.join(roles)}, by {here}")
     target = folder / config.credentials_file.name
     credentials.write(target, credentials.shared(passwords, roles))

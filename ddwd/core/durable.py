@@ -2,8 +2,8 @@
 
 Every durable step calls `step(name, path)`, which tests replace to raise at the n-th step, as a power cut would end it. A
 failed fsync is never repeated on the same descriptor: the page cache may already have dropped the data.
-With `below`, no symbolic link is followed below that folder: each folder is opened relative to its parent, and a link raises
-LinkedError. A planted link can therefore not redirect a file. `below` itself belongs to the operator and may be a link.
+With `below`, no symbolic link is followed below that folder; `below` itself belongs to the operator and may be a link. For root none is
+followed that another user may have put (safe_folder.py). A planted link can therefore not redirect a file.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from io import BufferedReader
 from pathlib import Path
 
+from ddwd.core import safe_folder
 from ddwd.core.errors import LinkedError, StorageFullError
+from ddwd.core.safe_folder import enter, reached
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-_LINKED = frozenset({errno.ELOOP, errno.ENOTDIR})
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -43,84 +42,48 @@ def translated() -> Iterator[None]:
         raise
 
 
-@contextmanager
-def linked(below: Path) -> Iterator[None]:
-    """Raise LinkedError, whose text has no patient data, for ELOOP and ENOTDIR; other OSErrors pass."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _LINKED:
-            raise LinkedError(
-                f"a symbolic link or a file is where the portal has a folder or an image, and is not followed: find {below} -type l"
-            ) from error
-        raise
-
-
-def _enter(folder: Path, below: Path | None) -> int:
-    """Return a descriptor of `folder`, opened from `below` down without following a link. Raises LinkedError and OSError."""
-    if below is None:
-        return os.open(folder, _FOLDER)
-    descriptor = os.open(below, _FOLDER)
-    for part in folder.relative_to(below).parts:
-        try:
-            with linked(below):
-                inner = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=descriptor)
-        finally:
-            os.close(descriptor)
-        descriptor = inner
-    return descriptor
-
-
-@contextmanager
-def _reached(path: Path, below: Path | None) -> Iterator[tuple[Path | str, int | None]]:
-    """Yield the name to open `path` by, and the descriptor of the folder that the name is relative to (None: `path` as it is)."""
-    if below is None:
-        yield path, None
-        return
-    descriptor = _enter(path.parent, below)
-    try:
-        with linked(below):
-            yield path.name, descriptor
-    finally:
-        os.close(descriptor)
-
-
-def opened(path: Path, below: Path | None = None) -> BufferedReader:
-    """Open a file for reading, not through a link. Raises LinkedError and OSError."""
-    with linked(below or path.parent), _reached(path, below) as (name, folder):
-        return os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder), "rb")
-
-
 def fsync_dir(folder: Path, below: Path | None = None) -> None:
     """Make the names in `folder` durable."""
     step("fsync_dir", folder)
-    descriptor = _enter(folder, below)
+    descriptor = enter(folder, below)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def make_dirs(folder: Path, mode: int = 0o750, below: Path | None = None) -> None:
-    """Create `folder` and its missing parents, each made durable in its parent."""
+def make_dirs(folder: Path, mode: int = 0o750, below: Path | None = None, *, inherit: bool = False) -> None:
+    """Create `folder` and its missing parents, each made durable in its parent; `inherit` as for `make_dir`."""
     if not _is_there(folder, below):
-        make_dirs(folder.parent, mode, below)
-        make_dir(folder, mode, below)
+        make_dirs(folder.parent, mode, below, inherit=inherit)
+        make_dir(folder, mode, below, inherit=inherit)
 
 
-def make_dir(folder: Path, mode: int = 0o750, below: Path | None = None) -> None:
-    """Create `folder` in its parent, durably; an existing folder is no error."""
+def make_dir(folder: Path, mode: int = 0o750, below: Path | None = None, *, inherit: bool = False) -> None:
+    """Create `folder` in its parent, durably; an existing folder is no error.
+
+    With `inherit` a new one has exactly that mode and, made by root, the owner of its parent.
+    """
     step("mkdir", folder)
-    with translated(), _reached(folder, below) as (name, parent), suppress(FileExistsError):
+    with translated(), reached(folder, below) as (name, parent), suppress(FileExistsError):
         os.mkdir(name, mode, dir_fd=parent)
+        if inherit:
+            _inherit(name, parent, mode)
     fsync_dir(folder.parent, below)
 
 
-def _is_there(folder: Path, below: Path | None) -> bool:
-    if below is None:
-        return folder.is_dir()
+def _inherit(name: Path | str, parent: int | None, mode: int) -> None:
+    descriptor = os.open(name, safe_folder.FOLDER, dir_fd=parent)
     try:
-        os.close(_enter(folder, below))
+        status = os.fstat(descriptor if parent is None else parent)
+        safe_folder.give_open(descriptor, status.st_uid, status.st_gid, mode)
+    finally:
+        os.close(descriptor)
+
+
+def _is_there(folder: Path, below: Path | None) -> bool:
+    try:
+        os.close(enter(folder, below))
     except FileNotFoundError:
         return False
     return True
@@ -134,8 +97,8 @@ class NewFile:
 
     def __init__(self, path: Path, mode: int = 0o640, below: Path | None = None) -> None:
         step("write", path)
-        self.path = path
-        with translated(), _reached(path, below) as (name, folder):
+        self.path, self._below = path, below
+        with translated(), reached(path, below) as (name, folder):
             self.descriptor = os.open(name, _NEW, mode, dir_fd=folder)
 
     def write(self, chunk: bytes | memoryview) -> None:
@@ -155,8 +118,8 @@ class NewFile:
     def abandon(self) -> None:
         """Close the file, if it is open, and remove it."""
         self._close()
-        with suppress(OSError):
-            self.path.unlink()
+        with suppress(OSError, LinkedError):
+            _remove(self.path, self._below)
 
     def _close(self) -> None:
         descriptor, self.descriptor = self.descriptor, -1
@@ -165,14 +128,25 @@ class NewFile:
 
 
 def write_new(
-    path: Path, chunks: Iterable[bytes | memoryview], mode: int = 0o640, below: Path | None = None
+    path: Path,
+    chunks: Iterable[bytes | memoryview],
+    mode: int = 0o640,
+    below: Path | None = None,
+    *,
+    exact_mode: bool = False,
+    owner: tuple[int, int] | None = None,
 ) -> None:
     """Write `chunks` to a new file and fsync it; its name is durable only once the folder is fsynced.
 
+    With `exact_mode`, the umask does not restrict `mode`; `owner` are the numbers of user and group, if not those of the process.
     Raises FileExistsError if the name is taken and StorageFullError if there is no space; no file is left then.
     """
     file = NewFile(path, mode, below)
     try:
+        if owner is not None:
+            os.fchown(file.descriptor, *owner)
+        if exact_mode:
+            os.fchmod(file.descriptor, mode)
         for chunk in chunks:
             file.write(chunk)
         file.sync()
@@ -215,7 +189,7 @@ def rename(source: Path, target: Path, *, source_too: bool = True, below: Path |
     Without `source_too` the old name may exist beside the new one after a power cut: for sources that are swept at start.
     """
     step("rename", target)
-    with translated(), _reached(source, below) as (old, origin), _reached(target, below) as (new, folder):
+    with translated(), reached(source, below) as (old, origin), reached(target, below) as (new, folder):
         os.rename(old, new, src_dir_fd=origin, dst_dir_fd=folder)
     fsync_dir(target.parent, below)
     if source_too and source.parent != target.parent:
@@ -225,44 +199,60 @@ def rename(source: Path, target: Path, *, source_too: bool = True, below: Path |
 def link_new(source: Path, target: Path, below: Path | None = None) -> None:
     """Make `target` a hard link to `source`. Raises FileExistsError if the name is taken: no file is replaced."""
     step("link", target)
-    with translated(), _reached(source, below) as (old, origin), _reached(target, below) as (new, folder):
+    with translated(), reached(source, below) as (old, origin), reached(target, below) as (new, folder):
         os.link(old, new, src_dir_fd=origin, dst_dir_fd=folder, follow_symlinks=False)
 
 
 def unlink(path: Path, below: Path | None = None) -> None:
     """Remove a name; a missing one is no error. If it is a link, its target stays."""
     step("unlink", path)
-    with suppress(FileNotFoundError), _reached(path, below) as (name, folder):
+    _remove(path, below)
+
+
+def _remove(path: Path, below: Path | None = None) -> None:
+    with suppress(FileNotFoundError), reached(path, below) as (name, folder):
         os.unlink(name, dir_fd=folder)
 
 
 def remove_folder(folder: Path, below: Path | None = None) -> None:
     """Remove an empty folder; leave one that is not empty, is missing or is a link."""
-    with suppress(OSError, LinkedError), _reached(folder, below) as (name, parent):
+    with suppress(OSError, LinkedError), reached(folder, below) as (name, parent):
         os.rmdir(name, dir_fd=parent)
 
 
-def replace_file(path: Path, content: bytes, mode: int = 0o640, *, exact_mode: bool = False) -> None:
+def replace_file(
+    path: Path,
+    content: bytes,
+    mode: int = 0o640,
+    *,
+    exact_mode: bool = False,
+    owner: tuple[int, int] | None = None,
+) -> None:
     """Write `content` to `path` in one step: a reader, also after a power cut, sees all of the old or all of the new content.
 
-    With `exact_mode`, the umask does not restrict `mode`: for a reader that is another user.
+    With `exact_mode`, the umask does not restrict `mode`: for a reader that is another user. `owner` as for `write_new`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.unlink(missing_ok=True)
-    write_new(temporary, [content], mode)
+    temporary = _temporary(path)
+    _remove(temporary)
+    write_new(temporary, [content], mode, exact_mode=exact_mode, owner=owner)
     try:
-        if exact_mode:
-            temporary.chmod(mode)
         rename(temporary, path)
     except (OSError, StorageFullError):
-        with suppress(OSError):
-            temporary.unlink()
+        with suppress(OSError, LinkedError):
+            _remove(temporary)
         raise
 
 
 def replace_volatile(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write `content` to `path` in one step, but not durably: for files on /run only."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.write_bytes(content)
-    temporary.chmod(mode)
-    temporary.replace(path)
+    temporary = _temporary(path)
+    _remove(temporary)
+    with reached(temporary) as (part, folder), reached(path) as (name, target):
+        with os.fdopen(os.open(part, _NEW, mode, dir_fd=folder), "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+        os.rename(part, name, src_dir_fd=folder, dst_dir_fd=target)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from ddwd.core import durable
+from ddwd.core import durable, safe_folder
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, stamp
-from ddwd.core.errors import DamagedStateError
+from ddwd.core.errors import DamagedStateError, LinkedError
 from ddwd.core.model import OrthancId, safe_component
 from ddwd.store.statefile import StateFormat
 
@@ -106,11 +106,11 @@ class Quarantine:
 
         May be repeated after a crash. Raises StorageFullError and OSError; `source` is still there then.
         """
-        with durable.opened(source) as file:
+        with safe_folder.opened(source) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         target, is_new = self._note(subject, source.stat().st_size, digest)
         if not target.exists():
-            with durable.opened(source) as file:
+            with safe_folder.opened(source) as file:
                 self._write(target, iter(lambda: file.read(1 << 20), b""))
         durable.unlink(source)
         self._report(subject, target.stem, is_new=is_new)
@@ -217,9 +217,10 @@ def _named(subject: QuarantinedObject) -> dict[str, str]:
 
 def _read(note: Path) -> Entry:
     try:
-        found = _FORMAT.parse(note.read_bytes(), note.name)
-    except DamagedStateError as error:
-        reason = f"its reason file is damaged ({error.reason})"
+        found = _FORMAT.parse(safe_folder.read(note), note.name)
+    except (DamagedStateError, LinkedError) as error:
+        why = error.reason if isinstance(error, DamagedStateError) else "it is not a regular file"
+        reason = f"its reason file is damaged ({why})"
         damaged = QuarantinedObject("stray", note.parent.name, reason)
         if note.parent.name == TWO_PATIENTS:
             damaged = QuarantinedObject(TWO_PATIENTS, "", reason)

@@ -12,13 +12,14 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddwd.config import tls
-from ddwd.core.durable import replace_file
+from ddwd.core import durable, safe_folder
 from ddwd.core.errors import DdwdError, InvalidValueError, NotFoundError
 from ddwd.provisioning.host import completed
 
@@ -74,7 +75,7 @@ def init(config: Config, renew: Sequence[str] = ()) -> list[Path]:
     Raises DdwdError if openssl fails and OSError if the folder cannot be written.
     """
     folder = config.tls.folder
-    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    durable.make_dirs(folder, 0o755)
     made = []
     authorities = {tls.CA: "portal authority", tls.SENDERS_CA: "authority of the senders"}
     if config.tls.senders_ca is not None:
@@ -100,7 +101,7 @@ def issue(config: Config, name: str, folder: Path | None = None) -> tls.Files:
     if _NAME.fullmatch(name) is None:
         raise InvalidValueError(f"{name!r} is not a valid name: write letters, digits, _ . and -, at most 64")
     target = folder or config.tls.folder / ISSUED
-    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    durable.make_dirs(target, 0o700)
     files = tls.Files(target / f"{name}.pem", target / f"{name}.key")
     _make(f"{name} of {socket.gethostname()}", files, config.tls.folder / f"{tls.SENDERS_CA}.pem")
     return files
@@ -112,8 +113,8 @@ def link(config: Config, folder: Path, names: Sequence[str], common: str) -> lis
     `names` are the DNS names in the certificate, one for each role of its machine (machine_link.subject).
     """
     home = config.link.folder
-    home.mkdir(mode=0o755, parents=True, exist_ok=True)
-    folder.mkdir(mode=0o755, exist_ok=True)
+    durable.make_dirs(home, 0o755)
+    durable.make_dir(folder, 0o755)
     authority = home / tls.LINK_CA
     if not authority.exists():
         own = tls.Files(authority, authority.with_suffix(".key"))
@@ -121,7 +122,7 @@ def link(config: Config, folder: Path, names: Sequence[str], common: str) -> lis
     files = tls.Files(folder / tls.LINK, folder / tls.LINK_KEY)
     _make(common, files, authority, [f"DNS:{name}" for name in names])
     if folder != home:
-        replace_file(folder / tls.LINK_CA, authority.read_bytes(), 0o644)
+        durable.replace_file(folder / tls.LINK_CA, authority.read_bytes(), 0o644)
     return [folder / tls.LINK_CA, *files]
 
 
@@ -173,17 +174,15 @@ def _make(
             )
         kind, days = "node", CERTIFICATE_DAYS
         signing = ["-CA", str(authority), "-CAkey", str(signing_key)]
-    fresh = tls.Files(files.certificate.with_suffix(".pem.new"), files.key.with_suffix(".key.new"))
     command = ["req", "-x509", "-config", "/dev/stdin", "-extensions", kind, "-days", str(days), "-sha256"]
-    command += ["-newkey", KEY, "-noenc", "-out", str(fresh.certificate), "-keyout", str(fresh.key)]
     text = _CONFIG.format(common=common[:64], names=", ".join(names or _names()))
-    try:
+    # openssl opens its files by their paths: it gets a folder that nobody else can reach
+    with tempfile.TemporaryDirectory(prefix="ddwd-certificate-") as folder:
+        fresh = tls.Files(Path(folder, "certificate"), Path(folder, "key"))
+        command += ["-newkey", KEY, "-noenc", "-out", str(fresh.certificate), "-keyout", str(fresh.key)]
         _openssl([*command, *signing], "no certificate could be made", text)
-        replace_file(files.key, fresh.key.read_bytes(), 0o600)
-        replace_file(files.certificate, fresh.certificate.read_bytes(), 0o644)
-    finally:
-        for path in fresh:
-            path.unlink(missing_ok=True)
+        durable.replace_file(files.key, fresh.key.read_bytes(), 0o600)
+        durable.replace_file(files.certificate, fresh.certificate.read_bytes(), 0o644)
 
 
 def _names() -> list[str]:
@@ -199,8 +198,7 @@ def _give_to_group(key: Path) -> None:
     except KeyError:
         return  # `ddwd try` on a machine where the portal is not installed
     if os.geteuid() == 0:
-        os.chown(key, 0, group)
-        key.chmod(0o640)
+        safe_folder.give(key, 0, group, 0o640)
 
 
 def _openssl(arguments: Sequence[str], trouble: str, text: str = "") -> str:

@@ -8,7 +8,6 @@ read. `ddwd` is the login of the extractor and the commands, `gateway` (on stora
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import stat
 from dataclasses import dataclass, field
@@ -82,18 +81,8 @@ def _text(credentials: Credentials) -> bytes:
 def rotate(path: Path) -> None:
     """Replace all passwords by new ones; owner, group and mode of the file stay."""
     before = path.stat()
-    fresh = path.with_name(f".{path.name}.new")
-    durable.unlink(fresh)
-    file = durable.NewFile(fresh)
-    try:
-        os.fchmod(file.descriptor, stat.S_IMODE(before.st_mode))
-        os.fchown(file.descriptor, before.st_uid, before.st_gid)
-        file.write(_text(generate()))
-        file.sync()
-        durable.rename(fresh, path)
-    except BaseException:
-        file.abandon()
-        raise
+    owner, mode = (before.st_uid, before.st_gid), stat.S_IMODE(before.st_mode)
+    durable.replace_file(path, _text(generate()), mode, exact_mode=True, owner=owner)
 
 
 def add_viewer(path: Path) -> None:

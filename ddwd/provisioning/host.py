@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ddwd.core import clock
+from ddwd.core import clock, safe_folder
 from ddwd.core.errors import PeerRefusedError
 
 if TYPE_CHECKING:
@@ -64,8 +64,11 @@ class Host(Protocol):
         It also gets the `inherited` descriptors, under the same numbers.
         """
 
-    def give(self, path: Path, user: str, group: str, mode: int) -> None:
-        """Set owner, group and mode where they differ. Raises PeerRefusedError for an unknown user."""
+    def give(self, place: Path | int, user: str, group: str, mode: int) -> None:
+        """Set owner, group and mode of a path, or of an open file or folder, where they differ.
+
+        Raises PeerRefusedError for an unknown user, LinkedError and OSError.
+        """
 
     def wait(self, seconds: float) -> None:
         """Wait."""
@@ -90,16 +93,15 @@ class SystemHost(Host):
         source, target = stdin or subprocess.DEVNULL, stdout or subprocess.PIPE
         return completed(argv, login, stdin=source, stdout=target, pass_fds=inherited)
 
-    def give(self, path: Path, user: str, group: str, mode: int) -> None:
+    def give(self, place: Path | int, user: str, group: str, mode: int) -> None:
         try:
             ids = (pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid)
         except KeyError as error:
             raise PeerRefusedError(f"{error.args[0]}; run systemd-sysusers, then restart ddwd") from None
-        status = path.stat()
-        if (status.st_uid, status.st_gid) != ids:
-            os.chown(path, *ids)
-        if status.st_mode & 0o7777 != mode:
-            path.chmod(mode)
+        if isinstance(place, Path):
+            safe_folder.give(place, *ids, mode)
+        else:
+            safe_folder.give_open(place, *ids, mode)
 
     def wait(self, seconds: float) -> None:
         clock.sleep(seconds)

@@ -17,7 +17,7 @@ from ddwd.config import routing, tls
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.config.schema import ROLES
-from ddwd.core.durable import replace_file
+from ddwd.core import durable
 from ddwd.core.errors import DdwdError, PeerDownError
 from ddwd.provisioning import credentials as passwords
 from ddwd.provisioning import databases, destinations, machine_link, tls_proxy
@@ -80,7 +80,7 @@ def provision(config: Config, host: Host) -> None:
         ensure_databases(config, host)
     for node, text in texts.items():
         write_rendered(config, node, text, host)
-    replace_file(Paths(config).routes, routing.rendered(config.routes), 0o644)
+    durable.replace_file(Paths(config).routes, routing.rendered(config.routes), 0o644)
     write_hooks(config, host)
 
 
@@ -88,18 +88,18 @@ def ensure_roles(config: Config) -> None:
     """Create a file for each role of this machine: systemd skips the units whose file is missing."""
     for role in ROLES:
         path = Paths(config).role(role)
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        durable.make_dirs(path.parent, 0o755)
         if config.has(role):
-            path.touch()
+            durable.replace_volatile(path, b"")
         else:
-            path.unlink(missing_ok=True)
+            durable.unlink(path)
 
 
 def ensure_credentials(config: Config, host: Host) -> Credentials:
     """Return the passwords from the credentials file, which is made if it is missing; only root and group ddwd may read it."""
     path = config.credentials_file
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_dirs(path.parent, 0o755)
         passwords.write(path, passwords.generate(), mode=0o600)
     passwords.add_viewer(path)
     found = passwords.read(path)
@@ -110,13 +110,13 @@ def ensure_credentials(config: Config, host: Host) -> Credentials:
 def write_rendered(config: Config, node: NodeName, text: str, host: Host) -> None:
     """Write the JSON file of that Orthanc, readable by that Orthanc only, and remove any other JSON file in its folder."""
     folder = Paths(config).rendered(node)
-    folder.mkdir(parents=True, exist_ok=True)
+    durable.make_dirs(folder, 0o755)
     host.give(folder, "root", f"ddwd-{node}", 0o750)
     target = folder / RENDERED_NAME
     for stray in folder.glob("*.json"):
         if stray != target:
-            stray.unlink()
-    replace_file(target, text.encode(), 0o600)
+            durable.unlink(stray)
+    durable.replace_file(target, text.encode(), 0o600)
     host.give(target, "root", f"ddwd-{node}", 0o640)
 
 
@@ -132,7 +132,7 @@ def write_hooks(config: Config, host: Host) -> None:
         for route in config.routes
         if route.has_hook
     }
-    replace_file(target, (json.dumps(table, indent=2) + "\n").encode(), 0o600)
+    durable.replace_file(target, (json.dumps(table, indent=2) + "\n").encode(), 0o600)
     host.give(target, "root", "ddwd-hooks", 0o640)
 
 
@@ -140,7 +140,7 @@ def ensure_output_dir(config: Config, host: Host) -> None:
     """Create OUTPUT_DIR if it is below the portal's data folder; one elsewhere belongs to the operator and must exist."""
     folder = config.output_dir
     if folder.is_relative_to(config.data_dir):
-        folder.mkdir(parents=True, exist_ok=True)
+        durable.make_dirs(folder)
         host.give(folder, "ddwd", "ddwd", 0o750)
     elif not folder.is_dir():
         raise DdwdError(f"{folder}: OUTPUT_DIR does not exist; install -d -o ddwd -g ddwd -m 0750 {folder}")
@@ -162,10 +162,10 @@ def _replace_drop_in(path: Path, text: str | None) -> bool:
     if before == text:
         return False
     if text is None:
-        path.unlink()
+        durable.unlink(path)
     else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        durable.make_dirs(path.parent, 0o755)
+        durable.replace_volatile(path, text.encode())
     return True
 
 
@@ -261,9 +261,8 @@ def _low_port(ports: Iterable[int]) -> str | None:
 def ensure_tls(config: Config) -> None:
     """Write the settings of the TLS proxies and the authorities that the gateway trusts; none of it is secret."""
     folder = Paths(config).tls
-    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    durable.make_dirs(folder, 0o755)
     texts = {f"{instance}.conf": tls_proxy.render(config, instance) for instance in tls_proxy.INSTANCES}
-    texts["gateway.conf"] = None  # until 0.2.0 the instance for people
     texts["link.conf"] = machine_link.render(config)
     if trusted := destinations.dimse_authorities(config):
         texts[destinations.dimse_bundle(config).name] = "".join(path.read_text("ascii") for path in trusted)
@@ -271,9 +270,9 @@ def ensure_tls(config: Config) -> None:
         texts[destinations.bundle(config).name] = "".join(path.read_text("utf-8") for path in trusted)
     for name, text in texts.items():
         if text is None:
-            (folder / name).unlink(missing_ok=True)
+            durable.unlink(folder / name)
         else:
-            replace_file(folder / name, text.encode(), 0o644)
+            durable.replace_file(folder / name, text.encode(), 0o644)
 
 
 def ensure_databases(config: Config, host: Host) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ddwd.config.paths import Paths
+from ddwd.core import safe_folder
 from ddwd.store.backends import history_of
 from ddwd.store.ledger import parse_line
 
@@ -169,11 +170,11 @@ def _segments(folder: Path) -> set[int]:
 
 def _content(folder: Path, number: int, start: int = 0) -> bytes:
     try:
-        with (folder / f"{number:08}.jsonl").open("rb") as file:
+        with safe_folder.opened(folder / f"{number:08}.jsonl") as file:
             file.seek(start)
             return file.read()
     except FileNotFoundError:
-        return gzip.decompress((folder / f"{number:08}.jsonl.gz").read_bytes())[start:]
+        return gzip.decompress(safe_folder.read(folder / f"{number:08}.jsonl.gz"))[start:]
 
 
 def _events(content: bytes, needle: bytes = b"") -> Iterator[AuditEvent]:

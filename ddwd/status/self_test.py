@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from ddwd.core import durable
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import sleep, stamp
-from ddwd.core.errors import DdwdError, DeliveryError
+from ddwd.core.errors import DdwdError, DeliveryError, LinkedError
 from ddwd.core.model import SELF_TEST_AET, SELF_TEST_PATIENT
 from ddwd.dicom import nodes
 from ddwd.dicom.store_scu import Answer, Outgoing, examine, send
@@ -134,10 +135,9 @@ class SelfTest:
     def _store(self, result: SelfTestResult) -> None:
         path = self.paths.self_test
         try:
-            path.parent.mkdir(exist_ok=True)
+            durable.make_dirs(path.parent, 0o755)
             SELF_TEST.write_volatile(path, result)
-            path.chmod(0o644)
-        except OSError:
+        except (OSError, LinkedError):
             return  # a user without the right to write there sees the result on the screen
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from ddwd.core import durable
+from ddwd.core import durable, safe_folder
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock
 from ddwd.core.errors import DdwdError, InvalidValueError, StateError
@@ -91,7 +91,7 @@ class CommitmentQueue:
 
     def read(self, path: Path) -> CommitmentRequest:
         """Return one request. Raises InvalidValueError if it is damaged, and OSError."""
-        with durable.opened(path) as file:
+        with safe_folder.opened(path) as file:
             content = file.read()
         return _FORMAT.parse_input(content, path.name)
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddwd.core import durable
+from ddwd.core import durable, safe_folder
 from ddwd.core.audit import Audit, Event
-from ddwd.core.errors import StateError
+from ddwd.core.errors import LinkedError, StateError
 from ddwd.core.model import OrthancId
 from ddwd.store.statefile import StateFormat, stored
 
@@ -179,9 +179,8 @@ class Custody:
     def peek(self, study: OrthancId) -> Peek | None:
         """Return the first lines of the record, at little cost; None if there is none, or it has another layout."""
         try:
-            with self.path(study).open("rb") as file:
-                return parse_peek(file.read(PEEK_BYTES))
-        except FileNotFoundError:
+            return parse_peek(safe_folder.read(self.path(study), PEEK_BYTES))
+        except (FileNotFoundError, LinkedError):  # `read` says what is wrong
             return None
 
     def write(self, record: Record) -> str:

@@ -30,7 +30,6 @@ _ITEM = re.compile(r"[0-9a-f]{32}")
 _MOST_BYTES = 4096
 _MOST_A_TURN = 100
 """Requests taken in one turn, so that a flood of them delays no study; the others wait for the next turn."""
-_LONGEST_NAME = 32  # useradd(8)
 _FOLDER_MODE = 0o770
 _PASSING = frozenset({errno.ENOENT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 """Errors that are no fault of the file: it was removed, or can be read in the next turn."""
@@ -43,7 +42,8 @@ class Request:
     """One request: `retry` a study, `release` an entry of the quarantine (`item`), `reconcile` one study or all, `pause` and
     `resume` retrieving, `forget` a study of the self test, start a round of `retention` now.
 
-    `by` is the user who made the request, as the user's program says, and `at` the UTC stamp. Raises InvalidValueError for anything
+    `by` is the user who made the request, and `at` the UTC stamp. As taken from the folder, `by` is the owner of the file, whatever
+    stands in it: a user can write any name, and cannot give a file away. Raises InvalidValueError for anything
     else, so that its values are safe in file names.
     """
 
@@ -81,16 +81,8 @@ class Requests:
         self._ignored: set[str] = set()
 
     def prepare(self) -> None:
-        """Create the folder if it is missing, with the owner of the folder above it. Raises OSError."""
-        missing = [path for path in (self._folder, *self._folder.parents) if not path.exists()]
-        if not missing:
-            return
-        durable.make_dirs(self._folder, _FOLDER_MODE)
-        owner = missing[-1].parent.stat()
-        if os.geteuid() == 0:
-            for path in missing:
-                os.chown(path, owner.st_uid, owner.st_gid)
-        self._folder.chmod(_FOLDER_MODE)
+        """Create the folder if it is missing, with the owner of the folder above it. Raises OSError and LinkedError."""
+        durable.make_dirs(self._folder, _FOLDER_MODE, inherit=True)
 
     def submit(self, request: Request) -> Path:
         """Store a request for the extractor durably. Raises StateError if this user may not."""
@@ -98,7 +90,7 @@ class Requests:
         path = self._folder / f"{re.sub('[-:.]', '', at)}-{secrets.token_hex(4)}.json"
         try:
             self.prepare()
-            _FORMAT.write_readable(path, replace(request, by=request.by or _user(), at=at))
+            _FORMAT.write_readable(path, replace(request, by=request.by or _user(os.getuid()), at=at))
         except OSError as error:
             raise StateError(
                 f"{self._folder}: {error.strerror}; only root and group ddwd may ask the extractor"
@@ -152,12 +144,12 @@ class Requests:
             _log.warning("requests: %a: %s", path.name, reason)
 
 
-def _user() -> str:
-    """Return the name of the user who runs this process, or the number if there is no name."""
+def _user(number: int) -> str:
+    """Return the name of a user, or the number if there is no name."""
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        return pwd.getpwuid(number).pw_name
     except KeyError:
-        return str(os.getuid())
+        return str(number)
 
 
 def _read(path: Path) -> Request:
@@ -165,13 +157,12 @@ def _read(path: Path) -> Request:
     # O_NOFOLLOW: no link; O_NONBLOCK: a named pipe must not block
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise InvalidValueError("it is not a regular file")
         content = os.read(descriptor, _MOST_BYTES + 1)
     finally:
         os.close(descriptor)
     if len(content) > _MOST_BYTES:
         raise InvalidValueError(f"it has more than {_MOST_BYTES} bytes")
-    request = _FORMAT.parse_input(content, path.name)
-    by = request.by[:_LONGEST_NAME]
-    return replace(request, by=by if by.isprintable() else "?")
+    return replace(_FORMAT.parse_input(content, path.name), by=_user(status.st_uid))

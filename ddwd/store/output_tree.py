@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from ddwd.config.paths import Paths
-from ddwd.core import durable
+from ddwd.core import durable, safe_folder
 from ddwd.core.errors import LinkedError, StateError
 from ddwd.core.model import OrthancId, Study, safe_component
 from ddwd.store.custody import Custody, Record, is_missing, present
@@ -68,7 +68,7 @@ class OutputTree:
         target, below = self._output / record.folder / name, self._output
         if not target.parent.is_dir():  # retention has removed the whole study
             return
-        with suppress(FileNotFoundError), durable.opened(target, below) as file:
+        with suppress(FileNotFoundError), safe_folder.opened(target, below) as file:
             if file.read(len(content) + 1) == content:
                 return
         temporary = target.with_name(f".{name}.part")

@@ -20,9 +20,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Generic, Literal, NewType, TypeVar, get_args, get_origin
 
-from ddwd.core import durable
+from ddwd.core import durable, safe_folder
 from ddwd.core.clock import stamp
-from ddwd.core.errors import DamagedStateError, InvalidValueError, NewerStateError
+from ddwd.core.errors import DamagedStateError, InvalidValueError, LinkedError, NewerStateError
 
 log = logging.getLogger("ddwd.store")
 
@@ -114,11 +114,16 @@ class StateFormat(Generic[T]):
             raise InvalidValueError("it is of another schema than this version reads") from error
 
     def read(self, path: Path) -> T | None:
-        """Return the value of the file, None if there is no file. Raises OSError, and as `parse`."""
+        """Return the value of the file, None if there is no file. Raises OSError, and as `parse`.
+
+        A link, or a pipe that would block the reader, is damage: other users may write to the folder of many of these files.
+        """
         try:
-            content = path.read_bytes()
+            content = safe_folder.read(path)
         except FileNotFoundError:
             return None
+        except LinkedError as error:
+            raise DamagedStateError(str(path), self.noun, "it is not a regular file") from error
         return self.parse(content, str(path))
 
     def read_or_none(self, path: Path) -> T | None:

@@ -26,9 +26,9 @@ from ddwd.config import routing
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.config.schema import VARIABLES, value_of
-from ddwd.core import clock
+from ddwd.core import clock, durable, safe_folder
 from ddwd.core.durable import replace_file, replace_volatile
-from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, Problem
+from ddwd.core.errors import ConfigError, DdwdError, InvalidValueError, PeerDownError, Problem
 from ddwd.extractor.peers import silent
 from ddwd.provisioning import credentials as passwords
 from ddwd.provisioning.orthanc_config import PLUGIN_DIR, PYTHON_PLUGIN, RENDERED_NAME, render
@@ -176,7 +176,11 @@ class Sandbox:
         """Make the folders and render both configurations. Raises a DdwdError; ConfigError if a port is in use."""
         orthanc = find_orthanc()
         folder = folder.resolve()  # settings take no `..`
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_dirs(folder, 0o700)
+        if os.geteuid() == 0 and (place := safe_folder.foreign(folder)) is not None:
+            raise InvalidValueError(
+                f"{place} can be replaced by another user, and root would write there: choose a folder of root's, or run it as that user"
+            )
         lock = _locked(folder)
         try:
             sandbox = cls(folder, settings(folder, port_base), orthanc, lock)

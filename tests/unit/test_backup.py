@@ -115,7 +115,8 @@ class FakeMachine:
             self.databases[argv[-1]] = stdin.read().decode()
         return CommandResult(0, "", "")
 
-    def give(self, path: Path, user: str, group: str, mode: int) -> None:
+    def give(self, place: Path | int, user: str, group: str, mode: int) -> None:
+        path = place if isinstance(place, Path) else Path(f"/proc/self/fd/{place}")
         path.chmod(mode)
         self.given[str(path.resolve())] = user, group, mode
 
@@ -548,6 +549,38 @@ def test_a_ledger_that_is_a_link_is_neither_copied_nor_emptied_by_root(
     with pytest.raises(LinkedError):
         portal.back_up()
     assert [path.name for path in elsewhere.iterdir()] == ["precious"]
+
+
+def test_requests_that_are_a_link_are_not_emptied_elsewhere(portal: Portal, tmp_path: Path) -> None:
+    portal.back_up()
+    elsewhere = tmp_path / "elsewhere"
+    portal.write(elsewhere / "precious.json", "of the machine")
+    shutil.rmtree(portal.paths.requests, ignore_errors=True)
+    portal.paths.state.mkdir(exist_ok=True)
+    portal.paths.requests.symlink_to(elsewhere)
+    portal.paths.state.chmod(0o777)  # whoever runs this: others can change the names in it
+    with pytest.raises(LinkedError):
+        portal.restore()
+    assert (elsewhere / "precious.json").read_text(encoding="utf-8") == "of the machine"
+
+
+def test_a_request_that_is_a_link_goes_and_its_target_stays(portal: Portal, tmp_path: Path) -> None:
+    portal.back_up()
+    portal.write(tmp_path / "precious.json", "of the machine")
+    portal.paths.requests.mkdir(parents=True, exist_ok=True)
+    (portal.paths.requests / "1.json").symlink_to(tmp_path / "precious.json")
+    (portal.paths.requests / "2.json").mkdir()
+    portal.restore()
+    assert [path.name for path in portal.paths.requests.iterdir()] == ["2.json"]
+    assert (tmp_path / "precious.json").read_text(encoding="utf-8") == "of the machine"
+
+
+def test_a_folder_that_another_user_can_replace_holds_no_backup(portal: Portal) -> None:
+    portal.backups.parent.chmod(0o777)
+    with pytest.raises(InvalidValueError, match="another user"):
+        portal.back_up()
+    portal.backups.parent.chmod(0o1777)  # as /tmp: there a name belongs to who made it
+    portal.back_up()
 
 
 def test_without_images_the_operators_own_snapshot_stays(portal: Portal) -> None:

@@ -127,7 +127,7 @@ def test_who_may_not_ask_is_told_in_one_line(
 ) -> None:
     _put(portal)
 
-    def refuse(*_: object) -> int:
+    def refuse(*_: object, **_more: object) -> int:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("ddwd.core.durable.write_new", refuse)

@@ -70,9 +70,10 @@ class FakeHost:
     def pipe(self, argv: list[str], *_: object, **__: object) -> CommandResult:
         raise AssertionError(argv)
 
-    def give(self, path: Path, user: str, group: str, mode: int) -> None:
-        assert path.exists()
-        self.owners[path] = (user, group, mode)
+    def give(self, place: Path | int, user: str, group: str, mode: int) -> None:
+        assert isinstance(place, Path)
+        assert place.exists()
+        self.owners[place] = (user, group, mode)
 
     def wait(self, seconds: float) -> None:
         self.waited += seconds

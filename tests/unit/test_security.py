@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ddwd.cli.main import VERBS
 from ddwd.config.loader import load
 from ddwd.config.schema import SETTINGS
+from tests.appliance.test_planted_links import CASES, READERS
 
 REPO = Path(__file__).resolve().parents[2]
 TEXT = (REPO / "docs/security.md").read_text(encoding="utf-8")
@@ -34,6 +36,17 @@ def test_every_unit_it_names_exists() -> None:
     named = {span for span in SPANS if re.fullmatch(r"ddwd-[a-z]+@?\.service", span)}
     assert named
     assert named <= ours
+
+
+def test_the_table_of_privileged_operations_is_what_is_raced_as_root() -> None:
+    section = TEXT.partition("## Privileged operations")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE) == list(CASES)
+
+
+def test_every_verb_is_raced_as_root_or_only_reads() -> None:
+    tried = {command.split()[1] for command in (*CASES, *READERS) if command.startswith("ddwd ")}
+    writes_nothing_for_root = {"alert", "config", "send"}
+    assert {verb.name for verb in VERBS} == tried | writes_nothing_for_root
 
 
 def test_the_settings_of_a_hardened_install_are_sound(tmp_path: Path) -> None:

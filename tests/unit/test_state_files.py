@@ -7,6 +7,8 @@ the reading, and the way back the writing.
 from __future__ import annotations
 
 import json
+import os
+import pwd
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,7 +197,7 @@ def test_operator_request(tmp_path: Path) -> None:
     path.unlink()
     placed(path, "request.json")
     [(_, taken)] = requests.take()
-    assert (taken, taken.by) == (request, "operator")
+    assert (taken, taken.by) == (request, pwd.getpwuid(os.getuid()).pw_name)
 
 
 # --- quarantine, retention, alerts, settings, ledger --------------------------------------------------------------------

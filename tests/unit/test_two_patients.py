@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,7 +44,7 @@ def _waiting(portal: Portal) -> list[Entry]:
 
 def _decide(portal: Portal) -> None:
     for entry in _waiting(portal):
-        portal.requests.submit(Request("release", item=entry.id, by="anna"))
+        portal.requests.submit(Request("release", item=entry.id))
     portal.run(2)
 
 
@@ -117,7 +119,10 @@ def test_a_decision_is_recorded_moves_no_image_and_holds_for_late_images_and_res
     assert portal.quarantine.entries() == []
     [asked] = _events(portal, Event.REQUESTED)
     [decided] = _events(portal, Event.RELEASED)
-    assert (asked["DDWD_BY"], asked["DDWD_ENTRY"]) == ("anna", decided["DDWD_ENTRY"])
+    assert (asked["DDWD_BY"], asked["DDWD_ENTRY"]) == (
+        pwd.getpwuid(os.getuid()).pw_name,
+        decided["DDWD_ENTRY"],
+    )
     assert decided["DDWD_STUDY"] == THEIRS[0].study_id
     for late in (MINE[2], THEIRS[2]):
         portal.start()

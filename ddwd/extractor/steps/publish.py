@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ddwd.core import durable
+from ddwd.core import durable, safe_folder
 from ddwd.core.clock import stamp
 from ddwd.extractor.quarantine import QuarantinedObject
 from ddwd.store.custody import FORMAT, Record, report_change
@@ -102,7 +102,7 @@ class Publisher:
         return True
 
     def _digest(self, path: Path) -> bytes:
-        with durable.opened(path, self.paths.output) as file:
+        with safe_folder.opened(path, self.paths.output) as file:
             return hashlib.file_digest(file, "sha256").digest()
 
 

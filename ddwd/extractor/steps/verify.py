@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pydicom import dcmread
 from pydicom.dataelem import RawDataElement
 
-from ddwd.core import durable, watchdog
+from ddwd.core import safe_folder, watchdog
 from ddwd.core.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def predicted_head(head: bytes, sop_uid: str) -> bytes:
 @contextmanager
 def _mapped(path: Path) -> Iterator[memoryview]:
     """Yield the file's content without a copy in memory: a multi-frame instance may have gigabytes."""
-    with durable.opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+    with safe_folder.opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
         view = memoryview(mapping)
         try:
             yield view
