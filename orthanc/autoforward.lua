@@ -14,6 +14,7 @@ local batch = settings['Batch'] or 40
 local RESENT = "ddwd's extractor will send again; check storage with: ddwd status"
 local MAX_SUBMITS = 3    -- tries of a batch before it is left to the extractor
 local MAX_IDS = 20000    -- IDs that are kept while submits fail
+local ENOTDIR = 20       -- errno of Linux for a file that is opened as a folder
 local PAGE = 500         -- changes in one answer
 
 local FORWARD_ALL = { Forward = true, Priority = 0 }  -- the only route if ddwd.yaml has no routes
@@ -76,11 +77,15 @@ end
 -- Returns whether the extractor has paused forwarding, because storage is short of space. Instances collected meanwhile are dropped
 -- here; the extractor sends them once there is space again.
 local function paused()
-  local flag = settings['Paused'] and io and io.open(settings['Paused'], 'r')
-  if flag then
-    flag:close()
+  if not (settings['Paused'] and io) then
+    return false
   end
-  return flag ~= nil and flag ~= false
+  -- opened as if it were a folder, which of a file is ENOTDIR: a pipe that another user put there is not waited for
+  local folder, _, code = io.open(settings['Paused'] .. '/.', 'r')
+  if folder then
+    folder:close()
+  end
+  return code == ENOTDIR
 end
 
 local function anything_waits()

@@ -83,6 +83,8 @@ class CommitmentResponder:
             except InvalidValueError as error:
                 self._give_up(path, "?", f"the request is invalid: {error}")
                 return None
+            if request is None:
+                return None
             # a clock that was put back makes no request older
             age = max(0.0, (self.clock.utc() - request.at).total_seconds())
             settled_by = self.clock.monotonic() + self.wait - age

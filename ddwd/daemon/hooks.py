@@ -19,6 +19,7 @@ from ddwd.daemon import file_watch
 from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.hooks.dispatcher import Hook, HookDispatcher, run_hook
 from ddwd.store.hook_queue import HookQueue, Notice
+from ddwd.store.rejected_files import RejectedFiles
 from ddwd.store.status_files import HOOKS, HooksStatus
 
 log = logging.getLogger("ddwd.hooks")
@@ -33,7 +34,7 @@ class HooksDaemon:
     def __init__(self, hooks: Mapping[str, Hook], folder: Path, status: Path) -> None:
         self._clock = SystemClock()
         self._status = status
-        self._notices = HookQueue(folder)
+        self._notices = HookQueue(folder, RejectedFiles("notice"))
         self.loop = Loop(self._turn, _INTERVAL, breath=0.1)
         self._output = folder / "output"
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="hook")

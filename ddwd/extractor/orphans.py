@@ -8,18 +8,20 @@ files go to quarantine. A folder counts as orphaned if two sweeps in a row find 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from pydicom import dcmread
 
-from ddwd.core import durable
+from ddwd.core import durable, safe_folder
 from ddwd.core.errors import NotFoundError
 from ddwd.core.model import OrthancId, identifier_of, safe_component
 from ddwd.dicom.head import UnreadableError, read_identity
 from ddwd.extractor.quarantine import QuarantinedObject
 from ddwd.extractor.steps.publish import remove_empty
 from ddwd.extractor.steps.verify import difference_of
+from ddwd.store.rejected_files import RejectedFiles
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -104,12 +106,14 @@ class Conflicts:
     """Objects that the Orthancs' plugin put aside, because the Orthanc had other content under their identifiers.
 
     The plugin compares bytes. Here each object is compared with the stored one element by element: an equal one, encoded differently,
-    is dropped, since its content is stored already; any other goes to quarantine. An object stays in its folder until then.
+    is dropped, since its content is stored already; any other goes to quarantine. An object stays in its folder until then. The Orthanc's
+    user may put anything there: what is no readable file is put aside.
     """
 
     folders: Mapping[NodeName, Path]
     peers: Mapping[NodeName, OrthancPort]
     quarantine: Quarantine
+    _rejected: RejectedFiles = field(default_factory=lambda: RejectedFiles("object"))
 
     def collect(self) -> int:
         """Compare the objects that wait; return how many went to quarantine.
@@ -120,11 +124,13 @@ class Conflicts:
             self._settle(path, node)
             for node, folder in self.folders.items()
             for path in sorted(folder.glob("*.dcm"))
-            if _NAME.fullmatch(path.name)
+            if _NAME.fullmatch(path.name) and path not in self._rejected
         )
 
     def _settle(self, path: Path, node: NodeName) -> bool:
         """Drop the object or put it into quarantine; return whether it went to quarantine."""
+        if self._rejected.read(path, 0) is None:
+            return False
         instance = OrthancId(path.name.partition(".")[0])
         reason = self._difference(path, node, instance)
         if not reason:
@@ -148,9 +154,10 @@ class Conflicts:
 
 def _uids(path: Path) -> tuple[str, str]:
     """Return StudyInstanceUID and SOPInstanceUID, as far as they can be read."""
+    content = safe_folder.read(path)
     try:
-        found = read_identity(path.read_bytes())
+        found = read_identity(content)
     except UnreadableError:
-        head = dcmread(path, force=True, specific_tags=["StudyInstanceUID", "SOPInstanceUID"])
+        head = dcmread(BytesIO(content), force=True, specific_tags=["StudyInstanceUID", "SOPInstanceUID"])
         return str(head.get("StudyInstanceUID", "")), str(head.get("SOPInstanceUID", ""))
     return found.study_uid.strip(_PADDING), found.sop_uid.strip(_PADDING)

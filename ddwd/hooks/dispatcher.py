@@ -264,6 +264,8 @@ def _post(url: str, timeout: float, notice: Notice) -> None:
         try:
             answer = session.post(url, json=asdict(notice), timeout=(10.0, timeout), allow_redirects=False)
         except requests.RequestException as error:
-            raise HookFailedError(f"the webhook at {host} does not answer ({type(error).__name__})") from error
+            raise HookFailedError(
+                f"the webhook at {host} does not answer ({type(error).__name__})"
+            ) from error
     if answer.status_code not in _TAKEN:
         raise HookFailedError(f"the webhook at {host} answered HTTP {answer.status_code}")

@@ -263,6 +263,7 @@ def ensure_tls(config: Config) -> None:
     folder = Paths(config).tls
     durable.make_dirs(folder, 0o755)
     texts = {f"{instance}.conf": tls_proxy.render(config, instance) for instance in tls_proxy.INSTANCES}
+    texts["gateway.conf"] = None  # until 0.2.0 the instance for people
     texts["link.conf"] = machine_link.render(config)
     if trusted := destinations.dimse_authorities(config):
         texts[destinations.dimse_bundle(config).name] = "".join(path.read_text("ascii") for path in trusted)

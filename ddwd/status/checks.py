@@ -14,11 +14,14 @@ from ddwd.status.findings import CheckContext, Finding, broken, note, warn
 from ddwd.status.formatting import many, span, time
 from ddwd.status.report import aside_text, lost_text, two_patients_text
 from ddwd.status.senders import problems, remedy, what, who
+from ddwd.store import rejected_files
 from ddwd.store.status_files import HARMLESS, AcceptorStatus, RetentionRound, RetentionStatus, SweepStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from ddwd.config.paths import Paths
 
 _SKEW_SECONDS = 5.0
 _SWEEP = timedelta(weeks=1)
@@ -173,15 +176,33 @@ def waiting(context: CheckContext) -> Iterator[Finding]:
     if context.report.lost:
         remedy = "ddwd reconcile --dry-run; who removed them, and what to do: ddwd trace STUDY"
         yield broken(lost_text(context.report.lost), remedy)
-    bad = sorted(context.paths.requests.glob("*.bad"))
-    if bad:
-        text = f"{many(len(bad), 'request was', 'requests were')} damaged and ignored"
-        yield warn(text, f"rm {context.paths.requests}/*.bad")
+    for folder, (one, several) in _rejecting(context.paths).items():
+        if bad := len(list(folder.glob(rejected_files.PATTERN))):
+            text = f"{many(bad, one, several)} damaged and ignored"
+            yield warn(text, f"ls -l {folder}; rm -r {folder}/*.bad")
     for folder, count in context.report.aside.items():
         yield warn(aside_text(folder, count), f"ls -l {folder}")
     if waiting := context.report.counts.get("waiting", 0):
         text = f"{many(waiting, 'study waits', 'studies wait')} after a failure"
         yield warn(text, "ddwd-top, or ddwd trace STUDY")
+
+
+def _rejecting(paths: Paths) -> dict[Path, tuple[str, str]]:
+    """Return the folders in which a daemon puts aside what is no file that it can work with, and what to call that."""
+    return {
+        paths.requests: ("request was", "requests were"),
+        paths.conflicts("gateway"): (
+            "object put aside by ORTHANC1 was",
+            "objects put aside by ORTHANC1 were",
+        ),
+        paths.conflicts("storage"): (
+            "object put aside by ORTHANC2 was",
+            "objects put aside by ORTHANC2 were",
+        ),
+        paths.commitments: ("request for storage commitment was", "requests for storage commitment were"),
+        paths.hooks / "waiting": ("notice for a hook was", "notices for a hook were"),
+        paths.deliveries: ("request to retry was", "requests to retry were"),
+    }
 
 
 def self_test(context: CheckContext) -> Iterator[Finding]:

@@ -13,14 +13,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from ddwd.core import durable, safe_folder
+from ddwd.core import durable
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock
 from ddwd.core.errors import DdwdError, InvalidValueError, StateError
 from ddwd.core.model import is_uid, parse_aet
+from ddwd.store.rejected_files import RejectedFiles
 from ddwd.store.statefile import StateFormat
 
 _MOST = 1000  # limit of waiting requests
+_MOST_BYTES = 64 * 1024 * 1024
+"""More than a request for a hundred thousand objects has; what is longer is cut, and so damaged."""
 _NAME_DIGITS = 32
 _PADDING = " \0"
 
@@ -71,6 +74,7 @@ class CommitmentQueue:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._rejected = RejectedFiles("request for storage commitment")
 
     def add(self, request: CommitmentRequest) -> None:
         """Store a request durably; a duplicate of a waiting request has no effect. Raises StateError if too many wait, and OSError."""
@@ -85,15 +89,13 @@ class CommitmentQueue:
 
     def waiting(self) -> list[Path]:
         """Return the files of the waiting requests, by name. Raises OSError."""
-        return sorted(
-            path for path in self._folder.iterdir() if path.suffix == ".json" and path.name[0] != "."
-        )
+        found = (path for path in self._folder.iterdir() if path.suffix == ".json" and path.name[0] != ".")
+        return sorted(path for path in found if path not in self._rejected)
 
-    def read(self, path: Path) -> CommitmentRequest:
-        """Return one request. Raises InvalidValueError if it is damaged, and OSError."""
-        with safe_folder.opened(path) as file:
-            content = file.read()
-        return _FORMAT.parse_input(content, path.name)
+    def read(self, path: Path) -> CommitmentRequest | None:
+        """Return one request; None if it is no file that can be read, and was put aside. Raises InvalidValueError if it is damaged."""
+        found = self._rejected.read(path, _MOST_BYTES)
+        return None if found is None else _FORMAT.parse_input(found.content, path.name)
 
     def done(self, path: Path) -> None:
         """Delete a request that was answered. Raises OSError."""

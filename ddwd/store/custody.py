@@ -170,11 +170,8 @@ class Custody:
         return None if content is None else FORMAT.parse(content, self.name(study))
 
     def stored(self, study: OrthancId) -> bytes | None:
-        """Return the record as it is stored, None if there is none."""
-        try:
-            return self.path(study).read_bytes()
-        except FileNotFoundError:
-            return None
+        """Return the record as it is stored, None if there is none. Raises DamagedStateError for what is no file, and OSError."""
+        return FORMAT.content(self.path(study))
 
     def peek(self, study: OrthancId) -> Peek | None:
         """Return the first lines of the record, at little cost; None if there is none, or it has another layout."""

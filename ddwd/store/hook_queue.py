@@ -7,13 +7,16 @@ second notification.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ddwd.core import durable
+from ddwd.core.errors import InvalidValueError
 from ddwd.core.model import OrthancId
+from ddwd.store.rejected_files import RejectedFiles
 from ddwd.store.statefile import StateFormat
 
 _NAME = re.compile(r"(?P<study>[0-9a-f]{8}(?:-[0-9a-f]{8}){4})\.(?P<revision>[0-9]{1,9})\.json")
@@ -54,6 +57,7 @@ class RetryRequest:
 
     def __init__(self, folder: Path) -> None:
         self._retry_request = folder / "now"
+        self._rejected = RejectedFiles("request to retry now")
 
     def request_retry(self) -> None:
         """Request it. Raises OSError."""
@@ -61,17 +65,24 @@ class RetryRequest:
 
     def take_retry_request(self) -> bool:
         """Return whether it was requested since the last call."""
-        requested = self._retry_request.exists()
+        requested = os.path.lexists(self._retry_request)
         if requested:
-            durable.unlink(self._retry_request)
-        return requested
+            try:
+                durable.unlink(self._retry_request)
+            except OSError as error:  # a folder
+                self._rejected.reject(self._retry_request, str(error.strerror))
+        return requested and self._retry_request not in self._rejected
 
 
 class HookQueue(RetryRequest):
-    """The two folders: the extractor adds to `waiting`, and only ddwd-hooks writes to `told`."""
+    """The two folders: the extractor adds to `waiting`, and only ddwd-hooks writes to `told`.
 
-    def __init__(self, folder: Path) -> None:
+    `rejected` is ddwd-hooks', which puts aside what is no notice; for any other process that is only left out.
+    """
+
+    def __init__(self, folder: Path, rejected: RejectedFiles | None = None) -> None:
         super().__init__(folder / "waiting")
+        self._rejected_notices = rejected
         self.waiting = folder / "waiting"
         self.told = folder / "told"
 
@@ -91,8 +102,26 @@ class HookQueue(RetryRequest):
             if name := _NAME.fullmatch(path.name):
                 found = int(name["revision"]), path
                 newest[name["study"]] = max(found, newest.get(name["study"], found))
-        notices = (_NOTICE.read_or_none(path) for _, path in newest.values())
+        notices = (self._read(path) for _, path in newest.values())
         return sorted(filter(None, notices), key=lambda notice: (notice.published_at, notice.study))
+
+    def _read(self, path: Path) -> Notice | None:
+        """Return a notice; None for what is none, or is of another study or revision than its name."""
+        rejected = self._rejected_notices
+        if rejected is None:
+            notice = _NOTICE.read_or_none(path)
+            return notice if notice and notice.name == path.name else None
+        if path in rejected or (found := rejected.read(path)) is None:
+            return None
+        try:
+            notice = _NOTICE.parse_input(found.content, path.name)
+        except InvalidValueError as error:
+            rejected.reject(path, str(error))
+            return None
+        if notice.name != path.name:
+            rejected.reject(path, "it is of another study or revision than its name")
+            return None
+        return notice
 
     def is_waiting(self, study: OrthancId) -> bool:
         """Return whether a notice of the study waits."""

@@ -6,14 +6,11 @@ everything, reads at most a few KiB, never blocks and never raises; a file that 
 
 from __future__ import annotations
 
-import errno
 import heapq
-import logging
 import os
 import pwd
 import re
 import secrets
-import stat
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -21,6 +18,7 @@ from typing import Literal, get_args
 from ddwd.core import durable
 from ddwd.core.clock import Clock, SystemClock, stamp
 from ddwd.core.errors import InvalidValueError, StateError
+from ddwd.store.rejected_files import RejectedFiles
 from ddwd.store.statefile import StateFormat, stored
 
 Kind = Literal["retry", "release", "reconcile", "pause", "resume", "forget", "retention"]
@@ -31,10 +29,6 @@ _MOST_BYTES = 4096
 _MOST_A_TURN = 100
 """Requests taken in one turn, so that a flood of them delays no study; the others wait for the next turn."""
 _FOLDER_MODE = 0o770
-_PASSING = frozenset({errno.ENOENT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
-"""Errors that are no fault of the file: it was removed, or can be read in the next turn."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +72,7 @@ class Requests:
     def __init__(self, folder: Path, clock: Clock | None = None) -> None:
         self._folder = folder
         self._clock = clock or SystemClock()
-        self._ignored: set[str] = set()
+        self._rejected = RejectedFiles("request")
 
     def prepare(self) -> None:
         """Create the folder if it is missing, with the owner of the folder above it. Raises OSError and LinkedError."""
@@ -102,12 +96,10 @@ class Requests:
         found = []
         for path in self._waiting():
             try:
-                found.append((path, _read(path)))
-            except OSError as error:
-                if error.errno not in _PASSING:
-                    self._reject(path, str(error.strerror))
+                if (request := self._read(path)) is not None:
+                    found.append((path, request))
             except InvalidValueError as error:
-                self._reject(path, str(error))
+                self._rejected.reject(path, str(error))
         return found
 
     def done(self, path: Path) -> None:
@@ -115,33 +107,27 @@ class Requests:
         try:
             durable.unlink(path)
         except OSError as error:
-            self._ignore(path, f"its effect is durable, but it cannot be removed ({error.strerror})")
+            self._rejected.ignore(path, f"its effect is durable, but it cannot be removed ({error.strerror})")
 
     def _waiting(self) -> list[Path]:
         try:
             with os.scandir(self._folder) as entries:
                 names = (entry.name for entry in entries if entry.name.endswith(".json"))
-                waiting = (name for name in names if name[0] != "." and name not in self._ignored)
+                waiting = (n for n in names if n[0] != "." and self._folder / n not in self._rejected)
                 return [self._folder / name for name in heapq.nsmallest(_MOST_A_TURN, waiting)]
         except FileNotFoundError:
             return []
         except OSError as error:
-            self._ignore(self._folder, f"the requests cannot be listed ({error.strerror})")
+            self._rejected.ignore(self._folder, f"the requests cannot be listed ({error.strerror})")
             return []
 
-    def _reject(self, path: Path, reason: str) -> None:
-        try:
-            path.rename(path.with_suffix(".bad"))
-        except OSError as error:
-            self._ignore(path, f"{reason}; it cannot be renamed ({error.strerror})")
-        else:
-            _log.warning("requests: %a is no request: %s; renamed to *.bad", path.name, reason)
-
-    def _ignore(self, path: Path, reason: str) -> None:
-        """Log it once, and ignore the file from now on."""
-        if path.name not in self._ignored:
-            self._ignored.add(path.name)
-            _log.warning("requests: %a: %s", path.name, reason)
+    def _read(self, path: Path) -> Request | None:
+        """Return one request, with the owner of its file as the one who made it. Raises InvalidValueError."""
+        if (found := self._rejected.read(path, _MOST_BYTES + 1)) is None:
+            return None
+        if len(found.content) > _MOST_BYTES:
+            raise InvalidValueError(f"it has more than {_MOST_BYTES} bytes")
+        return replace(_FORMAT.parse_input(found.content, path.name), by=_user(found.owner))
 
 
 def _user(number: int) -> str:
@@ -150,19 +136,3 @@ def _user(number: int) -> str:
         return pwd.getpwuid(number).pw_name
     except KeyError:
         return str(number)
-
-
-def _read(path: Path) -> Request:
-    """Return one request. Raises InvalidValueError and OSError."""
-    # O_NOFOLLOW: no link; O_NONBLOCK: a named pipe must not block
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidValueError("it is not a regular file")
-        content = os.read(descriptor, _MOST_BYTES + 1)
-    finally:
-        os.close(descriptor)
-    if len(content) > _MOST_BYTES:
-        raise InvalidValueError(f"it has more than {_MOST_BYTES} bytes")
-    return replace(_FORMAT.parse_input(content, path.name), by=_user(status.st_uid))

@@ -114,17 +114,21 @@ class StateFormat(Generic[T]):
             raise InvalidValueError("it is of another schema than this version reads") from error
 
     def read(self, path: Path) -> T | None:
-        """Return the value of the file, None if there is no file. Raises OSError, and as `parse`.
+        """Return the value of the file, None if there is no file. Raises OSError, and as `content` and `parse`."""
+        content = self.content(path)
+        return None if content is None else self.parse(content, str(path))
 
-        A link, or a pipe that would block the reader, is damage: other users may write to the folder of many of these files.
+    def content(self, path: Path) -> bytes | None:
+        """Return what is in the file, None if there is no file. Raises OSError.
+
+        A link, or a pipe that would block the reader, is a DamagedStateError: other users may write to the folder of many of these files.
         """
         try:
-            content = safe_folder.read(path)
+            return safe_folder.read(path)
         except FileNotFoundError:
             return None
         except LinkedError as error:
             raise DamagedStateError(str(path), self.noun, "it is not a regular file") from error
-        return self.parse(content, str(path))
 
     def read_or_none(self, path: Path) -> T | None:
         """Return the value of the file; None if there is no file, or none that this user or this version can read."""

@@ -142,7 +142,7 @@ def _raced(portal: Portal, case: Case) -> Iterator[None]:
         for folder in (race.partition("=")[0] for race in case.races):
             portal.machine.run(
                 f"[ ! -L {folder} ] && [ ! -p {folder} ] || rm {folder}; [ ! -d {folder}.was ] || [ -d {folder} ] || mv {folder}.was {folder}; "
-                f"find {folder} -type l -lname '{VICTIM}/*' -delete"
+                f"[ ! -d {folder} ] || find {folder} -type l -lname '{VICTIM}/*' -delete"
             )
 
 

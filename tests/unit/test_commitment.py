@@ -28,6 +28,7 @@ from ddwd.store.commitment_queue import (
 )
 from ddwd.store.operator_requests import Request
 from tests.unit.fakes import FakeClock, Image, image, one_error, power_cut
+from tests.unit.planted import PLANTED
 from tests.unit.portal import Portal
 
 if TYPE_CHECKING:
@@ -482,6 +483,21 @@ def test_a_damaged_request_is_told_and_taken_away(site: Site, content: bytes) ->
     site.responder.turn()
     assert site.commitments.waiting() == []
     assert [event for event, _ in site.events] == [Event.COMMITMENT_FAILED]
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_what_is_no_file_among_the_requests_is_put_aside_and_the_others_are_answered(
+    site: Site, planted: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = site.portal.paths.commitments
+    PLANTED[planted](folder / f"{'0' * 32}.json")
+    site.portal.deliver(ONE)
+    site.portal.run(20)
+    site.ask(ONE)
+    site.wait(2)
+    assert len(site.told) == 1
+    assert {path.name for path in folder.iterdir()} - {"elsewhere"} == {f"{'0' * 32}.bad"}
+    assert "renamed to *.bad" in caplog.text
 
 
 # --- the settings ----------------------------------------------------------------------------------------------------

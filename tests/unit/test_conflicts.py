@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ from ddwd.core.errors import PeerDownError
 from ddwd.extractor.orphans import Conflicts
 from ddwd.extractor.quarantine import Quarantine
 from tests.unit.fakes import FakeClock, FakeOrthanc, Image, image
+from tests.unit.planted import PLANTED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,3 +115,32 @@ def test_unfinished_and_foreign_files_are_not_touched(site: Site) -> None:
         (site.folders["gateway"] / name).write_bytes(b"x")
     assert site.conflicts.collect() == 0
     assert len(list(site.folders["gateway"].iterdir())) == 3
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_what_the_orthanc_s_user_planted_is_put_aside_and_keeps_nobody_waiting(
+    site: Site, planted: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"{image(number=2).orthanc_id}.{'0' * 32}.dcm"
+    PLANTED[planted](site.folders["gateway"] / name)
+    site.put("gateway", image())
+    assert site.conflicts.collect() == 1
+    left = {path.name for path in site.folders["gateway"].iterdir()} - {"elsewhere"}
+    assert left == {name.replace(".dcm", ".bad")}
+    assert "renamed to *.bad" in caplog.text
+    assert site.conflicts.collect() == 0
+
+
+def test_an_empty_object_is_no_crash(site: Site) -> None:
+    site.peers["gateway"].store(image())
+    (site.folders["gateway"] / f"{image().orthanc_id}.{'0' * 32}.dcm").touch()
+    assert site.conflicts.collect() == 1
+
+
+def test_what_cannot_be_renamed_is_told_once(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    name = f"{image(number=2).orthanc_id}.{'0' * 32}"
+    os.mkfifo(site.folders["gateway"] / f"{name}.dcm")
+    (site.folders["gateway"] / f"{name}.bad").mkdir()
+    for _ in range(3):
+        assert site.conflicts.collect() == 0
+    assert len(caplog.records) == 1

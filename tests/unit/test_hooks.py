@@ -21,7 +21,9 @@ from ddwd.hooks.dispatcher import (
     run_hook,
 )
 from ddwd.store.hook_queue import HookQueue, Notice
+from ddwd.store.rejected_files import RejectedFiles
 from tests.unit.fakes import FakeClock, InlineExecutor, power_cut
+from tests.unit.planted import PLANTED
 
 STUDY = OrthancId("0123abcd-0123abcd-0123abcd-0123abcd-0123abcd")
 OTHER = OrthancId("4567abcd-0123abcd-0123abcd-0123abcd-0123abcd")
@@ -275,3 +277,43 @@ def test_an_executable_that_cannot_be_run_is_told_by_its_name(
     path.unlink() if mode is None else path.chmod(mode)
     with pytest.raises(HookFailedError, match=f"cannot be run .{said}"):
         run_hook(Hook(path, None, 5.0), NOTICE, tmp_path / "output" / "said.txt", threading.Event())
+
+
+# --- what another user planted ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_what_is_no_file_among_the_notices_is_put_aside_and_the_others_are_told(
+    tmp_path: Path, planted: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told(tmp_path)
+    told.notices = HookQueue(tmp_path, RejectedFiles("notice"))
+    told.restart()
+    told.notices.put(NOTICE)
+    PLANTED[planted](told.notices.waiting / f"{OTHER}.1.json")
+    told.run(2)
+    assert told.calls == [(STUDY, 1)]
+    left = {path.name for path in told.notices.waiting.iterdir()} - {"elsewhere"}
+    assert left == {f"{OTHER}.1.bad"}
+    assert "renamed to *.bad" in caplog.text
+
+
+def test_a_notice_of_another_study_than_its_name_is_told_to_nobody(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+    told.notices = HookQueue(tmp_path, RejectedFiles("notice"))
+    told.restart()
+    told.notices.put(NOTICE)
+    (told.notices.waiting / NOTICE.name).rename(told.notices.waiting / f"{OTHER}.1.json")
+    told.run(2)
+    assert told.calls == []
+    assert [path.name for path in told.notices.waiting.iterdir()] == [f"{OTHER}.1.bad"]
+    assert HookQueue(tmp_path).newest() == []
+
+
+@pytest.mark.parametrize("planted", ["folder", "pipe", "link to a pipe"])
+def test_a_request_to_retry_that_is_no_file_is_taken_once(tmp_path: Path, planted: str) -> None:
+    notices = HookQueue(tmp_path)
+    notices.waiting.mkdir()
+    PLANTED[planted](notices.waiting / "now")
+    assert notices.take_retry_request()
+    assert not notices.take_retry_request()

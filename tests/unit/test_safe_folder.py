@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +15,6 @@ from ddwd.core.errors import LinkedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 OPEN_TO_OTHERS = 0o777
 """Stands for a folder of another user's: tests run as any user, who can give no folder away."""
@@ -193,3 +194,65 @@ def test_which_folder_on_the_way_is_open_to_others(theirs: Path, precious: Path)
     (precious / "link").symlink_to(theirs / "mine")
     theirs.chmod(0o777)
     assert safe_folder.foreign(precious / "link") == theirs / "mine"
+
+
+# --- the kind, not the case -------------------------------------------------------------------------------------------
+
+BY_PATH = frozenset(
+    ["chmod", "chown", "hardlink_to", "link_to", "lchmod", "mkdir", "read_bytes", "read_text", "rmdir", "rmtree", "symlink_to", "touch", "unlink", "write_bytes", "write_text"]
+)
+"""Methods of Path and functions of os and shutil that go by a path."""
+ALLOWED = {
+    "backup/archive.py": "the backup, below folders that only root can change",
+    "backup/backup.py": "the backup, below folders that only root can change",
+    "backup/restore.py": "by dir_fd; reads the backup",
+    "cli/config.py": "settings and keys, in root's folders; /proc",
+    "cli/support_bundle.py": "settings, in root's folders",
+    "cli/tls.py": "by dir_fd",
+    "config": "settings, in root's folders",
+    "core/durable.py": "by dir_fd",
+    "daemon": "no daemon runs as root",
+    "dicom/store_scu.py": "files that the operator sends, or ddwd-inbox, in its own folder",
+    "extractor/flow_control.py": "runs as ddwd, in its own folder",
+    "extractor/router.py": "reads root's table",
+    "extractor/spool.py": "reads what the extractor itself published",
+    "hooks/dispatcher.py": "runs as ddwd-hooks, in its own folder",
+    "inbox/processor.py": "runs as ddwd, in its own folder",
+    "monitoring": "runs as ddwd, in its own folder",
+    "orthanc/plugin": "runs as each Orthanc's user, in its own folder",
+    "provisioning": "reads settings, passwords and certificates, in root's folders",
+    "status/connections.py": "/proc; files of the package",
+    "status/orthanc_checks.py": "reads what root rendered",
+    "status/self_test.py": "reads what it made in a folder of its own",
+    "status/system_info.py": "/proc",
+    "store/ledger.py": "runs as ddwd, in its own folder",
+    "store/postgres.py": "a password file, in root's folders",
+    "store/pre_upgrade_copy.py": "runs as ddwd, in its own folder",
+    "store/statefile.py": "`write_status` is for daemons alone",
+    "trial": "below folders that only the user of the trial can change",
+    "chain": "the log's own service, in its own folder",
+}
+"""Where a call by path is right, and why; all else goes through safe_folder and durable."""
+
+
+def _by_path(file: Path) -> set[str]:
+    """Return the calls of a module that go by a path, but for those of durable."""
+    functions = (
+        node.func for node in ast.walk(ast.parse(file.read_bytes()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    )  # fmt: skip
+    return {
+        function.attr
+        for function in functions
+        if function.attr in BY_PATH
+        and not (isinstance(function.value, ast.Name) and function.value.id == "durable")
+    }
+
+
+def test_nothing_goes_by_a_path_where_another_user_may_have_put_something() -> None:
+    package = Path(durable.__file__).parents[1]
+    modules = {file.relative_to(package).as_posix(): _by_path(file) for file in package.rglob("*.py")}
+    by_path = {name for name, calls in modules.items() if calls}
+    allowed = {name for name in by_path for place in ALLOWED if name == place or name.startswith(f"{place}/")}
+    assert by_path == allowed
+    assert [place for place in ALLOWED if not any(name.startswith(place) for name in by_path)] == []

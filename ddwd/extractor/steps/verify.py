@@ -184,7 +184,9 @@ def _digested(digest: hashlib._Hash, content: memoryview) -> str:
 def difference_of(path: Path, stored: bytes) -> str:
     """Return the first difference between two DICOM files, by tag; empty if every element is equal."""
     try:
-        ours, theirs = dcmread(path, force=True), dcmread(io.BytesIO(stored), force=True)
+        with safe_folder.opened(path) as file:
+            ours = dcmread(file, force=True)
+        theirs = dcmread(io.BytesIO(stored), force=True)
         if ours.file_meta.get("TransferSyntaxUID") != theirs.file_meta.get("TransferSyntaxUID"):
             return "the transfer syntax differs"
         return _compare(ours, theirs)
