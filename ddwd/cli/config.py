@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ddwd.cli.command import Argument, Command, VerbResult, prints
 from ddwd.config import tls
-from ddwd.config.checks import ports
+from ddwd.config.checks import hooks_at_fault, ports
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load_with_sources
 from ddwd.config.parsers import DEFAULT, Share
 from ddwd.config.paths import Paths
@@ -109,10 +109,9 @@ def output_problems(loaded: Loaded) -> Iterator[Problem]:
 
 
 def hook_problems(loaded: Loaded) -> Iterator[Problem]:
-    """Yield the hooks of routes that cannot be executed."""
-    for path in dict.fromkeys(route.run for route in loaded.config.routes if route.run is not None):
-        if not (path.is_file() and os.access(path, os.X_OK)):
-            yield loaded.problem("routes", f"{path} cannot be run", f"install it, then: chmod 755 {path}")
+    """Yield the hooks of routes that cannot be executed, and those that another user may change."""
+    for what, instead in hooks_at_fault(loaded.config):
+        yield loaded.problem("routes", what, instead)
 
 
 def tls_problems(loaded: Loaded) -> Iterator[Problem]:

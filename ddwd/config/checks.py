@@ -1,15 +1,20 @@
-"""Compare settings with each other: two parts with one port, a route to an unknown destination, retention that can never apply. Pure."""
+"""Compare settings with each other: two parts with one port, a route to an unknown destination, retention that can never apply.
+
+Pure, but for `hooks_at_fault`, which looks at the hooks' executables on this machine.
+"""
 
 from __future__ import annotations
 
+import os
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 from ddwd.config.parsers import DEFAULT
 from ddwd.config.schema import AET_KEYS, PORT_KEYS, value_of
+from ddwd.core import safe_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Iterator
 
     from ddwd.config.schema import Config, Loaded
     from ddwd.core.errors import Problem
@@ -41,6 +46,21 @@ def contradictions(loaded: Loaded, refused: Container[str]) -> list[Problem]:
         ),
         *(loaded.problem(*found) for found in config.retention.contradictions(config.routes)),
     ]
+
+
+def hooks_at_fault(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield a hook of a route that cannot be run, or that a user may change who may not change the settings; and what to do.
+
+    ddwd-hooks gets every study of the route, so whoever may write to the executable, or replace it, could have them.
+    """
+    home = config.credentials_file.parent
+    trusted = {0, home.stat().st_uid if home.is_dir() else os.geteuid()}
+    for path in dict.fromkeys(route.run for route in config.routes if route.run is not None):
+        if not (path.is_file() and os.access(path, os.X_OK)):
+            yield f"{path} cannot be run", f"install it, then: chmod 755 {path}"
+        elif place := safe_folder.foreign(path, trusted):
+            what = f"{path} can be changed by others than root, by way of {place}"
+            yield what, f"chown root:root {place} && chmod go-w {place}, or install it in /usr/local/bin"
 
 
 def ports(config: Config) -> list[str]:

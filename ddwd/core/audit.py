@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Self
 
+from ddwd.core.printable import one_line
+
 journal: Any
 try:
     journal = importlib.import_module("systemd.journal")
@@ -221,7 +223,7 @@ def _uids() -> dict[str, frozenset[Event]]:
 
 def _printable(value: object) -> str:
     """Return `value` as one line of printable text, cut to `_MAX_CHARACTERS`: a modality may send anything."""
-    return "".join(char if char.isprintable() else "?" for char in str(value))[:_MAX_CHARACTERS]
+    return one_line(value)[:_MAX_CHARACTERS]
 
 
 def _journald(event: Event, message: str, fields: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -116,20 +116,23 @@ def _is_open_to_others(folder: os.stat_result) -> bool:
     return folder.st_uid not in _ours() or bool(folder.st_mode & _OTHERS_WRITE)
 
 
-def foreign(folder: Path) -> Path | None:
-    """Return the first folder on the way to `folder`, itself included, that another user owns or can replace; None if there is none.
+def foreign(path: Path, ours: Container[int] | None = None) -> Path | None:
+    """Return the first place on the way to `path`, itself included, that another user owns, can replace or can write to; None if none is.
 
-    Only where it is None, steps below `folder` may go by a path. Raises OSError.
+    `ours` are the users that count as no other: by default root and that of this process. Raises OSError. Only where it is None, steps
+    below a folder may go by a path, or a file may be run.
     """
-    real = Path(os.path.realpath(folder))
-    is_safe = True
-    for place in [*reversed(real.parents), real]:
+    users, whole = _ours() if ours is None else ours, path.absolute()
+    status, is_safe = whole.stat(), True  # a circle of links ends here
+    for place in [*reversed(whole.parents), whole]:
         status = place.lstat()
-        if status.st_uid not in _ours() or not is_safe:
+        if not is_safe or status.st_uid not in users:
             return place
+        if stat.S_ISLNK(status.st_mode):
+            return foreign(place.parent / place.readlink() / whole.relative_to(place), users)
         # in a folder as /tmp, a name belongs to whoever made it
         is_safe = not status.st_mode & _OTHERS_WRITE or bool(status.st_mode & stat.S_ISVTX)
-    return None
+    return whole if stat.S_ISREG(status.st_mode) and status.st_mode & _OTHERS_WRITE else None
 
 
 @contextmanager

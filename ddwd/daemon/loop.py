@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import sdnotify
 
 from ddwd.core.errors import DdwdError
+from ddwd.core.printable import OneLineFormatter, one_line
 
 _MICRO = 1_000_000
 _SHARE = 0.8
@@ -28,7 +29,9 @@ _SKIP, _FAILED = 1, 255  # exit statuses of ExecCondition=: skip the unit, or fa
 
 def enter(name: str, run: Callable[[], None], wanted: Callable[[], bool] = lambda: True) -> int:
     """Run a daemon until it is stopped; return its exit status. With `--wanted` only answer ExecCondition= by `wanted`."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLineFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     is_condition = sys.argv[1:2] == ["--wanted"]
     try:
         if is_condition:
@@ -87,7 +90,7 @@ class Loop:
         while not self.stopping.is_set():
             self._wakeup.clear()
             result = self._cycle()
-            self._notify(f"STATUS={result.status}" + ("\nWATCHDOG=1" if result.healthy else ""))
+            self._notify(f"STATUS={one_line(result.status)}" + ("\nWATCHDOG=1" if result.healthy else ""))
             if not self.stopping.wait(self._breath):
                 self._wakeup.wait(self._idle(self._interval if result.wait is None else result.wait))
         self._notify("STOPPING=1")

@@ -180,8 +180,8 @@ def waiting(context: CheckContext) -> Iterator[Finding]:
         if bad := len(list(folder.glob(rejected_files.PATTERN))):
             text = f"{many(bad, one, several)} damaged and ignored"
             yield warn(text, f"ls -l {folder}; rm -r {folder}/*.bad")
-    for folder, count in context.report.aside.items():
-        yield warn(aside_text(folder, count), f"ls -l {folder}")
+    for aside, count in context.report.aside.items():
+        yield warn(aside_text(aside, count), f"ls -l {aside}")
     if waiting := context.report.counts.get("waiting", 0):
         text = f"{many(waiting, 'study waits', 'studies wait')} after a failure"
         yield warn(text, "ddwd-top, or ddwd trace STUDY")

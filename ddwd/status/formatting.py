@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ddwd.core.printable import one_line
+
 
 def time(moment: object) -> str:
     """Shorten a stamp to `2026-01-31 23:59Z`."""
@@ -43,4 +45,4 @@ def many(count: int, one: str, more: str) -> str:
 
 def plain(text: object) -> str:
     """Replace what a terminal would not print as text, whatever a modality sent."""
-    return "".join(char if char.isprintable() else "?" for char in str(text))
+    return one_line(text)

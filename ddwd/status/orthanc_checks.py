@@ -6,6 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from ddwd.config.checks import hooks_at_fault
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError
 from ddwd.provisioning import databases, machine_link, orthanc_config, orthanc_minimum
 from ddwd.status.findings import NOT_PERMITTED, CheckContext, Finding, Part, broken, note, warn
@@ -27,6 +28,8 @@ _FLAWS = (
 
 
 def settings(context: CheckContext) -> Iterator[Finding]:
+    for what, instead in hooks_at_fault(context.config):
+        yield broken(f"routes: {what}", instead)
     if context.login is None:
         yield NOT_PERMITTED
         return

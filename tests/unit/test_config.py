@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ddwd.config.checks import hooks_at_fault
 from ddwd.config.loader import load, load_with_sources
 from ddwd.config.parsers import DEFAULT, Raw
+from ddwd.config.routing import Route
 from ddwd.config.schema import LONGEST_POLL, MOST_NAMED, SETTINGS, VARIABLES, Config, flatten
+from ddwd.core import safe_folder
 from ddwd.core.errors import ConfigError
 from ddwd.core.model import OrthancId, Series, Study
 from ddwd.extractor.steps.retrieve import next_block
@@ -415,3 +420,42 @@ def test_exit_status_is_ex_config(sources: Sources) -> None:
 def test_a_size_is_written_with_its_unit_or_in_bytes(sources: Sources, written: str, size: int) -> None:
     sources.yaml.write_text(f"disk:\n  reserve: {written}\n")
     assert sources.config().disk.reserve == size
+
+
+# --- the executables of hooks -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hooked(tmp_path: Path) -> Config:
+    """Settings with a hook that only who may write the settings can change."""
+    home = tmp_path / "etc"
+    home.mkdir(mode=0o755)
+    (home / "finished").write_text("#!/bin/sh\n", encoding="utf-8")
+    (home / "finished").chmod(0o755)
+    route = Route("research", run=home / "finished")
+    return replace(Config(), routes=(route,), credentials_file=home / "credentials.json")
+
+
+def test_a_hook_that_nobody_else_can_change_is_sound(hooked: Config) -> None:
+    assert list(hooks_at_fault(hooked)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("finished", 0o775), ("finished", 0o757), (".", 0o775), (".", 0o777)]
+)
+def test_a_hook_that_others_can_write_or_replace_is_refused_in_one_line(
+    hooked: Config, name: str, mode: int
+) -> None:
+    (hooked.credentials_file.parent / name).chmod(mode)
+    [(what, instead)] = hooks_at_fault(hooked)
+    assert "can be changed by others than root" in what
+    assert "chown root:root" in instead
+    assert "\n" not in what + instead
+
+
+def test_a_hook_of_another_user_s_is_refused(hooked: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    uid, usual = os.geteuid(), safe_folder.foreign
+    # no test can give a file away: instead, this user counts as another one
+    monkeypatch.setattr(safe_folder, "foreign", lambda path, _ours: usual(path, {uid + 1}))
+    [(what, _)] = hooks_at_fault(hooked)
+    assert "can be changed by others than root" in what

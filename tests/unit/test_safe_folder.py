@@ -194,12 +194,38 @@ def test_which_folder_on_the_way_is_open_to_others(theirs: Path, precious: Path)
     (precious / "link").symlink_to(theirs / "mine")
     theirs.chmod(0o777)
     assert safe_folder.foreign(precious / "link") == theirs / "mine"
+    (theirs / "link").symlink_to(precious)
+    assert safe_folder.foreign(theirs / "link" / "file") == theirs / "link"
+
+
+def test_a_file_that_others_may_write_to_is_foreign(precious: Path) -> None:
+    assert safe_folder.foreign(precious / "file") is None
+    (precious / "file").chmod(0o664)
+    assert safe_folder.foreign(precious / "file") == precious / "file"
+    (precious / "file").chmod(0o644)
+    assert safe_folder.foreign(precious / "file", ours={os.geteuid() + 1}) == Path("/")
 
 
 # --- the kind, not the case -------------------------------------------------------------------------------------------
 
 BY_PATH = frozenset(
-    ["chmod", "chown", "hardlink_to", "link_to", "lchmod", "mkdir", "read_bytes", "read_text", "rmdir", "rmtree", "symlink_to", "touch", "unlink", "write_bytes", "write_text"]
+    [
+        "chmod",
+        "chown",
+        "hardlink_to",
+        "link_to",
+        "lchmod",
+        "mkdir",
+        "read_bytes",
+        "read_text",
+        "rmdir",
+        "rmtree",
+        "symlink_to",
+        "touch",
+        "unlink",
+        "write_bytes",
+        "write_text",
+    ]
 )
 """Methods of Path and functions of os and shutil that go by a path."""
 ALLOWED = {
