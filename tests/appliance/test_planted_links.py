@@ -64,6 +64,7 @@ CASES = {
     "ddwd tls issue": Case(f"ddwd tls issue CT1 --into {MADE}", (MADE,)),
     "ddwd link": Case(f"ddwd link --roles gateway {MADE}/link", (MADE,)),
     "ddwd support-bundle": Case(f"ddwd support-bundle --output {MADE}", (MADE,), times=2),
+    "ddwd prove": Case(f"ddwd prove {{study}} --output {MADE}", (MADE,), times=2),
     "ddwd backup": Case(
         f"ddwd backup {BACKUP}", (f"{STATE}/custody", f"{DATA}/quarantine/1.2.3", REQUESTS), times=2
     ),
