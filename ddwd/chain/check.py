@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddwd.chain.entry import HEAD, decode
+from ddwd.chain.entry_changes import named
 from ddwd.chain.head import FORMAT, HeadFiles, SignedHead, is_signed
 from ddwd.chain.log import ChainLog, records
 from ddwd.chain.merkle import Frontier
@@ -76,12 +77,12 @@ def walk(folder: Path, visit: Visit = lambda _index, _line: None, *, to_the_end:
 
 
 def _blame(differing: int, log: ChainLog, found: Walk) -> None:
-    """Name the first entry that the stored tree does not have; if the heads agree with the entries, the tree itself is wrong."""
+    """Name the entries that the stored tree does not have; if the heads agree with the entries, the tree itself is wrong."""
     found.is_tree_alone = not found.problems
     if found.is_tree_alone:
         found.problems.append(f"{log.tree}: from entry {differing} on it is not the tree of the entries")
     else:
-        found.problems.insert(0, f"entry {differing} was changed, removed or moved")
+        found.problems.insert(0, named(log) or f"entry {differing} was changed, deleted or moved")
 
 
 _EVENT = f'"event":"{HEAD}"'.encode()

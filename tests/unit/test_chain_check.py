@@ -126,12 +126,25 @@ def test_a_file_that_is_missing_is_found(files: dict[str, bytes], tmp_path: Path
     assert walk(tmp_path).problems
 
 
-def test_the_first_entry_that_was_changed_is_named(files: dict[str, bytes], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: [*rows[:7], *rows[8:]], "entry 7 was deleted"),
+        (lambda rows: [*rows[:4], *rows[7:]], "entries 4 to 6 were deleted"),
+        (lambda rows: [*rows[:4], rows[5], rows[4], *rows[6:]], "entries 4 to 5 were moved"),
+        (lambda rows: [*rows[:4], rows[0], *rows[4:]], "1 added before entry 4"),
+        (lambda rows: [*rows[:4], rows[4].replace(b"event", b"tneve"), *rows[5:]], "entry 4 was changed"),
+    ],
+    ids=["deleted", "three deleted", "moved", "added", "changed"],
+)
+def test_what_was_done_to_entries_is_named(
+    files: dict[str, bytes], tmp_path: Path, change: Callable[[list[bytes]], list[bytes]], said: str
+) -> None:
     for one, content in files.items():
         (tmp_path / one).write_bytes(content)
     lines = files["entries.jsonl"].splitlines(keepends=True)
-    (tmp_path / "entries.jsonl").write_bytes(b"".join([*lines[:7], *lines[8:]]))
-    assert walk(tmp_path).problems[0] == "entry 7 was changed, removed or moved"
+    (tmp_path / "entries.jsonl").write_bytes(b"".join(change(lines)))
+    assert walk(tmp_path).problems[0] == said
 
 
 def test_going_back_to_an_earlier_chain_is_found_by_what_was_published_since(

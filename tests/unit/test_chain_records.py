@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from ddwd.chain.entry import KNOWN, encode, entry_of
 from ddwd.chain.log import ChainLog, ChainWriter
 from ddwd.chain.records import Statements
 from ddwd.core.audit import Event
-from ddwd.core.model import SELF_TEST_PATIENT
+from ddwd.core.model import SELF_TEST_PATIENT, OrthancId
 from ddwd.store.custody import FORMAT, statement
 from ddwd.store.operator_requests import Request
 from ddwd.store.record_check import RecordChecker
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddwd.chain.records import RecordComparison
-    from ddwd.store.custody import Record
+    from ddwd.store.custody import InstanceRecord, Record
     from ddwd.store.record_check import CheckResult
 
 STUDIES = [[image(study, number) for number in (1, 2, 3)] for study in (1, 2, 3)]
@@ -236,21 +237,116 @@ def test_a_study_is_found_by_its_names_although_its_record_is_gone(chained: Chai
     assert only.begun == statements.begun
 
 
-@pytest.mark.deep
-def test_whatever_byte_of_a_record_or_an_image_is_changed_is_found(chained: Chained) -> None:
-    """Each change with a checksum that is right, where the file still is a record."""
-    dice = random.Random(20)  # noqa: S311 - the same ones each time
-    output = chained.portal.paths.output
-    paths = [chained.portal.custody.path(study[0].study_id) for study in STUDIES]
-    paths += [path for path in sorted(output.rglob("*.dcm")) if ".ddwd" not in path.parts]
-    for _ in range(2000 if FULL else 200):
-        path = dice.choice(paths)
-        content = path.read_bytes()
-        place = dice.randrange(len(content))
-        path.write_bytes(
-            content[:place] + bytes([content[place] ^ (1 << dice.randrange(8))]) + content[place + 1 :]
+class Tamperer:
+    """One random thing at a time that user ddwd can do to a record or to images, with every digest and checksum set right."""
+
+    def __init__(self, chained: Chained, dice: random.Random, earlier: bytes) -> None:
+        self._chained = chained
+        self._dice = dice
+        self._earlier = earlier
+        self._custody = chained.portal.custody
+        self.ways: list[Callable[[], None]] = [
+            self._flip_a_bit, self._change_an_image_and_its_record, self._change_a_field, self._delete_a_record,
+            self._put_back_an_earlier_record, self._exchange_two_records, self._delete_an_image, self._hide_an_image,
+            self._add_an_image, self._forge_a_study,
+        ]  # fmt: skip
+
+    def files(self) -> list[Path]:
+        """All records and images."""
+        output = self._chained.portal.paths.output
+        images = [path for path in sorted(output.rglob("*.dcm")) if ".ddwd" not in path.parts]
+        return [*map(self._custody.path, self._custody.studies()), *images]
+
+    def _record(self) -> Record:
+        found = self._custody.read(self._dice.choice(sorted(self._custody.studies())))
+        assert found is not None
+        return found
+
+    def _image(self, record: Record) -> tuple[Path, InstanceRecord]:
+        one = self._dice.choice(sorted(record.images.values(), key=lambda image: image.file))
+        return self._chained.portal.paths.output / record.folder / one.file, one
+
+    def _flip_a_bit(self) -> None:
+        path = self._dice.choice(self.files())
+        path.write_bytes(self._flipped(path.read_bytes()))
+
+    def _flipped(self, content: bytes) -> bytes:
+        place = self._dice.randrange(len(content))
+        return (
+            content[:place] + bytes([content[place] ^ (1 << self._dice.randrange(8))]) + content[place + 1 :]
         )
-        checked = chained.files()
-        assert chained.named() or not checked.is_sound, (path.name, place)
+
+    def _change_an_image_and_its_record(self) -> None:
+        record = self._record()
+        path, one = self._image(record)
+        content = self._flipped(path.read_bytes())
         path.write_bytes(content)
+        changed = replace(one, sha256=hashlib.sha256(content).hexdigest())
+        self._chained.forge(replace(record, images={**record.images, one.orthanc_id: changed}))
+
+    def _change_a_field(self) -> None:
+        record = self._record()
+        values: list[dict[str, Any]] = [
+            {"accession": "A9"}, {"published_at": "2020-01-01T00:00:00.000Z"}, {"history": []}, {"route": "other"},
+            {"revision": record.revision + 1}, {"set_aside": {"x": "gone"}}, {"study_uid": "1.2.9"},
+        ]  # fmt: skip
+        self._chained.forge(replace(record, **self._dice.choice(values)))
+
+    def _delete_a_record(self) -> None:
+        self._custody.path(self._record().study).unlink()
+
+    def _put_back_an_earlier_record(self) -> None:
+        self._custody.path(FIRST).write_bytes(self._earlier)
+
+    def _exchange_two_records(self) -> None:
+        one, other = self._dice.sample(sorted(self._custody.studies()), 2)
+        paths = self._custody.path(one), self._custody.path(other)
+        contents = [path.read_bytes() for path in paths]
+        paths[0].write_bytes(contents[1])
+        paths[1].write_bytes(contents[0])
+
+    def _delete_an_image(self) -> None:
+        self._image(self._record())[0].unlink()
+
+    def _hide_an_image(self) -> None:
+        """Delete an image, and have its record say that retention did, or that it never was."""
+        record = self._record()
+        path, one = self._image(record)
+        path.unlink()
+        images = {key: image for key, image in record.images.items() if key != one.orthanc_id}
+        if self._dice.random() < 0.5:
+            images[one.orthanc_id] = replace(one, removed="2026-01-01T00:00:00Z")
+        self._chained.forge(replace(record, images=images))
+
+    def _add_an_image(self) -> None:
+        path, _ = self._image(self._record())
+        path.with_name("1.2.99.dcm").write_bytes(path.read_bytes())
+
+    def _forge_a_study(self) -> None:
+        record = self._record()
+        at = self._chained.portal.clock.utc().isoformat()
+        self._chained.forge(replace(record, study=OrthancId("-".join(["0" * 8] * 5)), published_at=at))
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(900)
+def test_whatever_user_ddwd_does_to_records_and_images_is_found(chained: Chained) -> None:
+    earlier = chained.portal.custody.path(FIRST).read_bytes()
+    chained.deliver(image(1, 4))
+    dice = random.Random(20)  # noqa: S311 - the same ones each time
+    tamperer = Tamperer(chained, dice, earlier)
+    whole = {path: path.read_bytes() for path in tamperer.files()}
+    done = Counter[str]()
+    for _ in range(5000 if FULL else 300):
+        way = dice.choice(tamperer.ways)
+        way()
+        checked = chained.files()
+        assert chained.named() or not checked.is_sound, way.__name__
+        done[way.__name__] += 1
+        for path in {*tamperer.files(), *whole}:
+            if path not in whole:
+                path.unlink()
+            elif not path.exists() or path.read_bytes() != whole[path]:
+                path.write_bytes(whole[path])
+    assert len(done) == len(tamperer.ways)
     assert (chained.named(), chained.files().is_sound) == ({}, True)
