@@ -168,7 +168,7 @@ class AuditConfig:
     ca: Path | None = setting(None, parsers.folder)
     """Certificate in PEM form that its own is checked against. Empty: those of the system."""
     certificate: Path | None = setting(None, parsers.folder)
-    """Our own certificate, if the repository requires one; readable for user ddwd."""
+    """Our own certificate, if the repository requires one; readable for group ddwd."""
     key: Path | None = setting(None, parsers.folder)
     """The key of that certificate."""
 
@@ -178,7 +178,7 @@ class MetricsConfig:
     """Figures for Prometheus, written every few seconds by ddwd-monitor."""
 
     textfile: Path = setting(Path("/run/ddwd/monitor/ddwd.prom"), parsers.folder)
-    """File of metrics for Prometheus. Put it into the folder of node_exporter's textfile collector, which user ddwd must be able to write to."""
+    """File of metrics for Prometheus. Put it into the folder of node_exporter's textfile collector, which user ddwd-monitor must be able to write to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ class InboxConfig:
     enabled: bool = setting(True, parsers.switch)
     """true: use the drop folder (see docs/send.md#the-drop-folder); false: leave it alone."""
     folder: Path = setting(Path("/var/lib/ddwd/inbox"), parsers.folder)
-    """Where it is. Another folder must exist: install -d -o ddwd -g ddwd -m 2770 FOLDER"""
+    """Where it is. Another folder must exist: install -d -o ddwd-inbox -g ddwd -m 2770 FOLDER"""
     settle: float = setting(10.0, parsers.seconds(1, 3600))
     """Seconds for which a file or folder may not change, so that it counts as complete. A hidden one, or one named
     *.part, waits until it is renamed."""

@@ -77,6 +77,6 @@ def _run() -> None:
     try:
         inbox = Inbox(config)
     except OSError as error:
-        hint = f"install -d -o ddwd -g ddwd -m 2770 {folder}; see inbox.folder in ddwd.yaml"
+        hint = f"install -d -o ddwd-inbox -g ddwd -m 2770 {folder}; see inbox.folder in ddwd.yaml"
         raise StateError(f"the drop folder {folder} cannot be used ({error.strerror}): {hint}") from error
     inbox.loop.serve()

@@ -77,7 +77,9 @@ def _check_access(item: Item) -> None:
     # a folder changes its own entry `..` when it is moved
     can = can and all(os.access(folder, os.W_OK) for folder in item.folders[:1])
     if not can or not all(os.access(file, os.R_OK) for file in item.files):
-        raise StateError("user ddwd cannot read or move it; run: chgrp -R ddwd ITEM; chmod -R g+rwX ITEM")
+        raise StateError(
+            "user ddwd-inbox cannot read or move it; run: chgrp -R ddwd ITEM; chmod -R g+rwX ITEM"
+        )
 
 
 def _missing(dicomdir: Path) -> Iterator[str]:

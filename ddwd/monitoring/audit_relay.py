@@ -51,7 +51,7 @@ def journalctl(arguments: Sequence[str]) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise StateError(f"the journal cannot be read ({type(error).__name__})") from error
     if done.returncode:
-        raise StateError("the journal cannot be read: user ddwd must be in group systemd-journal")
+        raise StateError("the journal cannot be read: user ddwd-monitor must be in group systemd-journal")
     return done.stdout
 
 

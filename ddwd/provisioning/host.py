@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ddwd.core import clock, safe_folder
 from ddwd.core.errors import PeerRefusedError
+from ddwd.provisioning import handover
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,6 +71,9 @@ class Host(Protocol):
         Raises PeerRefusedError for an unknown user, LinkedError and OSError.
         """
 
+    def hand_over(self, folder: Path, former: str, user: str, group: str, mode: int) -> None:
+        """Give a folder and what is in it from one user to another. Raises PeerRefusedError for an unknown user."""
+
     def wait(self, seconds: float) -> None:
         """Wait."""
 
@@ -94,17 +98,24 @@ class SystemHost(Host):
         return completed(argv, login, stdin=source, stdout=target, pass_fds=inherited)
 
     def give(self, place: Path | int, user: str, group: str, mode: int) -> None:
-        try:
-            ids = (pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid)
-        except KeyError as error:
-            raise PeerRefusedError(f"{error.args[0]}; run systemd-sysusers, then restart ddwd") from None
         if isinstance(place, Path):
-            safe_folder.give(place, *ids, mode)
+            safe_folder.give(place, *_ids(user, group), mode)
         else:
-            safe_folder.give_open(place, *ids, mode)
+            safe_folder.give_open(place, *_ids(user, group), mode)
+
+    def hand_over(self, folder: Path, former: str, user: str, group: str, mode: int) -> None:
+        handover.hand_over(folder, _ids(former, group)[0], *_ids(user, group), mode)
 
     def wait(self, seconds: float) -> None:
         clock.sleep(seconds)
+
+
+def _ids(user: str, group: str) -> tuple[int, int]:
+    """Return the numbers of a user and a group. Raises PeerRefusedError."""
+    try:
+        return pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise PeerRefusedError(f"{error.args[0]}; run systemd-sysusers, then restart ddwd") from None
 
 
 def completed(

@@ -20,7 +20,7 @@ from ddwd.config.schema import ROLES
 from ddwd.core import durable
 from ddwd.core.errors import DdwdError, PeerDownError
 from ddwd.provisioning import credentials as passwords
-from ddwd.provisioning import databases, destinations, machine_link, tls_proxy
+from ddwd.provisioning import databases, destinations, handover, machine_link, tls_proxy
 from ddwd.provisioning.host import SystemHost, must
 from ddwd.provisioning.orthanc_config import RENDERED_NAME, render
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _START_SECONDS = 90
 """How long PostgreSQL may take to start; recovery after a power cut takes time."""
-_PYTHON_UNITS = ("ddwd-scp", "ddwd-extractor")
 _LEDGER_UNITS = ("ddwd-extractor", "ddwd-doctor", "ddwd-commitment")
 """Units that read the custody records and may connect to this machine only."""
 _KEYS_OF: Mapping[str, tls.Name] = {
@@ -70,6 +69,8 @@ def main() -> int:
 def provision(config: Config, host: Host) -> None:
     """Bring the machine to the state that `config` describes. Raises a DdwdError at the first step that fails."""
     ensure_roles(config)
+    for one in handover.handovers(config):
+        host.hand_over(one.folder, handover.FORMER_OWNER, one.user, one.group, one.mode)
     credentials = ensure_credentials(config, host)
     texts = {node.name: render(config, credentials, node.name) for node in config.own_nodes}
     if config.has("extractor"):
@@ -182,8 +183,12 @@ def drop_ins(config: Config) -> dict[tuple[str, str], str | None]:
     for instance in tls_proxy.WEB:
         limits = _drop_in("web.open of ddwd.yaml", *tls_proxy.WEB_LIMITS) if config.web.open else None
         found[tls_proxy.UNIT.format(instance=instance), "50-people.conf"] = limits
-    for unit in _PYTHON_UNITS:
-        found[unit, "50-output-dir.conf"] = _write_access("OUTPUT_DIR", config.output_dir)
+    found["ddwd-extractor", "50-output-dir.conf"] = _write_access("OUTPUT_DIR", config.output_dir)
+    # of the default OUTPUT_DIR the unit may write to the private folder alone
+    is_default = config.output_dir == _SYSTEM_DATA / "received_dicom"
+    found["ddwd-scp", "50-output-dir.conf"] = (
+        None if is_default else _drop_in("OUTPUT_DIR of ddwd.yaml", _read_write(config.output_dir))
+    )
     for unit in _LEDGER_UNITS:
         found[unit, "50-ledger.conf"] = _network_access("ledger.shared", _ledger_addresses(config))
     in_use = tls.in_use(config)
@@ -202,8 +207,12 @@ def _write_access(setting: str, folder: Path) -> str | None:
     """Return the drop-in that lets a unit write to a folder outside /var/lib/ddwd, or None."""
     if folder.is_relative_to(_SYSTEM_DATA):
         return None
+    return _drop_in(f"{setting} of ddwd.yaml", _read_write(folder))
+
+
+def _read_write(folder: Path) -> str:
     quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    return _drop_in(f"{setting} of ddwd.yaml", f'ReadWritePaths="{quoted}"')
+    return f'ReadWritePaths="{quoted}"'
 
 
 def _network_access(setting: str, addresses: Sequence[str]) -> str | None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.appliance.conftest import CUSTODY, DAEMONS, OUTPUT_DIR, SETTINGS, Portal
+from tests.machine.machine import INBOX as HANDED_IN
 from tests.studies import is_complete, made_up_ct
 
 if TYPE_CHECKING:
@@ -179,10 +182,8 @@ def test_even_root_could_write_only_where_the_unit_must(portal: Portal, unit: st
         "ddwd-acceptor": {"/run/ddwd/acceptor"},
         "ddwd-gateway": {"/var/lib/ddwd/gateway", "/var/lib/ddwd/conflicts/gateway", "/run/ddwd/gateway"},
         "ddwd-storage": {"/var/lib/ddwd/storage", "/var/lib/ddwd/conflicts/storage"},
-        "ddwd-scp": {OUTPUT_DIR, "/run/ddwd/scp"},
-        "ddwd-extractor": {
-            f"/var/lib/ddwd/{name}" for name in ("state", "quarantine", "gateway", "received_dicom")
-        },
+        "ddwd-scp": {f"{OUTPUT_DIR}/.ddwd", "/run/ddwd/scp"},
+        "ddwd-extractor": {f"/var/lib/ddwd/{name}" for name in ("state", "quarantine", "received_dicom")},
     }[unit]
     closed = [
         "/",
@@ -193,12 +194,121 @@ def test_even_root_could_write_only_where_the_unit_must(portal: Portal, unit: st
         "/run/ddwd/orthanc",
         "/var/lib/postgresql",
         "/srv",
+        "/var/lib/ddwd/monitor",
+        "/var/lib/ddwd/inbox",
     ]
-    closed += [] if unit == "ddwd-extractor" else ["/var/lib/ddwd/state"]
+    closed += ["/var/lib/ddwd/gateway"] if unit == "ddwd-extractor" else ["/var/lib/ddwd/state"]
+    closed = [folder for folder in closed if folder not in own]
     pid = portal.machine.show(unit, "MainPID")
     probe = 'for at in "$@"; do touch "$at/probe" 2>/dev/null && rm "$at/probe" && echo "$at"; done; true'
     inside = ["nsenter", "-t", pid, "-m", "--", "sh", "-c", probe, "sh", *closed, *sorted(own)]
     assert set(portal.machine.run(inside).stdout.split()) == own
+
+
+# --- users ------------------------------------------------------------------------------------------------------------
+
+WRITES = {
+    "ddwd": {OUTPUT_DIR},
+    "ddwd-acceptor": {"/run/ddwd/acceptor"},
+    "ddwd-commitment": {"/var/lib/ddwd/commitment"},
+    "ddwd-courier": {"/var/lib/ddwd/courier", "/run/ddwd/courier"},
+    "ddwd-doctor": {"/var/lib/ddwd/state/requests", "/run/ddwd/doctor"},
+    "ddwd-extractor": {
+        *(f"/var/lib/ddwd/{name}" for name in ("state", "quarantine", "received_dicom", "hooks/waiting")),
+        *(f"/var/lib/ddwd/conflicts/{node}" for node in ("gateway", "storage")),
+        "/run/ddwd/extractor",
+    },
+    "ddwd-firewall": set(),
+    "ddwd-gateway": {
+        *(f"/var/lib/ddwd/{name}" for name in ("gateway", "conflicts/gateway", "commitment")),
+        "/run/ddwd/gateway",
+    },
+    "ddwd-hooks": {
+        *(f"/var/lib/ddwd/hooks/{name}" for name in ("waiting", "told", "output")),
+        "/run/ddwd/hooks",
+    },
+    "ddwd-inbox": {"/var/lib/ddwd/inbox"},
+    "ddwd-monitor": {"/var/lib/ddwd/monitor", "/run/ddwd/monitor"},
+    "ddwd-scp": {f"{OUTPUT_DIR}/.ddwd", "/run/ddwd/scp"},
+    "ddwd-signer": {"/var/lib/ddwd/chain", "/run/ddwd/signer"},
+    "ddwd-storage": {"/var/lib/ddwd/storage", "/var/lib/ddwd/conflicts/storage"},
+    "ddwd-tls@gateway": set(),
+}
+"""The folders of the portal in which each unit, taken over, could make a file; what lies below one is not named again."""
+READ_CREDENTIALS = {
+    "ddwd",
+    "ddwd-commitment",
+    "ddwd-courier",
+    "ddwd-doctor",
+    "ddwd-extractor",
+    "ddwd-monitor",
+}
+SHARED_USER = {"ddwd", "ddwd-scp", "ddwd-extractor"}
+PROBE = """
+head -c 1 /etc/ddwd/credentials.json >/dev/null 2>&1 && echo reads credentials
+while read -r unit pid; do
+    kill -0 "$pid" 2>/dev/null && echo "signals $unit"
+    ls "/proc/$pid/root/" >/dev/null 2>&1 && echo "enters $unit"
+done <{inbox}/probe-pids
+while read -r folder; do
+    if touch "$folder/.probe" 2>/dev/null; then rm "$folder/.probe"; echo "writes $folder"; fi
+done <{inbox}/probe-folders
+true
+"""
+
+
+@pytest.fixture(scope="module")
+def could(portal: Portal) -> dict[str, set[str]]:
+    """What each unit could do, by a program that runs in its place: as its user, in its confinement."""
+    machine, folder = portal.machine, portal.machine.path(HANDED_IN)
+    pids = [f"{unit} {machine.show(unit, 'MainPID')}" for unit in DAEMONS]
+    places = machine.run("find /var/lib/ddwd /run/ddwd /etc/ddwd -maxdepth 4 -type d").stdout
+    (folder / "probe-pids").write_text("\n".join([*pids, ""]), encoding="utf-8")
+    (folder / "probe-folders").write_text(places, encoding="utf-8")
+    (folder / "probe").write_text(PROBE.format(inbox=HANDED_IN), encoding="utf-8")
+    machine.run(f"chmod -R a+rX {HANDED_IN}")
+    return {unit: _done_in_place_of(portal, unit) for unit in _services(portal) if unit != "ddwd-provision"}
+
+
+def _done_in_place_of(portal: Portal, unit: str) -> set[str]:
+    """Run the probe as a unit that differs from `unit` in its program alone; return what it says it could do."""
+    shipped = portal.machine.path(f"/usr/lib/systemd/system/{unit.replace('@gateway', '@')}.service")
+    service = shipped.read_text(encoding="utf-8").partition("[Service]")[2].partition("[Install]")[0]
+    kept = re.sub(
+        r"^(Type|Exec\w+|NotifyAccess|Watchdog\w+|Restart\w*|SuccessExitStatus)=.*\n", "", service, flags=re.M
+    )
+    out = f"/run/probe-{unit}"
+    program = f"Type=oneshot\nExecStart=/bin/sh {HANDED_IN}/probe\nStandardOutput=truncate:{out}\n"
+    name = f"probe-{unit.replace('@', '-')}.service"
+    portal.machine.path(f"/etc/systemd/system/{name}").write_text(
+        f"[Service]\n{program}{kept}", encoding="utf-8"
+    )
+    portal.machine.run(f"systemctl daemon-reload; systemctl start {name}; rm /etc/systemd/system/{name}")
+    return set(portal.machine.run(["cat", out]).stdout.splitlines())
+
+
+def _outermost(lines: set[str]) -> set[str]:
+    """The folders that can be written to, without those below another one of them."""
+    folders = {line.removeprefix("writes ") for line in lines if line.startswith("writes ")}
+    return {one for one in folders if not any(str(above) in folders for above in PurePath(one).parents)}
+
+
+def test_a_unit_taken_over_writes_to_its_own_folders_alone(could: dict[str, set[str]]) -> None:
+    assert {unit: _outermost(lines) for unit, lines in could.items()} == WRITES
+
+
+def test_a_unit_taken_over_reads_no_passwords_unless_it_logs_in(could: dict[str, set[str]]) -> None:
+    assert {unit for unit, lines in could.items() if "reads credentials" in lines} == READ_CREDENTIALS
+
+
+def test_a_unit_taken_over_can_neither_stop_another_nor_look_into_it(could: dict[str, set[str]]) -> None:
+    """`kill -0` says whether a signal would be taken; /proc/PID/root is for whom the kernel lets trace the process."""
+    for unit, lines in could.items():
+        same = SHARED_USER if unit in SHARED_USER else {unit}
+        assert {line for line in lines if line.startswith("signals")} == {
+            f"signals {other}" for other in DAEMONS if other in same
+        }
+        assert not {line for line in lines if line.startswith("enters")}
 
 
 # --- tasks and memory -------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ STATE = f"{DATA}/state"
 REQUESTS = f"{STATE}/requests"
 VICTIM = "/etc/victim"
 MADE = f"{DATA}/monitor/made"
-"""A folder that root writes to by the operator's wish, below one of user ddwd's."""
+"""A folder that root writes to by the operator's wish, below one of user ddwd-monitor's."""
 BACKUP = "/root/backup"
 RACER = "/srv/planted.py"
 LIMIT = 240
@@ -56,15 +56,17 @@ CASES = {
     "ddwd hooks retry": Case("ddwd hooks retry", (f"{DATA}/hooks/waiting=now",), user="ddwd-hooks"),
     "ddwd hooks drop": Case(f"ddwd hooks drop {NO_STUDY}", (f"{DATA}/hooks/waiting=x",), user="ddwd-hooks"),
     "ddwd destinations retry": Case("ddwd destinations retry", (f"{DATA}/courier=now",)),
-    "ddwd doctor --send": Case("ddwd doctor --send", (f"{RUN}/doctor=last.json",), times=2),
-    "ddwd credentials rotate": Case(
-        "ddwd credentials rotate --yes", (REQUESTS, f"{RUN}/doctor=last.json"), times=1
+    "ddwd doctor --send": Case(
+        "ddwd doctor --send", (f"{RUN}/doctor=last.json",), times=2, user="ddwd-doctor"
     ),
+    "ddwd credentials rotate": Case("ddwd credentials rotate --yes", (REQUESTS,), times=1),
     "ddwd tls init": Case("ddwd tls init --renew scp", (REQUESTS,), times=1),
-    "ddwd tls issue": Case(f"ddwd tls issue CT1 --into {MADE}", (MADE,)),
-    "ddwd link": Case(f"ddwd link --roles gateway {MADE}/link", (MADE,)),
-    "ddwd support-bundle": Case(f"ddwd support-bundle --output {MADE}", (MADE,), times=2),
-    "ddwd prove": Case(f"ddwd prove {{study}} --output {MADE}", (MADE,), times=2),
+    "ddwd tls issue": Case(f"ddwd tls issue CT1 --into {MADE}", (MADE,), user="ddwd-monitor"),
+    "ddwd link": Case(f"ddwd link --roles gateway {MADE}/link", (MADE,), user="ddwd-monitor"),
+    "ddwd support-bundle": Case(
+        f"ddwd support-bundle --output {MADE}", (MADE,), times=2, user="ddwd-monitor"
+    ),
+    "ddwd prove": Case(f"ddwd prove {{study}} --output {MADE}", (MADE,), times=2, user="ddwd-monitor"),
     "ddwd backup": Case(
         f"ddwd backup {BACKUP}", (f"{STATE}/custody", f"{DATA}/quarantine/1.2.3", REQUESTS), times=2
     ),
@@ -79,9 +81,12 @@ CASES = {
         ),
         times=2,
     ),
-    "ddwd try": Case(f"timeout --signal=INT 20 ddwd try {MADE}/try", (MADE,), times=2),
+    "ddwd try": Case(f"timeout --signal=INT 20 ddwd try {MADE}/try", (MADE,), times=2, user="ddwd-monitor"),
     "ddwd-provision": Case(
-        "systemctl restart ddwd-provision", (REQUESTS, f"{RUN}/doctor=last.json"), times=2
+        # a drop folder of 0.2.0, which is handed over to its user
+        f"chown ddwd {DATA}/inbox; systemctl restart ddwd-provision",
+        (REQUESTS, f"{DATA}/inbox/sent"),
+        times=4,
     ),
     "maintainer scripts": Case(
         "DPKG_MAINTSCRIPT_PACKAGE=ddwd /var/lib/dpkg/info/ddwd.postinst configure $(dpkg-query -W -f '${{Version}}' ddwd)",
@@ -107,7 +112,7 @@ def racing(deb: Path) -> Iterator[Portal]:
         portal.machine.run(
             f"install -d -m 0700 {VICTIM} && install -m 0600 /dev/null {VICTIM}/file && echo precious >{VICTIM}/file && "
             f"cp -p {VICTIM}/file {VICTIM}/1.json && install -d {VICTIM}/.ddwd && "
-            f"install -d -o ddwd -g ddwd {DATA}/quarantine/1.2.3 {MADE} && "
+            f"install -d -o ddwd -g ddwd {DATA}/quarantine/1.2.3 && install -d -o ddwd-monitor {MADE} && "
             f"printf '{{}}' >{DATA}/quarantine/1.2.3/0123456789abcdef0123456789abcdef.json && "
             f"ddwd backup {BACKUP}"
         )
@@ -160,7 +165,9 @@ def _run(portal: Portal, command: str) -> CompletedProcess[str]:
 def test_no_verb_waits_for_a_pipe_in_place_of_a_file(racing: Portal, study: Study) -> None:
     places = _own_files(racing)
     racing.machine.run("systemctl stop ddwd-extractor ddwd-scp ddwd-courier ddwd-doctor.timer")
-    racing.machine.run(f"for f in {' '.join(places)}; do mv $f $f.was; runuser -u ddwd -- mkfifo $f; done")
+    racing.machine.run(
+        f"for f in {' '.join(places)}; do mv $f $f.was; runuser -u $(stat -c %U $f.was) -- mkfifo $f; done"
+    )
     try:
         for command in READERS:
             _run(racing, command.format(study=study.uid))
@@ -173,9 +180,9 @@ def test_no_verb_waits_for_a_pipe_in_place_of_a_file(racing: Portal, study: Stud
 
 
 def _own_files(portal: Portal) -> list[str]:
-    """The files of user ddwd's that a verb reads: status files, ledger, custody records, settings, notes of the quarantine."""
+    """The files of the portal's users that a verb reads: status files, ledger, custody records, settings, notes of the quarantine."""
     folders = f"{STATE} {DATA}/quarantine {RUN}/extractor {RUN}/scp {RUN}/courier {RUN}/doctor"
-    found = portal.machine.run(f"find {folders} -user ddwd -type f -not -path '*/before-*'").stdout.split()
+    found = portal.machine.run(f"find {folders} ! -user root -type f -not -path '*/before-*'").stdout.split()
     assert any("/custody/" in path for path in found)
     assert any("/ledger/" in path for path in found)
     assert f"{RUN}/extractor/status.json" in found

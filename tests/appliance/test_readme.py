@@ -264,7 +264,7 @@ AFTER: dict[str, Callable[[Portal, Study, str], None]] = {
     "TCP_NODELAY=1 dcmsend": _is_delivered,
     "journalctl -t ddwd-audit DDWD_EVENT=received": _names_what_was_received,
     "ddwd send": _is_delivered,
-    "runuser -u ddwd -- cp -r": _is_sent_from_the_drop_folder,
+    "runuser -u ddwd-inbox -- cp -r": _is_sent_from_the_drop_folder,
     "ddwd config check && systemctl restart ddwd": _runs,
     "journalctl -t ddwd-audit DDWD_STUDY_UID=": _tells_of_its_publication,
     "journalctl -t ddwd-audit -o verbose": _names_the_study,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OLD = "0.2.0"
+DROP_FOLDER = "/var/lib/ddwd/inbox"
 HOOK = "/opt/ris/finished"
 CALLED = "/srv/called"
 LEDGER = "ddwd_ledger"
@@ -94,9 +95,9 @@ def _published(machine: Machine) -> list[str]:
 
 def test_all_that_is_at_hand_is_taken_along(old: Portal, tmp_path: Path) -> None:
     machine = old.machine
-    waits, in_flight, going = (
+    waits, in_flight, going, dropped = (
         made_up_ct(tmp_path / str(seed), count, seed=seed, patient_id=f"Upgrade/{seed}", size=64)
-        for seed, count in ((6200, 5), (6201, 40), (6202, 120))
+        for seed, count in ((6200, 5), (6201, 40), (6202, 120), (6203, 6))
     )
     old.deliver(waits)
     machine.wait_for(
@@ -111,6 +112,12 @@ def test_all_that_is_at_hand_is_taken_along(old: Portal, tmp_path: Path) -> None
         what="the corrected image is not in quarantine",
     )
     quarantined = json.loads(machine.run("ddwd quarantine list --json").stdout)
+    machine.run("systemctl stop ddwd-inbox")
+    machine.copy_in(tmp_path / "6203", f"{INBOX}/dropped")
+    machine.run(f"chmod -R a+rX {INBOX}; runuser -u ddwd -- cp -r {INBOX}/dropped {DROP_FOLDER}/")
+    machine.run(
+        f"runuser -u ddwd -- sh -c 'umask 077; mkdir {DROP_FOLDER}/.work; touch {DROP_FOLDER}/.work/0001'"
+    )
     machine.run("systemctl stop ddwd-scp")  # so that no study can be finished before the upgrade
     old.send(in_flight)
     sender = old.modality.start(
@@ -131,9 +138,9 @@ def test_all_that_is_at_hand_is_taken_along(old: Portal, tmp_path: Path) -> None
     assert json.loads(machine.run("ddwd quarantine list --json").stdout) == quarantined
     assert waits.uid in machine.run("ddwd hooks list", check=False).stdout
     machine.run(f"rm {CALLED}/broken; ddwd hooks retry")
-    for study in (waits, in_flight, going):
+    for study in (waits, in_flight, going, dropped):
         old.wait_complete(study)
-    old.assert_equal([waits, in_flight, going])
+    old.assert_equal([waits, in_flight, going, dropped])
     machine.wait_for(
         lambda: all(machine.path(f"{CALLED}/{one.uid}.1").exists() for one in (waits, in_flight, going)),
         limit=60,
@@ -142,4 +149,11 @@ def test_all_that_is_at_hand_is_taken_along(old: Portal, tmp_path: Path) -> None
     assert {waits.uid, in_flight.uid, going.uid} <= set(_published(machine))
     assert _published(machine).count(waits.uid) == 1
     machine.run("ddwd verify --all")
+    moved = " ".join(f"/var/lib/ddwd/{name}" for name in ("inbox", "monitor", "courier", "commitment"))
+    assert machine.run(f"find {moved} -user ddwd").stdout == ""
+    assert machine.run(f"stat -c %U {moved}").stdout.split() == [
+        *("ddwd-inbox", "ddwd-monitor", "ddwd-courier", "ddwd-commitment")
+    ]
+    assert machine.path(f"{DROP_FOLDER}/sent").is_dir()
+    assert list(machine.path(f"{DROP_FOLDER}/sent").glob("*/dropped"))
     assert machine.run("ddwd quarantine list").stdout.endswith("1 in quarantine\n")

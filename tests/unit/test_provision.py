@@ -39,6 +39,7 @@ class FakeHost:
     users: list[str | None] = field(default_factory=list)
     environments: list[Mapping[str, str]] = field(default_factory=list)
     owners: dict[Path, tuple[str, str, int]] = field(default_factory=dict)
+    handed_over: dict[Path, tuple[str, str, int]] = field(default_factory=dict)
     waited: float = 0.0
 
     def run(self, argv: list[str], login: Login | None = None) -> CommandResult:
@@ -74,6 +75,10 @@ class FakeHost:
         assert isinstance(place, Path)
         assert place.exists()
         self.owners[place] = (user, group, mode)
+
+    def hand_over(self, folder: Path, former: str, user: str, group: str, mode: int) -> None:
+        assert former == "ddwd"
+        self.handed_over[folder] = (user, group, mode)
 
     def wait(self, seconds: float) -> None:
         self.waited += seconds
@@ -268,11 +273,16 @@ def test_drop_in_quotes_for_systemd(folder: str, written: str) -> None:
 
 
 def test_no_drop_in_below_var_lib_ddwd() -> None:
+    extractor = ("ddwd-extractor", OUTPUT_DROP_IN[1])
+    elsewhere = replace(Config(), output_dir=Path("/var/lib/ddwd/other/place"))
     assert provision.drop_ins(Config())[OUTPUT_DROP_IN] is None
-    assert (
-        provision.drop_ins(replace(Config(), output_dir=Path("/var/lib/ddwd/other/place")))[OUTPUT_DROP_IN]
-        is None
-    )
+    assert provision.drop_ins(Config())[extractor] is None
+    assert provision.drop_ins(elsewhere)[extractor] is None
+
+
+def test_the_receiver_may_write_to_any_output_dir_but_the_default_as_a_whole() -> None:
+    elsewhere = provision.drop_ins(replace(Config(), output_dir=Path("/var/lib/ddwd/other")))
+    assert 'ReadWritePaths="/var/lib/ddwd/other"' in (elsewhere[OUTPUT_DROP_IN] or "")
 
 
 # --- ports below 1024 -------------------------------------------------------------------------------------------------

@@ -169,7 +169,9 @@ def _known_paths() -> set[str]:
         paths.rendered("gateway").parent / "NODE/00-ddwd.json",
     ]
     ours += [config.tls.folder / name for name in ("ca.pem", "issued", "issued/CT1.key", "issued/CT1.pem")]
-    return {str(path) for path in ours}
+    units = (path.read_text(encoding="utf-8") for path in (readme.REPO / "systemd").glob("*.service"))
+    written = {word for unit in units for word in re.findall(r"(?<=[= -])/\S+", unit)}
+    return {str(path) for path in ours} | written
 
 
 def test_every_path_of_the_portal_named_is_one_it_has() -> None:

@@ -49,6 +49,45 @@ def test_every_verb_is_raced_as_root_or_only_reads() -> None:
     assert {verb.name for verb in VERBS} == tried | writes_nothing_for_root
 
 
+def _of_unit(path: Path) -> tuple[str, str, set[str], str]:
+    """User, further groups, folders that it may write to and whether it can read credentials.json, by the unit file."""
+    text = path.read_text(encoding="utf-8")
+
+    def words(key: str) -> list[str]:
+        return [
+            word.lstrip("-")
+            for line in re.findall(rf"^{key}=(.*)$", text, re.MULTILINE)
+            for word in line.split()
+        ]
+
+    (user,) = words("User") or ["one of its own at each start" if "DynamicUser=yes" in text else "root"]
+    groups = {*words("Group"), *words("SupplementaryGroups")} - {user}
+    hidden = {"/etc/ddwd", "/etc/ddwd/credentials.json"} & set(words("InaccessiblePaths"))
+    reads = (user == "root" or "ddwd" in {user, *groups}) and not hidden
+    return user, ", ".join(sorted(groups)), set(words("ReadWritePaths")), "yes" if reads else "no"
+
+
+def test_the_table_of_users_is_what_the_units_say() -> None:
+    rows = re.findall(
+        r"^\| `(ddwd[a-z@-]*)` \| ([^|]*) \| ([^|]*) \| ([^|]*) \| (yes|no) \|$", TEXT, re.MULTILINE
+    )
+    told = {
+        unit: (user.strip("`"), groups.replace("`", "").strip(), set(re.findall(r"`([^`]+)`", writes)), reads)
+        for unit, user, groups, writes, reads in rows
+    }
+    assert told == {path.stem: _of_unit(path) for path in (REPO / "systemd").glob("*.service")}
+
+
+def test_each_unit_has_a_user_of_its_own_but_the_two_that_make_published_files() -> None:
+    users: dict[str, set[str]] = {}
+    for path in (REPO / "systemd").glob("*.service"):
+        users.setdefault(_of_unit(path)[0], set()).add(path.stem)
+    shared = {user: units for user, units in users.items() if len(units) > 1}
+    assert shared == {"ddwd": {"ddwd", "ddwd-scp", "ddwd-extractor"}}
+    made = re.findall(r"^u (\S+)", (REPO / "systemd/ddwd.sysusers").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(made) == {user for user in users if user.startswith("ddwd")}
+
+
 def test_the_settings_of_a_hardened_install_are_sound(tmp_path: Path) -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
     file = tmp_path / "ddwd.yaml"
