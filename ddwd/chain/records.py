@@ -12,9 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from ddwd.chain.entry import KNOWN, decode
+from ddwd.chain.entry import KNOWN
 from ddwd.core.audit import Event
-from ddwd.core.errors import StateError
 from ddwd.core.model import OrthancId
 
 if TYPE_CHECKING:
@@ -74,12 +73,17 @@ class Statements:
     def visit(self, index: int, line: bytes) -> None:
         """Take the next entry of the log; a line that is none states nothing, and the walk over the log finds it."""
         is_about = not self._names or any(name in line for name in self._names)
-        if not self.begun or _RESTORE in line or (is_about and _is_statement(line)):
-            with suppress(StateError):
-                self._take(index, decode(line, f"entry {index}"))
+        is_statement = is_about and _is_statement(line)
+        if self.begun and not is_statement and _RESTORE not in line:
+            return
+        with suppress(ValueError, RecursionError, AttributeError):
+            # not `decode`: that the line is canonical is of no interest here, and costs as much again
+            entry = json.loads(line)
+            self.begun = self.begun or str(entry.get("time", ""))
+            if is_statement or _RESTORE in line:
+                self._take(index, entry)
 
     def _take(self, index: int, entry: Entry) -> None:
-        self.begun = self.begun or str(entry.get("time", ""))
         is_removal = entry.get("event") == Event.RECORD_REMOVED
         if entry.get("event") == Event.REQUESTED and entry.get("place") == RESTORE:
             self._restored = index

@@ -237,6 +237,15 @@ def test_a_study_is_found_by_its_names_although_its_record_is_gone(chained: Chai
     assert only.begun == statements.begun
 
 
+@pytest.mark.parametrize(
+    "line", [b"", b"[]", b'"record_sha256"', b'{"record_sha256":', b'["record_sha256"]', b"[" * 9999]
+)
+def test_a_line_that_is_no_entry_states_nothing(line: bytes) -> None:
+    statements = Statements()
+    statements.visit(0, line)
+    assert (set(statements.stated()), statements.begun) == (set(), "")
+
+
 class Tamperer:
     """One random thing at a time that user ddwd can do to a record or to images, with every digest and checksum set right."""
 
