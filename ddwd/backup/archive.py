@@ -1,51 +1,48 @@
 """Define the format of a backup: its folder, its manifest and its trees. Written by backup.py, read by restore.py.
 
-A backup folder holds one folder for each copy (a set), and manifest.json, which names the one complete set. Only root may read it: it
+A backup folder holds one folder for each copy (a set), and manifest.json, which names the one complete set. A set holds a list of the
+SHA-256 of the files of each tree; the manifest holds the SHA-256 of each list, and seal.py signs it. Only root may read it: it
 holds patient data, keys and passwords.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import shutil
-import stat
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
-from ddwd.config.paths import PRIVATE, Paths
-from ddwd.core import durable, safe_folder
+from ddwd.backup import files
+from ddwd.config.paths import Paths
 from ddwd.core.errors import NotFoundError, StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from ddwd.config.schema import NodeName
 
-SCHEMA = 1
+SCHEMA = 2
+UNSIGNED = 1
+"""Schema of 0.2.0: without checksums of single files and without a signature."""
 MANIFEST = "manifest.json"
 CONFIGURATION = "configuration"
 DATABASES = "databases"
+LISTS = "sums"
+"""Folders of a set beside its trees: copies of the settings, the dumps, and the lists of checksums."""
 NODES: tuple[NodeName, ...] = ("storage", "gateway")
 """In the order in which they are copied: an image in ORTHANC2 was in ORTHANC1 before."""
 IMAGES = frozenset(NODES)
 """The trees of the two storage areas."""
 _SET = re.compile(r"[0-9]{8}T[0-9]{9}Z")
-_CHUNK = 1024**2
-_PARTIAL = ".part"
-"""Suffix of the portal's files while they are being written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A folder of the portal, with the owner, group and modes of it and its files. A file of a `fixed` tree never changes.
+    """A folder of the portal, with the owner, group and modes of it and its files.
 
-    The files of a `linked` tree belong to an Orthanc, which never writes into an existing one: on the same volume a hard link is
-    a copy.
+    A file of a `fixed` tree never changes: one that does was tampered with, or the disk is failing. Names `left_out` directly
+    below the folder are not copied, and stay at a restore.
     """
 
     name: str
@@ -56,7 +53,7 @@ class Tree:
     folder_mode: int = 0o750
     file_mode: int = 0o640
     fixed: bool = False
-    linked: bool = False
+    left_out: frozenset[str] = frozenset()
 
 
 def trees(paths: Paths) -> dict[str, Tree]:
@@ -72,12 +69,12 @@ def trees(paths: Paths) -> dict[str, Tree]:
     for node in NODES:
         user = f"ddwd-{node}"
         area, words = paths.storage_area(node), f"files of {aets[node]}"
-        found.append(Tree(node, words, area, user, user, 0o700, 0o600, fixed=True, linked=True))
+        found.append(Tree(node, words, area, user, user, 0o700, 0o600, fixed=True))
     for node in NODES:
         words, aside = f"conflicts at {aets[node]}", paths.conflicts(node)
         found.append(Tree(f"conflicts-{node}", words, aside, "ddwd", f"ddwd-{node}", 0o770, 0o644))
     found.append(Tree("quarantine", "files in quarantine", paths.quarantine, "ddwd", "ddwd"))
-    found.append(Tree("output", "published files", paths.output, "ddwd", "ddwd", fixed=True))
+    found.append(Tree("output", "published files", paths.output, "ddwd", "ddwd"))
     return {tree.name: tree for tree in found}
 
 
@@ -114,7 +111,9 @@ class Owned:
 class Manifest:
     """Description of a complete backup.
 
-    `schemas` are the schema versions of the state files, `settings` the two files of the settings, `set` the folder in the backup.
+    `schemas` are the schema versions of the state files, `settings` the two files of the settings, `set` the folder in the backup,
+    `lists` the SHA-256 of each list, by tree, and `changed` the files of fixed trees that differed from their copies, which
+    were kept. `turn` counts the backups in this folder.
     """
 
     portal: str
@@ -128,6 +127,9 @@ class Manifest:
     trees: Mapping[str, Sum]
     configuration: tuple[Owned, ...] = field(repr=False)
     folders: tuple[Owned, ...] = field(repr=False)
+    lists: Mapping[str, str] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
+    turn: int = 0
     schema: int = SCHEMA
 
     @property
@@ -142,25 +144,28 @@ class Manifest:
         return sum(dump.bytes for dump in dumps) + sum(tree.bytes for tree in trees)
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest in one step, which makes this backup the current one."""
-    text = json.dumps(asdict(manifest), indent=1, ensure_ascii=True)
-    durable.replace_file(folder / MANIFEST, text.encode("ascii") + b"\n", 0o600)
+def written(manifest: Manifest) -> bytes:
+    """Return the text of a manifest."""
+    return json.dumps(asdict(manifest), indent=1, ensure_ascii=True).encode("ascii") + b"\n"
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Return the manifest of a backup. Raises NotFoundError if there is no complete backup, StateError if it cannot be used."""
+def read_manifest(folder: Path) -> tuple[Manifest, bytes]:
+    """Return the manifest of a backup and its text, which may be anybody's until its signature is checked.
+
+    Raises NotFoundError if there is no complete backup, StateError if it cannot be used.
+    """
     path = folder / MANIFEST
     try:
-        body = json.loads(path.read_bytes())
-        if body["schema"] != SCHEMA:
-            raise StateError(f"{path}: schema {body['schema']}, this version reads {SCHEMA}")
-        return _manifest(body)
+        text = path.read_bytes()
+        body = json.loads(text)
+        if body["schema"] not in (UNSIGNED, SCHEMA):
+            raise StateError(f"{path}: schema {body['schema']}, this version reads {UNSIGNED} and {SCHEMA}")
+        return _manifest(body), text
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(f"{folder}: it holds no finished backup ({MANIFEST} does not exist)") from None
     except OSError as error:
         raise StateError(f"{path}: {error.strerror}; only root may read a backup") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StateError(f"{path}: the manifest is damaged ({type(error).__name__})") from error
 
 
@@ -180,99 +185,28 @@ def _manifest(body: dict[str, Any]) -> Manifest:
         trees={str(key): Sum(**value) for key, value in body["trees"].items()},
         configuration=tuple(Owned(**row) for row in body["configuration"]),
         folders=tuple(Owned(**row) for row in body["folders"]),
+        schema=body["schema"],
+        **({} if body["schema"] == UNSIGNED else _sealed(body)),
     )
+
+
+def _sealed(body: dict[str, Any]) -> dict[str, Any]:
+    """Return what schema 2 has added."""
+    lists = {str(tree): str(sha256) for tree, sha256 in body["lists"].items()}
+    if lists.keys() != {*body["trees"], CONFIGURATION, DATABASES}:
+        raise ValueError
+    return {"lists": lists, "changed": tuple(map(str, body["changed"])), "turn": int(body["turn"])}
+
+
+def measure(folder: Path, left_out: frozenset[str] = frozenset()) -> Sum:
+    """Return the number of files below a folder and their total size."""
+    sizes = [file.status.st_size for file in files.files(folder, left_out)]
+    return Sum(len(sizes), sum(sizes))
 
 
 def is_set(name: str) -> bool:
     """Return whether this is the name of a set, finished or not."""
     return _SET.fullmatch(name.partition(".")[0]) is not None
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-class Progress(Protocol):
-    """Receives the progress of each step, for a terminal."""
-
-    def step(self, words: str, total: int) -> None:
-        """Begin a step of `total` bytes; 0 if the size is unknown."""
-
-    def moved(self, amount: int) -> None:
-        """Count `amount` more bytes as done."""
-
-
-class TreeFile(NamedTuple):
-    """A regular file of a tree: its path below the tree, the open descriptor of its folder, and its status."""
-
-    below: str
-    folder: int
-    status: os.stat_result
-
-
-def files(folder: Path) -> Iterator[TreeFile]:
-    """Yield every regular file below a folder, which may change meanwhile; skip links and files that are still being written.
-
-    The folder itself may be a link where no other user could have put it, for example to a larger volume; otherwise LinkedError is raised.
-    Raises OSError for a folder that cannot be read; a file or folder that is missing is no error.
-    """
-    try:
-        top = safe_folder.enter(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    try:
-        for root, folders, names, descriptor in os.fwalk(".", dir_fd=top, onerror=_unless_gone):
-            below = root[2:] and f"{root[2:]}/"
-            if not below and PRIVATE in folders:
-                folders.remove(PRIVATE)
-            for name in names:
-                if name.startswith(".") and name.endswith(_PARTIAL):
-                    continue
-                try:
-                    status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                if stat.S_ISREG(status.st_mode):
-                    yield TreeFile(below + name, descriptor, status)
-    finally:
-        os.close(top)
-
-
-def _unless_gone(error: OSError) -> None:
-    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        raise error
-
-
-@contextmanager
-def opened(path: str | Path, flags: int, mode: int = 0o777, *, folder: int | None = None) -> Iterator[int]:
-    """Yield a descriptor of a file or folder, relative to the open `folder` if given. Raises OSError."""
-    descriptor = os.open(path, flags | os.O_CLOEXEC, mode, dir_fd=folder)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def measure(folder: Path) -> Sum:
-    """Return the number of files below a folder and their total size."""
-    sizes = [file.status.st_size for file in files(folder)]
-    return Sum(len(sizes), sum(sizes))
-
-
-def copy(source: int, target: int) -> int:
-    """Copy the rest of one open file to another; return the size of the target. Raises StorageFullError."""
-    with (
-        durable.translated(),
-        open(source, "rb", closefd=False) as old,
-        open(target, "wb", closefd=False) as new,
-    ):
-        shutil.copyfileobj(old, new, _CHUNK)
-        return new.tell()
-
-
-def digest(path: Path) -> Dump:
-    """Return the size and SHA-256 of a file."""
-    with path.open("rb") as file:
-        return Dump(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def as_written(size: int) -> str:

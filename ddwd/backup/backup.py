@@ -4,8 +4,8 @@ The order makes the copy consistent: the ledger and the custody records first, t
 files of both. So an image that a record names is in both databases, one that ORTHANC2's database names is in ORTHANC1's, and each has
 its file in the copy, except for images that were deleted meanwhile. Images that arrived later are gaps that the extractor closes.
 
-A file that has not changed since the backup before becomes a hard link to that copy; on the same volume, an Orthanc's file becomes a
-hard link to the original. The manifest is written last: no manifest names the set of an interrupted backup, and the backup before
+Every copy belongs to root and shares no inode with the portal's files; copying.py says which copies of the backup before are used
+again. The manifest is signed and written last: no manifest names the set of an interrupted backup, and the backup before
 stays complete.
 """
 
@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.backup import archive, dumps
+from ddwd.backup import archive, copying, dumps, files, seal
 from ddwd.backup.archive import Dump, Manifest, Owned, Sum
+from ddwd.backup.copying import Outcome, TreeCopy
 from ddwd.config.paths import Paths
-from ddwd.core import durable, safe_folder
+from ddwd.core import durable, safe_folder, signature
 from ddwd.core.clock import stamp
 from ddwd.core.errors import InvalidValueError, NotFoundError, StateError, StorageFullError
 from ddwd.provisioning import databases
@@ -33,7 +34,9 @@ from ddwd.provisioning.host import must
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from ddwd.backup.archive import Progress, Tree, TreeFile
+    from ddwd.backup.archive import Tree
+    from ddwd.backup.copying import Earlier
+    from ddwd.backup.files import Progress
     from ddwd.config.schema import Config
     from ddwd.config.schema_network import NodeName
     from ddwd.core.clock import Clock
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
 _LOCK = ".lock"
 _WORKING, _CUT = ".part", ".cut"
 """Suffixes of a set that is being written, and of an interrupted one whose files are all on disk."""
-_OWN = frozenset({archive.MANIFEST, _LOCK, "lost+found"})
+_OWN = frozenset({archive.MANIFEST, seal.PUBLIC_KEY, _LOCK, "lost+found"})
 """Files that the folder of a backup may contain beside its sets."""
 _MARGIN = 64 * 1024**2
 _LEDGER_TRIES = 5
@@ -51,7 +54,7 @@ _FIRST = ("ledger", "custody")
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to back up: the target folder, the two files of the settings, which trees, and facts of this portal for the manifest."""
+    """What to back up: the target folder, the two files of the settings, which trees, the private key that signs, and facts of this portal."""
 
     folder: Path
     settings: tuple[Path, ...]
@@ -60,19 +63,24 @@ class Order:
     portal: str
     host: str
     schemas: Mapping[str, int]
+    key: Path = seal.KEY
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A finished backup: `copied` bytes were written, the rest are hard links. With `same_volume` it is lost if this disk is lost.
+    """A finished backup: `copied` bytes were written, the rest are copies of the backup before. With `same_volume` it is lost with this disk.
 
-    `left_out` names what a restore leaves out of the databases.
+    `left_out` names what a restore leaves out of the databases, `changed` the images that differ from their earlier copies, which are
+    kept, and `damaged` the earlier copies that were not as listed and were made again. `key` is the ID of the key that signed.
     """
 
     manifest: Manifest
     copied: int
     same_volume: bool
     left_out: tuple[str, ...]
+    changed: tuple[str, ...]
+    damaged: tuple[str, ...]
+    key: str
 
 
 def back_up(config: Config, order: Order, machine: Host, progress: Progress, clock: Clock) -> Made:
@@ -84,6 +92,8 @@ def back_up(config: Config, order: Order, machine: Host, progress: Progress, clo
     assert_place(config, order.folder)
     _take_place(order.folder)
     with _locked(order.folder):
+        order.key.parent.mkdir(mode=0o700, exist_ok=True)
+        signature.ensure_key(order.key)
         return _BackupRun(config, order, machine, progress).run(clock)
 
 
@@ -144,13 +154,15 @@ class _BackupRun:
         self._order = order
         self._machine = machine
         self._progress = progress
-        self._copied = 0
         self._left_out: list[str] = []
+        self._outcome = Outcome()
         self._device = order.folder.stat().st_dev
         left_out = (set() if order.output else {"output"}) | (set() if order.images else archive.IMAGES)
         trees = archive.trees(Paths(config))
         self._trees = {name: tree for name, tree in trees.items() if name not in left_out}
-        self._before = self._earlier()
+        self._sizes: dict[str, int] = {}
+        self._lists: dict[str, str] = {}
+        self._earlier = self._find_earlier()
 
     def run(self, clock: Clock) -> Made:
         """Write a set, then the manifest that names it."""
@@ -159,10 +171,11 @@ class _BackupRun:
         self._assert_space()
         working = self._order.folder / f"{name}{_WORKING}"
         working.mkdir(mode=0o700)
+        (working / archive.LISTS).mkdir(mode=0o700)
         try:
-            configuration = self._copy_configuration(working / archive.CONFIGURATION)
+            configuration = self._copy_configuration(working)
             sums = {first: self._tree(self._trees[first], working) for first in _FIRST}
-            dumps = {str(node): self._dump(node, working / archive.DATABASES) for node in archive.NODES}
+            dumped = self._dump_all(working)
             others = [tree for tree in self._trees.values() if tree.name not in _FIRST]
             sums |= {tree.name: self._tree(tree, working) for tree in others}
             os.sync()
@@ -181,33 +194,45 @@ class _BackupRun:
             settings=tuple(map(str, self._order.settings)),
             configuration=configuration,
             folders=tuple(map(_owned, configuration_folders(self._config))),
-            databases=dumps,
+            databases=dumped,
             trees=sums,
+            lists=self._lists,
+            changed=tuple(self._outcome.changed),
+            turn=self._earlier.turn,
         )
-        archive.write_manifest(self._order.folder, manifest)
+        key = seal.seal(self._order.folder, manifest, self._order.key)
         for folder in self._sets():
             if folder.name != name:
                 shutil.rmtree(folder)
-        is_same_volume = any(self._is_beside(tree) for tree in self._trees.values() if tree.linked)
-        return Made(manifest, self._copied, is_same_volume, tuple(self._left_out))
+        return self._made(manifest, key)
+
+    def _made(self, manifest: Manifest, key: str) -> Made:
+        outcome, images = (
+            self._outcome,
+            [tree for name, tree in self._trees.items() if name in archive.IMAGES],
+        )
+        return Made(
+            manifest=manifest,
+            copied=outcome.copied,
+            same_volume=any(self._is_beside(tree) for tree in images),
+            left_out=tuple(self._left_out),
+            changed=tuple(outcome.changed),
+            damaged=tuple(outcome.damaged),
+            key=key,
+        )
 
     def _sets(self) -> list[Path]:
         return sorted(path for path in self._order.folder.iterdir() if archive.is_set(path.name))
 
-    def _earlier(self) -> list[Path]:
-        """Return the sets whose files can be linked: that of the backup before, and those of interrupted runs since.
+    def _find_earlier(self) -> Earlier:
+        """Return the copies of the backup before, and of interrupted runs since.
 
         Removes all other sets: those of a power cut, whose files may be incomplete, and those that no manifest names.
         """
-        try:
-            named = archive.read_manifest(self._order.folder).set
-        except NotFoundError:
-            named = ""
-        found = []
+        cut = tuple(folder for folder in self._sets() if folder.suffix == _CUT)
+        found = copying.earlier_of(self._order.folder, cut, self._order.key)
         for folder in self._sets():
-            if folder.name == named or folder.suffix == _CUT:
-                found.append(folder)
-            else:
+            if folder not in found.sets:
                 shutil.rmtree(folder)
         return found
 
@@ -227,42 +252,39 @@ class _BackupRun:
             raise StorageFullError(f"{self._order.folder}: {sizes}; no file was copied")
 
     def _to_copy(self, tree: Tree) -> int:
-        if tree.linked and self._is_beside(tree):
-            return 0
-        found = archive.files(tree.folder)
-        return sum(file.status.st_size for file in found if self._same_before(tree, file) is None)
-
-    def _same_before(self, tree: Tree, found: TreeFile) -> Path | None:
-        """Return the file of an earlier set that is the same as this one, or None."""
-        for before in self._before:
-            path = before / tree.name / found.below
-            with suppress(OSError):
-                status = path.lstat()
-                same_time = tree.fixed or status.st_mtime_ns == found.status.st_mtime_ns
-                if status.st_size == found.status.st_size and same_time:
-                    return path
-        return None
+        """Return the bytes that the copies of a tree take; those of an earlier backup take none."""
+        new = self._sizes[tree.name] = 0
+        for found in files.files(tree.folder, tree.left_out):
+            self._sizes[tree.name] += found.status.st_size
+            new += 0 if self._earlier.likely(tree, found) else found.status.st_size
+        return 0 if self._is_beside(tree) and files.can_share(self._order.folder) else new
 
     def _copy_configuration(self, target: Path) -> tuple[Owned, ...]:
         """Copy each file of the settings, and each that they name, under its full path; return their owners and modes."""
         self._progress.step("settings, certificates and passwords", 0)
         paths = tuple(dict.fromkeys(configuration_files(self._config, self._order.settings)))
+        found = {}
         for path in paths:
-            copy = target / path.relative_to("/")
+            copy = target / archive.CONFIGURATION / path.relative_to("/")
             copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with path.open("rb") as source:
-                self._write(source.fileno(), copy)
+                content = copying.write(source.fileno(), copy, self._outcome, self._progress)
+            found[str(path.relative_to("/"))] = content.sha256
+        self._write_list(target, archive.CONFIGURATION, found)
         return tuple(map(_owned, paths))
 
-    def _write(self, source: int, target: Path) -> int:
-        """Copy the rest of an open file to a new one with the same times; return its bytes."""
-        new = archive.opened(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with durable.translated(), new as descriptor:
-            status = os.fstat(source)
-            size = archive.copy(source, descriptor)
-            os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))
-        self._copied += size
-        return size
+    def _write_list(self, target: Path, name: str, found: Mapping[str, str]) -> None:
+        with files.ListWriter(target / archive.LISTS / name, name) as writer:
+            for below in sorted(found, key=files.place):
+                writer.add(below, found[below])
+            self._lists[name] = writer.sha256
+
+    def _dump_all(self, target: Path) -> dict[str, Dump]:
+        """Dump both databases."""
+        found = {str(node): self._dump(node, target / archive.DATABASES) for node in archive.NODES}
+        sums = {f"{node}.dump": dump.sha256 for node, dump in found.items()}
+        self._write_list(target, archive.DATABASES, sums)
+        return found
 
     def _dump(self, node: NodeName, folder: Path) -> Dump:
         """Dump one database, in the state of one moment."""
@@ -277,53 +299,22 @@ class _BackupRun:
             must(self._machine.pipe(argv, login, stdout=file), f"pg_dump of {name}")
         inside = dumps.contents(target, login, self._machine)
         self._left_out += [f"{name}: {entry}" for entry in inside.left_out]
-        dump = archive.digest(target)
-        self._copied += dump.bytes
-        return dump
+        with target.open("rb") as file:
+            content = files.digest(file.fileno(), self._progress)
+        self._outcome.copied += content.size
+        return Dump(content.size, content.sha256)
 
     def _tree(self, tree: Tree, target: Path) -> Sum:
-        found = self._copy_of(tree, target / tree.name)
+        self._progress.step(tree.words, self._sizes.get(tree.name, 0))
+        copy = TreeCopy(tree, self._earlier, target, self._outcome, self._progress)
+        found, self._lists[tree.name] = copy.run()
         for _ in range(_LEDGER_TRIES):
             # the ledger may have begun its next segment during the copy
             if tree.name != "ledger" or not found.files or any((target / tree.name).glob("*.jsonl")):
                 break
-            shutil.rmtree(target / tree.name)
-            found = self._copy_of(tree, target / tree.name)
+            copy.discard()
+            found, self._lists[tree.name] = copy.run()
         return found
-
-    def _copy_of(self, tree: Tree, target: Path) -> Sum:
-        self._progress.step(tree.words, 0)
-        target.mkdir(mode=0o700)
-        count, size, folder = 0, 0, target
-        for found in archive.files(tree.folder):
-            copy = target / found.below
-            if copy.parent != folder:
-                folder = copy.parent
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            moved = self._copy_file(tree, found, copy)
-            if moved is not None:
-                count, size = count + 1, size + moved
-                self._progress.moved(moved)
-        return Sum(count, size)
-
-    def _copy_file(self, tree: Tree, found: TreeFile, target: Path) -> int | None:
-        """Link or copy one file; return its bytes, or None if it was removed meanwhile."""
-        before, name = self._same_before(tree, found), Path(found.below).name
-        # another volume, too many links, a file system without links: the file is copied
-        with suppress(OSError):
-            if before is not None:
-                os.link(before, target)
-                return found.status.st_size
-            if tree.linked:
-                os.link(name, target, src_dir_fd=found.folder, follow_symlinks=False)
-                return found.status.st_size
-        try:
-            source = os.open(name, safe_folder.FILE, dir_fd=found.folder)
-        except FileNotFoundError:
-            return None
-        with os.fdopen(source) as file:
-            is_file = stat.S_ISREG(os.fstat(source).st_mode)  # it was one a moment ago
-            return self._write(file.fileno(), target) if is_file else None
 
 
 def configuration_files(config: Config, settings: Iterable[Path]) -> Iterator[Path]:

@@ -1,6 +1,6 @@
 """Restore a backup to a machine where the portal is installed (`ddwd restore`). Run by root; backup.py made the backup.
 
-The backup is checked before any change: the manifest, the SHA-256 of each dump, the number and size of all files, and which data of
+The backup is checked before any change: the signature of the manifest, the SHA-256 of every file, and which data of
 this machine would be lost. During the changes a marker file exists (Paths.restoring): with it `ddwd config check` fails, and so
 ddwd.service does not start after half a restore. A second run begins again. OUTPUT_DIR is never emptied, and no file in it is replaced.
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.backup import archive, dumps
+from ddwd.backup import archive, checking, dumps, files, seal
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.core import durable, safe_folder
@@ -28,12 +28,14 @@ from ddwd.provisioning.provision import ensure_databases
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ddwd.backup.archive import Manifest, Progress, Sum, Tree
+    from ddwd.backup.archive import Manifest, Sum, Tree
+    from ddwd.backup.files import Progress
+    from ddwd.backup.seal import Trust
     from ddwd.config.schema import Config, NodeName
     from ddwd.provisioning.host import Host
 
 _UNITS = ("ddwd-doctor.timer", "ddwd-doctor.service", "ddwd.service")
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +63,13 @@ class CompleteBackup:
 # --- checking ---------------------------------------------------------------------------------------------------------
 
 
-def open_backup(folder: Path, portal: str, schemas: Mapping[str, int]) -> CompleteBackup:
+def open_backup(folder: Path, portal: str, schemas: Mapping[str, int], trust: Trust) -> CompleteBackup:
     """Return a backup that this version of the portal can restore.
 
-    Raises NotFoundError if there is no finished one, StateError for one of a newer version, ConfigError for its settings.
+    Raises NotFoundError if there is no finished one, StateError for one of a newer version or that nobody trusted has signed,
+    ConfigError for its settings.
     """
-    manifest = archive.read_manifest(folder)
+    manifest = seal.read(folder, trust)
     newer = [name for name, number in manifest.schemas.items() if number > schemas.get(name, 0)]
     if newer or _numbers(manifest.portal) > _numbers(portal):
         raise StateError(
@@ -82,26 +85,17 @@ def _numbers(version: str) -> list[int]:
     return [int(part) if part.isdigit() else 0 for part in version.split(".")]
 
 
+def problems(backup: CompleteBackup, progress: Progress) -> list[str]:
+    """Return a line for each file of the backup that is not as it was written."""
+    trees = archive.trees(Paths(backup.config))
+    return list(checking.problems(backup.set, backup.manifest, trees, progress))
+
+
 def assert_whole(backup: CompleteBackup, progress: Progress) -> None:
-    """Compare every dump and all files with the manifest. Raises StateError, which names what differs."""
-    for node in archive.NODES:
-        progress.step(f"checking the database of {backup.config.node(node).aet}", 0)
-        path = backup.dump(node)
-        if not path.is_file() or archive.digest(path) != backup.manifest.databases[node]:
-            raise StateError(f"{path} is not as it was written (SHA-256): the backup is damaged")
-    for name, tree in archive.trees(Paths(backup.config)).items():
-        if (expected := backup.manifest.trees.get(name)) is None:
-            continue
-        progress.step(f"checking {tree.words}", 0)
-        found = archive.measure(backup.set / name)
-        if found != expected:
-            raise StateError(
-                f"{backup.set / name} holds {found.files} files, {found.bytes} bytes, but the manifest has "
-                f"{expected.files}, {expected.bytes}: the backup is damaged"
-            )
-    for owned in backup.manifest.configuration:
-        if not backup.copy_of(owned.path).is_file():
-            raise StateError(f"{backup.copy_of(owned.path)} is missing: the backup is damaged")
+    """Raise StateError, which names the first file that is not as it was written."""
+    if found := problems(backup, progress):
+        others = f", and {len(found) - 1} more, which --dry-run names" if found[1:] else ""
+        raise StateError(f"{backup.set}: the backup is damaged: {found[0]}{others}; nothing was restored")
 
 
 def would_be_lost(backup: CompleteBackup) -> list[tuple[str, Sum]]:
@@ -113,7 +107,7 @@ def _here(backup: CompleteBackup) -> list[tuple[str, Sum]]:
     """Return the trees that a restore empties, by their names in messages, each with its files and bytes."""
     left_out = {"output", "ledger"} | (set() if backup.manifest.has_images else archive.IMAGES)
     found = [
-        (tree.words, archive.measure(tree.folder))
+        (tree.words, archive.measure(tree.folder, tree.left_out))
         for name, tree in archive.trees(Paths(backup.config)).items()
         if name not in left_out
     ]
@@ -149,7 +143,7 @@ def _assert_images_are_here(backup: CompleteBackup) -> None:
         return
     for node in archive.NODES:
         area = Paths(backup.config).storage_area(node)
-        if next(archive.files(area), None) is None:
+        if next(files.files(area), None) is None:
             raise StateError(
                 f"the backup was made with --without-images, and {area} is empty: restore its files first (from your snapshot)"
             )
@@ -231,10 +225,10 @@ def _put_tree(backup: CompleteBackup, tree: Tree, machine: Host, progress: Progr
             _own_again(tree, owners)
             return
         if tree.name != "output":
-            _empty(target)
+            _empty(target, tree.left_out)
         if size is not None:
             progress.step(tree.words, size.bytes)
-            with archive.opened(backup.set / tree.name, safe_folder.FOLDER) as source:
+            with files.opened(backup.set / tree.name, safe_folder.FOLDER) as source:
                 _put(source, target, owners, progress)
 
 
@@ -248,10 +242,11 @@ def _entered(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _empty(folder: int) -> None:
-    """Remove the contents of an open folder, without following a link."""
+def _empty(folder: int, left_out: frozenset[str]) -> None:
+    """Remove the contents of an open folder but the names `left_out`, without following a link."""
     with os.scandir(folder) as entries:
         inner = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        inner = [(name, is_folder) for name, is_folder in inner if name not in left_out]
     for name, is_folder in inner:
         if is_folder:
             shutil.rmtree(name, dir_fd=folder)
@@ -280,8 +275,8 @@ def _put(source: int, target: int, owners: _Owners, progress: Progress) -> None:
             with suppress(FileExistsError):
                 os.mkdir(entry.name, 0o700, dir_fd=target)
             with (
-                archive.opened(entry.name, safe_folder.FOLDER, folder=source) as old,
-                archive.opened(entry.name, safe_folder.FOLDER, folder=target) as new,
+                files.opened(entry.name, safe_folder.FOLDER, folder=source) as old,
+                files.opened(entry.name, safe_folder.FOLDER, folder=target) as new,
             ):
                 owners.own(new, is_folder=True)
                 _put(old, new, owners, progress)
@@ -293,10 +288,10 @@ def _put_file(name: str, source: int, target: int, owners: _Owners) -> int:
     status = os.stat(name, dir_fd=source, follow_symlinks=False)
     with (
         suppress(FileExistsError),
-        archive.opened(name, _NEW, 0o600, folder=target) as new,
-        archive.opened(name, os.O_RDONLY | os.O_NOFOLLOW, folder=source) as old,
+        files.opened(name, _NEW, 0o600, folder=target) as new,
+        files.opened(name, os.O_RDONLY | os.O_NOFOLLOW, folder=source) as old,
     ):
-        archive.copy(old, new)
+        files.copy(old, new)
         owners.own(new)
         os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
     return status.st_size
@@ -304,9 +299,9 @@ def _put_file(name: str, source: int, target: int, owners: _Owners) -> int:
 
 def _own_again(tree: Tree, owners: _Owners) -> None:
     """Set the owner of files that the operator has restored: the numbers of users differ between machines."""
-    for found in archive.files(tree.folder):
+    for found in files.files(tree.folder):
         name = Path(found.below).name
-        with archive.opened(name, os.O_RDONLY | os.O_NOFOLLOW, folder=found.folder) as descriptor:
+        with files.opened(name, os.O_RDONLY | os.O_NOFOLLOW, folder=found.folder) as descriptor:
             owners.own(descriptor)
             owners.own(found.folder, is_folder=True)
 

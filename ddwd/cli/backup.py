@@ -8,10 +8,11 @@ import socket
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ddwd import __version__
-from ddwd.backup import archive, restore
+from ddwd.backup import archive, restore, seal
 from ddwd.backup.backup import Made, Order, back_up
 from ddwd.chain import records
 from ddwd.cli import progress
@@ -81,10 +82,20 @@ def _backed_up(made: Made, order: Order, config: Config) -> VerbResult:
         "left_out": list(made.left_out),
         "files": {name: one.files for name, one in manifest.trees.items()},
     }
+    data |= {"changed": list(made.changed), "damaged": list(made.damaged), "key": made.key}
     size, copied = archive.as_written(manifest.bytes), archive.as_written(made.copied)
     lines = [
         *_contents(manifest, config),
         f"the backup in {order.folder} is complete: {size}, {copied} of it new, as of {manifest.began}",
+    ]
+    lines.append(f"signed with the key {made.key}: keep this line elsewhere, it proves the backup")
+    lines += [
+        f"CHANGED since the backup before, whose copy is kept: {plain(name)}; compare it with its sender's"
+        for name in made.changed
+    ]
+    lines += [
+        f"CHANGED in the backup before, and copied again: {plain(name)}; who can write there?"
+        for name in made.damaged
     ]
     lines[:0] = _left_out(made.left_out)
     if made.same_volume:
@@ -95,7 +106,7 @@ def _backed_up(made: Made, order: Order, config: Config) -> VerbResult:
         lines.append(
             "without ledger and custody records, which are in ledger.shared: back up that database separately"
         )
-    return VerbResult(data, lines)
+    return VerbResult(data, lines, 1 if made.changed or made.damaged else 0)
 
 
 def _left_out(entries: Iterable[str]) -> list[str]:
@@ -128,11 +139,13 @@ BACKUP = Command(
 both Orthancs, conflicts and quarantine, settings, certificates and passwords. Only root can read
 DIR. The published files are not copied, since a restore has them retrieved again from ORTHANC2;
 add --with-output where studies are deleted there. Another backup into the same DIR copies only
-what is new, and the previous one stays until the new one is complete. On the volume of the
-images it makes hard links instead of copies, which are lost with that disk: copy DIR elsewhere.
+what is new, and the previous one stays until the new one is complete. Each file has a SHA-256 in a
+list that is signed by a key of this machine; keep the ID of the key, which is printed, elsewhere.
+A thirtieth of the earlier copies is read again each time; an image that was changed is named.
 With --without-images make a snapshot of the storage areas after this has ended, not before.""",
     exits={
         0: "DIR holds a complete backup, made now",
+        1: "so it does, but an image or an earlier copy had been changed: each is named",
         64: "wrong usage; DIR cannot hold a backup",
         65: "only root may; another backup is being written there; its manifest is damaged",
         66: "the parent folder of DIR does not exist",
@@ -149,7 +162,10 @@ With --without-images make a snapshot of the storage areas after this has ended,
 def _restore(args: Namespace, _config: Config | None) -> VerbResult:
     _assert_root()
     with file_errors(args.folder), progress.bar("", as_json=args.json, in_bytes=True) as bar:
-        backup = restore.open_backup(args.folder.absolute(), __version__, _SCHEMAS)
+        backup = restore.open_backup(args.folder.absolute(), __version__, _SCHEMAS, _trust(args))
+        if args.dry_run and (found := restore.problems(backup, bar)):
+            lines = [f"DAMAGED: {plain(line)}" for line in found]
+            return VerbResult({"damaged": found}, [*lines, "it cannot be restored"], StateError.exit_status)
         restore.assert_whole(backup, bar)
         restore.assert_possible(backup)
         lost = [
@@ -164,10 +180,18 @@ def _restore(args: Namespace, _config: Config | None) -> VerbResult:
                 f"this machine holds {'; '.join(lost)}. No file was changed; --replace removes them"
             )
         _put(backup, bar)
+    if args.unsigned:
+        sys.stderr.write("ddwd: restored without regard to the signature of the backup\n")
     # `ddwd verify` reads the place: after a restore, earlier custody records are right
     Audit().record(Event.REQUESTED, "the operator requested a restore; it is complete", place=records.RESTORE)
     sys.stderr.writelines(f"ddwd: {line}\n" for line in _left_out(left_out))
     return _start(backup, as_json=args.json)
+
+
+def _trust(args: Namespace) -> seal.Trust:
+    """Return whose signature is taken: by default that of this machine."""
+    trust = seal.in_key_of(args.key) if args.key else seal.own(seal.KEY)
+    return replace(trust, unsigned=args.unsigned)
 
 
 def _put(backup: restore.CompleteBackup, bar: Bar) -> None:
@@ -239,11 +263,15 @@ RESTORE = Command(
     (
         Argument("folder", type=Path, metavar="DIR", help="the folder of the backup"),
         flag("--dry-run", "only check the backup and this machine"),
+        Argument("--key", type=Path, metavar="FILE", help="the public key of the machine that made it"),
+        flag("--unsigned", "take a backup whose signature does not hold, or that has none"),
         flag("--replace", "remove what this machine holds"),
     ),
     about="""It is for a machine on which the portal is installed and has received no study. Otherwise it
-refuses and lists what would be lost, unless you add --replace. It checks the whole backup before
-it changes anything. Then it stops the portal and restores databases, files, settings and
+refuses and lists what would be lost, unless you add --replace. It checks the signature and every
+byte of the backup before it changes anything; --dry-run names each file that is not as it was. A
+backup of another machine needs its public key: --key DIR/public.pem, if the ID that is printed is
+the one that ddwd backup printed there. One of 0.2.0 has no signature and needs --unsigned. Then it stops the portal and restores databases, files, settings and
 passwords. It starts the portal, both Orthancs and the disk are compared, and published files
 that are missing here are retrieved from ORTHANC2. Files that are in the output already are never
 removed or replaced. Modalities have to send again what they sent after the backup was made.
@@ -252,7 +280,7 @@ If it is interrupted, the portal stays stopped: run it again. The old machine mu
         0: "restored, and all is well; with --dry-run: the backup can be restored",
         1: "this machine holds studies, and --replace was not given; or restored, and something is not well: it"
         " is listed",
-        65: "only root may; the backup is damaged, or of a newer version",
+        65: "only root may; the backup is damaged, of a newer version, or signed by no key that is trusted",
         66: "DIR holds no complete backup",
         69: "PostgreSQL does not answer",
         74: "no room",

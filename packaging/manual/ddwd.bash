@@ -152,7 +152,7 @@ _ddwd() {
         if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
         ;;
     restore)
-        local words="--help --dry-run --replace --json"
+        local words="--help --dry-run --key --unsigned --replace --json"
         if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
         ;;
     try)

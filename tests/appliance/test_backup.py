@@ -94,9 +94,17 @@ def new(deb: Path, rescued: Path) -> Iterator[Portal]:
     with installed(deb) as portal:
         machine = portal.machine
         machine.copy_in(rescued / "backup", BACKUP)
-        looked = machine.run(["ddwd", "restore", "--dry-run", BACKUP]).stdout
+        machine.run(["chown", "-R", "root:root", BACKUP])
+        refused = machine.run(["ddwd", "restore", "--dry-run", BACKUP], check=False)
+        assert refused.returncode == 65
+        assert (
+            f"is not of this machine: if that is what ddwd backup printed there, add --key {BACKUP}/"
+            in refused.stderr
+        )
+        key = ["--key", f"{BACKUP}/public.pem"]
+        looked = machine.run(["ddwd", "restore", "--dry-run", *key, BACKUP]).stdout
         assert "it can be restored here" in looked
-        said = machine.run(["ddwd", "restore", BACKUP], timeout=240).stdout
+        said = machine.run(["ddwd", "restore", *key, BACKUP], timeout=240).stdout
         assert "restored as of" in said
         portal.wait_active()
         yield portal
@@ -137,7 +145,8 @@ def test_a_new_study_passes_and_all_places_agree(new: Portal, tmp_path: Path) ->
 
 
 def test_a_machine_with_studies_is_not_overwritten_unless_told_to(new: Portal, done: list[Study]) -> None:
-    refused = new.machine.run(["ddwd", "restore", BACKUP], check=False)
+    key = ["--key", f"{BACKUP}/public.pem"]
+    refused = new.machine.run(["ddwd", "restore", *key, BACKUP], check=False)
     assert refused.returncode == 1
     assert "this machine holds" in refused.stderr
     assert "files of ORTHANC2: " in refused.stderr
@@ -176,6 +185,46 @@ def test_over_a_machine_at_work_what_came_later_is_sent_again_and_there_once(
     )
     new.machine.run(["ddwd", "verify", "--all"])
     assert new.machine.run(["ddwd", "quarantine", "list"]).stdout == "0 in quarantine\n"
+
+
+CHANGE = """
+import os, sys
+status = os.stat(sys.argv[1])
+with open(sys.argv[1], "r+b") as file:
+    file.seek(100)
+    ten = file.read(10)
+    file.seek(100)
+    file.write(bytes(byte ^ 1 for byte in ten))
+os.utime(sys.argv[1], ns=(status.st_atime_ns, status.st_mtime_ns))
+"""
+"""Changes ten bytes, and hides it as well as a program without root's rights can; twice brings them back."""
+
+
+def test_ten_bytes_changed_in_a_storage_area_or_in_the_backup_are_named_and_neither_touches_the_other(
+    new: Portal,
+) -> None:
+    machine = new.machine
+    machine.run(["ddwd", "backup", "/mnt/proof"])
+    odd = "find /mnt/proof -type f ( ! -user root -o -perm /077 -o -links +1 )"
+    assert machine.run(odd.replace("(", "\\(").replace(")", "\\)")).stdout == ""
+    image = machine.run("find /var/lib/ddwd/storage -type f -size +1k | sort | head -1").stdout.strip()
+    name = image.removeprefix("/var/lib/ddwd/")
+    machine.run(["python3", "-c", CHANGE, image], user="ddwd-storage")
+    for _ in range(2):
+        said = machine.run(["ddwd", "backup", "/mnt/proof"], check=False)
+        assert said.returncode == 1
+        assert f"CHANGED since the backup before, whose copy is kept: {name}; " in said.stdout
+    machine.run(["ddwd", "restore", "--dry-run", "/mnt/proof"], check=False)
+    machine.run(["python3", "-c", CHANGE, image], user="ddwd-storage")
+    machine.run(["ddwd", "backup", "/mnt/proof"])
+    copy = machine.run(f"echo /mnt/proof/2*/{name}").stdout.strip()
+    machine.run(["cmp", image, copy])
+    machine.run(["python3", "-c", CHANGE, copy])
+    dry = machine.run(["ddwd", "restore", "--dry-run", "/mnt/proof"], check=False)
+    assert (dry.returncode, dry.stdout) == (65, f"DAMAGED: {name} is changed\nit cannot be restored\n")
+    refused = machine.run(["ddwd", "restore", "--replace", "/mnt/proof"], check=False)
+    assert refused.returncode == 65
+    assert machine.is_active(*UNITS)
 
 
 def _as_gateway(machine: Machine, statements: str) -> None:

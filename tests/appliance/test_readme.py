@@ -273,7 +273,7 @@ AFTER: dict[str, Callable[[Portal, Study, str], None]] = {
     "ddwd quarantine list": _is_empty,
     "ddwd quarantine release ID": _is_decided,
     "ddwd retry STUDY": _is_asked,
-    "ddwd restore /mnt/backup": _came_back,
+    "ddwd restore --key": _came_back,
     "ddwd retry --gone": _is_there,
     "systemctl stop ddwd": _is_stopped,
     "systemctl start ddwd": _works,
