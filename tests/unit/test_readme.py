@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from ddwd.backup import seal
 from ddwd.cli.main import parser
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE
 from ddwd.config.paths import Paths
@@ -161,7 +162,7 @@ def _known_paths() -> set[str]:
         paths.restoring,
         config.credentials_file.parent,
     ]
-    ours += [paths.additions("gateway").parent]
+    ours += [paths.additions("gateway").parent, seal.KEY]
     ours += [paths.commitments, paths.deliveries, paths.conflicts("storage").parent]
     ours += [
         paths.storage_area("gateway"),
