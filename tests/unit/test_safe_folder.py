@@ -231,7 +231,10 @@ BY_PATH = frozenset(
 ALLOWED = {
     "backup/archive.py": "the backup, below folders that only root can change",
     "backup/backup.py": "the backup, below folders that only root can change",
+    "backup/copying.py": "by dir_fd; the backup, below folders that only root can change",
+    "backup/files.py": "the lists of a backup, below folders that only root can change",
     "backup/restore.py": "by dir_fd; reads the backup",
+    "backup/seal.py": "a key of root's, and the backup, below folders that only root can change",
     "cli/config.py": "settings and keys, in root's folders; /proc",
     "cli/support_bundle.py": "settings, in root's folders",
     "cli/tls.py": "by dir_fd",
