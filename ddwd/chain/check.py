@@ -18,8 +18,8 @@ from ddwd.chain.entry_changes import named
 from ddwd.chain.head import FORMAT, HeadFiles, SignedHead, is_signed
 from ddwd.chain.log import ChainLog, records
 from ddwd.chain.merkle import Frontier
-from ddwd.core import watchdog
-from ddwd.core.errors import DdwdError, StateError
+from ddwd.core import safe_folder, watchdog
+from ddwd.core.errors import DdwdError, LinkedError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,11 +92,11 @@ def _read_heads(files: HeadFiles, found: Walk) -> None:
     try:
         found.newest = files.read_newest()
         found.published = files.read_published()
-        key = files.public_key.read_text(encoding="ascii") if found.newest or found.published else ""
-        lines = files.published.read_bytes().splitlines(keepends=True) if found.published else []
+        key = safe_folder.read(files.public_key).decode("ascii") if found.newest or found.published else ""
+        lines = safe_folder.read(files.published).splitlines(keepends=True) if found.published else []
         is_exact = lines == [FORMAT.render(head) for head in found.published]
         is_rising = all(one.size < other.size for one, other in pairwise(found.published))
-    except (StateError, OSError, ValueError) as error:
+    except (StateError, LinkedError, OSError, ValueError) as error:
         found.problems.append(str(error))
         return
     if not is_exact or not is_rising:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from ddwd.core import durable
+from ddwd.core import durable, safe_folder
 from ddwd.core.errors import DdwdError
 from ddwd.store.statefile import StateFormat, stored
 
@@ -79,7 +79,7 @@ class HeadFiles:
     def read_published(self) -> list[SignedHead]:
         """Return the published heads; a torn last line, of a power cut, is left out. Raises StateError and OSError."""
         try:
-            content = self.published.read_bytes()
+            content = safe_folder.read(self.published)
         except FileNotFoundError:
             return []
         whole, _, _ = content.rpartition(b"\n")
@@ -88,7 +88,7 @@ class HeadFiles:
     def add_published(self, head: SignedHead) -> None:
         """Add one published head, durably."""
         try:
-            content = self.published.read_bytes()
+            content = safe_folder.read(self.published)
         except FileNotFoundError:
             durable.replace_file(self.published, content := b"")
         if (whole := content.rfind(b"\n") + 1) != len(content):
@@ -102,7 +102,7 @@ def make_key(files: HeadFiles) -> None:
     if not files.key.exists():
         durable.replace_file(files.key, _openssl("genpkey", "-algorithm", "ed25519"), 0o400)
     public = _openssl("pkey", "-in", str(files.key), "-pubout")
-    if not files.public_key.exists() or files.public_key.read_bytes() != public:
+    if not files.public_key.exists() or safe_folder.read(files.public_key) != public:
         durable.replace_file(files.public_key, public, 0o644, exact_mode=True)
 
 
@@ -114,7 +114,7 @@ def key_id(public_key: str) -> str:
 
 def sign(files: HeadFiles, size: int, root: bytes, time: str) -> SignedHead:
     """Return a signed head. Raises DdwdError and OSError."""
-    log = key_id(files.public_key.read_text(encoding="ascii"))
+    log = key_id(safe_folder.read(files.public_key).decode("ascii"))
     unsigned = SignedHead(size, root.hex(), time, log)
     with tempfile.NamedTemporaryFile() as text:  # openssl 3.0 signs only what it can ask the size of
         text.write(unsigned.text())

@@ -17,7 +17,7 @@ from pathlib import Path
 from ddwd.chain import merkle
 from ddwd.chain.entry import decode
 from ddwd.chain.merkle import HASH_BYTES, Frontier
-from ddwd.core import durable, watchdog
+from ddwd.core import durable, safe_folder, watchdog
 from ddwd.core.errors import DamagedStateError
 
 _END_BYTES = 8
@@ -64,19 +64,19 @@ class ChainLog:
     @contextmanager
     def tree_reader(self) -> Iterator[Callable[[int], bytes]]:
         """Yield a function that returns the next so many records of the tree, as `records` makes them, from its begin on."""
-        with self.tree.open("rb") if self.tree.exists() else BytesIO() as file:
+        with safe_folder.opened(self.tree) if self.tree.exists() else BytesIO() as file:
             yield lambda count: file.read(count * _RECORD_BYTES)
 
     def line(self, index: int) -> bytes:
         """Return entry `index`, as it is hashed."""
         start, end = self._end(index), self._end(index + 1)
-        with self.entries.open("rb") as file:
+        with safe_folder.opened(self.entries) as file:
             file.seek(start)
             return file.read(max(0, end - start)).removesuffix(b"\n")
 
     def lines(self, start: int = 0) -> Iterator[bytes]:
         """Yield the entries from `start` on, also those behind the end of the tree; a torn last line is left out."""
-        with self.entries.open("rb") as file:
+        with safe_folder.opened(self.entries) as file:
             file.seek(self._end(start))
             for line in file:
                 if line.endswith(b"\n"):
@@ -88,7 +88,7 @@ class ChainLog:
 
     def _record(self, last: int, level: int) -> bytes:
         """Return the record of the subtree of that level whose last entry is `last`."""
-        with self.tree.open("rb") as file:
+        with safe_folder.opened(self.tree) as file:
             file.seek((_records(last) + level) * _RECORD_BYTES)
             record = file.read(_RECORD_BYTES)
         if len(record) != _RECORD_BYTES:
@@ -151,7 +151,7 @@ class ChainWriter(ChainLog):
         end = self._end(self.size)
         if not 0 < end <= length:
             return end == self.size
-        with self.entries.open("rb") as file:
+        with safe_folder.opened(self.entries) as file:
             file.seek(end - 1)
             return file.read(1) == b"\n"
 

@@ -13,6 +13,7 @@ from ddwd.chain import merkle
 from ddwd.chain.entry import decode
 from ddwd.chain.head import FORMAT, HeadFiles
 from ddwd.chain.log import ChainLog
+from ddwd.core import safe_folder
 from ddwd.core.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def build(folder: Path, study: OrthancId, images: Iterable[ProvedImage], made: s
         "format": PROOF_FORMAT,
         "made": made,
         "study": study,
-        "public_key": files.public_key.read_text(encoding="ascii"),
+        "public_key": safe_folder.read(files.public_key).decode("ascii"),
         "head": FORMAT.body(head),
         "entries": [
             {

@@ -98,7 +98,7 @@ CASES = {
 READERS = (
     "ddwd status", "ddwd status --json", "ddwd doctor", "ddwd trace {study}", "ddwd verify --all", "ddwd retention",
     "ddwd quarantine list", "ddwd hooks list", "ddwd destinations list", "ddwd reconcile --dry-run", "ddwd-top --once",
-    "ddwd support-bundle --output /root/bundle.tar.gz", "ddwd routes list", "ddwd backup /root/another",
+    "ddwd support-bundle --output /root/bundle.tar.gz", "ddwd prove {study} --output /root/proof.json", "ddwd routes list", "ddwd backup /root/another",
 )  # fmt: skip
 
 
@@ -142,6 +142,7 @@ def _raced(portal: Portal, case: Case) -> Iterator[None]:
     )
     try:
         yield
+        assert portal.machine.is_active("racer")
     finally:
         # a folder that was away comes back
         portal.machine.run("systemctl kill --signal=KILL racer; systemctl stop racer", check=False)
@@ -164,7 +165,7 @@ def _run(portal: Portal, command: str) -> CompletedProcess[str]:
 @pytest.mark.timeout(900, func_only=True)
 def test_no_verb_waits_for_a_pipe_in_place_of_a_file(racing: Portal, study: Study) -> None:
     places = _own_files(racing)
-    racing.machine.run("systemctl stop ddwd-extractor ddwd-scp ddwd-courier ddwd-doctor.timer")
+    racing.machine.run("systemctl stop ddwd-extractor ddwd-scp ddwd-courier ddwd-signer ddwd-doctor.timer")
     racing.machine.run(
         f"for f in {' '.join(places)}; do mv $f $f.was; runuser -u $(stat -c %U $f.was) -- mkfifo $f; done"
     )
@@ -173,15 +174,15 @@ def test_no_verb_waits_for_a_pipe_in_place_of_a_file(racing: Portal, study: Stud
             _run(racing, command.format(study=study.uid))
     finally:
         racing.machine.run(
-            f"for f in {' '.join(places)}; do rm -f $f; mv $f.was $f; done; rm -rf /root/another /root/bundle.tar.gz"
+            f"for f in {' '.join(places)}; do rm -f $f; mv $f.was $f; done; rm -rf /root/another /root/bundle.tar.gz /root/proof.json"
         )
         racing.machine.run("systemctl restart ddwd", timeout=300)
         racing.wait_active()
 
 
 def _own_files(portal: Portal) -> list[str]:
-    """The files of the portal's users that a verb reads: status files, ledger, custody records, settings, notes of the quarantine."""
-    folders = f"{STATE} {DATA}/quarantine {RUN}/extractor {RUN}/scp {RUN}/courier {RUN}/doctor"
+    """The files of the portal's users that a verb reads: status files, ledger, custody records, settings, quarantine, chain."""
+    folders = f"{STATE} {DATA}/quarantine {DATA}/chain {RUN}/extractor {RUN}/scp {RUN}/courier {RUN}/doctor {RUN}/signer"
     found = portal.machine.run(f"find {folders} ! -user root -type f -not -path '*/before-*'").stdout.split()
     assert any("/custody/" in path for path in found)
     assert any("/ledger/" in path for path in found)
