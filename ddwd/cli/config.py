@@ -166,9 +166,11 @@ def _secret_problem(path: Path) -> str:
 
 
 def firewall_problems(loaded: Loaded) -> Iterator[Problem]:
-    """Yield a problem if the firewall is on and nft is not installed."""
-    if loaded.config.network.firewall and not Path(firewall.PROGRAM).exists():
-        yield loaded.problem("network.firewall", f"{firewall.PROGRAM} is missing", "apt install nftables")
+    """Yield a problem if the firewall must be on and nft is not installed."""
+    if loaded.config.network.firewall == "true" and not Path(firewall.PROGRAM).exists():
+        yield loaded.problem(
+            "network.firewall", f"{firewall.PROGRAM} is missing", "apt install nftables, or write auto"
+        )
 
 
 def restore_problems(loaded: Loaded) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.audit import Audit
 from ddwd.core.clock import Clock, SystemClock, sleep
-from ddwd.core.errors import ConfigError, DdwdError
+from ddwd.core.errors import ConfigError, DdwdError, PeerRefusedError
 from ddwd.core.model import SELF_TEST_AET
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
@@ -115,7 +115,7 @@ def context_of(config: Config) -> CheckContext:
         ask_database=lambda node: databases.ask(config, node, "SELECT 1", SystemHost()),
         clock_is_synchronised=_synchronised,
         expiry=expiry_of,
-        has_firewall=lambda: _has_firewall(config),
+        has_firewall=_has_firewall,
         clock=SystemClock(),
         settings=settings_files(),
     )
@@ -127,11 +127,14 @@ def _peer(config: Config, part: Part) -> Peer:
     return (nodes.gateway if part == "gateway" else nodes.scp)(config, SELF_TEST_AET)
 
 
-def _has_firewall(config: Config) -> bool:
-    """Return whether the portal's nftables table is loaded; for a user who may not ask, whether it should be."""
+def _has_firewall() -> bool | None:
+    """Return whether the portal's nftables table is loaded; None for a user who may not ask, or if nothing can be asked."""
     if os.geteuid() != 0:
-        return config.network.firewall
-    return Path(firewall.PROGRAM).exists() and firewall.is_there()
+        return None
+    try:
+        return Path(firewall.PROGRAM).exists() and firewall.is_there()
+    except PeerRefusedError:  # the kernel has no nftables
+        return False
 
 
 def _login(config: Config) -> Credentials | None:

@@ -233,6 +233,14 @@ def switch(raw: Raw) -> bool:
     return raw.text.lower() == "true"
 
 
+def switch_or_auto(raw: Raw) -> str:
+    """Parse true, false, or auto: as far as this machine can."""
+    word = raw.text.lower()
+    if word not in {"true", "false", "auto"}:
+        reject(f"{raw.text!r} is not known", "write auto, true or false")
+    return word
+
+
 def aet(raw: Raw) -> str:
     """Parse an AE title (PS3.5 section 6.2)."""
     try:

@@ -102,9 +102,10 @@ class NetworkConfig:
     """Networks of senders that are slow with small images (see docs/troubleshoot.md#small-images-arrive-slowly). They are acknowledged at
     once: a sender that leaves Nagle's algorithm on, as plain dcmsend and old modalities do, otherwise waits 40 ms for each small message.
     Networks and single addresses, as [127.0.0.0/8, 10.1.0.0/16]; 0.0.0.0/0 is every sender; [] is none."""
-    firewall: bool = setting(False, parsers.switch)
-    """true: a table of nftables (ddwd-firewall.service) lets only the networks in `senders` reach gateway.dicom_port, each machine by
-    gateway.associations_each connections at most, and only this machine any other port of the portal. No other rule of nftables is changed."""
+    firewall: Literal["auto", "true", "false"] = setting("auto", parsers.switch_or_auto)
+    """A table of nftables (ddwd-firewall.service): only the networks in `senders` reach gateway.dicom_port, each machine by
+    gateway.associations_each connections at most, and only this machine any other port of the portal. No other port and no other rule of
+    nftables is touched. auto: where nftables works; true: it must; false: no table."""
 
 
 @dataclass(frozen=True, slots=True)

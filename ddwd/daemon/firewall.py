@@ -1,11 +1,13 @@
 """Entry point of ddwd-firewall: install the portal's table of nftables, or remove it ($1 is `stop`). Runs once.
 
-Needs CAP_NET_ADMIN. The portal runs without it: if the table cannot be made, the unit fails and the doctor reports that.
+Needs CAP_NET_ADMIN. The portal runs without it: if a table that must be there cannot be made, the unit fails and the doctor reports that.
 """
 
 from __future__ import annotations
 
 import sys
+
+import sdnotify
 
 from ddwd.config.loader import load
 from ddwd.daemon.loop import enter
@@ -18,7 +20,6 @@ def main() -> int:
 
 
 def _apply() -> None:
-    config = load()
-    firewall.apply(config)
-    state = "in place" if config.network.firewall else "not wanted (network.firewall)"
-    sys.stdout.write(f"table {firewall.TABLE}: {state}\n")
+    done = firewall.apply(load())
+    sys.stdout.write(f"{done}\n")
+    sdnotify.SystemdNotifier().notify(f"STATUS={done}")  # what `ddwd status` and `ddwd doctor` show

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ddwd.config.checks import ports as keys_of_ports
 from ddwd.config.schema import value_of
+from ddwd.core.errors import PeerRefusedError
 from ddwd.provisioning.host import completed, must
 
 if TYPE_CHECKING:
@@ -85,12 +86,22 @@ def table(config: Config) -> str:
     return _TABLE.format(table=TABLE, openings="\n".join(openings), closed=closed, connections=each)
 
 
-def apply(config: Config) -> None:
-    """Create the table, or remove it if the firewall is off in the settings. Raises PeerRefusedError."""
-    if config.network.firewall:
-        _nft("-f", "-", text=table(config))
-    else:
+def apply(config: Config) -> str:
+    """Create the table, or remove it if the firewall is off in the settings; return what came of it.
+
+    With `auto` a machine on which nftables does not work is one without the table. Raises PeerRefusedError.
+    """
+    wanted = config.network.firewall
+    if wanted == "false":
         remove()
+        return "network.firewall is false: no table"
+    try:
+        _nft("-f", "-", text=table(config))
+    except PeerRefusedError as error:
+        if wanted == "true":
+            raise
+        return f"network.firewall is auto, no table: {error}"
+    return f"table {TABLE} is in place"
 
 
 def remove() -> None:

@@ -158,12 +158,18 @@ def senders(context: CheckContext) -> Iterator[Finding]:
 
 
 def firewall(context: CheckContext) -> Iterator[Finding]:
-    """Check that the table of nftables exists if it is configured, and only then."""
-    expected = context.config.network.firewall
-    if context.login is not None and context.has_firewall() is not expected:
-        state = "on, and the table is missing" if expected else "off, and the table still exists"
-        remedy = "systemctl restart ddwd-firewall; journalctl -u ddwd-firewall -n 20"
-        yield (broken if expected else warn)(f"network.firewall is {state}", remedy)
+    """Check that the table of nftables exists as it is configured. With `auto` a machine without one is as it should be, and it is noted."""
+    wanted, is_there = context.config.network.firewall, context.has_firewall()
+    remedy = "systemctl restart ddwd-firewall; journalctl -u ddwd-firewall -n 20"
+    if is_there is None:
+        return
+    if wanted == "true" and not is_there:
+        yield broken("network.firewall is true, and the table is missing", remedy)
+    elif wanted == "false" and is_there:
+        yield warn("network.firewall is false, and the table still exists", remedy)
+    elif wanted == "auto" and not is_there:
+        text = "no table of nftables: the Orthancs still answer this machine alone, any local user may take a port that is free"
+        yield note(text, f"apt install nftables; {remedy}; or write network.firewall: false")
 
 
 def waiting(context: CheckContext) -> Iterator[Finding]:

@@ -67,7 +67,7 @@ class CheckContext:
     """Query the server of that Orthanc's index. Raises PeerDownError with its message."""
     clock_is_synchronised: Callable[[], bool | None]
     expiry: Callable[[Path], datetime]
-    has_firewall: Callable[[], bool]
+    has_firewall: Callable[[], bool | None]
     clock: Clock
     settings: tuple[Path, ...]
 

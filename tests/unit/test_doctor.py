@@ -109,7 +109,7 @@ class Machine:
         self.synchronised: bool | None = True
         self.database_says = ""
         self.ends = self.clock.utc() + timedelta(days=300)
-        self.has_firewall = False
+        self.has_firewall: bool | None = True
 
     def render(self, node: Any, **changes: Any) -> None:
         """What that Orthanc runs with."""
@@ -394,10 +394,11 @@ def test_the_expiry_of_a_certificate_is_read_from_its_file(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("wanted", "there", "level"), [
-    (False, False, Severity.OK), (True, True, Severity.OK), (True, False, Severity.BROKEN), (False, True, Severity.WARN),
+    ("false", False, Severity.OK), ("true", True, Severity.OK), ("true", False, Severity.BROKEN), ("false", True, Severity.WARN),
+    ("auto", True, Severity.OK), ("auto", False, Severity.NOTE), ("auto", None, Severity.OK), ("true", None, Severity.OK),
 ])  # fmt: skip
 def test_the_firewall_is_held_against_the_setting(
-    machine: Machine, level: Severity, *, wanted: bool, there: bool
+    machine: Machine, level: Severity, wanted: Literal["auto", "true", "false"], there: bool | None
 ) -> None:
     machine.config = replace(machine.config, network=replace(machine.config.network, firewall=wanted))
     machine.has_firewall = there

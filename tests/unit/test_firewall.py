@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from ipaddress import IPv4Network, ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -13,6 +13,7 @@ from ddwd.cli.config import firewall_problems
 from ddwd.config.checks import ports
 from ddwd.config.parsers import Sender, Source
 from ddwd.config.schema import Config, Loaded, TlsConfig, WebConfig, flatten
+from ddwd.core.errors import PeerRefusedError
 from ddwd.provisioning import firewall
 
 if TYPE_CHECKING:
@@ -73,14 +74,37 @@ def test_no_rule_but_its_own_is_touched() -> None:
     assert "policy accept" in text
 
 
-def test_a_firewall_that_cannot_be_made_is_a_mistake_in_the_settings(
+def _with(wanted: Literal["auto", "true", "false"]) -> Config:
+    return replace(Config(), network=replace(Config().network, firewall=wanted))
+
+
+def test_a_firewall_that_must_be_and_cannot_be_made_is_a_mistake_in_the_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = Config()
-    wanted = replace(config, network=replace(config.network, firewall=True))
     monkeypatch.setattr(firewall, "PROGRAM", str(tmp_path / "nft"))
-    (problem,) = firewall_problems(Loaded(wanted, {"network.firewall": Source("ddwd.yaml", 7)}))
-    assert str(problem) == f"ddwd.yaml:7: network.firewall: {tmp_path}/nft is missing; apt install nftables"
-    assert list(firewall_problems(Loaded(config, {}))) == []
+    (problem,) = firewall_problems(Loaded(_with("true"), {"network.firewall": Source("ddwd.yaml", 7)}))
+    wanted = f"ddwd.yaml:7: network.firewall: {tmp_path}/nft is missing; apt install nftables, or write auto"
+    assert str(problem) == wanted
+    assert list(firewall_problems(Loaded(_with("auto"), {}))) == []
+    assert list(firewall_problems(Loaded(_with("false"), {}))) == []
     (tmp_path / "nft").touch()
-    assert list(firewall_problems(Loaded(wanted, {}))) == []
+    assert list(firewall_problems(Loaded(_with("true"), {}))) == []
+
+
+def test_it_is_on_where_it_works_unless_the_settings_say_otherwise() -> None:
+    assert Config().network.firewall == "auto"
+
+
+@pytest.mark.parametrize("nft", [None, "echo 'Operation not supported' >&2; exit 1"])
+def test_a_machine_on_which_nftables_does_not_work_runs_without_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nft: str | None
+) -> None:
+    program = tmp_path / "nft"
+    monkeypatch.setattr(firewall, "PROGRAM", str(program))
+    if nft is not None:
+        program.write_text(f"#!/bin/sh\n{nft}\n", encoding="ascii")
+        program.chmod(0o755)
+    why = "No such file or directory" if nft is None else "Operation not supported"
+    assert re.fullmatch(rf"network.firewall is auto, no table: .*{why}.*", firewall.apply(_with("auto")))
+    with pytest.raises(PeerRefusedError, match=why):
+        firewall.apply(_with("true"))

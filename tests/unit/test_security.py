@@ -93,7 +93,7 @@ def test_the_settings_of_a_hardened_install_are_sound(tmp_path: Path) -> None:
     file = tmp_path / "ddwd.yaml"
     file.write_text(block, encoding="utf-8")
     config = load(file, {"DDWD_DEFAULTS": "/dev/null"})
-    assert config.network.firewall
+    assert config.network.firewall == "true"
     assert config.senders
     assert (config.tls.gateway, config.tls.dicomweb, config.tls.storage, config.tls.scp) == (
         "only",
