@@ -1,13 +1,18 @@
-"""List the ports of the portal and who may reach each, and apply that as a table of nftables.
+"""List the ports of the portal, who may reach each, and whose process may answer there, and apply that as a table of nftables.
 
 The only list of ports: the firewall, the doctor and docs/security.md use it. The table (`inet ddwd`) belongs to the portal, filters
 these ports only and accepts all other packets; no rule of the operator is changed. To a sender that may not reach a port, the port
 is closed (TCP reset).
+
+Any local user may take a port above 1023 while its service restarts. So what leaves one of these ports must come from a process of the
+service's user: the SYN-ACK of anybody else is dropped, no handshake is ever complete, and so nobody sends him a password or an image.
 """
 
 from __future__ import annotations
 
+import grp
 import ipaddress
+import pwd
 import shutil
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -17,7 +22,7 @@ from ddwd.core.errors import PeerRefusedError
 from ddwd.provisioning.host import completed, must
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from ddwd.config.parsers import Network
     from ddwd.config.schema import Config
@@ -31,6 +36,7 @@ delete table {table}
 table {table} {{
   counter refused {{ }}
   counter crowded {{ }}
+  counter strangers {{ }}
   set sources {{ type ipv4_addr; size 65536; flags dynamic; }}
   chain input {{
     type filter hook input priority filter; policy accept;
@@ -43,8 +49,25 @@ table {table} {{
 counter name crowded reject with tcp reset
     accept
   }}
+  chain output {{
+    type filter hook output priority filter; policy accept;
+{answers}
+{callers}
+    oif "lo" tcp dport {{ {rest} }} ct state new meta skuid != {{ {known} }} ct count over {most} \
+counter name crowded reject with tcp reset
+  }}
 }}
 """
+_ANSWER = "    ct direction reply tcp sport {port} meta skuid != {{ {users} }} counter name strangers drop"
+"""For a connection to that port. A port may be an ephemeral one of another program's own connection: that is left alone."""
+_CALLER = """\
+    oif "lo" ct direction original tcp dport {port} meta skuid != {{ {users} }} counter name strangers reject with tcp reset"""
+_MOST_OF_OTHERS = 16
+"""Connections to the REST interfaces at once of all local users together that are neither the portal's nor operators."""
+GROUP = "ddwd"
+"""Its members are operators: they may connect wherever the portal's own commands do."""
+_ROOT = "root"
+_LINK = "ddwd-tls-link"
 
 
 class Port(NamedTuple):
@@ -53,6 +76,29 @@ class Port(NamedTuple):
     key: str
     number: int
     networks: tuple[Network, ...]
+
+
+class Users(NamedTuple):
+    """The user whose process listens on a port, and the users of this machine that connect to it; `None`: whoever likes to."""
+
+    listens: str
+    connect: tuple[str, ...] | None = None
+
+
+USERS: Mapping[str, Users] = {
+    "gateway.dicom_port": Users("ddwd-acceptor"),
+    "gateway.orthanc_port": Users("ddwd-gateway", ("ddwd-acceptor",)),
+    "gateway.http_port": Users("ddwd-gateway"),
+    "storage.dicom_port": Users("ddwd-storage", ("ddwd",)),
+    "storage.http_port": Users("ddwd-storage"),
+    "scp.port": Users("ddwd", ("ddwd-storage", "ddwd")),
+    "tls.gateway_port": Users("ddwd-acceptor"),
+    "tls.dicomweb_port": Users("ddwd-tls-storage", ("ddwd-gateway",)),
+    "web.gateway_port": Users("ddwd-tls-web-gateway"),
+    "web.storage_port": Users("ddwd-tls-web-storage"),
+    "link.port": Users(_LINK),
+}
+"""Every port a machine may listen on. The doctor asks for a C-ECHO at the last two DICOM ports, as user ddwd and as an operator."""
 
 
 def ports(config: Config) -> list[Port]:
@@ -74,16 +120,54 @@ def ports(config: Config) -> list[Port]:
     ]
 
 
-def table(config: Config) -> str:
-    """Return the table in the language of nft(8); it replaces an existing one. The portal listens on no IPv6 port."""
+def listeners(config: Config, key: str) -> tuple[str, ...]:
+    """Return the users whose processes may listen on that port: where the service runs on another machine, the link does in its place."""
+    own = USERS[key].listens
+    return (own, _LINK) if config.is_linked and own != _LINK else (own,)
+
+
+def table(config: Config, operators: Iterable[int] = ()) -> str:
+    """Return the table in the language of nft(8); it replaces an existing one. The portal listens on no IPv6 port.
+
+    `operators` are the user IDs of the members of group ddwd.
+    """
     used, openings = ports(config), []
     for port in used:
         ipv4 = [network for network in port.networks if isinstance(network, ipaddress.IPv4Network)]
         if merged := ", ".join(map(str, ipaddress.collapse_addresses(ipv4))):
             openings.append(f"    tcp dport {port.number} ip saddr {{ {merged} }} jump sender")
     closed = ", ".join(map(str, sorted({port.number for port in used})))
-    each = config.gateway.associations_each
-    return _TABLE.format(table=TABLE, openings="\n".join(openings), closed=closed, connections=each)
+    always = (_ROOT, *map(str, operators))
+    answers, callers = [], []
+    for port in used:
+        answers.append(_ANSWER.format(port=port.number, users=", ".join(listeners(config, port.key))))
+        users = USERS[port.key]
+        if users.connect is not None:
+            # what comes from another machine of the portal connects as the link
+            link = (_LINK,) if config.is_linked else ()
+            connect = ", ".join((*users.connect, *link, *always))
+            callers.append(_CALLER.format(port=port.number, users=connect))
+    own = {user for users in USERS.values() for user in (users.listens, *(users.connect or ()))}
+    return _TABLE.format(
+        table=TABLE,
+        openings="\n".join(openings),
+        closed=closed,
+        connections=config.gateway.associations_each,
+        answers="\n".join(answers),
+        callers="\n".join(callers),
+        rest=", ".join(str(port.number) for port in used if port.key.endswith(".http_port")),
+        known=", ".join((*sorted(own), *always)),
+        most=_MOST_OF_OTHERS,
+    )
+
+
+def operators() -> list[int]:
+    """Return the user IDs of the members of group ddwd."""
+    try:
+        members, group = grp.getgrnam(GROUP).gr_mem, grp.getgrnam(GROUP).gr_gid
+    except KeyError:  # not installed, as in `ddwd try`
+        return []
+    return sorted(user.pw_uid for user in pwd.getpwall() if user.pw_gid == group or user.pw_name in members)
 
 
 def apply(config: Config) -> str:
@@ -96,7 +180,7 @@ def apply(config: Config) -> str:
         remove()
         return "network.firewall is false: no table"
     try:
-        _nft("-f", "-", text=table(config))
+        _nft("-f", "-", text=table(config, operators()))
     except PeerRefusedError as error:
         if wanted == "true":
             raise

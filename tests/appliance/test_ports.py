@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -84,9 +85,32 @@ def _tables(portal: Portal) -> str:
     return portal.machine.run("nft list tables").stdout
 
 
+def test_as_installed_only_the_port_of_the_modalities_is_found(own: Portal) -> None:
+    assert _open_ports(own) == {GATEWAY}
+    assert _tables(own).splitlines() == ["table inet ddwd"]
+
+
 def test_without_the_firewall_only_the_port_of_the_modalities_is_found(own: Portal) -> None:
+    _set(own, "network:\n  firewall: false\n")
     assert _open_ports(own) == {GATEWAY}
     assert _tables(own) == ""
+
+
+def test_where_nftables_does_not_work_the_portal_runs_without_and_says_so_calmly(
+    own: Portal, tmp_path: Path
+) -> None:
+    own.machine.run("mv /usr/sbin/nft /usr/sbin/nft.away")
+    _set(own, "network:\n  firewall: auto\n")
+    doctor = own.machine.run("ddwd doctor --json")
+    (found,) = [one for one in json.loads(doctor.stdout)["findings"] if one["part"] == "firewall"]
+    assert found["level"] == "note"
+    assert "apt install nftables" in found["remedy"]
+    (line,) = [one for one in own.machine.run("ddwd status").stdout.splitlines() if "ddwd-firewall" in one]
+    assert "network.firewall is auto, no table" in line
+    study = made_up_ct(tmp_path / "ct", 3, seed=502, size=16)
+    own.deliver(study)
+    own.machine.run("mv /usr/sbin/nft.away /usr/sbin/nft; systemctl restart ddwd-firewall")
+    assert _tables(own).splitlines() == ["table inet ddwd"]
 
 
 def test_nothing_listens_by_udp(own: Portal) -> None:
@@ -134,7 +158,7 @@ def test_a_table_that_is_taken_away_is_told(own: Portal) -> None:
     _set(own, "network:\n  firewall: true\n")
     own.machine.run("nft delete table inet ddwd")
     done = own.machine.run("ddwd doctor", check=False)
-    assert (done.returncode, "network.firewall is on" in done.stdout) == (1, True)
+    assert (done.returncode, "network.firewall is true, and the table is missing" in done.stdout) == (1, True)
     own.machine.run("systemctl restart ddwd-firewall")
     assert own.machine.run("ddwd doctor", check=False).returncode == 0
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from ipaddress import IPv4Network, ip_network
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from ddwd.cli.config import firewall_problems
 from ddwd.config.checks import ports
 from ddwd.config.parsers import Sender, Source
-from ddwd.config.schema import Config, Loaded, TlsConfig, WebConfig, flatten
+from ddwd.config.schema import PORT_KEYS, Config, Loaded, TlsConfig, WebConfig, flatten
 from ddwd.core.errors import PeerRefusedError
 from ddwd.provisioning import firewall
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+SYSTEMD = Path(__file__).resolve().parents[2] / "systemd"
 CT = Sender("CT1", IPv4Network("10.1.2.3"))
 MR = Sender("MR*", IPv4Network("10.2.0.0/16"))
 
@@ -39,7 +38,8 @@ def test_every_port_that_is_listened_on_is_in_the_list_once(tls: TlsConfig, web:
 def test_the_senders_reach_the_port_for_tls_too() -> None:
     text = firewall.table(Config(tls=TlsConfig(gateway="both", dicomweb=True), senders=(CT,)))
     assert set(re.findall(r"tcp dport (\d+) ip saddr \{ 10.1.2.3/32 \}", text)) == {"4242", "2762"}
-    assert "8444" in text.rpartition("tcp dport {")[2]
+    (closed,) = re.findall(r"tcp dport \{ ([\d, ]+) \} ct state new counter name refused", text)
+    assert "8444" in closed.split(", ")
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,55 @@ def test_the_networks_of_the_web_pages_reach_these_alone() -> None:
     text = firewall.table(Config(web=WebConfig(open=True, networks=networks), senders=(CT,)))
     assert set(re.findall(r"tcp dport (\d+) ip saddr \{ 10.4.0.0/16 \}", text)) == {"8442", "8443"}
     assert "2001:db8" not in text
+
+
+def _rules(text: str, pattern: str) -> dict[int, set[str]]:
+    return {int(port): set(users.split(", ")) for port, users in re.findall(pattern, text)}
+
+
+_ANSWERS = r"ct direction reply tcp sport (\d+) meta skuid != \{ (.+?) \} counter name strangers drop"
+_CALLERS = (
+    r'oif "lo" ct direction original tcp dport (\d+) meta skuid != \{ (.+?) \} counter name strangers reject'
+)
+
+
+def test_what_leaves_a_port_comes_from_the_user_of_its_service() -> None:
+    tls = TlsConfig(gateway="both", dicomweb=True)
+    config = Config(tls=tls, web=WebConfig(open=True))
+    found = _rules(firewall.table(config), _ANSWERS)
+    assert found == {port.number: {firewall.USERS[port.key].listens} for port in firewall.ports(config)}
+    assert len(found) == 10
+
+
+def test_the_inner_dicom_ports_are_for_the_parts_that_use_them_and_for_operators() -> None:
+    found = _rules(firewall.table(Config(), [1000, 1001]), _CALLERS)
+    operators = {"root", "1000", "1001"}
+    assert found == {
+        4252: {"ddwd-acceptor"} | operators,
+        4243: {"ddwd"} | operators,
+        11112: {"ddwd", "ddwd-storage"} | operators,
+    }
+
+
+def test_with_several_machines_the_link_answers_and_connects_in_the_place_of_the_others() -> None:
+    within = replace(Config(), roles=("storage", "extractor"))
+    text = firewall.table(within)
+    assert _rules(text, _ANSWERS)[8042] == {"ddwd-gateway", "ddwd-tls-link"}
+    assert _rules(text, _CALLERS)[4243] == {"ddwd", "root", "ddwd-tls-link"}
+
+
+def test_each_port_has_its_users_and_each_of_these_is_installed_and_runs_a_unit() -> None:
+    assert set(firewall.USERS) == set(PORT_KEYS)
+    named = {user for users in firewall.USERS.values() for user in (users.listens, *(users.connect or ()))}
+    made = set(
+        re.findall(r"^u (\S+) ", (SYSTEMD / "ddwd.sysusers").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    assert named <= made
+    text = "".join(path.read_text(encoding="utf-8") for path in SYSTEMD.glob("*.service"))
+    assert {
+        user for user in named if not user.startswith("ddwd-tls-") and f"\nUser={user}\n" not in text
+    } == set()
+    assert "\nUser=ddwd-tls-%i\n" in text
 
 
 def test_no_rule_but_its_own_is_touched() -> None:

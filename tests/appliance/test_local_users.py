@@ -1,0 +1,187 @@
+"""Local users without rights: who takes a port of the portal while its service restarts hears nothing, and the inner ports answer the portal alone."""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.appliance.conftest import Portal, installed
+from tests.hostile import squatter
+from tests.machine.network import MACHINE_ADDRESS
+from tests.studies import made_up_ct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KILLED = ("ddwd-gateway", "ddwd-storage", "ddwd-acceptor", "ddwd-scp")
+PORTS = (4242, 4243, 4252, 8042, 8043, 11112)
+INNER = {4243: "ORTHANC2", 4252: "ORTHANC1", 11112: "PYTHON_SCP"}
+"""The DICOM ports for the portal's own users, and their AE titles."""
+ROUNDS = 50
+REFUSED = "Connection refused"
+STRANGER = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+
+
+@pytest.fixture(scope="module")
+def own(deb: Path) -> Iterator[Portal]:
+    """A machine as it is after the installation."""
+    with installed(deb) as fresh:
+        fresh.machine.copy_in(Path(squatter.__file__), "/usr/local/lib/squatter.py")
+        yield fresh
+
+
+@contextmanager
+def stranger(portal: Portal) -> Iterator[list[str]]:
+    """Let somebody without rights take every port that is free; the value is what he says, once he is gone."""
+    command = ["python3", "/usr/local/lib/squatter.py", "1.2", "2.0", *map(str, PORTS)]
+    words = portal.machine.argv([*STRANGER, *command])
+    said: list[str] = []
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdin
+        assert running.stdout
+        try:
+            yield said
+        finally:
+            running.stdin.close()
+            said += running.stdout.read().splitlines()
+
+
+def _restart(portal: Portal, rounds: int) -> None:
+    """Kill the four services and start them again, so many times, while everybody goes on connecting to them."""
+    asks = "; ".join(
+        f"runuser -u ddwd -- curl -s -m 1 -o /dev/null -u ddwd:made-up http://127.0.0.1:{port}/system &"
+        for port in (8042, 8043)
+    ).replace("&;", "&")
+    for _ in range(rounds):
+        portal.machine.run(
+            f"systemctl kill --signal=KILL {' '.join(KILLED)}; sleep 0.3; {asks}"
+            f" sleep 0.7; systemctl restart --no-block {' '.join(KILLED)}; sleep 1"
+        )
+        portal.modality.echoscu("ORTHANC1", 4242, check=False)
+
+
+def _said(words: str, kind: str) -> set[int]:
+    return {int(line.split()[1]) for line in words.splitlines() if line.startswith(kind)}
+
+
+def _back(portal: Portal) -> None:
+    portal.machine.run(f"systemctl restart --no-block {' '.join(KILLED)}")
+    portal.wait_active()
+    portal.machine.wait_for(
+        lambda: portal.machine.run("ddwd doctor --send", check=False).returncode == 0,
+        limit=90,
+        what="a study of the portal's own does not get through",
+    )
+
+
+def _as(portal: Portal, user: str, command: str) -> str:
+    """What a command says that a user runs."""
+    words = [*STRANGER, "sh", "-c", command] if user == "nobody" else command
+    done = portal.machine.run(words, user="root" if user == "nobody" else user, check=False)
+    return done.stdout + done.stderr
+
+
+def _echo(portal: Portal, port: int, user: str) -> str:
+    return _as(
+        portal, user, f"echoscu -v -to 5 -ta 5 -aet DDWD_EXTRACTOR -aec {INNER[port]} 127.0.0.1 {port}"
+    )
+
+
+@pytest.mark.timeout(900, func_only=True)
+def test_who_takes_a_port_while_its_service_restarts_hears_nothing_in_fifty_restarts(
+    own: Portal, tmp_path: Path
+) -> None:
+    with stranger(own) as said:
+        _restart(own, ROUNDS)
+    heard = "\n".join(said)
+    assert _said(heard, "took") == set(PORTS)
+    assert _said(heard, "met") | _said(heard, "heard") == set()
+    _back(own)
+    own.deliver(made_up_ct(tmp_path / "ct", 5, seed=7201, size=32))
+
+
+@pytest.mark.parametrize("port", INNER)
+def test_the_inner_ports_answer_the_portal_and_root_and_nobody_else(own: Portal, port: int) -> None:
+    assert REFUSED in _echo(own, port, "nobody")
+    assert REFUSED not in _echo(own, port, "root")
+
+
+def test_a_user_without_rights_cannot_have_a_study_sent(own: Portal, tmp_path: Path) -> None:
+    study = made_up_ct(tmp_path / "ct", 2, seed=7202, size=16)
+    own.deliver(study)
+    keys = f"-k 0008,0052=STUDY -k 0020,000D={study.uid}"
+    move = f"movescu -v -S -aet DDWD_EXTRACTOR -aec ORTHANC2 -aem PYTHON_SCP {keys} 127.0.0.1 4243"
+    assert REFUSED in _as(own, "nobody", move)
+    assert "Received Final Move Response (Success)" in _as(own, "ddwd", move)
+
+
+def test_an_operator_may_ask_every_hop_as_root_may(own: Portal) -> None:
+    own.machine.run("useradd --groups ddwd helper && systemctl restart ddwd-firewall")
+    done = own.machine.run("ddwd doctor", user="helper", check=False)
+    assert "C-ECHO" not in done.stdout
+    assert {REFUSED in _echo(own, port, "helper") for port in (4243, 11112)} == {False}
+
+
+HOLD = """
+import socket, sys
+held = []
+for _ in range(60):
+    one = socket.socket()
+    one.settimeout(2)
+    try:
+        one.connect(("127.0.0.1", int(sys.argv[1])))
+        one.sendall(b"GET / HTTP/1.1")
+        held.append(one)
+    except OSError:
+        pass
+print(len(held), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(("node", "port"), [("gateway", 8042), ("storage", 8043)])
+def test_all_strangers_together_hold_few_connections_to_a_rest_interface(
+    own: Portal, node: str, port: int
+) -> None:
+    words = own.machine.argv([*STRANGER, "python3", "-c", HOLD, str(port)])
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout
+        assert int(running.stdout.readline()) <= 16
+        assert own.machine.http_status(node, login=own.machine.credentials(node)) == 200
+        running.communicate(timeout=30)
+
+
+def test_no_other_port_is_touched(own: Portal) -> None:
+    own.machine.run("systemd-run --unit=another --uid=nobody python3 -m http.server 9999")
+    ask = [
+        "curl",
+        "-s",
+        "-m",
+        "5",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        f"http://{MACHINE_ADDRESS}:9999/",
+    ]
+    own.machine.wait_for(
+        lambda: own.modality.run(ask, check=False).stdout == "200",
+        limit=20,
+        what="another service is not reached",
+    )
+    assert own.machine.run("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:9999/").stdout == "200"
+    own.machine.run("systemctl stop another")
+
+
+def test_without_the_firewall_the_same_stranger_hears_the_portal(own: Portal) -> None:
+    own.configure("network:\n  firewall: false\n")
+    _back(own)
+    with stranger(own) as said:
+        _restart(own, 3)
+    assert _said("\n".join(said), "heard")
+    for port in INNER:
+        assert REFUSED not in _echo(own, port, "nobody")
