@@ -3,7 +3,6 @@
 import importlib.util
 import itertools
 import os
-import re
 import socket
 import stat
 from argparse import Namespace
@@ -21,6 +20,7 @@ from ddwd.config.schema import SECRET_KEYS, Config, Loaded, flatten
 from ddwd.core.errors import ConfigError, Problem
 from ddwd.provisioning import databases, firewall, machine_link, tls_proxy
 from ddwd.provisioning.host import completed
+from ddwd.provisioning.port_holders import holders
 
 _UNIT_OF = {
     "gateway.dicom_port": "ddwd-acceptor",
@@ -46,7 +46,6 @@ _IN_ITS_PLACE = {
 
 While 0.2.0 is upgraded, its own units still listen where the acceptor is to.
 """
-_LISTENING = "0A"  # in the state column of /proc/self/net/tcp; ProcSubset=pid hides /proc/net
 
 
 def _run(args: Namespace, _config: Config | None) -> VerbResult:
@@ -86,7 +85,8 @@ def port_problems(loaded: Loaded) -> Iterator[Problem]:
         port = int(str(values[key]))
         host = loaded.config.scp.host if key == "scp.port" else ""
         if not {_UNIT_OF[key], *_IN_ITS_PLACE.get(key, ())} & running and _is_taken(host, port):
-            what = f"port {port} is taken{_holder(port)}"
+            who = next((f" by {holder}" for holder in holders(port)), "")
+            what = f"port {port} is taken{who}"
             yield loaded.problem(key, what, "stop that program, or set another port here")
 
 
@@ -196,35 +196,10 @@ def _is_taken(host: str, port: int) -> bool:
             probe.bind((host, port))
             probe.listen(1)
         except PermissionError:  # a port below 1024 and no right to bind it: only a listener can be detected
-            return any(True for _ in _listeners(port))
+            return bool(holders(port))
         except OSError:
             return True
     return False
-
-
-def _holder(port: int) -> str:
-    """Return the process that listens on the port, as far as this user can see it in /proc."""
-    for inode in _listeners(port):
-        for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-            try:
-                if descriptor.readlink() == Path(f"socket:[{inode}]"):
-                    process = descriptor.parents[1]
-                    name = (process / "comm").read_text(encoding="utf-8").strip()
-                    return f" by {name} (process {process.name})"
-            except OSError:
-                continue
-    return ""
-
-
-def _listeners(port: int) -> Iterable[str]:
-    for table in (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6")):
-        try:
-            lines = table.read_text(encoding="ascii").splitlines()[1:]
-        except OSError:
-            continue
-        for fields in map(str.split, lines):
-            if fields[3] == _LISTENING and re.fullmatch(rf".*:{port:04X}", fields[1]):
-                yield fields[9]
 
 
 def settings_files() -> tuple[Path, Path]:

@@ -21,6 +21,7 @@ from ddwd.dicom.upper_layer import Peer
 from ddwd.provisioning import credentials, databases, firewall
 from ddwd.provisioning.credentials import Credentials
 from ddwd.provisioning.host import SystemHost
+from ddwd.provisioning.port_holders import holders
 from ddwd.status import report as view
 from ddwd.status import study_lookup, units
 from ddwd.status.certificates import expiry_of
@@ -116,6 +117,7 @@ def context_of(config: Config) -> CheckContext:
         clock_is_synchronised=_synchronised,
         expiry=expiry_of,
         has_firewall=_has_firewall,
+        holders=holders,
         clock=SystemClock(),
         settings=settings_files(),
     )

@@ -22,9 +22,9 @@ from ddwd.config.schema import Config
 from ddwd.core import watchdog
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, SystemClock, stamp
-from ddwd.core.errors import DdwdError
 from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.orthanc.plugin.verdicts import Verdicts
+from ddwd.provisioning.port_holders import cannot_start
 from ddwd.store.status_files import ACCEPTOR, AcceptorStatus
 
 log = logging.getLogger("ddwd.acceptor")
@@ -68,7 +68,7 @@ class AcceptorDaemon:
             if config.tls.gateway == "both":
                 self._acceptor.listen("", config.tls.gateway_port, context)
         except OSError as error:
-            raise DdwdError(f"cannot start: {error.strerror} {error.filename or ''}") from error
+            raise cannot_start(error, config.gateway.dicom_port, config.tls.gateway_port) from error
         self._audit.record(Event.STARTED, "the acceptor starts")
         loop = Loop(self._beat, _INTERVAL)
         loop.serve()

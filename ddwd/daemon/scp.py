@@ -16,10 +16,10 @@ from ddwd.config.paths import Paths
 from ddwd.core import watchdog
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, SystemClock, stamp
-from ddwd.core.errors import DdwdError
 from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.dicom.store_scp import StoreScp
 from ddwd.monitoring.rejected_associations import RejectionReporter
+from ddwd.provisioning.port_holders import cannot_start
 from ddwd.store.status_files import SCP, ScpStatus
 
 log = logging.getLogger("ddwd.scp")
@@ -69,14 +69,14 @@ def main() -> int:
 
 
 def _run() -> None:
+    config = load()
     try:
-        config = load()
         audit = Audit(patient_ids=config.audit.patient_id)
         scp = StoreScp(config)
         scp.on_refused(RejectionReporter(audit, SystemClock()).refused)
         scp.start()
     except OSError as error:
-        raise DdwdError(f"cannot start: {error.strerror} {error.filename or ''}") from error
+        raise cannot_start(error, config.scp.port) from error
     file = Paths(config).heartbeat("scp")
     file.parent.mkdir(parents=True, exist_ok=True)
     audit.record(Event.STARTED, "the receiver starts")

@@ -248,6 +248,7 @@ def _ports_of(config: Config) -> dict[str, tuple[int, ...]]:
         "ddwd-acceptor": (config.gateway.dicom_port, config.tls.gateway_port),
         "ddwd-gateway": (config.gateway.orthanc_port, config.gateway.http_port),
         "ddwd-storage": (config.storage.dicom_port, config.storage.http_port),
+        "ddwd-scp": (config.scp.port,),
         "ddwd-tls@storage": (config.tls.dicomweb_port,),
         "ddwd-tls@web-gateway": (config.web.gateway_port,),
         "ddwd-tls@web-storage": (config.web.storage_port,),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ddwd.config.loader import CONFIG_FILE
 from ddwd.config.schema import SECRET_KEYS, flatten
 from ddwd.core.errors import DdwdError
+from ddwd.provisioning.port_holders import strangers
 from ddwd.status import units
 from ddwd.status.findings import CheckContext, Finding, broken, note, warn
 from ddwd.status.formatting import many, span, time
@@ -155,6 +156,13 @@ def senders(context: CheckContext) -> Iterator[Finding]:
     if not config.senders and config.has("gateway"):
         text = f"anyone who reaches port {config.gateway.dicom_port} may send, by any AE title"
         yield warn(text, f"list your modalities in senders in {CONFIG_FILE}")
+
+
+def ports(context: CheckContext) -> Iterator[Finding]:
+    """Check that nobody else holds a port of the portal, which keeps its service from starting."""
+    for port, holder in strangers(context.config, context.holders):
+        text = f"port {port.number} ({port.key}) is held by {holder}: its service cannot start"
+        yield broken(text, f"end that process (ss -ltnp 'sport = :{port.number}'), and keep its user from it")
 
 
 def firewall(context: CheckContext) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ddwd.core.clock import Clock
     from ddwd.orthanc.port import ServerChecks
     from ddwd.provisioning.credentials import Credentials
+    from ddwd.provisioning.port_holders import Holder
     from ddwd.status.report import Report
     from ddwd.status.units import Systemctl
 
@@ -68,6 +69,7 @@ class CheckContext:
     clock_is_synchronised: Callable[[], bool | None]
     expiry: Callable[[Path], datetime]
     has_firewall: Callable[[], bool | None]
+    holders: Callable[[int], list[Holder]]
     clock: Clock
     settings: tuple[Path, ...]
 

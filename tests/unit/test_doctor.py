@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import certifi
 import pytest
@@ -19,6 +19,7 @@ from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, PeerDownError
 from ddwd.core.model import SELF_TEST_PATIENT
 from ddwd.provisioning import credentials, orthanc_config
+from ddwd.provisioning.port_holders import Holder
 from ddwd.status.certificates import expiry_of
 from ddwd.status.doctor import CHECKS, examine
 from ddwd.status.findings import CheckContext, Severity
@@ -110,6 +111,7 @@ class Machine:
         self.database_says = ""
         self.ends = self.clock.utc() + timedelta(days=300)
         self.has_firewall: bool | None = True
+        self.holders: dict[int, list[Holder]] = {}
 
     def render(self, node: Any, **changes: Any) -> None:
         """What that Orthanc runs with."""
@@ -143,6 +145,7 @@ class Machine:
                 clock_is_synchronised=lambda: self.synchronised,
                 expiry=lambda _path: self.ends,
                 has_firewall=lambda: self.has_firewall,
+                holders=lambda port: self.holders.get(port, []),
                 clock=self.clock,
                 settings=(self.settings, self.settings.with_name("absent")),
             )
@@ -403,6 +406,16 @@ def test_the_firewall_is_held_against_the_setting(
     machine.config = replace(machine.config, network=replace(machine.config.network, firewall=wanted))
     machine.has_firewall = there
     assert _worst(machine.examine())["firewall"] is level
+
+
+def test_who_holds_a_port_of_the_portal_is_named(machine: Machine) -> None:
+    machine.holders = {4242: [Holder("ddwd-acceptor")], 8042: [Holder("root")]}
+    assert _worst(machine.examine())["ports"] is Severity.OK
+    machine.holders[4243] = [Holder("nobody", "python3 (process 12)")]
+    (found,) = [one for one in machine.examine() if one.part == "ports"]
+    assert found.level is Severity.BROKEN
+    assert "port 4243 (storage.dicom_port) is held by python3 (process 12), user nobody" in found.text
+    assert "ss -ltnp 'sport = :4243'" in found.remedy
 
 
 @pytest.mark.parametrize(("up_after", "left"), [(0, 120.0), (7, 113.0), (500, 0.0)])

@@ -300,6 +300,7 @@ def _with_port(config: Config, key: str, port: int) -> Config:
         ("gateway.orthanc_port", "ddwd-gateway"),
         ("gateway.http_port", "ddwd-gateway"),
         ("storage.dicom_port", "ddwd-storage"),
+        ("scp.port", "ddwd-scp"),
         ("tls.gateway_port", "ddwd-acceptor"),
         ("web.gateway_port", "ddwd-tls@web-gateway"),
         ("tls.dicomweb_port", "ddwd-tls@storage"),
