@@ -61,7 +61,8 @@ def _restart(portal: Portal, rounds: int) -> None:
             f"systemctl kill --signal=KILL {' '.join(KILLED)}; sleep 0.3; {asks}"
             f" sleep 0.7; systemctl restart --no-block {' '.join(KILLED)}; sleep 1"
         )
-        portal.modality.echoscu("ORTHANC1", 4242, check=False)
+        ask = ["echoscu", "-to", "1", "-ta", "1", "-aec", "ORTHANC1", MACHINE_ADDRESS, "4242"]
+        portal.modality.run(ask, check=False, timeout=30)
 
 
 def _said(words: str, kind: str) -> set[int]:
