@@ -33,7 +33,7 @@ PROMISES = (
 """The modules of tests/appliance that `make test` runs, the longest first; `make certify` runs the others."""
 LONGEST = (
     "test_hostile", "test_readme", "test_monitor", "test_destinations", "test_watchdog", "test_several", "test_ports",
-    "test_faults", "test_lifecycle", "test_confinement", "test_roles", "test_oracle",
+    "test_local_users", "test_faults", "test_lifecycle", "test_confinement", "test_roles", "test_oracle",
 )  # fmt: skip
 """Of the others, what takes long and so begins first."""
 TIERS: dict[str, tuple[tuple[str, ...], ...]] = {
