@@ -89,16 +89,18 @@ USERS: Mapping[str, Users] = {
     "gateway.dicom_port": Users("ddwd-acceptor"),
     "gateway.orthanc_port": Users("ddwd-gateway", ("ddwd-acceptor",)),
     "gateway.http_port": Users("ddwd-gateway"),
-    "storage.dicom_port": Users("ddwd-storage", ("ddwd",)),
+    "storage.dicom_port": Users("ddwd-storage", ("ddwd", "ddwd-doctor")),
     "storage.http_port": Users("ddwd-storage"),
-    "scp.port": Users("ddwd", ("ddwd-storage", "ddwd")),
+    "scp.port": Users("ddwd", ("ddwd-storage", "ddwd", "ddwd-doctor")),
     "tls.gateway_port": Users("ddwd-acceptor"),
     "tls.dicomweb_port": Users("ddwd-tls-storage", ("ddwd-gateway",)),
     "web.gateway_port": Users("ddwd-tls-web-gateway"),
     "web.storage_port": Users("ddwd-tls-web-storage"),
     "link.port": Users(_LINK),
 }
-"""Every port a machine may listen on. The doctor asks for a C-ECHO at the last two DICOM ports, as user ddwd and as an operator."""
+"""Every port a machine may listen on. The doctor asks ORTHANC2 and the receiver for a C-ECHO, the receiver itself."""
+_OTHERS = ("ddwd-commitment", "ddwd-courier", "ddwd-monitor")
+"""Users of the portal that connect to the REST interfaces alone."""
 
 
 def ports(config: Config) -> list[Port]:
@@ -147,7 +149,7 @@ def table(config: Config, operators: Iterable[int] = ()) -> str:
             link = (_LINK,) if config.is_linked else ()
             connect = ", ".join((*users.connect, *link, *always))
             callers.append(_CALLER.format(port=port.number, users=connect))
-    own = {user for users in USERS.values() for user in (users.listens, *(users.connect or ()))}
+    own = {*_OTHERS, *(user for users in USERS.values() for user in (users.listens, *(users.connect or ())))}
     return _TABLE.format(
         table=TABLE,
         openings="\n".join(openings),

@@ -90,8 +90,8 @@ def test_the_inner_dicom_ports_are_for_the_parts_that_use_them_and_for_operators
     operators = {"root", "1000", "1001"}
     assert found == {
         4252: {"ddwd-acceptor"} | operators,
-        4243: {"ddwd"} | operators,
-        11112: {"ddwd", "ddwd-storage"} | operators,
+        4243: {"ddwd", "ddwd-doctor"} | operators,
+        11112: {"ddwd", "ddwd-doctor", "ddwd-storage"} | operators,
     }
 
 
@@ -99,7 +99,7 @@ def test_with_several_machines_the_link_answers_and_connects_in_the_place_of_the
     within = replace(Config(), roles=("storage", "extractor"))
     text = firewall.table(within)
     assert _rules(text, _ANSWERS)[8042] == {"ddwd-gateway", "ddwd-tls-link"}
-    assert _rules(text, _CALLERS)[4243] == {"ddwd", "root", "ddwd-tls-link"}
+    assert _rules(text, _CALLERS)[4243] == {"ddwd", "ddwd-doctor", "root", "ddwd-tls-link"}
 
 
 def test_each_port_has_its_users_and_each_of_these_is_installed_and_runs_a_unit() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ddwd.cli.main import VERBS
 from ddwd.config.loader import load
 from ddwd.config.schema import SETTINGS
+from ddwd.provisioning import machine_link, tls_proxy
 from tests.appliance.test_planted_links import CASES, READERS
 
 REPO = Path(__file__).resolve().parents[2]
@@ -60,7 +61,8 @@ def _of_unit(path: Path) -> tuple[str, str, set[str], str]:
             for word in line.split()
         ]
 
-    (user,) = words("User") or ["one of its own at each start" if "DynamicUser=yes" in text else "root"]
+    (user,) = words("User") or ["root"]
+    assert "DynamicUser=" not in text  # the firewall names no user that is made at each start
     groups = {*words("Group"), *words("SupplementaryGroups")} - {user}
     hidden = {"/etc/ddwd", "/etc/ddwd/credentials.json"} & set(words("InaccessiblePaths"))
     reads = (user == "root" or "ddwd" in {user, *groups}) and not hidden
@@ -85,7 +87,9 @@ def test_each_unit_has_a_user_of_its_own_but_the_two_that_make_published_files()
     shared = {user: units for user, units in users.items() if len(units) > 1}
     assert shared == {"ddwd": {"ddwd", "ddwd-scp", "ddwd-extractor"}}
     made = re.findall(r"^u (\S+)", (REPO / "systemd/ddwd.sysusers").read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(made) == {user for user in users if user.startswith("ddwd")}
+    instances = [*tls_proxy.INSTANCES, machine_link.UNIT.partition("@")[2]]
+    wanted = {user.replace("%i", one) for user in users for one in instances if user.startswith("ddwd")}
+    assert set(made) == wanted
 
 
 def test_the_settings_of_a_hardened_install_are_sound(tmp_path: Path) -> None:
