@@ -54,9 +54,10 @@ _SYSTEM_DATA = Path("/var/lib/ddwd")
 
 
 def main() -> int:
-    """Run as /usr/libexec/ddwd/ddwd-provision; return the exit status."""
+    """Run as /usr/libexec/ddwd/ddwd-provision; return the exit status. With `hand-back` prepare for an older version instead."""
+    steps = hand_back if sys.argv[1:] == ["hand-back"] else provision
     try:
-        provision(load(), SystemHost())
+        steps(load(), SystemHost())
     except DdwdError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
@@ -83,6 +84,12 @@ def provision(config: Config, host: Host) -> None:
         write_rendered(config, node, text, host)
     durable.replace_file(Paths(config).routes, routing.rendered(config.routes), 0o644)
     write_hooks(config, host)
+
+
+def hand_back(config: Config, host: Host) -> None:
+    """Give user ddwd the folders whose units run as ddwd in 0.2.0 and before; called by prerm before a downgrade."""
+    for one in handover.handovers(config):
+        host.hand_over(one.folder, one.user, handover.FORMER_OWNER, one.group, one.mode)
 
 
 def ensure_roles(config: Config) -> None:

@@ -161,6 +161,8 @@ def test_a_downgrade_says_what_it_means_touches_nothing_and_modalities_can_still
     before = life.state()
     said = life.apt(life.old)
     assert f"ddwd: WARNING: ddwd {OLD} cannot read the ledger in {STATE}" in said
+    moved = " ".join(f"/var/lib/ddwd/{name}" for name in ("inbox", "monitor", "courier", "commitment"))
+    assert life.machine.run(f"find {moved} ! -user ddwd", check=False).stdout == ""
     life.machine.wait_for(
         lambda: "the ledger has schema 2, this version reads 1" in life.machine.journal("ddwd-extractor"),
         limit=60,

@@ -39,7 +39,7 @@ class FakeHost:
     users: list[str | None] = field(default_factory=list)
     environments: list[Mapping[str, str]] = field(default_factory=list)
     owners: dict[Path, tuple[str, str, int]] = field(default_factory=dict)
-    handed_over: dict[Path, tuple[str, str, int]] = field(default_factory=dict)
+    handed_over: dict[Path, tuple[str, str]] = field(default_factory=dict)
     waited: float = 0.0
 
     def run(self, argv: list[str], login: Login | None = None) -> CommandResult:
@@ -77,8 +77,9 @@ class FakeHost:
         self.owners[place] = (user, group, mode)
 
     def hand_over(self, folder: Path, former: str, user: str, group: str, mode: int) -> None:
-        assert former == "ddwd"
-        self.handed_over[folder] = (user, group, mode)
+        assert group.startswith("ddwd")
+        assert mode & 0o007 in {0, 0o005}
+        self.handed_over[folder] = (former, user)
 
     def wait(self, seconds: float) -> None:
         self.waited += seconds
@@ -143,6 +144,17 @@ def test_second_run_changes_nothing(config: Config, host: FakeHost, tmp_path: Pa
     provision.provision(config, host)
     assert _files(tmp_path) == before
     assert host.changes == []
+
+
+def test_folders_are_handed_over_first_and_handed_back_for_an_older_version(
+    config: Config, host: FakeHost
+) -> None:
+    provision.provision(config, host)
+    over = dict(host.handed_over)
+    assert over[config.inbox.folder] == ("ddwd", "ddwd-inbox")
+    host.handed_over.clear()
+    provision.hand_back(config, host)
+    assert host.handed_over == {folder: (new, old) for folder, (old, new) in over.items()}
 
 
 def test_run_that_was_cut_short_is_finished_by_the_next(config: Config, host: FakeHost) -> None:
