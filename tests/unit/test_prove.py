@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
-from ddwd.chain import check_proof
+from ddwd.chain import check_proof, records
+from ddwd.chain.entry import CHAINED
 from ddwd.chain.head import HeadFiles
 from ddwd.cli import prove, record_chain
 from ddwd.cli.main import parser
 from ddwd.core.errors import InvalidValueError, NotFoundError, StateError
+from tests import readme
 from tests.unit.chain import signed
 from tests.unit.fakes import image
 from tests.unit.test_chain_records import FIRST, STUDIES, Chained
@@ -271,3 +274,18 @@ def test_one_of_several_studies_of_one_name_has_to_be_chosen(chained: Chained, t
     assert caught.value.exit_status == 64
     with pytest.raises(NotFoundError):
         _said(chained, "prove", "1.2.3.99", "-o", str(tmp_path))
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+PAGE = readme.DOCS / "custody-proof.md"
+
+
+def test_the_page_names_every_event_that_is_entered_and_no_other() -> None:
+    named = [name for row in readme.table(PAGE, "events") for name in re.findall(r"`([\w-]+)`", row[0])]
+    assert sorted(named) == sorted(event.value for event in CHAINED)
+
+
+def test_the_page_explains_every_word_of_verify() -> None:
+    named = {name for row in readme.table(PAGE, "word") for name in re.findall(r"`([\w-]+)`", row[0])}
+    assert named == {*get_args(records.Kind), "changed", "missing", "extra", "chain"}
