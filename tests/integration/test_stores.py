@@ -295,3 +295,16 @@ def test_the_first_lines_of_a_record_say_the_same_from_the_database_as_from_a_fi
     found = here.custody.peek(_ONE)
     assert found == in_files.peek(_ONE) == Peek("2026-11-25T08:00:00Z", "P/1.2", "trial", retired=True)
     assert here.custody.peek(_OTHER) is None
+
+
+def test_records_in_files_are_imported_as_they_are_stored(
+    stores: Callable[..., tuple[Stores, PostgresSession]], tmp_path: Path
+) -> None:
+    """Each byte: the audit trail states the SHA-256 of each record, an older layout included."""
+    in_files = Custody(tmp_path / "A")
+    in_files.write(_RECORD)
+    content = in_files.path(_ONE).read_bytes().replace(b"\n ", b"\n  ")
+    in_files.path(_ONE).write_bytes(content)
+    (here, _) = stores("A")
+    assert here.custody.stored(_ONE) == content
+    assert here.custody.read(_ONE) == _RECORD
