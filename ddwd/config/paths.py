@@ -126,6 +126,8 @@ class Paths:
     """Which route has which hook; provision."""
     routes = _Path(lambda paths: paths.config.run_dir / "routes.json")
     """The table of routes that the gateway's Lua and the extractor read; provision."""
+    logins = _Path(lambda paths: paths.config.run_dir / "logins")
+    """The login of each unit that asks an Orthanc, a file for each, which systemd reads as root; provision."""
     tls = _Path(lambda paths: paths.config.run_dir / "tls")
     """What is rendered for TLS: the terminators' settings, and the authorities that the gateway trusts; provision."""
     hooks_status = _Path(lambda paths: paths.config.run_dir / "hooks" / "status.json")

@@ -20,7 +20,7 @@ SELF_TEST_PATIENT = "DDWD-SELFTEST"
 SELF_TEST_AET = "DDWD_SELFTEST"
 """Calling AE title of the self test; it is neither an expected sender nor counted in the day's totals."""
 VIEWER = "viewer"
-"""Login of the Orthancs' web pages that may view, search and download only; every other login may do everything."""
+"""Login of the Orthancs' web pages that may view, search and download only."""
 SEND_AET = "DDWD_SEND"  # calling AE title of `ddwd send`
 INBOX_AET = "DDWD_INBOX"  # calling AE title of the drop folder
 EXTRACTOR_AET = "DDWD_EXTRACTOR"

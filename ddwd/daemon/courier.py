@@ -42,7 +42,7 @@ class CourierDaemon:
         self._clock = SystemClock()
         self._routes = {one.name: one for one in config.routes}
         self._deliveries = DeliveryLog(self._paths.deliveries)
-        self._login = credentials.read(config.credentials_file).login("gateway")
+        self._login = credentials.own(config.credentials_file).login("gateway")
         self.loop = Loop(self._turn, config.poll_interval, breath=_BREATH_SECONDS)
         self._pool = ThreadPoolExecutor(len(config.destinations) + 1, thread_name_prefix="destination")
         self._dispatcher: DeliveryDispatcher | None = None

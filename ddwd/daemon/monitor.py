@@ -102,8 +102,8 @@ class Alerts:
         now = self._clock.monotonic()
         if now >= self._next_certificates:
             self._next_certificates = now + _CERTIFICATES_SECONDS
-            login = credentials.read(self._config.credentials_file)
-            found = expiring(self._config, login, self._clock.utc(), expiry_of)
+            # which files hold certificates does not depend on the passwords, which this unit has not
+            found = expiring(self._config, credentials.generate(), self._clock.utc(), expiry_of)
             self._certificates = {
                 f"certificate {one.path}": Condition(f"{one.text}: {one.remedy}") for one in found
             }

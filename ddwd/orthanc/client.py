@@ -27,6 +27,8 @@ _TAKEN = frozenset({"Success", "AlreadyStored"})
 """Orthanc's answers to an object that it has now; the others say that a filter or a quota keeps it out."""
 _OF_THE_IMAGE = frozenset({"HTTP 400", "HTTP 415", "HTTP 422"})
 """Answers that are about the object; all other errors are about the server, the login or the network."""
+_FORMER_USER = "ddwd"
+"""Login of the extractor until 0.2.0."""
 _ROUTE = "DdwdRoute"
 """Metadata of a study, declared in both Orthancs' configuration, that routes.lua writes too."""
 
@@ -135,8 +137,12 @@ class Orthanc(IndexQueries):
         rows = self._json(
             "POST", "/tools/bulk-content", {"Resources": [study], "Level": "Instance", "Metadata": True}
         )
-        ours = {"Origin": "RestApi", "HttpUsername": self.user}
-        return frozenset(OrthancId(row["ID"]) for row in rows if ours.items() <= row["Metadata"].items())
+        return frozenset(
+            OrthancId(row["ID"])
+            for row in rows
+            if row["Metadata"].get("Origin") == "RestApi"
+            and row["Metadata"].get("HttpUsername") in {self.user, _FORMER_USER}
+        )
 
     def is_whole(self, instance: OrthancId) -> bool:
         """Orthanc reads the file itself for this: its cache may outlive the file."""

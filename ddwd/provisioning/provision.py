@@ -1,7 +1,7 @@
 """Prepare the machine as root at each start, before the Orthancs: passwords, databases, rendered configuration, OUTPUT_DIR.
 
 Idempotent: every step changes only what differs. Runs as ddwd-provision.service (oneshot). Reads the settings and the operator's
-additions; writes credentials.json, Paths.rendered, Paths.tls and drop-ins of the units. A failure is one line on stderr; the exit
+additions; writes credentials.json, Paths.logins, Paths.rendered, Paths.tls and drop-ins of the units. A failure is one line on stderr; the exit
 status is that of the error.
 """
 
@@ -109,9 +109,10 @@ def ensure_credentials(config: Config, host: Host) -> Credentials:
     if not path.exists():
         durable.make_dirs(path.parent, 0o755)
         passwords.write(path, passwords.generate(), mode=0o600)
-    passwords.add_viewer(path)
+    passwords.add_missing(path)
     found = passwords.read(path)
     host.give(path, "root", "ddwd", 0o640)
+    passwords.hand_out(Paths(config).logins, found)
     return found
 
 

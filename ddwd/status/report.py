@@ -239,7 +239,7 @@ def _servers(config: Config, sources: ReportSources) -> tuple[OrthancState, ...]
     """Ask both Orthancs at once; each has `patience` seconds."""
     nodes, patience = config.known_nodes, sources.patience
     try:
-        login = credentials.read(config.credentials_file)
+        login = credentials.own(config.credentials_file)
     except ConfigError as error:
         return tuple(OrthancState(node.name, node.aet, problem=str(error), unasked=True) for node in nodes)
     # a server that has not answered in time keeps this state

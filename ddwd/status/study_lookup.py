@@ -29,7 +29,7 @@ _PADDING = " \0"
 
 def both(config: Config) -> tuple[Orthanc, Orthanc]:
     """Return gateway and storage; no connection is made yet. Raises ConfigError if the credentials cannot be read."""
-    login = credentials.read(config.credentials_file)
+    login = credentials.own(config.credentials_file)
     return orthanc(config.gateway, login), orthanc(config.storage, login)
 
 

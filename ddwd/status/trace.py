@@ -17,7 +17,7 @@ from ddwd.core.model import OrthancId
 from ddwd.extractor.decision import Blocker, Stage
 from ddwd.extractor.lost_images import LostImages, lost_images
 from ddwd.extractor.quarantine import TWO_PATIENTS, read_entries
-from ddwd.orthanc.plugin.rest_rights import PORTAL
+from ddwd.orthanc.plugin.rest_rights import PORTAL_LOGINS
 from ddwd.status import journal_events, trace_lost
 from ddwd.status.events import AuditEvent, of_study
 from ddwd.status.formatting import many, second, time
@@ -372,7 +372,7 @@ def _step(event: AuditEvent) -> Step:
 
 def _by_people(changes: list[AuditEvent]) -> list[AuditEvent]:
     """Return the requests by other logins than the portal's own, whose work has events of its own."""
-    return [event for event in changes if event.fields.get("user") != PORTAL]
+    return [event for event in changes if event.fields.get("user") not in PORTAL_LOGINS]
 
 
 def _missing(facts: _Facts) -> Iterator[str]:

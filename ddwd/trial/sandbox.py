@@ -300,6 +300,7 @@ class Sandbox:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self.config.credentials_file.exists():
             passwords.write(self.config.credentials_file, passwords.generate(), mode=0o600)
+        passwords.add_missing(self.config.credentials_file)
         login = passwords.read(self.config.credentials_file)
         replace_file(paths.routes, routing.rendered(self.config.routes))
         for name in NODES:

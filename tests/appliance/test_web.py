@@ -156,6 +156,58 @@ def test_a_study_that_passes_leaves_no_such_event(own: Portal, tmp_path: Path) -
     assert _changes(own)[before:] == []
 
 
+UNIT_LOGINS = ("extractor", "monitor", "courier", "commitment", "gateway", "ddwd")
+
+
+def _inside(portal: Portal, unit: str, path: str) -> str:
+    """What a unit finds at a path; empty where there is no file, or none that it may see."""
+    pid = portal.machine.show(f"ddwd-{unit}", "MainPID")
+    return portal.machine.run(f"nsenter --target {pid} --mount cat {path}", check=False).stdout
+
+
+@pytest.mark.parametrize("unit", ["extractor", "monitor"])
+def test_a_unit_is_handed_its_own_login_and_sees_no_other(own: Portal, unit: str) -> None:
+    handed = json.loads(_inside(own, unit, f"/run/credentials/ddwd-{unit}.service/rest.json"))
+    for node in NODES:
+        assert handed[node] == {unit: own.machine.credentials(node, unit).partition(":")[2]}
+    assert _inside(own, unit, CREDENTIALS) == ""
+
+
+@pytest.mark.parametrize("unit", ["scp", "acceptor", "gateway", "storage"])
+def test_a_unit_that_asks_no_orthanc_has_no_login_and_sees_none(own: Portal, unit: str) -> None:
+    assert _inside(own, unit, f"/run/credentials/ddwd-{unit}.service/rest.json") == ""
+    assert _inside(own, unit, CREDENTIALS) == ""
+
+
+def test_no_unit_asks_for_what_its_login_may_not_do(own: Portal, tmp_path: Path) -> None:
+    own.deliver(made_up_ct(tmp_path / "ct", 2, seed=405, size=16))
+    own.machine.run(
+        "ddwd doctor --send && systemctl start ddwd-doctor && ddwd reconcile --dry-run", check=False
+    )
+    matches = [f"DDWD_USER={login}" for login in UNIT_LOGINS]
+    assert _changes(own, "DDWD_GRANTED=no", *matches) == []
+
+
+@pytest.mark.parametrize(
+    ("user", "method", "path"),
+    [
+        ("extractor", "DELETE", "/studies/STUDY"),
+        ("extractor", "PUT", "/modalities/evil"),
+        ("monitor", "GET", "/studies"),
+        ("courier", "GET", "/studies/STUDY/archive"),
+        ("commitment", "POST", "/instances"),
+        ("ddwd", "DELETE", "/changes"),
+    ],
+)
+def test_a_login_of_a_unit_that_is_stolen_opens_nothing_else(
+    own: Portal, study: str, user: str, method: str, path: str
+) -> None:
+    resource = path.replace("STUDY", study)
+    assert _asked(own, "gateway", user, method, resource, "-d", "x") == 403
+    assert _changes(own, f"DDWD_USER={user}", f"DDWD_RESOURCE={resource}", "DDWD_GRANTED=no")
+    assert _asked(own, "gateway", "viewer", "GET", f"/studies/{study}") == 200
+
+
 def test_rotated_in_the_midst_of_a_study_nothing_is_lost(own: Portal, tmp_path: Path) -> None:
     before = {node: own.machine.credentials(node) for node in NODES}
     mode = own.machine.run(f"stat -c '%a %U %G' {CREDENTIALS}").stdout
@@ -217,7 +269,7 @@ def test_who_deletes_images_is_named_by_every_view_until_they_are_back(own: Port
         )
 
     own.machine.wait_for(names_it, limit=90, what="ddwd status does not name it")
-    doctor = own.machine.run("ddwd doctor", check=False).stdout
+    doctor = " ".join(own.machine.run("ddwd doctor", check=False).stdout.split())  # it wraps its lines
     assert "1 study is missing images that were received, 3 on ORTHANC1 and 3 on ORTHANC2" in doctor
     (told,) = _answer(own, f"ddwd trace {study.uid}")["studies"]
     assert ", noticed 20" in told["verdict"]

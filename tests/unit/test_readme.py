@@ -160,6 +160,7 @@ def _known_paths() -> set[str]:
         paths.chain / "public.pem",
         paths.state,
         paths.restoring,
+        paths.logins,
         config.credentials_file.parent,
     ]
     ours += [paths.additions("gateway").parent, seal.KEY]

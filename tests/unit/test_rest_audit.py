@@ -95,7 +95,8 @@ def test_who_only_looks_is_not_recorded(site: Site, method: str, path: str) -> N
         ("ddwd", "POST", "/tools/bulk-content"),
         ("ddwd", "POST", "/dicom-web/servers/storage/stow"),
         ("ddwd", "POST", f"/instances/{ID}/attachments/dicom/verify-md5"),
-        ("ddwd", "POST", "/instances"),
+        ("extractor", "POST", "/instances"),
+        ("courier", "POST", "/modalities/x/store"),
         ("ddwd", "PUT", f"/studies/{ID}/metadata/DdwdRoute"),
         ("gateway", "POST", "/dicom-web/studies"),
     ],
@@ -112,22 +113,31 @@ def test_what_the_portal_does_with_every_study_is_not_recorded(
     [
         ("ddwd", "DELETE", "/changes"),
         ("ddwd", "PUT", "/tools/log-level"),
+        ("courier", "GET", f"/instances/{ID}/file"),
+        ("monitor", "GET", "/studies"),
         ("ddwd", "POST", f"/instances/{ID}/attachments/dicom/verify-md5/../../x"),
         ("gateway", "DELETE", f"/instances/{ID}"),
         ("gateway", "POST", "/instances"),
     ],
 )
-def test_the_password_of_the_portal_hides_nothing_else(site: Site, user: str, method: str, path: str) -> None:
-    assert [event["user"] for event in site.ask(user, method, path)] == [user]
+def test_what_a_unit_may_not_do_is_refused_and_recorded(
+    site: Site, user: str, method: str, path: str
+) -> None:
+    assert [(event["user"], event["granted"]) for event in site.ask(user, method, path)] == [(user, "no")]
 
 
 def test_removing_a_patient_is_an_event_of_each_study(site: Site) -> None:
     assert [event["study"] for event in site.ask("admin", "DELETE", f"/patients/{ID}")] == [STUDY, OTHER]
 
 
+def test_a_single_removal_with_the_login_of_the_portal_is_recorded(site: Site) -> None:
+    (event,) = site.ask("ddwd", "DELETE", f"/instances/{ID}")
+    assert (event["user"], event["granted"], event["study"]) == ("ddwd", "yes", STUDY)
+
+
 def test_of_many_removals_by_the_portal_some_are_told_singly_and_the_rest_counted(site: Site) -> None:
     for _ in range(100):
-        site.ask("ddwd", "DELETE", f"/instances/{ID}")
+        site.ask("extractor", "DELETE", f"/instances/{ID}")
     assert len(site.events) == 20
     site.clock.advance(61)
     (counted,) = site.ask("ddwd", "GET", "/changes")

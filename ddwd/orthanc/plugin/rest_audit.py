@@ -1,6 +1,6 @@
 """Record each request by REST that may change something as an audit event, `changed-by-rest`. Called inside Orthanc, before it serves the request.
 
-Recorded are the login, the method, the path, the address and the study that it is about; also a request that is refused. Not recorded
+Recorded are the login, the method, the path, the address and the study that it is about; also any request that is refused. Not recorded
 is what the portal does with every study by its own logins (rest_rights.py). The portal removes images one by one, by retention and
 repair, which have events of their own; of these requests twenty a minute are recorded singly, and the rest as a count.
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Audit, Event
 from ddwd.core.model import is_uid
-from ddwd.orthanc.plugin.rest_rights import PORTAL, RestRequest
+from ddwd.orthanc.plugin.rest_rights import PORTAL_LOGINS, RestRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,10 +46,11 @@ class RestAudit:
         """Record the request if it may change something."""
         if self._more:
             self._record_more()
-        if not request.may_change or request.is_ordinary:
-            return
-        if request.user == PORTAL and request.method == "DELETE" and not self._is_one_of_few():
-            return
+        if request.is_allowed:
+            if not request.may_change or request.is_ordinary:
+                return
+            if request.user in PORTAL_LOGINS and not self._is_one_of_few():
+                return
         for study in self._studies(request.path) or ("",):
             self._record(request, study)
 
@@ -70,11 +71,11 @@ class RestAudit:
             if self._now() < self._period_ends:
                 return
             more, self._more = self._more, 0
-        message = f"{PORTAL} removed {more} more images from the {self._node} in the last minute"
+        message = f"the portal asked for {more} more removals on the {self._node} in the last minute"
         self._audit.record(
             Event.CHANGED_BY_REST,
             message,
-            user=PORTAL,
+            user="ddwd",
             method="DELETE",
             resource="/instances",
             granted="yes",
