@@ -10,7 +10,7 @@ from ddwd.cli import progress
 from ddwd.cli.command import Argument, Command, VerbResult, escaped, flag, show
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
-from ddwd.core.errors import DdwdError
+from ddwd.core.errors import DdwdError, InvalidValueError
 from ddwd.core.model import OrthancId
 from ddwd.extractor.consistency import ConsistencyCheck, Difference, DifferenceTotals
 from ddwd.orthanc.client import Orthanc
@@ -35,9 +35,13 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
     paths = Paths(config)
     custody = custody_of(config)
     checker = RecordChecker(custody, paths)
+    if args.accept and args.dry_run:
+        raise InvalidValueError("--accept and --dry-run exclude each other")
     studies = None
     if args.study is not None:
         studies = study_lookup.studies_named(args.study, study_lookup.both(config), checker)
+    if args.accept:
+        return show(_accept(Requests(paths.requests), studies), out, as_json=args.json)
     if not args.dry_run:
         return show(_ask(Requests(paths.requests), studies), out, as_json=args.json)
     nodes = study_lookup.both(config)
@@ -56,6 +60,14 @@ def _ask(requests: Requests, studies: list[OrthancId] | None) -> VerbResult:
     subject = "everything" if studies is None else ", ".join(studies)
     line = f"the extractor is asked to compare {subject}; see: ddwd status"
     return VerbResult({"asked": "reconcile", "studies": studies}, [line])
+
+
+def _accept(requests: Requests, studies: list[OrthancId] | None) -> VerbResult:
+    for request in [Request("accept", study) for study in studies or ()] or [Request("accept")]:
+        requests.submit(request)
+    subject = "every study" if studies is None else ", ".join(studies)
+    line = f"the extractor is asked to accept that images of {subject} are missing on an Orthanc; see: ddwd status"
+    return VerbResult({"asked": "accept", "studies": studies}, [line])
 
 
 def _total(nodes: tuple[Orthanc, Orthanc], custody: Custody, studies: list[OrthancId] | None) -> int:
@@ -130,13 +142,18 @@ COMMAND = Command(
             help="StudyInstanceUID, accession number or Orthanc ID (default: every study)",
         ),
         flag("--dry-run", "only show the difference, hop by hop"),
+        flag(
+            "--accept",
+            "images of it that are missing on an Orthanc were removed on purpose: no problem any longer",
+        ),
     ),
     about="""Without --dry-run it asks the extractor to compare all three places now, and to forward and
 retrieve what is missing. The extractor also does so at its start, after every fault and every
 five minutes; 100,000 studies take an hour and a half, and those that finished last come first.
 With --dry-run it asks for no transfer and changes nothing. It lists each study whose sets of
 images disagree, with the number of images that are missing at each hop, also of images that somebody deleted on an Orthanc. A study that is arriving
-at this moment disagrees too. It asks both Orthancs about every study: some minutes for 10,000.""",
+at this moment disagrees too. With --accept what is missing on an Orthanc now, and is known, is no
+problem of ddwd status any longer, until more is missing. It asks both Orthancs about every study: some minutes for 10,000.""",
     exits={
         0: "the extractor is asked; with --dry-run: all sets agree",
         1: "with --dry-run: they do not",

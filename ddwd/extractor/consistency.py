@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import StateError
-from ddwd.extractor.lost_images import lost_images
+from ddwd.extractor.lost_images import LostImages, accepted, is_covered, lost_images
 from ddwd.extractor.study import ids_of
 from ddwd.store.custody import is_missing
 
@@ -98,6 +98,9 @@ class ConsistencyCheck:
     prover: RecordChecker
     paths: Paths
 
+    def __post_init__(self) -> None:
+        self._accepted = accepted(self.paths.lost)
+
     def everything(self, seen: Callable[[], None] = lambda: None) -> Iterator[Difference]:
         """Compare every study of either Orthanc and every published one; `seen` is called for each listed, so twice for some."""
         self.prover.assert_listable()
@@ -132,7 +135,7 @@ class ConsistencyCheck:
         sent, stored = ids_of(gateway), ids_of(storage)
         images = frozenset(record.images if record else ())
         aside = frozenset(record.set_aside if record else ()) - images
-        lost = lost_images(record, sent, stored) if record else None
+        lost = self._lost(record, sent, stored)
         return Difference(
             study,
             uid or (record.study_uid if record else ""),
@@ -144,6 +147,15 @@ class ConsistencyCheck:
             lost_on_gateway=len(lost.gateway) if lost else 0,
             lost_on_storage=len(lost.storage) if lost else 0,
         )
+
+    def _lost(
+        self, record: Record | None, gateway: frozenset[OrthancId], storage: frozenset[OrthancId]
+    ) -> LostImages | None:
+        """Return the images that are missing on the Orthancs, and that nobody has accepted to be."""
+        if record is None:
+            return None
+        lost, row = lost_images(record, gateway, storage), self._accepted.get(record.study)
+        return None if row is not None and is_covered(lost, row) else lost
 
     def _gone(self, record: Record) -> int:
         folder = self.paths.output / record.folder

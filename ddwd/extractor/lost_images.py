@@ -8,7 +8,8 @@ is missing is sent again by the reconciler, and counts as missing in no place.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ddwd.core import durable
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 _SECONDS = 10.0
 """A study counts if images are missing twice, this many seconds apart: a repair deletes an image and stores it anew."""
-_MOST = 1000
+_MOST = 10_000
 """Studies that are remembered; the next ones are when those are whole again."""
 _AGAIN = 100
 """Studies that are compared again at once, beside the rounds of the sweep."""
@@ -103,6 +104,15 @@ class LostRegister:
             if self._found.pop(study, None):
                 self._is_written = False
 
+    def accept(self, study: OrthancId | None) -> None:
+        """Report what is missing of this study, or of all, no longer, until more is missing. Raises StorageFullError and OSError."""
+        now = stamp(self.clock.utc())
+        with self._lock:
+            for one, row in self._found.items():
+                if study in {None, one} and not row.accepted:
+                    self._found[one] = replace(row, accepted=now)
+            self._write()
+
     def due(self) -> list[OrthancId]:
         """Return the studies to compare again now, so that one that is whole again is not reported for a round of the sweep."""
         now = self.clock.monotonic()
@@ -110,24 +120,26 @@ class LostRegister:
             if now - self._again_at < _SECONDS or not (self._suspected or self._found):
                 return []
             self._again_at = now
-            return [*self._suspected, *self._found][:_AGAIN]
+            standing = (one for one, row in self._found.items() if not row.accepted)
+            return [*self._suspected, *standing][:_AGAIN]
 
     def commit(self) -> None:
         """Make the register durable; without room on the disk it is written later."""
         with self._lock:
             if self._is_written:
                 return
-            try:
-                durable.make_dirs(self.path.parent)
-                FORMAT.write(self.path, LostList(tuple(self._found.values())))
-            except (StorageFullError, OSError):
-                return
-            self._is_written = True
+            with suppress(StorageFullError, OSError):
+                self._write()
+
+    def _write(self) -> None:
+        durable.make_dirs(self.path.parent)
+        FORMAT.write(self.path, LostList(tuple(self._found.values())))
+        self._is_written = True
 
     def status(self) -> LostStatus | None:
         """Return the sums for the status file; None if no image is missing."""
         with self._lock:
-            rows = list(self._found.values())
+            rows = [row for row in self._found.values() if not row.accepted]
         if not rows:
             return None
         return LostStatus(
@@ -162,7 +174,9 @@ class LostRegister:
             self._suspected.pop(study, None)
         if not lost or not since:
             return None
-        return LostStudy(study, record.study_uid, len(lost.gateway), len(lost.storage), since)
+        row = LostStudy(study, record.study_uid, len(lost.gateway), len(lost.storage), since)
+        is_accepted = before is not None and is_covered(lost, before)
+        return replace(row, accepted=before.accepted) if before and is_accepted else row
 
     def _confirmed_since(self, study: OrthancId) -> str:
         """Return since when images of the study are missing; empty if that was not seen some seconds ago too, or too many studies are."""
@@ -175,6 +189,17 @@ class LostRegister:
     def _record(self, event: Event, row: LostStudy, message: str) -> None:
         images = max(row.gateway, row.storage)
         self.audit.record(event, message, study_uid=row.study_uid, study=row.study, instances=images)
+
+
+def is_covered(lost: LostImages, row: LostStudy) -> bool:
+    """Return whether the operator accepted that so many images are missing."""
+    return bool(row.accepted) and len(lost.gateway) <= row.gateway and len(lost.storage) <= row.storage
+
+
+def accepted(path: Path) -> dict[OrthancId, LostStudy]:
+    """Return the studies of the register's file whose missing images the operator accepted; none if this user may not read it."""
+    known = FORMAT.read_or_none(path) or LostList()
+    return {row.study: row for row in known.studies if row.accepted}
 
 
 def lost_text(row: LostStudy) -> str:

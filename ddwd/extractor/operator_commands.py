@@ -1,4 +1,4 @@
-"""Commands of the operator: reconcile, retry, release, pause, resume, forget, retention.
+"""Commands of the operator: reconcile, retry, release, pause, resume, forget, retention, accept.
 
 Delete a request only after its effect is durable: in the ledger, in a custody record or in the quarantine.
 """
@@ -93,6 +93,8 @@ class OperatorCommands:
                 self._forget(study)
             case "retention":
                 self.retention.ask()
+            case "accept":
+                self.sources.lost.accept(study or None)
 
     def _retry(self, study_id: OrthancId) -> None:
         """Begin a study anew: forget every failure, try images in quarantine again, retrieve files that are missing on disk again.

@@ -15,7 +15,7 @@ from ddwd.core.audit import WARNINGS, Event
 from ddwd.core.errors import DamagedStateError, DdwdError, NotFoundError, PeerDownError, StateError
 from ddwd.core.model import OrthancId
 from ddwd.extractor.decision import Blocker, Stage
-from ddwd.extractor.lost_images import LostImages, lost_images
+from ddwd.extractor.lost_images import LostImages, accepted, is_covered, lost_images
 from ddwd.extractor.quarantine import TWO_PATIENTS, read_entries
 from ddwd.orthanc.plugin.rest_rights import PORTAL_LOGINS
 from ddwd.status import journal_events, trace_lost
@@ -27,7 +27,7 @@ from ddwd.store.backends import custody_of
 from ddwd.store.custody import BY_REST, Record, is_missing
 from ddwd.store.delivery_log import DeliveryLog
 from ddwd.store.record_check import as_orthanc_id
-from ddwd.store.status_files import EXTRACTOR, InFlightStudy
+from ddwd.store.status_files import EXTRACTOR, InFlightStudy, LostStudy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,6 +115,7 @@ class _Facts:
     events: list[AuditEvent] = field(default_factory=list)
     refused: list[AuditEvent] = field(default_factory=list)
     changes: list[AuditEvent] = field(default_factory=list)
+    accepted: LostStudy | None = None
 
     def ids(self, node: str) -> frozenset[OrthancId]:
         listing = self.listings.get(node)
@@ -130,7 +131,12 @@ class _Facts:
         """Images that were received and that an Orthanc no longer has; none while that is not known, or the extractor works on it."""
         if self.row.study or self.problems.keys() & {"gateway", "storage", "disk"}:
             return LostImages(frozenset(), frozenset())
-        return lost_images(self.record, self.ids("gateway"), self.ids("storage"))
+        lost = lost_images(self.record, self.ids("gateway"), self.ids("storage"))
+        return (
+            LostImages(frozenset(), frozenset())
+            if self.accepted and is_covered(lost, self.accepted)
+            else lost
+        )
 
     @property
     def nowhere(self) -> frozenset[OrthancId]:
@@ -188,6 +194,7 @@ def trace(
             facts.problems[source] = str(error)
         except OSError as error:
             facts.problems[source] = f"{content} for root and group ddwd ({error.strerror})"
+    facts.accepted = accepted(paths.lost).get(study)
     _find_namesakes(facts, nodes)
     unread = facts.problems.keys() & {"gateway", "storage", "disk"}
     if not (facts.listing or facts.record.revision or facts.row.study or facts.entries or unread):
@@ -284,7 +291,7 @@ def _trace_of(facts: _Facts, config: Config) -> Trace:
         steps=_steps([*facts.events, *facts.refused, *_by_people(facts.changes)]),
         missing=(
             *missing,
-            *trace_lost.missing(facts.lost),
+            *trace_lost.missing(facts.lost, facts.accepted),
             *([facts.problems["refused"]] if "refused" in facts.problems else ()),
         ),
         verdict=verdict,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ddwd.extractor.lost_images import LostImages
     from ddwd.status.events import AuditEvent
     from ddwd.store.custody import Record
+    from ddwd.store.status_files import LostStudy
 
 _MOST = 3
 """Requests that are named: an image each may have been deleted by a request of its own."""
@@ -22,8 +23,11 @@ _ALSO_DELETES = ("/modify", "/anonymize", "/split", "/merge")
 """Ends of resources that delete by POST, where the request says so."""
 
 
-def missing(lost: LostImages) -> Iterator[str]:
-    """Yield a line for each Orthanc."""
+def missing(lost: LostImages, accepted: LostStudy | None) -> Iterator[str]:
+    """Yield a line for each Orthanc, or one about what the operator accepted."""
+    if accepted is not None and not lost:
+        images = many(max(accepted.gateway, accepted.storage), "image is", "images are")
+        yield f"{images} no longer on an Orthanc, accepted {second(accepted.accepted)}"
     if lost.gateway:
         count = many(len(lost.gateway), "image is", "images are")
         yield f"{count} missing on the gateway, which had received them"
@@ -87,4 +91,5 @@ def remedy(config: Config, record: Record) -> str:
         if name == record.study_uid
         else f"the study's folder below {config.output_dir}"
     )
-    return f"ddwd verify {record.study_uid}, then from the disk: ddwd send {where}"
+    accept = f"if they were removed on purpose: ddwd reconcile --accept {record.study_uid}"
+    return f"{accept}; otherwise ddwd verify {record.study_uid}, then from the disk: ddwd send {where}"

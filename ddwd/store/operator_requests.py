@@ -21,7 +21,7 @@ from ddwd.core.errors import InvalidValueError, StateError
 from ddwd.store.rejected_files import RejectedFiles
 from ddwd.store.statefile import StateFormat, stored
 
-Kind = Literal["retry", "release", "reconcile", "pause", "resume", "forget", "retention"]
+Kind = Literal["retry", "release", "reconcile", "pause", "resume", "forget", "retention", "accept"]
 
 _STUDY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 _ITEM = re.compile(r"[0-9a-f]{32}")
@@ -34,7 +34,8 @@ _FOLDER_MODE = 0o770
 @dataclass(frozen=True, slots=True)
 class Request:
     """One request: `retry` a study, `release` an entry of the quarantine (`item`), `reconcile` one study or all, `pause` and
-    `resume` retrieving, `forget` a study of the self test, start a round of `retention` now.
+    `resume` retrieving, `forget` a study of the self test, start a round of `retention` now, `accept` that images of a study or of all are
+    missing on an Orthanc.
 
     `by` is the user who made the request, and `at` the UTC stamp. As taken from the folder, `by` is the owner of the file, whatever
     stands in it: a user can write any name, and cannot give a file away. Raises InvalidValueError for anything

@@ -180,18 +180,22 @@ class SweepStatus:
 
 @dataclass(frozen=True, slots=True)
 class LostStudy:
-    """One published study, and how many of its images are missing on each Orthanc since when, though retention did not remove them."""
+    """One published study, and how many of its images are missing on each Orthanc since when, though retention did not remove them.
+
+    `accepted` is the stamp of when the operator said that they were removed on purpose.
+    """
 
     study: OrthancId = _NO_STUDY
     study_uid: str = ""
     gateway: int = 0
     storage: int = 0
     since: str = ""
+    accepted: str = field(default="", metadata=stored(omit_empty=True))
 
 
 @dataclass(frozen=True, slots=True)
 class LostStatus:
-    """The sums of all LostStudy; `example` is the StudyInstanceUID of one, `since` the earliest stamp."""
+    """The sums of all LostStudy that nobody has accepted; `example` is the StudyInstanceUID of one, `since` the earliest stamp."""
 
     studies: int = 0
     on_gateway: int = 0

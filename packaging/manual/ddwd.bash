@@ -54,7 +54,7 @@ _ddwd() {
         _ddwd_words "$words"
         ;;
     reconcile)
-        local words="--help --dry-run --json"
+        local words="--help --dry-run --accept --json"
         [[ $cur == -* ]] || words="$(_ddwd_studies)"
         _ddwd_words "$words"
         ;;

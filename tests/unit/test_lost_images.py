@@ -19,6 +19,7 @@ from ddwd.extractor.lost_images import FORMAT, lost_images
 from ddwd.retention.scheduler import without
 from ddwd.status import trace as view
 from ddwd.status.events import AuditEvent
+from ddwd.store.operator_requests import Request
 from ddwd.store.record_check import RecordChecker
 from ddwd.store.status_files import EXTRACTOR, LostStatus
 from tests.unit.fakes import image
@@ -281,3 +282,46 @@ def test_reconcile_counts_what_is_lost_on_each_orthanc(portal: Portal) -> None:
     (found,) = check.everything()
     assert (found.lost_on_gateway, found.lost_on_storage, found.agrees) == (2, 1, False)
     assert "somebody deleted on an Orthanc" in _RECONCILE.about
+
+
+# --- what was removed on purpose --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("subject", [_STUDY, ""])
+def test_what_the_operator_accepts_is_a_problem_no_longer_until_more_is_missing(
+    portal: Portal, subject: str
+) -> None:
+    _delete(portal.gateway, _IMAGES[0])
+    portal.run(_ROUND)
+    portal.requests.submit(Request("accept", subject))
+    portal.run(2)
+    assert _lost(portal) is None
+    told = _trace(portal)
+    assert told.complete
+    assert told.missing[0].startswith("1 image is no longer on an Orthanc, accepted 20")
+    checker = RecordChecker(portal.custody, portal.paths)
+    check = ConsistencyCheck(portal.gateway, portal.storage, portal.custody, checker, portal.paths)
+    assert [one.agrees for one in check.everything()] == [True]
+    portal.start()
+    portal.run(_ROUND)
+    assert _lost(portal) is None
+    _delete(portal.gateway, _IMAGES[1])
+    portal.run(_ROUND)
+    found = _lost(portal)
+    assert found is not None
+    assert found.on_gateway == 2
+    assert not _trace(portal).complete
+    assert _told(portal) == [Event.LOST, Event.LOST]
+
+
+def test_accepting_one_study_says_nothing_of_another(portal: Portal) -> None:
+    other = image(2, 1)
+    portal.deliver(other)
+    portal.run(20)
+    _delete(portal.gateway, _IMAGES[0], other)
+    portal.run(_ROUND)
+    portal.requests.submit(Request("accept", _STUDY))
+    portal.run(2)
+    found = _lost(portal)
+    assert found is not None
+    assert (found.studies, found.example) == (1, other.study_uid)
