@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import os
 import secrets
 import stat
 from dataclasses import dataclass, field

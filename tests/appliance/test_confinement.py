@@ -235,14 +235,7 @@ WRITES = {
     "ddwd-tls@gateway": set(),
 }
 """The folders of the portal in which each unit, taken over, could make a file; what lies below one is not named again."""
-READ_CREDENTIALS = {
-    "ddwd",
-    "ddwd-commitment",
-    "ddwd-courier",
-    "ddwd-doctor",
-    "ddwd-extractor",
-    "ddwd-monitor",
-}
+READ_CREDENTIALS = {"ddwd"}
 SHARED_USER = {"ddwd", "ddwd-scp", "ddwd-extractor"}
 PROBE = """
 head -c 1 /etc/ddwd/credentials.json >/dev/null 2>&1 && echo reads credentials

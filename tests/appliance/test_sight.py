@@ -236,7 +236,9 @@ def test_a_deleted_study_is_told_by_the_orthanc_itself(
         every=1,
         what="the deletion is not told",
     )
-    portal.send(made)  # the machine is other tests' too, and images that are missing are a problem of its status
+    portal.send(
+        made
+    )  # the machine is other tests' too, and images that are missing are a problem of its status
 
 
 def test_changed_settings_are_told_by_their_names(portal: Portal) -> None:
