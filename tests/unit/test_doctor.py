@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from ddwd.cli import doctor as cli
 from ddwd.config.parsers import Sender
 from ddwd.config.paths import Paths
+from ddwd.config.routing import Route
 from ddwd.config.schema import Config
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, PeerDownError
@@ -342,6 +344,48 @@ def test_what_an_operator_should_look_at_is_a_warning(
 ) -> None:
     machine.report = replace(machine.report, **changes)
     assert [one.level for one in machine.examine() if words in one.text] == [Severity.WARN]
+
+
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        (lambda paths: paths.requests, "2 requests were damaged and ignored"),
+        (
+            lambda paths: paths.conflicts("gateway"),
+            "2 objects put aside by ORTHANC1 were damaged and ignored",
+        ),
+        (
+            lambda paths: paths.conflicts("storage"),
+            "2 objects put aside by ORTHANC2 were damaged and ignored",
+        ),
+        (lambda paths: paths.commitments, "2 requests for storage commitment were damaged and ignored"),
+        (lambda paths: paths.hooks / "waiting", "2 notices for a hook were damaged and ignored"),
+        (lambda paths: paths.deliveries, "2 requests to retry were damaged and ignored"),
+    ],
+)
+def test_what_a_daemon_put_aside_is_a_warning(
+    machine: Machine, folder: Callable[[Paths], Path], words: str
+) -> None:
+    place = folder(machine.paths)
+    place.mkdir(parents=True)
+    os.mkfifo(place / "1.bad")
+    (place / "2.bad").mkdir()
+    [found] = [one for one in machine.examine() if words in one.text]
+    assert (found.level, found.part) == (Severity.WARN, "waiting")
+    assert str(place) in found.remedy
+
+
+def _a_hook_of_anyone(machine: Machine) -> None:
+    hook = machine.settings.with_name("finished")
+    hook.write_text("#!/bin/sh\n")
+    hook.chmod(0o777)
+    machine.config = replace(machine.config, routes=(Route("research", run=hook),))
+
+
+def test_a_hook_that_anyone_can_change_is_broken(machine: Machine) -> None:
+    _a_hook_of_anyone(machine)
+    [found] = [one for one in machine.examine() if "can be changed by others than root" in one.text]
+    assert (found.level, found.part) == (Severity.BROKEN, "settings")
 
 
 def test_what_this_user_may_not_look_at_is_said_and_hides_nothing(machine: Machine) -> None:
