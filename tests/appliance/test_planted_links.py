@@ -190,6 +190,24 @@ def _own_files(portal: Portal) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize("plant", ["mkfifo", "mkdir", "ln -s /etc/shadow"])
+def test_what_the_gateway_s_user_planted_keeps_the_extractor_from_nothing(
+    racing: Portal, tmp_path: Path, plant: str
+) -> None:
+    name = f"{DATA}/conflicts/gateway/{NO_STUDY}.{'0' * 32}"
+    restarts = racing.machine.show("ddwd-extractor", "NRestarts")
+    racing.machine.run(f"{plant} {name}.dcm", user="ddwd-gateway")
+    racing.machine.wait_for(
+        lambda: racing.machine.run(f"test -e {name}.bad -o -L {name}.bad", check=False).returncode == 0,
+        limit=60, what="what was planted was not put aside",
+    )  # fmt: skip
+    racing.deliver(made_up_ct(tmp_path / "after", 2, seed=91 + len(plant), size=16))
+    assert racing.machine.show("ddwd-extractor", "NRestarts") == restarts
+    said = racing.machine.run("ddwd doctor", check=False).stdout
+    assert "1 object put aside by ORTHANC1 was damaged and ignored" in " ".join(said.split())
+    racing.machine.run(f"rm -r {name}.bad")
+
+
 @pytest.mark.timeout(900, func_only=True)
 @pytest.mark.parametrize("name", CASES)
 def test_no_verb_of_root_changes_anything_elsewhere(racing: Portal, study: Study, name: str) -> None:
