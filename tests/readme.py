@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 REPO = Path(__file__).resolve().parents[1]
 README = REPO / "README.md"
@@ -145,6 +145,18 @@ def table(page: Path, heading: str) -> list[list[str]]:
             break
         found.append(row)
     return found
+
+
+def keys_of(rows: Iterable[str], held: Mapping[str, Sequence[str]]) -> list[str]:
+    """For each row the key of `held` that begins it; of two that do, the longer one is the row's."""
+    return [max(filter(row.startswith, held), key=len, default=f"no test: {row}") for row in rows]
+
+
+def not_held(held: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
+    """Rows of these tables for which no test is named, and named tests that do not exist."""
+    rows = [(row, tests) for table_rows in held.values() for row, tests in table_rows.items()]
+    bare = [row for row, tests in rows if not tests]
+    return bare + sorted({test for _, tests in rows for test in tests if not is_test(test)})
 
 
 def is_test(named: str) -> bool:
