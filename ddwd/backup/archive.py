@@ -74,6 +74,9 @@ def trees(paths: Paths) -> dict[str, Tree]:
         words, aside = f"conflicts at {aets[node]}", paths.conflicts(node)
         found.append(Tree(f"conflicts-{node}", words, aside, "ddwd", f"ddwd-{node}", 0o770, 0o644))
     found.append(Tree("quarantine", "files in quarantine", paths.quarantine, "ddwd", "ddwd"))
+    found.append(Tree("chain", "the chain", paths.chain, "ddwd-signer", "ddwd", 0o2750))
+    key, user = paths.signer_key.parent, "ddwd-signer"
+    found.append(Tree("signer", "the key of the chain", key, user, user, 0o700, 0o400))
     found.append(Tree("output", "published files", paths.output, "ddwd", "ddwd"))
     return {tree.name: tree for tree in found}
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from ddwd.provisioning.host import Host
 
 _UNITS = ("ddwd-doctor.timer", "ddwd-doctor.service", "ddwd.service")
+CHAIN = frozenset({"chain", "signer"})
+"""Trees of the chain: never gone back to an earlier state of it, which would look as if somebody had rewritten it."""
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -105,7 +107,7 @@ def would_be_lost(backup: CompleteBackup) -> list[tuple[str, Sum]]:
 
 def _here(backup: CompleteBackup) -> list[tuple[str, Sum]]:
     """Return the trees that a restore empties, by their names in messages, each with its files and bytes."""
-    left_out = {"output", "ledger"} | (set() if backup.manifest.has_images else archive.IMAGES)
+    left_out = {"output", "ledger", *CHAIN} | (set() if backup.manifest.has_images else archive.IMAGES)
     found = [
         (tree.words, archive.measure(tree.folder, tree.left_out))
         for name, tree in archive.trees(Paths(backup.config)).items()
@@ -172,8 +174,10 @@ def restore(backup: CompleteBackup, machine: Host, progress: Progress) -> None:
     marker = Paths(backup.config).restoring
     durable.replace_file(marker, f"{backup.folder}\n".encode(), 0o644)
     _put_configuration(backup, machine, progress)
+    keeps_chain = _has_its_chain(backup)
     for tree in archive.trees(Paths(backup.config)).values():
-        _put_tree(backup, tree, machine, progress)
+        if not (keeps_chain and tree.name in CHAIN):
+            _put_tree(backup, tree, machine, progress)
     _drop_requests(Paths(backup.config).requests)
     for node in archive.NODES:
         _put_database(backup, node, machine, progress)
@@ -191,6 +195,16 @@ def _drop_requests(folder: Path) -> None:
             if name.endswith(".json"):
                 with suppress(FileNotFoundError, IsADirectoryError):
                     os.unlink(name, dir_fd=descriptor)
+
+
+def _has_its_chain(backup: CompleteBackup) -> bool:
+    """Return whether this machine has the chain of the backup, which has grown since, or the backup has none: the one here goes on."""
+    copy = backup.set / "signer" / "key.pem"
+    if not copy.is_file():
+        return True
+    with suppress(FileNotFoundError):
+        return safe_folder.read(Paths(backup.config).signer_key) == copy.read_bytes()
+    return False
 
 
 def _put_configuration(backup: CompleteBackup, machine: Host, progress: Progress) -> None:

@@ -1,7 +1,7 @@
 """Signed heads of the chain: size and root of the log at a time, signed by the key of ddwd-signer with Ed25519, by openssl(1).
 
-Files in the chain's folder, all of ddwd-signer: `key.pem` (0400), `public.pem`, `head.json` (the newest head), and `published.jsonl`
-(each head that was given away, one a line, never removed).
+Files in the chain's folder, all of ddwd-signer: `public.pem`, `head.json` (the newest head), and `published.jsonl` (each head that was
+given away, one a line, never removed). The private key is in a folder of its own, which nobody else can enter.
 """
 
 from __future__ import annotations
@@ -48,14 +48,9 @@ FORMAT = StateFormat(SignedHead, "head of the chain")
 
 @dataclass(frozen=True, slots=True)
 class HeadFiles:
-    """The files of keys and heads in the chain's folder, which the signer writes and everyone else reads."""
+    """The files of heads in the chain's folder, which the signer writes and group ddwd reads."""
 
     folder: Path
-
-    @property
-    def key(self) -> Path:
-        """The private key."""
-        return self.folder / "key.pem"
 
     @property
     def public_key(self) -> Path:
@@ -96,12 +91,11 @@ class HeadFiles:
         durable.append(self.published, FORMAT.render(head))
 
 
-def make_key(files: HeadFiles) -> None:
+def make_key(key: Path, files: HeadFiles) -> None:
     """Make the private key if there is none, and the public one beside it. Raises DdwdError and OSError."""
-    durable.make_dirs(files.folder)
-    if not files.key.exists():
-        durable.replace_file(files.key, _openssl("genpkey", "-algorithm", "ed25519"), 0o400)
-    public = _openssl("pkey", "-in", str(files.key), "-pubout")
+    if not key.exists():
+        durable.replace_file(key, _openssl("genpkey", "-algorithm", "ed25519"), 0o400)
+    public = _openssl("pkey", "-in", str(key), "-pubout")
     if not files.public_key.exists() or safe_folder.read(files.public_key) != public:
         durable.replace_file(files.public_key, public, 0o644, exact_mode=True)
 
@@ -112,14 +106,14 @@ def key_id(public_key: str) -> str:
     return hashlib.sha256(base64.b64decode("".join(lines))).hexdigest()
 
 
-def sign(files: HeadFiles, size: int, root: bytes, time: str) -> SignedHead:
+def sign(key: Path, files: HeadFiles, size: int, root: bytes, time: str) -> SignedHead:
     """Return a signed head. Raises DdwdError and OSError."""
     log = key_id(safe_folder.read(files.public_key).decode("ascii"))
     unsigned = SignedHead(size, root.hex(), time, log)
     with tempfile.NamedTemporaryFile() as text:  # openssl 3.0 signs only what it can ask the size of
         text.write(unsigned.text())
         text.flush()
-        signature = _openssl("pkeyutl", "-sign", "-rawin", "-inkey", str(files.key), "-in", text.name)
+        signature = _openssl("pkeyutl", "-sign", "-rawin", "-inkey", str(key), "-in", text.name)
     return SignedHead(size, root.hex(), time, log, base64.b64encode(signature).decode())
 
 

@@ -82,13 +82,22 @@ class _Seen:
             self.heads.add(str(found.get("message")))
 
 
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Where a chain is: its folder, and the private key that signs it."""
+
+    folder: Path
+    key: Path
+
+
 class Signer:
-    """The one writer of the chain in `folder`. Without `records` no custody record is looked up."""
+    """The one writer of a chain. Without `records` no custody record is looked up."""
 
     def __init__(
-        self, folder: Path, open_trail: OpenTrail, records: Custody | None, audit: Audit, clock: Clock
+        self, chain: Chain, open_trail: OpenTrail, records: Custody | None, audit: Audit, clock: Clock
     ) -> None:
-        self.files = HeadFiles(folder)
+        self._chain = chain
+        self.files = HeadFiles(chain.folder)
         self._open_trail = open_trail
         self._records = records
         self._audit = audit
@@ -126,15 +135,15 @@ class Signer:
         durable.make_dirs(self.files.folder)
         seen = _Seen()
         found = check.walk(self.files.folder, seen.visit, to_the_end=True)
-        if found.newest is not None and not self.files.key.exists():
-            found.problems.append(f"{self.files.key} is missing")
+        if found.newest is not None and not self._chain.key.exists():
+            found.problems.append(f"{self._chain.key} is missing")
         if found.problems and not found.is_tree_alone:
             self._break(found.problems)
             return None
         if found.is_tree_alone:
             log.warning("%s; it is made anew", found.problems[0])
             durable.unlink(self.files.folder / "tree")
-        head.make_key(self.files)
+        head.make_key(self._chain.key, self.files)
         writer = ChainWriter(self.files.folder)
         if not writer.size:
             seen.last = self._own(entry.BEGUN, "the chain begins: what happened before is not in it")
@@ -198,7 +207,9 @@ class Signer:
         return lines
 
     def _sign(self, writer: ChainWriter) -> SignedHead:
-        signed = head.sign(self.files, writer.size, writer.root(writer.size), stamp(self._clock.utc()))
+        signed = head.sign(
+            self._chain.key, self.files, writer.size, writer.root(writer.size), stamp(self._clock.utc())
+        )
         FORMAT.write(self.files.newest, signed)
         return signed
 

@@ -7,8 +7,8 @@ from ddwd import __version__
 from ddwd.cli.command import WIDTH, Argument, Command, VerbResult, watch, wrapped
 from ddwd.config.schema import Config
 from ddwd.extractor.decision import Blocker, Stage
+from ddwd.status import chain, senders
 from ddwd.status import report as view
-from ddwd.status import senders
 from ddwd.status.formatting import many, size, span, time
 from ddwd.status.report import Heartbeat, Report, VolumeState
 from ddwd.status.units import Unit
@@ -58,6 +58,7 @@ def render(report: Report) -> str:
         _flight_lines(report),
         _recent_lines(report),
         _room_lines(report),
+        _chain_lines(report),
         _retention_lines(report),
         _destination_lines(report),
         _wrong_lines(report),
@@ -182,6 +183,10 @@ def _beside(left: str, uid: str) -> list[str]:
     """Put the UID on the same line, or whole on the next: a UID that is cut cannot be copied."""
     line = f"{left}  {uid}"
     return [line] if len(line) <= WIDTH else [left, f"    {uid}"]
+
+
+def _chain_lines(report: Report) -> list[str]:
+    return [] if report.chain is None else wrapped(f"chain: {chain.text_of(report.chain)}", "", 2)
 
 
 def _more(count: int) -> list[str]:

@@ -91,7 +91,9 @@ class Paths:
     hooks = _Path(lambda paths: paths.config.data_dir / "hooks")
     """Finished studies whose hooks must run; the extractor adds to `waiting`, ddwd-hooks writes the rest."""
     chain = _Path(lambda paths: paths.config.data_dir / "chain")
-    """The chain: its entries, their tree, the heads and the signer's key; ddwd-signer."""
+    """The chain: its entries, their tree, the heads and the public key; ddwd-signer."""
+    signer_key = _Path(lambda paths: paths.config.data_dir / "signer" / "key.pem")
+    """The key that signs the chain's heads; ddwd-signer, once."""
     deliveries = _Path(lambda paths: paths.config.data_dir / "courier")
     """What each of `destinations` was proved to have, one file for a destination and a study; ddwd-courier."""
     quarantine = _Path(lambda paths: paths.config.data_dir / "quarantine")

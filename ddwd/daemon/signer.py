@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ddwd.chain.signer import Signer
+from ddwd.chain.signer import Chain, Signer
 from ddwd.core import watchdog
 from ddwd.core.audit import Audit, selection
 from ddwd.core.clock import Clock, SystemClock, stamp
@@ -91,14 +91,14 @@ def _open_trail(cursor: str, since: str) -> Reader:
 
 
 def main() -> int:
-    """Run until stopped. Arguments: the chain's folder, that of the custody records, the status file."""
+    """Run until stopped. Arguments: the chain's folder, the key, the folder of the custody records, the status file."""
     return enter("ddwd-signer", _run)
 
 
 def _run() -> None:
-    folder, records, status = map(Path, sys.argv[1:])
+    folder, key, records, status = map(Path, sys.argv[1:])
     clock = SystemClock()
-    signer = Signer(folder, _open_trail, Custody(records), Audit(), clock)
+    signer = Signer(Chain(folder, key), _open_trail, Custody(records), Audit(), clock)
     loop = Loop(SignerDaemon(signer, clock, lambda one: SIGNER.write_status(status, one)).turn, INTERVAL)
     watchdog.install(loop.alive)
     loop.serve()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Event
 from ddwd.core.model import SELF_TEST_AET
-from ddwd.status import senders
+from ddwd.status import chain, senders
 from ddwd.status.formatting import many, span
 from ddwd.status.report import aside_text, lost_text, refused_text, two_patients_text
 from ddwd.store.statefile import StateFormat, stored
@@ -112,6 +112,8 @@ def _for_the_operator(report: Report) -> dict[str, str]:
         found["quarantine"] = f"{images_wait} in quarantine: ddwd quarantine list"
     if report.lost:
         found["lost"] = f"{lost_text(report.lost)}: ddwd reconcile --dry-run"
+    if report.chain is not None and report.chain.problem:
+        found["chain"] = f"{report.chain.problem}: {chain.REMEDY}"
     if report.two_patients:
         found["two-patients"] = f"{two_patients_text(report.two_patients)}: ddwd quarantine list"
     if report.self_test is not None and not report.self_test.ok:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from ddwd.status.chain import ChainState
     from ddwd.status.events import AuditEvent
     from ddwd.status.report import Report
 
@@ -64,6 +65,9 @@ _GAUGES = (
     ("ddwd_paused", "1 while the operator has paused the retrieval."),
     ("ddwd_retention_studies_kept", "Studies whose time is over and that were kept.", "place"),
     ("ddwd_retention_round_timestamp_seconds", "When the last round of retention ended."),
+    ("ddwd_chain_entries", "Signed entries of the chain."),
+    ("ddwd_chain_ok", "1 where every event is entered and signed."),
+    ("ddwd_chain_published_timestamp_seconds", "When a head of the chain was last published."),
     ("ddwd_self_test_ok", "1 where the last self test passed."),
     ("ddwd_self_test_timestamp_seconds", "When the last self test was."),
 )
@@ -143,6 +147,7 @@ class Metrics:
         lost = report.lost or LostStatus()
         self._set("ddwd_lost_images", lost.on_gateway, "gateway")
         self._set("ddwd_lost_images", lost.on_storage, "storage")
+        self._show_chain(report.chain)
         self._set("ddwd_paused", report.paused)
         if report.self_test is not None:
             self._set("ddwd_self_test_ok", report.self_test.ok)
@@ -151,6 +156,13 @@ class Metrics:
             self._set("ddwd_retention_round_timestamp_seconds", _seconds(last.ended_at))
             for place, tally in last.places.items():
                 self._set("ddwd_retention_studies_kept", sum(kept.studies for kept in tally.kept), place)
+
+    def _show_chain(self, chain: ChainState | None) -> None:
+        if chain is not None:
+            self._set("ddwd_chain_entries", chain.facts.entries)
+            self._set("ddwd_chain_ok", not chain.problem)
+            if chain.facts.published_at:
+                self._set("ddwd_chain_published_timestamp_seconds", _seconds(chain.facts.published_at))
 
     def _show_senders(self, acceptor: AcceptorStatus) -> None:
         self._set("ddwd_associations", acceptor.associations)

@@ -10,7 +10,7 @@ from ddwd.config.loader import CONFIG_FILE
 from ddwd.config.schema import SECRET_KEYS, flatten
 from ddwd.core.errors import DdwdError
 from ddwd.provisioning.port_holders import strangers
-from ddwd.status import units
+from ddwd.status import chain, units
 from ddwd.status.findings import CheckContext, Finding, broken, note, warn
 from ddwd.status.formatting import many, span, time
 from ddwd.status.report import aside_text, lost_text, two_patients_text
@@ -178,6 +178,14 @@ def firewall(context: CheckContext) -> Iterator[Finding]:
     elif wanted == "auto" and not is_there:
         text = "no table of nftables: the Orthancs still answer this machine alone, any local user may take a port that is free"
         yield note(text, f"apt install nftables; {remedy}; or write network.firewall: false")
+
+
+def signed(context: CheckContext) -> Iterator[Finding]:
+    state = context.report.chain
+    if state is None:
+        yield note("no signer has written any yet", chain.REMEDY)
+    elif state.problem:
+        yield broken(state.problem, chain.REMEDY)
 
 
 def waiting(context: CheckContext) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from ddwd.extractor.decision import Blocker, Stage
 from ddwd.extractor.peers import silent
 from ddwd.extractor.quarantine import Quarantine
 from ddwd.provisioning import credentials
-from ddwd.status import connections, senders, study_lookup, units
+from ddwd.status import chain, connections, senders, study_lookup, units
 from ddwd.status.formatting import many, size, span, time
 from ddwd.store import status_files
 from ddwd.store.statefile import stored
@@ -158,6 +158,8 @@ class Report:
     """Published studies of which an Orthanc is missing images that it had, though retention did not remove them; None without any."""
     two_patients: int = 0
     """Studies whose StudyInstanceUID is in use under another PatientID too, and about which nobody has decided."""
+    chain: chain.ChainState | None = None
+    """The chain of signed events, from ddwd-signer's status file; None without one."""
     aside: dict[str, int] = field(default_factory=dict)
     """Folder -> objects whose content differs from the stored ones, and that no extractor of this machine moves to quarantine."""
 
@@ -205,6 +207,7 @@ def collect(config: Config, sources: ReportSources) -> Report:
         destinations=destination_states(config),
         hooks=_failed_hooks(paths.hooks_status),
         acceptor=_heart(config, "acceptor", sources.clock) if config.has("gateway") else None,
+        chain=chain.state_of(config, sources.clock),
         aside=_aside(config),
     )
 
@@ -411,6 +414,8 @@ def _all_wrong(report: Report) -> Iterator[str]:
     yield from senders.problems(report).values()
     yield from (volume.problem for volume in report.volumes if volume.problem)
     yield from _not_reached(report)
+    if report.chain is not None and report.chain.problem:
+        yield f"{report.chain.problem}; see: {chain.REMEDY}"
     if report.self_test is not None and not report.self_test.ok:
         yield f"the last self test failed: {report.self_test.text}; see: ddwd doctor"
     yield from _waiting(report)

@@ -89,14 +89,17 @@ def test_a_published_study_is_entered_and_signed_within_seconds(own: Portal, tmp
 
 def test_nobody_but_the_signer_can_write_the_chain_or_read_its_key(own: Portal) -> None:
     files = own.machine.run(f"find {CHAIN} -mindepth 1 -printf '%f %u %g %m\\n'").stdout.split("\n")
-    assert "key.pem ddwd-signer ddwd 400" in files
+    key = own.machine.run(
+        "stat -c '%U %G %a' /var/lib/ddwd/signer/key.pem /var/lib/ddwd/signer"
+    ).stdout.splitlines()
+    assert key == ["ddwd-signer ddwd-signer 400", "ddwd-signer ddwd-signer 700"]
     assert "entries.jsonl ddwd-signer ddwd 640" in files
     for user in ("ddwd", "ddwd-gateway", "nobody"):
         for attempt in (
             f"touch {CHAIN}/new",
             f"sh -c 'echo >>{CHAIN}/entries.jsonl'",
             f"mv {CHAIN}/tree {CHAIN}/t",
-            f"cat {CHAIN}/key.pem",
+            "cat /var/lib/ddwd/signer/key.pem",
         ):
             assert own.machine.run(f"runuser -u {user} -- {attempt}", check=False).returncode, (user, attempt)
     assert own.machine.run(f"runuser -u ddwd -- cat {CHAIN}/entries.jsonl").stdout

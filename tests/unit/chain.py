@@ -92,11 +92,16 @@ def entry(study: str = STUDY, images: list[tuple[str, str]] | None = None, **fie
     return encode({"event": "published", "study": study, "time": STAMP} | digest | fields)
 
 
+def key_of(folder: Path) -> Path:
+    """The signer's key of a chain."""
+    return folder.with_name(f"{folder.name}.key")
+
+
 def signed(folder: Path) -> SignedHead:
     """Sign the head of the log as it is, and keep it as the newest."""
     files, log = HeadFiles(folder), ChainLog(folder)
-    head.make_key(files)
-    found = head.sign(files, log.size, log.root(log.size), STAMP)
+    head.make_key(key_of(folder), files)
+    found = head.sign(key_of(folder), files, log.size, log.root(log.size), STAMP)
     head.FORMAT.write(files.newest, found)
     return found
 

@@ -21,7 +21,7 @@ from ddwd.core.audit import Event
 from ddwd.core.errors import DamagedStateError, DdwdError, StorageFullError
 from ddwd.store.custody import images_digest
 from tests.depth import examples, spread
-from tests.unit.chain import STAMP, chain, journal_record, lines, signed
+from tests.unit.chain import STAMP, chain, journal_record, key_of, lines, signed
 from tests.unit.fakes import count_steps, one_error, power_cut
 
 if TYPE_CHECKING:
@@ -334,26 +334,28 @@ def test_a_head_is_signed_by_its_key_and_says_so_of_nothing_else(tmp_path: Path)
     for name, value in values.items():
         body = FORMAT.body(head) | {name: value}
         assert not is_signed(SignedHead(**body), public), name
-    make_key(other := HeadFiles(tmp_path / "one" / "other"))
+    other = HeadFiles(tmp_path / "other")
+    other.folder.mkdir()
+    make_key(key_of(other.folder), other)
     assert not is_signed(head, other.public_key.read_text())
     assert key_id(public) == head.log != key_id(other.public_key.read_text())
 
 
 def test_the_key_is_its_owner_s_alone_and_is_never_replaced(tmp_path: Path) -> None:
     files = HeadFiles(tmp_path)
-    make_key(files)
-    key, public = files.key.read_bytes(), files.public_key.read_bytes()
-    assert files.key.stat().st_mode & 0o777 == 0o400
+    make_key(path := tmp_path / "key.pem", files)
+    key, public = path.read_bytes(), files.public_key.read_bytes()
+    assert path.stat().st_mode & 0o777 == 0o400
     files.public_key.unlink()
-    make_key(files)
-    assert (files.key.read_bytes(), files.public_key.read_bytes()) == (key, public)
+    make_key(path, files)
+    assert (path.read_bytes(), files.public_key.read_bytes()) == (key, public)
 
 
 def test_without_a_key_there_is_no_head(tmp_path: Path) -> None:
-    make_key(files := HeadFiles(tmp_path))
-    files.key.unlink()
+    make_key(key := tmp_path / "key.pem", files := HeadFiles(tmp_path))
+    key.unlink()
     with pytest.raises(DdwdError, match="pkeyutl"):
-        sign(files, 1, b"\0" * 32, STAMP)
+        sign(key, files, 1, b"\0" * 32, STAMP)
 
 
 def test_published_heads_are_kept_also_behind_a_torn_line(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 from ddwd.chain.check import walk
 from ddwd.chain.head import HeadFiles
 from ddwd.chain.log import ChainLog
-from ddwd.chain.signer import Signer
+from ddwd.chain.signer import Chain, Signer
 from ddwd.core.audit import Event
 from tests.depth import FULL
-from tests.unit.chain import Journal
+from tests.unit.chain import Journal, key_of
 from tests.unit.fakes import FakeClock, orthanc_id
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ TAMPERINGS = 1000 if FULL else 30
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a chain of some days, with several published heads; the key is the signer's alone."""
     folder, journal, clock = tmp_path_factory.mktemp("days") / "chain", Journal(), FakeClock()
-    signer = Signer(folder, journal.open, None, journal.audit, clock)
+    signer = Signer(Chain(folder, key_of(folder)), journal.open, None, journal.audit, clock)
     for day in range(5):
         for number in range(6):
             journal.happen(Event.PUBLISHED, study=orthanc_id(str(day), str(number)), record_sha256="ab" * 32)
@@ -39,7 +39,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         clock.advance(86_400)
     assert len(HeadFiles(folder).read_published()) == 5
     assert walk(folder).problems == []
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "key.pem"}
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @dataclass

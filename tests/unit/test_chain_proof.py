@@ -87,7 +87,7 @@ def test_the_key_and_the_head_from_elsewhere_are_compared(received: Received, tm
     assert "came with the proof" not in said
     chain(tmp_path / "other", lines(2))
     status, said = received.check(
-        "--key", str(HeadFiles(tmp_path / "other").public_key), "--head", str(files.key)
+        "--key", str(HeadFiles(tmp_path / "other").public_key), "--head", str(files.public_key)
     )
     assert status == 1
     status, said = received.check("--key", str(HeadFiles(tmp_path / "other").public_key))

@@ -23,6 +23,7 @@ from ddwd.core.model import SELF_TEST_PATIENT
 from ddwd.provisioning import credentials, orthanc_config
 from ddwd.provisioning.port_holders import Holder
 from ddwd.status.certificates import expiry_of
+from ddwd.status.chain import ChainState
 from ddwd.status.doctor import CHECKS, examine
 from ddwd.status.findings import CheckContext, Severity
 from ddwd.status.report import Heartbeat, OrthancState, VolumeState
@@ -37,6 +38,7 @@ from ddwd.store.status_files import (
     RefusalKind,
     SelfTestResult,
     SenderStatus,
+    SignerStatus,
     SweepStatus,
 )
 from tests.unit.fakes import FakeClock, image
@@ -105,7 +107,9 @@ class Machine:
         self.settings.chmod(0o644)
         for node in ("gateway", "storage"):
             self.render(node)
-        self.report = report(self_test=SelfTestResult(ok=True, text="passed"))
+        self.report = report(
+            self_test=SelfTestResult(ok=True, text="passed"), chain=ChainState(SignerStatus(entries=7))
+        )
         self.gateway, self.storage = _Node("gateway", self.clock), _Node("storage", self.clock)
         self.said = {"is-enabled": "enabled\n", "show": "ActiveState=active\n"}
         self.silent: set[str] = set()
@@ -157,6 +161,20 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
+
+
+def test_a_chain_that_is_not_signed_or_not_there_is_named(machine: Machine) -> None:
+    problem = "the chain is broken, and no event is entered any more: entry 7 was changed"
+    machine.report = replace(machine.report, chain=ChainState(SignerStatus(), problem))
+    (found,) = [one for one in machine.examine() if one.part == "chain"]
+    assert (found.level, found.text, found.remedy) == (
+        Severity.BROKEN,
+        problem,
+        "journalctl -u ddwd-signer -n 50",
+    )
+    machine.report = replace(machine.report, chain=None)
+    (found,) = [one for one in machine.examine() if one.part == "chain"]
+    assert found.level is Severity.NOTE
 
 
 def _worst(findings: list[Finding]) -> dict[str, Severity]:

@@ -14,13 +14,13 @@ from ddwd.chain import signer as module
 from ddwd.chain.entry import decode
 from ddwd.chain.head import FORMAT, HeadFiles
 from ddwd.chain.log import ChainLog
-from ddwd.chain.signer import Signer
+from ddwd.chain.signer import Chain, Signer
 from ddwd.core.audit import Event
 from ddwd.core.errors import StateError, StorageFullError
 from ddwd.core.model import OrthancId
 from ddwd.store.custody import Custody, InstanceRecord, Record, images_sha256
 from tests.depth import spread
-from tests.unit.chain import STUDY, Journal
+from tests.unit.chain import STUDY, Journal, key_of
 from tests.unit.fakes import FakeClock, count_steps, one_error, orthanc_id, power_cut
 
 if TYPE_CHECKING:
@@ -63,7 +63,13 @@ class Machine:
         self.boot()
 
     def boot(self) -> None:
-        self.signer = Signer(self.chain, self.journal.open, self.custody, self.journal.audit, self.clock)
+        self.signer = Signer(
+            Chain(self.chain, key_of(self.chain)),
+            self.journal.open,
+            self.custody,
+            self.journal.audit,
+            self.clock,
+        )
 
     def run(self, steps: int = 4) -> None:
         for _ in range(steps):
@@ -309,7 +315,7 @@ def tampered(machine: Machine, how: str) -> None:
         "emptied": lambda: entries.write_bytes(b""),
         "deleted": entries.unlink,
         "all deleted": lambda: [path.unlink() for path in (entries, machine.chain / "tree")],  # type: ignore[func-returns-value]
-        "no key": (machine.chain / "key.pem").unlink,
+        "no key": key_of(machine.chain).unlink,
         "other key": lambda: (machine.chain / "public.pem").write_text("-----BEGIN PUBLIC KEY-----\n"),
         "head": lambda: (machine.chain / "head.json").write_text("{}"),
         "published": lambda: (machine.chain / "published.jsonl").write_text(""),
