@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.chain.entry import HEAD, decode
 from ddwd.chain.entry_changes import named
-from ddwd.chain.head import FORMAT, HeadFiles, SignedHead, is_signed
+from ddwd.chain.head import FORMAT, HeadFiles, SignedHead, is_signed, parse_lines
 from ddwd.chain.log import ChainLog, records
 from ddwd.chain.merkle import Frontier
 from ddwd.core import safe_folder, watchdog
@@ -90,17 +90,15 @@ _EVENT = f'"event":"{HEAD}"'.encode()
 
 def _read_heads(files: HeadFiles, found: Walk) -> None:
     try:
-        found.newest = files.read_newest()
-        found.published = files.read_published()
+        # in this order: the signer publishes a head after it has become the newest
+        found.published = _exact(files.published, found)
+        found.newest = next(iter(_exact(files.newest, found)), None)
         key = safe_folder.read(files.public_key).decode("ascii") if found.newest or found.published else ""
-        lines = safe_folder.read(files.published).splitlines(keepends=True) if found.published else []
-        is_exact = lines == [FORMAT.render(head) for head in found.published]
-        is_rising = all(one.size < other.size for one, other in pairwise(found.published))
     except (StateError, LinkedError, OSError, ValueError) as error:
         found.problems.append(str(error))
         return
-    if not is_exact or not is_rising:
-        found.problems.append(f"{files.published}: it is not as it was written")
+    if any(one.size >= other.size for one, other in pairwise(found.published)):
+        found.problems.append(f"{files.published}: the heads are not in their order")
     for one in [*found.published, *filter(None, [found.newest])]:
         try:
             is_sound = is_signed(one, key)
@@ -112,6 +110,16 @@ def _read_heads(files: HeadFiles, found: Walk) -> None:
     largest = max((one.size for one in found.published), default=0)
     if largest > (found.newest.size if found.newest else 0):
         found.problems.append(f"the newest head is older than a published one, of {largest} entries")
+
+
+def _exact(path: Path, found: Walk) -> list[SignedHead]:
+    """Return the heads of a file, read once; a line that is not exactly as it was written is a problem, a torn last one is left out."""
+    content = safe_folder.read(path) if path.exists() else b""
+    heads = parse_lines(content, path)
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != b"".join(map(FORMAT.render, heads)):
+        found.problems.append(f"{path}: it is not as it was written")
+    return heads
 
 
 def _compared(

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Check a proof of D-DW-D Portal: these images were received then, and are unchanged. Needs only Python 3.9 and openssl 1.1.1 or newer.
 
-    python3 check-proof.py PROOF.json FOLDER [--key PUBLIC.pem] [--head HEAD.json]
+    python3 check-proof.py PROOF.json FOLDER [--key PUBLIC.pem] [--head HEAD.json] [--tsa CA.pem]
 
 FOLDER has the study's images. --key is the portal's public key, --head a head of its chain, each got by another way than the proof:
-without them the proof only agrees with itself. Exit status 0 only if everything holds.
+without them the proof only agrees with itself. --tsa is the authority of the time stamp in the proof. Exit status 0 only if everything holds.
 """
 
 from __future__ import annotations
@@ -77,18 +77,34 @@ def is_extended(old: int, old_root: bytes, new: int, new_root: bytes, proof: lis
     return last == 0 and older == old_root and newer == new_root
 
 
+def signed_text(head: dict[str, Any]) -> bytes:
+    values = {name: head[name] for name in ("log", "root", "size", "time")}
+    return b"ddwd chain head " + json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+
+
 def is_signed(head: dict[str, Any], key: str) -> bool:
     der = base64.b64decode("".join(line for line in key.splitlines() if not line.startswith("-----")))
     if head["log"] != hashlib.sha256(der).hexdigest():
         return False
-    values = {name: head[name] for name in ("log", "root", "size", "time")}
-    text = b"ddwd chain head " + json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
     with tempfile.TemporaryDirectory() as folder:
-        files = {"-inkey": key.encode(), "-sigfile": base64.b64decode(head["signature"]), "-in": text}
+        files = {
+            "-inkey": key.encode(),
+            "-sigfile": base64.b64decode(head["signature"]),
+            "-in": signed_text(head),
+        }
         command = ["openssl", "pkeyutl", "-verify", "-rawin", "-pubin"]
         for option, content in files.items():
             command += [option, str(Path(folder, option))]
             Path(folder, option).write_bytes(content)
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def is_stamped(proof: dict[str, Any], authority: str) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        text, answer = Path(folder, "text"), Path(folder, "answer")
+        text.write_bytes(signed_text(proof["published"]))
+        answer.write_bytes(base64.b64decode(proof["stamp"]))
+        command = ["openssl", "ts", "-verify", "-data", str(text), "-in", str(answer), "-CAfile", authority]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
@@ -163,15 +179,19 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--key", type=Path)
     parser.add_argument("--head", type=Path)
+    parser.add_argument("--tsa")
     options = parser.parse_args()
     try:
         proof = json.loads(options.proof.read_bytes())
         key = options.key.read_text() if options.key else None
-        known_head = json.loads(options.head.read_bytes()) if options.head else None
+        # a message of the journal, "head of the chain: {...}", will do
+        known_head = json.loads("{" + options.head.read_text().partition("{")[2]) if options.head else None
     except (OSError, ValueError) as error:
         print(error)
         return 1
     problems = problems_of(proof, options.folder, key, known_head)
+    if options.tsa and not problems and ("stamp" not in proof or not is_stamped(proof, options.tsa)):
+        problems = ["there is no time stamp of this authority on the published head"]
     if problems:
         print("\n".join(problems))
         return 1

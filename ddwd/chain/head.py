@@ -11,13 +11,13 @@ import hashlib
 import json
 import subprocess
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from ddwd.core import durable, safe_folder
 from ddwd.core.errors import DdwdError
-from ddwd.store.statefile import StateFormat, stored
+from ddwd.store.statefile import StateFormat
 
 _OPENSSL = "/usr/bin/openssl"
 _SECONDS = 30
@@ -25,17 +25,13 @@ _SECONDS = 30
 
 @dataclass(frozen=True, slots=True)
 class SignedHead:
-    """The head of a log: number of entries, root in hexadecimal, UTC stamp, ID of the key (`key_id`), and the signature in base64.
-
-    `stamp` is the answer of a time stamp authority (RFC 3161) for the signed text, in base64; empty without one.
-    """
+    """The head of a log: number of entries, root in hexadecimal, UTC stamp, ID of the key (`key_id`), and the signature in base64."""
 
     size: int
     root: str
     time: str
     log: str
     signature: str = ""
-    stamp: str = field(default="", metadata=stored(omit_empty=True))
 
     def text(self) -> bytes:
         """Return the signed bytes, which check_proof.py makes in the same way."""
@@ -77,8 +73,7 @@ class HeadFiles:
             content = safe_folder.read(self.published)
         except FileNotFoundError:
             return []
-        whole, _, _ = content.rpartition(b"\n")
-        return [FORMAT.parse(line, str(self.published)) for line in whole.splitlines()]
+        return parse_lines(content, self.published)
 
     def add_published(self, head: SignedHead) -> None:
         """Add one published head, durably."""
@@ -91,19 +86,30 @@ class HeadFiles:
         durable.append(self.published, FORMAT.render(head))
 
 
+def parse_lines(content: bytes, path: Path) -> list[SignedHead]:
+    """Return the heads of the whole lines of a file. Raises StateError."""
+    whole, _, _ = content.rpartition(b"\n")
+    return [FORMAT.parse(line, str(path)) for line in whole.split(b"\n") if whole]
+
+
 def make_key(key: Path, files: HeadFiles) -> None:
     """Make the private key if there is none, and the public one beside it. Raises DdwdError and OSError."""
     if not key.exists():
-        durable.replace_file(key, _openssl("genpkey", "-algorithm", "ed25519"), 0o400)
-    public = _openssl("pkey", "-in", str(key), "-pubout")
+        durable.replace_file(key, openssl("genpkey", "-algorithm", "ed25519"), 0o400)
+    public = openssl("pkey", "-in", str(key), "-pubout")
     if not files.public_key.exists() or safe_folder.read(files.public_key) != public:
         durable.replace_file(files.public_key, public, 0o644, exact_mode=True)
 
 
 def key_id(public_key: str) -> str:
-    """Return the ID of a log: the SHA-256, in hexadecimal, of the public key in DER."""
-    lines = [line for line in public_key.splitlines() if line and not line.startswith("-----")]
-    return hashlib.sha256(base64.b64decode("".join(lines))).hexdigest()
+    """Return the ID of a log: the SHA-256, in hexadecimal, of the public key in DER. Raises ValueError for any other text than openssl's."""
+    der = base64.b64decode("".join(public_key.splitlines()[1:-1]))
+    if (
+        public_key
+        != f"-----BEGIN PUBLIC KEY-----\n{base64.b64encode(der).decode()}\n-----END PUBLIC KEY-----\n"
+    ):
+        raise ValueError
+    return hashlib.sha256(der).hexdigest()
 
 
 def sign(key: Path, files: HeadFiles, size: int, root: bytes, time: str) -> SignedHead:
@@ -113,7 +119,7 @@ def sign(key: Path, files: HeadFiles, size: int, root: bytes, time: str) -> Sign
     with tempfile.NamedTemporaryFile() as text:  # openssl 3.0 signs only what it can ask the size of
         text.write(unsigned.text())
         text.flush()
-        signature = _openssl("pkeyutl", "-sign", "-rawin", "-inkey", str(key), "-in", text.name)
+        signature = openssl("pkeyutl", "-sign", "-rawin", "-inkey", str(key), "-in", text.name)
     return SignedHead(size, root.hex(), time, log, base64.b64encode(signature).decode())
 
 
@@ -126,6 +132,8 @@ def is_signed(head: SignedHead, public_key: str) -> bool:
         signature = base64.b64decode(head.signature, validate=True)
     except ValueError:
         return False
+    if base64.b64encode(signature).decode() != head.signature:  # base64 has bits that mean nothing
+        return False
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for name, content in (
@@ -137,17 +145,18 @@ def is_signed(head: SignedHead, public_key: str) -> bool:
             Path(paths[-1]).write_bytes(content)
         text, signed, key = paths
         arguments = ["-verify", "-rawin", "-pubin", "-inkey", key, "-sigfile", signed, "-in", text]
-        return _run("pkeyutl", *arguments).returncode == 0
+        return run_openssl("pkeyutl", *arguments).returncode == 0
 
 
-def _openssl(*arguments: str) -> bytes:
-    done = _run(*arguments)
+def openssl(*arguments: str) -> bytes:
+    """Run openssl(1); return its output. Raises DdwdError with its complaint."""
+    done = run_openssl(*arguments)
     if done.returncode:
         raise DdwdError(f"openssl {arguments[0]} failed: {done.stderr.decode(errors='replace').strip()}")
     return done.stdout
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+def run_openssl(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     command = [_OPENSSL, *arguments]
     try:
         return subprocess.run(

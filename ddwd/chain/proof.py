@@ -6,6 +6,7 @@ them, with the proof that the newest head extends it; the public key; and the im
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,10 @@ def entries_of(log: ChainLog, study: OrthancId, size: int) -> Iterator[tuple[int
                 yield index, line, entry
 
 
-def build(folder: Path, study: OrthancId, images: Iterable[ProvedImage], made: str) -> dict[str, Any]:
-    """Return the proof of a study, from the chain in `folder`; `made` is the UTC stamp of now.
+def build(
+    folder: Path, study: OrthancId, images: Iterable[ProvedImage], made: str, stamps: Path | None = None
+) -> dict[str, Any]:
+    """Return the proof of a study, from the chain in `folder`; `made` is the UTC stamp of now, `stamps` the folder of time stamps.
 
     Raises NotFoundError if the chain has no entry about the study, StateError and OSError.
     """
@@ -81,6 +84,9 @@ def build(folder: Path, study: OrthancId, images: Iterable[ProvedImage], made: s
     covering = [one for one in files.read_published() if last < one.size <= head.size]
     if covering:
         proof["published"] = FORMAT.body(covering[0])
+        token = stamps / f"{covering[0].size:012}.tsr" if stamps else None
+        if token is not None and token.is_file():
+            proof["stamp"] = base64.b64encode(token.read_bytes()).decode()
         proof["consistency"] = _hex(merkle.consistency(log.node, covering[0].size, head.size))
     return proof
 

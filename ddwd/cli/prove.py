@@ -47,7 +47,7 @@ def _run(args: Namespace, config: Config) -> VerbResult:
             images = [
                 ProvedImage(one.file, one.sop_uid, one.sha256, one.size) for one in record.images.values()
             ]
-            proof = build(folder, study, images, stamp(SystemClock().utc()))
+            proof = build(folder, study, images, stamp(SystemClock().utc()), Paths(config).chain_stamps)
         except OSError as error:
             raise StateError(f"{folder}: {error.strerror}; the chain is for root and group ddwd") from error
     output_file.write(target, json.dumps(proof, indent=1).encode() + b"\n", 0o644)

@@ -332,6 +332,18 @@ def url(raw: Raw) -> str:
     return raw.text
 
 
+def folder_or_url(raw: Raw) -> str:
+    """Parse an absolute path, or a URL of HTTPS."""
+    if raw.text.startswith("/"):
+        return str(folder(raw))
+    if re.fullmatch(r"https://[^\s/]+(/\S*)?", raw.text) is None:
+        reject(
+            f"{raw.text!r} is neither a folder nor a URL",
+            "write a path that begins with /, or https://HOST/PATH",
+        )
+    return raw.text
+
+
 _HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
 _DATABASE_URL = re.compile(rf"postgresql://[^\s:@/?]+@({_HOST}(?:,{_HOST})*)/[^\s/?]+(\?\S*)?")
 

@@ -102,6 +102,10 @@ class Paths:
     """Requests for storage commitment without an answer yet; each Orthanc (plugin.py) adds, ddwd-commitment removes."""
     alerts = _Path(lambda paths: paths.config.data_dir / "monitor" / "alerts.json")
     """Conditions that last, and those that were reported; the monitor."""
+    chain_publication = _Path(lambda paths: paths.config.data_dir / "monitor" / "chain.json")
+    """Up to which published head of the chain all were brought elsewhere, and what is in the way of the next; the monitor."""
+    chain_stamps = _Path(lambda paths: paths.config.data_dir / "monitor" / "stamps")
+    """Time stamps (RFC 3161) of published heads of the chain, by the number of their entries; the monitor."""
     audit_queue = _Path(lambda paths: paths.config.data_dir / "monitor" / "audit")
     """Audit messages that wait for the repository, and how far the journal was read; the monitor."""
     refusals = _Path(lambda paths: paths.config.data_dir / "monitor" / "refusals.cursor")

@@ -174,6 +174,24 @@ class AuditConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainConfig:
+    """The chain: what happened to studies, as signed entries that nobody can change unseen. Its heads are in the journal, too."""
+
+    publish_to: str | None = setting(None, parsers.folder_or_url, secret=True)
+    """Where each published head of the chain goes, daily and at each 10,000 entries: a folder that user ddwd may write to, best on another
+    machine, or a URL of HTTPS that it is POSTed to as JSON. Empty: nowhere else."""
+    timestamp_url: str | None = setting(None, parsers.url)
+    """Time stamp authority (RFC 3161) that stamps each published head. Empty: none."""
+    timestamp_ca: Path | None = setting(None, parsers.folder)
+    """Certificate in PEM form that its stamps are checked against. Empty: those of the system."""
+
+    @property
+    def publish_folder(self) -> Path | None:
+        """The folder that heads are published to, if it is one."""
+        return Path(self.publish_to) if self.publish_to and self.publish_to.startswith("/") else None
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsConfig:
     """Figures for Prometheus, written every few seconds by ddwd-monitor."""
 
@@ -311,6 +329,7 @@ class Config:
     retention: Retention = section(Retention)
     ledger: LedgerConfig = section(LedgerConfig)
     audit: AuditConfig = section(AuditConfig)
+    chain: ChainConfig = section(ChainConfig)
     metrics: MetricsConfig = section(MetricsConfig)
     alerts: AlertsConfig = section(AlertsConfig)
     mail: Mail = section(Mail)

@@ -20,6 +20,7 @@ from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.monitoring import alerts, notifiers
 from ddwd.monitoring.alerts import WEEKS, Condition, ExpectedSenders
 from ddwd.monitoring.audit_relay import AuditRelay
+from ddwd.monitoring.chain_publisher import ChainPublisher
 from ddwd.monitoring.metrics import Metrics
 from ddwd.monitoring.rejected_associations import RejectionReporter, RejectionWatcher
 from ddwd.provisioning import credentials
@@ -127,11 +128,15 @@ class Monitor:
         self._alerts = Alerts(config, paths, clock, Audit())
         refusals = RejectionWatcher(RejectionReporter(Audit(), clock), paths.refusals)
         self._relay = AuditRelay(config, paths.audit_queue) if config.audit.host else None
+        wants_heads = config.chain.publish_to or config.chain.timestamp_url
+        self._publisher = ChainPublisher(config.chain, paths, clock).start() if wants_heads else None
         self._tasks = [
             Task("alerts", self._alerts.step),
             Task("metrics", self._measure),
             Task("refusals", lambda _report, _events: refusals.step()),
         ]
+        if (publisher := self._publisher) is not None:
+            self._tasks.append(Task("chain", lambda _report, _events: publisher.step()))
         if (relay := self._relay) is not None:
             self._tasks.append(Task("audit", lambda _report, _events: relay.step()))
 
@@ -157,6 +162,8 @@ class Monitor:
     def stop(self) -> None:
         """Stop the threads."""
         self._alerts.stop()
+        if self._publisher is not None:
+            self._publisher.stop()
         if self._relay is not None:
             self._relay.stop()
 

@@ -38,6 +38,8 @@ class _Kind:
     type: tuple[str, str] | None = None
     hop: tuple[str, str] | None = None
     outcome: str = "0"
+    is_told: bool = False
+    """The record's message is in the description also where all is well."""
 
 
 _ACTIVITY = ("110100", "Application Activity")
@@ -63,6 +65,8 @@ KINDS = {
     Event.RETIRED: _Kind(_DELETED, "D"),
     Event.ASSOCIATION_REFUSED: _Kind(_ALERT, "E", ("110126", "Node Authentication"), outcome=_MINOR),
     Event.CHANGED_BY_REST: _Kind(_ALERT, "E", ("110132", "Use of Restricted Function")),
+    Event.CHAIN_HEAD: _Kind(_ALERT, "E", ("110134", "Audit Recording Started"), is_told=True),
+    Event.CHAIN_BROKEN: _Kind(_ALERT, "E", ("110133", "Audit Recording Stopped"), outcome="8"),
     Event.CONFIG_CHANGED: _Kind(_ALERT, "E", ("110131", "Software Configuration")),
 }
 """The events that become messages."""
@@ -88,7 +92,7 @@ def message(record: Mapping[str, str], config: Config) -> bytes | None:
     _code(event, "EventID", kind.event)
     if kind.type:
         _code(event, "EventTypeCode", kind.type)
-    if outcome != "0":
+    if outcome != "0" or kind.is_told:
         Xml.SubElement(event, "EventOutcomeDescription").text = record.get("MESSAGE", "")
     _participants(root, kind, record, config)
     source = Xml.SubElement(root, "AuditSourceIdentification", AuditSourceID=f"ddwd@{socket.gethostname()}")

@@ -185,6 +185,7 @@ def drop_ins(config: Config) -> dict[tuple[str, str], str | None]:
     found = {
         # if that folder is missing, only ddwd-inbox fails to start
         ("ddwd-inbox", "50-folder.conf"): _write_access("inbox.folder", config.inbox.folder),
+        ("ddwd-monitor", "50-chain.conf"): _chain_access(config),
         ("ddwd-commitment", "50-modalities.conf"): _network_access("commitment.modalities", modalities),
         (machine_link.UNIT, "50-tls.conf"): _key("link", link_key) if config.is_linked else None,
     }
@@ -209,6 +210,11 @@ def drop_ins(config: Config) -> dict[tuple[str, str], str | None]:
 
 def _drop_in(reason: str, *lines: str) -> str:
     return "\n".join([f"# Written by ddwd-provision: {reason}.", "[Service]", *lines, ""])
+
+
+def _chain_access(config: Config) -> str | None:
+    folder = config.chain.publish_folder
+    return None if folder is None else _write_access("chain.publish_to", folder)
 
 
 def _write_access(setting: str, folder: Path) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.config.paths import Paths
 from ddwd.status.formatting import many, span, time
-from ddwd.store.status_files import SIGNER, SignerStatus
+from ddwd.store.status_files import CHAIN_PUBLICATION, SIGNER, ChainPublication, SignerStatus
 
 if TYPE_CHECKING:
     from ddwd.config.schema import Config
@@ -30,7 +30,14 @@ class ChainState:
 def state_of(config: Config, clock: Clock) -> ChainState | None:
     """Return the state of the chain; None if no signer has written any, as with `ddwd try`."""
     facts = SIGNER.read_or_none(Paths(config).signer_status)
-    return None if facts is None else ChainState(facts, _problem(facts, clock))
+    if facts is None:
+        return None
+    published = CHAIN_PUBLICATION.read_or_none(Paths(config).chain_publication) or ChainPublication()
+    wants = config.chain.publish_to or config.chain.timestamp_url
+    problem = (
+        f"heads of the chain do not get elsewhere: {published.problem}" if published.problem and wants else ""
+    )
+    return ChainState(facts, _problem(facts, clock) or problem)
 
 
 def _problem(facts: SignerStatus, clock: Clock) -> str:

@@ -318,6 +318,20 @@ class SignerStatus:
     problem: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ChainPublication:
+    """How far the published heads of the chain of key `log` were brought elsewhere: all up to `size` entries, at `at`.
+
+    `problem` is what is in the way of the next one since `since`, empty if there is none.
+    """
+
+    log: str = ""
+    size: int = 0
+    at: str = ""
+    problem: str = ""
+    since: str = ""
+
+
 # --- ddwd-courier, ddwd-hooks, the self test --------------------------------------------------------------------------
 
 
@@ -387,6 +401,7 @@ class SelfTestResult:
 SCP = StateFormat(ScpStatus, "status file")
 ACCEPTOR = StateFormat(AcceptorStatus, "status file")
 EXTRACTOR = StateFormat(ExtractorStatus, "status file", indent=1)
+CHAIN_PUBLICATION = StateFormat(ChainPublication, "status file")
 SIGNER = StateFormat(SignerStatus, "status file")
 COURIER = StateFormat(CourierStatus, "status file")
 HOOKS = StateFormat(HooksStatus, "status file")

@@ -66,10 +66,7 @@ class Tamperer:
                 return self.files | {name: content}
 
     def _flip(self, content: bytes) -> bytes:
-        frame = b"-----\n"  # of a key in PEM, which is not part of it
-        first = content.find(frame) + len(frame) if frame in content else 0
-        last = content.rfind(b"\n-----") if frame in content else len(content)
-        at = self.dice.randrange(first, last)
+        at = self.dice.randrange(len(content))
         return content[:at] + bytes([content[at] ^ (1 << self.dice.randrange(8))]) + content[at + 1 :]
 
     def _remove(self, content: bytes) -> bytes:
