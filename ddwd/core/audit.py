@@ -15,6 +15,7 @@ import pwd
 import sys
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import cache
 from typing import Any, Self
 
 from ddwd.core.printable import one_line
@@ -210,8 +211,9 @@ def is_genuine(record: Mapping[str, object]) -> bool:
     )
 
 
+@cache
 def _uids() -> dict[str, frozenset[Event]]:
-    """Return what each user of `_WRITERS` that this machine has may write, by its number."""
+    """Return what each user of `_WRITERS` that this machine has may write, by its number; looked up once, since that costs a millisecond."""
     found = {}
     for name, events in _WRITERS.items():
         try:
