@@ -34,6 +34,12 @@ NODES: tuple[NodeName, ...] = ("storage", "gateway")
 """In the order in which they are copied: an image in ORTHANC2 was in ORTHANC1 before."""
 IMAGES = frozenset(NODES)
 """The trees of the two storage areas."""
+CHAIN_PARTS = {
+    "chain-head": frozenset({"head.json"}),
+    "chain-published": frozenset({"published.jsonl", "public.pem"}),
+    "chain": frozenset({"entries.jsonl", "tree"}),
+}
+"""Trees of the chain's folder, in the order in which they are copied, and the files of each."""
 _SET = re.compile(r"[0-9]{8}T[0-9]{9}Z")
 
 
@@ -74,7 +80,10 @@ def trees(paths: Paths) -> dict[str, Tree]:
         words, aside = f"conflicts at {aets[node]}", paths.conflicts(node)
         found.append(Tree(f"conflicts-{node}", words, aside, "ddwd", f"ddwd-{node}", 0o770, 0o644))
     found.append(Tree("quarantine", "files in quarantine", paths.quarantine, "ddwd", "ddwd"))
-    found.append(Tree("chain", "the chain", paths.chain, "ddwd-signer", "ddwd", 0o2750))
+    # first the newest head, then the published ones, then the entries: a copy has every entry that its heads cover
+    for name, kept in CHAIN_PARTS.items():
+        others = frozenset().union(*CHAIN_PARTS.values()) - kept
+        found.append(Tree(name, "the chain", paths.chain, "ddwd-signer", "ddwd", 0o2750, left_out=others))
     key, user = paths.signer_key.parent, "ddwd-signer"
     found.append(Tree("signer", "the key of the chain", key, user, user, 0o700, 0o400))
     found.append(Tree("output", "published files", paths.output, "ddwd", "ddwd"))

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ddwd.provisioning.host import Host
 
 _UNITS = ("ddwd-doctor.timer", "ddwd-doctor.service", "ddwd.service")
-CHAIN = frozenset({"chain", "signer"})
+CHAIN = frozenset({*archive.CHAIN_PARTS, "signer"})
 """Trees of the chain: never gone back to an earlier state of it, which would look as if somebody had rewritten it."""
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 

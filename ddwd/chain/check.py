@@ -90,9 +90,12 @@ _EVENT = f'"event":"{HEAD}"'.encode()
 
 def _read_heads(files: HeadFiles, found: Walk) -> None:
     try:
-        # in this order: the signer publishes a head after it has become the newest
+        # in this order, which a copy has too: a published head may be newer than the newest was a moment before
+        newest = _exact(files.newest, found)
         found.published = _exact(files.published, found)
-        found.newest = next(iter(_exact(files.newest, found)), None)
+        if found.published and not newest:
+            found.problems.append(f"{files.newest} is missing")
+        found.newest = max([*newest, *found.published], key=lambda head: head.size, default=None)
         key = safe_folder.read(files.public_key).decode("ascii") if found.newest or found.published else ""
     except (StateError, LinkedError, OSError, ValueError) as error:
         found.problems.append(str(error))
@@ -107,9 +110,6 @@ def _read_heads(files: HeadFiles, found: Walk) -> None:
             return
         if not is_sound:
             found.problems.append(f"the head of {one.time} is not signed by the key of this chain")
-    largest = max((one.size for one in found.published), default=0)
-    if largest > (found.newest.size if found.newest else 0):
-        found.problems.append(f"the newest head is older than a published one, of {largest} entries")
 
 
 def _exact(path: Path, found: Walk) -> list[SignedHead]:

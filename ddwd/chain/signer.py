@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ddwd.chain import check, entry, head
-from ddwd.chain.head import FORMAT, HeadFiles, SignedHead
+from ddwd.chain.head import FORMAT, HeadFiles, SignedHead, is_signed
 from ddwd.chain.log import ChainWriter
 from ddwd.core import durable, watchdog
 from ddwd.core.audit import Event, is_genuine
@@ -42,6 +43,7 @@ PUBLISH_EVERY = 10_000
 """Entries after which a head is published, if a day is not over before."""
 _AT_ONCE = 2_000
 _RECORDS_AT_ONCE = 200
+_ANNOUNCES = "head of the chain: "
 _DAY_SECONDS = 86_400.0
 _POSITION, _STATED = b'"cursor":', b'"record_sha256":'
 _ANNOUNCED = f'"event":"{entry.HEAD}"'.encode()
@@ -76,10 +78,10 @@ class _Seen:
         self.last = line
         if _POSITION in line:
             self.position = line
-        if _STATED in line or _ANNOUNCED in line:
-            found = _decoded(line)
-            self.studies.add(_key(str(found.get("study"))))
-            self.heads.add(str(found.get("message")))
+        if _STATED in line:
+            self.studies.add(_key(str(_decoded(line).get("study"))))
+        if _ANNOUNCED in line:
+            self.heads.add(str(_decoded(line).get("message")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,9 @@ class Signer:
         if not writer.size:
             seen.last = self._own(entry.BEGUN, "the chain begins: what happened before is not in it")
             writer.append([seen.last])
+        for announced in self._announced_since(seen, found):
+            self.files.add_published(announced)
+            found.published.append(announced)
         published = found.published[-1] if found.published else None
         is_announced = published is None or _announcement(published) in seen.heads
         return _Open(
@@ -159,6 +164,13 @@ class Signer:
             self._clock.monotonic(),
             None if is_announced else published,
         )
+
+    def _announced_since(self, seen: _Seen, found: check.Walk) -> list[SignedHead]:
+        """Return the heads that entries name and the file of published ones does not have, as after a restore: the entries were copied last."""
+        key = self.files.public_key.read_text(encoding="ascii")
+        kept = {_announcement(one) for one in found.published}
+        named = [_head_of(message) for message in seen.heads - kept]
+        return sorted((one for one in named if one and is_signed(one, key)), key=lambda one: one.size)
 
     def _break(self, problems: list[str]) -> None:
         self.broken = problems[0]
@@ -241,7 +253,14 @@ def _decoded(line: bytes) -> entry.Entry:
 
 def _announcement(published: SignedHead) -> str:
     """Return the message of the event that publishes a head: what a person saves as a file for check-proof.py --head."""
-    return f"head of the chain: {FORMAT.render(published).decode().strip()}"
+    return f"{_ANNOUNCES}{FORMAT.render(published).decode().strip()}"
+
+
+def _head_of(message: str) -> SignedHead | None:
+    """Return the head that such a message names; None for any other text."""
+    with suppress(DamagedStateError):
+        return FORMAT.parse(message.removeprefix(_ANNOUNCES).encode(), "the message")
+    return None
 
 
 def _is_of(found: entry.Entry, published: SignedHead | None) -> bool:

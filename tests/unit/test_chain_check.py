@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -150,8 +151,13 @@ def test_going_back_to_an_earlier_chain_is_found_by_what_was_published_since(
     for one, content in files.items():
         (tmp_path / one).write_bytes(content)
     early = files["published.jsonl"].splitlines(keepends=True)[1]
+    count = json.loads(early)["size"]
+    lines = files["entries.jsonl"].splitlines(keepends=True)
     (tmp_path / "head.json").write_bytes(early)
-    assert walk(tmp_path).problems[0].startswith("the newest head is older than a published one")
+    (tmp_path / "entries.jsonl").write_bytes(b"".join(lines[:count]))
+    (tmp_path / "tree").write_bytes(files["tree"][: (2 * count - count.bit_count()) * 40])
+    last = json.loads(files["published.jsonl"].splitlines()[-1])["size"]
+    assert walk(tmp_path).problems[-1] == f"entries from {count} to {last - 1} are missing"
 
 
 def test_what_the_signer_adds_while_it_is_walked_is_no_finding(
