@@ -51,6 +51,8 @@ def daemons(context: CheckContext) -> Iterator[Finding]:
     for extractor in context.report.hearts[-1:]:
         for name, reason in extractor.silent_peers.items():
             yield broken(f"the extractor cannot reach {name}: {reason}", "ddwd status")
+    if context.report.chain is not None and context.report.chain.problem:
+        yield broken(context.report.chain.problem, chain.REMEDY)
 
 
 def sweep(context: CheckContext) -> Iterator[Finding]:
@@ -178,14 +180,6 @@ def firewall(context: CheckContext) -> Iterator[Finding]:
     elif wanted == "auto" and not is_there:
         text = "no table of nftables: the Orthancs still answer this machine alone, any local user may take a port that is free"
         yield note(text, f"apt install nftables; {remedy}; or write network.firewall: false")
-
-
-def signed(context: CheckContext) -> Iterator[Finding]:
-    state = context.report.chain
-    if state is None:
-        yield note("no signer has written any yet", chain.REMEDY)
-    elif state.problem:
-        yield broken(state.problem, chain.REMEDY)
 
 
 def waiting(context: CheckContext) -> Iterator[Finding]:

@@ -50,7 +50,6 @@ CHECKS: dict[str, tuple[Callable[[CheckContext], Iterator[Finding]], str]] = {
     "senders": (checks.senders, "only the senders in the list may send"),
     "ports": (checks.ports, "nobody else holds one"),
     "firewall": (checks.firewall, "as network.firewall is set"),
-    "chain": (checks.signed, "every event is entered and signed"),
     "waiting": (checks.waiting, "no task for the operator"),
     "self test": (checks.self_test, "the last one passed"),
 }
