@@ -178,7 +178,7 @@ class ChainConfig:
     """The chain: what happened to studies, as signed entries that nobody can change unseen. Its heads are in the journal, too."""
 
     publish_to: str | None = setting(None, parsers.folder_or_url, secret=True)
-    """Where each published head of the chain goes, daily and at each 10,000 entries: a folder that user ddwd may write to, best on another
+    """Where each published head of the chain goes, daily and at each 10,000 entries: a folder that user ddwd-monitor may write to, best on another
     machine, or a URL of HTTPS that it is POSTed to as JSON. Empty: nowhere else."""
     timestamp_url: str | None = setting(None, parsers.url)
     """Time stamp authority (RFC 3161) that stamps each published head. Empty: none."""
