@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from ddwd.core import watchdog
+from ddwd.core import audit, watchdog
 from tests.depth import FULL, examples
 from tests.machine.machine import accounts
 from tests.tiers import is_certify, rank
@@ -24,6 +24,12 @@ def _watchdog() -> Iterator[None]:
     """Remove the watchdog's hook that a test, or a daemon made by it, has installed."""
     yield
     watchdog.install()
+
+
+@pytest.fixture(autouse=True)
+def _users() -> None:
+    """Forget the users that an earlier test had the readers of the audit trail look up."""
+    audit._uids.cache_clear()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cache
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
 from ddwd.config.schema import SECRET_KEYS, Config, Scp
-from ddwd.core import audit
 from ddwd.core.audit import FIELDS, Audit, Event, is_genuine, selection
 from ddwd.monitoring.rejected_associations import RejectionReporter
 from ddwd.store.settings_snapshot import changed_settings
@@ -66,7 +64,6 @@ def users(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """The users of a machine with the portal, by name."""
     ids = {"root": 0, "nobody": 65534, "ddwd": 990, "ddwd-inbox": 991, "ddwd-acceptor": 992}
     monkeypatch.setattr("pwd.getpwnam", lambda name: Mock(pw_uid=ids[name]))
-    monkeypatch.setattr(audit, "_uids", cache(audit._uids.__wrapped__))  # a process looks once
     return ids
 
 
