@@ -22,8 +22,8 @@ from ddwd.config.paths import Paths
 from ddwd.core import durable, safe_folder
 from ddwd.core.errors import DdwdError, InvalidValueError, StateError, StorageFullError
 from ddwd.provisioning import databases
+from ddwd.provisioning.database_setup import ensure_databases
 from ddwd.provisioning.host import must
-from ddwd.provisioning.provision import ensure_databases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

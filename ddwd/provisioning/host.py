@@ -132,7 +132,7 @@ def completed(
     """
     if login is not None:
         options["env"] = {**os.environ, **login.env}
-        if login.user is not None:
+        if login.user is not None and pwd.getpwnam(login.user).pw_uid != os.geteuid():
             options |= {"user": login.user, "group": login.user, "extra_groups": [], "cwd": "/"}
     try:
         done = subprocess.run(argv, stdout=stdout, stderr=subprocess.PIPE, check=False, **options)

@@ -1,4 +1,4 @@
-"""Prepare the machine as root at each start, before the Orthancs: passwords, databases, rendered configuration, OUTPUT_DIR.
+"""Prepare the machine as root at each start, before the Orthancs: passwords, rendered configuration, drop-ins, OUTPUT_DIR.
 
 Idempotent: every step changes only what differs. Runs as ddwd-provision.service (oneshot). Reads the settings and the operator's
 additions; writes credentials.json, Paths.logins, Paths.rendered, Paths.tls and drop-ins of the units. A failure is one line on stderr; the exit
@@ -18,9 +18,9 @@ from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.config.schema import ROLES
 from ddwd.core import durable
-from ddwd.core.errors import DdwdError, PeerDownError
+from ddwd.core.errors import DdwdError
 from ddwd.provisioning import credentials as passwords
-from ddwd.provisioning import databases, destinations, handover, machine_link, tls_proxy
+from ddwd.provisioning import destinations, handover, machine_link, tls_proxy
 from ddwd.provisioning.host import SystemHost, must
 from ddwd.provisioning.orthanc_config import RENDERED_NAME, render
 
@@ -29,10 +29,8 @@ if TYPE_CHECKING:
 
     from ddwd.config.schema import Config, NodeName
     from ddwd.provisioning.credentials import Credentials
-    from ddwd.provisioning.host import Host, Login
+    from ddwd.provisioning.host import Host
 
-_START_SECONDS = 90
-"""How long PostgreSQL may take to start; recovery after a power cut takes time."""
 _LEDGER_UNITS = ("ddwd-extractor", "ddwd-doctor", "ddwd-commitment")
 """Units that read the custody records and may connect to this machine only."""
 _KEYS_OF: Mapping[str, tls.Name] = {
@@ -78,8 +76,6 @@ def provision(config: Config, host: Host) -> None:
         ensure_output_dir(config, host)
     ensure_tls(config)
     ensure_drop_ins(config, host)
-    if config.database.engine == "postgresql":
-        ensure_databases(config, host)
     for node, text in texts.items():
         write_rendered(config, node, text, host)
     durable.replace_file(Paths(config).routes, routing.rendered(config.routes), 0o644)
@@ -203,6 +199,7 @@ def drop_ins(config: Config) -> dict[tuple[str, str], str | None]:
     in_use = tls.in_use(config)
     for unit, name in _KEYS_OF.items():
         found[unit, "50-tls.conf"] = _key("tls", tls.files(config, name).key) if name in in_use else None
+    found["ddwd-databases", "50-external.conf"] = _external_database(config)
     for unit, ports in _ports_of(config).items():
         found[unit, "50-low-port.conf"] = _low_port(ports)
     return found
@@ -232,6 +229,20 @@ def _read_write(folder: Path) -> str:
 def _network_access(setting: str, addresses: Sequence[str]) -> str | None:
     """Return the drop-in that lets a unit connect to these addresses, or None without any."""
     return _drop_in(f"{setting} of ddwd.yaml", f"IPAddressAllow={' '.join(addresses)}") if addresses else None
+
+
+def _external_database(config: Config) -> str | None:
+    """Return the drop-in with which ddwd-databases asks a server elsewhere, as a user who may read its password; None for the local one."""
+    if config.database.engine != "postgresql" or config.database.is_local:
+        return None
+    return _drop_in(
+        "database.host of ddwd.yaml",
+        "User=ddwd",
+        "Group=ddwd",
+        "PrivateNetwork=no",
+        "RestrictAddressFamilies=AF_INET AF_INET6",
+        "IPAddressAllow=any",
+    )
 
 
 def _ledger_addresses(config: Config) -> list[str]:
@@ -298,48 +309,6 @@ def ensure_tls(config: Config) -> None:
             durable.unlink(folder / name)
         else:
             durable.replace_file(folder / name, text.encode(), 0o644)
-
-
-def ensure_databases(config: Config, host: Host) -> None:
-    """Wait for PostgreSQL; create missing roles and databases on a local server, but change no external one."""
-    for node in config.own_nodes:
-        if config.database.is_local:
-            _ensure_local(config, node.name, host)
-        else:
-            _await_external(config, node.name, host)
-
-
-def _ensure_local(config: Config, node: NodeName, host: Host) -> None:
-    role, name = config.database.user_for(node), config.database.name_for(node)
-    login = databases.superuser(config)
-
-    def ask(statement: str) -> str:
-        return must(host.run(login.psql(statement), login), "PostgreSQL").out
-
-    hint = "see: systemctl status postgresql"
-    _await(host, login.psql("SELECT 1"), login, "the local PostgreSQL", hint)
-    if not ask(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'"):  # noqa: S608 - validated in config
-        ask(f'CREATE ROLE "{role}" LOGIN')
-    if not ask(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):  # noqa: S608 - validated in config
-        ask(f'CREATE DATABASE "{name}" OWNER "{role}" ENCODING \'UTF8\' TEMPLATE template0')
-        ask(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
-
-
-def _await_external(config: Config, node: NodeName, host: Host) -> None:
-    login = databases.login(config, node)
-    where = f"PostgreSQL at {databases.place(config)} (database {config.database.name_for(node)})"
-    hint = "check database.*, the roles and pg_hba.conf on that server, and the password"
-    login = login._replace(env={**login.env, "PGCONNECT_TIMEOUT": "5"})
-    _await(host, login.psql("SELECT 1"), login, where, hint)
-
-
-def _await(host: Host, argv: list[str], login: Login, who: str, hint: str) -> None:
-    for _ in range(_START_SECONDS):
-        if host.run(argv, login).status == 0:
-            return
-        host.wait(1)
-    if (answer := host.run(argv, login)).status:
-        raise PeerDownError(f"{who} did not answer within {_START_SECONDS} s ({answer.complaint}); {hint}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 UNITS = (
     "ddwd",
     "ddwd-provision",
+    "ddwd-databases",
     "ddwd-firewall",
     "ddwd-gateway",
     "ddwd-acceptor",

@@ -15,7 +15,7 @@ import pytest
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, InboxConfig, LedgerConfig
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, PeerRefusedError
-from ddwd.provisioning import credentials, provision, tls_proxy
+from ddwd.provisioning import credentials, database_setup, provision, tls_proxy
 from ddwd.provisioning.host import CommandResult, Login, SystemHost
 from ddwd.provisioning.orthanc_config import RENDERED_NAME
 
@@ -121,11 +121,17 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def start(config: Config, host: FakeHost) -> None:
+    """As ddwd-provision and then ddwd-databases, which needs it."""
+    provision.provision(config, host)
+    database_setup.ensure_databases(config, host)
+
+
 # --- the whole --------------------------------------------------------------------------------------------------------
 
 
 def test_first_run_makes_everything(config: Config, host: FakeHost) -> None:
-    provision.provision(config, host)
+    start(config, host)
     assert host.roles == {"ddwd-gateway", "ddwd-storage"}
     assert host.databases == {"ddwd_gateway": "ddwd-gateway", "ddwd_storage": "ddwd-storage"}
     for node in NODES:
@@ -138,10 +144,10 @@ def test_first_run_makes_everything(config: Config, host: FakeHost) -> None:
 
 
 def test_second_run_changes_nothing(config: Config, host: FakeHost, tmp_path: Path) -> None:
-    provision.provision(config, host)
+    start(config, host)
     before = _files(tmp_path)
     host.commands.clear()
-    provision.provision(config, host)
+    start(config, host)
     assert _files(tmp_path) == before
     assert host.changes == []
 
@@ -160,10 +166,9 @@ def test_folders_are_handed_over_first_and_handed_back_for_an_older_version(
 def test_run_that_was_cut_short_is_finished_by_the_next(config: Config, host: FakeHost) -> None:
     host.refuse = 'CREATE DATABASE "ddwd_storage"'
     with pytest.raises(PeerRefusedError):
-        provision.provision(config, host)
-    assert not Paths(config).rendered("gateway").exists()
+        start(config, host)
     host.refuse = ""
-    provision.provision(config, host)
+    start(config, host)
     assert set(host.databases) == {"ddwd_gateway", "ddwd_storage"}
     assert Paths(config).rendered("storage").exists()
 
@@ -173,7 +178,7 @@ def test_broken_addition_stops_before_the_databases(config: Config, host: FakeHo
     folder.mkdir(parents=True)
     (folder / "mine.json").write_text('{"OverwriteInstances": true}')
     with pytest.raises(ConfigError, match="OverwriteInstances"):
-        provision.provision(config, host)
+        start(config, host)
     assert host.commands == []
 
 
@@ -344,7 +349,7 @@ def test_the_capability_goes_when_the_port_is_back_above_1024(config: Config, ho
 
 def test_statements_quote_every_name_and_run_as_postgres(config: Config, host: FakeHost) -> None:
     config = _with_database(config, gateway_name="select", gateway_user="Mixed-Case", port=5433)
-    provision.ensure_databases(config, host)
+    database_setup.ensure_databases(config, host)
     assert host.statements[:5] == [
         "SELECT 1",
         "SELECT 1 FROM pg_roles WHERE rolname = 'Mixed-Case'",
@@ -359,14 +364,14 @@ def test_statements_quote_every_name_and_run_as_postgres(config: Config, host: F
 
 
 def test_local_database_never_sees_the_password(config: Config, host: FakeHost) -> None:
-    provision.ensure_databases(_with_database(config, password="made up"), host)  # noqa: S106 - it is
+    database_setup.ensure_databases(_with_database(config, password="made up"), host)  # noqa: S106 - it is
     assert not any("made up" in " ".join(argv) for argv in host.commands)
     assert all(env == {"PGOPTIONS": "-c search_path=pg_catalog"} for env in host.environments)
 
 
 def test_postgresql_that_comes_up_late_is_waited_for(config: Config, host: FakeHost) -> None:
     host.starting = 20
-    provision.ensure_databases(config, host)
+    database_setup.ensure_databases(config, host)
     assert host.waited == 20
     assert len(host.databases) == 2
 
@@ -374,7 +379,7 @@ def test_postgresql_that_comes_up_late_is_waited_for(config: Config, host: FakeH
 def test_postgresql_that_stays_away_is_said_with_the_command(config: Config, host: FakeHost) -> None:
     host.starting = 1000
     with pytest.raises(PeerDownError) as caught:
-        provision.ensure_databases(config, host)
+        database_setup.ensure_databases(config, host)
     assert host.waited == 90
     assert str(caught.value) == (
         "the local PostgreSQL did not answer within 90 s (the database system is starting up); "
@@ -385,14 +390,14 @@ def test_postgresql_that_stays_away_is_said_with_the_command(config: Config, hos
 def test_refusal_of_the_server_is_told_in_its_words(config: Config, host: FakeHost) -> None:
     host.refuse = "CREATE ROLE"
     with pytest.raises(PeerRefusedError, match="PostgreSQL: ERROR:  permission denied to create role"):
-        provision.ensure_databases(config, host)
+        database_setup.ensure_databases(config, host)
 
 
 def test_external_server_is_only_looked_at_with_the_password_in_the_environment(
     config: Config, host: FakeHost
 ) -> None:
     config = _with_database(config, host="db.example", password="made up")  # noqa: S106 - it is
-    provision.ensure_databases(config, host)
+    database_setup.ensure_databases(config, host)
     assert host.statements == ["SELECT 1", "SELECT 1"]
     assert set(host.users) == {None}
     assert [argv[argv.index("-d") + 1] for argv in host.commands] == [
@@ -407,12 +412,12 @@ def test_external_server_that_does_not_answer_names_what_to_check(config: Config
     host.starting = 1000
     config = _with_database(config, host="db.example", password="made up")  # noqa: S106 - it is
     with pytest.raises(PeerDownError, match=r"db\.example:5432 \(database ddwd_gateway\).*pg_hba") as caught:
-        provision.ensure_databases(config, host)
+        database_setup.ensure_databases(config, host)
     assert "made up" not in str(caught.value)
 
 
 def test_sqlite_needs_no_server(config: Config, host: FakeHost) -> None:
-    provision.provision(_with_database(config, engine="sqlite"), host)
+    start(_with_database(config, engine="sqlite"), host)
     assert host.commands == []
 
 
