@@ -239,6 +239,7 @@ def _external_database(config: Config) -> str | None:
         "database.host of ddwd.yaml",
         "User=ddwd",
         "Group=ddwd",
+        "Environment=HOME=/nonexistent",  # libpq fails at a home that it may not enter
         "PrivateNetwork=no",
         "RestrictAddressFamilies=AF_INET AF_INET6",
         "IPAddressAllow=any",

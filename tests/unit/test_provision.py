@@ -416,6 +416,18 @@ def test_external_server_that_does_not_answer_names_what_to_check(config: Config
     assert "made up" not in str(caught.value)
 
 
+def test_an_external_server_is_asked_over_the_network_by_a_user_who_may_read_its_password(
+    config: Config,
+) -> None:
+    place = ("ddwd-databases", "50-external.conf")
+    assert provision.drop_ins(config)[place] is None
+    external = _with_database(config, host="db.example", password="made up")  # noqa: S106 - it is
+    text = provision.drop_ins(external)[place] or ""
+    assert {"User=ddwd", "PrivateNetwork=no", "IPAddressAllow=any"} <= set(text.splitlines())
+    assert "made up" not in text
+    assert provision.drop_ins(_with_database(config, engine="sqlite"))[place] is None
+
+
 def test_sqlite_needs_no_server(config: Config, host: FakeHost) -> None:
     start(_with_database(config, engine="sqlite"), host)
     assert host.commands == []
