@@ -184,5 +184,6 @@ def test_without_the_firewall_the_same_stranger_hears_the_portal(own: Portal) ->
     with stranger(own) as said:
         _restart(own, 3)
     assert _said("\n".join(said), "heard")
+    _back(own)
     for port in INNER:
         assert REFUSED not in _echo(own, port, "nobody")
