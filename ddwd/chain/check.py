@@ -18,6 +18,7 @@ from ddwd.chain.entry_changes import named
 from ddwd.chain.head import FORMAT, HeadFiles, SignedHead, is_signed, parse_lines
 from ddwd.chain.log import ChainLog, records
 from ddwd.chain.merkle import Frontier
+from ddwd.chain.records import RESTORE
 from ddwd.core import safe_folder, watchdog
 from ddwd.core.errors import DdwdError, LinkedError, StateError
 
@@ -66,6 +67,8 @@ def walk(folder: Path, visit: Visit = lambda _index, _line: None, *, to_the_end:
             differing = index
         if index < size and _EVENT in line:
             announced.append((index, line))
+        elif index < size and _RESTORE in line:
+            announced.clear()  # the journal names heads of before the restore, which the backup may not have
         while heads and heads[0].size == index + 1:
             _compare(heads.pop(0), frontier, found)
     if found.entries < size:
@@ -86,6 +89,7 @@ def _blame(differing: int, log: ChainLog, found: Walk) -> None:
 
 
 _EVENT = f'"event":"{HEAD}"'.encode()
+_RESTORE = f'"place":"{RESTORE}"'.encode()
 
 
 def _read_heads(files: HeadFiles, found: Walk) -> None:

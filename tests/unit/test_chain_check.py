@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddwd.chain.check import walk
+from ddwd.chain.entry import encode
 from ddwd.chain.head import HeadFiles
 from ddwd.chain.log import ChainLog
 from ddwd.chain.signer import Chain, Signer
 from ddwd.core.audit import Event
 from tests.depth import FULL
-from tests.unit.chain import Journal, key_of
+from tests.unit.chain import Journal, chain, key_of
 from tests.unit.fakes import FakeClock, orthanc_id
 
 if TYPE_CHECKING:
@@ -182,3 +183,16 @@ def test_what_the_signer_adds_while_it_is_walked_is_no_finding(
 def test_no_chain_is_no_problem_and_no_entry(tmp_path: Path) -> None:
     found = walk(tmp_path)
     assert (found.entries, found.newest, found.problems) == (0, None, [])
+
+
+def test_a_head_of_before_a_restore_that_the_backup_has_not_is_no_problem_after_it(tmp_path: Path) -> None:
+    announced = encode(
+        {"event": "chain-head", "message": "head of the chain: {}", "time": "2026-01-05T12:00:00.000Z"}
+    )
+    restored = encode({"event": "requested", "place": "restore", "time": "2026-01-05T12:00:01.000Z"})
+    chain(tmp_path, [announced])
+    assert walk(tmp_path).problems == ["the published head that entry 0 names is missing"]
+    chain(tmp_path, [restored])
+    assert walk(tmp_path).problems == []
+    chain(tmp_path, [announced])
+    assert walk(tmp_path).problems == ["the published head that entry 2 names is missing"]
