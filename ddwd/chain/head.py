@@ -7,20 +7,16 @@ given away, one a line, never removed). The private key is in a folder of its ow
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ddwd.core import durable, safe_folder
-from ddwd.core.errors import DdwdError
+from ddwd.core import durable, safe_folder, signature
 from ddwd.store.statefile import StateFormat
 
-_OPENSSL = "/usr/bin/openssl"
-_SECONDS = 30
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,33 +90,29 @@ def parse_lines(content: bytes, path: Path) -> list[SignedHead]:
 
 def make_key(key: Path, files: HeadFiles) -> None:
     """Make the private key if there is none, and the public one beside it. Raises DdwdError and OSError."""
-    if not key.exists():
-        durable.replace_file(key, openssl("genpkey", "-algorithm", "ed25519"), 0o400)
-    public = openssl("pkey", "-in", str(key), "-pubout")
+    signature.ensure_key(key)
+    public = signature.public_key(key)
     if not files.public_key.exists() or safe_folder.read(files.public_key) != public:
         durable.replace_file(files.public_key, public, 0o644, exact_mode=True)
 
 
 def key_id(public_key: str) -> str:
-    """Return the ID of a log: the SHA-256, in hexadecimal, of the public key in DER. Raises ValueError for any other text than openssl's."""
+    """Return the ID of a log, which is that of its public key. Raises ValueError for any other text than openssl's."""
     der = base64.b64decode("".join(public_key.splitlines()[1:-1]))
     if (
         public_key
         != f"-----BEGIN PUBLIC KEY-----\n{base64.b64encode(der).decode()}\n-----END PUBLIC KEY-----\n"
     ):
         raise ValueError
-    return hashlib.sha256(der).hexdigest()
+    return signature.key_id(public_key.encode())
 
 
 def sign(key: Path, files: HeadFiles, size: int, root: bytes, time: str) -> SignedHead:
     """Return a signed head. Raises DdwdError and OSError."""
     log = key_id(safe_folder.read(files.public_key).decode("ascii"))
     unsigned = SignedHead(size, root.hex(), time, log)
-    with tempfile.NamedTemporaryFile() as text:  # openssl 3.0 signs only what it can ask the size of
-        text.write(unsigned.text())
-        text.flush()
-        signature = openssl("pkeyutl", "-sign", "-rawin", "-inkey", str(key), "-in", text.name)
-    return SignedHead(size, root.hex(), time, log, base64.b64encode(signature).decode())
+    signed = signature.sign(key, unsigned.text())
+    return SignedHead(size, root.hex(), time, log, base64.b64encode(signed).decode())
 
 
 @lru_cache(maxsize=10_000)
@@ -129,38 +121,9 @@ def is_signed(head: SignedHead, public_key: str) -> bool:
     try:
         if head.log != key_id(public_key):
             return False
-        signature = base64.b64decode(head.signature, validate=True)
+        signed = base64.b64decode(head.signature, validate=True)
     except ValueError:
         return False
-    if base64.b64encode(signature).decode() != head.signature:  # base64 has bits that mean nothing
+    if base64.b64encode(signed).decode() != head.signature:  # base64 has bits that mean nothing
         return False
-    with tempfile.TemporaryDirectory() as folder:
-        paths = []
-        for name, content in (
-            ("text", head.text()),
-            ("signature", signature),
-            ("key", public_key.encode()),
-        ):
-            paths.append(f"{folder}/{name}")
-            Path(paths[-1]).write_bytes(content)
-        text, signed, key = paths
-        arguments = ["-verify", "-rawin", "-pubin", "-inkey", key, "-sigfile", signed, "-in", text]
-        return run_openssl("pkeyutl", *arguments).returncode == 0
-
-
-def openssl(*arguments: str) -> bytes:
-    """Run openssl(1); return its output. Raises DdwdError with its complaint."""
-    done = run_openssl(*arguments)
-    if done.returncode:
-        raise DdwdError(f"openssl {arguments[0]} failed: {done.stderr.decode(errors='replace').strip()}")
-    return done.stdout
-
-
-def run_openssl(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    command = [_OPENSSL, *arguments]
-    try:
-        return subprocess.run(
-            command, capture_output=True, check=False, timeout=_SECONDS, stdin=subprocess.DEVNULL
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise DdwdError(f"{_OPENSSL} cannot be run ({type(error).__name__})") from error
+    return signature.holds(public_key.encode(), head.text(), signed)

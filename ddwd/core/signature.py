@@ -16,7 +16,7 @@ from ddwd.core import durable
 from ddwd.core.errors import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _OPENSSL = "/usr/bin/openssl"
@@ -27,20 +27,20 @@ _MODE = 0o400
 def ensure_key(key: Path) -> None:
     """Make a private key, which its owner alone may read, unless there is one. Raises StateError."""
     if not key.exists():
-        made = _openssl(["genpkey", "-algorithm", "ed25519"])
-        durable.replace_file(key, made.stdout, _MODE, exact_mode=True)
+        made = openssl("genpkey", "-algorithm", "ed25519")
+        durable.replace_file(key, made, _MODE, exact_mode=True)
 
 
 def public_key(key: Path) -> bytes:
     """Return the public key of a private one. Raises StateError."""
-    return _openssl(["pkey", "-in", str(key), "-pubout"]).stdout
+    return openssl("pkey", "-in", str(key), "-pubout")
 
 
 def sign(key: Path, text: bytes) -> bytes:
     """Return the signature of a text. Raises StateError."""
     with memory_file(text) as (path, descriptor):
         argv = ["pkeyutl", "-sign", "-inkey", str(key), "-rawin", "-in", path]
-        return _openssl(argv, (descriptor,)).stdout
+        return openssl(*argv, inherited=(descriptor,))
 
 
 def holds(public: bytes, text: bytes, signature: bytes) -> bool:
@@ -73,18 +73,24 @@ def memory_file(content: bytes) -> Iterator[tuple[str, int]]:
         os.close(descriptor)
 
 
-def _run(argv: list[str], inherited: tuple[int, ...] = ()) -> subprocess.CompletedProcess[bytes]:
+def openssl(*arguments: str, inherited: tuple[int, ...] = ()) -> bytes:
+    """Run openssl(1), which inherits these descriptors; return its output. Raises StateError with its complaint."""
+    done = _run(arguments, inherited)
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise StateError(f"openssl {arguments[0]}: {lines[0] if lines else f'exit status {done.returncode}'}")
+    return done.stdout
+
+
+def _run(arguments: Sequence[str], inherited: tuple[int, ...]) -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(
-            [_OPENSSL, *argv], pass_fds=inherited, capture_output=True, check=False, timeout=_SECONDS
+            [_OPENSSL, *arguments],
+            pass_fds=inherited,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise StateError(f"openssl: {error}") from None
-
-
-def _openssl(argv: list[str], inherited: tuple[int, ...] = ()) -> subprocess.CompletedProcess[bytes]:
-    done = _run(argv, inherited)
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise StateError(f"openssl {argv[0]}: {lines[0] if lines else f'exit status {done.returncode}'}")
-    return done

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Self
 
 import requests
 
-from ddwd.chain.head import FORMAT, HeadFiles, SignedHead, openssl
+from ddwd.chain.head import FORMAT, HeadFiles, SignedHead
 from ddwd.core import durable
 from ddwd.core.clock import stamp
 from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError, StateError
 from ddwd.core.retry import Backoff
+from ddwd.core.signature import openssl
 from ddwd.store.status_files import CHAIN_PUBLICATION, ChainPublication
 
 if TYPE_CHECKING:
