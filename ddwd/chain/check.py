@@ -13,12 +13,11 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.chain.entry import HEAD, decode
+from ddwd.chain.entry import HEAD, decode, is_restore
 from ddwd.chain.entry_changes import named
 from ddwd.chain.head import FORMAT, HeadFiles, SignedHead, is_signed, parse_lines
 from ddwd.chain.log import ChainLog, records
 from ddwd.chain.merkle import Frontier
-from ddwd.chain.records import RESTORE
 from ddwd.core import safe_folder, watchdog
 from ddwd.core.errors import DdwdError, LinkedError, StateError
 
@@ -67,7 +66,7 @@ def walk(folder: Path, visit: Visit = lambda _index, _line: None, *, to_the_end:
             differing = index
         if index < size and _EVENT in line:
             announced.append((index, line))
-        elif index < size and _RESTORE in line:
+        elif index < size and is_restore(line):
             announced.clear()  # the journal names heads of before the restore, which the backup may not have
         while heads and heads[0].size == index + 1:
             _compare(heads.pop(0), frontier, found)
@@ -89,7 +88,6 @@ def _blame(differing: int, log: ChainLog, found: Walk) -> None:
 
 
 _EVENT = f'"event":"{HEAD}"'.encode()
-_RESTORE = f'"place":"{RESTORE}"'.encode()
 
 
 def _read_heads(files: HeadFiles, found: Walk) -> None:

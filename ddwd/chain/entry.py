@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,6 +31,10 @@ CHAINED = frozenset(
 HEAD = Event.CHAIN_HEAD.value
 BEGUN, KNOWN = "chain-begun", "record-known"
 """Entries that the signer makes itself: the first one, and a custody record that no entry is about."""
+RESTORE = "restore"
+"""DDWD_PLACE of the event of a restore."""
+_RESTORE = f'"place":"{RESTORE}"'.encode()
+_ROOT = "0"
 _LEFT_OUT = frozenset({"accession"})
 _MICRO = 1_000_000
 
@@ -48,6 +53,17 @@ def decode(line: bytes, where: str) -> Entry:
     except (ValueError, RecursionError) as error:
         raise DamagedStateError(where, "entry of the chain", type(error).__name__) from error
     raise DamagedStateError(where, "entry of the chain", "not canonical")
+
+
+def is_restore(line: bytes) -> bool:
+    """Return whether an entry says that a backup was restored. Only root restores: user ddwd, who may write any event, is not believed."""
+    if _RESTORE not in line:
+        return False
+    with suppress(ValueError, RecursionError, AttributeError):
+        entry = json.loads(line)
+        told = entry.get("event"), entry.get("place"), entry.get("uid")
+        return told == (Event.REQUESTED.value, RESTORE, _ROOT)
+    return False
 
 
 def entry_of(record: Mapping[str, Any]) -> Entry | None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from ddwd.chain.entry import KNOWN
+from ddwd.chain.entry import KNOWN, is_restore
 from ddwd.core.audit import Event
 from ddwd.core.model import OrthancId
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from ddwd.store.record_check import StoredRecord
 
 Kind = Literal["rewritten", "rolled-back", "deleted", "unentered"]
-RESTORE = "restore"
-"""DDWD_PLACE of the event of a restore."""
-_RESTORE = f'"place":"{RESTORE}"'.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +71,19 @@ class Statements:
         """Take the next entry of the log; a line that is none states nothing, and the walk over the log finds it."""
         is_about = not self._names or any(name in line for name in self._names)
         is_statement = is_about and _is_statement(line)
-        if self.begun and not is_statement and _RESTORE not in line:
+        if is_restore(line):
+            self._restored = index
+        if self.begun and not is_statement:
             return
         with suppress(ValueError, RecursionError, AttributeError):
             # not `decode`: that the line is canonical is of no interest here, and costs as much again
             entry = json.loads(line)
             self.begun = self.begun or str(entry.get("time", ""))
-            if is_statement or _RESTORE in line:
+            if is_statement:
                 self._take(index, entry)
 
     def _take(self, index: int, entry: Entry) -> None:
         is_removal = entry.get("event") == Event.RECORD_REMOVED
-        if entry.get("event") == Event.REQUESTED and entry.get("place") == RESTORE:
-            self._restored = index
         if not is_removal and "record_sha256" not in entry:
             return
         study = OrthancId(str(entry.get("study", "")))

@@ -14,7 +14,7 @@ from pathlib import Path
 from ddwd import __version__
 from ddwd.backup import archive, restore, seal
 from ddwd.backup.backup import Made, Order, back_up
-from ddwd.chain import records
+from ddwd.chain import entry
 from ddwd.cli import progress
 from ddwd.cli.command import Argument, Command, VerbResult, file_errors, flag, prints
 from ddwd.cli.config import settings_files
@@ -111,7 +111,7 @@ def _backed_up(made: Made, order: Order, config: Config) -> VerbResult:
 
 def _left_out(entries: Iterable[str]) -> list[str]:
     """Return a line for each entry of a database that Orthanc has not made."""
-    return [f"not made by Orthanc, a restore leaves it out: {plain(entry)}" for entry in entries]
+    return [f"not made by Orthanc, a restore leaves it out: {plain(one)}" for one in entries]
 
 
 def _contents(manifest: archive.Manifest, config: Config) -> Iterator[str]:
@@ -183,7 +183,7 @@ def _restore(args: Namespace, _config: Config | None) -> VerbResult:
     if args.unsigned:
         sys.stderr.write("ddwd: restored without regard to the signature of the backup\n")
     # `ddwd verify` reads the place: after a restore, earlier custody records are right
-    Audit().record(Event.REQUESTED, "the operator requested a restore; it is complete", place=records.RESTORE)
+    Audit().record(Event.REQUESTED, "the operator requested a restore; it is complete", place=entry.RESTORE)
     sys.stderr.writelines(f"ddwd: {line}\n" for line in _left_out(left_out))
     return _start(backup, as_json=args.json)
 

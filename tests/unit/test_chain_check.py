@@ -189,10 +189,10 @@ def test_a_head_of_before_a_restore_that_the_backup_has_not_is_no_problem_after_
     announced = encode(
         {"event": "chain-head", "message": "head of the chain: {}", "time": "2026-01-05T12:00:00.000Z"}
     )
-    restored = encode({"event": "requested", "place": "restore", "time": "2026-01-05T12:00:01.000Z"})
-    chain(tmp_path, [announced])
+    restored = {"event": "requested", "place": "restore", "time": "2026-01-05T12:00:01.000Z"}
+    chain(tmp_path, [announced, encode(restored | {"uid": "991"})])
     assert walk(tmp_path).problems == ["the published head that entry 0 names is missing"]
-    chain(tmp_path, [restored])
+    chain(tmp_path, [encode(restored | {"uid": "0"})])
     assert walk(tmp_path).problems == []
     chain(tmp_path, [announced])
-    assert walk(tmp_path).problems == ["the published head that entry 2 names is missing"]
+    assert walk(tmp_path).problems == ["the published head that entry 3 names is missing"]

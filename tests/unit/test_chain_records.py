@@ -210,7 +210,12 @@ def test_after_a_restore_earlier_records_and_missing_ones_are_right_and_forged_o
     chained.forge(before)
     chained.portal.custody.path(image(9).study_id).unlink()
     assert chained.named() == {FIRST: "rolled-back", image(9).study_id: "deleted"}
-    chained.enter((Event.REQUESTED, {"DDWD_PLACE": "restore"}))
+    chained.enter((Event.REQUESTED, {"DDWD_PLACE": "restore", "_UID": "991"}))
+    assert chained.named() == {
+        FIRST: "rolled-back",
+        image(9).study_id: "deleted",
+    }  # user ddwd restores nothing
+    chained.enter((Event.REQUESTED, {"DDWD_PLACE": "restore", "_UID": "0"}))
     assert chained.named() == {}
     chained.forge(replace(before, accession="A99"))
     assert chained.named() == {FIRST: "rewritten"}
