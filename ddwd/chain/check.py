@@ -13,7 +13,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.chain.entry import HEAD, decode, is_restore
+from ddwd.chain.entry import HEAD, RESTORE, decode, replaced_by
 from ddwd.chain.entry_changes import named
 from ddwd.chain.head import FORMAT, HeadFiles, SignedHead, is_signed, parse_lines
 from ddwd.chain.log import ChainLog, records
@@ -66,7 +66,7 @@ def walk(folder: Path, visit: Visit = lambda _index, _line: None, *, to_the_end:
             differing = index
         if index < size and _EVENT in line:
             announced.append((index, line))
-        elif index < size and is_restore(line):
+        elif index < size and replaced_by(line) == RESTORE:
             announced.clear()  # the journal names heads of before the restore, which the backup may not have
         while heads and heads[0].size == index + 1:
             _compare(heads.pop(0), frontier, found)

@@ -31,9 +31,9 @@ CHAINED = frozenset(
 HEAD = Event.CHAIN_HEAD.value
 BEGUN, KNOWN = "chain-begun", "record-known"
 """Entries that the signer makes itself: the first one, and a custody record that no entry is about."""
-RESTORE = "restore"
-"""DDWD_PLACE of the event of a restore."""
-_RESTORE = f'"place":"{RESTORE}"'.encode()
+RESTORE, DOWNGRADE = "restore", "downgrade"
+"""DDWD_PLACE of the events by which root states that other custody records are there now."""
+_REPLACED = tuple(f'"place":"{place}"'.encode() for place in (RESTORE, DOWNGRADE))
 _ROOT = "0"
 _LEFT_OUT = frozenset({"accession"})
 _MICRO = 1_000_000
@@ -55,15 +55,17 @@ def decode(line: bytes, where: str) -> Entry:
     raise DamagedStateError(where, "entry of the chain", "not canonical")
 
 
-def is_restore(line: bytes) -> bool:
-    """Return whether an entry says that a backup was restored. Only root restores: user ddwd, who may write any event, is not believed."""
-    if _RESTORE not in line:
-        return False
-    with suppress(ValueError, RecursionError, AttributeError):
-        entry = json.loads(line)
-        told = entry.get("event"), entry.get("place"), entry.get("uid")
-        return told == (Event.REQUESTED.value, RESTORE, _ROOT)
-    return False
+def replaced_by(line: bytes) -> str:
+    """Return RESTORE or DOWNGRADE if root states so in this entry, empty otherwise.
+
+    Only root restores and installs: user ddwd, who may write any event, is not believed.
+    """
+    if any(place in line for place in _REPLACED):
+        with suppress(ValueError, RecursionError, AttributeError):
+            entry = json.loads(line)
+            if (entry.get("event"), entry.get("uid")) == (Event.REQUESTED.value, _ROOT):
+                return str(entry["place"])
+    return ""
 
 
 def entry_of(record: Mapping[str, Any]) -> Entry | None:

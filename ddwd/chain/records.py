@@ -1,7 +1,7 @@
 """Compare custody records with what the chain states of them: rewritten, rolled back and deleted records are found. Reads only.
 
 Every write of a custody record is an audit event with the SHA-256 of the record (`statement` in store/custody.py), and ddwd-signer
-enters it. The latest statement of a study is what its record has to be; after a restore, an earlier one is right too.
+enters it. The latest statement of a study is what its record has to be; after a restore or a downgrade, an earlier one is right too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from ddwd.chain.entry import KNOWN, is_restore
+from ddwd.chain.entry import KNOWN, replaced_by
 from ddwd.core.audit import Event
 from ddwd.core.model import OrthancId
 
@@ -63,7 +63,7 @@ class Statements:
 
     def __init__(self, about: Collection[str] = ()) -> None:
         self.begun = ""
-        self._restored = -1
+        self._replaced = -1
         self._names = [json.dumps(name, ensure_ascii=False).encode() for name in about]
         self._of: dict[OrthancId, Statement] = {}
 
@@ -71,8 +71,8 @@ class Statements:
         """Take the next entry of the log; a line that is none states nothing, and the walk over the log finds it."""
         is_about = not self._names or any(name in line for name in self._names)
         is_statement = is_about and _is_statement(line)
-        if is_restore(line):
-            self._restored = index
+        if replaced_by(line):
+            self._replaced = index
         if self.begun and not is_statement:
             return
         with suppress(ValueError, RecursionError, AttributeError):
@@ -128,7 +128,7 @@ class Statements:
         kind: Kind = "rewritten"
         reason = f"its record is not the one of entry {stated.index} of {stated.time}"
         if record.sha256 in stated.earlier:
-            if self._restored > stated.index:
+            if self._replaced > stated.index:
                 return
             kind, reason = (
                 "rolled-back",
@@ -139,7 +139,7 @@ class Statements:
     def _deleted(self, studies: Iterator[OrthancId]) -> Iterator[RecordFinding]:
         for study in studies:
             stated = self._of.get(study)
-            if stated is not None and stated.sha256 and self._restored < stated.index:
+            if stated is not None and stated.sha256 and self._replaced < stated.index:
                 reason = f"it has no record any more; the last one is entry {stated.index} of {stated.time}"
                 yield RecordFinding("deleted", study, stated.study_uid, reason, stated.index)
 

@@ -78,6 +78,8 @@ class _Seen:
         self.last = line
         if _POSITION in line:
             self.position = line
+        if entry.replaced_by(line) == entry.DOWNGRADE:
+            self.studies.clear()  # the older version made records that it states nowhere
         if _STATED in line:
             self.studies.add(_key(str(_decoded(line).get("study"))))
         if _ANNOUNCED in line:
@@ -195,6 +197,9 @@ class Signer:
         known = self._known(opened) if is_drained else []
         if lines := [entry.encode(one) for one in new] + known:
             opened.log.append(lines)
+        if any(entry.replaced_by(line) == entry.DOWNGRADE for line in lines):
+            self._open = None  # the start looks at all records anew
+            return True
         if opened.head is None or opened.log.size > opened.head.size:
             opened.head = self._sign(opened.log)
         if any(one["event"] == entry.HEAD and _is_of(one, opened.announce) for one in new):

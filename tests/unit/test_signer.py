@@ -281,6 +281,25 @@ def test_a_record_whose_event_was_lost_with_the_journal_is_entered_and_one_that_
     assert [one["study"] for one in machine.entries() if one["event"] == "record-known"] == [lost]
 
 
+def test_after_a_downgrade_all_records_are_entered_as_they_are_found(machine: Machine) -> None:
+    studies = [orthanc_id("P", "1"), orthanc_id("P", "2")]
+    machine.run()
+    for study in studies:
+        machine.journal.happen(
+            Event.PUBLISHED, study=study, record_sha256=machine.custody.write(record(study))
+        )
+    machine.run()
+    machine.journal.happen(Event.REQUESTED, place="downgrade")
+    machine.custody.write(record(studies[0], revision=2))  # by the older version, which states nothing
+    machine.boot()
+    machine.run()
+    known = [one["study"] for one in machine.entries() if one["event"] == "record-known"]
+    assert sorted(known) == sorted(studies)
+    machine.boot()
+    machine.run()
+    assert len([one for one in machine.entries() if one["event"] == "record-known"]) == len(studies)
+
+
 def test_a_record_that_cannot_be_read_is_entered_by_its_bytes(machine: Machine) -> None:
     machine.custody.write(record())
     path = machine.custody.path(OrthancId(STUDY))
