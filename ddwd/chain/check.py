@@ -13,12 +13,13 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.chain.entry import HEAD, RESTORE, decode, replaced_by
+from ddwd.chain.entry import HEAD, decode, replaced_by
 from ddwd.chain.entry_changes import named
 from ddwd.chain.head import FORMAT, HeadFiles, SignedHead, is_signed, parse_lines
 from ddwd.chain.log import ChainLog, records
 from ddwd.chain.merkle import Frontier
 from ddwd.core import safe_folder, watchdog
+from ddwd.core.audit import RESTORE
 from ddwd.core.errors import DdwdError, LinkedError, StateError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from ddwd.core.audit import FIELDS, Event
+from ddwd.core.audit import DOWNGRADE, FIELDS, RESTORE, Event
 from ddwd.core.clock import stamp
 from ddwd.core.errors import DamagedStateError
 
@@ -31,8 +31,6 @@ CHAINED = frozenset(
 HEAD = Event.CHAIN_HEAD.value
 BEGUN, KNOWN = "chain-begun", "record-known"
 """Entries that the signer makes itself: the first one, and a custody record that no entry is about."""
-RESTORE, DOWNGRADE = "restore", "downgrade"
-"""DDWD_PLACE of the events by which root states that other custody records are there now."""
 _REPLACED = tuple(f'"place":"{place}"'.encode() for place in (RESTORE, DOWNGRADE))
 _ROOT = "0"
 _LEFT_OUT = frozenset({"accession"})

@@ -19,7 +19,7 @@ from ddwd.chain import check, entry, head
 from ddwd.chain.head import FORMAT, HeadFiles, SignedHead, is_signed
 from ddwd.chain.log import ChainWriter
 from ddwd.core import durable, watchdog
-from ddwd.core.audit import Event, is_genuine
+from ddwd.core.audit import DOWNGRADE, Event, is_genuine
 from ddwd.core.clock import stamp
 from ddwd.core.errors import DamagedStateError, DdwdError, NewerStateError
 from ddwd.core.model import OrthancId
@@ -78,7 +78,7 @@ class _Seen:
         self.last = line
         if _POSITION in line:
             self.position = line
-        if entry.replaced_by(line) == entry.DOWNGRADE:
+        if entry.replaced_by(line) == DOWNGRADE:
             self.studies.clear()  # the older version made records that it states nowhere
         if _STATED in line:
             self.studies.add(_key(str(_decoded(line).get("study"))))
@@ -197,7 +197,7 @@ class Signer:
         known = self._known(opened) if is_drained else []
         if lines := [entry.encode(one) for one in new] + known:
             opened.log.append(lines)
-        if any(entry.replaced_by(line) == entry.DOWNGRADE for line in lines):
+        if any(entry.replaced_by(line) == DOWNGRADE for line in lines):
             self._open = None  # the start looks at all records anew
             return True
         if opened.head is None or opened.log.size > opened.head.size:

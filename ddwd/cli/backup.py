@@ -14,7 +14,6 @@ from pathlib import Path
 from ddwd import __version__
 from ddwd.backup import archive, restore, seal
 from ddwd.backup.backup import Made, Order, back_up
-from ddwd.chain import entry
 from ddwd.cli import progress
 from ddwd.cli.command import Argument, Command, VerbResult, file_errors, flag, prints
 from ddwd.cli.config import settings_files
@@ -24,6 +23,7 @@ from ddwd.cli.retry import refetch, unfinished
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
+from ddwd.core.audit import RESTORE as RESTORED
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, sleep
 from ddwd.core.errors import DdwdError, InvalidValueError, PeerRefusedError, StateError
@@ -183,7 +183,7 @@ def _restore(args: Namespace, _config: Config | None) -> VerbResult:
     if args.unsigned:
         sys.stderr.write("ddwd: restored without regard to the signature of the backup\n")
     # `ddwd verify` reads the place: after a restore, earlier custody records are right
-    Audit().record(Event.REQUESTED, "the operator requested a restore; it is complete", place=entry.RESTORE)
+    Audit().record(Event.REQUESTED, "the operator requested a restore; it is complete", place=RESTORED)
     sys.stderr.writelines(f"ddwd: {line}\n" for line in _left_out(left_out))
     return _start(backup, as_json=args.json)
 

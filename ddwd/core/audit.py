@@ -105,6 +105,8 @@ class Event(StrEnum):
     CHAIN_BROKEN = "chain-broken", "9a6f0f1c4f0b4c5c8d2e6b7a10d40091", _LOG_WARNING
 
 
+RESTORE, DOWNGRADE = "restore", "downgrade"
+"""DDWD_PLACE of the requests by which root states that other custody records are there from then on; the chain reads it."""
 _OF_AN_ORTHANC = {Event.DELETED, Event.CHANGED_BY_REST, Event.COMMITMENT_ASKED, Event.COMMITMENT_FAILED}
 _WRITERS: dict[str, frozenset[Event]] = {
     "root": frozenset(Event),

@@ -13,13 +13,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddwd.chain import entry
 from ddwd.config import routing, tls
 from ddwd.config.loader import load
 from ddwd.config.paths import Paths
 from ddwd.config.schema import ROLES
 from ddwd.core import durable
-from ddwd.core.audit import Audit, Event
+from ddwd.core.audit import DOWNGRADE, Audit, Event
 from ddwd.core.errors import DdwdError
 from ddwd.provisioning import credentials as passwords
 from ddwd.provisioning import destinations, handover, machine_link, tls_proxy
@@ -89,7 +88,7 @@ def hand_back(config: Config, host: Host) -> None:
     for one in handover.handovers(config):
         host.hand_over(one.folder, one.user, handover.FORMER_OWNER, one.group, one.mode)
     # the signer reads the place: the older version states no custody record
-    Audit().record(Event.REQUESTED, "an older version is installed", place=entry.DOWNGRADE)
+    Audit().record(Event.REQUESTED, "an older version is installed", place=DOWNGRADE)
 
 
 def ensure_roles(config: Config) -> None:
