@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,11 @@ def echoes(context: CheckContext) -> Iterator[Finding]:
         if part in reached and not context.echo(part):
             text = f"{aet} does not answer a C-ECHO on port {port}"
             log = f"journalctl -u ddwd-{part} -n 50" if part == "scp" else _log_of(config, part)
-            yield broken(text, f"ss -ltnp 'sport = :{port}'; {log}")
+            remedy = f"ss -ltnp 'sport = :{port}'; {log}"
+            if part != "gateway" and os.geteuid():
+                # the table of the firewall has the members that group ddwd had when it was made
+                remedy += "; if only root has an answer: systemctl restart ddwd-firewall"
+            yield broken(text, remedy)
 
 
 def hops(context: CheckContext) -> Iterator[Finding]:

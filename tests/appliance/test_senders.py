@@ -155,7 +155,7 @@ def test_a_receiver_that_listens_everywhere_still_speaks_to_this_machine_alone(o
         "printf '[Service]\\nIPAddressDeny=\\nIPAddressAllow=any\\n' > /run/systemd/system/ddwd-scp.service.d/open.conf"
     )
     path = own.machine.path(SETTINGS)
-    path.write_text("scp:\n  host: 0.0.0.0\n", encoding="utf-8")
+    path.write_text("scp:\n  host: 0.0.0.0\nnetwork:\n  firewall: false\n", encoding="utf-8")
     own.machine.run("systemctl daemon-reload; systemctl restart ddwd")
     own.wait_active()
     assert not own.modality.echoscu("PYTHON_SCP", 11112, check=False)
