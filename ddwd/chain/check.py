@@ -95,7 +95,7 @@ def _read_heads(files: HeadFiles, found: Walk) -> None:
     try:
         # in this order, which a copy has too: a published head may be newer than the newest was a moment before
         newest = _exact(files.newest, found)
-        found.published = _exact(files.published, found)
+        found.published = _exact(files.published, found, may_be_torn=True)
         if found.published and not newest:
             found.problems.append(f"{files.newest} is missing")
         found.newest = max([*newest, *found.published], key=lambda head: head.size, default=None)
@@ -115,11 +115,14 @@ def _read_heads(files: HeadFiles, found: Walk) -> None:
             found.problems.append(f"the head of {one.time} is not signed by the key of this chain")
 
 
-def _exact(path: Path, found: Walk) -> list[SignedHead]:
-    """Return the heads of a file, read once; a line that is not exactly as it was written is a problem, a torn last one is left out."""
+def _exact(path: Path, found: Walk, *, may_be_torn: bool = False) -> list[SignedHead]:
+    """Return the heads of a file, read once; a line that is not exactly as it was written is a problem.
+
+    With `may_be_torn`, for a file that lines are added to, a torn last line is left out, as a power cut leaves it.
+    """
     content = safe_folder.read(path) if path.exists() else b""
     heads = parse_lines(content, path)
-    whole = content[: content.rfind(b"\n") + 1]
+    whole = content[: content.rfind(b"\n") + 1] if may_be_torn else content
     if whole != b"".join(map(FORMAT.render, heads)):
         found.problems.append(f"{path}: it is not as it was written")
     return heads

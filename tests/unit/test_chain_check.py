@@ -125,6 +125,15 @@ def test_a_file_that_is_missing_is_found(files: dict[str, bytes], tmp_path: Path
     assert walk(tmp_path).problems
 
 
+def test_a_newest_head_without_its_end_is_found_as_it_is_never_written_in_pieces(
+    files: dict[str, bytes], tmp_path: Path
+) -> None:
+    for one, content in files.items():
+        (tmp_path / one).write_bytes(content)
+    (tmp_path / "head.json").write_bytes(files["head.json"][:-1] + b"\x0b")
+    assert f"{tmp_path / 'head.json'}: it is not as it was written" in walk(tmp_path).problems
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
