@@ -105,7 +105,8 @@ def _read_heads(files: HeadFiles, found: Walk) -> None:
         return
     if any(one.size >= other.size for one, other in pairwise(found.published)):
         found.problems.append(f"{files.published}: the heads are not in their order")
-    for one in [*found.published, *filter(None, [found.newest])]:
+    # the head of the file too where a published one is newer
+    for one in [*found.published, *newest]:
         try:
             is_sound = is_signed(one, key)
         except DdwdError as error:

@@ -47,7 +47,7 @@ sys.stdin.read()
 def _services(portal: Portal) -> list[str]:
     """Every service of the package, those that come later too; of a template one instance."""
     found = portal.machine.path("/usr/lib/systemd/system").glob("ddwd*.service")
-    return sorted(path.stem.replace("@", "@gateway") for path in found)
+    return sorted(path.stem.replace("@", "@storage") for path in found)
 
 
 # --- systemd's own judgement ------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ WRITES = {
     "ddwd-scp": {f"{OUTPUT_DIR}/.ddwd", "/run/ddwd/scp"},
     "ddwd-signer": {"/var/lib/ddwd/chain", "/run/ddwd/signer"},
     "ddwd-storage": {"/var/lib/ddwd/storage", "/var/lib/ddwd/conflicts/storage"},
-    "ddwd-tls@gateway": set(),
+    "ddwd-tls@storage": set(),
 }
 """The folders of the portal in which each unit, taken over, could make a file; what lies below one is not named again."""
 READ_CREDENTIALS = {"ddwd"}
@@ -267,11 +267,12 @@ def could(portal: Portal) -> dict[str, set[str]]:
 
 def _done_in_place_of(portal: Portal, unit: str) -> set[str]:
     """Run the probe as a unit that differs from `unit` in its program alone; return what it says it could do."""
-    shipped = portal.machine.path(f"/usr/lib/systemd/system/{unit.replace('@gateway', '@')}.service")
+    shipped = portal.machine.path(f"/usr/lib/systemd/system/{unit.replace('@storage', '@')}.service")
     service = shipped.read_text(encoding="utf-8").partition("[Service]")[2].partition("[Install]")[0]
     kept = re.sub(
         r"^(Type|Exec\w+|NotifyAccess|Watchdog\w+|Restart\w*|SuccessExitStatus)=.*\n", "", service, flags=re.M
     )
+    kept = kept.replace("%i", unit.partition("@")[2])
     out = f"/run/probe-{unit}"
     program = f"Type=oneshot\nExecStart=/bin/sh {HANDED_IN}/probe\nStandardOutput=truncate:{out}\n"
     name = f"probe-{unit.replace('@', '-')}.service"

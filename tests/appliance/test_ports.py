@@ -176,4 +176,4 @@ def test_it_takes_its_own_table_away_and_no_other(own: Portal) -> None:
 
 def test_the_unit_may_change_the_firewall_and_nothing_else(own: Portal) -> None:
     assert own.machine.show("ddwd-firewall", "CapabilityBoundingSet") == "cap_net_admin"
-    assert own.machine.show("ddwd-firewall", "User") == "ddwd"
+    assert own.machine.show("ddwd-firewall", "User") == "ddwd-firewall"

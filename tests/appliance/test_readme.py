@@ -198,6 +198,10 @@ def _tells_of_its_publication(_own: Portal, _study: Study, said: str) -> None:
     assert "images published" in said
 
 
+def _names_who_wrote(_own: Portal, _study: Study, said: str) -> None:
+    assert re.search(r"^ +_UID=[0-9]+$", said, re.MULTILINE)
+
+
 def _names_the_study(_own: Portal, study: Study, said: str) -> None:
     assert f"DDWD_STUDY_UID={study.uid}" in said
 
@@ -267,7 +271,8 @@ AFTER: dict[str, Callable[[Portal, Study, str], None]] = {
     "runuser -u ddwd-inbox -- cp -r": _is_sent_from_the_drop_folder,
     "ddwd config check && systemctl restart ddwd": _runs,
     "journalctl -t ddwd-audit DDWD_STUDY_UID=": _tells_of_its_publication,
-    "journalctl -t ddwd-audit -o verbose": _names_the_study,
+    "journalctl -t ddwd-audit -o verbose --output-fields=MESSAGE,DDWD_EVENT,DDWD_STUDY_UID": _names_the_study,
+    "journalctl -t ddwd-audit -o verbose --output-fields=MESSAGE,DDWD_EVENT,_UID": _names_who_wrote,
     "find /var/lib/ddwd/received_dicom": _names_each_image,
     "ddwd reconcile --dry-run": _agrees,
     "ddwd quarantine list": _is_empty,

@@ -3,47 +3,51 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from ddwd.core.model import safe_component
-from tests.appliance.conftest import OUTPUT_DIR, Portal
+from tests.appliance.conftest import Portal
+from tests.machine import thread_holder
 from tests.studies import made_up_ct
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 OURS = ("ddwd-scp", "ddwd-extractor")
 ALLOWANCE = 15.0
 WATCHDOG = 30.0
 STOP_LIMIT = 45.0
+HOLDER = "/root/thread_holder.py"
 
 
 def _restarts(portal: Portal) -> dict[str, str]:
     return {unit: portal.machine.show(unit, "NRestarts") for unit in OURS}
 
 
+def _is_moving(portal: Portal) -> bool:
+    jobs = portal.machine.rest("storage", "/jobs?expand")
+    return any(job["Type"] == "DicomMoveScu" and job["State"] == "Running" for job in jobs)
+
+
 def test_a_stuck_worker_is_restarted_and_the_journal_names_the_place(portal: Portal, tmp_path: Path) -> None:
     study = made_up_ct(tmp_path / "ct", 3, seed=40, size=16)
     before = portal.machine.show("ddwd-extractor", "MainPID")
-    folder = f"{OUTPUT_DIR}/.ddwd/spool/{safe_component(study.uid)}"
-    pipe = f"{folder}/{safe_component(study.instances[0].sop_uid)}.{'0' * 16}.dcm"
-    # whoever opens a pipe to which no one writes waits for ever
-    portal.machine.run(["install", "-d", "-o", "ddwd", "-g", "ddwd", "-m", "750", folder])
-    portal.machine.run(["mkfifo", "-m", "666", pipe])
+    portal.machine.copy_in(Path(thread_holder.__file__), HOLDER)
+    # a receiver that does not answer keeps the C-MOVE waiting for as long as it takes to hold who waits for it
+    portal.machine.run(["systemctl", "kill", "--signal=STOP", "ddwd-scp"])
     try:
         portal.send(study)
-        took = portal.machine.wait_for(
-            lambda: portal.machine.show("ddwd-extractor", "MainPID") not in {before, "0"},
-            limit=ALLOWANCE + WATCHDOG + 30, every=0.5, what="the stuck extractor was not restarted",
-        )  # fmt: skip
+        portal.machine.wait_for(
+            lambda: _is_moving(portal), limit=60, every=0.2, what="no C-MOVE is under way"
+        )
+        portal.machine.run(["systemd-run", "--unit=holder", "python3", HOLDER, before])
     finally:
-        portal.machine.run(["rm", "-f", pipe])
+        portal.machine.run(["systemctl", "kill", "--signal=CONT", "ddwd-scp"])
+    took = portal.machine.wait_for(
+        lambda: portal.machine.show("ddwd-extractor", "MainPID") not in {before, "0"},
+        limit=ALLOWANCE + WATCHDOG + 30, every=0.5, what="the stuck extractor was not restarted",
+    )  # fmt: skip
     assert took > ALLOWANCE
     said = portal.machine.journal("ddwd-extractor", lines=600)
     assert "no progress: ddwd-retrieve" in said
     assert "Watchdog timeout" in said
-    assert "verify.py" in said
-    # the new one may hang on the pipe that was just removed: it is freed as the first was
+    assert "move_scu.py" in said
     portal.wait_complete(study, limit=ALLOWANCE + WATCHDOG + 60)
     portal.assert_equal([study])
 

@@ -125,6 +125,19 @@ def test_a_file_that_is_missing_is_found(files: dict[str, bytes], tmp_path: Path
     assert walk(tmp_path).problems
 
 
+def test_a_newest_head_with_a_smaller_size_than_it_was_signed_for_is_found(
+    files: dict[str, bytes], tmp_path: Path
+) -> None:
+    for one, content in files.items():
+        (tmp_path / one).write_bytes(content)
+    size = json.loads(files["head.json"])["size"]
+    (tmp_path / "head.json").write_bytes(
+        files["head.json"].replace(b'"size": %d' % size, b'"size": %d' % (size - 9))
+    )
+    (problem,) = walk(tmp_path).problems
+    assert problem.endswith("is not signed by the key of this chain")
+
+
 def test_a_newest_head_without_its_end_is_found_as_it_is_never_written_in_pieces(
     files: dict[str, bytes], tmp_path: Path
 ) -> None:
