@@ -214,6 +214,7 @@ WRITES = {
     "ddwd-acceptor": {"/run/ddwd/acceptor"},
     "ddwd-commitment": {"/var/lib/ddwd/commitment"},
     "ddwd-courier": {"/var/lib/ddwd/courier", "/run/ddwd/courier"},
+    "ddwd-databases": set(),
     "ddwd-doctor": {"/var/lib/ddwd/state/requests", "/run/ddwd/doctor"},
     "ddwd-extractor": {
         *(f"/var/lib/ddwd/{name}" for name in ("state", "quarantine", "received_dicom", "hooks/waiting")),
@@ -232,7 +233,7 @@ WRITES = {
     "ddwd-inbox": {"/var/lib/ddwd/inbox"},
     "ddwd-monitor": {"/var/lib/ddwd/monitor", "/run/ddwd/monitor"},
     "ddwd-scp": {f"{OUTPUT_DIR}/.ddwd", "/run/ddwd/scp"},
-    "ddwd-signer": {"/var/lib/ddwd/chain", "/run/ddwd/signer"},
+    "ddwd-signer": {"/var/lib/ddwd/chain", "/var/lib/ddwd/signer", "/run/ddwd/signer"},
     "ddwd-storage": {"/var/lib/ddwd/storage", "/var/lib/ddwd/conflicts/storage"},
     "ddwd-tls@storage": set(),
 }
