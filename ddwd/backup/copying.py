@@ -30,7 +30,6 @@ CHECKS = 30
 """In so many backups each copy that is kept is read once."""
 _MARGIN_NS = 2 * 10**9
 """The clock of a file system may be behind that of the machine."""
-_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 class Kept(NamedTuple):
@@ -212,7 +211,7 @@ class TreeCopy:
 
 def write(source: int, target: Path, outcome: Outcome, progress: Progress) -> Content:
     """Copy an open file to a new one with the same times, which belongs to root alone."""
-    with durable.translated(), files.opened(target, _NEW, 0o600) as descriptor:
+    with durable.translated(), files.opened(target, durable.NEW, 0o600) as descriptor:
         content = files.copy(source, descriptor, progress)
         status = os.fstat(source)
         os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 _UNITS = ("ddwd-doctor.timer", "ddwd-doctor.service", "ddwd.service")
 CHAIN = frozenset({*archive.CHAIN_PARTS, "signer"})
 """Trees of the chain: never gone back to an earlier state of it, which would look as if somebody had rewritten it."""
-_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +301,7 @@ def _put_file(name: str, source: int, target: int, owners: _Owners) -> int:
     status = os.stat(name, dir_fd=source, follow_symlinks=False)
     with (
         suppress(FileExistsError),
-        files.opened(name, _NEW, 0o600, folder=target) as new,
+        files.opened(name, durable.NEW, 0o600, folder=target) as new,
         files.opened(name, os.O_RDONLY | os.O_NOFOLLOW, folder=source) as old,
     ):
         files.copy(old, new)

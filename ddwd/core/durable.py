@@ -19,7 +19,8 @@ from ddwd.core.errors import LinkedError, StorageFullError
 from ddwd.core.safe_folder import enter, reached
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How a file is made: never over another one, and not through a link."""
 
 
 def _no_step(_name: str, _path: Path) -> None:
@@ -99,7 +100,7 @@ class NewFile:
         step("write", path)
         self.path, self._below = path, below
         with translated(), reached(path, below) as (name, folder):
-            self.descriptor = os.open(name, _NEW, mode, dir_fd=folder)
+            self.descriptor = os.open(name, NEW, mode, dir_fd=folder)
 
     def write(self, chunk: bytes | memoryview) -> None:
         """Append the whole chunk."""
@@ -248,7 +249,7 @@ def replace_volatile(path: Path, content: bytes, mode: int = 0o644) -> None:
     temporary = _temporary(path)
     _remove(temporary)
     with reached(temporary) as (part, folder), reached(path) as (name, target):
-        with os.fdopen(os.open(part, _NEW, mode, dir_fd=folder), "wb") as file:
+        with os.fdopen(os.open(part, NEW, mode, dir_fd=folder), "wb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(content)
         os.rename(part, name, src_dir_fd=folder, dst_dir_fd=target)

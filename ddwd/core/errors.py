@@ -35,6 +35,11 @@ def failure_of(error: BaseException) -> Failure:
     return Failure(type(error).__name__)
 
 
+def reason_of(error: DdwdError | OSError) -> str:
+    """Return why something failed, in one line that names no path of an OSError."""
+    return str(error) if isinstance(error, DdwdError) else f"{type(error).__name__}: {error.strerror}"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One mistake in the configuration: its place, what is wrong, and what to write instead."""

@@ -15,7 +15,7 @@ from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, SystemClock, stamp
-from ddwd.core.errors import DdwdError
+from ddwd.core.errors import DdwdError, reason_of
 from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.monitoring import alerts, notifiers
 from ddwd.monitoring.alerts import WEEKS, Condition, ExpectedSenders
@@ -50,9 +50,7 @@ class Task:
             self.step(report, events)
             self.problem = ""
         except (DdwdError, OSError) as error:
-            problem = (
-                str(error) if isinstance(error, DdwdError) else f"{type(error).__name__}: {error.strerror}"
-            )
+            problem = reason_of(error)
             if problem != self.problem:
                 log.warning("%s: %s", self.name, problem)
             self.problem = problem

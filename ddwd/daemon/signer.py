@@ -17,7 +17,7 @@ from ddwd.chain.signer import Chain, Signer
 from ddwd.core import watchdog
 from ddwd.core.audit import Audit, selection
 from ddwd.core.clock import Clock, SystemClock, stamp
-from ddwd.core.errors import DdwdError
+from ddwd.core.errors import DdwdError, reason_of
 from ddwd.core.journal_reader import Reader, open_reader
 from ddwd.core.retry import Backoff
 from ddwd.daemon.loop import Loop, TickResult, enter
@@ -50,9 +50,7 @@ class SignerDaemon:
             self._backoff.succeeded()
             problem = self._signer.broken
         except (DdwdError, OSError) as error:
-            problem = (
-                str(error) if isinstance(error, DdwdError) else f"{type(error).__name__}: {error.strerror}"
-            )
+            problem = reason_of(error)
             wait = self._backoff.failed()
             if problem != self._problem:
                 log.warning("%s; events wait in the journal", problem)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ddwd.core import durable
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import stamp
-from ddwd.core.errors import DamagedStateError, NewerStateError, StorageFullError
+from ddwd.core.errors import StorageFullError
 from ddwd.store.statefile import StateFormat
 from ddwd.store.status_files import LostStatus, LostStudy
 
@@ -86,10 +86,7 @@ class LostRegister:
 
     def __post_init__(self) -> None:
         """Begin with the file; without one that can be read the sweep finds them again."""
-        try:
-            known = FORMAT.read(self.path)
-        except (DamagedStateError, NewerStateError, OSError):
-            known = None
+        known = FORMAT.read_or_none(self.path)
         self._found = {row.study: row for row in known.studies} if known else {}
 
     def note(self, record: Record, sets: tuple[Mapping[OrthancId, frozenset[OrthancId]], ...]) -> None:

@@ -18,7 +18,7 @@ import requests
 from ddwd.chain.head import FORMAT, HeadFiles, SignedHead
 from ddwd.core import durable
 from ddwd.core.clock import stamp
-from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError, StateError
+from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError, StateError, reason_of
 from ddwd.core.retry import Backoff
 from ddwd.core.signature import openssl
 from ddwd.store.status_files import CHAIN_PUBLICATION, ChainPublication
@@ -91,9 +91,7 @@ class ChainPublisher:
             if state.problem:
                 CHAIN_PUBLICATION.write(self._state, replace(state, problem="", since=""))
         except (DdwdError, OSError) as error:
-            reason = (
-                str(error) if isinstance(error, DdwdError) else f"{type(error).__name__}: {error.strerror}"
-            )
+            reason = reason_of(error)
             since = state.since or stamp(self._clock.utc())
             CHAIN_PUBLICATION.write_status(self._state, replace(state, problem=reason, since=since))
             return False
