@@ -55,7 +55,7 @@ ATTACKS = (
 @pytest.fixture(scope="module")
 def study(portal: Portal, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A study that was received, published and entered; and a member of group ddwd."""
-    portal.machine.run(["useradd", "--create-home", "--groups", "ddwd", MEMBER])
+    portal.add_operator(MEMBER)
     made = made_up_ct(tmp_path_factory.mktemp("proved") / "ct", 4, seed=81, size=64)
     portal.deliver(made)
     portal.machine.wait_for(

@@ -21,8 +21,7 @@ OPERATOR = "examiner"
 def own(deb: Path) -> Iterator[Portal]:
     """A machine of its own: it is spoiled again and again."""
     with installed(deb) as fresh:
-        fresh.machine.run(["useradd", "--create-home", "--groups", "ddwd", OPERATOR])
-        fresh.machine.run(["systemctl", "restart", "ddwd-firewall"])  # it admits the members of the group
+        fresh.add_operator(OPERATOR)
         yield fresh
 
 

@@ -24,7 +24,7 @@ OPERATOR = "archivist"
 @pytest.fixture(scope="module", autouse=True)
 def operator(portal: Portal) -> None:
     """A user in group ddwd."""
-    portal.machine.run(["useradd", "--create-home", "--groups", "ddwd", OPERATOR])
+    portal.add_operator(OPERATOR)
 
 
 def _made(folder: Path, seed: int) -> Study:

@@ -121,7 +121,7 @@ def test_a_user_without_rights_cannot_have_a_study_sent(own: Portal, tmp_path: P
 
 
 def test_an_operator_may_ask_every_hop_as_root_may(own: Portal) -> None:
-    own.machine.run("useradd --groups ddwd helper && systemctl restart ddwd-firewall")
+    own.add_operator("helper")
     done = own.machine.run("ddwd doctor", user="helper", check=False)
     assert "does not answer a C-ECHO" not in done.stdout
     assert {REFUSED in _echo(own, port, "helper") for port in (4243, 11112)} == {False}

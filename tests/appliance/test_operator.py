@@ -23,8 +23,7 @@ NO_ENTRY = "0" * 32
 @pytest.fixture(scope="module")
 def users(portal: Portal) -> None:
     """One user in group ddwd, one outside."""
-    portal.machine.run(["useradd", "--create-home", "--groups", "ddwd", OPERATOR])
-    portal.machine.run(["systemctl", "restart", "ddwd-firewall"])  # it admits the members of the group
+    portal.add_operator(OPERATOR)
     portal.machine.run(["useradd", "--create-home", STRANGER])
 
 

@@ -72,7 +72,7 @@ def portal(deb: Path) -> Iterator[Portal]:
 @pytest.fixture(scope="module")
 def users(portal: Portal) -> None:
     """One user in group ddwd, one outside."""
-    portal.machine.run(["useradd", "--create-home", "--groups", "ddwd", OPERATOR])
+    portal.add_operator(OPERATOR)
     portal.machine.run(["useradd", "--create-home", STRANGER])
 
 

@@ -193,7 +193,7 @@ def test_it_comes_while_the_portal_is_stopped_and_its_settings_are_wrong(
 
 @pytest.mark.usefixtures("study")
 def test_an_operator_gets_one_too_and_is_told_what_root_would_see(portal: Portal) -> None:
-    portal.machine.run("useradd --create-home --groups ddwd helpdesk")
+    portal.add_operator("helpdesk")
     said = portal.machine.run(["ddwd", "support-bundle", "--output", "/home/helpdesk"], user="helpdesk")
     (path,) = portal.machine.path("/home/helpdesk").glob("ddwd-support-*.tar.gz")
     bundle = Bundle(portal, f"/home/helpdesk/{path.name}")

@@ -284,7 +284,8 @@ def test_who_deletes_images_is_named_by_every_view_until_they_are_back(own: Port
 
 
 def test_who_may_look_at_the_passwords_and_who_may_change_them(own: Portal) -> None:
-    own.machine.run("useradd --groups ddwd helper; useradd nobody2")
+    own.add_operator("helper")
+    own.machine.run("useradd nobody2")
     assert "admin" in own.machine.run("ddwd credentials", user="helper").stdout
     assert own.machine.run("ddwd credentials", user="nobody2", check=False).returncode == 78
     refused = own.machine.run("ddwd credentials rotate --yes", user="helper", check=False)

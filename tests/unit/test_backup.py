@@ -30,6 +30,7 @@ from ddwd.cli.config import restore_problems
 from ddwd.cli.main import main
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, Loaded
+from ddwd.core import safe_folder
 from ddwd.core.errors import (
     DdwdError,
     InvalidValueError,
@@ -541,15 +542,15 @@ def test_a_planted_link_in_the_output_leads_no_file_elsewhere(portal: Portal, tm
 
 
 def test_a_ledger_that_is_a_link_is_neither_copied_nor_emptied_by_root(
-    portal: Portal, tmp_path: Path
+    portal: Portal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     portal.back_up()
     elsewhere = tmp_path / "elsewhere"
     portal.write(elsewhere / "precious", "of the machine")
     shutil.rmtree(portal.paths.ledger)
     portal.paths.ledger.symlink_to(elsewhere)
-    if portal.paths.state.stat().st_uid == 0:
-        os.chown(portal.paths.state, 1, 1)
+    portal.paths.state.chmod(0o777)  # others can change the names in it
+    monkeypatch.setattr(safe_folder, "_is_root", lambda: True)
     with pytest.raises(LinkedError):
         portal.restore()
     with pytest.raises(LinkedError):
@@ -557,14 +558,17 @@ def test_a_ledger_that_is_a_link_is_neither_copied_nor_emptied_by_root(
     assert [path.name for path in elsewhere.iterdir()] == ["precious"]
 
 
-def test_requests_that_are_a_link_are_not_emptied_elsewhere(portal: Portal, tmp_path: Path) -> None:
+def test_requests_that_are_a_link_are_not_emptied_elsewhere_by_root(
+    portal: Portal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     portal.back_up()
     elsewhere = tmp_path / "elsewhere"
     portal.write(elsewhere / "precious.json", "of the machine")
     shutil.rmtree(portal.paths.requests, ignore_errors=True)
     portal.paths.state.mkdir(exist_ok=True)
     portal.paths.requests.symlink_to(elsewhere)
-    portal.paths.state.chmod(0o777)  # whoever runs this: others can change the names in it
+    portal.paths.state.chmod(0o777)  # others can change the names in it
+    monkeypatch.setattr(safe_folder, "_is_root", lambda: True)
     with pytest.raises(LinkedError):
         portal.restore()
     assert (elsewhere / "precious.json").read_text(encoding="utf-8") == "of the machine"

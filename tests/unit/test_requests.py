@@ -168,7 +168,7 @@ def test_what_is_no_file_is_put_aside_and_not_waited_for(folder: Path, put: Call
 def test_a_request_that_cannot_be_read_just_now_waits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Requests(folder).submit(RETRY)
 
-    def no_descriptor(*_: object) -> int:
+    def no_descriptor(*_: object, **__: object) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patched:
