@@ -21,7 +21,6 @@ from tests.bench.senders import Paced, at_once, dcmsend
 from tests.bench.sides import STABLE_AGE, Plain, Portal
 from tests.bench.templates import HUGE_UID
 from tests.machine.host import MachineError, say
-from tests.machine.network import MODALITY_ADDRESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,7 +46,7 @@ _THEIRS = "/srv/storescp"
 STORESCP = {
     "DicomModalities": {
         "STORESCP": {"AET": "STORESCP", "Host": "127.0.0.1", "Port": _STORESCP_PORT},
-        "DCMSEND": {"AET": "DCMSEND", "Host": MODALITY_ADDRESS, "Port": 104},
+        "DCMSEND": {"AET": "DCMSEND", "Host": "127.0.0.1", "Port": 104},
     }
 }
 """Addition to ORTHANC2's configuration: where it finds DCMTK's receiver, and who may send to it past the gateway."""
