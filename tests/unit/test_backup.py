@@ -6,7 +6,6 @@ The machine is a fake with two databases that are a text each; every file is rea
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
