@@ -7,12 +7,12 @@ is run while it is read.
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from ddwd.core.errors import StateError
-from ddwd.core.signature import memory_file
 from ddwd.provisioning.host import must
 
 if TYPE_CHECKING:
@@ -131,6 +131,10 @@ def contents(dump: Path, login: Login, machine: Host) -> Contents:
 @contextmanager
 def listed(wanted: list[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield the option of pg_restore that selects these entries, and the descriptor that it inherits for it."""
-    text = "".join(f"{line}\n" for line in wanted)
-    with memory_file(text.encode()) as (path, descriptor):
-        yield f"--use-list={path}", (descriptor,)
+    descriptor = os.memfd_create("ddwd")
+    try:
+        with open(descriptor, "w", encoding="utf-8", closefd=False) as file:
+            file.writelines(f"{line}\n" for line in wanted)
+        yield f"--use-list=/proc/self/fd/{descriptor}", (descriptor,)
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Signed heads of the chain: size and root of the log at a time, signed by the key of ddwd-signer with Ed25519, by openssl(1).
+"""Signed heads of the chain: size and root of the log at a time, signed by the key of ddwd-signer with Ed25519.
 
 Files in the chain's folder, all of ddwd-signer: `public.pem`, `head.json` (the newest head), and `published.jsonl` (each head that was
 given away, one a line, never removed). The private key is in a folder of its own, which nobody else can enter.
@@ -97,7 +97,7 @@ def make_key(key: Path, files: HeadFiles) -> None:
 
 
 def key_id(public_key: str) -> str:
-    """Return the ID of a log, which is that of its public key. Raises ValueError for any other text than openssl's."""
+    """Return the ID of a log, which is that of its public key. Raises ValueError for any other text than `public_key` returns."""
     der = base64.b64decode("".join(public_key.splitlines()[1:-1]))
     if (
         public_key
@@ -117,7 +117,7 @@ def sign(key: Path, files: HeadFiles, size: int, root: bytes, time: str) -> Sign
 
 @lru_cache(maxsize=10_000)
 def is_signed(head: SignedHead, public_key: str) -> bool:
-    """Return whether the head is of the log of that key, and signed by it. Raises DdwdError if there is no openssl."""
+    """Return whether the head is of the log of that key, and signed by it."""
     try:
         if head.log != key_id(public_key):
             return False

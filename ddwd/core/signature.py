@@ -1,58 +1,63 @@
-"""Sign a text with an Ed25519 key (RFC 8032) and check a signature, by openssl.
+"""Sign a text with an Ed25519 key (RFC 8032) and check a signature, by Debian's python3-cryptography.
 
-A signature is 64 bytes. A public key is PEM text, as `openssl pkeyutl -verify -pubin -rawin` takes it. The private key stays in its file.
+A signature is 64 bytes. A public key is PEM text, as `openssl pkeyutl -verify -pubin -rawin` takes it. The private key stays in its
+file, in the PEM form (PKCS#8) that `openssl genpkey` writes too.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import subprocess
-from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from ddwd.core import durable
-from ddwd.core.errors import StateError
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from ddwd.core import durable, safe_folder
+from ddwd.core.errors import LinkedError, StateError, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-_OPENSSL = "/usr/bin/openssl"
-_SECONDS = 60
 _MODE = 0o400
 
 
 def ensure_key(key: Path) -> None:
-    """Make a private key, which its owner alone may read, unless there is one. Raises StateError."""
+    """Make a private key, which its owner alone may read, unless there is one. Raises OSError."""
     if not key.exists():
-        made = openssl("genpkey", "-algorithm", "ed25519")
-        durable.replace_file(key, made, _MODE, exact_mode=True)
+        made = Ed25519PrivateKey.generate()
+        content = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        durable.replace_file(key, content, _MODE, exact_mode=True)
 
 
 def public_key(key: Path) -> bytes:
     """Return the public key of a private one. Raises StateError."""
-    return openssl("pkey", "-in", str(key), "-pubout")
+    return _read(key).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def sign(key: Path, text: bytes) -> bytes:
     """Return the signature of a text. Raises StateError."""
-    with memory_file(text) as (path, descriptor):
-        argv = ["pkeyutl", "-sign", "-inkey", str(key), "-rawin", "-in", path]
-        return openssl(*argv, inherited=(descriptor,))
+    return _read(key).sign(text)
 
 
 def holds(public: bytes, text: bytes, signature: bytes) -> bool:
-    """Return whether the signature of a text was made with the private key of `public`."""
-    argv = ["pkeyutl", "-verify", "-pubin", "-rawin"]
-    with ExitStack() as stack:
-        inherited = []
-        for option, content in (("-inkey", public), ("-in", text), ("-sigfile", signature)):
-            path, descriptor = stack.enter_context(memory_file(content))
-            argv += [option, path]
-            inherited.append(descriptor)
-        return _run(argv, tuple(inherited)).returncode == 0
+    """Return whether the signature of a text was made with the private key of `public`; False too if either is malformed."""
+    try:
+        key = load_pem_public_key(public)
+        if isinstance(key, Ed25519PublicKey):
+            key.verify(signature, text)
+            return True
+    except (ValueError, UnsupportedAlgorithm, InvalidSignature):
+        pass
+    return False
 
 
 def key_id(public: bytes) -> str:
@@ -61,36 +66,14 @@ def key_id(public: bytes) -> str:
     return hashlib.sha256(base64.b64decode(body)).hexdigest()
 
 
-@contextmanager
-def memory_file(content: bytes) -> Iterator[tuple[str, int]]:
-    """Yield the path of a file in memory, for a command that inherits its descriptor, and that descriptor."""
-    descriptor = os.memfd_create("ddwd")
+def _read(key: Path) -> Ed25519PrivateKey:
+    """Return the private key in a file. Raises StateError."""
     try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(content)
-        yield f"/proc/self/fd/{descriptor}", descriptor
-    finally:
-        os.close(descriptor)
-
-
-def openssl(*arguments: str, inherited: tuple[int, ...] = ()) -> bytes:
-    """Run openssl(1), which inherits these descriptors; return its output. Raises StateError with its complaint."""
-    done = _run(arguments, inherited)
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise StateError(f"openssl {arguments[0]}: {lines[0] if lines else f'exit status {done.returncode}'}")
-    return done.stdout
-
-
-def _run(arguments: Sequence[str], inherited: tuple[int, ...]) -> subprocess.CompletedProcess[bytes]:
-    try:
-        return subprocess.run(
-            [_OPENSSL, *arguments],
-            pass_fds=inherited,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=_SECONDS,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise StateError(f"openssl: {error}") from None
+        found = load_pem_private_key(safe_folder.read(key), password=None)
+    except (LinkedError, OSError) as error:
+        raise StateError(f"{key}: {reason_of(error)}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it is encrypted
+        found = None
+    if not isinstance(found, Ed25519PrivateKey):
+        raise StateError(f"{key}: no Ed25519 key that can be used")
+    return found

@@ -20,7 +20,7 @@ from ddwd.core import durable
 from ddwd.core.clock import stamp
 from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError, StateError, reason_of
 from ddwd.core.retry import Backoff
-from ddwd.core.signature import openssl
+from ddwd.provisioning import openssl
 from ddwd.store.status_files import CHAIN_PUBLICATION, ChainPublication
 
 if TYPE_CHECKING:
@@ -117,12 +117,14 @@ class ChainPublisher:
         with tempfile.TemporaryDirectory() as folder:
             text, query, answer = (Path(folder, name) for name in ("text", "query", "answer"))
             text.write_bytes(head.text())
-            openssl("ts", "-query", "-data", str(text), "-sha256", "-cert", "-out", str(query))
+            asking = ["ts", "-query", "-data", str(text), "-sha256", "-cert", "-out", str(query)]
+            openssl.run(asking, "no time stamp can be requested")
             url = self._settings.timestamp_url or ""
             token = _post(url, query.read_bytes(), _QUERY, "the time stamp authority")
             answer.write_bytes(token)
+            checking = ["ts", "-verify", "-queryfile", str(query), "-in", str(answer), *trusted]
             try:
-                openssl("ts", "-verify", "-queryfile", str(query), "-in", str(answer), *trusted)
+                openssl.run(checking, "the time stamp")
             except DdwdError as error:
                 raise PeerRefusedError("the time stamp authority: its stamp does not hold") from error
         durable.make_dirs(path.parent)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import grp
 import os
 import re
-import shutil
 import socket
 import tempfile
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from ddwd.config import tls
 from ddwd.core import durable, safe_folder
-from ddwd.core.errors import DdwdError, InvalidValueError, NotFoundError
-from ddwd.provisioning.host import completed
+from ddwd.core.errors import InvalidValueError, NotFoundError
+from ddwd.provisioning import openssl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +33,6 @@ ISSUED = "issued"
 KEY = "rsa:3072"
 """Kind of every key, as openssl req -newkey names it."""
 
-_SECONDS = 60
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _CONFIG = """\
 [req]
@@ -140,7 +138,7 @@ def _read(role: str, path: Path) -> CertificateFacts:
     """Return the facts of the first certificate in a PEM file. Raises DdwdError if there is none."""
     arguments = ["x509", "-in", str(path), "-noout", "-subject", "-issuer", "-enddate"]
     arguments += ["-dateopt", "iso_8601", "-nameopt", "RFC2253", "-ext", "subjectAltName"]
-    text = _openssl(arguments, f"{path} cannot be read")
+    text = openssl.run(arguments, f"{path} cannot be read")
     facts = dict(re.findall(r"^(subject|issuer|notAfter)=(.*)$", text, re.MULTILINE))
     names = re.findall(r"(?:DNS|IP Address):([^,\s]+)", text)
     return CertificateFacts(
@@ -180,7 +178,7 @@ def _make(
     with tempfile.TemporaryDirectory(prefix="ddwd-certificate-") as folder:
         fresh = tls.Files(Path(folder, "certificate"), Path(folder, "key"))
         command += ["-newkey", KEY, "-noenc", "-out", str(fresh.certificate), "-keyout", str(fresh.key)]
-        _openssl([*command, *signing], "no certificate could be made", text)
+        openssl.run([*command, *signing], "no certificate could be made", text)
         durable.replace_file(files.key, fresh.key.read_bytes(), 0o600)
         durable.replace_file(files.certificate, fresh.certificate.read_bytes(), 0o644)
 
@@ -199,14 +197,3 @@ def _give_to_group(key: Path) -> None:
         return  # `ddwd try` on a machine where the portal is not installed
     if os.geteuid() == 0:
         safe_folder.give(key, 0, group, 0o640)
-
-
-def _openssl(arguments: Sequence[str], trouble: str, text: str = "") -> str:
-    program = shutil.which("openssl")
-    if program is None:
-        raise DdwdError("openssl is not installed: apt install openssl")
-    command = [program, *arguments]
-    done = completed(command, complaint_line=0, input=text.encode(), timeout=_SECONDS, umask=0o077)
-    if done.status:
-        raise DdwdError(f"{trouble}: {done.complaint or 'openssl failed'}")
-    return done.out

@@ -29,7 +29,7 @@ SYSTEM = (
 )  # fmt: skip
 PORTAL = (
     "orthanc", "orthanc-dicomweb", "orthanc-postgresql", "orthanc-python", "postgresql", "python3-yaml", "python3-requests",
-    "python3-watchdog", "python3-sdnotify", "python3-systemd", "python3-prometheus-client", "openssl", "stunnel4",
+    "python3-watchdog", "python3-sdnotify", "python3-systemd", "python3-prometheus-client", "python3-cryptography", "openssl", "stunnel4",
     "python3-psycopg",
 )  # fmt: skip
 TOOLS = (

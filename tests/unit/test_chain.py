@@ -18,7 +18,7 @@ from ddwd.chain.entry import CHAINED, decode, encode, entry_of
 from ddwd.chain.head import FORMAT, HeadFiles, SignedHead, is_signed, key_id, make_key, sign
 from ddwd.chain.log import ChainLog, ChainWriter
 from ddwd.core.audit import Event
-from ddwd.core.errors import DamagedStateError, DdwdError, StorageFullError
+from ddwd.core.errors import DamagedStateError, StateError, StorageFullError
 from ddwd.store.custody import images_digest
 from tests.depth import examples, spread
 from tests.unit.chain import STAMP, chain, journal_record, key_of, lines, signed
@@ -354,7 +354,7 @@ def test_the_key_is_its_owner_s_alone_and_is_never_replaced(tmp_path: Path) -> N
 def test_without_a_key_there_is_no_head(tmp_path: Path) -> None:
     make_key(key := tmp_path / "key.pem", files := HeadFiles(tmp_path))
     key.unlink()
-    with pytest.raises(DdwdError, match="pkeyutl"):
+    with pytest.raises(StateError, match=r"key\.pem: FileNotFoundError"):
         sign(key, files, 1, b"\0" * 32, STAMP)
 
 
