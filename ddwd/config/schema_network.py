@@ -105,7 +105,8 @@ class NetworkConfig:
     firewall: Literal["auto", "true", "false"] = setting("auto", parsers.switch_or_auto)
     """A table of nftables (ddwd-firewall.service): only the networks in `senders` reach gateway.dicom_port, each machine by
     gateway.associations_each connections at most, and only this machine any other port of the portal. No other port and no other rule of
-    nftables is touched. auto: where nftables works; true: it must; false: no table."""
+    nftables is touched. The ports are also reserved: systemd lets no process but the portal's services bind them. auto: where nftables
+    works; true: it must; false: no table, no reserved port."""
 
 
 @dataclass(frozen=True, slots=True)

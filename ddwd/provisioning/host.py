@@ -48,6 +48,9 @@ class Host(Protocol):
     """What provisioning, backup and restore do to the machine; tests pass a fake."""
 
     units: Path
+    """Where drop-ins of the portal's units lie; they are made anew at each boot."""
+    slices: Path
+    """Where drop-ins of systemd's slices lie; they are in force from the beginning of a boot."""
 
     def run(self, argv: list[str], login: Login | None = None) -> CommandResult:
         """Run a command for at most 60 s, as the user and with the environment of `login`."""
@@ -82,6 +85,7 @@ class SystemHost(Host):
     """The real machine. A command that cannot be started, or takes too long, has the status 127."""
 
     units = Path("/run/systemd/system")
+    slices = Path("/etc/systemd/system")
 
     def run(self, argv: list[str], login: Login | None = None) -> CommandResult:
         return completed(argv, login, timeout=_SECONDS)

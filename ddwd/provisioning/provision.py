@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from ddwd.core import durable
 from ddwd.core.audit import DOWNGRADE, Audit, Event
 from ddwd.core.errors import DdwdError
 from ddwd.provisioning import credentials as passwords
-from ddwd.provisioning import destinations, handover, machine_link, tls_proxy
+from ddwd.provisioning import destinations, handover, machine_link, port_reservation, tls_proxy
 from ddwd.provisioning.host import SystemHost, must
 from ddwd.provisioning.orthanc_config import RENDERED_NAME, render
 
@@ -77,6 +78,7 @@ def provision(config: Config, host: Host) -> None:
         ensure_output_dir(config, host)
     ensure_tls(config)
     ensure_drop_ins(config, host)
+    reserve_ports(port_reservation.drop_in(config), host)
     for node, text in texts.items():
         write_rendered(config, node, text, host)
     durable.replace_file(Paths(config).routes, routing.rendered(config.routes), 0o644)
@@ -84,9 +86,10 @@ def provision(config: Config, host: Host) -> None:
 
 
 def hand_back(config: Config, host: Host) -> None:
-    """Give user ddwd the folders whose units run as ddwd in 0.2.0 and before; called by prerm before a downgrade."""
+    """Undo for 0.2.0 and before what their units cannot live with: folders of users besides ddwd, reserved ports. prerm calls it before a downgrade."""
     for one in handover.handovers(config):
         host.hand_over(one.folder, one.user, handover.FORMER_OWNER, one.group, one.mode)
+    reserve_ports(None, host)  # they do not run in ddwd.slice
     # the signer reads the place: the older version states no custody record
     Audit().record(Event.REQUESTED, "an older version is installed", place=DOWNGRADE)
 
@@ -164,6 +167,14 @@ def ensure_drop_ins(config: Config, host: Host) -> None:
         must(host.run(["systemctl", "daemon-reload"]), "systemctl daemon-reload")
 
 
+def reserve_ports(text: str | None, host: Host) -> None:
+    """Write that drop-in of each slice, or remove it for None, and bring it into force."""
+    changed = [_replace_drop_in(place, text) for place in port_reservation.places(host.slices)]
+    if any(changed):
+        for command in port_reservation.ENFORCE:
+            must(host.run(command), shlex.join(command))
+
+
 def _replace_drop_in(path: Path, text: str | None) -> bool:
     """Write that text to the file, or remove it for None; return whether it changed."""
     before = path.read_text(encoding="utf-8") if path.exists() else None
@@ -203,7 +214,7 @@ def drop_ins(config: Config) -> dict[tuple[str, str], str | None]:
     for unit, name in _KEYS_OF.items():
         found[unit, "50-tls.conf"] = _key("tls", tls.files(config, name).key) if name in in_use else None
     found["ddwd-databases", "50-external.conf"] = _external_database(config)
-    for unit, ports in _ports_of(config).items():
+    for unit, ports in ports_of(config).items():
         found[unit, "50-low-port.conf"] = _low_port(ports)
     return found
 
@@ -269,7 +280,7 @@ def _key(setting: str, path: Path) -> str:
     return _drop_in(f"{setting} of ddwd.yaml", f"LoadCredential={tls.CREDENTIAL}:{escaped}")
 
 
-def _ports_of(config: Config) -> dict[str, tuple[int, ...]]:
+def ports_of(config: Config) -> dict[str, tuple[int, ...]]:
     """Return the ports of each unit for which the settings may choose one below 1024."""
     tunnels = [int(tunnel.accept.rpartition(":")[2]) for tunnel in machine_link.tunnels(config)]
     return {

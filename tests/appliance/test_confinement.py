@@ -322,7 +322,7 @@ class _Load:
         """Look once."""
         script = (
             "for unit in $0 $@; do pid=$(systemctl show --value -p MainPID $unit); echo $unit"
-            " $(wc -l < /sys/fs/cgroup/system.slice/$unit.service/cgroup.threads)"
+            " $(wc -l < /sys/fs/cgroup$(systemctl show --value -p ControlGroup $unit)/cgroup.threads)"
             " $(sed -n 's/^VmHWM:[^0-9]*\\([0-9]*\\) kB/\\1/p' /proc/$pid/status); done"
         )
         for line in machine.run(["sh", "-c", script, *DAEMONS]).stdout.splitlines():

@@ -24,6 +24,21 @@ INNER = {4243: "ORTHANC2", 4252: "ORTHANC1", 11112: "PYTHON_SCP"}
 ROUNDS = 50
 REFUSED = "Connection refused"
 STRANGER = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+"""In no slice of systemd's, as it is for everybody where the kernel cannot reserve ports."""
+LOGGED_IN = ("systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--uid=nobody", "--slice")
+"""Goes before the slice: that of the users who have logged in, or of the machine's services."""
+TAKE = """
+import socket, sys
+for port in map(int, sys.argv[1:]):
+    for family, address in ((socket.AF_INET, ""), (socket.AF_INET6, "::")):
+        one = socket.socket(family)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind((address, port))
+        except PermissionError:
+            continue
+        print("took", port)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +50,10 @@ def own(deb: Path) -> Iterator[Portal]:
 
 
 @contextmanager
-def stranger(portal: Portal) -> Iterator[list[str]]:
-    """Let somebody without rights take every port that is free; the value is what he says, once he is gone."""
+def stranger(portal: Portal, *prefix: str) -> Iterator[list[str]]:
+    """Let a user without rights take every port that is free; the value is what the user says, once gone."""
     command = ["python3", "/usr/local/lib/squatter.py", "1.2", "2.0", *map(str, PORTS)]
-    words = portal.machine.argv([*STRANGER, *command])
+    words = portal.machine.argv([*prefix, *command])
     said: list[str] = []
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdin
@@ -96,13 +111,36 @@ def _echo(portal: Portal, port: int, user: str) -> str:
 def test_who_takes_a_port_while_its_service_restarts_hears_nothing_in_fifty_restarts(
     own: Portal, tmp_path: Path
 ) -> None:
-    with stranger(own) as said:
+    with stranger(own, *STRANGER) as said:
         _restart(own, ROUNDS)
     heard = "\n".join(said)
     assert _said(heard, "took") == set(PORTS)
     assert _said(heard, "met") | _said(heard, "heard") == set()
     _back(own)
     own.deliver(made_up_ct(tmp_path / "ct", 5, seed=7201, size=32))
+
+
+@pytest.mark.timeout(900, func_only=True)
+def test_no_user_of_the_machine_takes_a_port_in_fifty_restarts(own: Portal, tmp_path: Path) -> None:
+    with stranger(own, *LOGGED_IN, "user.slice") as said:
+        _restart(own, ROUNDS)
+    assert said == []
+    _back(own)
+    own.deliver(made_up_ct(tmp_path / "ct", 5, seed=7203, size=32))
+
+
+def test_the_ports_stay_reserved_while_the_portal_is_stopped_and_after_a_boot(own: Portal) -> None:
+    own.machine.reboot()
+    own.wait_active()
+    own.machine.run(["systemctl", "stop", "ddwd"])
+    try:
+        for name in ("user.slice", "system.slice", "machine.slice"):
+            take = [*LOGGED_IN, name, "python3", "-c", TAKE]
+            assert own.machine.run([*take, *map(str, PORTS)]).stdout == ""
+            assert own.machine.run([*take, "5555"]).stdout == "took 5555\n" * 2
+    finally:
+        own.machine.run(["systemctl", "start", "ddwd"])
+        own.wait_active()
 
 
 @pytest.mark.parametrize("port", INNER)
@@ -181,7 +219,7 @@ def test_no_other_port_is_touched(own: Portal) -> None:
 def test_without_the_firewall_the_same_stranger_hears_the_portal(own: Portal) -> None:
     own.configure("network:\n  firewall: false\n")
     _back(own)
-    with stranger(own) as said:
+    with stranger(own, *LOGGED_IN, "user.slice") as said:
         _restart(own, 3)
     assert _said("\n".join(said), "heard")
     _back(own)

@@ -170,7 +170,9 @@ class Machine:
         return [
             "systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--console=read-only",
             f"--directory={self.root}", f"--machine=ddwd-{self.ident}", "--hostname=ddwd",
-            f"--network-namespace-path={self.network.machine}", "--capability=CAP_NET_ADMIN",
+            f"--network-namespace-path={self.network.machine}",
+            # for nftables; and for SocketBindDeny= and IPAddressDeny=, which systemd enforces by programs in the kernel
+            "--capability=CAP_NET_ADMIN,CAP_BPF,CAP_PERFMON", "--system-call-filter=bpf",
             *(f"--bind={self._volume(inside)}:{inside}" for inside in self.volumes),
             *(f"--bind={there}:{inside}" for inside, there in self.shares.items()),
             "--resolv-conf=off", "--timezone=off", "--link-journal=no",

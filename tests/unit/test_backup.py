@@ -70,6 +70,7 @@ class FakeMachine:
 
     databases: dict[str, str] = field(default_factory=dict)
     units: Path = Path("/nowhere")
+    slices: Path = Path("/nowhere")
     fails: str = ""
     meanwhile: Callable[[], None] = lambda: None
     commands: list[list[str]] = field(default_factory=list)

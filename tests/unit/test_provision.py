@@ -15,7 +15,7 @@ import pytest
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, InboxConfig, LedgerConfig
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError, PeerRefusedError
-from ddwd.provisioning import credentials, database_setup, provision, tls_proxy
+from ddwd.provisioning import credentials, database_setup, port_reservation, provision, tls_proxy
 from ddwd.provisioning.host import CommandResult, Login, SystemHost
 from ddwd.provisioning.orthanc_config import RENDERED_NAME
 
@@ -31,6 +31,7 @@ class FakeHost:
     """A machine with a PostgreSQL that knows roles and databases, and remembers what it was asked."""
 
     units: Path
+    slices: Path
     starting: int = 0
     refuse: str = ""
     roles: set[str] = field(default_factory=set)
@@ -96,7 +97,7 @@ class FakeHost:
 
 @pytest.fixture
 def host(tmp_path: Path) -> FakeHost:
-    return FakeHost(units=tmp_path / "units")
+    return FakeHost(units=tmp_path / "units", slices=tmp_path / "slices")
 
 
 @pytest.fixture
@@ -244,6 +245,44 @@ def test_drop_in_comes_changes_and_goes_with_output_dir(
         assert host.commands == [["systemctl", "daemon-reload"]] * reloads
         texts = {path.read_text() for path in host.units.rglob("*.conf")}
         assert texts == ({provision.drop_ins(wanted)[OUTPUT_DROP_IN]} if wanted is not inside else set())
+
+
+def _with_firewall(config: Config, wanted: str) -> Config:
+    return replace(config, network=replace(config.network, firewall=wanted))  # type: ignore[arg-type]
+
+
+def test_the_ports_are_reserved_until_the_firewall_is_off(config: Config, host: FakeHost) -> None:
+    moved = _with_port(config, "scp.port", 11113)
+    steps = [
+        (config, 1, {4242, 4243, 4252, 8042, 8043, 11112}),
+        (_with_firewall(config, "true"), 0, {4242, 4243, 4252, 8042, 8043, 11112}),
+        (moved, 1, {4242, 4243, 4252, 8042, 8043, 11113}),
+        (_with_firewall(moved, "false"), 1, set()),
+    ]
+    for wanted, changes, ports in steps:
+        host.commands.clear()
+        provision.reserve_ports(port_reservation.drop_in(wanted), host)
+        assert host.commands == [*port_reservation.ENFORCE] * changes
+        texts = [path.read_text() for path in host.slices.glob("*.slice.d/*.conf")]
+        assert len(texts) == (3 if ports else 0)
+        for text in texts:
+            assert set(re.findall(r"^SocketBindDeny=tcp:(\d+)$", text, re.MULTILINE)) == set(map(str, ports))
+
+
+def test_an_older_version_gets_unreserved_ports(config: Config, host: FakeHost) -> None:
+    provision.provision(config, host)
+    provision.hand_back(config, host)
+    assert list(host.slices.rglob("*.conf")) == []
+
+
+def test_units_that_listen_are_in_the_slice_that_may(config: Config) -> None:
+    folder = Path(__file__).parents[2] / "systemd"
+    inside = {
+        path.stem.removesuffix("@")
+        for path in folder.glob("*.service")
+        if "\nSlice=ddwd.slice\n" in path.read_text()
+    }
+    assert inside == {unit.partition("@")[0] for unit in provision.ports_of(config)}
 
 
 def test_drop_in_is_for_the_two_python_units(config: Config, host: FakeHost, tmp_path: Path) -> None:
@@ -430,7 +469,7 @@ def test_an_external_server_is_asked_over_the_network_by_a_user_who_may_read_its
 
 def test_sqlite_needs_no_server(config: Config, host: FakeHost) -> None:
     start(_with_database(config, engine="sqlite"), host)
-    assert host.commands == []
+    assert {argv[0] for argv in host.commands} == {"systemctl", "systemd-run"}
 
 
 # --- the machine itself -----------------------------------------------------------------------------------------------

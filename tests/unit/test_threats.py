@@ -100,6 +100,8 @@ HELD: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "take a port": (
             f"{LOCAL}::test_who_takes_a_port_while_its_service_restarts_hears_nothing_in_fifty_restarts",
+            f"{LOCAL}::test_no_user_of_the_machine_takes_a_port_in_fifty_restarts",
+            f"{LOCAL}::test_the_ports_stay_reserved_while_the_portal_is_stopped_and_after_a_boot",
             f"{LOCAL}::test_without_the_firewall_the_same_stranger_hears_the_portal",
             "tests/unit/test_doctor.py::test_who_holds_a_port_of_the_portal_is_named",
         ),
