@@ -1,42 +1,36 @@
 """Trace one study over all hops: where its images are, why it is not published, and what to do. Reads only.
 
-The sources are both Orthancs, the extractor's status, the custody record, the files on disk, the quarantine and the events in
-the ledger, and refused images in the journal. A source that cannot be read is named, and the trace has the others all the same. It contains no patient ID.
+trace_facts.py reads the sources. A source that cannot be read is named, and the trace has the others all the same. It contains no patient ID.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.config.paths import Paths
 from ddwd.core.audit import WARNINGS, Event
-from ddwd.core.errors import DamagedStateError, DdwdError, NotFoundError, PeerDownError, StateError
+from ddwd.core.errors import NotFoundError, StateError
 from ddwd.core.model import OrthancId
 from ddwd.extractor.decision import Blocker, Stage
-from ddwd.extractor.lost_images import LostImages, accepted, is_covered, lost_images
-from ddwd.extractor.quarantine import TWO_PATIENTS, read_entries
 from ddwd.orthanc.plugin.rest_rights import PORTAL_LOGINS
 from ddwd.status import journal_events, trace_lost
-from ddwd.status.events import AuditEvent, of_study
 from ddwd.status.formatting import many, second, time
 from ddwd.status.senders import again
 from ddwd.status.status_codes import explain
-from ddwd.store.backends import custody_of
-from ddwd.store.custody import BY_REST, Record, is_missing
+from ddwd.status.trace_facts import read_facts
+from ddwd.store.custody import BY_REST
 from ddwd.store.delivery_log import DeliveryLog
 from ddwd.store.record_check import as_orthanc_id
-from ddwd.store.status_files import EXTRACTOR, InFlightStudy, LostStudy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ddwd.config.schema import Config
-    from ddwd.core.model import Study
-    from ddwd.extractor.quarantine import Entry
     from ddwd.orthanc.port import OrthancPort
+    from ddwd.status.events import AuditEvent
     from ddwd.status.journal_events import JournalEvents
+    from ddwd.status.trace_facts import StudyFacts
 
 _FAILURES = frozenset(event.value for event in WARNINGS)
 _NEXT_STEPS = {
@@ -96,73 +90,6 @@ class Trace:
     namesakes: tuple[OrthancId, ...] = ()
 
 
-@dataclass
-class _Facts:
-    """The contents of all sources. `record` is an empty record with revision 0 if there is none; `gone` are images whose files are missing.
-
-    `undecided` are entries of the quarantine about its StudyInstanceUID, this study's or a namesake's.
-    """
-
-    study: OrthancId
-    record: Record
-    gone: frozenset[OrthancId] = frozenset()
-    listings: dict[str, Study | None] = field(default_factory=dict)
-    problems: dict[str, str] = field(default_factory=dict)
-    row: InFlightStudy = field(default_factory=InFlightStudy)
-    entries: list[Entry] = field(default_factory=list)
-    undecided: list[Entry] = field(default_factory=list)
-    namesakes: frozenset[OrthancId] = frozenset()
-    events: list[AuditEvent] = field(default_factory=list)
-    refused: list[AuditEvent] = field(default_factory=list)
-    changes: list[AuditEvent] = field(default_factory=list)
-    accepted: LostStudy | None = None
-
-    def ids(self, node: str) -> frozenset[OrthancId]:
-        listing = self.listings.get(node)
-        return listing.ids if listing else frozenset()
-
-    @property
-    def removed(self) -> int:
-        """Images that retention removed from the disk."""
-        return sum(bool(image.removed) for image in self.record.images.values())
-
-    @property
-    def lost(self) -> LostImages:
-        """Images that were received and that an Orthanc no longer has; none while that is not known, or the extractor works on it."""
-        if self.row.study or self.problems.keys() & {"gateway", "storage", "disk"}:
-            return LostImages(frozenset(), frozenset())
-        lost = lost_images(self.record, self.ids("gateway"), self.ids("storage"))
-        return (
-            LostImages(frozenset(), frozenset())
-            if self.accepted and is_covered(lost, self.accepted)
-            else lost
-        )
-
-    @property
-    def nowhere(self) -> frozenset[OrthancId]:
-        """Images that are on neither Orthanc and not on disk, although retention did not remove them from storage."""
-        removed = frozenset(one for one, image in self.record.images.items() if image.removed)
-        return self.lost.storage & (self.gone | removed)
-
-    @property
-    def study_uid(self) -> str:
-        return (self.listing.study_uid if self.listing else "") or self.record.study_uid or self.row.study_uid
-
-    @property
-    def not_here(self) -> list[AuditEvent]:
-        """The refusals of images that are not published: those of the others are over."""
-        published = {image.sop_uid for image in self.record.images.values()}
-        return [event for event in self.refused if event.fields.get("sop_uid") not in published]
-
-    @property
-    def listing(self) -> Study | None:
-        return self.listings.get("storage") or self.listings.get("gateway")
-
-    @property
-    def route(self) -> str:
-        return self.row.route or self.record.route
-
-
 def trace(
     study: OrthancId,
     config: Config,
@@ -176,35 +103,7 @@ def trace(
     """
     if as_orthanc_id(study) is None:
         return _trace_of_refused(study, refusals(study))
-    facts = _Facts(study, Record(study, "", "", "", revision=0, published_at=""))
-    paths = Paths(config)
-    for node in nodes:
-        try:
-            facts.listings[node.name] = node.study(study)
-        except DdwdError as error:
-            facts.problems[node.name] = str(error)
-    _read_extractor(facts, paths)
-    for source, read, content in (
-        ("disk", _read_disk, "the custody records and the output are"),
-        ("events", _read_ledger, "the ledger is"),
-    ):
-        try:
-            read(facts, paths)
-        except (PeerDownError, StateError) as error:
-            facts.problems[source] = str(error)
-        except OSError as error:
-            facts.problems[source] = f"{content} for root and group ddwd ({error.strerror})"
-    facts.accepted = accepted(paths.lost).get(study)
-    _find_namesakes(facts, nodes)
-    unread = facts.problems.keys() & {"gateway", "storage", "disk"}
-    if not (facts.listing or facts.record.revision or facts.row.study or facts.entries or unread):
-        raise NotFoundError("no hop knows this study; see: ddwd reconcile --dry-run")
-    try:
-        facts.refused = refusals(facts.study_uid)
-        facts.changes = trace_lost.of_record(changes(study), facts.record)
-    except StateError as error:
-        facts.problems["refused"] = str(error)
-    return _trace_of(facts, config)
+    return _trace_of(read_facts(study, config, nodes, refusals, changes), config)
 
 
 def or_refused(name: str, find: Callable[[str], list[OrthancId]], refusals: JournalEvents) -> list[OrthancId]:
@@ -224,52 +123,10 @@ def or_refused(name: str, find: Callable[[str], list[OrthancId]], refusals: Jour
         return [OrthancId(name.strip())]
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
-def _read_extractor(facts: _Facts, paths: Paths) -> None:
-    try:
-        status = EXTRACTOR.read(paths.heartbeat("extractor"))
-    except OSError:
-        status = None
-    except DamagedStateError:
-        return  # of another version: the trace goes on without it
-    if status is None:
-        facts.problems["extractor"] = "the extractor does not run: systemctl start ddwd"
-        return
-    facts.row = next((row for row in status.in_flight if row.study == facts.study), facts.row)
-
-
-def _read_disk(facts: _Facts, paths: Paths) -> None:
-    record = custody_of(paths.config).read(facts.study)
-    if record is not None:
-        facts.record = record
-        folder = paths.output / record.folder
-        facts.gone = frozenset(one for one, image in record.images.items() if is_missing(folder, image))
-    for entry in read_entries(paths.quarantine):
-        if entry.subject.kind == TWO_PATIENTS and entry.subject.study_uid == facts.study_uid:
-            facts.undecided.append(entry)
-        elif entry.subject.study == facts.study:
-            facts.entries.append(entry)
-
-
-def _find_namesakes(facts: _Facts, nodes: tuple[OrthancPort, OrthancPort]) -> None:
-    """Ask both Orthancs for studies of the same StudyInstanceUID; one that does not answer is named elsewhere."""
-    found = {*facts.record.namesakes, *(OrthancId(entry.subject.study) for entry in facts.undecided)}
-    for node in nodes if facts.study_uid else ():
-        with suppress(DdwdError):
-            found.update(node.find_study(facts.study_uid))
-    facts.namesakes = frozenset(found - {facts.study})
-
-
-def _read_ledger(facts: _Facts, paths: Paths) -> None:
-    facts.events = of_study(paths.config, facts.study)
-
-
 # --- building the trace -----------------------------------------------------------------------------------------------
 
 
-def _trace_of(facts: _Facts, config: Config) -> Trace:
+def _trace_of(facts: StudyFacts, config: Config) -> Trace:
     listing, record = facts.listing, facts.record
     missing = tuple(_missing(facts))
     unfinished = (
@@ -300,7 +157,7 @@ def _trace_of(facts: _Facts, config: Config) -> Trace:
     )
 
 
-def _hops(facts: _Facts, config: Config) -> Iterator[TracedHop]:
+def _hops(facts: StudyFacts, config: Config) -> Iterator[TracedHop]:
     spans, record = _spans(facts), facts.record
     on_disk = len(record.images) - len(facts.gone) - facts.removed if record.revision else facts.row.on_disk
     for name, title, place, images in (
@@ -315,7 +172,7 @@ def _hops(facts: _Facts, config: Config) -> Iterator[TracedHop]:
         yield TracedHop(name, title, None if problem else images, first, last, problem, retired, by_rest)
 
 
-def _destinations(facts: _Facts, config: Config) -> Iterator[TracedHop]:
+def _destinations(facts: StudyFacts, config: Config) -> Iterator[TracedHop]:
     """Yield the other destinations of its route, each with the images that were verified there."""
     deliveries = DeliveryLog(Paths(config).deliveries)
     for name in next((route.also for route in config.routes if route.name == facts.route), ()):
@@ -327,7 +184,7 @@ def _destinations(facts: _Facts, config: Config) -> Iterator[TracedHop]:
             yield TracedHop(f"to {name}", name, images, last=last)
 
 
-def _spans(facts: _Facts) -> dict[str, tuple[str, str]]:
+def _spans(facts: StudyFacts) -> dict[str, tuple[str, str]]:
     """Return first and last moment at each hop over all revisions; those of a study in flight as far as its status has them."""
     spans: dict[str, tuple[str, str]] = {}
     for revision in facts.record.history:
@@ -382,7 +239,7 @@ def _by_people(changes: list[AuditEvent]) -> list[AuditEvent]:
     return [event for event in changes if event.fields.get("user") not in PORTAL_LOGINS]
 
 
-def _missing(facts: _Facts) -> Iterator[str]:
+def _missing(facts: StudyFacts) -> Iterator[str]:
     if facts.row.state == Stage.HELD.value:
         return
     not_expected = facts.record.set_aside.keys() | facts.record.passed
@@ -402,7 +259,7 @@ def _missing(facts: _Facts) -> Iterator[str]:
 # --- verdict and next step: of the first function that returns them ---------------------------------------------------
 
 
-def _unread(facts: _Facts) -> tuple[str, str] | None:
+def _unread(facts: StudyFacts) -> tuple[str, str] | None:
     """Return what prevents a verdict."""
     for name in ("gateway", "storage"):
         if name in facts.problems:
@@ -415,7 +272,7 @@ def _unread(facts: _Facts) -> tuple[str, str] | None:
     return None
 
 
-def _in_flight(facts: _Facts) -> tuple[str, str] | None:
+def _in_flight(facts: StudyFacts) -> tuple[str, str] | None:
     if not facts.row.study:
         return None
     state, reason = facts.row.state, facts.row.reason
@@ -432,7 +289,7 @@ def _in_flight(facts: _Facts) -> tuple[str, str] | None:
     return verdict, _NEXT_STEPS.get(state, "none: the extractor works on it")
 
 
-def _in_quarantine(facts: _Facts) -> tuple[str, str] | None:
+def _in_quarantine(facts: StudyFacts) -> tuple[str, str] | None:
     if not facts.entries:
         return None
     first = facts.entries[0]
@@ -440,7 +297,7 @@ def _in_quarantine(facts: _Facts) -> tuple[str, str] | None:
     return f"{count} in quarantine: {first.subject.reason}", f"ddwd quarantine show {first.id}"
 
 
-def _incomplete(facts: _Facts, missing: tuple[str, ...], config: Config) -> tuple[str, str] | None:
+def _incomplete(facts: StudyFacts, missing: tuple[str, ...], config: Config) -> tuple[str, str] | None:
     lost = trace_lost.verdict(facts.lost, facts.events, facts.changes)
     if facts.nowhere:
         count = many(len(facts.nowhere), "image is", "images are")
@@ -459,7 +316,7 @@ def _incomplete(facts: _Facts, missing: tuple[str, ...], config: Config) -> tupl
     return None
 
 
-def _undecided(facts: _Facts) -> tuple[str, str] | None:
+def _undecided(facts: StudyFacts) -> tuple[str, str] | None:
     if not facts.undecided:
         return None
     verdict, _ = _at_rest(facts)
@@ -467,7 +324,7 @@ def _undecided(facts: _Facts) -> tuple[str, str] | None:
     return f"{verdict}; {why}", f"ddwd quarantine show {facts.undecided[0].id}"
 
 
-def _at_rest(facts: _Facts) -> tuple[str, str]:
+def _at_rest(facts: StudyFacts) -> tuple[str, str]:
     record = facts.record
     if record.passed and not record.images:
         count = many(len(record.passed), "image stays", "images stay")
