@@ -15,7 +15,7 @@ from ddwd.core.audit import Event
 from ddwd.core.model import SELF_TEST_AET
 from ddwd.status import chain, senders
 from ddwd.status.formatting import many, span
-from ddwd.status.report import aside_text, lost_text, refused_text, two_patients_text
+from ddwd.status.problems import aside_text, lost_text, refused_text, two_patients_text
 from ddwd.store.statefile import StateFormat, stored
 
 if TYPE_CHECKING:

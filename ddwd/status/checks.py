@@ -13,7 +13,7 @@ from ddwd.provisioning.port_holders import strangers
 from ddwd.status import chain, units
 from ddwd.status.findings import CheckContext, Finding, broken, note, warn
 from ddwd.status.formatting import many, span, time
-from ddwd.status.report import aside_text, lost_text, two_patients_text
+from ddwd.status.problems import aside_text, lost_text, two_patients_text
 from ddwd.status.senders import problems, remedy, what, who
 from ddwd.store import rejected_files
 from ddwd.store.status_files import HARMLESS, AcceptorStatus, RetentionRound, RetentionStatus, SweepStatus
