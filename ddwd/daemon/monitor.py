@@ -125,7 +125,7 @@ class Monitor:
         self._metrics = Metrics(config.metrics.textfile)
         self._alerts = Alerts(config, paths, clock, Audit())
         refusals = RejectionWatcher(RejectionReporter(Audit(), clock), paths.refusals)
-        self._relay = AuditRelay(config, paths.audit_queue) if config.audit.host else None
+        self._relay = AuditRelay(config, paths.audit_queue).start() if config.audit.host else None
         wants_heads = config.chain.publish_to or config.chain.timestamp_url
         self._publisher = ChainPublisher(config.chain, paths, clock).start() if wants_heads else None
         self._tasks = [

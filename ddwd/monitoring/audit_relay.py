@@ -13,16 +13,15 @@ import os
 import socket
 import ssl
 import subprocess
-import threading
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from ddwd.core import durable
 from ddwd.core.audit import is_genuine, selection
 from ddwd.core.errors import DdwdError, PeerDownError, StateError
-from ddwd.core.retry import Backoff
 from ddwd.monitoring.dicom_audit import message
 from ddwd.monitoring.rejected_associations import read_cursor
+from ddwd.monitoring.retried_work import RetriedWork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -56,7 +55,7 @@ def journalctl(arguments: Sequence[str]) -> str:
 
 
 class AuditRelay:
-    """Queues new records at each `step`, and sends them in a thread of its own; `journal` runs journalctl with its arguments."""
+    """Queues new records at each `step`, and sends them in a thread of its own once started; `journal` runs journalctl with its arguments."""
 
     def __init__(
         self, config: Config, folder: Path, journal: Callable[[Sequence[str]], str] = journalctl
@@ -65,11 +64,17 @@ class AuditRelay:
         self._folder = folder
         self._cursor_file = folder / "cursor"
         self._journal = journal
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
         self._full = False
+        self._is_away = False
+        self._thread = RetriedWork(
+            "ddwd-audit-relay", self._send, _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS
+        )
         durable.make_dirs(folder)
-        threading.Thread(target=self._run, name="ddwd-audit-relay", daemon=True).start()
+
+    def start(self) -> Self:
+        """Start the thread."""
+        self._thread.start()
+        return self
 
     def step(self) -> None:
         """Queue new records. Raises StateError, StorageFullError and OSError; no record is skipped then."""
@@ -87,7 +92,7 @@ class AuditRelay:
                 number += 1
             durable.replace_file(self._cursor_file, record["__CURSOR"].encode())
         if queued or number > 1:
-            self._wake.set()
+            self._thread.wake()
 
     def queued(self) -> list[Path]:
         """Return the queued messages, oldest first."""
@@ -103,22 +108,20 @@ class AuditRelay:
 
     def stop(self) -> None:
         """End soon; queued messages are sent after the next start."""
-        self._stopping.set()
-        self._wake.set()
+        self._thread.stop()
 
-    def _run(self) -> None:
-        backoff = Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
-        while not self._stopping.is_set():
-            self._wake.wait()
-            self._wake.clear()
-            try:
-                while not self._stopping.is_set() and self.send_some():
-                    backoff.succeeded()
-            except (DdwdError, OSError) as error:
-                if not backoff.failures:
-                    log.warning("%s; audit messages wait in the queue", error)
-                self._stopping.wait(backoff.failed())
-                self._wake.set()
+    def _send(self) -> bool:
+        """Send some messages, and the next ones right after; return False if that failed, which is logged once."""
+        try:
+            if self.send_some():
+                self._thread.wake()
+        except (DdwdError, OSError) as error:
+            if not self._is_away:
+                log.warning("%s; audit messages wait in the queue", error)
+            self._is_away = True
+            return False
+        self._is_away = False
+        return True
 
     def send_some(self) -> bool:
         """Send the oldest messages; return whether there were any. Raises PeerDownError."""

@@ -6,9 +6,7 @@ signer keeps every head, and the position moves only behind one that has arrived
 
 from __future__ import annotations
 
-import logging
 import tempfile
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -19,7 +17,7 @@ from ddwd.chain.head import FORMAT, HeadFiles, SignedHead
 from ddwd.core import durable
 from ddwd.core.clock import stamp
 from ddwd.core.errors import DdwdError, PeerDownError, PeerRefusedError, StateError, reason_of
-from ddwd.core.retry import Backoff
+from ddwd.monitoring.retried_work import RetriedWork
 from ddwd.provisioning import openssl
 from ddwd.store.status_files import CHAIN_PUBLICATION, ChainPublication
 
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Paths
     from ddwd.config.schema import ChainConfig
     from ddwd.core.clock import Clock
-
-log = logging.getLogger("ddwd.monitoring")
 
 _SECONDS = 20.0
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 30.0, 1800.0
@@ -47,42 +43,32 @@ class ChainPublisher:
         self._state = paths.chain_publication
         self._stamps = paths.chain_stamps
         self._clock = clock
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
+        self._thread = RetriedWork(
+            "ddwd-chain", self.publish_new, _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS
+        )
 
     def start(self) -> Self:
         """Start the thread."""
-        threading.Thread(target=self._run, name="ddwd-chain", daemon=True).start()
+        self._thread.start()
         return self
 
     def step(self) -> None:
         """Have new heads published. Raises StateError with what is in the way of an earlier one."""
-        self._wake.set()
+        self._thread.wake()
         state = CHAIN_PUBLICATION.read_or_none(self._state)
         if state is not None and state.problem:
             raise StateError(state.problem)
 
     def stop(self) -> None:
         """End soon; what is left is published after the next start."""
-        self._stopping.set()
-        self._wake.set()
-
-    def _run(self) -> None:
-        backoff = Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
-        while not self._stopping.is_set():
-            self._wake.wait()
-            self._wake.clear()
-            if self.publish_new():
-                backoff.succeeded()
-            else:
-                self._stopping.wait(backoff.failed())
+        self._thread.stop()
 
     def publish_new(self) -> bool:
         """Publish the heads that have not arrived yet; return whether all have. What is in the way is in the state."""
         state = CHAIN_PUBLICATION.read_or_none(self._state) or ChainPublication()
         try:
             for head in self._files.read_published():
-                if self._stopping.is_set():
+                if self._thread.is_stopping:
                     return True
                 if head.log != state.log or head.size > state.size:
                     self._publish(head)

@@ -237,7 +237,6 @@ def test_each_record_is_queued_once_over_restarts_while_the_repository_is_away(t
     journal = Journal("started")
     first = AuditRelay(_config(AWAY), tmp_path / "q", journal)
     first.step()
-    first.stop()
     journal.records += [
         _record("received", 2, **FULL),
         _record("disk-ok", 3),
@@ -246,7 +245,6 @@ def test_each_record_is_queued_once_over_restarts_while_the_repository_is_away(t
     again = AuditRelay(_config(AWAY), tmp_path / "q", journal)
     again.step()
     again.step()
-    again.stop()
     kinds = [re.findall(rb'originalText="([^"]+)"', path.read_bytes())[0] for path in again.queued()]
     assert kinds == [b"Application Activity", b"DICOM Instances Transferred", b"DICOM Instances Transferred"]
 
@@ -255,7 +253,6 @@ def test_a_record_that_a_user_forged_is_not_queued_and_does_not_stop_those_behin
     journal = Journal("started")
     relay = AuditRelay(_config(AWAY), tmp_path / "q", journal)
     relay.step()
-    relay.stop()
     forged = _record("published", 2, **FULL) | {"_UID": "65534"}
     journal.records += [forged, _record("received", 3, **FULL)]
     relay.step()
@@ -271,11 +268,9 @@ def test_what_is_queued_is_sent_in_order_and_then_gone(
     journal = Journal("started")
     relay = AuditRelay(_config(AWAY), tmp_path / "q", journal)
     relay.step()
-    relay.stop()
     journal.records += [_record("received", 2, **FULL), _record("published", 3, **FULL)]
     config = _config(_over_tls(repository, certificate[0]))
     back = AuditRelay(config, tmp_path / "q", journal)
-    back.stop()
     back.step()
     assert back.send_some()
     assert back.queued() == []
@@ -290,7 +285,6 @@ def test_a_full_queue_leaves_the_records_in_the_journal_and_says_so_once(
     monkeypatch.setattr(relaying, "_MOST_QUEUED", 2)
     journal = Journal("started")
     relay = AuditRelay(_config(AWAY), tmp_path / "q", journal)
-    relay.stop()
     relay.step()
     journal.records += [_record("published", number, **FULL) for number in range(2, 4)]
     relay.step()
