@@ -161,7 +161,7 @@ def digest(
 def digest_of(path: Path, progress: Progress | None = None) -> Content | None:
     """Return size and SHA-256 of a regular file; None if there is none at that path, or it cannot be read."""
     try:
-        with opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as file:
+        with opened(path, safe_folder.FILE) as file:
             return digest(file, progress) if stat.S_ISREG(os.fstat(file).st_mode) else None
     except OSError:
         return None
