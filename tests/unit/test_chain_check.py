@@ -44,6 +44,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def _write(files: dict[str, bytes], folder: Path) -> None:
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+@pytest.fixture
+def folder(files: dict[str, bytes], tmp_path: Path) -> Path:
+    """The folder of that chain, which the test may change."""
+    _write(files, tmp_path)
+    return tmp_path
+
+
 @dataclass
 class Tamperer:
     """Changes one thing in one file, by dice."""
@@ -108,43 +120,35 @@ def test_whatever_is_changed_removed_or_moved_in_the_chain_is_found(
 ) -> None:
     tamperer = Tamperer(random.Random(part), files)  # noqa: S311 - the same ones each time
     for _ in range(TAMPERINGS):
-        for name, content in tamperer.tamper().items():
-            (tmp_path / name).write_bytes(content)
+        _write(tamperer.tamper(), tmp_path)
         assert walk(tmp_path).problems, tamperer.done[-1]
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
+    _write(files, tmp_path)
     assert walk(tmp_path).problems == []
     assert len(set(tamperer.done)) > 8
 
 
 @pytest.mark.parametrize("name", ["entries.jsonl", "tree", "head.json", "published.jsonl", "public.pem"])
-def test_a_file_that_is_missing_is_found(files: dict[str, bytes], tmp_path: Path, name: str) -> None:
-    for one, content in files.items():
-        (tmp_path / one).write_bytes(content)
-    (tmp_path / name).unlink()
-    assert walk(tmp_path).problems
+def test_a_file_that_is_missing_is_found(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert walk(folder).problems
 
 
 def test_a_newest_head_with_a_smaller_size_than_it_was_signed_for_is_found(
-    files: dict[str, bytes], tmp_path: Path
+    files: dict[str, bytes], folder: Path
 ) -> None:
-    for one, content in files.items():
-        (tmp_path / one).write_bytes(content)
     size = json.loads(files["head.json"])["size"]
-    (tmp_path / "head.json").write_bytes(
+    (folder / "head.json").write_bytes(
         files["head.json"].replace(b'"size": %d' % size, b'"size": %d' % (size - 9))
     )
-    (problem,) = walk(tmp_path).problems
+    (problem,) = walk(folder).problems
     assert problem.endswith("is not signed by the key of this chain")
 
 
 def test_a_newest_head_without_its_end_is_found_as_it_is_never_written_in_pieces(
-    files: dict[str, bytes], tmp_path: Path
+    files: dict[str, bytes], folder: Path
 ) -> None:
-    for one, content in files.items():
-        (tmp_path / one).write_bytes(content)
-    (tmp_path / "head.json").write_bytes(files["head.json"][:-1] + b"\x0b")
-    assert f"{tmp_path / 'head.json'}: it is not as it was written" in walk(tmp_path).problems
+    (folder / "head.json").write_bytes(files["head.json"][:-1] + b"\x0b")
+    assert f"{folder / 'head.json'}: it is not as it was written" in walk(folder).problems
 
 
 @pytest.mark.parametrize(
@@ -159,35 +163,29 @@ def test_a_newest_head_without_its_end_is_found_as_it_is_never_written_in_pieces
     ids=["deleted", "three deleted", "moved", "added", "changed"],
 )
 def test_what_was_done_to_entries_is_named(
-    files: dict[str, bytes], tmp_path: Path, change: Callable[[list[bytes]], list[bytes]], said: str
+    files: dict[str, bytes], folder: Path, change: Callable[[list[bytes]], list[bytes]], said: str
 ) -> None:
-    for one, content in files.items():
-        (tmp_path / one).write_bytes(content)
     lines = files["entries.jsonl"].splitlines(keepends=True)
-    (tmp_path / "entries.jsonl").write_bytes(b"".join(change(lines)))
-    assert walk(tmp_path).problems[0] == said
+    (folder / "entries.jsonl").write_bytes(b"".join(change(lines)))
+    assert walk(folder).problems[0] == said
 
 
 def test_going_back_to_an_earlier_chain_is_found_by_what_was_published_since(
-    files: dict[str, bytes], tmp_path: Path
+    files: dict[str, bytes], folder: Path
 ) -> None:
-    for one, content in files.items():
-        (tmp_path / one).write_bytes(content)
     early = files["published.jsonl"].splitlines(keepends=True)[1]
     count = json.loads(early)["size"]
     lines = files["entries.jsonl"].splitlines(keepends=True)
-    (tmp_path / "head.json").write_bytes(early)
-    (tmp_path / "entries.jsonl").write_bytes(b"".join(lines[:count]))
-    (tmp_path / "tree").write_bytes(files["tree"][: (2 * count - count.bit_count()) * 40])
+    (folder / "head.json").write_bytes(early)
+    (folder / "entries.jsonl").write_bytes(b"".join(lines[:count]))
+    (folder / "tree").write_bytes(files["tree"][: (2 * count - count.bit_count()) * 40])
     last = json.loads(files["published.jsonl"].splitlines()[-1])["size"]
-    assert walk(tmp_path).problems[-1] == f"entries from {count} to {last - 1} are missing"
+    assert walk(folder).problems[-1] == f"entries from {count} to {last - 1} are missing"
 
 
 def test_what_the_signer_adds_while_it_is_walked_is_no_finding(
-    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for one, content in files.items():
-        (tmp_path / one).write_bytes(content)
     lines = ChainLog.lines
 
     def extended(log: ChainLog, start: int = 0):  # type: ignore[no-untyped-def]
@@ -196,7 +194,7 @@ def test_what_the_signer_adds_while_it_is_walked_is_no_finding(
         return lines(log, start)
 
     monkeypatch.setattr(ChainLog, "lines", extended)
-    found = walk(tmp_path)
+    found = walk(folder)
     assert found.problems == []
     assert found.newest is not None
     assert found.entries == found.newest.size
