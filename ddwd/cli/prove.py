@@ -14,10 +14,10 @@ from ddwd.chain.head import HeadFiles
 from ddwd.chain.log import ChainLog
 from ddwd.chain.proof import ProvedImage, build
 from ddwd.chain.records import Statements
-from ddwd.cli import output_file, progress
+from ddwd.cli import output_file, progress, signer_wait
 from ddwd.cli.command import Argument, Command, VerbResult, prints
 from ddwd.config.paths import Paths
-from ddwd.core.clock import SystemClock, sleep, stamp
+from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import InvalidValueError, NotFoundError, StateError
 from ddwd.status.formatting import many
 from ddwd.store.backends import custody_of
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from ddwd.cli.progress import Bar
     from ddwd.config.schema import Config
     from ddwd.core.model import OrthancId
-
-_TRIES = 4
-_SECONDS = 1.0
-"""Between two tries: ddwd-signer enters a publication some moments after it was made."""
 
 
 def _run(args: Namespace, config: Config) -> VerbResult:
@@ -68,14 +64,12 @@ def _one(checker: RecordChecker, name: str) -> OrthancId:
 
 def _assert_entered(folder: Path, checker: RecordChecker, study: OrthancId, bar: Bar) -> None:
     """Check that the study's record is the one that the chain states. Raises NotFoundError, StateError and OSError."""
-    tries = _TRIES
-    while True:
-        tries -= 1
+    statements = found = None
+    for _ in signer_wait.tries():
         statements = _statements(folder, study, bar)
         found = None if statements is None else statements.compare({study: checker.stored(study)}, ())
-        if (found is not None and not found.findings) or not tries:
+        if found is not None and not found.findings:
             break
-        sleep(_SECONDS)
     if statements is None or found is None:
         raise NotFoundError(
             "the chain has no signed head yet, so there is no proof; see ddwd-signer in: ddwd status"

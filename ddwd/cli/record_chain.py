@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from ddwd.chain.check import Walk, walk
 from ddwd.chain.records import RecordComparison, Statements
+from ddwd.cli import signer_wait
 from ddwd.cli.command import escaped
 from ddwd.config.paths import Paths
-from ddwd.core.clock import sleep
 from ddwd.core.errors import StateError
 from ddwd.status.formatting import many
 
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from ddwd.cli.progress import Bar
     from ddwd.config.schema import Config
     from ddwd.store.record_check import CheckResult, RecordChecker
-
-_TRIES = 4
-_SECONDS = 1.0
-"""Between two tries: ddwd-signer enters a change of a record some moments after it was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +46,24 @@ def check(
 
     Returns None if the chain has no signed head yet. Raises StateError.
     """
-    folder, records, tries = Paths(config).chain, dict(result.records), _TRIES
-    damaged = {one.study for one in result.damaged}
-    while True:
-        tries -= 1
+    records, damaged = dict(result.records), {one.study for one in result.damaged}
+    found = RecordComparison()
+    walked = Walk()
+    for _ in signer_wait.tries():
+        for one in found.findings:
+            with suppress(StateError):
+                records[one.study] = checker.stored(one.study)
         statements = Statements({name, *records} if name else ())
-        walked = _walked(folder, statements, bar)
+        walked = _walked(Paths(config).chain, statements, bar)
         if walked.newest is None:
             return ChainResult(None, walked.problems) if walked.problems else None
         if config.ledger.shared is not None:
             return ChainResult(walked.newest, walked.problems, is_shared=True)
         stated = set(statements.matching(name) if name else statements.stated())
         found = statements.compare(records, stated - damaged)
-        if not found.findings or not tries:
-            return ChainResult(walked.newest, walked.problems, found)
-        sleep(_SECONDS)
-        for one in found.findings:
-            with suppress(StateError):
-                records[one.study] = checker.stored(one.study)
+        if not found.findings:
+            break
+    return ChainResult(walked.newest, walked.problems, found)
 
 
 def _walked(folder: Path, statements: Statements, bar: Bar) -> Walk:

@@ -16,7 +16,7 @@ import pytest
 from ddwd.chain import check_proof, records
 from ddwd.chain.entry import CHAINED
 from ddwd.chain.head import HeadFiles
-from ddwd.cli import prove, record_chain
+from ddwd.cli import signer_wait
 from ddwd.cli.main import parser
 from ddwd.core.errors import InvalidValueError, NotFoundError, StateError
 from tests import readme
@@ -39,8 +39,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
         if happens:
             happens.pop(0)()
 
-    for verb in (prove, record_chain):
-        monkeypatch.setattr(verb, "sleep", wait)
+    monkeypatch.setattr(signer_wait, "sleep", wait)
     return happens
 
 
