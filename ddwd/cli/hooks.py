@@ -1,4 +1,7 @@
-"""`ddwd hooks`: list published studies whose notification hook has not succeeded; retry or drop them. Reads ddwd-hooks' status."""
+"""`ddwd hooks`: list published studies whose notification hook has not succeeded; retry or drop them.
+
+Reads ddwd-hooks' status. ddwd-hooks retries; the extractor drops, since it runs also where no route has a hook any more.
+"""
 
 from argparse import Namespace
 from typing import Any
@@ -6,10 +9,10 @@ from typing import Any
 from ddwd.cli.command import Argument, Command, Group, VerbResult, file_errors, prints
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
-from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import NotFoundError
 from ddwd.status.formatting import many
 from ddwd.store.hook_queue import HookQueue
+from ddwd.store.operator_requests import Request, Requests
 from ddwd.store.status_files import HOOKS, HooksStatus, WaitingNotice
 
 
@@ -56,21 +59,19 @@ def _retry(_args: Namespace, config: Config) -> VerbResult:
 
 
 def _drop(args: Namespace, config: Config) -> VerbResult:
-    notices = HookQueue(Paths(config).hooks)
+    paths = Paths(config)
     with file_errors():
-        found = [notice for notice in notices.newest() if args.study in {notice.study, notice.study_uid}]
-        if not found:
-            raise NotFoundError(f"no hook waits for study {args.study}; see: ddwd hooks list")
-        for notice in found:
-            notices.drop(notice)
-            Audit().record(
-                Event.REQUESTED,
-                f"the operator drops the hook of revision {notice.revision}",
-                study=notice.study,
-                study_uid=notice.study_uid,
-            )
-    line = f"dropped: the hook is not called for revision {found[-1].revision}"
-    return VerbResult({"dropped": [notice.study for notice in found]}, [line])
+        found = [one for one in HookQueue(paths.hooks).newest() if args.study in {one.study, one.study_uid}]
+    if not found:
+        raise NotFoundError(f"no hook waits for study {args.study}; see: ddwd hooks list")
+    requests = Requests(paths.requests)
+    for notice in found:
+        requests.submit(Request("drop-hook", notice.study, revision=notice.revision))
+    lines = [
+        f"the extractor is asked to drop the hook of {one.study}, revision {one.revision}; see: ddwd hooks list"
+        for one in found
+    ]
+    return VerbResult({"asked": "drop", "studies": [notice.study for notice in found]}, lines)
 
 
 COMMAND = Group(

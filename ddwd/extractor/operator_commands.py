@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ddwd.extractor.sources import Sources
     from ddwd.retention.scheduler import RetentionScheduler
     from ddwd.store.custody import Custody, Record
+    from ddwd.store.hook_queue import HookQueue
     from ddwd.store.operator_requests import Request, Requests
     from ddwd.store.output_tree import OutputTree
 
@@ -38,6 +39,7 @@ class OperatorCommands:
     custody: Custody
     quarantine: Quarantine
     output: OutputTree
+    hooks: HookQueue
     audit: Audit
     _handed_over: set[Path] = field(default_factory=set)
 
@@ -59,6 +61,7 @@ class OperatorCommands:
                 f"the operator asks: {request.kind}",
                 study=request.study,
                 entry=request.item,
+                revision=request.revision or "",
                 by=request.by,
             )
 
@@ -95,6 +98,8 @@ class OperatorCommands:
                 self.retention.ask()
             case "accept":
                 self.sources.lost.accept(study or None)
+            case "drop-hook":
+                self.hooks.drop(study, request.revision)
 
     def _retry(self, study_id: OrthancId) -> None:
         """Begin a study anew: forget every failure, try images in quarantine again, retrieve files that are missing on disk again.

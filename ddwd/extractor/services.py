@@ -114,6 +114,7 @@ class Extractor:
             custody,
             self.quarantine,
             self.output,
+            HookQueue(paths.hooks),
             audit,
         )
         reconciler = self._reconciler(config, paths, observer, orphans)

@@ -1,4 +1,5 @@
-"""Queue of published studies for notification hooks: one notice per file, added by the extractor, removed by ddwd-hooks.
+"""Queue of published studies for notification hooks: one notice per file, added by the extractor, removed by ddwd-hooks,
+and by the extractor where an operator drops it.
 
 A notice is durable before the ledger closes the study, and is removed only after its hook has succeeded, so that each revision is
 notified at least once. The folder `told` has the last notified revision of each study, so that a repeated reconciliation causes no
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,7 @@ class RetryRequest:
 
 
 class HookQueue(RetryRequest):
-    """The two folders: the extractor adds to `waiting`, and only ddwd-hooks writes to `told`.
+    """The two folders: the extractor adds to `waiting` and drops what an operator asks for, and only ddwd-hooks writes to `told`.
 
     `rejected` is ddwd-hooks', which puts aside what is no notice; for any other process that is only left out.
     """
@@ -137,14 +139,15 @@ class HookQueue(RetryRequest):
         target = self._notified_path(notice.study)
         durable.make_dirs(target.parent)
         _NOTIFIED.write(target, _Notified(notice.revision))
-        self.drop(notice)
+        self.drop(notice.study, notice.revision)
 
-    def drop(self, notice: Notice) -> None:
-        """Remove this notice and the older ones of its study."""
-        for path in self.waiting.glob(f"{notice.study}.*.json"):
+    def drop(self, study: OrthancId, revision: int) -> None:
+        """Remove the notices of a study up to this revision. Raises OSError."""
+        for path in self.waiting.glob(f"{study}.*.json"):
             name = _NAME.fullmatch(path.name)
-            if name and int(name["revision"]) <= notice.revision:
-                durable.unlink(path)
+            if name and int(name["revision"]) <= revision:
+                with suppress(IsADirectoryError):  # another user's: ddwd-hooks puts it aside
+                    durable.unlink(path)
 
     def _notified_path(self, study: OrthancId) -> Path:
         return self.told / study[:2] / f"{study}.json"

@@ -21,7 +21,9 @@ from ddwd.core.errors import InvalidValueError, StateError
 from ddwd.store.rejected_files import RejectedFiles
 from ddwd.store.statefile import StateFormat, stored
 
-Kind = Literal["retry", "release", "reconcile", "pause", "resume", "forget", "retention", "accept"]
+Kind = Literal[
+    "retry", "release", "reconcile", "pause", "resume", "forget", "retention", "accept", "drop-hook"
+]
 
 _STUDY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 _ITEM = re.compile(r"[0-9a-f]{32}")
@@ -35,7 +37,7 @@ _FOLDER_MODE = 0o770
 class Request:
     """One request: `retry` a study, `release` an entry of the quarantine (`item`), `reconcile` one study or all, `pause` and
     `resume` retrieving, `forget` a study of the self test, start a round of `retention` now, `accept` that images of a study or of all are
-    missing on an Orthanc.
+    missing on an Orthanc, `drop-hook`: a study's hook is not called for revisions up to `revision`.
 
     `by` is the user who made the request, and `at` the UTC stamp. As taken from the folder, `by` is the owner of the file, whatever
     stands in it: a user can write any name, and cannot give a file away. Raises InvalidValueError for anything
@@ -45,6 +47,7 @@ class Request:
     kind: Kind
     study: str = field(default="", metadata=stored(required=True))
     item: str = field(default="", metadata=stored(required=True))
+    revision: int = field(default=0, kw_only=True, metadata=stored(omit_empty=True))
     by: str = field(default="", compare=False)
     at: str = field(default="", compare=False)
 
@@ -56,8 +59,10 @@ class Request:
             raise InvalidValueError("a study is named by its Orthanc ID")
         if self.item and not _ITEM.fullmatch(self.item):
             raise InvalidValueError("an entry of the quarantine has a name of 32 hexadecimal digits")
-        if bool(self.item) != (self.kind == "release") or (
-            self.kind in {"retry", "forget"} and not self.study
+        if (
+            bool(self.item) != (self.kind == "release")
+            or (self.revision > 0) != (self.kind == "drop-hook")
+            or (self.kind in {"retry", "forget", "drop-hook"} and not self.study)
         ):
             raise InvalidValueError(f"a request to {self.kind} does not say of what")
         if self.study and self.kind in {"pause", "resume", "retention"}:

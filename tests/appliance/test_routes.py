@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 HOOK = "/opt/ris/finished"
 TOLD = "/srv/told"
+OPERATOR = "dispatcher"
 RULES = f"""
 routes:
   - name: spoken
@@ -128,6 +129,31 @@ def test_a_hook_that_fails_is_shown_and_told_over_a_restart(portal: Portal, tmp_
     machine.wait_for(
         lambda: machine.run("ddwd hooks list", check=False).returncode == 0, limit=30, what="it still waits"
     )
+
+
+def test_an_operator_s_drop_of_a_hook_is_done_and_recorded_by_the_extractor(
+    portal: Portal, tmp_path: Path
+) -> None:
+    study = made_up_ct(tmp_path, 2, seed=7303, size=32, patient_id="HOOK-3")
+    machine = portal.machine
+    portal.add_operator(OPERATOR)
+    machine.run(f"touch {TOLD}/broken")
+    portal.deliver(study)
+    machine.wait_for(
+        lambda: "ended with exit status 7" in machine.run("ddwd hooks list", check=False).stdout,
+        limit=60,
+        what="the failure is not shown",
+    )
+    machine.run(["ddwd", "hooks", "drop", study.uid], user=OPERATOR)
+    machine.wait_for(
+        lambda: machine.run("ddwd hooks list", check=False).stdout == "no hook waits\n",
+        limit=30,
+        what="it still waits",
+    )
+    machine.run(f"rm {TOLD}/broken")
+    trail = machine.run("journalctl -t ddwd-audit -o json DDWD_EVENT=requested _UID=$(id -u ddwd)").stdout
+    record = json.loads(trail.splitlines()[-1])
+    assert (record["MESSAGE"], record["DDWD_REVISION"]) == ("the operator asks: drop-hook", "1")
 
 
 def test_each_study_goes_where_its_rule_says_and_what_none_takes_is_held_and_shown(

@@ -138,8 +138,18 @@ def test_a_study_that_cannot_be_told_holds_up_no_other(told: Told) -> None:
     assert told.calls == [(OTHER, 1)]
     (waiting,) = told.dispatcher.turn()
     assert "has no hook any more; delete the notice: ddwd hooks drop" in waiting.reason
-    told.notices.drop(told.notices.newest()[0])
+    told.notices.drop(OrthancId(waiting.study), waiting.revision)
     assert told.dispatcher.turn() == []
+
+
+def test_what_is_dropped_is_one_study_up_to_one_revision_whatever_another_user_planted(told: Told) -> None:
+    for notice in (NOTICE, replace(NOTICE, revision=3), replace(NOTICE, study=OTHER)):
+        told.notices.put(notice)
+    (told.notices.waiting / f"{STUDY}.2.json").mkdir()
+    told.notices.drop(STUDY, 2)
+    assert {notice.name for notice in told.notices.newest()} == {f"{STUDY}.3.json", f"{OTHER}.1.json"}
+    told.notices.drop(STUDY, 3)
+    assert [notice.study for notice in told.notices.newest()] == [OTHER]
 
 
 def test_a_stop_in_the_middle_is_no_failure_and_tells_it_again_after_the_start(told: Told) -> None:

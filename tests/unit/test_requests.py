@@ -100,6 +100,7 @@ def test_no_room_is_told_and_leaves_nothing(folder: Path, monkeypatch: pytest.Mo
         ("pause", STUDY, ""),
         ("resume", "", ITEM),
         ("delete", STUDY, ""),
+        ("drop-hook", STUDY, ""),
     ],
 )
 def test_what_cannot_be_meant_cannot_be_asked(kind: Kind, study: str, item: str) -> None:
@@ -130,6 +131,8 @@ def test_what_cannot_be_meant_cannot_be_asked(kind: Kind, study: str, item: str)
                 ("study", {}),
                 ("study", "../../x"),
                 ("item", ITEM),
+                ("revision", 1),
+                ("revision", "1"),
             ]
         ),
         json.dumps({key: value for key, value in GOOD.items() if key != "item"}).encode(),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
+import pwd
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ddwd.cli.main import parser
 from ddwd.config.routing import Route, TagCondition
 from ddwd.core.audit import Event
 from ddwd.extractor.decision import Stage
@@ -242,6 +246,21 @@ def test_a_finished_study_is_marked_and_its_hook_told_wherever_the_power_is_cut(
         if not stopped:
             return
     pytest.fail("it never ran to its end")
+
+
+def test_the_extractor_drops_a_hook_for_an_operator_and_records_who_asked(portal: Portal) -> None:
+    portal.rule(replace(REST, webhook="https://ris.example/"))
+    study = _arrives(portal, "rest", 2)[0].study_id
+    portal.run(30)
+    hooks = HookQueue(portal.paths.hooks)
+    assert [notice.study for notice in hooks.newest()] == [study]
+    args = parser().parse_args(["hooks", "drop", study])
+    assert args.run(args, portal.config, io.StringIO()) == 0
+    portal.run(2)
+    assert hooks.newest() == []
+    (fields,) = [fields for event, fields in portal.events if event is Event.REQUESTED]
+    user = pwd.getpwuid(os.getuid()).pw_name
+    assert (fields["DDWD_STUDY"], fields["DDWD_REVISION"], fields["DDWD_BY"]) == (study, "1", user)
 
 
 # --- what a reviewer found --------------------------------------------------------------------------------------------
