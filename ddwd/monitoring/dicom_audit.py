@@ -1,13 +1,13 @@
 """Convert audit records to DICOM audit messages: XML of PS3.15 A.5, one patient per message. Pure.
 
 PS3.15 A.5.3 requires of this node: its start and stop, begin and end of each transfer, deleted studies, and what concerns security
-(a rejected association, changed settings). All other records stay in the journal.
+(a rejected association, changed settings, what an operator asks for, a changed custody record). All other records stay in the journal.
 """
 
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as Xml
@@ -25,6 +25,8 @@ _SOURCE = ("110153", "Source Role ID")
 _DESTINATION = ("110152", "Destination Role ID")
 _APPLICATION = ("110150", "Application")
 _MINOR = "4"
+_REPORT, _SECURITY_RESOURCE = "3", "13"
+"""ParticipantObjectTypeCodeRole (A.5.1)."""
 _BY_ADDRESS = "2"
 """NetworkAccessPointTypeCode of an IP address (A.5.1)."""
 
@@ -47,6 +49,10 @@ _BEGIN = ("110102", "Begin Transferring DICOM Instances")
 _TRANSFERRED = ("110104", "DICOM Instances Transferred")
 _DELETED = ("110105", "DICOM Study Deleted")
 _ALERT = ("110113", "Security Alert")
+_REFUSED = _Kind(_ALERT, "E", ("110126", "Node Authentication"), outcome=_MINOR)
+_RECORD = _Kind(_ALERT, "E", ("110135", "Object Security Attributes Changed"), is_told=True)
+"""Of a custody record: its SHA-256 of each image is what proves the images."""
+_RESTRICTED = ("110132", "Use of Restricted Function")
 KINDS = {
     Event.STARTED: _Kind(_ACTIVITY, "E", ("110120", "Application Start")),
     Event.STOPPED: _Kind(_ACTIVITY, "E", ("110121", "Application Stop")),
@@ -60,11 +66,18 @@ KINDS = {
     Event.LATE_IMAGE: _Kind(_TRANSFERRED, "C", hop=("storage", "scp")),
     Event.CONFLICT: _Kind(_TRANSFERRED, "C", hop=("sender", "gateway"), outcome=_MINOR),
     Event.QUARANTINED: _Kind(_TRANSFERRED, "C", hop=("storage", "scp"), outcome=_MINOR),
+    Event.DELIVERED: _Kind(_TRANSFERRED, "R", hop=("gateway", "destination")),
     Event.DELETED: _Kind(_DELETED, "D"),
     Event.VANISHED: _Kind(_DELETED, "D"),
     Event.RETIRED: _Kind(_DELETED, "D"),
-    Event.ASSOCIATION_REFUSED: _Kind(_ALERT, "E", ("110126", "Node Authentication"), outcome=_MINOR),
-    Event.CHANGED_BY_REST: _Kind(_ALERT, "E", ("110132", "Use of Restricted Function")),
+    Event.LOST: _Kind(_DELETED, "D", is_told=True),
+    Event.ASSOCIATION_REFUSED: _REFUSED,
+    Event.SENDER_HELD_OFF: _REFUSED,
+    Event.CHANGED_BY_REST: _Kind(_ALERT, "E", _RESTRICTED),
+    Event.REQUESTED: _Kind(_ALERT, "E", _RESTRICTED, is_told=True),
+    Event.RECORD_CHANGED: _RECORD,
+    Event.RECORD_REMOVED: _RECORD,
+    Event.STATE_REBUILT: replace(_RECORD, outcome=_MINOR),
     Event.CHAIN_HEAD: _Kind(_ALERT, "E", ("110134", "Audit Recording Started"), is_told=True),
     Event.CHAIN_BROKEN: _Kind(_ALERT, "E", ("110133", "Audit Recording Stopped"), outcome="8"),
     Event.CONFIG_CHANGED: _Kind(_ALERT, "E", ("110131", "Software Configuration")),
@@ -98,9 +111,14 @@ def message(record: Mapping[str, str], config: Config) -> bytes | None:
     source = Xml.SubElement(root, "AuditSourceIdentification", AuditSourceID=f"ddwd@{socket.gethostname()}")
     Xml.SubElement(source, "AuditSourceTypeCode", {"csd-code": "4"})
     if kind.hop or kind.event == _DELETED:
-        _objects(root, record)
-    if resource := record.get("DDWD_RESOURCE"):
-        _changed_resource(root, resource, record)
+        _study(root, record, _REPORT)
+        _patient(root, record)
+    elif resource := record.get("DDWD_RESOURCE"):
+        _resource(root, resource, f"{record.get('DDWD_METHOD', '')} {record.get('DDWD_PEER', '')}")
+    elif record.get("DDWD_STUDY_UID"):
+        _study(root, record, _SECURITY_RESOURCE)
+    elif study := record.get("DDWD_STUDY"):
+        _resource(root, f"/studies/{study}", "study")
     # on one line: a syslog receiver may end a message at a line feed, or escape it
     return b'<?xml version="1.0" encoding="UTF-8"?>' + bytes(Xml.tostring(root, encoding="utf-8"))
 
@@ -117,6 +135,7 @@ def _participants(root: Xml.Element, kind: _Kind, record: Mapping[str, str], con
         "gateway": config.gateway.aet,
         "storage": config.storage.aet,
         "scp": config.scp.aet,
+        "destination": record.get("DDWD_PEER") or "unknown",
     }
     begin, end = kind.hop
     _participant(root, titles[begin], _SOURCE, requestor=begin != "storage")
@@ -124,8 +143,8 @@ def _participants(root: Xml.Element, kind: _Kind, record: Mapping[str, str], con
 
 
 def _requestor(record: Mapping[str, str]) -> str:
-    """Return who asked: the login of a request by REST, or the AE title of an association."""
-    return record.get("DDWD_USER") or record.get("DDWD_AET", "")
+    """Return who asked: the login of a request by REST, the operator, or the AE title of an association."""
+    return record.get("DDWD_USER") or record.get("DDWD_BY") or record.get("DDWD_AET", "")
 
 
 def _participant(
@@ -138,9 +157,9 @@ def _participant(
     _code(participant, "RoleIDCode", role)
 
 
-def _objects(root: Xml.Element, record: Mapping[str, str]) -> None:
-    """Add the study and its patient (A.5.2)."""
-    study = _object(root, record.get("DDWD_STUDY_UID") or record.get("DDWD_STUDY") or "unknown", "2", "3")
+def _study(root: Xml.Element, record: Mapping[str, str], role: str) -> None:
+    """Add the study (A.5.2), which is the subject of an alert about it."""
+    study = _object(root, record.get("DDWD_STUDY_UID") or record.get("DDWD_STUDY") or "unknown", "2", role)
     _code(study, "ParticipantObjectIDTypeCode", ("110180", "Study Instance UID"))
     Xml.SubElement(study, "ParticipantObjectName").text = record.get("DDWD_STUDY") or "study"
     about = Xml.SubElement(study, "ParticipantObjectDescription")
@@ -148,18 +167,20 @@ def _objects(root: Xml.Element, record: Mapping[str, str]) -> None:
         Xml.SubElement(about, "Accession", Number=accession)
     if instances := record.get("DDWD_INSTANCES"):
         Xml.SubElement(about, "SOPClass", NumberOfInstances=instances)
+
+
+def _patient(root: Xml.Element, record: Mapping[str, str]) -> None:
+    """Add the patient (A.5.2)."""
     patient = _object(root, record.get("DDWD_PATIENT_ID") or NOT_DISCLOSED, "1", "1")
     _code(patient, "ParticipantObjectIDTypeCode", ("2", "Patient Number"), system="RFC-3881")
     Xml.SubElement(patient, "ParticipantObjectName").text = NOT_DISCLOSED
 
 
-def _changed_resource(root: Xml.Element, resource: str, record: Mapping[str, str]) -> None:
-    """Add what a request by REST was about, as the subject of the alert (A.5.3.11)."""
-    subject = _object(root, resource, "2", "13")
+def _resource(root: Xml.Element, resource: str, name: str) -> None:
+    """Add a resource of an Orthanc's REST interface, as the subject of the alert (A.5.3.11)."""
+    subject = _object(root, resource, "2", _SECURITY_RESOURCE)
     _code(subject, "ParticipantObjectIDTypeCode", ("12", "URI"), system="RFC-3881")
-    Xml.SubElement(
-        subject, "ParticipantObjectName"
-    ).text = f"{record.get('DDWD_METHOD', '')} {record.get('DDWD_PEER', '')}"
+    Xml.SubElement(subject, "ParticipantObjectName").text = name
 
 
 def _object(root: Xml.Element, identifier: str, code: str, role: str) -> Xml.Element:

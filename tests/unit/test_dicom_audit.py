@@ -61,6 +61,24 @@ def test_the_schema_refuses_what_is_no_audit_message() -> None:
         assert not SCHEMA.validate(etree.fromstring(content.replace(spoil, b"Other")))
 
 
+NOT_SENT = {
+    # no transfer, no deletion, and no matter of access
+    *(Event.PEER_DOWN, Event.PEER_UP, Event.DESTINATION_DOWN, Event.DESTINATION_UP),
+    *(Event.DISK_LOW, Event.DISK_OK, Event.SELF_TEST, Event.ALERT, Event.HELD, Event.TWO_PATIENTS),
+    *(Event.ASSOCIATION_ABORTED, Event.CONTEXT_REFUSED, Event.IMAGE_REFUSED, Event.INBOX_REJECTED),
+    *(Event.HOOK_DONE, Event.HOOK_FAILED),
+    *(Event.COMMITMENT_ASKED, Event.COMMITMENT_ANSWERED, Event.COMMITMENT_FAILED),
+    # part of what has a message: a forward, a retrieval, what the gateway receives, a loss, or what an operator asked for
+    *(Event.COPIED, Event.REPAIRED, Event.VERIFIED, Event.INBOX_SENT, Event.LOST_FOUND),
+    *(Event.RELEASED, Event.PAUSED, Event.RESUMED),
+}
+
+
+def test_of_every_event_it_is_decided_whether_the_repository_gets_it() -> None:
+    assert KINDS.keys() | NOT_SENT == set(Event)
+    assert not KINDS.keys() & NOT_SENT
+
+
 def test_what_is_not_for_the_repository_makes_no_message() -> None:
     assert message(_record("disk-ok"), Config()) is None
     assert message(_record("nonsense"), Config()) is None
@@ -93,6 +111,37 @@ def test_a_change_by_rest_names_the_login_its_address_and_what_was_changed() -> 
         assert root.xpath("ActiveParticipant/@UserID") == ["admin"]
         assert root.xpath("ActiveParticipant/@NetworkAccessPointID") == ["10.1.2.3"]
         assert root.xpath("ParticipantObjectIdentification/@ParticipantObjectID") == ["/series/0a1b"]
+
+
+def _told(event: str, **fields: str) -> etree._Element:
+    content = message(_record(event, **fields), Config())
+    assert content is not None
+    root = etree.fromstring(content)
+    SCHEMA.assertValid(root)
+    return root
+
+
+def test_a_changed_custody_record_is_a_security_alert_about_its_study_without_its_patient() -> None:
+    root = _told("record-changed", STUDY="0" * 8, STUDY_UID="1.2.3", RECORD_SHA256="ab" * 32)
+    assert root.xpath("EventIdentification/EventID/@csd-code") == ["110113"]
+    assert root.xpath("EventIdentification/EventTypeCode/@csd-code") == ["110135"]
+    assert root.xpath("EventIdentification/@EventOutcomeIndicator") == ["0"]
+    assert root.xpath("EventIdentification/EventOutcomeDescription/text()") == ['it happened, "so" & <so>']
+    assert root.xpath("ParticipantObjectIdentification/@ParticipantObjectID") == ["1.2.3"]
+    assert root.xpath("ActiveParticipant/@UserID") == ["ddwd-extractor.service"]
+
+
+def test_what_an_operator_asks_for_is_a_security_alert_that_names_who_asked() -> None:
+    root = _told("requested", BY="radiographer", STUDY="0a1b")
+    assert root.xpath("EventIdentification/EventTypeCode/@csd-code") == ["110132"]
+    assert root.xpath("ActiveParticipant/@UserID") == ["radiographer"]
+    assert root.xpath("ActiveParticipant/@UserIsRequestor") == ["true"]
+    assert root.xpath("ParticipantObjectIdentification/@ParticipantObjectID") == ["/studies/0a1b"]
+
+
+def test_a_delivery_names_the_destination() -> None:
+    root = _told("delivered", **FULL, PEER="archive")
+    assert root.xpath("ActiveParticipant/@UserID") == ["ORTHANC1", "archive"]
 
 
 def test_a_transfer_names_both_ends_the_study_and_one_patient() -> None:
