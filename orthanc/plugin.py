@@ -154,7 +154,7 @@ def _changed(change, level, resource):
     """Deletions are in no list that could be read later, so they are recorded as they happen."""
     if change in _HEARD:
         _doorbell.ring()
-    # both servers listen before this change is told; a plugin is loaded before either does
+    # both servers listen before this change is reported; a plugin is loaded before either does
     if change == orthanc.ChangeType.ORTHANC_STARTED and listeners.prepare(_PORTS) != _PORTS:
         orthanc.LogWarning("ddwd: a listening port was not found: other machines may reach it")
     if change == orthanc.ChangeType.JOB_FAILURE and resource in _ended:

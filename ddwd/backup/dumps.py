@@ -122,8 +122,8 @@ def contents(dump: Path, login: Login, machine: Host) -> Contents:
     for found in _TABLE.finditer(made.out):
         if not _PLAIN.fullmatch(found[2]):
             raise StateError(
-                f"{dump}: table {found[1]} is not as Orthanc makes it, and could not be restored: whoever changed it "
-                "had the rights of that Orthanc; look at it by psql, or use an older backup"
+                f"{dump}: table {found[1]} is not as Orthanc makes it, and could not be restored: it was changed "
+                "with the rights of that Orthanc; look at it by psql, or use an older backup"
             )
     return Contents(wanted, left_out)
 

@@ -67,7 +67,7 @@ class CompleteBackup:
 def open_backup(folder: Path, portal: str, schemas: Mapping[str, int], trust: Trust) -> CompleteBackup:
     """Return a backup that this version of the portal can restore.
 
-    Raises NotFoundError if there is no finished one, StateError for one of a newer version or that nobody trusted has signed,
+    Raises NotFoundError if there is no finished one, StateError for one of a newer version or that no trusted key has signed,
     ConfigError for its settings.
     """
     manifest = seal.read(folder, trust)

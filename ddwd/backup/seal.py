@@ -1,6 +1,6 @@
 """Sign the manifest of a backup, and check its signature.
 
-Root's private key stays on the machine and is in no backup: whoever can write to the backup cannot sign it. The public key lies beside
+Root's private key stays on the machine and is in no backup: a user who can write to the backup cannot sign it. The public key lies beside
 the backup; its ID, which `ddwd backup` prints, tells on another machine whether it is the right one.
 """
 
@@ -76,7 +76,7 @@ def _why(folder: Path, manifest: Manifest, text: bytes) -> str:
     if manifest.schema == archive.UNSIGNED:
         return (
             f"ddwd {manifest.portal} has not signed it, and has recorded number and size of the files only: "
-            "take it with --unsigned if nobody else could write there"
+            "take it with --unsigned if no other user could write there"
         )
     public = folder / PUBLIC_KEY
     beside = Trust((public.read_bytes(),) if public.is_file() else ())

@@ -1,1 +1,1 @@
-"""The chain: an append-only Merkle log of what happened to studies, with signed heads, that nobody can rewrite unseen."""
+"""The chain: an append-only Merkle log of what happened to studies, with signed heads, that cannot be rewritten unseen."""

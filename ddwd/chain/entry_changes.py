@@ -1,6 +1,6 @@
 """Name what was done to the entries of a log: by comparing them with the hashes that were stored when they were entered. Reads only.
 
-Only the signed heads prove that something was done. Whoever changes an entry and its stored hash too is found by them, and not named here.
+Only the signed heads prove that something was done. A change of an entry and of its stored hash too is found by them, and not named here.
 """
 
 from __future__ import annotations

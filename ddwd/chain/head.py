@@ -1,7 +1,7 @@
 """Signed heads of the chain: size and root of the log at a time, signed by the key of ddwd-signer with Ed25519.
 
 Files in the chain's folder, all of ddwd-signer: `public.pem`, `head.json` (the newest head), and `published.jsonl` (each head that was
-given away, one a line, never removed). The private key is in a folder of its own, which nobody else can enter.
+given away, one a line, never removed). The private key is in a folder of its own, which no other user can enter.
 """
 
 from __future__ import annotations

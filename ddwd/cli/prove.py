@@ -1,6 +1,6 @@
 """`ddwd prove STUDY`: write one file with which anybody can check, without the portal, that a study's images are as received.
 
-It reads the custody record and the chain. It does not read the images: whoever checks the file has them.
+It reads the custody record and the chain. It does not read the images: the person who checks the file has them.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def _result(target: Path, study_uid: str, proof: dict[str, Any], public_key: Pat
     images, entries = many(body["images"], "image", "images"), many(body["entries"], "entry", "entries")
     lines = [f"{target}: {images}, {entries} of the chain, signed at {head['time']}"]
     if published is None:
-        lines.append("its head is not published yet, so nobody else has seen it; heads are published daily")
+        lines.append(
+            "its head is not published yet, so it is on this machine only; heads are published daily"
+        )
     lines.append(
         f"to check it on any machine, with a copy of {public_key} and of /usr/share/ddwd/check-proof.py:"
         f" python3 check-proof.py {target.name} FOLDER --key {public_key.name}"
@@ -141,9 +143,9 @@ COMMAND = Command(
         ),
     ),
     about="""The file has the chain's entries of the study, the proof that they are in the chain, its signed
-head, and the SHA-256 of each image. Whoever has it, the images and the portal's public key checks
-them by /usr/share/ddwd/check-proof.py, which needs Python 3 and openssl only. It names no patient;
-the images are not read and are not in it.""",
+head, and the SHA-256 of each image. With it, the images and the portal's public key anybody can
+check them by /usr/share/ddwd/check-proof.py, which needs Python 3 and openssl only. It names no
+patient; the images are not read and are not in it.""",
     exits={
         0: "the file is written",
         64: "more than one study has this name",

@@ -51,7 +51,7 @@ def contradictions(loaded: Loaded, refused: Container[str]) -> list[Problem]:
 def hooks_at_fault(config: Config) -> Iterator[tuple[str, str]]:
     """Yield a hook of a route that cannot be run, or that a user may change who may not change the settings; and what to do.
 
-    ddwd-hooks gets every study of the route, so whoever may write to the executable, or replace it, could have them.
+    ddwd-hooks gets every study of the route, so a user who may write to the executable, or replace it, could have them.
     """
     home = config.credentials_file.parent
     trusted = {0, home.stat().st_uid if home.is_dir() else os.geteuid()}

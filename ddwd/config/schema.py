@@ -175,7 +175,7 @@ class AuditConfig:
 
 @dataclass(frozen=True, slots=True)
 class ChainConfig:
-    """The chain: what happened to studies, as signed entries that nobody can change unseen. Its heads are in the journal, too."""
+    """The chain: what happened to studies, as signed entries that cannot be changed unseen. Its heads are in the journal, too."""
 
     publish_to: str | None = setting(None, parsers.folder_or_url, secret=True)
     """Where each published head of the chain goes, daily and at each 10,000 entries: a folder that user ddwd-monitor may write to, best on another

@@ -1,6 +1,6 @@
 """Reach folders and files so that no other user of the machine can redirect or block this process.
 
-Whoever may write to a folder can put a link, a pipe or another folder in the place of a name at any moment, also between a check
+A user who may write to a folder can put a link, a pipe or another folder in the place of a name at any moment, also between a check
 and the step after it. So no step goes by a path: root opens each folder in the one above it, the step itself is relative to the open
 folder, and owner and mode are set on open descriptors. A symbolic link is followed only in a folder whose names no other user can change.
 Reading never blocks: a pipe or a device in the place of a file is an error.
@@ -130,7 +130,7 @@ def foreign(path: Path, ours: Container[int] | None = None) -> Path | None:
             return place
         if stat.S_ISLNK(status.st_mode):
             return foreign(place.parent / place.readlink() / whole.relative_to(place), users)
-        # in a folder as /tmp, a name belongs to whoever made it
+        # in a folder as /tmp, a name belongs to the user who made it
         is_safe = not status.st_mode & _OTHERS_WRITE or bool(status.st_mode & stat.S_ISVTX)
     return whole if stat.S_ISREG(status.st_mode) and status.st_mode & _OTHERS_WRITE else None
 

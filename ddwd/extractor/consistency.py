@@ -151,7 +151,7 @@ class ConsistencyCheck:
     def _lost(
         self, record: Record | None, gateway: frozenset[OrthancId], storage: frozenset[OrthancId]
     ) -> LostImages | None:
-        """Return the images that are missing on the Orthancs, and that nobody has accepted to be."""
+        """Return the images that are missing on the Orthancs and whose loss was not accepted."""
         if record is None:
             return None
         lost, row = lost_images(record, gateway, storage), self._accepted.get(record.study)

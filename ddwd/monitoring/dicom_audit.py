@@ -40,7 +40,7 @@ class _Kind:
     type: tuple[str, str] | None = None
     hop: tuple[str, str] | None = None
     outcome: str = "0"
-    is_told: bool = False
+    is_described: bool = False
     """The record's message is in the description also where all is well."""
 
 
@@ -50,7 +50,7 @@ _TRANSFERRED = ("110104", "DICOM Instances Transferred")
 _DELETED = ("110105", "DICOM Study Deleted")
 _ALERT = ("110113", "Security Alert")
 _REFUSED = _Kind(_ALERT, "E", ("110126", "Node Authentication"), outcome=_MINOR)
-_RECORD = _Kind(_ALERT, "E", ("110135", "Object Security Attributes Changed"), is_told=True)
+_RECORD = _Kind(_ALERT, "E", ("110135", "Object Security Attributes Changed"), is_described=True)
 """Of a custody record: its SHA-256 of each image is what proves the images."""
 _RESTRICTED = ("110132", "Use of Restricted Function")
 KINDS = {
@@ -70,15 +70,15 @@ KINDS = {
     Event.DELETED: _Kind(_DELETED, "D"),
     Event.VANISHED: _Kind(_DELETED, "D"),
     Event.RETIRED: _Kind(_DELETED, "D"),
-    Event.LOST: _Kind(_DELETED, "D", is_told=True),
+    Event.LOST: _Kind(_DELETED, "D", is_described=True),
     Event.ASSOCIATION_REFUSED: _REFUSED,
     Event.SENDER_HELD_OFF: _REFUSED,
     Event.CHANGED_BY_REST: _Kind(_ALERT, "E", _RESTRICTED),
-    Event.REQUESTED: _Kind(_ALERT, "E", _RESTRICTED, is_told=True),
+    Event.REQUESTED: _Kind(_ALERT, "E", _RESTRICTED, is_described=True),
     Event.RECORD_CHANGED: _RECORD,
     Event.RECORD_REMOVED: _RECORD,
     Event.STATE_REBUILT: replace(_RECORD, outcome=_MINOR),
-    Event.CHAIN_HEAD: _Kind(_ALERT, "E", ("110134", "Audit Recording Started"), is_told=True),
+    Event.CHAIN_HEAD: _Kind(_ALERT, "E", ("110134", "Audit Recording Started"), is_described=True),
     Event.CHAIN_BROKEN: _Kind(_ALERT, "E", ("110133", "Audit Recording Stopped"), outcome="8"),
     Event.CONFIG_CHANGED: _Kind(_ALERT, "E", ("110131", "Software Configuration")),
 }
@@ -105,7 +105,7 @@ def message(record: Mapping[str, str], config: Config) -> bytes | None:
     _code(event, "EventID", kind.event)
     if kind.type:
         _code(event, "EventTypeCode", kind.type)
-    if outcome != "0" or kind.is_told:
+    if outcome != "0" or kind.is_described:
         Xml.SubElement(event, "EventOutcomeDescription").text = record.get("MESSAGE", "")
     _participants(root, kind, record, config)
     source = Xml.SubElement(root, "AuditSourceIdentification", AuditSourceID=f"ddwd@{socket.gethostname()}")

@@ -174,7 +174,7 @@ def _make(
         signing = ["-CA", str(authority), "-CAkey", str(signing_key)]
     command = ["req", "-x509", "-config", "/dev/stdin", "-extensions", kind, "-days", str(days), "-sha256"]
     text = _CONFIG.format(common=common[:64], names=", ".join(names or _names()))
-    # openssl opens its files by their paths: it gets a folder that nobody else can reach
+    # openssl opens its files by their paths: it gets a folder that no other user can reach
     with tempfile.TemporaryDirectory(prefix="ddwd-certificate-") as folder:
         fresh = tls.Files(Path(folder, "certificate"), Path(folder, "key"))
         command += ["-newkey", KEY, "-noenc", "-out", str(fresh.certificate), "-keyout", str(fresh.key)]

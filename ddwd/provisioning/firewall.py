@@ -5,7 +5,7 @@ these ports only and accepts all other packets; no rule of the operator is chang
 is closed (TCP reset).
 
 Any local user may take a port above 1023 while its service restarts. So what leaves one of these ports must come from a process of the
-service's user: the SYN-ACK of anybody else is dropped, no handshake is ever complete, and so nobody sends him a password or an image.
+service's user: the SYN-ACK of another user is dropped, no handshake is ever complete, and so no password or image is sent to him.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Port(NamedTuple):
 
 
 class Users(NamedTuple):
-    """The user whose process listens on a port, and the users of this machine that connect to it; `None`: whoever likes to."""
+    """The user whose process listens on a port, and the users of this machine that connect to it; `None`: every user."""
 
     listens: str
     connect: tuple[str, ...] | None = None

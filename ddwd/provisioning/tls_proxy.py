@@ -1,6 +1,6 @@
 """Render the settings of stunnel, which accepts HTTPS for the Orthancs: STOW-RS by ddwd-tls@storage, people's web pages by
-ddwd-tls@web-gateway and ddwd-tls@web-storage. People's connections have processes of their own, with few places: whoever uses these up keeps
-other people from the pages, and no image from its way.
+ddwd-tls@web-gateway and ddwd-tls@web-storage. People's connections have processes of their own, with few places: a person who uses these up
+keeps other people from the pages, and no image from its way.
 
 The web server of Debian's Orthanc cannot use TLS: civetweb calls a function that OpenSSL 3 no longer has, and crashes at the first
 HTTPS connection (docs/security.md).

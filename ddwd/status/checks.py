@@ -161,7 +161,7 @@ def senders(context: CheckContext) -> Iterator[Finding]:
 
 
 def ports(context: CheckContext) -> Iterator[Finding]:
-    """Check that nobody else holds a port of the portal, which keeps its service from starting."""
+    """Check that no other process holds a port of the portal, which keeps its service from starting."""
     for port, holder in strangers(context.config, context.holders):
         text = f"port {port.number} ({port.key}) is held by {holder}: its service cannot start"
         yield broken(text, f"end that process (ss -ltnp 'sport = :{port.number}'), and keep its user from it")

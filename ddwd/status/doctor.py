@@ -48,7 +48,7 @@ CHECKS: dict[str, tuple[Callable[[CheckContext], Iterator[Finding]], str]] = {
     "clock": (checks.clock, "synchronised, and the same on both Orthancs"),
     "certificates": (certificates.certificates, "valid"),
     "senders": (checks.senders, "only the senders in the list may send"),
-    "ports": (checks.ports, "nobody else holds one"),
+    "ports": (checks.ports, "no other process holds one"),
     "firewall": (checks.firewall, "as network.firewall is set"),
     "waiting": (checks.waiting, "no task for the operator"),
     "self test": (checks.self_test, "the last one passed"),

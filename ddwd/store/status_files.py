@@ -195,7 +195,7 @@ class LostStudy:
 
 @dataclass(frozen=True, slots=True)
 class LostStatus:
-    """The sums of all LostStudy that nobody has accepted; `example` is the StudyInstanceUID of one, `since` the earliest stamp."""
+    """The sums of all LostStudy that were not accepted; `example` is the StudyInstanceUID of one, `since` the earliest stamp."""
 
     studies: int = 0
     on_gateway: int = 0
