@@ -1,4 +1,8 @@
-"""The chain's part of `ddwd verify`: walk the log, and compare custody records with what it states of them. Reads only."""
+"""The chain's part of `ddwd verify`: walk the log, and compare custody records with what it states of them. Reads only.
+
+The whole log is walked for one study too: a proof of inclusion shows that an entry is there, and only all entries together show that a
+later one about the study was not removed or altered, which is how a record that was rolled back would be hidden.
+"""
 
 from __future__ import annotations
 
