@@ -154,6 +154,7 @@ def test_an_operator_s_drop_of_a_hook_is_done_and_recorded_by_the_extractor(
     trail = machine.run("journalctl -t ddwd-audit -o json DDWD_EVENT=requested _UID=$(id -u ddwd)").stdout
     record = json.loads(trail.splitlines()[-1])
     assert (record["MESSAGE"], record["DDWD_REVISION"]) == ("the operator asks: drop-hook", "1")
+    assert record["DDWD_BY"] == OPERATOR
 
 
 def test_each_study_goes_where_its_rule_says_and_what_none_takes_is_held_and_shown(
