@@ -11,6 +11,7 @@ import ipaddress
 import json
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,10 +55,18 @@ _SYSTEM_DATA = Path("/var/lib/ddwd")
 
 
 def main() -> int:
-    """Run as /usr/libexec/ddwd/ddwd-provision; return the exit status. With `hand-back` prepare for an older version instead."""
-    steps = hand_back if sys.argv[1:] == ["hand-back"] else provision
+    """Run as /usr/libexec/ddwd/ddwd-provision; return the exit status.
+
+    With `hand-back` prepare for an older version instead, with `release-ports` for the removal of the package.
+    """
     try:
-        steps(load(), SystemHost())
+        match sys.argv[1:]:
+            case ["release-ports"]:
+                reserve_ports(None, SystemHost())
+            case ["hand-back"]:
+                hand_back(load(), SystemHost())
+            case _:
+                provision(load(), SystemHost())
     except DdwdError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
@@ -182,6 +191,8 @@ def _replace_drop_in(path: Path, text: str | None) -> bool:
         return False
     if text is None:
         durable.unlink(path)
+        with suppress(OSError):  # another file is in it
+            path.parent.rmdir()
     else:
         durable.make_dirs(path.parent, 0o755)
         durable.replace_volatile(path, text.encode())

@@ -271,8 +271,11 @@ def test_the_ports_are_reserved_until_the_firewall_is_off(config: Config, host: 
 
 def test_an_older_version_gets_unreserved_ports(config: Config, host: FakeHost) -> None:
     provision.provision(config, host)
+    others = host.slices / "user.slice.d" / "memory.conf"
+    others.write_text("[Slice]\nMemoryHigh=50%\n")
     provision.hand_back(config, host)
-    assert list(host.slices.rglob("*.conf")) == []
+    assert [path for path in host.slices.rglob("*") if path.is_file()] == [others]
+    assert [path.name for path in host.slices.iterdir()] == ["user.slice.d"]
 
 
 def test_units_that_listen_are_in_the_slice_that_may(config: Config) -> None:
