@@ -44,4 +44,4 @@ def drop_in(config: Config) -> str | None:
 def places(slices: Path) -> Iterator[Path]:
     """Yield where the drop-ins lie, below the folder of the machine's own units."""
     for name in SLICES:
-        yield slices / f"{name}.slice.d" / "50-ddwd-ports.conf"
+        yield slices / f"{name}.slice.d" / "50-ddwd.conf"
