@@ -53,7 +53,7 @@ def handovers(config: Config) -> list[Handover]:
 
 
 def hand_over(folder: Path, former: int, user: int, group: int, mode: int) -> None:
-    """Give `folder` and what is in it from user `former` to `user`; do nothing if it is missing or not of `former`. Raises OSError."""
+    """Give `folder` and what is in it from user `former` to `user`; do nothing if it is missing, read-only or not of `former`. Raises OSError."""
     try:
         top = safe_folder.walk(folder)
     except (
@@ -62,11 +62,11 @@ def hand_over(folder: Path, former: int, user: int, group: int, mode: int) -> No
     ):  # a folder of the operator's, behind somebody's link, is the operator's to give
         return
     try:
-        if os.fstat(top).st_uid != former:
+        # a folder elsewhere is read-only at a start: postinst hands it over
+        if os.fstat(top).st_uid != former or os.fstatvfs(top).f_flag & os.ST_RDONLY:
             return
         _hand_over_entries(top, former, user, _DEEPEST)
-        os.fchown(top, user, group)
-        os.fchmod(top, mode)  # after the owner, which may clear bits of it
+        safe_folder.give_open(top, user, group, mode)
     finally:
         os.close(top)
 

@@ -57,12 +57,14 @@ _SYSTEM_DATA = Path("/var/lib/ddwd")
 def main() -> int:
     """Run as /usr/libexec/ddwd/ddwd-provision; return the exit status.
 
-    With `hand-back` prepare for an older version instead, with `release-ports` for the removal of the package.
+    The maintainer scripts call one step: `hand-over` after an upgrade, `hand-back` before an older version, `release-ports` before the removal.
     """
     try:
         match sys.argv[1:]:
             case ["release-ports"]:
                 reserve_ports(None, SystemHost())
+            case ["hand-over"]:
+                hand_over(load(), SystemHost())
             case ["hand-back"]:
                 hand_back(load(), SystemHost())
             case _:
@@ -79,8 +81,7 @@ def main() -> int:
 def provision(config: Config, host: Host) -> None:
     """Bring the machine to the state that `config` describes. Raises a DdwdError at the first step that fails."""
     ensure_roles(config)
-    for one in handover.handovers(config):
-        host.hand_over(one.folder, handover.FORMER_OWNER, one.user, one.group, one.mode)
+    hand_over(config, host)
     credentials = ensure_credentials(config, host)
     texts = {node.name: render(config, credentials, node.name) for node in config.own_nodes}
     if config.has("extractor"):
@@ -92,6 +93,12 @@ def provision(config: Config, host: Host) -> None:
         write_rendered(config, node, text, host)
     durable.replace_file(Paths(config).routes, routing.rendered(config.routes), 0o644)
     write_hooks(config, host)
+
+
+def hand_over(config: Config, host: Host) -> None:
+    """Give the folders that user ddwd owned until 0.2.0 to their new users; called by postinst too, for those that the unit may not write to."""
+    for one in handover.handovers(config):
+        host.hand_over(one.folder, handover.FORMER_OWNER, one.user, one.group, one.mode)
 
 
 def hand_back(config: Config, host: Host) -> None:

@@ -77,6 +77,21 @@ def test_what_is_not_of_the_former_owner_stays_and_a_second_run_does_nothing(
     assert given == []
 
 
+def test_a_folder_that_the_unit_sees_read_only_is_left(
+    folder: Path, given: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fstatvfs
+
+    def read_only(descriptor: int) -> os.statvfs_result:
+        fields = list(real(descriptor))
+        fields[8] |= os.ST_RDONLY  # f_flag
+        return os.statvfs_result(fields)
+
+    monkeypatch.setattr(os, "fstatvfs", read_only)
+    hand_over(folder, OWN, NEW, GROUP, 0o2770)
+    assert given == []
+
+
 def test_folders_in_folders_without_end_are_left(folder: Path, given: list[tuple[str, int]]) -> None:
     deep = folder
     for _ in range(handover._DEEPEST + 20):
@@ -97,12 +112,12 @@ def test_a_metrics_file_elsewhere_is_handed_over_with_its_folder_and_none_of_our
         assert Path(own) not in folders(f"{own}/ddwd.prom")
 
 
-def test_the_table_of_folders_says_the_same_and_leaves_an_existing_folder_to_this() -> None:
+def test_the_table_of_folders_says_the_same_and_leaves_an_existing_owner_to_this() -> None:
     lines = (REPO / "systemd/ddwd.tmpfiles").read_text(encoding="utf-8").splitlines()
     rows = {fields[1]: fields[2:5] for line in lines if (fields := line.split()) and fields[0] in "df"}
     ours = [one for one in handovers(Config()) if one.folder.is_relative_to("/var/lib/ddwd")]
     assert len(ours) == 4
     for one in ours:
         mode, user, group = rows[str(one.folder)]
-        assert (mode[0], user, group) == (":", f":{one.user}", f":{one.group}")
-        assert int(mode[1:], 8) == one.mode
+        assert (user, group) == (f":{one.user}", f":{one.group}")
+        assert int(mode, 8) == one.mode
