@@ -1,5 +1,6 @@
 """Entry point of ddwd-firewall: install the portal's table of nftables, or remove it ($1 is `stop`). Runs once.
 
+With `follow` it is the entry point of ddwd-operators: install the table anew after a change of group ddwd.
 Needs CAP_NET_ADMIN. The portal runs without it: if a table that must be there cannot be made, the unit fails and the doctor reports that.
 """
 
@@ -10,16 +11,34 @@ import sys
 import sdnotify
 
 from ddwd.config.loader import load
+from ddwd.core import clock
 from ddwd.daemon.loop import enter
 from ddwd.provisioning import firewall
+
+_QUIET = 2.0
+"""Seconds without a change of the members after which systemd watches them again."""
 
 
 def main() -> int:
     """Install or remove the table; return the exit status."""
-    return enter("ddwd-firewall", firewall.remove if sys.argv[1:] == ["stop"] else _apply)
+    steps = {"stop": firewall.remove, "follow": follow}
+    return enter("ddwd-firewall", steps.get(" ".join(sys.argv[1:]), apply))
 
 
-def _apply() -> None:
+def apply() -> None:
+    """Install the table that the settings describe. Raises PeerRefusedError and ConfigError."""
     done = firewall.apply(load())
     sys.stdout.write(f"{done}\n")
     sdnotify.SystemdNotifier().notify(f"STATUS={done}")  # what `ddwd status` and `ddwd doctor` show
+
+
+def follow() -> None:
+    """Install the table, and again until the members of group ddwd stay the same. Raises as `apply`.
+
+    While the unit runs, systemd does not watch the group: a script that adds several users would be followed in part.
+    """
+    admitted: list[int] | None = None
+    while (members := firewall.operators()) != admitted:
+        apply()
+        admitted = members
+        clock.sleep(_QUIET)

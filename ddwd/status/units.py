@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 UNITS = (
     "ddwd",
+    "ddwd-folders",
     "ddwd-provision",
     "ddwd-databases",
     "ddwd-firewall",

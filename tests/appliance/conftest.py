@@ -67,8 +67,12 @@ class Portal:
 
     def add_operator(self, name: str) -> None:
         """Have a user in group ddwd, whom the firewall admits; another module may have made them on a machine that is shared."""
-        self.machine.run(
-            f"id {name} 2>/dev/null || useradd --create-home --groups ddwd {name}; systemctl restart ddwd-firewall"
+        self.machine.run(f"id {name} 2>/dev/null || useradd --create-home --groups ddwd {name}")
+        admitted = f"nft list chain inet ddwd output | grep -qw $(id -u {name})"
+        self.machine.wait_for(
+            lambda: self.machine.run(admitted, check=False).returncode == 0,
+            limit=30,
+            what=f"the firewall does not admit {name}",
         )
 
     def _units(self) -> list[str]:

@@ -63,7 +63,7 @@ def test_the_portal_is_enabled_for_the_next_boot(portal: Portal) -> None:
     assert portal.machine.run(["systemctl", "is-enabled", "ddwd"]).stdout.strip() == "enabled"
 
 
-@pytest.mark.parametrize("unit", [*UNITS, "ddwd-provision"])
+@pytest.mark.parametrize("unit", [*UNITS, "ddwd-operators"])
 def test_systemd_analyze_finds_no_fault_in_the_unit(portal: Portal, unit: str) -> None:
     done = portal.machine.run(["systemd-analyze", "verify", f"{unit}.service"], check=False)
     assert (done.returncode, [line for line in done.stderr.splitlines() if "ddwd" in line]) == (0, [])

@@ -15,7 +15,7 @@ from tests.machine.network import MACHINE_ADDRESS
 from tests.studies import made_up_ct
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 KILLED = ("ddwd-gateway", "ddwd-storage", "ddwd-acceptor", "ddwd-scp")
 PORTS = (4242, 4243, 4252, 8042, 8043, 11112)
@@ -163,6 +163,23 @@ def test_an_operator_may_ask_every_hop_as_root_may(own: Portal) -> None:
     done = own.machine.run("ddwd doctor", user="helper", check=False)
     assert "does not answer a C-ECHO" not in done.stdout
     assert {REFUSED in _echo(own, port, "helper") for port in (4243, 11112)} == {False}
+
+
+def test_who_joins_or_leaves_group_ddwd_is_admitted_or_not_without_a_restart(own: Portal) -> None:
+    def is_refused(*users: str) -> set[bool]:
+        return {REFUSED in _echo(own, port, user) for user in users for port in (4243, 11112)}
+
+    def wait(is_right: Callable[[], bool], what: str) -> None:
+        own.machine.wait_for(is_right, limit=30, what=what)
+
+    own.machine.run("useradd -m early; useradd -m late")
+    assert is_refused("early", "late") == {True}
+    # the second one while the table is made for the first
+    own.machine.run("adduser early ddwd; adduser late ddwd")
+    wait(lambda: is_refused("early", "late") == {False}, "new operators are not admitted")
+    own.machine.run("gpasswd -d early ddwd")
+    wait(lambda: is_refused("early") == {True}, "who has left is still admitted")
+    assert is_refused("late") == {False}
 
 
 HOLD = """

@@ -14,7 +14,9 @@ from ddwd.cli.config import firewall_problems
 from ddwd.config.checks import ports
 from ddwd.config.parsers import Sender, Source
 from ddwd.config.schema import PORT_KEYS, Config, Loaded, TlsConfig, WebConfig, flatten
+from ddwd.core import clock
 from ddwd.core.errors import PeerRefusedError
+from ddwd.daemon import firewall as daemon
 from ddwd.provisioning import firewall
 
 SYSTEMD = Path(__file__).resolve().parents[2] / "systemd"
@@ -157,3 +159,20 @@ def test_a_machine_on_which_nftables_does_not_work_runs_without_and_says_why(
     assert re.fullmatch(rf"network.firewall is auto, no table: .*{why}.*", firewall.apply(_with("auto")))
     with pytest.raises(PeerRefusedError, match=why):
         firewall.apply(_with("true"))
+
+
+def test_the_table_is_made_again_until_the_members_of_the_group_stay_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    members, made, waits = [[1000], [1000, 1001], [1000, 1001]], list[list[int]](), list[float]()
+    monkeypatch.setattr(firewall, "operators", lambda: members[0])
+    monkeypatch.setattr(daemon, "apply", lambda: made.append(members[0]))
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        members.pop(0)
+
+    monkeypatch.setattr(clock, "sleep", sleep)
+    daemon.follow()
+    assert made == [[1000], [1000, 1001]]
+    assert len(waits) == 2
