@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         portal.machine.run("systemctl mask --now ddwd-doctor.timer")  # its study would be nobody's
         outcomes = run(machine, Path(folder), options.seed, numbers, options.idle)
         proved = machine.run(["ddwd", "verify", "--all"], check=False, timeout=600)
-    say(proved.stdout.strip().splitlines()[-1] if proved.stdout else proved.stderr)
+    # all of it where something was found: the machine is gone
+    lines = proved.stdout.strip().splitlines()
+    say("\n".join(lines if proved.returncode else lines[-1:]) + proved.stderr)
     figures = report(options.seed, outcomes, verify_exit_status=proved.returncode)
     say(json.dumps(figures, indent=1))
     return int(proved.returncode != 0 or not all(outcome.holds for outcome in outcomes))
