@@ -88,7 +88,9 @@ def test_a_published_study_is_entered_and_signed_within_seconds(own: Portal, tmp
 
 
 def test_nobody_but_the_signer_can_write_the_chain_or_read_its_key(own: Portal) -> None:
-    files = own.machine.run(f"find {CHAIN} -mindepth 1 -printf '%f %u %g %m\\n'").stdout.split("\n")
+    files = own.machine.run(
+        f"find {CHAIN} -ignore_readdir_race -mindepth 1 -printf '%f %u %g %m\\n'"
+    ).stdout.split("\n")
     key = own.machine.run(
         "stat -c '%U %G %a' /var/lib/ddwd/signer/key.pem /var/lib/ddwd/signer"
     ).stdout.splitlines()

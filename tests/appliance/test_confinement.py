@@ -174,7 +174,17 @@ def test_a_port_below_1024_that_is_taken_is_told_before_anything_starts(portal: 
 def test_delivered_studies_are_for_user_and_group_ddwd_alone(portal: Portal, tmp_path: Path) -> None:
     portal.deliver(made_up_ct(tmp_path, 3, seed=785, size=64, patient_id="Modes-1", series=2))
     listing = portal.machine.run(
-        ["find", OUTPUT_DIR, "-name", ".ddwd", "-prune", "-o", "-printf", "%y %m %u:%g\\n"]
+        [
+            "find",
+            OUTPUT_DIR,
+            "-ignore_readdir_race",
+            "-name",
+            ".ddwd",
+            "-prune",
+            "-o",
+            "-printf",
+            "%y %m %u:%g\\n",
+        ]
     )
     assert set(listing.stdout.splitlines()) == {"d 750 ddwd:ddwd", "f 640 ddwd:ddwd"}
 
@@ -277,7 +287,9 @@ def could(portal: Portal) -> dict[str, set[str]]:
     """What each unit could do, by a program that runs in its place: as its user, in its confinement."""
     machine, folder = portal.machine, portal.machine.path(HANDED_IN)
     pids = [f"{unit} {machine.show(unit, 'MainPID')}" for unit in DAEMONS]
-    places = machine.run("find /var/lib/ddwd /run/ddwd /etc/ddwd -maxdepth 4 -type d").stdout
+    places = machine.run(
+        "find /var/lib/ddwd /run/ddwd /etc/ddwd -ignore_readdir_race -maxdepth 4 -type d"
+    ).stdout
     (folder / "probe-pids").write_text("\n".join([*pids, ""]), encoding="utf-8")
     (folder / "probe-folders").write_text(places, encoding="utf-8")
     (folder / "probe").write_text(PROBE.format(inbox=HANDED_IN), encoding="utf-8")

@@ -154,7 +154,7 @@ def test_a_record_that_user_ddwd_deletes_is_named(portal: Portal, study: Study, 
 @pytest.mark.usefixtures("study")
 @pytest.mark.parametrize("user", [MEMBER, "ddwd", "ddwd-gateway", "nobody"])
 def test_nobody_but_the_signer_can_write_the_chain_or_read_its_key(portal: Portal, user: str) -> None:
-    find = ["find", "/var/lib/ddwd", "-name", "key.pem", "-user", "ddwd-signer"]
+    find = ["find", "/var/lib/ddwd", "-ignore_readdir_race", "-name", "key.pem", "-user", "ddwd-signer"]
     (key,) = portal.machine.run(find).stdout.split()
     for attack in (*ATTACKS, f"cat {key}"):
         assert portal.machine.run(["sh", "-c", attack], user=user, check=False).returncode != 0, attack

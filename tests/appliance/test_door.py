@@ -35,14 +35,16 @@ def corrected(study: Study, folder: Path, patient_name: str = "Corrected^Name") 
 def kept_aside(portal: Portal) -> list[str]:
     """Names of the files in quarantine that hold an object the doors put aside, once all of those are judged."""
     await_judged(portal)
-    found = portal.machine.run("find /var/lib/ddwd/quarantine -name '*.dcm' -newer /srv/began | sort")
+    found = portal.machine.run(
+        "find /var/lib/ddwd/quarantine -ignore_readdir_race -name '*.dcm' -newer /srv/began | sort"
+    )
     return found.stdout.split()
 
 
 def await_judged(portal: Portal) -> None:
     """Wait until the extractor has taken away what the doors put aside."""
     portal.machine.wait_for(
-        lambda: not portal.machine.run(f"find {CONFLICTS} -name '*.dcm'").stdout,
+        lambda: not portal.machine.run(f"find {CONFLICTS} -ignore_readdir_race -name '*.dcm'").stdout,
         limit=60,
         what="what was put aside is not judged",
     )

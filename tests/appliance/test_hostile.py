@@ -113,9 +113,9 @@ def receiver(portal: Portal) -> Victim:
 def _outside(portal: Portal) -> list[str]:
     """What lies in OUTPUT_DIR and in no place of the portal's, and unfinished objects."""
     found = portal.machine.run(
-        f"find {OUTPUT_DIR} -type f -not -path '{OUTPUT_DIR}/.ddwd/spool/*/*.dcm'"
+        f"find {OUTPUT_DIR} -ignore_readdir_race -type f -not -path '{OUTPUT_DIR}/.ddwd/spool/*/*.dcm'"
         f" -not -path '{OUTPUT_DIR}/.ddwd/staging/*/*/*.dcm' -not -path '{OUTPUT_DIR}/*/*/*/*.dcm';"
-        f" find /tmp /var/tmp {OUTPUT_DIR} -name '*.part' -mmin -60; find / -xdev -name cron.d -path '*received*'"
+        f" find /tmp /var/tmp {OUTPUT_DIR} -ignore_readdir_race -name '*.part' -mmin -60; find / -ignore_readdir_race -xdev -name cron.d -path '*received*'"
     )
     return found.stdout.split()
 
