@@ -302,9 +302,9 @@ def test_every_assertion_above_belongs_to_a_command() -> None:
 def taken_port(portal: Portal) -> Iterator[None]:
     """The shared machine's portal stopped, and another program on its DICOM port, for the time of one test."""
     portal.machine.run(["systemctl", "stop", "ddwd"])
-    portal.machine.run(
-        ["systemd-run", "--quiet", "--collect", "--unit=squatter", "python3", "-m", "http.server", "4242"]
-    )
+    # in a slice of its own, where no port is reserved, it stands for one that was there before the portal
+    before = ["systemd-run", "--quiet", "--collect", "--slice=before", "--unit=squatter"]
+    portal.machine.run([*before, "python3", "-m", "http.server", "4242"])
     portal.machine.wait_for(
         lambda: "4242" in portal.machine.run(["ss", "-ltnH"]).stdout, limit=20, what="no program on 4242"
     )
