@@ -110,16 +110,21 @@ def test_the_executable_is_told_of_each_revision_and_can_do_nothing_else(
     portal.machine.run(f"ddwd verify {study.uid}")
 
 
-def test_a_hook_that_fails_is_shown_and_told_over_a_restart(portal: Portal, tmp_path: Path) -> None:
-    study = made_up_ct(tmp_path, 2, seed=7302, size=32, patient_id="HOOK-2")
-    machine = portal.machine
-    machine.run(f"touch {TOLD}/broken")
+def _deliver_with_a_failing_hook(portal: Portal, study: Study) -> None:
+    """Until `broken` is removed the hook fails; the study is on disk, and the failure is shown."""
+    portal.machine.run(f"touch {TOLD}/broken")
     portal.deliver(study)
-    machine.wait_for(
-        lambda: "ended with exit status 7" in machine.run("ddwd hooks list", check=False).stdout,
+    portal.machine.wait_for(
+        lambda: "ended with exit status 7" in portal.machine.run("ddwd hooks list", check=False).stdout,
         limit=60,
         what="the failure is not shown",
     )
+
+
+def test_a_hook_that_fails_is_shown_and_told_over_a_restart(portal: Portal, tmp_path: Path) -> None:
+    study = made_up_ct(tmp_path, 2, seed=7302, size=32, patient_id="HOOK-2")
+    machine = portal.machine
+    _deliver_with_a_failing_hook(portal, study)
     assert "the hook of 1 published study failed" in machine.run("ddwd status", check=False).stdout
     log = machine.run("journalctl -u ddwd-hooks -t ddwd-audit --no-pager").stdout
     assert "HOOK-2" not in log
@@ -137,13 +142,7 @@ def test_an_operator_s_drop_of_a_hook_is_done_and_recorded_by_the_extractor(
     study = made_up_ct(tmp_path, 2, seed=7303, size=32, patient_id="HOOK-3")
     machine = portal.machine
     portal.add_operator(OPERATOR)
-    machine.run(f"touch {TOLD}/broken")
-    portal.deliver(study)
-    machine.wait_for(
-        lambda: "ended with exit status 7" in machine.run("ddwd hooks list", check=False).stdout,
-        limit=60,
-        what="the failure is not shown",
-    )
+    _deliver_with_a_failing_hook(portal, study)
     machine.run(["ddwd", "hooks", "drop", study.uid], user=OPERATOR)
     machine.wait_for(
         lambda: machine.run("ddwd hooks list", check=False).stdout == "no hook waits\n",
