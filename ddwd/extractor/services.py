@@ -146,7 +146,7 @@ class Extractor:
         notifier = PublishNotifier(routes, self.output, HookQueue(paths.hooks), paths.output)
         set_aside = SetAside(self.peers, self.quarantine, config.retrieve.tries)
         forward = ForwardStep(
-            Forwarder(services.gateway, beside=stow_jobs_elsewhere(config.destinations)),
+            Forwarder(services.gateway, clock, beside=stow_jobs_elsewhere(config.destinations)),
             Copier(self.peers, services.workers),
             GatewayRepair(self.peers, self.quarantine),
             set_aside,

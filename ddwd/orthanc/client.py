@@ -192,7 +192,14 @@ class Orthanc(IndexQueries):
 def _job(row: dict[str, Any]) -> Job:
     # the error of a plugin's job is in its content: Orthanc gives all of them one code
     error = (row.get("Content") or {}).get("FunctionErrorDescription") or row.get("ErrorDetails")
-    return Job(row["ID"], row["State"], row["Type"], str(error or row.get("ErrorDescription", "")))
+    return Job(
+        job_id=row["ID"],
+        state=row["State"],
+        kind=row["Type"],
+        error=str(error or row.get("ErrorDescription", "")),
+        progress=int(row.get("Progress", 0)),
+        runtime=float(row.get("EffectiveRuntime", 0)),
+    )
 
 
 def _arrival(row: dict[str, Any]) -> tuple[str, int, str]:

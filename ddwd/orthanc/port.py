@@ -56,12 +56,17 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job of Orthanc's engine; `state` is Pending, Running, Success, Failure, Paused or Retry."""
+    """One job of Orthanc's engine; `state` is Pending, Running, Success, Failure, Paused or Retry.
+
+    `progress` is in percent, `runtime` the seconds for which it has run.
+    """
 
     job_id: str
     state: str
     kind: str
     error: str
+    progress: int = 0
+    runtime: float = 0.0
 
     @property
     def in_flight(self) -> bool:

@@ -175,12 +175,9 @@ class Sandbox:
     def prepare(cls, folder: Path, port_base: int | None = None) -> Sandbox:
         """Make the folders and render both configurations. Raises a DdwdError; ConfigError if a port is in use."""
         orthanc = find_orthanc()
+        _assert_own(folder)
         folder = folder.resolve()  # settings take no `..`
         durable.make_dirs(folder, 0o700)
-        if os.geteuid() == 0 and (place := safe_folder.foreign(folder)) is not None:
-            raise InvalidValueError(
-                f"{place} can be replaced by another user, and root would write there: choose a folder of root's, or run it as that user"
-            )
         lock = _locked(folder)
         try:
             sandbox = cls(folder, settings(folder, port_base), orthanc, lock)
@@ -342,6 +339,16 @@ def _answers(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _assert_own(folder: Path) -> None:
+    """Raise InvalidValueError, for root, where another user can change what is at the path; whatever is there yet, or not."""
+    whole = folder.absolute()
+    there = next(place for place in (whole, *whole.parents) if os.path.lexists(place))
+    if os.geteuid() == 0 and (place := safe_folder.foreign(there)) is not None:
+        raise InvalidValueError(
+            f"{place} can be replaced by another user, and root would write there: choose a folder of root's, or run it as that user"
+        )
 
 
 def _locked(folder: Path) -> IO[bytes]:

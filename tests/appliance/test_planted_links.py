@@ -208,6 +208,18 @@ def test_what_the_gateway_s_user_planted_keeps_the_extractor_from_nothing(
     racing.machine.run(f"rm -r {name}.bad")
 
 
+@pytest.mark.parametrize("below", ["", "/try", "/try/deeper"])
+def test_a_trial_of_root_follows_no_link_that_another_user_put_there(racing: Portal, below: str) -> None:
+    before = _victim(racing)
+    racing.machine.run(f"ln -sT {VICTIM} {MADE}/link", user="ddwd-monitor")
+    try:
+        refused = _run(racing, f"timeout 60 ddwd try {MADE}/link{below}")
+    finally:
+        racing.machine.run(f"rm {MADE}/link")
+    assert (refused.returncode, "can be replaced by another user" in refused.stderr) == (65, True)
+    assert _victim(racing) == before
+
+
 @pytest.mark.timeout(900, func_only=True)
 @pytest.mark.parametrize("name", CASES)
 def test_no_verb_of_root_changes_anything_elsewhere(racing: Portal, study: Study, name: str) -> None:

@@ -25,6 +25,11 @@ def _is_moving(portal: Portal) -> bool:
     return '"Orthanc"' in portal.machine.run("ss -Htnp state established 'dport = :11112'").stdout
 
 
+def _hold_threads(portal: Portal, process: str) -> None:
+    """Hold the threads of a process, and return once they are held."""
+    portal.machine.run(["systemd-run", "--unit=holder", "--service-type=notify", "python3", HOLDER, process])
+
+
 def test_a_stuck_worker_is_restarted_and_the_journal_names_the_place(portal: Portal, tmp_path: Path) -> None:
     study = made_up_ct(tmp_path / "ct", 3, seed=40, size=16)
     before = portal.machine.show("ddwd-extractor", "MainPID")
@@ -36,7 +41,7 @@ def test_a_stuck_worker_is_restarted_and_the_journal_names_the_place(portal: Por
         portal.machine.wait_for(
             lambda: _is_moving(portal), limit=60, every=0.2, what="no C-MOVE is under way"
         )
-        portal.machine.run(["systemd-run", "--unit=holder", "python3", HOLDER, before])
+        _hold_threads(portal, before)
     finally:
         portal.machine.run(["systemctl", "kill", "--signal=CONT", "ddwd-scp"])
     took = portal.machine.wait_for(

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -38,6 +39,7 @@ ENVIRONMENT = {
     "HOME": "/root", "LANG": "C.UTF-8", "TERM": "xterm-256color", "DEBIAN_FRONTEND": "noninteractive",
 }  # fmt: skip
 HTTP_PORTS = {"gateway": 8042, "storage": 8043}
+_READS_JOURNAL = re.compile(r"\bjournalctl\b|\bddwd (trace|prove|support-bundle)\b")
 
 T = TypeVar("T")
 _SHUTDOWN_SECONDS = 240
@@ -285,6 +287,11 @@ class Machine:
         Raises CalledProcessError with check, noting the end of both outputs, and TimeoutExpired.
         """
         words = ["sh", "-c", command] if isinstance(command, str) else list(command)
+        if _READS_JOURNAL.search(" ".join(words)):
+            # what was sent to journald a moment before is in its files only then
+            subprocess.run(
+                self.argv(["timeout", "30", "journalctl", "--sync"]), check=False, capture_output=True
+            )
         # timeout(1) inside ends the command itself, which killing nsenter would not
         bounded = ["timeout", "-k", "5", str(timeout), *words]
         done = subprocess.run(

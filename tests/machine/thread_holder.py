@@ -1,12 +1,14 @@
 """Hold every thread of a process but its main one, as if each hung in the call it is in: run in the machine, as root, with the process ID.
 
-It prints `held` and then reaps what it holds until the process has ended: a held thread is also its tracer's to wait for (ptrace(2)).
+Once it holds them it tells systemd that it is ready, and reaps what it holds until the process has ended: a held thread is also its
+tracer's to wait for (ptrace(2)).
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -27,8 +29,8 @@ def main() -> None:
         for request in (_SEIZE, _INTERRUPT):
             if ptrace(request, thread, None, None):
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    sys.stdout.write("held\n")
-    sys.stdout.flush()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+        ready.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
     with suppress(ChildProcessError):
         while True:
             os.waitpid(-1, _ANY_THREAD)

@@ -146,13 +146,60 @@ def test_a_storage_that_is_away_or_fails_for_all_costs_no_image_a_try(portal: Po
     assert portal.published() == names(image())
 
 
-def test_a_stow_job_that_never_ends_holds_up_no_image(portal: Portal) -> None:
-    portal.gateway.remembered = {"job1": Job("job1", "Running", "DicomWebStowClient", "")}
+def _stow_jobs(state: str, *progress: int, runtime: float = 0.0) -> dict[str, Job]:
+    """STOW-RS jobs of the gateway, one for each progress."""
+    names = [f"job{number}" for number in range(1, len(progress) + 1)]
+    return {
+        name: Job(name, state, "DicomWebStowClient", "", percent, runtime)
+        for name, percent in zip(names, progress, strict=True)
+    }
+
+
+def test_a_stow_job_that_never_begins_holds_up_no_image(portal: Portal) -> None:
+    portal.gateway.remembered = _stow_jobs("Pending", 0)
     _send_unsendable(portal, image())
     portal.run(20)
     assert portal.storage.offered == []
     portal.run(90)
     assert portal.published() == names(image())
+
+
+def test_jobs_that_hung_while_storage_was_away_hold_up_no_image_once_it_answers(portal: Portal) -> None:
+    portal.gateway.remembered = _stow_jobs("Running", 0, 0, 0, 0, runtime=70)
+    portal.gateway.store(image())
+    portal.run(10)
+    assert portal.published() == names(image())
+    assert _ways(portal) == ["REST"]
+
+
+def test_jobs_that_stopped_in_the_middle_hold_up_no_image_for_a_minute(portal: Portal) -> None:
+    portal.gateway.remembered = _stow_jobs("Running", 40, 90, 10, 1, runtime=70)
+    portal.gateway.store(image())
+    portal.run(20)
+    assert portal.storage.offered == []  # they may have moved a moment before
+    portal.run(30)
+    assert portal.published() == names(image())
+
+
+def test_nothing_is_copied_beside_jobs_that_move_on(portal: Portal) -> None:
+    portal.gateway.store(image())
+    for percent in range(1, 60):
+        portal.gateway.remembered = _stow_jobs(
+            "Running", percent, percent, percent, percent, runtime=2 * percent
+        )
+        portal.run(2)
+    assert portal.storage.offered == portal.gateway.stowed == []
+    portal.gateway.remembered = {}
+    portal.run(40)
+    assert _ways(portal) == [""]
+
+
+def test_while_one_job_hangs_the_others_still_take_images(portal: Portal) -> None:
+    portal.gateway.remembered = _stow_jobs("Running", 0, 0, 0, runtime=70)
+    portal.gateway.store(image())
+    portal.run(20)
+    assert portal.published() == names(image())
+    assert _ways(portal) == [""]
 
 
 def test_an_image_whose_file_is_damaged_on_the_gateway_is_not_copied_and_set_aside_once_others_pass(

@@ -9,7 +9,7 @@ of VR UN, which PS3.5 section 6.2.2 allows), and one of them ends the request fo
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import (
@@ -44,7 +44,13 @@ _COPIED_AT_ONCE = 200
 """Images that one piece of work copies, and the bytes after which it copies no further one: a worker is kept from others for so long."""
 _BYTES_AT_ONCE = 1 << 30
 _PATIENT_TRIES = 3
-"""After so many, a STOW-RS job that still runs counts as hung: Orthanc gives up a connection that was frozen after an hour only."""
+"""After so many, images are not left to a STOW-RS job that has not ended."""
+_HUNG_SECONDS = 25.0
+"""A STOW-RS job that runs and has moved no further for so long counts as hung: the kernel tries a silent connection ever less often.
+
+After an outage of a minute such a job can be silent for another minute, and only its connection's end stops it: in that time it holds
+a thread of the gateway's job engine, and Orthanc cannot cancel it.
+"""
 
 
 @dataclass
@@ -52,7 +58,21 @@ class Forwarder:
     """Submits STOW-RS jobs on the gateway; `beside` more may run for other destinations (ddwd-courier)."""
 
     gateway: OrthancPort
+    clock: Clock
     beside: int = 0
+    _moved: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Progress of each running STOW-RS job, and since when it has that."""
+
+    def hung(self, jobs: Mapping[str, Job]) -> frozenset[str]:
+        """Return the STOW-RS jobs that hang; nothing is known of one that had begun to move before it was seen first."""
+        now = self.clock.monotonic()
+        moved = {}
+        for name, job in jobs.items():
+            if job.kind == _STOW_KIND and job.state == "Running":
+                progress, since = self._moved.get(name, (0, now - job.runtime))
+                moved[name] = (progress, since) if job.progress == progress else (job.progress, now)
+        self._moved = moved
+        return frozenset(name for name, (_, since) in moved.items() if now - since >= _HUNG_SECONDS)
 
     def send(
         self, missing: Collection[OrthancId], jobs: Mapping[str, Job], priority: int = 0
@@ -140,8 +160,12 @@ class ForwardStep:
             return None
         study.tried_at, study.moved_at = study.moved_at, self.clock.monotonic()
         jobs = self.forwarder.gateway.jobs()
-        left = self._left_by_stow(study, missing, jobs)
-        sent = self.forwarder.send(missing - study.stow_jobs.keys(), jobs, study.priority)
+        hung = self.forwarder.hung(jobs)
+        left = self._left_by_stow(study, missing, jobs, hung)
+        unsent = missing - study.stow_jobs.keys()
+        sent = self.forwarder.send(unsent, jobs, study.priority)
+        if hung and not sent:  # they may leave no room for others
+            left |= dict.fromkeys(unsent, "")
         study.stow_jobs |= sent
         study.resends += 1
         study.may_be_copied = True
@@ -154,13 +178,18 @@ class ForwardStep:
         return len(sent)
 
     def _left_by_stow(
-        self, study: StudyState, missing: frozenset[OrthancId], jobs: Mapping[str, Job]
+        self,
+        study: StudyState,
+        missing: frozenset[OrthancId],
+        jobs: Mapping[str, Job],
+        hung: Collection[str],
     ) -> dict[OrthancId, str]:
-        """Return the images whose STOW-RS job has ended without them, each with the job's error if the gateway remembers it."""
+        """Return the images whose STOW-RS job hangs or has ended without them, each with the job's error if the gateway remembers it."""
         left = {}
         for instance in missing & study.stow_jobs.keys():
-            job = jobs.get(study.stow_jobs[instance])
-            if job is None or not job.in_flight or study.resends >= _PATIENT_TRIES:
+            name = study.stow_jobs[instance]
+            job = jobs.get(name)
+            if job is None or not job.in_flight or name in hung or study.resends >= _PATIENT_TRIES:
                 left[instance] = job.error if job and job.state == "Failure" else ""
         return left
 
