@@ -188,7 +188,7 @@ def test_nothing_is_copied_beside_jobs_that_move_on(portal: Portal) -> None:
             "Running", percent, percent, percent, percent, runtime=2 * percent
         )
         portal.run(2)
-    assert portal.storage.offered == portal.gateway.stowed == []
+    assert (portal.storage.offered, portal.gateway.stowed) == ([], [])
     portal.gateway.remembered = {}
     portal.run(40)
     assert _ways(portal) == [""]
