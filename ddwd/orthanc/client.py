@@ -198,8 +198,13 @@ def _job(row: dict[str, Any]) -> Job:
         kind=row["Type"],
         error=str(error or row.get("ErrorDescription", "")),
         progress=int(row.get("Progress", 0)),
-        runtime=float(row.get("EffectiveRuntime", 0)),
+        age=(_instant(row["Timestamp"]) - _instant(row["CreationTime"])).total_seconds(),
     )
+
+
+def _instant(text: str) -> datetime:
+    """Parse a point in time of a job, in UTC."""
+    return datetime.strptime(text, "%Y%m%dT%H%M%S.%f").replace(tzinfo=UTC)
 
 
 def _arrival(row: dict[str, Any]) -> tuple[str, int, str]:

@@ -7,7 +7,7 @@ Every method raises PeerDownError if there is no answer, and PeerRefusedError if
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Held:
 class Job:
     """One job of Orthanc's engine; `state` is Pending, Running, Success, Failure, Paused or Retry.
 
-    `progress` is in percent, `runtime` the seconds for which it has run.
+    `progress` is in percent, `age` the seconds since it was submitted.
     """
 
     job_id: str
@@ -66,7 +66,7 @@ class Job:
     kind: str
     error: str
     progress: int = 0
-    runtime: float = 0.0
+    age: float = field(default=0.0, compare=False)
 
     @property
     def in_flight(self) -> bool:

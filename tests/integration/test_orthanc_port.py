@@ -403,7 +403,7 @@ def test_a_stow_job_is_listed_and_brings_the_instances_to_storage(portal: Trial)
     wait_for(lambda: not gateway.jobs()[job_id].in_flight, "the job did not end")
     ended = gateway.jobs()[job_id]
     assert (ended.state, ended.progress) == ("Success", 100)
-    assert 0 < ended.runtime < 60
+    assert 0 < ended.age < 60
     assert gateway.job(job_id) == ended
     assert gateway.job("00000000-0000-0000-0000-000000000000") is None
     assert storage.sop_uids([one.orthanc_id]) == {one.orthanc_id: one.sop_uid}

@@ -146,11 +146,11 @@ def test_a_storage_that_is_away_or_fails_for_all_costs_no_image_a_try(portal: Po
     assert portal.published() == names(image())
 
 
-def _stow_jobs(state: str, *progress: int, runtime: float = 0.0) -> dict[str, Job]:
+def _stow_jobs(state: str, *progress: int, age: float = 0.0) -> dict[str, Job]:
     """STOW-RS jobs of the gateway, one for each progress."""
     names = [f"job{number}" for number in range(1, len(progress) + 1)]
     return {
-        name: Job(name, state, "DicomWebStowClient", "", percent, runtime)
+        name: Job(name, state, "DicomWebStowClient", "", percent, age)
         for name, percent in zip(names, progress, strict=True)
     }
 
@@ -165,7 +165,7 @@ def test_a_stow_job_that_never_begins_holds_up_no_image(portal: Portal) -> None:
 
 
 def test_jobs_that_hung_while_storage_was_away_hold_up_no_image_once_it_answers(portal: Portal) -> None:
-    portal.gateway.remembered = _stow_jobs("Running", 0, 0, 0, 0, runtime=70)
+    portal.gateway.remembered = _stow_jobs("Running", 0, 0, 0, 0, age=70)
     portal.gateway.store(image())
     portal.run(10)
     assert portal.published() == names(image())
@@ -173,7 +173,7 @@ def test_jobs_that_hung_while_storage_was_away_hold_up_no_image_once_it_answers(
 
 
 def test_jobs_that_stopped_in_the_middle_hold_up_no_image_for_a_minute(portal: Portal) -> None:
-    portal.gateway.remembered = _stow_jobs("Running", 40, 90, 10, 1, runtime=70)
+    portal.gateway.remembered = _stow_jobs("Running", 40, 90, 10, 1, age=70)
     portal.gateway.store(image())
     portal.run(20)
     assert portal.storage.offered == []  # they may have moved a moment before
@@ -184,9 +184,7 @@ def test_jobs_that_stopped_in_the_middle_hold_up_no_image_for_a_minute(portal: P
 def test_nothing_is_copied_beside_jobs_that_move_on(portal: Portal) -> None:
     portal.gateway.store(image())
     for percent in range(1, 60):
-        portal.gateway.remembered = _stow_jobs(
-            "Running", percent, percent, percent, percent, runtime=2 * percent
-        )
+        portal.gateway.remembered = _stow_jobs("Running", percent, percent, percent, percent, age=2 * percent)
         portal.run(2)
     assert (portal.storage.offered, portal.gateway.stowed) == ([], [])
     portal.gateway.remembered = {}
@@ -194,8 +192,17 @@ def test_nothing_is_copied_beside_jobs_that_move_on(portal: Portal) -> None:
     assert _ways(portal) == [""]
 
 
+def test_nothing_is_copied_beside_jobs_that_have_just_left_a_long_queue(portal: Portal) -> None:
+    portal.gateway.remembered = _stow_jobs("Pending", 0, 0, 0, 0, age=600)
+    portal.gateway.store(image())
+    portal.run(10)
+    portal.gateway.remembered = _stow_jobs("Running", 0, 0, 0, 0, age=610)
+    portal.run(10)
+    assert portal.storage.offered == []
+
+
 def test_while_one_job_hangs_the_others_still_take_images(portal: Portal) -> None:
-    portal.gateway.remembered = _stow_jobs("Running", 0, 0, 0, runtime=70)
+    portal.gateway.remembered = _stow_jobs("Running", 0, 0, 0, age=70)
     portal.gateway.store(image())
     portal.run(20)
     assert portal.published() == names(image())

@@ -61,16 +61,21 @@ class Forwarder:
     clock: Clock
     beside: int = 0
     _moved: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """Progress of each running STOW-RS job, and since when it has that."""
+    """Progress of each STOW-RS job in flight, and since when it has that."""
 
     def hung(self, jobs: Mapping[str, Job]) -> frozenset[str]:
-        """Return the STOW-RS jobs that hang; nothing is known of one that had begun to move before it was seen first."""
+        """Return the STOW-RS jobs that hang.
+
+        One that is seen for the first time, runs and has not moved at all counts as running since it was submitted.
+        """
         now = self.clock.monotonic()
         moved = {}
         for name, job in jobs.items():
-            if job.kind == _STOW_KIND and job.state == "Running":
-                progress, since = self._moved.get(name, (0, now - job.runtime))
-                moved[name] = (progress, since) if job.progress == progress else (job.progress, now)
+            if job.kind != _STOW_KIND or not job.in_flight:
+                continue
+            progress, since = self._moved.get(name, (0, now - job.age))
+            has_moved = job.state != "Running" or job.progress != progress
+            moved[name] = (job.progress, now if has_moved else since)
         self._moved = moved
         return frozenset(name for name, (_, since) in moved.items() if now - since >= _HUNG_SECONDS)
 
