@@ -20,7 +20,7 @@ from ddwd.config.schema import SECRET_KEYS, Config, Loaded, flatten
 from ddwd.core.errors import ConfigError, Problem
 from ddwd.provisioning import databases, firewall, machine_link, tls_proxy
 from ddwd.provisioning.host import completed
-from ddwd.provisioning.port_holders import holders
+from ddwd.provisioning.port_holders import Holder, holders
 
 _UNIT_OF = {
     "gateway.dicom_port": "ddwd-acceptor",
@@ -78,16 +78,27 @@ def _checked() -> Config:
 
 
 def port_problems(loaded: Loaded) -> Iterator[Problem]:
-    """Yield the ports that another program holds; a running unit of the portal holds its own."""
+    """Yield the ports that another program holds; a running unit of the portal may hold its own, as another user does not."""
     running = _running_units()
     values = flatten(loaded.config)
     for key in ports(loaded.config):
         port = int(str(values[key]))
         host = loaded.config.scp.host if key == "scp.port" else ""
-        if not {_UNIT_OF[key], *_IN_ITS_PLACE.get(key, ())} & running and _is_taken(host, port):
-            who = next((f" by {holder}" for holder in holders(port)), "")
+        held = holders(port)
+        if {_UNIT_OF[key], *_IN_ITS_PLACE.get(key, ())} & running:
+            held = [holder for holder in held if not _is_ours(loaded.config, key, holder)]
+            is_taken = bool(held)
+        else:
+            is_taken = _is_taken(host, port)
+        if is_taken:
+            who = next((f" by {holder}" for holder in held), "")
             what = f"port {port} is taken{who}"
             yield loaded.problem(key, what, "stop that program, or set another port here")
+
+
+def _is_ours(config: Config, key: str, holder: Holder) -> bool:
+    """Return whether a unit of the portal may be who listens: its user, or one that a setting or version of before had."""
+    return holder.user in firewall.listeners(config, key) or holder.user.startswith("ddwd")
 
 
 def output_problems(loaded: Loaded) -> Iterator[Problem]:

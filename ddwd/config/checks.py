@@ -29,6 +29,7 @@ def contradictions(loaded: Loaded, refused: Container[str]) -> list[Problem]:
     return [
         *_clashes(loaded, listening, "port"),
         *_clashes(loaded, [key for key in AET_KEYS if key not in refused], "AE title"),
+        *_hidden_routes(loaded),
         *(
             loaded.problem(
                 "routes", f"{name!r} in also of {route.name} is no destination", "name it in destinations"
@@ -46,6 +47,15 @@ def contradictions(loaded: Loaded, refused: Container[str]) -> list[Problem]:
         ),
         *(loaded.problem(*found) for found in config.retention.contradictions(config.routes)),
     ]
+
+
+def _hidden_routes(loaded: Loaded) -> Iterator[Problem]:
+    routes = loaded.config.routes
+    for number, route in enumerate(routes, start=1):
+        if not route.when and (hidden := [below.name for below in routes[number:]]):
+            what = f"{route.name} matches every study, so that no study gets to {', '.join(hidden)}"
+            yield loaded.problem("routes", what, "put it last, or say in its `when` what it is for")
+            return
 
 
 def hooks_at_fault(config: Config) -> Iterator[tuple[str, str]]:

@@ -58,7 +58,8 @@ def load_with_sources(path: Path | None = None, environ: Mapping[str, str] | Non
 
 def _read_yaml(path: Path, *, must_exist: bool, problems: list[Problem]) -> dict[str, Written]:
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         if must_exist or not isinstance(error, FileNotFoundError):
             problems.append(_unreadable(path, error))
@@ -66,6 +67,9 @@ def _read_yaml(path: Path, *, must_exist: bool, problems: list[Problem]) -> dict
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problems.append(not_yaml(path, error))
         return {}
+    if not text.strip():  # as a full disk leaves it, and not somebody who wants every default
+        instead = "put its content back, or remove the file: each setting has a default"
+        problems.append(Problem(str(path), None, "file", "is empty", instead))
     return YamlFile(path, problems).read(root)
 
 

@@ -259,7 +259,19 @@ def folder(raw: Raw) -> Path:
     return path
 
 
-host = text(r"[A-Za-z0-9_.:-]{1,253}", "a host", "a host name or an IP address, without a port")
+def host(raw: Raw) -> str:
+    """Parse a host name or an IP address."""
+    if re.fullmatch(r"[A-Za-z0-9_.-]{1,253}", raw.text) is None and not _is_ipv6(raw.text):
+        reject(f"{raw.text!r} is not a host", "write a host name or an IP address, without a port")
+    return raw.text
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def network(raw: Raw) -> Network:
@@ -279,6 +291,14 @@ def network(raw: Raw) -> Network:
     return network
 
 
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return bool(text)
+
+
 def _title(raw: Raw, title: str, instead: str) -> str:
     try:
         return parse_aet(title)
@@ -291,6 +311,8 @@ def sender(raw: Raw) -> Sender:
     title, _, place = raw.text.rpartition(" from ") if " from " in raw.text else (raw.text, "", "")
     examples = '"CT1 from 10.1.2.3", "MR* from 10.2.0.0/16" or "* from 10.3.0.0/16"'
     aet = _title(raw, title, f'write "AET from NETWORK", as {examples}')
+    if any(map(_is_network, re.split(r"[\s,;@]+", title)[1:])):
+        reject(f"{raw.text!r} has an address in its AE title", f'write "AET from NETWORK", as {examples}')
     if not place:
         return Sender(aet)
     found = network(raw._replace(text=place))

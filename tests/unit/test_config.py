@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ddwd.cli import config as config_verb
 from ddwd.config.checks import hooks_at_fault
 from ddwd.config.loader import load, load_with_sources
 from ddwd.config.parsers import DEFAULT, Raw
 from ddwd.config.routing import Route
-from ddwd.config.schema import LONGEST_POLL, MOST_NAMED, SETTINGS, VARIABLES, Config, flatten
+from ddwd.config.schema import LONGEST_POLL, MOST_NAMED, SETTINGS, VARIABLES, Config, Loaded, flatten
 from ddwd.core import safe_folder
 from ddwd.core.errors import ConfigError
 from ddwd.core.model import OrthancId, Series, Study
 from ddwd.extractor.steps.retrieve import next_block
+from ddwd.provisioning.port_holders import Holder
 
 REPO = Path(__file__).parents[2]
 SHIPPED = REPO / "etc" / "ddwd.yaml"
@@ -30,7 +32,7 @@ class Sources:
     def __init__(self, folder: Path) -> None:
         self.yaml = folder / "ddwd.yaml"
         self.defaults = folder / "default"
-        self.yaml.write_text("")
+        self.yaml.write_text("# as it was shipped\n")
         self.defaults.write_text("")
 
     @property
@@ -39,6 +41,9 @@ class Sources:
 
     def config(self, **variables: str) -> Config:
         return load(environ=self.environ | variables)
+
+    def loaded(self) -> Loaded:
+        return load_with_sources(environ=self.environ)
 
     def problems(self, **variables: str) -> list[str]:
         with pytest.raises(ConfigError) as caught:
@@ -267,6 +272,31 @@ def test_empty_variable_is_no_setting(sources: Sources) -> None:
             ),
         ),
         (
+            "mail:\n  server: mail.example:25",
+            (
+                "ddwd.yaml:2: mail.server: 'mail.example:25' is not a host; "
+                "write a host name or an IP address, without a port"
+            ),
+        ),
+        (
+            "senders:\n- CT1, 10.1.2.3",
+            (
+                "ddwd.yaml:2: senders: 'CT1, 10.1.2.3' has an address in its AE title; write \"AET from NETWORK\", "
+                'as "CT1 from 10.1.2.3", "MR* from 10.2.0.0/16" or "* from 10.3.0.0/16"'
+            ),
+        ),
+        (
+            "routes:\n- name: all\n- name: ct\n  when: {Modality: CT}\n- name: mr\n  when: {Modality: MR}",
+            (
+                "ddwd.yaml:2: routes: all matches every study, so that no study gets to ct, mr; "
+                "put it last, or say in its `when` what it is for"
+            ),
+        ),
+        (
+            " \n",
+            "ddwd.yaml: file: is empty; put its content back, or remove the file: each setting has a default",
+        ),
+        (
             "retrieve:\n  batch: 5000",
             "ddwd.yaml:2: retrieve.batch: 5000 is out of range; write a whole number from 1 to 500, without quotes",
         ),
@@ -275,6 +305,40 @@ def test_empty_variable_is_no_setting(sources: Sources) -> None:
 def test_one_problem_is_one_line(sources: Sources, text: str, expected: str) -> None:
     sources.yaml.write_text(text)
     assert sources.problems() == [expected]
+
+
+@pytest.mark.parametrize("place", ["::1", "2001:db8::25", "10.1.2.3", "mail.example", "mail_1"])
+def test_a_host_is_a_name_or_an_address_of_either_kind(sources: Sources, place: str) -> None:
+    sources.yaml.write_text(f"mail:\n  server: '{place}'\n")
+    assert sources.config().mail.server == place
+
+
+@pytest.mark.parametrize("title", ["CT, ROOM 1", "A;B", "10.1.2.3"])
+def test_a_sender_s_title_may_have_any_character_that_an_ae_title_may(sources: Sources, title: str) -> None:
+    sources.yaml.write_text(f"senders:\n- '{title}'\n")
+    assert [sender.aet for sender in sources.config().senders] == [title]
+
+
+def test_a_file_of_comments_alone_is_one_of_defaults(sources: Sources) -> None:
+    sources.yaml.write_text("# nothing yet\n")
+    assert sources.config() == Config()
+
+
+@pytest.mark.parametrize(
+    ("user", "is_taken"), [("ddwd-gateway", False), ("postgres", True), ("root", True), ("ddwd", False)]
+)
+def test_a_port_that_another_user_holds_is_taken_while_the_portal_runs_too(
+    sources: Sources, monkeypatch: pytest.MonkeyPatch, user: str, is_taken: bool
+) -> None:
+    sources.yaml.write_text("gateway:\n  http_port: 5432\n")
+    monkeypatch.setattr(config_verb, "_running_units", lambda: {"ddwd-gateway", "ddwd-acceptor"})
+    monkeypatch.setattr(
+        config_verb, "holders", lambda port: [Holder(user, "x (process 1)")] if port == 5432 else []
+    )
+    monkeypatch.setattr(config_verb, "_is_taken", lambda _host, _port: False)
+    told = [str(problem) for problem in config_verb.port_problems(sources.loaded())]
+    wanted = f"gateway.http_port: port 5432 is taken by x (process 1), user {user}; stop that program"
+    assert [wanted in line for line in told] == [True] * is_taken
 
 
 def test_the_longest_poll_interval_is_one_that_no_watchdog_cuts_short() -> None:

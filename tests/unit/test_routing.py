@@ -61,7 +61,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert "p'" not in repr(config.destinations[0])
 
 
-@pytest.mark.parametrize("text", ["routes:", "routes: []", "destinations: []", ""])
+@pytest.mark.parametrize("text", ["routes:", "routes: []", "destinations: []", "# none"])
 def test_without_rules_there_are_none(tmp_path: Path, text: str) -> None:
     config = _config(tmp_path, text)
     assert (config.routes, config.destinations) == ((), ())
