@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Event
 from ddwd.core.model import SELF_TEST_AET
-from ddwd.status import chain, senders
+from ddwd.status import chain, postgresql, senders
 from ddwd.status.formatting import many, span
 from ddwd.status.problems import aside_text, lost_text, refused_text, two_patients_text
 from ddwd.store.statefile import StateFormat, stored
@@ -56,7 +56,7 @@ def conditions(report: Report, silent: Mapping[str, datetime]) -> dict[str, Cond
 
 
 def _parts(report: Report) -> dict[str, str]:
-    found = {}
+    found = {"database": f"{report.database}: {postgresql.REMEDY}"} if report.database else {}
     for unit in report.units:
         if not unit.is_well:
             found[f"unit {unit.name}"] = f"{unit.name} is {unit.active}: journalctl -u {unit.name} -n 50"

@@ -59,6 +59,7 @@ _GAUGES = (
     ("ddwd_unit_up", "1 where the systemd unit is active, or not needed.", "unit"),
     ("ddwd_orthanc_up", "1 where the Orthanc answers.", "node"),
     ("ddwd_orthanc_images", "Images that the Orthanc holds.", "node"),
+    ("ddwd_postgresql_up", "1 where the PostgreSQL server of the indexes takes connections."),
     ("ddwd_heartbeat_age_seconds", "Age of a daemon's heartbeat.", "daemon"),
     ("ddwd_disk_free_bytes", "Free bytes of a volume.", "volume"),
     ("ddwd_disk_full_hours", "Hours until a volume is full, where it fills up.", "volume"),
@@ -176,6 +177,7 @@ class Metrics:
     def _show_parts(self, report: Report) -> None:
         for unit in report.units:
             self._set("ddwd_unit_up", unit.is_well, unit.name)
+        self._set("ddwd_postgresql_up", not report.database)
         for server in report.servers:
             self._set("ddwd_orthanc_up", not server.problem, server.name)
             if not server.problem:

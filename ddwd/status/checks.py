@@ -10,7 +10,7 @@ from ddwd.config.loader import CONFIG_FILE
 from ddwd.config.schema import SECRET_KEYS, flatten
 from ddwd.core.errors import DdwdError
 from ddwd.provisioning.port_holders import strangers
-from ddwd.status import chain, units
+from ddwd.status import chain, postgresql
 from ddwd.status.findings import CheckContext, Finding, broken, note, warn
 from ddwd.status.formatting import many, span, time
 from ddwd.status.problems import aside_text, lost_text, two_patients_text
@@ -38,8 +38,8 @@ def units_run(context: CheckContext) -> Iterator[Finding]:
         return
     if (context.systemctl(["is-enabled", "ddwd.service"]) or "").strip() != "enabled":
         yield warn("ddwd does not start at boot", "systemctl enable ddwd")
-    if context.config.database.is_local and not units.is_active(context.systemctl, "postgresql.service"):
-        yield broken("postgresql is not active", "systemctl start postgresql")
+    if context.report.database:
+        yield broken(context.report.database, postgresql.REMEDY)
 
 
 def daemons(context: CheckContext) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddwd.extractor.decision import Blocker, Stage
-from ddwd.status import chain, senders
+from ddwd.status import chain, postgresql, senders
 from ddwd.status.formatting import many, time
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 def lines(report: Report) -> Iterator[str]:
     """Yield one line for each problem."""
+    if report.database:  # what it explains comes after it
+        yield f"{report.database}; see: {postgresql.REMEDY}"
     for unit in report.units:
         if not unit.is_well:
             yield f"{unit.name} is {unit.active}; see: journalctl -u {unit.name} -n 50"

@@ -20,7 +20,7 @@ from ddwd.core.errors import ConfigError, DamagedStateError, DdwdError
 from ddwd.extractor.peers import silent
 from ddwd.extractor.quarantine import Quarantine
 from ddwd.provisioning import credentials
-from ddwd.status import chain, connections, problems, study_lookup, units
+from ddwd.status import chain, connections, postgresql, problems, study_lookup, units
 from ddwd.status.formatting import size, span
 from ddwd.store import status_files
 from ddwd.store.statefile import stored
@@ -52,6 +52,8 @@ class ReportSources:
     systemctl: Systemctl
     orthanc: Callable[[OrthancNode, Credentials], ServerStatus]
     clock: Clock
+    database: Callable[[Config], str]
+    """Why PostgreSQL is not reached; empty if it is."""
     patience: float = 10.0
     connected: Callable[[int], int] = connections.established
     """Port of this machine -> established connections to it."""
@@ -159,6 +161,8 @@ class Report:
     """Studies whose StudyInstanceUID is in use under another PatientID too, and about which nobody has decided."""
     chain: chain.ChainState | None = None
     """The chain of signed events, from ddwd-signer's status file; None without one."""
+    database: str = ""
+    """Why PostgreSQL is not reached; empty if it is."""
     aside: dict[str, int] = field(default_factory=dict)
     """Folder -> objects whose content differs from the stored ones, and that no extractor of this machine moves to quarantine."""
 
@@ -175,7 +179,7 @@ class Report:
 
 def real_sources() -> ReportSources:
     """Return this machine's systemd, Orthancs and clock."""
-    return ReportSources(units.systemctl, study_lookup.orthanc, SystemClock())
+    return ReportSources(units.systemctl, study_lookup.orthanc, SystemClock(), postgresql.problem)
 
 
 def collect(config: Config, sources: ReportSources) -> Report:
@@ -207,6 +211,7 @@ def collect(config: Config, sources: ReportSources) -> Report:
         hooks=_failed_hooks(paths.hooks_status),
         acceptor=_heart(config, "acceptor", sources.clock) if config.has("gateway") else None,
         chain=chain.state_of(config, sources.clock),
+        database=sources.database(config),
         aside=_aside(config),
     )
 

@@ -111,7 +111,7 @@ class Machine:
             self_test=SelfTestResult(ok=True, text="passed"), chain=ChainState(SignerStatus(entries=7))
         )
         self.gateway, self.storage = _Node("gateway", self.clock), _Node("storage", self.clock)
-        self.said = {"is-enabled": "enabled\n", "show": "ActiveState=active\n"}
+        self.said = {"is-enabled": "enabled\n"}
         self.silent: set[str] = set()
         self.synchronised: bool | None = True
         self.database_says = ""
@@ -216,7 +216,7 @@ def _unit_failed(machine: Machine) -> None:
 
 
 def _database_stopped(machine: Machine) -> None:
-    machine.said["show"] = "ActiveState=inactive\n"
+    machine.report = replace(machine.report, database="PostgreSQL does not answer on /run/x")
 
 
 def _running_with_overwriting(machine: Machine) -> None:
@@ -300,7 +300,7 @@ def _self_test_failed(machine: Machine) -> None:
     ("spoil", "part", "words"),
     [
         (_unit_failed, "units", "ddwd-scp is failed"),
-        (_database_stopped, "units", "postgresql is not active"),
+        (_database_stopped, "units", "PostgreSQL does not answer"),
         (_running_with_overwriting, "configuration", "OverwriteInstances"),
         (_bad_addition, "settings", "MaximumStorageSize"),
         (_orthanc_away, "Orthancs", "storage does not answer"),

@@ -39,7 +39,7 @@ from ddwd.status import report, units
 from tests.unit.fakes import FakeClock
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ddwd.config.schema_network import NodeName
     from ddwd.orthanc.port import ServerStatus
@@ -177,6 +177,10 @@ def test_a_role_elsewhere_is_not_down() -> None:
     assert not shown & {"ddwd-storage", "ddwd-scp", "ddwd-extractor", "ddwd-hooks"}
 
 
+def _sources(orthanc: Callable[[OrthancNode, credentials.Credentials], ServerStatus]) -> report.ReportSources:
+    return report.ReportSources(lambda _: None, orthanc, FakeClock(), lambda _: "")
+
+
 def test_a_gateway_alone_asks_nobody_else_and_shows_what_its_door_put_aside(tmp_path: Path) -> None:
     config = replace(
         OUTSIDE, data_dir=tmp_path, run_dir=tmp_path / "run", credentials_file=tmp_path / "none.json"
@@ -184,7 +188,7 @@ def test_a_gateway_alone_asks_nobody_else_and_shows_what_its_door_put_aside(tmp_
     aside = Paths(config).conflicts("gateway")
     aside.mkdir(parents=True)
     (aside / "one.dcm").touch()
-    found = report.collect(config, report.ReportSources(lambda _: None, _nobody, FakeClock()))
+    found = report.collect(config, _sources(_nobody))
     assert [server.name for server in found.servers] == ["gateway"]
     assert found.hearts == ()
     assert found.aside == {str(aside): 1}
@@ -199,7 +203,7 @@ def test_an_orthanc_elsewhere_that_does_not_answer_is_told_with_its_machine(tmp_
         WITHIN, data_dir=tmp_path, run_dir=tmp_path / "run", credentials_file=tmp_path / "credentials.json"
     )
     credentials.write(config.credentials_file, LOGIN)
-    found = report.collect(config, report.ReportSources(lambda _: None, _silent, FakeClock()))
+    found = report.collect(config, _sources(_silent))
     gateway, storage = (server.problem for server in found.servers)
     assert gateway == f"no answer; it runs on {DMZ}, ddwd-tls@link leads there"
     assert storage == "no answer"

@@ -104,6 +104,7 @@ def test_how_things_stand_is_shown(metrics: Metrics, tmp_path: Path) -> None:
     assert found["ddwd_backlog_images", "storage"] == 3
     assert found["ddwd_unit_up", "ddwd-scp"] == 1
     assert found["ddwd_orthanc_up", "gateway"] == 1
+    assert found["ddwd_postgresql_up",] == 1
     assert found["ddwd_disk_free_bytes", "output"] == 10**9
     assert found["ddwd_disk_full_hours", "output"] == 7.5
     assert found["ddwd_retention_studies_kept", "gateway"] == 5

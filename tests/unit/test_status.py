@@ -22,7 +22,7 @@ from ddwd.core.disk_space import Space
 from ddwd.core.errors import PeerDownError
 from ddwd.extractor.quarantine import Quarantine, QuarantinedObject
 from ddwd.provisioning import credentials
-from ddwd.status import connections, study_lookup, units
+from ddwd.status import connections, postgresql, study_lookup, units
 from ddwd.status import report as view
 from tests.unit.fakes import FakeClock
 
@@ -70,6 +70,7 @@ class Machine:
     units: dict[str, dict[str, str]] = field(default_factory=dict)
     asked: list[list[str]] = field(default_factory=list)
     connected: int = 0
+    database: str = ""
 
     def systemctl(self, arguments: Sequence[str]) -> str | None:
         self.asked.append(list(arguments))
@@ -96,7 +97,14 @@ class Machine:
     def report(self) -> view.Report:
         return view.collect(
             self.config,
-            view.ReportSources(self.systemctl, self.orthanc, self.clock, 0.05, lambda _port: self.connected),
+            view.ReportSources(
+                systemctl=self.systemctl,
+                orthanc=self.orthanc,
+                clock=self.clock,
+                patience=0.05,
+                connected=lambda _port: self.connected,
+                database=lambda _config: self.database,
+            ),
         )
 
 
@@ -160,6 +168,17 @@ def test_failed_unit_is_named_with_the_command_that_shows_why(machine: Machine) 
     report = machine.report()
     assert report.wrong == ("ddwd-storage is failed; see: journalctl -u ddwd-storage -n 50",)
     assert "failed (failed)    7 restarts" in status.render(report)
+
+
+def test_what_stops_postgresql_is_told_before_what_stops_with_it(machine: Machine) -> None:
+    machine.database = (
+        "PostgreSQL does not answer on /var/run/postgresql/.s.PGSQL.5432 (No such file or directory)"
+    )
+    machine.units["ddwd-storage"] = {"ActiveState": "failed"}
+    machine.down = {"storage"}
+    first, *others = machine.report().wrong
+    assert first == f"{machine.database}; see: systemctl start postgresql"
+    assert len(others) == 2
 
 
 def test_unit_that_is_not_installed_or_still_starting_is_not_well(machine: Machine) -> None:
@@ -465,6 +484,7 @@ def test_verb_prints_and_answers_by_its_exit_status(
     monkeypatch.setattr(units, "systemctl", machine.systemctl)
     monkeypatch.setattr(study_lookup, "orthanc", machine.orthanc)
     monkeypatch.setattr(view, "SystemClock", lambda: machine.clock)
+    monkeypatch.setattr(postgresql, "problem", lambda _config: machine.database)
     parser = argparse.ArgumentParser()
     status.COMMAND.add_parser(parser.add_subparsers())
     text, as_json = io.StringIO(), io.StringIO()
@@ -502,6 +522,7 @@ def test_watched_it_is_shown_again_and_again_until_ctrl_c(
     monkeypatch.setattr(units, "systemctl", machine.systemctl)
     monkeypatch.setattr(study_lookup, "orthanc", machine.orthanc)
     monkeypatch.setattr(view, "SystemClock", lambda: machine.clock)
+    monkeypatch.setattr(postgresql, "problem", lambda _config: machine.database)
     pauses: list[float] = []
 
     def pause(seconds: float) -> None:

@@ -114,10 +114,10 @@ def test_a_file_that_may_not_be_read_is_a_problem_of_its_own_kind_with_the_same_
 )
 def test_a_unit_is_active_only_in_that_state(answer: str | None, *, active: bool) -> None:
     def systemctl(arguments: Sequence[str]) -> str | None:
-        assert arguments[-1] == "postgresql.service"
+        assert arguments[-1] == "ddwd.service"
         return answer
 
-    assert is_active(systemctl, "postgresql.service") is active
+    assert is_active(systemctl, "ddwd.service") is active
 
 
 def test_the_main_use_of_a_volume_is_its_first() -> None:
