@@ -44,20 +44,25 @@ def level_name(level: SpaceLevel) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Free and total bytes and inodes of one volume, as statvfs(3) reports them for ordinary users; `inodes` is 0 if it counts none."""
+    """Free and total bytes and inodes of one volume, as statvfs(3) reports them for ordinary users; `inodes` is 0 if it counts none.
+
+    `is_read_only` is what this process finds: of a folder that it does not write to, its unit may make a read-only mount.
+    """
 
     device: int
     free: int
     total: int
     inodes_free: int
     inodes: int
+    is_read_only: bool = False
 
 
 def space_of(path: Path | str) -> Space:
     """Return the space of the volume that holds `path`. Raises OSError."""
     found, device = os.statvfs(path), os.stat(path).st_dev  # noqa: PTH116 - a text or a Path
     free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-    return Space(device, free, total, found.f_favail, found.f_files)
+    is_read_only = bool(found.f_flag & os.ST_RDONLY)
+    return Space(device, free, total, found.f_favail, found.f_files, is_read_only)
 
 
 def reserve_of(total: int, setting: int) -> int:

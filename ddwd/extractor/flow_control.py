@@ -77,6 +77,8 @@ class FlowControl:
     clock: Clock
     audit: Audit
     _looked: float = float("-inf")
+    _read_only: tuple[Path, ...] = ()
+    """Folders that retrieved images are written to and that cannot be written."""
     _device: dict[Path, int] = field(default_factory=dict)
     _by_device: dict[int, _GuardedVolume] = field(default_factory=dict)
 
@@ -87,8 +89,8 @@ class FlowControl:
 
     @property
     def has_room(self) -> bool:
-        """Whether the disks have room for retrieved images."""
-        return self._worst("retrieve") < SpaceLevel.NO_RETRIEVE
+        """Whether the disks take retrieved images."""
+        return self._worst("retrieve") < SpaceLevel.NO_RETRIEVE and not self._read_only
 
     @property
     def may_retrieve(self) -> bool:
@@ -103,6 +105,8 @@ class FlowControl:
     @property
     def shortage(self) -> str:
         """Which volume stops the flow, in one line for people; empty if none does."""
+        for path in self._read_only:
+            return f"the volume of {path} is read-only"
         stopping = (volume.path for volume in self._by_device.values() if self._stops(volume))
         return next((f"the volume of {path} is short of room" for path in stopping), "")
 
@@ -124,12 +128,15 @@ class FlowControl:
         if now - self._looked < _LOOK_SECONDS:
             return
         self._looked = now
+        read_only = []
         for path in dict.fromkeys(path for paths in self.volumes.paths.values() for path in paths):
             try:
                 space = self.volumes.measure(path)
             except OSError:
                 continue  # does not exist yet: an external server, or an Orthanc that never ran
             self._device[path] = space.device
+            if space.is_read_only and path in self.volumes.paths["retrieve"]:
+                read_only.append(path)
             self._by_device.setdefault(space.device, _GuardedVolume(path, space)).space = space
         # drop volumes that were unmounted
         self._by_device = {device: self._by_device[device] for device in dict.fromkeys(self._device.values())}
@@ -137,6 +144,7 @@ class FlowControl:
             if not volume.samples or now - volume.samples[-1][0] >= _SAMPLE_SECONDS:
                 volume.samples.append((now, volume.space.free))
             self._update_level(volume)
+        self._update_read_only(tuple(read_only))
         self._update_flag()
 
     def state(self) -> tuple[VolumeStatus, ...]:
@@ -157,6 +165,7 @@ class FlowControl:
             level=disk_space.level_name(volume.level),
             stops=tuple(self._stops(volume)),
             hours_left=volume.hours_left(reserve),
+            read_only=tuple(str(path) for path in self._read_only if self._device[path] == space.device),
         )
 
     def _worst(self, purpose: Purpose) -> SpaceLevel:
@@ -186,6 +195,16 @@ class FlowControl:
             level=disk_space.level_name(volume.level),
             bytes=volume.space.free,
         )
+
+    def _update_read_only(self, found: tuple[Path, ...]) -> None:
+        before, self._read_only = self._read_only, found
+        for path in found:
+            if path not in before:
+                message = f"the volume of {path} is read-only: {_STOPS['retrieve'][1]}"
+                self.audit.record(Event.DISK_LOW, message, level="read-only")
+        for path in before:
+            if path not in found:
+                self.audit.record(Event.DISK_OK, f"the volume of {path} can be written again")
 
     def _update_flag(self) -> None:
         """Write or remove the flag file that stops the gateway's own forwarding: Lua cannot measure."""

@@ -69,7 +69,9 @@ def _parts(report: Report) -> dict[str, str]:
         elif ledger := heart.silent_peers.get("ledger"):
             found["ledger"] = f"{ledger}: studies wait on ORTHANC2 until it is back"
     for volume in report.volumes:
-        if volume.problem or volume.level not in {"", "ok"}:
+        if volume.problem and volume.level in {"", "ok"}:
+            found[f"disk {volume.use}"] = volume.problem
+        elif volume.level not in {"", "ok"}:
             left = f", full in {span(volume.hours_left * 3600)}" if volume.hours_left is not None else ""
             short = f"{volume.path} is short of space{left}"
             found[f"disk {volume.use}"] = f"{short}: free some, or move output_dir"

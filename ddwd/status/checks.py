@@ -68,7 +68,7 @@ def sweep(context: CheckContext) -> Iterator[Finding]:
 def disks(context: CheckContext) -> Iterator[Finding]:
     for volume in context.report.volumes:
         if volume.problem:
-            yield broken(volume.problem, "make room, or set output_dir to a larger disk")
+            yield broken(volume.problem, "make it writable, make room, or set output_dir to a larger disk")
         elif volume.level not in {"", "ok"}:
             yield warn(f"{volume.path} gets short of room", "make room")
     yield from _retention(context)

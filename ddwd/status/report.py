@@ -312,6 +312,9 @@ def _watched(config: Config, extractor: Heartbeat) -> tuple[VolumeState, ...]:
         problem = ""
         if stopped := " and ".join(_STOPPED[purpose] for purpose in row.stops if purpose in _STOPPED):
             problem = f"{row.path}: only {size(row.free)} free; {stopped} until there is more"
+        if row.read_only:
+            places = " and ".join(row.read_only)
+            problem = f"{places} cannot be written, its volume is read-only; nothing is retrieved until it can: mount -o remount,rw"
         use = ", ".join(dict.fromkeys(_use(config, place) for place in row.paths or (row.path,)))
         volumes.append(VolumeState(use, row.path, row.free, row.total, row.level, row.hours_left, problem))
     return tuple(volumes)

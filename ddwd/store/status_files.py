@@ -217,7 +217,8 @@ class Backlog:
 class VolumeStatus:
     """One volume: free and total bytes and inodes, the reserve in bytes, and its level as disk_space.level_name.
 
-    `paths` are all watched paths on it; `stops` names the steps that wait for space; `hours_left` is None unless it fills up.
+    `paths` are all watched paths on it; `stops` names the steps that wait for space; `hours_left` is None unless it fills up;
+    `read_only` are the paths that are written to and cannot be.
     """
 
     path: str = ""
@@ -230,6 +231,7 @@ class VolumeStatus:
     level: str = ""
     stops: tuple[str, ...] = ()
     hours_left: float | None = None
+    read_only: tuple[str, ...] = field(default=(), metadata=stored(omit_empty=True))
 
 
 @dataclass(frozen=True, slots=True)

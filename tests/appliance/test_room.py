@@ -101,6 +101,33 @@ def test_an_output_short_of_room_stops_retrieving_alone(portal: Portal, tmp_path
     assert f"the volume of {OUTPUT_DIR} has room again" in lines
 
 
+def test_an_output_that_is_read_only_is_named_as_the_cause_and_heals(portal: Portal, tmp_path: Path) -> None:
+    study = made_up_ct(tmp_path / "ct", 5, seed=77, size=64)
+    portal.machine.run(f"mount -o remount,ro {OUTPUT_DIR}")
+    try:
+        portal.machine.wait_for(
+            lambda: any("its volume is read-only" in line for line in status(portal)["wrong"]),
+            limit=10, what="ddwd status does not name the volume",
+        )  # fmt: skip
+        portal.send(study)
+        time.sleep(PAUSE_SECONDS)
+        assert [row["reason"] for row in status(portal)["in_flight"]] == [
+            f"the volume of {OUTPUT_DIR} is read-only"
+        ]
+        doctor = portal.machine.run(["ddwd", "doctor"], check=False)
+        assert (doctor.returncode, "its volume is read-only" in " ".join(doctor.stdout.split())) == (1, True)
+        traced = portal.machine.run(["ddwd", "trace", study.uid], check=False).stdout
+        assert "is read-only" in traced
+        assert "damaged" not in traced
+    finally:
+        portal.machine.run(f"mount -o remount,rw {OUTPUT_DIR}")
+    portal.wait_complete(study)
+    portal.assert_equal([study])
+    portal.machine.wait_for(
+        lambda: status(portal)["well"], limit=10, what="ddwd status names something still"
+    )
+
+
 def test_a_storage_short_of_room_gets_nothing_and_the_gateway_keeps_it_all(
     portal: Portal, tmp_path: Path
 ) -> None:

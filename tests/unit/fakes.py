@@ -398,10 +398,12 @@ class FakeDisk:
     def __init__(self) -> None:
         self.free: dict[str, int] = {}
         self.default = 50 * 1024**3
+        self.read_only: set[str] = set()
 
     def measure(self, path: Path) -> Space:
         free = self.free.get(path.name, self.default)
-        return Space(hash(path), free, 100 * 1024**3, 1_000_000, 2_000_000)
+        is_read_only = path.name in self.read_only
+        return Space(hash(path), free, 100 * 1024**3, 1_000_000, 2_000_000, is_read_only)
 
 
 class PowerCut(BaseException):

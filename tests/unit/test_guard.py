@@ -13,7 +13,7 @@ from ddwd.core.disk_space import Space, SpaceLevel
 from ddwd.extractor.decision import Blocker
 from ddwd.store.statefile import encode
 from tests.unit.fakes import image
-from tests.unit.portal import Portal
+from tests.unit.portal import Portal, names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +56,33 @@ def test_a_stage_is_left_late() -> None:
     just_above = Space(1, int(4.1 * GIB), 100 * GIB, 900, 1000)
     assert disk_space.level_of(just_above, RESERVE) is SpaceLevel.WARN
     assert disk_space.level_of(just_above, RESERVE, SpaceLevel.NO_RETRIEVE) is SpaceLevel.NO_RETRIEVE
+
+
+def test_no_image_is_retrieved_onto_a_read_only_volume_and_all_are_once_it_can_be_written(
+    portal: Portal,
+) -> None:
+    portal.disk.read_only = {portal.paths.output.name}
+    portal.deliver(image(number=1), image(number=2))
+    portal.run(600)
+    assert portal.mover.moved == []
+    (study,) = portal.open.values()
+    assert study.reason == f"the volume of {portal.paths.output} is read-only"
+    assert study.blocker is Blocker.DISK
+    told = [volume.read_only for volume in portal.guard.state() if volume.read_only]
+    assert told == [(str(portal.paths.output),)]
+    portal.disk.read_only = set()
+    portal.run(10)
+    assert portal.published() == names(image(number=1), image(number=2))
+    assert not any(volume.read_only for volume in portal.guard.state())
+    events = [event for event, _ in portal.events if event in {Event.DISK_LOW, Event.DISK_OK}]
+    assert events == [Event.DISK_LOW, Event.DISK_OK]
+
+
+def test_an_area_that_the_extractor_never_writes_to_may_be_read_only_for_it(portal: Portal) -> None:
+    portal.disk.read_only = {"storage", "gateway"}
+    portal.deliver(image())
+    portal.run(10)
+    assert portal.published() == names(image())
 
 
 def test_no_image_is_retrieved_onto_a_volume_short_of_room_and_all_are_once_there_is_room(
