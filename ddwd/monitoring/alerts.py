@@ -47,7 +47,7 @@ class Condition:
 
 def conditions(report: Report, silent: Mapping[str, datetime]) -> dict[str, Condition]:
     """Return what is wrong, by a key that stays the same while it lasts; `silent` maps modalities to the time of their last images."""
-    found = _parts(report) | _senders(report) | _waiting(report) | _for_the_operator(report)
+    found = _parts(report) | _disks(report) | _senders(report) | _waiting(report) | _for_the_operator(report)
     for aet, last in silent.items():
         at = f"{last:%a %d %b %H:%M}"
         found[f"silence {aet}"] = f"{aet} usually sends at this hour; its last images came {at}"
@@ -68,13 +68,18 @@ def _parts(report: Report) -> dict[str, str]:
             found[f"heart {heart.daemon}"] = heart.problem
         elif ledger := heart.silent_peers.get("ledger"):
             found["ledger"] = f"{ledger}: studies wait on ORTHANC2 until it is back"
+    return found
+
+
+def _disks(report: Report) -> dict[str, str]:
+    found = {}
     for volume in report.volumes:
-        if volume.problem and volume.level in {"", "ok"}:
-            found[f"disk {volume.use}"] = volume.problem
-        elif volume.level not in {"", "ok"}:
+        if volume.level not in {"", "ok"}:
             left = f", full in {span(volume.hours_left * 3600)}" if volume.hours_left is not None else ""
             short = f"{volume.path} is short of space{left}"
             found[f"disk {volume.use}"] = f"{short}: free some, or move output_dir"
+        elif volume.problem:
+            found[f"disk {volume.use}"] = volume.problem
     return found
 
 
