@@ -77,7 +77,7 @@ FAULTS = {
     "database stopped": (
         "systemctl stop postgresql@*-main postgresql",
         "systemctl start postgresql; systemctl restart ddwd",
-        "units: postgresql is not active",
+        "units: PostgreSQL does not answer on",
     ),
     "an Orthanc that would overwrite": (
         'sed -i.was \'s/"OverwriteInstances": false/"OverwriteInstances": true/\' /run/ddwd/orthanc/gateway/*.json',
