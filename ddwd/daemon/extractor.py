@@ -22,6 +22,7 @@ from ddwd.core.clock import Clock, SystemClock, stamp
 from ddwd.core.watchdog import Watchdog
 from ddwd.daemon import file_watch
 from ddwd.daemon.loop import Loop, TickResult, enter
+from ddwd.extractor.decision import Stage
 from ddwd.extractor.flow_control import Volumes
 from ddwd.extractor.loop import TurnReport
 from ddwd.extractor.peers import silent
@@ -226,7 +227,7 @@ def extractor_status(
         swept=extractor.sources.swept(),
         retention=extractor.retention.state(),
         lost=extractor.lost.status(),
-        backlog=_backlog(studies),
+        backlog=_backlog(studies, is_streaming=extractor.is_streaming),
         peers=dict(extractor.peers.states),
         disk=extractor.flow.state(),
         in_flight=tuple(_in_flight(study, extractor) for study in studies),
@@ -255,14 +256,23 @@ def _in_flight(study: StudyState, extractor: Extractor) -> status_files.InFlight
     )
 
 
-def _backlog(studies: Iterable[StudyState]) -> status_files.Backlog:
-    """Count the images that wait before each hop."""
+_INCOMPLETE = frozenset({Stage.ARRIVING, Stage.FORWARDING, Stage.RETRIEVING})
+
+
+def _backlog(studies: Iterable[StudyState], *, is_streaming: bool) -> status_files.Backlog:
+    """Count the images that wait before each hop: not those that wait until their own study is complete.
+
+    Unless it `is_streaming`, ORTHANC1 forwards a study once it is complete there.
+    """
     waiting = Counter(storage=0, disk=0, publish=0)
     for study in studies:
         aside, verified = study.set_aside.keys(), study.verified.keys()
-        if study.route is None or study.route.forward:
+        arrives = study.stage is Stage.ARRIVING
+        if (study.route is None or study.route.forward) and (is_streaming or not arrives):
             waiting["storage"] += len(study.on_gateway - study.on_storage - aside)
         if study.route is None or study.route.extract:
             waiting["disk"] += len(study.on_storage - verified - aside)
-        waiting["publish"] += len(verified - (study.record.images.keys() if study.record else frozenset()))
+        if study.stage not in _INCOMPLETE:
+            recorded = study.record.images.keys() if study.record else frozenset()
+            waiting["publish"] += len(verified - recorded)
     return status_files.Backlog(**waiting)

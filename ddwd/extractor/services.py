@@ -74,6 +74,7 @@ class Extractor:
 
     def __init__(self, config: Config, services: Services) -> None:
         self._services = services
+        self.is_streaming = config.forward.mode == "streaming"
         paths, audit, clock, stores = Paths(config), services.audit, services.clock, services.stores
         custody = stores.custody
         self.peers = Peers(services.gateway, services.storage, audit, shared_ledger=stores.claims.are_shared)

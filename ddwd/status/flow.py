@@ -20,8 +20,13 @@ BUCKET_SECONDS = 5.0
 _RATE_SECONDS = 4.0
 """A rate covers at least this long, so that one late report does not show as a dip."""
 _STUCK_SECONDS = 15.0
-"""Images that wait while none has moved for this long count as stuck."""
-_SLOW_SECONDS = 30.0
+"""Images that wait for this long while none moves count as stuck."""
+_SLOW_SECONDS = 60.0
+"""A hop is slow if what waits before it grows over this long twice in a row: a burst of thousands of images is over sooner."""
+_FEW = 50
+"""Images that wait in a steady flow, and are no backlog."""
+_HUNG_SECONDS = 6.0
+"""A server that does not answer counts as broken after this long."""
 
 
 class Light(StrEnum):
@@ -68,14 +73,19 @@ class _Meter:
         self._buckets: deque[float] = deque([0.0] * HISTORY, maxlen=HISTORY)
         self._bucket = -1
         self._moved_at: float | None = None
+        self._waits_since: float | None = None
 
     def take(self, sample: _Sample) -> None:
         if self._samples:
             self._count(max(0, sample.images - self._samples[-1].images), sample.at)
         if self._moved_at is None:
             self._moved_at = sample.at
+        if not sample.backlog:
+            self._waits_since = None
+        elif self._waits_since is None:
+            self._waits_since = sample.at
         self._samples.append(sample)
-        while len(self._samples) > 2 and sample.at - self._samples[1].at >= _SLOW_SECONDS:  # noqa: PLR2004 - a pair
+        while len(self._samples) > 2 and sample.at - self._samples[1].at >= 2 * _SLOW_SECONDS:  # noqa: PLR2004 - a pair
             self._samples.popleft()
 
     def _count(self, images: int, at: float) -> None:
@@ -102,17 +112,20 @@ class _Meter:
         return max(0, last.images - first.images) / span, max(0, last.bytes - first.bytes) / span
 
     def is_stuck(self) -> bool:
-        """Return whether images wait before the hop and none has moved for a while."""
-        last = self._samples[-1]
-        return (
-            bool(last.backlog) and self._moved_at is not None and last.at - self._moved_at >= _STUCK_SECONDS
-        )
+        """Return whether images have waited before the hop for a while, and none has moved meanwhile."""
+        if self._waits_since is None or self._moved_at is None:
+            return False
+        return self._samples[-1].at - max(self._waits_since, self._moved_at) >= _STUCK_SECONDS
 
     def is_slow(self) -> bool:
-        """Return whether the backlog grows."""
+        """Return whether the backlog grows, and grew before."""
         last = self._samples[-1]
-        before = [sample.backlog for sample in self._samples if last.at - sample.at >= _SLOW_SECONDS / 2]
-        return bool(before) and last.backlog > 2 * max(before[0], 25)
+        once, twice = self._backlog(last.at - _SLOW_SECONDS), self._backlog(last.at - 2 * _SLOW_SECONDS)
+        return once is not None and twice is not None and last.backlog > max(once, _FEW) and once > twice
+
+    def _backlog(self, at: float) -> int | None:
+        """Return what waited at that moment; None before the first sample."""
+        return next((sample.backlog for sample in reversed(self._samples) if sample.at <= at), None)
 
 
 class Flow:
@@ -120,6 +133,7 @@ class Flow:
 
     def __init__(self) -> None:
         self._meters: dict[str, _Meter] = {}
+        self._hangs_since: dict[str, float] = {}
 
     def take(self, report: Report, now: float) -> tuple[HopRate, ...]:
         """Return the five hops at this moment; `now` in monotonic seconds."""
@@ -141,9 +155,19 @@ class Flow:
                 rates = meter.rates()
             paused = report.paused and name == "disk"
             light, reason = _light(meter, problem, backlog, paused=paused)
+            if seconds := self._hangs_for(report, name, now):
+                light = Light.BROKEN if seconds >= _HUNG_SECONDS else Light.WAITING
             counts = _associations(report, name)
             hops.append(HopRate(name, title, *rates, meter.history, backlog, light, reason, *counts))
         return tuple(hops)
+
+    def _hangs_for(self, report: Report, name: str, now: float) -> float:
+        """Return for how long the server of a hop has been asked without an answer; 0 if it answers, or does not listen."""
+        patience = next((server.hangs for server in report.servers if server.name == name), 0.0)
+        if not patience:
+            self._hangs_since.pop(name, None)
+            return 0.0
+        return now - self._hangs_since.setdefault(name, now - patience)
 
 
 def _associations(report: Report, hop: str) -> tuple[int, int]:

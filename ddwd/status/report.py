@@ -63,6 +63,8 @@ class ReportSources:
 class OrthancState:
     """One Orthanc: its answer and the milliseconds it took, or in `problem` why there is none; `unasked` without credentials.
 
+    `hangs` are the seconds for which it was asked in vain; 0 for one that answers, or refuses the connection.
+
     `associations` are the connections to the DICOM port of ORTHANC2, of which `limit` are served at once; None where it is on another
     machine, and for ORTHANC1, before which ddwd-acceptor counts.
     """
@@ -77,6 +79,7 @@ class OrthancState:
     milliseconds: float = 0.0
     problem: str = ""
     unasked: bool = False
+    hangs: float = 0.0
     associations: int | None = None
     limit: int = 0
 
@@ -255,6 +258,7 @@ def _servers(config: Config, sources: ReportSources) -> tuple[OrthancState, ...]
             node.name,
             node.aet,
             problem=f"{node.name} does not answer on {node.url} within {patience:g} s{_elsewhere(node)}",
+            hangs=patience,
         )
         for node in nodes
     }

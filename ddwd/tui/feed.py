@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from ddwd.status.dashboard import DashboardModel
 
-_IDLE_SECONDS = 2.5
+_IDLE_SECONDS = 1.0
+"""With the seconds that an Orthanc has to answer less than 3: so soon is a hop that does not answer shown as such."""
 _LEAST_SECONDS = 0.5
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from ddwd import __version__
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from ddwd.store.operator_requests import Request
 
 _LAST_EVENTS = 200
+_PATIENCE_SECONDS = 1.8
+"""An Orthanc that takes longer is shown as one that does not answer; the picture is not kept waiting for it."""
 _EPILOG = """Users in group ddwd can retry, pause and release; other users see what every user may see. Keys: ? in the dashboard.
 
 exit status of --once and --json:
@@ -115,7 +117,7 @@ def _live(config: Config) -> int:
     from ddwd.tui.feed import Feed  # noqa: PLC0415 - as above
 
     portal = RealPortal(config)
-    reader = DashboardReader(config, real_sources())
+    reader = DashboardReader(config, replace(real_sources(), patience=_PATIENCE_SECONDS))
 
     def read() -> DashboardModel:
         board = reader.read()

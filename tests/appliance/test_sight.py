@@ -165,6 +165,18 @@ def test_a_killed_storage_turns_its_light_and_is_named(portal: Portal, screen: S
     screen.until("all is well", limit=60)
 
 
+def test_a_storage_that_hangs_is_shown_as_such_and_then_as_broken(portal: Portal, screen: Screen) -> None:
+    screen.until("all is well")
+    portal.machine.run("systemctl kill --kill-whom=main --signal=STOP ddwd-storage")
+    try:
+        shown = screen.until("does not answer")
+        assert "ddwd-storage is" not in shown
+        screen.until("broken")
+    finally:
+        portal.machine.run("systemctl kill --kill-whom=main --signal=CONT ddwd-storage")
+    screen.until("all is well", limit=60)
+
+
 @pytest.mark.usefixtures("users")
 def test_a_user_outside_the_group_looks_and_cannot_act(portal: Portal) -> None:
     screen = Screen(portal, STRANGER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ from ddwd.daemon.extractor import StatusTotals, extractor_status
 from ddwd.status import events
 from ddwd.store.operator_requests import Request
 from ddwd.store.statefile import encode
-from ddwd.store.status_files import EXTRACTOR
+from ddwd.store.status_files import EXTRACTOR, Backlog
 from tests.unit.fakes import image
 from tests.unit.portal import Portal, names
 
@@ -149,6 +150,26 @@ def test_paused_nothing_is_fetched_over_a_restart_and_resumed_everything_is(port
     assert portal.published() == names(*images)
     told = _told(portal)
     assert (told.count(Event.PAUSED), told.count(Event.RESUMED)) == (1, 1)
+
+
+def _backlog(portal: Portal) -> Backlog:
+    return extractor_status(portal.extractor, StatusTotals(), portal.clock).backlog
+
+
+def test_images_that_wait_for_their_own_study_to_be_complete_are_no_backlog(portal: Portal) -> None:
+    for number in range(1, 40):  # one in half a second, so that the study is never quiet
+        portal.deliver(image(number=number))
+        portal.run(0.5)
+        assert _backlog(portal).publish == 0
+    (study,) = portal.open.values()
+    assert len(study.verified) > 30
+    portal.config = replace(portal.config, forward=replace(portal.config.forward, mode="stable"))
+    portal.start()
+    portal.gateway.store(image(2), image(2, number=2))
+    portal.run(1)
+    assert _backlog(portal).storage == 0
+    portal.run(4)
+    assert _backlog(portal).storage == 2
 
 
 def test_standing_counts_what_waits_before_each_hop_and_names_no_patient(portal: Portal) -> None:

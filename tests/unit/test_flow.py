@@ -99,9 +99,55 @@ def test_what_waits_while_nothing_moves_makes_the_light_wait() -> None:
     assert hops["disk"].light is Light.OK
 
 
+def test_images_after_an_idle_hour_are_no_standstill() -> None:
+    idle = [(float(second), report(50)) for second in range(0, 3600, 5)]
+    arriving = [(3600.0 + second, report(50, waiting=3)) for second in range(14)]
+    assert _play(*idle, *arriving)["storage"].light is Light.OK
+    waiting = [(3600.0 + second, report(50, waiting=3)) for second in range(16)]
+    assert _play(*idle, *waiting)["storage"].light is Light.WAITING
+
+
+def test_what_waits_again_after_all_had_passed_is_timed_anew() -> None:
+    hops = _play(
+        (0.0, report(50)), (5.0, report(50, waiting=3)), (18.0, report(50)), (19.0, report(50, waiting=3)), (30.0, report(50, waiting=3))
+    )  # fmt: skip
+    assert hops["storage"].light is Light.OK
+
+
 def test_ever_more_that_waits_makes_the_light_slow() -> None:
-    hops = _play(*((float(second), report(second, waiting=20 * second)) for second in range(40)))
+    hops = _play(*((float(second), report(second, waiting=20 * second)) for second in range(125)))
     assert hops["storage"].light is Light.SLOW
+
+
+@pytest.mark.parametrize(("images", "rate", "passes"), [(300, 40, 24), (600, 120, 24), (4000, 60, 24)])
+def test_a_study_that_arrives_faster_than_it_passes_is_no_slow_hop(
+    images: int, rate: int, passes: int
+) -> None:
+    flow = Flow()
+    lights = set()
+    for second in range(images // passes + 5):
+        arrived, passed = min(images, rate * second), min(images, passes * second)
+        hops = flow.take(report(passed, waiting=max(0, arrived - passed)), float(second))
+        lights |= {hop.light for hop in hops}
+    assert lights == {Light.OK}
+
+
+def _hung(seconds: float = 1.8) -> Report:
+    made = report()
+    problem = f"storage does not answer on http://127.0.0.1:8043 within {seconds:g} s"
+    return replace(
+        made, servers=(made.servers[0], OrthancState("storage", "ORTHANC2", problem=problem, hangs=seconds))
+    )
+
+
+def test_a_server_that_hangs_is_shown_at_once_and_is_broken_after_some_seconds() -> None:
+    steps = [(0.0, report()), (2.8, _hung())]
+    first = _play(*steps)["storage"]
+    assert (first.light, "does not answer" in first.reason) == (Light.WAITING, True)
+    steps += [(second, _hung()) for second in (5.6, 8.4)]
+    assert _play(*steps)["storage"].light is Light.BROKEN
+    again = _play(*steps, (9.0, report()), (11.8, _hung()))["storage"]
+    assert again.light is Light.WAITING
 
 
 def test_a_unit_that_is_down_breaks_its_hop_and_is_named() -> None:
