@@ -22,6 +22,7 @@ from settings_files import Explained, explained  # noqa: E402 - the path comes f
 from ddwd.cli import main as ddwd  # noqa: E402 - the path comes first
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE  # noqa: E402
 from ddwd.config.schema import SETTINGS  # noqa: E402
+from ddwd.core.problem_codes import ENTRIES  # noqa: E402
 from ddwd.tui import main as ddwd_top  # noqa: E402
 
 
@@ -204,6 +205,30 @@ def ddwd_yaml_5() -> str:
     return _page("ddwd.yaml", 5, "settings of D-DW-D Portal", body)
 
 
+def ddwd_problems_7() -> str:
+    """ddwd-problems(7), from the table of all codes."""
+    body = [
+        ".SH DESCRIPTION",
+        roff(
+            "Every problem of D-DW-D Portal has a code, which is the same in ddwd status, ddwd-top, ddwd doctor, alerts,\n"
+            "metrics (ddwd_problems) and JSON. What is BROKEN keeps images from where they should be, or may soon, and\n"
+            "ends the commands with status 1. A WARN asks for attention. A NOTE is shown by ddwd doctor alone.\n"
+            "What a problem explains is shown below it, after so:"
+        ),
+        ".SH CODES",
+    ]
+    for code, entry in ENTRIES.items():
+        body += [".TP", f".B {roff(code)} ({entry.severity}, {roff(entry.part)})"]
+        body += [roff(_plain(entry.meaning)), ".br", roff(f"It shows: {_plain(entry.shows)}")]
+        body += [".br", roff(f"To do: {_plain(entry.to_do)}")]
+    body += [".SH SEE ALSO", ".BR ddwd (1),\n.BR ddwd-top (1)"]
+    return _page("ddwd-problems", 7, "problems of D-DW-D Portal: what they mean and what to do", body)
+
+
+def _plain(text: str) -> str:
+    return text.replace("`", "")
+
+
 def _setting(one: Explained) -> list[str]:
     variables = ", ".join(SETTINGS[one.key].variables)
     notes = [f"Default: {one.value}." if one.value else "No default."]
@@ -323,6 +348,7 @@ RESULTS = {
     "ddwd.1": ddwd_1,
     "ddwd-top.1": ddwd_top_1,
     "ddwd.yaml.5": ddwd_yaml_5,
+    "ddwd-problems.7": ddwd_problems_7,
     "ddwd.bash": completion,
 }
 

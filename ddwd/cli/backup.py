@@ -27,10 +27,10 @@ from ddwd.core.audit import RESTORE as RESTORED
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, sleep
 from ddwd.core.errors import DdwdError, InvalidValueError, PeerRefusedError, StateError
+from ddwd.core.problem import Problem, Severity
 from ddwd.extractor.refetch import RefetchOutcome
 from ddwd.provisioning.host import SystemHost
 from ddwd.status.doctor import examine
-from ddwd.status.findings import Finding, Severity
 from ddwd.status.formatting import plain
 from ddwd.store import custody, ledger
 from ddwd.store.operator_requests import Request, Requests
@@ -231,16 +231,16 @@ def _start(backup: restore.CompleteBackup, *, as_json: bool) -> VerbResult:
     return _restored(backup, broken, refetch(config, as_json=as_json))
 
 
-def _broken(config: Config) -> list[Finding]:
-    return [finding for finding in examine(context_of(config)) if finding.level is Severity.BROKEN]
+def _broken(config: Config) -> list[Problem]:
+    return [one for one in examine(context_of(config)).problems if one.severity is Severity.BROKEN]
 
 
-def _restored(backup: restore.CompleteBackup, broken: list[Finding], outcome: RefetchOutcome) -> VerbResult:
+def _restored(backup: restore.CompleteBackup, broken: list[Problem], outcome: RefetchOutcome) -> VerbResult:
     manifest = backup.manifest
     data = {
         "restored": manifest.set,
         "began": manifest.began,
-        "broken": [finding.text for finding in broken],
+        "broken": [one.as_json() for one in broken],
         "fetched_again": outcome.back,
         "lost": outcome.lost,
         "under_way": outcome.waiting,
@@ -251,7 +251,7 @@ def _restored(backup: restore.CompleteBackup, broken: list[Finding], outcome: Re
             f"{outcome.back} of {outcome.asked} published studies with missing files are on disk again"
         )
     lines += unfinished(outcome)
-    lines += [f"{finding.part}: {finding.text}; {finding.remedy}" for finding in broken]
+    lines += [f"{one.part}: {one.line}" for one in broken]
     lines.append("the modalities have to send again what they sent after that; see: ddwd status")
     return VerbResult(data, lines, 0 if not broken and outcome.asked == outcome.back else 1)
 

@@ -17,7 +17,7 @@ from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load_with_sources
 from ddwd.config.parsers import DEFAULT, Share
 from ddwd.config.paths import Paths
 from ddwd.config.schema import SECRET_KEYS, Config, Loaded, flatten
-from ddwd.core.errors import ConfigError, Problem
+from ddwd.core.errors import ConfigError, ConfigProblem
 from ddwd.provisioning import databases, firewall, machine_link, tls_proxy
 from ddwd.provisioning.host import completed
 from ddwd.provisioning.port_holders import Holder, holders
@@ -77,7 +77,7 @@ def _checked() -> Config:
     return loaded.config
 
 
-def port_problems(loaded: Loaded) -> Iterator[Problem]:
+def port_problems(loaded: Loaded) -> Iterator[ConfigProblem]:
     """Yield the ports that another program holds; a running unit of the portal may hold its own, as another user does not."""
     running = _running_units()
     values = flatten(loaded.config)
@@ -101,7 +101,7 @@ def _is_ours(config: Config, key: str, holder: Holder) -> bool:
     return holder.user in firewall.listeners(config, key) or holder.user.startswith("ddwd")
 
 
-def output_problems(loaded: Loaded) -> Iterator[Problem]:
+def output_problems(loaded: Loaded) -> Iterator[ConfigProblem]:
     """Yield a problem if this user cannot write to OUTPUT_DIR; the service runs this as ddwd."""
     folder = loaded.config.output_dir
     if not loaded.config.has("extractor"):
@@ -119,13 +119,13 @@ def output_problems(loaded: Loaded) -> Iterator[Problem]:
         yield loaded.problem("output_dir", f"{folder} cannot be written by this user", hint)
 
 
-def hook_problems(loaded: Loaded) -> Iterator[Problem]:
+def hook_problems(loaded: Loaded) -> Iterator[ConfigProblem]:
     """Yield the hooks of routes that cannot be executed, and those that another user may change."""
     for what, instead in hooks_at_fault(loaded.config):
         yield loaded.problem("routes", what, instead)
 
 
-def tls_problems(loaded: Loaded) -> Iterator[Problem]:
+def tls_problems(loaded: Loaded) -> Iterator[ConfigProblem]:
     """Yield the files that TLS needs and that are missing: certificates, keys, and stunnel, the TLS proxy."""
     config = loaded.config
     sections = ("tls.", "web.", "roles", "extractors")
@@ -141,7 +141,7 @@ def tls_problems(loaded: Loaded) -> Iterator[Problem]:
         yield loaded.problem(key, "needs stunnel, which is not installed", "apt install stunnel4")
 
 
-def database_problems(loaded: Loaded) -> Iterator[Problem]:
+def database_problems(loaded: Loaded) -> Iterator[ConfigProblem]:
     """Yield settings of the external server that contradict each other, and a password that cannot be read."""
     database, hint = loaded.config.database, "keep one of them"
     if database.url is not None and database.host is not None:
@@ -154,7 +154,7 @@ def database_problems(loaded: Loaded) -> Iterator[Problem]:
         yield from error.problems
 
 
-def ledger_problems(loaded: Loaded) -> Iterator[Problem]:
+def ledger_problems(loaded: Loaded) -> Iterator[ConfigProblem]:
     """Yield what a shared ledger needs and is missing on this machine. Its server is not checked: the extractor waits for it."""
     settings = loaded.config.ledger
     if not settings.is_shared:
@@ -176,7 +176,7 @@ def _secret_problem(path: Path) -> str:
         return f"cannot be read by this user ({error.strerror})"
 
 
-def firewall_problems(loaded: Loaded) -> Iterator[Problem]:
+def firewall_problems(loaded: Loaded) -> Iterator[ConfigProblem]:
     """Yield a problem if the firewall must be on and nft is not installed."""
     if loaded.config.network.firewall == "true" and not Path(firewall.PROGRAM).exists():
         yield loaded.problem(
@@ -184,12 +184,14 @@ def firewall_problems(loaded: Loaded) -> Iterator[Problem]:
         )
 
 
-def restore_problems(loaded: Loaded) -> Iterator[Problem]:
+def restore_problems(loaded: Loaded) -> Iterator[ConfigProblem]:
     """Yield a problem if a restore was not finished: databases and images may not match then."""
     marker = Paths(loaded.config).restoring
     if marker.exists():
         what = "a restore was started and is not complete"
-        yield Problem(str(marker), None, "restore", what, "run ddwd restore DIR again until it is complete")
+        yield ConfigProblem(
+            str(marker), None, "restore", what, "run ddwd restore DIR again until it is complete"
+        )
 
 
 def _running_units() -> set[str]:
@@ -246,7 +248,7 @@ def _shown(key: str, value: object) -> object:
     return str(value) if isinstance(value, (Path, Share)) else value
 
 
-_CHECKS: tuple[Callable[[Loaded], Iterable[Problem]], ...] = (
+_CHECKS: tuple[Callable[[Loaded], Iterable[ConfigProblem]], ...] = (
     port_problems,
     output_problems,
     hook_problems,

@@ -2,10 +2,10 @@
 
 import os
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from ddwd.cli.command import Argument, Command, VerbResult, flag, prints, wrapped
 from ddwd.cli.config import settings_files
@@ -15,6 +15,7 @@ from ddwd.core.audit import Audit
 from ddwd.core.clock import Clock, SystemClock, sleep
 from ddwd.core.errors import ConfigError, DdwdError, PeerRefusedError
 from ddwd.core.model import SELF_TEST_AET
+from ddwd.core.problem import Severity, is_well, verdict
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
 from ddwd.dicom.upper_layer import Peer
@@ -25,14 +26,14 @@ from ddwd.provisioning.port_holders import holders
 from ddwd.status import report as view
 from ddwd.status import study_lookup, units
 from ddwd.status.certificates import expiry_of
-from ddwd.status.doctor import examine
-from ddwd.status.findings import CheckContext, Finding, Part, Severity
-from ddwd.status.formatting import many, plain
+from ddwd.status.check_context import CheckContext, Part
+from ddwd.status.doctor import CHECKS, Examination, examine
+from ddwd.status.formatting import plain
 from ddwd.status.self_test import SelfTest
 
 _LOOK_SECONDS = 1.0
 _PART = 15
-_MARKS = {Severity.OK: "ok", Severity.NOTE: "note", Severity.WARN: "WARN", Severity.BROKEN: "BROKEN"}
+_MARKS = {Severity.NOTE: "note", Severity.WARN: "WARN", Severity.BROKEN: "BROKEN"}
 
 
 def _run(args: Namespace, config: Config) -> VerbResult:
@@ -44,29 +45,36 @@ def _run(args: Namespace, config: Config) -> VerbResult:
         return _not_sent("the hourly self test is off: self_test.hourly in ddwd.yaml", 0)
     if args.send:
         return _send(config, args.within)
-    findings = examine(context_of(config))
-    is_broken = any(finding.level is Severity.BROKEN for finding in findings)
-    rows = [asdict(finding) | {"level": finding.level.name.lower()} for finding in findings]
-    return VerbResult(
-        {"sound": not is_broken, "findings": rows}, render(findings).splitlines(), int(is_broken)
-    )
+    found = examine(context_of(config))
+    return VerbResult(as_json(found), render(found).splitlines(), 0 if is_well(found.problems) else 1)
+
+
+def as_json(found: Examination) -> dict[str, Any]:
+    """Return what the doctor found for json.dumps: the verdict, the problems as in `ddwd status`, and the parts that are well."""
+    return {
+        "well": is_well(found.problems),
+        "verdict": verdict(found.problems),
+        "problems": [one.as_json() for one in found.problems],
+        "fine": found.fine,
+    }
 
 
 def _not_sent(why: str, status: int) -> VerbResult:
     return VerbResult({"sent": False, "reason": why}, [why], status)
 
 
-def render(findings: list[Finding]) -> str:
-    """Return the findings as text: one line for each, a second for its remedy."""
+def render(found: Examination) -> str:
+    """Return what the doctor found as text, in the order of the parts: a line for each problem, a second for its remedy."""
     lines = []
-    for finding in findings:
-        head = f"{_MARKS[finding.level]:<7}{finding.part:<{_PART}}"
-        lines += wrapped(plain(finding.text), head, len(head))
-        if finding.remedy:
-            lines += wrapped(plain(finding.remedy), " " * 7 + f"{'-> ':>{_PART}}", 7 + _PART)
-    counts = Counter(finding.level for finding in findings)
-    warnings = many(counts[Severity.WARN], "warning", "warnings")
-    return "\n".join([*lines, f"{counts[Severity.BROKEN]} broken, {warnings}"]) + "\n"
+    for part in CHECKS:
+        if part in found.fine:
+            lines += wrapped(found.fine[part], f"{'ok':<7}{part:<{_PART}}", 7 + _PART)
+        for one in found.of(part):
+            head = f"{_MARKS[one.severity]:<7}{part:<{_PART}}"
+            lines += wrapped(f"{plain(one.cause)} [{one.code}]", head, len(head))
+            if one.remedy:
+                lines += wrapped(plain(one.remedy), " " * 7 + f"{'-> ':>{_PART}}", 7 + _PART)
+    return "\n".join([*lines, verdict(found.problems)]) + "\n"
 
 
 def _send(config: Config, within: float | None) -> VerbResult:

@@ -6,10 +6,11 @@ from typing import Any, TextIO
 from ddwd import __version__
 from ddwd.cli.command import WIDTH, Argument, Command, VerbResult, watch, wrapped
 from ddwd.config.schema import Config
+from ddwd.core.problem import Problem, is_well, verdict, with_all
 from ddwd.extractor.decision import Blocker, Stage
 from ddwd.status import chain, senders
 from ddwd.status import report as view
-from ddwd.status.formatting import many, size, span, time
+from ddwd.status.formatting import many, plain, size, span, time
 from ddwd.status.report import Heartbeat, Report, VolumeState
 from ddwd.status.units import Unit
 from ddwd.store.statefile import encode
@@ -29,15 +30,22 @@ _LONG_HOURS = 24 * 60
 def _run(args: Namespace, config: Config, out: TextIO) -> int:
     def look() -> VerbResult:
         report = view.collect(config, view.real_sources())
-        return VerbResult(as_json(report), render(report).splitlines(), 1 if report.wrong else 0)
+        return VerbResult(as_json(report), render(report).splitlines(), 0 if is_well(report.problems) else 1)
 
     seconds = None if args.watch is None else max(0.5, args.watch)
     return watch(look, seconds, out, as_json=args.json)
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Return the whole Report for json.dumps, with `well` and `wrong` in front."""
-    body = {"well": not report.wrong, "wrong": report.wrong, "version": __version__, **encode(report)}
+    """Return the whole Report for json.dumps, with the verdict and the problems in front."""
+    problems = report.problems
+    head = {
+        "well": is_well(problems),
+        "verdict": verdict(problems),
+        "problems": [one.as_json() for one in problems],
+        "version": __version__,
+    }
+    body: dict[str, Any] = head | encode(report)
     for heart in body["hearts"]:
         for shown_elsewhere in ("in_flight", "recent", "counts", "swept", "retention", "lost"):
             heart["facts"].pop(shown_elsewhere, None)
@@ -46,10 +54,9 @@ def as_json(report: Report) -> dict[str, Any]:
 
 def render(report: Report) -> str:
     """Return the report as plain text, 80 columns wide."""
-    wrong = len(report.wrong)
-    verdict = f"{many(wrong, 'thing is', 'things are')} wrong" if wrong else "all is well"
+    problems = report.problems
     parts = [
-        [f"D-DW-D Portal {__version__} at {report.at}: {verdict}"],
+        [f"D-DW-D Portal {__version__} at {report.at}: {verdict(problems)}"],
         _unit_lines(report),
         _server_lines(report),
         _heart_lines(report),
@@ -61,7 +68,7 @@ def render(report: Report) -> str:
         _chain_lines(report),
         _retention_lines(report),
         _destination_lines(report),
-        _wrong_lines(report),
+        [line for one in problems for line in problem_lines(one)],
     ]
     return "\n".join(line for part in parts for line in part) + "\n"
 
@@ -238,9 +245,15 @@ def _outlook(volume: VolumeState) -> str:
     return "; ".join(words)
 
 
-def _wrong_lines(report: Report) -> list[str]:
-    lines = [part for line in report.wrong for part in wrapped(line, "  - ", 4)]
-    return ["wrong", *lines] if lines else []
+def problem_lines(one: Problem) -> list[str]:
+    """Return a problem for people: what it is and its code, what to do, and what comes of it."""
+    head = f"{one.severity.name:<6} "
+    lines = wrapped(f"{plain(one.cause)} [{one.code}]", head, len(head))
+    if one.remedy:
+        lines += wrapped(plain(one.remedy), f"{'do:':>6} ", 7)
+    for follows in with_all(one.consequences):
+        lines += wrapped(plain(follows.cause), f"{'so:':>6} ", 7)
+    return lines
 
 
 def _cut(line: str) -> str:
@@ -261,11 +274,10 @@ COMMAND = Command(
             help="show it again every so many seconds (2), until Ctrl-C",
         ),
     ),
-    about="""Images in quarantine wait for you, and are counted, but are no error. A StudyInstanceUID that is in use
-under two PatientIDs is one, until you decide.""",
+    about="""The problems are at the end: what is broken first, each with its code (man ddwd-problems), what to do,
+and what else comes of it. A warning asks for attention, as images in quarantine do, or a pause by the operator.""",
     exits={
-        0: "all is well: every unit is active, both Orthancs answer, both heartbeats are fresh, no study"
-        " waits after a failure, and there is room on the disks",
-        1: 'something is wrong; it is named at the end (in JSON: "wrong")',
+        0: "all is well, or there are warnings alone",
+        1: "something is broken",
     },
 )

@@ -17,7 +17,7 @@ from ddwd.config.loader import load_with_sources
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, Loaded, NodeName
 from ddwd.core.clock import SystemClock, stamp
-from ddwd.core.errors import AccessProblem, ConfigError, DdwdError, Problem
+from ddwd.core.errors import AccessProblem, ConfigError, ConfigProblem, DdwdError
 from ddwd.provisioning import certificates, credentials, orthanc_config
 from ddwd.provisioning.credentials import Credentials
 from ddwd.status import bundle, redaction, system_info
@@ -86,7 +86,7 @@ class InspectedMachine:
         found = []
         for node in nodes:
             for path in sorted(self.paths.additions(node).glob("*.json")):
-                problems: list[Problem] = []
+                problems: list[ConfigProblem] = []
                 tree = orthanc_config.read_addition(path, problems)
                 name = f"orthanc/{path.parent.name}/{path.name}"
                 self.missed += [bundle.Missed(name, f"{one.what}; {one.instead}") for one in problems]
@@ -106,7 +106,7 @@ class InspectedMachine:
                 for name in self._additions
             ),
             Part("status.json", "ddwd status", lambda: status.as_json(view.collect(config, view.real_sources()))),
-            Part("doctor.json", "ddwd doctor", lambda: [asdict(one) for one in examine(doctor.context_of(config))]),
+            Part("doctor.json", "ddwd doctor", lambda: doctor.as_json(examine(doctor.context_of(config)))),
             Part("units.txt", "states of the units", lambda: system_info.unit_states(ask, system_info.units(ask))),
             Part("versions.txt", "versions", lambda: system_info.versions(ask)),
             Part("counts.json", "ledger and files, counted", lambda: system_info.counts(paths)),

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
     from ddwd.config.schema import Config, Loaded
-    from ddwd.core.errors import Problem
+    from ddwd.core.errors import ConfigProblem
 
 
-def contradictions(loaded: Loaded, refused: Container[str]) -> list[Problem]:
+def contradictions(loaded: Loaded, refused: Container[str]) -> list[ConfigProblem]:
     """Return a problem for each contradiction; keys in `refused` have no value of their own and are left out."""
     config = loaded.config
     listening = [key for key in ports(config) if key not in refused]
@@ -49,7 +49,7 @@ def contradictions(loaded: Loaded, refused: Container[str]) -> list[Problem]:
     ]
 
 
-def _hidden_routes(loaded: Loaded) -> Iterator[Problem]:
+def _hidden_routes(loaded: Loaded) -> Iterator[ConfigProblem]:
     routes = loaded.config.routes
     for number, route in enumerate(routes, start=1):
         if not route.when and (hidden := [below.name for below in routes[number:]]):
@@ -86,7 +86,7 @@ def ports(config: Config) -> list[str]:
     return [key for key in PORT_KEYS if key not in unused]
 
 
-def _clashes(loaded: Loaded, keys: list[str], what: str) -> list[Problem]:
+def _clashes(loaded: Loaded, keys: list[str], what: str) -> list[ConfigProblem]:
     """Report each pair with the same value, at the key of the two that was written."""
     problems = []
     for first, second in combinations(keys, 2):

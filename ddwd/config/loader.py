@@ -20,7 +20,7 @@ from ddwd.config.checks import contradictions
 from ddwd.config.parsers import DEFAULT, Many, Raw, Source, WrongValueError
 from ddwd.config.schema import SETTINGS, VARIABLES, Config, Loaded, flatten
 from ddwd.config.yaml_file import Sections, Written, YamlFile, not_yaml
-from ddwd.core.errors import AccessProblem, ConfigError, Problem
+from ddwd.core.errors import AccessProblem, ConfigError, ConfigProblem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
 def load_with_sources(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
     """Do as `load`, and return for each key where its value was written."""
     environ = os.environ if environ is None else environ
-    problems: list[Problem] = []
+    problems: list[ConfigProblem] = []
     named = path or (Path(environ["DDWD_CONFIG"]) if environ.get("DDWD_CONFIG") else None)
     raws = _read_yaml(named or CONFIG_FILE, must_exist=named is not None, problems=problems)
     assigned = _read_defaults(Path(environ.get("DDWD_DEFAULTS") or DEFAULTS_FILE), problems)
@@ -56,7 +56,7 @@ def load_with_sources(path: Path | None = None, environ: Mapping[str, str] | Non
     return loaded
 
 
-def _read_yaml(path: Path, *, must_exist: bool, problems: list[Problem]) -> dict[str, Written]:
+def _read_yaml(path: Path, *, must_exist: bool, problems: list[ConfigProblem]) -> dict[str, Written]:
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -69,18 +69,18 @@ def _read_yaml(path: Path, *, must_exist: bool, problems: list[Problem]) -> dict
         return {}
     if not text.strip():  # as a full disk leaves it, and not somebody who wants every default
         instead = "put its content back, or remove the file: each setting has a default"
-        problems.append(Problem(str(path), None, "file", "is empty", instead))
+        problems.append(ConfigProblem(str(path), None, "file", "is empty", instead))
     return YamlFile(path, problems).read(root)
 
 
-def _unreadable(path: Path, error: OSError) -> Problem:
+def _unreadable(path: Path, error: OSError) -> ConfigProblem:
     what = f"cannot be read ({error.strerror or error})"
     if isinstance(error, PermissionError):
         return AccessProblem(str(path), None, "file", what, READ_HINT)
-    return Problem(str(path), None, "file", what, "put the file back, or correct the path")
+    return ConfigProblem(str(path), None, "file", what, "put the file back, or correct the path")
 
 
-def _read_defaults(path: Path, problems: list[Problem]) -> dict[str, Raw]:
+def _read_defaults(path: Path, problems: list[ConfigProblem]) -> dict[str, Raw]:
     """Read the KEY=VALUE lines of /etc/default/ddwd; return variable -> value."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -97,7 +97,7 @@ def _read_defaults(path: Path, problems: list[Problem]) -> dict[str, Raw]:
     return found
 
 
-def _read_assignment(line: str, source: Source, found: dict[str, Raw], problems: list[Problem]) -> None:
+def _read_assignment(line: str, source: Source, found: dict[str, Raw], problems: list[ConfigProblem]) -> None:
     name, equals, written = line.strip().removeprefix("export ").partition("=")
     name = name.strip()
     try:
@@ -105,12 +105,12 @@ def _read_assignment(line: str, source: Source, found: dict[str, Raw], problems:
     except ValueError:
         words = ["", ""]
     if not equals or len(words) > 1:
-        problems.append(Problem(*source, name or "line", "is not NAME=VALUE", 'write NAME="VALUE"'))
+        problems.append(ConfigProblem(*source, name or "line", "is not NAME=VALUE", 'write NAME="VALUE"'))
     elif name in VARIABLES:
         if words and words[0]:
             found[name] = Raw(words[0], True, source, name)
     elif near := difflib.get_close_matches(name.upper(), list(VARIABLES), n=1, cutoff=0.8):
-        problems.append(Problem(*source, name, "is not a known variable", f"write {near[0]}"))
+        problems.append(ConfigProblem(*source, name, "is not a known variable", f"write {near[0]}"))
 
 
 def _of_variables(assigned: Mapping[str, Raw]) -> dict[str, Raw]:
@@ -128,11 +128,11 @@ def _of_environment(environ: Mapping[str, str], assigned: Mapping[str, Raw]) -> 
     return raws
 
 
-def _build(raws: Mapping[str, Written]) -> tuple[Loaded, dict[str, list[Problem]]]:
-    """Parse every value; one that is refused becomes a Problem under its key, and its default stays."""
+def _build(raws: Mapping[str, Written]) -> tuple[Loaded, dict[str, list[ConfigProblem]]]:
+    """Parse every value; one that is refused becomes a ConfigProblem under its key, and its default stays."""
     values = flatten(Config())
     sources = dict.fromkeys(SETTINGS, DEFAULT)
-    refused: dict[str, list[Problem]] = {}
+    refused: dict[str, list[ConfigProblem]] = {}
     for key, raw in raws.items():
         if raw is None:
             values[key] = None
@@ -150,14 +150,14 @@ def _build(raws: Mapping[str, Written]) -> tuple[Loaded, dict[str, list[Problem]
     return Loaded(_assemble(Config(), "", values), sources), refused
 
 
-def _parsed(key: str, written: Raw | Many) -> tuple[tuple[object, ...], list[Problem]]:
-    """Return each value of that key, and a Problem for each that is refused."""
+def _parsed(key: str, written: Raw | Many) -> tuple[tuple[object, ...], list[ConfigProblem]]:
+    """Return each value of that key, and a ConfigProblem for each that is refused."""
     values, problems = [], []
     for raw in written.entries if isinstance(written, Many) else (written,):
         try:
             values.append(SETTINGS[key].parse(raw))
         except WrongValueError as error:
-            problems.append(Problem(*raw.source, raw.variable or key, error.what, error.instead))
+            problems.append(ConfigProblem(*raw.source, raw.variable or key, error.what, error.instead))
     return tuple(values), problems
 
 

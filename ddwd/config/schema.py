@@ -28,7 +28,7 @@ from ddwd.config.schema_network import (
     TlsConfig,
     WebConfig,
 )
-from ddwd.core.errors import Problem
+from ddwd.core.errors import ConfigProblem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -374,10 +374,10 @@ class Loaded:
     config: Config
     sources: Mapping[str, Source]
 
-    def problem(self, key: str, what: str, instead: str) -> Problem:
-        """Return a Problem that is found later (a port in use, a read-only folder), placed where the value was written."""
+    def problem(self, key: str, what: str, instead: str) -> ConfigProblem:
+        """Return a ConfigProblem that is found later (a port in use, a read-only folder), placed where the value was written."""
         source = self.sources.get(key, DEFAULT)
-        return Problem(source.name, source.line, key, what, instead)
+        return ConfigProblem(source.name, source.line, key, what, instead)
 
 
 DECLARED = tuple(declared(Config))

@@ -12,7 +12,7 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
-from ddwd.core.errors import ConfigError, Problem
+from ddwd.core.errors import ConfigError, ConfigProblem
 
 if TYPE_CHECKING:
     from ddwd.config.schema import Config
@@ -169,4 +169,4 @@ def _unusable(certificate: Path, key: Path, error: OSError) -> ConfigError:
         reason = getattr(error, "reason", None) or error.strerror or "unreadable"
         what, instead = f"cannot be used ({reason})", "put a valid PEM file there, then: ddwd tls show"
     path = next((file for file in (certificate, key) if not os.access(file, os.R_OK)), certificate)
-    return ConfigError([Problem(str(path), None, "tls", what, instead)])
+    return ConfigError([ConfigProblem(str(path), None, "tls", what, instead)])

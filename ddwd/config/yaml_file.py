@@ -10,7 +10,7 @@ import yaml
 from ddwd.config.parsers import Many, Raw, Source
 from ddwd.config.schema import SECTIONS, SETTINGS, VARIABLES
 from ddwd.config.sections import is_null, line_of
-from ddwd.core.errors import Problem
+from ddwd.core.errors import ConfigProblem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ Written = Raw | Many | Sections | None
 class YamlFile:
     """Walks the nodes of one YAML file, which have their line numbers."""
 
-    def __init__(self, path: Path, problems: list[Problem]) -> None:
+    def __init__(self, path: Path, problems: list[ConfigProblem]) -> None:
         self._name = str(path)
         self._problems = problems
 
@@ -94,10 +94,10 @@ class YamlFile:
         return Source(self._name, line_of(node))
 
     def _report(self, node: yaml.Node, key: str, what: str, instead: str) -> None:
-        self._problems.append(Problem(self._name, line_of(node), key, what, instead))
+        self._problems.append(ConfigProblem(self._name, line_of(node), key, what, instead))
 
 
-def not_yaml(path: Path, error: Exception) -> Problem:
+def not_yaml(path: Path, error: Exception) -> ConfigProblem:
     """Return the problem of a file that is no YAML."""
     mark = getattr(error, "problem_mark", None)
     reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
@@ -105,7 +105,7 @@ def not_yaml(path: Path, error: Exception) -> Problem:
     if "alias" in str(getattr(error, "context", "")) + reason:
         instead = 'put text that begins with * in quotes, as "* from 10.3.0.0/16"'
     line = None if mark is None else mark.line + 1
-    return Problem(str(path), line, "syntax", f"not YAML: {reason}", instead)
+    return ConfigProblem(str(path), line, "syntax", f"not YAML: {reason}", instead)
 
 
 def _nearest_key(key: str, prefix: str) -> str:

@@ -41,7 +41,7 @@ def reason_of(error: DdwdError | OSError) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ConfigProblem:
     """One mistake in the configuration: its place, what is wrong, and what to write instead."""
 
     source: str
@@ -57,7 +57,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class AccessProblem(Problem):
+class AccessProblem(ConfigProblem):
     """A configuration file that this user may not read."""
 
 
@@ -67,7 +67,7 @@ class ConfigError(DdwdError):
     code = "config"
     exit_status = 78  # EX_CONFIG of sysexits.h, which systemd names in `systemctl status`
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 

@@ -16,9 +16,10 @@ from ddwd.config.schema import Config
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, SystemClock, stamp
 from ddwd.core.errors import DdwdError, reason_of
+from ddwd.core.problem import Problem, verdict
 from ddwd.daemon.loop import Loop, TickResult, enter
 from ddwd.monitoring import alerts, notifiers
-from ddwd.monitoring.alerts import WEEKS, Condition, ExpectedSenders
+from ddwd.monitoring.alerts import WEEKS, ExpectedSenders
 from ddwd.monitoring.audit_relay import AuditRelay
 from ddwd.monitoring.chain_publisher import ChainPublisher
 from ddwd.monitoring.metrics import Metrics
@@ -65,7 +66,7 @@ class Alerts:
         self._clock = clock
         self._audit = audit
         self._expected: ExpectedSenders | None = None
-        self._certificates: dict[str, Condition] = {}
+        self._certificates: tuple[Problem, ...] = ()
         self._next_certificates = float("-inf")
         self._state = alerts.load(self._path, config.alerts.after * 60.0)
         self._outboxes = [notifiers.Outbox(name, send) for name, send in notifiers.channels(config).items()]
@@ -74,7 +75,8 @@ class Alerts:
         """Update the alerts with the present conditions, and send the messages that are due."""
         now = self._clock.utc()
         silent = self._silent(now, events) if self._config.alerts.silence else {}
-        found = alerts.conditions(report, silent) | self._expiring()
+        silences = (alerts.silence(aet, last) for aet, last in silent.items())
+        found = alerts.conditions((*report.problems, *silences, *self._expiring()))
         before = alerts.FORMAT.render(self._state)
         message = self._state.update(found, now.timestamp(), stamp(now))
         if message is not None:
@@ -96,16 +98,14 @@ class Alerts:
         self._expected.learn(events)
         return self._expected.silent(now.astimezone())
 
-    def _expiring(self) -> dict[str, Condition]:
+    def _expiring(self) -> tuple[Problem, ...]:
         """Return certificates that have expired or will soon; checked every ten minutes."""
         now = self._clock.monotonic()
         if now >= self._next_certificates:
             self._next_certificates = now + _CERTIFICATES_SECONDS
             # which files hold certificates does not depend on the passwords, which this unit has not
             found = expiring(self._config, credentials.generate(), self._clock.utc(), expiry_of)
-            self._certificates = {
-                f"certificate {one.path}": Condition(f"{one.text}: {one.remedy}") for one in found
-            }
+            self._certificates = tuple(one.problem for one in found)
         return self._certificates
 
     def stop(self) -> None:
@@ -150,7 +150,7 @@ class Monitor:
             task.run(report, events)
         failing = [task.name for task in self._tasks if task.problem]
         state = f"failing: {', '.join(failing)}" if failing else "all tasks work"
-        return TickResult(f"{len(report.wrong)} things wrong with the portal; {state}")
+        return TickResult(f"the portal: {verdict(report.problems)}; {state}")
 
     def _measure(self, report: Report, events: list[AuditEvent]) -> None:
         self._metrics.count(of_this_machine(self._config, events))

@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Event
 from ddwd.core.model import SELF_TEST_AET
-from ddwd.status import chain, postgresql, senders
-from ddwd.status.formatting import many, span
-from ddwd.status.problems import aside_text, lost_text, refused_text, two_patients_text
+from ddwd.core.problem import Severity, problem
+from ddwd.core.problem_codes import Code
 from ddwd.store.statefile import StateFormat, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from ddwd.core.problem import Problem
     from ddwd.status.events import AuditEvent
-    from ddwd.status.report import Report
 
 _REMIND = (3600.0, 4 * 3600.0, 24 * 3600.0)
 """Seconds until a condition that still holds is reported again; the last one from then on."""
@@ -33,8 +32,9 @@ WEEKS = 4
 """A modality is expected after so many weeks in a row."""
 _WINDOW = timedelta(hours=3)
 _WEEK = timedelta(days=7)
-_AT_ONCE = frozenset({"quarantine", "two-patients", "self-test"})
-"""Conditions that are reported at once: they do not end without the operator."""
+_AT_ONCE = frozenset({Code.QUARANTINE, Code.TWO_PATIENTS, Code.SELF_TEST_FAILED})
+"""Problems that are reported at once: they do not end without the operator."""
+_CODES = frozenset(Code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,87 +45,15 @@ class Condition:
     count: int = 0
 
 
-def conditions(report: Report, silent: Mapping[str, datetime]) -> dict[str, Condition]:
-    """Return what is wrong, by a key that stays the same while it lasts; `silent` maps modalities to the time of their last images."""
-    found = _parts(report) | _disks(report) | _senders(report) | _waiting(report) | _for_the_operator(report)
-    for aet, last in silent.items():
-        at = f"{last:%a %d %b %H:%M}"
-        found[f"silence {aet}"] = f"{aet} usually sends at this hour; its last images came {at}"
-    counts = {"quarantine": report.quarantine or 0, "two-patients": report.two_patients}
-    return {key: Condition(text, counts.get(key, 0)) for key, text in found.items()}
+def conditions(problems: Iterable[Problem]) -> dict[str, Condition]:
+    """Return what is reported of the problems, by a key that stays the same while one lasts. Consequences are told with their cause."""
+    return {one.key: Condition(one.line, one.count) for one in problems if one.severity > Severity.NOTE}
 
 
-def _parts(report: Report) -> dict[str, str]:
-    found = {"database": f"{report.database}: {postgresql.REMEDY}"} if report.database else {}
-    for unit in report.units:
-        if not unit.is_well:
-            found[f"unit {unit.name}"] = f"{unit.name} is {unit.active}: journalctl -u {unit.name} -n 50"
-    for server in report.servers:
-        if server.problem:
-            found[f"orthanc {server.name}"] = server.problem
-    for heart in report.hearts:
-        if heart.problem:
-            found[f"heart {heart.daemon}"] = heart.problem
-        elif ledger := heart.silent_peers.get("ledger"):
-            found["ledger"] = f"{ledger}: studies wait on ORTHANC2 until it is back"
-    return found
-
-
-def _disks(report: Report) -> dict[str, str]:
-    found = {}
-    for volume in report.volumes:
-        if volume.level not in {"", "ok"}:
-            left = f", full in {span(volume.hours_left * 3600)}" if volume.hours_left is not None else ""
-            short = f"{volume.path} is short of space{left}"
-            found[f"disk {volume.use}"] = f"{short}: free some, or move output_dir"
-        elif volume.problem:
-            found[f"disk {volume.use}"] = volume.problem
-    return found
-
-
-def _senders(report: Report) -> dict[str, str]:
-    found = senders.problems(report)
-    if report.acceptor and report.acceptor.problem:
-        found["heart acceptor"] = report.acceptor.problem
-    return found
-
-
-def _waiting(report: Report) -> dict[str, str]:
-    found = {}
-    if waiting := report.counts.get("waiting", 0):
-        found["waiting"] = f"{many(waiting, 'study waits', 'studies wait')} after a failure: ddwd-top"
-    if refused := refused_text(report):
-        found["refused"] = refused
-    if held := report.counts.get("held", 0):
-        studies = many(held, "study is", "studies are")
-        found["held"] = f"{studies} held on ORTHANC1: no route matches: ddwd routes list"
-    for folder, images in report.aside.items():
-        found[f"aside {folder}"] = aside_text(folder, images)
-    for row in report.destinations:
-        if row.state == "away":
-            studies = many(row.studies, "study waits", "studies wait")
-            away = f"{row.name} does not answer, and {studies} for it"
-            found[f"destination {row.name}"] = f"{away}: ddwd destinations list"
-    if report.hooks:
-        studies = many(report.hooks, "finished study", "finished studies")
-        found["hooks"] = f"the hook of {studies} failed: ddwd hooks list"
-    return found
-
-
-def _for_the_operator(report: Report) -> dict[str, str]:
-    found = {}
-    if report.quarantine:
-        images_wait = many(report.quarantine, "image waits", "images wait")
-        found["quarantine"] = f"{images_wait} in quarantine: ddwd quarantine list"
-    if report.lost:
-        found["lost"] = f"{lost_text(report.lost)}: ddwd reconcile --dry-run"
-    if report.chain is not None and report.chain.problem:
-        found["chain"] = f"{report.chain.problem}: {chain.REMEDY}"
-    if report.two_patients:
-        found["two-patients"] = f"{two_patients_text(report.two_patients)}: ddwd quarantine list"
-    if report.self_test is not None and not report.self_test.ok:
-        found["self-test"] = f"the self test failed: {report.self_test.text}: ddwd doctor"
-    return found
+def silence(aet: str, last: datetime) -> Problem:
+    """Return the problem of a modality that is silent since `last`."""
+    cause = f"{aet} usually sends at this hour; its last images came {last:%a %d %b %H:%M}"
+    return problem(Code.SENDER_SILENT, cause, "look at the modality and its network", aet)
 
 
 @dataclass
@@ -180,7 +108,7 @@ class AlertState:
         """Take in the conditions that hold now; return the message that is due, or None."""
         for key, condition in found.items():
             active = self.standing.setdefault(key, ActiveCondition(condition.text, now))
-            if key in _AT_ONCE and condition.count > self.counts.get(key, condition.count):
+            if _code(key) in _AT_ONCE and condition.count > self.counts.get(key, condition.count):
                 active.told = 0  # more of the same is reported again, less is not
             active.text = condition.text
         self.counts = {key: condition.count for key, condition in found.items()}
@@ -206,15 +134,23 @@ class AlertState:
     def _is_due(self, key: str, active: ActiveCondition, now: float) -> bool:
         if active.told:
             return now - active.told_at >= _REMIND[min(active.told, len(_REMIND)) - 1]
-        return key in _AT_ONCE or now - active.since >= self.after
+        return _code(key) in _AT_ONCE or now - active.since >= self.after
 
 
 FORMAT = StateFormat(AlertState, "state of the alerts")
 
 
+def _code(key: str) -> str:
+    return key.partition(" ")[0]
+
+
 def load(path: Path, after: float) -> AlertState:
-    """Read the state; return an empty one if there is no file, or a damaged one."""
+    """Read the state; return an empty one if there is no file, or a damaged one.
+
+    What a version without codes kept is dropped: under its code it is reported anew, and not as over.
+    """
     state = FORMAT.read_or_none(path) or AlertState()
+    state.standing = {key: active for key, active in state.standing.items() if _code(key) in _CODES}
     state.after = after
     return state
 

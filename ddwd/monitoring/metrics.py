@@ -14,6 +14,7 @@ import prometheus_client as prometheus
 
 from ddwd.core.audit import Event
 from ddwd.core.errors import StateError
+from ddwd.core.problem import with_all
 from ddwd.store.status_files import AcceptorStatus, LostStatus
 
 if TYPE_CHECKING:
@@ -42,6 +43,12 @@ _COUNTERS = (
     ("ddwd_retention_freed_bytes", "Bytes that retention removed.", "place"),
 )
 _GAUGES = (
+    (
+        "ddwd_problems",
+        "Problems of the portal, with their consequences, by code and severity.",
+        "code",
+        "severity",
+    ),
     ("ddwd_backlog_images", "Images that wait before a hop.", "hop"),
     ("ddwd_destination_up", "1 where the destination answered last time.", "destination"),
     ("ddwd_destination_backlog_images", "Images that wait for the destination.", "destination"),
@@ -133,6 +140,7 @@ class Metrics:
         for name, _, *labels in _GAUGES:
             if labels:
                 self._gauges[name].clear()
+        self._show_problems(report)
         self._show_parts(report)
         for heart in report.hearts[-1:]:
             for hop in ("storage", "disk", "publish"):
@@ -157,6 +165,11 @@ class Metrics:
             self._set("ddwd_retention_round_timestamp_seconds", _seconds(last.ended_at))
             for place, tally in last.places.items():
                 self._set("ddwd_retention_studies_kept", sum(kept.studies for kept in tally.kept), place)
+
+    def _show_problems(self, report: Report) -> None:
+        counts = Counter((one.code.value, one.severity.name.lower()) for one in with_all(report.problems))
+        for (code, severity), count in counts.items():
+            self._set("ddwd_problems", count, code, severity)
 
     def _show_chain(self, chain: ChainState | None) -> None:
         if chain is not None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd.config.loader import READ_HINT
 from ddwd.core import durable
-from ddwd.core.errors import ConfigError, Problem
+from ddwd.core.errors import ConfigError, ConfigProblem
 from ddwd.core.model import VIEWER
 
 if TYPE_CHECKING:
@@ -190,4 +190,4 @@ def _is_complete(found: object) -> bool:
 
 
 def _refused(path: Path, what: str, instead: str) -> ConfigError:
-    return ConfigError([Problem(str(path), None, "credentials", what, instead)])
+    return ConfigError([ConfigProblem(str(path), None, "credentials", what, instead)])

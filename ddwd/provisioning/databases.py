@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from ddwd.core.errors import ConfigError, PeerDownError, Problem
+from ddwd.core.errors import ConfigError, ConfigProblem, PeerDownError
 from ddwd.provisioning.host import Host, Login
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def password(config: Config) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         what = f"cannot be read ({getattr(error, 'strerror', None) or 'not text'})"
         hint = f"write the password there, then: chgrp ddwd {path}; chmod 640 {path}"
-        raise ConfigError([Problem(str(path), None, "database.password_file", what, hint)]) from None
+        raise ConfigError([ConfigProblem(str(path), None, "database.password_file", what, hint)]) from None
 
 
 def _servers(config: Config) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ddwd.config.schema import Config, Loaded, Role
-    from ddwd.core.errors import Problem
+    from ddwd.core.errors import ConfigProblem
 
 UNIT = "ddwd-tls@link"
 _KEY_OF_UNIT = f"/run/credentials/{UNIT}.service/{CREDENTIAL}"
@@ -146,7 +146,7 @@ def _client_sections(config: Config) -> Iterator[str]:
         )
 
 
-def problems(loaded: Loaded) -> Iterator[Problem]:
+def problems(loaded: Loaded) -> Iterator[ConfigProblem]:
     """Yield the settings that contradict the roles."""
     if not loaded.config.roles:
         yield loaded.problem("roles", "no role is given", f"name some of {', '.join(ROLES)}")

@@ -2,7 +2,7 @@
 
 Reads orthanc/{gateway,storage}.json (fixed part), Config, the credentials and the operator's additions. Written by
 provision (and `ddwd try`) to Paths.rendered. Additions are merged here, not by Orthanc, which refuses a section that
-is in two files; whatever would break the minimum configuration is a Problem, and no file is rendered then.
+is in two files; whatever would break the minimum configuration is a ConfigProblem, and no file is rendered then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ddwd.config import tls
 from ddwd.config.paths import Paths, orthanc_share
 from ddwd.config.routing import JOBS_ELSEWHERE
-from ddwd.core.errors import ConfigError, Problem
+from ddwd.core.errors import ConfigError, ConfigProblem
 from ddwd.core.model import EXTRACTOR_AET, VIEWER
 from ddwd.provisioning import databases, destinations, machine_link, modalities
 from ddwd.provisioning.orthanc_minimum import LISTS, STORAGE_SERVER, Json, Rendered, lint
@@ -206,19 +206,19 @@ def render(config: Config, credentials: Credentials, node: NodeName, *, with_plu
     return json.dumps(rendered.tree, indent=2) + "\n"
 
 
-def problems_of(config: Config, credentials: Credentials, node: NodeName) -> list[Problem]:
+def problems_of(config: Config, credentials: Credentials, node: NodeName) -> list[ConfigProblem]:
     """Return everything wrong with that Orthanc's additions, for `ddwd config check`."""
     return merged(config, credentials, node)[1]
 
 
 def merged(
     config: Config, credentials: Credentials, node: NodeName, *, with_plugin: bool = True
-) -> tuple[Rendered, list[Problem]]:
+) -> tuple[Rendered, list[ConfigProblem]]:
     """Merge the operator's additions into the base, in the order of their names; return everything wrong with them too."""
     own = base(config, credentials, node, with_plugin=with_plugin)
     tree = copy.deepcopy(own)
     origins: dict[str, str] = {}
-    problems: list[Problem] = []
+    problems: list[ConfigProblem] = []
     for path in sorted(Paths(config).additions(node).glob("*.json")):
         addition = read_addition(path, problems)
         problems += _refused_keys(path, addition, node)
@@ -228,7 +228,7 @@ def merged(
     return rendered, problems + lint(rendered, config)
 
 
-def read_addition(path: Path, problems: list[Problem]) -> Json:
+def read_addition(path: Path, problems: list[ConfigProblem]) -> Json:
     """Read one of the operator's files; if something is wrong with it, add that to `problems` and return an empty section."""
     problem: tuple[int | None, str, str, str]
     try:
@@ -244,7 +244,7 @@ def read_addition(path: Path, problems: list[Problem]) -> Json:
         if isinstance(found, dict):
             return found
         problem = (1, "syntax", "is not a JSON object", "write { ... } around it")
-    problems.append(Problem(str(path), *problem))
+    problems.append(ConfigProblem(str(path), *problem))
     return {}
 
 
@@ -298,7 +298,7 @@ _SETTING_OF = {
 _ACCESS_KEYS = ("DicomAlwaysAllowStore", "DicomAlwaysAllowEcho", "DicomCheckModalityHost")
 
 
-def _refused_keys(path: Path, addition: Json, node: NodeName) -> list[Problem]:
+def _refused_keys(path: Path, addition: Json, node: NodeName) -> list[ConfigProblem]:
     instead = {key: f"set {setting.format(node=node)} in ddwd.yaml" for key, setting in _SETTING_OF.items()}
     instead["PythonScript"] = (
         "leave it out: Orthanc loads one Python script only, and the portal's script keeps conflicting images"
@@ -308,7 +308,7 @@ def _refused_keys(path: Path, addition: Json, node: NodeName) -> list[Problem]:
     )
     instead |= dict.fromkeys(_ACCESS_KEYS, "set senders in ddwd.yaml" if node == "gateway" else senders)
     return [
-        Problem(str(path), None, key, "is not for this file", hint)
+        ConfigProblem(str(path), None, key, "is not for this file", hint)
         for key, hint in instead.items()
         if key in addition
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddwd.config.paths import orthanc_share
-from ddwd.core.errors import Problem
+from ddwd.core.errors import ConfigProblem
 from ddwd.core.model import EXTRACTOR_AET
 from ddwd.provisioning import destinations, machine_link
 
@@ -32,10 +32,10 @@ class Rendered(NamedTuple):
     origins: Mapping[str, str]
     base: Json
 
-    def problem(self, path: tuple[str, ...], what: str, instead: str) -> Problem:
+    def problem(self, path: tuple[str, ...], what: str, instead: str) -> ConfigProblem:
         """Return a problem with the value at that path; it names the file that the value came from."""
         origin = self.origins.get(path[0], str(orthanc_share() / f"{self.node}.json"))
-        return Problem(origin, None, ".".join(path), what, instead)
+        return ConfigProblem(origin, None, ".".join(path), what, instead)
 
 
 class Requirement(NamedTuple):
@@ -98,8 +98,8 @@ def _rules(config: Config, node: NodeName) -> Iterator[Requirement]:
             yield _exactly("PostgreSQL", key, value=value)
 
 
-def lint(rendered: Rendered, config: Config) -> list[Problem]:
-    """Check a whole configuration against the minimum; each Problem names the file that broke it."""
+def lint(rendered: Rendered, config: Config) -> list[ConfigProblem]:
+    """Check a whole configuration against the minimum; each ConfigProblem names the file that broke it."""
     problems = [
         rendered.problem(rule.path, f"must be {rule.instead}, lest images are lost", f"write {rule.instead}")
         for rule in _rules(config, rendered.node)
@@ -143,7 +143,7 @@ def value_at(tree: Json, path: tuple[str, ...]) -> object:
     return value
 
 
-def _lint_scripts(tree: Json) -> list[Problem]:
+def _lint_scripts(tree: Json) -> list[ConfigProblem]:
     """Check the scripts: no reception filter, which discards images and answers success, and no callback that ends Orthanc."""
     problems = []
     scripts = tree.get("LuaScripts")
@@ -153,10 +153,10 @@ def _lint_scripts(tree: Json) -> list[Problem]:
             found = _UNSAFE.search(path.read_text(encoding="utf-8", errors="replace"))
         except OSError as error:
             what, instead = f"cannot be read ({error.strerror})", "put the script there, readable for all"
-            problems.append(Problem(str(path), None, "LuaScripts", what, instead))
+            problems.append(ConfigProblem(str(path), None, "LuaScripts", what, instead))
             continue
         if found:
             danger = _DANGERS.get(found[1], "which drops images and answers success")
             what = f"defines {found[1]}, {danger}"
-            problems.append(Problem(str(path), None, "LuaScripts", what, "remove that function"))
+            problems.append(ConfigProblem(str(path), None, "LuaScripts", what, "remove that function"))
     return problems

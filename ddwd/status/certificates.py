@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddwd.config import tls
-from ddwd.core.errors import ConfigError, Problem
+from ddwd.core.errors import ConfigError, ConfigProblem
+from ddwd.core.problem import problem
+from ddwd.core.problem_codes import Code
 from ddwd.provisioning import orthanc_config
-from ddwd.status.findings import CheckContext, Finding, broken, note, warn
 from ddwd.status.formatting import many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ddwd.config.schema import Config
+    from ddwd.core.problem import Problem
     from ddwd.provisioning.credentials import Credentials
+    from ddwd.status.check_context import CheckContext
 
 EXPIRES_DAYS = 30
 _KEYS = "SslCertificate", "DicomTlsCertificate", "HttpsCACertificates", "DicomTlsTrustedCertificates"
@@ -41,6 +44,12 @@ class Expiring:
         if self.has_expired:
             return f"{self.path} has expired"
         return f"{self.path} expires in {many(self.left.days, 'day', 'days')}"
+
+    @property
+    def problem(self) -> Problem:
+        """The problem that it is, in every view."""
+        code = Code.CERTIFICATE_EXPIRED if self.has_expired else Code.CERTIFICATE_EXPIRES
+        return problem(code, self.text, self.remedy, str(self.path))
 
 
 def expiring(
@@ -70,14 +79,14 @@ def expiry_of(path: Path) -> datetime:
         facts: dict[str, Any] = ssl._ssl._test_decode_cert(str(path))  # type: ignore[attr-defined]
     except (OSError, ssl.SSLError, ValueError) as error:
         what, instead = "is no certificate that can be read", "put one in PEM form there"
-        raise ConfigError([Problem(str(path), None, "certificate", what, instead)]) from error
+        raise ConfigError([ConfigProblem(str(path), None, "certificate", what, instead)]) from error
     return datetime.fromtimestamp(ssl.cert_time_to_seconds(facts["notAfter"]), UTC)
 
 
-def certificates(context: CheckContext) -> Iterator[Finding]:
+def certificates(context: CheckContext) -> Iterator[Problem]:
     """Check the certificates of the Orthancs and of the audit relay."""
     if context.login is None or not list(certificate_files(context.config, context.login)):
-        yield note("none in use: DICOM and the web pages are not encrypted")
+        yield problem(Code.NO_CERTIFICATE, "none in use: DICOM and the web pages are not encrypted")
     else:
         for file in expiring(context.config, context.login, context.clock.utc(), context.expiry):
-            yield (broken if file.has_expired else warn)(file.text, file.remedy)
+            yield file.problem

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ddwd.config.paths import Paths
+from ddwd.core.problem_codes import Code
 from ddwd.status.formatting import many, span, time
 from ddwd.store.status_files import CHAIN_PUBLICATION, SIGNER, ChainPublication, SignerStatus
 
@@ -21,10 +22,11 @@ REMEDY = "journalctl -u ddwd-signer -n 50"
 
 @dataclass(frozen=True, slots=True)
 class ChainState:
-    """What the signer reports, and the problem that it is, in one line; empty if there is none."""
+    """What the signer reports, and the problem that it is, in one line, empty if there is none; `code` is the kind of the problem."""
 
     facts: SignerStatus
     problem: str = ""
+    code: Code = Code.CHAIN_BEHIND
 
 
 def state_of(config: Config, clock: Clock) -> ChainState | None:
@@ -34,10 +36,12 @@ def state_of(config: Config, clock: Clock) -> ChainState | None:
         return None
     published = CHAIN_PUBLICATION.read_or_none(Paths(config).chain_publication) or ChainPublication()
     wants = config.chain.publish_to or config.chain.timestamp_url
-    problem = (
-        f"heads of the chain do not get elsewhere: {published.problem}" if published.problem and wants else ""
-    )
-    return ChainState(facts, _problem(facts, clock) or problem)
+    if problem := _problem(facts, clock):
+        return ChainState(facts, problem, Code.CHAIN_BROKEN if facts.is_broken else Code.CHAIN_BEHIND)
+    if published.problem and wants:
+        text = f"heads of the chain do not get elsewhere: {published.problem}"
+        return ChainState(facts, text, Code.CHAIN_UNPUBLISHED)
+    return ChainState(facts)
 
 
 def _problem(facts: SignerStatus, clock: Clock) -> str:

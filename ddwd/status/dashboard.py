@@ -17,8 +17,8 @@ from ddwd.core.errors import DdwdError
 from ddwd.core.model import SELF_TEST_AET
 from ddwd.status import report as reports
 from ddwd.status.events import of_this_machine, tail_of
-from ddwd.status.flow import Flow, HopRate, Light
-from ddwd.status.formatting import many
+from ddwd.status.flow import Flow, HopRate
+from ddwd.status.root_causes import folded
 from ddwd.status.senders import summary
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ddwd.config.schema import Config
     from ddwd.core.model import OrthancId
+    from ddwd.core.problem import Problem
     from ddwd.orthanc.port import OrthancPort
     from ddwd.status.events import AuditEvent
     from ddwd.status.report import Report, ReportSources
@@ -69,16 +70,10 @@ class DashboardModel:
     may_ask: bool
 
     @property
-    def trouble(self) -> tuple[str, ...]:
-        """The problems, the worst first; empty if all is well."""
-        lines = [*self.report.wrong]
-        lines += [
-            f"{hop.title}: {hop.reason}" for hop in self.hops if hop.light in {Light.SLOW, Light.WAITING}
-        ]
-        if count := self.report.quarantine:
-            images = many(count, "image waits", "images wait")
-            lines.append(f"{images} for you in quarantine; see: ddwd quarantine list")
-        return tuple(lines)
+    def problems(self) -> tuple[Problem, ...]:
+        """The problems of the report and of the hops, what is broken first; empty if all is well."""
+        of_hops = (hop.problem for hop in self.hops)
+        return folded((*self.report.problems, *(one for one in of_hops if one is not None)))
 
     @property
     def senders(self) -> tuple[SenderStatus, ...]:

@@ -1,36 +1,75 @@
-"""Run every check of the portal, one part after the other; each finding has a remedy. Reads only.
+"""Run every check of the portal, one part after the other, and join what they find with the problems of the report. Reads only.
 
-A check is a generator of findings. An error of a check becomes a finding, and the other checks still run.
+A check is a generator of problems. An error of a check becomes a problem, and the other checks still run.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import DdwdError, failure_of
+from ddwd.core.problem import problem, with_all
+from ddwd.core.problem_codes import Code
 from ddwd.status import certificates, checks, orthanc_checks
-from ddwd.status.findings import NOT_PERMITTED, CheckContext, Finding, Severity, broken
+from ddwd.status.check_context import NOT_PERMITTED, CheckContext
+from ddwd.status.root_causes import folded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from ddwd.core.problem import Problem
+
+_Check = Callable[[CheckContext], "Iterator[Problem]"]
 
 
-def examine(context: CheckContext) -> list[Finding]:
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What the doctor found: the problems, causes with their consequences; and for each part without any, what is well there."""
+
+    problems: tuple[Problem, ...]
+    fine: dict[str, str]
+
+    def of(self, part: str) -> list[Problem]:
+        """Return the problems of a part; the remedy of a consequence is its cause."""
+        own = [replace(cause, consequences=()) for cause in self.problems if cause.part == part]
+        return own + [
+            replace(one, remedy=f"comes of: {cause.cause}")
+            for cause in self.problems
+            for one in with_all(cause.consequences)
+            if one.part == part
+        ]
+
+
+def examine(context: CheckContext) -> Examination:
     """Check every part, in the order of the flow."""
-    findings: list[Finding] = []
-    for part, (check, fine) in CHECKS.items():
-        try:
-            of_part = list(check(context))
-        except PermissionError:
-            of_part = [NOT_PERMITTED]
-        except (DdwdError, OSError) as error:
-            of_part = [broken(getattr(error, "strerror", "") or failure_of(error).reason, "see: ddwd status")]
-        findings += [replace(finding, part=part) for finding in of_part] or [Finding(part, Severity.OK, fine)]
-    return findings
+    found = list(with_all(context.report.problems))
+    for part, (check, _) in CHECKS.items():
+        found += _checked(part, check, context)
+    parts = {one.part for one in found}
+    return Examination(folded(found), {part: fine for part, (_, fine) in CHECKS.items() if part not in parts})
 
 
-CHECKS: dict[str, tuple[Callable[[CheckContext], Iterator[Finding]], str]] = {
+def _checked(part: str, check: _Check, context: CheckContext) -> list[Problem]:
+    try:
+        found = list(check(context))
+    except PermissionError:
+        found = [NOT_PERMITTED]
+    except (DdwdError, OSError) as error:
+        text = getattr(error, "strerror", "") or failure_of(error).reason
+        found = [problem(Code.CHECK_FAILED, text, "ddwd status")]
+    return [
+        replace(one, part=part, subject=part) if one.code in {Code.NOT_CHECKED, Code.CHECK_FAILED} else one
+        for one in found
+    ]
+
+
+def _in_report(_context: CheckContext) -> Iterator[Problem]:
+    """Check nothing: the report has all problems of the part."""
+    yield from ()
+
+
+CHECKS: dict[str, tuple[_Check, str]] = {
+    "PostgreSQL": (orthanc_checks.database, "it takes connections"),
     "units": (checks.units_run, "all active, enabled at boot"),
     "settings": (orthanc_checks.settings, "valid, with every addition"),
     "configuration": (
@@ -41,9 +80,11 @@ CHECKS: dict[str, tuple[Callable[[CheckContext], Iterator[Finding]], str]] = {
     "versions": (orthanc_checks.versions, "no known weakness"),
     "C-ECHO": (orthanc_checks.echoes, "all three AE titles answer"),
     "hops": (orthanc_checks.hops, "ORTHANC1 reaches ORTHANC2, ORTHANC2 reaches the SCP"),
-    "daemons": (checks.daemons, "both heartbeats fresh, both Orthancs reached"),
+    "destinations": (orthanc_checks.destinations, "each one that is configured answers"),
+    "daemons": (_in_report, "all heartbeats fresh, both Orthancs reached"),
+    "chain": (_in_report, "every event is entered and signed"),
     "comparison": (checks.sweep, "every study is compared regularly"),
-    "disk": (checks.disks, "enough space on every volume"),
+    "disk": (checks.retention, "enough space on every volume"),
     "permissions": (checks.permissions, "patient data is for group ddwd alone"),
     "clock": (checks.clock, "synchronised, and the same on both Orthancs"),
     "certificates": (certificates.certificates, "valid"),
@@ -53,4 +94,4 @@ CHECKS: dict[str, tuple[Callable[[CheckContext], Iterator[Finding]], str]] = {
     "waiting": (checks.waiting, "no task for the operator"),
     "self test": (checks.self_test, "the last one passed"),
 }
-"""Part -> its check, and the text to show if the check has no finding."""
+"""Part -> its check, and the text to show if there is no problem of that part."""

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from ddwd.core.problem import problem
+from ddwd.core.problem_codes import Code
+from ddwd.status.formatting import many
+
 if TYPE_CHECKING:
+    from ddwd.core.problem import Problem
     from ddwd.status.report import Report
 
 HISTORY = 60
@@ -42,6 +47,7 @@ class Light(StrEnum):
 class HopRate:
     """One hop now: images and bytes a second, `backlog` images that wait before it, and the reason for the light.
 
+    `code` is set where the hop stands still or is slow, which no single report shows.
     `associations` are open, of `limit` possible ones; a limit of 0 where they are not known.
     """
 
@@ -55,6 +61,16 @@ class HopRate:
     reason: str = ""
     associations: int = 0
     limit: int = 0
+    code: Code | None = None
+
+    @property
+    def problem(self) -> Problem | None:
+        """The problem that the hop is; None if it is none, or if the report has it."""
+        if self.code is None:
+            return None
+        return problem(
+            self.code, f"{self.title}: {self.reason}", "ddwd trace STUDY", self.name, count=self.backlog
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,16 +165,16 @@ class Flow:
         ):
             meter = self._meters.setdefault(name, _Meter())
             rates = 0.0, 0.0
-            problem = _problem(report, name)
-            if not problem:
+            trouble = _problem(report, name)
+            if not trouble:
                 meter.take(_Sample(now, images, size, backlog))
                 rates = meter.rates()
             paused = report.paused and name == "disk"
-            light, reason = _light(meter, problem, backlog, paused=paused)
+            light, reason, code = _light(meter, trouble, backlog, paused=paused)
             if seconds := self._hangs_for(report, name, now):
                 light = Light.BROKEN if seconds >= _HUNG_SECONDS else Light.WAITING
             counts = _associations(report, name)
-            hops.append(HopRate(name, title, *rates, meter.history, backlog, light, reason, *counts))
+            hops.append(HopRate(name, title, *rates, meter.history, backlog, light, reason, *counts, code))
         return tuple(hops)
 
     def _hangs_for(self, report: Report, name: str, now: float) -> float:
@@ -180,16 +196,17 @@ def _associations(report: Report, hop: str) -> tuple[int, int]:
     return (scp.associations, scp.limit) if hop == "scp" else (0, 0)
 
 
-def _light(meter: _Meter, problem: str, backlog: int, *, paused: bool) -> tuple[Light, str]:
-    if problem:
-        return Light.BROKEN, problem
+def _light(meter: _Meter, trouble: str, backlog: int, *, paused: bool) -> tuple[Light, str, Code | None]:
+    """Return the light of a hop, the reason, and the code of the problem where the report does not show it as one."""
+    if trouble:
+        return Light.BROKEN, trouble, None
     if paused:
-        return Light.WAITING, "retrieving is paused by the operator"
+        return Light.WAITING, "retrieving is paused by the operator", None
     if meter.is_stuck():
-        return Light.WAITING, f"{backlog} images wait and none moves"
+        return Light.WAITING, f"{many(backlog, 'image waits', 'images wait')} and none moves", Code.HOP_STILL
     if meter.is_slow():
-        return Light.SLOW, f"{backlog} images wait, and the number grows"
-    return Light.OK, ""
+        return Light.SLOW, f"{backlog:,} images wait, and the number grows", Code.HOP_SLOW
+    return Light.OK, "", None
 
 
 def _problem(report: Report, hop: str) -> str:

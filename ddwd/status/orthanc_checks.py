@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd.config.checks import hooks_at_fault
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError
+from ddwd.core.problem import problem
+from ddwd.core.problem_codes import Code
 from ddwd.provisioning import databases, machine_link, orthanc_config, orthanc_minimum
-from ddwd.status.findings import NOT_PERMITTED, CheckContext, Finding, Part, broken, note, warn
-from ddwd.status.formatting import many, time
+from ddwd.status.check_context import NOT_PERMITTED, CheckContext, Part
+from ddwd.status.formatting import many
+from ddwd.status.units import log_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ddwd.config.schema import Config
     from ddwd.config.schema_network import NodeName
+    from ddwd.core.problem import Problem
     from ddwd.orthanc.port import ServerChecks
     from ddwd.provisioning.credentials import Credentials
 
@@ -27,18 +30,19 @@ _FLAWS = (
 """Orthanc's known weaknesses, each with the first version without it (CERT/CC and the CVE records)."""
 
 
-def settings(context: CheckContext) -> Iterator[Finding]:
+def settings(context: CheckContext) -> Iterator[Problem]:
     for what, instead in hooks_at_fault(context.config):
-        yield broken(f"routes: {what}", instead)
+        yield problem(Code.SETTINGS_INVALID, f"routes: {what}", instead, what)
     if context.login is None:
         yield NOT_PERMITTED
         return
     for node in context.config.own_nodes:
-        for problem in orthanc_config.problems_of(context.config, context.login, node.name):
-            yield broken(f"{problem.source}: {problem.key}: {problem.what}", problem.instead)
+        for one in orthanc_config.problems_of(context.config, context.login, node.name):
+            cause = f"{one.source}: {one.key}: {one.what}"
+            yield problem(Code.SETTINGS_INVALID, cause, one.instead, f"{one.source} {one.key}")
 
 
-def rendered(context: CheckContext) -> Iterator[Finding]:
+def rendered(context: CheckContext) -> Iterator[Problem]:
     """Compare the configuration that the Orthancs were started with to the one of the current settings."""
     if context.login is None:
         yield NOT_PERMITTED
@@ -48,7 +52,8 @@ def rendered(context: CheckContext) -> Iterator[Finding]:
             tree = json.loads(path.read_text(encoding="utf-8"))
             yield from _against_minimum(node, tree)
             if tree != json.loads(_expected(context, context.login, node)):
-                yield warn(f"{node} does not run with the current settings", "systemctl restart ddwd")
+                cause = f"{node} does not run with the current settings"
+                yield problem(Code.SETTINGS_NOT_APPLIED, cause, "systemctl restart ddwd", node)
 
 
 def _expected(context: CheckContext, login: Credentials, node: NodeName) -> str:
@@ -58,53 +63,47 @@ def _expected(context: CheckContext, login: Credentials, node: NodeName) -> str:
         return "{}"
 
 
-def _against_minimum(node: NodeName, tree: dict[str, Any]) -> Iterator[Finding]:
+def _against_minimum(node: NodeName, tree: dict[str, Any]) -> Iterator[Problem]:
     for rule in orthanc_minimum.MINIMUM:
         if not rule.holds(orthanc_minimum.value_at(tree, rule.path)):
             key = ".".join(rule.path)
             remedy = f"systemctl restart ddwd; it must be {rule.instead}"
-            yield broken(f"{node} runs with a value of {key} that can lose images", remedy)
+            cause = f"{node} runs with a value of {key} that can lose images"
+            yield problem(Code.SETTINGS_LOSE_IMAGES, cause, remedy, f"{node} {key}")
 
 
-def orthancs(context: CheckContext) -> Iterator[Finding]:
-    """Check that both answer, use the right database, and have the DICOMweb plugin."""
+def orthancs(context: CheckContext) -> Iterator[Problem]:
+    """Check that those that answer use the right database and have the DICOMweb plugin; the report has those that do not."""
     for server in context.report.servers:
         name: NodeName = "gateway" if server.name == "gateway" else "storage"
         if server.unasked:
             yield NOT_PERMITTED
             return
         if server.problem:
-            yield broken(server.problem, _log_of(context.config, name))
             continue
         if server.database != "PostgreSQL" and context.config.database.engine == "postgresql":
-            text = f"the index of {server.name} is in {server.database}, not in PostgreSQL"
-            yield broken(text, "systemctl restart ddwd")
+            cause = f"the index of {server.name} is in {server.database}, not in PostgreSQL"
+            yield problem(Code.ORTHANC_DATABASE, cause, "systemctl restart ddwd", name)
         if "dicom-web" not in context.nodes[name].plugins():
-            text = f"{server.name} runs without its DICOMweb plugin"
-            yield broken(text, "apt install orthanc-dicomweb, then systemctl restart ddwd")
-    yield from _external(context)
+            cause = f"{server.name} runs without its DICOMweb plugin"
+            remedy = "apt install orthanc-dicomweb, then systemctl restart ddwd"
+            yield problem(Code.PLUGIN_MISSING, cause, remedy, name)
 
 
-def _log_of(config: Config, node: NodeName) -> str:
-    """Return where an Orthanc's log is; of one on another machine also the log of the link, which may be what fails."""
-    there = config.node(node).host
-    log = f"journalctl -u ddwd-{node} -n 50"
-    return log if config.has(node) else f"journalctl -u ddwd-tls@link -n 50; on {there}: {log}"
-
-
-def _external(context: CheckContext) -> Iterator[Finding]:
-    """Check that a database server on another machine answers each Orthanc's role. `checks.units_run` checks the local one."""
+def database(context: CheckContext) -> Iterator[Problem]:
+    """Check that a database server on another machine answers each Orthanc's role; the report has a local one that does not answer."""
     if context.config.database.is_local or context.config.database.engine != "postgresql":
         return
     for node in (node.name for node in context.config.own_nodes):
         try:
             context.ask_database(node)
         except PeerDownError as error:
-            text = f"the index of {node} at {databases.place(context.config)}: {error}"
-            yield broken(text, "check the servers, their pg_hba.conf and the password")
+            cause = f"the index of {node} at {databases.place(context.config)}: {error}"
+            remedy = "check the servers, their pg_hba.conf and the password"
+            yield problem(Code.DATABASE_REFUSES, cause, remedy, node)
 
 
-def versions(context: CheckContext) -> Iterator[Finding]:
+def versions(context: CheckContext) -> Iterator[Problem]:
     """Check for known weaknesses. A distribution may have fixed one without a new version number, so it is a warning."""
     for version in {server.version for server in context.report.servers if server.version}:
         numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
@@ -113,10 +112,12 @@ def versions(context: CheckContext) -> Iterator[Finding]:
                 first_fixed = ".".join(map(str, fixed))
                 upgrade = f"apt upgrade installs {first_fixed} or a corrected {version}"
                 remedy = f"let only your modalities reach it; {upgrade}"
-                yield warn(f"Orthanc {version} has {flaw}", remedy)
+                yield problem(
+                    Code.KNOWN_WEAKNESS, f"Orthanc {version} has {flaw}", remedy, f"{version} {flaw}"
+                )
 
 
-def echoes(context: CheckContext) -> Iterator[Finding]:
+def echoes(context: CheckContext) -> Iterator[Problem]:
     """Check that each DICOM port answers a C-ECHO under its AE title."""
     config = context.config
     ports: tuple[tuple[Part, int, str], ...] = (
@@ -129,15 +130,13 @@ def echoes(context: CheckContext) -> Iterator[Finding]:
     )
     for part, port, aet in ports:
         if part in reached and not context.echo(part):
-            text = f"{aet} does not answer a C-ECHO on port {port}"
-            log = f"journalctl -u ddwd-{part} -n 50" if part == "scp" else _log_of(config, part)
-            remedy = f"ss -ltnp 'sport = :{port}'; {log}"
-            yield broken(text, remedy)
+            cause = f"{aet} does not answer a C-ECHO on port {port}"
+            log = f"journalctl -u ddwd-{part} -n 50" if part == "scp" else log_of(config, part)
+            yield problem(Code.ECHO_SILENT, cause, f"ss -ltnp 'sport = :{port}'; {log}", part)
 
 
-def hops(context: CheckContext) -> Iterator[Finding]:
-    """Check that each part reaches the next: STOW-RS by DICOMweb, C-MOVE by C-ECHO; and check the other destinations."""
-    yield from _destinations(context)
+def hops(context: CheckContext) -> Iterator[Problem]:
+    """Check that each part reaches the next: STOW-RS by DICOMweb, C-MOVE by C-ECHO."""
     if context.login is None:
         yield NOT_PERMITTED
         return
@@ -148,34 +147,32 @@ def hops(context: CheckContext) -> Iterator[Finding]:
             yield from _reaches_receiver(context.nodes["storage"], receiver.aet)
 
 
-def _reaches_storage(gateway: ServerChecks) -> Iterator[Finding]:
+def _reaches_storage(gateway: ServerChecks) -> Iterator[Problem]:
     try:
         gateway.reaches(orthanc_minimum.STORAGE_SERVER)
     except DdwdError as error:
-        yield broken(f"ORTHANC1 does not reach ORTHANC2 by DICOMweb: {error}", "ddwd status")
+        cause = f"ORTHANC1 does not reach ORTHANC2 by DICOMweb: {error}"
+        yield problem(Code.HOP_UNREACHED, cause, "ddwd status", "storage")
 
 
-def _reaches_receiver(storage: ServerChecks, aet: str) -> Iterator[Finding]:
+def _reaches_receiver(storage: ServerChecks, aet: str) -> Iterator[Problem]:
     try:
         storage.echoes(aet)
     except DdwdError as error:
-        text = f"ORTHANC2 does not reach the SCP {aet}: {error}"
-        yield broken(text, "journalctl -u ddwd-scp -n 50, on its machine")
+        cause = f"ORTHANC2 does not reach the SCP {aet}: {error}"
+        yield problem(Code.HOP_UNREACHED, cause, "journalctl -u ddwd-scp -n 50, on its machine", "scp")
 
 
-def _destinations(context: CheckContext) -> Iterator[Finding]:
-    """Check that each destination answers and accepts the studies."""
+def destinations(context: CheckContext) -> Iterator[Problem]:
+    """Check that each destination accepts the studies; the report has those that do not answer."""
     states = {row.name: row for row in context.report.destinations}
     for destination in context.config.destinations if context.config.has("gateway") else ():
         row = states.get(destination.name)
         if row is None:
-            yield note(
-                f"ddwd-courier has not reported {destination.name} yet", "systemctl status ddwd-courier"
-            )
-        elif row.state == "away":
-            text = f"{destination.name} does not answer since {time(row.since)}: {row.reason}"
-            yield broken(text, "ddwd destinations list")
-        elif row.reason:
+            cause = f"ddwd-courier has not reported {destination.name} yet"
+            yield problem(Code.DESTINATION_UNKNOWN, cause, "systemctl status ddwd-courier", destination.name)
+        elif row.state != "away" and row.reason:
             studies = many(row.studies, "study", "studies")
-            text = f"{destination.name} answers, and {studies} could not be sent: {row.reason}"
-            yield warn(text, "ddwd destinations list")
+            cause = f"{destination.name} answers, and {studies} could not be sent: {row.reason}"
+            remedy = "ddwd destinations list"
+            yield problem(Code.DESTINATION_REFUSES, cause, remedy, destination.name, count=row.studies)

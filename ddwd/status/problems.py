@@ -1,104 +1,169 @@
-"""The problems of a report, each as one line for people. Pure.
+"""The problems of a report: one typed list, which every view, the alerts, the metrics and the exit statuses read. Pure.
 
-`ddwd status` and the dashboard show all of them; the alerts and the doctor word theirs by the functions for a kind.
+What a problem explains stands below it as its consequence (`root_causes`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ddwd.core.problem import Problem, problem
+from ddwd.core.problem_codes import Code
 from ddwd.extractor.decision import Blocker, Stage
 from ddwd.status import chain, postgresql, senders
-from ddwd.status.formatting import many, time
+from ddwd.status.formatting import many, span, time
+from ddwd.status.root_causes import folded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ddwd.status.report import Report
+    from ddwd.status.report import Report, VolumeState
     from ddwd.store.status_files import LostStatus
 
+_ROOM = "make room, set retention, or move output_dir to a larger volume"
 
-def lines(report: Report) -> Iterator[str]:
-    """Yield one line for each problem."""
-    if report.database:  # what it explains comes after it
-        yield f"{report.database}; see: {postgresql.REMEDY}"
+
+def problems_of(report: Report) -> tuple[Problem, ...]:
+    """Return the problems of a report: what is broken first, each with its consequences."""
+    return folded((*_parts(report), *senders.problems(report), *_volumes(report), *_studies(report)))
+
+
+def _parts(report: Report) -> Iterator[Problem]:
+    if report.database:
+        yield problem(Code.POSTGRESQL_DOWN, report.database, postgresql.REMEDY)
     for unit in report.units:
         if not unit.is_well:
-            yield f"{unit.name} is {unit.active}; see: journalctl -u {unit.name} -n 50"
-    # without credentials both servers have the same problem, which is reported once
-    yield from dict.fromkeys(server.problem for server in report.servers if server.problem)
-    hearts = (*report.hearts, report.acceptor) if report.acceptor else report.hearts
-    yield from (heart.problem for heart in hearts if heart.problem)
-    yield from senders.problems(report).values()
-    yield from (volume.problem for volume in report.volumes if volume.problem)
+            cause = f"{unit.name} is {unit.active}"
+            yield problem(Code.UNIT_DOWN, cause, f"journalctl -u {unit.name} -n 50", unit.name)
+    yield from _servers(report)
+    for heart in (*report.hearts, *([report.acceptor] if report.acceptor else [])):
+        if heart.problem:
+            log = f"journalctl -u ddwd-{heart.daemon} -n 50"
+            yield problem(Code.DAEMON_SILENT, heart.problem, log, heart.daemon)
     yield from _not_reached(report)
     if report.chain is not None and report.chain.problem:
-        yield f"{report.chain.problem}; see: {chain.REMEDY}"
-    if report.self_test is not None and not report.self_test.ok:
-        yield f"the last self test failed: {report.self_test.text}; see: ddwd doctor"
-    yield from _waiting(report)
+        yield problem(report.chain.code, report.chain.problem, chain.REMEDY)
+    if (test := report.self_test) is not None and not test.ok:
+        cause = f"the last self test failed: {test.text}"
+        yield problem(Code.SELF_TEST_FAILED, cause, "ddwd doctor --send", since=test.at)
 
 
-def _waiting(report: Report) -> Iterator[str]:
-    if waiting := report.counts.get(Stage.WAITING.value, 0):
-        yield f"{many(waiting, 'study waits', 'studies wait')} after a failure, and will be tried again"
-    if refused := refused_text(report):
-        yield refused
-    if held := report.counts.get(Stage.HELD.value, 0):
-        yield f"{many(held, 'study is', 'studies are')} held: no route matches them; see: ddwd routes list"
-    yield from (aside_text(folder, count) for folder, count in report.aside.items())
-    if report.lost:
-        yield f"{lost_text(report.lost)}; who removed them, and what to do: ddwd trace STUDY; all: ddwd reconcile --dry-run"
-    if report.two_patients:
-        text = two_patients_text(report.two_patients)
-        yield f"{text}; see: ddwd quarantine list; decided by: ddwd quarantine release ID"
-    for row in report.destinations:
-        if row.state == "away":
-            studies = many(row.studies, "study waits", "studies wait")
-            away = f"{row.name} does not answer since {time(row.since)} ({row.reason})"
-            yield f"{away}; {studies} for it; see: ddwd destinations list"
-    if report.hooks:
-        studies = many(report.hooks, "published study", "published studies")
-        yield f"the hook of {studies} failed, and will be tried again; see: ddwd hooks list"
+def _servers(report: Report) -> Iterator[Problem]:
+    unasked = [server for server in report.servers if server.unasked]
+    if unasked:  # both have the same problem
+        yield problem(Code.LOGIN_UNREADABLE, unasked[0].problem)
+    for server in report.servers:
+        if server.problem and not server.unasked:
+            yield problem(Code.ORTHANC_SILENT, server.problem, server.log, server.name)
 
 
-def _not_reached(report: Report) -> Iterator[str]:
+def _not_reached(report: Report) -> Iterator[Problem]:
     """Yield the peers that the extractor cannot reach although they answered this process."""
     answering = {server.name for server in report.servers if not server.problem}
     for extractor in report.hearts[-1:]:
         if extractor.problem:
             continue
         for name, reason in extractor.silent_peers.items():
-            if name in answering | {"ledger"}:
-                yield f"for the extractor: {reason}"
+            if name == "ledger":
+                cause = f"{reason}: studies wait on ORTHANC2 until it is back"
+                yield problem(Code.LEDGER_UNREACHED, cause, "start its PostgreSQL server")
+            elif name in answering:
+                log = "journalctl -u ddwd-extractor -n 50"
+                yield problem(Code.PEER_UNREACHED, f"for the extractor: {reason}", log, name)
 
 
-def aside_text(folder: str, count: int) -> str:
-    """Return the line for people about `count` objects in a folder whose content differs from the stored ones."""
-    images = many(count, "image", "images")
-    return f"{images} of other content than the stored ones in {folder}: check and remove them"
+def _volumes(report: Report) -> Iterator[Problem]:
+    for volume in report.volumes:
+        if volume.read_only:
+            remedy = f"dmesg says why; then: mount -o remount,rw {volume.path}"
+            yield problem(Code.VOLUME_READ_ONLY, volume.problem, remedy, volume.use)
+        elif volume.problem and not volume.total:
+            yield problem(
+                Code.VOLUME_UNREADABLE, volume.problem, "mount it, or give it back its rights", volume.use
+            )
+        elif volume.problem:
+            yield problem(Code.VOLUME_FULL, volume.problem, _ROOM, volume.use)
+        elif volume.level not in {"", "ok"}:
+            yield problem(
+                Code.VOLUME_SHORT, f"{volume.path} gets short of room{_left(volume)}", _ROOM, volume.use
+            )
 
 
-def two_patients_text(count: int) -> str:
-    """Return the line for people about `count` studies that have the StudyInstanceUID of another patient's."""
-    return f"{many(count, 'study has', 'studies have')} the UID of another patient's study"
+def _left(volume: VolumeState) -> str:
+    return "" if volume.hours_left is None else f", full in {span(volume.hours_left * 3600)}"
 
 
-def lost_text(lost: LostStatus) -> str:
-    """Return the line for people about studies of which an Orthanc is missing images."""
-    studies = many(lost.studies, "study is", "studies are")
+def _studies(report: Report) -> Iterator[Problem]:
+    """Yield what keeps studies from being complete, and what waits for the operator."""
+    if waiting := report.counts.get(Stage.WAITING.value, 0):
+        cause = f"{many(waiting, 'study waits', 'studies wait')} after a failure, and will be tried again"
+        yield problem(
+            Code.STUDIES_WAIT, cause, "ddwd trace STUDY", count=waiting, study=_first(report, Stage.WAITING)
+        )
+    refused = [row for row in report.in_flight if row.blocker == Blocker.REFUSED.value]
+    if refused:
+        cause = f"{many(len(refused), 'study has images', 'studies have images')} that ORTHANC2 does not take"
+        study = refused[0].study_uid
+        yield problem(Code.IMAGES_REFUSED, cause, "ddwd trace STUDY", count=len(refused), study=study)
+    if held := report.counts.get(Stage.HELD.value, 0):
+        cause = f"{many(held, 'study is', 'studies are')} held on ORTHANC1: no route matches"
+        yield problem(
+            Code.STUDIES_HELD, cause, "ddwd routes list", count=held, study=_first(report, Stage.HELD)
+        )
+    if (lost := report.lost) is not None:
+        remedy = "ddwd trace STUDY says who removed them, and what to do; all: ddwd reconcile --dry-run"
+        yield problem(
+            Code.IMAGES_LOST, _lost(lost), remedy, since=lost.since, study=lost.example, count=lost.studies
+        )
+    yield from _for_the_operator(report)
+    for row in report.destinations:
+        if row.state == "away":
+            studies = many(row.studies, "study waits", "studies wait")
+            cause = f"{row.name} does not answer since {time(row.since)} ({row.reason}); {studies} for it"
+            yield problem(
+                Code.DESTINATION_SILENT,
+                cause,
+                "ddwd destinations list",
+                row.name,
+                since=row.since,
+                count=row.studies,
+            )
+    if report.hooks:
+        studies = many(report.hooks, "published study", "published studies")
+        cause = f"the hook of {studies} failed, and will be tried again"
+        yield problem(Code.HOOKS_FAIL, cause, "ddwd hooks list", count=report.hooks)
+
+
+def _first(report: Report, stage: Stage) -> str:
+    return next((row.study_uid for row in report.in_flight if row.state == stage.value), "")
+
+
+def _lost(lost: LostStatus) -> str:
     counts = " and ".join(
         f"{images:,} on {place}"
         for images, place in ((lost.on_gateway, "ORTHANC1"), (lost.on_storage, "ORTHANC2"))
         if images
     )
+    studies = many(lost.studies, "study is", "studies are")
     return (
         f"{studies} missing images that were received, {counts}, as {lost.example} since {time(lost.since)}"
     )
 
 
-def refused_text(report: Report) -> str:
-    """Return the line for people about studies with images that storage does not take; empty without any."""
-    refused = sum(row.blocker == Blocker.REFUSED.value for row in report.in_flight)
-    studies = many(refused, "study has images", "studies have images")
-    return f"{studies} that ORTHANC2 does not take; why: ddwd trace STUDY" if refused else ""
+def _for_the_operator(report: Report) -> Iterator[Problem]:
+    """Yield what does not end without a decision of the operator."""
+    for folder, count in report.aside.items():
+        images = many(count, "image", "images")
+        cause = f"{images} of other content than the stored ones in {folder}"
+        yield problem(
+            Code.OBJECTS_ASIDE, cause, f"check and remove them: ls -l {folder}", folder, count=count
+        )
+    if count := report.two_patients:
+        cause = f"{many(count, 'study has', 'studies have')} the UID of another patient's study"
+        remedy = "ddwd quarantine list; decided by: ddwd quarantine release ID"
+        yield problem(Code.TWO_PATIENTS, cause, remedy, count=count)
+    if count := report.quarantine or 0:
+        cause = f"{many(count, 'image waits', 'images wait')} for you in quarantine"
+        yield problem(Code.QUARANTINE, cause, "ddwd quarantine list", count=count)
+    if report.paused:
+        yield problem(Code.PAUSED, "retrieving is paused by the operator", "ddwd resume")

@@ -20,8 +20,9 @@ from ddwd.core.errors import ConfigError, DamagedStateError, DdwdError
 from ddwd.extractor.peers import silent
 from ddwd.extractor.quarantine import Quarantine
 from ddwd.provisioning import credentials
-from ddwd.status import chain, connections, postgresql, problems, study_lookup, units
+from ddwd.status import chain, connections, postgresql, study_lookup, units
 from ddwd.status.formatting import size, span
+from ddwd.status.problems import problems_of
 from ddwd.store import status_files
 from ddwd.store.statefile import stored
 from ddwd.store.status_files import AcceptorStatus, ExtractorStatus, ScpStatus
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Daemon
     from ddwd.config.schema import Config, OrthancNode
     from ddwd.core.clock import Clock
+    from ddwd.core.problem import Problem
     from ddwd.orthanc.port import ServerStatus
     from ddwd.provisioning.credentials import Credentials
     from ddwd.status.units import Systemctl, Unit
@@ -63,6 +65,8 @@ class ReportSources:
 class OrthancState:
     """One Orthanc: its answer and the milliseconds it took, or in `problem` why there is none; `unasked` without credentials.
 
+    `log` is the command that shows its log.
+
     `hangs` are the seconds for which it was asked in vain; 0 for one that answers, or refuses the connection.
 
     `associations` are the connections to the DICOM port of ORTHANC2, of which `limit` are served at once; None where it is on another
@@ -79,6 +83,7 @@ class OrthancState:
     milliseconds: float = 0.0
     problem: str = ""
     unasked: bool = False
+    log: str = ""
     hangs: float = 0.0
     associations: int | None = None
     limit: int = 0
@@ -128,6 +133,7 @@ class VolumeState:
     level: str = ""
     hours_left: float | None = None
     problem: str = ""
+    read_only: bool = False
 
     @property
     def main_use(self) -> str:
@@ -175,9 +181,9 @@ class Report:
         return (*self.in_flight, *self.recent)
 
     @property
-    def wrong(self) -> tuple[str, ...]:
-        """One line for each problem."""
-        return tuple(problems.lines(self))
+    def problems(self) -> tuple[Problem, ...]:
+        """What is not well, causes with their consequences: the one list that every view reads."""
+        return problems_of(self)
 
 
 def real_sources() -> ReportSources:
@@ -258,13 +264,15 @@ def _servers(config: Config, sources: ReportSources) -> tuple[OrthancState, ...]
             node.name,
             node.aet,
             problem=f"{node.name} does not answer on {node.url} within {patience:g} s{_elsewhere(node)}",
+            log=units.log_of(config, node.name),
             hangs=patience,
         )
         for node in nodes
     }
 
     def ask(node: OrthancNode) -> None:
-        states[node.name] = _server(node, sources.orthanc(node, login), sources.clock)
+        found = _server(node, sources.orthanc(node, login), sources.clock)
+        states[node.name] = replace(found, log=units.log_of(config, node.name))
 
     # daemon threads and not a pool: a hung Orthanc must not delay the end of the program
     threads = [threading.Thread(target=ask, args=(node,), daemon=True) for node in nodes]
@@ -318,9 +326,15 @@ def _watched(config: Config, extractor: Heartbeat) -> tuple[VolumeState, ...]:
             problem = f"{row.path}: only {size(row.free)} free; {stopped} until there is more"
         if row.read_only:
             places = " and ".join(row.read_only)
-            problem = f"{places} cannot be written, its volume is read-only; nothing is retrieved until it can: mount -o remount,rw"
+            problem = (
+                f"{places} cannot be written, its volume is read-only; nothing is retrieved until it can"
+            )
         use = ", ".join(dict.fromkeys(_use(config, place) for place in row.paths or (row.path,)))
-        volumes.append(VolumeState(use, row.path, row.free, row.total, row.level, row.hours_left, problem))
+        volumes.append(
+            VolumeState(
+                use, row.path, row.free, row.total, row.level, row.hours_left, problem, bool(row.read_only)
+            )
+        )
     return tuple(volumes)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from ddwd.core.problem import problem
+from ddwd.core.problem_codes import Code
 from ddwd.status.formatting import many, plain, span, time
 from ddwd.store.status_files import HARMLESS, RETRY, AcceptorStatus, RefusalCount, RefusalKind, SenderStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ddwd.core.problem import Problem
     from ddwd.status.report import Report
 
 _FULL = 0.8
@@ -70,51 +73,57 @@ def _period(acceptor: AcceptorStatus) -> str:
     return "in the last hour"
 
 
-def problems(report: Report) -> dict[str, str]:
-    """Return what is wrong, a line for each key: too many associations of a part, an address that is held off, a refused sender."""
-    return dict([*_full(report), *_acceptor_problems(report)])
+def problems(report: Report) -> Iterator[Problem]:
+    """Yield what is wrong: too many associations of a part, an address that is held off, a refused sender."""
+    yield from _full(report)
+    yield from _acceptor_problems(report)
 
 
-def _full(report: Report) -> Iterator[tuple[str, str]]:
+def _full(report: Report) -> Iterator[Problem]:
     for heart in report.hearts:
         if _is_full(heart.scp.associations, heart.scp.limit):
-            text = f"{heart.scp.associations} of {heart.scp.limit} associations of the receiver are open"
-            yield "associations scp", f"{text}; see: journalctl -u ddwd-scp -u ddwd-storage"
+            cause = f"{heart.scp.associations} of {heart.scp.limit} associations of the receiver are open"
+            yield problem(
+                Code.ASSOCIATIONS_FULL, cause, "journalctl -u ddwd-scp -u ddwd-storage -n 50", "scp"
+            )
     for server in report.servers:
         if server.associations is not None and _is_full(server.associations, server.limit):
-            text = f"{server.associations} of {server.limit} associations of {server.name} are open"
-            yield f"associations {server.name}", f"{text}; see: journalctl -u ddwd-{server.name}"
+            cause = f"{server.associations} of {server.limit} associations of {server.name} are open"
+            yield problem(Code.ASSOCIATIONS_FULL, cause, server.log, server.name)
 
 
 def _is_full(count: int, limit: int) -> bool:
     return bool(limit) and count >= _FULL * limit
 
 
-def _acceptor_problems(report: Report) -> Iterator[tuple[str, str]]:
+def _acceptor_problems(report: Report) -> Iterator[Problem]:
     if report.acceptor is None or report.acceptor.problem:
         return
     acceptor = report.acceptor.acceptor
     if _is_full(acceptor.associations, acceptor.limit):
         most = max(acceptor.senders, key=lambda sender: sender.open, default=SenderStatus("?", "?"))
-        text = (
+        opened = (
             f"{acceptor.associations} of {acceptor.limit} associations are open, {most.open} by {who(most)}"
         )
-        rest = "when all are, every sender is rejected; see: gateway.associations in ddwd.yaml"
-        yield "associations", f"{text}; {rest}"
+        cause = f"{opened}; when all are, every sender is rejected"
+        yield problem(Code.ASSOCIATIONS_FULL, cause, "see gateway.associations in ddwd.yaml", "acceptor")
     for address, seconds in acceptor.held_off.items():
-        text = f"{address} is held off for {span(seconds)} more: its images ended ORTHANC1 again and again"
-        yield f"held off {address}", f"{text}; see: journalctl -t ddwd-audit DDWD_EVENT=sender-held-off"
+        cause = f"{address} is held off for {span(seconds)} more: its images ended ORTHANC1 again and again"
+        remedy = "journalctl -t ddwd-audit DDWD_EVENT=sender-held-off"
+        yield problem(Code.SENDER_HELD_OFF, cause, remedy, address)
     yield from _refused(acceptor)
 
 
-def _refused(acceptor: AcceptorStatus) -> Iterator[tuple[str, str]]:
+def _refused(acceptor: AcceptorStatus) -> Iterator[Problem]:
     found = [
         (sender, reason)
         for sender in acceptor.senders
         if (reason := next((one for one in sender.reasons if one.standing), None))
     ]
     for sender, reason in found[:_MOST]:
-        text = f"{who(sender)} is refused: {what(reason)}; last {time(reason.last)}: {remedy(reason)}"
-        yield f"refused {sender.aet} {sender.address}", text
+        cause = f"{who(sender)} is refused: {what(reason)}; last {time(reason.last)}"
+        subject = f"{sender.aet} {sender.address}"
+        yield problem(Code.SENDER_REFUSED, cause, remedy(reason), subject, count=reason.count)
     if (more := len(found) - _MOST) > 0:
-        yield "refused", f"{many(more, 'sender more is', 'senders more are')} refused; see: ddwd status"
+        cause = f"{many(more, 'sender more is', 'senders more are')} refused"
+        yield problem(Code.SENDER_REFUSED, cause, "ddwd-top, key s", count=more)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from ddwd.config.schema import Role
+    from ddwd.config.schema import Config, Role
+    from ddwd.config.schema_network import NodeName
 
     Systemctl = Callable[[Sequence[str]], str | None]
     """Runs systemctl with these arguments; returns its output, or None if systemd does not answer."""
@@ -86,6 +87,14 @@ def systemctl(arguments: Sequence[str]) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def log_of(config: Config, node: NodeName) -> str:
+    """Return the command that shows an Orthanc's log; of one on another machine also that of the link, which may be what fails."""
+    log = f"journalctl -u ddwd-{node} -n 50"
+    return (
+        log if config.has(node) else f"journalctl -u ddwd-tls@link -n 50; on {config.node(node).host}: {log}"
+    )
 
 
 def is_active(run: Systemctl, unit: str) -> bool:

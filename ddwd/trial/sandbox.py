@@ -28,7 +28,7 @@ from ddwd.config.paths import Paths
 from ddwd.config.schema import VARIABLES, value_of
 from ddwd.core import clock, durable, safe_folder
 from ddwd.core.durable import replace_file, replace_volatile
-from ddwd.core.errors import ConfigError, DdwdError, InvalidValueError, PeerDownError, Problem
+from ddwd.core.errors import ConfigError, ConfigProblem, DdwdError, InvalidValueError, PeerDownError
 from ddwd.extractor.peers import silent
 from ddwd.provisioning import credentials as passwords
 from ddwd.provisioning.orthanc_config import PLUGIN_DIR, PYTHON_PLUGIN, RENDERED_NAME, render
@@ -113,10 +113,12 @@ def settings(folder: Path, port_base: int | None = None) -> Config:
     if config.database.engine != "sqlite" or any(getattr(config, key) != own[key] for key in own):
         what = "is not the file of a trial in this folder"
         instead = "name another folder, or none for a new one"
-        raise ConfigError([Problem(str(path), None, "data_dir", what, instead)])
+        raise ConfigError([ConfigProblem(str(path), None, "data_dir", what, instead)])
     if config.tls.is_used:
         what = "a trial uses no TLS, since it connects within this machine only"
-        raise ConfigError([Problem(str(path), None, "tls", what, "leave it out, or install the portal")])
+        raise ConfigError(
+            [ConfigProblem(str(path), None, "tls", what, "leave it out, or install the portal")]
+        )
     return config
 
 
@@ -273,7 +275,7 @@ class Sandbox:
         hint = "stop the program that uses it (ss -ltnp), or change it in this file"
         where = str(self.folder / _SETTINGS)
         problems = [
-            Problem(where, None, key, f"port {port} is taken", hint)
+            ConfigProblem(where, None, key, f"port {port} is taken", hint)
             for key, port in ports_of(self.config).items()
             if not is_free(port)
         ]

@@ -71,7 +71,7 @@ class Dashboard(App[None]):
     CSS = """
     #head, .title { text-style: bold; width: 100%; }
     .title { color: $text-muted; }
-    #trouble { display: none; height: auto; }
+    #problems { display: none; height: auto; }
     #flow { height: 6; margin-bottom: 1; }
     #lists { scrollbar-size-vertical: 0; }
     #flight { height: 1fr; min-height: 3; }

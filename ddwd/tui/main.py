@@ -15,6 +15,7 @@ from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.errors import ConfigError, DdwdError, NotFoundError
+from ddwd.core.problem import is_well, verdict
 from ddwd.extractor.quarantine import read_entries
 from ddwd.status import study_lookup
 from ddwd.status.dashboard import DashboardReader, Patients
@@ -44,8 +45,8 @@ _PATIENCE_SECONDS = 1.8
 _EPILOG = """Users in group ddwd can retry, pause and release; other users see what every user may see. Keys: ? in the dashboard.
 
 exit status of --once and --json:
-  0   all is well
-  1   something is wrong; it is named
+  0   all is well, or there are warnings alone
+  1   something is broken; it is named, with what to do
   66  the extractor runs on another machine
   78  the configuration cannot be used"""
 
@@ -99,8 +100,9 @@ def _once(config: Config, *, as_json: bool) -> int:
     board = DashboardReader(config, real_sources()).read()
     if as_json:
         body = {
-            "well": not board.trouble,
-            "trouble": board.trouble,
+            "well": is_well(board.problems),
+            "verdict": verdict(board.problems),
+            "problems": [one.as_json() for one in board.problems],
             "hops": [asdict(hop) for hop in board.hops],
             "today": asdict(board.today) if board.today else None,
             "report": encode(board.report),
@@ -109,7 +111,7 @@ def _once(config: Config, *, as_json: bool) -> int:
     else:
         text = page(board, PatientMasking(), shutil.get_terminal_size().columns).plain
     sys.stdout.write(f"{text}\n")
-    return 1 if board.report.wrong else 0
+    return 0 if is_well(board.problems) else 1
 
 
 def _live(config: Config) -> int:

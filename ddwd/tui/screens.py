@@ -71,7 +71,7 @@ class Overview(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Static("D-DW-D Portal: reading ...", id="head", markup=False)
-        yield Static(id="trouble", markup=False)
+        yield Static(id="problems", markup=False)
         yield Static(id="flow", markup=False)
         with VerticalScroll(id="lists", can_focus=False):  # what is around it is always in sight
             yield Static("in flight", classes="title", id="flight-title", markup=False)
@@ -110,17 +110,17 @@ class Overview(Screen[None]):
         width = self.size.width
         if not self.is_mounted or not width:
             return  # what is to be shown came first: on_mount and on_resize draw it
-        lines = self._trouble(width)
-        trouble = self.query_one("#trouble", Static)
-        trouble.update(lines)
-        trouble.display = bool(lines)
+        lines = self._problems(width)
+        problems = self.query_one("#problems", Static)
+        problems.update(lines)
+        problems.display = bool(lines)
         if self._board is not None:
             self._draw_board(self._board, width)
 
-    def _trouble(self, width: int) -> Text:
+    def _problems(self, width: int) -> Text:
         if self._problem:
             return Text(f"! {self._problem}", style=FAILURE)
-        return text.trouble(self._board, width) if self._board is not None else Text()
+        return text.problem_lines(self._board, width) if self._board is not None else Text()
 
     def _draw_board(self, board: DashboardModel, width: int) -> None:
         report = board.report

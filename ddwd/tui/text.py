@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.text import Text
 
 from ddwd import __version__
+from ddwd.core.problem import Severity, verdict
 from ddwd.status.dashboard import Patient
 from ddwd.status.flow import Light
 from ddwd.status.formatting import many, plain, scaled, second, size, span, time
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ddwd.store.status_files import SenderStatus
 
 COLOURS = {Light.OK: "green", Light.SLOW: "yellow", Light.WAITING: "yellow", Light.BROKEN: "bold red"}
+_STYLES = {None: "green", Severity.NOTE: "green", Severity.WARN: "bold yellow", Severity.BROKEN: "bold red"}
 _STAGES = {"waiting": "yellow", "ready": "green", "published": "green"}
 _SPARKS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 _FULL, _EMPTY = "\u2587", "\u2581"
@@ -93,22 +95,25 @@ class PatientMasking:
 
 
 def head(board: DashboardModel, width: int) -> Text:
-    """Return the first line: name, version, number of problems, and time."""
-    wrong = len(board.trouble)
-    verdict = "all is well" if not wrong else many(wrong, "thing needs you", "things need you")
+    """Return the first line: name, version, verdict, and time."""
+    problems = board.problems
+    worst = max((one.severity for one in problems), default=None)
     text = Text(f"D-DW-D Portal {__version__}  ", style="bold")
-    text.append(f"\u25cf {verdict}", style="bold red" if wrong else "green")
+    text.append(f"\u25cf {verdict(problems)}", style=_STYLES[worst])
     if board.report.paused:
         text.append("  PAUSED", style="bold yellow")
     text.append(_clock(board.report.at).rjust(width - text.cell_len))
     return text
 
 
-def trouble(board: DashboardModel, width: int) -> Text:
+def problem_lines(board: DashboardModel, width: int) -> Text:
     """Return the problems, one per line; empty if there are none."""
-    lines = board.trouble
-    shown = [Text(_short(f"! {plain(line)}", width), style="bold red") for line in lines[:_MOST_TROUBLE]]
-    if more := len(lines[_MOST_TROUBLE:]):
+    found = board.problems
+    shown = [
+        Text(_short(f"! {plain(one.line)}", width), style=_STYLES[one.severity])
+        for one in found[:_MOST_TROUBLE]
+    ]
+    if more := len(found[_MOST_TROUBLE:]):
         shown.append(Text(_short(f"  and {more} more, see: ddwd status", width), style="red"))
     return Text("\n").join(shown)
 
@@ -255,8 +260,8 @@ def page(board: DashboardModel, masking: PatientMasking, width: int) -> Text:
     """Return the whole dashboard as text, for `--once`."""
     report = board.report
     parts = [head(board, width)]
-    if board.trouble:
-        parts.append(trouble(board, width))
+    if board.problems:
+        parts.append(problem_lines(board, width))
     parts.append(flow(board, width))
     flight = [flight_row(row, masking, report.at, width) for row in report.in_flight]
     finished = [finished_row(row, masking, width) for row in report.recent]

@@ -27,6 +27,7 @@ from ddwd.config.paths import Paths  # noqa: E402
 from ddwd.config.schema import SETTINGS, Config  # noqa: E402
 from ddwd.core import errors  # noqa: E402
 from ddwd.core.audit import FIELDS, WARNINGS, Event  # noqa: E402
+from ddwd.core.problem_codes import ENTRIES  # noqa: E402
 from ddwd.monitoring.metrics import Metrics  # noqa: E402
 from ddwd.status.status_codes import MEANINGS  # noqa: E402
 
@@ -244,6 +245,19 @@ def statuses() -> str:
     )
 
 
+def problems() -> str:
+    """Every code of a problem."""
+    rows = [
+        [f"`{code}`", f"{entry.severity}, {entry.part}", entry.meaning, entry.shows, entry.to_do]
+        for code, entry in ENTRIES.items()
+    ]
+    return _page(
+        "Problems",
+        "The codes of `ddwd status`, `ddwd-top`, `ddwd doctor`, alerts and metrics. On the machine: `man ddwd-problems`.",
+        _table(["code", "severity, part", "what it means", "how it shows", "what to do"], rows),
+    )
+
+
 def metrics() -> str:
     """Every figure for Prometheus."""
     ours = Metrics(Config().metrics.textfile)
@@ -324,6 +338,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands,
     "events.md": events,
     "exit-statuses.md": exit_statuses,
+    "problems.md": problems,
     "statuses.md": statuses,
     "metrics.md": metrics,
     "files.md": files,
@@ -335,6 +350,7 @@ SOURCES: dict[str, str] = {
     "commands.md": "packaging/manual/ddwd.1",
     "events.md": "systemd/ddwd.catalog",
     "exit-statuses.md": "ddwd/core/errors.py",
+    "problems.md": "ddwd/core/problem_codes.py",
     "statuses.md": "ddwd/status/status_codes.py",
     "metrics.md": "ddwd/monitoring/metrics.py",
     "files.md": "ddwd/config/paths.py",

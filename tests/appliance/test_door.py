@@ -9,6 +9,7 @@ import pydicom
 import pytest
 
 from tests.machine.machine import HTTP_PORTS
+from tests.problems import causes
 from tests.studies import made_up_ct
 
 if TYPE_CHECKING:
@@ -149,10 +150,7 @@ def _undecided(portal: Portal, study: Study) -> list[str]:
 
 
 def _wrong(portal: Portal) -> list[str]:
-    found: list[str] = json.loads(portal.machine.run(["ddwd", "status", "--json"], check=False).stdout)[
-        "wrong"
-    ]
-    return found
+    return causes(json.loads(portal.machine.run(["ddwd", "status", "--json"], check=False).stdout))
 
 
 def _wait_for_files(portal: Portal, folder: Path, count: int) -> None:

@@ -21,6 +21,7 @@ from tests.hostile.figures import Row, high_water, note, table
 from tests.hostile.wire import told
 from tests.machine.machine import HTTP_PORTS
 from tests.machine.network import MACHINE_ADDRESS
+from tests.problems import causes
 from tests.studies import made_up_ct, missing, read_studies
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def test_a_sender_whose_images_end_the_gateway_again_and_again_is_held_off(
     portal: Portal, gateway: Victim
 ) -> None:
     def problems() -> str:
-        return str(json.loads(portal.machine.run("ddwd status --json", check=False).stdout)["wrong"])
+        return str(causes(json.loads(portal.machine.run("ddwd status --json", check=False).stdout)))
 
     _forgive(portal)
     for _ in range(2):

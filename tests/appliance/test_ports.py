@@ -11,6 +11,7 @@ import pytest
 
 from tests.appliance.conftest import UNITS, Portal, installed
 from tests.machine.network import MACHINE_ADDRESS
+from tests.problems import every
 from tests.studies import made_up_ct
 
 if TYPE_CHECKING:
@@ -102,8 +103,8 @@ def test_where_nftables_does_not_work_the_portal_runs_without_and_says_so_calmly
     own.machine.run("mv /usr/sbin/nft /usr/sbin/nft.away")
     _set(own, "network:\n  firewall: auto\n")
     doctor = own.machine.run("ddwd doctor --json")
-    (found,) = [one for one in json.loads(doctor.stdout)["findings"] if one["part"] == "firewall"]
-    assert found["level"] == "note"
+    (found,) = [one for one in every(json.loads(doctor.stdout)) if one["part"] == "firewall"]
+    assert found["severity"] == "note"
     assert "apt install nftables" in found["remedy"]
     (line,) = [one for one in own.machine.run("ddwd status").stdout.splitlines() if "ddwd-firewall" in one]
     assert "network.firewall is auto, no table" in line

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.appliance.conftest import OUTPUT_DIR, Portal, installed
+from tests.problems import causes
 from tests.studies import made_up_ct, published
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def test_an_output_that_is_read_only_is_named_as_the_cause_and_heals(portal: Por
     portal.machine.run(f"mount -o remount,ro {OUTPUT_DIR}")
     try:
         portal.machine.wait_for(
-            lambda: any("its volume is read-only" in line for line in status(portal)["wrong"]),
+            lambda: any("its volume is read-only" in line for line in causes(status(portal))),
             limit=10, what="ddwd status does not name the volume",
         )  # fmt: skip
         portal.send(study)

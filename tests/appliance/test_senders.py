@@ -35,8 +35,7 @@ def _set(portal: Portal, *senders: str) -> None:
 
 def _doctor(portal: Portal, part: str) -> bool:
     """Whether that part is well, as the doctor says."""
-    found = json.loads(portal.machine.run("ddwd doctor --json", check=False).stdout)["findings"]
-    return [one["level"] for one in found if one["part"] == part] == ["ok"]
+    return part in json.loads(portal.machine.run("ddwd doctor --json", check=False).stdout)["fine"]
 
 
 def _send(portal: Portal, folder: Path, aet: str, aec: str = "ORTHANC1", port: int = 4242) -> str:

@@ -10,6 +10,7 @@ import pytest
 from tests.appliance.conftest import SETTINGS, Portal, installed
 from tests.machine.machine import HTTP_PORTS
 from tests.machine.network import MACHINE_ADDRESS
+from tests.problems import causes
 from tests.studies import made_up_ct
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def test_who_deletes_images_is_named_by_every_view_until_they_are_back(own: Port
 
     def names_it() -> bool:
         return any(
-            "missing images that were received" in line for line in _answer(own, "ddwd status")["wrong"]
+            "missing images that were received" in line for line in causes(_answer(own, "ddwd status"))
         )
 
     own.machine.wait_for(names_it, limit=90, what="ddwd status does not name it")

@@ -9,6 +9,7 @@ import pytest
 
 from tests.integration.conftest import write_settings
 from tests.integration.trial import Trial, ddwd, wait_for
+from tests.problems import causes
 from tests.studies import made_up_ct, published, write_unknown_vrs
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def picky(tmp_path: Path) -> Iterator[Trial]:
 
 def _wrong(trial: Trial) -> set[str]:
     """What is wrong, without when it was seen last."""
-    wrong = json.loads(ddwd(trial.folder, "status", "--json").stdout)["wrong"]
+    wrong = causes(json.loads(ddwd(trial.folder, "status", "--json").stdout))
     return {line.partition("; last ")[0] for line in wrong}
 
 

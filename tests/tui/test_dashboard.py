@@ -94,7 +94,7 @@ def test_it_looks_right_on_a_light_terminal(snap_compare: Any) -> None:
 async def test_trouble_is_on_top_only_while_there_is_any() -> None:
     async with dashboard().run_test(size=NARROW) as pilot:
         await _show(pilot, boards.in_trouble())
-        trouble = pilot.app.screen.query_one("#trouble", Static)
+        trouble = pilot.app.screen.query_one("#problems", Static)
         assert trouble.display
         assert "ddwd-storage is failed" in str(trouble.render())
         assert "2 images wait for you in quarantine" in str(trouble.render())
@@ -117,7 +117,7 @@ async def test_light_hops_and_disk_stay_on_a_small_screen_whatever_the_trouble(r
 
 
 async def test_the_table_with_the_focus_is_scrolled_into_a_small_screen() -> None:
-    async with dashboard().run_test(size=NARROW) as pilot:
+    async with dashboard().run_test(size=(80, 20)) as pilot:
         await _show(pilot, boards.in_trouble())
         finished, lists = pilot.app.screen.query_one("#finished"), pilot.app.screen.query_one("#lists")
         assert not lists.region.contains_region(finished.region)
@@ -194,8 +194,8 @@ async def test_two_patients_are_a_problem_and_a_decision_of_the_operator() -> No
     async with dashboard(portal).run_test(size=NARROW) as pilot:
         board = boards.flowing()
         await _show(pilot, replace(board, report=replace(board.report, two_patients=1)))
-        trouble = str(pilot.app.screen.query_one("#trouble", Static).render())
-        assert "1 study has the UID of another patient's study; see: ddwd quarantine list" in trouble
+        trouble = str(pilot.app.screen.query_one("#problems", Static).render())
+        assert "1 study has the UID of another patient's study; do: ddwd quarantine list" in trouble
         await pilot.press("x")
         await _settle(pilot)
         assert "both stay" in _said(pilot.app)

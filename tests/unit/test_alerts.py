@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ddwd.monitoring.alerts import Message
 
 AFTER = 300.0
-DOWN = {"unit ddwd-scp": Condition("ddwd-scp is failed")}
+DOWN = {"unit-down ddwd-scp": Condition("ddwd-scp is failed")}
 
 
 def _play(
@@ -121,16 +121,23 @@ def test_a_restart_tells_nothing_twice(tmp_path: Path) -> None:
     assert alerts.load(tmp_path / "alerts.json", AFTER).standing == {}
 
 
+def test_the_state_of_a_version_without_codes_is_no_message_that_all_is_over(tmp_path: Path) -> None:
+    book = AlertState(AFTER)
+    assert len(_play(book, {"heart scp": Condition("the scp does not run")}, 0, 1000)) == 1
+    alerts.FORMAT.write(tmp_path / "alerts.json", book)
+    assert _play(alerts.load(tmp_path / "alerts.json", AFTER), {}, 1000, 1000) == []
+
+
 def test_a_shared_ledger_that_is_away_is_a_condition() -> None:
     away = ExtractorStatus(peers={"gateway": "ok", "ledger": "the shared ledger does not answer: timeout"})
-    found = conditions(report(hearts=(Heartbeat("extractor", 1.0, away),)), {})
-    assert list(found) == ["ledger"]
+    found = conditions(report(hearts=(Heartbeat("extractor", 1.0, away),)).problems)
+    assert list(found) == ["ledger-unreached"]
     well = ExtractorStatus(peers={"gateway": "ok", "ledger": "ok"})
-    assert conditions(report(hearts=(Heartbeat("extractor", 1.0, well),)), {}) == {}
+    assert conditions(report(hearts=(Heartbeat("extractor", 1.0, well),)).problems) == {}
 
 
 def test_every_kind_of_trouble_is_a_condition_and_a_sound_portal_has_none() -> None:
-    assert conditions(report(), {}) == {}
+    assert conditions(report().problems) == {}
     bad = report(
         units=tuple(Unit(name, "failed", "", 0, "") for name in UNITS[:1]),
         servers=(OrthancState("gateway", "ORTHANC1", problem="away"), OrthancState("storage", "ORTHANC2")),
@@ -143,13 +150,23 @@ def test_every_kind_of_trouble_is_a_condition_and_a_sound_portal_has_none() -> N
         lost=LostStatus(1, 5, 2, "2026-01-02T03:00:00.000Z", "1.2.3"),
         self_test=SelfTestResult(ok=False, text="nothing came"),
     )
-    assert conditions(bad, {})["quarantine"].count == 3
-    assert conditions(bad, {})["two-patients"].count == 2
-    found = conditions(bad, {"CT1": datetime(2026, 1, 2, 7, tzinfo=UTC)})
+    silent = alerts.silence("CT1", datetime(2026, 1, 2, 7, tzinfo=UTC))
+    found = conditions((*bad.problems, silent))
+    assert found["quarantine"].count == 3
+    assert found["two-patients"].count == 2
     assert {key.split(" ")[0] for key in found} == {
-        *("unit", "orthanc", "heart", "disk", "waiting", "refused", "quarantine"),
-        *("two-patients", "lost", "self-test", "silence"),
+        *(
+            "unit-down",
+            "volume-short",
+            "images-refused",
+            "quarantine",
+            "two-patients",
+            "images-lost",
+            "sender-silent",
+        ),
     }
+    # what comes of the unit is told with it
+    assert "ddwd is failed (4 consequences)" in found["unit-down ddwd"].text
 
 
 MONDAY = datetime(2026, 2, 2, tzinfo=UTC).astimezone()
@@ -198,7 +215,7 @@ def test_a_refused_modality_is_told_while_it_is_refused_and_a_long_list_of_conte
     def found(*reasons: RefusalCount) -> dict[str, str]:
         senders = (SenderStatus("CT1", "10.0.0.5", reasons=reasons),)
         acceptor = Heartbeat("acceptor", 1.0, AcceptorStatus(associations=1, limit=600, senders=senders))
-        told = alerts.conditions(report(acceptor=acceptor), {})
+        told = alerts.conditions(report(acceptor=acceptor).problems)
         return {key: condition.text for key, condition in told.items()}
 
     stamp = "2026-01-02T03:04:05.000Z"
@@ -206,7 +223,6 @@ def test_a_refused_modality_is_told_while_it_is_refused_and_a_long_list_of_conte
     image = RefusalCount(RefusalKind.IMAGE, "no StudyInstanceUID", 1, stamp, "0xC000", standing=True)
     assert found(contexts, replace(image, standing=False)) == {}
     told = found(contexts, image)
-    assert list(told) == ["refused CT1 10.0.0.5"]
-    assert (
-        "CT1 at 10.0.0.5 is refused: 1 x image, 0xC000: no StudyInstanceUID" in told["refused CT1 10.0.0.5"]
-    )
+    assert list(told) == ["sender-refused CT1 10.0.0.5"]
+    text = told["sender-refused CT1 10.0.0.5"]
+    assert "CT1 at 10.0.0.5 is refused: 1 x image, 0xC000: no StudyInstanceUID" in text

@@ -11,6 +11,7 @@ from ddwd.cli.status import render
 from ddwd.config.schema import Config
 from ddwd.core.clock import stamp
 from ddwd.core.errors import StateError
+from ddwd.core.problem_codes import Code
 from ddwd.daemon.signer import SignerDaemon
 from ddwd.monitoring.alerts import conditions
 from ddwd.monitoring.metrics import Metrics
@@ -50,9 +51,11 @@ WRONG = {
 def test_what_is_wrong_with_the_chain_is_told_everywhere(tmp_path: Path, what: str) -> None:
     changes, text = WRONG[what]
     found = report(tmp_path, replace(WELL, **changes))  # type: ignore[arg-type]
-    assert text in found.wrong[0]
-    assert "journalctl -u ddwd-signer" in found.wrong[0]
-    assert text in conditions(found, {})["chain"].text
+    (one,) = found.problems
+    assert text in one.cause
+    assert "journalctl -u ddwd-signer" in one.remedy
+    assert one.code is (Code.CHAIN_BROKEN if what == "broken" else Code.CHAIN_BEHIND)
+    assert conditions(found.problems)[one.code].text == one.line
     metrics = Metrics(tmp_path / "ddwd.prom")
     metrics.show(found)
     metrics.write()
@@ -61,7 +64,7 @@ def test_what_is_wrong_with_the_chain_is_told_everywhere(tmp_path: Path, what: s
 
 def test_a_chain_that_is_well_is_one_line(tmp_path: Path) -> None:
     found = report(tmp_path, WELL)
-    assert found.wrong == ()
+    assert found.problems == ()
     assert "chain: 1,234 entries, signed at " in render(found)
     metrics = Metrics(tmp_path / "ddwd.prom")
     metrics.show(found)

@@ -333,12 +333,7 @@ def test_a_retry_is_asked_of_the_courier(config: Config) -> None:
 def test_one_that_is_away_is_wrong_and_told_of_in_an_alert(config: Config) -> None:
     _tell(config, AWAY, FINE)
     told = report(destinations=destination_states(config))
-    (wrong,) = told.wrong
-    assert wrong.startswith(
-        "teaching does not answer since 2026-01-02 03:00Z (no route to host); 2 studies wait"
-    )
-    assert alerts.conditions(told, {}) == {
-        "destination teaching": Condition(
-            "teaching does not answer, and 2 studies wait for it: ddwd destinations list"
-        )
-    }
+    away = "teaching does not answer since 2026-01-02 03:00Z (no route to host)"
+    line = f"{away}; 2 studies wait for it; do: ddwd destinations list"
+    assert [one.line for one in told.problems] == [line]
+    assert alerts.conditions(told.problems) == {"destination-silent teaching": Condition(line, 2)}

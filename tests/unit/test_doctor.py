@@ -20,12 +20,13 @@ from ddwd.config.schema import Config
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import ConfigError, PeerDownError
 from ddwd.core.model import SELF_TEST_PATIENT
+from ddwd.core.problem import Severity, is_well
 from ddwd.provisioning import credentials, orthanc_config
 from ddwd.provisioning.port_holders import Holder
 from ddwd.status.certificates import expiry_of
 from ddwd.status.chain import ChainState
+from ddwd.status.check_context import CheckContext
 from ddwd.status.doctor import CHECKS, examine
-from ddwd.status.findings import CheckContext, Severity
 from ddwd.status.report import Heartbeat, OrthancState, VolumeState
 from ddwd.status.self_test import make
 from ddwd.status.units import UNITS, Unit
@@ -48,7 +49,8 @@ from tests.unit.test_flow import report
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddwd.status.findings import Finding
+    from ddwd.core.problem import Problem
+    from ddwd.status.doctor import Examination
 
 
 class _Node:
@@ -137,8 +139,12 @@ class Machine:
         if self.database_says:
             raise PeerDownError(self.database_says)
 
-    def examine(self) -> list[Finding]:
-        """All findings."""
+    def examine(self) -> list[Problem]:
+        """All problems, in the order of the parts."""
+        found = self.examination()
+        return [one for part in CHECKS for one in found.of(part)]
+
+    def examination(self) -> Examination:
         return examine(
             CheckContext(
                 config=self.config,
@@ -166,18 +172,19 @@ def machine(tmp_path: Path) -> Machine:
 def test_a_chain_that_is_broken_is_named(machine: Machine) -> None:
     problem = "the chain is broken, and no event is entered any more: entry 7 was changed"
     machine.report = replace(machine.report, chain=ChainState(SignerStatus(), problem))
-    (found,) = [one for one in machine.examine() if one.part == "daemons"]
-    assert (found.level, found.text, found.remedy) == (
+    (found,) = [one for one in machine.examine() if one.part == "chain"]
+    assert (found.severity, found.cause, found.remedy) == (
         Severity.BROKEN,
         problem,
         "journalctl -u ddwd-signer -n 50",
     )
 
 
-def _worst(findings: list[Finding]) -> dict[str, Severity]:
+def _worst(machine: Machine) -> dict[str, Severity | None]:
+    """The worst of each part; None where it is well."""
+    found = machine.examination()
     return {
-        part: max(one.level for one in findings if one.part == part)
-        for part in dict.fromkeys(one.part for one in findings)
+        part: None if part in found.fine else max(one.severity for one in found.of(part)) for part in CHECKS
     }
 
 
@@ -190,24 +197,24 @@ def test_an_external_server_that_refuses_is_named_with_its_words_and_without_the
     )
     machine.config = replace(machine.config, database=database)
     machine.database_says = "PostgreSQL: FATAL: no pg_hba.conf entry"
-    found = [one for one in machine.examine() if one.part == "Orthancs"]
-    assert [one.level for one in found] == [Severity.BROKEN, Severity.BROKEN]
-    assert "the index of gateway at db1,db2: PostgreSQL: FATAL: no pg_hba.conf entry" in found[0].text
+    found = [one for one in machine.examine() if one.part == "PostgreSQL"]
+    assert [one.severity for one in found] == [Severity.BROKEN, Severity.BROKEN]
+    assert "the index of gateway at db1,db2: PostgreSQL: FATAL: no pg_hba.conf entry" in found[0].cause
     assert secret not in str(found)
 
 
 def test_a_sound_machine_has_a_line_for_each_part_and_nothing_to_do(machine: Machine) -> None:
-    findings = machine.examine()
-    assert list(_worst(findings)) == list(CHECKS)
-    assert {one.level for one in findings} <= {Severity.OK, Severity.NOTE, Severity.WARN}
-    assert [one.part for one in findings if one.level is Severity.WARN] == [
+    worst = _worst(machine)
+    assert set(worst.values()) <= {None, Severity.NOTE, Severity.WARN}
+    assert [part for part, severity in worst.items() if severity is Severity.WARN] == [
         "versions",  # Debian's 1.12.7
         "senders",  # anyone may send until there is a list
     ]
-    text = cli.render(findings)
-    assert "0 broken, 2 warnings" in text
+    text = cli.render(machine.examination())
+    assert text.splitlines()[-1] == "2 warnings"
+    assert [part for part in CHECKS if f" {part} " not in text] == []
     assert max(map(len, text.splitlines())) <= 80
-    assert len(text.splitlines()) <= 24
+    assert len(text.splitlines()) <= 30
 
 
 def _unit_failed(machine: Machine) -> None:
@@ -217,6 +224,14 @@ def _unit_failed(machine: Machine) -> None:
 
 def _database_stopped(machine: Machine) -> None:
     machine.report = replace(machine.report, database="PostgreSQL does not answer on /run/x")
+
+
+def _studies_wait(machine: Machine) -> None:
+    machine.report = replace(machine.report, counts={"waiting": 2})
+
+
+def _two_patients(machine: Machine) -> None:
+    machine.report = replace(machine.report, two_patients=1)
 
 
 def _running_with_overwriting(machine: Machine) -> None:
@@ -230,7 +245,9 @@ def _bad_addition(machine: Machine) -> None:
 
 
 def _orthanc_away(machine: Machine) -> None:
-    server = OrthancState("storage", "ORTHANC2", problem="storage does not answer")
+    server = OrthancState(
+        "storage", "ORTHANC2", problem="storage does not answer", log="journalctl -u ddwd-storage -n 50"
+    )
     machine.report = replace(machine.report, servers=(machine.report.servers[0], server))
     machine.storage.down = True
 
@@ -300,7 +317,7 @@ def _self_test_failed(machine: Machine) -> None:
     ("spoil", "part", "words"),
     [
         (_unit_failed, "units", "ddwd-scp is failed"),
-        (_database_stopped, "units", "PostgreSQL does not answer"),
+        (_database_stopped, "PostgreSQL", "PostgreSQL does not answer"),
         (_running_with_overwriting, "configuration", "OverwriteInstances"),
         (_bad_addition, "settings", "MaximumStorageSize"),
         (_orthanc_away, "Orthancs", "storage does not answer"),
@@ -317,6 +334,8 @@ def _self_test_failed(machine: Machine) -> None:
         (_clock_off, "clock", "storage's clock is 3 min off"),
         (_certificate_expired, "certificates", "/etc/ddwd/own.pem has expired"),
         (_self_test_failed, "self test", "nothing came"),
+        (_studies_wait, "waiting", "2 studies wait after a failure"),
+        (_two_patients, "waiting", "1 study has the UID of another patient's study"),
         (
             _images_lost,
             "waiting",
@@ -328,20 +347,16 @@ def test_what_is_broken_is_named_with_what_to_do(
     machine: Machine, spoil: Callable[[Machine], None], part: str, words: str
 ) -> None:
     spoil(machine)
-    findings = machine.examine()
-    (found,) = [
-        one for one in findings if one.level is Severity.BROKEN and words in one.text and one.part == part
-    ]
+    (found,) = [one for one in machine.examine() if words in one.cause and one.part == part]
+    assert found.severity is Severity.BROKEN
     assert found.remedy
-    assert list(_worst(findings)) == list(CHECKS)
+    assert not is_well(machine.examination().problems)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"quarantine": 2}, "2 images wait in quarantine"),
-        ({"two_patients": 1}, "1 study has the UID of another patient's study"),
-        ({"counts": {"waiting": 1}}, "1 study waits after a failure"),
+        ({"quarantine": 2}, "2 images wait for you in quarantine"),
         ({"paused": True}, "paused"),
         (
             {"swept": SweepStatus(ended_at="2025-12-20T00:00:00Z")},
@@ -358,7 +373,7 @@ def test_what_an_operator_should_look_at_is_a_warning(
     machine: Machine, changes: dict[str, Any], words: str
 ) -> None:
     machine.report = replace(machine.report, **changes)
-    assert [one.level for one in machine.examine() if words in one.text] == [Severity.WARN]
+    assert [one.severity for one in machine.examine() if words in one.cause] == [Severity.WARN]
 
 
 @pytest.mark.parametrize(
@@ -385,8 +400,8 @@ def test_what_a_daemon_put_aside_is_a_warning(
     place.mkdir(parents=True)
     os.mkfifo(place / "1.bad")
     (place / "2.bad").mkdir()
-    [found] = [one for one in machine.examine() if words in one.text]
-    assert (found.level, found.part) == (Severity.WARN, "waiting")
+    [found] = [one for one in machine.examine() if words in one.cause]
+    assert (found.severity, found.part) == (Severity.WARN, "waiting")
     assert str(place) in found.remedy
 
 
@@ -399,15 +414,13 @@ def _a_hook_of_anyone(machine: Machine) -> None:
 
 def test_a_hook_that_anyone_can_change_is_broken(machine: Machine) -> None:
     _a_hook_of_anyone(machine)
-    [found] = [one for one in machine.examine() if "can be changed by others than root" in one.text]
-    assert (found.level, found.part) == (Severity.BROKEN, "settings")
+    [found] = [one for one in machine.examine() if "can be changed by others than root" in one.cause]
+    assert (found.severity, found.part) == (Severity.BROKEN, "settings")
 
 
 def test_what_this_user_may_not_look_at_is_said_and_hides_nothing(machine: Machine) -> None:
     machine.login = None  # type: ignore[assignment]
-    findings = machine.examine()
-    assert list(_worst(findings)) == list(CHECKS)
-    assert {one.part for one in findings if "sudo" in one.remedy} >= {"settings", "configuration"}
+    assert {one.part for one in machine.examine() if "sudo" in one.remedy} >= {"settings", "configuration"}
 
 
 def test_a_self_test_is_a_study_of_two_series_with_fresh_uids(tmp_path: Path) -> None:
@@ -456,24 +469,24 @@ def test_the_expiry_of_a_certificate_is_read_from_its_file(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("wanted", "there", "level"), [
-    ("false", False, Severity.OK), ("true", True, Severity.OK), ("true", False, Severity.BROKEN), ("false", True, Severity.WARN),
-    ("auto", True, Severity.OK), ("auto", False, Severity.NOTE), ("auto", None, Severity.OK), ("true", None, Severity.OK),
+    ("false", False, None), ("true", True, None), ("true", False, Severity.BROKEN), ("false", True, Severity.WARN),
+    ("auto", True, None), ("auto", False, Severity.NOTE), ("auto", None, None), ("true", None, None),
 ])  # fmt: skip
 def test_the_firewall_is_held_against_the_setting(
-    machine: Machine, level: Severity, wanted: Literal["auto", "true", "false"], there: bool | None
+    machine: Machine, level: Severity | None, wanted: Literal["auto", "true", "false"], there: bool | None
 ) -> None:
     machine.config = replace(machine.config, network=replace(machine.config.network, firewall=wanted))
     machine.has_firewall = there
-    assert _worst(machine.examine())["firewall"] is level
+    assert _worst(machine)["firewall"] is level
 
 
 def test_who_holds_a_port_of_the_portal_is_named(machine: Machine) -> None:
     machine.holders = {4242: [Holder("ddwd-acceptor")], 8042: [Holder("root")]}
-    assert _worst(machine.examine())["ports"] is Severity.OK
+    assert _worst(machine)["ports"] is None
     machine.holders[4243] = [Holder("nobody", "python3 (process 12)")]
     (found,) = [one for one in machine.examine() if one.part == "ports"]
-    assert found.level is Severity.BROKEN
-    assert "port 4243 (storage.dicom_port) is held by python3 (process 12), user nobody" in found.text
+    assert found.severity is Severity.BROKEN
+    assert "port 4243 (storage.dicom_port) is held by python3 (process 12), user nobody" in found.cause
     assert "ss -ltnp 'sport = :4243'" in found.remedy
 
 
@@ -489,7 +502,7 @@ def _refused(kind: RefusalKind, status: str = "") -> RefusalCount:
     return RefusalCount(kind, "made up", 7, "2026-01-02T03:04:05.000Z", status)
 
 
-def _of_senders(machine: Machine, acceptor: AcceptorStatus) -> list[Finding]:
+def _of_senders(machine: Machine, acceptor: AcceptorStatus) -> list[Problem]:
     machine.config = replace(machine.config, senders=(Sender("CT1"),))
     machine.report = replace(machine.report, acceptor=Heartbeat("acceptor", 1.0, acceptor))
     return [one for one in machine.examine() if one.part == "senders"]
@@ -501,19 +514,18 @@ def test_a_sender_that_was_refused_in_the_last_hour_is_named_with_what_to_do(
 ) -> None:
     senders = (SenderStatus("CT1", "10.0.0.5", reasons=(_refused(kind, "0xC000"),)),)
     (found,) = _of_senders(machine, AcceptorStatus(senders=senders))
-    assert found.level is Severity.WARN
-    assert found.text == f"CT1 at 10.0.0.5: 7 x {kind}, 0xC000: made up; last 2026-01-02 03:04Z"
+    assert found.severity is Severity.WARN
+    assert found.cause == f"CT1 at 10.0.0.5: 7 x {kind}, 0xC000: made up; last 2026-01-02 03:04Z"
     assert "docs/" in found.remedy
 
 
-def test_what_keeps_no_image_away_is_no_finding(machine: Machine) -> None:
+def test_what_keeps_no_image_away_is_no_problem(machine: Machine) -> None:
     senders = (SenderStatus("CT1", "10.0.0.5", reasons=tuple(map(_refused, HARMLESS))),)
-    (found,) = _of_senders(machine, AcceptorStatus(associations=479, limit=600, senders=senders))
-    assert found.level is Severity.OK
+    assert _of_senders(machine, AcceptorStatus(associations=479, limit=600, senders=senders)) == []
 
 
-def test_associations_that_run_out_and_an_address_that_is_held_off_are_findings(machine: Machine) -> None:
+def test_associations_that_run_out_and_an_address_that_is_held_off_are_problems(machine: Machine) -> None:
     found = _of_senders(machine, AcceptorStatus(associations=480, limit=600, held_off={"10.0.0.5": 300}))
-    assert [one.level for one in found] == [Severity.WARN, Severity.WARN]
-    assert "480 of 600 associations are open" in found[0].text
-    assert found[1].text.startswith("10.0.0.5 is held off for 5 min more")
+    assert [one.severity for one in found] == [Severity.BROKEN, Severity.BROKEN]
+    assert "480 of 600 associations are open" in found[0].cause
+    assert found[1].cause.startswith("10.0.0.5 is held off for 5 min more")

@@ -195,7 +195,7 @@ def test_a_gateway_alone_asks_nobody_else_and_shows_what_its_door_put_aside(tmp_
     assert [volume.use for volume in found.volumes] == ["data"]
     assert "the extractor runs on another machine" in status.render(found)
     assert "in flight" not in status.render(found)
-    assert any("1 image of other content" in line for line in found.wrong)
+    assert any("1 image of other content" in line for line in (one.cause for one in found.problems))
 
 
 def test_an_orthanc_elsewhere_that_does_not_answer_is_told_with_its_machine(tmp_path: Path) -> None:

@@ -71,5 +71,7 @@ def test_who_has_no_index_there_or_several_servers_is_told_nothing(config: Confi
 
 def test_it_is_alerted_by_a_condition_of_its_own() -> None:
     stopped = replace(report(), database="PostgreSQL does not answer on /run/x (refused)")
-    (told,) = [one.text for key, one in conditions(stopped, {}).items() if key == "database"]
-    assert told == "PostgreSQL does not answer on /run/x (refused): systemctl start postgresql"
+    found = conditions(stopped.problems)
+    assert found["postgresql-down"].text == (
+        "PostgreSQL does not answer on /run/x (refused); do: systemctl start postgresql"
+    )

@@ -124,7 +124,8 @@ def test_every_unit_named_exists_and_all_of_ours_are_named() -> None:
     ours = {path.stem for path in (readme.REPO / "systemd").glob("*.service")}
     named = {word for text in readme.code() for word in re.findall(r"(?<![\w/.])ddwd-[a-z]+", text)}
     programs = {path.name for path in (readme.REPO / "packaging/launchers").iterdir()}
-    assert named - {audit.IDENTIFIER} <= {unit.rstrip("@") for unit in ours} | programs
+    pages = {path.stem for path in (readme.REPO / "packaging/manual").glob("*.[1-8]")}
+    assert named - {audit.IDENTIFIER} <= {unit.rstrip("@") for unit in ours} | programs | pages
     assert {_unquoted(row[0]) for row in readme.table(WATCH_PAGE, "unit")} == {
         f"{unit}.service" for unit in ours
     }

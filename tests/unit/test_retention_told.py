@@ -17,11 +17,11 @@ from ddwd.config.parsers import Share
 from ddwd.config.retention import Retention
 from ddwd.core.errors import ConfigError, PeerDownError, StateError
 from ddwd.core.model import SELF_TEST_PATIENT
+from ddwd.core.problem import Severity
 from ddwd.daemon.extractor import StatusTotals, extractor_status
 from ddwd.retention import rules, scheduler
 from ddwd.status import study_lookup, trace_text
 from ddwd.status import trace as view
-from ddwd.status.findings import Severity
 from ddwd.status.report import VolumeState
 from ddwd.store.operator_requests import Request
 from ddwd.store.statefile import encode
@@ -246,7 +246,7 @@ def test_the_last_round_is_known_after_a_restart(tmp_path: Path) -> None:
 
 
 def _disk(machine: Machine) -> list[str]:
-    return [one.text for one in machine.examine() if one.part == "disk" and one.level is Severity.WARN]
+    return [one.cause for one in machine.examine() if one.part == "disk" and one.severity is Severity.WARN]
 
 
 def _short(machine: Machine, **changes: Any) -> None:

@@ -15,6 +15,7 @@ from ddwd.config.paths import Paths
 from ddwd.config.schema import SETTINGS
 from ddwd.core.audit import FIELDS, Event
 from ddwd.core.errors import DdwdError
+from ddwd.core.problem_codes import ENTRIES, Code
 from ddwd.status.doctor import CHECKS
 from ddwd.status.status_codes import MEANINGS
 from tests.readme import DOCS, REPO, code, sections
@@ -81,6 +82,11 @@ def test_every_verb_says_what_it_ends_with(verb: Any) -> None:
 
 def test_every_status_has_its_meaning() -> None:
     assert all(f"| `{status}` |" in PAGE["statuses.md"] for status in MEANINGS)
+
+
+def test_every_code_of_a_problem_has_its_place() -> None:
+    assert list(ENTRIES) == list(Code)
+    assert all(f"| `{code}` | {ENTRIES[code].severity}, " in PAGE["problems.md"] for code in Code)
 
 
 def test_every_metric_has_its_place() -> None:

@@ -20,6 +20,8 @@ from ddwd.core.audit import Audit
 from ddwd.core.clock import stamp
 from ddwd.core.disk_space import Space
 from ddwd.core.errors import PeerDownError
+from ddwd.core.problem import Severity, is_well
+from ddwd.core.problem_codes import Code
 from ddwd.extractor.quarantine import Quarantine, QuarantinedObject
 from ddwd.provisioning import credentials
 from ddwd.status import connections, postgresql, study_lookup, units
@@ -151,22 +153,27 @@ def _published(uid: str) -> dict[str, Any]:
     }
 
 
+def _wrong(report: view.Report) -> tuple[str, ...]:
+    """The problems, each in one line, without their consequences."""
+    return tuple(one.line for one in report.problems)
+
+
 def test_all_is_well(machine: Machine) -> None:
     report = machine.report()
-    assert report.wrong == ()
+    assert _wrong(report) == ()
     text = status.render(report)
     assert "all is well" in text.splitlines()[0]
     assert "ORTHANC1         1.12.7   PostgreSQL     1,234  5,678,901" in text
     assert "12 received (3.4 MB), 0 refused, last never" in text
     assert "2 studies published, 1 image retrieved, 0 forwarded again" in text
-    assert "wrong" not in text
+    assert "BROKEN" not in text
     assert machine.asked[0][:2] == ["show", f"--property={units._PROPERTIES}"]
 
 
 def test_failed_unit_is_named_with_the_command_that_shows_why(machine: Machine) -> None:
     machine.units["ddwd-storage"] = {"ActiveState": "failed", "SubState": "failed", "NRestarts": "7"}
     report = machine.report()
-    assert report.wrong == ("ddwd-storage is failed; see: journalctl -u ddwd-storage -n 50",)
+    assert _wrong(report) == ("ddwd-storage is failed; do: journalctl -u ddwd-storage -n 50",)
     assert "failed (failed)    7 restarts" in status.render(report)
 
 
@@ -176,9 +183,9 @@ def test_what_stops_postgresql_is_told_before_what_stops_with_it(machine: Machin
     )
     machine.units["ddwd-storage"] = {"ActiveState": "failed"}
     machine.down = {"storage"}
-    first, *others = machine.report().wrong
-    assert first == f"{machine.database}; see: systemctl start postgresql"
-    assert len(others) == 2
+    (cause,) = machine.report().problems
+    assert cause.line == f"{machine.database} (2 consequences); do: systemctl start postgresql"
+    assert [one.code for one in cause.consequences] == [Code.UNIT_DOWN, Code.ORTHANC_SILENT]
 
 
 def test_unit_that_is_not_installed_or_still_starting_is_not_well(machine: Machine) -> None:
@@ -195,7 +202,7 @@ def test_unit_that_the_settings_do_not_need_is_well_and_says_so(machine: Machine
         "Result": "exec-condition",
     }
     report = machine.report()
-    assert report.wrong == ()
+    assert _wrong(report) == ()
     assert "not needed by the settings" in status.render(report)
 
 
@@ -213,7 +220,7 @@ def test_without_systemd_the_heartbeats_do(machine: Machine) -> None:
     machine.systemd = False
     report = machine.report()
     assert report.units == ()
-    assert report.wrong == ()
+    assert _wrong(report) == ()
     assert "not under systemd" in status.render(report)
 
 
@@ -227,7 +234,9 @@ def test_orthanc_that_is_down_says_so_and_the_other_is_shown(machine: Machine) -
     machine.down = {"storage"}
     report = machine.report()
     assert [server.studies for server in report.servers] == [1234, 0]
-    assert report.wrong == ("storage does not answer on http://127.0.0.1:8043 (ConnectTimeout)",)
+    assert _wrong(report) == (
+        "storage does not answer on http://127.0.0.1:8043 (ConnectTimeout); do: journalctl -u ddwd-storage -n 50",
+    )
 
 
 def test_orthanc_that_hangs_does_not_hold_up_the_rest(machine: Machine) -> None:
@@ -241,8 +250,8 @@ def test_orthanc_that_hangs_does_not_hold_up_the_rest(machine: Machine) -> None:
 def test_without_credentials_the_hint_is_given_once_and_the_rest_is_shown(machine: Machine) -> None:
     machine.config.credentials_file.unlink()
     report = machine.report()
-    assert len(report.wrong) == 1
-    assert "systemctl start ddwd" in report.wrong[0]
+    assert len(_wrong(report)) == 1
+    assert "systemctl start ddwd" in _wrong(report)[0]
     assert report.units
     assert report.hearts[0].scp.received == 12
 
@@ -252,17 +261,17 @@ def test_without_credentials_the_hint_is_given_once_and_the_rest_is_shown(machin
 def test_stale_heartbeat(machine: Machine, daemon: Daemon, age: float, *, is_stale: bool) -> None:
     machine.beat(daemon, age=age)
     report = machine.report()
-    assert bool(report.wrong) is is_stale
+    assert bool(_wrong(report)) is is_stale
     assert ("STALE" in status.render(report)) is is_stale
     assert [heart.is_stale for heart in report.hearts if heart.daemon == daemon] == [is_stale]
     if is_stale:
-        assert f"heartbeat of the {daemon} is stale" in report.wrong[0]
+        assert f"heartbeat of the {daemon} is stale" in _wrong(report)[0]
 
 
 def test_idle_extractor_with_a_long_poll_interval_is_not_stale(machine: Machine) -> None:
     machine.config = replace(machine.config, poll_interval=60.0)
     machine.beat("extractor", age=70.0)
-    assert machine.report().wrong == ()
+    assert _wrong(machine.report()) == ()
 
 
 def test_clock_set_back_gives_no_negative_age(machine: Machine) -> None:
@@ -274,27 +283,29 @@ def test_clock_set_back_gives_no_negative_age(machine: Machine) -> None:
 def test_damaged_heartbeat_is_said(machine: Machine, content: str) -> None:
     Paths(machine.config).heartbeat("scp").write_text(content)
     report = machine.report()
-    assert "is damaged" in report.wrong[0]
+    assert "is damaged" in _wrong(report)[0]
     assert "scp       none" in status.render(report)
 
 
 def test_daemon_that_never_ran(machine: Machine) -> None:
     Paths(machine.config).heartbeat("extractor").unlink()
     report = machine.report()
-    assert "does not run" in report.wrong[0]
+    assert "does not run" in _wrong(report)[0]
     assert "last studies: none" in status.render(report)
 
 
 def test_scp_deaf_to_its_own_echo(machine: Machine) -> None:
     machine.beat("scp", alive=False)
-    assert machine.report().wrong == ("the scp does not answer its own C-ECHO",)
+    assert _wrong(machine.report()) == (
+        "the scp does not answer its own C-ECHO; do: journalctl -u ddwd-scp -n 50",
+    )
 
 
 def test_waiting_studies_are_wrong_and_come_first(machine: Machine) -> None:
     rows = [_flight(f"1.2.{n}") for n in range(9)] + [_flight("1.2.99", "waiting", "0xA702: refused")]
     machine.beat("extractor", counts={"retrieving": 9, "waiting": 1}, in_flight=rows)
     report = machine.report()
-    assert report.wrong == ("1 study waits after a failure, and will be tried again",)
+    assert _wrong(report) == ("1 study waits after a failure, and will be tried again; do: ddwd trace STUDY",)
     lines = status.render(report).splitlines()
     at = lines.index("studies in flight: 9 retrieving, 1 waiting")
     assert lines[at + 1 : at + 3] == ["  1.2.99", "    297/300 on disk, waiting: 0xA702: refused"]
@@ -312,7 +323,7 @@ def test_a_study_whose_images_storage_refuses_is_wrong_and_comes_first_with_the_
         in_flight=[*(_flight(f"1.2.{n}", "forwarding") for n in range(9)), refused],
     )
     report = machine.report()
-    assert report.wrong == ("1 study has images that ORTHANC2 does not take; why: ddwd trace STUDY",)
+    assert _wrong(report) == ("1 study has images that ORTHANC2 does not take; do: ddwd trace STUDY",)
     lines = status.render(report).splitlines()
     at = lines.index("studies in flight: 10 forwarding")
     assert lines[at + 1] == "  1.2.99"
@@ -331,9 +342,11 @@ def test_how_far_the_comparison_of_all_studies_is(machine: Machine, ended: str, 
 
 def test_peer_that_only_the_extractor_cannot_reach(machine: Machine) -> None:
     machine.beat("extractor", peers={"gateway": "gateway: HTTP 401 for /changes", "storage": "ok"})
-    assert machine.report().wrong == ("for the extractor: gateway: HTTP 401 for /changes",)
+    assert _wrong(machine.report()) == (
+        "for the extractor: gateway: HTTP 401 for /changes; do: journalctl -u ddwd-extractor -n 50",
+    )
     machine.down = {"gateway"}
-    assert len(machine.report().wrong) == 1
+    assert len(_wrong(machine.report())) == 1
 
 
 def test_screen_keeps_80_columns_and_cuts_no_uid(machine: Machine) -> None:
@@ -350,7 +363,7 @@ def test_screen_keeps_80_columns_and_cuts_no_uid(machine: Machine) -> None:
     lines = status.render(machine.report()).splitlines()
     folder = str(machine.config.output_dir)
     assert [line for line in lines if len(line) > 80 and folder not in line] == []
-    assert len(lines) < 60
+    assert len(lines) < 65
     assert f"    {_LONG_UID}" in lines
     assert "  2026-01-02 03:04Z    100     4.2  1.2.3" in lines
 
@@ -373,7 +386,7 @@ def test_json_has_the_same_data(machine: Machine) -> None:
     report = machine.report()
     found = json.loads(as_json(report))
     assert found["well"] is False
-    assert found["wrong"] == list(report.wrong)
+    assert found["problems"] == [one.as_json() for one in report.problems]
     assert [server["name"] for server in found["servers"]] == ["gateway", "storage"]
     assert len(found["in_flight"]) == found["counts"]["arriving"] == 7
     assert {unit["name"] for unit in found["units"]} == set(units.UNITS)
@@ -382,7 +395,7 @@ def test_json_has_the_same_data(machine: Machine) -> None:
 
 def test_little_room_is_wrong(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk_space, "space_of", lambda _path: Space(1, 3 * GIB, 100 * GIB, 0, 0))
-    wrong = machine.report().wrong
+    wrong = _wrong(machine.report())
     assert len(wrong) == 1  # output and data are one volume here
     assert "stops taking images" in wrong[0]
 
@@ -406,7 +419,7 @@ def test_the_volumes_are_those_the_extractor_watches(machine: Machine) -> None:
         ("output, data, database", "ok"),
         ("database", "ok"),
     ]
-    assert report.wrong == ()
+    assert _wrong(report) == ()
 
 
 def test_a_volume_that_fills_up_says_in_how_long(machine: Machine) -> None:
@@ -416,15 +429,17 @@ def test_a_volume_that_fills_up_says_in_how_long(machine: Machine) -> None:
         "    gets short of room; full in 5 h at the rate of the last hour"
         in status.render(report).splitlines()
     )
-    assert report.wrong == ()
+    (warning,) = report.problems
+    assert (warning.code, warning.severity) == (Code.VOLUME_SHORT, Severity.WARN)
+    assert warning.cause.endswith(" gets short of room, full in 5 h")
     assert json.loads(as_json(report))["volumes"][0]["hours_left"] == 5.2
 
 
 def test_what_waits_for_room_is_wrong(machine: Machine) -> None:
     row = _watched(machine, level="no-forward", free=2 * GIB, stops=["retrieve", "forward"])
     machine.beat("extractor", disk=[row])
-    (wrong,) = machine.report().wrong
-    assert wrong.endswith(
+    (wrong,) = machine.report().problems
+    assert wrong.cause.endswith(
         "only 2.1 GB free; nothing is retrieved and nothing is forwarded until there is more"
     )
 
@@ -438,10 +453,10 @@ def test_missing_output_dir_is_wrong(machine: Machine) -> None:
     machine.config.output_dir.rmdir()
     report = machine.report()
     assert [volume.use for volume in report.volumes] == ["output", "data"]
-    assert "No such file" in report.wrong[0]
+    assert "No such file" in _wrong(report)[0]
 
 
-def test_quarantine_is_counted_and_no_error(machine: Machine) -> None:
+def test_quarantine_is_counted_and_a_warning(machine: Machine) -> None:
     assert machine.report().quarantine == 0
     folder = Paths(machine.config).quarantine / "1.2.3"
     folder.mkdir(parents=True)
@@ -450,7 +465,9 @@ def test_quarantine_is_counted_and_no_error(machine: Machine) -> None:
         (folder / f"{number}.json").touch()
     report = machine.report()
     assert report.quarantine == 3
-    assert report.wrong == ()
+    assert _wrong(report) == ("3 images wait for you in quarantine; do: ddwd quarantine list",)
+    assert is_well(report.problems)
+    assert "1 warning" in status.render(report).splitlines()[0]
 
 
 def test_a_study_uid_under_two_patients_is_a_problem_and_no_image_in_quarantine(machine: Machine) -> None:
@@ -459,12 +476,12 @@ def test_a_study_uid_under_two_patients_is_a_problem_and_no_image_in_quarantine(
     Quarantine(folder, machine.clock, Audit(lambda *_: None)).keep(None, entry)
     report = machine.report()
     assert (report.quarantine, report.two_patients) == (0, 1)
-    (wrong,) = report.wrong
+    (wrong,) = _wrong(report)
     assert wrong == (
-        "1 study has the UID of another patient's study; see: ddwd quarantine list; "
+        "1 study has the UID of another patient's study; do: ddwd quarantine list; "
         "decided by: ddwd quarantine release ID"
     )
-    assert "wrong" in status.render(report)
+    assert "BROKEN" in status.render(report)
 
 
 def test_quarantine_that_may_not_be_read(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -560,7 +577,7 @@ def test_who_was_refused_is_shown_with_the_reason_and_is_no_problem_once_it_is_o
     ]
     machine.beat("acceptor", associations=3, limit=600, senders=[_sender(reasons=reasons)])
     report = machine.report()
-    assert report.wrong == ()
+    assert _wrong(report) == ()
     text = status.render(report)
     assert "senders: 3 of 600 associations; 2 refusals in the last hour\n" in text
     assert "  CT1 at 10.0.0.5, last " in text
@@ -573,7 +590,7 @@ def test_four_fifths_of_all_associations_are_a_problem_that_names_who_has_the_mo
 ) -> None:
     senders = [_sender(), _sender(aet="US4", address="10.0.0.9", open=associations - 1)]
     machine.beat("acceptor", associations=associations, limit=600, senders=senders)
-    wrong = machine.report().wrong
+    wrong = _wrong(machine.report())
     assert bool(wrong) is is_wrong
     assert (
         not is_wrong
@@ -583,7 +600,7 @@ def test_four_fifths_of_all_associations_are_a_problem_that_names_who_has_the_mo
 
 def test_an_address_that_is_held_off_is_a_problem(machine: Machine) -> None:
     machine.beat("acceptor", associations=0, limit=600, held_off={"10.0.0.5": 540})
-    (line,) = machine.report().wrong
+    (line,) = _wrong(machine.report())
     assert line.startswith("10.0.0.5 is held off for 9 min more")
 
 
@@ -610,18 +627,18 @@ def test_a_modality_that_is_refused_now_is_a_problem_that_says_who_why_and_what_
     machine.beat(
         "acceptor", associations=3, limit=600, senders=[_sender(reasons=reasons), _sender(aet="US4")]
     )
-    (line,) = machine.report().wrong
+    (line,) = _wrong(machine.report())
     assert line.startswith("CT1 at 10.0.0.5 is refused: 2 x ")
-    assert "the data set has no StudyInstanceUID; last 2026-01-02 03:04Z: " in line
+    assert "the data set has no StudyInstanceUID; last 2026-01-02 03:04Z; do: " in line
     assert help_ in line
 
 
 def test_a_flood_of_made_up_senders_is_six_lines(machine: Machine) -> None:
     senders = [_sender(aet=f"X{number}\x1b[2J", reasons=[_standing()]) for number in range(500)]
     machine.beat("acceptor", associations=3, limit=600, senders=senders)
-    wrong = machine.report().wrong
+    wrong = _wrong(machine.report())
     assert len(wrong) == 6
-    assert wrong[-1] == "495 senders more are refused; see: ddwd status"
+    assert wrong[-1] == "495 senders more are refused; do: ddwd-top, key s"
     assert "\x1b" not in status.render(machine.report())
 
 
@@ -641,7 +658,7 @@ def test_four_fifths_of_the_receivers_associations_are_a_problem(
     machine.beat("scp", alive=True, associations=open_, limit=96)
     report = machine.report()
     assert f"{open_}/96 associations, 0 received" in status.render(report)
-    assert (f"{open_} of 96 associations of the receiver are open" in str(report.wrong)) is is_wrong
+    assert (f"{open_} of 96 associations of the receiver are open" in str(_wrong(report))) is is_wrong
 
 
 @pytest.mark.parametrize(("open_", "is_wrong"), [(25, False), (26, True), (40, True)])
@@ -651,7 +668,7 @@ def test_four_fifths_of_what_orthanc2_serves_at_once_are_a_problem(
     machine.connected = open_
     report = machine.report()
     assert f"{open_} of 32 associations\n" in status.render(report)
-    assert (f"{open_} of 32 associations of storage are open" in str(report.wrong)) is is_wrong
+    assert (f"{open_} of 32 associations of storage are open" in str(_wrong(report))) is is_wrong
     assert report.servers[0].associations is None
 
 
@@ -662,7 +679,7 @@ def test_an_addition_of_the_operator_changes_what_orthanc2_serves_at_once(machin
     machine.connected = 40
     report = machine.report()
     assert report.servers[1].limit == 100
-    assert report.wrong == ()
+    assert _wrong(report) == ()
 
 
 def test_connections_are_counted_at_the_kernels_table(tmp_path: Path) -> None:
@@ -681,5 +698,5 @@ def test_connections_are_counted_at_the_kernels_table(tmp_path: Path) -> None:
 
 def test_an_acceptor_that_hangs_is_a_problem(machine: Machine) -> None:
     machine.beat("acceptor", age=60.0)
-    (line,) = machine.report().wrong
+    (line,) = _wrong(machine.report())
     assert "the heartbeat of the acceptor is stale" in line

@@ -15,11 +15,11 @@ from ddwd.config.schema import Config
 from ddwd.core.audit import Audit
 from ddwd.core.errors import (
     AccessProblem,
+    ConfigProblem,
     Failure,
     NotFoundError,
     PeerDownError,
     PeerRefusedError,
-    Problem,
     failure_of,
 )
 from ddwd.daemon import monitor
@@ -104,7 +104,7 @@ def test_peers_that_do_not_answer_are_those_with_a_reason() -> None:
 
 def test_a_file_that_may_not_be_read_is_a_problem_of_its_own_kind_with_the_same_fields() -> None:
     problem = AccessProblem("/etc/ddwd/ddwd.yaml", None, "file", "cannot be read", "run it with sudo")
-    assert isinstance(problem, Problem)
+    assert isinstance(problem, ConfigProblem)
     assert str(problem) == "/etc/ddwd/ddwd.yaml: file: cannot be read; run it with sudo"
 
 
@@ -138,5 +138,7 @@ def test_the_alert_of_a_certificate_is_known_by_its_path_even_one_with_a_space(
     monkeypatch.setattr(made._state, "update", lambda conditions, *_: told.append(dict(conditions)))
     made.step(report(), [])
     made.stop()
-    assert told[0]["certificate /etc/our ca.pem"].text.startswith("/etc/our ca.pem expires in 3 days: ")
-    assert told[0]["certificate /etc/our key.pem"].text.startswith("/etc/our key.pem has expired: ")
+    assert told[0]["certificate-expires /etc/our ca.pem"].text.startswith(
+        "/etc/our ca.pem expires in 3 days; "
+    )
+    assert told[0]["certificate-expired /etc/our key.pem"].text.startswith("/etc/our key.pem has expired; ")

@@ -1,13 +1,13 @@
-"""Findings of the doctor, and the input of its checks."""
+"""The input of the doctor's checks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from ddwd.config.paths import Paths
+from ddwd.core.problem import problem
+from ddwd.core.problem_codes import Code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,33 +25,7 @@ if TYPE_CHECKING:
 
 Part = Literal["gateway", "storage", "scp"]
 
-
-class Severity(IntEnum):
-    """How bad a finding is; the order is from good to bad."""
-
-    OK = 0
-    NOTE = 1
-    WARN = 2
-    BROKEN = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of a check of one part, and the remedy if it is not well."""
-
-    part: str
-    level: Severity
-    text: str
-    remedy: str = ""
-
-
-note = partial(Finding, "", Severity.NOTE)
-"""The checks make their findings with `note`, `warn` and `broken`; `doctor.examine` fills in the part."""
-warn = partial(Finding, "", Severity.WARN)
-broken = partial(Finding, "", Severity.BROKEN)
-
-
-NOT_PERMITTED = note("not checked: this user has no permission", "run it with sudo")
+NOT_PERMITTED = problem(Code.NOT_CHECKED, "not checked: this user has no permission", "run it with sudo")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,98 @@
+"""One problem of the portal, as every view reports it: its code, how bad it is, its cause, and what to do.
+
+What each code means stands in `problem_codes`, of which ddwd-problems(7) is made.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from ddwd.core.problem_codes import ENTRIES, Code
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+
+class Severity(IntEnum):
+    """How bad a problem is; the order is from good to bad. Only BROKEN makes a view end with status 1."""
+
+    NOTE = 1
+    WARN = 2
+    BROKEN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem; `cause` and `remedy` are for people and hold no patient data.
+
+    `subject` is what it is about where several may have the code: a unit, an AE title, a path. `since` is a stamp, empty if not known.
+    `study` is a StudyInstanceUID. `count` is the number of things it is about, 0 where they are not counted.
+    """
+
+    code: Code
+    severity: Severity
+    part: str
+    cause: str
+    remedy: str = ""
+    subject: str = ""
+    since: str = ""
+    study: str = ""
+    count: int = 0
+    consequences: tuple[Problem, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Code and subject: the same while the problem lasts."""
+        return f"{self.code} {self.subject}".rstrip()
+
+    @property
+    def line(self) -> str:
+        """Cause, number of consequences and remedy in one line."""
+        more = len(self.consequences)
+        follows = f" ({more} consequence{'s' * (more != 1)})" if more else ""
+        return f"{self.cause}{follows}" + (f"; do: {self.remedy}" if self.remedy else "")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the problem for json.dumps, its consequences in it."""
+        return {
+            "code": self.code.value,
+            "severity": self.severity.name.lower(),
+            "part": self.part,
+            "cause": self.cause,
+            "remedy": self.remedy,
+            "subject": self.subject,
+            "since": self.since,
+            "study": self.study,
+            "count": self.count,
+            "consequences": [one.as_json() for one in self.consequences],
+        }
+
+
+def problem(code: Code, cause: str, remedy: str = "", subject: str = "", **facts: Any) -> Problem:
+    """Make a problem; severity and part are those of its code. `facts` are further fields."""
+    entry = ENTRIES[code]
+    return Problem(code, Severity[entry.severity], entry.part, cause, remedy, subject, **facts)
+
+
+def with_all(problems: Iterable[Problem]) -> Iterator[Problem]:
+    """Yield each problem, and after it its consequences."""
+    for one in problems:
+        yield replace(one, consequences=())
+        yield from with_all(one.consequences)
+
+
+def is_well(problems: Iterable[Problem]) -> bool:
+    """Return whether nothing is broken. Warnings ask for attention, and keep no image away."""
+    return all(one.severity is not Severity.BROKEN for one in problems)
+
+
+def verdict(problems: Sequence[Problem]) -> str:
+    """Return the verdict of every view: `all is well`, `1 warning`, `2 things are broken, 1 warning`."""
+    counts = Counter(one.severity for one in problems)
+    broken, warnings = counts[Severity.BROKEN], counts[Severity.WARN]
+    parts = [f"{broken:,} {'thing is' if broken == 1 else 'things are'} broken"] if broken else []
+    parts += [f"{warnings:,} {'warning' if warnings == 1 else 'warnings'}"] if warnings else []
+    return ", ".join(parts) or "all is well"
