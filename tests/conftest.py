@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +19,17 @@ if TYPE_CHECKING:
 
 settings.register_profile("ddwd", examples(40, 400))
 settings.load_profile("ddwd")
+
+
+@pytest.fixture(autouse=True)
+def _utc() -> Iterator[None]:
+    """Let local time be UTC: what people read has local times, and is the same wherever the tests run."""
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = "UTC"
+    time.tzset()
+    yield
+    os.environ.pop("TZ") if before is None else os.environ.update(TZ=before)
+    time.tzset()
 
 
 @pytest.fixture(autouse=True)

@@ -59,6 +59,8 @@ class OneOf:
         self.arguments, self.required = arguments, required
 
 
+_JSON = flag("--json", "print the result as JSON, with times in UTC")
+_UTC = flag("--utc", "show times in UTC, not in local time")
 STUDY = Argument("study", nargs="?", metavar="STUDY", help="StudyInstanceUID, accession number or Orthanc ID")
 
 
@@ -81,7 +83,7 @@ class Command:
     def add_parser(self, verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         """Declare the verb with its arguments."""
         parser = verbs.add_parser(self.name, help=self.help, **_layout(self))
-        for one in (*self.arguments, flag("--json", "print the result as JSON")):
+        for one in (*self.arguments, _JSON, _UTC):
             if isinstance(one, OneOf):
                 group = parser.add_mutually_exclusive_group(required=one.required)
                 for each in one.arguments:

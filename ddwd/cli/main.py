@@ -37,6 +37,7 @@ from ddwd.cli import (
 from ddwd.config.loader import load
 from ddwd.config.schema import ROLES, Config, Role
 from ddwd.core.errors import DdwdError, NotFoundError
+from ddwd.status.formatting import show_utc
 
 _VIEW = (status.COMMAND, doctor.COMMAND, trace.COMMAND, verify.COMMAND, prove.COMMAND)
 _STUDIES = (
@@ -107,6 +108,8 @@ def _require(verb: str, settings: Config) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return its exit status."""
     args = parser().parse_args(argv)
+    if args.utc:
+        show_utc()
     try:
         settings = load() if args.needs_config else None
         if settings is not None:

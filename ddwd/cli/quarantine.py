@@ -9,6 +9,7 @@ from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.errors import InvalidValueError, NotFoundError
 from ddwd.extractor.quarantine import TWO_PATIENTS, Entry, read_entries
+from ddwd.status.formatting import second
 from ddwd.store.operator_requests import Request, Requests
 
 _SHORT = 4
@@ -24,7 +25,8 @@ def _list(_args: Namespace, config: Config) -> VerbResult:
 def _show(args: Namespace, config: Config) -> VerbResult:
     row = _row(_named(args.id, _entries(config)))
     width = max(map(len, row))
-    return VerbResult(row, [f"{key:<{width}}  {escaped(value)}" for key, value in row.items()])
+    shown = row | {"at": second(row["at"])}
+    return VerbResult(row, [f"{key:<{width}}  {escaped(value)}" for key, value in shown.items()])
 
 
 def _release(args: Namespace, config: Config) -> VerbResult:
@@ -75,7 +77,9 @@ def _row(entry: Entry) -> dict[str, Any]:
 def _line(entry: Entry) -> str:
     subject = entry.subject
     uids = f"{subject.study_uid} {subject.sop_uid or '-'}"
-    return escaped(f"{entry.id}  {entry.at}  {subject.kind:<13}  {entry.size:>10}  {uids}: {subject.reason}")
+    return escaped(
+        f"{entry.id}  {second(entry.at)}  {subject.kind:<13}  {entry.size:>10}  {uids}: {subject.reason}"
+    )
 
 
 _ID_HELP = "as `list` shows it"

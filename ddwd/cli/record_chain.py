@@ -16,7 +16,7 @@ from ddwd.cli import signer_wait
 from ddwd.cli.command import escaped
 from ddwd.config.paths import Paths
 from ddwd.core.errors import StateError
-from ddwd.status.formatting import many
+from ddwd.status.formatting import many, time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,5 +109,5 @@ def lines(chain: ChainResult | None) -> list[str]:
         )
     if chain.problems:
         counts.append("the chain itself was changed")
-    size, at = (chain.head.size, chain.head.time) if chain.head else (0, "never")
+    size, at = (chain.head.size, time(chain.head.time)) if chain.head else (0, "never")
     return [*found, f"chain of {size} entries, signed at {at}: {', '.join(counts)}"]

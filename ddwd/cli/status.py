@@ -10,7 +10,7 @@ from ddwd.core.problem import Problem, is_well, verdict, with_all
 from ddwd.extractor.decision import Blocker, Stage
 from ddwd.status import chain, senders
 from ddwd.status import report as view
-from ddwd.status.formatting import many, plain, size, span, time
+from ddwd.status.formatting import many, plain, second, size, span, time
 from ddwd.status.report import Heartbeat, Report, VolumeState
 from ddwd.status.units import Unit
 from ddwd.store.statefile import encode
@@ -56,7 +56,7 @@ def render(report: Report) -> str:
     """Return the report as plain text, 80 columns wide."""
     problems = report.problems
     parts = [
-        [f"D-DW-D Portal {__version__} at {report.at}: {verdict(problems)}"],
+        [f"D-DW-D Portal {__version__} at {second(report.at)}: {verdict(problems)}"],
         _unit_lines(report),
         _server_lines(report),
         _heart_lines(report),
@@ -179,9 +179,9 @@ def _recent_lines(report: Report) -> list[str]:
         return []
     if not report.recent:
         return ["last studies: none since the extractor started"]
-    lines = ["last studies        images seconds  StudyInstanceUID"]
+    lines = ["last studies           images seconds  StudyInstanceUID"]
     for row in report.recent[:_SHOWN]:
-        facts = f"  {time(row.published_at):<17} {row.instances:>6} {row.seconds:>7.1f}"
+        facts = f"  {time(row.published_at):<20} {row.instances:>6} {row.seconds:>7.1f}"
         lines += _beside(facts, row.study_uid)
     return lines + _more(len(report.recent))
 

@@ -46,7 +46,7 @@ COMMAND = Command(
     ),
     about="""It asks both Orthancs, the extractor, the custody record, the disk, the quarantine, the
 ledger, and the journal for images that ORTHANC1 refused (by StudyInstanceUID; the journal is for
-root and group systemd-journal). It says where the images are, what happened to them and when (in UTC), and what to do. No
+root and group systemd-journal). It says where the images are, what happened to them and when, and what to do. No
 patient ID is shown. STUDY is compared with the names exactly as the images have them (a
 PatientID of "Smith/7", for example), or as the folders on disk have them ("Smith%2F7%-F").""",
     exits={

@@ -52,7 +52,7 @@ def conditions(problems: Iterable[Problem]) -> dict[str, Condition]:
 
 def silence(aet: str, last: datetime) -> Problem:
     """Return the problem of a modality that is silent since `last`."""
-    cause = f"{aet} usually sends at this hour; its last images came {last:%a %d %b %H:%M}"
+    cause = f"{aet} usually sends at this hour; its last images came {last:%a %d %b %H:%M %Z}"
     return problem(Code.SENDER_SILENT, cause, "look at the modality and its network", aet)
 
 

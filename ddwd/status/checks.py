@@ -12,7 +12,7 @@ from ddwd.core.errors import DdwdError
 from ddwd.core.problem import problem
 from ddwd.core.problem_codes import Code
 from ddwd.provisioning.port_holders import strangers
-from ddwd.status.formatting import many, span, time
+from ddwd.status.formatting import day, many, span, time
 from ddwd.status.senders import remedy, what, who
 from ddwd.store import rejected_files
 from ddwd.store.status_files import HARMLESS, AcceptorStatus, RetentionRound, RetentionStatus, SweepStatus
@@ -42,7 +42,7 @@ def sweep(context: CheckContext) -> Iterator[Problem]:
     swept = context.report.swept or SweepStatus()
     since = swept.ended_at or swept.began_at
     if since and context.clock.utc() - datetime.fromisoformat(since) > _SWEEP:
-        cause = f"not all studies were compared since {since[:10]}"
+        cause = f"not all studies were compared since {day(since)}"
         yield problem(Code.NOT_COMPARED, cause, "check the load of the Orthancs, then: ddwd reconcile")
 
 
@@ -72,7 +72,7 @@ def retention(context: CheckContext) -> Iterator[Problem]:
         yield problem(Code.RETENTION_OFF, "room gets short, and nothing that may go is old enough", remedy)
     since = last.ended_at
     if since and context.clock.utc() - datetime.fromisoformat(since) > _ROUND:
-        cause = f"no round of retention has ended since {since[:10]}"
+        cause = f"no round of retention has ended since {day(since)}"
         yield problem(Code.RETENTION_LATE, cause, "journalctl -u ddwd-extractor -n 50")
 
 

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import os
+from datetime import datetime
+from time import tzset
+
 from ddwd.core.printable import one_line
 
 
 def time(moment: object) -> str:
-    """Shorten a stamp to `2026-01-31 23:59Z`."""
-    return f"{moment[:10]} {moment[11:16]}Z" if isinstance(moment, str) else "never"
+    """Format a stamp in local time to the minute, with its zone: `2026-01-31 23:59 CET`; `never` without one."""
+    return _local(moment, "%Y-%m-%d %H:%M %Z") if moment else "never"
 
 
-def second(stamp: str) -> str:
-    """Shorten a stamp to `2026-01-31 23:59:59`."""
-    return stamp[:19].replace("T", " ")
+def second(moment: str) -> str:
+    """Format a stamp in local time to the second, with its zone: `2026-01-31 23:59:59 CET`; empty without one."""
+    return _local(moment, "%Y-%m-%d %H:%M:%S %Z") if moment else ""
+
+
+def day(moment: str) -> str:
+    """Format a stamp as its local day: `2026-01-31`."""
+    return _local(moment, "%Y-%m-%d")
+
+
+def show_utc() -> None:
+    """Make UTC the local time of this process: for `--utc`."""
+    os.environ["TZ"] = "UTC"
+    tzset()
+
+
+def _local(moment: object, form: str) -> str:
+    try:
+        return datetime.fromisoformat(str(moment)).astimezone().strftime(form)
+    except (ValueError, OverflowError):  # a stamp of a foreign or damaged file is shown as it is
+        return one_line(str(moment))
 
 
 def span(seconds: float) -> str:

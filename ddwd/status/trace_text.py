@@ -40,12 +40,12 @@ def marked_lines(study: Trace, width: int) -> list[Line]:
         *_wrapped("verdict    ", study.verdict, width),
         *_wrapped("do         ", study.next_step, width),
         "",
-        "hop              images  first                last",
+        "hop              images  first                     last",
         *(line for hop in study.hops for line in _hop_lines(hop)),
         *(f"  {line}" for line in study.missing),
     ]
     if study.steps:
-        shown += ["", "when (UTC)               what"]
+        shown += ["", "  when                     what"]
     return [*map(Line, shown), *(line for step in study.steps for line in _step_lines(step, width))]
 
 
@@ -62,7 +62,7 @@ def _hop_lines(hop: TracedHop) -> Iterator[str]:
         yield f"  {hop.title:<14} not known: {plain(hop.problem)}"
         return
     count = "-" if hop.images is None else f"{hop.images:,}"
-    yield f"  {hop.title:<14} {count:>6}  {second(hop.first):<19}  {second(hop.last)}".rstrip()
+    yield f"  {hop.title:<14} {count:>6}  {second(hop.first):<24}  {second(hop.last)}".rstrip()
     if hop.by_rest:
         yield f"    {many(hop.by_rest, 'image', 'images')} by REST, since STOW-RS failed"
     if hop.retired:

@@ -20,6 +20,7 @@ from ddwd.extractor.quarantine import read_entries
 from ddwd.status import study_lookup
 from ddwd.status.dashboard import DashboardReader, Patients
 from ddwd.status.events import tail_of
+from ddwd.status.formatting import show_utc
 from ddwd.status.journal_events import refusals_of
 from ddwd.status.report import real_sources
 from ddwd.status.trace import Trace, or_refused, trace
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--version", action="version", version=f"ddwd-top {__version__}")
+    made.add_argument("--utc", action="store_true", help="show times in UTC, not in local time")
     how = made.add_mutually_exclusive_group()
     how.add_argument("--once", action="store_true", help="print it once as text, and exit")
     how.add_argument("--json", action="store_true", help="print it once as one JSON object, and exit")
@@ -72,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser().parse_args(argv)
     except SystemExit as end:
         return 64 if end.code else 0  # EX_USAGE of sysexits.h
+    if args.utc:
+        show_utc()
     try:
         config = _config()
         if not config.has("extractor"):

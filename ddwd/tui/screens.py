@@ -276,7 +276,7 @@ class QuarantineScreen(Screen[None]):
 
     def on_mount(self) -> None:
         table = self.query_one(DataTable)
-        table.add_columns("since (UTC)", "kind", "ID", "StudyInstanceUID")
+        table.add_columns("since", "kind", "ID", "StudyInstanceUID")
         for entry in self._entries.values():
             cells = second(entry.at), entry.subject.kind, entry.id[:8], plain(entry.subject.study_uid)
             table.add_row(*map(Text, cells), key=entry.id)

@@ -72,11 +72,11 @@ FINISHED = (
 
 SENDERS = (
     Column("AE title", 17, 20),
-    Column("address", 16, 20),
-    Column("open", 6, 9),
-    Column("images", 11, 14),
-    Column("refused", 9, 12),
-    Column("last seen (UTC)", 20, 24),
+    Column("address", 16, 18),
+    Column("open", 5, 8),
+    Column("images", 9, 14),
+    Column("refused", 8, 10),
+    Column("last seen", 25, 26),
 )
 
 

@@ -31,56 +31,56 @@ _ddwd() {
     fi
     case "${COMP_WORDS[1]}" in
     status)
-        local words="--help --watch --json"
+        local words="--help --watch --json --utc"
         _ddwd_words "$words"
         ;;
     doctor)
-        local words="--help --send --hourly --within --json"
+        local words="--help --send --hourly --within --json --utc"
         _ddwd_words "$words"
         ;;
     trace)
-        local words="--help --watch --json"
+        local words="--help --watch --json --utc"
         [[ $cur == -* ]] || words="$(_ddwd_studies)"
         _ddwd_words "$words"
         ;;
     verify)
-        local words="--help --all --storage --json"
+        local words="--help --all --storage --json --utc"
         [[ $cur == -* ]] || words="$(_ddwd_studies)"
         _ddwd_words "$words"
         ;;
     prove)
-        local words="--help --output --json"
+        local words="--help --output --json --utc"
         [[ $cur == -* ]] || words="$(_ddwd_studies)"
         _ddwd_words "$words"
         ;;
     reconcile)
-        local words="--help --dry-run --accept --json"
+        local words="--help --dry-run --accept --json --utc"
         [[ $cur == -* ]] || words="$(_ddwd_studies)"
         _ddwd_words "$words"
         ;;
     retry)
-        local words="--help --gone --json"
+        local words="--help --gone --json --utc"
         [[ $cur == -* ]] || words="$(_ddwd_studies)"
         _ddwd_words "$words"
         ;;
     retention)
-        local words="--help --dry-run --now --json"
+        local words="--help --dry-run --now --json --utc"
         _ddwd_words "$words"
         ;;
     pause)
-        local words="--help --json"
+        local words="--help --json --utc"
         _ddwd_words "$words"
         ;;
     resume)
-        local words="--help --json"
+        local words="--help --json --utc"
         _ddwd_words "$words"
         ;;
     quarantine)
         local words="--help"
         case "${COMP_WORDS[2]-}:$COMP_CWORD" in
-        list:[3-9]) words="--help --json" ;;
-        show:[3-9]) words="--help --json $(_ddwd_quarantined)" ;;
-        release:[3-9]) words="--help --all --json $(_ddwd_quarantined)" ;;
+        list:[3-9]) words="--help --json --utc" ;;
+        show:[3-9]) words="--help --json --utc $(_ddwd_quarantined)" ;;
+        release:[3-9]) words="--help --all --json --utc $(_ddwd_quarantined)" ;;
         *) words="--help list show release" ;;
         esac
         _ddwd_words "$words"
@@ -88,8 +88,8 @@ _ddwd() {
     routes)
         local words="--help"
         case "${COMP_WORDS[2]-}:$COMP_CWORD" in
-        list:[3-9]) words="--help --json" ;;
-        test:[3-9]) words="--help --aet --json" ;;
+        list:[3-9]) words="--help --json --utc" ;;
+        test:[3-9]) words="--help --aet --json --utc" ;;
         *) words="--help list test" ;;
         esac
         _ddwd_words "$words"
@@ -97,8 +97,8 @@ _ddwd() {
     destinations)
         local words="--help"
         case "${COMP_WORDS[2]-}:$COMP_CWORD" in
-        list:[3-9]) words="--help --json" ;;
-        retry:[3-9]) words="--help --json" ;;
+        list:[3-9]) words="--help --json --utc" ;;
+        retry:[3-9]) words="--help --json --utc" ;;
         *) words="--help list retry" ;;
         esac
         _ddwd_words "$words"
@@ -106,57 +106,57 @@ _ddwd() {
     hooks)
         local words="--help"
         case "${COMP_WORDS[2]-}:$COMP_CWORD" in
-        list:[3-9]) words="--help --json" ;;
-        retry:[3-9]) words="--help --json" ;;
-        drop:[3-9]) words="--help --json" ;;
+        list:[3-9]) words="--help --json --utc" ;;
+        retry:[3-9]) words="--help --json --utc" ;;
+        drop:[3-9]) words="--help --json --utc" ;;
         *) words="--help list retry drop" ;;
         esac
         _ddwd_words "$words"
         ;;
     send)
-        local words="--help --host --port --aet --calling --tls --json"
+        local words="--help --host --port --aet --calling --tls --json --utc"
         if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
         ;;
     alert)
-        local words="--help --json"
+        local words="--help --json --utc"
         _ddwd_words "$words"
         ;;
     credentials)
-        local words="show rotate --help --yes --json"
+        local words="show rotate --help --yes --json --utc"
         _ddwd_words "$words"
         ;;
     tls)
         local words="--help"
         case "${COMP_WORDS[2]-}:$COMP_CWORD" in
-        init:[3-9]) words="--help --renew --json" ;;
-        show:[3-9]) words="--help --json" ;;
-        issue:[3-9]) words="--help --into --json" ;;
+        init:[3-9]) words="--help --renew --json --utc" ;;
+        show:[3-9]) words="--help --json --utc" ;;
+        issue:[3-9]) words="--help --into --json --utc" ;;
         *) words="--help init show issue" ;;
         esac
         _ddwd_words "$words"
         ;;
     link)
-        local words="--help --roles --json"
+        local words="--help --roles --json --utc"
         _ddwd_words "$words"
         ;;
     config)
-        local words="check show --help --json"
+        local words="check show --help --json --utc"
         _ddwd_words "$words"
         ;;
     support-bundle)
-        local words="--help --output --json"
+        local words="--help --output --json --utc"
         _ddwd_words "$words"
         ;;
     backup)
-        local words="--help --with-output --without-images --json"
+        local words="--help --with-output --without-images --json --utc"
         if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
         ;;
     restore)
-        local words="--help --dry-run --key --unsigned --replace --json"
+        local words="--help --dry-run --key --unsigned --replace --json --utc"
         if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
         ;;
     try)
-        local words="--help --port-base --json"
+        local words="--help --port-base --json --utc"
         if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
         ;;
     *) COMPREPLY=() ;;
@@ -165,7 +165,7 @@ _ddwd() {
 
 _ddwd_top() {
     local cur="${COMP_WORDS[COMP_CWORD]}"
-    _ddwd_words "--help --version --once --json"
+    _ddwd_words "--help --version --utc --once --json"
 }
 
 complete -F _ddwd ddwd

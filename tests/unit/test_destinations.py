@@ -296,10 +296,10 @@ def test_each_destination_is_listed_with_its_backlog_and_why(config: Config) -> 
     status, said = _list(config)
     assert status == 1
     assert said == (
-        "teaching  DICOMweb, away since 2026-01-02 03:00Z\n"
-        "   2 studies wait (12 images), the oldest since 2026-01-02 02:00Z; no delivery since the start\n"
+        "teaching  DICOMweb, away since 2026-01-02 03:00 UTC\n"
+        "   2 studies wait (12 images), the oldest since 2026-01-02 02:00 UTC; no delivery since the start\n"
         "   no route to host\n"
-        "pacs  DIMSE, ok since 2026-01-02 03:00Z\n"
+        "pacs  DIMSE, ok since 2026-01-02 03:00 UTC\n"
         "   no study waits; no delivery since the start\n"
     )
     assert json.loads(_list(config, as_json=True)[1])["destinations"] == [AWAY, FINE]
@@ -333,7 +333,7 @@ def test_a_retry_is_asked_of_the_courier(config: Config) -> None:
 def test_one_that_is_away_is_wrong_and_told_of_in_an_alert(config: Config) -> None:
     _tell(config, AWAY, FINE)
     told = report(destinations=destination_states(config))
-    away = "teaching does not answer since 2026-01-02 03:00Z (no route to host)"
+    away = "teaching does not answer since 2026-01-02 03:00 UTC (no route to host)"
     line = f"{away}; 2 studies wait for it; do: ddwd destinations list"
     assert [one.line for one in told.problems] == [line]
     assert alerts.conditions(told.problems) == {"destination-silent teaching": Condition(line, 2)}

@@ -515,7 +515,7 @@ def test_a_sender_that_was_refused_in_the_last_hour_is_named_with_what_to_do(
     senders = (SenderStatus("CT1", "10.0.0.5", reasons=(_refused(kind, "0xC000"),)),)
     (found,) = _of_senders(machine, AcceptorStatus(senders=senders))
     assert found.severity is Severity.WARN
-    assert found.cause == f"CT1 at 10.0.0.5: 7 x {kind}, 0xC000: made up; last 2026-01-02 03:04Z"
+    assert found.cause == f"CT1 at 10.0.0.5: 7 x {kind}, 0xC000: made up; last 2026-01-02 03:04 UTC"
     assert "docs/" in found.remedy
 
 

@@ -331,7 +331,8 @@ def test_a_study_whose_images_storage_refuses_is_wrong_and_comes_first_with_the_
 
 
 @pytest.mark.parametrize(
-    ("ended", "words"), [("", "not yet all of them"), ("2026-01-02T03:00:00Z", "last at 2026-01-02 03:00Z")]
+    ("ended", "words"),
+    [("", "not yet all of them"), ("2026-01-02T03:00:00Z", "last at 2026-01-02 03:00 UTC")],
 )
 def test_how_far_the_comparison_of_all_studies_is(machine: Machine, ended: str, words: str) -> None:
     machine.beat("extractor", swept={"compared": 1000, "began_at": "2026-01-02T03:00:00Z", "ended_at": ended})
@@ -365,7 +366,7 @@ def test_screen_keeps_80_columns_and_cuts_no_uid(machine: Machine) -> None:
     assert [line for line in lines if len(line) > 80 and folder not in line] == []
     assert len(lines) < 65
     assert f"    {_LONG_UID}" in lines
-    assert "  2026-01-02 03:04Z    100     4.2  1.2.3" in lines
+    assert "  2026-01-02 03:04 UTC    100     4.2  1.2.3" in lines
 
 
 def as_json(report: view.Report) -> str:
@@ -629,7 +630,7 @@ def test_a_modality_that_is_refused_now_is_a_problem_that_says_who_why_and_what_
     )
     (line,) = _wrong(machine.report())
     assert line.startswith("CT1 at 10.0.0.5 is refused: 2 x ")
-    assert "the data set has no StudyInstanceUID; last 2026-01-02 03:04Z; do: " in line
+    assert "the data set has no StudyInstanceUID; last 2026-01-02 03:04 UTC; do: " in line
     assert help_ in line
 
 

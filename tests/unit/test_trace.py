@@ -287,7 +287,7 @@ def test_a_study_of_which_an_image_was_refused_says_who_sent_it_why_and_whether_
     assert told.complete  # what the Orthancs have is on disk
     assert "complete on disk: 3 images, revision 1" in told.verdict
     assert told.verdict.endswith(
-        "1 image was refused by ORTHANC1, last at 2027-01-02 03:04:05: image of CT1 at 10.0.0.5 refused with "
+        "1 image was refused by ORTHANC1, last at 2027-01-02 03:04:05 UTC: image of CT1 at 10.0.0.5 refused with "
         "status 0xC000: the data set has no SeriesInstanceUID"
     )
     assert told.next_step.startswith("sending it again cannot help")
