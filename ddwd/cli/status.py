@@ -159,7 +159,10 @@ def _flight_lines(report: Report) -> list[str]:
     stages = ", ".join(f"{count} {stage}" for stage, count in sorted(report.counts.items()))
     lines = [f"studies in flight: {stages or 'none'}"]
     if report.paused:
-        lines.append("  retrieving is PAUSED by the operator; go on with: ddwd resume")
+        by = report.paused_by or "the operator"
+        lines.append(
+            _cut(f"  retrieving is PAUSED by {by}, {time(report.paused_at)}; go on with: ddwd resume")
+        )
     # studies that wait after a failure, are held, or have images that storage refuses, come first: the operator looks for them
     rows = sorted(
         report.in_flight, key=lambda row: row.state not in _TROUBLE and row.blocker != Blocker.REFUSED.value

@@ -33,6 +33,7 @@ from ddwd.extractor.workers import Shutdown, Workers
 from ddwd.status.study_lookup import both
 from ddwd.store import status_files
 from ddwd.store.backends import stores_of
+from ddwd.store.ledger import Pause
 from ddwd.store.settings_snapshot import changed_settings
 
 log = logging.getLogger("ddwd.extractor")
@@ -217,10 +218,13 @@ def extractor_status(
     Every user of the machine may read the file: it has no patient ID, no accession number, and no path that begins with one.
     """
     studies = list(extractor.sharing.open.values())
+    pause = extractor.flow.ledger.state.paused or Pause()
     return status_files.ExtractorStatus(
         updated=stamp(clock.utc()),
         pid=os.getpid(),
         paused=extractor.flow.is_paused,
+        paused_by=pause.by,
+        paused_at=pause.at,
         counts=dict(Counter(study.stage.value for study in studies)),
         totals=totals.stored(),
         turn_seconds=totals.turn_seconds,

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ddwd.core.disk_space import Space
     from ddwd.store.ledger import LedgerPort
 
-PAUSED = "retrieving is paused by the operator; see: ddwd resume"
 
 Purpose = Literal["retrieve", "forward", "receive"]
 
@@ -85,7 +84,13 @@ class FlowControl:
     @property
     def is_paused(self) -> bool:
         """Whether the operator has paused retrieving."""
-        return self.ledger.state.paused
+        return self.ledger.state.paused is not None
+
+    @property
+    def pause_reason(self) -> str:
+        """Who has paused retrieving, in one line for people."""
+        by = self.ledger.state.paused.by if self.ledger.state.paused else ""
+        return f"retrieving is paused by {by or 'the operator'}; see: ddwd resume"
 
     @property
     def has_room(self) -> bool:
@@ -110,17 +115,18 @@ class FlowControl:
         stopping = (volume.path for volume in self._by_device.values() if self._stops(volume))
         return next((f"the volume of {path} is short of room" for path in stopping), "")
 
-    def pause(self) -> None:
-        """Stop retrieving, at the operator's request."""
+    def pause(self, by: str) -> None:
+        """Stop retrieving, as that user requests."""
         if not self.is_paused:
-            self.ledger.append("paused")
-            self.audit.record(Event.PAUSED, "the operator has paused retrieving: studies wait on storage")
+            self.ledger.append("paused", by=by)
+            text = f"{by or 'the operator'} has paused retrieving: studies wait on storage"
+            self.audit.record(Event.PAUSED, text, by=by)
 
-    def resume(self) -> None:
-        """Retrieve again, at the operator's request."""
+    def resume(self, by: str) -> None:
+        """Retrieve again, as that user requests."""
         if self.is_paused:
-            self.ledger.append("resumed")
-            self.audit.record(Event.RESUMED, "the operator has resumed retrieving")
+            self.ledger.append("resumed", by=by)
+            self.audit.record(Event.RESUMED, f"{by or 'the operator'} has resumed retrieving", by=by)
 
     def look(self) -> None:
         """Measure the disks, at most once a second; report every change of level."""

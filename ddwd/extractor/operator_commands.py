@@ -89,9 +89,9 @@ class OperatorCommands:
             case "release":
                 self._release(request.item)
             case "pause":
-                self.sharing.flow.pause()
+                self.sharing.flow.pause(request.by)
             case "resume":
-                self.sharing.flow.resume()
+                self.sharing.flow.resume(request.by)
             case "forget":
                 self._forget(study)
             case "retention":

@@ -14,7 +14,6 @@ from ddwd.core.clock import stamp
 from ddwd.core.errors import DdwdError, Failure, failure_of
 from ddwd.core.retry import LONGEST_SECONDS, retry_delay
 from ddwd.extractor.decision import Blocker, Decision, Observation, Stage, decide
-from ddwd.extractor.flow_control import PAUSED
 from ddwd.extractor.study import Copied
 
 if TYPE_CHECKING:
@@ -147,7 +146,7 @@ class StudyReconciler:
 
     def _report_blocked(self, study: StudyState, decision: Decision, result: Result) -> None:
         if decision.retrieve and self.flow.is_paused:
-            study.report(decision.stage, Failure(PAUSED), Blocker.PAUSE)
+            study.report(decision.stage, Failure(self.flow.pause_reason), Blocker.PAUSE)
             result.outcome = Outcome.RELEASE
         elif shortage := self.flow.shortage:
             study.report(decision.stage, Failure(shortage), Blocker.DISK)

@@ -166,4 +166,6 @@ def _for_the_operator(report: Report) -> Iterator[Problem]:
         cause = f"{many(count, 'image waits', 'images wait')} for you in quarantine"
         yield problem(Code.QUARANTINE, cause, "ddwd quarantine list", count=count)
     if report.paused:
-        yield problem(Code.PAUSED, "retrieving is paused by the operator", "ddwd resume")
+        since = f" since {time(report.paused_at)}" if report.paused_at else ""
+        cause = f"retrieving is paused by {report.paused_by or 'the operator'}{since}"
+        yield problem(Code.PAUSED, cause, "ddwd resume", since=report.paused_at)

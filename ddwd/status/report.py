@@ -155,6 +155,9 @@ class Report:
     recent: tuple[status_files.FinishedStudy, ...]
     quarantine: int | None
     paused: bool = False
+    paused_by: str = ""
+    """Who has paused retrieving, `paused_at` when, as a stamp; empty where that is not known."""
+    paused_at: str = ""
     self_test: status_files.SelfTestResult | None = None
     swept: status_files.SweepStatus | None = field(default=None, metadata=stored(blank=True))
     retention: status_files.RetentionStatus | None = field(default=None, metadata=stored(blank=True))
@@ -212,6 +215,8 @@ def collect(config: Config, sources: ReportSources) -> Report:
         quarantine=quarantined,
         two_patients=two_patients,
         paused=extractor.paused,
+        paused_by=extractor.paused_by,
+        paused_at=extractor.paused_at,
         self_test=status_files.SELF_TEST.read_or_none(paths.self_test),
         swept=extractor.swept,
         retention=extractor.retention,

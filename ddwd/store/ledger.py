@@ -16,7 +16,7 @@ import json
 import zlib
 from abc import ABC, abstractmethod
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,36 @@ _MOST_EVENTS = 10_000
 CLOSED = 500  # number of last closed studies in the snapshot
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Who has paused retrieving, and when as a UTC stamp; both empty for a pause of a version that did not record them."""
+
+    by: str = ""
+    at: str = ""
+
+    @classmethod
+    def of(cls, stored: object) -> Pause | None:
+        """Return what a snapshot has: the fields, true by an older version, or false."""
+        if isinstance(stored, dict):
+            return cls(str(stored.get("by", "")), str(stored.get("at", "")))
+        return cls() if stored else None
+
+
 @dataclass
 class LedgerState:
     """The content of the ledger: `/changes` cursors by Orthanc name, open studies with the UTC stamp of their opening, the last
-    closed studies, the UTC stamp of the last complete sweep, and whether the operator has paused retrieving."""
+    closed studies, the UTC stamp of the last complete sweep, and the pause of retrieving, None without one."""
 
     cursors: dict[str, int] = field(default_factory=dict)
     open: dict[OrthancId, str] = field(default_factory=dict)
     closed: deque[OrthancId] = field(default_factory=lambda: deque(maxlen=CLOSED))
     swept: str = ""
-    paused: bool = False
+    paused: Pause | None = None
+
+    @property
+    def stored_pause(self) -> dict[str, str] | bool:
+        """The pause as a snapshot has it."""
+        return asdict(self.paused) if self.paused is not None else False
 
     def apply(self, record: dict[str, Any]) -> None:
         """Apply one record; other kinds, such as events, have no effect."""
@@ -52,7 +72,7 @@ class LedgerState:
                 self.closed = deque((OrthancId(str(one)) for one in record.get("closed", ())), maxlen=CLOSED)
                 self.cursors, self.open = cursors, opened
                 self.swept = str(record.get("swept", ""))
-                self.paused = bool(record.get("paused"))
+                self.paused = Pause.of(record.get("paused"))
             case "cursor":
                 self.cursors[str(record["node"])] = int(record["seq"])
             case "opened":
@@ -65,9 +85,9 @@ class LedgerState:
             case "swept":
                 self.swept = str(record["at"])
             case "paused":
-                self.paused = True
+                self.paused = Pause(str(record.get("by", "")), str(record["at"]))
             case "resumed":
-                self.paused = False
+                self.paused = None
 
 
 class LedgerPort(ABC):
@@ -174,7 +194,7 @@ class Ledger(LedgerPort):
             "open": self.state.open,
             "closed": list(self.state.closed),
             "swept": self.state.swept,
-            "paused": self.state.paused,
+            "paused": self.state.stored_pause,
         }
         durable.replace_file(self._folder / f"{number:08}.jsonl", _line(snapshot))
         self._number = number

@@ -166,7 +166,7 @@ class SharedLedger(LedgerPort):
 
     def _write(self, batch: tuple[dict[str, Any], ...]) -> None:
         state = self.state
-        body = json.dumps({"cursors": state.cursors, "swept": state.swept, "paused": state.paused})
+        body = json.dumps({"cursors": state.cursors, "swept": state.swept, "paused": state.stored_pause})
         with self._database.transaction():
             self._database.rows("select pg_advisory_xact_lock(%s)", [_APPENDING])
             self._insert(batch)

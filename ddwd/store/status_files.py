@@ -286,6 +286,8 @@ class ExtractorStatus:
     updated: str = ""
     pid: int = 0
     paused: bool = False
+    paused_by: str = field(default="", metadata=stored(omit_empty=True))
+    paused_at: str = field(default="", metadata=stored(omit_empty=True))
     counts: dict[str, int] = field(default_factory=dict)
     totals: WorkTotals = field(default_factory=WorkTotals)
     turn_seconds: float = 0.0

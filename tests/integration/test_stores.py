@@ -151,7 +151,7 @@ def test_an_extractor_finds_its_memory_again_and_not_anothers(
 ) -> None:
     (here, session), (there, _) = stores("A"), stores("B")
     here.ledger.append("cursor", node="storage", seq=7)
-    here.ledger.append("paused")
+    here.ledger.append("paused", by="anna")
     here.ledger.commit()
     there.ledger.append("cursor", node="storage", seq=9)
     there.ledger.commit()
@@ -160,7 +160,8 @@ def test_an_extractor_finds_its_memory_again_and_not_anothers(
     session.close()
     again, _ = stores("A")
     assert again.ledger.state.cursors == {"storage": 7}
-    assert again.ledger.state.paused
+    assert again.ledger.state.paused is not None
+    assert again.ledger.state.paused.by == "anna"
     assert list(again.ledger.state.closed) == [_ONE]
     third, _ = stores("C")
     assert third.ledger.state.cursors == {"storage": 7}  # what both of them have seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from ddwd.core.audit import Event
 from ddwd.core.clock import stamp
 from ddwd.daemon.extractor import StatusTotals, extractor_status
 from ddwd.status import events
+from ddwd.store.ledger import Pause
 from ddwd.store.operator_requests import Request
 from ddwd.store.statefile import encode
 from ddwd.store.status_files import EXTRACTOR, Backlog
@@ -150,6 +152,40 @@ def test_paused_nothing_is_fetched_over_a_restart_and_resumed_everything_is(port
     assert portal.published() == names(*images)
     told = _told(portal)
     assert (told.count(Event.PAUSED), told.count(Event.RESUMED)) == (1, 1)
+
+
+def test_who_paused_and_when_is_kept_over_a_restart_and_shown(portal: Portal) -> None:
+    portal.requests.submit(Request("pause"))
+    portal.run(1)
+    paused_at = extractor_status(portal.extractor, StatusTotals(), portal.clock).paused_at
+    portal.deliver(image())
+    portal.run(30)
+    portal.start()
+    portal.run(30)
+    shown = extractor_status(portal.extractor, StatusTotals(), portal.clock)
+    me = getpass.getuser()
+    assert (shown.paused, shown.paused_by, shown.paused_at) == (True, me, paused_at)
+    (row,) = shown.in_flight
+    assert row.reason == f"retrieving is paused by {me}; see: ddwd resume"
+    (told,) = [fields for event, fields in portal.events if event is Event.PAUSED]
+    assert told["DDWD_BY"] == me
+    portal.requests.submit(Request("resume"))
+    portal.run(1)
+    shown = extractor_status(portal.extractor, StatusTotals(), portal.clock)
+    assert (shown.paused, shown.paused_by, shown.paused_at) == (False, "", "")
+
+
+@pytest.mark.parametrize(
+    ("stored", "pause"),
+    [
+        (False, None),
+        (None, None),
+        (True, Pause()),  # by 0.2.0
+        ({"by": "anna", "at": "2026-01-02T03:04:05Z"}, Pause("anna", "2026-01-02T03:04:05Z")),
+    ],
+)
+def test_a_pause_of_an_older_version_is_one_by_nobody_known(stored: object, pause: Pause | None) -> None:
+    assert Pause.of(stored) == pause
 
 
 def _backlog(portal: Portal) -> Backlog:

@@ -46,9 +46,7 @@ def test_the_hour_that_comes_twice_a_year_is_told_apart_by_its_zone() -> None:
     assert twice == ["2026-10-25 02:30 CEST", "2026-10-25 02:30 CET"]
 
 
-@pytest.mark.parametrize(
-    ("moment", "shown"), [(None, "never"), ("", "never"), ("soon\x1b[2J", "soon?[2J")]
-)
+@pytest.mark.parametrize(("moment", "shown"), [(None, "never"), ("", "never"), ("soon\x1b[2J", "soon?[2J")])
 def test_what_is_no_stamp_is_no_error(moment: str | None, shown: str) -> None:
     assert formatting.time(moment) == shown
 
