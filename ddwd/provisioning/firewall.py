@@ -191,8 +191,14 @@ def apply(config: Config) -> str:
 
 
 def remove() -> None:
-    """Remove the portal's table, if nft is installed and the table exists. Raises PeerRefusedError."""
-    if shutil.which(PROGRAM):
+    """Remove the portal's table, if there is one. Raises PeerRefusedError if it cannot be removed."""
+    if not shutil.which(PROGRAM):
+        return
+    try:
+        table_exists = is_there()
+    except PeerRefusedError:  # the kernel has no nftables, and so no table
+        return
+    if table_exists:
         _nft("destroy", "table", *TABLE.split())
 
 

@@ -159,6 +159,18 @@ def test_a_machine_on_which_nftables_does_not_work_runs_without_and_says_why(
     assert re.fullmatch(rf"network.firewall is auto, no table: .*{why}.*", firewall.apply(_with("auto")))
     with pytest.raises(PeerRefusedError, match=why):
         firewall.apply(_with("true"))
+    # and one whose settings do not want it does not ask for it
+    assert firewall.apply(_with("false")) == "network.firewall is false: no table"
+
+
+def test_a_table_that_cannot_be_removed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nft"
+    monkeypatch.setattr(firewall, "PROGRAM", str(program))
+    listed = 'case "$*" in "list tables") echo "table inet ddwd";; *) echo "Device or resource busy" >&2; exit 1;; esac'
+    program.write_text(f"#!/bin/sh\n{listed}\n", encoding="ascii")
+    program.chmod(0o755)
+    with pytest.raises(PeerRefusedError, match="Device or resource busy"):
+        firewall.apply(_with("false"))
 
 
 def test_the_table_is_made_again_until_the_members_of_the_group_stay_the_same(
