@@ -5,10 +5,11 @@ cannot be used, or not by this user; 66 not found; 69 a peer does not answer; 78
 """
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ddwd import __version__
 from ddwd.cli import (
@@ -18,6 +19,7 @@ from ddwd.cli import (
     credentials,
     destinations,
     doctor,
+    echo,
     hooks,
     pause,
     prove,
@@ -48,7 +50,14 @@ _STUDIES = (
     pause.RESUME,
     quarantine.COMMAND,
 )
-_HOPS = (routes.COMMAND, destinations.COMMAND, hooks.COMMAND, send.COMMAND, alert.COMMAND)
+_HOPS = (
+    routes.COMMAND,
+    destinations.COMMAND,
+    hooks.COMMAND,
+    echo.COMMAND,
+    send.COMMAND,
+    alert.COMMAND,
+)
 _SETUP = (credentials.COMMAND, tls.TLS, tls.LINK, config.COMMAND, support_bundle.COMMAND)
 _WHOLE = (backup.BACKUP, backup.RESTORE, try_.COMMAND)
 VERBS = (*_VIEW, *_STUDIES, *_HOPS, *_SETUP, *_WHOLE)
@@ -81,6 +90,15 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Write what is wrong and how to find help; exit with EX_USAGE of sysexits.h."""
         self.exit(os.EX_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Name the word that was probably meant instead of all that there are."""
+        if action.choices is not None and value not in action.choices:
+            near = difflib.get_close_matches(str(value), map(str, action.choices), 1)
+            hint = (
+                f"did you mean: {near[0]}" if near else f"it is one of: {', '.join(map(str, action.choices))}"
+            )
+            raise argparse.ArgumentError(action, f"{value!r} is not known; {hint}")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -195,13 +195,23 @@ def identifier(
 def echo(peer: Peer, timeout: float = 5.0) -> bool:
     """Return whether the peer answers a C-ECHO within `timeout` seconds (PS3.7 section 9.1.5)."""
     try:
-        association = _established(peer, contexts.for_echo(), timeout)
+        require_echo(peer, timeout)
     except (PeerDownError, PeerRefusedError):
         return False
+    return True
+
+
+def require_echo(peer: Peer, timeout: float = 5.0) -> None:
+    """Send a C-ECHO. Raises PeerDownError or PeerRefusedError, which say why there is no success within `timeout` seconds."""
+    association = _established(peer, contexts.for_echo(), timeout)
     answer = association.send_c_echo()
     if association.is_established:
         association.release()
-    return getattr(answer, "Status", None) == 0
+    status = getattr(answer, "Status", None)
+    if status is None:
+        raise PeerDownError(f"{peer} accepted the association and did not answer the C-ECHO")
+    if status != 0:
+        raise PeerRefusedError(f"{peer} answered the C-ECHO with status 0x{int(status):04X}")
 
 
 def _established(peer: Peer, proposal: Sequence[PresentationContext], silence: float) -> Association:

@@ -26,7 +26,7 @@ _ddwd_paths() {
 _ddwd() {
     local cur="${COMP_WORDS[COMP_CWORD]}"
     if ((COMP_CWORD == 1)); then
-        _ddwd_words "--help --version status doctor trace verify prove reconcile retry retention pause resume quarantine routes destinations hooks send alert credentials tls link config support-bundle backup restore try"
+        _ddwd_words "--help --version status doctor trace verify prove reconcile retry retention pause resume quarantine routes destinations hooks echo send alert credentials tls link config support-bundle backup restore try"
         return
     fi
     case "${COMP_WORDS[1]}" in
@@ -111,6 +111,10 @@ _ddwd() {
         drop:[3-9]) words="--help --json --utc" ;;
         *) words="--help list retry drop" ;;
         esac
+        _ddwd_words "$words"
+        ;;
+    echo)
+        local words="--help --calling --timeout --tls --json --utc"
         _ddwd_words "$words"
         ;;
     send)
