@@ -21,6 +21,7 @@ from ddwd.cli import (
     doctor,
     echo,
     hooks,
+    logs,
     pause,
     prove,
     quarantine,
@@ -41,7 +42,14 @@ from ddwd.config.schema import ROLES, Config, Role
 from ddwd.core.errors import DdwdError, NotFoundError
 from ddwd.status.formatting import show_utc
 
-_VIEW = (status.COMMAND, doctor.COMMAND, trace.COMMAND, verify.COMMAND, prove.COMMAND)
+_VIEW = (
+    status.COMMAND,
+    doctor.COMMAND,
+    trace.COMMAND,
+    logs.COMMAND,
+    verify.COMMAND,
+    prove.COMMAND,
+)
 _STUDIES = (
     reconcile.COMMAND,
     retry.COMMAND,

@@ -47,7 +47,7 @@ def changes_of(study: str) -> list[AuditEvent]:
 def _events(event: Event, matches: Mapping[str, str]) -> list[AuditEvent]:
     if journal is None:
         return []
-    if not _is_readable():
+    if not is_readable():
         raise StateError(
             "refused images and requests by REST are in the journal, for root and group systemd-journal"
         )
@@ -65,7 +65,7 @@ def _events(event: Event, matches: Mapping[str, str]) -> list[AuditEvent]:
     return found[::-1]
 
 
-def _is_readable() -> bool:
+def is_readable() -> bool:
     """Return whether this user may read the system's journal: to others it looks empty."""
     for folder in _JOURNALS:
         with suppress(OSError):

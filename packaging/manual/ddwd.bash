@@ -26,7 +26,7 @@ _ddwd_paths() {
 _ddwd() {
     local cur="${COMP_WORDS[COMP_CWORD]}"
     if ((COMP_CWORD == 1)); then
-        _ddwd_words "--help --version status doctor trace verify prove reconcile retry retention pause resume quarantine routes destinations hooks echo send alert credentials tls link config support-bundle backup restore try"
+        _ddwd_words "--help --version status doctor trace logs verify prove reconcile retry retention pause resume quarantine routes destinations hooks echo send alert credentials tls link config support-bundle backup restore try"
         return
     fi
     case "${COMP_WORDS[1]}" in
@@ -41,6 +41,10 @@ _ddwd() {
     trace)
         local words="--help --watch --json --utc"
         [[ $cur == -* ]] || words="$(_ddwd_studies)"
+        _ddwd_words "$words"
+        ;;
+    logs)
+        local words="--help --follow --lines --json --utc"
         _ddwd_words "$words"
         ;;
     verify)

@@ -394,13 +394,13 @@ def test_refused_images_are_read_from_the_records_of_the_acceptor_alone(
     users = {"ddwd-acceptor": Mock(pw_uid=992), "ddwd-inbox": Mock(pw_uid=991)}
     monkeypatch.setattr("pwd.getpwnam", users.__getitem__)
     monkeypatch.setattr(journal, "journal", _Journal(*records))
-    monkeypatch.setattr(journal, "_is_readable", lambda: True)
+    monkeypatch.setattr(journal, "is_readable", lambda: True)
     found = journal.refusals_of("1.2.3")
     assert [(one.at, one.message, one.fields["aet"]) for one in found] == [
         ("2026-01-02T03:04:01.000Z", "record 1", "CT1"),
         ("2026-01-02T03:04:03.000Z", "record 3", "CT1"),
     ]
-    monkeypatch.setattr(journal, "_is_readable", lambda: False)
+    monkeypatch.setattr(journal, "is_readable", lambda: False)
     with pytest.raises(StateError, match="group systemd-journal"):
         journal.refusals_of("1.2.3")
 
@@ -442,5 +442,5 @@ def test_requests_by_rest_are_read_from_the_records_of_the_orthancs_alone(
             return _Journal(*records)
 
     monkeypatch.setattr(journal, "journal", Fresh())
-    monkeypatch.setattr(journal, "_is_readable", lambda: True)
+    monkeypatch.setattr(journal, "is_readable", lambda: True)
     assert [one.message for one in journal.changes_of(_STUDY)] == ["record 1", "record 3", "record 6"]

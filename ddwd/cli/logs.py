@@ -1,0 +1,83 @@
+"""`ddwd logs [PART ...]`: the journals of the portal's parts, merged in the order of time. Writes nothing."""
+
+import json
+import os
+from argparse import Namespace
+from dataclasses import asdict
+from typing import TextIO
+
+from ddwd.cli.command import Argument, Command
+from ddwd.config.schema import Config
+from ddwd.status.formatting import plain, second
+from ddwd.status.part_logs import PARTS, LogLine, PartLogs
+
+_LINES = 50
+_PART_WIDTH = 11
+_ERROR, _WARNING = 3, 4
+"""Priorities of syslog(3)."""
+_RED, _YELLOW, _END = "\033[31m", "\033[33m", "\033[0m"
+_COLOURS = tuple(f"\033[{code}m" for code in (36, 32, 35, 34, 96, 92, 95, 94))
+
+
+def _run(args: Namespace, _config: Config, out: TextIO) -> int:
+    logs = PartLogs(args.parts)
+    lines = logs.last(args.lines)
+    if args.json and not args.follow:
+        out.write(json.dumps({"lines": [asdict(one) for one in lines]}) + "\n")
+        return 0
+    coloured = out.isatty() and not os.environ.get("NO_COLOR")
+    for one in lines:
+        out.write(_shown(one, as_json=args.json, coloured=coloured))
+    if args.follow:
+        out.flush()
+        for one in logs.follow():
+            out.write(_shown(one, as_json=args.json, coloured=coloured))
+            out.flush()
+    return 0
+
+
+def _shown(one: LogLine, *, as_json: bool, coloured: bool) -> str:
+    if as_json:
+        return json.dumps(asdict(one)) + "\n"
+    part, message = f"{one.part:<{_PART_WIDTH}}", plain(one.message)
+    if coloured:
+        names = list(PARTS)
+        colour = _COLOURS[(names.index(one.part) if one.part in names else len(names)) % len(_COLOURS)]
+        part = f"{colour}{part}{_END}"
+        if one.priority <= _WARNING:
+            message = f"{_RED if one.priority <= _ERROR else _YELLOW}{message}{_END}"
+    return f"{second(one.at)}  {part} {message}\n"
+
+
+def _count(text: str) -> int:
+    """Parse a number of lines. Raises ValueError, which argparse reports as wrong usage."""
+    if (count := int(text)) < 0:
+        raise ValueError
+    return count
+
+
+COMMAND = Command(
+    "logs",
+    "show the logs of the portal's parts, merged",
+    _run,
+    (
+        Argument(
+            "parts",
+            nargs="*",
+            metavar="PART",
+            help="gateway, storage, scp, extractor, ... (default: all of them)",
+        ),
+        Argument("--follow", "-f", action="store_true", help="show new lines as they come, until Ctrl-C"),
+        Argument(
+            "--lines",
+            "-n",
+            type=_count,
+            default=_LINES,
+            metavar="N",
+            help="the last N lines (default: %(default)s)",
+        ),
+    ),
+    about="""The parts are the portal's units without ddwd-, and postgresql. What systemd says of a unit is among its lines.
+The journal is for root and group systemd-journal. With --follow, --json prints one object a line.""",
+    exits={0: "done", 64: "there is no such part", 65: "this user may not read the journal"},
+)
