@@ -82,11 +82,12 @@ def test_a_failure_is_shown_with_its_status(node: Node) -> None:
 
 
 def test_one_that_does_not_listen_hides_no_other(node: Node) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        closed = free.getsockname()[1]
-    status, told, text = _run(
-        Config(), f"GONE@127.0.0.1:{closed}", f"WS1@127.0.0.1:{node.port}", "--timeout", "2"
-    )
+    with socket.socket() as bound:  # nobody else can take the port, and it takes no connection
+        bound.bind(("127.0.0.1", 0))
+        closed = bound.getsockname()[1]
+        status, told, text = _run(
+            Config(), f"GONE@127.0.0.1:{closed}", f"WS1@127.0.0.1:{node.port}", "--timeout", "2"
+        )
     assert status == 1
     assert [row["answers"] for row in told["nodes"]] == [False, True]
     assert f"GONE at 127.0.0.1:{closed} does not answer" in text
