@@ -5,8 +5,9 @@ from argparse import Namespace
 from ddwd.cli.command import Command, Group, VerbResult, file_errors, prints
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
+from ddwd.core.printable import many
 from ddwd.delivery.transports import kind
-from ddwd.status.formatting import many, time
+from ddwd.status.formatting import time
 from ddwd.status.report import destination_states
 from ddwd.store.delivery_log import DeliveryLog
 from ddwd.store.statefile import encode

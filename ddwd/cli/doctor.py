@@ -5,7 +5,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ddwd.cli.command import Argument, Command, VerbResult, flag, prints, wrapped
 from ddwd.cli.config import settings_files
@@ -18,7 +18,6 @@ from ddwd.core.model import SELF_TEST_AET
 from ddwd.core.problem import Severity, is_well, verdict
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
-from ddwd.dicom.upper_layer import Peer
 from ddwd.provisioning import credentials, databases, firewall
 from ddwd.provisioning.credentials import Credentials
 from ddwd.provisioning.host import SystemHost
@@ -26,7 +25,7 @@ from ddwd.provisioning.port_holders import holders
 from ddwd.status import report as view
 from ddwd.status import study_lookup, units
 from ddwd.status.certificates import expiry_of
-from ddwd.status.check_context import CheckContext, Part
+from ddwd.status.check_context import CheckContext
 from ddwd.status.doctor import CHECKS, Examination, examine
 from ddwd.status.formatting import plain
 from ddwd.status.self_test import SelfTest
@@ -106,8 +105,7 @@ def _all_answer(config: Config) -> bool:
             node.system()
     except DdwdError:
         return False
-    parts: tuple[Part, ...] = ("gateway", "storage", "scp")
-    return all(echo(_peer(config, part)) for part in parts)
+    return all(echo(nodes.of_part(config, part, SELF_TEST_AET)) for part in get_args(nodes.Part))
 
 
 def context_of(config: Config) -> CheckContext:
@@ -120,7 +118,7 @@ def context_of(config: Config) -> CheckContext:
         nodes=orthancs,
         login=login,
         systemctl=units.systemctl,
-        echo=lambda part: echo(_peer(config, part)),
+        echo=lambda part: echo(nodes.of_part(config, part, SELF_TEST_AET)),
         ask_database=lambda node: databases.ask(config, node, "SELECT 1", SystemHost()),
         clock_is_synchronised=_synchronised,
         expiry=expiry_of,
@@ -129,12 +127,6 @@ def context_of(config: Config) -> CheckContext:
         clock=SystemClock(),
         settings=settings_files(),
     )
-
-
-def _peer(config: Config, part: Part) -> Peer:
-    if part == "storage":
-        return nodes.storage(config)
-    return (nodes.gateway if part == "gateway" else nodes.scp)(config, SELF_TEST_AET)
 
 
 def _has_firewall() -> bool | None:

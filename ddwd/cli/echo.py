@@ -4,10 +4,11 @@ import re
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from ddwd.cli.command import Argument, Command, VerbResult, prints
 from ddwd.config import tls
-from ddwd.config.schema import Config
+from ddwd.config.schema import Config, Role
 from ddwd.core.errors import DdwdError, InvalidValueError
 from ddwd.core.model import SEND_AET, parse_aet
 from ddwd.dicom import nodes
@@ -28,23 +29,28 @@ def _run(args: Namespace, config: Config) -> VerbResult:
 
 
 def _known(config: Config, calling: str) -> Iterator[tuple[str, Callable[[], Peer]]]:
-    """Yield the nodes of the settings by name; each is made when it is asked, since its certificates may not be readable."""
-    if config.has("gateway"):
-        yield "gateway", lambda: nodes.gateway(config, calling)
-    if config.has("storage"):
-        yield "storage", lambda: nodes.storage(config)
-    if config.has("extractor"):
-        yield "scp", lambda: nodes.scp(config, calling)
+    """Yield the nodes of the settings by name; each is made when it is asked, since its certificates may not be readable.
+
+    A destination is called as ORTHANC1 calls it.
+    """
+    parts: tuple[tuple[Role, nodes.Part], ...] = (
+        ("gateway", "gateway"),
+        ("storage", "storage"),
+        ("extractor", "scp"),
+    )
+    for role, part in parts:
+        if config.has(role):
+            yield part, partial(nodes.of_part, config, part, calling)
     for one in config.destinations:
         if one.aet is not None and one.host is not None:
-            aet, host, port, secure = one.aet, one.host, one.port, one.tls
-            # as ORTHANC1 calls it
             yield (
                 one.name,
-                lambda aet=aet, host=host, port=port, secure=secure: Peer(  # type: ignore[misc]
-                    host, port, aet, config.gateway.aet, tls.with_operator(config) if secure else None
-                ),
+                partial(_any, config, one.host, one.port, one.aet, config.gateway.aet, secure=one.tls),
             )
+
+
+def _any(config: Config, host: str, port: int, called: str, calling: str, *, secure: bool) -> Peer:
+    return Peer(host, port, called, calling, tls.with_operator(config) if secure else None)
 
 
 def _peer(
@@ -58,9 +64,9 @@ def _peer(
         raise InvalidValueError(
             f"{name}: no node of this machine has this name ({', '.join(known)}); for any other write AE@HOST:PORT"
         )
-    called = parse_aet(found["aet"])
-    context = tls.with_operator(config) if args.tls else None
-    return lambda: Peer(found["host"].strip("[]"), int(found["port"]), called, args.calling, context)
+    host, port, called = found["host"].strip("[]"), int(found["port"]), parse_aet(found["aet"])
+    peer = _any(config, host, port, called, args.calling, secure=args.tls)
+    return lambda: peer
 
 
 def _asked(name: str, make: Callable[[], Peer], seconds: float) -> dict[str, object]:

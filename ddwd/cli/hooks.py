@@ -10,7 +10,7 @@ from ddwd.cli.command import Argument, Command, Group, VerbResult, file_errors, 
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.errors import NotFoundError
-from ddwd.status.formatting import many
+from ddwd.core.printable import many
 from ddwd.store.hook_queue import HookQueue
 from ddwd.store.operator_requests import Request, Requests
 from ddwd.store.status_files import HOOKS, HooksStatus, WaitingNotice

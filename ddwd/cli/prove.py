@@ -19,7 +19,7 @@ from ddwd.cli.command import Argument, Command, VerbResult, prints
 from ddwd.config.paths import Paths
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import InvalidValueError, NotFoundError, StateError
-from ddwd.status.formatting import many
+from ddwd.core.printable import many
 from ddwd.store.backends import custody_of
 from ddwd.store.record_check import RecordChecker
 

@@ -16,7 +16,8 @@ from ddwd.cli import signer_wait
 from ddwd.cli.command import escaped
 from ddwd.config.paths import Paths
 from ddwd.core.errors import StateError
-from ddwd.status.formatting import many, time
+from ddwd.core.printable import many
+from ddwd.status.formatting import time
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,13 +12,14 @@ from ddwd.config.retention import PLACES, Place
 from ddwd.config.schema import Config
 from ddwd.core.clock import SystemClock
 from ddwd.core.disk_space import space_of as measure
+from ddwd.core.printable import many
 from ddwd.retention import round_report
 from ddwd.retention.eligibility import Eligibility
 from ddwd.retention.remove import Removed
 from ddwd.retention.round_report import WHERE, Tally
 from ddwd.retention.scheduler import DryRun
 from ddwd.status import study_lookup
-from ddwd.status.formatting import many, plain, size, time
+from ddwd.status.formatting import plain, size, time
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Request, Requests
 from ddwd.store.record_check import RecordChecker

@@ -6,11 +6,12 @@ from typing import Any, TextIO
 from ddwd import __version__
 from ddwd.cli.command import WIDTH, Argument, Command, VerbResult, watch, wrapped
 from ddwd.config.schema import Config
+from ddwd.core.printable import many
 from ddwd.core.problem import Problem, is_well, verdict, with_all
 from ddwd.extractor.decision import Blocker, Stage
 from ddwd.status import chain, senders
 from ddwd.status import report as view
-from ddwd.status.formatting import many, plain, second, size, span, time
+from ddwd.status.formatting import plain, second, size, span, time
 from ddwd.status.report import Heartbeat, Report, VolumeState
 from ddwd.status.units import Unit
 from ddwd.store.statefile import encode

@@ -1,4 +1,4 @@
-"""Make one printable line of any text: a modality, a peer or another user may have put control characters into it."""
+"""Make one printable line of any text: a modality, a peer or another user may have put control characters into it. Format counts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ def one_line(value: object) -> str:
     A line end would make a second record of the journal, whose text a stranger chose, and an escape sequence may rewrite a terminal.
     """
     return "".join(char if char.isprintable() else "?" for char in str(value))
+
+
+def many(count: int, one: str, more: str) -> str:
+    """Format a count: `1 image`, `2 images`."""
+    return f"{count:,} {one if count == 1 else more}"
 
 
 class OneLineFormatter(logging.Formatter):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
+from ddwd.core.printable import many
 from ddwd.core.problem_codes import ENTRIES, Code
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class Problem:
     @property
     def line(self) -> str:
         """Cause, number of consequences and remedy in one line."""
-        more = len(self.consequences)
-        follows = f" ({more} consequence{'s' * (more != 1)})" if more else ""
+        count = len(self.consequences)
+        follows = f" ({many(count, 'consequence', 'consequences')})" if count else ""
         return f"{self.cause}{follows}" + (f"; do: {self.remedy}" if self.remedy else "")
 
     def as_json(self) -> dict[str, Any]:
@@ -92,7 +93,6 @@ def is_well(problems: Iterable[Problem]) -> bool:
 def verdict(problems: Sequence[Problem]) -> str:
     """Return the verdict of every view: `all is well`, `1 warning`, `2 things are broken, 1 warning`."""
     counts = Counter(one.severity for one in problems)
-    broken, warnings = counts[Severity.BROKEN], counts[Severity.WARN]
-    parts = [f"{broken:,} {'thing is' if broken == 1 else 'things are'} broken"] if broken else []
-    parts += [f"{warnings:,} {'warning' if warnings == 1 else 'warnings'}"] if warnings else []
+    words = (Severity.BROKEN, "thing is broken", "things are broken"), (Severity.WARN, "warning", "warnings")
+    parts = [many(counts[severity], *forms) for severity, *forms in words if counts[severity]]
     return ", ".join(parts) or "all is well"

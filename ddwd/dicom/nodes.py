@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ddwd.config import tls
 from ddwd.config.schema_network import HERE
@@ -11,6 +11,15 @@ from ddwd.dicom.upper_layer import Peer
 
 if TYPE_CHECKING:
     from ddwd.config.schema import Config
+
+Part = Literal["gateway", "storage", "scp"]
+
+
+def of_part(config: Config, part: Part, calling: str) -> Peer:
+    """Return the node of a part; storage accepts the extractor's AE title alone, whatever `calling` is. Raises ConfigError."""
+    if part == "storage":
+        return storage(config)
+    return (gateway if part == "gateway" else scp)(config, calling)
 
 
 def gateway(config: Config, calling: str) -> Peer:

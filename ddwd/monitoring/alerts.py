@@ -46,7 +46,7 @@ class Condition:
 
 
 def conditions(problems: Iterable[Problem]) -> dict[str, Condition]:
-    """Return what is reported of the problems, by a key that stays the same while one lasts. Consequences are told with their cause."""
+    """Return what is reported of the problems, by a key that stays the same while one lasts. Consequences are reported with their cause."""
     return {one.key: Condition(one.line, one.count) for one in problems if one.severity > Severity.NOTE}
 
 

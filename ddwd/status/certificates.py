@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd.config import tls
 from ddwd.core.errors import ConfigError, ConfigProblem
+from ddwd.core.printable import many
 from ddwd.core.problem import problem
 from ddwd.core.problem_codes import Code
 from ddwd.provisioning import orthanc_config
-from ddwd.status.formatting import many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,8 +7,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ddwd.config.paths import Paths
+from ddwd.core.printable import many
 from ddwd.core.problem_codes import Code
-from ddwd.status.formatting import many, span, time
+from ddwd.status.formatting import span, time
+from ddwd.status.units import log_command
 from ddwd.store.status_files import CHAIN_PUBLICATION, SIGNER, ChainPublication, SignerStatus
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 _STALE_SECONDS = 180.0
 """More than the signer waits after a failure, and than a walk through the chain takes."""
-REMEDY = "journalctl -u ddwd-signer -n 50"
+REMEDY = log_command("ddwd-signer")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ddwd.config.paths import Paths
 from ddwd.core.problem import problem
@@ -17,13 +17,12 @@ if TYPE_CHECKING:
     from ddwd.config.schema import Config
     from ddwd.config.schema_network import NodeName
     from ddwd.core.clock import Clock
+    from ddwd.dicom.nodes import Part
     from ddwd.orthanc.port import ServerChecks
     from ddwd.provisioning.credentials import Credentials
     from ddwd.provisioning.port_holders import Holder
     from ddwd.status.report import Report
     from ddwd.status.units import Systemctl
-
-Part = Literal["gateway", "storage", "scp"]
 
 NOT_PERMITTED = problem(Code.NOT_CHECKED, "not checked: this user has no permission", "run it with sudo")
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from ddwd.config.loader import CONFIG_FILE
 from ddwd.config.schema import SECRET_KEYS, flatten
 from ddwd.core.errors import DdwdError
+from ddwd.core.printable import many
 from ddwd.core.problem import problem
 from ddwd.core.problem_codes import Code
 from ddwd.provisioning.port_holders import strangers
-from ddwd.status.formatting import day, many, span, time
+from ddwd.status.formatting import day, span, time
 from ddwd.status.senders import remedy, what, who
+from ddwd.status.units import log_command
 from ddwd.store import rejected_files
 from ddwd.store.status_files import HARMLESS, AcceptorStatus, RetentionRound, RetentionStatus, SweepStatus
 
@@ -73,7 +75,7 @@ def retention(context: CheckContext) -> Iterator[Problem]:
     since = last.ended_at
     if since and context.clock.utc() - datetime.fromisoformat(since) > _ROUND:
         cause = f"no round of retention has ended since {day(since)}"
-        yield problem(Code.RETENTION_LATE, cause, "journalctl -u ddwd-extractor -n 50")
+        yield problem(Code.RETENTION_LATE, cause, log_command("ddwd-extractor"))
 
 
 def permissions(context: CheckContext) -> Iterator[Problem]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from ddwd.core.printable import many
 from ddwd.core.problem import problem
 from ddwd.core.problem_codes import Code
-from ddwd.status.formatting import many
 
 if TYPE_CHECKING:
     from ddwd.core.problem import Problem

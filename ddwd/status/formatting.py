@@ -24,6 +24,11 @@ def day(moment: str) -> str:
     return _local(moment, "%Y-%m-%d")
 
 
+def clock(moment: str) -> str:
+    """Format a stamp as the local time of day: `23:59:59`."""
+    return _local(moment, "%H:%M:%S")
+
+
 def show_utc() -> None:
     """Make UTC the local time of this process: for `--utc`."""
     os.environ["TZ"] = "UTC"
@@ -58,11 +63,6 @@ def scaled(amount: float) -> tuple[float, str]:
             return amount, unit
         amount /= 1000
     return amount, "TB"
-
-
-def many(count: int, one: str, more: str) -> str:
-    """Format a count: `1 image`, `2 images`."""
-    return f"{count:,} {one if count == 1 else more}"
 
 
 def plain(text: object) -> str:

@@ -75,12 +75,16 @@ def is_readable() -> bool:
     return False
 
 
-def _event(event: Event, record: Mapping[str, Any]) -> AuditEvent:
+def written_at(record: Mapping[str, Any]) -> str:
+    """Return the stamp of a record of the journal."""
     written = record["__REALTIME_TIMESTAMP"]
-    fields = {key: str(value) for key, value in record.items() if key.startswith("DDWD_")}
     moment = (
         written if isinstance(written, datetime) else datetime.fromtimestamp(int(written) / 1_000_000, UTC)
     )
+    return stamp(moment.astimezone(UTC))
+
+
+def _event(event: Event, record: Mapping[str, Any]) -> AuditEvent:
+    fields = {key: str(value) for key, value in record.items() if key.startswith("DDWD_")}
     message = str(record.get("MESSAGE", ""))
-    at = stamp(moment.astimezone(UTC))
-    return event_of({"at": at, "event": event.value, "message": message, "fields": fields})
+    return event_of({"at": written_at(record), "event": event.value, "message": message, "fields": fields})

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd.config.checks import hooks_at_fault
 from ddwd.core.errors import ConfigError, DdwdError, PeerDownError
+from ddwd.core.printable import many
 from ddwd.core.problem import problem
 from ddwd.core.problem_codes import Code
 from ddwd.provisioning import databases, machine_link, orthanc_config, orthanc_minimum
-from ddwd.status.check_context import NOT_PERMITTED, CheckContext, Part
-from ddwd.status.formatting import many
-from ddwd.status.units import log_of
+from ddwd.status.check_context import NOT_PERMITTED, CheckContext
+from ddwd.status.units import log_command, log_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ddwd.config.schema_network import NodeName
     from ddwd.core.problem import Problem
+    from ddwd.dicom.nodes import Part
     from ddwd.orthanc.port import ServerChecks
     from ddwd.provisioning.credentials import Credentials
 
@@ -131,7 +132,7 @@ def echoes(context: CheckContext) -> Iterator[Problem]:
     for part, port, aet in ports:
         if part in reached and not context.echo(part):
             cause = f"{aet} does not answer a C-ECHO on port {port}"
-            log = f"journalctl -u ddwd-{part} -n 50" if part == "scp" else log_of(config, part)
+            log = log_command("ddwd-scp") if part == "scp" else log_of(config, part)
             yield problem(Code.ECHO_SILENT, cause, f"ss -ltnp 'sport = :{port}'; {log}", part)
 
 
@@ -160,7 +161,7 @@ def _reaches_receiver(storage: ServerChecks, aet: str) -> Iterator[Problem]:
         storage.echoes(aet)
     except DdwdError as error:
         cause = f"ORTHANC2 does not reach the SCP {aet}: {error}"
-        yield problem(Code.HOP_UNREACHED, cause, "journalctl -u ddwd-scp -n 50, on its machine", "scp")
+        yield problem(Code.HOP_UNREACHED, cause, f"{log_command('ddwd-scp')}, on its machine", "scp")
 
 
 def destinations(context: CheckContext) -> Iterator[Problem]:

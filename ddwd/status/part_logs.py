@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ddwd.core.audit import journal
-from ddwd.core.clock import stamp
 from ddwd.core.errors import InvalidValueError, StateError
 from ddwd.status import units
-from ddwd.status.journal_events import is_readable
+from ddwd.status.journal_events import is_readable, written_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -81,12 +79,10 @@ class PartLogs:
             self._reader.wait(_WAIT_SECONDS)
 
     def _line(self, record: Mapping[str, Any]) -> LogLine:
-        written = record["__REALTIME_TIMESTAMP"]
-        moment = written if isinstance(written, datetime) else datetime.fromtimestamp(int(written) / 1e6, UTC)
         unit = str(record.get("_SYSTEMD_UNIT", ""))
         part = self._names.get(unit) or self._names.get(str(record.get("UNIT", "")), "?")
         return LogLine(
-            stamp(moment.astimezone(UTC)),
+            written_at(record),
             part,
             int(record.get("PRIORITY", 6)),
             str(record.get("MESSAGE", "")),

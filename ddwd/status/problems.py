@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ddwd.core.printable import many
 from ddwd.core.problem import Problem, problem
 from ddwd.core.problem_codes import Code
 from ddwd.extractor.decision import Blocker, Stage
 from ddwd.status import chain, postgresql, senders
-from ddwd.status.formatting import many, span, time
+from ddwd.status.formatting import span, time
 from ddwd.status.root_causes import folded
+from ddwd.status.units import log_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,12 +36,12 @@ def _parts(report: Report) -> Iterator[Problem]:
     for unit in report.units:
         if not unit.is_well:
             cause = f"{unit.name} is {unit.active}"
-            yield problem(Code.UNIT_DOWN, cause, f"journalctl -u {unit.name} -n 50", unit.name)
+            yield problem(Code.UNIT_DOWN, cause, log_command(unit.name), unit.name)
     yield from _servers(report)
     for heart in (*report.hearts, *([report.acceptor] if report.acceptor else [])):
         if heart.problem:
-            log = f"journalctl -u ddwd-{heart.daemon} -n 50"
-            yield problem(Code.DAEMON_SILENT, heart.problem, log, heart.daemon)
+            remedy = log_command(f"ddwd-{heart.daemon}")
+            yield problem(Code.DAEMON_SILENT, heart.problem, remedy, heart.daemon)
     yield from _not_reached(report)
     if report.chain is not None and report.chain.problem:
         yield problem(report.chain.code, report.chain.problem, chain.REMEDY)
@@ -68,8 +70,8 @@ def _not_reached(report: Report) -> Iterator[Problem]:
                 cause = f"{reason}: studies wait on ORTHANC2 until it is back"
                 yield problem(Code.LEDGER_UNREACHED, cause, "start its PostgreSQL server")
             elif name in answering:
-                log = "journalctl -u ddwd-extractor -n 50"
-                yield problem(Code.PEER_UNREACHED, f"for the extractor: {reason}", log, name)
+                remedy = log_command("ddwd-extractor")
+                yield problem(Code.PEER_UNREACHED, f"for the extractor: {reason}", remedy, name)
 
 
 def _volumes(report: Report) -> Iterator[Problem]:

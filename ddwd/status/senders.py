@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from ddwd.core.printable import many
 from ddwd.core.problem import problem
 from ddwd.core.problem_codes import Code
-from ddwd.status.formatting import many, plain, span, time
+from ddwd.status.formatting import plain, span, time
 from ddwd.store.status_files import HARMLESS, RETRY, AcceptorStatus, RefusalCount, RefusalKind, SenderStatus
 
 if TYPE_CHECKING:

@@ -12,10 +12,11 @@ from ddwd.config.paths import Paths
 from ddwd.core.audit import WARNINGS, Event
 from ddwd.core.errors import NotFoundError, StateError
 from ddwd.core.model import OrthancId
+from ddwd.core.printable import many
 from ddwd.extractor.decision import Blocker, Stage
 from ddwd.orthanc.plugin.rest_rights import PORTAL_LOGINS
 from ddwd.status import journal_events, trace_lost
-from ddwd.status.formatting import many, second, time
+from ddwd.status.formatting import second, time
 from ddwd.status.senders import again
 from ddwd.status.status_codes import explain
 from ddwd.status.trace_facts import read_facts

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Event
-from ddwd.status.formatting import many, second
+from ddwd.core.printable import many
+from ddwd.status.formatting import second
 from ddwd.status.journal_events import BULK_DELETE
 
 if TYPE_CHECKING:

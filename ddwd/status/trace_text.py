@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
-from ddwd.status.formatting import many, plain, second
+from ddwd.core.printable import many
+from ddwd.status.formatting import plain, second
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

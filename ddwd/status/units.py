@@ -89,12 +89,15 @@ def systemctl(arguments: Sequence[str]) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
+def log_command(unit: str) -> str:
+    """Return the command that shows the end of a unit's log."""
+    return f"journalctl -u {unit} -n 50"
+
+
 def log_of(config: Config, node: NodeName) -> str:
     """Return the command that shows an Orthanc's log; of one on another machine also that of the link, which may be what fails."""
-    log = f"journalctl -u ddwd-{node} -n 50"
-    return (
-        log if config.has(node) else f"journalctl -u ddwd-tls@link -n 50; on {config.node(node).host}: {log}"
-    )
+    own = log_command(f"ddwd-{node}")
+    return own if config.has(node) else f"{log_command('ddwd-tls@link')}; on {config.node(node).host}: {own}"
 
 
 def is_active(run: Systemctl, unit: str) -> bool:

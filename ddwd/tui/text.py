@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.text import Text
 
 from ddwd import __version__
+from ddwd.core.printable import many
 from ddwd.core.problem import Severity, verdict
 from ddwd.status.dashboard import Patient
 from ddwd.status.flow import Light
-from ddwd.status.formatting import many, plain, scaled, second, size, span, time
+from ddwd.status.formatting import clock, plain, scaled, second, size, span, time
 from ddwd.status.senders import remedy, what
 from ddwd.store.status_files import FinishedStudy, InFlightStudy
 
@@ -102,7 +103,7 @@ def head(board: DashboardModel, width: int) -> Text:
     text.append(f"\u25cf {verdict(problems)}", style=_STYLES[worst])
     if board.report.paused:
         text.append("  PAUSED", style="bold yellow")
-    text.append(_clock(board.report.at).rjust(width - text.cell_len))
+    text.append(clock(board.report.at).rjust(width - text.cell_len))
     return text
 
 
@@ -184,7 +185,7 @@ def finished_row(row: FinishedStudy, masking: PatientMasking, width: int) -> lis
     """Return the cells of one study that was just published."""
     cells = [
         *masking.origin(row),
-        _clock(row.published_at),
+        clock(row.published_at),
         f"{row.added or row.instances:,}",
         size(row.bytes),
         f"{row.seconds:.1f} s",
@@ -280,11 +281,6 @@ def _fitted(text: str, cell: int) -> Text:
 
 def _short(text: str, length: int) -> str:
     return text if len(text) <= length else text[: max(0, length - 1)] + "\u2026"
-
-
-def _clock(at: str) -> str:
-    """Return the local time of day of a stamp."""
-    return datetime.fromisoformat(at).astimezone().strftime("%H:%M:%S")
 
 
 def _seconds(begin: str, end: str) -> float:
