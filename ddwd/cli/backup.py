@@ -16,11 +16,10 @@ from ddwd.backup import archive, restore, seal
 from ddwd.backup.backup import Made, Order, back_up
 from ddwd.cli import progress
 from ddwd.cli.command import Argument, Command, VerbResult, file_errors, flag, prints
-from ddwd.cli.config import settings_files
 from ddwd.cli.doctor import context_of, until_up
 from ddwd.cli.progress import Bar
 from ddwd.cli.retry import refetch, unfinished
-from ddwd.config.loader import load
+from ddwd.config.loader import load, settings_files
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.audit import RESTORE as RESTORED

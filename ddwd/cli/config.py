@@ -13,7 +13,7 @@ from pathlib import Path
 from ddwd.cli.command import Argument, Command, VerbResult, prints
 from ddwd.config import tls
 from ddwd.config.checks import hooks_at_fault, ports
-from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load_with_sources
+from ddwd.config.loader import load_with_sources
 from ddwd.config.parsers import DEFAULT, Share
 from ddwd.config.paths import Paths
 from ddwd.config.schema import SECRET_KEYS, Config, Loaded, flatten
@@ -213,11 +213,6 @@ def _is_taken(host: str, port: int) -> bool:
         except OSError:
             return True
     return False
-
-
-def settings_files() -> tuple[Path, Path]:
-    """Return the YAML file and the file of the variables, as the loader reads them."""
-    return Path(os.environ.get("DDWD_CONFIG") or CONFIG_FILE), DEFAULTS_FILE
 
 
 def _show() -> VerbResult:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ddwd.cli.command import Argument, Command, VerbResult, flag, prints, wrapped
-from ddwd.cli.config import settings_files
+from ddwd.config.loader import settings_files
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.audit import Audit
@@ -25,7 +25,7 @@ from ddwd.provisioning.port_holders import holders
 from ddwd.status import report as view
 from ddwd.status import study_lookup, units
 from ddwd.status.certificates import expiry_of
-from ddwd.status.check_context import CheckContext
+from ddwd.status.check_context import ProbeContext
 from ddwd.status.doctor import CHECKS, Examination, examine
 from ddwd.status.formatting import plain
 from ddwd.status.self_test import SelfTest
@@ -108,11 +108,11 @@ def _all_answer(config: Config) -> bool:
     return all(echo(nodes.of_part(config, part, SELF_TEST_AET)) for part in get_args(nodes.Part))
 
 
-def context_of(config: Config) -> CheckContext:
+def context_of(config: Config) -> ProbeContext:
     """Return this machine for the checks."""
     login = _login(config)
     orthancs = {node.name: study_lookup.orthanc(node, login) for node in config.known_nodes} if login else {}
-    return CheckContext(
+    return ProbeContext(
         config=config,
         report=view.collect(config, view.real_sources()),
         nodes=orthancs,

@@ -252,7 +252,8 @@ def _outlook(volume: VolumeState) -> str:
 def problem_lines(one: Problem) -> list[str]:
     """Return a problem for people: what it is and its code, what to do, and what comes of it."""
     head = f"{one.severity.name:<6} "
-    lines = wrapped(f"{plain(one.cause)} [{one.code}]", head, len(head))
+    since = f", since {time(one.since)}" if one.since else ""
+    lines = wrapped(f"{plain(one.cause)} [{one.code}{since}]", head, len(head))
     if one.remedy:
         lines += wrapped(plain(one.remedy), f"{'do:':>6} ", 7)
     for follows in with_all(one.consequences):

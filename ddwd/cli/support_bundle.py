@@ -13,7 +13,7 @@ from ddwd import __version__
 from ddwd.cli import config as config_verb
 from ddwd.cli import doctor, output_file, progress, status, tls
 from ddwd.cli.command import Argument, Command, VerbResult, prints
-from ddwd.config.loader import load_with_sources
+from ddwd.config.loader import load_with_sources, settings_files
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, Loaded, NodeName
 from ddwd.core.clock import SystemClock, stamp
@@ -143,7 +143,7 @@ def _settings() -> tuple[Loaded, list[str]]:
 
 def _texts() -> list[str]:
     """Return the text of the settings files: secrets are searched for in invalid files too."""
-    files = [path for path in config_verb.settings_files() if path.is_file()]
+    files = [path for path in settings_files() if path.is_file()]
     return [path.read_text(encoding="utf-8", errors="replace") for path in files]
 
 

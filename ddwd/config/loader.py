@@ -30,6 +30,11 @@ DEFAULTS_FILE = Path("/etc/default/ddwd")
 READ_HINT = "run it with sudo, or as a member of group ddwd (adduser NAME ddwd, then log in again)"
 
 
+def settings_files() -> tuple[Path, Path]:
+    """Return the YAML file and the file of the variables, as the loader reads them."""
+    return Path(os.environ.get("DDWD_CONFIG") or CONFIG_FILE), DEFAULTS_FILE
+
+
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
     """Read every source and return the settings; raises ConfigError with all problems at once.
 

@@ -138,6 +138,8 @@ class Paths:
     """What is rendered for TLS: the terminators' settings, and the authorities that the gateway trusts; provision."""
     hooks_status = _Path(lambda paths: paths.config.run_dir / "hooks" / "status.json")
     """Studies that wait for their hook, and why; ddwd-hooks."""
+    monitor_status = _Path(lambda paths: paths.config.run_dir / "monitor" / "status.json")
+    """Problems that only the monitor notices, and since when each problem lasts; the monitor."""
     signer_status = _Path(lambda paths: paths.config.run_dir / "signer" / "status.json")
     """State of the chain: entries, heads, and what is wrong with it; ddwd-signer."""
     courier_status = _Path(lambda paths: paths.config.run_dir / "courier" / "status.json")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import ssl
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,10 @@ from ddwd.core.printable import many
 from ddwd.core.problem import problem
 from ddwd.core.problem_codes import Code
 from ddwd.provisioning import orthanc_config
+from ddwd.status.check_context import NOT_PERMITTED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from ddwd.config.schema import Config
     from ddwd.core.problem import Problem
@@ -25,41 +26,6 @@ if TYPE_CHECKING:
 
 EXPIRES_DAYS = 30
 _KEYS = "SslCertificate", "DicomTlsCertificate", "HttpsCACertificates", "DicomTlsTrustedCertificates"
-
-
-@dataclass(frozen=True, slots=True)
-class Expiring:
-    """A certificate file that has expired or expires within EXPIRES_DAYS, and the remedy."""
-
-    path: Path
-    left: timedelta
-    remedy: str = "put a new one there, then systemctl restart ddwd"
-
-    @property
-    def has_expired(self) -> bool:
-        return self.left <= timedelta(0)
-
-    @property
-    def text(self) -> str:
-        if self.has_expired:
-            return f"{self.path} has expired"
-        return f"{self.path} expires in {many(self.left.days, 'day', 'days')}"
-
-    @property
-    def problem(self) -> Problem:
-        """The problem that it is, in every view."""
-        code = Code.CERTIFICATE_EXPIRED if self.has_expired else Code.CERTIFICATE_EXPIRES
-        return problem(code, self.text, self.remedy, str(self.path))
-
-
-def expiring(
-    config: Config, login: Credentials, now: datetime, expiry: Callable[[Path], datetime]
-) -> Iterator[Expiring]:
-    """Yield the certificates in use that have expired or will soon. Raises ConfigError for one that cannot be read."""
-    for path in certificate_files(config, login):
-        left = expiry(path) - now
-        if left < timedelta(days=EXPIRES_DAYS):
-            yield Expiring(path, left)
 
 
 def certificate_files(config: Config, login: Credentials) -> Iterator[Path]:
@@ -88,5 +54,27 @@ def certificates(context: CheckContext) -> Iterator[Problem]:
     if context.login is None or not list(certificate_files(context.config, context.login)):
         yield problem(Code.NO_CERTIFICATE, "none in use: DICOM and the web pages are not encrypted")
     else:
-        for file in expiring(context.config, context.login, context.clock.utc(), context.expiry):
-            yield file.problem
+        for path in certificate_files(context.config, context.login):
+            yield from _checked(path, context)
+
+
+def _checked(path: Path, context: CheckContext) -> Iterator[Problem]:
+    try:
+        left = context.expiry(path) - context.clock.utc()
+    except ConfigError:
+        if path.exists() and not os.access(path, os.R_OK):
+            yield NOT_PERMITTED
+        else:
+            remedy = (
+                "put a certificate in PEM form there, readable for group ddwd; then systemctl restart ddwd"
+            )
+            yield problem(
+                Code.CERTIFICATE_UNREADABLE, f"{path} is no certificate that can be read", remedy, str(path)
+            )
+        return
+    remedy = "put a new one there, then systemctl restart ddwd"
+    if left <= timedelta(0):
+        yield problem(Code.CERTIFICATE_EXPIRED, f"{path} has expired", remedy, str(path))
+    elif left < timedelta(days=EXPIRES_DAYS):
+        cause = f"{path} expires in {many(left.days, 'day', 'days')}"
+        yield problem(Code.CERTIFICATE_EXPIRES, cause, remedy, str(path))

@@ -1,4 +1,4 @@
-"""The input of the doctor's checks."""
+"""The input of the checks: what every process may look at, and what the doctor may probe besides."""
 
 from __future__ import annotations
 
@@ -29,20 +29,13 @@ NOT_PERMITTED = problem(Code.NOT_CHECKED, "not checked: this user has no permiss
 
 @dataclass(frozen=True, slots=True)
 class CheckContext:
-    """The input of the checks. `login` is None if this user may not read the credentials."""
+    """The input of the checks that ddwd-monitor runs too. `login` is None if this user may not read the credentials."""
 
     config: Config
     report: Report
     nodes: Mapping[NodeName, ServerChecks]
     login: Credentials | None
-    systemctl: Systemctl
-    echo: Callable[[Part], bool]
-    ask_database: Callable[[NodeName], object]
-    """Query the server of that Orthanc's index. Raises PeerDownError with its message."""
-    clock_is_synchronised: Callable[[], bool | None]
     expiry: Callable[[Path], datetime]
-    has_firewall: Callable[[], bool | None]
-    holders: Callable[[int], list[Holder]]
     clock: Clock
     settings: tuple[Path, ...]
 
@@ -50,3 +43,16 @@ class CheckContext:
     def paths(self) -> Paths:
         """The portal's files."""
         return Paths(self.config)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeContext(CheckContext):
+    """The input of all checks: the doctor also starts programs and opens associations."""
+
+    systemctl: Systemctl
+    echo: Callable[[Part], bool]
+    ask_database: Callable[[NodeName], object]
+    """Query the server of that Orthanc's index. Raises PeerDownError with its message."""
+    clock_is_synchronised: Callable[[], bool | None]
+    has_firewall: Callable[[], bool | None]
+    holders: Callable[[int], list[Holder]]

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
     from ddwd.config.paths import Paths
     from ddwd.core.problem import Problem
-    from ddwd.status.check_context import CheckContext
+    from ddwd.status.check_context import CheckContext, ProbeContext
 
 _SKEW_SECONDS = 5.0
 _SWEEP = timedelta(weeks=1)
 _ROUND = timedelta(days=2)
 
 
-def units_run(context: CheckContext) -> Iterator[Problem]:
+def units_run(context: ProbeContext) -> Iterator[Problem]:
     """Check that the portal starts at boot; the report has the units that are not active."""
     if not context.report.units:
         yield problem(Code.NO_SYSTEMD, "systemd does not run here")
@@ -108,10 +108,16 @@ def _with_secrets(context: CheckContext) -> list[Path]:
     return [file for file in context.settings if secret and file.exists()]
 
 
-def clock(context: CheckContext) -> Iterator[Problem]:
+def synchronised(context: ProbeContext) -> Iterator[Problem]:
+    """Check that a time server sets this machine's clock, and that those of the Orthancs agree with it."""
     if context.clock_is_synchronised() is False:
         remedy = "timedatectl set-ntp true (or chrony)"
         yield problem(Code.CLOCK_UNSYNCHRONISED, "the machine's clock is not synchronised", remedy)
+    yield from clock(context)
+
+
+def clock(context: CheckContext) -> Iterator[Problem]:
+    """Check that the clocks of the Orthancs agree with this machine's."""
     for node in context.nodes.values():
         try:
             skew = abs((node.now() - context.clock.utc()).total_seconds())
@@ -137,7 +143,7 @@ def senders(context: CheckContext) -> Iterator[Problem]:
         yield problem(Code.SENDERS_OPEN, cause, f"list your modalities in senders in {CONFIG_FILE}")
 
 
-def ports(context: CheckContext) -> Iterator[Problem]:
+def ports(context: ProbeContext) -> Iterator[Problem]:
     """Check that no other process holds a port of the portal, which keeps its service from starting."""
     for port, holder in strangers(context.config, context.holders):
         cause = f"port {port.number} ({port.key}) is held by {holder}: its service cannot start"
@@ -145,7 +151,7 @@ def ports(context: CheckContext) -> Iterator[Problem]:
         yield problem(Code.PORT_HELD, cause, remedy, port.key.partition(".")[0])
 
 
-def firewall(context: CheckContext) -> Iterator[Problem]:
+def firewall(context: ProbeContext) -> Iterator[Problem]:
     """Check that the table of nftables exists as it is configured. With `auto` a machine without one is as it should be, and it is noted."""
     wanted, is_there = context.config.network.firewall, context.has_firewall()
     remedy = "systemctl restart ddwd-firewall; journalctl -u ddwd-firewall -n 20"

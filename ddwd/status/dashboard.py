@@ -18,7 +18,6 @@ from ddwd.core.model import SELF_TEST_AET
 from ddwd.status import report as reports
 from ddwd.status.events import of_this_machine, tail_of
 from ddwd.status.flow import Flow, HopRate
-from ddwd.status.root_causes import folded
 from ddwd.status.senders import summary
 
 if TYPE_CHECKING:
@@ -71,9 +70,8 @@ class DashboardModel:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """The problems of the report and of the hops, what is broken first; empty if all is well."""
-        of_hops = (hop.problem for hop in self.hops)
-        return folded((*self.report.problems, *(one for one in of_hops if one is not None)))
+        """The problems, what is broken first; empty if all is well."""
+        return self.report.problems
 
     @property
     def senders(self) -> tuple[SenderStatus, ...]:

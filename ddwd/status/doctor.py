@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import DdwdError, failure_of
-from ddwd.core.problem import problem, with_all
+from ddwd.core.problem import Severity, problem, with_all
 from ddwd.core.problem_codes import Code
 from ddwd.status import certificates, checks, orthanc_checks
-from ddwd.status.check_context import NOT_PERMITTED, CheckContext
+from ddwd.status.check_context import NOT_PERMITTED, CheckContext, ProbeContext
 from ddwd.status.root_causes import folded
 
 if TYPE_CHECKING:
     from ddwd.core.problem import Problem
 
+_Probe = Callable[[ProbeContext], "Iterator[Problem]"]
 _Check = Callable[[CheckContext], "Iterator[Problem]"]
 
 
@@ -40,18 +42,26 @@ class Examination:
         ]
 
 
-def examine(context: CheckContext) -> Examination:
+def examine(context: ProbeContext) -> Examination:
     """Check every part, in the order of the flow."""
     found = list(with_all(context.report.problems))
+    keys = {one.key for one in found}
     for part, (check, _) in CHECKS.items():
-        found += _checked(part, check, context)
+        # ddwd-monitor may have noticed it before
+        found += [one for one in _checked(part, partial(check, context)) if one.key not in keys]
     parts = {one.part for one in found}
     return Examination(folded(found), {part: fine for part, (_, fine) in CHECKS.items() if part not in parts})
 
 
-def _checked(part: str, check: _Check, context: CheckContext) -> list[Problem]:
+def examine_standing(context: CheckContext) -> tuple[Problem, ...]:
+    """Run the checks that ddwd-monitor may run: of what stands on the disk and what the Orthancs say. Notes are left out."""
+    found = [one for part, check in STANDING.items() for one in _checked(part, partial(check, context))]
+    return tuple(one for one in found if one.severity > Severity.NOTE)
+
+
+def _checked(part: str, check: Callable[[], Iterator[Problem]]) -> list[Problem]:
     try:
-        found = list(check(context))
+        found = list(check())
     except PermissionError:
         found = [NOT_PERMITTED]
     except (DdwdError, OSError) as error:
@@ -68,7 +78,17 @@ def _in_report(_context: CheckContext) -> Iterator[Problem]:
     yield from ()
 
 
-CHECKS: dict[str, tuple[_Check, str]] = {
+STANDING: dict[str, _Check] = {
+    "destinations": orthanc_checks.destinations,
+    "comparison": checks.sweep,
+    "disk": checks.retention,
+    "permissions": checks.permissions,
+    "clock": checks.clock,
+    "certificates": certificates.certificates,
+    "waiting": checks.waiting,
+}
+"""Part -> its check, of those that ddwd-monitor runs by a timer, so that every view has what they find."""
+CHECKS: dict[str, tuple[_Probe, str]] = {
     "PostgreSQL": (orthanc_checks.database, "it takes connections"),
     "units": (checks.units_run, "all active, enabled at boot"),
     "settings": (orthanc_checks.settings, "valid, with every addition"),
@@ -86,7 +106,7 @@ CHECKS: dict[str, tuple[_Check, str]] = {
     "comparison": (checks.sweep, "every study is compared regularly"),
     "disk": (checks.retention, "enough space on every volume"),
     "permissions": (checks.permissions, "patient data is for group ddwd alone"),
-    "clock": (checks.clock, "synchronised, and the same on both Orthancs"),
+    "clock": (checks.synchronised, "synchronised, and the same on both Orthancs"),
     "certificates": (certificates.certificates, "valid"),
     "senders": (checks.senders, "only the senders in the list may send"),
     "ports": (checks.ports, "no other process holds one"),

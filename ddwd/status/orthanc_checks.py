@@ -12,7 +12,7 @@ from ddwd.core.printable import many
 from ddwd.core.problem import problem
 from ddwd.core.problem_codes import Code
 from ddwd.provisioning import databases, machine_link, orthanc_config, orthanc_minimum
-from ddwd.status.check_context import NOT_PERMITTED, CheckContext
+from ddwd.status.check_context import NOT_PERMITTED, CheckContext, ProbeContext
 from ddwd.status.units import log_command, log_of
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def orthancs(context: CheckContext) -> Iterator[Problem]:
             yield problem(Code.PLUGIN_MISSING, cause, remedy, name)
 
 
-def database(context: CheckContext) -> Iterator[Problem]:
+def database(context: ProbeContext) -> Iterator[Problem]:
     """Check that a database server on another machine answers each Orthanc's role; the report has a local one that does not answer."""
     if context.config.database.is_local or context.config.database.engine != "postgresql":
         return
@@ -118,7 +118,7 @@ def versions(context: CheckContext) -> Iterator[Problem]:
                 )
 
 
-def echoes(context: CheckContext) -> Iterator[Problem]:
+def echoes(context: ProbeContext) -> Iterator[Problem]:
     """Check that each DICOM port answers a C-ECHO under its AE title."""
     config = context.config
     ports: tuple[tuple[Part, int, str], ...] = (

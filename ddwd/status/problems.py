@@ -5,6 +5,7 @@ What a problem explains stands below it as its consequence (`root_causes`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ddwd.core.printable import many
@@ -27,7 +28,14 @@ _ROOM = "make room, set retention, or move output_dir to a larger volume"
 
 def problems_of(report: Report) -> tuple[Problem, ...]:
     """Return the problems of a report: what is broken first, each with its consequences."""
-    return folded((*_parts(report), *senders.problems(report), *_volumes(report), *_studies(report)))
+    found = (
+        *_parts(report),
+        *senders.problems(report),
+        *_volumes(report),
+        *_studies(report),
+        *report.noticed,
+    )
+    return folded(one if one.since else replace(one, since=report.since.get(one.key, "")) for one in found)
 
 
 def _parts(report: Report) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ddwd.config.paths import Paths
@@ -17,6 +17,8 @@ from ddwd.core import disk_space
 from ddwd.core.audit import Audit
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import ConfigError, DamagedStateError, DdwdError
+from ddwd.core.problem import Problem, problem
+from ddwd.core.problem_codes import Code
 from ddwd.extractor.peers import silent
 from ddwd.extractor.quarantine import Quarantine
 from ddwd.provisioning import credentials
@@ -34,12 +36,13 @@ if TYPE_CHECKING:
     from ddwd.config.paths import Daemon
     from ddwd.config.schema import Config, OrthancNode
     from ddwd.core.clock import Clock
-    from ddwd.core.problem import Problem
     from ddwd.orthanc.port import ServerStatus
     from ddwd.provisioning.credentials import Credentials
     from ddwd.status.units import Systemctl, Unit
 
 _STALE_SECONDS = 10.0
+_NOTICED_FOR = timedelta(minutes=1)
+"""What ddwd-monitor noticed is not believed any longer: it writes every few seconds."""
 _STOPPED = {
     "retrieve": "nothing is retrieved",
     "forward": "nothing is forwarded",
@@ -175,6 +178,10 @@ class Report:
     """The chain of signed events, from ddwd-signer's status file; None without one."""
     database: str = ""
     """Why PostgreSQL is not reached; empty if it is."""
+    noticed: tuple[Problem, ...] = field(default=(), metadata=stored(transient=True))
+    """Problems that only ddwd-monitor notices, since they show over time or need checks that take long."""
+    since: dict[str, str] = field(default_factory=dict, metadata=stored(transient=True))
+    """Since when each problem lasts: a stamp by its key, as ddwd-monitor has seen it."""
     aside: dict[str, int] = field(default_factory=dict)
     """Folder -> objects whose content differs from the stored ones, and that no extractor of this machine moves to quarantine."""
 
@@ -202,6 +209,7 @@ def collect(config: Config, sources: ReportSources) -> Report:
     heart = hearts[-1] if hearts else Heartbeat("extractor", problem="it runs on another machine")
     extractor = heart.extractor
     quarantined, two_patients = _quarantined(paths.quarantine)
+    noticed, since = noticed_by_monitor(config, sources.clock)
     return Report(
         at=stamp(sources.clock.utc()),
         # only `ddwd try` has the embedded database, and it has no units
@@ -226,8 +234,26 @@ def collect(config: Config, sources: ReportSources) -> Report:
         acceptor=_heart(config, "acceptor", sources.clock) if config.has("gateway") else None,
         chain=chain.state_of(config, sources.clock),
         database=sources.database(config),
+        noticed=noticed,
+        since=since,
         aside=_aside(config),
     )
+
+
+def noticed_by_monitor(config: Config, clock: Clock) -> tuple[tuple[Problem, ...], dict[str, str]]:
+    """Return what ddwd-monitor notices, and since when each problem lasts; nothing of a monitor that does not run."""
+    status = status_files.MONITOR.read_or_none(Paths(config).monitor_status)
+    try:
+        if status is None or clock.utc() - datetime.fromisoformat(status.at) > _NOTICED_FOR:
+            return (), {}
+        rows = status.problems
+        found = [
+            problem(Code(row.code), row.cause, row.remedy, row.subject, study=row.study, count=row.count)
+            for row in rows
+        ]
+    except (ValueError, TypeError):  # no stamp, or a code of another version
+        return (), {}
+    return tuple(found), status.since
 
 
 def _heart(config: Config, daemon: Daemon, clock: Clock) -> Heartbeat:

@@ -402,6 +402,28 @@ class SelfTestResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class NoticedProblem:
+    """One problem as ddwd-monitor stores it; the fields are those of core.problem.Problem, its code as text."""
+
+    code: str
+    cause: str
+    remedy: str = ""
+    subject: str = ""
+    study: str = ""
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorStatus:
+    """What ddwd-monitor alone notices, and since when each problem of the portal lasts: a stamp by its key."""
+
+    at: str = ""
+    problems: tuple[NoticedProblem, ...] = ()
+    since: dict[str, str] = field(default_factory=dict)
+
+
+MONITOR = StateFormat(MonitorStatus, "status file")
 SCP = StateFormat(ScpStatus, "status file")
 ACCEPTOR = StateFormat(AcceptorStatus, "status file")
 EXTRACTOR = StateFormat(ExtractorStatus, "status file", indent=1)

@@ -25,7 +25,7 @@ from ddwd.provisioning import credentials, orthanc_config
 from ddwd.provisioning.port_holders import Holder
 from ddwd.status.certificates import expiry_of
 from ddwd.status.chain import ChainState
-from ddwd.status.check_context import CheckContext
+from ddwd.status.check_context import ProbeContext
 from ddwd.status.doctor import CHECKS, examine
 from ddwd.status.report import Heartbeat, OrthancState, VolumeState
 from ddwd.status.self_test import make
@@ -145,22 +145,23 @@ class Machine:
         return [one for part in CHECKS for one in found.of(part)]
 
     def examination(self) -> Examination:
-        return examine(
-            CheckContext(
-                config=self.config,
-                report=self.report,
-                nodes={"gateway": self.gateway, "storage": self.storage},
-                login=self.login,
-                systemctl=lambda words: self.said.get(words[0]),
-                echo=lambda part: part not in self.silent,
-                ask_database=self._ask_database,
-                clock_is_synchronised=lambda: self.synchronised,
-                expiry=lambda _path: self.ends,
-                has_firewall=lambda: self.has_firewall,
-                holders=lambda port: self.holders.get(port, []),
-                clock=self.clock,
-                settings=(self.settings, self.settings.with_name("absent")),
-            )
+        return examine(self.context())
+
+    def context(self) -> ProbeContext:
+        return ProbeContext(
+            config=self.config,
+            report=self.report,
+            nodes={"gateway": self.gateway, "storage": self.storage},
+            login=self.login,
+            systemctl=lambda words: self.said.get(words[0]),
+            echo=lambda part: part not in self.silent,
+            ask_database=self._ask_database,
+            clock_is_synchronised=lambda: self.synchronised,
+            expiry=lambda _path: self.ends,
+            has_firewall=lambda: self.has_firewall,
+            holders=lambda port: self.holders.get(port, []),
+            clock=self.clock,
+            settings=(self.settings, self.settings.with_name("absent")),
         )
 
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import io
-from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from requests import Response
 
-from ddwd.config.paths import Paths
-from ddwd.config.schema import Config
-from ddwd.core.audit import Audit
 from ddwd.core.errors import (
     AccessProblem,
     ConfigProblem,
@@ -22,19 +17,13 @@ from ddwd.core.errors import (
     PeerRefusedError,
     failure_of,
 )
-from ddwd.daemon import monitor
 from ddwd.dicom.move_scu import MoveOutcome
 from ddwd.extractor.peers import silent
-from ddwd.monitoring.alerts import Condition
 from ddwd.orthanc.client import Orthanc
 from ddwd.orthanc.transport import Stream
-from ddwd.provisioning import credentials
-from ddwd.status.certificates import Expiring
 from ddwd.status.report import VolumeState
 from ddwd.status.status_codes import MEANINGS, explain
 from ddwd.status.units import is_active
-from tests.unit.fakes import FakeClock
-from tests.unit.test_flow import report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,22 +112,3 @@ def test_a_unit_is_active_only_in_that_state(answer: str | None, *, active: bool
 def test_the_main_use_of_a_volume_is_its_first() -> None:
     assert VolumeState("output, data", "/x").main_use == "output"
     assert VolumeState("database", "/x").main_use == "database"
-
-
-def test_the_alert_of_a_certificate_is_known_by_its_path_even_one_with_a_space(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = [Path("/etc/our ca.pem"), Path("/etc/our key.pem")]
-    found = [Expiring(files[0], timedelta(days=3)), Expiring(files[1], timedelta(days=-1))]
-    monkeypatch.setattr(monitor, "expiring", lambda *_: found)
-    monkeypatch.setattr(credentials, "read", lambda _file: None)
-    config = Config(data_dir=tmp_path)
-    made = monitor.Alerts(config, Paths(config), FakeClock(), Audit(lambda *_: None))
-    told: list[dict[str, Condition]] = []
-    monkeypatch.setattr(made._state, "update", lambda conditions, *_: told.append(dict(conditions)))
-    made.step(report(), [])
-    made.stop()
-    assert told[0]["certificate-expires /etc/our ca.pem"].text.startswith(
-        "/etc/our ca.pem expires in 3 days; "
-    )
-    assert told[0]["certificate-expired /etc/our key.pem"].text.startswith("/etc/our key.pem has expired; ")

@@ -41,7 +41,7 @@ _RIGHTS: Mapping[str, Mapping[str, re.Pattern[str]]] = {
         "GET": re.compile(rf"/changes|/(instances|series)/{_ID}"),
         "POST": re.compile(rf"/tools/find|{_WHOLE}"),
     },
-    "monitor": {"GET": re.compile(r"/changes|/system|/statistics")},
+    "monitor": {"GET": re.compile(r"/changes|/system|/statistics|/tools/now")},
     "gateway": {"GET": re.compile(r"/dicom-web/.*"), "POST": re.compile(r"/dicom-web/studies")},
     "ddwd": {
         "GET": _ANY,
