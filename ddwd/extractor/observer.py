@@ -46,7 +46,11 @@ class Observer:
     def observe(self, study: StudyState) -> Observation | None:
         """Return the instance sets of the study; None if neither Orthanc has it any more. Raises PeerDownError, PeerRefusedError."""
         now = self.clock.monotonic()
-        storage = self.peers.storage.study(study.study_id)
+        try:
+            storage = self.peers.storage.study(study.study_id)
+        except (PeerDownError, PeerRefusedError):
+            self._see_gateway(study, now)
+            raise
         gateway, gateway_answers = self._on_gateway(study.study_id)
         if storage is None and gateway is None and gateway_answers:
             return None
@@ -58,6 +62,13 @@ class Observer:
         study.place()
         self._find_sender(study)
         return study.observation(now, gateway_answers=gateway_answers)
+
+    def _see_gateway(self, study: StudyState, now: float) -> None:
+        """Note what the gateway has while storage does not answer: the views and the trace show it from then on."""
+        gateway, _ = self._on_gateway(study.study_id)
+        if gateway is not None:
+            study.see_gateway(gateway, now, stamp(self.clock.utc()))
+            self._find_sender(study)
 
     def _on_gateway(self, study: OrthancId) -> tuple[Study | None, bool]:
         try:

@@ -167,6 +167,15 @@ class StudyState:
         self.timeline.note("gateway", self.on_gateway, at)
         self.timeline.note("storage", self.on_storage, at)
 
+    def see_gateway(self, gateway: Study, now: float, at: str) -> None:
+        """Note what the gateway lists at this moment (`at` in UTC), while storage is not known to have or not to have the study."""
+        self.listing = self.listing or gateway
+        self.on_gateway = ids_of(gateway)
+        if not self.on_gateway <= self.known:
+            self.known |= self.on_gateway
+            self.grew_at = now
+        self.timeline.note("gateway", self.on_gateway, at)
+
     def observation(self, now: float, *, gateway_answers: bool) -> Observation:
         """Return the instance sets that decide; images in quarantine count as dealt with."""
         return Observation(

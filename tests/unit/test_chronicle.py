@@ -188,6 +188,29 @@ def test_a_pause_of_an_older_version_is_one_by_nobody_known(stored: object, paus
     assert Pause.of(stored) == pause
 
 
+def test_a_study_that_comes_while_storage_is_down_is_shown_with_its_images_and_its_sender_from_then_on(
+    portal: Portal,
+) -> None:
+    portal.storage.down = True
+    portal.gateway.store(*(image(number=number) for number in range(1, 4)))
+    portal.run(20)
+    (row,) = extractor_status(portal.extractor, StatusTotals(), portal.clock).in_flight
+    assert (row.on_gateway, row.on_storage, row.on_disk, row.instances) == (3, 0, 0, 3)
+    assert (row.aet, row.study_uid, row.state) == ("CT1", "1.2.3.1", "waiting")
+    (study,) = portal.open.values()
+    first = study.timeline.hops["gateway"][0]
+    assert first == row.newest_at
+    portal.storage.down = False
+    portal.run(3)
+    (study,) = portal.open.values()
+    assert study.timeline.hops["gateway"][0] == first, (
+        "what was noted before the fault does not change after it"
+    )
+    portal.run(60)
+    (done,) = extractor_status(portal.extractor, StatusTotals(), portal.clock).recent
+    assert done.seconds > 20, "the time to the disk counts from the arrival, not from the end of the fault"
+
+
 def _backlog(portal: Portal) -> Backlog:
     return extractor_status(portal.extractor, StatusTotals(), portal.clock).backlog
 
