@@ -16,17 +16,19 @@ from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
-from ddwd.core.model import identifier_of, safe_component
+from ddwd.core.model import identifier_of, marked_component, safe_component
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LONGEST = 120
+LONGEST = 255
+LONGEST_MARKED = 120
 PADDING = " \0"
 _ALLOWED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-%")
 _DEVICES = frozenset(
     ["con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))]
 )
+_UNWANTED = frozenset("/\\\0")
 _NASTY = [
     "/",
     "\\",
@@ -69,16 +71,29 @@ _NASTY += [
 
 
 def escapes(name: str) -> str:
+    """Why this is no harmless name of one file on Linux, or over a share of it; nothing if it is one."""
+    if not 0 < len(name.encode("utf-8")) <= LONGEST:
+        return "its length"
+    if _UNWANTED.intersection(name) or any(map(_is_unprintable, name)):
+        return "its characters"
+    if name[0] in ".- " or name[-1] in ". ":
+        return "a dot, a dash or a space at an end"
+    if name.partition(".")[0].rstrip(" ").lower() in _DEVICES:
+        return "a device of Windows"
+    return ""
+
+
+def _is_unprintable(character: str) -> bool:
+    return not character.isprintable() and unicodedata.category(character) != "Zs"
+
+
+def escapes_marked(name: str) -> str:
     """Why this is no harmless name on any file system; nothing if it is one."""
-    if not 0 < len(name) <= LONGEST:
+    if not len(name) <= LONGEST_MARKED:
         return "its length"
     if not _ALLOWED.issuperset(name):
         return "its characters"
-    if name[0] in ".-" or name[-1] == ".":
-        return "a dot or a dash at an end"
-    if name.partition(".")[0].lower() in _DEVICES:
-        return "a device of Windows"
-    return ""
+    return escapes(name)
 
 
 def families(chance: random.Random) -> Iterator[str]:
@@ -89,8 +104,8 @@ def families(chance: random.Random) -> Iterator[str]:
         yield from (one.upper(), one.lower(), one.swapcase(), one.title(), f" {one}\0", f"{one}.")
         yield from (unicodedata.normalize(form, one) for form in ("NFC", "NFD"))
         yield "".join(chance.choice((letter.lower(), letter.upper())) for letter in one)
-        name = safe_component(one)
-        yield from (name, name.lower(), name.upper(), name.partition("%-")[0])
+        name = marked_component(one)
+        yield from (safe_component(one), name, name.lower(), name.upper(), name.partition("%-")[0])
 
 
 def _base(chance: random.Random) -> str:
@@ -112,33 +127,39 @@ def _base(chance: random.Random) -> str:
 
 @dataclass
 class Found:
-    """What a run saw: identifiers, those that differ by more than padding, their names where case is ignored; what is wrong."""
+    """What a run saw: identifiers, those that differ by more than padding, their names; what is wrong.
+
+    `marked` are the marked names that stay different where case is ignored.
+    """
 
     generated: int = 0
     different: int = 0
     names: int = 0
+    marked: int = 0
     escaped: list[str] = field(default_factory=list)
     lost: int = 0
 
     @property
     def collisions(self) -> int:
-        """Identifiers that share a name with another one."""
-        return self.different - self.names
+        """Identifiers that share a name, or a marked name where case is ignored, with another one."""
+        return 2 * self.different - self.names - self.marked
 
 
 def look(count: int, seed: int) -> Found:
     """Generate, map, and compare by 64 bits of a digest of each."""
-    found, identifiers, names = Found(generated=count), array("Q"), array("Q")
+    found, identifiers, names, marked = Found(generated=count), array("Q"), array("Q"), array("Q")
     for one in islice(families(random.Random(seed)), count):  # noqa: S311 - not for secrets
-        name = safe_component(one)
-        if reason := escapes(name):
+        name, other = safe_component(one), marked_component(one)
+        if reason := escapes(name) or escapes_marked(other):
             found.escaped.append(f"{one!a}: {reason}")
         raw = one.strip(PADDING).encode("utf-8", "surrogatepass")
-        if "%_" not in name and identifier_of(name) != one.strip(PADDING):
-            found.lost += 1
+        found.lost += any(
+            "%_" not in form and identifier_of(form) != one.strip(PADDING) for form in (name, other)
+        )
         identifiers.append(_short(raw))
-        names.append(_short(name.casefold().encode()))
-    found.different, found.names = _distinct(identifiers), _distinct(names)
+        names.append(_short(name.encode()))
+        marked.append(_short(other.casefold().encode()))
+    found.different, found.names, found.marked = map(_distinct, (identifiers, names, marked))
     return found
 
 
@@ -157,7 +178,7 @@ def main(count: int, seed: int = 6) -> int:
     found = look(count, seed)
     print(  # noqa: T201
         f"{found.generated:,} identifiers generated (seed {seed}), {found.different:,} of them different: "
-        f"{len(found.escaped)} escapes, {found.collisions} collisions where case is ignored, "
+        f"{len(found.escaped)} escapes, {found.collisions} collisions, the marked names compared without case, "
         f"{found.lost} that cannot be told from their name; {time.monotonic() - began:.0f} s"
     )
     for line in found.escaped[:20]:

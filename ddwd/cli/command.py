@@ -7,6 +7,7 @@ raised as an error of core/errors.py, which has the exit status; main.py prints 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import textwrap
 from argparse import Namespace
@@ -113,7 +114,7 @@ class Group:
 
 def _layout(verb: Command | Group) -> dict[str, Any]:
     """Return the end of the help: what the verb does, and its exit statuses."""
-    text = verb.about
+    text = _wrapped(verb.about)
     if verb.exits:
         text = f"{text}\n\nexit status:".lstrip()
         for status, meaning in sorted((_EXITS | dict(verb.exits)).items()):
@@ -121,6 +122,17 @@ def _layout(verb: Command | Group) -> dict[str, Any]:
                 meaning, _HELP_WIDTH, initial_indent=f"  {status:<4}", subsequent_indent=" " * 6
             )
     return {"epilog": text, "formatter_class": argparse.RawDescriptionHelpFormatter}
+
+
+def _wrapped(text: str) -> str:
+    """Return a text in lines of the help's width; empty and indented lines, as a list or an example has them, stay as they are."""
+    pieces = []
+    for is_running, lines in itertools.groupby(
+        text.splitlines(), lambda line: bool(line.strip()) and line[0] != " "
+    ):
+        whole = "\n".join(lines)
+        pieces.append(textwrap.fill(whole, _HELP_WIDTH, break_on_hyphens=False) if is_running else whole)
+    return "\n".join(pieces)
 
 
 def prints(verb: Callable[[Namespace, Config], VerbResult]) -> Callable[[Namespace, Config, TextIO], int]:

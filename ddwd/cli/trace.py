@@ -48,7 +48,7 @@ COMMAND = Command(
 ledger, and the journal for images that ORTHANC1 refused (by StudyInstanceUID; the journal is for
 root and group systemd-journal). It says where the images are, what happened to them and when, and what to do. No
 patient ID is shown. STUDY is compared with the names exactly as the images have them (a
-PatientID of "Smith/7", for example), or as the folders on disk have them ("Smith%2F7%-F").""",
+PatientID of "Smith/7", for example), or as the folders on disk have them ("Smith%2F7").""",
     exits={
         0: "complete on disk: every image that the Orthancs hold, as recorded",
         1: "not complete, or not known; the verdict says why",

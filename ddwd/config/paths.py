@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ddwd import __version__
-from ddwd.core.model import safe_component
+from ddwd.core.model import marked_component
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,7 @@ class Paths:
         Where several machines share OUTPUT_DIR, each has its own, by the AE title of its receiver, and uses no other's.
         """
         folder = self.output / PRIVATE
-        return folder / safe_component(self.config.scp.aet) if self.config.ledger.is_shared else folder
+        return folder / marked_component(self.config.scp.aet) if self.config.ledger.is_shared else folder
 
     # --- below data_dir
     state = _Path(lambda paths: paths.config.data_dir / "state")

@@ -1,9 +1,10 @@
-"""Frozen values for studies, series and instances, and for their identifiers. A DICOM identifier becomes a file name in `safe_component` only."""
+"""Frozen values for studies, series and instances, and for their identifiers. A DICOM identifier becomes a file name here only."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,21 +31,34 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _TAG = re.compile(r"\{(\w+)\}")
 _UID_LENGTH = 64  # PS3.5 section 9.1
 _AET_LENGTH = 16  # PS3.5 section 6.2, VR AE
-_NAME_BYTES = 120
-"""Longest encoded component; a longer one is cut and gets a digest. Well under NAME_MAX (255), which leaves room for suffixes."""
-_PART_BYTES = 200  # the same limit for a folder or file name of a layout, which may hold several components
+_NAME_MAX = 255
+"""Bytes of the longest name that Linux's file systems hold."""
+_MARKED_BYTES = 120
+"""Longest marked component; a longer one is cut and gets a digest. Well under NAME_MAX, which leaves room for suffixes."""
+_MARKED_PART_BYTES = (
+    200  # the same limit for a folder or file name of a layout, which may hold several components
+)
+_CUT_BYTES = 50
 TREE = "{PatientID}/{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}"
 """Path of an image below OUTPUT_DIR, unless the route of its study has another layout."""
 _PADDING = " \0"
 _EMPTY, _CASES, _DIGEST = "%EMPTY", "%-", "%_"
 """Markers that no encoded value contains: a `%` in an encoded value is always followed by two hexadecimal digits."""
-_LOWER = frozenset(b"abcdefghijklmnopqrstuvwxyz")
-_LETTERS = _LOWER | frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-_PLAIN = _LETTERS | frozenset(b"0123456789_-.")
+_LOWER = frozenset("abcdefghijklmnopqrstuvwxyz")
+_LETTERS = _LOWER | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_MARKED_PLAIN = _LETTERS | frozenset("0123456789_-.")
+_SEPARATORS = frozenset("/\\%")
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""General categories of Unicode: control, format, surrogate, private use and unassigned characters, line and paragraph separators."""
 _ORDINARY = re.compile(r"[A-Z0-9_](?:[A-Z0-9_.-]{0,118}[A-Z0-9_-])?")
-"""A value that is its own file name, as every UID is: at most 120 bytes, no byte to escape, no lower-case letter."""
+"""A value that is its own file name in either form, as every UID is: at most 120 bytes, no byte to escape, no lower-case letter."""
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9])(?:\.|\Z)", re.IGNORECASE | re.ASCII)
 """Names of devices on Windows, with any suffix; their first letter is escaped."""
+_SHARE_DEVICE = re.compile(
+    r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\u00b9\u00b2\u00b3]) *(?:\.|\Z)",
+    re.IGNORECASE | re.ASCII,
+)
+"""The same, with those that have characters which a marked name escapes anyway."""
 
 
 def is_uid(text: str) -> bool:
@@ -71,47 +85,81 @@ def parse_aet(text: str) -> str:
 
 
 def safe_component(value: str) -> str:
-    """Return a DICOM identifier encoded as one path component: unchanged for ordinary values, and different for different values.
+    """Return a DICOM identifier as the name of one file or folder: the identifier itself wherever Linux's file systems hold it.
 
-    Padding (spaces and NULs at both ends, insignificant by PS3.5 section 6.2) is removed first, as Orthanc does. Bytes outside
-    `[A-Za-z0-9_.-]`, dots at either end and a leading dash become `%XX` of their UTF-8 bytes. If a lower-case letter remains, `%-`
-    and a hexadecimal number follow; its bits record which letters are lower case, so that "A1" and "a1" are two folders on a file
-    system that ignores case too. A result over 120 bytes is cut and ends in `%_` and the SHA-256 of the whole value. An empty value
-    becomes `%EMPTY`. docs/identifiers.md has the table.
+    Padding (spaces and NULs at both ends, insignificant by PS3.5 section 6.2) is removed first, as Orthanc does. `/`, `\\`, `%`,
+    control and format characters, a leading `.` or `-`, a trailing `.`, and the first letter of a device's name on Windows become
+    `%XX` of their UTF-8 bytes. A result over 255 bytes is cut and ends in `%_` and the SHA-256 of the whole value. An empty value
+    becomes `%EMPTY`. Different values have different names. docs/identifiers.md has the table.
     """
     text = value.strip(_PADDING)
     if _ORDINARY.fullmatch(text) and not _DEVICE.match(text):
         return text
-    raw = text.encode("utf-8", "surrogatepass")
-    if not raw:
+    if not text:
         return _EMPTY
-    dots = {0, len(raw) - 1}  # a hidden file, `..`, or a dot that some file servers drop
-    is_device = _DEVICE.match(text) is not None
+    is_device, last = _SHARE_DEVICE.match(text) is not None, len(text) - 1
+    name = "".join(
+        _escaped(character)
+        if character in _SEPARATORS
+        or unicodedata.category(character) in _UNPRINTABLE
+        or (index == 0 and (is_device or character in ".-"))
+        or (index == last and character == ".")
+        else character
+        for index, character in enumerate(text)
+    )
+    return name if _size(name) <= _NAME_MAX else _cut(name, _CUT_BYTES, text)
+
+
+def marked_component(value: str) -> str:
+    """Return the name of `safe_component` in the form for volumes that ignore case or normalise Unicode: in ASCII, with case marked.
+
+    Bytes outside `[A-Za-z0-9_.-]` are escaped too. If a lower-case letter remains, `%-` and a hexadecimal number follow; its bits
+    record which letters are lower case, so that "A1" and "a1" are two folders there too. A result over 120 bytes is cut.
+    """
+    text = value.strip(_PADDING)
+    if _ORDINARY.fullmatch(text) and not _DEVICE.match(text):
+        return text
+    if not text:
+        return _EMPTY
+    is_device, last = _DEVICE.match(text) is not None, len(text) - 1
     parts, cases = [], 0
-    for index, byte in enumerate(raw):
-        at_start = index == 0 and (is_device or byte == ord("-"))  # a leading dash would be an option
-        if byte not in _PLAIN or at_start or (byte == ord(".") and index in dots):
-            parts.append(f"%{byte:02X}")
+    for index, character in enumerate(text):
+        at_start = index == 0 and (is_device or character in ".-")  # a leading dash would be an option
+        at_end = index == last and character == "."  # some file servers drop it
+        if character not in _MARKED_PLAIN or at_start or at_end:
+            parts.append(_escaped(character))
             continue
-        parts.append(chr(byte))
-        if byte in _LETTERS:
-            cases = cases << 1 | (byte in _LOWER)
+        parts.append(character)
+        if character in _LETTERS:
+            cases = cases << 1 | (character in _LOWER)
     encoded = "".join(parts)
     name = f"{encoded}{_CASES}{cases:X}" if cases else encoded
-    if len(name) <= _NAME_BYTES:
-        return name
-    return encoded[:50].rstrip("%") + _DIGEST + hashlib.sha256(raw).hexdigest()
+    return name if len(name) <= _MARKED_BYTES else _cut(encoded, _CUT_BYTES, text)
 
 
 def identifier_of(component: str) -> str | None:
-    """Return the value that `safe_component` encoded, without padding; None if it ends in a digest or was not encoded there."""
+    """Return the value that a name in either form was made of, without padding; None if it ends in a digest or is no such name."""
     if component == _EMPTY:
         return ""
     try:
         value = unquote_to_bytes(component.partition(_CASES)[0]).decode("utf-8", "surrogatepass")
     except UnicodeError:
         return None
-    return value if safe_component(value) == component else None
+    return value if component in (safe_component(value), marked_component(value)) else None
+
+
+def _escaped(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
+
+
+def _size(name: str) -> int:
+    return len(name.encode("utf-8"))
+
+
+def _cut(name: str, size: int, text: str) -> str:
+    """Return the first `size` bytes of a name, then the SHA-256 of the text that it was made of."""
+    start = name.encode("utf-8")[:size].decode("utf-8", "ignore").rstrip("%")
+    return start + _DIGEST + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def split_layout(layout: str) -> tuple[str, str]:
@@ -121,16 +169,24 @@ def split_layout(layout: str) -> tuple[str, str]:
     return "/".join(parts[:depth]), "/".join(parts[depth:])
 
 
-def laid_out(layout: str, tags: Mapping[str, str]) -> str:
-    """Return the path of a layout, with the encoded value of each {Tag}; a part that is too long is cut and ends in its SHA-256."""
-    return "/".join(_part(part, tags) for part in layout.split("/"))
+def laid_out(layout: str, tags: Mapping[str, str], *, suffix: str = "", is_marked: bool = False) -> str:
+    """Return the path of a layout, with the encoded value of each {Tag} and `suffix` at its end.
+
+    A part that is too long is cut and ends in its SHA-256. `is_marked` is the form for volumes that ignore case.
+    """
+    *folders, last = layout.split("/")
+    parts = [
+        *(_part(part, tags, 0, is_marked) for part in folders),
+        _part(last, tags, len(suffix), is_marked),
+    ]
+    return "/".join(parts) + suffix
 
 
-def _part(part: str, tags: Mapping[str, str]) -> str:
-    name = _TAG.sub(lambda found: safe_component(tags.get(found[1], "")), part)
-    if len(name) <= _PART_BYTES:
-        return name
-    return name[:100].rstrip("%") + _DIGEST + hashlib.sha256(name.encode("ascii")).hexdigest()
+def _part(part: str, tags: Mapping[str, str], suffix: int, is_marked: bool) -> str:
+    encode = marked_component if is_marked else safe_component
+    name = _TAG.sub(lambda found: encode(tags.get(found[1], "")), part)
+    longest = _MARKED_PART_BYTES if is_marked else _NAME_MAX - suffix
+    return name if _size(name) <= longest else _cut(name, 2 * _CUT_BYTES, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +204,7 @@ class Study:
     """One study as an Orthanc lists it, with its sets of instances.
 
     `tags` are the main DICOM tags of the study and of its patient. `layout` gives the paths of its images; `placed` is the
-    folder of a study that is published already, else empty.
+    folder of a study that is published already, else empty. `is_marked` is the form of names for volumes that ignore case.
     """
 
     orthanc_id: OrthancId
@@ -159,6 +215,7 @@ class Study:
     tags: Mapping[str, str] = field(default_factory=dict, compare=False)
     layout: str = TREE
     placed: str = ""
+    is_marked: bool = False
 
     @cached_property
     def ids(self) -> frozenset[OrthancId]:
@@ -174,7 +231,7 @@ class Study:
     def folder(self) -> str:
         """Return the folder of the study below OUTPUT_DIR, encoded; `PatientID/StudyInstanceUID` by default."""
         tags = {**self.tags, "PatientID": self.patient_id, "StudyInstanceUID": self.study_uid}
-        return self.placed or laid_out(split_layout(self.layout)[0], tags)
+        return self.placed or laid_out(split_layout(self.layout)[0], tags, is_marked=self.is_marked)
 
     def wanted(self, instance: OrthancId, sop_uid: str) -> Wanted:
         """Return one of the study's instances, with its path."""
@@ -183,8 +240,8 @@ class Study:
     def wanted_of(self, series: Series, instance: OrthancId, sop_uid: str) -> Wanted:
         """Return one instance of a series of this study, with its path."""
         tags = {**self.tags, **series.tags, "SeriesInstanceUID": series.series_uid, "SOPInstanceUID": sop_uid}
-        path = laid_out(split_layout(self.layout)[1], tags)
-        return Wanted(instance, series.series_uid, sop_uid, f"{path}.dcm")
+        path = laid_out(split_layout(self.layout)[1], tags, suffix=".dcm", is_marked=self.is_marked)
+        return Wanted(instance, series.series_uid, sop_uid, path)
 
 
 @dataclass(frozen=True, slots=True)

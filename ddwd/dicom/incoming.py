@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core import disk_space, durable
 from ddwd.core.errors import StorageFullError
-from ddwd.core.model import safe_component
+from ddwd.core.model import marked_component
 from ddwd.dicom import contexts
 from ddwd.dicom.head import HEAD_BYTES, Head, read_head
 
@@ -91,8 +91,8 @@ class IncomingStore:
 
         Raises StorageFullError, LinkedError, OSError.
         """
-        folder = self._spool / safe_component(head.study_uid)
-        target = folder / f"{safe_component(head.sop_uid)}.{digest}.dcm"
+        folder = self._spool / marked_component(head.study_uid)
+        target = folder / f"{marked_component(head.sop_uid)}.{digest}.dcm"
         for attempt in range(_RENAME_ATTEMPTS):
             self._make(folder)
             try:

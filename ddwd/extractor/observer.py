@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ddwd.extractor.router import Router
     from ddwd.extractor.study import StudyState
     from ddwd.store.custody import Custody, Record
+    from ddwd.store.output_tree import OutputTree
 
     _Sets = Mapping[OrthancId, frozenset[OrthancId]]
 
@@ -39,6 +40,7 @@ class Observer:
     audit: Audit
     clock: Clock
     lost: LostRegister
+    output: OutputTree
     forwarded_at: float = float("-inf")
 
     # --- studies in flight --------------------------------------------------------------------------------------------
@@ -59,7 +61,7 @@ class Observer:
         study.see(gateway, storage, now, stamp(self.clock.utc()))
         if study.route is None and gateway_answers:
             study.route = self.router.decide(study, now)
-        study.place()
+        study.place(is_marked=self.output.is_marked)
         self._find_sender(study)
         return study.observation(now, gateway_answers=gateway_answers)
 

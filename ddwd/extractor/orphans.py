@@ -16,7 +16,7 @@ from pydicom import dcmread
 
 from ddwd.core import durable, safe_folder
 from ddwd.core.errors import NotFoundError
-from ddwd.core.model import OrthancId, identifier_of, safe_component
+from ddwd.core.model import OrthancId, identifier_of, marked_component
 from ddwd.dicom.head import UnreadableError, read_identity
 from ddwd.extractor.quarantine import QuarantinedObject
 from ddwd.extractor.steps.publish import remove_empty
@@ -54,7 +54,7 @@ class OrphanSweeper:
 
         Raises PeerDownError, PeerRefusedError, StorageFullError and OSError; the next sweep does the rest.
         """
-        uids = {safe_component(uid) for uid in study_uids}
+        uids = {marked_component(uid) for uid in study_uids}
         spooled = {folder for folder in _folders(self.paths.spool) if folder.name not in uids}
         staged = {folder for folder in _folders(self.paths.staging) if folder.name not in ids}
         before, self._orphaned = self._orphaned, frozenset(spooled | staged)
@@ -82,7 +82,7 @@ class OrphanSweeper:
         subject = QuarantinedObject("vanished", study.study_uid, reason, study.orthanc_id)
         folders = (
             self.paths.staging / study.orthanc_id,
-            self.paths.spool / safe_component(study.study_uid),
+            self.paths.spool / marked_component(study.study_uid),
         )
         return sum(self._put_away(folder, subject) for folder in folders if folder.is_dir())
 

@@ -18,7 +18,7 @@ from ddwd.core import durable, safe_folder
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, stamp
 from ddwd.core.errors import DamagedStateError, LinkedError
-from ddwd.core.model import OrthancId, safe_component
+from ddwd.core.model import OrthancId, marked_component
 from ddwd.store.statefile import StateFormat
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 RELEASED = "released"
 TWO_PATIENTS: Final = "two-patients"
-"""The kind of an entry and the name of its folder; `safe_component` makes no such name of a StudyInstanceUID."""
+"""The kind of an entry and the name of its folder; `marked_component` makes no such name of a StudyInstanceUID."""
 _ID_DIGITS = 32
 
 Kind = Literal["conflict", "undeliverable", "stray", "vanished", "two-patients"]
@@ -159,7 +159,7 @@ class Quarantine:
     def _note(self, subject: QuarantinedObject, size: int, digest: str) -> tuple[Path, bool]:
         """Write the reason; return the path for the bytes, and whether the entry is new."""
         is_pair = subject.kind == TWO_PATIENTS
-        folder = self.folder / (TWO_PATIENTS if is_pair else safe_component(subject.study_uid))
+        folder = self.folder / (TWO_PATIENTS if is_pair else marked_component(subject.study_uid))
         durable.make_dirs(self.folder)
         durable.make_dirs(folder, below=self.folder)
         identity = "|".join((subject.study_uid, subject.study, subject.instance, subject.kind, digest))

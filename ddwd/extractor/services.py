@@ -87,7 +87,7 @@ class Extractor:
         self.queue = WorkQueue(clock, services.wake)
         router = Router.of(config.routes, paths.routes, self.peers, config.forward.grace)
         self.lost = LostRegister(paths.lost, clock, audit)
-        observer = Observer(self.peers, router, custody, audit, clock, self.lost)
+        observer = Observer(self.peers, router, custody, audit, clock, self.lost, self.output)
         self.sharing = Sharing(stores.ledger, stores.claims, observer, self.flow, self.queue)
         orphans = OrphanSweeper(paths, self.peers, self.quarantine)
         sweep = Sweep(

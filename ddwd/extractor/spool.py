@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core import durable
 from ddwd.core.errors import PeerDownError, PeerRefusedError
-from ddwd.core.model import safe_component
+from ddwd.core.model import marked_component
 from ddwd.extractor.quarantine import QuarantinedObject
 from ddwd.extractor.steps.verify import difference_of
 
@@ -38,7 +38,7 @@ class Spool:
 
     def folder(self, study: Study) -> Path:
         """Return the folder where the receiver puts images of the study."""
-        return self.paths.spool / safe_component(study.study_uid)
+        return self.paths.spool / marked_component(study.study_uid)
 
     def files(self, study: Study) -> list[Path]:
         """Return the images of the study that came, without links."""
@@ -59,7 +59,7 @@ class Spool:
         digests = {
             image.sha256[:digits] for image in images.values() for digits in (_SHORT_DIGEST, WHOLE_DIGEST)
         }
-        sop_uids = {safe_component(image.sop_uid): image.sop_uid for image in images.values()}
+        sop_uids = {marked_component(image.sop_uid): image.sop_uid for image in images.values()}
         for path in folder.iterdir():
             if path.is_symlink() or digest_of(path) in digests:
                 durable.unlink(path, self.paths.output)

@@ -209,11 +209,11 @@ class StudyState:
         is_same = self.route.name == self.record.route and self.route.forward
         return frozenset() if is_same else frozenset(self.record.passed)
 
-    def place(self) -> None:
-        """Set in the listing the folder below OUTPUT_DIR, by the record or else by the route."""
+    def place(self, *, is_marked: bool) -> None:
+        """Set in the listing the folder below OUTPUT_DIR, by the record or else by the route; `is_marked` is the form of new names."""
         if self.listing is not None and self.route is not None:
             placed = self.record.folder if self.record else ""
-            self.listing = replace(self.listing, layout=self.route.layout, placed=placed)
+            self.listing = replace(self.listing, layout=self.route.layout, placed=placed, is_marked=is_marked)
 
     @property
     def control(self) -> str:

@@ -5,16 +5,21 @@ Written by the extractor alone. No link below OUTPUT_DIR is followed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from ddwd.config.paths import Paths
 from ddwd.core import durable, safe_folder
-from ddwd.core.errors import LinkedError, StateError
-from ddwd.core.model import OrthancId, Study, safe_component
+from ddwd.core.errors import DdwdError, LinkedError, StateError
+from ddwd.core.model import OrthancId, Study, identifier_of, marked_component
 from ddwd.store.custody import Custody, Record, is_missing, present
+from ddwd.store.volume_names import needs_marks
+
+log = logging.getLogger("ddwd.store")
 
 
 class OutputTree:
@@ -22,7 +27,21 @@ class OutputTree:
 
     def __init__(self, paths: Paths, custody: Custody) -> None:
         self._output = paths.output
+        self._private = paths.private
         self._custody = custody
+        self._is_marked: bool | None = None
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether this volume needs marked names; asked of it once. True while it takes no file, when nothing is published anyway."""
+        if self._is_marked is None:
+            with suppress(OSError, DdwdError):
+                self._is_marked = needs_marks(self._private, self._output)
+                if self._is_marked:
+                    log.info(
+                        "the volume of output_dir does not hold every name apart: names on it are marked"
+                    )
+        return self._is_marked is not False
 
     def final(self, study: Study, file: str) -> Path:
         """Return the path of a published file of the study."""
@@ -39,12 +58,16 @@ class OutputTree:
             yield from (
                 folder / instance.file
                 for instance in record.images.values()
-                if safe_component(instance.sop_uid) == name
+                if marked_component(instance.sop_uid) == name
             )
             return
+        sop_uid = identifier_of(name)
+        if sop_uid is None:  # no valid UID is that long
+            return
+        placed = replace(study, is_marked=self.is_marked)
         for series in study.series:
             for instance in islice(series.instances, 1):
-                yield self.final(study, study.wanted_of(series, instance, "").file).with_name(f"{name}.dcm")
+                yield self.final(placed, placed.wanted_of(series, instance, sop_uid).file)
 
     def missing(self, record: Record) -> list[OrthancId]:
         """Return the images whose files differ from the record in name or size. Raises OSError."""

@@ -20,7 +20,7 @@ from typing import Literal
 from ddwd.config.paths import Paths
 from ddwd.core import watchdog
 from ddwd.core.errors import StateError
-from ddwd.core.model import OrthancId, safe_component
+from ddwd.core.model import OrthancId, marked_component, safe_component
 from ddwd.store.custody import FORMAT, Custody, InstanceRecord, Record
 
 Kind = Literal["missing", "changed", "extra", "differs", "gone"]
@@ -112,7 +112,7 @@ class RecordChecker:
         if (study := as_orthanc_id(name)) is not None:
             self.assert_listable()
             return [study] if self._custody.has(study) else []
-        patients = {name, safe_component(name)} if or_patient else set()
+        patients = {name, safe_component(name), marked_component(name)} if or_patient else set()
         studies = self.studies()
         return [study for study in studies if name and self._may_be(study, name, patients, damaged_too)]
 

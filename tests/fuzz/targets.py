@@ -28,12 +28,12 @@ from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, Scp
 from ddwd.core.clock import SystemClock
 from ddwd.core.errors import ConfigError, StateError
-from ddwd.core.model import identifier_of, safe_component
+from ddwd.core.model import identifier_of, marked_component, safe_component
 from ddwd.dicom.head import UnreadableError, is_nested_deeper, read_head, read_identity
 from ddwd.dicom.store_scp import Bounds, StoreScp
 from ddwd.dicom.upper_layer import Limits
 from ddwd.store.ledger import Ledger
-from tests.identifiers import PADDING, escapes
+from tests.identifiers import PADDING, escapes, escapes_marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,13 +78,15 @@ def head(data: bytes) -> None:
 
 
 def path(data: bytes) -> None:
-    """Two identifiers: one plain path component each, the same one only for the same identifier, where case is ignored too."""
+    """Two identifiers: one plain path component each, the same one only for the same identifier; marked names where case is ignored too."""
     one, other = (half.decode("utf-8", "surrogateescape") for half in (data[::2], data[1::2]))
     for text in (one, other):
-        component = safe_component(text)
-        assert escapes(component) == "", escapes(component)
-        assert identifier_of(component) == (None if "%_" in component else text.strip(PADDING))
-    if safe_component(one).casefold() == safe_component(other).casefold():
+        for component, why in ((safe_component(text), escapes), (marked_component(text), escapes_marked)):
+            assert why(component) == "", why(component)
+            assert identifier_of(component) == (None if "%_" in component else text.strip(PADDING))
+    if safe_component(one) == safe_component(other):
+        assert one.strip(PADDING) == other.strip(PADDING)
+    if marked_component(one).casefold() == marked_component(other).casefold():
         assert one.strip(PADDING) == other.strip(PADDING)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 REPO = Path(__file__).resolve().parents[2]
 ROOT_CACHE = Path("/var/cache/ddwd")
-TOOLS = ("systemd-nspawn", "mmdebstrap", "ip", "unshare")
+TOOLS = ("systemd-nspawn", "mmdebstrap", "ip", "unshare", "lowntfs-3g")
 SUITES = ("bookworm", "trixie", "forky", "sid", "oldstable", "stable", "testing", "unstable")
 
 

@@ -21,7 +21,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from ddwd.core import durable
 from ddwd.core.disk_space import Space
 from ddwd.core.errors import Failure, ImageRefusedError, NotFoundError, PeerDownError, PeerRefusedError
-from ddwd.core.model import OrthancId, Series, Study, safe_component
+from ddwd.core.model import OrthancId, Series, Study, marked_component
 from ddwd.orthanc.port import Change, ChangePage, Held, Job, Stored
 
 if TYPE_CHECKING:
@@ -504,7 +504,9 @@ class FakeMover:
 def spool(folder: Path, received: Image) -> Path:
     """Leave `received` in the spool under its content's name."""
     digest = hashlib.sha256(received.content).hexdigest()
-    target = folder / safe_component(received.study_uid) / f"{safe_component(received.sop_uid)}.{digest}.dcm"
+    target = (
+        folder / marked_component(received.study_uid) / f"{marked_component(received.sop_uid)}.{digest}.dcm"
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     arriving = target.with_suffix(".part")
     arriving.write_bytes(received.content)

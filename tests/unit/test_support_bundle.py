@@ -55,13 +55,14 @@ def test_a_secret_is_hidden_also_as_a_url_has_it_and_a_short_one_as_a_word(text:
         ("4711-AB and 14711-A stay", "4711-AB and 14711-A stay"),
         ("for Smith/7 van Dyk: done", "for (patient): done"),
         ("FOR SMITH/7 VAN DYK: DONE", "FOR (patient): DONE"),
+        ("folder Smith%2F7 van Dyk/1.2", "folder (patient)/1.2"),
         ("folder Smith%2F7%20van%20Dyk%-7F1", "folder (patient)"),
         ("/0815 is one", "(patient) is one"),
         ("abc is too short to be told apart", "abc is too short to be told apart"),
     ],
 )
 def test_a_patient_is_hidden_by_each_name_of_the_folder(text: str, left: str) -> None:
-    known = ("4711-A", "Smith/7 van Dyk", "Smith%2F7%20van%20Dyk%-7F1", "/0815", "abc")
+    known = ("4711-A", "Smith/7 van Dyk", "Smith%2F7 van Dyk", "Smith%2F7%20van%20Dyk%-7F1", "/0815", "abc")
     assert _scrub(patients=known).text(text) == left
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from ddwd.config.schema import Config
 from ddwd.core.errors import NotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -56,3 +58,20 @@ def test_hooks_are_listed_retried_and_dropped(config: Config) -> None:
     assert _said(config, "hooks", "retry", "--json") == (0, '{"asked": "retry"}\n')
     with pytest.raises(NotFoundError, match=r"no hook waits for study 1\.2;"):
         _said(config, "hooks", "drop", "1.2")
+
+
+def _helps(parsers: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
+    """Yield each verb and action with its help."""
+    for action in parsers._actions:
+        for name, one in (
+            (action.choices or {}).items() if isinstance(action, argparse._SubParsersAction) else ()
+        ):
+            yield name, one.format_help()
+            yield from _helps(one)
+
+
+def test_no_line_of_a_help_is_longer_than_a_terminal_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    helps = list(_helps(parser()))
+    assert len(helps) > 30
+    assert [(name, line) for name, text in helps for line in text.splitlines() if len(line) > 100] == []

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from ddwd.config.schema import MOST_NAMED
 from ddwd.core import durable, watchdog
 from ddwd.core.errors import Failure, NotFoundError, PeerDownError
-from ddwd.core.model import OrthancId, is_uid, safe_component
+from ddwd.core.model import OrthancId, is_uid, marked_component
 from ddwd.extractor.quarantine import QuarantinedObject
 from ddwd.extractor.spool import WHOLE_DIGEST, digest_of, uid_of
 from ddwd.extractor.steps.verify import Known, predicted_head
@@ -218,7 +218,7 @@ class Retriever:
             key=lambda one: (one.series_uid, one.sop_uid),
         )
         for one in wanted:
-            task.by_name.setdefault(safe_component(one.sop_uid), []).append(one)
+            task.by_name.setdefault(marked_component(one.sop_uid), []).append(one)
         task.pending = {one.orthanc_id: one for one in wanted}
         self._take_back(task)
         return task.pending
@@ -260,7 +260,7 @@ class Retriever:
             return False
 
         def inodes() -> set[int]:
-            control = safe_component(task.control)
+            control = marked_component(task.control)
             return {path.stat().st_ino for path in self.spool.files(task.study) if uid_of(path) == control}
 
         before = inodes()
