@@ -31,6 +31,7 @@ from ddwd.cli import (
     routes,
     send,
     status,
+    studies,
     support_bundle,
     tls,
     trace,
@@ -45,6 +46,7 @@ from ddwd.status.formatting import show_utc
 _VIEW = (
     status.COMMAND,
     doctor.COMMAND,
+    studies.COMMAND,
     trace.COMMAND,
     logs.COMMAND,
     verify.COMMAND,

@@ -78,6 +78,8 @@ class Paths:
     """Segments of the rotating ledger; the extractor."""
     custody = _Path(lambda paths: paths.state / "custody")
     """One record for each finished study; the extractor."""
+    studies = _Path(lambda paths: paths.state / "studies.sqlite")
+    """The index of all studies, derived from the custody records; the extractor."""
     pre_upgrade_copy = _Path(lambda paths: paths.state / f"before-{__version__}")
     """Ledger and custody records as the previous version left them, to go back to; the extractor, once at its first start."""
     retention = _Path(lambda paths: paths.state / "retention.json")

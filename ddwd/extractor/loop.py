@@ -13,6 +13,7 @@ from ddwd.extractor.reconciler import LOOK_SECONDS, Outcome, Result
 if TYPE_CHECKING:
     from ddwd.core.model import OrthancId
     from ddwd.extractor.flow_control import FlowControl
+    from ddwd.extractor.indexing import Indexing
     from ddwd.extractor.operator_commands import OperatorCommands
     from ddwd.extractor.reconciler import StudyReconciler
     from ddwd.extractor.sharing import Sharing
@@ -26,7 +27,8 @@ _COMPARED_A_TURN = 40
 """Studies compared in one turn, about 4 ms each: the watchdog is answered in between."""
 _COMPARE_SECONDS = 0.1
 """The longest time for that while studies are in flight, which must not wait for all others that changed."""
-_RECENT = 20
+RECENT = 20
+"""Studies that were published last, for the views."""
 
 
 @dataclass
@@ -60,6 +62,7 @@ class ExtractorLoop:
     reconciler: StudyReconciler
     retention: RetentionScheduler
     flow: FlowControl
+    indexing: Indexing
     recent: list[FinishedStudy] = field(default_factory=list)
 
     def run(self) -> TurnReport:
@@ -82,7 +85,8 @@ class ExtractorLoop:
         if self.sources.peers.all_answer:
             self.retention.step(self.sharing.open.keys())
         self.sources.commit()
-        self.recent = [*reversed(report.published), *self.recent][:_RECENT]
+        self.indexing.step(is_busy=bool(self.sharing.open))
+        self.recent = [*reversed(report.published), *self.recent][:RECENT]
         return report
 
     def next_due(self) -> float:

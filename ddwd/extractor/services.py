@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from ddwd.config.paths import Paths
 from ddwd.config.routing import stow_jobs_elsewhere
 from ddwd.extractor.flow_control import FlowControl
-from ddwd.extractor.loop import ExtractorLoop
+from ddwd.extractor.indexing import Indexing, finished
+from ddwd.extractor.loop import RECENT, ExtractorLoop
 from ddwd.extractor.lost_images import LostRegister
 from ddwd.extractor.namesakes import Namesakes
 from ddwd.extractor.observer import Observer
@@ -36,6 +37,7 @@ from ddwd.retention.scheduler import RetentionScheduler
 from ddwd.store.hook_queue import HookQueue
 from ddwd.store.operator_requests import Requests
 from ddwd.store.output_tree import OutputTree
+from ddwd.store.study_index import StudyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,6 +85,8 @@ class Extractor:
         )
         self.quarantine = Quarantine(paths.quarantine, clock, audit)
         self.output = OutputTree(paths, custody)
+        self.index = StudyIndex(paths.studies, custody, clock)
+        custody.on_change = self.index.note
         self.requests = Requests(paths.requests, clock)
         self.queue = WorkQueue(clock, services.wake)
         router = Router.of(config.routes, paths.routes, self.peers, config.forward.grace)
@@ -120,7 +124,15 @@ class Extractor:
         )
         reconciler = self._reconciler(config, paths, observer, orphans)
         self.loop = ExtractorLoop(
-            self.sharing, self.queue, self.sources, commands, reconciler, self.retention, self.flow
+            self.sharing,
+            self.queue,
+            self.sources,
+            commands,
+            reconciler,
+            self.retention,
+            self.flow,
+            Indexing(self.index, services.sweeper),
+            [finished(row) for row in self.index.latest(RECENT)],
         )
 
     def _reconciler(

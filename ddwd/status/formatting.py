@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import datetime
 from time import tzset
+from typing import TextIO
 
 from ddwd.core.printable import one_line
+
+_WIDTH = 80
 
 
 def time(moment: object) -> str:
@@ -63,6 +67,13 @@ def scaled(amount: float) -> tuple[float, str]:
             return amount, unit
         amount /= 1000
     return amount, "TB"
+
+
+def terminal_width(out: TextIO) -> int:
+    """Return the columns of the terminal that `out` writes to, by COLUMNS if it is set; 80 where it is none."""
+    with suppress(ValueError, OSError):
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size(out.fileno()).columns)
+    return _WIDTH
 
 
 def plain(text: object) -> str:

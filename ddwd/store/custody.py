@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,8 @@ class Record:
 
     `route` is the name of its route, empty without routes. `retired` has, for `gateway`, `storage` and `output`, the UTC stamp of when
     retention last removed images there. `passed` are images that the route leaves on storage. `namesakes` are published
-    studies of the same StudyInstanceUID under another PatientID that the operator was asked about.
+    studies of the same StudyInstanceUID under another PatientID that the operator was asked about. `tags` describe the study for
+    `ddwd studies`: PatientID, StudyDate, StudyDescription and the modalities of its series, separated by a backslash.
     """
 
     study: OrthancId
@@ -85,6 +86,7 @@ class Record:
     history: list[dict[str, Any]] = field(default_factory=list)
     passed: list[OrthancId] = field(default_factory=list)
     namesakes: list[OrthancId] = field(default_factory=list, metadata=stored(omit_empty=True))
+    tags: dict[str, str] = field(default_factory=dict, metadata=stored(omit_empty=True))
     images: dict[OrthancId, InstanceRecord] = field(
         default_factory=dict, metadata=stored(listed_by="orthanc_id")
     )
@@ -146,8 +148,15 @@ class Peek:
     retired: bool
 
 
+def _nothing(_study: OrthancId) -> None:
+    return
+
+
 class Custody:
     """All records, in a folder; the base class of SharedCustody (postgres_store.py), every method of which raises PeerDownError."""
+
+    on_change: Callable[[OrthancId], None] = staticmethod(_nothing)
+    """Called with each study whose record was written or removed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -184,6 +193,7 @@ class Custody:
         """Make the record durable in one step; return the SHA-256 of what is stored, for `statement`."""
         content = FORMAT.render(record)
         self._store(record, content)
+        self.on_change(record.study)
         return hashlib.sha256(content).hexdigest()
 
     def _store(self, record: Record, content: bytes) -> None:
@@ -193,6 +203,10 @@ class Custody:
 
     def remove(self, study: OrthancId) -> None:
         """Remove the record. Callers: self-test cleanup only."""
+        self._remove(study)
+        self.on_change(study)
+
+    def _remove(self, study: OrthancId) -> None:
         durable.unlink(self.path(study))
 
     def studies(self) -> Iterator[OrthancId]:
@@ -200,6 +214,26 @@ class Custody:
         for shard in sorted(self._folder.glob("??")):
             for path in sorted(shard.glob("*.json")):
                 yield OrthancId(path.stem)
+
+    def shards(self) -> Sequence[str]:
+        """Return the beginnings of Orthanc IDs by which `marks` divides the archive."""
+        return [f"{number:02x}" for number in range(256)]
+
+    def marks(self, shard: str) -> dict[OrthancId, int]:
+        """Return a number for each record of a shard, which is another one after each change."""
+        try:
+            found = [(entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(self._folder / shard)]
+        except FileNotFoundError:
+            return {}
+        suffix = ".json"
+        return {OrthancId(name.removesuffix(suffix)): mark for name, mark in found if name.endswith(suffix)}
+
+    def mark(self, study: OrthancId) -> int | None:
+        """Return the number of one record; None if there is none."""
+        try:
+            return self.path(study).stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
 
     def assert_listable(self) -> None:
         """Check that this user may list the records: without that right, there seem to be none. Raises StateError."""

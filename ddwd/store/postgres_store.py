@@ -7,7 +7,7 @@ cannot write it. The state of each extractor (cursors, sweep, pause) is one row 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from math import inf
@@ -25,6 +25,7 @@ from ddwd.store.postgres import PostgresSession
 _APPENDING = 0x64647764_00000002
 """Advisory lock for appending to the ledger, so that a reader that continues from a number misses no lower one."""
 _PAGE = 1000
+_MARK = "(extract(epoch from written) * 1000000)::bigint"
 _IMPORT_PAGE = 200
 _FORGET_SECONDS = 3600.0
 
@@ -70,8 +71,8 @@ class SharedCustody(Custody):
             [record.study, record.revision, content.decode("ascii"), self._extractor],
         )
 
-    def remove(self, study: OrthancId) -> None:
-        """Remove the record. Raises HeldElsewhereError for a study that is not claimed."""
+    def _remove(self, study: OrthancId) -> None:
+        """Raises HeldElsewhereError for a study that is not claimed."""
         self._assert_held(study)
         self._database.rows("delete from custody where study = %s", [study])
 
@@ -86,6 +87,17 @@ class SharedCustody(Custody):
         ):
             yield from (OrthancId(study) for (study,) in page)
             last = page[-1][0]
+
+    def shards(self) -> Sequence[str]:
+        return [""]
+
+    def marks(self, _shard: str) -> dict[OrthancId, int]:
+        rows = self._database.rows(f"select study, {_MARK} from custody")  # noqa: S608
+        return {OrthancId(study): int(mark) for study, mark in rows}
+
+    def mark(self, study: OrthancId) -> int | None:
+        found = self._database.rows(f"select {_MARK} from custody where study = %s", [study])  # noqa: S608
+        return int(found[0][0]) if found else None
 
     def assert_listable(self) -> None:
         try:

@@ -26,7 +26,7 @@ _ddwd_paths() {
 _ddwd() {
     local cur="${COMP_WORDS[COMP_CWORD]}"
     if ((COMP_CWORD == 1)); then
-        _ddwd_words "--help --version status doctor trace logs verify prove reconcile retry retention pause resume quarantine routes destinations hooks echo send alert credentials tls link config support-bundle backup restore try"
+        _ddwd_words "--help --version status doctor studies trace logs verify prove reconcile retry retention pause resume quarantine routes destinations hooks echo send alert credentials tls link config support-bundle backup restore try"
         return
     fi
     case "${COMP_WORDS[1]}" in
@@ -36,6 +36,10 @@ _ddwd() {
         ;;
     doctor)
         local words="--help --send --hourly --within --json --utc"
+        _ddwd_words "$words"
+        ;;
+    studies)
+        local words="--help --patient --accession --uid --modality --description --sender --route --state --since --until --limit --show-patients --stats --csv --json --utc"
         _ddwd_words "$words"
         ;;
     trace)

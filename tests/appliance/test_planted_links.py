@@ -96,7 +96,7 @@ CASES = {
 }
 """By the name that docs/security.md has for it."""
 READERS = (
-    "ddwd status", "ddwd status --json", "ddwd doctor", "ddwd trace {study}", "ddwd verify --all", "ddwd retention",
+    "ddwd status", "ddwd status --json", "ddwd doctor", "ddwd studies", "ddwd trace {study}", "ddwd verify --all", "ddwd retention",
     "ddwd quarantine list", "ddwd hooks list", "ddwd destinations list", "ddwd reconcile --dry-run", "ddwd-top --once",
     "ddwd support-bundle --output /root/bundle.tar.gz", "ddwd prove {study} --output /root/proof.json", "ddwd routes list", "ddwd backup /root/another",
 )  # fmt: skip

@@ -95,6 +95,7 @@ def image(
     data.StudyInstanceUID = f"1.2.3.{study}"
     data.SeriesInstanceUID = f"1.2.3.{study}.{series}"
     data.InstanceNumber = number
+    data.Modality = "CT"
     if accession:
         data.AccessionNumber = accession
     data.PixelData = pixels or bytes([number % 256] * 64)
@@ -248,7 +249,12 @@ class FakeOrthanc:
             mine[0].patient_id,
             mine[0].accession,
             tuple(
-                Series(key, some[0].series_uid, frozenset(one.orthanc_id for one in some))
+                Series(
+                    key,
+                    some[0].series_uid,
+                    frozenset(one.orthanc_id for one in some),
+                    {"Modality": "CT"},
+                )
                 for key, some in series.items()
             ),
             self.tags,

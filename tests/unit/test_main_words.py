@@ -33,4 +33,4 @@ def test_a_mistyped_word_names_the_one_that_was_meant(
 def test_a_word_that_is_like_none_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["zzz"])
-    assert "'zzz' is not known; it is one of: status, doctor, trace, " in capsys.readouterr().err
+    assert "'zzz' is not known; it is one of: status, doctor, studies, trace, " in capsys.readouterr().err

@@ -160,6 +160,7 @@ def _known_paths() -> set[str]:
         paths.chain,
         paths.chain / "public.pem",
         paths.state,
+        paths.studies,
         paths.restoring,
         paths.logins,
         config.credentials_file.parent,

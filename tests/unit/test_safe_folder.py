@@ -258,6 +258,7 @@ ALLOWED = {
     "store/postgres.py": "a password file, in root's folders",
     "store/pre_upgrade_copy.py": "runs as ddwd, in its own folder",
     "store/volume_names.py": "by dir_fd",
+    "store/study_index.py": "`work` is the extractor's, in its own folder; readers use safe_folder",
     "store/statefile.py": "`write_status` is for daemons alone",
     "trial": "below folders that only the user of the trial can change",
     "chain": "the log's own service, in its own folder",

@@ -197,7 +197,8 @@ class PublishStep:
         study.is_unstated = False
 
     def _record(self, study: StudyState, listing: Study) -> FinishedStudy | None:
-        record = _next_revision(study, listing, stamp(self.clock.utc()))
+        seconds = round(self.clock.monotonic() - study.grew_at, 3)
+        record = _next_revision(study, listing, stamp(self.clock.utc()), seconds)
         before = study.record.images if study.record else {}
         added = [image for one, image in record.images.items() if one not in before]
         if added:
@@ -206,7 +207,6 @@ class PublishStep:
         is_new = record.history[-1]["added"] or (record.revision == 1 and not record.passed)
         published = None
         if is_new or study.restored:
-            seconds = round(self.clock.monotonic() - study.grew_at, 3)
             self.events.published(study, record, digest, seconds)
             published = FinishedStudy(
                 study=record.study,
@@ -226,8 +226,8 @@ class PublishStep:
         return published
 
 
-def _next_revision(study: StudyState, listing: Study, at: str) -> Record:
-    """Return the next custody record, of the study's present state, published at the UTC stamp `at`."""
+def _next_revision(study: StudyState, listing: Study, at: str, seconds: float) -> Record:
+    """Return the next custody record, of the study's present state, published at the UTC stamp `at`, `seconds` after its newest image."""
     before = study.record.images if study.record else {}
     # images that retention removed stay recorded: no Orthanc can give them back
     removed = {one: image for one, image in before.items() if image.removed and one not in study.set_aside}
@@ -241,6 +241,7 @@ def _next_revision(study: StudyState, listing: Study, at: str) -> Record:
             "restored": study.restored,
             "aet": study.timeline.aet,
             "hops": study.timeline.hops,
+            "seconds": seconds,
         }
     )
     return Record(
@@ -257,7 +258,18 @@ def _next_revision(study: StudyState, listing: Study, at: str) -> Record:
         retired=dict(study.record.retired) if study.record else {},
         passed=sorted(study.passed),
         namesakes=list(study.record.namesakes) if study.record else [],
+        tags=_tags(listing),
     )
+
+
+def _tags(listing: Study) -> dict[str, str]:
+    """Return what describes the study, as storage has it; without the tags that are empty."""
+    found = {"PatientID": listing.patient_id}
+    found |= {tag: listing.tags.get(tag, "") for tag in ("StudyDate", "StudyDescription")}
+    found["Modality"] = "\\".join(
+        sorted({series.tags.get("Modality", "") for series in listing.series} - {""})
+    )
+    return {tag: value for tag, value in found.items() if value}
 
 
 def _leave_out(study: StudyState, taken: Collection[str]) -> None:
