@@ -6,71 +6,42 @@ cannot be used, or not by this user; 66 not found; 69 a peer does not answer; 78
 
 import argparse
 import difflib
+import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ddwd import __version__
-from ddwd.cli import (
-    alert,
-    backup,
-    config,
-    credentials,
-    destinations,
-    doctor,
-    echo,
-    hooks,
-    logs,
-    pause,
-    prove,
-    quarantine,
-    reconcile,
-    retention,
-    retry,
-    routes,
-    send,
-    status,
-    studies,
-    support_bundle,
-    tls,
-    trace,
-    try_,
-    verify,
-)
+from ddwd.cli.command import Command, Group
 from ddwd.config.loader import load
 from ddwd.config.schema import ROLES, Config, Role
 from ddwd.core.errors import DdwdError, NotFoundError
 from ddwd.status.formatting import show_utc
 
-_VIEW = (
-    status.COMMAND,
-    doctor.COMMAND,
-    studies.COMMAND,
-    trace.COMMAND,
-    logs.COMMAND,
-    verify.COMMAND,
-    prove.COMMAND,
-)
-_STUDIES = (
-    reconcile.COMMAND,
-    retry.COMMAND,
-    retention.COMMAND,
-    pause.PAUSE,
-    pause.RESUME,
-    quarantine.COMMAND,
-)
-_HOPS = (
-    routes.COMMAND,
-    destinations.COMMAND,
-    hooks.COMMAND,
-    echo.COMMAND,
-    send.COMMAND,
-    alert.COMMAND,
-)
-_SETUP = (credentials.COMMAND, tls.TLS, tls.LINK, config.COMMAND, support_bundle.COMMAND)
-_WHOLE = (backup.BACKUP, backup.RESTORE, try_.COMMAND)
-VERBS = (*_VIEW, *_STUDIES, *_HOPS, *_SETUP, *_WHOLE)
+_VERBS: Mapping[str, str] = {
+    **{
+        name: f"{name}.COMMAND"
+        for name in ("status", "doctor", "studies", "trace", "logs", "verify", "prove")
+    },
+    **{name: f"{name}.COMMAND" for name in ("reconcile", "retry", "retention")},
+    "pause": "pause.PAUSE",
+    "resume": "pause.RESUME",
+    **{
+        name: f"{name}.COMMAND"
+        for name in ("quarantine", "routes", "destinations", "hooks", "echo", "send", "alert")
+    },
+    "credentials": "credentials.COMMAND",
+    "tls": "tls.TLS",
+    "link": "tls.LINK",
+    "config": "config.COMMAND",
+    "support-bundle": "support_bundle.COMMAND",
+    "backup": "backup.BACKUP",
+    "restore": "backup.RESTORE",
+    "try": "try_.COMMAND",
+}
+"""Verb -> where it is declared, in the order of the help. Only the module of the verb that runs is imported: all of them take longer
+than most verbs do."""
 _NEEDED: Mapping[str, tuple[Role, ...]] = {
     **dict.fromkeys(
         (
@@ -111,17 +82,24 @@ class _Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"{value!r} is not known; {hint}")
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line; man page and completion are generated from it."""
+def verbs(only: str | None = None) -> Iterator[Command | Group]:
+    """Yield the declarations of all verbs, or of one."""
+    for place in [_VERBS[only]] if only else _VERBS.values():
+        module, _, name = place.partition(".")
+        yield getattr(importlib.import_module(f"ddwd.cli.{module}"), name)
+
+
+def parser(only: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of the whole command line, or of one verb; man page and completion are generated from the whole."""
     top: argparse.ArgumentParser = _Parser(
         prog="ddwd",
         description="D-DW-D Portal: moves DICOM studies and records their custody.",
         epilog=_EPILOG,
     )
     top.add_argument("--version", action="version", version=f"ddwd {__version__}")
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in VERBS:
-        verb.add_parser(verbs)
+    choices = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in verbs(only):
+        verb.add_parser(choices)
     return top
 
 
@@ -135,7 +113,8 @@ def _require(verb: str, settings: Config) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return its exit status."""
-    args = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = parser(words[0] if words and words[0] in _VERBS else None).parse_args(words)
     if args.utc:
         show_utc()
     try:

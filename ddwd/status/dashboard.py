@@ -18,6 +18,7 @@ from ddwd.core.model import SELF_TEST_AET
 from ddwd.status import report as reports
 from ddwd.status.events import of_this_machine, tail_of
 from ddwd.status.flow import Flow, HopRate
+from ddwd.status.formatting import masked_id
 from ddwd.status.senders import summary
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 _UNITS_SECONDS = 2.5
 _MOST_PATIENTS = 500
-_MASK = "\N{BULLET}"
-_UNMASKED = 2
 _PUBLICATIONS = frozenset({Event.PUBLISHED.value, Event.LATE_IMAGE.value})
 _FAILURES = frozenset({Event.QUARANTINED.value, Event.CONFLICT.value, Event.VANISHED.value})
 
@@ -138,8 +137,7 @@ class Patient:
     @property
     def masked(self) -> str:
         """The patient ID with all but its last two characters hidden."""
-        hidden = max(len(self.patient_id) - _UNMASKED, min(len(self.patient_id), _UNMASKED))
-        return _MASK * min(hidden, 6) + self.patient_id[hidden:]
+        return masked_id(self.patient_id)
 
 
 class Patients:

@@ -11,6 +11,8 @@ from typing import TextIO
 from ddwd.core.printable import one_line
 
 _WIDTH = 80
+_UNMASKED = 2
+_MASK = "\N{BULLET}"
 
 
 def time(moment: object) -> str:
@@ -74,6 +76,12 @@ def terminal_width(out: TextIO) -> int:
     with suppress(ValueError, OSError):
         return int(os.environ.get("COLUMNS") or os.get_terminal_size(out.fileno()).columns)
     return _WIDTH
+
+
+def masked_id(patient_id: str) -> str:
+    """Return a PatientID with all but its last two characters hidden."""
+    hidden = max(len(patient_id) - _UNMASKED, min(len(patient_id), _UNMASKED))
+    return _MASK * min(hidden, 6) + patient_id[hidden:]
 
 
 def plain(text: object) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ddwd.core.clock import stamp
 from ddwd.core.errors import InvalidValueError
 from ddwd.core.model import identifier_of
-from ddwd.status.dashboard import Patient
+from ddwd.status.formatting import masked_id
 from ddwd.store import study_index
 from ddwd.store.study_index import IndexedStudy
 
@@ -35,7 +35,7 @@ _FLYING = -1
 IN_FLIGHT = "in-flight"
 """What to ask for all studies in flight by; the state of each is its stage."""
 FILTERS = {
-    "patient": "trim(patient_id, ' ' || char(0)) = trim(?)",
+    "patient": "patient_id = trim(?)",
     "accession": "accession = ?",
     "uid": "study_uid = ?",
     "modality": "'\\' || upper(modality) || '\\' like '%\\' || upper(?) || '\\%'",
@@ -150,6 +150,6 @@ def is_in_flight(one: IndexedStudy) -> bool:
 
 def masked(one: IndexedStudy) -> IndexedStudy:
     """Return the study with the last characters of its PatientID alone, in its folder too; without a folder that has it in another form."""
-    shown = Patient(one.patient_id).masked
+    shown = masked_id(one.patient_id)
     parts = [shown if identifier_of(part) == one.patient_id else part for part in one.folder.split("/")]
     return replace(one, patient_id=shown, folder="/".join(parts) if shown in parts else "")

@@ -40,6 +40,7 @@ _PASS_SECONDS = 600.0
 """From one comparison of the index with all records to the next: of a record that another extractor wrote, for example."""
 _BREATH_SECONDS, _BUSY_BREATH_SECONDS = 0.1, 1.0
 """Between two pieces of work: while no study is in flight, and while one is."""
+_PADDING = " \0"
 _NONE_YET = "there is no index of studies yet: ddwd-extractor makes it from the custody records when it runs; see: ddwd status"
 _LOCK_SECONDS, _LOCK_PAUSE = 2.0, 0.02
 
@@ -97,7 +98,7 @@ def row_of(record: Record, mark: int) -> IndexedStudy:
         study=record.study,
         mark=mark,
         study_uid=record.study_uid,
-        patient_id=record.tags.get("PatientID") or _patient_of(record.folder),
+        patient_id=(record.tags.get("PatientID") or _patient_of(record.folder)).strip(_PADDING),
         accession=record.accession,
         study_date=record.tags.get("StudyDate", ""),
         modality=record.tags.get("Modality", ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ddwd.cli.main import VERBS
+from ddwd.cli.main import verbs
 from ddwd.config.loader import load
 from ddwd.config.schema import SETTINGS
 from ddwd.provisioning import machine_link, tls_proxy
@@ -47,7 +47,7 @@ def test_the_table_of_privileged_operations_is_what_is_raced_as_root() -> None:
 def test_every_verb_is_raced_as_root_or_only_reads() -> None:
     tried = {command.split()[1] for command in (*CASES, *READERS) if command.startswith("ddwd ")}
     writes_nothing_for_root = {"alert", "config", "echo", "logs", "send"}
-    assert {verb.name for verb in VERBS} == tried | writes_nothing_for_root
+    assert {verb.name for verb in verbs()} == tried | writes_nothing_for_root
 
 
 def _of_unit(path: Path) -> tuple[str, str, set[str], str]:
