@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 import textwrap
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,10 +21,12 @@ from typing import Any, TextIO
 from ddwd.config.schema import Config
 from ddwd.core.clock import sleep
 from ddwd.core.errors import StateError
+from ddwd.status.formatting import GREEN, RED, YELLOW, is_coloured, painted, terminal_width
 
-WIDTH = 80
-"""The columns that text for people fills."""
 _HELP_WIDTH = 96
+_WIDEST_TEXT = 120
+_COLOURS = (GREEN, GREEN, YELLOW, RED)
+"""By core.problem.Severity."""
 _CLEAR_SCREEN = "\033[H\033[2J"
 _EXITS = {64: "wrong usage", 78: "the configuration cannot be used"}
 """Exit statuses that every verb has, unless it describes them itself."""
@@ -39,6 +42,20 @@ class VerbResult:
     """The same as text, without line ends."""
     status: int = 0
     """0: done; 1: the answer is no."""
+
+
+class Marked(str):
+    """A line of text that a terminal shows in the colour of a severity; of 0, in that of what is well."""
+
+    __slots__ = ("severity",)
+    severity: int
+
+    @classmethod
+    def of(cls, text: str, severity: int) -> Marked:
+        """Return the line with its severity (core.problem.Severity)."""
+        line = cls(text)
+        line.severity = severity
+        return line
 
 
 class Argument:
@@ -63,6 +80,8 @@ class OneOf:
 _JSON = flag("--json", "print the result as JSON, with times in UTC")
 _UTC = flag("--utc", "show times in UTC, not in local time")
 STUDY = Argument("study", nargs="?", metavar="STUDY", help="StudyInstanceUID, accession number or Orthanc ID")
+
+PATIENT = Argument("--patient", metavar="ID", help="every study of this PatientID")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +164,18 @@ def show(result: VerbResult, out: TextIO, *, as_json: bool) -> int:
     if as_json:
         out.write(json.dumps(result.data) + "\n")
     else:
-        out.writelines(f"{line}\n" for line in result.lines)
+        coloured = is_coloured(out)
+        out.writelines(f"{_shown(line) if coloured else line}\n" for line in result.lines)
     return result.status
+
+
+def _shown(line: str) -> str:
+    return painted(line, _COLOURS[line.severity]) if isinstance(line, Marked) else line
+
+
+def width() -> int:
+    """Return the columns that a table fills."""
+    return terminal_width(sys.stdout)
 
 
 def watch(
@@ -170,10 +199,10 @@ def escaped(value: object) -> str:
 
 
 def wrapped(text: str, head: str, indent: int) -> list[str]:
-    """Return the text as lines of WIDTH that begin with `head`, then with `indent` spaces."""
+    """Return the text as lines that begin with `head`, then with `indent` spaces; no wider than is read with ease."""
     return textwrap.wrap(
         text,
-        WIDTH,
+        min(width(), _WIDEST_TEXT),
         initial_indent=head,
         subsequent_indent=" " * indent,
         break_long_words=False,

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from ddwd.cli.command import Argument, Command, VerbResult, flag, prints, wrapped
+from ddwd.cli.command import Argument, Command, Marked, VerbResult, flag, prints, wrapped
 from ddwd.config.loader import settings_files
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
@@ -45,7 +45,7 @@ def _run(args: Namespace, config: Config) -> VerbResult:
     if args.send:
         return _send(config, args.within)
     found = examine(context_of(config))
-    return VerbResult(as_json(found), render(found).splitlines(), 0 if is_well(found.problems) else 1)
+    return VerbResult(as_json(found), lines(found), 0 if is_well(found.problems) else 1)
 
 
 def as_json(found: Examination) -> dict[str, Any]:
@@ -63,17 +63,24 @@ def _not_sent(why: str, status: int) -> VerbResult:
 
 
 def render(found: Examination) -> str:
-    """Return what the doctor found as text, in the order of the parts: a line for each problem, a second for its remedy."""
-    lines = []
+    """Return what the doctor found as plain text."""
+    return "\n".join(lines(found)) + "\n"
+
+
+def lines(found: Examination) -> list[str]:
+    """Return what the doctor found, in the order of the parts: a line for each problem, a second for its remedy."""
+    shown: list[str] = []
     for part in CHECKS:
         if part in found.fine:
-            lines += wrapped(found.fine[part], f"{'ok':<7}{part:<{_PART}}", 7 + _PART)
+            shown += wrapped(found.fine[part], f"{'ok':<7}{part:<{_PART}}", 7 + _PART)
         for one in found.of(part):
             head = f"{_MARKS[one.severity]:<7}{part:<{_PART}}"
-            lines += wrapped(f"{plain(one.cause)} [{one.code}]", head, len(head))
+            text = wrapped(f"{plain(one.cause)} [{one.code}]", head, len(head))
+            shown += [Marked.of(line, one.severity) for line in text]
             if one.remedy:
-                lines += wrapped(plain(one.remedy), " " * 7 + f"{'-> ':>{_PART}}", 7 + _PART)
-    return "\n".join([*lines, verdict(found.problems)]) + "\n"
+                shown += wrapped(plain(one.remedy), " " * 7 + f"{'-> ':>{_PART}}", 7 + _PART)
+    severity = max((one.severity for one in found.problems), default=0)
+    return [*shown, Marked.of(verdict(found.problems), severity)]
 
 
 def _send(config: Config, within: float | None) -> VerbResult:

@@ -1,21 +1,19 @@
 """`ddwd logs [PART ...]`: the journals of the portal's parts, merged in the order of time. Writes nothing."""
 
 import json
-import os
 from argparse import Namespace
 from dataclasses import asdict
 from typing import TextIO
 
 from ddwd.cli.command import Argument, Command
 from ddwd.config.schema import Config
-from ddwd.status.formatting import plain, second
+from ddwd.status.formatting import RED, YELLOW, is_coloured, painted, plain, second
 from ddwd.status.part_logs import PARTS, LogLine, PartLogs
 
 _LINES = 50
 _PART_WIDTH = 11
 _ERROR, _WARNING = 3, 4
 """Priorities of syslog(3)."""
-_RED, _YELLOW, _END = "\033[31m", "\033[33m", "\033[0m"
 _COLOURS = tuple(f"\033[{code}m" for code in (36, 32, 35, 34, 96, 92, 95, 94))
 
 
@@ -25,7 +23,7 @@ def _run(args: Namespace, _config: Config, out: TextIO) -> int:
     if args.json and not args.follow:
         out.write(json.dumps({"lines": [asdict(one) for one in lines]}) + "\n")
         return 0
-    coloured = out.isatty() and not os.environ.get("NO_COLOR")
+    coloured = is_coloured(out)
     for one in lines:
         out.write(_shown(one, as_json=args.json, coloured=coloured))
     if args.follow:
@@ -43,9 +41,9 @@ def _shown(one: LogLine, *, as_json: bool, coloured: bool) -> str:
     if coloured:
         names = list(PARTS)
         colour = _COLOURS[(names.index(one.part) if one.part in names else len(names)) % len(_COLOURS)]
-        part = f"{colour}{part}{_END}"
+        part = painted(part, colour)
         if one.priority <= _WARNING:
-            message = f"{_RED if one.priority <= _ERROR else _YELLOW}{message}{_END}"
+            message = painted(message, RED if one.priority <= _ERROR else YELLOW)
     return f"{second(one.at)}  {part} {message}\n"
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TextIO
 
 from ddwd.cli import progress
-from ddwd.cli.command import Argument, Command, VerbResult, escaped, flag, show
+from ddwd.cli.command import PATIENT, Argument, Command, OneOf, VerbResult, escaped, flag, show
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.errors import DdwdError, InvalidValueError
@@ -38,8 +38,9 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
     if args.accept and args.dry_run:
         raise InvalidValueError("--accept and --dry-run exclude each other")
     studies = None
-    if args.study is not None:
-        studies = study_lookup.studies_named(args.study, study_lookup.both(config), checker)
+    if args.study is not None or args.patient is not None:
+        nodes = study_lookup.both(config)
+        studies = study_lookup.studies_meant(args.study, args.patient, nodes, checker)
     if args.accept:
         return show(_accept(Requests(paths.requests), studies), out, as_json=args.json)
     if not args.dry_run:
@@ -135,11 +136,15 @@ COMMAND = Command(
     "compare both Orthancs and the disk, and transfer what is missing",
     _run,
     (
-        Argument(
-            "study",
-            nargs="?",
-            metavar="STUDY",
-            help="StudyInstanceUID, accession number or Orthanc ID (default: every study)",
+        OneOf(
+            Argument(
+                "study",
+                nargs="?",
+                metavar="STUDY",
+                help="StudyInstanceUID, accession number or Orthanc ID (default: every study)",
+            ),
+            PATIENT,
+            required=False,
         ),
         flag("--dry-run", "only show the difference, hop by hop"),
         flag(

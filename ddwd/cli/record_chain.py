@@ -6,6 +6,7 @@ later one about the study was not removed or altered, which is how a record that
 
 from __future__ import annotations
 
+import itertools
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from ddwd.core.printable import many
 from ddwd.status.formatting import time
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ddwd.chain.head import SignedHead
@@ -45,9 +47,9 @@ class ChainResult:
 
 
 def check(
-    config: Config, checker: RecordChecker, result: CheckResult, name: str, bar: Bar
+    config: Config, checker: RecordChecker, result: CheckResult, names: Sequence[str] | None, bar: Bar
 ) -> ChainResult | None:
-    """Compare the records of `result` with the chain, and those of the study `name`, of all if empty, that have no record any more.
+    """Compare the records of `result` with the chain, and the studies of these `names`, all if it is None, that have no record any more.
 
     Returns None if the chain has no signed head yet. Raises StateError.
     """
@@ -58,13 +60,15 @@ def check(
         for one in found.findings:
             with suppress(StateError):
                 records[one.study] = checker.stored(one.study)
-        statements = Statements({name, *records} if name else ())
+        statements = Statements(() if names is None else {*names, *records})
         walked = _walked(Paths(config).chain, statements, bar)
         if walked.newest is None:
             return ChainResult(None, walked.problems) if walked.problems else None
         if config.ledger.shared is not None:
             return ChainResult(walked.newest, walked.problems, is_shared=True)
-        stated = set(statements.matching(name) if name else statements.stated())
+        stated = set(
+            statements.stated() if names is None else itertools.chain(*map(statements.matching, names))
+        )
         found = statements.compare(records, stated - damaged)
         if not found.findings:
             break

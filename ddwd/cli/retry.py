@@ -7,7 +7,7 @@ from argparse import Namespace
 from dataclasses import asdict
 
 from ddwd.cli import progress
-from ddwd.cli.command import STUDY, Command, OneOf, VerbResult, flag, prints
+from ddwd.cli.command import PATIENT, STUDY, Command, OneOf, VerbResult, flag, prints
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.clock import SystemClock, sleep
@@ -25,7 +25,7 @@ def _run(args: Namespace, config: Config) -> VerbResult:
     if args.gone:
         checker.assert_listable()
         return _result(refetch(config, as_json=args.json))
-    studies = study_lookup.studies_named(args.study, study_lookup.both(config), checker)
+    studies = study_lookup.studies_meant(args.study, args.patient, study_lookup.both(config), checker)
     requests = Requests(paths.requests)
     for study in studies:
         requests.submit(Request("retry", study))
@@ -65,7 +65,7 @@ COMMAND = Command(
     "retry",
     "process a study now: what is missing is retrieved again",
     prints(_run),
-    (OneOf(STUDY, flag("--gone", "every study with a missing published file")),),
+    (OneOf(STUDY, PATIENT, flag("--gone", "every study with a missing published file")),),
     about="""The extractor discards the failures of this study and processes it at once. What is missing on
 ORTHANC2 is forwarded; what is missing on disk is retrieved (files that were deleted from the
 output too); images in quarantine are tried again. So is all that waits for another destination.

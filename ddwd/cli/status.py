@@ -4,7 +4,7 @@ from argparse import Namespace
 from typing import Any, TextIO
 
 from ddwd import __version__
-from ddwd.cli.command import WIDTH, Argument, Command, VerbResult, watch, wrapped
+from ddwd.cli.command import Argument, Command, Marked, VerbResult, watch, width, wrapped
 from ddwd.config.schema import Config
 from ddwd.core.printable import many
 from ddwd.core.problem import Problem, is_well, verdict, with_all
@@ -31,7 +31,7 @@ _LONG_HOURS = 24 * 60
 def _run(args: Namespace, config: Config, out: TextIO) -> int:
     def look() -> VerbResult:
         report = view.collect(config, view.real_sources())
-        return VerbResult(as_json(report), render(report).splitlines(), 0 if is_well(report.problems) else 1)
+        return VerbResult(as_json(report), lines(report), 0 if is_well(report.problems) else 1)
 
     seconds = None if args.watch is None else max(0.5, args.watch)
     return watch(look, seconds, out, as_json=args.json)
@@ -54,10 +54,16 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def render(report: Report) -> str:
-    """Return the report as plain text, 80 columns wide."""
+    """Return the report as plain text."""
+    return "\n".join(lines(report)) + "\n"
+
+
+def lines(report: Report) -> list[str]:
+    """Return the report as lines, as wide as the terminal."""
     problems = report.problems
-    parts = [
-        [f"D-DW-D Portal {__version__} at {second(report.at)}: {verdict(problems)}"],
+    head = f"D-DW-D Portal {__version__} at {second(report.at)}: {verdict(problems)}"
+    parts: list[list[str]] = [
+        [Marked.of(head, max((one.severity for one in problems), default=0))],
         _unit_lines(report),
         _server_lines(report),
         _heart_lines(report),
@@ -71,7 +77,7 @@ def render(report: Report) -> str:
         _destination_lines(report),
         [line for one in problems for line in problem_lines(one)],
     ]
-    return "\n".join(line for part in parts for line in part) + "\n"
+    return [line for part in parts for line in part]
 
 
 def _unit_lines(report: Report) -> list[str]:
@@ -193,7 +199,7 @@ def _recent_lines(report: Report) -> list[str]:
 def _beside(left: str, uid: str) -> list[str]:
     """Put the UID on the same line, or whole on the next: a UID that is cut cannot be copied."""
     line = f"{left}  {uid}"
-    return [line] if len(line) <= WIDTH else [left, f"    {uid}"]
+    return [line] if len(line) <= width() else [left, f"    {uid}"]
 
 
 def _chain_lines(report: Report) -> list[str]:
@@ -253,7 +259,8 @@ def problem_lines(one: Problem) -> list[str]:
     """Return a problem for people: what it is and its code, what to do, and what comes of it."""
     head = f"{one.severity.name:<6} "
     since = f", since {time(one.since)}" if one.since else ""
-    lines = wrapped(f"{plain(one.cause)} [{one.code}{since}]", head, len(head))
+    text = wrapped(f"{plain(one.cause)} [{one.code}{since}]", head, len(head))
+    lines: list[str] = [Marked.of(line, one.severity) for line in text]
     if one.remedy:
         lines += wrapped(plain(one.remedy), f"{'do:':>6} ", 7)
     for follows in with_all(one.consequences):
@@ -262,7 +269,7 @@ def problem_lines(one: Problem) -> list[str]:
 
 
 def _cut(line: str) -> str:
-    return line.rstrip() if len(line) <= WIDTH else line[: WIDTH - 3].rstrip() + "..."
+    return line.rstrip() if len(line) <= width() else line[: width() - 3].rstrip() + "..."
 
 
 COMMAND = Command(

@@ -4,7 +4,7 @@ from argparse import Namespace
 from dataclasses import asdict
 from typing import TextIO
 
-from ddwd.cli.command import WIDTH, Argument, Command, VerbResult, flag, watch
+from ddwd.cli.command import Argument, Command, VerbResult, flag, watch, width
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.status import study_lookup
@@ -28,7 +28,7 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
         traces = [trace(study, config, nodes) for study in studies]
         is_complete = all(one.complete for one in traces)
         data = {"complete": is_complete, "studies": [asdict(one) for one in traces]}
-        text = "\n\n".join("\n".join(lines(one, WIDTH)) for one in traces)
+        text = "\n\n".join("\n".join(lines(one, width())) for one in traces)
         return VerbResult(data, text.splitlines(), 0 if is_complete else 1)
 
     return watch(look, 1.0 if args.watch else None, out, as_json=args.json, to_end=True)

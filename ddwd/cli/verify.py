@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import get_args
 
 from ddwd.cli import progress, record_chain
-from ddwd.cli.command import STUDY, Command, OneOf, VerbResult, escaped, flag, prints
+from ddwd.cli.command import PATIENT, STUDY, Command, OneOf, VerbResult, escaped, flag, prints
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.errors import NotFoundError, PeerRefusedError
+from ddwd.core.model import OrthancId
 from ddwd.extractor.steps.verify import Verifier
 from ddwd.status import study_lookup
 from ddwd.store.backends import custody_of
@@ -26,12 +27,14 @@ _KINDS_OF_RECORDS: tuple[Kind, ...] = ("missing", "changed", "extra")
 def _run(args: Namespace, config: Config) -> VerbResult:
     second_check = _comparison_with_storage(config) if args.storage else None
     checker = RecordChecker(custody_of(config), Paths(config), second_check)
-    studies = checker.studies() if args.all else checker.matching(args.study)
+    studies = _meant(args, checker)
     with progress.bar("verifying", len(studies), as_json=args.json) as bar:
         result = checker.check(studies, bar.moved)
-        chain = record_chain.check(config, checker, result, "" if args.all else args.study, bar)
+        names = None if args.all else [args.study] if args.study else []
+        chain = record_chain.check(config, checker, result, names, bar)
     if not studies and not args.all and not (chain and chain.records.findings):
-        raise NotFoundError("no published study has this StudyInstanceUID, accession number or Orthanc ID")
+        names_of = "PatientID" if args.patient else "StudyInstanceUID, accession number or Orthanc ID"
+        raise NotFoundError(f"no published study has this {names_of}")
     kinds = _KINDS if args.storage else _KINDS_OF_RECORDS
     is_sound = result.is_sound and (chain is None or chain.is_sound)
     return VerbResult(
@@ -39,6 +42,12 @@ def _run(args: Namespace, config: Config) -> VerbResult:
         [*_lines(result, kinds), *record_chain.lines(chain)],
         0 if is_sound else 1,
     )
+
+
+def _meant(args: Namespace, checker: RecordChecker) -> list[OrthancId]:
+    if args.all:
+        return checker.studies()
+    return checker.matching(args.study) if args.patient is None else checker.of_patient(args.patient)
 
 
 def _comparison_with_storage(config: Config) -> SecondCheck:
@@ -92,7 +101,7 @@ COMMAND = Command(
     "compare published images with their custody records, and these with the chain",
     prints(_run),
     (
-        OneOf(STUDY, flag("--all", "every study that was ever published")),
+        OneOf(STUDY, PATIENT, flag("--all", "every study that was ever published")),
         flag("--storage", "compare each image with ORTHANC2's copy too"),
     ),
     about="""Without --storage it asks no server: it compares each file with the size and SHA-256 that were
@@ -103,7 +112,7 @@ that is being added at this moment can be listed as extra: run it again.
 
 The chain is the signed log of ddwd-signer: user ddwd may write records and images, and not the
 chain. Its entries are compared with each signed head that is kept, and each record with what was
-entered when it was written: rewritten, rolled-back (an earlier record was put in place), deleted,
+entered when it was written (for a study whose record was deleted, by its UID or with --all): rewritten, rolled-back (an earlier record was put in place), deleted,
 unentered (no entry, though the chain had begun). Records older than the chain are counted.""",
     exits={
         0: "every image is as recorded, and every record as entered in the chain",

@@ -8,9 +8,12 @@ from datetime import datetime
 from time import tzset
 from typing import TextIO
 
+from ddwd.core.model import is_uid, marked_component, safe_component
 from ddwd.core.printable import one_line
 
 _WIDTH = 80
+RED, GREEN, YELLOW = "\033[31m", "\033[32m", "\033[33m"
+_END = "\033[0m"
 _UNMASKED = 2
 _MASK = "\N{BULLET}"
 
@@ -78,10 +81,30 @@ def terminal_width(out: TextIO) -> int:
     return _WIDTH
 
 
+def is_coloured(out: TextIO) -> bool:
+    """Return whether text for `out` has colours: a terminal, unless NO_COLOR is set."""
+    return out.isatty() and not os.environ.get("NO_COLOR")
+
+
+def painted(text: str, colour: str) -> str:
+    """Return text for a terminal in one of the colours of this module."""
+    return f"{colour}{text}{_END}"
+
+
 def masked_id(patient_id: str) -> str:
     """Return a PatientID with all but its last two characters hidden."""
     hidden = max(len(patient_id) - _UNMASKED, min(len(patient_id), _UNMASKED))
     return _MASK * min(hidden, 6) + patient_id[hidden:]
+
+
+def without_patient(folder: str, patient_id: str, instead: str) -> str:
+    """Return the path of a folder below OUTPUT_DIR with `instead` for each part that has the PatientID."""
+    forms = safe_component(patient_id), marked_component(patient_id)
+
+    def names_patient(part: str) -> bool:
+        return part in forms or (not is_uid(part) and any(form in part for form in forms))
+
+    return "/".join(instead if names_patient(part) else part for part in folder.split("/"))
 
 
 def plain(text: object) -> str:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from ddwd.core.clock import stamp
 from ddwd.core.errors import InvalidValueError
-from ddwd.core.model import identifier_of
-from ddwd.status.formatting import masked_id
+from ddwd.status.formatting import masked_id, without_patient
 from ddwd.store import study_index
 from ddwd.store.study_index import IndexedStudy
 
@@ -149,7 +148,6 @@ def is_in_flight(one: IndexedStudy) -> bool:
 
 
 def masked(one: IndexedStudy) -> IndexedStudy:
-    """Return the study with the last characters of its PatientID alone, in its folder too; without a folder that has it in another form."""
+    """Return the study with the last characters of its PatientID alone, in its folder too."""
     shown = masked_id(one.patient_id)
-    parts = [shown if identifier_of(part) == one.patient_id else part for part in one.folder.split("/")]
-    return replace(one, patient_id=shown, folder="/".join(parts) if shown in parts else "")
+    return replace(one, patient_id=shown, folder=without_patient(one.folder, one.patient_id, shown))

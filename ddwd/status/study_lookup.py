@@ -2,7 +2,7 @@
 
 A study has up to three names: its StudyInstanceUID, its accession number, its Orthanc ID. Several studies may have
 one name (the same StudyInstanceUID under two patients): a command then takes all of them. A command that only reads accepts a
-PatientID too; one that acts does not, since it may be another study's accession number.
+PatientID too; one that acts takes it by `--patient` alone, since it may be another study's accession number.
 """
 
 from __future__ import annotations
@@ -64,6 +64,31 @@ def studies_named(
         raise away
     names = "accession number, Orthanc ID or PatientID" if or_patient else "accession number or Orthanc ID"
     raise NotFoundError(f"no study on either Orthanc or on disk has this StudyInstanceUID, {names}")
+
+
+def studies_of_patient(
+    patient_id: str, nodes: Sequence[OrthancPort], records: RecordChecker
+) -> list[OrthancId]:
+    """Return the studies of this PatientID on either Orthanc and among the published ones.
+
+    Raises NotFoundError, StateError and PeerDownError: a verb that acts on all of them must know all of them.
+    """
+    name = patient_id.strip(_PADDING)
+    found = [study for node in nodes for study in node.find_patient(name)] if name else []
+    found += records.of_patient(name, damaged_too=False) if name else []
+    if not found:
+        msg = "no study on either Orthanc or on disk has this PatientID"
+        raise NotFoundError(msg)
+    return list(dict.fromkeys(found))
+
+
+def studies_meant(
+    study: str | None, patient_id: str | None, nodes: Sequence[OrthancPort], records: RecordChecker
+) -> list[OrthancId]:
+    """Return the studies that a command line names by STUDY or by --patient. Raises NotFoundError, StateError and PeerDownError."""
+    if patient_id is not None:
+        return studies_of_patient(patient_id, nodes, records)
+    return studies_named(study or "", nodes, records)
 
 
 def _on(node: OrthancPort, name: str, *, or_patient: bool) -> list[OrthancId]:

@@ -16,7 +16,7 @@ from ddwd.core.printable import many
 from ddwd.extractor.decision import Blocker, Stage
 from ddwd.orthanc.plugin.rest_rights import PORTAL_LOGINS
 from ddwd.status import journal_events, trace_lost
-from ddwd.status.formatting import second, time
+from ddwd.status.formatting import second, time, without_patient
 from ddwd.status.senders import again
 from ddwd.status.status_codes import explain
 from ddwd.status.trace_facts import read_facts
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ddwd.status.events import AuditEvent
     from ddwd.status.journal_events import JournalEvents
     from ddwd.status.trace_facts import StudyFacts
+    from ddwd.store.custody import Record
 
 _FAILURES = frozenset(event.value for event in WARNINGS)
 _NEXT_STEPS = {
@@ -89,6 +90,8 @@ class Trace:
     verdict: str
     next_step: str
     namesakes: tuple[OrthancId, ...] = ()
+    folder: str = ""
+    """Where it is on disk, with `*` for what names the patient, as a shell expands it; empty if it was not published."""
 
 
 def trace(
@@ -155,7 +158,14 @@ def _trace_of(facts: StudyFacts, config: Config) -> Trace:
         verdict=verdict,
         next_step=next_step,
         namesakes=tuple(sorted(facts.namesakes)),
+        folder=_folder(record, config),
     )
+
+
+def _folder(record: Record, config: Config) -> str:
+    if not record.images:
+        return ""
+    return f"{config.output_dir}/{without_patient(record.folder, record.patient_id, '*')}"
 
 
 def _hops(facts: StudyFacts, config: Config) -> Iterator[TracedHop]:

@@ -37,6 +37,7 @@ def marked_lines(study: Trace, width: int) -> list[Line]:
             for one in study.namesakes
             for line in _wrapped("same UID   ", f"study {one}, under another PatientID", width)
         ),
+        *([f"folder     {plain(study.folder)}"] if study.folder else []),
         "",
         *_wrapped("verdict    ", study.verdict, width),
         *_wrapped("do         ", study.next_step, width),

@@ -20,7 +20,7 @@ from typing import Literal
 from ddwd.config.paths import Paths
 from ddwd.core import watchdog
 from ddwd.core.errors import StateError
-from ddwd.core.model import OrthancId, marked_component, safe_component
+from ddwd.core.model import OrthancId
 from ddwd.store.custody import FORMAT, Custody, InstanceRecord, Record
 
 Kind = Literal["missing", "changed", "extra", "differs", "gone"]
@@ -112,9 +112,30 @@ class RecordChecker:
         if (study := as_orthanc_id(name)) is not None:
             self.assert_listable()
             return [study] if self._custody.has(study) else []
-        patients = {name, safe_component(name), marked_component(name)} if or_patient else set()
-        studies = self.studies()
-        return [study for study in studies if name and self._may_be(study, name, patients, damaged_too)]
+        if not name:
+            return []
+
+        def is_named(record: Record) -> bool:
+            names = {record.study_uid.strip(_PADDING), record.accession.strip(_PADDING)}
+            return name in names or (
+                or_patient and name in (record.patient_id, record.folder.partition("/")[0])
+            )
+
+        return self._those(is_named, damaged_too)
+
+    def of_patient(self, patient_id: str, *, damaged_too: bool = True) -> list[OrthancId]:
+        """Return the studies of this PatientID, and those whose record is damaged: they may be the patient's too. Raises StateError."""
+        return self._those(lambda record: record.patient_id == patient_id.strip(_PADDING), damaged_too)
+
+    def _those(self, is_meant: Callable[[Record], bool], damaged_too: bool) -> list[OrthancId]:
+        found = []
+        for study in self.studies():
+            try:
+                if is_meant(self.record(study)):
+                    found.append(study)
+            except StateError:
+                found += [study] * damaged_too
+        return found
 
     def check(
         self, studies: Iterable[OrthancId], progress: Callable[[float], None] = lambda _share: None
@@ -173,14 +194,6 @@ class RecordChecker:
         if record.study != study or not _names_are_sound(record):
             raise StateError(f"{where}: the custody record is damaged (its names are not those of a study)")
         return record, hashlib.sha256(content).hexdigest()
-
-    def _may_be(self, study: OrthancId, name: str, patients: set[str], damaged_too: bool) -> bool:
-        try:
-            record = self.record(study)
-        except StateError:
-            return damaged_too
-        names = {record.study_uid.strip(_PADDING), record.accession.strip(_PADDING)}
-        return name in names or record.folder.partition("/")[0] in patients
 
     def assert_listable(self) -> None:
         """Check that this user may list the records. Raises StateError."""

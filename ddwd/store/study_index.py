@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddwd.core import safe_folder, watchdog
 from ddwd.core.errors import DdwdError, LinkedError, StateError
-from ddwd.core.model import OrthancId, identifier_of
+from ddwd.core.model import OrthancId
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,6 @@ _PASS_SECONDS = 600.0
 """From one comparison of the index with all records to the next: of a record that another extractor wrote, for example."""
 _BREATH_SECONDS, _BUSY_BREATH_SECONDS = 0.1, 1.0
 """Between two pieces of work: while no study is in flight, and while one is."""
-_PADDING = " \0"
 _NONE_YET = "there is no index of studies yet: ddwd-extractor makes it from the custody records when it runs; see: ddwd status"
 _LOCK_SECONDS, _LOCK_PAUSE = 2.0, 0.02
 
@@ -98,7 +97,7 @@ def row_of(record: Record, mark: int) -> IndexedStudy:
         study=record.study,
         mark=mark,
         study_uid=record.study_uid,
-        patient_id=(record.tags.get("PatientID") or _patient_of(record.folder)).strip(_PADDING),
+        patient_id=record.patient_id,
         accession=record.accession,
         study_date=record.tags.get("StudyDate", ""),
         modality=record.tags.get("Modality", ""),
@@ -125,11 +124,6 @@ def _state(record: Record, on_disk: int) -> str:
     if record.set_aside:
         return "set-aside"
     return "complete" if record.images else "not-extracted"
-
-
-def _patient_of(folder: str) -> str:
-    """Return the PatientID of a record of version 0.2.0 or earlier, which has it in the name of the folder alone."""
-    return identifier_of(folder.partition("/")[0]) or ""
 
 
 class StudyIndex:

@@ -52,7 +52,7 @@ _ddwd() {
         _ddwd_words "$words"
         ;;
     verify)
-        local words="--help --all --storage --json --utc"
+        local words="--help --patient --all --storage --json --utc"
         [[ $cur == -* ]] || words="$(_ddwd_studies)"
         _ddwd_words "$words"
         ;;
@@ -62,12 +62,12 @@ _ddwd() {
         _ddwd_words "$words"
         ;;
     reconcile)
-        local words="--help --dry-run --accept --json --utc"
+        local words="--help --patient --dry-run --accept --json --utc"
         [[ $cur == -* ]] || words="$(_ddwd_studies)"
         _ddwd_words "$words"
         ;;
     retry)
-        local words="--help --gone --json --utc"
+        local words="--help --patient --gone --json --utc"
         [[ $cur == -* ]] || words="$(_ddwd_studies)"
         _ddwd_words "$words"
         ;;

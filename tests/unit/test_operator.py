@@ -399,6 +399,27 @@ def test_a_verb_that_acts_takes_no_patient_id(portal: Portal, stranger: Image) -
         _said(portal, "retry", "--", stranger.patient_id)
 
 
+@pytest.mark.parametrize("verb", ["retry", "reconcile"])
+@pytest.mark.parametrize("known_to_orthanc", [True, False])
+def test_a_verb_that_acts_takes_a_patient_where_it_is_told_that_it_is_one(
+    portal: Portal, stranger: Image, verb: str, *, known_to_orthanc: bool
+) -> None:
+    if not known_to_orthanc:
+        for node in (portal.gateway, portal.storage):
+            node.delete_study(stranger.study_id)
+    asked = json.loads(_said(portal, verb, "--json", f"--patient={stranger.patient_id}")[1])
+    assert asked == {"asked": verb, "studies": [stranger.study_id]}
+    with pytest.raises(NotFoundError, match="has this PatientID"):
+        _said(portal, verb, "--patient", stranger.study_uid)
+
+
+def test_the_images_of_a_patient_are_verified(portal: Portal, stranger: Image) -> None:
+    checked = json.loads(_said(portal, "verify", "--json", f"--patient={stranger.patient_id}")[1])
+    assert (checked["studies"], checked["images"]) == (1, 1)
+    with pytest.raises(NotFoundError, match="no published study has this PatientID"):
+        _said(portal, "verify", "--patient", "nobody")
+
+
 @pytest.mark.parametrize("name", ["*", "?", "\\", "%", "PAT?", "PAT*"])
 def test_a_wildcard_is_nobodys_name(portal: Portal, name: str) -> None:
     with pytest.raises(NotFoundError):

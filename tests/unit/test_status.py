@@ -350,6 +350,14 @@ def test_peer_that_only_the_extractor_cannot_reach(machine: Machine) -> None:
     assert len(_wrong(machine.report())) == 1
 
 
+def test_a_wide_terminal_shows_whole_lines(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "a reason that goes on, " * 5
+    machine.units["ddwd-scp"] = {"StatusText": long}
+    assert long.strip() not in status.render(machine.report())
+    monkeypatch.setenv("COLUMNS", "200")
+    assert long.strip() in status.render(machine.report())
+
+
 def test_screen_keeps_80_columns_and_cuts_no_uid(machine: Machine) -> None:
     long = "a reason that goes on and on, " * 9
     machine.units["ddwd-scp"] = {"StatusText": long}

@@ -136,9 +136,19 @@ def test_no_patient_is_shown_unless_asked(portal: Portal) -> None:
     assert "Jones" in _said(portal.config, "--show-patients")
 
 
-def test_a_folder_that_has_the_patient_s_id_in_another_form_is_left_out() -> None:
-    row = study_index.IndexedStudy(image().study_id, patient_id="4711", folder="research/x4711_1.2")
-    assert study_list.masked(row).folder == ""
+@pytest.mark.parametrize(
+    ("patient", "folder", "shown"),
+    [
+        ("4711", "research/x4711_1.2/1.4711.2", "research/••11/1.4711.2"),
+        ("4711", "4711/1.2.3", "••11/1.2.3"),
+        ("Smith/7", "Smith%2F7%-F/1.2.3", "•••••/7/1.2.3"),
+        ("Smith/7", "x_Smith%2F7/1.2.3", "•••••/7/1.2.3"),
+        ("", "%EMPTY/1.2.3", "/1.2.3"),
+    ],
+)
+def test_the_patient_is_masked_in_every_part_of_the_folder(patient: str, folder: str, shown: str) -> None:
+    row = study_index.IndexedStudy(image().study_id, patient_id=patient, folder=folder)
+    assert study_list.masked(row).folder == shown
 
 
 def test_a_study_in_flight_is_shown_with_its_stage_and_counts_once(portal: Portal) -> None:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ddwd.cli.command import Marked, VerbResult, show
 from ddwd.cli.main import parser
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.errors import NotFoundError
+from ddwd.core.problem import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,3 +77,24 @@ def test_no_line_of_a_help_is_longer_than_a_terminal_is_wide(monkeypatch: pytest
     helps = list(_helps(parser()))
     assert len(helps) > 30
     assert [(name, line) for name, text in helps for line in text.splitlines() if len(line) > 100] == []
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("severity", "code"), [(0, 32), (Severity.WARN, 33), (Severity.BROKEN, 31)])
+def test_a_terminal_shows_how_bad_a_line_is_and_a_pipe_does_not(
+    monkeypatch: pytest.MonkeyPatch, severity: int, code: int
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    result = VerbResult({}, [Marked.of("so it is", severity), "and more"])
+    shown = {}
+    for out in (_Terminal(), io.StringIO()):
+        show(result, out, as_json=False)
+        shown[out.isatty()] = out.getvalue()
+    assert shown == {True: f"\033[{code}mso it is\033[0m\nand more\n", False: "so it is\nand more\n"}
+    monkeypatch.setenv("NO_COLOR", "1")
+    show(result, out := _Terminal(), as_json=False)
+    assert out.getvalue() == "so it is\nand more\n"
