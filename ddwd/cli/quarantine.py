@@ -2,31 +2,96 @@
 
 from argparse import Namespace
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from ddwd.cli.command import Argument, Command, Group, OneOf, VerbResult, escaped, file_errors, flag, prints
+from ddwd.cli.command import (
+    Argument,
+    Command,
+    Group,
+    OneOf,
+    VerbResult,
+    escaped,
+    file_errors,
+    flag,
+    prints,
+    wrapped,
+)
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
-from ddwd.core.errors import InvalidValueError, NotFoundError
+from ddwd.core.errors import InvalidValueError, NotFoundError, reason_of
+from ddwd.core.model import OrthancId
 from ddwd.extractor.quarantine import TWO_PATIENTS, Entry, read_entries
-from ddwd.status.formatting import second
+from ddwd.extractor.steps.verify import ElementDifference, differences
+from ddwd.status.formatting import plain, second, size
+from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Request, Requests
 
+_HIDDEN = "(hidden; see it with --show-patients)"
 _SHORT = 4
 """The fewest digits of an ID that name an entry."""
 
 
 def _list(_args: Namespace, config: Config) -> VerbResult:
     entries = _entries(config)
-    lines = [*map(_line, entries), f"{len(entries)} in quarantine"]
+    digits = _digits([entry.id for entry in entries])
+    lines = [line for entry in entries for line in _lines(entry, digits)]
+    lines.append(f"{len(entries)} in quarantine")
     return VerbResult([_row(entry) for entry in entries], lines)
 
 
+def _digits(ids: list[str]) -> int:
+    """Return how many digits tell all entries apart, at least eight."""
+    return next(digits for digits in range(8, 99) if len({one[:digits] for one in ids}) == len(ids))
+
+
 def _show(args: Namespace, config: Config) -> VerbResult:
-    row = _row(_named(args.id, _entries(config)))
+    entry = _named(args.id, _entries(config))
+    row = _row(entry)
     width = max(map(len, row))
     shown = row | {"at": second(row["at"])}
-    return VerbResult(row, [f"{key:<{width}}  {escaped(value)}" for key, value in shown.items()])
+    lines = [f"{key:<{width}}  {escaped(value)}" for key, value in shown.items()]
+    published = _published(entry, config)
+    if entry.file is None or published is None:
+        return VerbResult(row | {"differences": None}, lines)
+    try:
+        found = differences(entry.file, published)
+    except (InvalidValueError, OSError) as error:
+        return VerbResult(row | {"differences": None}, [*lines, "", f"{reason_of(error)}: {published.name}"])
+    rows = [_difference(one, is_open=args.show_patients) for one in found]
+    return VerbResult(row | {"differences": rows}, [*lines, *_difference_lines(rows)])
+
+
+def _published(entry: Entry, config: Config) -> Path | None:
+    """Return the published file whose SOPInstanceUID the entry has; None if there is none."""
+    subject = entry.subject
+    if not (subject.study and subject.instance):
+        return None
+    record = custody_of(config).read(OrthancId(subject.study))
+    image = record.images.get(OrthancId(subject.instance)) if record else None
+    path = Paths(config).output / record.folder / image.file if record and image else None
+    return path if path is not None and path.is_file() else None
+
+
+def _difference(one: ElementDifference, *, is_open: bool) -> dict[str, str | None]:
+    """Return both values of an element; those that may name a person only if they are asked for."""
+    values = {"published": one.theirs, "here": one.ours}
+    if one.is_personal and not is_open:
+        values = {place: None if value is None else _HIDDEN for place, value in values.items()}
+    return {"element": one.element} | values
+
+
+def _difference_lines(rows: list[dict[str, str | None]]) -> list[str]:
+    if not rows:
+        return ["", "every element is as in the published image"]
+    lines = ["", "element, and its value in the published image and here"]
+    for row in rows:
+        lines.append(f"  {escaped(row['element'])}")
+        lines += [
+            f"    {place:<10} {'(absent)' if row[place] is None else plain(row[place])}"
+            for place in ("published", "here")
+        ]
+    return lines
 
 
 def _release(args: Namespace, config: Config) -> VerbResult:
@@ -74,12 +139,12 @@ def _row(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _line(entry: Entry) -> str:
+def _lines(entry: Entry, digits: int) -> list[str]:
+    """Return what an entry is about, and why it is here."""
     subject = entry.subject
-    uids = f"{subject.study_uid} {subject.sop_uid or '-'}"
-    return escaped(
-        f"{entry.id}  {second(entry.at)}  {subject.kind:<13}  {entry.size:>10}  {uids}: {subject.reason}"
-    )
+    head = f"{entry.id[:digits]}  {second(entry.at)}  {subject.kind:<13}  {size(entry.size):>9}"
+    uids = subject.sop_uid or subject.study_uid or "-"
+    return [f"{head}  {escaped(uids)}", *wrapped(escaped(subject.reason), " " * (digits + 2), digits + 2)]
 
 
 _ID_HELP = "as `list` shows it"
@@ -90,9 +155,12 @@ COMMAND = Group(
         Command("list", "list the entries, oldest first", prints(_list)),
         Command(
             "show",
-            "show all of one entry, and where its file is",
+            "show all of one entry, and how it differs from the published image",
             prints(_show),
-            (Argument("id", metavar="ID", help=_ID_HELP),),
+            (
+                Argument("id", metavar="ID", help=_ID_HELP),
+                flag("--show-patients", "show values that may name a person"),
+            ),
         ),
         Command(
             "release",
@@ -107,6 +175,7 @@ COMMAND = Group(
   stray          the receiver acknowledged it, and it belongs to no known study
   vanished       its study was deleted on both Orthancs before it was on disk
   two-patients   the StudyInstanceUID of a published study is in use under another PatientID too
+show names each element in which an image differs from the published one, with both values.
 When released, conflict, stray and vanished leave the list; the portal cannot deliver them. No file is ever deleted:
 the file of a released entry is below quarantine/released. Releasing two-patients records your decision that
 both studies stay: no file is moved, and the same two studies are not reported again. ID can be shortened to its first digits, at

@@ -60,6 +60,9 @@ class Paths:
     staging = _Path(lambda paths: paths.private / "staging")
     """Studies that are being laid out before their one rename; the extractor."""
 
+    former_names = _Path(lambda paths: paths.private / "former-names.json")
+    """Folders that were renamed for an older version; prerm before a downgrade, and the extractor, which removes it."""
+
     @property
     def private(self) -> Path:
         """Holds `incoming`, `spool` and `staging`; made by the daemon that starts first.

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable
+from contextlib import suppress
 from statistics import median
 
 from ddwd.config.loader import load
@@ -19,6 +21,7 @@ from ddwd.config.schema import Config
 from ddwd.core import watchdog
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock, SystemClock, stamp
+from ddwd.core.errors import PeerDownError
 from ddwd.core.watchdog import Watchdog
 from ddwd.daemon import file_watch
 from ddwd.daemon.loop import Loop, TickResult, enter
@@ -33,6 +36,7 @@ from ddwd.extractor.workers import Shutdown, Workers
 from ddwd.status.study_lookup import both
 from ddwd.store import status_files
 from ddwd.store.backends import stores_of
+from ddwd.store.former_names import give_former_names, take_back_names
 from ddwd.store.ledger import Pause
 from ddwd.store.settings_snapshot import changed_settings
 
@@ -71,7 +75,10 @@ class ExtractorDaemon:
         self._audit.add_sink(self._totals.count_failure)
         self._status_at = 0.0
         watchdog.install(self._alive)
-        self._extractor = Extractor(config, self._services())
+        services = self._services()
+        self._custody = services.stores.custody
+        self._may_have_former_names = True
+        self._extractor = Extractor(config, services)
         self._extractor.requests.prepare()
 
     def run(self) -> bool:
@@ -136,6 +143,8 @@ class ExtractorDaemon:
     def _turn(self) -> TickResult:
         began = self._clock.monotonic()
         self._watchdog.alive()
+        if self._may_have_former_names:
+            self._take_back_names()
         report = self._extractor.loop.run()
         self._watchdog.idle()
         now = self._clock.monotonic()
@@ -148,6 +157,16 @@ class ExtractorDaemon:
         if stuck:
             log.error("no progress: %s; the watchdog will restart the extractor", ", ".join(stuck))
         return TickResult(self._summary(), healthy=not stuck, wait=wait)
+
+    def _take_back_names(self) -> None:
+        """After a downgrade: before any file is looked for by its record. A shared ledger may not be reached yet."""
+        with suppress(PeerDownError):
+            if count := take_back_names(self._paths, self._custody):
+                log.info(
+                    "%d studies have the names back that they had before an older version was installed",
+                    count,
+                )
+            self._may_have_former_names = False
 
     def _summary(self) -> str:
         down = list(silent(self._extractor.peers.states))
@@ -165,6 +184,11 @@ def main() -> int:
 
 
 def _run() -> None:
+    if sys.argv[1:] == [
+        "former-names"
+    ]:  # prerm, before a downgrade: the extractor alone writes below OUTPUT_DIR
+        give_former_names(Paths(load()))
+        return
     if not ExtractorDaemon(load()).run():
         logging.shutdown()
         os._exit(0)  # the interpreter would wait for the worker; the state is durable

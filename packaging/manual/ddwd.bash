@@ -87,7 +87,7 @@ _ddwd() {
         local words="--help"
         case "${COMP_WORDS[2]-}:$COMP_CWORD" in
         list:[3-9]) words="--help --json --utc" ;;
-        show:[3-9]) words="--help --json --utc $(_ddwd_quarantined)" ;;
+        show:[3-9]) words="--help --show-patients --json --utc $(_ddwd_quarantined)" ;;
         release:[3-9]) words="--help --all --json --utc $(_ddwd_quarantined)" ;;
         *) words="--help list show release" ;;
         esac

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydicom import dcmread
 
 from ddwd.cli.main import parser
 from ddwd.core.errors import DdwdError, InvalidValueError, NotFoundError, PeerDownError, StateError
@@ -262,16 +263,60 @@ def test_entries_are_listed_and_shown(portal: Portal) -> None:
         "file",
     }  # fmt: skip
     lines = _said(portal, "quarantine", "list")[1].splitlines()
-    assert len(lines) == 3
-    assert lines[0].startswith(first)
-    assert f"{_ONE.study_uid} {_ONE.sop_uid}: other content" in lines[0]
-    assert "red\\x1b[31m\\nforged line" in lines[1]
+    assert len(lines) == 5
+    assert lines[0].startswith(f"{first[:8]}  ")
+    assert lines[0].endswith(f"  {_ONE.sop_uid}")
+    assert lines[1].strip() == "other content"
+    assert lines[3].strip() == "red\\x1b[31m\\nforged line"
     shown = dict(
-        line.split(None, 1) for line in _said(portal, "quarantine", "show", first[:4])[1].splitlines()
+        line.split(None, 1)
+        for line in _said(portal, "quarantine", "show", first[:4])[1].partition("\n\n")[0].splitlines()
     )
     assert (shown["id"], shown["kind"], shown["tries"]) == (first, "conflict", "6")
     assert shown["file"].startswith(str(portal.paths.quarantine))
     assert _json(portal, "quarantine", "show", first)["file"] == shown["file"]
+
+
+def _corrected(**values: str) -> bytes:
+    """The first published image with other values."""
+    data = dcmread(io.BytesIO(_ONE.content))
+    for keyword, value in values.items():
+        setattr(data, keyword, value)
+    corrected = io.BytesIO()
+    data.save_as(corrected)
+    return corrected.getvalue()
+
+
+def test_an_entry_is_shown_with_each_element_that_differs_and_both_values(portal: Portal) -> None:
+    content = _corrected(PatientName="Doe^Jane", SeriesDescription="Thorax \x1b[31m", InstanceNumber="9")
+    subject = QuarantinedObject(
+        "conflict", _ONE.study_uid, "other", _ONE.study_id, _ONE.orthanc_id, _ONE.sop_uid
+    )
+    entry = portal.quarantine.keep(content, subject)
+    hidden = "(hidden; see it with --show-patients)"
+    assert _json(portal, "quarantine", "show", entry)["differences"] == [
+        {"element": "(0008,103E) SeriesDescription", "published": None, "here": "Thorax \x1b[31m"},
+        {"element": "(0010,0010) PatientName", "published": None, "here": hidden},
+        {"element": "(0020,0013) InstanceNumber", "published": "2", "here": "9"},
+    ]
+    said = _said(portal, "quarantine", "show", entry)[1]
+    assert "Jane" not in said
+    assert "\x1b" not in said
+    assert said.endswith("  (0020,0013) InstanceNumber\n    published  2\n    here       9\n")
+    open_rows = _json(portal, "quarantine", "show", entry, "--show-patients")["differences"]
+    assert open_rows[1]["here"] == "Doe^Jane"
+
+
+@pytest.mark.parametrize("content", [_ONE.content, b"no DICOM"])
+def test_an_entry_without_a_difference_or_that_cannot_be_compared_says_so(
+    portal: Portal, content: bytes
+) -> None:
+    subject = QuarantinedObject(
+        "conflict", _ONE.study_uid, "other", _ONE.study_id, _ONE.orthanc_id, _ONE.sop_uid
+    )
+    entry = portal.quarantine.keep(content, subject)
+    said = _said(portal, "quarantine", "show", entry)[1]
+    assert ("every element is as in the published image" in said) == (content == _ONE.content)
 
 
 def test_a_release_asks_and_the_extractor_does_it(portal: Portal) -> None:

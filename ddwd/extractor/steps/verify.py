@@ -11,20 +11,24 @@ from __future__ import annotations
 import hashlib
 import io
 import mmap
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydicom import dcmread
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import RawDataElement
 
 from ddwd.core import safe_folder, watchdog
-from ddwd.core.errors import NotFoundError
+from ddwd.core.errors import InvalidValueError, NotFoundError
+from ddwd.core.printable import many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from pydicom.dataelem import DataElement
     from pydicom.dataset import Dataset
     from pydicom.tag import BaseTag
 
@@ -42,6 +46,8 @@ _PREFIX = 132  # PS3.10 section 7.1: 128 bytes of preamble and "DICM"
 _META_LENGTH_ELEMENT = 12  # (0002,0000) UL, explicit VR little endian
 _SOP_INSTANCE = b"\x02\x00\x03\x00UI"  # (0002,0003)
 _TRAILING_PADDING = 0xFFFCFFFC
+_PATIENT_GROUP = 0x0010
+_LONGEST_SHOWN = 80
 _TEXT_VRS = frozenset(
     ["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"]
 )
@@ -181,6 +187,26 @@ def _digested(digest: hashlib._Hash, content: memoryview) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class ElementDifference:
+    """One element that two files do not have in common.
+
+    `element` is its tag and keyword, below those of the sequences around it; `ours` and `theirs` are its values for people, None where it
+    is absent. `is_personal` if the values may name a person: of group 0010, or a name (VR PN).
+    """
+
+    element: str
+    what: str
+    ours: str | None
+    theirs: str | None
+    is_personal: bool
+
+    @property
+    def reason(self) -> str:
+        """What differs, without a value."""
+        return f"element {self.element} {self.what}"
+
+
 def difference_of(path: Path, stored: bytes) -> str:
     """Return the first difference between two DICOM files, by tag; empty if every element is equal."""
     try:
@@ -189,39 +215,79 @@ def difference_of(path: Path, stored: bytes) -> str:
         theirs = dcmread(io.BytesIO(stored), force=True)
         if ours.file_meta.get("TransferSyntaxUID") != theirs.file_meta.get("TransferSyntaxUID"):
             return "the transfer syntax differs"
-        return _compare(ours, theirs)
+        return next((one.reason for one in _differences(ours, theirs)), "")
     except (RecursionError, MemoryError) as error:
         return f"cannot be compared ({type(error).__name__})"
     except Exception as error:  # noqa: BLE001 - a file that no parser reads is a difference, no crash
         return f"cannot be read as DICOM ({type(error).__name__})"
 
 
-def _compare(ours: Dataset, theirs: Dataset) -> str:
+def differences(path: Path, stored: Path) -> list[ElementDifference]:
+    """Return every element in which two DICOM files differ, the values of `path` as `ours`. Raises InvalidValueError and OSError."""
+    found = []
+    for one in (path, stored):
+        with safe_folder.opened(one) as file:
+            found.append(file.read())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pydicom, about values that are none of their type
+            ours, theirs = (dcmread(io.BytesIO(content), force=True) for content in found)
+            return list(_differences(ours, theirs))
+    except Exception as error:
+        raise InvalidValueError(f"they cannot be compared as DICOM ({type(error).__name__})") from error
+
+
+def _differences(ours: Dataset, theirs: Dataset, where: str = "") -> Iterator[ElementDifference]:
     """Compare element by element, without group lengths (retired, PS3.5 section 7.2) and trailing padding (PS3.10 section 7.2)."""
     mine, other = (
         {tag for tag in data.keys() if tag.element != 0 and tag != _TRAILING_PADDING}  # noqa: SIM118
         for data in (ours, theirs)
     )
-    if mine != other:
-        return f"element {min(mine ^ other)} is on one side only"
-    for tag in sorted(mine):
-        if reason := _compare_element(ours, theirs, tag):
-            return reason
-    return ""
+    for tag in sorted(mine ^ other):
+        there = (ours if tag in mine else theirs)[tag]
+        ours_shown, theirs_shown = (_shown(there), None) if tag in mine else (None, _shown(there))
+        name, what = where + _named(tag), "is on one side only"
+        yield ElementDifference(name, what, ours_shown, theirs_shown, _is_personal(there))
+    for tag in sorted(mine & other):
+        yield from _element_differences(ours, theirs, tag, where)
 
 
-def _compare_element(ours: Dataset, theirs: Dataset, tag: BaseTag) -> str:
+def _element_differences(
+    ours: Dataset, theirs: Dataset, tag: BaseTag, where: str
+) -> Iterator[ElementDifference]:
     if _same_bytes(ours.get_item(tag), theirs.get_item(tag)):
-        return ""
-    mine, other = ours[tag], theirs[tag]
+        return
+    mine, other, name = ours[tag], theirs[tag], where + _named(tag)
     if not mine.VR == other.VR == "SQ":
-        return "" if mine == other else f"element {tag} differs"
+        if mine != other:
+            yield ElementDifference(name, "differs", _shown(mine), _shown(other), _is_personal(mine))
+        return
     if len(mine.value) != len(other.value):
-        return f"sequence {tag} has another number of items"
+        yield ElementDifference(
+            name, "has another number of items", _shown(mine), _shown(other), is_personal=False
+        )
+        return
     for item, counterpart in zip(mine.value, other.value, strict=True):
-        if reason := _compare(item, counterpart):
-            return f"{tag} > {reason}"
-    return ""
+        yield from _differences(item, counterpart, f"{name} > ")
+
+
+def _named(tag: BaseTag) -> str:
+    """Return the tag with its keyword (PS3.6); a private one has none."""
+    return f"{tag} {keyword_for_tag(tag)}".rstrip()
+
+
+def _is_personal(element: DataElement) -> bool:
+    return element.tag.group == _PATIENT_GROUP or element.VR == "PN"
+
+
+def _shown(element: DataElement) -> str:
+    """Return a value for people, shortened; of bytes only how many there are."""
+    if element.VR == "SQ":
+        return many(len(element.value), "item", "items")
+    if isinstance(element.value, bytes):
+        return f"{len(element.value):,} bytes"
+    text = str(element.value or "")
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}\u2026"
 
 
 def _same_bytes(mine: object, other: object) -> bool:
