@@ -70,6 +70,13 @@ def flag(name: str, help_text: str) -> Argument:
     return Argument(name, action="store_true", help=help_text)
 
 
+def count(text: str) -> int:
+    """Parse a number of things, 0 or more. Raises ValueError, which argparse reports as wrong usage."""
+    if (number := int(text)) < 0:
+        raise ValueError
+    return number
+
+
 class OneOf:
     """Arguments of which at most one may be given; exactly one if it is required."""
 
@@ -80,7 +87,6 @@ class OneOf:
 _JSON = flag("--json", "print the result as JSON, with times in UTC")
 _UTC = flag("--utc", "show times in UTC, not in local time")
 STUDY = Argument("study", nargs="?", metavar="STUDY", help="StudyInstanceUID, accession number or Orthanc ID")
-
 PATIENT = Argument("--patient", metavar="ID", help="every study of this PatientID")
 
 

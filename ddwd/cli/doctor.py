@@ -15,7 +15,7 @@ from ddwd.core.audit import Audit
 from ddwd.core.clock import Clock, SystemClock, sleep
 from ddwd.core.errors import ConfigError, DdwdError, PeerRefusedError
 from ddwd.core.model import SELF_TEST_AET
-from ddwd.core.problem import Severity, is_well, verdict
+from ddwd.core.problem import Severity, is_well, verdict, worst
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
 from ddwd.provisioning import credentials, databases, firewall
@@ -79,8 +79,7 @@ def lines(found: Examination) -> list[str]:
             shown += [Marked.of(line, one.severity) for line in text]
             if one.remedy:
                 shown += wrapped(plain(one.remedy), " " * 7 + f"{'-> ':>{_PART}}", 7 + _PART)
-    severity = max((one.severity for one in found.problems), default=0)
-    return [*shown, Marked.of(verdict(found.problems), severity)]
+    return [*shown, Marked.of(verdict(found.problems), worst(found.problems) or 0)]
 
 
 def _send(config: Config, within: float | None) -> VerbResult:

@@ -5,7 +5,7 @@ from argparse import Namespace
 from dataclasses import asdict
 from typing import TextIO
 
-from ddwd.cli.command import Argument, Command
+from ddwd.cli.command import Argument, Command, count
 from ddwd.config.schema import Config
 from ddwd.status.formatting import RED, YELLOW, is_coloured, painted, plain, second
 from ddwd.status.part_logs import PARTS, LogLine, PartLogs
@@ -47,13 +47,6 @@ def _shown(one: LogLine, *, as_json: bool, coloured: bool) -> str:
     return f"{second(one.at)}  {part} {message}\n"
 
 
-def _count(text: str) -> int:
-    """Parse a number of lines. Raises ValueError, which argparse reports as wrong usage."""
-    if (count := int(text)) < 0:
-        raise ValueError
-    return count
-
-
 COMMAND = Command(
     "logs",
     "show the logs of the portal's parts, merged",
@@ -69,7 +62,7 @@ COMMAND = Command(
         Argument(
             "--lines",
             "-n",
-            type=_count,
+            type=count,
             default=_LINES,
             metavar="N",
             help="the last N lines (default: %(default)s)",

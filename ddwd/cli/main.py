@@ -19,29 +19,24 @@ from ddwd.config.schema import ROLES, Config, Role
 from ddwd.core.errors import DdwdError, NotFoundError
 from ddwd.status.formatting import show_utc
 
-_VERBS: Mapping[str, str] = {
-    **{
-        name: f"{name}.COMMAND"
-        for name in ("status", "doctor", "studies", "trace", "logs", "verify", "prove")
-    },
-    **{name: f"{name}.COMMAND" for name in ("reconcile", "retry", "retention")},
+_VERBS = (
+    *("status", "doctor", "studies", "trace", "logs", "verify", "prove"),
+    *("reconcile", "retry", "retention", "pause", "resume", "quarantine"),
+    *("routes", "destinations", "hooks", "echo", "send", "alert"),
+    *("credentials", "tls", "link", "config", "support-bundle", "backup", "restore", "try"),
+)
+"""In the order of the help. Only the module of the verb that runs is imported: all of them take longer than most verbs do."""
+_DECLARED: Mapping[str, str] = {
     "pause": "pause.PAUSE",
     "resume": "pause.RESUME",
-    **{
-        name: f"{name}.COMMAND"
-        for name in ("quarantine", "routes", "destinations", "hooks", "echo", "send", "alert")
-    },
-    "credentials": "credentials.COMMAND",
     "tls": "tls.TLS",
     "link": "tls.LINK",
-    "config": "config.COMMAND",
     "support-bundle": "support_bundle.COMMAND",
     "backup": "backup.BACKUP",
     "restore": "backup.RESTORE",
     "try": "try_.COMMAND",
 }
-"""Verb -> where it is declared, in the order of the help. Only the module of the verb that runs is imported: all of them take longer
-than most verbs do."""
+"""Verb -> where it is declared, if that is not COMMAND in the module of its name."""
 _NEEDED: Mapping[str, tuple[Role, ...]] = {
     **dict.fromkeys(
         (
@@ -84,8 +79,8 @@ class _Parser(argparse.ArgumentParser):
 
 def verbs(only: str | None = None) -> Iterator[Command | Group]:
     """Yield the declarations of all verbs, or of one."""
-    for place in [_VERBS[only]] if only else _VERBS.values():
-        module, _, name = place.partition(".")
+    for verb in (only,) if only else _VERBS:
+        module, _, name = _DECLARED.get(verb, f"{verb}.COMMAND").partition(".")
         yield getattr(importlib.import_module(f"ddwd.cli.{module}"), name)
 
 

@@ -7,7 +7,7 @@ from ddwd import __version__
 from ddwd.cli.command import Argument, Command, Marked, VerbResult, watch, width, wrapped
 from ddwd.config.schema import Config
 from ddwd.core.printable import many
-from ddwd.core.problem import Problem, is_well, verdict, with_all
+from ddwd.core.problem import Problem, is_well, verdict, with_all, worst
 from ddwd.extractor.decision import Blocker, Stage
 from ddwd.status import chain, senders
 from ddwd.status import report as view
@@ -63,7 +63,7 @@ def lines(report: Report) -> list[str]:
     problems = report.problems
     head = f"D-DW-D Portal {__version__} at {second(report.at)}: {verdict(problems)}"
     parts: list[list[str]] = [
-        [Marked.of(head, max((one.severity for one in problems), default=0))],
+        [Marked.of(head, worst(problems) or 0)],
         _unit_lines(report),
         _server_lines(report),
         _heart_lines(report),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from ddwd.cli.command import Argument, Command, VerbResult, flag, show
+from ddwd.cli.command import Argument, Command, VerbResult, count, flag, show
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.core.clock import SystemClock
@@ -173,13 +173,6 @@ def _totals(days: Sequence[DayTotals]) -> Iterator[str]:
     yield f"{many(sum(one.studies for one in days), 'study', 'studies')} in all; to disk: the median"
 
 
-def _limit(text: str) -> int:
-    """Parse a number of studies. Raises ValueError, which argparse reports as wrong usage."""
-    if (count := int(text)) < 0:
-        raise ValueError
-    return count
-
-
 COMMAND = Command(
     "studies",
     "list the studies, newest first, or their totals",
@@ -201,7 +194,7 @@ COMMAND = Command(
         Argument("--until", metavar="TIME", help="before this time, in the same form"),
         Argument(
             "--limit",
-            type=_limit,
+            type=count,
             metavar="N",
             help=f"the newest N, 0 for all (default: {_LIMIT}; with --json and --csv all)",
         ),

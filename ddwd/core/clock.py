@@ -31,7 +31,7 @@ class SystemClock:
 
 
 def sleep(seconds: float) -> None:
-    """Wait; for commands in the foreground only, since the daemons wait for events."""
+    """Wait; for commands in the foreground, since the daemons wait for events, and for a lock that is held for a moment."""
     time.sleep(seconds)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NewType
@@ -41,7 +41,8 @@ _MARKED_PART_BYTES = (
 _CUT_BYTES = 50
 TREE = "{PatientID}/{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}"
 """Path of an image below OUTPUT_DIR, unless the route of its study has another layout."""
-_PADDING = " \0"
+PADDING = " \0"
+"""What a value may end in without a meaning (PS3.5 section 6.2)."""
 _EMPTY, _CASES, _DIGEST = "%EMPTY", "%-", "%_"
 """Markers that no encoded value contains: a `%` in an encoded value is always followed by two hexadecimal digits."""
 _LOWER = frozenset("abcdefghijklmnopqrstuvwxyz")
@@ -92,21 +93,10 @@ def safe_component(value: str) -> str:
     `%XX` of their UTF-8 bytes. A result over 255 bytes is cut and ends in `%_` and the SHA-256 of the whole value. An empty value
     becomes `%EMPTY`. Different values have different names. docs/identifiers.md has the table.
     """
-    text = value.strip(_PADDING)
-    if _ORDINARY.fullmatch(text) and not _DEVICE.match(text):
+    text = value.strip(PADDING)
+    if _is_own_name(text):
         return text
-    if not text:
-        return _EMPTY
-    is_device, last = _SHARE_DEVICE.match(text) is not None, len(text) - 1
-    name = "".join(
-        _escaped(character)
-        if character in _SEPARATORS
-        or unicodedata.category(character) in _UNPRINTABLE
-        or (index == 0 and (is_device or character in ".-"))
-        or (index == last and character == ".")
-        else character
-        for index, character in enumerate(text)
-    )
+    name = "".join(_pieces(text, _SHARE_DEVICE, _is_escaped)) or _EMPTY
     return name if _size(name) <= _NAME_MAX else _cut(name, _CUT_BYTES, text)
 
 
@@ -116,23 +106,13 @@ def marked_component(value: str) -> str:
     Bytes outside `[A-Za-z0-9_.-]` are escaped too. If a lower-case letter remains, `%-` and a hexadecimal number follow; its bits
     record which letters are lower case, so that "A1" and "a1" are two folders there too. A result over 120 bytes is cut.
     """
-    text = value.strip(_PADDING)
-    if _ORDINARY.fullmatch(text) and not _DEVICE.match(text):
+    text = value.strip(PADDING)
+    if _is_own_name(text):
         return text
-    if not text:
-        return _EMPTY
-    is_device, last = _DEVICE.match(text) is not None, len(text) - 1
-    parts, cases = [], 0
-    for index, character in enumerate(text):
-        at_start = index == 0 and (is_device or character in ".-")  # a leading dash would be an option
-        at_end = index == last and character == "."  # some file servers drop it
-        if character not in _MARKED_PLAIN or at_start or at_end:
-            parts.append(_escaped(character))
-            continue
-        parts.append(character)
-        if character in _LETTERS:
-            cases = cases << 1 | (character in _LOWER)
-    encoded = "".join(parts)
+    pieces = _pieces(text, _DEVICE, lambda character: character not in _MARKED_PLAIN)
+    encoded, cases = "".join(pieces) or _EMPTY, 0
+    for letter in filter(_LETTERS.__contains__, pieces):
+        cases = cases << 1 | (letter in _LOWER)
     name = f"{encoded}{_CASES}{cases:X}" if cases else encoded
     return name if len(name) <= _MARKED_BYTES else _cut(encoded, _CUT_BYTES, text)
 
@@ -146,6 +126,24 @@ def identifier_of(component: str) -> str | None:
     except UnicodeError:
         return None
     return value if component in (safe_component(value), marked_component(value)) else None
+
+
+def _is_own_name(text: str) -> bool:
+    return _ORDINARY.fullmatch(text) is not None and not _DEVICE.match(text)
+
+
+def _is_escaped(character: str) -> bool:
+    return character in _SEPARATORS or unicodedata.category(character) in _UNPRINTABLE
+
+
+def _pieces(text: str, device: re.Pattern[str], is_escaped: Callable[[str], bool]) -> list[str]:
+    """Return each character as it stands in a name, those that may not stand at their place escaped too."""
+    pieces = [_escaped(character) if is_escaped(character) else character for character in text]
+    if device.match(text) or text.startswith((".", "-")):  # a leading dash would be an option
+        pieces[0] = _escaped(text[0])
+    if text.endswith("."):  # some file servers drop it
+        pieces[-1] = _escaped(".")
+    return pieces
 
 
 def _escaped(character: str) -> str:

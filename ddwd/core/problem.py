@@ -90,6 +90,11 @@ def is_well(problems: Iterable[Problem]) -> bool:
     return all(one.severity is not Severity.BROKEN for one in problems)
 
 
+def worst(problems: Iterable[Problem]) -> Severity | None:
+    """Return the highest severity; None without a problem."""
+    return max((one.severity for one in problems), default=None)
+
+
 def verdict(problems: Sequence[Problem]) -> str:
     """Return the verdict of every view: `all is well`, `1 warning`, `2 things are broken, 1 warning`."""
     counts = Counter(one.severity for one in problems)

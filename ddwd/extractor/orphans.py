@@ -16,7 +16,7 @@ from pydicom import dcmread
 
 from ddwd.core import durable, safe_folder
 from ddwd.core.errors import NotFoundError
-from ddwd.core.model import OrthancId, identifier_of, marked_component
+from ddwd.core.model import PADDING, OrthancId, identifier_of, marked_component
 from ddwd.dicom.head import UnreadableError, read_identity
 from ddwd.extractor.quarantine import QuarantinedObject
 from ddwd.extractor.steps.publish import remove_empty
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from ddwd.orthanc.port import OrthancPort
 
 _NAME = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{8}){4})\.[0-9a-f]{32}\.dcm")
-_PADDING = " \0"
 _UNKNOWN = "the SCP acknowledged it, and no Orthanc knows its study"
 _DELETED = "its study was deleted on both Orthancs before it was published"
 
@@ -160,4 +159,4 @@ def _uids(path: Path) -> tuple[str, str]:
     except UnreadableError:
         head = dcmread(BytesIO(content), force=True, specific_tags=["StudyInstanceUID", "SOPInstanceUID"])
         return str(head.get("StudyInstanceUID", "")), str(head.get("SOPInstanceUID", ""))
-    return found.study_uid.strip(_PADDING), found.sop_uid.strip(_PADDING)
+    return found.study_uid.strip(PADDING), found.sop_uid.strip(PADDING)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import NotFoundError, PeerRefusedError
-from ddwd.core.model import OrthancId, Series, Study, is_uid
+from ddwd.core.model import PADDING, OrthancId, Series, Study, is_uid
 from ddwd.orthanc import patient_id
 from ddwd.orthanc.port import Held, Stored
 from ddwd.orthanc.transport import NOT_WHOLE, Transport
@@ -27,7 +27,6 @@ _WHOLE_STUDY = 5000
 _WHOLE_SHARE = 3
 """A study is requested as a whole if at least a third of its instances is needed: an instance by itself costs three times as much."""
 _DICOM = 1  # Orthanc's FileContentType of the stored object itself
-_PADDING = " \0"
 _WILDCARDS = "*?\\"  # PS3.4 section C.2.2.2.4, and the backslash that lists values
 _SOP_TAG = "0008,0018"
 _PATIENTS = 10_000
@@ -151,7 +150,7 @@ class IndexQueries(Transport):
         return [
             OrthancId(row["ID"])
             for row in self._json("POST", "/tools/find", query)
-            if text == (row["MainDicomTags"] | row["PatientMainDicomTags"]).get(keyword, "").strip(_PADDING)
+            if text == (row["MainDicomTags"] | row["PatientMainDicomTags"]).get(keyword, "").strip(PADDING)
         ]
 
     def sop_uids(self, instances: Iterable[OrthancId]) -> dict[OrthancId, str]:

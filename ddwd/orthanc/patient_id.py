@@ -6,7 +6,7 @@ import warnings
 
 from pydicom.charset import convert_encodings, decode_bytes
 
-_PADDING = " \0"
+from ddwd.core.model import PADDING
 
 
 def faithful(raw: bytes, charsets: bytes, decoded: str) -> str:
@@ -15,8 +15,8 @@ def faithful(raw: bytes, charsets: bytes, decoded: str) -> str:
     `raw` are the bytes of (0010,0020), `charsets` those of (0008,0005) (PS3.3 section C.12.1.1.2), `decoded` is Orthanc's text. Bytes that
     cannot be decoded are U+DC80 to U+DCFF (Python's surrogateescape), which no decoded text has.
     """
-    value = raw.strip(_PADDING.encode())
-    if value == decoded.strip(_PADDING).encode("utf-8", "surrogatepass"):
+    value = raw.strip(PADDING.encode())
+    if value == decoded.strip(PADDING).encode("utf-8", "surrogatepass"):
         return decoded
     text = _decoded(value, charsets)
     return value.decode("ascii", "surrogateescape") if text is None else text
@@ -24,7 +24,7 @@ def faithful(raw: bytes, charsets: bytes, decoded: str) -> str:
 
 def _decoded(value: bytes, charsets: bytes) -> str | None:
     """Return the text; None if a term is not defined, or bytes have no character in it."""
-    terms = [term.strip(_PADDING) for term in charsets.decode("ascii", "replace").split("\\")]
+    terms = [term.strip(PADDING) for term in charsets.decode("ascii", "replace").split("\\")]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

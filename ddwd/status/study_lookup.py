@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddwd.core.errors import NotFoundError, PeerDownError
-from ddwd.core.model import identifier_of
+from ddwd.core.model import PADDING, identifier_of
 from ddwd.orthanc.client import Orthanc
 from ddwd.provisioning import credentials
 from ddwd.store.record_check import as_orthanc_id
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ddwd.orthanc.port import OrthancPort
     from ddwd.provisioning.credentials import Credentials
     from ddwd.store.record_check import RecordChecker
-
-_PADDING = " \0"
 
 
 def both(config: Config) -> tuple[Orthanc, Orthanc]:
@@ -46,7 +44,7 @@ def studies_named(
     The name of a folder in the output is accepted for the PatientID that it was made of. Raises NotFoundError, StateError, and
     PeerDownError if a peer that does not answer might have the study.
     """
-    name, away = text.strip(_PADDING), None
+    name, away = text.strip(PADDING), None
     found: dict[OrthancId, None] = {}
     for node in nodes:
         try:
@@ -73,7 +71,7 @@ def studies_of_patient(
 
     Raises NotFoundError, StateError and PeerDownError: a verb that acts on all of them must know all of them.
     """
-    name = patient_id.strip(_PADDING)
+    name = patient_id.strip(PADDING)
     found = [study for node in nodes for study in node.find_patient(name)] if name else []
     found += records.of_patient(name, damaged_too=False) if name else []
     if not found:

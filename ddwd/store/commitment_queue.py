@@ -17,7 +17,7 @@ from ddwd.core import durable
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import Clock
 from ddwd.core.errors import DdwdError, InvalidValueError, StateError
-from ddwd.core.model import is_uid, parse_aet
+from ddwd.core.model import PADDING, is_uid, parse_aet
 from ddwd.store.rejected_files import RejectedFiles
 from ddwd.store.statefile import StateFormat
 
@@ -25,7 +25,6 @@ _MOST = 1000  # limit of waiting requests
 _MOST_BYTES = 64 * 1024 * 1024
 """More than a request for a hundred thousand objects has; what is longer is cut, and so damaged."""
 _NAME_DIGITS = 32
-_PADDING = " \0"
 
 
 class Reference(NamedTuple):
@@ -65,8 +64,8 @@ def commitment_request(
 ) -> CommitmentRequest:
     """Return the request that Orthanc received, without padding and duplicates. Raises InvalidValueError."""
     pairs = zip(sop_classes, sop_uids, strict=True)
-    references = (Reference(sop_class.strip(_PADDING), uid.strip(_PADDING)) for sop_class, uid in pairs)
-    return CommitmentRequest(aet.strip(), transaction.strip(_PADDING), at, tuple(dict.fromkeys(references)))
+    references = (Reference(sop_class.strip(PADDING), uid.strip(PADDING)) for sop_class, uid in pairs)
+    return CommitmentRequest(aet.strip(), transaction.strip(PADDING), at, tuple(dict.fromkeys(references)))
 
 
 class CommitmentQueue:

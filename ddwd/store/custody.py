@@ -17,13 +17,12 @@ from typing import Any
 from ddwd.core import durable, safe_folder
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import LinkedError, StateError
-from ddwd.core.model import OrthancId, identifier_of
+from ddwd.core.model import PADDING, OrthancId, identifier_of
 from ddwd.store.statefile import StateFormat, stored
 
 SCHEMA = 2
 _READS = (1, 2)
 """An older schema is replaced by the current one when the study changes; 1 has no routes and no retention."""
-_PADDING = " \0"
 PEEK_BYTES = 4096
 _PEEKED = (b' "published_at"', b' "folder"')
 
@@ -96,7 +95,7 @@ class Record:
     def patient_id(self) -> str:
         """Return the PatientID without padding; that of a record of version 0.2.0 or earlier is in the name of its folder alone."""
         found = self.tags.get("PatientID") or identifier_of(self.folder.partition("/")[0]) or ""
-        return found.strip(_PADDING)
+        return found.strip(PADDING)
 
 
 FORMAT = StateFormat(Record, "custody record", schema=SCHEMA, reads=_READS, checksum=True, indent=1)

@@ -8,7 +8,6 @@ custody records that it had, they get back the names that these say; with record
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,6 +106,5 @@ def _rename(output: Path, old: str, new: str) -> bool:
     durable.rename(source, target, below=output)
     for folder in source.parents:
         if output in folder.parents:
-            with suppress(OSError):
-                durable.remove_folder(folder, output)
+            durable.remove_folder(folder, output)
     return True

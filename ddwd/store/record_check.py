@@ -20,7 +20,7 @@ from typing import Literal
 from ddwd.config.paths import Paths
 from ddwd.core import watchdog
 from ddwd.core.errors import StateError
-from ddwd.core.model import OrthancId
+from ddwd.core.model import PADDING, OrthancId
 from ddwd.store.custody import FORMAT, Custody, InstanceRecord, Record
 
 Kind = Literal["missing", "changed", "extra", "differs", "gone"]
@@ -29,7 +29,6 @@ Kind = Literal["missing", "changed", "extra", "differs", "gone"]
 SecondCheck = Callable[[Path, "InstanceRecord"], tuple[Kind, str] | None]
 
 _ORTHANC_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
-_PADDING = " \0"
 _CHUNK = 1024 * 1024
 _GONE = (FileNotFoundError, NotADirectoryError)
 
@@ -108,7 +107,7 @@ class RecordChecker:
 
         Includes the studies whose record is damaged, unless `text` is an Orthanc ID: any of them may be meant. Raises StateError.
         """
-        name = text.strip(_PADDING)
+        name = text.strip(PADDING)
         if (study := as_orthanc_id(name)) is not None:
             self.assert_listable()
             return [study] if self._custody.has(study) else []
@@ -116,7 +115,7 @@ class RecordChecker:
             return []
 
         def is_named(record: Record) -> bool:
-            names = {record.study_uid.strip(_PADDING), record.accession.strip(_PADDING)}
+            names = {record.study_uid.strip(PADDING), record.accession.strip(PADDING)}
             return name in names or (
                 or_patient and name in (record.patient_id, record.folder.partition("/")[0])
             )
@@ -125,7 +124,7 @@ class RecordChecker:
 
     def of_patient(self, patient_id: str, *, damaged_too: bool = True) -> list[OrthancId]:
         """Return the studies of this PatientID, and those whose record is damaged: they may be the patient's too. Raises StateError."""
-        return self._those(lambda record: record.patient_id == patient_id.strip(_PADDING), damaged_too)
+        return self._those(lambda record: record.patient_id == patient_id.strip(PADDING), damaged_too)
 
     def _those(self, is_meant: Callable[[Record], bool], damaged_too: bool) -> list[OrthancId]:
         found = []

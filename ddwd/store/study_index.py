@@ -12,12 +12,12 @@ import logging
 import os
 import sqlite3
 import threading
-import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddwd.core import safe_folder, watchdog
+from ddwd.core.clock import sleep
 from ddwd.core.errors import DdwdError, LinkedError, StateError
 from ddwd.core.model import OrthancId
 
@@ -135,11 +135,13 @@ class StudyIndex:
         self._clock = clock
         self._changed: set[OrthancId] = set()
         self._guard = threading.Lock()
-        self._pass: Iterator[None] | None = None
+        self._shards: list[str] = []
+        """Those that this pass over all records has not compared yet."""
+        self._differing: dict[OrthancId, int | None] = {}
+        """Study of the shard at hand -> the number of its record, None if it has none."""
         self._next_pass = float("-inf")
         self._next_piece = float("-inf")
         self._problem = ""
-        self._database: sqlite3.Connection | None = None
 
     def note(self, study: OrthancId) -> None:
         """Take up a study whose record was just written or removed."""
@@ -150,66 +152,62 @@ class StudyIndex:
         """Return whether `work` has something to do; `is_busy` while studies are in flight, which must not wait for it."""
         now = self._clock.monotonic()
         breath = _BUSY_BREATH_SECONDS if is_busy else _BREATH_SECONDS
-        has_work = bool(self._changed) or self._pass is not None or now >= self._next_pass
+        has_work = bool(self._changed or self._differing or self._shards) or now >= self._next_pass
         return has_work and now >= self._next_piece + breath
 
     def work(self) -> None:
         """Bring the index some way up to date; an error is logged once, and the next call makes the index anew if it is damaged."""
         try:
-            with self._opened() as self._database:
-                self._work()
+            with self._opened() as database:
+                self._work(database)
             self._problem = ""
         except (sqlite3.Error, OSError, DdwdError) as error:
-            self._pass, self._next_pass = None, self._clock.monotonic() + _BUSY_BREATH_SECONDS
+            self._begin_anew(self._clock.monotonic() + _BUSY_BREATH_SECONDS)
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
                 self._path.unlink(missing_ok=True)
             if str(error) != self._problem:
                 log.warning("the index of studies: %s; it is made anew from the custody records", error)
             self._problem = str(error)
         finally:
-            self._database = None
             self._next_piece = self._clock.monotonic()
 
-    def _work(self) -> None:
+    def _begin_anew(self, at: float) -> None:
+        """Compare all records from the first one on, at that moment (Clock.monotonic)."""
+        self._shards, self._differing, self._next_pass = [], {}, at
+
+    def _work(self, database: sqlite3.Connection) -> None:
         began = self._clock.monotonic()
         with self._guard:
             changed, self._changed = self._changed, set()
         for study in changed:
-            watchdog.alive()
-            self._put(study, self._custody.mark(study))
-        if self._pass is None and began >= self._next_pass:
-            self._pass = self._compare()
-        while self._pass is not None and self._clock.monotonic() - began < _PIECE_SECONDS:
-            if next(self._pass, self) is self:
-                self._pass, self._next_pass = None, began + _PASS_SECONDS
-
-    def _compare(self) -> Iterator[None]:
-        """Compare all records with the index, a shard at a time."""
+            self._take(database, study, self._custody.mark(study))
         shards = self._custody.shards()
-        for number, shard in enumerate(shards, start=1):
-            marks = self._custody.marks(shard)
-            within = "where study >= ? and study < ?"
-            known = dict(self._run(f"select study, mark from studies {within}", shard, f"{shard}~"))  # noqa: S608
-            for study in known.keys() - marks.keys():
-                self._put(study, None)
-            for study in sorted(one for one, mark in marks.items() if known.get(one) != mark):
-                watchdog.alive()
-                self._put(study, marks[study])
-                yield
-            self._run("update made set share = max(share, ?)", number / len(shards))
-            yield
+        if began >= self._next_pass and not (self._shards or self._differing):
+            self._shards, self._next_pass = list(shards), began + _PASS_SECONDS
+        while (self._shards or self._differing) and self._clock.monotonic() - began < _PIECE_SECONDS:
+            if self._differing:
+                self._take(database, *self._differing.popitem())
+            else:
+                self._differing = self._differences(database, self._shards.pop())
+            if not self._differing:
+                share = 1.0 - len(self._shards) / len(shards)
+                database.execute("update made set share = max(share, ?)", (share,))
 
-    def _run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Run one statement in the transaction of this piece of work; return its rows."""
-        if self._database is None:
-            msg = "no piece of work is under way"
-            raise StateError(msg)
-        return self._database.execute(statement, values).fetchall()
+    def _differences(self, database: sqlite3.Connection, shard: str) -> dict[OrthancId, int | None]:
+        """Return the studies of a shard whose row is not of their present record."""
+        marks = self._custody.marks(shard)
+        rows = database.execute(
+            "select study, mark from studies where study >= ? and study < ?", (shard, f"{shard}~")
+        )
+        known = dict(rows.fetchall())
+        gone: dict[OrthancId, int | None] = dict.fromkeys(known.keys() - marks.keys())
+        return gone | {study: mark for study, mark in marks.items() if known.get(study) != mark}
 
-    def _put(self, study: OrthancId, mark: int | None) -> None:
+    def _take(self, database: sqlite3.Connection, study: OrthancId, mark: int | None) -> None:
         """Make the row of a study anew; of a damaged record all that is known is that it is there."""
+        watchdog.alive()
         if mark is None:
-            self._run("delete from studies where study = ?", study)
+            database.execute("delete from studies where study = ?", (study,))
             return
         try:
             record = self._custody.read(study)
@@ -217,7 +215,7 @@ class StudyIndex:
         except (StateError, ValueError):
             row = IndexedStudy(study, mark)
         if row is not None:
-            self._run(_PUT, *astuple(row))
+            put(database, row)
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
@@ -232,7 +230,7 @@ class StudyIndex:
                 database.execute("begin immediate")
                 if _version(database) != _SCHEMA:
                     _make(database)
-                    self._pass, self._next_pass = None, float("-inf")
+                    self._begin_anew(float("-inf"))
                 yield database
                 database.execute("commit")
 
@@ -257,12 +255,12 @@ def _make(database: sqlite3.Connection) -> None:
 
 
 def _lock(descriptor: int, kind: int) -> None:
-    """Take the lock; whoever else has it needs it for a moment. Raises StateError."""
+    """Take the lock; another process has it for a moment only. Raises StateError."""
     for _ in range(round(_LOCK_SECONDS / _LOCK_PAUSE)):
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(_LOCK_PAUSE)
+            sleep(_LOCK_PAUSE)
         else:
             return
     msg = "the index of studies is in use by another process; try again"
@@ -279,7 +277,7 @@ def opened(path: Path) -> sqlite3.Connection:
         raise StateError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     database = sqlite3.connect(":memory:")
     try:
-        # whoever damaged the file must not be able to make SQLite run what is in its schema
+        # a damaged file must not make SQLite run what is in its schema
         database.execute("pragma trusted_schema = off")
         database.deserialize(
             content or bytes(1)

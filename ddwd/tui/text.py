@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ddwd import __version__
 from ddwd.core.printable import many
-from ddwd.core.problem import Severity, verdict
+from ddwd.core.problem import Severity, verdict, worst
 from ddwd.status.dashboard import Patient
 from ddwd.status.flow import Light
 from ddwd.status.formatting import clock, plain, scaled, second, size, span, time
@@ -98,9 +98,8 @@ class PatientMasking:
 def head(board: DashboardModel, width: int) -> Text:
     """Return the first line: name, version, verdict, and time."""
     problems = board.problems
-    worst = max((one.severity for one in problems), default=None)
     text = Text(f"D-DW-D Portal {__version__}  ", style="bold")
-    text.append(f"\u25cf {verdict(problems)}", style=_STYLES[worst])
+    text.append(f"\u25cf {verdict(problems)}", style=_STYLES[worst(problems)])
     if board.report.paused:
         text.append("  PAUSED", style="bold yellow")
     text.append(clock(board.report.at).rjust(width - text.cell_len))
