@@ -21,6 +21,7 @@ from ddwd.acceptor.hold_off import CRASHES
 from ddwd.acceptor.limits import Negotiations
 from ddwd.acceptor.relay import Relay, Timing
 from ddwd.acceptor.senders import Refusal
+from ddwd.acceptor.turns import Turns
 from ddwd.dicom import association_pdu as pdu
 from ddwd.dicom import contexts
 from ddwd.dicom.association_pdu import ContextResult
@@ -87,6 +88,7 @@ class Acceptor:
         self._relays: dict[threading.Thread, Relay | None] = {}
         self._lock = threading.Lock()
         self._negotiations = Negotiations()
+        self.turns = Turns(service.timing.turn)
 
     def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Listen there; return the port. Raises OSError."""
@@ -226,7 +228,7 @@ class Acceptor:
         association = Association(
             request.calling, address, answers, self._senders, self._hold_off, self._verdict
         )
-        return Relay(modality, gateway, request.longest, association, self._service.timing)
+        return Relay(modality, gateway, request.longest, association, self._service.timing, self.turns)
 
     def _verdict(self, sop_uid: str) -> str:
         if self._service.verdicts is None or not sop_uid:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ddwd.acceptor.association import Association
     from ddwd.acceptor.channel import Channel
     from ddwd.acceptor.gateway_link import GatewayLink
+    from ddwd.acceptor.turns import Turn, Turns
     from ddwd.dicom.command import StoreRequest
 
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
@@ -42,12 +43,14 @@ _DROPPED = "ORTHANC1 cannot parse the data set: its encoding breaks PS3.5 (lengt
 class Timing:
     """Seconds that a relay waits.
 
-    `answer` for ORTHANC1 to store an image; `probe` without an answer before it is asked for the release; `idle` after the last message
+    `answer` for the turn of an image, and then for ORTHANC1 to store it; `turn` is how long an image may keep all others from being
+    stored; `probe` without an answer before it is asked for the release; `idle` after the last message
     before its association is released, which holds a thread there; `silence` of a modality in the middle of a message, and
     `rest` of one between two messages.
     """
 
     answer: float = 25.0
+    turn: float = 1.0
     probe: float = 1.0
     idle: float = 0.2
     silence: float = 120.0
@@ -64,7 +67,7 @@ class _NotTakenError(_EndedError):
 
 @dataclass(slots=True)
 class Exchange:
-    """A request that has no answer yet; `request` is None if it is no C-STORE. `sent_at` is when its last byte came."""
+    """A request that has no answer yet; `request` is None if it is no C-STORE. `sent_at` is when it was passed on whole."""
 
     context_id: int
     request: StoreRequest | None
@@ -83,6 +86,7 @@ class Relay:
         longest: int,
         association: Association,
         timing: Timing,
+        turns: Turns,
     ) -> None:
         """`longest` is the modality's maximum length of a PDU."""
         self._modality = modality
@@ -90,6 +94,8 @@ class Relay:
         self._longest = longest
         self._association = association
         self._timing = timing
+        self._turns = turns
+        self._turn: Turn | None = None
         self._scanner = PduScanner()
         self._exchange: Exchange | None = None
         self._refusal: Refusal | None = None
@@ -116,6 +122,7 @@ class Relay:
             self._association.refused(Refusal(kind, getattr(error, "strerror", None) or str(error)))
             self._try_to_send(pdu.abort())
         finally:
+            self._end_turn()
             self._gateway.close()
             self._modality.close()
 
@@ -200,6 +207,8 @@ class Relay:
         self._moved = time.monotonic()
         for piece in self._scanner.feed(received):
             if isinstance(piece, Data):
+                if piece.ends_data_set:
+                    self._take_turn()
                 self._pass_on(piece.content)
             elif isinstance(piece, CommandEnd):
                 self._begin(piece)
@@ -216,6 +225,22 @@ class Relay:
             raise _EndedError("it sent a message before the answer to the one before")
         if self._refusal is None:
             self._guarded(lambda: self._gateway.send(content))
+
+    def _take_turn(self) -> None:
+        """Wait until ORTHANC1 may get the last bytes of an image, with which it begins to store it."""
+        exchange = self._exchange
+        is_store = exchange is not None and exchange.request is not None and exchange.sent_at is None
+        if not is_store or self._refusal is not None:
+            return
+        self._turn = self._turns.take(self._timing.answer)
+        if self._turn is None:
+            reason = f"ORTHANC1 was busy with images that came before it for {self._timing.answer:.0f} s"
+            self._fail(Refusal(RefusalKind.IMAGE, reason, OUT_OF_RESOURCES))
+
+    def _end_turn(self) -> None:
+        if self._turn is not None:
+            self._turns.end(self._turn)
+            self._turn = None
 
     def _guarded(self, action: Callable[[], object]) -> None:
         """Do something with ORTHANC1; a failure becomes the answer to the message under way."""
@@ -252,7 +277,7 @@ class Relay:
 
     def _sent(self, exchange: Exchange) -> None:
         """Note that the message has come whole, and refuse it if ORTHANC1 cannot answer it."""
-        exchange.sent_at = self._moved
+        exchange.sent_at = time.monotonic()
         if self._refusal is not None:
             self._refuse(self._refusal)
 
@@ -331,6 +356,7 @@ class Relay:
         self._association.refused(refusal)
 
     def _finish(self, response: bytes) -> None:
+        self._end_turn()
         self._exchange = self._refusal = None
         self._moved = time.monotonic()
         self._modality.send(response)

@@ -49,7 +49,7 @@ class Gateway(OrthancNode):
     associations_each: int = setting(300, parsers.whole(5, 800))
     """Associations at once of one address, so that one machine cannot use up all of them."""
     answer_within: float = setting(25.0, parsers.seconds(5, 3600))
-    """Seconds that ORTHANC1 has to store an image, and one more for each 10 MB; then the sender gets 0xA700, and can send it again."""
+    """Seconds that an image waits for those before it, and then that ORTHANC1 has to store it, with one more for each 10 MB; else it is answered 0xA700."""
     http_port: int = setting(8042, PORT, "HTTP_PORT1", listens=True)
     """Port of its web pages and REST API, open to this machine only, by login."""
 

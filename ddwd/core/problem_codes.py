@@ -436,7 +436,7 @@ ENTRIES: dict[Code, Entry] = {
     Code.STUDIES_WAIT: Entry(
         "waiting",
         "BROKEN",
-        "A step of a study failed, and is tried again after a pause that grows.",
+        "A step of a study failed twice or more in a row, and is tried again after a pause that grows.",
         "The study is not complete on disk.",
         "`ddwd trace STUDY` says which step and why; `ddwd retry STUDY` does not wait for the pause.",
     ),

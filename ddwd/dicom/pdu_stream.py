@@ -25,9 +25,10 @@ _COMMAND, _LAST = 0x01, 0x02
 
 
 class Data(NamedTuple):
-    """Bytes of P-DATA-TF PDUs, to be passed on as they are. Ends where a message ends, or with the chunk."""
+    """Bytes of P-DATA-TF PDUs, to be passed on as they are. Ends where a command set or a data set ends, or with the chunk."""
 
     content: memoryview
+    ends_data_set: bool
 
 
 class CommandEnd(NamedTuple):
@@ -77,18 +78,18 @@ class PduScanner:
         while position < len(chunk):
             if self._control or self._begins_control(chunk[position]):
                 if position > start:
-                    yield Data(chunk[start:position])
+                    yield Data(chunk[start:position], ends_data_set=False)
                 position = start = self._gather_control(chunk, position)
                 if whole := self._whole_control():
                     yield whole
                 continue
             position, ended = self._step(chunk, position)
             if ended:
-                yield Data(chunk[start:position])
+                yield Data(chunk[start:position], isinstance(ended, DataSetEnd))
                 start = position
                 yield ended
         if position > start:
-            yield Data(chunk[start:position])
+            yield Data(chunk[start:position], ends_data_set=False)
 
     def _begins_control(self, kind: int) -> bool:
         return not self._pdu_left and not self._header and kind != P_DATA_TF

@@ -26,7 +26,10 @@ class Stage(StrEnum):
     RETRIEVING = "retrieving"
     READY = "ready"
     PUBLISHED = "published"
+    RETRYING = "retrying"
+    """A step failed once, and is tried again a second later."""
     WAITING = "waiting"
+    """A step failed, and is tried again after a pause."""
     HELD = "held"
 
 

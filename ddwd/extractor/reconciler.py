@@ -114,7 +114,7 @@ class StudyReconciler:
 
     def _fail(self, study: StudyState, why: Failure, result: Result) -> None:
         study.failures += 1
-        study.report(Stage.WAITING, why)
+        study.report(Stage.RETRYING if study.failures == 1 else Stage.WAITING, why)
         if study.failures == 1 and not self.is_stopping:
             self.events.failed(study, why)
         result.outcome = Outcome.REQUEUE

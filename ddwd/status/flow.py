@@ -27,7 +27,7 @@ _RATE_SECONDS = 4.0
 _STUCK_SECONDS = 15.0
 """Images that wait for this long while none moves count as stuck."""
 _SLOW_SECONDS = 60.0
-"""A hop is slow if what waits before it grows over this long twice in a row: a burst of thousands of images is over sooner."""
+"""A hop is slow if it had a backlog at each moment of twice this long, and it grew in each half: bursts come and go."""
 _FEW = 50
 """Images that wait in a steady flow, and are no backlog."""
 _HUNG_SECONDS = 6.0
@@ -134,10 +134,12 @@ class _Meter:
         return self._samples[-1].at - max(self._waits_since, self._moved_at) >= _STUCK_SECONDS
 
     def is_slow(self) -> bool:
-        """Return whether the backlog grows, and grew before."""
+        """Return whether there was a backlog all the time, and it grew, and grew before."""
         last = self._samples[-1]
         once, twice = self._backlog(last.at - _SLOW_SECONDS), self._backlog(last.at - 2 * _SLOW_SECONDS)
-        return once is not None and twice is not None and last.backlog > max(once, _FEW) and once > twice
+        if once is None or twice is None or min(one.backlog for one in self._samples) <= _FEW:
+            return False
+        return last.backlog > once > twice
 
     def _backlog(self, at: float) -> int | None:
         """Return what waited at that moment; None before the first sample."""

@@ -295,7 +295,7 @@ def _in_flight(facts: StudyFacts) -> tuple[str, str] | None:
     if facts.row.blocker == Blocker.REFUSED.value:
         meaning = explain(facts.row.status) or "see the log of ORTHANC2"
         return verdict, f"{meaning}; the extractor tries again, and then puts the images in quarantine"
-    if state == Stage.WAITING.value:
+    if state in {Stage.RETRYING.value, Stage.WAITING.value}:
         return verdict, f"{explain(facts.row.status) or 'none yet'}; the extractor retries it"
     return verdict, _NEXT_STEPS.get(state, "none: the extractor works on it")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 QUICK = Timing(answer=0.6, probe=0.2, idle=0.1, silence=0.5, rest=0.8)
 SLOW = Timing()
+LONG_TURNS = replace(SLOW, turn=60.0)
 
 
 @dataclass
@@ -233,6 +236,84 @@ def test_an_image_may_come_in_any_pieces(door: Door, pieces: int) -> None:
             sender.send(whole[start : start + step])
         assert sender.answer() == "0x0000"
     assert door.gateway.stored == [("1.2.3.1", len(encoded))]
+
+
+def test_the_gateway_stores_one_image_at_a_time_whoever_sends(door: Door) -> None:
+    under_way = most = 0
+    lock = threading.Lock()
+
+    def stored(_request: object) -> int:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.01)
+        with lock:
+            under_way -= 1
+        return 0
+
+    door.gateway.on_store = stored
+    door.timing = LONG_TURNS
+    door.start()
+
+    def one_sender(number: int) -> list[str]:
+        with Sender(door.target) as sender:
+            sender.associate()
+            return [send(sender, image(10 * number + one)) for one in range(5)]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(one_sender, range(8))) == [["0x0000"] * 5] * 8
+    assert most == 1
+
+
+@pytest.mark.parametrize("outcome", [fake.CLOSE, fake.ABORT, fake.DROP, 0xA700])
+def test_an_image_that_is_not_stored_leaves_the_turn_to_the_next(door: Door, outcome: int | str) -> None:
+    door.gateway.on_store = lambda request: outcome if request.sop_instance == "1.2.3.1" else 0
+    door.timing = replace(LONG_TURNS, probe=0.1)
+    door.start()
+    with Sender(door.target) as first, Sender(door.target) as second:
+        first.associate()
+        second.associate()
+        assert send(first, image(1)) != "0x0000"
+        assert send(second, image(2)) == "0x0000"
+
+
+def test_a_sender_that_goes_while_its_image_is_stored_leaves_the_turn_to_the_next(door: Door) -> None:
+    door.gateway.on_store = lambda request: fake.HANG if request.sop_instance == "1.2.3.1" else 0
+    door.timing = LONG_TURNS
+    door.start()
+    with Sender(door.target) as first:
+        first.associate()
+        first.send(store("1.2.3.1", image(1).encoded(), image(1).sop_class))
+        wait_until(lambda: door.gateway.hangs == 1)
+    assert wire.store_image(door.target, image(2)) == "0x0000"
+
+
+def test_a_sender_in_the_middle_of_an_image_holds_up_no_other(door: Door) -> None:
+    door.timing = LONG_TURNS
+    door.start()
+    whole = store("1.2.3.1", bytes(200_000))
+    with Sender(door.target) as slow, Sender(door.target) as other:
+        slow.associate()
+        other.associate()
+        slow.send(whole[:-1])
+        assert send(other, image(2)) == "0x0000"
+        slow.send(whole[-1:])
+        assert slow.answer() == "0x0000"
+
+
+def test_an_image_whose_turn_does_not_come_is_refused_and_may_come_again(door: Door) -> None:
+    door.timing = replace(LONG_TURNS, answer=0.2)
+    door.start()
+    turn = door.acceptor.turns.take(0.0)
+    assert turn is not None
+    with Sender(door.target) as sender:
+        sender.associate()
+        assert send(sender, image()) == "0xA700"
+        assert not door.gateway.stored
+        door.acceptor.turns.end(turn)
+        assert send(sender, image()) == "0x0000"
+    assert "busy with images" in door.audited(Event.IMAGE_REFUSED)
 
 
 def test_a_failure_status_of_the_gateway_is_passed_on_with_its_reason(door: Door) -> None:

@@ -119,6 +119,15 @@ def test_ever_more_that_waits_makes_the_light_slow() -> None:
     assert hops["storage"].light is Light.SLOW
 
 
+def test_bursts_that_pass_are_no_slow_hop_however_they_grow() -> None:
+    def waiting(second: int) -> int:
+        return max(0, 40 * (1 + second // 60) - 4 * (second % 60))
+
+    hops = _play(*((float(second), report(10 * second, waiting=waiting(second))) for second in range(241)))
+    assert hops["storage"].backlog == 200
+    assert hops["storage"].light is Light.OK
+
+
 @pytest.mark.parametrize(("images", "rate", "passes"), [(300, 40, 24), (600, 120, 24), (4000, 60, 24)])
 def test_a_study_that_arrives_faster_than_it_passes_is_no_slow_hop(
     images: int, rate: int, passes: int

@@ -68,8 +68,9 @@ def test_byte_by_byte() -> None:
 def test_data_ends_with_its_message_so_that_what_follows_can_be_dealt_with_apart() -> None:
     one = wire.store("1.2.3", b"data")
     pieces = list(PduScanner().feed(memoryview(one + one)))
-    data = [bytes(piece.content) for piece in pieces if isinstance(piece, Data)]
-    assert b"".join(data[:2]) == one
+    data = [piece for piece in pieces if isinstance(piece, Data)]
+    assert b"".join(bytes(piece.content) for piece in data[:2]) == one
+    assert [piece.ends_data_set for piece in data] == [False, True] * 2
 
 
 @pytest.mark.parametrize(

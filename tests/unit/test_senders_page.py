@@ -147,6 +147,9 @@ HELD: dict[str, dict[str, tuple[str, ...]]] = {
             f"{ANSWERS}::test_a_gateway_has_a_second_more_for_each_10_mb",
             f"{ANSWERS}::test_the_figures_that_the_page_names",
         ),
+        "for `gateway.answer_within` seconds": (
+            f"{ACCEPTOR}::test_an_image_whose_turn_does_not_come_is_refused_and_may_come_again",
+        ),
         "ORTHANC1 ended while": (
             f"{ACCEPTOR}::test_a_gateway_that_dies_with_an_image_costs_a_failure_that_says_try_again",
         ),
