@@ -134,6 +134,7 @@ def _looks(views: Sending) -> list[dict[str, Any]]:
     return looks
 
 
+@pytest.mark.timeout(MINUTES * 180 + 600, func_only=True)
 def test_no_view_alarms_in_normal_traffic(own: Portal, tmp_path: Path) -> None:
     own.machine.copy_in(Path(__file__).parent / "views.py", f"{INBOX}/views.py")
     own.machine.run("systemctl start ddwd-doctor.service", timeout=200)
