@@ -9,6 +9,7 @@ from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
 from ddwd.status import study_lookup
 from ddwd.status.journal_events import refusals_of
+from ddwd.status.report import collect, real_sources
 from ddwd.status.trace import or_refused, trace
 from ddwd.status.trace_text import lines
 from ddwd.store.backends import custody_of
@@ -25,7 +26,8 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
     )
 
     def look() -> VerbResult:
-        traces = [trace(study, config, nodes) for study in studies]
+        problems = collect(config, real_sources()).problems
+        traces = [trace(study, config, nodes, problems) for study in studies]
         is_complete = all(one.complete for one in traces)
         data = {"complete": is_complete, "studies": [asdict(one) for one in traces]}
         text = "\n\n".join("\n".join(lines(one, width())) for one in traces)

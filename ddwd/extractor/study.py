@@ -55,6 +55,10 @@ class HopTimeline:
         """Return how many images were seen at the hop that were not published before."""
         return len(self._seen.get(hop, self.published)) - len(self.published)
 
+    def has_reported(self, event: Event) -> bool:
+        """Return whether the event was reported for images that were not published before."""
+        return event in self._reported
+
     def unreported(self, event: Event, count: int) -> int:
         """Return how many more there are than when the event was last reported, and count them as reported."""
         more = count - self._reported.get(event, 0)

@@ -1,7 +1,8 @@
 """Report the steps of a study as audit events, from what the reconciler saw and did. Makes no decision.
 
-Each step is recorded once for each batch of new images, however often the study is observed: a `received`, `forwarded`,
-`retrieve-started`, `verified` and `published` for a study that simply passes, and again for images that come late.
+Each step is recorded once for each batch of new images, however often the study is observed: `received`, `forwarded`,
+`retrieve-started`, `verified` and `published` for a study that simply passes, and again for images that come late. `received` is recorded
+for the first images, so that it stands before what is done with them, and for the others once they have come.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddwd.core.audit import Audit, Event
+from ddwd.core.printable import many
 from ddwd.extractor.decision import Stage
 from ddwd.store.custody import statement
 
@@ -34,9 +36,11 @@ class StudyEvents:
         at_gateway, at_storage = timeline.count("gateway"), timeline.count("storage")
         if decision.stage is Stage.HELD and timeline.unreported(Event.HELD, 1):
             self._record(Event.HELD, decision.reason, study, instances=len(study.known))
-        if is_settled and (more := timeline.unreported(Event.RECEIVED, at_gateway or at_storage)):
+        is_told = is_settled or not timeline.has_reported(Event.RECEIVED)
+        if is_told and (more := timeline.unreported(Event.RECEIVED, at_gateway or at_storage)):
             where = "the gateway" if at_gateway else "storage, past the gateway"
-            self._record(Event.RECEIVED, f"{more} images received by {where}", study, instances=more)
+            message = f"{many(more, 'image', 'images')} received by {where}"
+            self._record(Event.RECEIVED, message + ("" if is_settled else " so far"), study, instances=more)
         if not at_gateway:
             return
         if at_storage and timeline.unreported(Event.FORWARD_STARTED, 1):

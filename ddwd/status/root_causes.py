@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ddwd.core.problem import with_all
+from ddwd.core.problem import problem, with_all
 from ddwd.core.problem_codes import Code
 
 if TYPE_CHECKING:
@@ -58,6 +58,14 @@ def folded(problems: Iterable[Problem]) -> tuple[Problem, ...]:
                 rest = [one for one in rest if one is not cause and one not in followers]
                 causes.append(replace(cause, consequences=tuple(followers)))
     return tuple(sorted((*causes, *rest), key=lambda one: -one.severity))
+
+
+def of_unfinished(problems: Iterable[Problem]) -> Problem | None:
+    """Return the cause that keeps studies from being complete on disk, the deepest if there are several; None if there is none."""
+    causes = [
+        one for one in problems if one.code in _CAUSES and _explains(one, problem(Code.STUDIES_WAIT, ""))
+    ]
+    return min(causes, key=lambda one: _CAUSES.index(one.code), default=None)
 
 
 def _explains(cause: Problem, other: Problem) -> bool:

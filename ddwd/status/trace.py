@@ -17,6 +17,7 @@ from ddwd.extractor.decision import Blocker, Stage
 from ddwd.orthanc.plugin.rest_rights import PORTAL_LOGINS
 from ddwd.status import journal_events, trace_lost
 from ddwd.status.formatting import second, time, without_patient
+from ddwd.status.root_causes import of_unfinished
 from ddwd.status.senders import again
 from ddwd.status.status_codes import explain
 from ddwd.status.trace_facts import read_facts
@@ -25,9 +26,10 @@ from ddwd.store.delivery_log import DeliveryLog
 from ddwd.store.record_check import as_orthanc_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ddwd.config.schema import Config
+    from ddwd.core.problem import Problem
     from ddwd.orthanc.port import OrthancPort
     from ddwd.status.events import AuditEvent
     from ddwd.status.journal_events import JournalEvents
@@ -98,16 +100,18 @@ def trace(
     study: OrthancId,
     config: Config,
     nodes: tuple[OrthancPort, OrthancPort],
+    problems: Iterable[Problem],
     refusals: JournalEvents = journal_events.refusals_of,
     changes: JournalEvents = journal_events.changes_of,
 ) -> Trace:
     """Read every source about one study. Raises NotFoundError if none has it.
 
+    `problems` are those of the portal: one that keeps studies from being complete is why this one is not.
     Of a study of which every image was refused, `study` is its StudyInstanceUID: see `or_refused`.
     """
     if as_orthanc_id(study) is None:
         return _trace_of_refused(study, refusals(study))
-    return _trace_of(read_facts(study, config, nodes, refusals, changes), config)
+    return _trace_of(read_facts(study, config, nodes, refusals, changes), config, of_unfinished(problems))
 
 
 def or_refused(name: str, find: Callable[[str], list[OrthancId]], refusals: JournalEvents) -> list[OrthancId]:
@@ -130,13 +134,15 @@ def or_refused(name: str, find: Callable[[str], list[OrthancId]], refusals: Jour
 # --- building the trace -----------------------------------------------------------------------------------------------
 
 
-def _trace_of(facts: StudyFacts, config: Config) -> Trace:
+def _trace_of(facts: StudyFacts, config: Config, cause: Problem | None) -> Trace:
     listing, record = facts.listing, facts.record
     missing = tuple(_missing(facts))
     unfinished = (
         _unread(facts) or _in_flight(facts) or _in_quarantine(facts) or _incomplete(facts, missing, config)
     )
     verdict, next_step = unfinished or _undecided(facts) or _at_rest(facts)
+    if unfinished and cause is not None and _is_moved_by_the_portal(facts):
+        verdict, next_step = f"{verdict}; {cause.cause}", cause.remedy
     if facts.not_here:
         verdict = f"{verdict}; {_refused_text(facts.not_here)}"
         next_step = next_step if unfinished else _send_again(facts.not_here)
@@ -298,6 +304,11 @@ def _in_flight(facts: StudyFacts) -> tuple[str, str] | None:
     if state in {Stage.RETRYING.value, Stage.WAITING.value}:
         return verdict, f"{explain(facts.row.status) or 'none yet'}; the extractor retries it"
     return verdict, _NEXT_STEPS.get(state, "none: the extractor works on it")
+
+
+def _is_moved_by_the_portal(facts: StudyFacts) -> bool:
+    """Return whether nothing but a part of the portal keeps it from going on: no pause, no image that storage refuses or in quarantine."""
+    return facts.row.blocker not in {Blocker.PAUSE.value, Blocker.REFUSED.value} and not facts.entries
 
 
 def _in_quarantine(facts: StudyFacts) -> tuple[str, str] | None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ddwd.core.model import OrthancId
+    from ddwd.core.problem import Problem
     from ddwd.extractor.quarantine import Entry
     from ddwd.orthanc.port import OrthancPort
     from ddwd.status.dashboard import DashboardModel
@@ -127,6 +128,7 @@ def _live(config: Config) -> int:
 
     def read() -> DashboardModel:
         board = reader.read()
+        portal.problems = board.report.problems
         portal.patients.ask([row.study for row in board.report.studies])
         return board
 
@@ -146,9 +148,11 @@ class RealPortal:
         except DdwdError:
             nodes = ()
         self.patients = Patients(nodes)
+        self.problems: tuple[Problem, ...] = ()
+        """Those of the last report."""
 
     def trace(self, study: OrthancId) -> Trace:
-        return trace(study, self._config, study_lookup.both(self._config))
+        return trace(study, self._config, study_lookup.both(self._config), self.problems)
 
     def find(self, name: str) -> list[OrthancId]:
         records = RecordChecker(custody_of(self._config), self._paths)

@@ -29,13 +29,14 @@ def portal(tmp_path: Path) -> Portal:
 
 
 _LIFE = [
-    Event.FORWARD_STARTED,
     Event.RECEIVED,
-    Event.FORWARDED,
+    Event.FORWARD_STARTED,
     Event.RETRIEVE_STARTED,
+    Event.FORWARDED,
     Event.VERIFIED,
     Event.PUBLISHED,
 ]
+"""Retrieving begins while images still come."""
 
 
 def _told(portal: Portal) -> list[Event]:
@@ -47,10 +48,11 @@ def test_each_step_of_a_study_is_told_once(portal: Portal) -> None:
         portal.deliver(image(number=number))
         portal.run(1)
     portal.run(20)
-    assert sorted(_told(portal)) == sorted(_LIFE)
-    fields = dict(portal.events)[Event.RECEIVED]
-    assert fields["DDWD_AET"] == "CT1"
-    assert fields["DDWD_INSTANCES"] == "5"
+    assert list(dict.fromkeys(_told(portal))) == _LIFE
+    assert sorted(_told(portal)) == sorted([*_LIFE, Event.RECEIVED])
+    first, rest = (fields for event, fields in portal.events if event is Event.RECEIVED)
+    assert first["DDWD_AET"] == rest["DDWD_AET"] == "CT1"
+    assert (first["DDWD_INSTANCES"], rest["DDWD_INSTANCES"]) == ("1", "4")
     assert {fields["DDWD_STUDY_UID"] for _, fields in portal.events} == {image().study_uid}
     assert {fields["DDWD_STUDY"] for _, fields in portal.events} == {image().study_id}
 
@@ -63,7 +65,7 @@ def test_a_study_put_past_the_gateway_is_told_without_forwarding(portal: Portal)
         Event.RETRIEVE_STARTED,
         Event.VERIFIED,
         Event.PUBLISHED,
-    ] or _told(portal) == [Event.RETRIEVE_STARTED, Event.RECEIVED, Event.VERIFIED, Event.PUBLISHED]
+    ]
 
 
 def test_late_images_are_told_with_their_number_alone(portal: Portal) -> None:

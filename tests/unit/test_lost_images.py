@@ -66,7 +66,7 @@ def _trace(portal: Portal, changes: Callable[[str], list[AuditEvent]] = lambda _
     path = portal.paths.heartbeat("extractor")
     path.parent.mkdir(parents=True, exist_ok=True)
     EXTRACTOR.write_volatile(path, extractor_status(portal.extractor, StatusTotals(), portal.clock))
-    return view.trace(_STUDY, portal.config, (portal.gateway, portal.storage), lambda _uid: [], changes)
+    return view.trace(_STUDY, portal.config, (portal.gateway, portal.storage), (), lambda _uid: [], changes)
 
 
 def _request(

@@ -208,7 +208,7 @@ def test_verify_with_storage_does_not_miss_what_retention_took_there(
 def test_trace_tells_where_it_was_removed_and_how_to_have_it_again(tmp_path: Path) -> None:
     portal = delivered(tmp_path, Retention(gateway_days=1, output_days=1))
     pass_days(portal, 2)
-    told = view.trace(STUDY, portal.config, (portal.gateway, portal.storage))
+    told = view.trace(STUDY, portal.config, (portal.gateway, portal.storage), ())
     assert told.complete
     assert "retention removed 3 images there, last 2026-01-04" in told.verdict
     assert told.next_step == f"none; to restore the files: ddwd retry {STUDY}"

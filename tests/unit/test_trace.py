@@ -13,6 +13,8 @@ import pytest
 from ddwd.config.routing import Route
 from ddwd.core.errors import NotFoundError, PeerRefusedError, StateError
 from ddwd.core.model import OrthancId
+from ddwd.core.problem import Problem, problem
+from ddwd.core.problem_codes import Code
 from ddwd.daemon.extractor import StatusTotals, extractor_status
 from ddwd.extractor.decision import Blocker
 from ddwd.extractor.quarantine import QuarantinedObject
@@ -48,7 +50,12 @@ def _none(_study_uid: str) -> list[AuditEvent]:
 
 
 def _trace(
-    portal: Portal, *, extractor: bool = True, study: OrthancId = _STUDY, refusals: JournalEvents = _none
+    portal: Portal,
+    *,
+    extractor: bool = True,
+    study: OrthancId = _STUDY,
+    refusals: JournalEvents = _none,
+    problems: tuple[Problem, ...] = (),
 ) -> Trace:
     path = portal.paths.heartbeat("extractor")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +63,7 @@ def _trace(
         EXTRACTOR.write_volatile(path, extractor_status(portal.extractor, StatusTotals(), portal.clock))
     else:
         path.unlink(missing_ok=True)
-    return view.trace(study, portal.config, (portal.gateway, portal.storage), refusals)
+    return view.trace(study, portal.config, (portal.gateway, portal.storage), problems, refusals)
 
 
 def _images(count: int) -> list:  # type: ignore[type-arg]
@@ -87,6 +94,41 @@ def test_a_study_on_its_way_says_what_it_waits_for(portal: Portal) -> None:
     assert told.verdict.startswith("it is in progress, waiting: storage")
     assert told.missing == ("3 images are on the gateway and not on storage",)
     assert "the extractor retries it" in told.next_step
+
+
+_STOPPED = problem(Code.UNIT_DOWN, "ddwd-scp is failed", "systemctl start ddwd-scp", "ddwd-scp")
+_HOOKS = problem(Code.UNIT_DOWN, "ddwd-hooks is failed", "systemctl start ddwd-hooks", "ddwd-hooks")
+_DATABASE = problem(Code.POSTGRESQL_DOWN, "PostgreSQL does not answer", "systemctl start postgresql")
+
+
+@pytest.mark.parametrize(
+    ("problems", "cause"),
+    [((_STOPPED,), _STOPPED), ((_HOOKS,), None), ((_STOPPED, _DATABASE), _DATABASE), ((), None)],
+)
+def test_a_study_that_waits_names_the_cause_that_status_names_and_its_remedy(
+    portal: Portal, problems: tuple[Problem, ...], cause: Problem | None
+) -> None:
+    portal.deliver(*_images(3))
+    portal.mover.scp_up = False
+    portal.run(20)
+    told = _trace(portal, problems=problems)
+    assert not told.complete
+    if cause is None:
+        assert "the extractor retries it" in told.next_step
+        assert "is failed" not in told.verdict
+    else:
+        assert told.verdict.endswith(f"; {cause.cause}")
+        assert told.next_step == cause.remedy
+
+
+def test_a_complete_study_and_a_paused_one_are_no_consequence_of_what_is_broken(portal: Portal) -> None:
+    portal.deliver(*_images(3))
+    portal.run(20)
+    assert _trace(portal, problems=(_STOPPED,)).next_step == "none"
+    portal.requests.submit(Request("pause"))
+    portal.deliver(image(number=9))
+    portal.run(20)
+    assert _trace(portal, problems=(_STOPPED,)).next_step == "ddwd resume"
 
 
 def test_images_that_came_by_rest_are_counted(portal: Portal) -> None:
@@ -214,7 +256,7 @@ def test_a_published_study_that_retention_removed_from_both_orthancs_is_still_co
 
 def test_a_study_that_nobody_knows_is_not_found(portal: Portal) -> None:
     with pytest.raises(NotFoundError):
-        view.trace(OrthancId("-".join(["0" * 8] * 5)), portal.config, (portal.gateway, portal.storage))
+        view.trace(OrthancId("-".join(["0" * 8] * 5)), portal.config, (portal.gateway, portal.storage), ())
 
 
 def test_the_text_fits_and_names_no_patient(portal: Portal) -> None:
@@ -314,7 +356,7 @@ def test_a_study_of_which_every_image_was_refused_is_found_by_its_uid(portal: Po
 
     (study,) = view.or_refused(image().study_uid, find, lambda _uid: [_refused(1), _refused(2)])
     told = view.trace(
-        study, portal.config, (portal.gateway, portal.storage), lambda _uid: [_refused(1), _refused(2)]
+        study, portal.config, (portal.gateway, portal.storage), (), lambda _uid: [_refused(1), _refused(2)]
     )
     assert (told.complete, told.stage, told.study_uid, told.aet) == (
         False,
