@@ -159,9 +159,10 @@ certify: venv deb node ## all that is left, at full depth
 lock: ## pin newer versions of the libraries and tools
 	packaging/lock $(CACHE)
 
-manual: venv ## man pages and completion, etc/ddwd.yaml and the table of docs/settings.md, from --help and the declared settings
+manual: venv ## man pages and completion, etc/ddwd.yaml and the table of docs/settings.md, the schemas of --json and docs/json.md, from --help, the declared settings and answers
 	$(BIN)/python packaging/settings_files.py
 	$(BIN)/python packaging/manual.py packaging/manual
+	$(BIN)/python packaging/answers.py
 
 clean: ## remove what was built here; the cache folder stays
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
+from ddwd.cli import command, logs
 from ddwd.core import audit, watchdog
+from ddwd.core.answers import answer
+from ddwd.tui import main as dashboard
+from tests import answers
 from tests.depth import FULL, examples
 from tests.machine.machine import accounts
 from tests.tiers import is_certify, rank
@@ -37,6 +42,19 @@ def _watchdog() -> Iterator[None]:
     """Remove the watchdog's hook that a test, or a daemon made by it, has installed."""
     yield
     watchdog.install()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _answers() -> Iterator[None]:
+    """Hold each answer of a verb to --json against its schema."""
+
+    def dumped(*words: Any, **facts: Any) -> dict[str, Any]:
+        return answers.checked(json.dumps(answer(*words, **facts)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (command, logs, dashboard):
+            patch.setattr(module, "answer", dumped)
+        yield
 
 
 @pytest.fixture(autouse=True)

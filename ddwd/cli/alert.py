@@ -4,6 +4,7 @@ from argparse import Namespace
 
 from ddwd.cli.command import Command, VerbResult, prints
 from ddwd.config.schema import Config
+from ddwd.core.answers import Key
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import DdwdError
 from ddwd.monitoring.alerts import Message
@@ -21,7 +22,7 @@ def _send(_args: Namespace, config: Config) -> VerbResult:
             answers[name] = str(error)
     lines = [f"{name}: {answer}" for name, answer in answers.items()]
     none = "no notifier is configured: set mail.server or alerts.webhook in ddwd.yaml"
-    return VerbResult(answers, lines or [none], 0 if set(answers.values()) == {"sent"} else 1)
+    return VerbResult({"notifiers": answers}, lines or [none], 0 if set(answers.values()) == {"sent"} else 1)
 
 
 COMMAND = Command(
@@ -34,4 +35,5 @@ in ddwd.yaml. This verb sends a message at once that says that it is a test.""",
         0: "every notifier sent the message",
         1: "a notifier failed, or none is configured",
     },
+    answer=(Key("notifiers", dict[str, str], "mail, webhook: `sent`, or why it failed"),),
 )

@@ -22,6 +22,7 @@ from ddwd.cli.retry import refetch, unfinished
 from ddwd.config.loader import load, settings_files
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
+from ddwd.core.answers import Key, sometimes
 from ddwd.core.audit import RESTORE as RESTORED
 from ddwd.core.audit import Audit, Event
 from ddwd.core.clock import SystemClock, sleep
@@ -152,6 +153,21 @@ With --without-images make a snapshot of the storage areas after this has ended,
         74: "no room in DIR",
         76: "PostgreSQL refused",
     },
+    answer=(
+        Key("folder", str, "where the backup is"),
+        Key("set", str, "the name of the backup"),
+        Key("began", str, "when it began"),
+        Key("ended", str, "when it ended"),
+        Key("bytes", int, "bytes of the whole backup"),
+        Key("copied", int, "bytes that were copied now"),
+        Key("same_volume", bool, "whether it is on the volume of the images"),
+        Key("databases", dict[str, int], "bytes of the copy of each Orthanc's database"),
+        Key("left_out", list[str], "what a restore leaves out of a database, since Orthanc did not make it"),
+        Key("files", dict[str, int], "number of files of each part"),
+        Key("changed", list[str], "images that were changed since the backup before"),
+        Key("damaged", list[str], "files of the backup before that were changed, and are copied again"),
+        Key("key", str, "ID of the key that signs the backup"),
+    ),
 )
 
 
@@ -241,7 +257,7 @@ def _restored(backup: restore.CompleteBackup, broken: list[Problem], outcome: Re
         "began": manifest.began,
         "broken": [one.as_json() for one in broken],
         "fetched_again": outcome.back,
-        "lost": outcome.lost,
+        "not_fetched": outcome.lost,
         "under_way": outcome.waiting,
     }
     lines = [f"restored as of {manifest.began}, and started"]
@@ -286,5 +302,19 @@ If it is interrupted, the portal stays stopped: run it again. The old machine mu
         76: "PostgreSQL or systemd refused",
         78: "the settings in the backup cannot be used",
     },
+    answer=(
+        sometimes("damaged", list[str], "with --dry-run: files that are not as they were, if there are some"),
+        sometimes("portal", str, "with --dry-run: version of the portal that made the backup"),
+        sometimes("host", str, "with --dry-run: name of the machine that made it"),
+        sometimes("began", str, "when the backup began"),
+        sometimes("bytes", int, "with --dry-run: bytes of the backup"),
+        sometimes("lost", list[str], "with --dry-run: what would be removed here"),
+        sometimes("left_out", list[str], "with --dry-run: what a restore leaves out of a database"),
+        sometimes("restored", str, "the name of the backup that was restored"),
+        sometimes("broken", list[Problem], "what is broken after the restore"),
+        sometimes("fetched_again", int, "studies whose missing files are on disk again"),
+        sometimes("not_fetched", int, "studies with files that ORTHANC2 cannot give"),
+        sometimes("under_way", int, "studies that are still retrieved"),
+    ),
     needs_config=False,
 )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ddwd.config.schema import Config
+from ddwd.core.answers import Key, answer
 from ddwd.core.clock import sleep
 from ddwd.core.errors import StateError
 from ddwd.status.formatting import GREEN, RED, YELLOW, is_coloured, painted, terminal_width
@@ -36,12 +37,12 @@ _EXITS = {64: "wrong usage", 78: "the configuration cannot be used"}
 class VerbResult:
     """The result of a verb, for programs and for people."""
 
-    data: object
-    """For --json: anything that json.dumps takes."""
+    data: Mapping[str, Any]
+    """For --json: the keys that the Command declares."""
     lines: Iterable[str]
     """The same as text, without line ends."""
     status: int = 0
-    """0: done; 1: the answer is no."""
+    """0: done, and all is well; 1: the answer is no."""
 
 
 class Marked(str):
@@ -105,18 +106,21 @@ class Command:
     """What each exit status means, besides those of _EXITS."""
     needs_config: bool = True
     """Whether the settings are loaded first; without it, `run` gets None for them."""
+    answer: tuple[Key, ...] = ()
+    """What --json prints, besides `schema` and `well`."""
 
-    def add_parser(self, verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-        """Declare the verb with its arguments."""
+    def add_parser(self, verbs: argparse._SubParsersAction[argparse.ArgumentParser], group: str = "") -> None:
+        """Declare the verb with its arguments; `group` is the verb of which it is an action."""
         parser = verbs.add_parser(self.name, help=self.help, **_layout(self))
         for one in (*self.arguments, _JSON, _UTC):
             if isinstance(one, OneOf):
-                group = parser.add_mutually_exclusive_group(required=one.required)
+                one_of = parser.add_mutually_exclusive_group(required=one.required)
                 for each in one.arguments:
-                    group.add_argument(*each.names, **each.options)
+                    one_of.add_argument(*each.names, **each.options)
             else:
                 parser.add_argument(*one.names, **one.options)
-        parser.set_defaults(run=self.run, needs_config=self.needs_config)
+        name = f"{group}.{self.name}" if group else self.name
+        parser.set_defaults(run=self.run, needs_config=self.needs_config, answers=name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,7 @@ class Group:
         parser = verbs.add_parser(self.name, help=self.help, **_layout(self))
         actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
         for action in self.actions:
-            action.add_parser(actions)
+            action.add_parser(actions, self.name)
 
 
 def _layout(verb: Command | Group) -> dict[str, Any]:
@@ -162,13 +166,13 @@ def _wrapped(text: str) -> str:
 
 def prints(verb: Callable[[Namespace, Config], VerbResult]) -> Callable[[Namespace, Config, TextIO], int]:
     """Return the `run` of a Command that writes the result of `verb` when it is complete."""
-    return lambda args, config, out: show(verb(args, config), out, as_json=args.json)
+    return lambda args, config, out: show(verb(args, config), args, out)
 
 
-def show(result: VerbResult, out: TextIO, *, as_json: bool) -> int:
+def show(result: VerbResult, args: Namespace, out: TextIO) -> int:
     """Write the data as one line of JSON, or the lines; return the exit status."""
-    if as_json:
-        out.write(json.dumps(result.data) + "\n")
+    if args.json:
+        out.write(json.dumps(answer(args.answers, result.data, well=result.status == 0)) + "\n")
     else:
         coloured = is_coloured(out)
         out.writelines(f"{_shown(line) if coloured else line}\n" for line in result.lines)
@@ -185,14 +189,19 @@ def width() -> int:
 
 
 def watch(
-    look: Callable[[], VerbResult], seconds: float | None, out: TextIO, *, as_json: bool, to_end: bool = False
+    look: Callable[[], VerbResult],
+    seconds: float | None,
+    args: Namespace,
+    out: TextIO,
+    *,
+    to_end: bool = False,
 ) -> int:
     """Show the result once, or every `seconds` on a cleared screen: with `to_end` until its status is 0, else until Ctrl-C."""
     while True:
         result = look()
-        if seconds is not None and out.isatty() and not as_json:
+        if seconds is not None and out.isatty() and not args.json:
             out.write(_CLEAR_SCREEN)
-        show(result, out, as_json=as_json)
+        show(result, args, out)
         if seconds is None or (to_end and result.status == 0):
             return result.status
         out.flush()

@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TypedDict
 
 from ddwd.cli.command import Argument, Command, VerbResult, prints
 from ddwd.config import tls
@@ -17,6 +18,7 @@ from ddwd.config.loader import load_with_sources
 from ddwd.config.parsers import DEFAULT, Share
 from ddwd.config.paths import Paths
 from ddwd.config.schema import SECRET_KEYS, Config, Loaded, flatten
+from ddwd.core.answers import sometimes
 from ddwd.core.errors import ConfigError, ConfigProblem
 from ddwd.provisioning import databases, firewall, machine_link, tls_proxy
 from ddwd.provisioning.host import completed
@@ -58,15 +60,13 @@ def _check(*, as_json: bool) -> VerbResult:
     except ConfigError as error:
         if not as_json:
             raise
-        return VerbResult(
-            {"sound": False, "problems": [asdict(one) for one in error.problems]}, [], error.exit_status
-        )
+        return VerbResult({"problems": [asdict(one) for one in error.problems]}, [], error.exit_status)
     scp = config.scp
     parts = [f"{node.aet} on {node.dicom_port} (web {node.http_port})" for node in config.own_nodes]
     if config.has("extractor"):
         parts += [f"{scp.aet} on {scp.host}:{scp.port}", f"output in {config.output_dir}"]
     line = f"the configuration is sound: {', '.join(parts)}; see `ddwd status`"
-    return VerbResult({"sound": True, "problems": []}, [line])
+    return VerbResult({"problems": []}, [line])
 
 
 def _checked() -> Config:
@@ -215,10 +215,15 @@ def _is_taken(host: str, port: int) -> bool:
     return False
 
 
+class _Setting(TypedDict):
+    value: Any
+    source: str
+
+
 def _show() -> VerbResult:
     rows = shown(load_with_sources())
     lines = [f"{key:<24} {_text(row['value']):<34} {row['source']}" for key, row in rows.items()]
-    return VerbResult(rows, lines)
+    return VerbResult({"settings": rows}, lines)
 
 
 def _text(value: object) -> str:
@@ -265,4 +270,8 @@ COMMAND = Command(
         78: "they are not: one line for each mistake, with file, line, key, and what to write",
     },
     needs_config=False,
+    answer=(
+        sometimes("problems", list[ConfigProblem], "check: each mistake"),
+        sometimes("settings", dict[str, _Setting], "show: each setting by its key"),
+    ),
 )

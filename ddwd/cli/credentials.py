@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
+from typing import TypedDict
 
 from ddwd.cli.command import Argument, Command, VerbResult, flag, prints
 from ddwd.config.schema import Config
+from ddwd.core.answers import sometimes
 from ddwd.core.audit import Audit, Event
 from ddwd.core.errors import InvalidValueError, PeerRefusedError, StateError
 from ddwd.core.model import VIEWER
@@ -17,13 +19,20 @@ _RIGHTS = {"admin": "full access", VIEWER: "read only"}
 _RESTART_SECONDS = 300
 
 
+class _Login(TypedDict):
+    aet: str
+    url: str
+    user: str
+    password: str
+
+
 def _run(args: Namespace, config: Config) -> VerbResult:
     return _rotate(args, config) if args.action == "rotate" else _show(config)
 
 
 def _show(config: Config) -> VerbResult:
     found = credentials.read(config.credentials_file)
-    rows = [
+    rows: list[_Login] = [
         {"aet": node.aet, "url": node.url, "user": user, "password": found.login(node.name, user)[1]}
         for node in config.own_nodes
         for user in _RIGHTS
@@ -102,4 +111,9 @@ the portal. For some seconds it refuses the modalities, which send again; no ima
         76: "changed, but the portal did not start with them: systemctl status 'ddwd*'",
         78: "the configuration cannot be used; only root and group ddwd may read it",
     },
+    answer=(
+        sometimes("logins", list[_Login], "show: the logins of both Orthancs"),
+        sometimes("changed", bool, "rotate: whether the passwords were changed"),
+        sometimes("in_use", bool, "rotate: whether the portal runs with the new ones"),
+    ),
 )

@@ -5,6 +5,7 @@ from argparse import Namespace
 from ddwd.cli.command import Command, Group, VerbResult, file_errors, prints
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
+from ddwd.core.answers import Key
 from ddwd.core.printable import many
 from ddwd.delivery.transports import kind
 from ddwd.status.formatting import time
@@ -48,8 +49,18 @@ COMMAND = Group(
     "destinations",
     "list what waits for other destinations, or try it again",
     (
-        Command("list", "show each destination, with its backlog", prints(_list)),
-        Command("retry", "try all of them, and all that waits, now", prints(_retry)),
+        Command(
+            "list",
+            "show each destination, with its backlog",
+            prints(_list),
+            answer=(Key("destinations", list[DestinationStatus], "each destination of the settings"),),
+        ),
+        Command(
+            "retry",
+            "try all of them, and all that waits, now",
+            prints(_retry),
+            answer=(Key("asked", str, "what is asked for"),),
+        ),
     ),
     about="""ORTHANC1 also sends the studies of a route that has `also` in ddwd.yaml to these destinations.
 What a destination refuses, or cannot receive while it is away, waits for that destination only.

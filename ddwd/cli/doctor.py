@@ -11,11 +11,12 @@ from ddwd.cli.command import Argument, Command, Marked, VerbResult, flag, prints
 from ddwd.config.loader import settings_files
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
+from ddwd.core.answers import sometimes
 from ddwd.core.audit import Audit
 from ddwd.core.clock import Clock, SystemClock, sleep
 from ddwd.core.errors import ConfigError, DdwdError, PeerRefusedError
 from ddwd.core.model import SELF_TEST_AET
-from ddwd.core.problem import Severity, is_well, verdict, worst
+from ddwd.core.problem import Problem, Severity, is_well, verdict, worst
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
 from ddwd.provisioning import credentials, databases, firewall
@@ -92,7 +93,7 @@ def _send(config: Config, within: float | None) -> VerbResult:
     lines = [f"self test {'passed' if result.ok else 'FAILED'}: {result.text}"]
     for hop, seconds in result.seconds.items():
         lines.append(f"  on {hop:<8} {seconds:>6.1f} s after the last image was sent")
-    return VerbResult(asdict(result), lines, 0 if result.ok else 1)
+    return VerbResult({"sent": True} | asdict(result), lines, 0 if result.ok else 1)
 
 
 def until_up(
@@ -182,4 +183,15 @@ ddwd-doctor.timer does that every hour.""",
         0: "no part is broken; there may be warnings",
         1: "a part is broken, or the test study did not arrive as it was sent",
     },
+    answer=(
+        sometimes("verdict", str, "the verdict in words"),
+        sometimes("problems", list[Problem], "each problem, causes with their consequences"),
+        sometimes("fine", dict[str, str], "each part that is well, and what was found"),
+        sometimes("sent", bool, "with --send: whether the test study was sent"),
+        sometimes("reason", str, "with --send: why it was not sent"),
+        sometimes("at", str, "with --send: when the self test ended"),
+        sometimes("ok", bool, "with --send: whether the test study arrived as it was sent"),
+        sometimes("text", str, "with --send: the result in words"),
+        sometimes("seconds", dict[str, float], "with --send: seconds after the last image was sent, by hop"),
+    ),
 )

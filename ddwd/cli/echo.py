@@ -5,10 +5,12 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TypedDict
 
 from ddwd.cli.command import Argument, Command, VerbResult, prints
 from ddwd.config import tls
 from ddwd.config.schema import Config, Role
+from ddwd.core.answers import Key
 from ddwd.core.errors import DdwdError, InvalidValueError
 from ddwd.core.model import SEND_AET, parse_aet
 from ddwd.dicom import nodes
@@ -18,6 +20,14 @@ from ddwd.dicom.upper_layer import Peer
 _SECONDS = 5.0
 _ADDRESS = re.compile(r"(?P<aet>[^@]+)@(?P<host>\[[0-9A-Fa-f:.]+\]|[^:@]+):(?P<port>[0-9]{1,5})")
 _PORTS = range(1, 65536)
+
+
+class _Row(TypedDict):
+    node: str
+    at: str
+    answers: bool
+    seconds: float
+    reason: str
 
 
 def _run(args: Namespace, config: Config) -> VerbResult:
@@ -69,19 +79,19 @@ def _peer(
     return lambda: peer
 
 
-def _asked(name: str, make: Callable[[], Peer], seconds: float) -> dict[str, object]:
-    row: dict[str, object] = {"node": name, "at": "", "answers": False, "seconds": 0.0, "reason": ""}
+def _asked(name: str, make: Callable[[], Peer], seconds: float) -> _Row:
+    row: _Row = {"node": name, "at": "", "answers": False, "seconds": 0.0, "reason": ""}
     try:
         peer = make()
         row["at"] = str(peer)
         began = time.monotonic()
         require_echo(peer, seconds)
     except DdwdError as error:
-        return row | {"reason": str(error)}
-    return row | {"answers": True, "seconds": round(time.monotonic() - began, 3)}
+        return {**row, "reason": str(error)}
+    return {**row, "answers": True, "seconds": round(time.monotonic() - began, 3)}
 
 
-def _answer(row: dict[str, object]) -> str:
+def _answer(row: _Row) -> str:
     return (
         f"answers as {row['at']}, {row['seconds']:.3f} s" if row["answers"] else f"NO ANSWER: {row['reason']}"
     )
@@ -113,4 +123,5 @@ COMMAND = Command(
     about="""Storage is called as the extractor calls it, and a destination as the gateway does; everybody else by --calling.
 A rejected association names the AE title that was called and the one that called.""",
     exits={0: "every node answers", 1: "a node does not answer; its line says why"},
+    answer=(Key("nodes", list[_Row], "each node that was asked"),),
 )

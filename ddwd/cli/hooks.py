@@ -4,11 +4,12 @@ Reads ddwd-hooks' status. ddwd-hooks retries; the extractor drops, since it runs
 """
 
 from argparse import Namespace
-from typing import Any
+from typing import TypedDict
 
 from ddwd.cli.command import Argument, Command, Group, VerbResult, file_errors, prints
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
+from ddwd.core.answers import Key
 from ddwd.core.errors import NotFoundError
 from ddwd.core.printable import many
 from ddwd.store.hook_queue import HookQueue
@@ -16,11 +17,22 @@ from ddwd.store.operator_requests import Request, Requests
 from ddwd.store.status_files import HOOKS, HooksStatus, WaitingNotice
 
 
-def _waiting(paths: Paths) -> list[dict[str, Any]]:
+class _Row(TypedDict):
+    study: str
+    study_uid: str
+    route: str
+    revision: int
+    since: str
+    running: bool
+    failures: int
+    reason: str
+
+
+def _waiting(paths: Paths) -> list[_Row]:
     """Return the waiting notices, each with its state in ddwd-hooks' status file. Raises PermissionError."""
     status = HOOKS.read_or_none(paths.hooks_status) or HooksStatus()
     states = {(row.study, row.revision): row for row in status.waiting}
-    rows = []
+    rows: list[_Row] = []
     for notice in HookQueue(paths.hooks).newest():
         state = states.get((notice.study, notice.revision)) or WaitingNotice()
         rows.append(
@@ -45,7 +57,7 @@ def _list(_args: Namespace, config: Config) -> VerbResult:
     return VerbResult({"waiting": rows}, lines, int(any(row["failures"] for row in rows)))
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: _Row) -> str:
     state = "runs now" if row["running"] else row["reason"] or "is about to run"
     tries = f", {many(row['failures'], 'failure', 'failures')}" if row["failures"] else ""
     return f"{row['study_uid']}  route {row['route']}, revision {row['revision']}{tries}: {state}"
@@ -74,17 +86,26 @@ def _drop(args: Namespace, config: Config) -> VerbResult:
     return VerbResult({"asked": "drop", "studies": [notice.study for notice in found]}, lines)
 
 
+_ASKED = Key("asked", str, "what is asked for")
 COMMAND = Group(
     "hooks",
     "list the studies that wait for the hook of their route, retry or drop them",
     (
-        Command("list", "list the studies whose hook has not succeeded yet", prints(_list)),
-        Command("retry", "try all of them now", prints(_retry)),
+        Command(
+            "list",
+            "list the studies whose hook has not succeeded yet",
+            prints(_list),
+            answer=(
+                Key("waiting", list[_Row], "the notices whose hook has not succeeded yet, newest first"),
+            ),
+        ),
+        Command("retry", "try all of them now", prints(_retry), answer=(_ASKED,)),
         Command(
             "drop",
             "drop one study: its hook is not called",
             prints(_drop),
             (Argument("study", metavar="STUDY", help="its StudyInstanceUID or Orthanc ID"),),
+            answer=(_ASKED, Key("studies", list[str], "Orthanc IDs of the studies whose notice is dropped")),
         ),
     ),
     about="""The hook of a route in ddwd.yaml is an executable (`run`) or a URL (`webhook`). It is called when

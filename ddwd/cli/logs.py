@@ -5,8 +5,9 @@ from argparse import Namespace
 from dataclasses import asdict
 from typing import TextIO
 
-from ddwd.cli.command import Argument, Command, count
+from ddwd.cli.command import Argument, Command, VerbResult, count, show
 from ddwd.config.schema import Config
+from ddwd.core.answers import Key, answer
 from ddwd.status.formatting import RED, YELLOW, is_coloured, painted, plain, second
 from ddwd.status.part_logs import PARTS, LogLine, PartLogs
 
@@ -21,8 +22,7 @@ def _run(args: Namespace, _config: Config, out: TextIO) -> int:
     logs = PartLogs(args.parts)
     lines = logs.last(args.lines)
     if args.json and not args.follow:
-        out.write(json.dumps({"lines": [asdict(one) for one in lines]}) + "\n")
-        return 0
+        return show(VerbResult({"lines": [asdict(one) for one in lines]}, ()), args, out)
     coloured = is_coloured(out)
     for one in lines:
         out.write(_shown(one, as_json=args.json, coloured=coloured))
@@ -36,7 +36,7 @@ def _run(args: Namespace, _config: Config, out: TextIO) -> int:
 
 def _shown(one: LogLine, *, as_json: bool, coloured: bool) -> str:
     if as_json:
-        return json.dumps(asdict(one)) + "\n"
+        return json.dumps(answer(COMMAND.name, {"lines": [asdict(one)]}, well=True)) + "\n"
     part, message = f"{one.part:<{_PART_WIDTH}}", plain(one.message)
     if coloured:
         names = list(PARTS)
@@ -69,6 +69,7 @@ COMMAND = Command(
         ),
     ),
     about="""The parts are the portal's units without ddwd-, and postgresql. What systemd says of a unit is among its lines.
-The journal is for root and group systemd-journal. With --follow, --json prints one object a line.""",
+The journal is for root and group systemd-journal. With --follow, --json prints one such object for each line.""",
+    answer=(Key("lines", list[LogLine], "the lines, oldest first; `priority` is that of syslog(3)"),),
     exits={0: "done", 64: "there is no such part", 65: "this user may not read the journal"},
 )

@@ -5,6 +5,7 @@ from argparse import Namespace
 from ddwd.cli.command import Command, VerbResult, prints
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
+from ddwd.core.answers import Key
 from ddwd.store.operator_requests import Kind, Request, Requests
 
 
@@ -24,6 +25,7 @@ a restart does not end the pause. `ddwd status` and the dashboard show it.""",
             65: "only root and group ddwd may ask",
             74: "no room on the disk",
         },
+        answer=(Key("asked", str, "what the extractor is asked for"),),
     )
 
 

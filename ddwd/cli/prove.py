@@ -17,6 +17,7 @@ from ddwd.chain.records import Statements
 from ddwd.cli import output_file, progress, signer_wait
 from ddwd.cli.command import Argument, Command, VerbResult, prints
 from ddwd.config.paths import Paths
+from ddwd.core.answers import Key
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import InvalidValueError, NotFoundError, StateError
 from ddwd.core.printable import many
@@ -152,4 +153,13 @@ patient; the images are not read and are not in it.""",
         65: "this user may not read the records or the chain; the file exists; or the record is not as entered",
         66: "no such study was published, or the chain has no entry of it: it says why",
     },
+    answer=(
+        Key("file", str, "the file that was written"),
+        Key("study", str, "Orthanc ID"),
+        Key("study_uid", str, "StudyInstanceUID"),
+        Key("images", int, "images that it proves"),
+        Key("entries", int, "entries of the chain in it"),
+        Key("signed_at", str, "when the head of the chain was signed"),
+        Key("published_at", str | None, "when a head was published that covers it; null: not yet"),
+    ),
 )

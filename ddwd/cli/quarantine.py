@@ -1,9 +1,8 @@
 """`ddwd quarantine list|show|release`: show quarantined images and ask for their release. Writes requests only."""
 
 from argparse import Namespace
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ddwd.cli.command import (
     Argument,
@@ -19,6 +18,7 @@ from ddwd.cli.command import (
 )
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
+from ddwd.core.answers import Key
 from ddwd.core.errors import InvalidValueError, NotFoundError, reason_of
 from ddwd.core.model import OrthancId
 from ddwd.extractor.quarantine import TWO_PATIENTS, Entry, read_entries
@@ -32,12 +32,33 @@ _SHORT = 4
 """The fewest digits of an ID that name an entry."""
 
 
+class _Row(TypedDict):
+    id: str
+    at: str
+    kind: str
+    study_uid: str
+    reason: str
+    study: str
+    instance: str
+    sop_uid: str
+    tries: int
+    size: int
+    sha256: str
+    file: str
+
+
+class _Difference(TypedDict):
+    element: str
+    published: str | None
+    here: str | None
+
+
 def _list(_args: Namespace, config: Config) -> VerbResult:
     entries = _entries(config)
     digits = _digits([entry.id for entry in entries])
     lines = [line for entry in entries for line in _lines(entry, digits)]
     lines.append(f"{len(entries)} in quarantine")
-    return VerbResult([_row(entry) for entry in entries], lines)
+    return VerbResult({"entries": [_row(entry) for entry in entries]}, lines)
 
 
 def _digits(ids: list[str]) -> int:
@@ -49,17 +70,19 @@ def _show(args: Namespace, config: Config) -> VerbResult:
     entry = _named(args.id, _entries(config))
     row = _row(entry)
     width = max(map(len, row))
-    shown = row | {"at": second(row["at"])}
+    shown: dict[str, object] = {**row, "at": second(row["at"])}
     lines = [f"{key:<{width}}  {escaped(value)}" for key, value in shown.items()]
     published = _published(entry, config)
     if entry.file is None or published is None:
-        return VerbResult(row | {"differences": None}, lines)
+        return VerbResult({"entry": row, "differences": None}, lines)
     try:
         found = differences(entry.file, published)
     except (InvalidValueError, OSError) as error:
-        return VerbResult(row | {"differences": None}, [*lines, "", f"{reason_of(error)}: {published.name}"])
+        return VerbResult(
+            {"entry": row, "differences": None}, [*lines, "", f"{reason_of(error)}: {published.name}"]
+        )
     rows = [_difference(one, is_open=args.show_patients) for one in found]
-    return VerbResult(row | {"differences": rows}, [*lines, *_difference_lines(rows)])
+    return VerbResult({"entry": row, "differences": rows}, [*lines, *_difference_lines(rows)])
 
 
 def _published(entry: Entry, config: Config) -> Path | None:
@@ -73,23 +96,23 @@ def _published(entry: Entry, config: Config) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def _difference(one: ElementDifference, *, is_open: bool) -> dict[str, str | None]:
+def _difference(one: ElementDifference, *, is_open: bool) -> _Difference:
     """Return both values of an element; those that may name a person only if they are asked for."""
-    values = {"published": one.theirs, "here": one.ours}
+    theirs, ours = one.theirs, one.ours
     if one.is_personal and not is_open:
-        values = {place: None if value is None else _HIDDEN for place, value in values.items()}
-    return {"element": one.element} | values
+        theirs, ours = (None if value is None else _HIDDEN for value in (theirs, ours))
+    return {"element": one.element, "published": theirs, "here": ours}
 
 
-def _difference_lines(rows: list[dict[str, str | None]]) -> list[str]:
+def _difference_lines(rows: list[_Difference]) -> list[str]:
     if not rows:
         return ["", "every element is as in the published image"]
     lines = ["", "element, and its value in the published image and here"]
     for row in rows:
         lines.append(f"  {escaped(row['element'])}")
         lines += [
-            f"    {place:<10} {'(absent)' if row[place] is None else plain(row[place])}"
-            for place in ("published", "here")
+            f"    {place:<10} {'(absent)' if value is None else plain(value)}"
+            for place, value in (("published", row["published"]), ("here", row["here"]))
         ]
     return lines
 
@@ -128,11 +151,18 @@ def _named(text: str, entries: list[Entry]) -> Entry:
     return found[0]
 
 
-def _row(entry: Entry) -> dict[str, Any]:
+def _row(entry: Entry) -> _Row:
+    subject = entry.subject
     return {
         "id": entry.id,
         "at": entry.at,
-        **asdict(entry.subject),
+        "kind": subject.kind,
+        "study_uid": subject.study_uid,
+        "reason": subject.reason,
+        "study": subject.study,
+        "instance": subject.instance,
+        "sop_uid": subject.sop_uid,
+        "tries": subject.tries,
         "size": entry.size,
         "sha256": entry.sha256,
         "file": str(entry.file or ""),
@@ -152,7 +182,12 @@ COMMAND = Group(
     "quarantine",
     "list, show or release what could not be delivered",
     (
-        Command("list", "list the entries, oldest first", prints(_list)),
+        Command(
+            "list",
+            "list the entries, oldest first",
+            prints(_list),
+            answer=(Key("entries", list[_Row], "the entries, oldest first"),),
+        ),
         Command(
             "show",
             "show all of one entry, and how it differs from the published image",
@@ -161,12 +196,24 @@ COMMAND = Group(
                 Argument("id", metavar="ID", help=_ID_HELP),
                 flag("--show-patients", "show values that may name a person"),
             ),
+            answer=(
+                Key("entry", _Row, "the entry"),
+                Key(
+                    "differences",
+                    list[_Difference] | None,
+                    "each element in which it differs from the published image, with both values (null: absent); null if they cannot be compared",
+                ),
+            ),
         ),
         Command(
             "release",
             "try an entry again, or remove it from the list",
             prints(_release),
             (OneOf(Argument("id", nargs="?", metavar="ID", help=_ID_HELP), flag("--all", "every entry")),),
+            answer=(
+                Key("asked", str, "what the extractor is asked for"),
+                Key("entries", list[str], "the IDs of the entries"),
+            ),
         ),
     ),
     about="""An entry is one image, or of the last kind one study, and the reason why it is here:

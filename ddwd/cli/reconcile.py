@@ -10,6 +10,7 @@ from ddwd.cli import progress
 from ddwd.cli.command import PATIENT, Argument, Command, OneOf, VerbResult, escaped, flag, show
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
+from ddwd.core.answers import schema_name, sometimes
 from ddwd.core.errors import DdwdError, InvalidValueError
 from ddwd.core.model import OrthancId
 from ddwd.extractor.consistency import ConsistencyCheck, Difference, DifferenceTotals
@@ -42,9 +43,9 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
         nodes = study_lookup.both(config)
         studies = study_lookup.studies_meant(args.study, args.patient, nodes, checker)
     if args.accept:
-        return show(_accept(Requests(paths.requests), studies), out, as_json=args.json)
+        return show(_accept(Requests(paths.requests), studies), args, out)
     if not args.dry_run:
-        return show(_ask(Requests(paths.requests), studies), out, as_json=args.json)
+        return show(_ask(Requests(paths.requests), studies), args, out)
     nodes = study_lookup.both(config)
     check = ConsistencyCheck(*nodes, custody, checker, paths)
     with progress.bar("comparing", as_json=args.json) as bar:
@@ -52,7 +53,7 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
             bar.expect(_total(nodes, custody, studies))
         found = check.everything(bar.moved) if studies is None else check.some(studies, bar.moved)
         write = bar.write_above if bar.is_shown and out.isatty() else out.write
-        return (_show_json if args.json else _show)(found, write)
+        return _show_json(found, write, args.answers) if args.json else _show(found, write)
 
 
 def _ask(requests: Requests, studies: list[OrthancId] | None) -> VerbResult:
@@ -112,10 +113,10 @@ def _missing(difference: Difference) -> Iterator[str]:
         yield "on the gateway only" if difference.nodes[0] == "gateway" else "on storage only"
 
 
-def _show_json(found: Iterator[Difference], write: Callable[[str], object]) -> int:
+def _show_json(found: Iterator[Difference], write: Callable[[str], object], verb: str) -> int:
     """Write one JSON object piece by piece: the list may be as long as the archive."""
     totals, separator, failure = DifferenceTotals(), "", None
-    write('{"differences": [')
+    write(f'{{"schema": {json.dumps(schema_name(verb))}, "differences": [')
     try:
         for difference in found:
             totals.add(difference)
@@ -124,8 +125,8 @@ def _show_json(found: Iterator[Difference], write: Callable[[str], object]) -> i
                 separator = ", "
     except DdwdError as error:
         failure = error
-    error_text = json.dumps(str(failure) if failure else None)
-    write(f'], "totals": {json.dumps(asdict(totals))}, "error": {error_text}}}\n')
+    rest = {"totals": asdict(totals), "error": str(failure) if failure else None}
+    write(f"], {json.dumps(rest | {'well': not totals.differing and failure is None})[1:]}\n")
     if failure is not None:
         raise failure
     return 1 if totals.differing else 0
@@ -168,4 +169,11 @@ problem of ddwd status any longer, until more is missing. It asks both Orthancs 
         74: "no room on the disk",
         76: "an Orthanc refused to answer",
     },
+    answer=(
+        sometimes("asked", str, "what the extractor is asked for"),
+        sometimes("studies", list[str] | None, "Orthanc IDs of the studies; null: every study"),
+        sometimes("differences", list[Difference], "with --dry-run: the studies that disagree"),
+        sometimes("totals", DifferenceTotals, "with --dry-run: the sums over all studies compared"),
+        sometimes("error", str | None, "with --dry-run: why it ended before the last study"),
+    ),
 )

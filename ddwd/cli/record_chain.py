@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from ddwd.chain.check import Walk, walk
-from ddwd.chain.records import RecordComparison, Statements
+from ddwd.chain.records import RecordComparison, RecordFinding, Statements
 from ddwd.cli import signer_wait
 from ddwd.cli.command import escaped
 from ddwd.config.paths import Paths
@@ -82,6 +82,16 @@ def _walked(folder: Path, statements: Statements, bar: Bar) -> Walk:
         return walk(folder, statements.visit)
     except OSError as error:
         raise StateError(f"{folder}: {error.strerror}; the chain is for root and group ddwd") from error
+
+
+class Answer(TypedDict):
+    """The chain's part of --json."""
+
+    entries: int
+    signed_at: str
+    problems: list[str]
+    records: list[RecordFinding]
+    older: int
 
 
 def as_json(chain: ChainResult | None) -> dict[str, object] | None:

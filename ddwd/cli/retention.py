@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TextIO, TypedDict
 
 from ddwd.cli import progress
 from ddwd.cli.command import Command, OneOf, VerbResult, flag, show
@@ -10,6 +10,7 @@ from ddwd.config.parsers import FOREVER
 from ddwd.config.paths import Paths
 from ddwd.config.retention import PLACES, Place
 from ddwd.config.schema import Config
+from ddwd.core.answers import sometimes
 from ddwd.core.clock import SystemClock
 from ddwd.core.disk_space import space_of as measure
 from ddwd.core.printable import many
@@ -29,8 +30,8 @@ from ddwd.store.status_files import PlaceReport, RetentionRound
 
 def _run(args: Namespace, config: Config, out: TextIO) -> int:
     if args.dry_run:
-        return _dry_run(config, out, as_json=args.json)
-    return show(_ask(config) if args.now else _last(config), out, as_json=args.json)
+        return _dry_run(args, config, out)
+    return show(_ask(config) if args.now else _last(config), args, out)
 
 
 def _ask(config: Config) -> VerbResult:
@@ -44,13 +45,28 @@ def _last(config: Config) -> VerbResult:
     policy = {place: _policy(config, place) for place in PLACES}
     has_kept = last is not None and any(place.kept for place in last.places.values())
     return VerbResult(
-        {"policy": policy, "last": round_report.FORMAT.body(last) if last else None},
+        {"policy": policy, "last": encode(last) if last else None},
         [*_policy_lines(policy), *_last_lines(last)],
         int(has_kept),
     )
 
 
-def _policy(config: Config, place: Place) -> dict[str, Any]:
+class _Policy(TypedDict):
+    days: float | None
+    free: str | None
+    routes: dict[str, float | None]
+
+
+class _Row(TypedDict):
+    place: str
+    study: str
+    study_uid: str
+    images: int
+    bytes: int
+    reason: str
+
+
+def _policy(config: Config, place: Place) -> _Policy:
     """Return the policy of a place; None: for ever, or no limit."""
     retention = config.retention
     own = {route.name: retention.days(place, route) for route in config.routes}
@@ -66,7 +82,7 @@ def _finite(days: float) -> float | None:
     return None if days == FOREVER else days
 
 
-def _policy_lines(policy: dict[Place, dict[str, Any]]) -> Iterator[str]:
+def _policy_lines(policy: dict[Place, _Policy]) -> Iterator[str]:
     for place, terms in policy.items():
         line = f"{place:<8} keeps a study {_for(terms['days'])}"
         if terms["free"]:
@@ -99,20 +115,20 @@ def _sum(place: Place, tally: PlaceReport, verb: str) -> str:
     return f"{images} of {studies} ({size(tally.bytes)}) {verb} {WHERE[place]}"
 
 
-def _dry_run(config: Config, out: TextIO, *, as_json: bool) -> int:
+def _dry_run(args: Namespace, config: Config, out: TextIO) -> int:
     paths, custody = Paths(config), custody_of(config)
     RecordChecker(custody, paths).assert_listable()
     plan = DryRun(config, paths, study_lookup.both(config), custody, SystemClock().utc(), measure)
     tallies = {place: Tally() for place in PLACES}
     found = []
-    with progress.bar("checking", as_json=as_json) as bar:
+    with progress.bar("checking", as_json=args.json) as bar:
         for finding in plan.findings(bar.expect, bar.moved):
             tally = tallies[finding.place]
             if finding.reason:
                 tally.stays(finding, finding.reason)
             else:
                 tally.removed(Removed(len(finding.images), finding.bytes))
-            if as_json:
+            if args.json:
                 found.append(_row(finding))
             else:
                 out.write(f"{_line(finding)}\n")
@@ -122,10 +138,10 @@ def _dry_run(config: Config, out: TextIO, *, as_json: bool) -> int:
         [_sum(place, tally, "would be removed from") for place, tally in sums.items()],
         int(any(tally.kept for tally in tallies.values())),
     )
-    return show(result, out, as_json=as_json)
+    return show(result, args, out)
 
 
-def _row(finding: Eligibility) -> dict[str, Any]:
+def _row(finding: Eligibility) -> _Row:
     return {
         "place": finding.place,
         "study": finding.study,
@@ -168,4 +184,19 @@ an hour, and when room is short.""",
         74: "no room on the disk",
         76: "an Orthanc refused to answer",
     },
+    answer=(
+        sometimes(
+            "policy",
+            dict[str, _Policy],
+            "by place: days (null: for ever), space to keep free, days of routes that differ",
+        ),
+        sometimes("last", RetentionRound | None, "the last round; null: none yet"),
+        sometimes("asked", str, "with --now: what the extractor is asked for"),
+        sometimes(
+            "studies",
+            list[_Row],
+            "with --dry-run: each study whose time is over; `reason`: why it stays, empty if it goes",
+        ),
+        sometimes("places", dict[str, PlaceReport], "with --dry-run: the sums by place"),
+    ),
 )

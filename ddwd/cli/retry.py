@@ -4,12 +4,12 @@
 """
 
 from argparse import Namespace
-from dataclasses import asdict
 
 from ddwd.cli import progress
 from ddwd.cli.command import PATIENT, STUDY, Command, OneOf, VerbResult, flag, prints
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
+from ddwd.core.answers import Key, sometimes
 from ddwd.core.clock import SystemClock, sleep
 from ddwd.extractor.refetch import Refetch, RefetchOutcome
 from ddwd.status import study_lookup
@@ -58,7 +58,9 @@ def unfinished(outcome: RefetchOutcome) -> list[str]:
 def _result(outcome: RefetchOutcome) -> VerbResult:
     back = f"{outcome.asked} studies had missing files, {outcome.back} of them are on disk again"
     status = 0 if outcome.asked == outcome.back else 1
-    return VerbResult({"asked": "retry"} | asdict(outcome), [back, *unfinished(outcome)], status)
+    data = {"asked": "retry", "missing": outcome.asked, "back": outcome.back}
+    data |= {"lost": outcome.lost, "under_way": outcome.waiting}
+    return VerbResult(data, [back, *unfinished(outcome)], status)
 
 
 COMMAND = Command(
@@ -81,4 +83,12 @@ time, and waits for them: after the loss of a disk, or a restore that was interr
         69: "an Orthanc that may have the study does not answer",
         74: "no room on the disk",
     },
+    answer=(
+        Key("asked", str, "what the extractor is asked for"),
+        sometimes("studies", list[str], "Orthanc IDs of the studies"),
+        sometimes("missing", int, "with --gone: studies of which a published file was missing"),
+        sometimes("back", int, "with --gone: those that are on disk again"),
+        sometimes("lost", int, "with --gone: those that ORTHANC2 cannot give"),
+        sometimes("under_way", int, "with --gone: those that are still retrieved"),
+    ),
 )

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
@@ -12,8 +12,25 @@ from pydicom.multival import MultiValue
 from ddwd.cli.command import Argument, Command, Group, VerbResult, prints
 from ddwd.config.routing import CALLING, OWN, TAGS, Route, judge, table
 from ddwd.config.schema import Config
+from ddwd.core.answers import Key
 from ddwd.core.errors import NotFoundError
 from ddwd.core.model import SEND_AET, TREE
+
+
+class _Row(TypedDict):
+    name: str
+    when: dict[str, list[str]]
+    forward: bool
+    also: list[str]
+    extract: bool
+    layout: str
+    priority: str
+    run: str | None
+    webhook: bool
+    marker: str | None
+
+
+_Judged = TypedDict("_Judged", {"file": str, "route": str | None, "not": dict[str, str]})
 
 
 def _list(_args: Namespace, config: Config) -> VerbResult:
@@ -23,12 +40,12 @@ def _list(_args: Namespace, config: Config) -> VerbResult:
     return VerbResult({"routes": rows}, lines or [none])
 
 
-def _lines(number: int, row: dict[str, Any]) -> list[str]:
+def _lines(number: int, row: _Row) -> list[str]:
     when = "; ".join(f"{tag} is {' or '.join(texts)}" for tag, texts in row["when"].items())
     return [f"{number}  {row['name']}: {when or 'everything'}", f"   {', '.join(_effects(row))}"]
 
 
-def _row(route: Route) -> dict[str, Any]:
+def _row(route: Route) -> _Row:
     return {
         "name": route.name,
         "when": {tag: list(texts) for tag, texts in route.when},
@@ -43,7 +60,7 @@ def _row(route: Route) -> dict[str, Any]:
     }
 
 
-def _effects(row: dict[str, Any]) -> Iterator[str]:
+def _effects(row: _Row) -> Iterator[str]:
     yield "forwarded" if row["forward"] else "stays on ORTHANC1"
     if row["also"]:
         yield f"sent to {' and '.join(row['also'])}"
@@ -65,7 +82,8 @@ def _test(args: Namespace, config: Config) -> VerbResult:
         return VerbResult(
             {"files": [{"file": str(path), "route": "", "not": {}} for path, _ in results]}, lines
         )
-    rows, lines = [], []
+    rows: list[_Judged] = []
+    lines = []
     for path, judged in results:
         route = judged[-1].route if judged[-1].failed is None else None
         failed = {one.route: one.failed for one in judged if one.failed and one.route != OWN.name}
@@ -101,7 +119,12 @@ COMMAND = Group(
     "routes",
     "list the routes, or show which of them matches a file",
     (
-        Command("list", "list the routes in their order, and what each does", prints(_list)),
+        Command(
+            "list",
+            "list the routes in their order, and what each does",
+            prints(_list),
+            answer=(Key("routes", list[_Row], "the routes in their order"),),
+        ),
         Command(
             "test",
             "show which route matches a file, and why",
@@ -112,6 +135,14 @@ COMMAND = Group(
                     "--aet",
                     default=SEND_AET,
                     help="AE title it would come from (default: that of ddwd send)",
+                ),
+            ),
+            answer=(
+                Key(
+                    "files",
+                    list[_Judged],
+                    "each file with its route (empty without routes, null if none matches), and the condition by which each of the"
+                    " routes before does not match",
                 ),
             ),
         ),

@@ -3,17 +3,25 @@
 import time
 from argparse import Namespace
 from pathlib import Path
+from typing import TypedDict
 
 from ddwd.cli import progress
 from ddwd.cli.command import Argument, Command, VerbResult, flag, prints
 from ddwd.config import tls
 from ddwd.config.schema import Config
+from ddwd.core.answers import Key
 from ddwd.core.errors import DeliveryError, PeerDownError, PeerRefusedError
 from ddwd.core.model import SEND_AET
 from ddwd.dicom.store_scu import Answer, Outgoing, examine, files, send
 from ddwd.dicom.upper_layer import Peer
 
 _HERE = "127.0.0.1"
+
+
+class _Refused(TypedDict):
+    path: str
+    status: str
+    reason: str
 
 
 def _run(args: Namespace, config: Config) -> VerbResult:
@@ -86,4 +94,12 @@ they are.""",
         69: "the peer does not answer, or the connection broke; the number of files not sent is shown",
         76: "the association was refused, with the reason",
     },
+    answer=(
+        Key("files", int, "files that were found"),
+        Key("accepted", int, "images that were accepted"),
+        Key("refused", list[_Refused], "files that were not accepted"),
+        Key("not_sent", int, "files that were not sent, since the association ended"),
+        Key("seconds", float, "how long it took"),
+        Key("error", str | None, "why the association ended; null: it did not"),
+    ),
 )

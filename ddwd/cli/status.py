@@ -6,15 +6,26 @@ from typing import Any, TextIO
 from ddwd import __version__
 from ddwd.cli.command import Argument, Command, Marked, VerbResult, watch, width, wrapped
 from ddwd.config.schema import Config
+from ddwd.core.answers import Key
 from ddwd.core.printable import many
 from ddwd.core.problem import Problem, is_well, verdict, with_all, worst
 from ddwd.extractor.decision import Blocker, Stage
 from ddwd.status import chain, senders
 from ddwd.status import report as view
+from ddwd.status.chain import ChainState
 from ddwd.status.formatting import plain, second, size, span, time
-from ddwd.status.report import Heartbeat, Report, VolumeState
+from ddwd.status.report import Heartbeat, OrthancState, Report, VolumeState
 from ddwd.status.units import Unit
 from ddwd.store.statefile import encode
+from ddwd.store.status_files import (
+    DestinationStatus,
+    FinishedStudy,
+    InFlightStudy,
+    LostStatus,
+    RetentionStatus,
+    SelfTestResult,
+    SweepStatus,
+)
 
 _SHOWN = 5
 """Studies shown in each list of the screen; the JSON has them all."""
@@ -28,13 +39,51 @@ _LONG_HOURS = 24 * 60
 """A volume that lasts longer than two months is not mentioned."""
 
 
+VERDICT = Key("verdict", str, "the verdict of every view, in words")
+PROBLEMS = Key("problems", list[Problem], "what is not well, causes with their consequences in them")
+REPORT = (
+    Key("at", str, "when it was read"),
+    Key("units", list[Unit], "the portal's units of systemd"),
+    Key("servers", list[OrthancState], "both Orthancs"),
+    Key(
+        "hearts",
+        list[Heartbeat],
+        "the status files of receiver and extractor: `age` in seconds, `facts` is what it says",
+    ),
+    Key("volumes", list[VolumeState], "the volumes that the portal writes to"),
+    Key("counts", dict[str, int], "studies in flight by state"),
+    Key("in_flight", list[InFlightStudy], "the studies in flight"),
+    Key("recent", list[FinishedStudy], "the studies that were published last"),
+    Key("quarantine", int | None, "images in quarantine; null: not for this user"),
+    Key("paused", bool, "whether retrieving is paused"),
+    Key("paused_by", str, "who has paused it"),
+    Key("paused_at", str, "since when"),
+    Key("self_test", SelfTestResult | None, "the last self test"),
+    Key(
+        "swept",
+        SweepStatus | None,
+        "how far the comparison of both Orthancs and the disk is; empty: not known",
+    ),
+    Key("retention", RetentionStatus | None, "the rounds of retention; empty: nothing is ever removed"),
+    Key("destinations", list[DestinationStatus], "the other destinations"),
+    Key("hooks", int, "studies whose hook failed"),
+    Key("acceptor", Heartbeat | None, "the status file of ddwd-acceptor, with the senders"),
+    Key("lost", LostStatus | None, "images that were received and are missing; empty: none"),
+    Key("two_patients", int, "studies whose StudyInstanceUID is in use under another PatientID too"),
+    Key("chain", ChainState | None, "the chain of signed events"),
+    Key("database", str, "why PostgreSQL is not reached; empty: it is"),
+    Key("aside", dict[str, int], "folder and number of objects in it that wait for an extractor"),
+)
+"""The fields of status.report.Report."""
+
+
 def _run(args: Namespace, config: Config, out: TextIO) -> int:
     def look() -> VerbResult:
         report = view.collect(config, view.real_sources())
         return VerbResult(as_json(report), lines(report), 0 if is_well(report.problems) else 1)
 
     seconds = None if args.watch is None else max(0.5, args.watch)
-    return watch(look, seconds, out, as_json=args.json)
+    return watch(look, seconds, args, out)
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -288,6 +337,12 @@ COMMAND = Command(
     ),
     about="""The problems are at the end: what is broken first, each with its code (man ddwd-problems), what to do,
 and what else comes of it. A warning asks for attention, as images in quarantine do, or a pause by the operator.""",
+    answer=(
+        VERDICT,
+        PROBLEMS,
+        Key("version", str, "version of the portal"),
+        *REPORT,
+    ),
     exits={
         0: "all is well, or there are warnings alone",
         1: "something is broken",

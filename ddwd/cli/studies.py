@@ -5,11 +5,12 @@ import io
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import Any, TextIO, TypedDict
 
 from ddwd.cli.command import Argument, Command, VerbResult, count, flag, show
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
+from ddwd.core.answers import Key, sometimes
 from ddwd.core.clock import SystemClock
 from ddwd.core.printable import many
 from ddwd.status import study_list
@@ -68,7 +69,7 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
         data = {"made": made, "days": [asdict(one) for one in days]}
         if args.csv:
             return _write_csv([asdict(one) for one in days], tuple(DayTotals.__dataclass_fields__), out)
-        return show(VerbResult(data, [*_totals(days), *_unmade(made)]), out, as_json=args.json)
+        return show(VerbResult(data, [*_totals(days), *_unmade(made)]), args, out)
     status = EXTRACTOR.read_or_none(paths.heartbeat("extractor")) or ExtractorStatus()
     limit = args.limit if args.limit is not None or args.json or args.csv else _LIMIT
     found = study_list.find(paths.studies, status.in_flight, filters, limit or None)
@@ -76,7 +77,29 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
     if args.csv:
         return _write_csv(map(_fields, rows), _FIELDS, out)
     data = {"total": found.total, "made": found.made, "studies": [_fields(one) for one in rows]}
-    return show(VerbResult(data, _lines(found, rows, out)), out, as_json=args.json)
+    return show(VerbResult(data, _lines(found, rows, out)), args, out)
+
+
+class _Row(TypedDict):
+    at: str
+    study: str
+    study_uid: str
+    patient_id: str
+    accession: str
+    study_date: str
+    modality: str
+    description: str
+    sender: str
+    route: str
+    images: int
+    on_disk: int
+    set_aside: int
+    bytes: int
+    revision: int
+    first_at: str
+    seconds: float | None
+    state: str
+    folder: str
 
 
 def _fields(one: IndexedStudy) -> dict[str, Any]:
@@ -209,6 +232,12 @@ columns a terminal has, the more is shown; --json and --csv have all.
 
 It reads an index that the extractor makes from the custody records, and that is made anew when it is lost. Whether an image is on
 disk as recorded, ddwd verify says.""",
+    answer=(
+        Key("made", float, "how much of the archive the list has, from 0 to 1: it is made after a loss"),
+        sometimes("total", int, "how many studies match, listed or not"),
+        sometimes("studies", list[_Row], "the studies, newest first"),
+        sometimes("days", list[DayTotals], "with --stats: the sums by day and modality"),
+    ),
     exits={
         0: "listed, also if no study matches",
         65: "there is no index yet, or this user may not read it: it is for root and group ddwd",

@@ -16,13 +16,14 @@ from ddwd.cli.command import Argument, Command, VerbResult, prints
 from ddwd.config.loader import load_with_sources, settings_files
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config, Loaded, NodeName
+from ddwd.core.answers import Key
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import AccessProblem, ConfigError, ConfigProblem, DdwdError
 from ddwd.provisioning import certificates, credentials, orthanc_config
 from ddwd.provisioning.credentials import Credentials
 from ddwd.status import bundle, redaction, system_info
 from ddwd.status import report as view
-from ddwd.status.bundle import Part
+from ddwd.status.bundle import Missed, Part
 from ddwd.status.doctor import examine
 from ddwd.status.formatting import size
 
@@ -49,7 +50,7 @@ def _run(args: Namespace, _config: Config | None) -> VerbResult:
     body = {"file": str(target), "bytes": len(content), "files": [one.file for one in packed]}
     made = f"{target} ({size(len(content))}, {len(packed)} files); to view it: tar -xzf {target}"
     return VerbResult(
-        body | {"not_collected": about["not_collected"]},
+        body | {"not_collected": [asdict(one) for one in missed]},
         [*(f"not collected: {one.file}: {one.reason}" for one in missed), made],
     )
 
@@ -172,4 +173,10 @@ users see less. It works while the portal is stopped, and with invalid settings.
         78: "this user may not read the settings",
     },
     needs_config=False,
+    answer=(
+        Key("file", str, "the file that was written"),
+        Key("bytes", int, "its size"),
+        Key("files", list[str], "what is in it"),
+        Key("not_collected", list[Missed], "what could not be collected, and why"),
+    ),
 )

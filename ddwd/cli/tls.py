@@ -8,12 +8,13 @@ import socket
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ddwd.cli.command import Argument, Command, Group, VerbResult, file_errors, prints
 from ddwd.config import tls
 from ddwd.config.schema import ROLES, Config, Role
 from ddwd.core import safe_folder
+from ddwd.core.answers import Key
 from ddwd.core.clock import SystemClock, stamp
 from ddwd.core.errors import InvalidValueError
 from ddwd.provisioning import certificates, credentials, machine_link
@@ -21,11 +22,21 @@ from ddwd.provisioning.certificates import CertificateFacts
 from ddwd.status.certificates import EXPIRES_DAYS
 
 
+class _Certificate(TypedDict):
+    role: str
+    path: str
+    subject: str
+    issuer: str
+    expires: str
+    names: list[str]
+    in_use: bool
+
+
 def _init(args: Namespace, config: Config) -> VerbResult:
     with file_errors():
         made = certificates.init(config, args.renew)
     if not made:
-        return VerbResult([], ["no certificate is missing; --renew NAME makes one again"])
+        return VerbResult({"made": []}, ["no certificate is missing; --renew NAME makes one again"])
     restart = "systemctl restart ddwd"
     if config.tls.is_used:
         return _made(made, f"in use after: {restart}")
@@ -39,7 +50,9 @@ def _issue(args: Namespace, config: Config) -> VerbResult:
 
 
 def _made(paths: Sequence[Path], next_step: str) -> VerbResult:
-    return VerbResult([str(path) for path in paths], [*(f"made {path}" for path in paths), next_step])
+    return VerbResult(
+        {"made": [str(path) for path in paths]}, [*(f"made {path}" for path in paths), next_step]
+    )
 
 
 def _show(_args: Namespace, config: Config) -> VerbResult:
@@ -49,11 +62,13 @@ def _show(_args: Namespace, config: Config) -> VerbResult:
     days = [(one.expires - now).days for one in found]
     none = f"no certificates in {config.tls.folder}; ddwd tls init makes them"
     return VerbResult(
-        rows, [*map(_line, rows, days)] or [none], int(any(left < EXPIRES_DAYS for left in days))
+        {"certificates": rows},
+        [*map(_line, rows, days)] or [none],
+        int(any(left < EXPIRES_DAYS for left in days)),
     )
 
 
-def facts(config: Config, found: Sequence[CertificateFacts]) -> list[dict[str, Any]]:
+def facts(config: Config, found: Sequence[CertificateFacts]) -> list[_Certificate]:
     """Return the facts of each certificate for --json."""
     in_use = {str(path) for path in [*tls.certificates_in_use(config), *tls.of_link(config)]}
     return [
@@ -70,12 +85,14 @@ def facts(config: Config, found: Sequence[CertificateFacts]) -> list[dict[str, A
     ]
 
 
-def _line(row: dict[str, Any], days: int) -> str:
+def _line(row: _Certificate, days: int) -> str:
     left = f"{days} days" if days >= 0 else "EXPIRED"
     use = "in use" if row["in_use"] else "not in use"
     names = f"{row['subject']}; by {row['issuer']}; {row['path']}"
     return f"{row['role']:<12} until {row['expires'][:10]} ({left}), {use}: {names}"
 
+
+_MADE = Key("made", list[str], "the files that were made")
 
 TLS = Group(
     "tls",
@@ -95,8 +112,14 @@ TLS = Group(
                     help=f"make this one again: {', '.join(tls.NAMES)}; may be given more than once",
                 ),
             ),
+            answer=(_MADE,),
         ),
-        Command("show", "show each certificate, who signed it, and when it expires", prints(_show)),
+        Command(
+            "show",
+            "show each certificate, who signed it, and when it expires",
+            prints(_show),
+            answer=(Key("certificates", list[_Certificate], "each certificate"),),
+        ),
         Command(
             "issue",
             "make a certificate and key for a modality",
@@ -105,6 +128,7 @@ TLS = Group(
                 Argument("name", metavar="NAME", help="name of the modality: letters, digits, _ . and -"),
                 Argument("--into", type=Path, metavar="FOLDER", help="write them to this folder instead"),
             ),
+            answer=(_MADE,),
         ),
     ),
     about="""init makes two authorities (ca for the portal's own parts, senders-ca for the modalities) and a
@@ -187,4 +211,5 @@ too. If you run it again, both are valid for another 825 days.""",
         66: "the key of the link's authority is on another machine: run it there",
         78: "the configuration cannot be used, or there are no passwords yet: start ddwd once",
     },
+    answer=(_MADE,),
 )

@@ -7,10 +7,11 @@ from typing import TextIO
 from ddwd.cli.command import Argument, Command, VerbResult, flag, watch, width
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
+from ddwd.core.answers import Key
 from ddwd.status import study_lookup
 from ddwd.status.journal_events import refusals_of
 from ddwd.status.report import collect, real_sources
-from ddwd.status.trace import or_refused, trace
+from ddwd.status.trace import Trace, or_refused, trace
 from ddwd.status.trace_text import lines
 from ddwd.store.backends import custody_of
 from ddwd.store.record_check import RecordChecker
@@ -29,11 +30,11 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
         problems = collect(config, real_sources()).problems
         traces = [trace(study, config, nodes, problems) for study in studies]
         is_complete = all(one.complete for one in traces)
-        data = {"complete": is_complete, "studies": [asdict(one) for one in traces]}
+        data = {"studies": [asdict(one) for one in traces]}
         text = "\n\n".join("\n".join(lines(one, width())) for one in traces)
         return VerbResult(data, text.splitlines(), 0 if is_complete else 1)
 
-    return watch(look, 1.0 if args.watch else None, out, as_json=args.json, to_end=True)
+    return watch(look, 1.0 if args.watch else None, args, out, to_end=True)
 
 
 COMMAND = Command(
@@ -51,6 +52,7 @@ ledger, and the journal for images that ORTHANC1 refused (by StudyInstanceUID; t
 root and group systemd-journal). It says where the images are, what happened to them and when, and what to do. No
 patient ID is shown. STUDY is compared with the names exactly as the images have them (a
 PatientID of "Smith/7", for example), or as the folders on disk have them ("Smith%2F7").""",
+    answer=(Key("studies", list[Trace], "each study of that name"),),
     exits={
         0: "complete on disk: every image that the Orthancs hold, as recorded",
         1: "not complete, or not known; the verdict says why",

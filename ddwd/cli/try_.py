@@ -9,11 +9,12 @@ import sys
 import tempfile
 from argparse import Namespace
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypedDict
 
 from ddwd.cli.command import Argument, Command
 from ddwd.config.schema import Config
 from ddwd.core import clock
+from ddwd.core.answers import Key, answer
 from ddwd.core.errors import DdwdError
 from ddwd.extractor.peers import silent
 from ddwd.trial.sandbox import Sandbox, keeps_conflicts, wait_up
@@ -31,6 +32,12 @@ def _port_base(text: str) -> int:
     return port
 
 
+class _Node(TypedDict):
+    aet: str
+    dicom_port: int
+    http_port: int
+
+
 class _Screen:
     """One line that changes on a terminal; otherwise a new line for each change."""
 
@@ -44,7 +51,7 @@ class _Screen:
         """Write how to use the portal that now runs; as JSON for programs."""
         facts = sandbox.facts()
         if self._quiet:
-            self._out.write(json.dumps(facts) + "\n")
+            self._out.write(json.dumps(answer(COMMAND.name, facts, well=True)) + "\n")
             self._out.flush()
             return
         gateway = facts["gateway"]
@@ -155,4 +162,11 @@ COMMAND = Command(
         78: "the settings in DIR cannot be used (a port in use, for example)",
     },
     needs_config=False,
+    answer=(
+        Key("gateway", _Node, "AE title and ports of ORTHANC1"),
+        Key("storage", _Node, "AE title and ports of ORTHANC2"),
+        Key("output_dir", str, "the folder of the published files"),
+        Key("settings", str, "the file of the settings"),
+        Key("credentials", str, "the file of the passwords"),
+    ),
 )

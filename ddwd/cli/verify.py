@@ -6,12 +6,13 @@ with both Orthancs stopped, and after a study was deleted there. Messages name i
 
 from argparse import Namespace
 from pathlib import Path
-from typing import get_args
+from typing import TypedDict, get_args
 
 from ddwd.cli import progress, record_chain
 from ddwd.cli.command import PATIENT, STUDY, Command, OneOf, VerbResult, escaped, flag, prints
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
+from ddwd.core.answers import Key, sometimes
 from ddwd.core.errors import NotFoundError, PeerRefusedError
 from ddwd.core.model import OrthancId
 from ddwd.extractor.steps.verify import Verifier
@@ -76,6 +77,18 @@ def _counts(result: CheckResult, kinds: tuple[Kind, ...]) -> dict[str, object]:
     return body
 
 
+class _Row(TypedDict, total=False):
+    study_uid: str
+    file: str
+    sop_uid: str
+    reason: str
+
+
+class _Damaged(TypedDict):
+    study: str
+    reason: str
+
+
 def _row(one: FileDifference) -> dict[str, str]:
     row = {"study_uid": one.study_uid, "file": one.file, "sop_uid": one.sop_uid, "reason": one.reason}
     return {key: value for key, value in row.items() if value}
@@ -114,6 +127,22 @@ The chain is the signed log of ddwd-signer: user ddwd may write records and imag
 chain. Its entries are compared with each signed head that is kept, and each record with what was
 entered when it was written (for a study whose record was deleted, by its UID or with --all): rewritten, rolled-back (an earlier record was put in place), deleted,
 unentered (no entry, though the chain had begun). Records older than the chain are counted.""",
+    answer=(
+        Key("studies", int, "studies that were checked"),
+        Key("images", int, "images of their records"),
+        Key("removed", int, "those that retention removed"),
+        Key("missing", list[_Row], "images whose file is missing"),
+        Key("changed", list[_Row], "images whose file is not as recorded"),
+        Key("extra", list[_Row], "files that no record has"),
+        sometimes("differs", list[_Row], "with --storage: images that differ from ORTHANC2's copy"),
+        sometimes("gone", list[_Row], "with --storage: images that ORTHANC2 no longer has"),
+        Key("damaged", list[_Damaged], "records that cannot be read"),
+        Key(
+            "chain",
+            record_chain.Answer | None,
+            "what the chain says of the records; null: there is no signed head",
+        ),
+    ),
     exits={
         0: "every image is as recorded, and every record as entered in the chain",
         1: "an image is missing, changed or extra, or a record is damaged or not as entered, or the chain was"

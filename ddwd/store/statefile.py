@@ -14,7 +14,7 @@ import typing
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -36,8 +36,8 @@ _METADATA_KEY = "ddwd.stored"
 
 
 @dataclass(frozen=True, slots=True)
-class _FieldStorage:
-    """How a field is stored if not as it is; see `stored`."""
+class FieldStorage:
+    """How a field is stored; the defaults: as it is."""
 
     key: str = ""
     """The JSON key, if it is not the field's name."""
@@ -53,9 +53,18 @@ class _FieldStorage:
     """A missing key is damage, although the field has a default."""
 
 
-def stored(key: str = "", **options: Any) -> Mapping[str, _FieldStorage]:
-    """Return the `metadata` of a dataclass's field with the options of `_FieldStorage`."""
-    return {_METADATA_KEY: _FieldStorage(key, **options)}
+_AS_IT_IS = FieldStorage()
+
+
+def stored(key: str = "", **options: Any) -> Mapping[str, FieldStorage]:
+    """Return the `metadata` of a dataclass's field with the options of `FieldStorage`."""
+    return {_METADATA_KEY: FieldStorage(key, **options)}
+
+
+def how_stored(one: Field[Any]) -> FieldStorage:
+    """Return how a dataclass's field is stored."""
+    how: FieldStorage = one.metadata.get(_METADATA_KEY, _AS_IT_IS)
+    return how
 
 
 @dataclass(frozen=True)
@@ -196,11 +205,11 @@ def _encode_fields(value: Any) -> dict[str, Any]:
 
 
 @cache
-def _fields(kind: Any) -> tuple[tuple[str, _FieldStorage], ...]:
+def _fields(kind: Any) -> tuple[tuple[str, FieldStorage], ...]:
     """Return the stored fields of a dataclass, each with its JSON key and whether this is required filled in."""
     found = []
     for one in fields(kind):
-        how = one.metadata.get(_METADATA_KEY, _FieldStorage())
+        how = how_stored(one)
         required = how.required or (one.default is MISSING and one.default_factory is MISSING)
         if not how.transient:
             found.append((one.name, replace(how, key=how.key or one.name, required=required)))
@@ -294,7 +303,7 @@ def _dataclass_decoder(kind: Any) -> Decoder:
     return instance
 
 
-def _field_decoder(hint: Any, how: _FieldStorage) -> Decoder:
+def _field_decoder(hint: Any, how: FieldStorage) -> Decoder:
     if how.listed_by:
         inner = _decoder(get_args(hint)[1])
         return lambda value: {getattr(one, how.listed_by): one for one in map(inner, value)}

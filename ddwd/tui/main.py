@@ -14,15 +14,17 @@ from ddwd import __version__
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
+from ddwd.core.answers import Key, answer
 from ddwd.core.errors import ConfigError, DdwdError, NotFoundError
-from ddwd.core.problem import is_well, verdict
+from ddwd.core.problem import Problem, is_well, verdict
 from ddwd.extractor.quarantine import read_entries
 from ddwd.status import study_lookup
-from ddwd.status.dashboard import DashboardReader, Patients
+from ddwd.status.dashboard import DashboardReader, Patients, Today
 from ddwd.status.events import tail_of
+from ddwd.status.flow import HopRate
 from ddwd.status.formatting import show_utc
 from ddwd.status.journal_events import refusals_of
-from ddwd.status.report import real_sources
+from ddwd.status.report import Report, real_sources
 from ddwd.status.trace import Trace, or_refused, trace
 from ddwd.store.backends import custody_of
 from ddwd.store.operator_requests import Requests
@@ -34,13 +36,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ddwd.core.model import OrthancId
-    from ddwd.core.problem import Problem
     from ddwd.extractor.quarantine import Entry
     from ddwd.orthanc.port import OrthancPort
     from ddwd.status.dashboard import DashboardModel
     from ddwd.status.events import AuditEvent
     from ddwd.store.operator_requests import Request
 
+SCHEMA = "top"
+ANSWER = (
+    Key("verdict", str, "the verdict of every view, in words"),
+    Key("problems", list[Problem], "what is not well, causes with their consequences in them"),
+    Key("hops", list[HopRate], "the hops in the order of the flow"),
+    Key("today", Today | None, "counts since midnight; null: not for this user"),
+    Key("report", Report, "what `ddwd status --json` has"),
+)
+"""What --json prints, besides `schema` and `well`."""
 _LAST_EVENTS = 200
 _PATIENCE_SECONDS = 1.8
 """An Orthanc that takes longer is shown as one that does not answer; the picture is not kept waiting for it."""
@@ -105,14 +115,13 @@ def _once(config: Config, *, as_json: bool) -> int:
     board = DashboardReader(config, real_sources()).read()
     if as_json:
         body = {
-            "well": is_well(board.problems),
             "verdict": verdict(board.problems),
             "problems": [one.as_json() for one in board.problems],
             "hops": [asdict(hop) for hop in board.hops],
             "today": asdict(board.today) if board.today else None,
             "report": encode(board.report),
         }
-        text = json.dumps(body)
+        text = json.dumps(answer(SCHEMA, body, well=is_well(board.problems)))
     else:
         text = page(board, PatientMasking(), shutil.get_terminal_size().columns).plain
     sys.stdout.write(f"{text}\n")

@@ -145,7 +145,8 @@ def test_the_same_uids_under_two_patient_ids_are_two_studies(portal: Portal, tmp
 
 
 def _undecided(portal: Portal, study: Study) -> list[str]:
-    entries = json.loads(portal.machine.run(["ddwd", "quarantine", "list", "--json"]).stdout)
+    listed = portal.machine.run(["ddwd", "quarantine", "list", "--json"]).stdout
+    entries = json.loads(listed)["entries"]
     return [one["id"] for one in entries if (one["kind"], one["study_uid"]) == ("two-patients", study.uid)]
 
 

@@ -66,7 +66,8 @@ def _filled_in(text: str, own: Portal, study: Study) -> str:
 
 
 def _quarantined(own: Portal) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = json.loads(own.machine.run("ddwd quarantine list --json").stdout)
+    listed = json.loads(own.machine.run("ddwd quarantine list --json").stdout)
+    found: list[dict[str, object]] = listed["entries"]
     return found
 
 

@@ -162,7 +162,7 @@ def test_each_key_can_be_read_by_the_service_that_needs_it_and_by_root(secure: P
 
 
 def test_the_certificates_are_shown_with_their_ends(secure: Portal) -> None:
-    found = json.loads(secure.machine.run("ddwd tls show --json").stdout)
+    found = json.loads(secure.machine.run("ddwd tls show --json").stdout)["certificates"]
     used = {one["role"] for one in found if one["in_use"]}
     assert used == {"ca", "senders-ca", "gateway", "storage", "scp", "extractor", "operator"}
     assert "127.0.0.1" in next(one["names"] for one in found if one["role"] == "storage")

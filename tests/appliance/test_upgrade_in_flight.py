@@ -135,7 +135,7 @@ def test_all_that_is_at_hand_is_taken_along(old: Portal, tmp_path: Path) -> None
     assert sender.process.wait(timeout=90) == 0
     said = sender.log.read_text(encoding="utf-8", errors="replace")
     assert said.count("acknowledged") == len(going.instances)
-    assert json.loads(machine.run("ddwd quarantine list --json").stdout) == quarantined
+    assert json.loads(machine.run("ddwd quarantine list --json").stdout)["entries"] == quarantined
     assert waits.uid in machine.run("ddwd hooks list", check=False).stdout
     machine.run(f"rm {CALLED}/broken; ddwd hooks retry")
     for study in (waits, in_flight, going, dropped):

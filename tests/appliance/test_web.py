@@ -246,7 +246,7 @@ def test_who_deletes_images_is_named_by_every_view_until_they_are_back(own: Port
     study = made_up_ct(tmp_path / "ct", 3, seed=404, size=16)
     own.deliver(study)
     own.machine.wait_for(
-        lambda: _answer(own, f"ddwd trace {study.uid}")["complete"], limit=30, what="it was never complete"
+        lambda: _answer(own, f"ddwd trace {study.uid}")["well"], limit=30, what="it was never complete"
     )
     orthanc_id = _removed(own, study)
     (told,) = _answer(own, f"ddwd trace {study.uid}")["studies"]
@@ -278,7 +278,7 @@ def test_who_deletes_images_is_named_by_every_view_until_they_are_back(own: Port
     assert command.startswith("ddwd send /")
     own.machine.run(command)
     own.machine.wait_for(
-        lambda: _answer(own, f"ddwd trace {study.uid}")["complete"], limit=60, what="it is not complete again"
+        lambda: _answer(own, f"ddwd trace {study.uid}")["well"], limit=60, what="it is not complete again"
     )
     own.machine.wait_for(lambda: not names_it(), limit=90, what="ddwd status names it still")
     own.machine.run(f"ddwd reconcile --dry-run {study.uid} && ddwd verify {study.uid}")

@@ -84,7 +84,7 @@ def test_the_same_study_under_another_patient_id_is_published_too_and_named_unti
 
 
 def _two_patients(portal: Trial, study: Study) -> list[dict[str, str]]:
-    entries = json.loads(ddwd(portal.folder, "quarantine", "list", "--json").stdout)
+    entries = json.loads(ddwd(portal.folder, "quarantine", "list", "--json").stdout)["entries"]
     return [one for one in entries if (one["kind"], one["study_uid"]) == ("two-patients", study.uid)]
 
 

@@ -91,6 +91,6 @@ def test_what_orthanc2_refuses_either_way_is_named_and_then_set_aside_and_the_re
     wait_for(lambda: len(published(study.uid, picky.output)) == 3, "the others were not published")
     assert refused.sop_uid not in published(study.uid, picky.output)
     listed = ddwd(picky.folder, "quarantine", "list", "--json")
-    (entry,) = json.loads(listed.stdout)
+    (entry,) = json.loads(listed.stdout)["entries"]
     assert (entry["sop_uid"], entry["reason"]) == (refused.sop_uid, "storage: FilteredOut")
     wait_for(lambda: not is_named(), "it was still named")

@@ -16,7 +16,7 @@ from ddwd.config.schema import SETTINGS
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 
 
-def _generator(name: str) -> Any:
+def generator(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(name, PACKAGING / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -25,8 +25,8 @@ def _generator(name: str) -> Any:
     return module
 
 
-GENERATOR = _generator("manual")
-SETTINGS_FILES = _generator("settings_files")
+GENERATOR = generator("manual")
+SETTINGS_FILES = generator("settings_files")
 
 
 @pytest.mark.parametrize("name", GENERATOR.RESULTS)

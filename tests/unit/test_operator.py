@@ -76,7 +76,7 @@ def test_a_study_is_retried_by_each_of_its_names(portal: Portal, name: str) -> N
 def test_a_retry_brings_back_what_was_deleted_from_disk(portal: Portal) -> None:
     before = portal.published()
     _path(portal).unlink()
-    assert _json(portal, "retry", _ONE.study_uid) == {"asked": "retry", "studies": [_STUDY]}
+    assert _json(portal, "retry", _ONE.study_uid)["studies"] == [_STUDY]
     portal.run(30)
     assert portal.published() == before
     assert _asked(portal) == []
@@ -143,7 +143,7 @@ def test_who_may_not_ask_is_told_in_one_line(
 def test_a_comparison_is_asked_for(portal: Portal) -> None:
     said = "the extractor is asked to compare everything; see: ddwd status\n"
     assert _said(portal, "reconcile") == (0, said)
-    assert _json(portal, "reconcile", _ACCESSION) == {"asked": "reconcile", "studies": [_STUDY]}
+    assert _json(portal, "reconcile", _ACCESSION)["studies"] == [_STUDY]
     assert _asked(portal) == [Request("reconcile"), Request("reconcile", _STUDY)]
 
 
@@ -247,7 +247,7 @@ def _put(portal: Portal, kind: str = "conflict", reason: str = "other content") 
 
 def test_an_empty_quarantine(portal: Portal) -> None:
     assert _said(portal, "quarantine", "list") == (0, "0 in quarantine\n")
-    assert _json(portal, "quarantine", "list") == []
+    assert _json(portal, "quarantine", "list")["entries"] == []
     assert _said(portal, "quarantine", "release", "--all") == (0, "0 in quarantine\n")
     assert _asked(portal) == []
 
@@ -256,7 +256,7 @@ def test_entries_are_listed_and_shown(portal: Portal) -> None:
     first = _put(portal)
     portal.clock.advance(1)
     second = _put(portal, "stray", "red\x1b[31m\nforged line")
-    rows = _json(portal, "quarantine", "list")
+    rows = _json(portal, "quarantine", "list")["entries"]
     assert [row["id"] for row in rows] == [first, second]
     assert set(rows[0]) == {
         "id", "at", "kind", "study_uid", "reason", "study", "instance", "sop_uid", "tries", "size", "sha256",
@@ -274,7 +274,7 @@ def test_entries_are_listed_and_shown(portal: Portal) -> None:
     )
     assert (shown["id"], shown["kind"], shown["tries"]) == (first, "conflict", "6")
     assert shown["file"].startswith(str(portal.paths.quarantine))
-    assert _json(portal, "quarantine", "show", first)["file"] == shown["file"]
+    assert _json(portal, "quarantine", "show", first)["entry"]["file"] == shown["file"]
 
 
 def _corrected(**values: str) -> bytes:
@@ -324,10 +324,10 @@ def test_a_release_asks_and_the_extractor_does_it(portal: Portal) -> None:
     said = _said(portal, "quarantine", "release", entries[0].upper())[1]
     assert said == f"the extractor is asked to remove {entries[0]} from the list; its file is kept\n"
     portal.run(5)
-    assert [row["id"] for row in _json(portal, "quarantine", "list")] == entries[1:]
-    assert _json(portal, "quarantine", "release", "--all") == {"asked": "release", "entries": entries[1:]}
+    assert [row["id"] for row in _json(portal, "quarantine", "list")["entries"]] == entries[1:]
+    assert _json(portal, "quarantine", "release", "--all")["entries"] == entries[1:]
     portal.run(5)
-    assert _json(portal, "quarantine", "list") == []
+    assert _json(portal, "quarantine", "list")["entries"] == []
 
 
 def test_two_patients_are_listed_and_a_release_is_the_decision_that_both_stay(portal: Portal) -> None:
@@ -335,14 +335,14 @@ def test_two_patients_are_listed_and_a_release_is_the_decision_that_both_stay(po
     portal.deliver(twin)
     portal.run(20)
     before = portal.published()
-    (row,) = _json(portal, "quarantine", "list")
+    (row,) = _json(portal, "quarantine", "list")["entries"]
     assert (row["kind"], row["study"], row["file"]) == ("two-patients", twin.study_id, "")
     assert _STUDY in row["reason"]
     assert "two-patients" in _said(portal, "quarantine", "list")[1]
     said = _said(portal, "quarantine", "release", row["id"])[1]
     assert said == f"the extractor is asked to record your decision about {row['id']}: both studies stay\n"
     portal.run(5)
-    assert _json(portal, "quarantine", "list") == []
+    assert _json(portal, "quarantine", "list")["entries"] == []
     assert portal.published() == before
 
 
@@ -353,7 +353,7 @@ def test_an_undeliverable_image_is_released_and_delivered(portal: Portal) -> Non
     portal.run(120)
     assert _said(portal, "reconcile", "--dry-run")[0] == 1
     portal.mover.poisoned = set()
-    (row,) = _json(portal, "quarantine", "list")
+    (row,) = _json(portal, "quarantine", "list")["entries"]
     assert "to try" in _said(portal, "quarantine", "release", row["id"])[1]
     portal.run(60)
     assert _path(portal, bad).exists()
@@ -453,7 +453,7 @@ def test_a_verb_that_acts_takes_a_patient_where_it_is_told_that_it_is_one(
         for node in (portal.gateway, portal.storage):
             node.delete_study(stranger.study_id)
     asked = json.loads(_said(portal, verb, "--json", f"--patient={stranger.patient_id}")[1])
-    assert asked == {"asked": verb, "studies": [stranger.study_id]}
+    assert (asked["asked"], asked["studies"]) == (verb, [stranger.study_id])
     with pytest.raises(NotFoundError, match="has this PatientID"):
         _said(portal, verb, "--patient", stranger.study_uid)
 

@@ -142,7 +142,7 @@ def test_as_json_it_is_one_object_and_an_object_a_line_while_it_follows() -> Non
     out = io.StringIO()
     with pytest.raises(_EndedError):
         _run("--json", "-f", "scp", out=out)
-    assert [json.loads(line)["message"] for line in out.getvalue().splitlines()] == [
+    assert [json.loads(line)["lines"][0]["message"] for line in out.getvalue().splitlines()] == [
         "no room",
         "Started ddwd-scp.service",
     ]

@@ -78,7 +78,7 @@ def _differing(found: dict[str, Any]) -> dict[str, list[str]]:
 
 def test_what_was_published_is_as_recorded(portal: Portal) -> None:
     assert _found(portal, "--all") == {
-        "studies": 2, "images": 5, "removed": 0, "missing": [], "changed": [], "extra": [], "damaged": [], "chain": None
+        "schema": "ddwd.verify/1", "well": True, "studies": 2, "images": 5, "removed": 0, "missing": [], "changed": [], "extra": [], "damaged": [], "chain": None
     }  # fmt: skip
     assert _said(portal, "--all") == (0, "2 studies, 5 images: all as recorded\n" + NO_CHAIN)
 

@@ -175,7 +175,9 @@ def _known_paths() -> set[str]:
     ours += [config.tls.folder / name for name in ("ca.pem", "issued", "issued/CT1.key", "issued/CT1.pem")]
     units = (path.read_text(encoding="utf-8") for path in (readme.REPO / "systemd").glob("*.service"))
     written = {word for unit in units for word in re.findall(r"(?<=[= -])/\S+", unit)}
-    return {str(path) for path in ours} | written
+    rules = (readme.REPO / "packaging" / "debian" / "rules").read_text(encoding="utf-8")
+    installed = set(re.findall(r"\$\(ROOT\)(/usr/share/ddwd/[\w./-]+)$", rules, flags=re.MULTILINE))
+    return {str(path) for path in ours} | written | installed
 
 
 def test_every_path_of_the_portal_named_is_one_it_has() -> None:

@@ -240,7 +240,7 @@ def test_show_names_whose_until_when_and_which_are_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _run(tmp_path, monkeypatch, certificates.own(), "show", "--json") == 0
-    found = {one["role"]: one for one in json.loads(capsys.readouterr().out)}
+    found = {one["role"]: one for one in json.loads(capsys.readouterr().out)["certificates"]}
     assert set(found) == {"ca", "senders-ca", *tls.NAMES, "issued CT1"}
     assert found["scp"]["issuer"] == found["ca"]["subject"]
     assert found["issued CT1"]["issuer"] == found["senders-ca"]["subject"]

@@ -32,10 +32,14 @@ def _said(config: Config, *words: str) -> tuple[int, str]:
     return args.run(args, config, out), out.getvalue()
 
 
+def _json(verb: str, *, well: bool = True, **data: object) -> str:
+    return json.dumps({"schema": f"ddwd.{verb}/1", "well": well, **data}) + "\n"
+
+
 def test_an_alert_without_a_notifier_fails(config: Config) -> None:
     text = "no notifier is configured: set mail.server or alerts.webhook in ddwd.yaml\n"
     assert _said(config, "alert") == (1, text)
-    assert _said(config, "alert", "--json") == (1, "{}\n")
+    assert _said(config, "alert", "--json") == (1, _json("alert", well=False, notifiers={}))
 
 
 @pytest.mark.parametrize(
@@ -48,16 +52,16 @@ def test_an_alert_without_a_notifier_fails(config: Config) -> None:
 def test_pause_and_resume_leave_a_request(config: Config, verb: str, text: str) -> None:
     Paths(config).requests.mkdir(parents=True)
     assert _said(config, verb) == (0, text)
-    assert _said(config, verb, "--json") == (0, json.dumps({"asked": verb}) + "\n")
+    assert _said(config, verb, "--json") == (0, _json(verb, asked=verb))
 
 
 def test_hooks_are_listed_retried_and_dropped(config: Config) -> None:
     (Paths(config).hooks / "waiting").mkdir(parents=True)
     assert _said(config, "hooks", "list") == (0, "no hook waits\n")
-    assert _said(config, "hooks", "list", "--json") == (0, '{"waiting": []}\n')
+    assert _said(config, "hooks", "list", "--json") == (0, _json("hooks.list", waiting=[]))
     text = "ddwd-hooks is asked to try all of them now; see: ddwd hooks list\n"
     assert _said(config, "hooks", "retry") == (0, text)
-    assert _said(config, "hooks", "retry", "--json") == (0, '{"asked": "retry"}\n')
+    assert _said(config, "hooks", "retry", "--json") == (0, _json("hooks.retry", asked="retry"))
     with pytest.raises(NotFoundError, match=r"no hook waits for study 1\.2;"):
         _said(config, "hooks", "drop", "1.2")
 
@@ -92,9 +96,9 @@ def test_a_terminal_shows_how_bad_a_line_is_and_a_pipe_does_not(
     result = VerbResult({}, [Marked.of("so it is", severity), "and more"])
     shown = {}
     for out in (_Terminal(), io.StringIO()):
-        show(result, out, as_json=False)
+        show(result, argparse.Namespace(json=False), out)
         shown[out.isatty()] = out.getvalue()
     assert shown == {True: f"\033[{code}mso it is\033[0m\nand more\n", False: "so it is\nand more\n"}
     monkeypatch.setenv("NO_COLOR", "1")
-    show(result, out := _Terminal(), as_json=False)
+    show(result, argparse.Namespace(json=False), out := _Terminal())
     assert out.getvalue() == "so it is\nand more\n"
