@@ -78,7 +78,7 @@ check: ## after each change: lint, unit and dashboard tests; a minute or so, no 
 	$(MAKE) --no-print-directory unit
 
 unit: venv ## the tests of all that is decided, and of the dashboard: no root, no socket, less than a minute
-	@packaging/host openssl
+	@packaging/host openssl zsh fish
 	$(HOST_TESTS) tests/unit tests/tui
 
 unit-deep: venv ## of these the ones that try every case or many examples, at full depth

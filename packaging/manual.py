@@ -1,4 +1,4 @@
-"""Make the man pages and the bash completion from `--help` and the declarations of the settings: `make manual`; a test compares.
+"""Make the man pages and the completion of shells from `--help` and the declarations of the settings: `make manual`; a test compares.
 
 The results are committed in packaging/manual/, so that a build needs nothing but them. $1: the folder to write to.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
+import completions  # noqa: E402 - the path comes first
 from settings_files import Explained, explained  # noqa: E402 - the path comes first
 
 from ddwd.cli import main as ddwd  # noqa: E402 - the path comes first
@@ -249,107 +250,12 @@ def _prose(lines: list[str]) -> list[str]:
     return body
 
 
-# --- bash completion --------------------------------------------------------------------------------------------------
-
-_HEAD = """# Completion of ddwd and ddwd-top for bash. Made by "make manual"; do not edit.
-
-# Studies in flight and just finished, from the extractor's status.
-_ddwd_studies() {
-    sed -n 's/.*"study_uid": "\\([0-9.]*\\)".*/\\1/p' /run/ddwd/extractor/status.json 2>/dev/null
-}
-
-_ddwd_quarantined() {
-    ddwd quarantine list 2>/dev/null | sed -n 's/^\\([0-9a-f]\\{32\\}\\) .*/\\1/p'
-}
-
-_ddwd_words() {
-    local word
-    COMPREPLY=()
-    for word in $1; do
-        if [[ $word == "$cur"* ]]; then COMPREPLY+=("$word"); fi
-    done
-}
-
-_ddwd_paths() {
-    local word
-    COMPREPLY=()
-    while IFS= read -r word; do COMPREPLY+=("$word"); done < <(compgen -f -- "$cur")
-}
-"""
-
-
-def _spoken(parser: argparse.ArgumentParser) -> list[str]:
-    return [name for action in options(parser) for name in action.option_strings if name.startswith("--")]
-
-
-def _case(verb: Verb) -> list[str]:
-    words = " ".join(["--help", *_spoken(verb.parser)])
-    positional = {str(action.metavar) for action in options(verb.parser) if not action.option_strings}
-    choices = [
-        str(one)
-        for action in options(verb.parser)
-        if not action.option_strings
-        for one in action.choices or ()
-    ]
-    words = " ".join([*choices, words])
-    offered = [f"    {verb.name})", f'        local words="{words}"']
-    if verb.actions:
-        offered += _nested(verb)
-    elif "STUDY" in positional:
-        offered += ['        [[ $cur == -* ]] || words="$(_ddwd_studies)"', '        _ddwd_words "$words"']
-    elif positional & {"PATH", "DIR"}:
-        offered += ['        if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi']
-    else:
-        offered += ['        _ddwd_words "$words"']
-    return [*offered, "        ;;"]
-
-
-def _nested(verb: Verb) -> list[str]:
-    lines = ['        case "${COMP_WORDS[2]-}:$COMP_CWORD" in']
-    for below in verb.actions:
-        words = " ".join(["--help", *_spoken(below.parser)])
-        positional = {str(action.metavar) for action in options(below.parser) if not action.option_strings}
-        more = " $(_ddwd_quarantined)" if "ID" in positional else ""
-        lines.append(f'        {below.name}:[3-9]) words="{words}{more}" ;;')
-    lines.append(f'        *) words="--help {" ".join(below.name for below in verb.actions)}" ;;')
-    return [*lines, "        esac", '        _ddwd_words "$words"']
-
-
-def completion() -> str:
-    """The bash completion of both programs."""
-    known = verbs(ddwd.parser())
-    names = " ".join(["--help", "--version", *(verb.name for verb in known)])
-    lines = [
-        _HEAD,
-        "_ddwd() {",
-        '    local cur="${COMP_WORDS[COMP_CWORD]}"',
-        "    if ((COMP_CWORD == 1)); then",
-        f'        _ddwd_words "{names}"',
-        "        return",
-        "    fi",
-        '    case "${COMP_WORDS[1]}" in',
-        *(line for verb in known for line in _case(verb)),
-        "    *) COMPREPLY=() ;;",
-        "    esac",
-        "}",
-        "",
-        "_ddwd_top() {",
-        '    local cur="${COMP_WORDS[COMP_CWORD]}"',
-        f'    _ddwd_words "{" ".join(["--help", *_spoken(ddwd_top.parser())])}"',
-        "}",
-        "",
-        "complete -F _ddwd ddwd",
-        "complete -F _ddwd_top ddwd-top",
-    ]
-    return "\n".join(lines) + "\n"
-
-
 RESULTS = {
     "ddwd.1": ddwd_1,
     "ddwd-top.1": ddwd_top_1,
     "ddwd.yaml.5": ddwd_yaml_5,
     "ddwd-problems.7": ddwd_problems_7,
-    "ddwd.bash": completion,
+    **completions.RESULTS,
 }
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ddwd.core.model import OrthancId
+    from ddwd.core.problem import Problem
     from ddwd.status.dashboard import DashboardModel
     from ddwd.status.flow import HopRate
     from ddwd.store.status_files import SenderStatus
@@ -36,6 +37,8 @@ _FULL, _EMPTY = "\u2587", "\u2581"
 _BAR = 4
 _ARROW = " \u25b6"
 _MOST_TROUBLE = 6
+_REMEDY_SHARE = 0.7
+"""A longer remedy is cut with its cause."""
 _NARROW = 100
 _BRIEF = 10
 _TAIL = 10
@@ -109,13 +112,18 @@ def head(board: DashboardModel, width: int) -> Text:
 def problem_lines(board: DashboardModel, width: int) -> Text:
     """Return the problems, one per line; empty if there are none."""
     found = board.problems
-    shown = [
-        Text(_short(f"! {plain(one.line)}", width), style=_STYLES[one.severity])
-        for one in found[:_MOST_TROUBLE]
-    ]
+    shown = [Text(_problem_line(one, width), style=_STYLES[one.severity]) for one in found[:_MOST_TROUBLE]]
     if more := len(found[_MOST_TROUBLE:]):
         shown.append(Text(_short(f"  and {more} more, see: ddwd status", width), style="red"))
     return Text("\n").join(shown)
+
+
+def _problem_line(one: Problem, width: int) -> str:
+    """Return a problem in a line of that width: where it is too long, the cause is cut and the remedy stays, if it leaves room."""
+    line, do = f"! {plain(one.line)}", f"; do: {plain(one.remedy)}" if one.remedy else ""
+    if len(line) <= width or len(do) > width * _REMEDY_SHARE:
+        return _short(line, width)
+    return _short(line.removesuffix(do), width - len(do)) + do
 
 
 def flow(board: DashboardModel, width: int) -> Text:

@@ -1,12 +1,11 @@
 # Completion of ddwd and ddwd-top for bash. Made by "make manual"; do not edit.
 
-# Studies in flight and just finished, from the extractor's status.
 _ddwd_studies() {
-    sed -n 's/.*"study_uid": "\([0-9.]*\)".*/\1/p' /run/ddwd/extractor/status.json 2>/dev/null
+    grep -o '"study_uid": "[0-9.]*"' /run/ddwd/extractor/status.json 2>/dev/null | cut -d '"' -f 4 | sort -u
 }
 
 _ddwd_quarantined() {
-    ddwd quarantine list 2>/dev/null | sed -n 's/^\([0-9a-f]\{32\}\) .*/\1/p'
+    ddwd quarantine list 2>/dev/null | sed -n 's/^\([0-9a-f]\{8,\}\) .*/\1/p'
 }
 
 _ddwd_words() {
@@ -25,151 +24,178 @@ _ddwd_paths() {
 
 _ddwd() {
     local cur="${COMP_WORDS[COMP_CWORD]}"
-    if ((COMP_CWORD == 1)); then
-        _ddwd_words "--help --version status doctor studies trace logs verify prove reconcile retry retention pause resume quarantine routes destinations hooks echo send alert credentials tls link config support-bundle backup restore try"
-        return
-    fi
-    case "${COMP_WORDS[1]}" in
-    status)
+    case "${COMP_WORDS[*]:1:COMP_CWORD-1} " in
+    'quarantine ')
+        local words="list show release --help"
+        _ddwd_words "$words"
+        ;;
+    'routes ')
+        local words="list test --help"
+        _ddwd_words "$words"
+        ;;
+    'destinations ')
+        local words="list retry --help"
+        _ddwd_words "$words"
+        ;;
+    'hooks ')
+        local words="list retry drop --help"
+        _ddwd_words "$words"
+        ;;
+    'tls ')
+        local words="init show issue --help"
+        _ddwd_words "$words"
+        ;;
+    'status '*)
         local words="--help --watch --json --utc"
         _ddwd_words "$words"
         ;;
-    doctor)
+    'doctor '*)
         local words="--help --send --hourly --within --json --utc"
         _ddwd_words "$words"
         ;;
-    studies)
+    'studies '*)
         local words="--help --patient --accession --uid --modality --description --sender --route --state --since --until --limit --show-patients --stats --csv --json --utc"
         _ddwd_words "$words"
         ;;
-    trace)
+    'trace '*)
         local words="--help --watch --json --utc"
-        [[ $cur == -* ]] || words="$(_ddwd_studies)"
+        [[ $cur == -* ]] || words="$words $(_ddwd_studies)"
         _ddwd_words "$words"
         ;;
-    logs)
-        local words="--help --follow --lines --json --utc"
+    'logs '*)
+        local words="ddwd folders provision databases firewall gateway acceptor storage scp extractor signer monitor inbox hooks commitment courier tls@storage tls@web-gateway tls@web-storage tls@link doctor --help --follow --lines --json --utc"
         _ddwd_words "$words"
         ;;
-    verify)
+    'verify '*)
         local words="--help --patient --all --storage --json --utc"
-        [[ $cur == -* ]] || words="$(_ddwd_studies)"
+        [[ $cur == -* ]] || words="$words $(_ddwd_studies)"
         _ddwd_words "$words"
         ;;
-    prove)
+    'prove '*)
         local words="--help --output --json --utc"
-        [[ $cur == -* ]] || words="$(_ddwd_studies)"
+        [[ $cur == -* ]] || words="$words $(_ddwd_studies)"
         _ddwd_words "$words"
         ;;
-    reconcile)
+    'reconcile '*)
         local words="--help --patient --dry-run --accept --json --utc"
-        [[ $cur == -* ]] || words="$(_ddwd_studies)"
+        [[ $cur == -* ]] || words="$words $(_ddwd_studies)"
         _ddwd_words "$words"
         ;;
-    retry)
+    'retry '*)
         local words="--help --patient --gone --json --utc"
-        [[ $cur == -* ]] || words="$(_ddwd_studies)"
+        [[ $cur == -* ]] || words="$words $(_ddwd_studies)"
         _ddwd_words "$words"
         ;;
-    retention)
+    'retention '*)
         local words="--help --dry-run --now --json --utc"
         _ddwd_words "$words"
         ;;
-    pause)
+    'pause '*)
         local words="--help --json --utc"
         _ddwd_words "$words"
         ;;
-    resume)
+    'resume '*)
         local words="--help --json --utc"
         _ddwd_words "$words"
         ;;
-    quarantine)
-        local words="--help"
-        case "${COMP_WORDS[2]-}:$COMP_CWORD" in
-        list:[3-9]) words="--help --json --utc" ;;
-        show:[3-9]) words="--help --show-patients --json --utc $(_ddwd_quarantined)" ;;
-        release:[3-9]) words="--help --all --json --utc $(_ddwd_quarantined)" ;;
-        *) words="--help list show release" ;;
-        esac
+    'quarantine list '*)
+        local words="--help --json --utc"
         _ddwd_words "$words"
         ;;
-    routes)
-        local words="--help"
-        case "${COMP_WORDS[2]-}:$COMP_CWORD" in
-        list:[3-9]) words="--help --json --utc" ;;
-        test:[3-9]) words="--help --aet --json --utc" ;;
-        *) words="--help list test" ;;
-        esac
+    'quarantine show '*)
+        local words="--help --show-patients --json --utc"
+        [[ $cur == -* ]] || words="$words $(_ddwd_quarantined)"
         _ddwd_words "$words"
         ;;
-    destinations)
-        local words="--help"
-        case "${COMP_WORDS[2]-}:$COMP_CWORD" in
-        list:[3-9]) words="--help --json --utc" ;;
-        retry:[3-9]) words="--help --json --utc" ;;
-        *) words="--help list retry" ;;
-        esac
+    'quarantine release '*)
+        local words="--help --all --json --utc"
+        [[ $cur == -* ]] || words="$words $(_ddwd_quarantined)"
         _ddwd_words "$words"
         ;;
-    hooks)
-        local words="--help"
-        case "${COMP_WORDS[2]-}:$COMP_CWORD" in
-        list:[3-9]) words="--help --json --utc" ;;
-        retry:[3-9]) words="--help --json --utc" ;;
-        drop:[3-9]) words="--help --json --utc" ;;
-        *) words="--help list retry drop" ;;
-        esac
+    'routes list '*)
+        local words="--help --json --utc"
         _ddwd_words "$words"
         ;;
-    echo)
-        local words="--help --calling --timeout --tls --json --utc"
+    'routes test '*)
+        local words="--help --aet --json --utc"
+        if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
+        ;;
+    'destinations list '*)
+        local words="--help --json --utc"
         _ddwd_words "$words"
         ;;
-    send)
+    'destinations retry '*)
+        local words="--help --json --utc"
+        _ddwd_words "$words"
+        ;;
+    'hooks list '*)
+        local words="--help --json --utc"
+        _ddwd_words "$words"
+        ;;
+    'hooks retry '*)
+        local words="--help --json --utc"
+        _ddwd_words "$words"
+        ;;
+    'hooks drop '*)
+        local words="--help --json --utc"
+        [[ $cur == -* ]] || words="$words $(_ddwd_studies)"
+        _ddwd_words "$words"
+        ;;
+    'echo '*)
+        local words="gateway storage scp --help --calling --timeout --tls --json --utc"
+        _ddwd_words "$words"
+        ;;
+    'send '*)
         local words="--help --host --port --aet --calling --tls --json --utc"
         if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
         ;;
-    alert)
+    'alert '*)
         local words="--help --json --utc"
         _ddwd_words "$words"
         ;;
-    credentials)
+    'credentials '*)
         local words="show rotate --help --yes --json --utc"
         _ddwd_words "$words"
         ;;
-    tls)
-        local words="--help"
-        case "${COMP_WORDS[2]-}:$COMP_CWORD" in
-        init:[3-9]) words="--help --renew --json --utc" ;;
-        show:[3-9]) words="--help --json --utc" ;;
-        issue:[3-9]) words="--help --into --json --utc" ;;
-        *) words="--help init show issue" ;;
-        esac
+    'tls init '*)
+        local words="--help --renew --json --utc"
         _ddwd_words "$words"
         ;;
-    link)
+    'tls show '*)
+        local words="--help --json --utc"
+        _ddwd_words "$words"
+        ;;
+    'tls issue '*)
+        local words="--help --into --json --utc"
+        _ddwd_words "$words"
+        ;;
+    'link '*)
         local words="--help --roles --json --utc"
-        _ddwd_words "$words"
+        if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
         ;;
-    config)
+    'config '*)
         local words="check show --help --json --utc"
         _ddwd_words "$words"
         ;;
-    support-bundle)
+    'support-bundle '*)
         local words="--help --output --json --utc"
         _ddwd_words "$words"
         ;;
-    backup)
+    'backup '*)
         local words="--help --with-output --without-images --json --utc"
         if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
         ;;
-    restore)
+    'restore '*)
         local words="--help --dry-run --key --unsigned --replace --json --utc"
         if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
         ;;
-    try)
+    'try '*)
         local words="--help --port-base --json --utc"
         if [[ $cur == -* ]]; then _ddwd_words "$words"; else _ddwd_paths; fi
+        ;;
+    ' ')
+        local words="status doctor studies trace logs verify prove reconcile retry retention pause resume quarantine routes destinations hooks echo send alert credentials tls link config support-bundle backup restore try --help --version"
+        _ddwd_words "$words"
         ;;
     *) COMPREPLY=() ;;
     esac

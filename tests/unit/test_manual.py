@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 from argparse import _SubParsersAction
 from pathlib import Path
 from typing import Any
@@ -64,49 +63,3 @@ def test_every_setting_is_in_its_man_page_with_its_variables() -> None:
     for key, setting in SETTINGS.items():
         assert f".B {key}\n" in page
         assert all(variable in page for variable in setting.variables)
-
-
-def _completed(*words: str, status: str = "") -> list[str]:
-    """What bash offers for the last of these words."""
-    quoted = " ".join(f"'{word}'" for word in words)
-    script = (
-        f"source '{PACKAGING / 'manual' / 'ddwd.bash'}'\n"
-        f"_ddwd_studies() {{ printf '%s\\n' {status or '1.2.3 1.2.4'}; }}\n"
-        "_ddwd_quarantined() { echo 0123456789abcdef0123456789abcdef; }\n"
-        f"COMP_WORDS=({quoted}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n"
-        "_ddwd; printf '%s\\n' \"${COMPREPLY[@]}\"\n"
-    )
-    done = subprocess.run(
-        ["bash", "--norc", "-euc", script], capture_output=True, text=True, check=True, timeout=20
-    )
-    return done.stdout.split()
-
-
-def test_bash_offers_every_verb() -> None:
-    assert set(_verbs()) <= set(_completed("ddwd", ""))
-    assert _completed("ddwd", "tra") == ["trace"]
-
-
-@pytest.mark.parametrize("verb", _verbs())
-def test_bash_offers_every_option(verb: str) -> None:
-    wanted = {
-        name
-        for action in GENERATOR.options(_verbs()[verb])
-        for name in action.option_strings
-        if name.startswith("--")
-    }
-    assert wanted <= set(_completed("ddwd", verb, "--"))
-
-
-@pytest.mark.parametrize(
-    ("words", "offered"),
-    [
-        (("ddwd", "trace", ""), ["1.2.3", "1.2.4"]),
-        (("ddwd", "verify", "1.2.4"), ["1.2.4"]),
-        (("ddwd", "quarantine", "sh"), ["show"]),
-        (("ddwd", "quarantine", "release", "0"), ["0123456789abcdef0123456789abcdef"]),
-        (("ddwd", "config", "ch"), ["check"]),
-    ],
-)
-def test_bash_offers_what_fits_there(words: tuple[str, ...], offered: list[str]) -> None:
-    assert _completed(*words) == offered

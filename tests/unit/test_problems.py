@@ -155,6 +155,19 @@ def test_every_view_has_the_same_verdict_and_the_same_problems(state: str, tmp_p
     assert verdict(made.problems) in text.head(board, 80).plain
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_on_a_small_screen_a_long_cause_is_cut_and_what_to_do_stays(width: int) -> None:
+    server = OrthancState(
+        "storage", "ORTHANC2", problem="it does not answer, " * 9, log="journalctl -u ddwd-storage"
+    )
+    made = report(servers=(report().servers[0], server))
+    shown = text.problem_lines(DashboardModel(made, (), None, may_ask=True), width).plain
+    assert len(shown) <= width
+    assert shown.endswith(f"; do: {made.problems[0].remedy}")
+    assert shown.startswith("! ")
+    assert "\u2026" in shown
+
+
 @pytest.mark.parametrize(
     ("severities", "words"),
     [
