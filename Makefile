@@ -35,7 +35,7 @@ build/python:
 endif
 endif
 
-.PHONY: help venv deb check lint unit unit-deep pictures manual integration appliance shell stop demo bench fuzz identifiers audit docs faults machines machines-certify newcomers node coverage test certify lock clean
+.PHONY: help venv deb check lint unit unit-deep pictures manual integration appliance shell stop demo bench fuzz identifiers audit docs faults machines machines-certify traffic newcomers node coverage test certify lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -139,11 +139,15 @@ faults: venv deb ## fault rounds in a throw-away machine: SEED=... ROUNDS=... (1
 
 machines: venv deb ## what make test runs in booted machines, four at a time
 	@packaging/host dcmsend
-	$(MACHINE_TESTS) -m 'appliance and not certify'
+	$(MACHINE_TESTS) -m 'appliance and not certify and not alone'
 
 machines-certify: venv deb node ## all other tests in booted machines
 	@packaging/host dcmsend dciodvfy
 	$(MACHINE_TESTS) -m certify
+
+traffic: venv deb ## normal traffic, in which no view may alarm, with the machine for itself: MINUTES=... (3)
+	@packaging/host dcmsend
+	$(AS_ROOT) env DDWD_TRAFFIC_MINUTES=$(or $(MINUTES),3) $(PYTEST) tests/appliance -m alone
 
 newcomers: ## demo and check on a bare Debian 12 as root, and on a bare Debian 13 as a user with sudo
 	packaging/newcomer bookworm root demo check

@@ -17,7 +17,7 @@ from ddwd.tui import main as dashboard
 from tests import answers
 from tests.depth import FULL, examples
 from tests.machine.machine import accounts
-from tests.tiers import is_certify, rank
+from tests.tiers import is_alone, is_certify, rank
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -79,4 +79,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(1200))
         if item.get_closest_marker("appliance") and is_certify(item.path.stem, item.name):
             item.add_marker(pytest.mark.certify)
+        if item.get_closest_marker("appliance") and is_alone(item.path.stem):
+            item.add_marker(pytest.mark.alone)
     items.sort(key=lambda item: rank(item.path.stem) if item.get_closest_marker("appliance") else 0)

@@ -42,11 +42,11 @@ TIERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("unit-deep", "docs", "audit", "fuzz"),
         ("machines-certify",),
         ("newcomers",),
-        ("bench QUICK=1",),
+        ("traffic", "bench QUICK=1"),
     ),
 }
-"""Tier -> lanes -> make targets. The last lane of certify measures, and waits until it is alone."""
-ALONE = "bench"
+"""Tier -> lanes -> make targets. The last lane of certify needs the machine for itself, and waits until it is alone."""
+ALONE = "traffic"
 MAKE = ("make", "--no-print-directory", "--old-file=deb", "--old-file=venv", "--old-file=node")
 """The tools and the package were made before the first step, and stay as they are while steps use them."""
 _EVERY_SECONDS = 20.0
@@ -234,7 +234,12 @@ def is_certify(module: str, name: str) -> bool:
     """Whether an appliance test is left to `make certify`."""
     if module == "test_faults":
         return "six_rounds" in name
-    return module not in PROMISES
+    return module not in PROMISES and not is_alone(module)
+
+
+def is_alone(module: str) -> bool:
+    """Whether an appliance test says something only if nothing else is at work: `make traffic`."""
+    return module == "test_normal_traffic"
 
 
 def rank(module: str) -> int:

@@ -1,6 +1,6 @@
 """A mixed day in minutes: whatever modalities do in normal traffic, no view alarms, and every image is on disk.
 
-A few minutes by default; DDWD_TRAFFIC_MINUTES=15 is a quarter of an hour.
+A few minutes by default; `make traffic MINUTES=15` is a quarter of an hour.
 """
 
 from __future__ import annotations

@@ -46,6 +46,9 @@ def test_both_tiers_together_run_every_machine_test() -> None:
     assert tiers.is_certify("test_web", "test_a")
     assert tiers.is_certify("test_faults", "test_six_rounds_lose_nothing")
     assert not tiers.is_certify("test_faults", "test_three_rounds_lose_nothing")
+    assert not tiers.is_certify("test_normal_traffic", "test_a")
+    assert tiers.is_alone("test_normal_traffic")
+    assert tiers.ALONE in {lane[0] for lane in tiers.TIERS["certify"]}
 
 
 def test_a_step_learns_of_each_test_and_why_one_failed(tmp_path: Path) -> None:
