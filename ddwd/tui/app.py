@@ -14,6 +14,7 @@ from textual.worker import get_current_worker
 from ddwd.core.errors import DdwdError, failure_of
 from ddwd.core.model import OrthancId
 from ddwd.status.dashboard import DashboardModel
+from ddwd.status.formatting import plain
 from ddwd.status.trace_text import marked_lines
 from ddwd.store.operator_requests import Request
 from ddwd.tui.screens import HELP, Ask, AuditPage, Find, Overview, Page, QuarantineScreen
@@ -187,7 +188,9 @@ class Dashboard(App[None]):
 
     def action_retry(self) -> None:
         if row := self._overview.selected:
-            self._ask(f"Retry study {row.study_uid}?", Request("retry", row.study))
+            accession = plain(self._portal.patients.of(row.study).accession)
+            name = f"with accession number {accession}" if accession else row.study_uid
+            self._ask(f"Retry the study {name}?", Request("retry", row.study))
 
     def action_pause(self) -> None:
         if self._board is not None and self._board.report.paused:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import Mock
 
 import pytest
 from textual.app import App
@@ -12,6 +13,7 @@ from textual.widgets import DataTable, Static
 
 from ddwd.core.errors import StateError
 from ddwd.extractor.quarantine import Entry, QuarantinedObject
+from ddwd.status.dashboard import Patient
 from ddwd.store.operator_requests import Request
 from ddwd.tui.app import Dashboard, Refreshed
 from tests.tui import boards
@@ -180,6 +182,18 @@ async def test_what_changes_something_is_asked_first(keys: list[str], wish: Requ
             await pilot.press(key)
         await pilot.press(*keys)
         assert portal.submitted == [wish]
+
+
+async def test_a_retry_is_asked_for_by_the_accession_number_and_without_one_by_the_uid() -> None:
+    portal = MadeUpPortal()
+    async with dashboard(portal).run_test(size=NARROW) as pilot:
+        await _show(pilot, boards.flowing())
+        for accession, name in (("A-7", "with accession number A-7"), ("", boards.uid(1))):
+            portal.patients = Mock(of=Mock(return_value=Patient("DOE", accession)))
+            await pilot.press("r")
+            (question, *_) = pilot.app.screen.query(Static)
+            assert str(question.render()) == f"Retry the study {name}?"
+            await pilot.press("n")
 
 
 class _TwoPatients(MadeUpPortal):
