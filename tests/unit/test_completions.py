@@ -57,7 +57,13 @@ def _fish(*lines: str) -> list[list[str]]:
     )
     for line in lines:
         script += f"echo (complete -C '{line}' | string split --fields 1 \\t)\n"
-    return [line.split() for line in _run("fish", "--no-config", "-c", script).splitlines()]
+    said = _run("fish", "--no-config", "-c", script).splitlines()
+    # fish 4 offers to a script what only contains the letters too, and shows a user what begins with them
+    typed = [line.rpartition(" ")[2] for line in lines]
+    return [
+        [one for one in line.split() if one.startswith(begin)]
+        for line, begin in zip(said, typed, strict=True)
+    ]
 
 
 SHELLS: dict[str, Callable[..., list[list[str]]]] = {"bash": _bash, "zsh": _zsh, "fish": _fish}
