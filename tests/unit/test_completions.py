@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,9 +23,11 @@ ENTRY = "0123456789abcdef"
 
 
 def _run(*words: str, **variables: str) -> str:
-    done = subprocess.run(
-        words, capture_output=True, text=True, check=True, timeout=120, env=os.environ | variables
-    )
+    with tempfile.TemporaryDirectory() as home:  # a shell keeps files of its own
+        homes = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"), home)
+        done = subprocess.run(
+            words, capture_output=True, text=True, check=True, timeout=120, env=os.environ | homes | variables
+        )
     assert not done.stderr
     return done.stdout
 
