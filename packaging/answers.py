@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent)]
 
-from ddwd.cli.command import Command  # noqa: E402 - as above
+from ddwd.cli.command import Command  # noqa: E402 - the path comes first
 from ddwd.cli.main import verbs  # noqa: E402 - as above
 from ddwd.core import model, problem, problem_codes  # noqa: E402 - as above
-from ddwd.core.answers import Key, schema_name  # noqa: E402 - the path comes first
+from ddwd.core.answers import Key, schema_name  # noqa: E402 - as above
 from ddwd.status import trace, units  # noqa: E402 - as above
 from ddwd.store import statefile, status_files  # noqa: E402 - as above
 from ddwd.tui import main as dashboard  # noqa: E402 - as above
@@ -95,20 +95,19 @@ class Schemas:
             self.definitions[name] = {}  # a record may hold itself
             hints = typing.get_type_hints(kind, localns=_NAMES)
             if is_dataclass(kind):
-                properties, required = self._of_dataclass(kind, hints)
+                properties = self._of_dataclass(kind, hints)
             else:
                 properties = {key: self.of(one) for key, one in hints.items()}
-                required = sorted(kind.__required_keys__)
             self.definitions[name] = {
                 "type": "object",
                 "description": _first_words(kind),
                 "properties": properties,
-                "required": required,
+                "required": sorted(getattr(kind, "__required_keys__", ())),
                 "additionalProperties": False,
             }
         return {"$ref": f"#/$defs/{name}"}
 
-    def _of_dataclass(self, kind: Any, hints: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    def _of_dataclass(self, kind: Any, hints: dict[str, Any]) -> dict[str, Any]:
         """The fields as they are stored; one with a default may be missing where it is empty."""
         properties = {}
         for one in fields(kind):
@@ -121,7 +120,7 @@ class Schemas:
             if how.blank:
                 schema = {"anyOf": [schema, {"type": "object", "maxProperties": 0}]}
             properties[how.key or one.name] = schema
-        return properties, []
+        return properties
 
 
 def _values(kind: Any) -> list[Any]:

@@ -6,6 +6,8 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from command_line import options, verbs
+
 from ddwd.cli import main as ddwd
 from ddwd.status.part_logs import PARTS
 from ddwd.tui import main as ddwd_top
@@ -48,20 +50,20 @@ class Line:
     below: tuple[Line, ...] = ()
 
 
+_HELP = Option(("-h", "--help"), "show this help message and exit", None)
+
+
 def line(parser: argparse.ArgumentParser, words: tuple[str, ...] = (), help_text: str = "") -> Line:
     """Read a parser, and those of its verbs."""
-    options, values, below = [], [], []
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            helps = {one.dest: one.help or "" for one in action._choices_actions}
-            below += [line(one, (*words, name), helps.get(name, "")) for name, one in action.choices.items()]
-        elif action.option_strings:
-            is_flag = action.nargs == 0
-            text = (action.help or "").replace("%(default)s", str(action.default))
-            options.append(Option(tuple(action.option_strings), text, None if is_flag else _value(action)))
-        else:
-            values.append(_value(action))
-    return Line(words, help_text, tuple(options), tuple(values), tuple(below))
+    written = [_option(action) for action in options(parser) if action.option_strings]
+    values = tuple(_value(action) for action in options(parser) if not action.option_strings)
+    below = tuple(line(one.parser, (*words, one.name), one.help) for one in verbs(parser))
+    return Line(words, help_text, (_HELP, *written), values, below)
+
+
+def _option(action: argparse.Action) -> Option:
+    text = (action.help or "").replace("%(default)s", str(action.default))
+    return Option(tuple(action.option_strings), text, None if action.nargs == 0 else _value(action))
 
 
 def _value(action: argparse.Action) -> Value:
@@ -204,7 +206,7 @@ def _zsh_below(one: Line, indent: str) -> list[str]:
     lines = [f"{indent}if ((CURRENT == 2)); then", f"{indent}    offered=("]
     lines += [f"{indent}        {_quoted(f'{below.words[-1]}:{below.help}')}" for below in one.below]
     lines += [f"{indent}    )", f"{indent}    _describe -t commands command offered"]
-    lines += [*_zsh_arguments(replaced(one), f"{indent}    "), f"{indent}    return", f"{indent}fi"]
+    lines += [*_zsh_arguments(_options_alone(one), f"{indent}    "), f"{indent}    return", f"{indent}fi"]
     lines += [f"{indent}shift words", f"{indent}((CURRENT--))", f"{indent}case $words[1] in"]
     for below in one.below:
         lines.append(f"{indent}{below.words[-1]})")
@@ -213,7 +215,7 @@ def _zsh_below(one: Line, indent: str) -> list[str]:
     return [*lines, f"{indent}esac"]
 
 
-def replaced(one: Line) -> Line:
+def _options_alone(one: Line) -> Line:
     """The options of a line alone."""
     return Line(one.words, one.help, one.options)
 

@@ -9,7 +9,7 @@ import argparse
 import sys
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import completions  # noqa: E402 - the path comes first
+from command_line import Verb, options, verbs  # noqa: E402 - as above
 from settings_files import Explained, explained  # noqa: E402 - the path comes first
 
 from ddwd.cli import main as ddwd  # noqa: E402 - the path comes first
@@ -25,33 +26,6 @@ from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE  # noqa: E402
 from ddwd.config.schema import SETTINGS  # noqa: E402
 from ddwd.core.problem_codes import ENTRIES  # noqa: E402
 from ddwd.tui import main as ddwd_top  # noqa: E402
-
-
-class Verb(NamedTuple):
-    """One verb of the command line, as argparse knows it; `actions` are the verbs below it."""
-
-    name: str
-    help: str
-    parser: argparse.ArgumentParser
-    actions: tuple[Any, ...] = ()
-
-
-def verbs(parser: argparse.ArgumentParser) -> tuple[Verb, ...]:
-    """The verbs of a parser, in their order."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            helps = {one.dest: one.help or "" for one in action._choices_actions}
-            return tuple(
-                Verb(name, helps.get(name, ""), below, verbs(below)) for name, below in action.choices.items()
-            )
-    return ()
-
-
-def options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """Everything a user may write after a verb, without --help."""
-    shown = [action for action in parser._actions if not isinstance(action, argparse._SubParsersAction)]
-    return [action for action in shown if "--help" not in action.option_strings]
-
 
 # --- man pages --------------------------------------------------------------------------------------------------------
 

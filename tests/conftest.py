@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
-from ddwd.cli import command, logs
 from ddwd.core import audit, watchdog
 from ddwd.core.answers import answer
-from ddwd.tui import main as dashboard
 from tests import answers
 from tests.depth import FULL, examples
 from tests.machine.machine import accounts
@@ -48,12 +46,11 @@ def _watchdog() -> Iterator[None]:
 def _answers() -> Iterator[None]:
     """Hold each answer of a verb to --json against its schema."""
 
-    def dumped(*words: Any, **facts: Any) -> dict[str, Any]:
+    def checked(*words: Any, **facts: Any) -> dict[str, Any]:
         return answers.checked(json.dumps(answer(*words, **facts)))
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (command, logs, dashboard):
-            patch.setattr(module, "answer", dumped)
+        patch.setattr("ddwd.core.answers.answer", checked)
         yield
 
 

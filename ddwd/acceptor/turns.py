@@ -1,4 +1,4 @@
-"""ORTHANC1 is given one image at a time to store, whoever sends it.
+"""ORTHANC1 is given one image at a time to store, of all senders together.
 
 Its index allows SERIALIZABLE transactions only: of several images stored at once all but one begin again, up to ten times, and then the
 image is refused. One after the other they are stored sooner. Safe from several threads.

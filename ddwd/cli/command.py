@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 import textwrap
 from argparse import Namespace
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ddwd.config.schema import Config
-from ddwd.core.answers import Key, answer
+from ddwd.core.answers import Key, printed
 from ddwd.core.clock import sleep
 from ddwd.core.errors import StateError
 from ddwd.status.formatting import GREEN, RED, YELLOW, is_coloured, painted, terminal_width
@@ -172,7 +171,7 @@ def prints(verb: Callable[[Namespace, Config], VerbResult]) -> Callable[[Namespa
 def show(result: VerbResult, args: Namespace, out: TextIO) -> int:
     """Write the data as one line of JSON, or the lines; return the exit status."""
     if args.json:
-        out.write(json.dumps(answer(args.answers, result.data, well=result.status == 0)) + "\n")
+        out.write(printed(args.answers, result.data, well=result.status == 0))
     else:
         coloured = is_coloured(out)
         out.writelines(f"{_shown(line) if coloured else line}\n" for line in result.lines)

@@ -16,7 +16,7 @@ from ddwd.core.audit import Audit
 from ddwd.core.clock import Clock, SystemClock, sleep
 from ddwd.core.errors import ConfigError, DdwdError, PeerRefusedError
 from ddwd.core.model import SELF_TEST_AET
-from ddwd.core.problem import Problem, Severity, is_well, verdict, worst
+from ddwd.core.problem import PROBLEMS, VERDICT, Severity, as_answer, is_well, verdict, worst
 from ddwd.dicom import nodes
 from ddwd.dicom.move_scu import echo
 from ddwd.provisioning import credentials, databases, firewall
@@ -51,12 +51,7 @@ def _run(args: Namespace, config: Config) -> VerbResult:
 
 def as_json(found: Examination) -> dict[str, Any]:
     """Return what the doctor found for json.dumps: the verdict, the problems as in `ddwd status`, and the parts that are well."""
-    return {
-        "well": is_well(found.problems),
-        "verdict": verdict(found.problems),
-        "problems": [one.as_json() for one in found.problems],
-        "fine": found.fine,
-    }
+    return as_answer(found.problems) | {"fine": found.fine}
 
 
 def _not_sent(why: str, status: int) -> VerbResult:
@@ -184,8 +179,8 @@ ddwd-doctor.timer does that every hour.""",
         1: "a part is broken, or the test study did not arrive as it was sent",
     },
     answer=(
-        sometimes("verdict", str, "the verdict in words"),
-        sometimes("problems", list[Problem], "each problem, causes with their consequences"),
+        replace(VERDICT, is_always_there=False),
+        replace(PROBLEMS, is_always_there=False),
         sometimes("fine", dict[str, str], "each part that is well, and what was found"),
         sometimes("sent", bool, "with --send: whether the test study was sent"),
         sometimes("reason", str, "with --send: why it was not sent"),

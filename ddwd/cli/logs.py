@@ -1,13 +1,12 @@
 """`ddwd logs [PART ...]`: the journals of the portal's parts, merged in the order of time. Writes nothing."""
 
-import json
 from argparse import Namespace
 from dataclasses import asdict
 from typing import TextIO
 
 from ddwd.cli.command import Argument, Command, VerbResult, count, show
 from ddwd.config.schema import Config
-from ddwd.core.answers import Key, answer
+from ddwd.core.answers import Key, printed
 from ddwd.status.formatting import RED, YELLOW, is_coloured, painted, plain, second
 from ddwd.status.part_logs import PARTS, LogLine, PartLogs
 
@@ -36,7 +35,7 @@ def _run(args: Namespace, _config: Config, out: TextIO) -> int:
 
 def _shown(one: LogLine, *, as_json: bool, coloured: bool) -> str:
     if as_json:
-        return json.dumps(answer(COMMAND.name, {"lines": [asdict(one)]}, well=True)) + "\n"
+        return printed(COMMAND.name, {"lines": [asdict(one)]}, well=True)
     part, message = f"{one.part:<{_PART_WIDTH}}", plain(one.message)
     if coloured:
         names = list(PARTS)

@@ -8,7 +8,7 @@ from ddwd.cli.command import Argument, Command, Marked, VerbResult, watch, width
 from ddwd.config.schema import Config
 from ddwd.core.answers import Key
 from ddwd.core.printable import many
-from ddwd.core.problem import Problem, is_well, verdict, with_all, worst
+from ddwd.core.problem import PROBLEMS, VERDICT, Problem, as_answer, is_well, verdict, with_all, worst
 from ddwd.extractor.decision import Blocker, Stage
 from ddwd.status import chain, senders
 from ddwd.status import report as view
@@ -39,8 +39,6 @@ _LONG_HOURS = 24 * 60
 """A volume that lasts longer than two months is not mentioned."""
 
 
-VERDICT = Key("verdict", str, "the verdict of every view, in words")
-PROBLEMS = Key("problems", list[Problem], "what is not well, causes with their consequences in them")
 REPORT = (
     Key("at", str, "when it was read"),
     Key("units", list[Unit], "the portal's units of systemd"),
@@ -88,14 +86,7 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
 
 def as_json(report: Report) -> dict[str, Any]:
     """Return the whole Report for json.dumps, with the verdict and the problems in front."""
-    problems = report.problems
-    head = {
-        "well": is_well(problems),
-        "verdict": verdict(problems),
-        "problems": [one.as_json() for one in problems],
-        "version": __version__,
-    }
-    body: dict[str, Any] = head | encode(report)
+    body: dict[str, Any] = as_answer(report.problems) | {"version": __version__} | encode(report)
     for heart in body["hearts"]:
         for shown_elsewhere in ("in_flight", "recent", "counts", "swept", "retention", "lost"):
             heart["facts"].pop(shown_elsewhere, None)

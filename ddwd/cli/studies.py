@@ -49,10 +49,31 @@ _MOST_WANTED = (
 )
 """As many of them are shown as the terminal has room for."""
 _NUMBERS = frozenset({"images", "size", "to disk"})
-_FIELDS = (
-    "at", "study", "study_uid", "patient_id", "accession", "study_date", "modality", "description", "sender", "route",
-    "images", "on_disk", "set_aside", "bytes", "revision", "first_at", "seconds", "state", "folder",
-)  # fmt: skip
+
+
+class _Row(TypedDict):
+    at: str
+    study: str
+    study_uid: str
+    patient_id: str
+    accession: str
+    study_date: str
+    modality: str
+    description: str
+    sender: str
+    route: str
+    images: int
+    on_disk: int
+    set_aside: int
+    bytes: int
+    revision: int
+    first_at: str
+    seconds: float | None
+    state: str
+    folder: str
+
+
+_FIELDS = tuple(_Row.__annotations__)
 _NAMES = {"sender": "aet"}
 """Field for programs -> that of IndexedStudy, where they differ."""
 
@@ -78,28 +99,6 @@ def _run(args: Namespace, config: Config, out: TextIO) -> int:
         return _write_csv(map(_fields, rows), _FIELDS, out)
     data = {"total": found.total, "made": found.made, "studies": [_fields(one) for one in rows]}
     return show(VerbResult(data, _lines(found, rows, out)), args, out)
-
-
-class _Row(TypedDict):
-    at: str
-    study: str
-    study_uid: str
-    patient_id: str
-    accession: str
-    study_date: str
-    modality: str
-    description: str
-    sender: str
-    route: str
-    images: int
-    on_disk: int
-    set_aside: int
-    bytes: int
-    revision: int
-    first_at: str
-    seconds: float | None
-    state: str
-    folder: str
 
 
 def _fields(one: IndexedStudy) -> dict[str, Any]:

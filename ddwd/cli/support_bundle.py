@@ -50,7 +50,7 @@ def _run(args: Namespace, _config: Config | None) -> VerbResult:
     body = {"file": str(target), "bytes": len(content), "files": [one.file for one in packed]}
     made = f"{target} ({size(len(content))}, {len(packed)} files); to view it: tar -xzf {target}"
     return VerbResult(
-        body | {"not_collected": [asdict(one) for one in missed]},
+        body | {"not_collected": about["not_collected"]},
         [*(f"not collected: {one.file}: {one.reason}" for one in missed), made],
     )
 

@@ -3,7 +3,6 @@
 DIR (by default a new folder below the temporary one) holds every file, and is kept.
 """
 
-import json
 import signal
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from typing import TextIO, TypedDict
 from ddwd.cli.command import Argument, Command
 from ddwd.config.schema import Config
 from ddwd.core import clock
-from ddwd.core.answers import Key, answer
+from ddwd.core.answers import Key, printed
 from ddwd.core.errors import DdwdError
 from ddwd.extractor.peers import silent
 from ddwd.trial.sandbox import Sandbox, keeps_conflicts, wait_up
@@ -51,7 +50,7 @@ class _Screen:
         """Write how to use the portal that now runs; as JSON for programs."""
         facts = sandbox.facts()
         if self._quiet:
-            self._out.write(json.dumps(answer(COMMAND.name, facts, well=True)) + "\n")
+            self._out.write(printed(COMMAND.name, facts, well=True))
             self._out.flush()
             return
         gateway = facts["gateway"]

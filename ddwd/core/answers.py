@@ -6,6 +6,7 @@ number of the schema as it is; one that is renamed, removed or has another type 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,3 +40,8 @@ def schema_name(verb: str) -> str:
 def answer(verb: str, data: Mapping[str, Any], *, well: bool) -> dict[str, Any]:
     """Return the whole answer for json.dumps."""
     return {"schema": schema_name(verb), "well": well, **data}
+
+
+def printed(verb: str, data: Mapping[str, Any], *, well: bool) -> str:
+    """Return the whole answer as the line that is printed."""
+    return json.dumps(answer(verb, data, well=well)) + "\n"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
+from ddwd.core.answers import Key
 from ddwd.core.printable import many
 from ddwd.core.problem_codes import ENTRIES, Code
 
@@ -101,3 +102,17 @@ def verdict(problems: Sequence[Problem]) -> str:
     words = (Severity.BROKEN, "thing is broken", "things are broken"), (Severity.WARN, "warning", "warnings")
     parts = [many(counts[severity], *forms) for severity, *forms in words if counts[severity]]
     return ", ".join(parts) or "all is well"
+
+
+def as_answer(problems: Sequence[Problem]) -> dict[str, Any]:
+    """Return what each view says of the problems, for json.dumps."""
+    return {
+        "well": is_well(problems),
+        "verdict": verdict(problems),
+        "problems": [one.as_json() for one in problems],
+    }
+
+
+VERDICT = Key("verdict", str, "the verdict of every view, in words")
+PROBLEMS = Key("problems", list[Problem], "what is not well, causes with their consequences in them")
+"""What `as_answer` has, besides `well`."""

@@ -36,8 +36,8 @@ class StudyEvents:
         at_gateway, at_storage = timeline.count("gateway"), timeline.count("storage")
         if decision.stage is Stage.HELD and timeline.unreported(Event.HELD, 1):
             self._record(Event.HELD, decision.reason, study, instances=len(study.known))
-        is_told = is_settled or not timeline.has_reported(Event.RECEIVED)
-        if is_told and (more := timeline.unreported(Event.RECEIVED, at_gateway or at_storage)):
+        is_due = is_settled or not timeline.has_reported(Event.RECEIVED)
+        if is_due and (more := timeline.unreported(Event.RECEIVED, at_gateway or at_storage)):
             where = "the gateway" if at_gateway else "storage, past the gateway"
             message = f"{many(more, 'image', 'images')} received by {where}"
             self._record(Event.RECEIVED, message + ("" if is_settled else " so far"), study, instances=more)

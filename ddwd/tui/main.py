@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -14,9 +13,9 @@ from ddwd import __version__
 from ddwd.config.loader import CONFIG_FILE, DEFAULTS_FILE, load
 from ddwd.config.paths import Paths
 from ddwd.config.schema import Config
-from ddwd.core.answers import Key, answer
+from ddwd.core.answers import Key, printed
 from ddwd.core.errors import ConfigError, DdwdError, NotFoundError
-from ddwd.core.problem import Problem, is_well, verdict
+from ddwd.core.problem import PROBLEMS, VERDICT, Problem, as_answer, is_well
 from ddwd.extractor.quarantine import read_entries
 from ddwd.status import study_lookup
 from ddwd.status.dashboard import DashboardReader, Patients, Today
@@ -44,8 +43,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "top"
 ANSWER = (
-    Key("verdict", str, "the verdict of every view, in words"),
-    Key("problems", list[Problem], "what is not well, causes with their consequences in them"),
+    VERDICT,
+    PROBLEMS,
     Key("hops", list[HopRate], "the hops in the order of the flow"),
     Key("today", Today | None, "counts since midnight; null: not for this user"),
     Key("report", Report, "what `ddwd status --json` has"),
@@ -114,14 +113,12 @@ def _config() -> Config:
 def _once(config: Config, *, as_json: bool) -> int:
     board = DashboardReader(config, real_sources()).read()
     if as_json:
-        body = {
-            "verdict": verdict(board.problems),
-            "problems": [one.as_json() for one in board.problems],
+        body = as_answer(board.problems) | {
             "hops": [asdict(hop) for hop in board.hops],
             "today": asdict(board.today) if board.today else None,
             "report": encode(board.report),
         }
-        text = json.dumps(answer(SCHEMA, body, well=is_well(board.problems)))
+        text = printed(SCHEMA, body, well=is_well(board.problems)).rstrip()
     else:
         text = page(board, PatientMasking(), shutil.get_terminal_size().columns).plain
     sys.stdout.write(f"{text}\n")

@@ -1,4 +1,4 @@
-"""One image at a time: turns come in the order in which they were asked for, lapse, and are waited for no longer than told."""
+"""One image at a time: turns come in the order in which they were asked for, lapse, and are waited for no longer than asked."""
 
 from __future__ import annotations
 
